@@ -1,0 +1,42 @@
+# `make demo`: a language model tells a story through generated hardware, under Verilator.
+# `make test`: linters, type checker and every test.
+# Each prepares a virtual environment in $(VENV) first and says what the system lacks.
+
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= Once upon a time
+TOKENS ?= 120
+# Test workers; each may run one simulator.
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint check-system clean
+
+demo: $(VENV)/.installed-sim
+	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS)
+
+test: lint
+	$(BIN)/pytest -n $(JOBS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check-system:
+	@sh tools/check_system.sh "$(PYTHON)"
+
+$(VENV)/bin/python: | check-system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed-sim: $(VENV)/bin/python pyproject.toml | check-system
+	$(BIN)/python -m pip install --editable ".[sim]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml | check-system
+	$(BIN)/python -m pip install --editable ".[dev]"
+	@touch $@ $(VENV)/.installed-sim
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

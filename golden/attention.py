@@ -1,0 +1,98 @@
+"""Online-softmax attention over blocks of int8 keys and values, in fixed point to base 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..numerics import EXP2_ONE, SCORE_BITS, SCORE_FRACTION, exp2_table
+from .float32 import fadd, fdiv, fmul, int_to_f32, round_int
+
+__all__ = ["AttentionState", "exp2"]
+
+#: Below every score: the running maximum before the first block.
+_LOWEST = -(1 << (SCORE_BITS - 1))
+
+#: Whole powers of two after which exp2() is 0.
+_LAST_SHIFT = 16
+
+
+@cache
+def _exp2_values() -> Tensor:
+    """The table with its interpolation for every fraction f in 0..1023: 2^(-f / 1024), 16 fraction bits, int32."""
+    base, slope = (torch.tensor(column) for column in exp2_table())
+    f = torch.arange(1 << SCORE_FRACTION)
+    return (base[f >> 4] - ((slope[f >> 4] * (f & 15) + 8) >> 4)).to(torch.int32)
+
+
+def exp2(d: Tensor) -> Tensor:
+    """2^-(d / 1024) with 15 fraction bits, int32, of ``d >= 0`` int32; 0 from d = 17 * 1024 on."""
+    i = d >> SCORE_FRACTION
+    shift = i.clamp(max=_LAST_SHIFT)
+    v = _exp2_values()[(d & ((1 << SCORE_FRACTION) - 1)).long()]
+    return torch.where(i > _LAST_SHIFT, 0, (v + (1 << shift)) >> (shift + 1))
+
+
+@dataclass
+class AttentionState:
+    """Running softmax of queries ``[..., queries]`` over the blocks of keys seen so far."""
+
+    #: Largest score, int32 ``[..., queries]``.
+    maximum: Tensor
+    #: Sum of the probabilities, float32 ``[..., queries]``.
+    total: Tensor
+    #: Weighted sum of values, float32 ``[..., queries, head_dim]``.
+    output: Tensor
+
+    @classmethod
+    def initial(cls, shape: torch.Size, head_dim: int) -> AttentionState:
+        return cls(torch.full(shape, _LOWEST, dtype=torch.int32), torch.zeros(shape), torch.zeros(*shape, head_dim))
+
+    def attend(
+        self, q8: Tensor, q_scale: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], valid: Tensor
+    ) -> None:
+        """One block. ``q8 [..., queries, d]``, ``q_scale [..., queries]``; ``keys`` and ``values``: int8 ``[..., n,
+        d]`` and scales ``[..., n]`` (bf16 values in float32); ``valid`` bool, broadcasts to ``[..., queries, n]``.
+
+        Queries without a valid key keep their state.
+        """
+        (k8, k_scale), (v8, v_scale) = keys, values
+        if k8.shape[-1] * 127 * 127 >= 1 << 24:
+            raise ValueError(f"head_dim must be below 1041 (exact dot products in float32), not {k8.shape[-1]!r}")
+        dot = q8.float() @ k8.float().transpose(-1, -2)
+        score = round_int(fmul(fmul(dot, k_scale.unsqueeze(-2)), q_scale.unsqueeze(-1)), SCORE_BITS, SCORE_FRACTION)
+        m = torch.maximum(self.maximum, torch.where(valid, score, _LOWEST).amax(dim=-1))
+        p = torch.where(valid, exp2((m.unsqueeze(-1) - score).clamp(min=0)), 0)
+        c = int_to_f32(exp2(m - self.maximum)) * (1.0 / EXP2_ONE)
+
+        weight, exponent = _value_weights(p, v_scale, valid)
+        product = (weight.double() @ v8.double()).float()  # exact sum, one rounding
+        power = (exponent << 23).view(torch.float32)
+        total = fadd(fmul(self.total, c), int_to_f32(p.sum(dim=-1)))
+        output = fadd(fmul(self.output, c.unsqueeze(-1)), fmul(product, power.unsqueeze(-1)))
+        seen = valid.any(dim=-1).expand(m.shape)
+        self.maximum = torch.where(seen, m, self.maximum)
+        self.total = torch.where(seen, total, self.total)
+        self.output = torch.where(seen.unsqueeze(-1), output, self.output)
+
+    def result(self) -> Tensor:
+        """Attention output ``[..., queries, head_dim]``."""
+        return fmul(self.output, fdiv(torch.tensor(1.0), self.total).unsqueeze(-1))
+
+
+def _value_weights(p: Tensor, v_scale: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities times value scales, aligned to the largest scale of the block: ``(W int32 [..., queries, n], E
+    [..., queries])``.
+
+    ``W * 2^(E - 127)`` is ``p * v_scale``, up to rounding.
+    """
+    bits = v_scale.contiguous().view(torch.int32)
+    field = bits >> 23
+    mantissa = torch.where(field > 0, 128 | ((bits >> 16) & 127), 0)
+    exponent = torch.where(valid, field.unsqueeze(-2), 0).amax(dim=-1).expand(p.shape[:-1])
+    shift = (7 + exponent.unsqueeze(-1) - field.unsqueeze(-2)).clamp(7, 31)  # below 7 only where not valid
+    half = torch.ones_like(shift) << (shift - 1)
+    return (p * mantissa.unsqueeze(-2) + half) >> shift, exponent.contiguous()

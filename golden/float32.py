@@ -1,0 +1,121 @@
+"""Float arithmetic of the machine: binary32, round to nearest even, no fused multiply-add, flushed and saturated.
+
+Every function takes and returns contract values (see ``hwgen.numerics``): finite float32, +0 the only zero, nothing
+else below 2**-125 in magnitude. Each is made of plain torch operations, so any shape and broadcasting work; the
+hardware of ``hwgen.hw.float`` gives the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..numerics import F32_MAX_BITS, F32_MIN_EXPONENT, SUM_COLUMNS
+
+__all__ = [
+    "MAX",
+    "MIN",
+    "bf16_bits",
+    "bf16_round",
+    "column_sum",
+    "fadd",
+    "fdiv",
+    "flush",
+    "fmul",
+    "fsqrt",
+    "fsub",
+    "int_to_f32",
+    "round_int",
+    "round_int8",
+]
+
+MIN = 2.0 ** (F32_MIN_EXPONENT - 127)
+"""Smallest positive number."""
+
+MAX = torch.tensor(F32_MAX_BITS, dtype=torch.int32).view(torch.float32).item()
+"""Largest number."""
+
+_BF16_MAX_BITS = F32_MAX_BITS >> 16
+
+
+def flush(x: Tensor) -> Tensor:
+    """A float32 result in the contract: +0 where ``|x| < 2**-125`` (or ``x`` is -0), +-MAX where it overflowed."""
+    return torch.where(x.abs() < MIN, 0.0, x.clamp(-MAX, MAX))
+
+
+def fadd(a: Tensor, b: Tensor) -> Tensor:
+    """``flush(a + b)``."""
+    return flush(a + b)
+
+
+def fsub(a: Tensor, b: Tensor) -> Tensor:
+    """``flush(a - b)``."""
+    return flush(a - b)
+
+
+def fmul(a: Tensor, b: Tensor) -> Tensor:
+    """``flush(a * b)``."""
+    return flush(a * b)
+
+
+def fdiv(a: Tensor, b: Tensor) -> Tensor:
+    """``flush(a / b)``, and 0 where ``b == 0``."""
+    return torch.where(b == 0, 0.0, flush(a / torch.where(b == 0, 1.0, b)))
+
+
+def fsqrt(a: Tensor) -> Tensor:
+    """``flush(sqrt(a))``, and 0 where ``a <= 0``."""
+    # torch's float32 sqrt is not correctly rounded on every CPU. The root of a float32 is never so close to the middle
+    # of two float32 that the error of a float64 root, or rounding twice, would matter.
+    return flush(a.clamp(min=0.0).to(torch.float64).sqrt().to(torch.float32))
+
+
+def int_to_f32(i: Tensor) -> Tensor:
+    """Nearest float32 (ties to even) of an int32 or int64 tensor."""
+    return i.to(torch.float32)
+
+
+def round_int(x: Tensor, bits: int, fraction: int = 0) -> Tensor:
+    """``round(x * 2**fraction)``, ties to even, saturated to +-(2**(bits-1) - 1), as int32. ``bits`` is 2 to 32."""
+    if not 2 <= bits <= 32:
+        raise ValueError(f"bits must be 2 to 32, not {bits!r}")
+    top = float(2 ** (bits - 1) - 1)
+    # float64 holds every float32, its scaling by a power of two and every bound exactly
+    return (x.to(torch.float64) * 2.0**fraction).round().clamp(-top, top).to(torch.int32)
+
+
+def round_int8(x: Tensor) -> Tensor:
+    """Nearest integer, ties to even, saturated to +-127, as int8."""
+    return round_int(x, 8).to(torch.int8)
+
+
+def bf16_bits(x: Tensor) -> Tensor:
+    """The 16 bits of the nearest bfloat16 (ties to even; saturated, not infinite), as int32 in 0..65535."""
+    bits = x.contiguous().view(torch.int32)
+    magnitude = bits & 0x7FFFFFFF
+    rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
+    return rounded.clamp(max=_BF16_MAX_BITS) | ((bits >> 16) & 0x8000)
+
+
+def bf16_round(x: Tensor) -> Tensor:
+    """The nearest bfloat16 value (ties to even; saturated to the largest bfloat16), held in float32."""
+    return (bf16_bits(x) << 16).view(torch.float32)
+
+
+def column_sum(x: Tensor) -> Tensor:
+    """Sum of the last dimension in the contract's order, which hardware of any width can follow.
+
+    ``S[c]``, c in 0..127, starts at 0 and takes ``x[i]`` with ``i % 128 == c`` in ascending ``i``. Then for s in 64,
+    32, ..., 1: ``S[c] = S[c] + S[c + s]`` for ``c < s``. The sum is ``S[0]``.
+    """
+    rows = -(-x.shape[-1] // SUM_COLUMNS)
+    padded = torch.nn.functional.pad(x, (0, rows * SUM_COLUMNS - x.shape[-1]))  # adding +0 changes nothing
+    columns = padded.reshape(*x.shape[:-1], rows, SUM_COLUMNS)
+    sums = x.new_zeros(*x.shape[:-1], SUM_COLUMNS)
+    for row in columns.unbind(-2):
+        sums = fadd(sums, row)
+    stride = SUM_COLUMNS // 2
+    while stride:
+        sums = fadd(sums[..., :stride], sums[..., stride : 2 * stride])
+        stride //= 2
+    return sums[..., 0]

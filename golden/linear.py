@@ -1,0 +1,47 @@
+"""Exact integer products, and the dequantisation of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .activation import relu2, silu
+from .float32 import fadd, fmul, int_to_f32
+
+__all__ = ["dequantize", "drain", "integer_matmul"]
+
+#: float32 holds every integer up to this magnitude.
+_EXACT = 1 << 24
+
+
+def integer_matmul(q: Tensor, weights: Tensor, magnitude: int) -> Tensor:
+    """Exact ``q [..., n] @ weights[rows, n].T`` of integers held in float32; int64.
+
+    No product of two elements exceeds ``magnitude`` in absolute value (127 for trits, 127 * 127 for int8), which
+    bounds how many inputs float32 can add exactly; longer rows are added in parts.
+    """
+    step = _EXACT // magnitude
+    total = (q[..., :step] @ weights[:, :step].T).to(torch.int64)
+    for first in range(step, q.shape[-1], step):
+        total += (q[..., first : first + step] @ weights[:, first : first + step].T).to(torch.int64)
+    return total
+
+
+def dequantize(acc: Tensor, activation_scale: Tensor, weight_scale: float) -> Tensor:
+    """``acc [..., rows]`` times ``activation_scale [...] * weight_scale``: two roundings, the scales' product first."""
+    scale = fmul(activation_scale, torch.tensor(weight_scale, dtype=torch.float32))
+    return fmul(int_to_f32(acc), scale.unsqueeze(-1))
+
+
+def drain(y: Tensor, mode: str, other: Tensor | None = None) -> Tensor:
+    """DRAIN on dequantised results: ``mode`` "store", "relu2", "silu", "multiply" (y * other) or "add" (other + y)."""
+    if mode in ("multiply", "add"):
+        if other is None:
+            raise ValueError(f"other must be given for mode {mode!r}")
+        return fmul(y, other) if mode == "multiply" else fadd(other, y)
+    functions: dict[str, Callable[[Tensor], Tensor]] = {"store": lambda value: value, "relu2": relu2, "silu": silu}
+    if mode not in functions:
+        raise ValueError(f"mode must be store, relu2, silu, multiply or add, not {mode!r}")
+    return functions[mode](y)

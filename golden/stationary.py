@@ -1,0 +1,72 @@
+"""Weights unpacked from memory once, and again only when the bytes have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..config import BuildConfig
+from ..layout import from_planes, head_block_beats, unpack_ternary
+
+__all__ = ["StationaryWeights"]
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    packed: Bytes
+    unpacked: tuple[Tensor, ...]
+
+
+class StationaryWeights:
+    """Unpacked matrices by address. The packed bytes are compared on every use, which is much cheaper than unpacking
+    them.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self._entries: dict[tuple[int, ...], _Entry] = {}
+
+    def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        entry = self._entries.get(key)
+        if entry is None or not np.array_equal(entry.packed, packed):
+            entry = self._entries[key] = _Entry(packed.copy(), unpack())
+        return entry.unpacked
+
+    def ternary(self, address: int, planes: Bytes, slices: int, row_blocks: int) -> Tensor:
+        """The matrix packed in ``planes`` (a segment as stored), float32 ``[row_blocks * rows, slices *
+        slice_inputs]``.
+        """
+        c = self.config
+
+        def unpack() -> tuple[Tensor, ...]:
+            trits = unpack_ternary(c, from_planes(c, planes), row_blocks * c.rows, slices * c.slice_inputs)
+            return (torch.from_numpy(trits).float(),)
+
+        return self._get((address, slices, row_blocks), planes, unpack)[0]
+
+    def head(self, address: int, planes: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
+        """int8 rows ``[vocab, inputs]`` held in float32 and their scales ``[vocab]``, packed as by
+        ``layout.pack_head``.
+        """
+        c = self.config
+
+        def unpack() -> tuple[Tensor, ...]:
+            blocks = from_planes(c, planes).reshape(-1, head_block_beats(c, inputs), c.beat_bytes)
+            header = 4 * c.kv_block // c.beat_bytes
+            scales = blocks[:, :header].reshape(len(blocks), -1).view(np.uint16)[:, : c.kv_block].reshape(-1)[:vocab]
+            data = blocks[:, header : header + inputs // c.key_bytes].view(np.int8)
+            data = (
+                data.reshape(len(blocks), -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3).reshape(-1, inputs)[:vocab]
+            )
+            scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
+            return torch.from_numpy(data.astype(np.float32)), scale
+
+        rows, scale = self._get((address, inputs, vocab), planes, unpack)
+        return rows, scale

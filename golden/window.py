@@ -1,0 +1,109 @@
+"""Register window of the functional model: the same offsets and access rules as the hardware's."""
+
+from __future__ import annotations
+
+import struct
+
+from ..config import CONTRACT_VERSION, BuildConfig
+from ..registers import COUNTERS, MAGIC, WINDOW_BYTES, PassFlag, Status, register_map
+
+__all__ = ["RegisterWindow"]
+
+
+class RegisterWindow:
+    """Registers of one accelerator. Fields of the host's and the machine's side are plain attributes."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self.status = Status(0)
+        self.interrupt_enable = False
+        self.position = 0
+        self.count = 0
+        self.options = PassFlag(0)
+        self.token_ids = [0] * config.chunk
+        self.pages = [0] * config.max_pages
+        #: Candidates of the LM head, best first: token id and logit.
+        self.candidates: list[tuple[int, float]] = []
+        self.current = 0
+        self.counters = dict.fromkeys((name for name, _ in COUNTERS), 0)
+        self._halves = dict.fromkeys(("PROGRAM_LOW", "PROGRAM_HIGH", "LOGITS_LOW", "LOGITS_HIGH"), 0)
+        self._by_offset = {r.offset + i * r.step: (r, i) for r in register_map(config) for i in range(r.count)}
+
+    @property
+    def program(self) -> int:
+        """Address of the program."""
+        return self._halves["PROGRAM_HIGH"] << 32 | self._halves["PROGRAM_LOW"]
+
+    @property
+    def logits(self) -> int:
+        """Address the logits are written to."""
+        return self._halves["LOGITS_HIGH"] << 32 | self._halves["LOGITS_LOW"]
+
+    @property
+    def irq(self) -> bool:
+        return self.interrupt_enable and Status.DONE in self.status
+
+    def begin(self) -> None:
+        """What a doorbell does to the registers."""
+        self.status = Status.BUSY
+        self.counters = dict.fromkeys(self.counters, 0)
+
+    def end(self) -> None:
+        """What the end of the program does to the registers."""
+        self.status = Status.DONE
+
+    def abandon(self) -> None:
+        """Leave a pass that did not end, as a reset would; nothing after :meth:`end`."""
+        self.status &= ~Status.BUSY
+
+    def write(self, offset: int, value: int) -> bool:
+        """Write one register; True where it was a doorbell that starts a pass. Other offsets are ignored, as in
+        hardware.
+        """
+        self._check(offset)
+        if offset not in self._by_offset:
+            return False
+        row, index = self._by_offset[offset]
+        value &= 0xFFFFFFFF
+        if row.name == "CONTROL":
+            if value & 2:
+                self.status &= ~Status.DONE
+            return bool(value & 1) and Status.BUSY not in self.status
+        if row.name in self._halves:
+            self._halves[row.name] = value
+        elif row.name == "INTERRUPT":
+            self.interrupt_enable = bool(value & 1)
+        elif row.name == "POSITION":
+            self.position = value
+        elif row.name == "COUNT":
+            self.count = value
+        elif row.name == "PASS":
+            self.options = PassFlag(value & 3)
+        elif row.name == "TOKEN":
+            self.token_ids[index] = value
+        elif row.name == "PAGE":
+            self.pages[index] = value
+        return False
+
+    def read(self, offset: int) -> int:
+        """Read one register; 0 where nothing is readable, and for what only time can fill."""
+        self._check(offset)
+        if offset not in self._by_offset:
+            return 0
+        row, index = self._by_offset[offset]
+        if row.name == "TOPK":
+            token, logit = self.candidates[index // 2] if index // 2 < len(self.candidates) else (0, 0.0)
+            return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
+        if row.name.startswith("COUNT_"):
+            return self.counters.get(row.name.removeprefix("COUNT_").lower(), 0) & 0xFFFFFFFF
+        contract = self.config.contract_hash
+        values = {
+            "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
+            "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":
+            self.count, "PASS": int(self.options), "CURRENT": self.current, **self._halves,
+        }  # fmt: skip
+        return values.get(row.name, 0)
+
+    def _check(self, offset: int) -> None:
+        if offset % 4 or not 0 <= offset < WINDOW_BYTES:
+            raise ValueError(f"offset must be a multiple of 4 below {WINDOW_BYTES:#x}, not {offset:#x}")

@@ -1,0 +1,297 @@
+"""The accelerator: every unit, the memories between them, and the ports of the top module."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.hdl import Cat, Module, Mux, Signal, ValueLike
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import Flow, In, Out, connect, flipped
+
+from ..config import BuildConfig
+from ..descriptors import Opcode
+from ..registers import COUNTERS
+from .attention.store import KvStore
+from .attention.unit import AttentionUnit
+from .attention.writer import KvWriter
+from .axi.signature import Axi4, Axi4Lite, flat_ports
+from .control.counters import Counters
+from .control.errors import ErrorLatch
+from .control.registers import RegisterFile
+from .control.sequencer import Sequencer, Unit
+from .interfaces import SCRATCH_LATENCY, MemoryRead, MemoryWrite
+from .linear.engine import LinearEngine
+from .memory.beats import RowToBeats
+from .memory.system import MemorySystem
+from .observe import Observer, ProbeOutputs
+from .vector.loader import RingLoader
+from .vector.unit import VectorUnit
+
+__all__ = ["TOP", "Accelerator", "generate"]
+
+#: Name of the top module.
+TOP = "hwgen_accelerator"
+
+
+class VectorMemory(wiring.Component):
+    """Memory of float32 vectors: one write port, one read port with `SCRATCH_LATENCY`. A read of the cycle after a write
+    sees it.
+
+    Members
+    -------
+    write : In(MemoryWrite)
+    read : In(MemoryRead)
+    """
+
+    def __init__(self, depth: int, width: int, ram_style: str) -> None:
+        self.depth, self.width, self.ram_style = depth, width, ram_style
+        super().__init__({"write": In(MemoryWrite(depth, width)), "read": In(MemoryRead(depth, width))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.words = words = memory.Memory(shape=self.width, depth=self.depth, init=[], attrs={"ram_style": self.ram_style})
+        write, read = words.write_port(), words.read_port()
+        m.d.comb += [
+            write.en.eq(self.write.valid),
+            write.addr.eq(self.write.addr),
+            write.data.eq(self.write.data),
+            read.addr.eq(self.read.addr),
+        ]
+        # The memory's own output register is the first cycle of the latency.
+        data: ValueLike = read.data
+        for stage in range(SCRATCH_LATENCY - 1):
+            register = Signal(self.width, name=f"data{stage}", reset_less=True)
+            m.d.sync += register.eq(data)
+            data = register
+        m.d.comb += self.read.data.eq(data)
+        return m
+
+
+class Accelerator(wiring.Component):
+    """The whole machine (see docs/machine.md).
+
+    Members
+    -------
+    s_axi : In(Axi4Lite)
+        Registers of `hwgen.registers`.
+    m_axi : Out(Axi4) per port
+    irq : Out(1)
+        1 while a pass has ended, is not acknowledged, and the interrupt is enabled.
+    probe : Out(ProbeOutputs), retire_valid : Out(1), retire_index : Out(32)
+        With ``config.probe`` only. The probes of an operator come before its ``retire_valid``.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        members: dict[str, Any] = {
+            "s_axi": In(Axi4Lite()),
+            "m_axi": Out(Axi4(config.port_bits)).array(config.ports),
+            "irq": Out(1),
+        }
+        if config.probe:
+            members |= {"probe": Out(ProbeOutputs(config)), "retire_valid": Out(1), "retire_index": Out(32)}
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.registers = registers = RegisterFile(config)
+        m.submodules.memory = mem = MemorySystem(config)
+        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.loader = loader = RingLoader(config)
+        m.submodules.vector = vector = VectorUnit(config)
+        m.submodules.linear = linear = LinearEngine(config)
+        m.submodules.attention = attention = AttentionUnit(config)
+        m.submodules.store = store = KvStore(config)
+        m.submodules.kv_writer = kv_writer = KvWriter(config)
+        op = sequencer.op
+
+        # Control.
+        connect(m, flipped(self.s_axi), registers.bus)
+        connect(m, registers.current, mem.current)
+        connect(m, mem.tokens, registers.tokens)
+        connect(m, mem.pages, registers.pages[0])
+        connect(m, mem.descriptors, sequencer.descriptors)
+        m.d.comb += [
+            self.irq.eq(registers.irq),
+            mem.start.eq(registers.start),
+            mem.program.eq(registers.program),
+            *(getattr(sequencer.current, name).eq(getattr(registers.current, name)) for name in ("tokens", "position", "want_logits")),
+            sequencer.write_logits.eq(registers.write_logits),
+            sequencer.logits.eq(registers.logits),
+            sequencer.quiet.eq(mem.quiet),
+            registers.finished.eq(sequencer.finished),
+            registers.current_operator.eq(op.descriptor.tag),
+            registers.pages[1].index.eq(kv_writer.page_index),
+            kv_writer.page_number.eq(registers.pages[1].number),
+            mem.hold.eq(sequencer.hold),
+            mem.rewind.eq(sequencer.rewind),
+        ]
+        for index in range(config.topk):
+            m.d.comb += [
+                registers.candidate_index[index].eq(attention.topk_index[index]),
+                registers.candidate_logit[index].eq(attention.topk_logit[index]),
+            ]
+        units: dict[Unit, Any] = {
+            Unit.LOADER: loader, Unit.VECTOR: vector, Unit.LINEAR: linear, Unit.ATTENTION: attention, Unit.KV_WRITER: kv_writer,
+        }  # fmt: skip
+        for number, unit in units.items():
+            for path, member, target in unit.op.signature.flatten(unit.op):
+                source: Any = op
+                for part in path:
+                    source = getattr(source, str(part))
+                m.d.comb += target.eq(source)
+            m.d.comb += [unit.start.eq(sequencer.starts[number]), sequencer.dones[number].eq(unit.done)]
+
+        # Ring. Units that are idle are never ready, so that all of them may see what is offered.
+        m.submodules.beats = beats = RowToBeats(config)
+        stream_ready = Signal()
+        m.d.comb += [
+            linear.rows.valid.eq(mem.rows.valid),
+            linear.rows.payload.eq(mem.rows.payload),
+            beats.rows.valid.eq(mem.rows.valid),
+            beats.rows.payload.eq(mem.rows.payload),
+            mem.rows.ready.eq(linear.rows.ready | beats.rows.ready),
+            beats.beats.ready.eq(loader.beats.ready | attention.beats.ready),
+            stream_ready.eq(linear.rows.ready | beats.beats.ready),
+        ]
+        for reader in (loader, attention):
+            m.d.comb += [reader.beats.valid.eq(beats.beats.valid), reader.beats.payload.eq(beats.beats.payload)]
+
+        # Scratch and parameters. One operator runs at a time, so writers never meet.
+        vector_bits = 32 * config.width
+        m.submodules.scratch = scratch = VectorMemory(config.scratch_vectors, vector_bits, config.scratch_memory)
+        m.submodules.param = param = VectorMemory(config.param_vectors, vector_bits, "block")
+        connect(m, vector.scratch_read, scratch.read)
+        connect(m, vector.param_read, param.read)
+        connect(m, loader.param_write, param.write)
+        m.d.comb += scratch.write.valid.eq(vector.scratch_write.valid | loader.scratch_write.valid | attention.scratch_write.valid)
+        for name in ("addr", "data"):
+            m.d.comb += getattr(scratch.write, name).eq(
+                Mux(loader.scratch_write.valid, getattr(loader.scratch_write, name),
+                    Mux(attention.scratch_write.valid, getattr(attention.scratch_write, name), getattr(vector.scratch_write, name)))
+            )  # fmt: skip
+
+        # Activations, accumulators, queries, keys and values.
+        connect(m, vector.activation, linear.activation)
+        connect(m, vector.accumulator, linear.accumulator)
+        connect(m, vector.query, attention.query)
+        connect(m, vector.query_scale, attention.query_scale)
+        connect(m, vector.kv, store.kv)
+        connect(m, vector.kv_scale, store.kv_scale)
+        writing_kv = Signal()
+        m.d.comb += writing_kv.eq(op.descriptor.opcode == Opcode.KV_WRITE)
+        for name in ("value", "head", "head_vectors", "dim"):
+            m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, getattr(kv_writer.store, name), getattr(attention.store, name)))
+        for reader in (kv_writer, attention):
+            m.d.comb += [reader.store.data.eq(store.read.data), reader.store.scales.eq(store.read.scales)]
+
+        # Writes to memory.
+        for stream, of_kv, of_head in (
+            (mem.segments, kv_writer.segment, attention.logits_segment),
+            (mem.beats, kv_writer.beats, attention.logits),
+        ):
+            m.d.comb += [
+                stream.valid.eq(Mux(writing_kv, of_kv.valid, of_head.valid)),
+                stream.p.eq(Mux(writing_kv, of_kv.p, of_head.p)),
+                of_kv.ready.eq(stream.ready & writing_kv),
+                of_head.ready.eq(stream.ready & ~writing_kv),
+            ]
+
+        for number, axi in enumerate(self.m_axi):
+            connect(m, mem.axi[number], flipped(axi))
+        self._connect_errors(m, mem, registers)
+
+        # The engine works on a ring row for one cycle, or one a group.
+        engine_beats = Signal(range(config.groups + 1))
+        with m.If(linear.rows.valid & linear.rows.ready):
+            m.d.sync += engine_beats.eq(Mux(op.gang, 1, config.groups))
+        with m.Elif(engine_beats != 0):
+            m.d.sync += engine_beats.eq(engine_beats - 1)
+
+        m.submodules.counters = counters = Counters(config)
+        events: dict[str, ValueLike] = {
+            "cycles": registers.busy,
+            "stream_beats": mem.ring_word,
+            "ring_full": mem.ring_full,
+            "ring_empty": stream_ready & ~mem.rows.valid,
+            "engine_busy": engine_beats != 0,
+            "engine_tables": linear.waiting_tables,
+            "write_beats": mem.write_word[0],
+            "operators": sequencer.retire,
+        }
+        m.d.comb += [
+            counters.clear.eq(registers.start),
+            counters.events.eq(Cat(events[name] for name, _ in COUNTERS)),
+            counters.running.eq(sequencer.running),
+            counters.opcode.eq(op.descriptor.opcode),
+            counters.port_busy.eq(mem.read_word),
+            counters.port_stall.eq(mem.read_stall),
+            *(registers.counters[i].eq(value) for i, value in enumerate(counters.values)),
+        ]
+
+        if config.probe:
+            m.submodules.observer = observer = Observer(config)
+            watched = {
+                "scratch": scratch.write, "param": param.write, "activation": vector.activation, "query": vector.query,
+                "query_scale": vector.query_scale, "kv": vector.kv, "kv_scale": vector.kv_scale, "accumulator": vector.accumulator,
+            }  # fmt: skip
+            for name, bus in watched.items():
+                target = getattr(observer, name)
+                m.d.comb += [getattr(target, member).eq(getattr(bus, member)) for member in target.signature.members]
+            m.d.comb += [
+                observer.accumulator_data.eq(vector.accumulator.data),
+                observer.running.eq(sequencer.running),
+                observer.opcode.eq(op.descriptor.opcode),
+                self.retire_valid.eq(sequencer.retire),
+                self.retire_index.eq(op.descriptor.tag),
+            ]
+            connect(m, observer.probe, flipped(self.probe))
+        return m
+
+    def _connect_errors(self, m: Module, mem: MemorySystem, registers: RegisterFile) -> None:
+        ports = self.config.ports
+        m.submodules.errors = errors = ErrorLatch(2 * ports + 1)
+        for source, report in zip(errors.sources, [*mem.read_errors, mem.program_error, *mem.write_errors], strict=True):
+            m.d.comb += [source.valid.eq(report.valid), source.resp.eq(report.resp)]
+        of_write = errors.source > ports
+        m.d.comb += [
+            errors.clear.eq(registers.start),
+            registers.error.eq(errors.valid),
+            registers.error_response.eq(errors.resp),
+            registers.error_write.eq(of_write),
+            # Sources: read of every port, program (on port 0), write of every port.
+            registers.error_port.eq(Mux(of_write, errors.source - (ports + 1), Mux(errors.source == ports, 0, errors.source))),
+        ]
+
+    def ports(self) -> dict[str, tuple[Any, Flow]]:
+        """Flat port names of the top module."""
+        result = flat_ports("s", self.s_axi)
+        for number, axi in enumerate(self.m_axi):
+            result |= flat_ports(f"m{number:02d}", axi)
+        result["irq"] = (self.irq, Out)
+        if self.config.probe:
+            signature: Any = self.probe.signature
+            for path, member, value in signature.flatten(self.probe):
+                result["_".join(("probe", *map(str, path)))] = (value, member.flow)
+            result |= {"probe_retire_valid": (self.retire_valid, Out), "probe_retire_index": (self.retire_index, Out)}
+        return result
+
+
+#: Source locations, which would make the text depend on where code stands, and the rows of all-zero initial contents.
+_NOISE = re.compile(
+    r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n|^ *initial begin\n(?: *\S+ ?\[\d+\] = \d+\'h0+;\n)+ *end\n', re.MULTILINE
+)
+
+
+def generate(config: BuildConfig) -> str:
+    """Verilog of the accelerator: module `TOP` with clock ``clk``, synchronous reset ``rst``, and the ports of
+    `Accelerator.ports`. The same configuration gives the same text."""
+    accelerator = Accelerator(config)
+    direction = {In: PortDirection.Input, Out: PortDirection.Output}
+    ports = {name: (value, direction[flow]) for name, (value, flow) in accelerator.ports().items()}
+    text = verilog.convert(accelerator, name=TOP, ports=ports, emit_src=False)
+    return _NOISE.sub("", text)

@@ -1,0 +1,1 @@
+"""Attention: on-chip and paged key/value storage, online softmax, LM head."""

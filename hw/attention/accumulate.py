@@ -1,0 +1,322 @@
+"""Third stage of attention: weighted sums of the values, their running float32 sums, and the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
+from ..float import FloatAdd, FloatMul, IntToFloat
+from ..interfaces import MemoryWrite, Operator, index_bits
+from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
+
+__all__ = ["ValueLane", "ValueStage"]
+
+
+def tree_sum(m: Module, terms: Sequence[Value], enables: Sequence[Value], name: str) -> Value:
+    """Sum of a power of two of signed terms, registered after every two levels; stage ``i`` moves with ``enables[i]``."""
+    stage = 0
+    while len(terms) > 1:
+        fan = min(4, len(terms))
+        sums = []
+        for i in range(0, len(terms), fan):
+            total = Signal(signed(len(terms[0]) + (fan - 1).bit_length()), name=f"{name}_{stage}_{i}")
+            with m.If(enables[stage]):
+                m.d.sync += total.eq(sum(terms[i + 1 : i + fan], start=terms[i]))
+            sums.append(total)
+        terms = sums
+        stage += 1
+    return terms[0]
+
+
+def scale_power(number: Value, exponent: Value) -> Value:
+    """``fmul(number, 2^(exponent - 127))``, 0 for ``exponent`` 0; ``number`` is 0 or at least 1 in magnitude."""
+    biased = number[23:31] + exponent - 127
+    scaled = Mux(biased > 254, F32_MAX_BITS, Cat(number[:23], biased[:8]))
+    nothing = (number[23:31] == 0) | (exponent == 0) | (biased < F32_MIN_EXPONENT)
+    return Mux(nothing, 0, Cat(scaled[:31], number[31]))
+
+
+class ValueLane(wiring.Component):
+    """``o = fadd(fmul(o, factor), fmul(int_to_f32(sum W v), 2^(power - 127)))`` for ``key_bytes`` dimensions a cycle.
+
+    Members
+    -------
+    value : In
+        One value beat, ``key_bytes`` elements of every key.
+    weights : In
+        16 bits a key.
+    valid : In(1)
+        ``value`` and ``weights`` hold a beat.
+    power : In(8)
+        ``power_at`` cycles after ``valid``.
+    word : In, factor : In(32)
+        Word of ``o`` and its factor, ``factor_at`` cycles after ``valid`` (``word`` two cycles earlier).
+    store : In(1), store_word : In
+        Write the sum that left the adder, ``store_at`` cycles after ``valid``.
+    product : Out
+        ``fmul(o, factor)`` of every dimension, ``product_at`` cycles after ``valid``.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self.sizes = AttentionSizes(config)
+        self.levels = -(-(config.kv_block - 1).bit_length() // 2)
+        self.power_at = 1 + self.levels + IntToFloat.latency
+        self.product_at = self.power_at + 1
+        self.factor_at = self.product_at - FloatMul.latency
+        self.store_at = self.product_at + FloatAdd.latency
+        word = index_bits(self.sizes.output_words)
+        super().__init__({
+            "value": In(8 * config.beat_bytes),
+            "weights": In(16 * config.kv_block),
+            "valid": In(1),
+            "power": In(8),
+            "word": In(word),
+            "factor": In(32),
+            "store": In(1),
+            "store_word": In(word),
+            "product": Out(32 * config.key_bytes),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        shape = 32 * config.key_bytes
+        m.submodules.outputs = outputs = memory.Memory(shape=shape, depth=self.sizes.output_words, init=[])
+        put, get = outputs.write_port(), outputs.read_port()
+        old = Signal(shape)
+        m.d.sync += old.eq(get.data)
+        m.d.comb += [get.addr.eq(self.word), put.en.eq(self.store), put.addr.eq(self.store_word)]
+        valid = delayed(m, self.valid, self.levels, "valid")
+        for i in range(config.key_bytes):
+            products: list[Value] = []
+            for key in range(config.kv_block):
+                product = Signal(signed(24), name=f"product_{i}_{key}")
+                weight = self.weights.word_select(key, 16)
+                with m.If(self.valid):
+                    m.d.sync += product.eq(weight * self.value.word_select(key * config.key_bytes + i, 8).as_signed())
+                products.append(product)
+            total = tree_sum(m, products, valid[1:], f"sum_{i}")
+            m.submodules[f"convert_{i}"] = convert = IntToFloat(len(total))
+            m.submodules[f"multiply_{i}"] = multiply = FloatMul()
+            m.submodules[f"add_{i}"] = add = FloatAdd()
+            scaled = Signal(32, name=f"scaled_{i}")
+            m.d.sync += scaled.eq(scale_power(convert.o, self.power))
+            m.d.comb += [
+                convert.i.eq(total),
+                multiply.a.eq(old[32 * i : 32 * (i + 1)]),
+                multiply.b.eq(self.factor),
+                self.product[32 * i : 32 * (i + 1)].eq(multiply.o),
+                add.a.eq(multiply.o),
+                add.b.eq(scaled),
+                put.data[32 * i : 32 * (i + 1)].eq(add.o),
+            ]
+        return m
+
+
+class ValueStage(wiring.Component):
+    """Takes items from the softmax, in order; after the last block of a head it multiplies the sums by the reciprocal of the
+    denominator and writes them to the scratch: slot of kv_head ``h`` at ``output + h * group_vectors``.
+
+    A pass over the dimensions of a block takes a cycle each, and at least as long as the pipeline is deep, so that no
+    pass meets the one before it in the output memory.
+
+    Members
+    -------
+    op : In(Operator)
+    ready, take, willing, item, weights, power, correction, reciprocal
+        Counterparts of :class:`OnlineSoftmax`.
+    value_buffer, value_dim, value, value_ready, free
+        Counterparts of :class:`BlockBuffer`.
+    group_vectors, output_round, output_read, output, active
+        Counterparts of :class:`SlotTable`.
+    scratch_write : Out(MemoryWrite)
+    done : Out(1)
+        Strobe after the last write of the operator's final item.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self.sizes = sizes = AttentionSizes(config)
+        lanes = config.query_lanes
+        super().__init__({
+            "op": In(Operator(config)),
+            "ready": In(1),
+            "take": Out(1),
+            "willing": Out(1),
+            "item": In(ItemLayout(config)),
+            "weights": In(16 * config.kv_block).array(lanes),
+            "power": In(8).array(lanes),
+            "correction": In(32).array(lanes),
+            "reciprocal": In(stream.Signature(32)),
+            "value_buffer": Out((BUFFERS - 1).bit_length()),
+            "value_dim": Out(index_bits(sizes.dims)),
+            "value": In(8 * config.beat_bytes),
+            "value_ready": In(1),
+            "free": Out(1),
+            "group_vectors": In(16),
+            "output_round": Out(index_bits(sizes.rounds)),
+            "output_read": Out(1),
+            "output": In(index_bits(config.scratch_vectors)).array(lanes),
+            "active": In(1).array(lanes),
+            "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
+            "done": Out(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, sizes, lanes = self.config, self.sizes, self.config.query_lanes
+        parts = 1 << sizes.part_bits
+        value_lanes = [ValueLane(config) for _ in range(lanes)]
+        for i, value_lane in enumerate(value_lanes):
+            m.submodules[f"lane_{i}"] = value_lane
+        shape = value_lanes[0]
+        # A beat's data reaches the lanes two cycles after its step.
+        store_at, product_at, factor_at = (2 + at for at in (shape.store_at, shape.product_at, shape.factor_at))
+        depth = max(store_at + 2, product_at + lanes + 3)
+        # Lanes write one after the other: with more lanes than beats in a vector the steps of the output pass pause.
+        pause = max(0, lanes - parts)
+
+        item = Signal(ItemLayout(config))
+        power, factor = ([Signal(8 * n, name=f"{name}_{i}") for i in range(lanes)] for name, n in (("power", 1), ("factor", 4)))
+        dim, last_dim = Signal(index_bits(sizes.dims)), Signal(index_bits(sizes.dims))
+        age = Signal(range(depth + 1))
+        rest = Signal(range(pause + 1))
+        stepping, idle, output_pass, aged = Signal(), Signal(), Signal(), Signal()
+        step, first, ended = Signal(), Signal(), Signal()
+        head_offset = Signal(len(self.output[0]))
+        popped = Signal(range(lanes + 1))
+        m.d.comb += [
+            last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1),
+            self.willing.eq(idle & self.value_ready),
+            self.take.eq(self.willing & self.ready),
+            self.value_buffer.eq(item.buffer),
+            self.value_dim.eq(dim),
+            self.output_round.eq(item.round),
+            step.eq(stepping & (rest == 0)),
+            first.eq(step & (dim == 0)),
+            aged.eq(age == depth),
+            ended.eq(~stepping & aged),
+        ]
+        with m.If(~aged):
+            m.d.sync += age.eq(age + 1)
+        with m.If(rest != 0):
+            m.d.sync += rest.eq(rest - 1)
+        with m.If(step):
+            m.d.sync += dim.eq(dim + 1)
+            with m.If(output_pass & ((dim & (parts - 1)) == parts - 1)):
+                m.d.sync += rest.eq(pause)
+            with m.If(dim == last_dim):
+                m.d.sync += [dim.eq(0), stepping.eq(0)]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += idle.eq(1)
+                with m.If(self.take):
+                    m.d.sync += [item.eq(self.item), stepping.eq(1), output_pass.eq(0), age.eq(0)]
+                    for i in range(lanes):
+                        m.d.sync += [power[i].eq(self.power[i]), factor[i].eq(self.correction[i])]
+                    m.next = "ACCUMULATE"
+            with m.State("ACCUMULATE"):
+                with m.If(ended):
+                    m.d.comb += self.free.eq(item.release)
+                    m.d.sync += popped.eq(0)
+                    m.next = "IDLE"
+                    with m.If(item.last):
+                        m.next = "RECIPROCAL"
+            with m.State("RECIPROCAL"):
+                m.d.comb += [self.reciprocal.ready.eq(1), self.output_read.eq(1)]
+                with m.If(self.reciprocal.valid):
+                    m.d.sync += [
+                        popped.eq(popped + 1),
+                        factor[-1].eq(self.reciprocal.payload),
+                        *(before.eq(after) for before, after in zip(factor, factor[1:], strict=False)),
+                    ]
+                    with m.If(popped == lanes - 1):
+                        m.d.sync += [stepping.eq(1), output_pass.eq(1), age.eq(0)]
+                        m.next = "OUTPUT"
+            with m.State("OUTPUT"):
+                with m.If(ended):
+                    m.next = "IDLE"
+                    with m.If(item.release):
+                        m.d.sync += head_offset.eq(head_offset + self.group_vectors)
+                    with m.If(item.final):
+                        m.d.sync += age.eq(0)
+                        m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(aged):
+                    m.d.comb += self.done.eq(1)
+                    m.d.sync += head_offset.eq(0)
+                    m.next = "IDLE"
+
+        steps = delayed(m, step, store_at, "step")
+        firsts = delayed(m, first, store_at, "first")
+        outputs = delayed(m, output_pass, product_at, "output")
+        value = Signal(8 * config.beat_bytes)
+        with m.If(steps[1] & ~outputs[1]):
+            m.d.sync += value.eq(self.value)
+        word, store_word = Signal(index_bits(sizes.output_words)), Signal(index_bits(sizes.output_words))
+        for target, at in ((word, factor_at - 2), (store_word, store_at)):
+            # Registers that hold their word in cycle ``at`` after the step.
+            with m.If(firsts[at - 1]):
+                m.d.sync += target.eq(item.output)
+            with m.Elif(steps[at - 1]):
+                m.d.sync += target.eq(target + 1)
+
+        # Stored is what was no output pass.
+        storing = delayed(m, ~outputs[-1] & steps[product_at], store_at - product_at, "storing")[-1]
+        taken = Signal()
+        m.d.sync += taken.eq(self.take)
+        writes, addresses, vectors = [], [], []
+        for i, value_lane in enumerate(value_lanes):
+            weights = Signal(16 * config.kv_block, name=f"weights_{i}")
+            with m.If(taken):
+                m.d.sync += weights.eq(self.weights[i])
+            used_power, used_factor = Signal(8, name=f"used_power_{i}"), Signal(32, name=f"used_factor_{i}")
+            with m.If(firsts[2 + shape.power_at - 1]):
+                m.d.sync += used_power.eq(power[i])
+            with m.If(firsts[factor_at - 1]):
+                m.d.sync += used_factor.eq(factor[i])
+            m.d.comb += [
+                value_lane.value.eq(value),
+                value_lane.weights.eq(weights),
+                value_lane.valid.eq(steps[2] & ~outputs[2]),
+                value_lane.power.eq(used_power),
+                value_lane.word.eq(word),
+                value_lane.factor.eq(used_factor),
+                value_lane.store.eq(storing),
+                value_lane.store_word.eq(store_word),
+            ]
+
+            # Output pass: lane i is i cycles behind, so that one write port serves all.
+            leaving = delayed(m, steps[product_at] & outputs[product_at], i, f"leaving_{i}")[-1]
+            opening = delayed(m, firsts[product_at - 1] & outputs[product_at - 1], i, f"opening_{i}")[-1]
+            product = delayed(m, value_lane.product, i, f"product_{i}")[-1]
+            part = Signal(max(1, sizes.part_bits), name=f"part_{i}")
+            gathered = Signal(32 * config.width, name=f"gathered_{i}")
+            complete, vector = Signal(name=f"complete_{i}"), Signal(32 * config.width, name=f"vector_{i}")
+            address = Signal(len(head_offset), name=f"address_{i}")
+            m.d.comb += [
+                vector.eq(Cat(gathered, product)[len(product) :]),
+                complete.eq(leaving & ((part == parts - 1) if parts > 1 else 1)),
+            ]
+            with m.If(leaving):
+                m.d.sync += [gathered.eq(vector), part.eq(part + 1)]
+            with m.If(opening):
+                m.d.sync += [address.eq(self.output[i] + head_offset), part.eq(0)]
+            with m.Elif(complete):
+                m.d.sync += address.eq(address + 1)
+            writes.append(complete & self.active[i])
+            addresses.append(address)
+            vectors.append(vector)
+
+        m.d.sync += self.scratch_write.valid.eq(Cat(writes).any())
+        for write, address, vector in zip(writes, addresses, vectors, strict=True):
+            with m.If(write):
+                m.d.sync += [self.scratch_write.addr.eq(address), self.scratch_write.data.eq(vector)]
+        return m

@@ -1,0 +1,68 @@
+"""Dot products of query lanes with a block of keys."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+
+__all__ = ["DotArray"]
+
+
+class DotArray(wiring.Component):
+    """Exact sums ``query . key`` of every lane with every key of a block, ``key_bytes`` elements a cycle.
+
+    Members
+    -------
+    key : In
+        One key beat: ``key_bytes`` elements of every key.
+    query : In per lane
+        The same elements of the lane's query.
+    valid, first : In(1)
+        A beat comes; it is the first of a block and starts new sums.
+    scores : Out per lane
+        ``kv_block`` signed sums of ``score_bits``, ``latency`` cycles after the last beat, until the next block's first beat
+        arrives there.
+    """
+
+    latency = 3
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "key": In(8 * config.beat_bytes),
+            "query": In(8 * config.key_bytes).array(config.query_lanes),
+            "valid": In(1),
+            "first": In(1),
+            "scores": Out(config.kv_block * config.score_bits).array(config.query_lanes),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        valid, first = [Signal(name=f"valid_{i}") for i in range(2)], [Signal(name=f"first_{i}") for i in range(2)]
+        m.d.sync += [
+            valid[0].eq(self.valid),
+            valid[1].eq(valid[0]),
+            first[0].eq(self.first),
+            first[1].eq(first[0]),
+        ]
+        for lane in range(config.query_lanes):
+            for key in range(config.kv_block):
+                products = []
+                for i in range(config.key_bytes):
+                    product = Signal(signed(16), name=f"product_{lane}_{key}_{i}")
+                    element = self.key.word_select(key * config.key_bytes + i, 8).as_signed()
+                    with m.If(self.valid):
+                        m.d.sync += product.eq(element * self.query[lane].word_select(i, 8).as_signed())
+                    products.append(product)
+                partial = Signal(signed(16 + (config.key_bytes - 1).bit_length()), name=f"partial_{lane}_{key}")
+                total = Signal(signed(config.score_bits), name=f"total_{lane}_{key}")
+                with m.If(valid[0]):
+                    m.d.sync += partial.eq(sum(products[1:], start=products[0]))
+                with m.If(valid[1]):
+                    m.d.sync += total.eq(Mux(first[1], 0, total) + partial)
+                m.d.comb += self.scores[lane].word_select(key, config.score_bits).eq(total)
+        return m

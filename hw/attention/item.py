@@ -1,0 +1,72 @@
+"""What passes between the stages of the attention unit, and the sizes that they share."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Shape, Signal, Value
+from amaranth.lib import data
+from amaranth.utils import bits_for
+
+from ...config import BuildConfig
+from ..interfaces import index_bits
+
+__all__ = ["BUFFERS", "AttentionSizes", "ItemLayout", "delayed"]
+
+#: Cache blocks buffered on chip.
+BUFFERS = 4
+
+
+class AttentionSizes:
+    """Derived sizes of the attention unit."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        lanes = config.query_lanes
+        #: Rounds of ``query_lanes`` slots at most.
+        self.rounds = -(-config.max_group // lanes)
+        #: Beats of the keys of one block at most.
+        self.dims = config.max_head_dim // config.key_bytes
+        #: Beats of the keys of one block of the LM head at most.
+        self.head_dims = max(config.max_inputs // config.key_bytes, self.dims)
+        #: log2 of the beats of one vector of ``width`` dimensions.
+        self.part_bits = (config.width // config.key_bytes - 1).bit_length()
+        #: log2 of the query lanes.
+        self.lane_bits = (lanes - 1).bit_length()
+        # Lanes beyond the last slot waste one row a key/value head when there are more lanes than tokens.
+        rows = -(-config.chunk * config.max_heads // lanes) + (config.max_kv_heads if lanes > config.chunk else 0)
+        #: Rows of query heads in one bank of the query memory.
+        self.query_rows = rows
+        #: Words of one bank of the query memory.
+        self.query_words = max(rows * config.max_head_dim, config.max_inputs) // config.width
+        #: Words of one lane's output memory.
+        self.output_words = self.rounds * self.dims
+
+
+def ItemLayout(config: BuildConfig) -> data.StructLayout:
+    """An item of work: one round of query slots against one block of one key/value head.
+
+    ``buffer`` of the block; ``round``; ``output`` first word of the output memory; ``query_scale`` row of the scales;
+    ``own`` the block is the pass's own keys, else its first ``limit`` keys are valid; ``first``, ``last`` block of the head;
+    ``release`` last round of the block; ``final`` last item of the operator.
+    """
+    sizes = AttentionSizes(config)
+    return data.StructLayout({
+        "buffer": (BUFFERS - 1).bit_length(),
+        "round": index_bits(sizes.rounds),
+        "output": index_bits(sizes.output_words),
+        "query_scale": index_bits(sizes.query_rows),
+        "limit": bits_for(config.kv_block),
+        "own": 1,
+        "first": 1,
+        "last": 1,
+        "release": 1,
+        "final": 1,
+    })  # fmt: skip
+
+
+def delayed(m: Module, value: Value, cycles: int, name: str) -> list[Value]:
+    """``value`` of 0, 1, ... ``cycles`` cycles before."""
+    line = [value]
+    for i in range(cycles):
+        after = Signal(Shape.cast(value.shape()), name=f"{name}_{i + 1}")
+        m.d.sync += after.eq(line[-1])
+        line.append(after)
+    return line

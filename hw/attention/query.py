@@ -1,0 +1,99 @@
+"""Query memory: int8 query heads and their scales, one bank a query lane."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ..interfaces import QueryScaleWrite, QueryWrite, index_bits
+from .item import AttentionSizes
+
+__all__ = ["QueryMemory"]
+
+
+class QueryMemory(wiring.Component):
+    """Slot ``s`` of a key/value head lies in bank ``s % query_lanes``, row ``(s // query_lanes) * kv_heads + kv_head``; vector
+    ``v`` of a row is word ``row * head_vectors + v``.
+
+    Members
+    -------
+    write : In(QueryWrite), write_scale : In(QueryScaleWrite)
+        Seen by reads four cycles later.
+    addr, part : In
+        Word, and which ``key_bytes`` elements of it.
+    data : Out per lane
+        Those elements, two cycles later.
+    scale_addr, scale_read : In
+        Row, and strobe.
+    scale : Out per lane
+        The scales, from the cycle after the strobe on until the next one.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self.sizes = AttentionSizes(config)
+        super().__init__({
+            "write": In(QueryWrite(config)),
+            "write_scale": In(QueryScaleWrite(config)),
+            "addr": In(index_bits(self.sizes.query_words)),
+            "part": In(max(1, self.sizes.part_bits)),
+            "data": Out(8 * config.key_bytes).array(config.query_lanes),
+            "scale_addr": In(index_bits(self.sizes.query_rows)),
+            "scale_read": In(1),
+            "scale": Out(32).array(config.query_lanes),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, sizes = self.config, self.sizes
+        write, write_scale = self.write, self.write_scale
+        lane_bits = sizes.lane_bits
+
+        # 1: row; 2: word
+        row, addr = Signal(len(self.scale_addr)), Signal(len(self.addr))
+        lane = [Signal(max(1, lane_bits), name=f"lane_{i}") for i in range(2)]
+        vector, data = Signal(len(write.vector)), [Signal(len(write.data), name=f"data_{i}") for i in range(2)]
+        valid = [Signal(name=f"valid_{i}") for i in range(2)]
+        m.d.sync += [
+            valid[0].eq(write.valid),
+            row.eq((write.slot >> lane_bits) * write.kv_heads + write.kv_head),
+            lane[0].eq(write.slot[:lane_bits]),
+            vector.eq(write.vector),
+            data[0].eq(write.data),
+            valid[1].eq(valid[0]),
+            addr.eq(row * write.head_vectors + vector),
+            lane[1].eq(lane[0]),
+            data[1].eq(data[0]),
+        ]
+        scale_row, scale_lane = Signal(len(self.scale_addr)), Signal(max(1, lane_bits))
+        scale_valid, scale = Signal(), Signal(32)
+        m.d.sync += [
+            scale_valid.eq(write_scale.valid),
+            scale_row.eq((write_scale.slot >> lane_bits) * write_scale.kv_heads + write_scale.kv_head),
+            scale_lane.eq(write_scale.slot[:lane_bits]),
+            scale.eq(write_scale.scale),
+        ]
+
+        part = Signal(len(self.part))
+        m.d.sync += part.eq(self.part)
+        for i in range(config.query_lanes):
+            m.submodules[f"bank_{i}"] = bank = memory.Memory(shape=8 * config.width, depth=sizes.query_words, init=[])
+            m.submodules[f"scales_{i}"] = scales = memory.Memory(shape=32, depth=sizes.query_rows, init=[])
+            put, get = bank.write_port(), bank.read_port()
+            put_scale, get_scale = scales.write_port(), scales.read_port()
+            m.d.comb += [
+                put.en.eq(valid[1] & (lane[1] == i)),
+                put.addr.eq(addr),
+                put.data.eq(data[1]),
+                get.addr.eq(self.addr),
+                put_scale.en.eq(scale_valid & (scale_lane == i)),
+                put_scale.addr.eq(scale_row),
+                put_scale.data.eq(scale),
+                get_scale.addr.eq(self.scale_addr),
+                get_scale.en.eq(self.scale_read),
+                self.scale[i].eq(get_scale.data),
+            ]
+            m.d.sync += self.data[i].eq(Cat(get.data).word_select(part, 8 * config.key_bytes))
+        return m

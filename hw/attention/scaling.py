@@ -1,0 +1,182 @@
+"""Second stage of attention, first half: integer dot products become scores; the LM head's become logits."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from ...config import BuildConfig
+from ...numerics import SCORE_BITS, SCORE_FRACTION
+from ..float import FloatMul, FloatToInt, IntToFloat
+from ..interfaces import index_bits
+from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
+
+__all__ = ["ScoreScaler"]
+
+
+class ScoreScaler(wiring.Component):
+    """``round_int(fmul(fmul(int_to_f32(q . k), key scale), query scale), 10, 24)``, one key of every lane a cycle, and over
+    the valid keys of an item the largest score and the largest exponent of a value scale.
+
+    An item takes ``max(kv_block, latency) + 1`` cycles.
+
+    Members
+    -------
+    scores, load, item, release
+        Counterparts of :class:`ScoreStage`.
+    room : In(1)
+        An item may start.
+    begin : Out(1)
+        Strobe: an item starts.
+    position : In
+        Of the chunk's first token.
+    scales_buffer, scales_read, key_scales, value_scales; scale_addr, scale_read, scale; token_round, token_read, token
+        Counterparts of :class:`BlockBuffer`, :class:`QueryMemory` and :class:`SlotTable`.
+    logit_valid : Out(1), logit : Out(32)
+        Lane 0 before it is rounded to an integer.
+    valid, score, usable, value_scale : Out
+        A key: its score for every lane, whether it takes part there, and its value's bf16 scale.
+    done : Out(1), present : Out(ItemLayout), maximum, exponent : Out per lane
+        Strobe after the last key of an item; the others then hold its data until the next item's first key has passed.
+    """
+
+    #: Cycles from a key's sums to its score.
+    latency = 1 + IntToFloat.latency + 2 * FloatMul.latency + FloatToInt.latency
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        sizes, lanes = AttentionSizes(config), config.query_lanes
+        super().__init__({
+            "scores": In(config.kv_block * config.score_bits).array(lanes),
+            "load": In(1),
+            "item": In(ItemLayout(config)),
+            "release": Out(1),
+            "room": In(1),
+            "begin": Out(1),
+            "position": In(bits_for(config.max_context)),
+            "scales_buffer": Out((BUFFERS - 1).bit_length()),
+            "scales_read": Out(1),
+            "key_scales": In(16 * config.kv_block),
+            "value_scales": In(16 * config.kv_block),
+            "scale_addr": Out(index_bits(sizes.query_rows)),
+            "scale_read": Out(1),
+            "scale": In(32).array(lanes),
+            "token_round": Out(index_bits(sizes.rounds)),
+            "token_read": Out(1),
+            "token": In(bits_for(config.chunk)).array(lanes),
+            "logit_valid": Out(1),
+            "logit": Out(32),
+            "valid": Out(1),
+            "score": Out(signed(SCORE_BITS)).array(lanes),
+            "usable": Out(lanes),
+            "value_scale": Out(16),
+            "done": Out(1),
+            "present": Out(ItemLayout(config)),
+            "maximum": Out(signed(SCORE_BITS)).array(lanes),
+            "exponent": Out(8).array(lanes),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, lanes = self.config, self.config.query_lanes
+        key_bits = (config.kv_block - 1).bit_length()
+        # Nothing of an item is replaced before its first key left the pipeline.
+        period = max(config.kv_block, self.latency) + 1
+
+        full, busy = Signal(), Signal()
+        key, age = Signal(key_bits), Signal(range(period))
+        running, first, last = Signal(), Signal(), Signal()
+        working = Signal(ItemLayout(config))
+        m.d.comb += [
+            self.begin.eq(full & ~busy & self.room),
+            self.scales_buffer.eq(self.item.buffer),
+            self.scales_read.eq(self.begin),
+            self.scale_addr.eq(self.item.query_scale),
+            self.scale_read.eq(self.begin),
+            self.token_round.eq(self.item.round),
+            self.token_read.eq(self.begin),
+            first.eq(running & (key == 0)),
+            last.eq(running & (key == config.kv_block - 1)),
+            # The next sums arrive more than four cycles after this.
+            self.release.eq(running & (key == max(0, config.kv_block - 5))),
+        ]
+        held = [Signal(len(scores), name=f"held_{i}") for i, scores in enumerate(self.scores)]
+        with m.If(self.load):
+            m.d.sync += [full.eq(1), *(mine.eq(theirs) for mine, theirs in zip(held, self.scores, strict=True))]
+        with m.If(self.begin):
+            m.d.sync += [working.eq(self.item), full.eq(0), busy.eq(1), running.eq(1), key.eq(0), age.eq(1)]
+        with m.If(running):
+            m.d.sync += key.eq(key + 1)
+            with m.If(last):
+                m.d.sync += running.eq(0)
+        with m.If(busy):
+            m.d.sync += age.eq(age + 1)
+            with m.If(age == period - 1):
+                m.d.sync += busy.eq(0)
+
+        valid = delayed(m, running, self.latency, "valid")
+        firsts = delayed(m, first, self.latency, "first")
+        lasts = delayed(m, last, self.latency + 1, "last")
+
+        key_scale, value_scale = Signal(16), Signal(16)
+        m.d.sync += [
+            key_scale.eq(self.key_scales.word_select(key, 16)),
+            value_scale.eq(self.value_scales.word_select(key, 16)),
+        ]
+        key_scales = delayed(m, key_scale, IntToFloat.latency, "key_scale")
+        value_scales = delayed(m, value_scale, self.latency - 1, "value_scale")
+        #: Token of the chunk that this bank of the KV store holds.
+        holder = Signal((config.chunk - 1).bit_length())
+        m.d.comb += [holder.eq(key - self.position), self.value_scale.eq(value_scales[-1]), self.valid.eq(valid[-1])]
+
+        scaled_at = 1 + IntToFloat.latency + FloatMul.latency
+        m.d.comb += self.logit_valid.eq(valid[scaled_at + FloatMul.latency])
+        with m.If(firsts[-1]):
+            m.d.sync += self.present.eq(working)
+        m.d.comb += self.done.eq(lasts[-1])
+
+        for lane in range(lanes):
+            m.submodules[f"convert_{lane}"] = convert = IntToFloat(config.score_bits)
+            m.submodules[f"by_key_{lane}"] = by_key = FloatMul()
+            m.submodules[f"by_query_{lane}"] = by_query = FloatMul()
+            m.submodules[f"round_{lane}"] = to_score = FloatToInt(SCORE_BITS, fraction=SCORE_FRACTION)
+            dot = Signal(signed(config.score_bits), name=f"dot_{lane}")
+            usable = Signal(name=f"usable_{lane}")
+            scale = Signal(32, name=f"scale_{lane}")
+            own = holder <= self.token[lane]
+            if config.chunk < config.kv_block:
+                own &= key < config.chunk
+            m.d.sync += [
+                dot.eq(held[lane].word_select(key, config.score_bits)),
+                usable.eq(Mux(working.own, own, key < working.limit)),
+            ]
+            with m.If(firsts[scaled_at - 1]):
+                m.d.sync += scale.eq(self.scale[lane])
+            m.d.comb += [
+                convert.i.eq(dot),
+                by_key.a.eq(convert.o),
+                by_key.b.eq(Cat(Const(0, 16), key_scales[-1])),
+                by_query.a.eq(by_key.o),
+                by_query.b.eq(scale),
+                to_score.a.eq(by_query.o),
+                self.score[lane].eq(to_score.o),
+                self.usable[lane].eq(delayed(m, usable, self.latency - 1, f"usable_{lane}")[-1]),
+            ]
+            if lane == 0:
+                m.d.comb += self.logit.eq(by_query.o)
+
+            takes = self.usable[lane]
+            higher = firsts[-1] | (self.score[lane] > self.maximum[lane])
+            field = self.value_scale[7:15]
+            with m.If(valid[-1]):
+                with m.If(takes & higher):
+                    m.d.sync += self.maximum[lane].eq(self.score[lane])
+                with m.Elif(firsts[-1]):
+                    m.d.sync += self.maximum[lane].eq(-(1 << (SCORE_BITS - 1)))
+                with m.If(takes & (firsts[-1] | (field > self.exponent[lane]))):
+                    m.d.sync += self.exponent[lane].eq(field)
+                with m.Elif(firsts[-1]):
+                    m.d.sync += self.exponent[lane].eq(0)
+        return m

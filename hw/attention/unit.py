@@ -1,0 +1,179 @@
+"""The attention unit: ATTENTION and HEAD."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...descriptors import Opcode
+from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat
+from .accumulate import ValueStage
+from .blocks import BlockBuffer
+from .logits import LogitWriter
+from .scaling import ScoreScaler
+from .scores import ScoreStage
+from .slots import SlotTable
+from .softmax import OnlineSoftmax
+from .topk import INDEX_BITS, TopK
+
+__all__ = ["AttentionUnit"]
+
+
+class AttentionUnit(wiring.Component):
+    """Online-softmax attention of the pass's queries over its own keys (KV store) and the past ones (``beats``); and the
+    int8 LM head with its best candidates. Bit for bit the operators of ``docs/numerics.md``.
+
+    ::
+
+        beats, store -> BlockBuffer -> ScoreStage -> ScoreScaler -> OnlineSoftmax -> ValueStage -> scratch_write
+                          keys, values     q . k        scores        P, W, c, 1/l      o
+                                                          | logits (HEAD)
+                                                          +-> TopK, LogitWriter
+
+    The stages work on different items (one round of ``query_lanes`` query slots against one block of keys), and run ahead
+    across blocks and key/value heads as far as their buffers reach.
+
+    ATTENTION: tokens 0 .. ``count`` - 1; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
+    ``dst + t * dst_stride + n * head_vectors``. Consumes, for each key/value head, ``ceil(position / kv_block)`` blocks of
+    ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`.
+    HEAD: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head` makes them, ``stride``
+    rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``.
+
+    Members
+    -------
+    op : In(Operator), start : In(1), done : Out(1)
+    beats : In(BeatStream)
+        Never ready while idle.
+    query : In(QueryWrite), query_scale : In(QueryScaleWrite)
+    store : Out(KvRead)
+    scratch_write : Out(MemoryWrite)
+    logits_segment : Out(Segment), logits : Out(WriteBeat)
+    topk_index, topk_logit : Out(32) per candidate
+        Best first; stable from ``done`` of a HEAD until the next one starts.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "op": In(Operator(config)),
+            "start": In(1),
+            "done": Out(1),
+            "beats": In(BeatStream(config)),
+            "query": In(QueryWrite(config)),
+            "query_scale": In(QueryScaleWrite(config)),
+            "store": Out(KvRead(config)),
+            "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
+            "logits_segment": Out(Segment()),
+            "logits": Out(WriteBeat(config)),
+            "topk_index": Out(32).array(config.topk),
+            "topk_logit": Out(32).array(config.topk),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.slots = slots = SlotTable(config)
+        m.submodules.blocks = blocks = BlockBuffer(config)
+        m.submodules.score_stage = scores = ScoreStage(config)
+        m.submodules.scaler = scaler = ScoreScaler(config)
+        m.submodules.softmax = softmax = OnlineSoftmax(config)
+        m.submodules.value_stage = values = ValueStage(config)
+        m.submodules.topk = topk = TopK(config.topk)
+        m.submodules.logit_writer = writer = LogitWriter(config)
+
+        direct = Signal()
+        start = Signal()
+        m.d.sync += [start.eq(self.start), direct.eq(self.op.descriptor.opcode == Opcode.HEAD)]
+        for unit in (slots, blocks, scores, values):
+            wiring.connect(m, wiring.flipped(self.op), unit.op)
+        wiring.connect(m, wiring.flipped(self.beats), blocks.beats)
+        wiring.connect(m, wiring.flipped(self.store), blocks.store)
+        wiring.connect(m, wiring.flipped(self.query), scores.write)
+        wiring.connect(m, wiring.flipped(self.query_scale), scores.write_scale)
+        wiring.connect(m, wiring.flipped(self.scratch_write), values.scratch_write)
+        wiring.connect(m, wiring.flipped(self.logits_segment), writer.segment)
+        wiring.connect(m, wiring.flipped(self.logits), writer.beats)
+        wiring.connect(m, softmax.reciprocal, values.reciprocal)
+
+        m.d.comb += [
+            slots.start.eq(start & ~direct),
+            blocks.start.eq(start),
+            blocks.direct.eq(direct),
+            scores.start.eq(start),
+            scores.direct.eq(direct),
+            scores.slots_ready.eq(slots.ready & ~start),
+            scores.last_round.eq(slots.last_round),
+            scaler.position.eq(self.op.position),
+            scaler.room.eq(Mux(direct, writer.room, softmax.room)),
+            softmax.begin.eq(scaler.begin & ~direct),
+            softmax.valid.eq(scaler.valid & ~direct),
+            softmax.done.eq(scaler.done & ~direct),
+            blocks.free.eq(Mux(direct, scaler.begin, values.free)),
+            values.group_vectors.eq(slots.group_vectors),
+        ]
+        m.d.comb += [
+            getattr(sink, name).eq(getattr(source, name))
+            for source, sink, names in (
+                (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
+                (blocks, scores, ("key", "key_limit", "offer", "offer_data")),
+                (scores, scaler, ("load", "item")),
+                (scaler, scores, ("release", "scale_addr", "scale_read")),
+                (scaler, blocks, ("scales_buffer", "scales_read")),
+                (blocks, scaler, ("key_scales", "value_scales")),
+                (scaler, slots, ("token_round", "token_read")),
+                (scaler, softmax, ("usable", "value_scale", "present")),
+                (softmax, values, ("ready", "item")),
+                (values, softmax, ("take", "willing")),
+                (values, blocks, ("value_buffer", "value_dim")),
+                (blocks, values, ("value", "value_ready")),
+                (values, slots, ("output_round", "output_read")),
+            )
+            for name in names
+        ]
+        m.d.comb += [
+            getattr(sink, name)[lane].eq(getattr(source, name)[lane])
+            for source, sink, names in (
+                (scores, scaler, ("scores", "scale")),
+                (slots, scaler, ("token",)),
+                (scaler, softmax, ("score", "maximum", "exponent")),
+                (softmax, values, ("weights", "power", "correction")),
+                (slots, values, ("output", "active")),
+            )
+            for name in names
+            for lane in range(config.query_lanes)
+        ]
+
+        # HEAD: rows are numbered as they come; those beyond the vocabulary are no candidates.
+        row = Signal(INDEX_BITS)
+        known = Signal()
+        finished = Signal()
+        m.d.comb += [
+            known.eq(row < self.op.descriptor.stride),
+            topk.clear.eq(start & direct),
+            topk.valid.eq(scaler.logit_valid & direct & known),
+            topk.index.eq(row),
+            topk.logit.eq(scaler.logit),
+            writer.start.eq(start & direct & self.op.write_logits),
+            writer.rows.eq(self.op.descriptor.stride),
+            writer.address.eq(self.op.logits),
+            writer.begin.eq(scaler.begin & direct),
+            writer.valid.eq(scaler.logit_valid & direct),
+            writer.logit.eq(Mux(known, scaler.logit, 0)),
+            writer.finish.eq(finished),
+        ]
+        with m.If(start):
+            m.d.sync += row.eq(0)
+        with m.Elif(scaler.logit_valid):
+            m.d.sync += row.eq(row + 1)
+        head_done = Signal()
+        m.d.comb += head_done.eq(finished & writer.idle & ~topk.busy & ~topk.valid)
+        with m.If(head_done):
+            m.d.sync += finished.eq(0)
+        with m.Elif(scaler.done & direct & scaler.present.final):
+            m.d.sync += finished.eq(1)
+        m.d.sync += self.done.eq(head_done | values.done)
+        for i in range(config.topk):
+            m.d.comb += [self.topk_index[i].eq(topk.best_index[i]), self.topk_logit[i].eq(topk.best_logit[i])]
+        return m

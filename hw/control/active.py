@@ -1,0 +1,79 @@
+"""Which tokens of a pass a descriptor works on, and whether it is executed at all."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from ...config import BuildConfig
+from ...descriptors import Flag
+from ..interfaces import DescriptorLayout
+
+__all__ = ["ActiveRange", "Pass"]
+
+
+def Pass(config: BuildConfig) -> wiring.Signature:
+    """What the host asked for; stable while a pass runs.
+
+    ``tokens`` of the pass, ``position`` of the first one, ``want_logits``: the LOGITS operators are executed.
+    """
+    return wiring.Signature({
+        "tokens": Out(bits_for(config.chunk)),
+        "position": Out(bits_for(config.max_context)),
+        "want_logits": Out(1),
+    })  # fmt: skip
+
+
+class ActiveRange(wiring.Component):
+    """The rules of a pass, for prefetcher and sequencer alike; combinational.
+
+    A descriptor is skipped when ``token_start >= tokens``, when it has LOGITS and the pass wants none, and when it has
+    MULTI and one round of token lanes is enough for the pass.
+
+    Members
+    -------
+    descriptor : In(DescriptorLayout)
+    current : In(Pass)
+    skip : Out(1)
+    first, count : Out
+        Active tokens ``first .. first + count - 1``.
+    more : Out(1)
+        Another round of token lanes follows: ``token_start + groups * lanes < tokens``.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "descriptor": In(DescriptorLayout()),
+            "current": In(Pass(config)),
+            "skip": Out(1),
+            "first": Out(bits_for(config.chunk)),
+            "count": Out(bits_for(config.chunk)),
+            "more": Out(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        d, tokens = self.descriptor, self.current.tokens
+        lanes = self.config.groups * self.config.lanes
+
+        def has(flag: Flag) -> Signal:
+            return d.flags[flag.value.bit_length() - 1]
+
+        left = Signal(len(tokens))
+        m.d.comb += [
+            left.eq(tokens - d.token_start),
+            self.skip.eq(
+                (d.token_start >= tokens)
+                | (has(Flag.LOGITS) & ~self.current.want_logits)
+                | (has(Flag.MULTI) & (tokens <= lanes))
+            ),
+            self.more.eq(d.token_start + lanes < tokens),
+        ]
+        with m.If(has(Flag.LAST)):
+            m.d.comb += [self.first.eq(tokens - 1), self.count.eq(1)]
+        with m.Else():
+            m.d.comb += [self.first.eq(d.token_start), self.count.eq(Mux(d.token_count < left, d.token_count, left))]
+        return m

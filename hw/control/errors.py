@@ -1,0 +1,48 @@
+"""The first memory error of a pass."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..interfaces import index_bits
+from ..memory.port import ErrorReport
+
+__all__ = ["ErrorLatch"]
+
+
+class ErrorLatch(wiring.Component):
+    """Keeps the first error that any source reports after ``clear``; of simultaneous ones, that of the lowest source.
+
+    Members
+    -------
+    sources : In(ErrorReport) per source
+    clear : In(1)
+        Strobe.
+    valid : Out(1)
+    resp : Out(2)
+    source : Out
+        Index of the source.
+    """
+
+    def __init__(self, sources: int) -> None:
+        if sources < 1:
+            raise ValueError(f"sources must be at least 1, not {sources!r}")
+        super().__init__({
+            "sources": In(ErrorReport()).array(sources),
+            "clear": In(1),
+            "valid": Out(1),
+            "resp": Out(2),
+            "source": Out(index_bits(sources)),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        with m.If(~self.valid):
+            for index, report in reversed(list(enumerate(self.sources))):
+                with m.If(report.valid):
+                    m.d.sync += [self.valid.eq(1), self.resp.eq(report.resp), self.source.eq(index)]
+        with m.If(self.clear):
+            m.d.sync += self.valid.eq(0)
+        return m

@@ -1,0 +1,193 @@
+"""The register window: AXI4-Lite slave for `hwgen.registers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import CONTRACT_VERSION, BuildConfig
+from ...registers import MAGIC, PAGES_BASE, TOKENS_BASE, Register, register_map
+from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
+from ..interfaces import ADDRESS_BITS
+from ..memory.prefetch import NUMBER_BITS, TableRead
+from .active import Pass
+from .counters import counter_total
+
+__all__ = ["RegisterFile"]
+
+
+class RegisterFile(wiring.Component):
+    """AXI4-Lite slave with the registers of `hwgen.registers.register_map`. Other addresses read as 0 and ignore writes.
+
+    A write takes effect two cycles after address and data were taken; read data comes two cycles after the address.
+    Writes obey the byte strobes.
+
+    Members
+    -------
+    bus : In(Axi4Lite)
+    start : Out(1)
+        Strobe: the doorbell, only while no pass is running.
+    busy : Out(1)
+        From ``start`` to ``finished``.
+    finished : In(1)
+        Strobe: the pass has ended.
+    irq : Out(1)
+    program, logits : Out
+        Addresses.
+    current : Out(Pass)
+    write_logits : Out(1)
+    tokens : In(TableRead)
+    pages : In(TableRead) of prefetcher and KV writer
+    current_operator : In(32)
+        Index shown in CURRENT.
+    error, error_response, error_write, error_port : In
+        First error of the pass.
+    counters : In(32) per counter register
+    candidate_index, candidate_logit : In(32) per candidate
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "bus": In(Axi4Lite()),
+            "start": Out(1),
+            "busy": Out(1),
+            "finished": In(1),
+            "irq": Out(1),
+            "program": Out(ADDRESS_BITS),
+            "logits": Out(ADDRESS_BITS),
+            "current": Out(Pass(config)),
+            "write_logits": Out(1),
+            "tokens": In(TableRead(config.chunk)),
+            "pages": In(TableRead(config.max_pages)).array(2),
+            "current_operator": In(32),
+            "error": In(1),
+            "error_response": In(2),
+            "error_write": In(1),
+            "error_port": In(8),
+            "counters": In(32).array(counter_total(config)),
+            "candidate_index": In(32).array(config.topk),
+            "candidate_logit": In(32).array(config.topk),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        rows = {row.name: row for row in register_map(config)}
+
+        # One write at a time: taken, then decoded from registers.
+        aw, w, b = self.bus.aw, self.bus.w, self.bus.b
+        write, address = Signal(), Signal(LITE_ADDRESS_BITS)
+        data, strobe = Signal(32), Signal(4)
+        taken = Signal()
+        m.d.comb += [
+            taken.eq(aw.valid & w.valid & ~write & (~b.valid | b.ready)),
+            aw.ready.eq(taken),
+            w.ready.eq(taken),
+        ]
+        m.d.sync += write.eq(taken)
+        with m.If(b.ready):
+            m.d.sync += b.valid.eq(0)
+        with m.If(taken):
+            m.d.sync += [address.eq(aw.addr), data.eq(w.data), strobe.eq(w.strb), b.valid.eq(1)]
+
+        # Registers that the host writes.
+        stored: dict[str, Signal] = {}
+        for row in rows.values():
+            if row.access == "rw":
+                stored[row.name] = register = Signal(32, name=row.name.lower())
+                with m.If(write & (address[2:] == row.offset // 4)):
+                    for byte in range(4):
+                        with m.If(strobe[byte]):
+                            m.d.sync += register.word_select(byte, 8).eq(data.word_select(byte, 8))
+        chunk = Const(config.chunk, len(self.current.tokens))
+        m.d.comb += [
+            self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
+            self.logits.eq(Cat(stored["LOGITS_LOW"], stored["LOGITS_HIGH"])),
+            self.current.position.eq(stored["POSITION"]),
+            self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"])),
+            self.current.want_logits.eq(stored["PASS"][0]),
+            self.write_logits.eq(stored["PASS"][1]),
+        ]
+
+        # Doorbell and completion.
+        done, control = Signal(), Signal()
+        m.d.comb += [
+            control.eq(write & (address[2:] == rows["CONTROL"].offset // 4) & strobe[0]),
+            self.start.eq(control & data[0] & ~self.busy),
+        ]
+        m.d.sync += self.irq.eq(done & stored["INTERRUPT"][0])
+        with m.If(control & data[1]):
+            m.d.sync += done.eq(0)
+        with m.If(self.start):
+            m.d.sync += [self.busy.eq(1), done.eq(0)]
+        with m.Elif(self.finished):
+            m.d.sync += [self.busy.eq(0), done.eq(1)]
+
+        # Tables that the host writes and the machine reads. A table with several readers is stored once a reader.
+        for base, tables, depth in ((TOKENS_BASE, [self.tokens], config.chunk), (PAGES_BASE, list(self.pages), config.max_pages)):
+            chosen, index = self._window(address, base, depth)
+            for number, table in enumerate(tables):
+                m.submodules[f"table_{base:x}_{number}"] = store = memory.Memory(shape=NUMBER_BITS, depth=depth, init=[])
+                port, read = store.write_port(granularity=8), store.read_port()
+                m.d.comb += [
+                    port.addr.eq(index),
+                    port.data.eq(data),
+                    port.en.eq(Mux(write & chosen, strobe[: NUMBER_BITS // 8], 0)),
+                    read.addr.eq(table.index),
+                    table.number.eq(read.data),
+                ]
+
+        # Reads: the address is registered, then the word it selects.
+        ar, r = self.bus.ar, self.bus.r
+        selected, read_address = Signal(), Signal(LITE_ADDRESS_BITS)
+        m.d.comb += ar.ready.eq(~selected & ~r.valid)
+        m.d.sync += selected.eq(ar.valid & ar.ready)
+        with m.If(ar.ready):
+            m.d.sync += read_address.eq(ar.addr)
+        with m.If(selected):
+            m.d.sync += r.valid.eq(1)
+            with m.Switch(read_address[2:]):
+                for row, values in self._readable(rows, stored, done):
+                    for index, value in enumerate(values):
+                        with m.Case((row.offset + index * row.step) // 4):
+                            m.d.sync += r.data.eq(value)
+                with m.Default():
+                    m.d.sync += r.data.eq(0)
+        with m.Elif(r.ready):
+            m.d.sync += r.valid.eq(0)
+        return m
+
+    @staticmethod
+    def _window(address: Signal, base: int, depth: int) -> tuple[Value, Value]:
+        """``(hit, index)`` of a table of ``depth`` words at ``base``, a multiple of its size."""
+        index = address[2:] - base // 4
+        return (address[2:] >= base // 4) & (index < depth), index[: max(1, (depth - 1).bit_length())]
+
+    def _readable(self, rows: dict[str, Register], stored: dict[str, Signal], done: Signal) -> Iterator[tuple[Register, list[ValueLike]]]:
+        """Every readable register with its words."""
+        config = self.config
+        digest = config.contract_hash
+        fixed: dict[str, list[ValueLike]] = {
+            "MAGIC": [MAGIC],
+            "VERSION": [CONTRACT_VERSION],
+            "HASH_LOW": [digest & 0xFFFFFFFF],
+            "HASH_HIGH": [digest >> 32],
+            "STATUS": [Cat(self.busy, done, self.error)],
+            "CURRENT": [self.current_operator],
+            "ERROR": [Mux(self.error, Cat(self.error_response, self.error_write, Const(0, 5), self.error_port), 0)],
+            "TOPK": [word for pair in zip(self.candidate_index, self.candidate_logit, strict=True) for word in pair],
+        }
+        counters: Iterator[ValueLike] = iter(self.counters)
+        for name, row in rows.items():
+            if name in stored:
+                yield row, [stored[name]]
+            elif name in fixed:
+                yield row, fixed[name]
+            elif name.startswith("COUNT_"):
+                yield row, [next(counters) for _ in range(row.count)]
+            elif row.access != "wo":
+                raise AssertionError(f"register {name} has no source")

@@ -1,0 +1,181 @@
+"""Signatures between the units of the accelerator. Latencies that both sides rely on are constants here."""
+
+from __future__ import annotations
+
+from amaranth import unsigned
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Out, Signature
+from amaranth.utils import bits_for
+
+from ..config import BuildConfig
+from ..descriptors import field_bits
+
+__all__ = [
+    "ACCUMULATOR_LATENCY", "ADDRESS_BITS", "AccumulatorRead", "ActivationWrite", "BeatStream", "DescriptorLayout", "KvRead", "KvScaleWrite",
+    "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite", "QueryWrite", "RowStream", "SCRATCH_LATENCY", "Segment",
+    "WriteBeat",
+]  # fmt: skip
+
+#: Bits of an AXI address.
+ADDRESS_BITS = 40
+
+#: Cycles from a scratch or parameter address to its data.
+SCRATCH_LATENCY = 2
+
+#: Cycles from an accumulator read request to its data.
+ACCUMULATOR_LATENCY = 3
+
+#: Cycles from a KV store read request to its data.
+KV_LATENCY = 3
+
+
+def DescriptorLayout() -> data.StructLayout:
+    """The 512-bit descriptor, field for field as :mod:`hwgen.descriptors` packs it."""
+    return data.StructLayout({name: unsigned(width) for name, (_, width) in field_bits().items()})
+
+
+def index_bits(size: int) -> int:
+    """Bits of an index below ``size`` (at least 1)."""
+    return max(1, bits_for(size - 1))
+
+
+def Operator(config: BuildConfig) -> Signature:
+    """What the sequencer shows to every unit while an operator runs; stable from ``start`` to ``done``.
+
+    ``descriptor`` the command; ``first`` first active token of the chunk; ``count`` active tokens (>= 1); ``tokens`` tokens of the pass;
+    ``position`` context position of token 0; ``gang`` 1 where all groups of the linear engine work on the same tokens (``count <= lanes``);
+    ``write_logits`` and ``logits`` (address) for HEAD.
+    """
+    count = bits_for(config.chunk)
+    return Signature({
+        "descriptor": Out(DescriptorLayout()),
+        "first": Out(count),
+        "count": Out(count),
+        "tokens": Out(count),
+        "position": Out(bits_for(config.max_context)),
+        "gang": Out(1),
+        "write_logits": Out(1),
+        "logits": Out(ADDRESS_BITS),
+    })  # fmt: skip
+
+
+def BeatStream(config: BuildConfig) -> Signature:
+    """Stream of beats, ``8 * beat_bytes`` bits."""
+    return stream.Signature(unsigned(8 * config.beat_bytes))
+
+
+def RowStream(config: BuildConfig) -> Signature:
+    """Stream of ring rows: ``groups`` beats, the earliest in the low bits."""
+    return stream.Signature(unsigned(8 * config.beat_bytes * config.groups))
+
+
+def MemoryRead(depth: int, width: int) -> Signature:
+    """Read request without handshake: ``addr`` (initiator) and ``data`` a fixed number of cycles later."""
+    return Signature({"addr": Out(index_bits(depth)), "data": In(width)})
+
+
+def MemoryWrite(depth: int, width: int) -> Signature:
+    """Write strobe: ``data`` to ``addr`` while ``valid``."""
+    return Signature({"valid": Out(1), "addr": Out(index_bits(depth)), "data": Out(width)})
+
+
+def ActivationWrite(config: BuildConfig) -> Signature:
+    """``width`` int8 activations to word ``addr`` of lane ``lane`` in every group whose bit of ``groups`` is set."""
+    return Signature({
+        "valid": Out(1),
+        "groups": Out(config.groups),
+        "lane": Out(index_bits(config.lanes)),
+        "addr": Out(index_bits(config.max_inputs // config.width)),
+        "data": Out(8 * config.width),
+    })  # fmt: skip
+
+
+def AccumulatorRead(config: BuildConfig) -> Signature:
+    """Result vector ``vector`` (``width`` rows) of one token: ``group`` (ignored with ``gang``) and ``lane`` choose it.
+
+    ``data`` holds ``width`` signed accumulators, ``ACCUMULATOR_LATENCY`` cycles after the request.
+    """
+    return Signature({
+        "gang": Out(1),
+        "group": Out(index_bits(config.groups)),
+        "lane": Out(index_bits(config.lanes)),
+        "vector": Out(index_bits(config.max_rows // config.width)),
+        "data": In(config.width * config.acc_bits),
+    })  # fmt: skip
+
+
+def QueryWrite(config: BuildConfig) -> Signature:
+    """``width`` int8 query elements: vector ``vector`` of head slot ``slot`` (token * group + head in group) of ``kv_head``.
+
+    ``kv_heads`` and ``head_vectors`` are those of the operator, stable over it (NORM to the head uses 0 for slot, kv_head).
+    """
+    return Signature({
+        "valid": Out(1),
+        "slot": Out(index_bits(config.max_group)),
+        "kv_head": Out(index_bits(config.max_kv_heads)),
+        "kv_heads": Out(bits_for(config.max_kv_heads)),
+        "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
+        "vector": Out(index_bits(max(config.max_inputs, config.max_head_dim) // config.width)),
+        "data": Out(8 * config.width),
+    })  # fmt: skip
+
+
+def QueryScaleWrite(config: BuildConfig) -> Signature:
+    """float32 scale of one query head slot (same indices as :func:`QueryWrite`)."""
+    return Signature({
+        "valid": Out(1),
+        "slot": Out(index_bits(config.max_group)),
+        "kv_head": Out(index_bits(config.max_kv_heads)),
+        "kv_heads": Out(bits_for(config.max_kv_heads)),
+        "scale": Out(32),
+    })  # fmt: skip
+
+
+def KvWrite(config: BuildConfig) -> Signature:
+    """``width`` int8 elements of one key (``value`` 0) or value (1): vector ``vector`` of head ``head``, bank ``position % chunk``."""
+    return Signature({
+        "valid": Out(1),
+        "bank": Out(index_bits(config.chunk)),
+        "value": Out(1),
+        "head": Out(index_bits(config.max_kv_heads)),
+        "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
+        "vector": Out(index_bits(config.max_head_dim // config.width)),
+        "data": Out(8 * config.width),
+    })  # fmt: skip
+
+
+def KvScaleWrite(config: BuildConfig) -> Signature:
+    """bf16 scale of one key or value head of one bank."""
+    return Signature({
+        "valid": Out(1),
+        "bank": Out(index_bits(config.chunk)),
+        "value": Out(1),
+        "head": Out(index_bits(config.max_kv_heads)),
+        "scale": Out(16),
+    })  # fmt: skip
+
+
+def KvRead(config: BuildConfig) -> Signature:
+    """Read of the on-chip KV store: elements ``[dim, dim + 1) * key_bytes`` of head ``head`` in every bank.
+
+    ``KV_LATENCY`` cycles later ``data`` holds ``key_bytes`` elements a bank (bank 0 lowest) and ``scales`` the bf16 scale of that
+    head and kind in every bank.
+    """
+    return Signature({
+        "value": Out(1),
+        "head": Out(index_bits(config.max_kv_heads)),
+        "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
+        "dim": Out(index_bits(config.max_head_dim // config.key_bytes)),
+        "data": In(8 * config.key_bytes * config.chunk),
+        "scales": In(16 * config.chunk),
+    })  # fmt: skip
+
+
+def Segment() -> Signature:
+    """Stream of segments: ``address`` in bytes and ``beats``."""
+    return stream.Signature(data.StructLayout({"address": ADDRESS_BITS, "beats": 32}))
+
+
+def WriteBeat(config: BuildConfig) -> Signature:
+    """Stream of beats to memory: ``data`` and a byte ``strobe``."""
+    return stream.Signature(data.StructLayout({"data": 8 * config.beat_bytes, "strobe": config.beat_bytes}))

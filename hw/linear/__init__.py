@@ -1,0 +1,1 @@
+"""Ternary table-lookup engine."""

@@ -1,0 +1,97 @@
+"""Look-up tables of partial sums: three activations to the 14 sums that a folded code can ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["ENTRY_BITS", "TABLE_ENTRIES", "WALK", "Step", "TableBuilder", "add_or_subtract"]
+
+#: Entries of a table: entry k is c0 a0 + c1 a1 + c2 a2 with the balanced ternary digits c of k.
+TABLE_ENTRIES = 14
+
+#: Bits of an entry (signed): three times 128 at most.
+ENTRY_BITS = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """Write ``entry``, which is the entry before it with activation ``operand`` added or, with ``negate``, subtracted."""
+
+    entry: int
+    operand: int
+    negate: bool
+
+
+def _walk() -> tuple[Step, ...]:
+    # A path through all digit triples of k >= 0 that changes one digit by one at a time, so that one adder fills a table.
+    path = [
+        (0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (-1, 1, 0), (-1, 1, 1), (0, 1, 1),
+        (1, 1, 1), (1, 0, 1), (0, 0, 1), (-1, 0, 1), (-1, -1, 1), (0, -1, 1), (1, -1, 1),
+    ]  # fmt: skip
+    steps = [Step(0, 0, False)]
+    for before, after in zip(path, path[1:], strict=False):
+        operand = next(j for j in range(3) if before[j] != after[j])
+        steps.append(Step(after[0] + 3 * after[1] + 9 * after[2], operand, after[operand] < before[operand]))
+    return tuple(steps)
+
+
+#: The order in which the entries are filled. The first step writes zero and ignores its operand.
+WALK = _walk()
+
+
+def add_or_subtract(left: Value, right: Value, negate: Value, bits: int) -> Value:
+    """``left - right`` with ``negate``, else ``left + right``: signed, ``bits`` wide.
+
+    One carry chain with one look-up table a bit: the position below the lowest one adds ``negate`` to itself, which
+    makes it the carry-in and needs no logic.
+    """
+    width = max(len(left), len(right), bits)
+    a = Cat(negate, left, left[-1].replicate(width - len(left)))
+    b = Cat(negate, Cat(right, right[-1].replicate(width - len(right))) ^ negate.replicate(width))
+    return (a + b)[1 : bits + 1].as_signed()
+
+
+class TableBuilder(wiring.Component):
+    """Computes the entries of one table after another along `WALK`.
+
+    Members:
+
+    * ``operands``: In, activations of the tables that this builder fills, three a table, stable while they are selected.
+    * ``select``: In, the operand of a step.
+    * ``negate``, ``clear``: In, one cycle after ``select``: subtract the operand; begin a table (the entry is 0).
+    * ``entry``: Out, the entry, two cycles after ``select``.
+    * ``enable``: In, one cycle after ``select``: take the step; without it ``entry`` stays.
+    """
+
+    #: Cycles from ``select`` to ``entry``.
+    LATENCY = 2
+
+    def __init__(self, tables: int) -> None:
+        if tables < 1:
+            raise ValueError(f"tables must be at least 1, not {tables!r}")
+        self.tables = tables
+        super().__init__({
+            "operands": In(signed(8)).array(3 * tables),
+            "select": In(range(3 * tables)),
+            "enable": In(1),
+            "negate": In(1),
+            "clear": In(1),
+            "entry": Out(signed(ENTRY_BITS)),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        operand = Signal(signed(8), reset_less=True)
+        with m.Switch(self.select):
+            for i, value in enumerate(self.operands):
+                with m.Case(i):
+                    m.d.sync += operand.eq(value)
+        with m.If(self.clear):
+            m.d.sync += self.entry.eq(0)
+        with m.Elif(self.enable):
+            m.d.sync += self.entry.eq(add_or_subtract(self.entry, operand, self.negate, ENTRY_BITS))
+        return m

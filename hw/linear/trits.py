@@ -1,0 +1,133 @@
+"""Weight bytes to table codes: five base-3 digits a byte, three consecutive inputs of a row to one folded code."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import TRITS_PER_BYTE, BuildConfig
+
+__all__ = ["GROUP", "INDEX_BITS", "TritDecoder", "partner"]
+
+#: Consecutive inputs that share one table.
+GROUP = 3
+
+#: Bits of a folded table index, 0 to 13.
+INDEX_BITS = 4
+
+#: Offset of the digit sum: three zero trits have digits 1, 1, 1.
+ZERO_CODE = sum(3**j for j in range(GROUP))
+
+
+def partner(table: int) -> tuple[int, int]:
+    """``(level, left)`` of the adder in which the subtree that begins with ``table`` (> 0) is the right operand.
+
+    Neighbours are added pairwise, so the lowest set bit of ``table`` is the level, and clearing it gives the first
+    table of the left operand.
+    """
+    return (table & -table).bit_length() - 1, table & (table - 1)
+
+
+class TritDecoder(wiring.Component):
+    """Folded codes of one weight beat.
+
+    Row ``r`` of a beat is bytes ``[r, r + 1) * beat_bytes / rows``; a byte is ``sum(d_j * 3^j)`` with digits d = w + 1. Inputs
+    ``3t .. 3t + 2`` of a row belong to table ``t``; the last table may cover fewer. With k = w0 + 3 w1 + 9 w2 the table
+    holds the entries of k >= 0 only: its value counts with the sign of k.
+
+    The signs are not applied to the entries. Each adder of the tree over a row's tables adds or subtracts its right
+    operand as the first tables of both operands agree or differ in sign, and what it returns has the sign of its left
+    operand. So there is one decision for every table but the first, and that one belongs to the final sum.
+
+    Members:
+
+    * ``valid``: In, a new ``beat`` (bytes above 242 give arbitrary codes).
+    * ``index[r][t]``: Out, abs(k), `INDEX_LATENCY` cycles after ``beat``.
+    * ``negate[r][t]``: Out, for t > 0: subtract the right operand of the adder that `partner` describes,
+      `INDEX_LATENCY` + 1 + level cycles after ``beat``; for t = 0: the sum of the row counts negative,
+      `INDEX_LATENCY` + 1 + ``levels`` cycles after ``beat``.
+
+    One beat a cycle. No stage changes without a valid beat in it.
+    """
+
+    #: Cycles from ``beat`` to ``index``.
+    INDEX_LATENCY = 3
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        #: Adder levels over the tables of a row.
+        self.levels = (config.tables - 1).bit_length()
+        super().__init__({
+            "valid": In(1),
+            "beat": In(8 * config.beat_bytes),
+            "index": Out(data.ArrayLayout(INDEX_BITS, config.tables)).array(config.rows),
+            "negate": Out(config.tables).array(config.rows),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        row_bytes = config.beat_bytes // config.rows
+
+        # valid[i]: the registers of stage i take a new value at the end of this cycle.
+        valid = [self.valid]
+        for stage in range(1, self.INDEX_LATENCY + 1 + self.levels):
+            register = Signal(name=f"valid_{stage}")
+            m.d.sync += register.eq(valid[-1])
+            valid.append(register)
+
+        for row in range(config.rows):
+            digits: list[Value] = []
+            for byte in range(row * row_bytes, (row + 1) * row_bytes):
+                digits += self._digits(m, valid, self.beat.word_select(byte, 8), f"byte_{byte}")
+            signs = Signal(config.tables, name=f"signs_{row}", reset_less=True)
+            with m.If(valid[2]):
+                for table in range(config.tables):
+                    group = digits[GROUP * table : GROUP * (table + 1)]
+                    group += [Const(1, 2)] * (GROUP - len(group))
+                    fold(m, Cat(group), self.index[row][table], signs[table])
+            self._relative_signs(m, valid[self.INDEX_LATENCY :], signs, row)
+        return m
+
+    def _digits(self, m: Module, valid: list[Value], byte: Value, name: str) -> list[Value]:
+        """Digits (2 bits each) of a byte after two stages: split at 27, so that every later step has at most 6 inputs."""
+        high = Signal(4, name=f"{name}_quotient")
+        with m.Switch(byte):
+            for quotient in range(1, 9):
+                with m.Case(*range(27 * quotient, 27 * (quotient + 1))):
+                    m.d.comb += high.eq(quotient)
+        high_register = Signal(4, name=f"{name}_high", reset_less=True)
+        low_register = Signal(5, name=f"{name}_low", reset_less=True)
+        with m.If(valid[0]):
+            # byte - 27 * high, modulo 32
+            m.d.sync += [high_register.eq(high), low_register.eq(byte[:5] + 5 * high)]
+        digits = [Signal(2, name=f"{name}_digit_{j}", reset_less=True) for j in range(TRITS_PER_BYTE)]
+        with m.If(valid[1]):
+            for source, first, count in ((low_register, 0, 3), (high_register, 3, 2)):
+                with m.Switch(source):
+                    for value in range(3**count):
+                        with m.Case(value):
+                            m.d.sync += [digits[first + j].eq(value // 3**j % 3) for j in range(count)]
+        return list(digits)
+
+    def _relative_signs(self, m: Module, valid: list[Value], signs: Value, row: int) -> None:
+        """Delay every decision to the cycle of its adder; decisions of one level share a register."""
+        for level in range(self.levels + 1):
+            tables = [t for t in range(1, self.config.tables) if partner(t)[0] == level] if level < self.levels else [0]
+            decisions = Cat(signs[t] ^ signs[partner(t)[1]] if t else signs[0] for t in tables)
+            for delay in range(level + 1):
+                register = Signal(len(tables), name=f"negate_{row}_{level}_{delay}", reset_less=True)
+                with m.If(valid[delay]):
+                    m.d.sync += register.eq(decisions)
+                decisions = register
+            m.d.comb += [self.negate[row][t].eq(decisions[i]) for i, t in enumerate(tables)]
+
+
+def fold(m: Module, digits: Value, index: Value, sign: Value) -> None:
+    """Register index and sign of three digits."""
+    with m.Switch(digits):
+        for code in range(3**GROUP):
+            pattern = sum(code // 3**j % 3 << 2 * j for j in range(GROUP))
+            with m.Case(pattern):
+                m.d.sync += [index.eq(abs(code - ZERO_CODE)), sign.eq(code < ZERO_CODE)]

@@ -1,0 +1,123 @@
+"""Reads the program from memory and queues its descriptors."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Opcode
+from ..axi.signature import BURST_INCR, RESPONSE_OKAY, Axi4Read
+from ..interfaces import ADDRESS_BITS, DescriptorLayout, index_bits
+from .port import ErrorReport
+from .ring import following
+
+__all__ = ["ProgramReader"]
+
+#: Descriptors in flight; the padding of a program covers what is read beyond its end.
+IN_FLIGHT = 4
+assert IN_FLIGHT < PROGRAM_PADDING
+
+
+class ProgramReader(wiring.Component):
+    """Fetches the 64-byte descriptors from ``address`` on, one burst each, until the END descriptor has come, and shows them
+    in order to two readers that take them independently. What was read beyond END is dropped.
+
+    Members
+    -------
+    start : In(1)
+        Strobe: read the program at ``address`` (64-byte aligned). Only while ``idle``.
+    address : In
+    axi : Out(Axi4Read)
+    descriptors : Out(stream of DescriptorLayout) per reader
+        END is delivered last.
+    error : Out(ErrorReport)
+        A word came with an error response; the descriptor is replaced by END, so that the pass ends.
+    idle : Out(1)
+        No program is being read and nothing is in flight (descriptors may still be queued).
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "start": In(1),
+            "address": In(ADDRESS_BITS),
+            "axi": Out(Axi4Read(config.port_bits)),
+            "descriptors": Out(stream.Signature(DescriptorLayout())).array(2),
+            "error": Out(ErrorReport()),
+            "idle": Out(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        ar, r = self.axi.ar, self.axi.r
+        depth = config.descriptor_queue
+        words = DESCRIPTOR_BYTES // config.port_bytes
+
+        running, in_flight = Signal(), Signal(range(IN_FLIGHT + 1))
+        requested, received, store = Signal(), Signal(), Signal()
+
+        # Request side: a descriptor is asked for when both readers will have room for it.
+        used = [Signal(range(depth + 1), name=f"used{i}") for i in range(2)]
+        m.d.comb += [
+            ar.size.eq(config.port_bytes.bit_length() - 1),
+            ar.burst.eq(BURST_INCR),
+            ar.len.eq(words - 1),
+            requested.eq(running & (in_flight != IN_FLIGHT) & Cat(u + in_flight < depth for u in used).all() & (~ar.valid | ar.ready)),
+            received.eq(r.valid & r.last),
+            r.ready.eq(1),
+            self.idle.eq(~running & (in_flight == 0)),
+        ]
+        m.d.sync += in_flight.eq(in_flight + requested - store)
+        upcoming = Signal(ADDRESS_BITS)
+        with m.If(ar.ready):
+            m.d.sync += ar.valid.eq(0)
+        with m.If(requested):
+            m.d.sync += [ar.valid.eq(1), ar.addr.eq(upcoming), upcoming.eq(upcoming + DESCRIPTOR_BYTES)]
+
+        # Response side: words are gathered into a descriptor.
+        failed = Signal()
+        gathered = Signal(DescriptorLayout(), reset_less=True)
+        m.d.sync += [
+            self.error.valid.eq(r.valid & (r.resp != RESPONSE_OKAY)),
+            self.error.resp.eq(r.resp),
+            store.eq(received),
+        ]
+        with m.If(r.valid):
+            m.d.sync += [
+                gathered.as_value().eq(Cat(gathered.as_value(), r.data)[config.port_bits :]),
+                failed.eq((failed & ~store) | (r.resp != RESPONSE_OKAY)),
+            ]
+        with m.Elif(store):
+            m.d.sync += failed.eq(0)
+
+        m.submodules.queue = queue = memory.Memory(shape=DescriptorLayout(), depth=depth, init=[])
+        write = queue.write_port()
+        entry = Signal(DescriptorLayout())
+        m.d.comb += entry.eq(gathered)
+        with m.If(failed):
+            m.d.comb += entry.opcode.eq(Opcode.END)
+            m.d.comb += entry.flags.eq(0)
+            m.d.comb += entry.token_start.eq(0)
+        m.d.comb += [write.data.eq(entry), write.en.eq(store & running)]
+        with m.If(write.en):
+            m.d.sync += write.addr.eq(following(write.addr, depth))
+            with m.If(entry.opcode == Opcode.END):
+                m.d.sync += running.eq(0)
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), upcoming.eq(self.address)]
+
+        for number, output in enumerate(self.descriptors):
+            read = queue.read_port(domain="comb")
+            position = Signal(index_bits(depth), name=f"position{number}")
+            load = Signal(name=f"load{number}")
+            count = used[number]
+            m.d.comb += [read.addr.eq(position), load.eq((count != 0) & (~output.valid | output.ready))]
+            m.d.sync += count.eq(count + write.en - load)
+            with m.If(load):
+                m.d.sync += [output.valid.eq(1), output.p.eq(read.data), position.eq(following(position, depth))]
+            with m.Elif(output.ready):
+                m.d.sync += output.valid.eq(0)
+        return m

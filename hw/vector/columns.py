@@ -1,0 +1,155 @@
+"""Sum of squares in the order of the numerics contract, with the adders of the lanes."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig, ConfigError
+from ...numerics import SUM_COLUMNS
+from ..float import FloatAdd
+
+__all__ = ["ColumnSum"]
+
+#: Cycles from operands on ``left`` and ``right`` to their sum on ``totals``.
+ADD = 1 + FloatAdd.latency
+
+
+class ColumnSum(wiring.Component):
+    """``column_sum(x^2) / n + eps`` of a token; the lanes add, this unit remembers and decides what is added next.
+
+    ``valid``: the squares of one vector are on the lanes' second product; ``left`` holds what they are added to. ``last``: they are the
+    token's last, and ``inverse_n`` and ``epsilon`` are sampled. From then on ``left`` and ``right`` are the operands of the lanes'
+    adders. ``totals``: sums of all lanes. ``mean_valid``: strobe, multiply ``sum`` by ``inverse_n_held``; the answer is
+    ``product_valid`` with ``product``, some cycles later. ``variance``: the result, until ``variance_ready``. ``busy``: from the first vector until
+    the result was taken.
+
+    The 128 columns are ways x lanes. A way is the row of one vector; it comes round every ``ways`` cycles at the earliest,
+    which must not be before its last sum was written::
+
+        cycle  0          1         ADD          ADD + 1
+               read way   operands  sum, write   may be read
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.width = config.width
+        self.ways = SUM_COLUMNS // config.width
+        if self.ways < ADD + 1:
+            widest = 1
+            while SUM_COLUMNS // (2 * widest) >= ADD + 1:
+                widest *= 2
+            raise ConfigError(
+                f"ports * port_bits must be at most {32 * widest}, not {32 * self.width}: with more than {widest} lanes a running sum "
+                f"would be needed before the adder has it; the nearest legal value of ports is {32 * widest // config.port_bits}"
+            )
+        super().__init__({
+            "valid": In(1),
+            "last": In(1),
+            "inverse_n": In(32),
+            "epsilon": In(32),
+            "left": Out(32 * self.width),
+            "right": Out(32 * self.width),
+            "totals": In(32 * self.width),
+            "mean_valid": Out(1),
+            "sum": Out(32),
+            "inverse_n_held": Out(32),
+            "product_valid": In(1),
+            "product": In(32),
+            "variance_valid": Out(1),
+            "variance": Out(32),
+            "variance_ready": In(1),
+            "busy": Out(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.columns = columns = memory.Memory(
+            shape=32 * self.width, depth=self.ways, init=[], attrs={"ram_style": "distributed"}
+        )
+        write = columns.write_port()
+        left, right = columns.read_port(domain="comb"), columns.read_port(domain="comb")
+
+        way = Signal(range(self.ways))
+        filled = Signal(self.ways)  # columns that were written for this token; the others count as 0
+        stride = Signal(range(self.ways))  # distance of the ways added next, a power of two; 0 when way 0 alone is left
+        fold = Signal(range(self.width))  # distance of the lanes added next, likewise
+        wait = Signal(range(ADD))
+        epsilon = Signal(32)
+        mean_added = Signal()
+
+        issue = Signal()  # left and right are operands whose sum is written to `way`
+        for_column = Signal()
+        row_left, row_right = Signal(32 * self.width), Signal(32 * self.width)
+        m.d.comb += [
+            for_column.eq(self.valid | issue),
+            left.addr.eq(way),
+            right.addr.eq(way | stride),
+            row_left.eq(Mux(filled.bit_select(left.addr, 1), left.data, 0)),
+            row_right.eq(Mux(filled.bit_select(right.addr, 1), right.data, 0)),
+            self.sum.eq(row_left[:32]),
+        ]
+        with m.If(for_column):
+            m.d.sync += filled.bit_select(way, 1).eq(1)
+
+        written = Signal(ADD)
+        target = Signal(ADD * len(way), reset_less=True)
+        m.d.sync += [written.eq(Cat(for_column, written)), target.eq(Cat(way, target))]
+        m.d.comb += [write.en.eq(written[-1]), write.addr.eq(target[-len(way) :]), write.data.eq(self.totals)]
+
+        m.d.comb += [self.left.eq(row_left), self.right.eq(row_right), self.busy.eq(1)]
+        with m.FSM(name="state"):
+            with m.State("ACCUMULATE"):
+                m.d.comb += self.busy.eq(filled[0])
+                with m.If(self.valid):
+                    m.d.sync += way.eq(way + 1)
+                with m.If(self.valid & self.last):
+                    m.d.sync += [
+                        way.eq(0),
+                        stride.eq(self.ways // 2),
+                        fold.eq(self.width // 2),
+                        mean_added.eq(0),
+                        self.inverse_n_held.eq(self.inverse_n),
+                        epsilon.eq(self.epsilon),
+                    ]
+                    m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.d.sync += wait.eq(wait + 1)
+                with m.If(wait == ADD - 1):
+                    m.d.sync += wait.eq(0)
+                    with m.If(stride.any()):
+                        m.next = "WAYS"
+                    with m.Elif(fold.any()):
+                        m.next = "LANES"
+                    with m.Elif(~mean_added):
+                        m.next = "MEAN"
+                    with m.Else():
+                        m.d.sync += self.variance.eq(self.totals[:32])
+                        m.next = "OFFER"
+            with m.State("WAYS"):
+                m.d.comb += issue.eq(1)
+                m.d.sync += way.eq(way + 1)
+                with m.If(way + 1 == stride):
+                    m.d.sync += [way.eq(0), stride.eq(stride >> 1)]
+                    m.next = "SETTLE"
+            with m.State("LANES"):
+                m.d.comb += issue.eq(1)
+                m.d.sync += fold.eq(fold >> 1)
+                for k in range(len(fold)):
+                    with m.If(fold[k]):
+                        m.d.comb += self.right.eq(row_left >> (32 << k))
+                m.next = "SETTLE"
+            with m.State("MEAN"):
+                m.d.comb += self.mean_valid.eq(1)
+                m.next = "EPSILON"
+            with m.State("EPSILON"):
+                m.d.comb += [self.left.eq(self.product), self.right.eq(epsilon)]
+                with m.If(self.product_valid):
+                    m.d.sync += mean_added.eq(1)
+                    m.next = "SETTLE"
+            with m.State("OFFER"):
+                m.d.comb += self.variance_valid.eq(1)
+                with m.If(self.variance_ready):
+                    m.d.sync += filled.eq(0)
+                    m.next = "ACCUMULATE"
+        return m

@@ -1,0 +1,149 @@
+"""Order of the steps of DRAIN."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...descriptors import Opcode
+from ..float import IntToFloat
+from ..interfaces import ACCUMULATOR_LATENCY, Operator, index_bits
+from .scales import Scales
+from .step import HELD, Step, Tag
+
+__all__ = ["DrainSteps"]
+
+#: Cycles from an accumulator request to the step that its data belongs to.
+REQUEST_LEAD = ACCUMULATOR_LATENCY + IntToFloat.latency - HELD
+
+#: Cycles from a request being decided to the use of the token's scale.
+SCALE_USE = 1 + REQUEST_LEAD + HELD
+
+#: Cycles from the last request of a token to the loading of the next one's scale, which must not change before it was used.
+LOAD_PAUSE = max(1, SCALE_USE - Scales.LOAD + 1)
+
+#: Cycles from there to the first request.
+LOAD_LEAD = max(1, Scales.LOAD - SCALE_USE)
+
+
+class DrainSteps(wiring.Component):
+    """Accumulator requests and steps of DRAIN, a token after the other.
+
+    ``group``, ``lane``, ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later that it meets the data. ``load``,
+    ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's result is written. Scales must be complete: the operator waits for ``sums_busy`` and
+    ``scales_busy`` to fall.
+
+    ::
+
+        IDLE - BASE - READY - LOAD - LEAD - REQUEST - PAUSE -> LOAD of the next token
+                                                    \\ FLUSH (drained) - done
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "op": In(Operator(config)),
+            "start": In(1),
+            "done": Out(1),
+            "group": Out(index_bits(config.groups)),
+            "lane": Out(index_bits(config.lanes)),
+            "vector": Out(index_bits(config.max_rows // config.width)),
+            "step": Out(Step(config)),
+            "load": Out(1),
+            "load_token": Out(index_bits(config.chunk)),
+            "drained": In(1),
+            "sums_busy": In(1),
+            "scales_busy": In(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        op, descriptor = self.op, self.op.descriptor
+
+        source_offset, target_offset = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        source, target = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        vector = Signal(16)
+        position = Signal.like(op.count)
+        lane, group = Signal.like(self.lane), Signal.like(self.group)
+        wait = Signal(range(max(LOAD_PAUSE, LOAD_LEAD) + 1))
+
+        do_request = Signal()
+        last_vector, last_token = Signal(), Signal()
+        tag = Signal(Tag(self.config))
+        m.d.comb += [
+            last_vector.eq(vector + 1 == descriptor.vectors),
+            last_token.eq(position + 1 == op.count),
+            tag.source.eq(source + vector),
+            tag.target.eq(target + vector),
+            tag.final.eq(last_token & last_vector),
+            self.load_token.eq(op.first + position),
+        ]
+
+        # The step waits for the accumulators.
+        do_drain = do_request
+        for k in range(REQUEST_LEAD):
+            do_drain_next = Signal(name=f"do_drain_{k}")
+            tag_next = Signal(Tag(self.config), name=f"tag_{k}", reset_less=True)
+            m.d.sync += [do_drain_next.eq(do_drain), tag_next.eq(tag)]
+            do_drain, tag = do_drain_next, tag_next
+        m.d.comb += [self.step.strobes.drain.eq(do_drain), self.step.tag.eq(tag)]
+        m.d.sync += [self.lane.eq(lane), self.group.eq(group), self.vector.eq(descriptor.row_blocks + vector)]
+
+        with m.If(do_request):
+            m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
+
+        with m.FSM(name="state"):
+            with m.State("IDLE"):
+                with m.If(self.start & (descriptor.opcode == Opcode.DRAIN)):
+                    m.d.sync += [
+                        source_offset.eq(op.first * descriptor.src_stride),
+                        target_offset.eq(op.first * descriptor.dst_stride),
+                        vector.eq(0),
+                        position.eq(0),
+                        lane.eq(0),
+                        group.eq(0),
+                    ]
+                    m.next = "BASE"
+            with m.State("BASE"):
+                m.d.sync += [source.eq(descriptor.src + source_offset), target.eq(descriptor.dst + target_offset)]
+                m.next = "READY"
+            with m.State("READY"):
+                with m.If(~self.sums_busy & ~self.scales_busy):
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += self.load.eq(1)
+                m.d.sync += wait.eq(LOAD_LEAD - 1)
+                m.next = "REQUEST" if LOAD_LEAD == 1 else "LEAD"
+            with m.State("LEAD"):
+                m.d.sync += wait.eq(wait - 1)
+                with m.If(wait == 1):
+                    m.next = "REQUEST"
+            with m.State("REQUEST"):
+                m.d.comb += do_request.eq(1)
+                with m.If(last_vector):
+                    m.d.sync += [
+                        position.eq(position + 1),
+                        source.eq(source + descriptor.src_stride),
+                        target.eq(target + descriptor.dst_stride),
+                        wait.eq(LOAD_PAUSE - 1),
+                    ]
+                    with m.If(lane == self.config.lanes - 1):
+                        m.d.sync += [lane.eq(0), group.eq(group + 1)]
+                    with m.Else():
+                        m.d.sync += lane.eq(lane + 1)
+                    m.next = "LOAD" if LOAD_PAUSE == 1 else "PAUSE"
+                    with m.If(last_token):
+                        m.next = "FLUSH"
+            with m.State("PAUSE"):
+                m.d.sync += wait.eq(wait - 1)
+                with m.If(wait == 1):
+                    m.next = "LOAD"
+            with m.State("FLUSH"):
+                with m.If(self.drained):
+                    m.next = "FINISH"
+            with m.State("FINISH"):
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
+        return m

@@ -1,0 +1,122 @@
+"""Order of the steps of NORM."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...descriptors import Flag, Opcode
+from ..interfaces import Operator, index_bits
+from .step import CHAIN_GAP, Kind, Step
+
+__all__ = ["NormSteps"]
+
+
+class NormSteps(wiring.Component):
+    """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised.
+
+    ``step`` is the step of this cycle. ``dividing``: the token's factor will be there for a step of the next cycle. ``drained``: the ``final``
+    step's results leave. ``rewind``: a token begins; ``token`` is its number until ``sums_busy`` falls. ``scales_busy``: a token's scale is
+    still being computed: the operator ends without waiting for it, except with TO_QUERY.
+
+    ::
+
+        IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - QUANTIZE - GAP -> next token
+                                                                                   \\ FLUSH (drained) - done
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "op": In(Operator(config)),
+            "start": In(1),
+            "done": Out(1),
+            "step": Out(Step(config)),
+            "rewind": Out(1),
+            "token": Out(index_bits(config.chunk)),
+            "dividing": In(1),
+            "drained": In(1),
+            "sums_busy": In(1),
+            "scales_busy": In(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        op, descriptor = self.op, self.op.descriptor
+        tag = self.step.tag
+        do_sum, do_quantize = Signal(), Signal()
+        m.d.comb += [self.step.strobes.sum.eq(do_sum), self.step.strobes.quantize.eq(do_quantize)]
+        to_query = (descriptor.flags & Flag.TO_QUERY).any()
+
+        offset = Signal(16, reset_less=True)
+        base = Signal(16, reset_less=True)
+        vector = Signal(16)
+        position = Signal.like(op.count)  # of the token among the active ones
+        lane = Signal(index_bits(self.config.lanes))
+        group = Signal(index_bits(self.config.groups))
+        gap = Signal(range(CHAIN_GAP + 1))
+
+        last_vector, last_token = Signal(), Signal()
+        m.d.comb += [
+            last_vector.eq(vector + 1 == descriptor.vectors),
+            last_token.eq(position + 1 == op.count),
+            tag.source.eq(base + vector),
+            tag.param.eq(descriptor.param + vector),
+            tag.target.eq(vector),
+            tag.first.eq(vector == 0),
+            tag.last.eq(last_vector),
+            tag.final.eq(last_token & last_vector),
+            tag.kind.eq(Kind.TOKEN),
+            tag.place.eq(Cat(lane, group)),
+        ]
+
+        with m.If(do_sum | do_quantize):
+            m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
+
+        with m.FSM(name="state"):
+            with m.State("IDLE"):
+                with m.If(self.start & (descriptor.opcode == Opcode.NORM)):
+                    m.d.sync += [offset.eq(op.first * descriptor.src_stride), vector.eq(0), position.eq(0), lane.eq(0), group.eq(0)]
+                    m.next = "BASE"
+            with m.State("BASE"):
+                m.d.sync += base.eq(descriptor.src + offset)
+                m.next = "READY"
+            with m.State("READY"):
+                with m.If(~self.sums_busy):
+                    m.d.comb += self.rewind.eq(1)
+                    m.d.sync += self.token.eq(op.first + position)
+                    m.next = "SUM"
+            with m.State("SUM"):
+                m.d.comb += do_sum.eq(1)
+                with m.If(last_vector):
+                    m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(self.dividing):
+                    m.next = "QUANTIZE"
+            with m.State("QUANTIZE"):
+                m.d.comb += do_quantize.eq(1)
+                with m.If(last_vector):
+                    m.d.sync += [position.eq(position + 1), base.eq(base + descriptor.src_stride), gap.eq(CHAIN_GAP)]
+                    with m.If(lane == self.config.lanes - 1):
+                        m.d.sync += [lane.eq(0), group.eq(group + 1)]
+                    with m.Else():
+                        m.d.sync += lane.eq(lane + 1)
+                    m.next = "GAP"
+                    with m.If(last_token):
+                        m.next = "FLUSH"
+            with m.State("GAP"):
+                m.d.sync += gap.eq(gap - 1)
+                with m.If(gap == 1):
+                    m.next = "READY"
+            with m.State("FLUSH"):
+                with m.If(self.drained):
+                    m.next = "FINISH"
+            with m.State("FINISH"):
+                with m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
+                    m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
+        return m

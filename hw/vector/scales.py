@@ -1,0 +1,204 @@
+"""Quantisation scales: the scalar arithmetic beside the lanes."""
+
+from __future__ import annotations
+
+import struct
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...numerics import F32_MAX_BITS
+from ..float import FloatDiv, FloatMul, FloatSqrt
+from ..float.format import pipelined
+from ..interfaces import KvScaleWrite, QueryScaleWrite, index_bits
+from .lane import ONE
+from .step import GATE, Kind, place_bits
+
+__all__ = ["HeadName", "Scales"]
+
+
+def _bits(value: float) -> int:
+    return int.from_bytes(struct.pack("<f", value), "little")
+
+
+def HeadName(config: BuildConfig) -> data.StructLayout:
+    """Whose maximum it is: ``kind``, ``place`` and ``kv_head`` as in a step's tag."""
+    return data.StructLayout({"kind": Kind, "place": place_bits(config), "kv_head": index_bits(config.max_kv_heads)})
+
+
+class Scales(wiring.Component):
+    """Scales of tokens, queries, keys and values, and the factors that elements are quantised with.
+
+    * ``peak_valid``: ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor memory; ``rewind`` returns
+      to index 0. ``dividing`` is high in the cycle in which the first factor after ``rewind`` enters the divider: a step that is registered in
+      the next cycle finds it. Factors of queries and tokens are 127 / peak, of keys and values 1 / scale. ``factor``: that of ``index``, in the
+      same cycle. Scales of heads leave on ``query_scale`` (peak * ``score_constant``) and ``kv_scale`` (bf16 of peak / 127).
+    * ``mean_valid``: multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
+    * ``variance_valid``, ``variance``, ``variance_ready``: mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on
+      ``query_scale`` (slot 0) with ``to_query``. ``busy`` until then.
+    * ``load``: ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
+
+    The three requests never meet: maxima come while a token or head passes, the mean before the next token passes, loads
+    when nothing else is under way.
+    """
+
+    #: Cycles from a request of the multiplier to its product.
+    MULTIPLY = 1 + FloatMul.latency
+    #: Cycles from ``load`` to ``token_scale``.
+    LOAD = MULTIPLY + 1
+
+    def __init__(self, config: BuildConfig) -> None:
+        # The step's address is on the bus one cycle after the strobe's next one; the factor is read one before GATE.
+        if 2 + GATE - 1 <= FloatDiv.latency:
+            raise ValueError(f"FloatDiv.latency must be below {GATE + 1}, not {FloatDiv.latency!r}")
+        self.config = config
+        self.factors = config.max_heads + 2 * config.max_kv_heads
+        token = index_bits(config.chunk)
+        super().__init__({
+            "rewind": In(1),
+            "peak_valid": In(1),
+            "peak": In(32),
+            "name": In(HeadName(config)),
+            "score_constant": In(32),
+            "dividing": Out(1),
+            "index": In(index_bits(self.factors)),
+            "factor": Out(32),
+            "mean_valid": In(1),
+            "sum": In(32),
+            "inverse_n": In(32),
+            "product_valid": Out(1),
+            "product": Out(32),
+            "variance_valid": In(1),
+            "variance": In(32),
+            "variance_ready": Out(1),
+            "token": In(token),
+            "to_query": In(1),
+            "busy": Out(1),
+            "load": In(1),
+            "load_token": In(token),
+            "weight_scale": In(32),
+            "token_scale": Out(32),
+            "kv_heads": In(8),
+            "query_scale": Out(QueryScaleWrite(config)),
+            "kv_scale": Out(KvScaleWrite(config)),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.multiplier = multiplier = FloatMul()
+        m.submodules.divider = divider = FloatDiv()
+        m.submodules.root = root = FloatSqrt()
+        m.submodules.factors = factors = memory.Memory(
+            shape=32, depth=self.factors, init=[], attrs={"ram_style": "distributed"}
+        )
+        m.submodules.tokens = tokens = memory.Memory(
+            shape=32, depth=self.config.chunk, init=[], attrs={"ram_style": "distributed"}
+        )
+        factor_write, factor_read = factors.write_port(), factors.read_port(domain="comb")
+        token_write, token_read = tokens.write_port(), tokens.read_port(domain="comb")
+        name = self.name
+        multiply = self.MULTIPLY
+
+        # Multiplier: peak * constant, sum / n, or token scale * weight scale.
+        m.d.comb += token_read.addr.eq(self.load_token)
+        constant = Mux(name.kind == Kind.QUERY, self.score_constant, Const(_bits(1.0 / 127.0), 32))
+        x = Mux(self.peak_valid, self.peak, Mux(self.mean_valid, self.sum, token_read.data))
+        y = Mux(self.peak_valid, constant, Mux(self.mean_valid, self.inverse_n, self.weight_scale))
+        m.d.comb += [multiplier.a.eq(pipelined(m, x, "x")), multiplier.b.eq(pipelined(m, y, "y"))]
+        peaks, means, loads = (Signal(multiply, name=kind) for kind in ("peaks", "means", "loads"))
+        m.d.sync += [
+            peaks.eq(Cat(self.peak_valid, peaks)),
+            means.eq(Cat(self.mean_valid, means)),
+            loads.eq(Cat(self.load, loads)),
+        ]
+        m.d.comb += [self.product.eq(multiplier.o), self.product_valid.eq(means[-1])]
+        with m.If(loads[-1]):
+            m.d.sync += self.token_scale.eq(multiplier.o)
+        peak, head = self.peak, name.as_value()
+        for k in range(multiply):
+            peak, head = pipelined(m, peak, f"peak_{k}"), pipelined(m, head, f"head_{k}")
+        named = data.View(HeadName(self.config), head)
+
+        # Scale and division of one maximum.
+        of_kv = Signal()
+        bf16 = Signal(16)
+        rounded = Signal(17)
+        m.d.comb += [
+            of_kv.eq((named.kind == Kind.KEY) | (named.kind == Kind.VALUE)),
+            rounded.eq(multiplier.o[16:32] + (multiplier.o[15] & (multiplier.o[:15].any() | multiplier.o[16]))),
+            bf16.eq(Mux(rounded > F32_MAX_BITS >> 16, F32_MAX_BITS >> 16, rounded)),
+        ]
+        numerator, denominator = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        do_factor, do_scale = Signal(), Signal()  # the division that starts in this cycle is for a factor, a token's scale
+        token_numerator, root_numerator = Signal(32), Signal(32)
+        root_waits = Signal()
+        start_scale = Signal()
+        m.d.comb += start_scale.eq(root_waits & ~peaks[-1])
+        m.d.sync += [do_factor.eq(peaks[-1]), do_scale.eq(start_scale)]
+        with m.If(peaks[-1]):
+            m.d.sync += [
+                numerator.eq(Mux(of_kv, Const(ONE, 32), Const(_bits(127.0), 32))),
+                denominator.eq(Mux(of_kv, Cat(Const(0, 16), bf16), peak)),
+                token_numerator.eq(multiplier.o),
+            ]
+        with m.Else():
+            m.d.sync += [numerator.eq(root_numerator), denominator.eq(root.o)]
+        m.d.comb += [divider.a.eq(numerator), divider.b.eq(denominator)]
+        factor_pipe, scale_pipe = Signal(FloatDiv.latency), Signal(FloatDiv.latency)
+        m.d.sync += [factor_pipe.eq(Cat(do_factor, factor_pipe)), scale_pipe.eq(Cat(do_scale, scale_pipe))]
+
+        # Factors, in the order of their maxima.
+        entry = Signal(range(self.factors))
+        announced = Signal()
+        m.d.comb += [
+            self.dividing.eq(do_factor & ~announced),
+            factor_write.en.eq(factor_pipe[-1]),
+            factor_write.addr.eq(entry),
+            factor_write.data.eq(divider.o),
+            factor_read.addr.eq(self.index),
+            self.factor.eq(factor_read.data),
+        ]
+        with m.If(do_factor):
+            m.d.sync += announced.eq(1)
+        with m.If(factor_pipe[-1]):
+            m.d.sync += entry.eq(entry + 1)
+        with m.If(self.rewind):
+            m.d.sync += [entry.eq(0), announced.eq(0)]
+
+        # Scale of a token: peak / 127 / sqrt(variance).
+        token = Signal.like(self.token)
+        to_query = Signal()
+        m.d.comb += [
+            self.variance_ready.eq(~self.busy),
+            root.start.eq(self.variance_valid & self.variance_ready),
+            root.a.eq(self.variance),
+            token_write.en.eq(scale_pipe[-1]),
+            token_write.addr.eq(token),
+            token_write.data.eq(divider.o),
+        ]
+        with m.If(root.start):
+            m.d.sync += [self.busy.eq(1), root_numerator.eq(token_numerator), token.eq(self.token), to_query.eq(self.to_query)]
+        with m.If(root.done):
+            m.d.sync += root_waits.eq(1)
+        with m.Elif(start_scale):
+            m.d.sync += root_waits.eq(0)
+        with m.If(scale_pipe[-1]):
+            m.d.sync += self.busy.eq(0)
+
+        # Scales that leave.
+        query, kv = self.query_scale, self.kv_scale
+        m.d.sync += [
+            query.valid.eq((peaks[-1] & (named.kind == Kind.QUERY)) | (scale_pipe[-1] & to_query)),
+            query.slot.eq(Mux(peaks[-1], named.place, 0)),
+            query.kv_head.eq(Mux(peaks[-1], named.kv_head, 0)),
+            query.scale.eq(Mux(peaks[-1], multiplier.o, divider.o)),
+            kv.valid.eq(peaks[-1] & of_kv),
+            kv.bank.eq(named.place),
+            kv.value.eq(named.kind == Kind.VALUE),
+            kv.head.eq(named.kv_head),
+            kv.scale.eq(bf16),
+        ]
+        m.d.comb += query.kv_heads.eq(self.kv_heads)
+        return m

@@ -1,0 +1,90 @@
+"""What travels down the pipeline of the vector unit beside the data, and when it arrives where."""
+
+from __future__ import annotations
+
+from amaranth.lib import data, enum
+from amaranth.utils import bits_for
+
+from ...config import BuildConfig
+from ..float import FloatAdd, FloatMul, FloatToInt
+from ..interfaces import SCRATCH_LATENCY, index_bits
+from .sigmoid import Sigmoid
+
+__all__ = [
+    "CHAIN_GAP", "CHAIN_SUM", "FIRST_PRODUCT", "GATE", "HELD", "Kind", "OPERANDS", "QUANTIZED", "SECOND_PRODUCT", "SHORT_SUM",
+    "Step", "Strobes", "Tag", "place_bits",
+]  # fmt: skip
+
+# Cycles after the one in which a step's address is on the memory bus.
+
+#: The memory's data is in the hold registers.
+HELD = SCRATCH_LATENCY + 1
+#: Operands of the first multiplier (short steps: of both) are in their registers.
+OPERANDS = HELD + 1
+#: The first product (short steps: both).
+FIRST_PRODUCT = OPERANDS + FloatMul.latency
+#: The sum of a short step, behind the adder's operand registers.
+SHORT_SUM = FIRST_PRODUCT + 1 + FloatAdd.latency
+#: The sigmoid of the first product.
+GATE = FIRST_PRODUCT + Sigmoid.latency
+#: The second product of a chained step, behind the multiplier's operand registers.
+SECOND_PRODUCT = GATE + 1 + FloatMul.latency
+#: The sum of a chained step.
+CHAIN_SUM = SECOND_PRODUCT + 1 + FloatAdd.latency
+#: The second product as int8.
+QUANTIZED = SECOND_PRODUCT + FloatToInt.latency
+
+#: Idle cycles between a chained step and a short one after it: they share the second multiplier.
+CHAIN_GAP = GATE + 1 - OPERANDS
+
+
+class Kind(enum.Enum, shape=2):
+    """What a vector belongs to."""
+
+    TOKEN = 0
+    QUERY = 1
+    KEY = 2
+    VALUE = 3
+
+
+def place_bits(config: BuildConfig) -> int:
+    """Bits of `Tag`'s ``place``."""
+    return max(index_bits(config.max_group), index_bits(config.lanes) + index_bits(config.groups), index_bits(config.chunk))
+
+
+def Strobes() -> data.StructLayout:
+    """At most one is set. Short steps use both multipliers side by side, chained ones in series.
+
+    ``sum`` (short): scratch * param to the maximum, scratch squared to the column sums. ``rotate`` (short): one half of a
+    rotary pair, to the maximum and back to the scratch. ``quantize`` (chained): scratch * param * factor to int8.
+    ``drain`` (chained): accumulators to the scratch.
+    """
+    return data.StructLayout({"sum": 1, "rotate": 1, "quantize": 1, "drain": 1})
+
+
+def Tag(config: BuildConfig) -> data.StructLayout:
+    """Addresses and names of one vector.
+
+    ``source``, ``target`` scratch addresses; with ``quantize``, ``target`` is the vector of the token or head. ``param`` parameter
+    address. ``first``, ``last`` vector of a token or head; ``final`` of the operator. ``second`` half of a rotary pair.
+    ``place``: lane and group (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a head; ``index`` of its factor.
+    """
+    scratch = index_bits(config.scratch_vectors)
+    return data.StructLayout({
+        "source": scratch,
+        "target": max(scratch, index_bits(max(config.max_inputs, config.max_head_dim) // config.width)),
+        "param": index_bits(config.param_vectors),
+        "first": 1,
+        "last": 1,
+        "final": 1,
+        "second": 1,
+        "kind": Kind,
+        "place": place_bits(config),
+        "kv_head": index_bits(config.max_kv_heads),
+        "index": bits_for(config.max_heads + 2 * config.max_kv_heads - 1),
+    })  # fmt: skip
+
+
+def Step(config: BuildConfig) -> data.StructLayout:
+    """One vector on its way through the lanes."""
+    return data.StructLayout({"strobes": Strobes(), "tag": Tag(config)})

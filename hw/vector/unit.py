@@ -1,0 +1,259 @@
+"""The vector unit: NORM, DRAIN and ROPE."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...descriptors import Flag, Opcode
+from ..interfaces import (
+    AccumulatorRead,
+    ActivationWrite,
+    KvScaleWrite,
+    KvWrite,
+    MemoryRead,
+    MemoryWrite,
+    Operator,
+    QueryScaleWrite,
+    QueryWrite,
+    index_bits,
+)
+from .columns import ColumnSum
+from .drain import DrainSteps
+from .lane import ONE, Gate, Lane, LaneControl
+from .norm import NormSteps
+from .peak import Peak
+from .rope import RopeSteps
+from .scales import HeadName, Scales
+from .step import CHAIN_SUM, FIRST_PRODUCT, GATE, HELD, QUANTIZED, SECOND_PRODUCT, SHORT_SUM, Kind, Strobes, Tag
+
+__all__ = ["VectorUnit"]
+
+
+class VectorUnit(wiring.Component):
+    """NORM, DRAIN and ROPE of the numerics contract, ``config.width`` elements a cycle.
+
+    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes are ignored. ``done`` comes at least
+    one cycle after the operator's last write. Memories answer after the latencies of `hwgen.hw.interfaces`; nothing stalls.
+
+    The scales of the tokens, which NORM computes and DRAIN uses, stay inside. NORM ends when its activations are written: the last scale may
+    follow up to about 150 cycles later, and the next operator of this unit waits for it. With TO_QUERY it is written before ``done``.
+
+    Steps (see `step.py`) come from one of three state machines, travel down a pipeline of fixed length beside the lanes' data, and act where they pass::
+
+        steps | request | hold | operands | * | sigmoid | * | + | write
+                                            |-> maximum -> Scales -> factor, scales
+                                        squares + ColumnSum
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self._columns = ColumnSum(config)
+        vector_bits = 32 * config.width
+        super().__init__({
+            "op": In(Operator(config)),
+            "start": In(1),
+            "done": Out(1),
+            "scratch_read": Out(MemoryRead(config.scratch_vectors, vector_bits)),
+            "scratch_write": Out(MemoryWrite(config.scratch_vectors, vector_bits)),
+            "param_read": Out(MemoryRead(config.param_vectors, vector_bits)),
+            "accumulator": Out(AccumulatorRead(config)),
+            "activation": Out(ActivationWrite(config)),
+            "query": Out(QueryWrite(config)),
+            "query_scale": Out(QueryScaleWrite(config)),
+            "kv": Out(KvWrite(config)),
+            "kv_scale": Out(KvScaleWrite(config)),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, op, descriptor = self.config, self.op, self.op.descriptor
+        m.submodules.columns = columns = self._columns
+        m.submodules.norm = norm = NormSteps(config)
+        m.submodules.drain = drain = DrainSteps(config)
+        m.submodules.rope = rope = RopeSteps(config)
+        m.submodules.scales = scales = Scales(config)
+        m.submodules.peak = peak = Peak(config.width, HeadName(config).size)
+        flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
+        to_query = flags[Flag.TO_QUERY]
+
+        # Steps: position k of the pipeline is k cycles after the address is on the memory bus.
+        strobes = [Signal(Strobes(), name=f"strobes_{k}") for k in range(CHAIN_SUM + 1)]
+        tags = [Signal(Tag(config), name=f"tag_{k}", reset_less=True) for k in range(CHAIN_SUM + 1)]
+        generators = ((Opcode.NORM, norm), (Opcode.DRAIN, drain), (Opcode.ROPE, rope))
+        with m.Switch(descriptor.opcode):
+            for opcode, generator in generators:
+                with m.Case(opcode):
+                    m.d.sync += [strobes[0].eq(generator.step.strobes), tags[0].eq(generator.step.tag)]
+        for k in range(CHAIN_SUM):
+            m.d.sync += [strobes[k + 1].eq(strobes[k]), tags[k + 1].eq(tags[k])]
+        drained = Signal()
+        m.d.comb += drained.eq(
+            (strobes[QUANTIZED].quantize & tags[QUANTIZED].final) | (strobes[CHAIN_SUM].drain & tags[CHAIN_SUM].final)
+        )
+        for _, generator in generators:
+            wiring.connect(m, wiring.flipped(op), generator.op)
+            m.d.comb += [
+                generator.start.eq(self.start),
+                generator.drained.eq(drained),
+                generator.sums_busy.eq(columns.busy),
+                generator.scales_busy.eq(scales.busy),
+            ]
+        m.d.comb += self.done.eq(Cat(generator.done for _, generator in generators).any())
+
+        # Requests. DRAIN reads the scratch late, when its data meets the product (MULTIPLY) or the sum (ADD).
+        late_multiply = GATE - HELD
+        late_add = SECOND_PRODUCT - HELD
+        m.d.comb += [self.scratch_read.addr.eq(tags[0].source), self.param_read.addr.eq(tags[0].param)]
+        with m.If(strobes[late_multiply].drain & flags[Flag.MULTIPLY]):
+            m.d.comb += self.scratch_read.addr.eq(tags[late_multiply].source)
+        with m.Elif(strobes[late_add].drain & flags[Flag.ADD]):
+            m.d.comb += self.scratch_read.addr.eq(tags[late_add].source)
+        m.d.comb += [
+            self.accumulator.gang.eq(op.gang),
+            self.accumulator.group.eq(drain.group),
+            self.accumulator.lane.eq(drain.lane),
+            self.accumulator.vector.eq(drain.vector),
+        ]
+
+        # Lanes
+        held, product, gate, chained = strobes[HELD], strobes[FIRST_PRODUCT], strobes[GATE], strobes[SECOND_PRODUCT]
+        held_kind = tags[HELD].kind
+        control = Signal(LaneControl())
+        m.d.comb += [
+            control.dequantize.eq(held.drain),
+            control.unscaled.eq((held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & (held_kind == Kind.VALUE))),
+            control.square.eq(held.sum),
+            control.second.eq(held.rotate & tags[HELD].second),
+            control.unrotated.eq(held.rotate & (held_kind == Kind.VALUE)),
+            control.chain.eq(gate.quantize | gate.drain),
+            control.add_square.eq(product.sum),
+            control.add_rotated.eq(product.rotate),
+            control.minus.eq(product.rotate & ~tags[FIRST_PRODUCT].second),
+            control.add_chain.eq(chained.drain),
+            control.residual.eq(flags[Flag.ADD]),
+        ]
+        with m.If(gate.drain):
+            with m.If(flags[Flag.SILU]):
+                m.d.comb += control.gate.eq(Gate.SIGMOID)
+            with m.Elif(flags[Flag.RELU2]):
+                m.d.comb += control.gate.eq(Gate.RELU)
+            with m.Elif(flags[Flag.MULTIPLY]):
+                m.d.comb += control.gate.eq(Gate.SCRATCH)
+        factor = Signal(32, reset_less=True)
+        m.d.comb += scales.index.eq(tags[GATE - 1].index)
+        m.d.sync += factor.eq(Mux(strobes[GATE - 1].drain, ONE, scales.factor))
+
+        products, totals, quantized = [], [], []
+        for k in range(config.width):
+            m.submodules[f"lane_{k}"] = lane = Lane(config.acc_bits)
+            m.d.comb += [
+                lane.control.eq(control),
+                lane.scratch.eq(self.scratch_read.data.word_select(k, 32)),
+                lane.param.eq(self.param_read.data.word_select(k, 32)),
+                lane.accumulator.eq(self.accumulator.data.word_select(k, config.acc_bits)),
+                lane.scale.eq(scales.token_scale),
+                lane.factor.eq(factor),
+                lane.left.eq(columns.left.word_select(k, 32)),
+                lane.right.eq(columns.right.word_select(k, 32)),
+            ]
+            products.append(lane.product)
+            totals.append(lane.total)
+            quantized.append(lane.quantized)
+
+        # Column sums of NORM
+        m.d.comb += [
+            columns.valid.eq(product.sum),
+            columns.last.eq(tags[FIRST_PRODUCT].last),
+            columns.inverse_n.eq(descriptor.scalar0),
+            columns.epsilon.eq(descriptor.scalar1),
+            columns.totals.eq(Cat(totals)),
+            columns.product_valid.eq(scales.product_valid),
+            columns.product.eq(scales.product),
+            columns.variance_ready.eq(scales.variance_ready),
+            scales.mean_valid.eq(columns.mean_valid),
+            scales.sum.eq(columns.sum),
+            scales.inverse_n.eq(columns.inverse_n_held),
+            scales.variance_valid.eq(columns.variance_valid),
+            scales.variance.eq(columns.variance),
+        ]
+
+        # Maxima: of products with `sum`, of totals with `rotate`
+        rotated, rotated_tag = strobes[SHORT_SUM], tags[SHORT_SUM]
+        measured = Signal(Tag(config))
+        name = Signal(HeadName(config))
+        m.d.comb += [
+            measured.eq(Mux(rotated.rotate, rotated_tag.as_value(), tags[FIRST_PRODUCT].as_value())),
+            name.kind.eq(measured.kind),
+            name.place.eq(measured.place),
+            name.kv_head.eq(measured.kv_head),
+            peak.valid.eq(product.sum | rotated.rotate),
+            peak.first.eq(measured.first),
+            peak.last.eq(measured.last),
+            peak.x.eq(Mux(rotated.rotate, Cat(totals), Cat(products))),
+            peak.tag.eq(name),
+        ]
+
+        # Scales and factors
+        token_to_query = Signal()  # of the token whose scale is computed, maybe after its operator's end
+        m.d.comb += [
+            scales.rewind.eq(norm.rewind | rope.rewind),
+            scales.peak_valid.eq(peak.o_valid),
+            scales.peak.eq(peak.o),
+            scales.name.eq(peak.o_tag),
+            scales.score_constant.eq(descriptor.scalar0),
+            scales.token.eq(norm.token),
+            scales.to_query.eq(token_to_query),
+            scales.load.eq(drain.load),
+            scales.load_token.eq(drain.load_token),
+            scales.weight_scale.eq(descriptor.scalar0),
+            scales.kv_heads.eq(descriptor.kv_heads),
+            norm.dividing.eq(scales.dividing),
+            rope.dividing.eq(scales.dividing),
+        ]
+        with m.If(norm.rewind):
+            m.d.sync += token_to_query.eq(to_query)
+        wiring.connect(m, scales.query_scale, wiring.flipped(self.query_scale))
+        wiring.connect(m, scales.kv_scale, wiring.flipped(self.kv_scale))
+
+        # Results
+        drain_write = strobes[CHAIN_SUM].drain
+        m.d.comb += [
+            self.scratch_write.valid.eq(drain_write | (rotated.rotate & (rotated_tag.kind != Kind.VALUE))),
+            self.scratch_write.addr.eq(Mux(drain_write, tags[CHAIN_SUM].target, rotated_tag.target)),
+            self.scratch_write.data.eq(Cat(totals)),
+        ]
+        self._connect_quantized(m, strobes[QUANTIZED].quantize, tags[QUANTIZED], Cat(quantized), to_query)
+        return m
+
+    def _connect_quantized(self, m: Module, valid: Value, tag: data.View, elements: Value, to_query: Value) -> None:
+        """int8 vectors: tokens to the activation memory (the query memory with TO_QUERY), heads to their memories."""
+        config, op, descriptor = self.config, self.op, self.op.descriptor
+        lane_bits = index_bits(config.lanes)
+        of_token = tag.kind == Kind.TOKEN
+        of_query = tag.kind == Kind.QUERY
+        lane, group = tag.place[:lane_bits], tag.place[lane_bits : lane_bits + index_bits(config.groups)]
+        activation, query, kv = self.activation, self.query, self.kv
+        m.d.comb += [
+            activation.valid.eq(valid & of_token & ~to_query),
+            activation.groups.eq(Mux(op.gang, -1, Const(1, config.groups) << group)),
+            activation.lane.eq(lane),
+            activation.addr.eq(tag.target),
+            activation.data.eq(elements),
+            query.valid.eq(valid & (of_query | (of_token & to_query))),
+            query.slot.eq(Mux(of_query, tag.place, 0)),
+            query.kv_head.eq(tag.kv_head),
+            query.kv_heads.eq(descriptor.kv_heads),
+            query.head_vectors.eq(descriptor.head_vectors),
+            query.vector.eq(tag.target),
+            query.data.eq(elements),
+            kv.valid.eq(valid & ((tag.kind == Kind.KEY) | (tag.kind == Kind.VALUE))),
+            kv.bank.eq(tag.place),
+            kv.value.eq(tag.kind == Kind.VALUE),
+            kv.head.eq(tag.kv_head),
+            kv.head_vectors.eq(descriptor.head_vectors),
+            kv.vector.eq(tag.target),
+            kv.data.eq(elements),
+        ]

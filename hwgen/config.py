@@ -1,0 +1,247 @@
+"""Build configuration: everything that is fixed when the Verilog is generated, and nothing of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION"]
+
+#: Version of the contract between image, hardware and host; raised whenever a layout or a numeric step changes.
+CONTRACT_VERSION = 1
+
+#: Ternary weights ("trits") stored in one byte, base 3.
+TRITS_PER_BYTE = 5
+
+
+class ConfigError(ValueError):
+    """An illegal build configuration; the message states the reason and the nearest legal value."""
+
+
+def power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def nearest_power_of_two(value: int) -> int:
+    """Largest power of two that is at most ``value`` (1 for values below 1)."""
+    return 1 << max(0, value.bit_length() - 1) if value > 0 else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Build-time parameters of the accelerator. Sizes of a model are run-time data up to the maxima given here.
+
+    Illegal combinations raise :class:`ConfigError` with the reason and the nearest legal value.
+    """
+
+    #: Name of the configuration, printed in reports.
+    name: str = "custom"
+    #: AXI4 memory ports.
+    ports: int = 2
+    #: Data width of one port, in bits (32, 64 or 128).
+    port_bits: int = 128
+    #: Fabric clock that cycle counts are converted with, in MHz.
+    clock_mhz: float = 250.0
+
+    #: Beat groups of the ternary engine: beats consumed in one cycle when at most ``lanes`` tokens are active.
+    groups: int = 2
+    #: Token lanes in a group; all lanes of a group share one weight beat.
+    lanes: int = 2
+    #: Output rows that one weight beat carries.
+    rows: int = 4
+    #: Look-up tables built at the same time in one lane.
+    builders: int = 14
+    #: Activation bytes a lane loads in one cycle while it prepares the next slice.
+    load_bytes: int = 8
+
+    #: Query lanes of the attention unit; all share one beat of keys or values.
+    query_lanes: int = 2
+    #: Keys in one block of the KV cache.
+    kv_block: int = 16
+    #: Tokens in one pass (one doorbell) at most; also banks of the on-chip KV store.
+    chunk: int = 8
+
+    #: Capacity of the weight ring, in beats.
+    ring_beats: int = 4096
+    #: Memory that holds the ring: "ultra" (UltraRAM) or "block" (block RAM).
+    ring_memory: str = "ultra"
+    #: Memory that holds the scratch: "ultra" or "block".
+    scratch_memory: str = "block"
+    #: Capacity of the scratch memory, in vectors (one vector is one beat of float32).
+    scratch_vectors: int = 2048
+    #: Capacity of the parameter memory (norm gains, rotary rows), in vectors.
+    param_vectors: int = 512
+
+    #: Largest input dimension of a linear layer.
+    max_inputs: int = 1024
+    #: Largest output dimension of a linear layer.
+    max_rows: int = 1024
+    #: Largest number of query heads.
+    max_heads: int = 16
+    #: Largest number of key/value heads.
+    max_kv_heads: int = 8
+    #: Largest head dimension.
+    max_head_dim: int = 64
+    #: Longest context, in tokens.
+    max_context: int = 1024
+
+    #: Entries of the sorted candidate list that the LM head keeps.
+    topk: int = 8
+    #: Longest AXI burst, in port words.
+    burst: int = 64
+    #: Read bursts a port keeps in flight.
+    outstanding: int = 8
+    #: Descriptors held on chip between program reader, prefetcher and sequencer.
+    descriptor_queue: int = 16
+    #: True adds observation outputs for co-simulation; never set in a bitstream.
+    probe: bool = False
+
+    # ---- derived sizes -------------------------------------------------------------------------------------------
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of one port word."""
+        return self.port_bits // 8
+
+    @property
+    def beat_bytes(self) -> int:
+        """Bytes of one beat: one word of every port."""
+        return self.ports * self.port_bytes
+
+    @property
+    def width(self) -> int:
+        """Vector width: float32 elements in one beat."""
+        return self.beat_bytes // 4
+
+    @property
+    def slice_inputs(self) -> int:
+        """Input elements covered by one weight beat (a *slice* of the input dimension)."""
+        return TRITS_PER_BYTE * self.beat_bytes // self.rows
+
+    @property
+    def tables(self) -> int:
+        """Look-up tables of one lane: one for every three inputs of a slice, the last may cover fewer."""
+        return -(-self.slice_inputs // 3)
+
+    @property
+    def vector_blocks(self) -> int:
+        """Row blocks (of ``rows`` rows) in one vector of results."""
+        return self.width // self.rows
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the linear engine works on at the same time."""
+        return self.groups * self.lanes
+
+    @property
+    def key_bytes(self) -> int:
+        """Elements of every key of a block that one beat carries."""
+        return self.beat_bytes // self.kv_block
+
+    @property
+    def acc_bits(self) -> int:
+        """Width of an accumulator of the ternary engine (signed)."""
+        return (127 * self.max_inputs).bit_length() + 1
+
+    @property
+    def score_bits(self) -> int:
+        """Width of an accumulator of the query-key unit (signed), which also computes the LM head."""
+        return (127 * 127 * max(self.max_head_dim, self.max_inputs)).bit_length() + 1
+
+    @property
+    def max_pages(self) -> int:
+        """Entries of the KV page table."""
+        return -(-self.max_context // self.kv_block)
+
+    @property
+    def max_group(self) -> int:
+        """Query heads of one key/value head times tokens of a chunk: slots of the attention unit."""
+        return self.chunk * self.max_heads
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ConfigError(f"{item.name} must be a positive integer, not {value!r}; use 1 or more")
+        self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
+        self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
+        self._require(
+            self.beat_bytes >= 16, "ports", "large enough for a beat of 16 bytes", max(1, 16 // self.port_bytes)
+        )
+        for name in ("ring_beats", "kv_block", "chunk", "query_lanes", "burst"):
+            value = getattr(self, name)
+            self._require(power_of_two(value), name, "a power of two", nearest_power_of_two(value))
+        legal_rows = [r for r in range(1, self.width + 1) if self.width % r == 0 and power_of_two(r)]
+        self._require(
+            self.rows in legal_rows, "rows", f"one of {legal_rows} (it divides the vector width {self.width})",
+            max((r for r in legal_rows if r <= self.rows), default=1),
+        )
+        self._require(
+            self.vector_blocks % self.groups == 0, "groups",
+            f"a divisor of {self.vector_blocks} (row blocks in a vector)",
+            max(g for g in range(1, self.vector_blocks + 1) if self.vector_blocks % g == 0 and g <= max(1, self.groups)),
+        )
+        self._require(
+            self.builders <= self.tables and self.tables % self.builders == 0, "builders",
+            f"a divisor of the {self.tables} tables of a lane",
+            max(b for b in range(1, self.tables + 1) if self.tables % b == 0 and b <= max(1, self.builders)),
+        )
+        legal_load = [b for b in range(1, self.width + 1) if self.width % b == 0 and self.slice_inputs % b == 0]
+        self._require(
+            self.load_bytes in legal_load, "load_bytes", f"one of {legal_load}",
+            max((b for b in legal_load if b <= self.load_bytes), default=1),
+        )
+        self._require(
+            self.key_bytes in (1, 2, 4), "kv_block",
+            f"{self.beat_bytes // 4}, {self.beat_bytes // 2} or {self.beat_bytes} for beats of {self.beat_bytes} bytes",
+            self.beat_bytes // 2,
+        )
+        self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
+        self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
+                      "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
+        for name in ("ring_memory", "scratch_memory"):
+            self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
+        self._require(self.ring_beats >= 8 * self.groups * self.burst // self.groups, "ring_beats",
+                      "at least eight bursts", nearest_power_of_two(16 * self.burst - 1))
+        step = 2 * self.width
+        self._require(self.max_head_dim % step == 0, "max_head_dim",
+                      f"a multiple of {step} (two vectors)", max(step, self.max_head_dim // step * step))
+        for name in ("max_inputs", "max_rows"):
+            value = getattr(self, name)
+            self._require(value % self.width == 0, name, f"a multiple of the vector width {self.width}",
+                          -(-value // self.width) * self.width)
+        self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
+                      -(-self.max_context // self.kv_block) * self.kv_block)
+        self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
+
+    def _require(self, legal: bool, name: str, what: str, nearest: object) -> None:
+        if not legal:
+            raise ConfigError(f"{name} must be {what}, not {getattr(self, name)!r}; the nearest legal value is {nearest!r}")
+
+    # ---- identity ------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BuildConfig:
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown configuration field {unknown[0]!r}; known fields: {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @property
+    def contract_hash(self) -> int:
+        """64-bit hash of the contract version, the descriptor layout and every field that shapes data in memory.
+
+        Image and hardware both carry it; the host refuses to run one on the other when they differ.
+        """
+        from .descriptors import layout_signature
+        from .registers import map_signature
+
+        values = self.to_dict()
+        for name in ("name", "clock_mhz", "probe"):
+            values.pop(name)
+        text = json.dumps([CONTRACT_VERSION, values, layout_signature(), map_signature(self)], sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -1,0 +1,215 @@
+"""Operator descriptors: the 64-byte commands of a program, and how a pass walks them.
+
+A program is a list of descriptors in DDR, ended by :data:`Opcode.END`. One doorbell runs it once over a chunk of
+tokens. Two readers walk the same list: the *prefetcher*, which turns descriptors into stream segments for the ring, and
+the *sequencer*, which executes them in order. A descriptor whose ``token_start`` is not below the number of tokens of
+the pass is skipped by both; so is one with :data:`Flag.LOGITS` when the pass wants no logits.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+__all__ = ["DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Opcode", "field_bits", "layout_signature", "pack_program",
+           "unpack_program"]
+
+#: Size of one descriptor in bytes.
+DESCRIPTOR_BYTES = 64
+
+#: END descriptors that close a program, so that a reader running ahead stays inside it.
+PROGRAM_PADDING = 8
+
+
+class Opcode(enum.IntEnum):
+    """Operators of the machine."""
+
+    #: End of the program: raise the completion status.
+    END = 0
+    #: Embedding rows (bf16) from the ring to the scratch, one row a token.
+    EMBED = 1
+    #: Float32 vectors from the ring to the parameter memory (norm gains).
+    PARAM = 2
+    #: Rotary rows (cosines, sines) from the ring to the parameter memory, one row a token.
+    ROTARY = 3
+    #: RMSNorm gain and per-token absmax int8 quantisation: scratch -> activation memory (or query memory for the head).
+    NORM = 4
+    #: Ternary matrix-vector products of up to ``tokens`` tokens: activation memory x ring -> accumulators.
+    LINEAR = 5
+    #: Accumulators -> scratch: dequantise, with gate function, product or residual sum.
+    DRAIN = 6
+    #: Rotary embedding and per-head int8 quantisation of queries, keys and values: scratch -> query memory, KV store.
+    ROPE = 7
+    #: Online-softmax attention over the chunk's own keys and the cached ones: -> scratch.
+    ATTENTION = 8
+    #: KV store -> KV cache in DDR.
+    KV_WRITE = 9
+    #: int8 LM head: logits, argmax and top-k of the last token.
+    HEAD = 10
+
+
+class Fetch(enum.IntEnum):
+    """What the prefetcher reads for a descriptor."""
+
+    #: Nothing.
+    NONE = 0
+    #: ``stream_beats`` beats at ``stream_address``.
+    STREAM = 1
+    #: For each active token, ``stream_beats`` beats at ``stream_address + token_id * stride``.
+    TOKEN = 2
+    #: For each active token, ``stream_beats`` beats at ``stream_address + position * stride``.
+    POSITION = 3
+    #: For each of ``kv_heads`` heads, for each past block ``b``: ``stream_beats`` beats at
+    #: ``stream_address + page_table[b] * stride + head * head_stride``.
+    CACHE = 4
+
+
+class Flag(enum.IntFlag):
+    """Modifiers of a descriptor."""
+
+    NONE = 0
+    #: Skip when the pass wants no logits.
+    LOGITS = 1
+    #: The active range is the last token of the pass alone.
+    LAST = 2
+    #: Keep the consumed ring region, and rewind to its start when the operator ends (replay).
+    REPLAY = 4
+    #: NORM writes the query memory (bank 0) instead of the activation memory.
+    TO_QUERY = 8
+    #: DRAIN: y -> scratch
+    STORE = 16
+    #: DRAIN: max(y, 0)^2 -> scratch
+    RELU2 = 32
+    #: DRAIN: y * sigmoid(y) -> scratch
+    SILU = 64
+    #: DRAIN: y * scratch[src] -> scratch
+    MULTIPLY = 128
+    #: DRAIN: y + scratch[src] -> scratch
+    ADD = 256
+    #: Skip when the whole pass fits one round of token lanes (its activations are still in place).
+    MULTI = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """One operator. Addresses in scratch and parameter memory are vector indices; token ``t`` of the chunk is at
+    ``base + t * stride``. Float fields are float32. Unused fields are zero.
+    """
+
+    #: Operator.
+    opcode: Opcode = Opcode.END
+    #: Modifiers.
+    flags: Flag = Flag.NONE
+    #: What the prefetcher reads.
+    fetch: Fetch = Fetch.NONE
+    #: Decoder layer, for traces alone.
+    layer: int = 0
+    #: First token of the chunk that the operator works on.
+    token_start: int = 0
+    #: Tokens that the operator works on at most.
+    token_count: int = 0
+    #: Vectors of one token: ``ceil(n / width)`` for EMBED, NORM and HEAD, of the row range for DRAIN; PARAM: vectors
+    #: written; ROTARY: vectors of one row (cosines, then sines: ``head_vectors``).
+    vectors: int = 0
+    #: LINEAR: row blocks of the matrix. DRAIN: first vector of rows. HEAD: key blocks of the vocabulary.
+    row_blocks: int = 0
+    #: LINEAR: slices of the input dimension.
+    slices: int = 0
+    #: Query heads.
+    heads: int = 0
+    #: Key/value heads.
+    kv_heads: int = 0
+    #: Vectors of one head (``head_dim / width``).
+    head_vectors: int = 0
+    #: Scratch address read.
+    src: int = 0
+    #: Scratch vectors from one token to the next at ``src``.
+    src_stride: int = 0
+    #: Scratch or parameter address written.
+    dst: int = 0
+    #: Vectors from one token to the next at ``dst``.
+    dst_stride: int = 0
+    #: Parameter memory address (gains of NORM, rotary rows of ROPE).
+    param: int = 0
+    #: Parameter vectors from one token to the next (ROPE).
+    param_stride: int = 0
+    #: First stream address in bytes.
+    stream_address: int = 0
+    #: Beats of one segment, a multiple of ``groups``.
+    stream_beats: int = 0
+    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary.
+    stride: int = 0
+    #: CACHE, KV_WRITE: bytes from one head's block to the next.
+    head_stride: int = 0
+    #: NORM: 1/n. DRAIN: weight scale. ROPE: score constant log2(e) / (127 sqrt(head_dim)).
+    scalar0: float = 0.0
+    #: NORM: epsilon.
+    scalar1: float = 0.0
+    #: Index in the program; reported when the operator retires.
+    tag: int = 0
+
+    def pack(self) -> bytes:
+        """The 64 bytes of the descriptor, little endian."""
+        return _LAYOUT.pack(*(getattr(self, name) for name, _ in FIELDS))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Descriptor:
+        values = dict(zip((name for name, _ in FIELDS), _LAYOUT.unpack(data), strict=True))
+        values["opcode"] = Opcode(values["opcode"])
+        values["flags"] = Flag(values["flags"])
+        values["fetch"] = Fetch(values["fetch"])
+        return cls(**values)
+
+
+#: Order and type of the packed fields: B u8, H u16, I u32, Q u64, f float32. The one home of every offset.
+FIELDS: tuple[tuple[str, str], ...] = (
+    ("opcode", "B"), ("fetch", "B"), ("flags", "H"),
+    ("layer", "H"), ("token_start", "B"), ("token_count", "B"),
+    ("vectors", "H"), ("slices", "H"),
+    ("row_blocks", "I"),
+    ("heads", "B"), ("kv_heads", "B"), ("head_vectors", "H"),
+    ("src", "H"), ("src_stride", "H"), ("dst", "H"), ("dst_stride", "H"),
+    ("param", "H"), ("param_stride", "H"),
+    ("stream_beats", "I"), ("stride", "I"),
+    ("stream_address", "Q"),
+    ("head_stride", "I"),
+    ("scalar0", "f"), ("scalar1", "f"),
+    ("tag", "I"),
+)  # fmt: skip
+_LAYOUT = struct.Struct("<" + "".join(code for _, code in FIELDS))
+_BITS = {"B": 8, "H": 16, "I": 32, "Q": 64, "f": 32}
+
+
+def field_bits() -> dict[str, tuple[int, int]]:
+    """``{field: (first bit, width)}`` in the 512-bit descriptor, for the generators."""
+    table, offset = {}, 0
+    for name, code in FIELDS:
+        table[name] = (offset, _BITS[code])
+        offset += _BITS[code]
+    if offset != 8 * DESCRIPTOR_BYTES or {f.name for f in fields(Descriptor)} != set(table):
+        raise AssertionError("descriptor fields and layout differ")
+    return table
+
+
+def layout_signature() -> list[list[object]]:
+    """What the contract hash covers of this module."""
+    enums = [[e.__name__, [[m.name, m.value] for m in e]] for e in (Opcode, Fetch, Flag)]
+    return [[list(pair) for pair in FIELDS], *enums]
+
+
+def pack_program(descriptors: Iterable[Descriptor]) -> bytes:
+    """Bytes of a program: the descriptors, each with its index as ``tag``, closed by END descriptors."""
+    body = b"".join(replace(d, tag=i).pack() for i, d in enumerate(descriptors))
+    return body + Descriptor().pack() * PROGRAM_PADDING
+
+
+def unpack_program(data: bytes) -> Iterator[Descriptor]:
+    """Descriptors of a packed program up to, not including, END."""
+    for offset in range(0, len(data), DESCRIPTOR_BYTES):
+        d = Descriptor.unpack(data[offset : offset + DESCRIPTOR_BYTES])
+        if d.opcode is Opcode.END:
+            return
+        yield d
+    raise ValueError("the program has no END descriptor; write it with pack_program()")

@@ -1,0 +1,148 @@
+"""Layout of data in memory: ternary packing, segments striped over the ports, KV blocks. Host side, numpy only.
+
+A *segment* is a run of N beats at address A. Port ``p`` holds its share as one contiguous plane of
+``N * port_bytes`` bytes at ``A + p * N * port_bytes``; beat ``i`` is the concatenation over the ports of word ``i`` of
+every plane (port 0 in the low bytes). Every segment holds a multiple of ``groups`` beats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import TRITS_PER_BYTE, BuildConfig
+
+__all__ = ["KvBlockLayout", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary", "pad_beats", "to_planes",
+           "unpack_ternary", "vectors_of"]
+
+Bytes = npt.NDArray[np.uint8]
+
+#: The byte of five zero trits.
+ZERO_BYTE = sum(3**j for j in range(TRITS_PER_BYTE))
+
+
+def vectors_of(config: BuildConfig, elements: int) -> int:
+    """Vectors that hold ``elements`` float32 values."""
+    return -(-elements // config.width)
+
+
+def pad_beats(config: BuildConfig, beats: int) -> int:
+    """``beats`` rounded up to a whole number of ring rows (``groups`` beats)."""
+    return -(-beats // config.groups) * config.groups
+
+
+def to_planes(config: BuildConfig, beats: Bytes) -> Bytes:
+    """``[n, beat_bytes]`` beats -> flat bytes of the segment as stored in memory."""
+    n = beats.shape[0]
+    planes = beats.reshape(n, config.ports, config.port_bytes).transpose(1, 0, 2)
+    return np.ascontiguousarray(planes).reshape(-1)
+
+
+def from_planes(config: BuildConfig, data: Bytes) -> Bytes:
+    """Inverse of :func:`to_planes`: flat segment bytes -> ``[n, beat_bytes]``."""
+    planes = data.reshape(config.ports, -1, config.port_bytes)
+    return np.ascontiguousarray(planes.transpose(1, 0, 2)).reshape(-1, config.beat_bytes)
+
+
+def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:
+    """Bytes -> ``[n, beat_bytes]`` with zeros up to a whole number of ring rows."""
+    beats = pad_beats(config, -(-data.size // config.beat_bytes))
+    out = np.zeros(beats * config.beat_bytes, np.uint8)
+    out[: data.size] = data.reshape(-1)
+    return out.reshape(beats, config.beat_bytes)
+
+
+def matrix_shape(config: BuildConfig, rows: int, inputs: int) -> tuple[int, int]:
+    """``(slices, row_blocks)`` of a ternary matrix; rows are padded to whole vectors."""
+    slices = -(-inputs // config.slice_inputs)
+    return slices, vectors_of(config, rows) * config.vector_blocks
+
+
+def matrix_beats(config: BuildConfig, rows: int, inputs: int) -> int:
+    """Beats of a packed ternary matrix."""
+    slices, blocks = matrix_shape(config, rows, inputs)
+    return slices * blocks
+
+
+def pack_ternary(config: BuildConfig, trits: npt.NDArray[np.int8]) -> Bytes:
+    """Ternary matrix ``[rows, inputs]`` of -1, 0, 1 -> beats ``[slices * row_blocks, beat_bytes]``.
+
+    Beat order: slices of the input dimension outermost, row blocks inside. Row ``r`` of a block takes bytes
+    ``[r, r + 1) * beat_bytes / rows``; a byte holds five consecutive inputs, ``sum((w_j + 1) * 3^j)``. Missing rows and
+    inputs are zero trits.
+    """
+    rows, inputs = trits.shape
+    slices, blocks = matrix_shape(config, rows, inputs)
+    full = np.zeros((blocks * config.rows, slices * config.slice_inputs), np.uint8)
+    full[:rows, :inputs] = trits
+    full += 1  # uint8: -1 was stored as 255 and wraps to 0
+    full[rows:, :] = 1
+    full[:, inputs:] = 1
+    digits = full.reshape(blocks * config.rows, slices, -1, TRITS_PER_BYTE)
+    packed = np.zeros(digits.shape[:3], np.uint8)
+    for j in range(TRITS_PER_BYTE):
+        packed += digits[..., j] * np.uint8(3**j)
+    packed = packed.reshape(blocks, config.rows, slices, -1).transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(packed).reshape(slices * blocks, config.beat_bytes)
+
+
+def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) -> npt.NDArray[np.int8]:
+    """Inverse of :func:`pack_ternary`: ``[rows, inputs]`` int8."""
+    slices, blocks = matrix_shape(config, rows, inputs)
+    packed = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
+    packed = packed.reshape(blocks * config.rows, -1)
+    digits = np.stack([packed // 3**j % 3 for j in range(TRITS_PER_BYTE)], axis=-1)
+    return (digits.reshape(blocks * config.rows, -1).astype(np.int8) - 1)[:rows, :inputs]
+
+
+def pack_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """float32 -> bf16 bits, round to nearest even; magnitudes below 2^-125 become 0 (finite values only)."""
+    bits = np.where(np.abs(values) < np.float32(2.0**-125), np.float32(0), values).astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+class KvBlockLayout:
+    """One block of the KV cache: ``kv_block`` keys and values of one key/value head.
+
+    Beats: header (bf16 scales of all keys, then of all values), keys, values, padding to whole ring rows. Key beat ``d``
+    holds, for every key slot ``s``, elements ``[d, d + 1) * key_bytes`` at bytes ``[s, s + 1) * key_bytes``; value beats alike.
+    """
+
+    def __init__(self, config: BuildConfig, head_dim: int) -> None:
+        self.header_beats = 4 * config.kv_block // config.beat_bytes
+        #: Beats of the keys (and of the values) of one block.
+        self.data_beats = head_dim // config.key_bytes
+        #: Beats of a block with padding.
+        self.beats = pad_beats(config, self.header_beats + 2 * self.data_beats)
+        #: Bytes of a block.
+        self.bytes = self.beats * config.beat_bytes
+
+
+def head_block_beats(config: BuildConfig, inputs: int) -> int:
+    """Beats of one block of the LM head: header, then ``kv_block`` rows as key beats, padded to whole ring rows."""
+    header = 4 * config.kv_block // config.beat_bytes
+    return pad_beats(config, header + vectors_of(config, inputs) * config.width // config.key_bytes)
+
+
+def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> Bytes:
+    """int8 LM head ``[vocab, inputs]`` with bf16 row scales ``[vocab]`` -> beats, one KV-like block per ``kv_block`` rows.
+
+    Header: bf16 scales of the block's rows (the value half is zero); then key beats. Missing rows and inputs are zero.
+    """
+    vocab, inputs = rows.shape
+    block = config.kv_block
+    blocks = -(-vocab // block)
+    padded_inputs = vectors_of(config, inputs) * config.width
+    full = np.zeros((blocks * block, padded_inputs), np.int8)
+    full[:vocab, :inputs] = rows
+    data = full.reshape(blocks, block, -1, config.key_bytes).transpose(0, 2, 1, 3).reshape(blocks, -1, config.beat_bytes)
+    header = np.zeros((blocks, 2 * block), np.uint16)
+    flat = np.zeros(blocks * block, np.uint16)
+    flat[:vocab] = scales
+    header[:, :block] = flat.reshape(blocks, block)
+    beats = head_block_beats(config, inputs)
+    out = np.zeros((blocks, beats, config.beat_bytes), np.uint8)
+    first = 4 * block // config.beat_bytes
+    out[:, :first] = header.view(np.uint8).reshape(blocks, first, config.beat_bytes)
+    out[:, first : first + data.shape[1]] = data.view(np.uint8)
+    return out.reshape(-1, config.beat_bytes)

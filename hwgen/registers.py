@@ -1,0 +1,144 @@
+"""AXI4-Lite register map of the accelerator: the one home of every offset, field and access."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import BuildConfig
+
+__all__ = ["MAGIC", "Field", "PassFlag", "Register", "Status", "WINDOW_BYTES", "map_signature", "register_map"]
+
+import enum
+
+#: First register: the letters "hwgn".
+MAGIC = 0x6E677768
+
+#: Size of the register window in bytes.
+WINDOW_BYTES = 0x4000
+
+#: Base of the token window: one word a token of the chunk.
+TOKENS_BASE = 0x1000
+#: Base of the page table window: one word a page.
+PAGES_BASE = 0x2000
+#: Base of the candidate window: entry ``i`` is two words, token id and logit (float32 bits).
+TOPK_BASE = 0x0800
+#: Base of the counters.
+COUNTER_BASE = 0x0400
+
+
+class PassFlag(enum.IntFlag):
+    """Bits of the PASS register."""
+
+    #: Compute final norm and LM head.
+    LOGITS = 1
+    #: Also write every logit to LOGITS_ADDRESS.
+    WRITE_LOGITS = 2
+
+
+class Status(enum.IntFlag):
+    """Bits of the STATUS register."""
+
+    #: A pass is running.
+    BUSY = 1
+    #: A pass has ended since the last doorbell.
+    DONE = 2
+    #: A memory port answered with an error response; ERROR tells which.
+    ERROR = 4
+
+
+@dataclass(frozen=True)
+class Field:
+    """Bits ``[first, first + width)`` of a register."""
+
+    name: str
+    first: int
+    width: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """One 32-bit register (or ``count`` consecutive ones, ``step`` bytes apart)."""
+
+    name: str
+    offset: int
+    #: "ro" read-only, "rw" read-write, "wo" write-only (strobe).
+    access: str
+    description: str
+    count: int = 1
+    step: int = 4
+    fields: tuple[Field, ...] = field(default=())
+
+
+#: Stall and activity counters, in the order of their registers; 32 bits each, cleared by a doorbell.
+COUNTERS: tuple[tuple[str, str], ...] = (
+    ("cycles", "Cycles from doorbell to completion."),
+    ("stream_beats", "Beats that entered the ring."),
+    ("ring_full", "Cycles in which the prefetcher waited for space in the ring."),
+    ("ring_empty", "Cycles in which an operator waited for a beat from the ring."),
+    ("engine_busy", "Cycles in which the linear engine took a beat."),
+    ("engine_tables", "Cycles in which the linear engine waited for tables."),
+    ("write_beats", "Beats written to memory."),
+    ("operators", "Operators retired."),
+)  # fmt: skip
+
+
+def register_map(config: BuildConfig) -> list[Register]:
+    """Every register of an accelerator built with ``config``, by ascending offset."""
+    from .descriptors import Opcode
+
+    rows = [
+        Register("MAGIC", 0x000, "ro", 'Constant 0x6E677768 ("hwgn").'),
+        Register("VERSION", 0x004, "ro", "Contract version."),
+        Register("HASH_LOW", 0x008, "ro", "Contract hash, low word; an image is refused when it differs."),
+        Register("HASH_HIGH", 0x00C, "ro", "Contract hash, high word."),
+        Register("CONTROL", 0x010, "wo", "Doorbell and reset of the pass.",
+                 fields=(Field("START", 0, 1, "Run the program at PROGRAM once (ignored while busy)."),
+                         Field("ACKNOWLEDGE", 1, 1, "Clear DONE and the interrupt."))),
+        Register("STATUS", 0x014, "ro", "State of the machine.",
+                 fields=(Field("BUSY", 0, 1, "A pass is running."),
+                         Field("DONE", 1, 1, "A pass has ended."),
+                         Field("ERROR", 2, 1, "A memory port answered with an error."))),
+        Register("INTERRUPT", 0x018, "rw", "Interrupt enable.",
+                 fields=(Field("ENABLE", 0, 1, "Raise irq while DONE is set."),)),
+        Register("PROGRAM_LOW", 0x020, "rw", "Address of the program, low word (64-byte aligned)."),
+        Register("PROGRAM_HIGH", 0x024, "rw", "Address of the program, high word."),
+        Register("POSITION", 0x028, "rw", "Context position of the chunk's first token: tokens already cached."),
+        Register("COUNT", 0x02C, "rw", "Tokens of this pass, 1 up to the build's chunk."),
+        Register("PASS", 0x030, "rw", "Options of this pass.",
+                 fields=(Field("LOGITS", 0, 1, "Compute final norm and LM head of the last token."),
+                         Field("WRITE_LOGITS", 1, 1, "Also write every logit to LOGITS."))),
+        Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a beat-striped segment), low word."),
+        Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
+        Register("CURRENT", 0x03C, "ro", "Index of the operator being executed."),
+        Register("ERROR", 0x040, "ro", "First memory error.",
+                 fields=(Field("RESPONSE", 0, 2, "AXI response code."), Field("WRITE", 2, 1, "1 for a write."),
+                         Field("PORT", 8, 8, "Port number."))),
+    ]  # fmt: skip
+    rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
+    base = COUNTER_BASE + 4 * len(COUNTERS)
+    rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles spent in operators, by opcode.", count=len(Opcode)))
+    base += 4 * len(Opcode)
+    rows.append(Register("COUNT_PORT_BUSY", base, "ro", "Read data words taken, by port.", count=config.ports))
+    base += 4 * config.ports
+    rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
+    rows.append(Register("TOPK", TOPK_BASE, "ro", "Candidates of the LM head: token id, then logit as float32 bits, best first.",
+                         count=2 * config.topk))  # fmt: skip
+    rows.append(Register("TOKEN", TOKENS_BASE, "wo", "Token ids of this pass.", count=config.chunk))
+    rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page table: page number of every block.", count=config.max_pages))
+    return rows
+
+
+def register(config: BuildConfig, name: str) -> Register:
+    """The register called ``name``."""
+    for row in register_map(config):
+        if row.name == name:
+            return row
+    raise KeyError(name)
+
+
+def map_signature(config: BuildConfig) -> list[list[object]]:
+    """What the contract hash covers of this module."""
+    return [[r.name, r.offset, r.access, r.count, r.step] for r in register_map(config)]

@@ -1,0 +1,238 @@
+"""The commands behind ``hwgen``: each takes parsed options and returns exit code and the object that ``--json`` prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..boards import Board, load_board
+from ..config import BuildConfig
+from ..errors import HwgenError
+from .generation import Generation
+
+__all__ = ["Output", "add_training_options", "build", "doctor", "perplexity", "report", "run", "train", "verify"]
+
+Result = tuple[int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where text goes: results to standard output unless it carries JSON, progress to standard error."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def progress(self, text: str) -> None:
+        if not self.quiet:
+            print(f"hwgen: {text}", file=sys.stderr, flush=True)
+
+    def show(self, text: str = "", end: str = "\n") -> None:
+        if not self.as_json:
+            print(text, end=end, flush=True)
+
+
+def configured_board(options: argparse.Namespace) -> Board:
+    """The board of ``--board`` with the changes of ``--set``."""
+    board = load_board(options.board)
+    types = {f.name: f.type for f in fields(BuildConfig)}
+    changes: dict[str, Any] = {}
+    for item in options.set:
+        name, equals, text = item.partition("=")
+        if not equals or name not in types:
+            raise HwgenError("configuration", f"--set {item}: {name!r} is no field of the build configuration",
+                             f"use NAME=VALUE with one of: {', '.join(sorted(types))}")  # fmt: skip
+        try:
+            changes[name] = {"int": int, "float": float, "str": str, "bool": lambda t: t in ("1", "true")}[str(types[name])](text)
+        except ValueError as error:
+            raise HwgenError("configuration", f"--set {item}: {text!r} is no {types[name]}", "give a number") from error
+    return replace(board, config=replace(board.config, **changes)) if changes else board
+
+
+def _at_least(options: argparse.Namespace, name: str, least: int) -> int:
+    value = int(getattr(options, name.replace("-", "_")))
+    if value < least:
+        raise HwgenError("usage", f"--{name} must be at least {least}, not {value}", f"give {least} or more")
+    return value
+
+
+# ---- run ---------------------------------------------------------------------------------------------------------
+def generation_json(generation: Generation, clock_mhz: float, build_seconds: float) -> dict[str, Any]:
+    """The part of the answer that speaks of tokens and time (keys as documented for ``hwgen run --json``)."""
+    prefill, decode = generation.prefill, generation.decode
+    busy = decode if decode.tokens else prefill
+    wall_rate = decode.tokens / decode.wall_s if decode.wall_s else None
+    return {
+        "prompt_tokens": list(generation.prompt),
+        "tokens": generation.tokens,
+        "stop_reason": generation.stop_reason,
+        "clock_mhz": clock_mhz,
+        "prefill": {"tokens": prefill.tokens, "cycles": prefill.cycles, "ttft_s": prefill.seconds(clock_mhz)},
+        "decode": {"tokens": decode.tokens, "cycles": decode.cycles, "tok_s": decode.rate(clock_mhz)},
+        "port_utilisation": busy.port_utilisation,
+        "wall": {"build_s": build_seconds, "prefill_s": prefill.wall_s, "decode_s": decode.wall_s, "decode_tok_s": wall_rate},
+    }
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
+    from .llm import LLM
+
+    new_tokens = _at_least(options, "max-new-tokens", 1)
+    board = configured_board(options)
+    llm = LLM(options.model, options.device, board.config, output.progress)
+    answer = llm.generate(options.prompt, max_new_tokens=new_tokens, temperature=options.temperature, top_k=options.top_k,
+                          top_p=options.top_p, repetition_penalty=options.repetition_penalty, seed=options.seed,
+                          chat=options.chat)  # fmt: skip
+    output.show("" if options.chat else options.prompt, end="")
+    for piece in answer:
+        output.show(piece, end="")
+    clock = board.config.clock_mhz
+    result = {
+        "model": llm.model.name, "device": options.device, "board": board.name, "text": answer.text,
+        "simulated": llm.device.simulated,
+        **generation_json(answer.generation, clock, getattr(llm.device, "build_seconds", 0.0)),
+    }  # fmt: skip
+    output.show("\n")
+    for line in describe_run(result):
+        output.show(line)
+    return 0, result
+
+
+def describe_run(result: dict[str, Any]) -> list[str]:
+    """The statistics of a run for people."""
+    prefill, decode, wall = result["prefill"], result["decode"], result["wall"]
+    lines = [f"{len(result['tokens'])} tokens (stopped by {result['stop_reason']}), model {result['model']}, "
+             f"device {result['device']}, board {result['board']}"]  # fmt: skip
+    where = f"simulated at {result['clock_mhz']:g} MHz" if result["simulated"] else f"at {result['clock_mhz']:g} MHz"
+    if prefill["cycles"]:
+        lines.append(f"prefill  {prefill['tokens']} tokens, {prefill['cycles']:,} cycles, {1e3 * prefill['ttft_s']:.3f} ms ({where})")
+    if decode["cycles"]:
+        lines.append(f"decode   {decode['tokens']} tokens, {decode['cycles']:,} cycles, {decode['cycles'] // decode['tokens']:,} "
+                     f"cycles a token, {decode['tok_s']:,.0f} tokens/s ({where})")  # fmt: skip
+        lines.append(f"ports    {result['port_utilisation']:.1%} of the cycles carry a beat")
+    rate = f", {wall['decode_tok_s']:.1f} tokens/s" if wall["decode_tok_s"] else ""
+    lines.append(f"wall     build {wall['build_s']:.1f} s, prefill {wall['prefill_s']:.1f} s, decode {wall['decode_s']:.1f} s{rate}")
+    return lines
+
+
+# ---- verify ------------------------------------------------------------------------------------------------------
+def verify(options: argparse.Namespace, output: Output) -> Result:
+    from .loader import load_model
+    from .verify import verify_model
+
+    prompt, new = _at_least(options, "prompt-tokens", 1), _at_least(options, "new-tokens", 0)
+    layers = _at_least(options, "layers", 0)
+    board = configured_board(options)
+    model = load_model(options.model, output.progress)
+    outcome = verify_model(board.config, model.weights, prompt_tokens=prompt, new_tokens=new, layers=layers or None,
+                           seed=options.seed, progress=output.progress)  # fmt: skip
+    result = {"model": model.name, "board": board.name, **outcome.to_dict()}
+    output.show(f"{outcome.operators_compared:,} operators, {outcome.elements_compared:,} elements compared, "
+                f"{outcome.mismatches:,} mismatches")  # fmt: skip
+    if outcome.first is not None:
+        output.show(f"first mismatch: {outcome.first}")
+    return (1 if outcome.mismatches else 0), result
+
+
+# ---- perplexity --------------------------------------------------------------------------------------------------
+def perplexity(options: argparse.Namespace, output: Output) -> Result:
+    from .evaluation import compare_perplexity
+    from .loader import load_model
+
+    board = configured_board(options)
+    if not options.file.is_file():
+        raise HwgenError("usage", f"{options.file} is no file", "give a text file")
+    model = load_model(options.model, output.progress)
+    result = compare_perplexity(model, options.file, board.config, _at_least(options, "tokens", 0) or None, output.progress)
+    output.show(f"{result['tokens']:,} tokens, {result['bytes']:,} bytes")
+    for name in ("float", "bit_exact"):
+        row = result[name]
+        output.show(f"{name:10} {row['nats_per_token']:.5f} nats a token, {row['bits_per_byte']:.5f} bits a byte, "
+                    f"perplexity {row['perplexity']:.4f}")  # fmt: skip
+    output.show(f"gap        {result['gap']:+.3%}")
+    return 0, result
+
+
+# ---- build, report, doctor ---------------------------------------------------------------------------------------
+def build(options: argparse.Namespace, output: Output) -> Result:
+    from .build import build_board
+
+    result = build_board(configured_board(options), options.out, output.progress)
+    output.show(f"{result['out']}: {', '.join(result['files'])}")
+    output.show(f"verilog sha256 {result['verilog_sha256']}, contract {result['contract_hash']}")
+    return 0, result
+
+
+def report(options: argparse.Namespace, output: Output) -> Result:
+    from .report import describe_report, report_board
+
+    result = report_board(configured_board(options), fresh=options.fresh, progress=output.progress)
+    for line in describe_report(result):
+        output.show(line)
+    return 0, result
+
+
+def doctor(options: argparse.Namespace, output: Output) -> Result:
+    from .doctor import run_checks
+
+    checks = run_checks()
+    for check in checks:
+        hint = "" if check.ok else f"   fix: {check.fix}"
+        output.show(f"{'ok     ' if check.ok else 'missing'} {check.name:24} {check.found}{hint}")
+    return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}
+
+
+# ---- train -------------------------------------------------------------------------------------------------------
+#: Options of a training run: default of the story model where None.
+_TRAINING: tuple[tuple[str, type, str], ...] = (
+    ("steps", int, "optimiser steps"), ("batch", int, "sequences in a step"), ("length", int, "tokens in a sequence"),
+    ("hidden", int, "width of the residual stream"), ("layers", int, "decoder layers"), ("heads", int, "query heads"),
+    ("kv-heads", int, "key/value heads"), ("head-dim", int, "elements of a head"), ("ffn", int, "width of the feed-forward layer"),
+    ("vocab", int, "tokens of the vocabulary"), ("max-context", int, "longest context"), ("seed", int, "of the random draws"),
+)  # fmt: skip
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    for name, kind, text in _TRAINING:
+        parser.add_argument(f"--{name}", type=kind, default=None, help=f"{text} (that of the story model if not given)")
+
+
+def train(options: argparse.Namespace, output: Output) -> Result:
+    for path in (options.text, options.validation):
+        if path is not None and not Path(path).is_file():
+            raise HwgenError("usage", f"{path} is no file", "give a text file")
+    try:
+        from . import train as training
+    except ImportError as error:
+        raise HwgenError("tool", f"training needs a Python package that is missing: {error.name}",
+                         'pip install "hwgen[train]"') from error  # fmt: skip
+    given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name, _, _ in _TRAINING}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe_fields = {f.name for f in fields(training.Recipe)}
+    try:
+        shape = replace(training.STORY_SHAPE, **{n: v for n, v in given.items() if n not in recipe_fields})
+        recipe = replace(training.Recipe(), **{n: v for n, v in given.items() if n in recipe_fields})
+        output.progress(f"training {shape.linear_weights:,} ternary weights for {recipe.steps} steps; "
+                        "stop at any time, the same command resumes")  # fmt: skip
+        row = training.train(shape, recipe, options.text, options.out, validation=options.validation,
+                             compile_model=not options.no_compile, every=options.every,
+                             report=lambda r: output.progress(describe_step(r)))  # fmt: skip
+    except ValueError as error:
+        raise HwgenError("usage", str(error), "change the options, or choose another --out") from error
+    result: dict[str, Any] = {"out": str(options.out), "shape": shape.to_dict(), **row}
+    if options.export is not None:
+        from .checkpoint import export_training
+
+        export_training(options.out, options.export)
+        result["export"] = str(options.export)
+        output.show(f"exported to {options.export}")
+    return 0, result
+
+
+def describe_step(row: dict[str, float]) -> str:
+    text = f"step {row['step']:.0f} of {row['steps']:.0f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s"
+    if "held_out_bits_per_byte" in row:
+        text += f", held out {row['held_out_nats']:.4f} nats a token, {row['held_out_bits_per_byte']:.4f} bits a byte"
+    return text

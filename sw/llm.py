@@ -1,0 +1,101 @@
+"""The Python interface: ``LLM("stories", device="verilator").generate("Once upon a time")``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..boards import load_board
+from ..config import BuildConfig
+from .compiler import compile_model
+from .device import Device, open_device
+from .engine import Engine
+from .generation import Generation
+from .loader import LoadedModel, load_model
+from .sampling import Sampling
+from .tokenizer import TextStream
+
+__all__ = ["Answer", "LLM"]
+
+
+class Answer:
+    """A running answer: iterate over it for pieces of text, or take :attr:`text` at the end."""
+
+    def __init__(self, model: LoadedModel, generation: Generation) -> None:
+        self._model = model
+        #: Tokens, phases and statistics.
+        self.generation = generation
+        self._pieces: list[str] = []
+        self._iterator = self._run()
+
+    def _run(self) -> Iterator[str]:
+        stream = TextStream(self._model.tokenizer)
+        try:
+            for item in self.generation:
+                piece = stream.add(item.token) if item.stop_reason != "stop" else ""
+                if item.stop_reason:
+                    piece += stream.finish()
+                if piece:
+                    self._pieces.append(piece)
+                    yield piece
+        finally:
+            self.generation.engine.close(self.generation.session)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._iterator
+
+    @property
+    def text(self) -> str:
+        """The whole answer; runs the generation to its end."""
+        for _ in self._iterator:
+            pass
+        return "".join(self._pieces)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class LLM:
+    """A language model on an accelerator.
+
+    ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"`` or an open
+    device. ``board``: the name of a board, or a build configuration.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | LoadedModel = "stories",
+        device: str | Device = "verilator",
+        board: str | BuildConfig = "demo",
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        report = progress or (lambda text: None)
+        self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
+        config = board if isinstance(board, BuildConfig) else load_board(board).config
+        self.image = compile_model(config, self.model.weights, name=self.model.name, progress=report)
+        if isinstance(device, str):
+            options: dict[str, object] = {"memory_bytes": -(-(self.image.bytes + (1 << 20)) // 4096) * 4096}
+            if device == "verilator":
+                options["progress"] = progress
+            device = open_device(device, config, **options)
+        self.device = device
+        self.engine = Engine(device, self.image)
+
+    def generate(
+        self,
+        prompt: str | list[int],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        chat: bool = False,
+    ) -> Answer:
+        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.sw.sampling.Sampling`."""
+        tokenizer = self.model.tokenizer
+        ids = prompt if isinstance(prompt, list) else tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
+        self.engine.check_context(len(ids))
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
+        return Answer(self.model, Generation(self.engine, ids, max_new_tokens, sampling, self.model.stop_tokens))

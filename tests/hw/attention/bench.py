@@ -1,0 +1,217 @@
+"""What the benches of this folder share: operators, the KV store's contents, streams with random stalls."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor
+from hwgen.hw.attention.store import KvStore
+from hwgen.hw.attention.unit import AttentionUnit
+from hwgen.hw.interfaces import (
+    BeatStream,
+    KvScaleWrite,
+    KvWrite,
+    MemoryWrite,
+    Operator,
+    QueryScaleWrite,
+    QueryWrite,
+    Segment,
+    WriteBeat,
+)
+
+__all__ = ["BUILD_ARGS", "AttentionBench", "Sink", "Source", "drive_operator", "idle_inputs", "pack_bytes", "pulse", "start_and_wait",
+           "tiny_config", "write_kv_store", "write_query"]
+
+#: The generated Verilog has state machines without a default case and comparisons that are constant in small builds.
+BUILD_ARGS = ("-Wno-fatal",)
+
+
+def tiny_config(**changes: Any) -> BuildConfig:
+    """A small build: beats of 16 bytes, blocks of 8 keys."""
+    values: dict[str, Any] = dict(
+        ports=1, port_bits=128, groups=1, lanes=1, rows=2, builders=1, load_bytes=4, query_lanes=2, kv_block=8, chunk=4, burst=16,
+        ring_beats=256, scratch_vectors=1024, max_inputs=64, max_rows=64, max_heads=8, max_kv_heads=4, max_head_dim=32, max_context=64, topk=4,
+    )  # fmt: skip
+    return BuildConfig(**{**values, **changes})
+
+
+def pack_bytes(values: np.ndarray) -> int:
+    """Little-endian integer of an array's bytes."""
+    return int.from_bytes(np.ascontiguousarray(values).tobytes(), "little")
+
+
+def drive_operator(dut: Any, descriptor: Descriptor, *, position: int, count: int, write_logits: bool = False, logits: int = 0) -> None:
+    dut.op__descriptor.value = int.from_bytes(descriptor.pack(), "little")
+    dut.op__position.value = position
+    dut.op__first.value = 0
+    dut.op__count.value = count
+    dut.op__tokens.value = count
+    dut.op__gang.value = 0
+    dut.op__write_logits.value = int(write_logits)
+    dut.op__logits.value = logits
+
+
+async def pulse(dut: Any, signal: Any) -> None:
+    signal.value = 1
+    await RisingEdge(dut.clk)
+    signal.value = 0
+
+
+async def start_and_wait(dut: Any, limit: int = 20000) -> int:
+    """Start the operator on the bus; the cycles until ``done``."""
+    await pulse(dut, dut.start)
+    for cycle in range(limit):
+        await ReadOnly()
+        if int(dut.done.value):
+            await RisingEdge(dut.clk)
+            return cycle
+        await RisingEdge(dut.clk)
+    raise AssertionError(f"not done after {limit} cycles")
+
+
+async def write_kv_store(dut: Any, config: BuildConfig, data: np.ndarray, scales: np.ndarray) -> None:
+    """``data`` int8 ``[bank, kind, head, dim]`` and ``scales`` uint16 ``[bank, kind, head]`` into the store."""
+    banks, kinds, heads, dim = data.shape
+    for bank, kind, head in np.ndindex(banks, kinds, heads):
+        dut.kv_scale__bank.value = dut.kv__bank.value = bank
+        dut.kv_scale__value.value = dut.kv__value.value = kind
+        dut.kv_scale__head.value = dut.kv__head.value = head
+        dut.kv__head_vectors.value = dim // config.width
+        dut.kv_scale__scale.value = int(scales[bank, kind, head])
+        dut.kv__valid.value = 1
+        for vector in range(dim // config.width):
+            dut.kv_scale__valid.value = int(vector == 0)
+            dut.kv__vector.value = vector
+            dut.kv__data.value = pack_bytes(data[bank, kind, head, vector * config.width : (vector + 1) * config.width])
+            await RisingEdge(dut.clk)
+    dut.kv__valid.value = 0
+    dut.kv_scale__valid.value = 0
+
+
+class AttentionBench(wiring.Component):
+    """Attention unit with its KV store."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "op": In(Operator(config)), "start": In(1), "done": Out(1), "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
+            "query": In(QueryWrite(config)), "query_scale": In(QueryScaleWrite(config)), "beats": In(BeatStream(config)),
+            "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
+            "logits_segment": Out(Segment()), "logits": Out(WriteBeat(config)),
+            "topk_index": Out(32).array(config.topk), "topk_logit": Out(32).array(config.topk),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.store = store = KvStore(self.config)
+        m.submodules.unit = unit = AttentionUnit(self.config)
+        for name in ("op", "query", "query_scale", "beats", "scratch_write", "logits_segment", "logits"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(unit, name))
+        for name in ("kv", "kv_scale"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(store, name))
+        wiring.connect(m, unit.store, store.read)
+        m.d.comb += [unit.start.eq(self.start), self.done.eq(unit.done)]
+        for i in range(self.config.topk):
+            m.d.comb += [self.topk_index[i].eq(unit.topk_index[i]), self.topk_logit[i].eq(unit.topk_logit[i])]
+        return m
+
+
+def idle_inputs(dut: Any) -> None:
+    """Nothing is written, nothing starts."""
+    for name in ("start", "kv__valid", "kv_scale__valid", "query__valid", "query_scale__valid", "logits_segment__ready", "logits__ready"):
+        getattr(dut, name).value = 0
+
+
+async def write_query(
+    dut: Any, config: BuildConfig, query: np.ndarray, scale: float, *, slot: int, kv_head: int, kv_heads: int
+) -> None:
+    """One int8 query with its scale into the query memory."""
+    for bus in (dut.query__slot, dut.query_scale__slot):
+        bus.value = slot
+    for bus in (dut.query__kv_head, dut.query_scale__kv_head):
+        bus.value = kv_head
+    for bus in (dut.query__kv_heads, dut.query_scale__kv_heads):
+        bus.value = kv_heads
+    vectors = len(query) // config.width
+    dut.query__head_vectors.value = min(vectors, config.max_head_dim // config.width)
+    dut.query_scale__scale.value = int(np.float32(scale).view(np.uint32))
+    dut.query__valid.value = 1
+    for vector in range(vectors):
+        dut.query_scale__valid.value = int(vector == 0)
+        dut.query__vector.value = vector
+        dut.query__data.value = pack_bytes(query[vector * config.width : (vector + 1) * config.width])
+        await RisingEdge(dut.clk)
+    dut.query__valid.value = 0
+    dut.query_scale__valid.value = 0
+
+
+class Source:
+    """Drives a stream with ``items``, stalling with probability ``stall``."""
+
+    def __init__(self, dut: Any, name: str, stall: float, seed: int) -> None:
+        self.clock = dut.clk
+        self.valid, self.ready, self.payload = (getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
+        self.items: list[int] = []
+        self.taken = 0
+        self.stall, self.random = stall, random.Random(seed)
+        self.valid.value = 0
+        self.payload.value = 0
+        cocotb.start_soon(self._run())
+
+    def clear(self) -> None:
+        self.items.clear()
+        self.valid.value = 0
+
+    async def _run(self) -> None:
+        offered = False
+        while True:
+            if not offered:
+                offered = bool(self.items) and self.random.random() >= self.stall
+            offered = offered and bool(self.items)
+            self.valid.value = int(offered)
+            if offered:
+                self.payload.value = self.items[0]
+            await ReadOnly()
+            accepted = offered and int(self.ready.value) == 1
+            await RisingEdge(self.clock)
+            if accepted and self.items:
+                self.items.pop(0)
+                self.taken += 1
+                offered = False
+
+
+class Sink:
+    """Takes a stream into ``items``, stalling with probability ``stall``; checks that a waiting payload does not change."""
+
+    def __init__(self, dut: Any, name: str, stall: float, seed: int) -> None:
+        self.clock, self.reset = dut.clk, dut.rst
+        self.valid, self.ready, self.payload = (getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
+        self.items: list[int] = []
+        self.stall, self.random = stall, random.Random(seed)
+        self.ready.value = 0
+        cocotb.start_soon(self._run())
+
+    async def _run(self) -> None:
+        waiting: int | None = None
+        while True:
+            ready = self.random.random() >= self.stall
+            self.ready.value = int(ready)
+            await ReadOnly()
+            valid, in_reset = int(self.valid.value) == 1, int(self.reset.value) == 1
+            payload = int(self.payload.value) if valid else None
+            assert in_reset or waiting is None or payload == waiting, "a payload changed before it was taken"
+            if valid and ready and not in_reset:
+                assert payload is not None
+                self.items.append(payload)
+            waiting = payload if valid and not ready and not in_reset else None
+            await RisingEdge(self.clock)
+

@@ -1,0 +1,204 @@
+"""ATTENTION on the unit with its KV store, bit for bit against the golden online softmax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+import torch
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Opcode
+from hwgen.golden.attention import AttentionState
+from hwgen.layout import KvBlockLayout
+from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tests.hw.attention.bench import (
+    BUILD_ARGS,
+    AttentionBench,
+    Source,
+    drive_operator,
+    idle_inputs,
+    pack_bytes,
+    pulse,
+    start_and_wait,
+    tiny_config,
+    write_kv_store,
+    write_query,
+)
+
+
+class Case:
+    """Random operands of one operator and what the golden model makes of them. ``kind`` chooses the extremes."""
+
+    def __init__(self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, position: int, count: int, kind: str) -> None:
+        self.config, self.kv_heads, self.head_dim, self.position, self.count = config, kv_heads, head_dim, position, count
+        self.heads, self.group = heads, heads // kv_heads
+        rng = np.random.default_rng(seed)
+        self.blocks = -(-position // config.kv_block)
+        low, high = (-127, -126) if kind == "lowest" else (-127, 128)
+        keys = position + count
+        self.query = rng.integers(low, high, (count, heads, head_dim), dtype=np.int8)
+        self.kv = rng.integers(low, high, (2, kv_heads, keys, head_dim), dtype=np.int8)
+        exponents = {"wide": (90, 170), "tiny": (2, 8), "huge": (240, 255), "lowest": (120, 127)}.get(kind, (112, 124))
+        self.kv_scale = rng.integers(exponents[0] << 7, exponents[1] << 7, (2, kv_heads, keys), dtype=np.uint16)
+        self.kv_scale[0] = rng.integers(118 << 7, 122 << 7, (kv_heads, keys), dtype=np.uint16)
+        if kind == "saturated":
+            self.kv_scale[0] += 30 << 7
+        if kind == "zero":
+            self.kv_scale[:] = 0
+        self.kv_scale[1, rng.random((kv_heads, keys)) < 0.1] = 0
+        if kind == "equal":
+            self.kv[0, :, :] = self.kv[0, :, :1]
+            self.kv_scale[0] = self.kv_scale[0, :, :1]
+        self.query_scale = rng.uniform(0.5e-3, 2e-3, (count, heads)).astype(np.float32)
+
+    def descriptor(self, dst: int) -> Descriptor:
+        layout = KvBlockLayout(self.config, self.head_dim)
+        vectors = self.head_dim // self.config.width
+        return Descriptor(
+            opcode=Opcode.ATTENTION, heads=self.heads, kv_heads=self.kv_heads, head_vectors=vectors, dst=dst,
+            dst_stride=self.heads * vectors + 1, stream_beats=layout.beats,
+        )  # fmt: skip
+
+    def beats(self, rng: np.random.Generator) -> list[int]:
+        """Past blocks of every head; slots that hold no position are noise."""
+        layout, block = KvBlockLayout(self.config, self.head_dim), self.config.kv_block
+        out = []
+        for head in range(self.kv_heads):
+            for b in range(self.blocks):
+                image = rng.integers(0, 256, (layout.beats, self.config.beat_bytes), dtype=np.uint8)
+                header = image[: layout.header_beats].reshape(-1).view(np.uint16)
+                for slot in range(min(block, self.position - b * block)):
+                    p = b * block + slot
+                    header[slot], header[block + slot] = self.kv_scale[:, head, p]
+                    place = slice(slot * self.config.key_bytes, (slot + 1) * self.config.key_bytes)
+                    for kind in (0, 1):
+                        at = layout.header_beats + kind * layout.data_beats
+                        image[at : at + layout.data_beats, place] = (
+                            self.kv[kind, head, p].view(np.uint8).reshape(-1, self.config.key_bytes)
+                        )
+                out += [pack_bytes(beat) for beat in image]
+        return out
+
+    async def load(self, dut: Any, rng: np.random.Generator) -> None:
+        """Queries into the query memory, the pass's own keys and values into the store, noise into its other banks."""
+        data = rng.integers(-127, 128, (self.config.chunk, 2, self.kv_heads, self.head_dim), dtype=np.int8)
+        scales = rng.integers(0, 1 << 15, (self.config.chunk, 2, self.kv_heads), dtype=np.uint16)
+        for token in range(self.count):
+            bank, p = (self.position + token) % self.config.chunk, self.position + token
+            data[bank], scales[bank] = self.kv[:, :, p], self.kv_scale[:, :, p]
+        await write_kv_store(dut, self.config, data, scales)
+        for token, head in np.ndindex(self.count, self.heads):
+            await write_query(
+                dut, self.config, self.query[token, head], float(self.query_scale[token, head]),
+                slot=token * self.group + head % self.group, kv_head=head // self.group, kv_heads=self.kv_heads,
+            )  # fmt: skip
+
+    def expected(self, dst: int) -> dict[int, int]:
+        """Scratch words by address."""
+        shape = torch.Size((self.kv_heads, self.group * self.count))
+        state = AttentionState.initial(shape, self.head_dim)
+        # [kv_head, token * group + member, dim]
+        query = torch.from_numpy(self.query).reshape(self.count, self.kv_heads, self.group, -1).transpose(0, 1).reshape(*shape, -1)
+        scale = torch.from_numpy(self.query_scale).reshape(self.count, self.kv_heads, self.group).transpose(0, 1).reshape(shape)
+        kv = torch.from_numpy(self.kv)
+        kv_scale = torch.from_numpy((self.kv_scale.astype(np.uint32) << 16).view(np.float32))
+        position, block = self.position, self.config.kv_block
+        token = torch.arange(self.count).repeat_interleave(self.group)
+        ranges = [(position, position + self.count)] + [(b * block, min(position, (b + 1) * block)) for b in range(self.blocks)]
+        for n, (begin, end) in enumerate(ranges):
+            valid = torch.arange(end - begin) <= token[:, None] if n == 0 else torch.ones(1, end - begin, dtype=torch.bool)
+            state.attend(
+                query, scale, (kv[0, :, begin:end], kv_scale[0, :, begin:end]), (kv[1, :, begin:end], kv_scale[1, :, begin:end]),
+                valid.expand(self.group * self.count, -1),
+            )  # fmt: skip
+        result = state.result().reshape(self.kv_heads, self.count, self.group, self.head_dim).numpy()
+        vectors, stride = self.head_dim // self.config.width, self.descriptor(dst).dst_stride
+        words = {}
+        for kv_head, t, member, v in np.ndindex(self.kv_heads, self.count, self.group, vectors):
+            address = dst + t * stride + (kv_head * self.group + member) * vectors + v
+            words[address] = pack_bytes(result[kv_head, t, member, v * self.config.width : (v + 1) * self.config.width])
+        return words
+
+
+@cocotb.test()
+async def attends(dut: Any) -> None:
+    parameters = cocotb_parameters()
+    config = BuildConfig.from_dict(parameters["config"])
+    idle_inputs(dut)
+    drive_operator(dut, Descriptor(), position=0, count=1)
+    beats = Source(dut, "beats", 0.0, 3)
+    written: list[tuple[int, int]] = []
+
+    async def watch() -> None:
+        while True:
+            await ReadOnly()
+            if int(dut.scratch_write__valid.value):
+                written.append((int(dut.scratch_write__addr.value), int(dut.scratch_write__data.value)))
+            await RisingEdge(dut.clk)
+
+    await start_clock(dut)
+    cocotb.start_soon(watch())
+    for number, (stall, interrupt, *arguments) in enumerate(parameters["cases"]):
+        rng = np.random.default_rng(number)
+        case = Case(config, number, *arguments)
+        dst = 3 + number % 5
+        await case.load(dut, rng)
+        drive_operator(dut, case.descriptor(dst), position=case.position, count=case.count)
+        beats.stall = stall
+        if interrupt:
+            beats.items += case.beats(rng)
+            await pulse(dut, dut.start)
+            await ClockCycles(dut.clk, interrupt)
+            dut.rst.value = 1
+            beats.clear()
+            await RisingEdge(dut.clk)
+            dut.rst.value = 0
+            await RisingEdge(dut.clk)
+        written.clear()
+        items = case.beats(rng)
+        beats.taken = 0
+        beats.items += items
+        cycles = await start_and_wait(dut)
+        expected = case.expected(dst)
+        dut._log.info("%s: %d cycles, %d beats", arguments, cycles, len(items))
+        assert beats.taken == len(items) and not beats.items
+        assert len(written) == len(expected), (arguments, len(written), len(expected))
+        for address, word in written:
+            assert word == expected[address], (arguments, address, hex(word), hex(expected[address]))
+        assert len(dict(written)) == len(expected)
+
+
+def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
+    """``(stall, cycle of a reset or 0, heads, kv_heads, head_dim, position, count, kind)``"""
+    block, chunk, dim, step = config.kv_block, config.chunk, config.max_head_dim, 2 * config.width
+    found: list[tuple[Any, ...]] = [(0.0, 0, 1, 1, step, 0, 1, ""), (0.0, 0, 3, 1, dim, 0, chunk, ""), (0.0, 0, 4, 2, dim, block, 1, "")]
+    found += [
+        (0.4 * (n % 2), 0, (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 3 == 2], position, 1 + n % chunk, "")
+        for n, position in enumerate([1, block - 1, block, block + 1, 2 * block + 3, 4 * block, 5 * block - 1])
+    ]
+    found += [
+        (0.2, 40 * (n % 2) * n, 6, 2, dim, 3 * block - n, 1 + n % chunk, kind)
+        for n, kind in enumerate(["wide", "tiny", "huge", "lowest", "saturated", "zero", "equal"])
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"query_lanes": 1, "kv_block": 4, "chunk": 4},
+        {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4},
+    ],
+)
+def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    run_cocotb(
+        AttentionBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        parameters={"config": config.to_dict(), "cases": cases(config)},
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""HEAD on the attention unit: logits in memory order and the sorted candidates, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+import torch
+from cocotb.triggers import ClockCycles, RisingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Opcode
+from hwgen.golden.head import head_logits, top_candidates
+from hwgen.layout import head_block_beats, pack_head, pad_beats, vectors_of
+from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tests.hw.attention.bench import (
+    BUILD_ARGS,
+    AttentionBench,
+    Sink,
+    Source,
+    drive_operator,
+    idle_inputs,
+    pack_bytes,
+    pulse,
+    start_and_wait,
+    tiny_config,
+    write_query,
+)
+
+ADDRESS = 0x40_0000_1000 >> 8
+
+
+@cocotb.test()
+async def ranks(dut: Any) -> None:
+    parameters = cocotb_parameters()
+    config = BuildConfig.from_dict(parameters["config"])
+    idle_inputs(dut)
+    drive_operator(dut, Descriptor(), position=0, count=1)
+    beats = Source(dut, "beats", 0.0, 3)
+    logit_beats, segments = Sink(dut, "logits", 0.0, 4), Sink(dut, "logits_segment", 0.5, 5)
+    await start_clock(dut)
+    for number, (stall, back_pressure, interrupt, vocab, hidden, kind) in enumerate(parameters["cases"]):
+        rng = np.random.default_rng(number)
+        query = rng.integers(-127, 128, hidden, dtype=np.int8)
+        rows = rng.integers(-127, 128, (vocab, hidden), dtype=np.int8)
+        scales = rng.integers(112 << 7, 118 << 7, vocab, dtype=np.uint16)
+        scale = 3.25e-3
+        if kind == "ties":
+            rows, scales = rows[rng.integers(0, 3, vocab)], np.full(vocab, 115 << 7, np.uint16)
+        if kind == "zero":
+            scales[:] = 0
+        if kind == "negative":
+            query, rows = np.full(hidden, -127, np.int8), np.abs(rows)
+        if kind == "huge":
+            query[:], rows[:], scales[:], scale = 127, 127, 254 << 7, 1e30
+            rows[::3] = -127
+        padded = np.zeros(vectors_of(config, hidden) * config.width, np.int8)
+        padded[:hidden] = query
+        await write_query(dut, config, padded, scale, slot=0, kv_head=0, kv_heads=1)
+        blocks = -(-vocab // config.kv_block)
+        command = Descriptor(
+            opcode=Opcode.HEAD, vectors=vectors_of(config, hidden), row_blocks=blocks, stride=vocab,
+            stream_beats=blocks * head_block_beats(config, hidden),
+        )  # fmt: skip
+        write_logits = number % 3 != 2
+        drive_operator(dut, command, position=77 % config.max_context, count=1, write_logits=write_logits, logits=ADDRESS)
+        items = [pack_bytes(beat) for beat in pack_head(config, rows, scales)]
+        beats.stall, logit_beats.stall = stall, back_pressure
+        if interrupt:
+            beats.items += items
+            await pulse(dut, dut.start)
+            await ClockCycles(dut.clk, interrupt)
+            dut.rst.value = 1
+            beats.clear()
+            await RisingEdge(dut.clk)
+            dut.rst.value = 0
+            await RisingEdge(dut.clk)
+        logit_beats.items.clear()
+        segments.items.clear()
+        beats.items, beats.taken = list(items), 0
+        cycles = await start_and_wait(dut)
+        dut._log.info("%d x %d %s: %d cycles, %d beats", vocab, hidden, kind, cycles, len(items))
+        assert beats.taken == len(items) == command.stream_beats
+
+        row_scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
+        logits = head_logits(
+            torch.from_numpy(query).float(), torch.tensor(scale, dtype=torch.float32), torch.from_numpy(rows).float(), row_scale,
+        )  # fmt: skip
+        index, best = top_candidates(logits, config.topk)
+        found = [int(getattr(dut, f"topk_index__{i}").value) for i in range(config.topk)]
+        found_logits = [int(getattr(dut, f"topk_logit__{i}").value) for i in range(config.topk)]
+        missing = config.topk - len(index)
+        assert found == index.tolist() + [0] * missing, (kind, vocab, hidden)
+        assert found_logits == best.numpy().view(np.uint32).tolist() + [0xFF7F_FFFF] * missing
+        if not write_logits:
+            assert not segments.items and not logit_beats.items
+            continue
+        count = pad_beats(config, -(-4 * vocab // config.beat_bytes))
+        image = np.zeros(count * config.width, np.float32)
+        image[:vocab] = logits.numpy()
+        assert segments.items == [ADDRESS | count << 40]
+        strobes = ((1 << config.beat_bytes) - 1) << (8 * config.beat_bytes)
+        assert logit_beats.items == [pack_bytes(beat) | strobes for beat in image.reshape(count, config.width)]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"query_lanes": 1, "kv_block": 4, "chunk": 4}, {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}]
+)
+def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    block, inputs = config.kv_block, config.max_inputs
+    cases = [
+        (0.0, 0.0, 0, 5 * block, inputs, ""), (0.3, 0.5, 0, 3 * block + 1, inputs - 3, ""), (0.0, 0.9, 0, 9 * block - 1, config.width, ""),
+        (0.0, 0.0, 0, 1, 1, ""), (0.3, 0.0, 0, block - 1, 17, "ties"), (0.0, 0.3, 60, 6 * block + 2, 20, "ties"),
+        (0.0, 0.2, 37, 4 * block, inputs, "negative"), (0.5, 0.0, 0, 3, 9, "zero"), (0.0, 0.0, 0, 2 * block + 2, inputs, "huge"),
+        (0.0, 0.98, 0, 7 * block + 3, 5, ""),
+    ]  # fmt: skip
+    run_cocotb(
+        AttentionBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        parameters={"config": config.to_dict(), "cases": cases},
+    )  # fmt: skip

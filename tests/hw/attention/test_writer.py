@@ -1,0 +1,145 @@
+"""KvStore and KvWriter together, against :class:`hwgen.layout.KvBlockLayout` written out in numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+from amaranth.hdl import Array, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ClockCycles, RisingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Opcode
+from hwgen.hw.attention.store import KvStore
+from hwgen.hw.attention.writer import KvWriter
+from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat
+from hwgen.layout import KvBlockLayout
+from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tests.hw.attention.bench import BUILD_ARGS, Sink, drive_operator, pulse, start_and_wait, tiny_config, write_kv_store
+
+#: Page numbers of the context's blocks.
+PAGES = [7, 2, 9, 0, 5, 11, 3, 8]
+BASE, HEADS = 0x12_3456_7000, 3
+
+
+class WriterBench(wiring.Component):
+    """Store, writer and a page table."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "op": In(Operator(config)), "start": In(1), "done": Out(1), "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
+            "segment": Out(Segment()), "beats": Out(WriteBeat(config)),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.store = store = KvStore(self.config)
+        m.submodules.writer = writer = KvWriter(self.config)
+        for name in ("op", "segment", "beats"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(writer, name))
+        for name in ("kv", "kv_scale"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(store, name))
+        wiring.connect(m, writer.store, store.read)
+        m.d.comb += [writer.start.eq(self.start), self.done.eq(writer.done)]
+        number = Signal(8)
+        m.d.sync += number.eq(Array(PAGES)[writer.page_index])
+        m.d.comb += writer.page_number.eq(number)
+        return m
+
+
+def expected(config: BuildConfig, data: np.ndarray, scales: np.ndarray, position: int, count: int) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Segments ``(address, [(masked data, strobe)])`` from positions of the context, independent of the hardware's order."""
+    layout = KvBlockLayout(config, data.shape[-1])
+    block, segments = config.kv_block, []
+    for head in range(HEADS):
+        for b in range(position // block, (position + count - 1) // block + 1):
+            image = np.zeros((layout.beats, config.beat_bytes), np.uint8)
+            mask = np.zeros_like(image)
+            for p in range(max(position, b * block), min(position + count, (b + 1) * block)):
+                slot, bank = p % block, p % config.chunk
+                flat, flat_mask = image[: layout.header_beats].reshape(-1), mask[: layout.header_beats].reshape(-1)
+                for kind in (0, 1):
+                    at = 2 * (kind * block + slot)
+                    flat[at : at + 2] = scales[bank, kind, head : head + 1].view(np.uint8)
+                    flat_mask[at : at + 2] = 1
+                    beats = slice(layout.header_beats + kind * layout.data_beats, layout.header_beats + (kind + 1) * layout.data_beats)
+                    place = slice(slot * config.key_bytes, (slot + 1) * config.key_bytes)
+                    image[beats, place] = data[bank, kind, head].view(np.uint8).reshape(-1, config.key_bytes)
+                    mask[beats, place] = 1
+            address = BASE + PAGES[b] * HEADS * layout.bytes + head * layout.bytes
+            segments.append((address, [
+                (int.from_bytes((image[i] * mask[i]).tobytes(), "little"), sum(int(bit) << n for n, bit in enumerate(mask[i])))
+                for i in range(layout.beats)
+            ]))  # fmt: skip
+    return segments
+
+
+@cocotb.test()
+async def writes_blocks(dut: Any) -> None:
+    parameters = cocotb_parameters()
+    config = BuildConfig.from_dict(parameters["config"])
+    rng = np.random.default_rng(parameters["seed"])
+    dim = parameters["head_dim"]
+    layout = KvBlockLayout(config, dim)
+    for name in ("start", "kv__valid", "kv_scale__valid"):
+        getattr(dut, name).value = 0
+    drive_operator(dut, Descriptor(), position=0, count=1)
+    segments = Sink(dut, "segment", parameters["stall"], 1)
+    beats = Sink(dut, "beats", parameters["stall"], 2)
+    await start_clock(dut)
+    command = Descriptor(
+        opcode=Opcode.KV_WRITE, kv_heads=HEADS, head_vectors=dim // config.width, stream_address=BASE, stream_beats=layout.beats,
+        stride=HEADS * layout.bytes, head_stride=layout.bytes,
+    )  # fmt: skip
+    for turn, (position, count) in enumerate(parameters["passes"]):
+        data = rng.integers(-127, 128, (config.chunk, 2, HEADS, dim), dtype=np.int8)
+        scales = rng.integers(0, 1 << 15, (config.chunk, 2, HEADS), dtype=np.uint16)
+        await write_kv_store(dut, config, data, scales)
+        drive_operator(dut, command, position=position, count=count)
+        if turn == parameters["interrupt"]:
+            await pulse(dut, dut.start)
+            await ClockCycles(dut.clk, 23)
+            dut.rst.value = 1
+            await RisingEdge(dut.clk)
+            dut.rst.value = 0
+            segments.items.clear()
+            beats.items.clear()
+        await start_and_wait(dut)
+        want = expected(config, data, scales, position, count)
+        mask40 = (1 << 40) - 1
+        assert [(s & mask40, s >> 40) for s in segments.items] == [(address, layout.beats) for address, _ in want]
+        got = []
+        for item in beats.items:
+            strobe = item >> (8 * config.beat_bytes)
+            keep = sum(0xFF << (8 * n) for n in range(config.beat_bytes) if strobe >> n & 1)
+            got.append((item & keep, strobe))
+        assert got == [beat for _, segment in want for beat in segment]
+        segments.items.clear()
+        beats.items.clear()
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("changes", "head_dim"),
+    [
+        ({"kv_block": 4, "chunk": 4}, 16),
+        ({"kv_block": 8, "chunk": 4}, 8),
+        ({"kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}, 32),
+        ({"kv_block": 8, "chunk": 1}, 24),
+    ],
+)
+def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, stall: float) -> None:
+    config = tiny_config(**changes)
+    block, chunk = config.kv_block, config.chunk
+    passes = [(0, 1), (0, chunk), (1, chunk), (block - 1, chunk), (block, 1), (2 * block - 1, 1), (3 * block + 1, max(1, chunk - 1))]
+    passes += [(position, min(chunk, 3)) for position in range(block - 3, block + 2) if position >= 0]
+    run_cocotb(
+        WriterBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        parameters={"config": config.to_dict(), "head_dim": head_dim, "stall": stall, "passes": passes, "seed": 5, "interrupt": 2},
+    )  # fmt: skip

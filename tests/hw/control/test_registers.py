@@ -1,0 +1,279 @@
+"""RegisterFile and Counters behind AXI4-Lite: every register of the map, access rights, doorbell, tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import pytest
+from amaranth.hdl import Cat, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.descriptors import Opcode
+from hwgen.hw.axi.signature import Axi4Lite
+from hwgen.hw.control.active import Pass
+from hwgen.hw.control.counters import Counters
+from hwgen.hw.control.registers import RegisterFile
+from hwgen.hw.interfaces import ADDRESS_BITS
+from hwgen.hw.memory.prefetch import TableRead
+from hwgen.registers import COUNTERS, MAGIC, WINDOW_BYTES, Register, Status, register, register_map
+from tests.cocotb_runner import cocotb_parameters, run_cocotb
+from tests.hw.axi.bench import Bench
+
+BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
+CONFIGS = {
+    "default": BuildConfig(),
+    "odd": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, load_bytes=4, max_context=200, topk=3),
+}
+IGNORED = {"finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8, "current_operator": 32}
+
+
+class Registers(wiring.Component):
+    """Register file with its counters."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "bus": In(Axi4Lite()), "start": Out(1), "busy": Out(1), "irq": Out(1), "program": Out(ADDRESS_BITS),
+            "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
+            "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
+            "candidate_index": In(32).array(config.topk), "candidate_logit": In(32).array(config.topk),
+            "events": In(len(COUNTERS)), "running": In(1), "opcode": In(8), "port_busy": In(config.ports), "port_stall": In(config.ports),
+            **{name: In(bits) for name, bits in IGNORED.items()},
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.registers = r = RegisterFile(self.config)
+        m.submodules.counters = c = Counters(self.config)
+        connect(m, flipped(self.bus), r.bus)
+        connect(m, flipped(self.tokens), r.tokens)
+        for outer, inner in zip(self.pages, r.pages, strict=True):
+            connect(m, flipped(outer), inner)
+        m.d.comb += [
+            *(getattr(self, name).eq(getattr(r, name)) for name in ("start", "busy", "irq", "program", "logits", "write_logits")),
+            *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "position", "want_logits")),
+            *(getattr(r, name).eq(getattr(self, name)) for name in IGNORED),
+            Cat(r.candidate_index, r.candidate_logit).eq(Cat(self.candidate_index, self.candidate_logit)),
+            *(getattr(c, name).eq(getattr(self, name)) for name in ("events", "running", "opcode", "port_busy", "port_stall")),
+            c.clear.eq(r.start),
+            Cat(r.counters).eq(Cat(c.values)),
+        ]
+        return m
+
+
+class Host:
+    """AXI4-Lite master with random delays on every channel."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.dut = bench, bench.dut
+        for channel, names in (("aw", ("addr", "valid")), ("w", ("data", "strb", "valid")), ("b", ("ready",)),
+                               ("ar", ("addr", "valid")), ("r", ("ready",))):  # fmt: skip
+            for name in names:
+                self.signal(channel, name).value = 0
+        self.todo: dict[str, int] = {}
+        self.read_data: int | None = None
+        self.answered = False
+        bench.agents.append(self)
+
+    def signal(self, channel: str, name: str) -> Any:
+        return getattr(self.dut, f"bus__{channel}__{name}")
+
+    def drive(self) -> None:
+        for channel in ("aw", "w", "ar"):
+            if self.todo.get(channel) == 0 or (channel in self.todo and self.bench.random.random() < 0.4):
+                self.todo[channel] = 0
+                self.signal(channel, "valid").value = 1
+            else:
+                self.signal(channel, "valid").value = 0
+        for channel in ("b", "r"):
+            self.signal(channel, "ready").value = int(self.bench.random.random() < 0.5)
+
+    def sample(self) -> None:
+        for channel in ("aw", "w", "ar"):
+            if self.signal(channel, "valid").value and self.signal(channel, "ready").value:
+                del self.todo[channel]
+        if self.signal("b", "valid").value and self.signal("b", "ready").value:
+            assert int(self.signal("b", "resp").value) == 0
+            self.answered = True
+        if self.signal("r", "valid").value and self.signal("r", "ready").value:
+            assert int(self.signal("r", "resp").value) == 0
+            self.read_data = int(self.signal("r", "data").value)
+
+    async def write(self, offset: int, value: int, strobe: int = 15) -> None:
+        self.signal("aw", "addr").value = offset
+        self.signal("w", "data").value = value
+        self.signal("w", "strb").value = strobe
+        self.todo, self.answered = {"aw": 1, "w": 1}, False
+        await self.bench.until(lambda: self.answered)
+        await self.bench.step(2)
+
+    async def read(self, offset: int) -> int:
+        self.signal("ar", "addr").value = offset
+        self.todo, self.read_data = {"ar": 1}, None
+        await self.bench.until(lambda: self.read_data is not None)
+        assert self.read_data is not None
+        return self.read_data
+
+
+async def set_up(dut: Any, seed: int) -> tuple[BuildConfig, Bench, Host, Any]:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    bench = Bench(dut, seed)
+    for name in (*IGNORED, "events", "running", "opcode", "port_busy", "port_stall"):
+        getattr(dut, name).value = 0
+    host = Host(bench)
+    await bench.start()
+    return config, bench, host, lambda name: register(config, name).offset
+
+
+@cocotb.test()
+async def holds_values(dut: Any) -> None:
+    config, bench, host, at = await set_up(dut, 1)
+    assert await host.read(at("MAGIC")) == MAGIC
+    assert await host.read(at("VERSION")) == CONTRACT_VERSION
+    assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == config.contract_hash
+    writable = [row for row in register_map(config) if row.access == "rw"]
+    assert len(writable) == 8
+    values = {row.name: bench.random.getrandbits(32) & ~1 for row in writable}
+    for row in writable:
+        await host.write(row.offset, values[row.name])
+    for row in writable:
+        assert await host.read(row.offset) == values[row.name], row.name
+    await host.write(at("POSITION"), 0xFFFFFFFF, strobe=0b0010)
+    assert await host.read(at("POSITION")) == values["POSITION"] | 0xFF00
+    assert int(dut.program.value) == (values["PROGRAM_LOW"] | values["PROGRAM_HIGH"] << 32) % 2**40
+    assert int(dut.logits.value) == (values["LOGITS_LOW"] | values["LOGITS_HIGH"] << 32) % 2**40
+    # Nothing happens at read-only and unmapped addresses.
+    for offset in (at("MAGIC"), at("CURRENT"), 0x01C, 0x3FC, WINDOW_BYTES - 4):
+        before = await host.read(offset)
+        await host.write(offset, ~before & 0xFFFFFFFF)
+        assert await host.read(offset) == before
+    assert await host.read(WINDOW_BYTES - 4) == 0
+
+
+@cocotb.test()
+async def shows_the_pass(dut: Any) -> None:
+    config, _, host, at = await set_up(dut, 2)
+    for count, seen in ((1, 1), (config.chunk, config.chunk), (config.chunk + 1, config.chunk), (1 << 31, config.chunk)):
+        await host.write(at("COUNT"), count)
+        assert int(dut.current__tokens.value) == seen
+    await host.write(at("POSITION"), config.max_context)
+    assert int(dut.current__position.value) == config.max_context
+    for value in range(4):
+        await host.write(at("PASS"), value)
+        assert (int(dut.current__want_logits.value), int(dut.write_logits.value)) == (value & 1, value >> 1)
+
+
+class Doorbells:
+    def __init__(self, bench: Bench) -> None:
+        self.dut, self.rung = bench.dut, 0
+        bench.agents.append(self)
+
+    def drive(self) -> None: ...
+
+    def sample(self) -> None:
+        self.rung += int(self.dut.start.value)
+
+
+@cocotb.test()
+async def doorbell_and_interrupt(dut: Any) -> None:
+    _, bench, host, at = await set_up(dut, 3)
+    bells = Doorbells(bench)
+
+    async def finish() -> None:
+        dut.finished.value = 1
+        await bench.step()
+        dut.finished.value = 0
+        await bench.step(2)
+
+    assert await host.read(at("STATUS")) == 0
+    await host.write(at("CONTROL"), 1, strobe=0b1110)
+    assert bells.rung == 0
+    await host.write(at("CONTROL"), 1)
+    assert bells.rung == 1 and await host.read(at("STATUS")) == Status.BUSY
+    await host.write(at("CONTROL"), 1)
+    assert bells.rung == 1, "a second doorbell while busy must be ignored"
+    await finish()
+    assert await host.read(at("STATUS")) == Status.DONE and not dut.irq.value
+    await host.write(at("INTERRUPT"), 1)
+    assert dut.irq.value
+    await host.write(at("CONTROL"), 2)
+    assert not dut.irq.value and await host.read(at("STATUS")) == 0
+    await host.write(at("CONTROL"), 1)
+    await finish()
+    assert dut.irq.value
+    await host.write(at("CONTROL"), 3)
+    assert bells.rung == 3 and not dut.irq.value and await host.read(at("STATUS")) == Status.BUSY
+    dut.error.value, dut.error_response.value, dut.error_write.value, dut.error_port.value = 1, 2, 1, 5
+    assert await host.read(at("STATUS")) == Status.BUSY | Status.ERROR
+    assert await host.read(at("ERROR")) == 2 | 1 << 2 | 5 << 8
+    dut.error.value = 0
+    assert await host.read(at("ERROR")) == 0
+    dut.current_operator.value = 0xABCD1234
+    assert await host.read(at("CURRENT")) == 0xABCD1234
+
+
+@cocotb.test()
+async def tables(dut: Any) -> None:
+    config, bench, host, at = await set_up(dut, 4)
+    for name, readers, depth in (("TOKEN", ["tokens"], config.chunk), ("PAGE", ["pages__0", "pages__1"], config.max_pages)):
+        values = [bench.random.getrandbits(24) for _ in range(depth)]
+        for index, value in enumerate(values):
+            await host.write(at(name) + 4 * index, value)
+        # Beyond the end nothing is written.
+        await host.write(at(name) + 4 * depth, 0)
+        await host.write(at(name) - 4, 0)
+        for reader in readers:
+            for index, value in enumerate(values):
+                getattr(dut, f"{reader}__index").value = index
+                await bench.step()
+                assert int(getattr(dut, f"{reader}__number").value) == value
+
+
+@cocotb.test()
+async def counters_and_candidates(dut: Any) -> None:
+    config, bench, host, at = await set_up(dut, 5)
+    rows = [row for row in register_map(config) if row.name.startswith("COUNT_")]
+    expected: dict[int, int] = {}
+
+    def offset(row: Register, index: int) -> int:
+        return row.offset + index * row.step
+
+    events, busy, stall = len(COUNTERS), config.ports, config.ports
+    for _ in range(50):
+        now = [bench.random.getrandbits(events), bench.random.getrandbits(busy), bench.random.getrandbits(stall)]
+        opcode, running = bench.random.randrange(len(Opcode) + 2), bench.random.getrandbits(1)
+        dut.events.value, dut.port_busy.value, dut.port_stall.value = now
+        dut.opcode.value, dut.running.value = opcode, running
+        hits = [offset(rows[i], 0) for i in range(events) if now[0] >> i & 1]
+        by_name = {row.name: row for row in rows}
+        if running and opcode < len(Opcode):
+            hits.append(offset(by_name["COUNT_OPCODE"], opcode))
+        hits += [offset(by_name["COUNT_PORT_BUSY"], p) for p in range(busy) if now[1] >> p & 1]
+        hits += [offset(by_name["COUNT_PORT_STALL"], p) for p in range(stall) if now[2] >> p & 1]
+        for hit in hits:
+            expected[hit] = expected.get(hit, 0) + 1
+        await bench.step()
+    for name in ("events", "running", "port_busy", "port_stall"):
+        getattr(dut, name).value = 0
+    for row in rows:
+        for index in range(row.count):
+            assert await host.read(offset(row, index)) == expected.get(offset(row, index), 0), (row.name, index)
+    for index in range(config.topk):
+        getattr(dut, f"candidate_index__{index}").value = index + 7
+        getattr(dut, f"candidate_logit__{index}").value = 0x3F800000 + index
+    for index in range(config.topk):
+        assert await host.read(at("TOPK") + 8 * index) == index + 7
+        assert await host.read(at("TOPK") + 8 * index + 4) == 0x3F800000 + index
+    await host.write(at("CONTROL"), 1)
+    assert await host.read(rows[0].offset) == 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_registers(name: str, tmp_path: Path) -> None:
+    run_cocotb(Registers(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+               parameters={"config": asdict(CONFIGS[name])})  # fmt: skip

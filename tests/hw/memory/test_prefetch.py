@@ -1,0 +1,211 @@
+"""Program in memory -> descriptors for two readers -> segments, against the rules written out in Python."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
+from hwgen.hw.axi.signature import Axi4Read
+from hwgen.hw.control.active import Pass
+from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
+from hwgen.hw.memory.port import ErrorReport
+from hwgen.hw.memory.prefetch import Prefetcher, TableRead
+from hwgen.hw.memory.program import ProgramReader
+from tests.cocotb_runner import cocotb_parameters, run_cocotb
+from tests.hw.axi.bench import AxiMemory, Bench, Sink
+
+BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
+CONFIGS = {
+    "default": BuildConfig(descriptor_queue=5),
+    "narrow": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, load_bytes=4, descriptor_queue=2),
+    "words": BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, load_bytes=4, descriptor_queue=8),
+}
+
+
+class FetchPath(wiring.Component):
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "start": In(1),
+            "address": In(ADDRESS_BITS),
+            "axi": Out(Axi4Read(config.port_bits)),
+            "descriptors": Out(stream.Signature(DescriptorLayout())),
+            "current": In(Pass(config)),
+            "tokens": Out(TableRead(config.chunk)),
+            "pages": Out(TableRead(config.max_pages)),
+            "segments": Out(Segment()),
+            "error": Out(ErrorReport()),
+            "idle": Out(2),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.program = program = ProgramReader(self.config)
+        m.submodules.prefetcher = prefetcher = Prefetcher(self.config)
+        m.d.comb += [program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1)]
+        connect(m, program.axi, flipped(self.axi))
+        connect(m, program.error, flipped(self.error))
+        connect(m, program.descriptors[0], prefetcher.descriptors)
+        connect(m, program.descriptors[1], flipped(self.descriptors))
+        connect(m, flipped(self.current), prefetcher.current)
+        for name in ("tokens", "pages", "segments"):
+            connect(m, getattr(prefetcher, name), flipped(getattr(self, name)))
+        return m
+
+
+class Table:
+    """Read port with one cycle of latency."""
+
+    def __init__(self, bench: Bench, prefix: str, values: list[int]) -> None:
+        self.index, self.number = getattr(bench.dut, f"{prefix}__index"), getattr(bench.dut, f"{prefix}__number")
+        self.values, self.next = values, 0
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        self.number.value = self.next
+
+    def sample(self) -> None:
+        index = int(self.index.value)
+        self.next = self.values[index] if index < len(self.values) else 0
+
+
+def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], position: int, logits: bool,
+                      pages: list[int]) -> list[tuple[int, int]]:  # fmt: skip
+    result = []
+    for d in program:
+        if d.token_start >= len(tokens) or (d.flags & Flag.LOGITS and not logits):
+            continue
+        if d.flags & Flag.MULTI and len(tokens) <= config.groups * config.lanes:
+            continue
+        active = range(d.token_start, min(d.token_start + d.token_count, len(tokens)))
+        if d.flags & Flag.LAST:
+            active = range(len(tokens) - 1, len(tokens))
+        numbers: list[int]
+        if d.fetch is Fetch.STREAM:
+            numbers = [0]
+        elif d.fetch is Fetch.TOKEN:
+            numbers = [tokens[t] * d.stride for t in active]
+        elif d.fetch is Fetch.POSITION:
+            numbers = [(position + t) * d.stride for t in active]
+        elif d.fetch is Fetch.CACHE:
+            blocks = -(-position // config.kv_block)
+            numbers = [pages[b] * d.stride + head * d.head_stride for head in range(d.kv_heads) for b in range(blocks)]
+        else:
+            numbers = []
+        result += [((d.stream_address + n) % 2**40, d.stream_beats) for n in numbers if d.stream_beats]
+    return result
+
+
+def random_descriptor(config: BuildConfig, generator: random.Random) -> Descriptor:
+    g = generator
+    flags = Flag(0)
+    for flag in (Flag.LOGITS, Flag.LAST, Flag.MULTI, Flag.REPLAY):
+        if g.random() < 0.2:
+            flags |= flag
+    return Descriptor(
+        opcode=g.choice([o for o in Opcode if o is not Opcode.END]), flags=flags, fetch=g.choice(list(Fetch)),
+        token_start=g.choice([0, 0, g.randrange(config.chunk)]), token_count=g.randint(1, config.chunk),
+        kv_heads=g.randint(1, 4), stream_address=g.randrange(2**36), stream_beats=g.choice([0, 1, 64, 2**29]) * config.groups,
+        stride=g.choice([64, 2**32 - 64, g.randrange(2**24)]), head_stride=g.randrange(2**32),
+        src=g.randrange(2**16), scalar0=1.5, row_blocks=g.randrange(2**32),
+    )  # fmt: skip
+
+
+@cocotb.test()
+async def walks(dut: Any) -> None:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    for rate, latency, seed in ((1.0, 0, 1), (0.4, 30, 2), (0.8, 5, 3)):
+        bench = Bench(dut, seed)
+        g = bench.random
+        dut.start.value = 0
+        memory = bytearray(1 << 14)
+        AxiMemory(bench, "axi", memory, config.port_bytes, max_words=64, rate=rate, latency=latency, write=False)
+        descriptors, segments = Sink(bench, "descriptors", rate=g.choice([0.05, 0.3])), Sink(bench, "segments", rate=rate)
+        tokens_all = [g.randrange(2**18) for _ in range(config.chunk)]
+        pages = [g.randrange(2**24) for _ in range(config.max_pages)]
+        Table(bench, "tokens", tokens_all)
+        Table(bench, "pages", pages)
+        await bench.start()
+        for length in (0, 1, 12, 30):
+            program = [random_descriptor(config, g) for _ in range(length)]
+            base = 64 * g.randrange(40)
+            data = pack_program(program)
+            memory[base : base + len(data)] = data
+            count, logits = g.randint(1, config.chunk), g.random() < 0.5
+            position = g.choice([0, 1, config.kv_block, config.kv_block + 1, 3 * config.kv_block - 1])
+            dut.current__tokens.value = count
+            dut.current__position.value = position
+            dut.current__want_logits.value = int(logits)
+            dut.address.value = base
+            dut.start.value = 1
+            await bench.step()
+            dut.start.value = 0
+            await bench.until(lambda d=descriptors, n=length: len(d.items) == n + 1)
+            await bench.until(lambda: int(dut.idle.value) == 3)
+            await bench.step(50)
+            tagged = [replace(d, tag=i) for i, d in enumerate(program)] + [Descriptor()]
+            assert descriptors.items == [int.from_bytes(d.pack(), "little") for d in tagged]
+            found = [(value & (1 << 40) - 1, value >> 40) for value in segments.items]
+            assert found == expected_segments(config, program, tokens_all[:count], position, logits, pages)
+            descriptors.items.clear()
+            segments.items.clear()
+
+
+@cocotb.test()
+async def segments_come_fast(dut: Any) -> None:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    bench = Bench(dut, 4)
+    program = [Descriptor(opcode=Opcode.ATTENTION, fetch=Fetch.CACHE, token_count=1, kv_heads=4, stream_beats=64, stride=4096)]
+    AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
+    descriptors, segments = Sink(bench, "descriptors"), Sink(bench, "segments")
+    for name, size in (("tokens", config.chunk), ("pages", config.max_pages)):
+        Table(bench, name, [0] * size)
+    dut.start.value = 1
+    dut.address.value = 0
+    dut.current__tokens.value = 1
+    dut.current__position.value = 8 * config.kv_block
+    await bench.start()
+    await bench.step()
+    dut.start.value = 0
+    await bench.until(lambda: len(segments.items) == 1)
+    cycles = await bench.until(lambda: len(segments.items) == 32)
+    assert cycles <= 6 * 31
+    await bench.until(lambda: len(descriptors.items) == 2)
+
+
+@cocotb.test()
+async def an_error_ends_the_program(dut: Any) -> None:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    bench = Bench(dut, 5)
+    program = [Descriptor(opcode=Opcode.PARAM, token_count=1)] * 3
+    AxiMemory(bench, "axi", bytearray(pack_program(program)[:128]), config.port_bytes, max_words=64, write=False)
+    descriptors, _ = Sink(bench, "descriptors"), Sink(bench, "segments")
+    dut.start.value = 1
+    dut.address.value = 0
+    dut.current__tokens.value = 1
+    await bench.start()
+    await bench.step()
+    dut.start.value = 0
+    errors = 0
+    for _ in range(200):
+        await bench.step()
+        errors += int(dut.error__valid.value)
+    assert errors >= 1
+    assert [value & 255 for value in descriptors.items] == [Opcode.PARAM, Opcode.PARAM, Opcode.END]
+    assert int(dut.idle.value) == 3
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prefetch(name: str, tmp_path: Path) -> None:
+    run_cocotb(FetchPath(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+               parameters={"config": asdict(CONFIGS[name])})  # fmt: skip

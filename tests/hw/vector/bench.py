@@ -1,0 +1,265 @@
+"""Memories, linear engine and attention unit as `VectorUnit` sees them, and what each operator must leave in them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from cocotb.triggers import RisingEdge
+from torch import Tensor
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.golden.activation import relu2, silu
+from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
+from hwgen.golden.norm import norm_quantize
+from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
+from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
+from tests.cocotb_runner import start_clock
+from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
+
+Places = dict[tuple[int, ...], int]
+"""Contents of a memory by the members of its write bus, in their order."""
+
+RANGES = {"one": (120, 134), "huge": (245, 254), "tiny": (2, 12), "wide": (2, 254)}
+"""Exponent fields of random numbers."""
+
+STYLES = (*RANGES, "edges", "zero")
+
+BUSES = {
+    "activation": "groups lane addr data",
+    "query": "slot kv_head kv_heads head_vectors vector data",
+    "query_scale": "slot kv_head kv_heads scale",
+    "kv": "bank value head head_vectors vector data",
+    "kv_scale": "bank value head scale",
+    "scratch_write": "addr data",
+}
+"""Members of the write buses beside ``valid``; the last one is what is written."""
+
+
+def config_of_width(width: int, **changes: Any) -> BuildConfig:
+    """A small build with vectors of ``width`` elements."""
+    sizes: dict[int, dict[str, Any]] = {
+        4: {"ports": 1, "groups": 1, "lanes": 3, "kv_block": 8, "builders": 7, "load_bytes": 4},
+        8: {"ports": 2, "groups": 2, "lanes": 2},
+        16: {"ports": 4, "groups": 2, "lanes": 1, "kv_block": 32, "builders": 27, "load_bytes": 16},
+    }
+    return BuildConfig(**{"scratch_vectors": 1024, "param_vectors": 256, "burst": 16, **sizes[width], **changes})
+
+
+def pack(elements: Sequence[int], bits: int) -> int:
+    """One word, element 0 in the lowest bits."""
+    return sum((element & ((1 << bits) - 1)) << bits * k for k, element in enumerate(elements))
+
+
+def words(values: Tensor, width: int) -> list[int]:
+    """Vectors of ``width`` float32 as words."""
+    bits = to_bits(values.contiguous().view(-1))
+    return [pack(bits[k : k + width], 32) for k in range(0, len(bits), width)]
+
+
+def bytes_of(values: Tensor, width: int) -> list[int]:
+    """Vectors of ``width`` int8 as words."""
+    elements = values.contiguous().view(-1).tolist()
+    return [pack(elements[k : k + width], 8) for k in range(0, len(elements), width)]
+
+
+def random_floats(rng: random.Random, count: int, style: str) -> Tensor:
+    """Contract values of one of the `STYLES`."""
+    if style == "zero":
+        return torch.zeros(count)
+    if style == "edges":
+        return to_float(rng.choices(EDGES, k=count))
+    numbers = random_numbers(rng, count, *RANGES[style])
+    return to_float([0 if rng.random() < 0.05 else number for number in numbers])
+
+
+class VectorBench:
+    """Drives one `VectorUnit`.
+
+    ``scratch``, ``param`` are ``[vectors, width]`` float32; ``accumulators`` ``[tokens, max_rows]`` integers, by the tokens' places among the active ones;
+    ``scales`` what NORM must have left for each token. ``written`` holds what the operator wrote, by bus; writing a place twice is an error.
+    """
+
+    def __init__(self, dut: Any, config: BuildConfig, seed: int) -> None:
+        self.dut, self.config = dut, config
+        self.rng = random.Random(seed)
+        self.scratch = random_floats(self.rng, config.scratch_vectors * config.width, "wide").view(-1, config.width)
+        self.param = random_floats(self.rng, config.param_vectors * config.width, "wide").view(-1, config.width)
+        self.accumulators = torch.zeros(config.tokens, config.max_rows, dtype=torch.int64)
+        self.scales = torch.zeros(config.chunk)
+        self.written: dict[str, Places] = {}
+        self.gang = False
+        self.cycles = 0
+        self._scratch_words: list[int] = []
+        self._param_words: list[int] = []
+        self._scratch_reads = [0] * (SCRATCH_LATENCY - 1)
+        self._param_reads = [0] * (SCRATCH_LATENCY - 1)
+        self._accumulator_reads = [0] * (ACCUMULATOR_LATENCY - 1)
+        self._buses = {
+            bus: (getattr(dut, f"{bus}__valid"), [getattr(dut, f"{bus}__{name}") for name in names.split()])
+            for bus, names in BUSES.items()
+        }
+        self._request = [getattr(dut, f"accumulator__{name}") for name in ("gang", "group", "lane", "vector")]
+
+    async def reset(self) -> None:
+        """Start the clock with all inputs 0."""
+        for name in ("descriptor", "first", "count", "tokens", "position", "gang", "write_logits", "logits"):
+            getattr(self.dut, f"op__{name}").value = 0
+        for name in ("start", "scratch_read__data", "param_read__data", "accumulator__data"):
+            getattr(self.dut, name).value = 0
+        await start_clock(self.dut)
+        self._show_memories()
+
+    def _show_memories(self) -> None:
+        self._scratch_words = words(self.scratch, self.config.width)
+        self._param_words = words(self.param, self.config.width)
+
+    def _accumulator_word(self) -> int:
+        gang, group, lane, vector = (int(signal.value) for signal in self._request)
+        c = self.config
+        token = lane if gang else group * c.lanes + lane
+        if token >= c.tokens or (vector + 1) * c.width > c.max_rows:
+            return 0
+        return pack(self.accumulators[token, vector * c.width : (vector + 1) * c.width].tolist(), c.acc_bits)
+
+    async def cycle(self) -> bool:
+        """One rising edge; returns ``done`` of the cycle that it ends."""
+        dut = self.dut
+        await RisingEdge(dut.clk)
+        self.cycles += 1
+        done = bool(dut.done.value)
+        self._scratch_reads.append(self._scratch_words[int(dut.scratch_read__addr.value)])
+        self._param_reads.append(self._param_words[int(dut.param_read__addr.value)])
+        self._accumulator_reads.append(self._accumulator_word())
+        for bus, (valid, members) in self._buses.items():
+            if int(valid.value):
+                *where, what = (int(signal.value) for signal in members)
+                assert not done, f"{bus} is written in the cycle of done"
+                assert tuple(where) not in self.written[bus], f"{bus} {where} is written twice"
+                self.written[bus][tuple(where)] = what
+                if bus == "scratch_write":
+                    self._scratch_words[where[0]] = what
+        dut.scratch_read__data.value = self._scratch_reads.pop(0)
+        dut.param_read__data.value = self._param_reads.pop(0)
+        dut.accumulator__data.value = self._accumulator_reads.pop(0)
+        return done
+
+    async def begin(self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None) -> None:
+        """Start an operator and end its first cycle."""
+        dut = self.dut
+        self.gang = count <= self.config.lanes if gang is None else gang
+        self.written = {bus: {} for bus in BUSES}
+        self._show_memories()
+        dut.op__descriptor.value = int.from_bytes(d.pack(), "little")
+        dut.op__first.value, dut.op__count.value, dut.op__tokens.value = first, count, first + count
+        dut.op__position.value, dut.op__gang.value = position, int(self.gang)
+        dut.start.value = 1
+        await self.cycle()
+        dut.start.value = 0
+
+    async def run(self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None) -> int:
+        """Run one operator, hold what it wrote against the golden model and take that over; returns cycles from ``start`` to ``done``."""
+        await self.begin(d, first=first, count=count, position=position, gang=gang)
+        started = self.cycles
+        limit = 1000 + 4 * count * (d.vectors + d.head_vectors * (d.heads + 2 * d.kv_heads))
+        while not await self.cycle():
+            assert self.cycles - started < limit, f"{d.opcode.name} does not end"
+        expected = {bus: {} for bus in BUSES} | self.expected(d, range(first, first + count), position)
+        for bus in BUSES:
+            self._compare(bus, d, self.written[bus], expected[bus])
+        return self.cycles - started
+
+    def _compare(self, bus: str, d: Descriptor, got: Places, want: Places) -> None:
+        context = f"{d.opcode.name} {d.flags!r}: {bus}"
+        missing, surplus = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
+        assert not missing and not surplus, f"{context}: not written {missing[:4]}, written too {surplus[:4]}"
+        wrong = [(where, hex(got[where]), hex(want[where])) for where in want if got[where] != want[where]]
+        assert not wrong, f"{context}: {len(wrong)} of {len(want)} differ, (where, is, should be): {wrong[:2]}"
+
+    def expected(self, d: Descriptor, tokens: range, position: int) -> dict[str, Places]:
+        """What the operator writes, by bus; ``scratch`` and ``scales`` take their new values."""
+        match d.opcode:
+            case Opcode.NORM:
+                return self._norm(d, tokens)
+            case Opcode.DRAIN:
+                return self._drain(d, tokens)
+            case _:
+                return self._rope(d, tokens, position)
+
+    def _rows(self, memory: Tensor, base: int, vectors: int) -> Tensor:
+        return memory[base : base + vectors].reshape(-1)
+
+    def _norm(self, d: Descriptor, tokens: range) -> dict[str, Places]:
+        c = self.config
+        activation: Places = {}
+        query: Places = {}
+        query_scale: Places = {}
+        gain = self._rows(self.param, d.param, d.vectors)
+        for i, t in enumerate(tokens):
+            x = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
+            q, self.scales[t] = norm_quantize(x, gain, d.scalar0, d.scalar1)
+            group, lane = (0, i) if self.gang else divmod(i, c.lanes)
+            groups = (1 << c.groups) - 1 if self.gang else 1 << group
+            for v, word in enumerate(bytes_of(q, c.width)):
+                if d.flags & Flag.TO_QUERY:
+                    query[0, 0, d.kv_heads, d.head_vectors, v] = word
+                else:
+                    activation[groups, lane, v] = word
+            if d.flags & Flag.TO_QUERY:
+                query_scale[0, 0, d.kv_heads] = to_bits(self.scales[t : t + 1])[0]
+        return {"activation": activation, "query": query, "query_scale": query_scale}
+
+    def _drain(self, d: Descriptor, tokens: range) -> dict[str, Places]:
+        width = self.config.width
+        places: Places = {}
+        for i, t in enumerate(tokens):
+            scale = fmul(self.scales[t], torch.tensor(d.scalar0))
+            rows = self.accumulators[i, d.row_blocks * width : (d.row_blocks + d.vectors) * width]
+            y = fmul(int_to_f32(rows), scale)
+            source = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
+            if d.flags & Flag.RELU2:
+                y = relu2(y)
+            elif d.flags & Flag.SILU:
+                y = silu(y)
+            elif d.flags & Flag.MULTIPLY:
+                y = fmul(y, source)
+            elif d.flags & Flag.ADD:
+                y = fadd(source, y)
+            target = d.dst + t * d.dst_stride
+            self.scratch[target : target + d.vectors] = y.view(-1, width)
+            places |= {(target + v,): word for v, word in enumerate(words(y, width))}
+        return {"scratch_write": places}
+
+    def _rope(self, d: Descriptor, tokens: range, position: int) -> dict[str, Places]:
+        c, h = self.config, d.head_vectors
+        group = d.heads // d.kv_heads
+        scratch: Places = {}
+        query: Places = {}
+        query_scale: Places = {}
+        kv: Places = {}
+        kv_scale: Places = {}
+        for t in tokens:
+            row = self._rows(self.param, d.param + t * d.param_stride, h)
+            bank = (position + t) % c.chunk
+            for head in range(d.heads + 2 * d.kv_heads):
+                base = d.src + t * d.src_stride + head * h
+                y = self._rows(self.scratch, base, h)
+                if head < d.heads + d.kv_heads:
+                    y = rotate(y, row)
+                    self.scratch[base : base + h] = y.view(h, -1)
+                    scratch |= {(base + v,): word for v, word in enumerate(words(y, c.width))}
+                if head < d.heads:
+                    q, scale = quantize_query(y, d.scalar0)
+                    kv_head, member = divmod(head, group)
+                    slot = t * group + member
+                    query |= {(slot, kv_head, d.kv_heads, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
+                    query_scale[slot, kv_head, d.kv_heads] = to_bits(scale.view(1))[0]
+                else:
+                    q, scale = quantize_kv(y)
+                    value, kv_head = divmod(head - d.heads, d.kv_heads)
+                    kv |= {(bank, value, kv_head, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
+                    kv_scale[bank, value, kv_head] = int(bf16_bits(scale.view(1))[0])
+        return {"scratch_write": scratch, "query": query, "query_scale": query_scale, "kv": kv, "kv_scale": kv_scale}

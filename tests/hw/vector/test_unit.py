@@ -1,0 +1,276 @@
+"""`VectorUnit` against the golden operators, bit for bit on every bus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import pytest
+import torch
+
+from hwgen.config import BuildConfig, ConfigError
+from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.hw.vector import VectorUnit
+from tests.cocotb_runner import cocotb_parameters, run_cocotb
+
+from .bench import BUSES, STYLES, VectorBench, config_of_width, random_floats
+
+MODES = (Flag.STORE, Flag.RELU2, Flag.SILU, Flag.MULTIPLY, Flag.ADD)
+
+BUILD: dict[str, Any] = {
+    # State machines leave codes unused.
+    "build_args": ("-Wno-CASEINCOMPLETE", "--x-assign", "fast"),
+    # Optimising the C++ would take longer than all of the simulation.
+    "extra_env": {"MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0"},
+}
+
+TAIL = 400
+"""Cycles after which nothing of an operator is left."""
+
+
+async def started(dut: Any, seed: int) -> VectorBench:
+    bench = VectorBench(dut, BuildConfig.from_dict(cocotb_parameters()["config"]), seed)
+    await bench.reset()
+    return bench
+
+
+def fill(bench: VectorBench, memory: torch.Tensor, base: int, vectors: int, style: str) -> None:
+    memory[base : base + vectors] = random_floats(bench.rng, vectors * bench.config.width, style).view(vectors, -1)
+
+
+def norm(bench: VectorBench, vectors: int, tokens: int, style: str, flags: Flag = Flag.NONE) -> Descriptor:
+    """NORM of tokens 0 to ``tokens - 1`` with new contents; every second run has gains near 1."""
+    rng = bench.rng
+    stride = vectors + rng.randrange(3)
+    d = Descriptor(
+        opcode=Opcode.NORM, flags=flags, vectors=vectors, src=rng.randrange(40), src_stride=stride, param=rng.randrange(40),
+        heads=2, kv_heads=1, head_vectors=2, scalar0=1.0 / (vectors * bench.config.width), scalar1=rng.choice((1e-5, 1e-6, 0.0)),
+    )  # fmt: skip
+    for t in range(tokens):
+        fill(bench, bench.scratch, d.src + t * stride, vectors, style)
+    fill(bench, bench.param, d.param, vectors, rng.choice((style, "one")))
+    return d
+
+
+def drain(bench: VectorBench, flags: Flag, vectors: int, tokens: int, style: str) -> Descriptor:
+    rng, config = bench.rng, bench.config
+    top = 127 * config.max_inputs
+    bound = rng.choice((3, 300, top))
+    generator = torch.Generator().manual_seed(rng.getrandbits(30))
+    bench.accumulators = torch.randint(-bound, bound + 1, bench.accumulators.shape, generator=generator)
+    bench.accumulators[:, ::7] = top
+    bench.accumulators[:, 3::11] = -top
+    d = Descriptor(
+        opcode=Opcode.DRAIN, flags=flags, vectors=vectors, row_blocks=rng.randrange(config.max_rows // config.width - vectors + 1),
+        src=rng.randrange(30), src_stride=vectors + rng.randrange(2), dst=512 + rng.randrange(30), dst_stride=vectors + rng.randrange(2),
+        scalar0=random_floats(rng, 1, "wide" if style == "wide" else "one").item(),
+    )  # fmt: skip
+    for t in range(tokens):
+        fill(bench, bench.scratch, d.src + t * d.src_stride, vectors, style)
+    return d
+
+
+def rope(bench: VectorBench, heads: int, kv_heads: int, head_vectors: int, tokens: int, style: str) -> Descriptor:
+    rng = bench.rng
+    vectors = (heads + 2 * kv_heads) * head_vectors
+    d = Descriptor(
+        opcode=Opcode.ROPE, heads=heads, kv_heads=kv_heads, head_vectors=head_vectors, src=rng.randrange(30),
+        src_stride=vectors + rng.randrange(2), param=rng.randrange(30), param_stride=head_vectors + rng.randrange(2),
+        scalar0=1.4426950408889634 / (127 * (head_vectors * bench.config.width) ** 0.5),
+    )  # fmt: skip
+    for t in range(tokens):
+        fill(bench, bench.scratch, d.src + t * d.src_stride, vectors, style)
+        fill(bench, bench.param, d.param + t * d.param_stride, head_vectors, rng.choice((style, "one")))
+    return d
+
+
+async def check_scales(bench: VectorBench, first: int, count: int) -> None:
+    """The scales inside, bit for bit: DRAIN of accumulators of 1 with a weight scale of 1 stores them."""
+    bench.accumulators[:] = 1
+    width = bench.config.tokens
+    for start in range(first, first + count, width):
+        d = Descriptor(opcode=Opcode.DRAIN, flags=Flag.STORE, vectors=1, dst=900, dst_stride=1, scalar0=1.0)
+        await bench.run(d, first=start, count=min(width, first + count - start))
+
+
+@cocotb.test()
+async def norm_of_all_sizes(dut: Any) -> None:
+    bench = await started(dut, 1)
+    ways = 128 // bench.config.width
+    sizes = (1, 2, 3, ways - 1, ways, ways + 1, 2 * ways + 5)
+    for vectors in sizes:
+        for style in STYLES if vectors in (3, ways + 1) else ("one", "wide"):
+            await bench.run(norm(bench, vectors, 1, style))
+            await check_scales(bench, 0, 1)
+
+
+@cocotb.test()
+async def norm_of_many_tokens(dut: Any) -> None:
+    bench = await started(dut, 2)
+    config = bench.config
+    for first, count, gang, vectors in (
+        (0, config.tokens, False, 1), (config.chunk - 2, 2, False, 5), (1, config.lanes, True, 11), (0, 1, True, 2), (1, config.tokens, False, 19)
+    ):  # fmt: skip
+        await bench.run(norm(bench, vectors, first + count, bench.rng.choice(STYLES)), first=first, count=count, gang=gang)
+        await check_scales(bench, first, count)
+
+
+@cocotb.test()
+async def norm_to_query(dut: Any) -> None:
+    bench = await started(dut, 3)
+    for vectors, first in ((1, 0), (9, 3), (40, bench.config.chunk - 1)):
+        d = norm(bench, vectors, first + 1, "one", Flag.TO_QUERY | Flag.LAST)
+        await bench.run(d, first=first)
+        assert bench.written["query_scale"]
+        await check_scales(bench, first, 1)
+
+
+@cocotb.test()
+async def drain_in_all_modes(dut: Any) -> None:
+    bench = await started(dut, 4)
+    config = bench.config
+    for flags in MODES:
+        for vectors, first, count, gang, style in (
+            (1, 0, 1, True, "one"), (3, 2, config.lanes, True, "one"), (7, 1, config.tokens, False, "wide"), (30, 0, 2, False, "one"),
+            (2, config.chunk - 1, 1, True, "edges"),
+        ):  # fmt: skip
+            await bench.run(norm(bench, 2, first + count, style), first=first, count=count, gang=gang)
+            await bench.run(drain(bench, flags, vectors, first + count, style), first=first, count=count, gang=gang)
+
+
+@cocotb.test()
+async def drain_in_place(dut: Any) -> None:
+    bench = await started(dut, 5)
+    count = bench.config.tokens
+    await bench.run(norm(bench, 4, count, "one"), count=count, gang=False)
+    for flags in (Flag.ADD, Flag.MULTIPLY):
+        d = drain(bench, flags, 9, count, "one")
+        fields = {name: getattr(d, name) for name in ("vectors", "row_blocks", "src", "src_stride", "scalar0")}
+        await bench.run(
+            Descriptor(opcode=Opcode.DRAIN, flags=flags, dst=d.src, dst_stride=d.src_stride, **fields), count=count, gang=False
+        )
+
+
+@cocotb.test()
+async def rope_of_all_shapes(dut: Any) -> None:
+    bench = await started(dut, 6)
+    chunk = bench.config.chunk
+    for heads, kv_heads, head_vectors, first, count, position, style in (
+        (1, 1, 2, 0, 1, 0, "one"),
+        (1, 1, 2, 0, chunk, 5, "wide"),
+        (3, 1, 2, 0, 3, chunk - 1, "one"),
+        (4, 2, 4, 0, 2, chunk + 1, "huge"),
+        (2, 2, 2, 2, 3, 7, "tiny"),
+        (6, 2, 2, 0, 2, 1000, "one"),
+        (2, 1, 4, 0, 1, 3, "zero"),
+        (3, 3, 2, 0, 2, 9, "edges"),
+        (8, 1, 2, 1, chunk - 1, 3, "one"),
+    ):
+        d = rope(bench, heads, kv_heads, head_vectors, first + count, style)
+        await bench.run(d, first=first, count=count, position=position)
+
+
+@cocotb.test()
+async def operators_back_to_back(dut: Any) -> None:
+    """Each starts in the cycle after the last one's ``done``, with scales still being computed."""
+    bench = await started(dut, 7)
+    rng, config = bench.rng, bench.config
+    for first in range(0, config.chunk, config.tokens):
+        count = min(config.tokens, config.chunk - first)
+        await bench.run(norm(bench, 2, first + count, "one"), first=first, count=count)
+    for _ in range(40):
+        count = rng.randint(1, config.tokens)
+        first = rng.randint(0, config.chunk - count)
+        where = {"first": first, "count": count}
+        match rng.randrange(4):
+            case 0:
+                await bench.run(norm(bench, rng.randint(1, 20), first + count, "one"), **where)
+            case 1:
+                await bench.run(rope(bench, 2, 1, 2, first + count, "one"), position=rng.randrange(100), **where)
+            case _:
+                await bench.run(drain(bench, rng.choice(MODES), rng.randint(1, 12), first + count, "one"), **where)
+
+
+@cocotb.test()
+async def reset_in_the_middle(dut: Any) -> None:
+    bench = await started(dut, 8)
+    count = min(2, bench.config.tokens)
+    makers = (
+        lambda: norm(bench, 11, count, "one"),
+        lambda: drain(bench, Flag.SILU, 13, count, "one"),
+        lambda: rope(bench, 2, 1, 4, count, "one"),
+    )
+    for round_ in range(15):
+        d = makers[round_ % 3]()
+        await bench.begin(d, count=count)
+        for _ in range(bench.rng.randint(1, 110)):
+            await bench.cycle()
+        dut.rst.value = 1
+        await bench.cycle()
+        dut.rst.value = 0
+        bench.written = {bus: {} for bus in BUSES}
+        for _ in range(bench.rng.choice((0, 3, 150))):
+            assert not await bench.cycle()
+        assert not any(bench.written.values()), "the unit writes after reset"
+        bench.scales[:] = 0
+        await bench.run(norm(bench, bench.rng.randint(1, 15), count, "one"), count=count)
+        await bench.run(makers[1](), count=count)
+        await bench.run(makers[2](), count=count)
+
+
+@cocotb.test()
+async def other_opcodes_are_ignored(dut: Any) -> None:
+    bench = await started(dut, 9)
+    for opcode in Opcode:
+        if opcode not in (Opcode.NORM, Opcode.DRAIN, Opcode.ROPE):
+            await bench.begin(Descriptor(opcode=opcode, vectors=4, heads=1, kv_heads=1, head_vectors=2))
+            for _ in range(60):
+                assert not await bench.cycle()
+            assert not any(bench.written.values())
+
+
+@cocotb.test()
+async def overhead_is_small(dut: Any) -> None:
+    bench = await started(dut, 10)
+    count = bench.config.tokens
+    ways = 128 // bench.config.width
+    vectors = 48
+    if count * vectors > 500 or count * vectors > bench.config.max_rows:
+        vectors = 20
+    await bench.run(norm(bench, vectors, count, "one"), count=count)
+    cycles = await bench.run(norm(bench, vectors, count, "one"), count=count)
+    bound = max(2 * vectors + 70, vectors + ways + 100)  # the column sums of the token before
+    assert cycles <= count * bound + 20, f"NORM: {cycles} cycles"
+    for _ in range(TAIL):
+        await bench.cycle()
+    cycles = await bench.run(drain(bench, Flag.ADD, vectors, count, "one"), count=count)
+    assert cycles <= count * (vectors + 4) + 45, f"DRAIN: {cycles} cycles"
+    cycles = await bench.run(rope(bench, 4, 2, 2, 3, "one"), count=3)
+    assert cycles <= 3 * (2 * 16 + 90), f"ROPE: {cycles} cycles"
+
+
+def simulate(config: BuildConfig, build_dir: Path, testcase: list[str] | None = None) -> None:
+    run_cocotb(
+        VectorUnit(config),
+        test_module=__name__,
+        build_dir=build_dir,
+        parameters={"config": config.to_dict()},
+        testcase=testcase,
+        **BUILD,
+    )
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_vector_unit(width: int, tmp_path: Path) -> None:
+    simulate(config_of_width(width), tmp_path)
+
+
+def test_widest(tmp_path: Path) -> None:
+    simulate(config_of_width(16), tmp_path, ["norm_of_all_sizes", "drain_in_all_modes", "rope_of_all_shapes"])
+
+
+def test_too_wide() -> None:
+    config = BuildConfig(ports=8, kv_block=64, rows=4, groups=2, builders=1, load_bytes=4)
+    with pytest.raises(ConfigError, match=r"must be at most 512, not 1024.*nearest legal value of ports is 4"):
+        VectorUnit(config)

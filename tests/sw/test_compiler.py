@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.descriptors import Fetch, Flag, Opcode, unpack_program
+from hwgen.errors import HwgenError
+from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
+from hwgen.model import ModelShape
+from hwgen.sw.compiler import compile_model
+from hwgen.sw.image import Image
+from hwgen.weights import ModelWeights, random_weights, rotary_rows
+
+from .conftest import CONFIG, SHAPE
+
+
+@pytest.fixture(scope="module")
+def image(weights: ModelWeights) -> Image:
+    return compile_model(CONFIG, weights, name="small")
+
+
+def segment(image: Image, name: str) -> np.ndarray:
+    region = image.symbols[name]
+    return from_planes(image.config, image.data[region.offset : region.offset + region.bytes])
+
+
+def test_regions_do_not_overlap(image: Image) -> None:
+    end = 0
+    for name, region in sorted(image.symbols.items(), key=lambda item: item[1].offset):
+        assert region.offset >= end, name
+        assert region.offset % 64 == 0, name
+        end = region.offset + region.bytes
+    assert end == image.bytes
+    for name in ("embedding", "rotary", "layers.1.down", "head", "logits", "kv"):
+        assert image.symbols[name].offset % 4096 == 0
+    assert image.data.size == image.symbols["logits"].offset
+
+
+def test_segments_are_whole_rows_inside_the_image(image: Image) -> None:
+    for d in image.descriptors:
+        if d.fetch is Fetch.NONE:
+            continue
+        assert d.stream_beats % CONFIG.groups == 0 and d.stream_beats > 0
+        assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= image.bytes
+
+
+def test_matrices_are_in_their_segments(image: Image, weights: ModelWeights) -> None:
+    w = CONFIG.width
+    for i, layer in enumerate(weights.layers):
+        for name in ("o", "gate", "up", "down"):
+            matrix = getattr(layer, name)
+            unpacked = unpack_ternary(CONFIG, segment(image, f"layers.{i}.{name}"), matrix.rows, matrix.inputs)
+            np.testing.assert_array_equal(unpacked, matrix.trits)
+        parts = [layer.q, layer.k, layer.v]
+        rows = sum(vectors_of(CONFIG, p.rows) * w for p in parts)
+        fused = unpack_ternary(CONFIG, segment(image, f"layers.{i}.qkv"), rows, SHAPE.hidden)
+        start = 0
+        for part in parts:
+            np.testing.assert_array_equal(fused[start : start + part.rows], part.trits)
+            start += vectors_of(CONFIG, part.rows) * w
+
+
+def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
+    by_opcode = {d.opcode: d for d in image.descriptors}
+    for opcode, expected in ((Opcode.EMBED, weights.embedding), (Opcode.ROTARY, rotary_rows(SHAPE, np.arange(SHAPE.max_context)))):
+        d = by_opcode[opcode]
+        for index in (0, 1, len(expected) - 1):
+            start = d.stream_address + index * d.stride
+            data = from_planes(CONFIG, image.data[start : start + d.stream_beats * CONFIG.beat_bytes]).reshape(-1)
+            row = data.view(np.float32) if opcode is Opcode.ROTARY else (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+            np.testing.assert_array_equal(row[: expected.shape[1]], expected[index])
+            assert not row[expected.shape[1] :].any()
+
+
+def test_program_of_a_layer(image: Image) -> None:
+    ops = [d.opcode for d in image.descriptors if d.layer == 1 and d.token_start == 0]
+    linear = [Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN]
+    assert ops == [Opcode.PARAM, *linear, Opcode.DRAIN, Opcode.DRAIN, Opcode.ROPE, Opcode.ATTENTION, Opcode.KV_WRITE, Opcode.PARAM,
+                   *linear, Opcode.PARAM, *linear, *linear, Opcode.PARAM, *linear]  # fmt: skip
+    assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
+    assert [d.opcode for d in image.descriptors[-3:]] == [Opcode.PARAM, Opcode.NORM, Opcode.HEAD]
+    assert all(Flag.LOGITS in d.flags for d in image.descriptors[-3:])
+
+
+def test_rounds_cover_every_token_once(image: Image) -> None:
+    for opcode in (Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN):
+        for layer in range(SHAPE.layers):
+            covered = [t for d in image.descriptors if d.opcode is opcode and d.layer == layer
+                       for t in range(d.token_start, d.token_start + d.token_count)]  # fmt: skip
+            counts = {covered.count(t) for t in range(image.chunk)}
+            assert len(counts) == 1 and set(covered) == set(range(image.chunk))
+
+
+def test_multi_is_on_the_first_norm_of_up_alone(image: Image) -> None:
+    layer = [d for d in image.descriptors if d.layer == 0]
+    marked = [i for i, d in enumerate(layer) if Flag.MULTI in d.flags]
+    assert len(marked) == 1 and layer[marked[0]].token_start == 0
+    assert Flag.MULTIPLY in layer[marked[0] + 2].flags
+
+
+@pytest.mark.parametrize(("ring", "replayed"), [(4096, True), (256, False)])
+def test_replay_where_the_matrix_fits(ring: int, replayed: bool) -> None:
+    shape = ModelShape(**{**SHAPE.to_dict(), "hidden": 200, "ffn": 300})  # type: ignore[arg-type]
+    config = replace(CONFIG, ring_beats=ring, burst=16)
+    image = compile_model(config, random_weights(shape))
+    gate = [d for d in image.descriptors if d.opcode is Opcode.LINEAR and d.layer == 0 and d.slices == 5 and d.row_blocks == 76]
+    assert len(gate) == 4 and gate[0].stream_beats == 380
+    for d in gate:
+        first = d.token_start == 0
+        assert (Flag.REPLAY in d.flags) == (replayed and first)
+        assert d.fetch is (Fetch.STREAM if first or not replayed else Fetch.NONE)
+
+
+def test_kv_pages(image: Image) -> None:
+    block = KvBlockLayout(CONFIG, SHAPE.head_dim).bytes
+    kv = image.symbols["kv"].offset
+    for layer in range(SHAPE.layers):
+        users = [d for d in image.descriptors if d.layer == layer and d.opcode in (Opcode.ATTENTION, Opcode.KV_WRITE)]
+        assert len({(d.stream_address, d.stride, d.head_stride, d.stream_beats) for d in users}) == 1
+        assert users[0].stream_address == kv + layer * SHAPE.kv_heads * block
+        assert users[0].stride == image.page_bytes >= SHAPE.layers * SHAPE.kv_heads * block
+    assert image.pages == -(-SHAPE.max_context // CONFIG.kv_block)
+
+
+def test_program_moves_with_its_image(image: Image) -> None:
+    base = 0x12345000
+    moved = list(unpack_program(image.program(base)))
+    assert len(moved) == len(image.descriptors)
+    for i, (a, b) in enumerate(zip(moved, image.descriptors, strict=True)):
+        addressed = b.fetch is not Fetch.NONE or b.opcode in (Opcode.KV_WRITE, Opcode.LINEAR)
+        assert a.tag == i and a.stream_address - b.stream_address == (base if addressed else 0)
+
+
+def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -> None:
+    need = vectors_of(CONFIG, SHAPE.hidden) + 2 * vectors_of(CONFIG, SHAPE.q_rows) + 2 * vectors_of(CONFIG, SHAPE.kv_rows)
+    assert compile_model(replace(CONFIG, scratch_vectors=3 * need), weights).chunk == 3
+    big = compile_model(replace(CONFIG, scratch_vectors=7 * need), weights)
+    assert big.chunk == CONFIG.tokens  # 7 fit, in whole rounds
+    for d in big.descriptors:
+        assert d.dst + (d.token_count - 1) * d.dst_stride < 7 * need
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_inputs": 80}, r"needs 88 inputs .* max_inputs=80"),
+        ({"max_rows": 80}, r"needs 88 rows .* max_rows=80"),
+        ({"max_heads": 2}, r"needs 3 query heads"),
+        ({"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64}, r"head_dim is 16, .* a multiple of 32"),
+        ({"scratch_vectors": 8}, r"has scratch_vectors=8"),
+        ({"param_vectors": 8}, r"has param_vectors=8"),
+    ],
+)
+def test_model_that_does_not_fit(weights: ModelWeights, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(HwgenError, match=message) as caught:
+        compile_model(replace(CONFIG, **changes), weights)  # type: ignore[arg-type]
+    assert caught.value.kind == "model" and caught.value.fix
+
+
+def test_image_file(image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "small.img"
+    image.save(path)
+    loaded = Image.load(path)
+    assert loaded.header() == image.header() and loaded.program(4096) == image.program(4096)
+    program = image.symbols["program"].bytes
+    np.testing.assert_array_equal(loaded.data[program:], image.data[program:])
+    assert loaded.config == CONFIG and loaded.shape == SHAPE
+
+
+def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "small.img"
+    image.save(path)
+    good = path.read_bytes()
+    path.write_bytes(good.replace(f'"contract_version": {CONTRACT_VERSION}'.encode(), f'"contract_version": {CONTRACT_VERSION + 1}'.encode(), 1))
+    with pytest.raises(HwgenError, match=f"contract version {CONTRACT_VERSION + 1}") as caught:
+        Image.load(path)
+    assert caught.value.kind == "contract"
+    own = f"{CONFIG.contract_hash:016x}".encode()
+    path.write_bytes(good.replace(own, b"0123456789abcdef", 1))
+    with pytest.raises(HwgenError, match="contract hash 0123456789abcdef"):
+        Image.load(path)
+    path.write_bytes(good[:-10])
+    with pytest.raises(HwgenError, match="cut short"):
+        Image.load(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(HwgenError, match="no hwgen image"):
+        Image.load(path)
+    with pytest.raises(HwgenError, match="cannot be read"):
+        Image.load(tmp_path / "none.img")
+
+
+def test_kv260_takes_both_published_models() -> None:
+    from hwgen.boards import load_board
+    from hwgen.sw.compiler import check_fit, plan_scratch
+
+    config = load_board("kv260").config
+    large = ModelShape(hidden=1536, layers=24, heads=16, kv_heads=16, head_dim=96, ffn=4096, vocab=32002, activation="silu")
+    big = ModelShape(hidden=2560, layers=30, heads=20, kv_heads=5, head_dim=128, ffn=6912, vocab=128256)
+    for shape in (large, big):
+        check_fit(config, shape)
+        assert plan_scratch(config, shape).chunk >= 12
+
+
+def test_build_config_default_takes_the_story_model() -> None:
+    from hwgen.sw.compiler import check_fit, plan_scratch
+    from hwgen.sw.train import STORY_SHAPE
+
+    check_fit(BuildConfig(), STORY_SHAPE)
+    assert plan_scratch(BuildConfig(), STORY_SHAPE).chunk == BuildConfig().chunk
