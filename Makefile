@@ -21,7 +21,7 @@ test: lint
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python tools/typecheck.py
 
 check-system:
 	@sh tools/check_system.sh "$(PYTHON)"

@@ -339,7 +339,7 @@ class GoldenMachine:
         return d.stream_address + self.registers.pages[block] * d.stride + head * d.head_stride
 
     def _cache_block(self, d: Descriptor, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Keys, values of a cached block: int8 ``[kv_heads, kv_block, dim]`` and scales ``[kv_heads, kv_block]`` each."""
+        """Keys, values of a cached block: int8 ``[kv_heads, kv_block, dim]``, scales ``[kv_heads, kv_block]`` each."""
         c, layout = self.config, KvBlockLayout(self.config, dim)
         beats = np.stack([self._segment(d, self._cache_address(d, h, block), layout.beats) for h in range(d.kv_heads)])
         scales = _widen(

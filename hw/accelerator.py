@@ -119,7 +119,9 @@ class Accelerator(wiring.Component):
             self.irq.eq(registers.irq),
             mem.start.eq(registers.start),
             mem.program.eq(registers.program),
-            *(getattr(sequencer.current, name).eq(getattr(registers.current, name)) for name in ("tokens", "position", "want_logits")),
+            sequencer.current.tokens.eq(registers.current.tokens),
+            sequencer.current.position.eq(registers.current.position),
+            sequencer.current.want_logits.eq(registers.current.want_logits),
             sequencer.write_logits.eq(registers.write_logits),
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
@@ -138,13 +140,13 @@ class Accelerator(wiring.Component):
         units: dict[Unit, Any] = {
             Unit.LOADER: loader, Unit.VECTOR: vector, Unit.LINEAR: linear, Unit.ATTENTION: attention, Unit.KV_WRITER: kv_writer,
         }  # fmt: skip
-        for number, unit in units.items():
-            for path, member, target in unit.op.signature.flatten(unit.op):
+        for bit, unit in units.items():
+            for path, _, target in unit.op.signature.flatten(unit.op):
                 source: Any = op
                 for part in path:
                     source = getattr(source, str(part))
                 m.d.comb += target.eq(source)
-            m.d.comb += [unit.start.eq(sequencer.starts[number]), sequencer.dones[number].eq(unit.done)]
+            m.d.comb += [unit.start.eq(sequencer.starts[bit]), sequencer.dones[bit].eq(unit.done)]
 
         # Ring. Units that are idle are never ready, so that all of them may see what is offered.
         m.submodules.beats = beats = RowToBeats(config)
@@ -185,7 +187,8 @@ class Accelerator(wiring.Component):
         writing_kv = Signal()
         m.d.comb += writing_kv.eq(op.descriptor.opcode == Opcode.KV_WRITE)
         for name in ("value", "head", "head_vectors", "dim"):
-            m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, getattr(kv_writer.store, name), getattr(attention.store, name)))
+            of_writer, of_unit = getattr(kv_writer.store, name), getattr(attention.store, name)
+            m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, of_writer, of_unit))
         for reader in (kv_writer, attention):
             m.d.comb += [reader.store.data.eq(store.read.data), reader.store.scales.eq(store.read.scales)]
 
@@ -283,7 +286,8 @@ class Accelerator(wiring.Component):
 
 #: Source locations, which would make the text depend on where code stands, and the rows of all-zero initial contents.
 _NOISE = re.compile(
-    r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n|^ *initial begin\n(?: *\S+ ?\[\d+\] = \d+\'h0+;\n)+ *end\n', re.MULTILINE
+    r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n|^ *initial begin\n(?: *\S+ ?\[\d+\] = \d+\'h0+;\n)+ *end\n',
+    re.MULTILINE,
 )
 
 

@@ -31,7 +31,8 @@ def probes(config: BuildConfig) -> list[Probe]:
     * ``acc``: accumulators as DRAIN reads them, ``token lane * (max_rows / width) + vector``; the token lane is ``lane`` of a gang,
       else ``group * lanes + lane``.
     * ``query``: ``(slot * kv_heads + kv_head) * head_vectors + vector``; ``query_scale``: ``slot * kv_heads + kv_head``.
-    * ``kv``: ``((bank * 2 + value) * max_kv_heads + head) * (max_head_dim / width) + vector``; ``kv_scale``: ``(bank * 2 + value) * max_kv_heads + head``.
+    * ``kv``: ``((bank * 2 + value) * max_kv_heads + head) * (max_head_dim / width) + vector``; ``kv_scale``: ``(bank * 2 + value) *
+      max_kv_heads + head``.
     """
     width = config.width
     head_vectors = config.max_head_dim // width

@@ -92,7 +92,8 @@ KV260 = DramTiming(
 """64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns.
 
 Measured on this model with four 128-bit ports: 99.9% of the ports' 64 bytes a cycle in bursts of 1 KB and more
-one after the other, 98.5-99.7% in bursts of 256 bytes (row conflicts between the ports), 63% when these are scattered at random.
+one after the other, 98.5-99.7% in bursts of 256 bytes (row conflicts between the ports), 63% when these are
+scattered at random.
 """
 
 IDEAL = DramTiming(bytes_per_cycle=0, read_latency=2, write_latency=2, max_reads=64, max_writes=64)

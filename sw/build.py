@@ -15,20 +15,11 @@ from ..boards import Board
 from ..config import CONTRACT_VERSION
 from ..errors import HwgenError
 from .reference import c_header, reference_markdown, register_json
+from .verilog import cached_verilog
 
-__all__ = ["build_board", "generate_verilog"]
+__all__ = ["build_board"]
 
 MANIFEST = "manifest.json"
-
-
-def generate_verilog(board: Board) -> str:
-    """Verilog of the accelerator of a board."""
-    try:
-        from ..hw.accelerator import generate
-    except ImportError as error:
-        raise HwgenError("tool", f"the generators need a Python package that is missing: {error.name}",
-                         'pip install "hwgen[sim]"') from error  # fmt: skip
-    return generate(board.config)
 
 
 def hwgen_version() -> str:
@@ -58,8 +49,7 @@ def build_board(board: Board, out: Path, progress: Callable[[str], None] = lambd
     config = board.config
     if config.probe:
         raise HwgenError("configuration", "probe outputs are for simulation and may not be built", "leave probe off")
-    progress(f"generating Verilog for board {board.name}")
-    verilog = generate_verilog(board)
+    verilog = cached_verilog(board.config, progress)
     contents = {
         "hwgen_accelerator.v": verilog,
         "config.json": json.dumps(config.to_dict(), indent=2) + "\n",

@@ -1,4 +1,4 @@
-"""Export of a model in Hugging Face layout: packed ternary weights, bfloat16 embedding, tokenizer, generation defaults."""
+"""Export of a model in Hugging Face layout: packed ternary weights, float32 elsewhere, tokenizer, generation defaults."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import HwgenError
-from ..layout import pack_bf16
 from ..model import ModelShape
-from ..weights import (LayerWeights, ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, round_bf16)
+from ..weights import LayerWeights, ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, round_bf16
 from .loader import GAIN_PLACES, MATRIX_PLACES, TRITS_PER_PACKED_BYTE
 from .tensors import write_tensors
 
@@ -64,7 +63,8 @@ def save_model(weights: ModelWeights, out: Path, tokenizer: Path | None = None, 
     """Write ``weights`` to directory ``out``; loading it again gives the same bits. ``tokenizer`` is a file to copy."""
     out.mkdir(parents=True, exist_ok=True)
     shape = weights.shape
-    tensors: Stored = {"model.embed_tokens.weight": ("BF16", pack_bf16(weights.embedding)), "model.norm.weight": ("F32", weights.norm)}
+    # transformers casts nothing of a packed checkpoint, so that all of its floats must have one type
+    tensors: Stored = {"model.embed_tokens.weight": ("F32", weights.embedding), "model.norm.weight": ("F32", weights.norm)}
     for i, layer in enumerate(weights.layers):
         prefix = f"model.layers.{i}"
         for name in matrix_shapes(shape):
@@ -91,7 +91,7 @@ def weights_from_state(shape: ModelShape, state: dict[str, npt.NDArray[np.float3
         prefix = f"model.layers.{i}"
         matrices = {name: quantize_ternary(state[f"{prefix}.{MATRIX_PLACES[name]}.weight"]) for name in matrix_shapes(shape)}
         gains = {name: state[f"{prefix}.{GAIN_PLACES[name][0]}.weight"] for name in gain_sizes(shape)}
-        layers.append(LayerWeights(**matrices, **gains))
+        layers.append(LayerWeights(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
     return ModelWeights(shape=shape, layers=tuple(layers), norm=state["model.norm.weight"],
                         embedding=round_bf16(state["model.embed_tokens.weight"]),
                         head=None if shape.tied else state["lm_head.weight"])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ class Output:
             print(text, end=end, flush=True)
 
 
+#: Text of --set to a field, by the type of the field.
+_PARSERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": lambda text: text in ("1", "true")}
+
+
 def configured_board(options: argparse.Namespace) -> Board:
     """The board of ``--board`` with the changes of ``--set``."""
     board = load_board(options.board)
@@ -45,7 +50,7 @@ def configured_board(options: argparse.Namespace) -> Board:
             raise HwgenError("configuration", f"--set {item}: {name!r} is no field of the build configuration",
                              f"use NAME=VALUE with one of: {', '.join(sorted(types))}")  # fmt: skip
         try:
-            changes[name] = {"int": int, "float": float, "str": str, "bool": lambda t: t in ("1", "true")}[str(types[name])](text)
+            changes[name] = _PARSERS[str(types[name])](text)
         except ValueError as error:
             raise HwgenError("configuration", f"--set {item}: {text!r} is no {types[name]}", "give a number") from error
     return replace(board, config=replace(board.config, **changes)) if changes else board

@@ -11,8 +11,18 @@ import numpy.typing as npt
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Flag, Opcode
 from ..errors import HwgenError
-from ..layout import (KvBlockLayout, blob_beats, head_block_beats, matrix_shape, pack_bf16, pack_head, pack_ternary, pad_beats,
-                      to_planes, vectors_of)
+from ..layout import (
+    KvBlockLayout,
+    blob_beats,
+    head_block_beats,
+    matrix_shape,
+    pack_bf16,
+    pack_head,
+    pack_ternary,
+    pad_beats,
+    to_planes,
+    vectors_of,
+)
 from ..model import ModelShape
 from ..weights import LayerWeights, ModelWeights, TernaryMatrix, quantize_head, rotary_rows, score_constant
 from .image import REGION_ALIGNMENT, Image, Region, relocate
@@ -274,7 +284,7 @@ class ModelCompiler:
         symbols.update({"logits": Region(constants, logits), "kv": Region(kv, pages * self.page_bytes)})
         data = np.concatenate([np.zeros(start, np.uint8), *self.memory.parts])
         return Image(config=self.config, shape=self.shape, name=name, descriptors=tuple(descriptors), data=data,
-                     symbols=symbols, bytes=kv + pages * self.page_bytes, chunk=self.plan.chunk, context=self.context,
+                     symbols=symbols, total_bytes=kv + pages * self.page_bytes, chunk=self.plan.chunk, context=self.context,
                      page_bytes=self.page_bytes)  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class Engine:
         #: Page table as the device has it.
         self._table: list[int | None] = [None] * device.config.max_pages
         #: Address of the image in device memory.
-        self.base = device.allocate(image.bytes)
+        self.base = device.allocate(image.total_bytes)
         device.write(self.base, image.data)
         device.write(self.base, np.frombuffer(image.program(self.base), np.uint8))
         logits = self.base + image.symbols["logits"].offset

@@ -70,7 +70,7 @@ class Image:
     #: Regions by name: ``program``, ``embedding``, ``rotary``, ``layers.0.qkv``, ..., ``head``, ``logits``, ``kv``.
     symbols: dict[str, Region]
     #: Bytes of the whole image, logits and KV pages included.
-    bytes: int
+    total_bytes: int
     #: Tokens in one pass at most (the build's chunk, or fewer where the scratch memory is smaller).
     chunk: int
     #: Longest context in tokens.
@@ -95,7 +95,7 @@ class Image:
             "config": self.config.to_dict(),
             "shape": self.shape.to_dict(),
             "name": self.name,
-            "bytes": self.bytes,
+            "bytes": self.total_bytes,
             "chunk": self.chunk,
             "context": self.context,
             "page_bytes": self.page_bytes,
@@ -142,5 +142,5 @@ class Image:
         program = symbols["program"]
         descriptors = tuple(unpack_program(data[program.offset : program.offset + program.bytes].tobytes()))
         return cls(config=config, shape=ModelShape(**header["shape"]), name=header["name"], descriptors=descriptors, data=data,
-                   symbols=symbols, bytes=header["bytes"], chunk=header["chunk"], context=header["context"],
+                   symbols=symbols, total_bytes=header["bytes"], chunk=header["chunk"], context=header["context"],
                    page_bytes=header["page_bytes"])  # fmt: skip

@@ -74,7 +74,7 @@ class LLM:
         config = board if isinstance(board, BuildConfig) else load_board(board).config
         self.image = compile_model(config, self.model.weights, name=self.model.name, progress=report)
         if isinstance(device, str):
-            options: dict[str, object] = {"memory_bytes": -(-(self.image.bytes + (1 << 20)) // 4096) * 4096}
+            options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096}
             if device == "verilator":
                 options["progress"] = progress
             device = open_device(device, config, **options)

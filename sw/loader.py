@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from ..errors import HwgenError
 from ..model import ACTIVATIONS, ModelShape
-from ..weights import (LayerWeights, ModelWeights, TernaryMatrix, flush, gain_sizes, matrix_shapes, quantize_ternary,
-                       round_bf16)
+from ..weights import LayerWeights, ModelWeights, TernaryMatrix, flush, gain_sizes, matrix_shapes, quantize_ternary, round_bf16
 from .progress import Ticker
 from .tensors import TensorSet
 from .tokenizer import Tokenizer
@@ -217,7 +216,7 @@ def load_weights(directory: Path, progress: Callable[[str], None] = lambda text:
                     for name, size in matrix_shapes(shape).items()}  # fmt: skip
         gains = {name: _read_floats(tensors, tuple(f"{prefix}.{place}.weight" for place in GAIN_PLACES[name]), (size,))
                  for name, size in gain_sizes(shape).items()}  # fmt: skip
-        layers.append(LayerWeights(**matrices, **gains))
+        layers.append(LayerWeights(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
     table = (shape.vocab, shape.hidden)
     head = None if shape.tied else _read_floats(tensors, ("lm_head.weight",), table)
     return ModelWeights(shape=shape, layers=tuple(layers), norm=_read_floats(tensors, ("model.norm.weight",), (shape.hidden,)),

@@ -114,7 +114,7 @@ class TensorSet:
             if not path.exists():
                 raise HwgenError("checkpoint", f"{path} is missing (named by {index.name})", "download every shard")
             file = TensorFile(path)
-            self._home.update({name: file for name in file.names()})
+            self._home.update(dict.fromkeys(file.names(), file))
 
     def __contains__(self, name: str) -> bool:
         return name in self._home

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def read_documents(path: Path) -> list[str]:
     return [d for d in (part.strip() for part in text.split(END_OF_TEXT)) if d]
 
 
-def train_tokenizer(documents: list[str], vocab: int) -> object:
+def train_tokenizer(documents: list[str], vocab: int) -> Any:
     """Byte-level BPE tokenizer (`tokenizers.Tokenizer`) with ``<|endoftext|>`` as token 0."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -83,10 +84,10 @@ def train_tokenizer(documents: list[str], vocab: int) -> object:
     return tokenizer
 
 
-def encode_documents(tokenizer: object, documents: list[str]) -> Tensor:
+def encode_documents(tokenizer: Any, documents: list[str]) -> Tensor:
     """All documents as one row of token ids, each begun by ``<|endoftext|>``."""
     ids: list[int] = []
-    for encoding in tokenizer.encode_batch(documents):  # type: ignore[attr-defined]
+    for encoding in tokenizer.encode_batch(documents):
         ids.append(0)
         ids.extend(encoding.ids)
     return torch.tensor(ids, dtype=torch.int64)
@@ -161,7 +162,7 @@ def train(
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     else:
         tokenizer = train_tokenizer(documents, shape.vocab)
-        tokenizer.save(str(tokenizer_file))  # type: ignore[attr-defined]
+        tokenizer.save(str(tokenizer_file))
     tokens = encode_documents(tokenizer, documents)
     held_out, held_bytes = None, 0
     if validation is not None:
@@ -192,7 +193,7 @@ def train(
         with torch.autocast("cpu", torch.bfloat16):
             logits = run(batch[:, :-1])
         loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()

@@ -203,9 +203,11 @@ class LockStep:
             try:
                 tag = self.device.next_operator()
             except DeviceTimeout as error:
-                return self._fail(d, "no progress", "retired", f"end: {error.message}")
+                self._fail(d, "no progress", "retired", f"end: {error.message}")
+                return None
             if tag != d.tag:
-                return self._fail(d, tag, d.tag, "order of operators")
+                self._fail(d, tag, d.tag, "order of operators")
+                return None
             self.outcome.operators_compared += 1
             for owner, output in self._outputs.of(d):
                 self._compare(owner, output)
@@ -219,7 +221,8 @@ class LockStep:
         try:
             rtl = self.rtl_engine.finish(len(tokens), logits=logits)
         except DeviceTimeout as error:
-            return self._fail(last or Descriptor(), "no progress", "done", f"end: {error.message}")
+            self._fail(last or Descriptor(), "no progress", "done", f"end: {error.message}")
+            return None
         self.outcome.passes += 1
         self.outcome.cycles += rtl.cycles
         self._compare_cache(len(tokens))
@@ -317,7 +320,7 @@ def verify_model(
     if layers is not None:
         weights = truncate_layers(weights, layers)
     image = compile_model(config, weights)
-    memory = -(-(image.bytes + (1 << 20)) // 4096) * 4096
+    memory = -(-(image.total_bytes + (1 << 20)) // 4096) * 4096
     if device is None:
         device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, progress=progress)
     lock_step = LockStep(config, image, device, GoldenDevice(config, memory_bytes=memory))

@@ -12,6 +12,7 @@ from ..config import BuildConfig
 from ..errors import HwgenError
 from ..registers import register
 from .device import Allocator, Bytes, DeviceTimeout
+from .verilog import cached_verilog
 
 if TYPE_CHECKING:
     from ..sim.accelerator import SimulatedAccelerator
@@ -67,11 +68,9 @@ class VerilatorDevice:
         verilog: str | None,
         progress: Callable[[str], None] | None,
     ) -> SimulatedAccelerator:
-        try:
-            from ..hw.accelerator import TOP, generate
-        except ImportError as error:
-            raise HwgenError("tool", f"the generators need a Python package that is missing: {error.name}",
-                             'pip install "hwgen[sim]"') from error  # fmt: skip
+        if verilog is None:
+            verilog = cached_verilog(config, progress or (lambda text: None))
+        from ..hw.accelerator import TOP
         from ..hw.axi.signature import ID_BITS
         from ..probes import probes
         from ..sim.accelerator import SimulatedAccelerator
@@ -80,10 +79,6 @@ class VerilatorDevice:
         from ..sim.verilate import Probe, build_library
 
         try:
-            if verilog is None:
-                if progress:
-                    progress("generating Verilog")
-                verilog = generate(config)
             memories = [Probe(p.name, p.depth, p.word_bits, p.lanes) for p in probes(config)] if config.probe else []
             library = build_library(verilog, top=TOP, ports=config.ports, port_bits=config.port_bits, id_bits=ID_BITS,
                                     probes=memories, trace=trace, public=public, progress=progress)  # fmt: skip

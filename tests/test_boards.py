@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from hwgen.boards import RESOURCES, board_names, load_board
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError

@@ -44,11 +44,12 @@ sys.modules["torch"] = None
 from hwgen.sw.cli import main
 sys.exit(main(["run", "--device", "golden", "--prompt", "x", "--json", sys.argv[1]]))
 """
-    from hwgen.model import ModelShape
-    from hwgen.sw.checkpoint import save_model
-    from hwgen.weights import random_weights
-
     import tempfile
+
+    from hwgen.sw.checkpoint import save_model
+
+    from hwgen.model import ModelShape
+    from hwgen.weights import random_weights
 
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "m"

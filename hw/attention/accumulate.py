@@ -222,13 +222,12 @@ class ValueStage(wiring.Component):
                     for i in range(lanes):
                         m.d.sync += [power[i].eq(self.power[i]), factor[i].eq(self.correction[i])]
                     m.next = "ACCUMULATE"
-            with m.State("ACCUMULATE"):
-                with m.If(ended):
-                    m.d.comb += self.free.eq(item.release)
-                    m.d.sync += popped.eq(0)
-                    m.next = "IDLE"
-                    with m.If(item.last):
-                        m.next = "RECIPROCAL"
+            with m.State("ACCUMULATE"), m.If(ended):
+                m.d.comb += self.free.eq(item.release)
+                m.d.sync += popped.eq(0)
+                m.next = "IDLE"
+                with m.If(item.last):
+                    m.next = "RECIPROCAL"
             with m.State("RECIPROCAL"):
                 m.d.comb += [self.reciprocal.ready.eq(1), self.output_read.eq(1)]
                 with m.If(self.reciprocal.valid):
@@ -240,19 +239,17 @@ class ValueStage(wiring.Component):
                     with m.If(popped == lanes - 1):
                         m.d.sync += [stepping.eq(1), output_pass.eq(1), age.eq(0)]
                         m.next = "OUTPUT"
-            with m.State("OUTPUT"):
-                with m.If(ended):
-                    m.next = "IDLE"
-                    with m.If(item.release):
-                        m.d.sync += head_offset.eq(head_offset + self.group_vectors)
-                    with m.If(item.final):
-                        m.d.sync += age.eq(0)
-                        m.next = "DRAIN"
-            with m.State("DRAIN"):
-                with m.If(aged):
-                    m.d.comb += self.done.eq(1)
-                    m.d.sync += head_offset.eq(0)
-                    m.next = "IDLE"
+            with m.State("OUTPUT"), m.If(ended):
+                m.next = "IDLE"
+                with m.If(item.release):
+                    m.d.sync += head_offset.eq(head_offset + self.group_vectors)
+                with m.If(item.final):
+                    m.d.sync += age.eq(0)
+                    m.next = "DRAIN"
+            with m.State("DRAIN"), m.If(aged):
+                m.d.comb += self.done.eq(1)
+                m.d.sync += head_offset.eq(0)
+                m.next = "IDLE"
 
         steps = delayed(m, step, store_at, "step")
         firsts = delayed(m, first, store_at, "first")

@@ -69,9 +69,8 @@ class StoreReader(wiring.Component):
         ]
         with m.If(request):
             m.d.sync += step.eq(step + 1)
-            with m.If(in_header):
-                with m.If(step == header - 1):
-                    m.d.sync += [in_header.eq(0), step.eq(0)]
+            with m.If(in_header), m.If(step == header - 1):
+                m.d.sync += [in_header.eq(0), step.eq(0)]
             with m.Elif(step == last_dim):
                 m.d.sync += [step.eq(0), value.eq(1), running.eq(~value)]
         with m.Elif(self.start & ~running):

@@ -84,7 +84,9 @@ class ScoreStage(wiring.Component):
         blocks_left = Signal(32)
         past = Signal(bits_for(config.max_pages))
         #: Query word now, of this round's first vector, and of round 0; words and rows from one round to the next.
-        word, round_word, head_word, round_words = (Signal(len(query.addr), name=n) for n in ("word", "round_word", "head_word", "round_words"))
+        word, round_word, head_word, round_words = (
+            Signal(len(query.addr), name=n) for n in ("word", "round_word", "head_word", "round_words")
+        )
         dims = Signal(range(sizes.head_dims + 1))
         last_in_word = Signal()
         m.d.comb += [
@@ -162,15 +164,14 @@ class ScoreStage(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
-                    present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0), present.own.eq(~self.direct),
-                    head.eq(0), word.eq(0), round_word.eq(0), head_word.eq(0), dim.eq(0),
+                    present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
+                    present.own.eq(~self.direct), head.eq(0), word.eq(0), round_word.eq(0), head_word.eq(0), dim.eq(0),
                     blocks_left.eq(Mux(self.direct, command.row_blocks - 1, past)),
                 ]  # fmt: skip
                 with m.If(self.start):
                     m.next = "SLOTS"
-            with m.State("SLOTS"):
-                with m.If(self.slots_ready | self.direct):
-                    m.next = "RUN"
+            with m.State("SLOTS"), m.If(self.slots_ready | self.direct):
+                m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
                 with m.If(finish & present.final):

@@ -63,10 +63,9 @@ class SlotTable(wiring.Component):
         m.d.comb += active.eq(token < self.op.count)
 
         with m.FSM():
-            with m.State("READY"):
-                with m.If(self.start):
-                    m.d.sync += [heads_left.eq(command.heads), group.eq(0), self.group_vectors.eq(0), self.ready.eq(0)]
-                    m.next = "DIVIDE"
+            with m.State("READY"), m.If(self.start):
+                m.d.sync += [heads_left.eq(command.heads), group.eq(0), self.group_vectors.eq(0), self.ready.eq(0)]
+                m.next = "DIVIDE"
             with m.State("DIVIDE"):
                 m.d.sync += [
                     heads_left.eq(heads_left - command.kv_heads),

@@ -23,7 +23,8 @@ def ordered(number: Value) -> Value:
 class TopK(wiring.Component):
     """Sorted list of the ``size`` largest candidates; of equal ones the earlier comes first. One candidate a cycle.
 
-    A chain of cells: each keeps the better of its own and the one that passes, and hands on the other.
+    A chain of cells: each keeps the better of its own and the one that passes, and hands on the other. What a cell gave up
+    for a better one goes before all that is further down, also before its equals, which came later.
 
     Members
     -------
@@ -53,17 +54,30 @@ class TopK(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        valid, logit, index = (Signal(1, name="valid_in"), Signal(32, name="logit_in"), Signal(INDEX_BITS, name="index_in"))
+        valid, logit, index = Signal(name="valid_in"), Signal(32, name="logit_in"), Signal(INDEX_BITS, name="index_in")
+        ousted = Signal(name="ousted_in")
         m.d.sync += [valid.eq(self.valid & ~self.clear), logit.eq(self.logit), index.eq(self.index)]
         passing = [valid]
         for i in range(self.size):
-            occupied, own_logit, own_index = Signal(name=f"occupied_{i}"), Signal(32, name=f"logit_{i}"), Signal(INDEX_BITS, name=f"index_{i}")
-            next_valid, next_logit, next_index = Signal(name=f"valid_{i}"), Signal(32, name=f"pass_{i}"), Signal(INDEX_BITS, name=f"pass_index_{i}")
-            better = Signal(name=f"better_{i}")
-            m.d.comb += better.eq(~occupied | (ordered(logit) > ordered(own_logit)))
+            occupied, own_logit, own_index = (
+                Signal(name=f"occupied_{i}"),
+                Signal(32, name=f"logit_{i}"),
+                Signal(INDEX_BITS, name=f"index_{i}"),
+            )
+            next_valid, next_logit, next_index = (
+                Signal(name=f"valid_{i}"),
+                Signal(32, name=f"pass_{i}"),
+                Signal(INDEX_BITS, name=f"pass_index_{i}"),
+            )
+            better, next_ousted = Signal(name=f"better_{i}"), Signal(name=f"ousted_{i}")
+            m.d.comb += better.eq(~occupied | ousted | (ordered(logit) > ordered(own_logit)))
             m.d.sync += next_valid.eq(valid & (occupied | ~better) & ~self.clear)
             with m.If(valid):
-                m.d.sync += [next_logit.eq(Mux(better, own_logit, logit)), next_index.eq(Mux(better, own_index, index))]
+                m.d.sync += [
+                    next_ousted.eq(better),
+                    next_logit.eq(Mux(better, own_logit, logit)),
+                    next_index.eq(Mux(better, own_index, index)),
+                ]
                 with m.If(better):
                     m.d.sync += [occupied.eq(1), own_logit.eq(logit), own_index.eq(index)]
             with m.If(self.clear):
@@ -72,7 +86,7 @@ class TopK(wiring.Component):
                 self.best_index[i].eq(Mux(occupied, own_index, 0)),
                 self.best_logit[i].eq(Mux(occupied, own_logit, _EMPTY)),
             ]
-            valid, logit, index = next_valid, next_logit, next_index
+            valid, ousted, logit, index = next_valid, next_ousted, next_logit, next_index
             passing.append(valid)
         m.d.comb += self.busy.eq(Cat(passing[:-1]).any())
         return m

@@ -77,9 +77,7 @@ class KvWriter(wiring.Component):
         wiring.connect(m, wiring.flipped(self.store), reader.store)
 
         padding = Signal()
-        payload_beats = 4 // config.key_bytes + (
-            command.head_vectors << (1 + (config.width // config.key_bytes - 1).bit_length())
-        )
+        payload_beats = 4 // config.key_bytes + (command.head_vectors << (1 + (config.width // config.key_bytes - 1).bit_length()))
         header_strobe = Cat(bit.replicate(2) for bit in Cat(slots, slots))
         data_strobe = Cat(bit.replicate(config.key_bytes) for bit in slots)
         header_beats = 4 // config.key_bytes

@@ -30,7 +30,8 @@ RESPONSE_OKAY = 0
 
 def address_channel() -> Signature:
     return Signature({
-        "valid": Out(1), "ready": In(1), "addr": Out(ADDRESS_BITS), "id": Out(ID_BITS), "len": Out(8), "size": Out(3), "burst": Out(2),
+        "valid": Out(1), "ready": In(1),
+        "addr": Out(ADDRESS_BITS), "id": Out(ID_BITS), "len": Out(8), "size": Out(3), "burst": Out(2),
     })  # fmt: skip
 
 
@@ -38,7 +39,9 @@ def Axi4Read(data_bits: int) -> Signature:
     """Read channels of an AXI4 master: ``ar`` and ``r``. ``len`` is the number of words less one."""
     return Signature({
         "ar": Out(address_channel()),
-        "r": In(Signature({"valid": Out(1), "ready": In(1), "data": Out(data_bits), "id": Out(ID_BITS), "resp": Out(2), "last": Out(1)})),
+        "r": In(Signature({
+            "valid": Out(1), "ready": In(1), "data": Out(data_bits), "id": Out(ID_BITS), "resp": Out(2), "last": Out(1),
+        })),
     })  # fmt: skip
 
 
@@ -46,7 +49,9 @@ def Axi4Write(data_bits: int) -> Signature:
     """Write channels of an AXI4 master: ``aw``, ``w`` and ``b``."""
     return Signature({
         "aw": Out(address_channel()),
-        "w": Out(Signature({"valid": Out(1), "ready": In(1), "data": Out(data_bits), "strb": Out(data_bits // 8), "last": Out(1)})),
+        "w": Out(Signature({
+            "valid": Out(1), "ready": In(1), "data": Out(data_bits), "strb": Out(data_bits // 8), "last": Out(1),
+        })),
         "b": In(Signature({"valid": Out(1), "ready": In(1), "id": Out(ID_BITS), "resp": Out(2)})),
     })  # fmt: skip
 

@@ -167,7 +167,9 @@ class RegisterFile(wiring.Component):
         index = address[2:] - base // 4
         return (address[2:] >= base // 4) & (index < depth), index[: max(1, (depth - 1).bit_length())]
 
-    def _readable(self, rows: dict[str, Register], stored: dict[str, Signal], done: Signal) -> Iterator[tuple[Register, list[ValueLike]]]:
+    def _readable(
+        self, rows: dict[str, Register], stored: dict[str, Signal], done: Signal
+    ) -> Iterator[tuple[Register, list[ValueLike]]]:
         """Every readable register with its words."""
         config = self.config
         digest = config.contract_hash

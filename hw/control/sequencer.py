@@ -130,12 +130,10 @@ class Sequencer(wiring.Component):
             with m.State("START"):
                 m.d.sync += [self.starts.eq(unit), self.running.eq(1)]
                 m.next = "EXECUTE"
-            with m.State("EXECUTE"):
-                with m.If((self.dones & unit).any()):
-                    m.d.sync += [self.retire.eq(1), self.rewind.eq(self.hold), self.hold.eq(0), self.running.eq(0)]
-                    m.next = "TAKE"
-            with m.State("DRAIN"):
-                with m.If(self.quiet):
-                    m.d.sync += self.finished.eq(1)
-                    m.next = "TAKE"
+            with m.State("EXECUTE"), m.If((self.dones & unit).any()):
+                m.d.sync += [self.retire.eq(1), self.rewind.eq(self.hold), self.hold.eq(0), self.running.eq(0)]
+                m.next = "TAKE"
+            with m.State("DRAIN"), m.If(self.quiet):
+                m.d.sync += self.finished.eq(1)
+                m.next = "TAKE"
         return m

@@ -46,13 +46,14 @@ WALK = _walk()
 def add_or_subtract(left: Value, right: Value, negate: Value, bits: int) -> Value:
     """``left - right`` with ``negate``, else ``left + right``: signed, ``bits`` wide.
 
-    One carry chain with one look-up table a bit: the position below the lowest one adds ``negate`` to itself, which
-    makes it the carry-in and needs no logic.
+    One carry chain with one look-up table a bit: ``left - (right ^ ~negate)`` with a position below the lowest one that
+    borrows for an addition. Written as a difference because a synthesiser may swap the operands of a sum, and the chain
+    needs the bare ``left``.
     """
     width = max(len(left), len(right), bits)
     a = Cat(negate, left, left[-1].replicate(width - len(left)))
-    b = Cat(negate, Cat(right, right[-1].replicate(width - len(right))) ^ negate.replicate(width))
-    return (a + b)[1 : bits + 1].as_signed()
+    b = Cat(1, Cat(right, right[-1].replicate(width - len(right))) ^ (~negate).replicate(width))
+    return (a - b)[1 : bits + 1].as_signed()
 
 
 class TableBuilder(wiring.Component):

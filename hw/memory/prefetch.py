@@ -97,21 +97,20 @@ class Prefetcher(wiring.Component):
                     m.next = "TAKE"
                 with m.Elif(active.skip | (d.stream_beats == 0)):
                     m.next = "TAKE"
-                with m.Else():
-                    with m.Switch(d.fetch):
-                        with m.Case(Fetch.STREAM):
-                            m.d.sync += [segment.valid.eq(1), segment.p.address.eq(d.stream_address), last.eq(active.first)]
-                            m.next = "EMIT"
-                        with m.Case(Fetch.TOKEN, Fetch.POSITION):
-                            m.next = "LOOK_UP"
-                        with m.Case(Fetch.CACHE):
-                            m.d.sync += [index.eq(0), last.eq(blocks - 1), heads.eq(d.kv_heads)]
-                            with m.If((blocks == 0) | (d.kv_heads == 0)):
-                                m.next = "TAKE"
-                            with m.Else():
-                                m.next = "LOOK_UP"
-                        with m.Default():
+                with m.Else(), m.Switch(d.fetch):
+                    with m.Case(Fetch.STREAM):
+                        m.d.sync += [segment.valid.eq(1), segment.p.address.eq(d.stream_address), last.eq(active.first)]
+                        m.next = "EMIT"
+                    with m.Case(Fetch.TOKEN, Fetch.POSITION):
+                        m.next = "LOOK_UP"
+                    with m.Case(Fetch.CACHE):
+                        m.d.sync += [index.eq(0), last.eq(blocks - 1), heads.eq(d.kv_heads)]
+                        with m.If((blocks == 0) | (d.kv_heads == 0)):
                             m.next = "TAKE"
+                        with m.Else():
+                            m.next = "LOOK_UP"
+                    with m.Default():
+                        m.next = "TAKE"
             with m.State("LOOK_UP"):
                 m.next = "NUMBER"
             with m.State("NUMBER"):
@@ -129,14 +128,13 @@ class Prefetcher(wiring.Component):
             with m.State("ADD"):
                 m.d.sync += [segment.valid.eq(1), segment.p.address.eq(base + low + (high << 16))]
                 m.next = "EMIT"
-            with m.State("EMIT"):
-                with m.If(segment.ready):
-                    m.d.sync += [segment.valid.eq(0), index.eq(index + 1)]
-                    with m.If(index != last):
-                        m.next = "LOOK_UP"
-                    with m.Elif(heads != 1):
-                        m.d.sync += [index.eq(0), heads.eq(heads - 1), base.eq(base + d.head_stride)]
-                        m.next = "LOOK_UP"
-                    with m.Else():
-                        m.next = "TAKE"
+            with m.State("EMIT"), m.If(segment.ready):
+                m.d.sync += [segment.valid.eq(0), index.eq(index + 1)]
+                with m.If(index != last):
+                    m.next = "LOOK_UP"
+                with m.Elif(heads != 1):
+                    m.d.sync += [index.eq(0), heads.eq(heads - 1), base.eq(base + d.head_stride)]
+                    m.next = "LOOK_UP"
+                with m.Else():
+                    m.next = "TAKE"
         return m

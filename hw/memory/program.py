@@ -57,7 +57,7 @@ class ProgramReader(wiring.Component):
         words = DESCRIPTOR_BYTES // config.port_bytes
 
         running, in_flight = Signal(), Signal(range(IN_FLIGHT + 1))
-        requested, received, store = Signal(), Signal(), Signal()
+        fits, requested, received, store = Signal(), Signal(), Signal(), Signal()
 
         # Request side: a descriptor is asked for when both readers will have room for it.
         used = [Signal(range(depth + 1), name=f"used{i}") for i in range(2)]
@@ -65,7 +65,8 @@ class ProgramReader(wiring.Component):
             ar.size.eq(config.port_bytes.bit_length() - 1),
             ar.burst.eq(BURST_INCR),
             ar.len.eq(words - 1),
-            requested.eq(running & (in_flight != IN_FLIGHT) & Cat(u + in_flight < depth for u in used).all() & (~ar.valid | ar.ready)),
+            fits.eq((in_flight != IN_FLIGHT) & Cat(count + in_flight < depth for count in used).all()),
+            requested.eq(running & fits & (~ar.valid | ar.ready)),
             received.eq(r.valid & r.last),
             r.ready.eq(1),
             self.idle.eq(~running & (in_flight == 0)),

@@ -77,8 +77,9 @@ class UramRing(wiring.Component):
 
         pending, data = [], []
         for port, words in enumerate(self.words):
-            bank = memory.Memory(shape=config.groups * config.port_bits, depth=depth, init=[], attrs={"ram_style": config.ring_memory})
-            m.submodules[f"bank{port}"] = bank
+            m.submodules[f"bank{port}"] = bank = memory.Memory(
+                shape=config.groups * config.port_bits, depth=depth, init=[], attrs={"ram_style": config.ring_memory}
+            )
             write, read = bank.write_port(), bank.read_port()
             row_ready = Signal(name=f"row_ready{port}")
             # The first words of a row wait in registers until its last one comes.

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from ...config import BuildConfig, ConfigError
+from ...config import BuildConfig, ConfigError, nearest_power_of_two
 from ...numerics import SUM_COLUMNS
 from ..float import FloatAdd
 
@@ -19,14 +19,14 @@ ADD = 1 + FloatAdd.latency
 class ColumnSum(wiring.Component):
     """``column_sum(x^2) / n + eps`` of a token; the lanes add, this unit remembers and decides what is added next.
 
-    ``valid``: the squares of one vector are on the lanes' second product; ``left`` holds what they are added to. ``last``: they are the
-    token's last, and ``inverse_n`` and ``epsilon`` are sampled. From then on ``left`` and ``right`` are the operands of the lanes'
-    adders. ``totals``: sums of all lanes. ``mean_valid``: strobe, multiply ``sum`` by ``inverse_n_held``; the answer is
-    ``product_valid`` with ``product``, some cycles later. ``variance``: the result, until ``variance_ready``. ``busy``: from the first vector until
-    the result was taken.
+    ``valid``: the squares of one vector are on the lanes' second product; ``left`` holds what they are added to.
+    ``last``: they are the token's last, and ``inverse_n`` and ``epsilon`` are sampled. From then on ``left`` and
+    ``right`` are the operands of the lanes' adders. ``totals``: sums of all lanes. ``mean_valid``: strobe, multiply
+    ``sum`` by ``inverse_n_held``; the answer is ``product_valid`` with ``product``, some cycles later. ``variance``:
+    the result, until ``variance_ready``. ``busy``: from the first vector until the result was taken.
 
-    The 128 columns are ways x lanes. A way is the row of one vector; it comes round every ``ways`` cycles at the earliest,
-    which must not be before its last sum was written::
+    The 128 columns are ways x lanes. A way is the row of one vector; it comes round every ``ways`` cycles at the
+    earliest, which must not be before its last sum was written::
 
         cycle  0          1         ADD          ADD + 1
                read way   operands  sum, write   may be read
@@ -34,15 +34,7 @@ class ColumnSum(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         self.width = config.width
-        self.ways = SUM_COLUMNS // config.width
-        if self.ways < ADD + 1:
-            widest = 1
-            while SUM_COLUMNS // (2 * widest) >= ADD + 1:
-                widest *= 2
-            raise ConfigError(
-                f"ports * port_bits must be at most {32 * widest}, not {32 * self.width}: with more than {widest} lanes a running sum "
-                f"would be needed before the adder has it; the nearest legal value of ports is {32 * widest // config.port_bits}"
-            )
+        self.ways = self.ways_of(config)
         super().__init__({
             "valid": In(1),
             "last": In(1),
@@ -61,6 +53,18 @@ class ColumnSum(wiring.Component):
             "variance_ready": In(1),
             "busy": Out(1),
         })  # fmt: skip
+
+    @staticmethod
+    def ways_of(config: BuildConfig) -> int:
+        """Vectors that the columns are: refuses a ``config`` with so wide ones that a way returns too early."""
+        ways: int = SUM_COLUMNS // config.width
+        if ways >= ADD + 1:
+            return ways
+        widest = nearest_power_of_two(SUM_COLUMNS // (ADD + 1))
+        raise ConfigError(
+            f"ports must be small enough for vectors of {widest} elements, or a sum comes round before the adder "
+            f"has it, not {config.ports!r}; the nearest legal value is {max(1, 32 * widest // config.port_bits)!r}"
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -21,7 +21,7 @@ REQUEST_LEAD = ACCUMULATOR_LATENCY + IntToFloat.latency - HELD
 #: Cycles from a request being decided to the use of the token's scale.
 SCALE_USE = 1 + REQUEST_LEAD + HELD
 
-#: Cycles from the last request of a token to the loading of the next one's scale, which must not change before it was used.
+#: Cycles from the last request of a token to the loading of the next one's scale, so that its own is used till the end.
 LOAD_PAUSE = max(1, SCALE_USE - Scales.LOAD + 1)
 
 #: Cycles from there to the first request.
@@ -31,9 +31,9 @@ LOAD_LEAD = max(1, Scales.LOAD - SCALE_USE)
 class DrainSteps(wiring.Component):
     """Accumulator requests and steps of DRAIN, a token after the other.
 
-    ``group``, ``lane``, ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later that it meets the data. ``load``,
-    ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's result is written. Scales must be complete: the operator waits for ``sums_busy`` and
-    ``scales_busy`` to fall.
+    ``group``, ``lane``, ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later
+    that it meets the data. ``load``, ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's
+    result is written. Scales must be complete: the operator waits for ``sums_busy`` and ``scales_busy`` to fall.
 
     ::
 
@@ -95,23 +95,21 @@ class DrainSteps(wiring.Component):
             m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
 
         with m.FSM(name="state"):
-            with m.State("IDLE"):
-                with m.If(self.start & (descriptor.opcode == Opcode.DRAIN)):
-                    m.d.sync += [
-                        source_offset.eq(op.first * descriptor.src_stride),
-                        target_offset.eq(op.first * descriptor.dst_stride),
-                        vector.eq(0),
-                        position.eq(0),
-                        lane.eq(0),
-                        group.eq(0),
-                    ]
-                    m.next = "BASE"
+            with m.State("IDLE"), m.If(self.start & (descriptor.opcode == Opcode.DRAIN)):
+                m.d.sync += [
+                    source_offset.eq(op.first * descriptor.src_stride),
+                    target_offset.eq(op.first * descriptor.dst_stride),
+                    vector.eq(0),
+                    position.eq(0),
+                    lane.eq(0),
+                    group.eq(0),
+                ]
+                m.next = "BASE"
             with m.State("BASE"):
                 m.d.sync += [source.eq(descriptor.src + source_offset), target.eq(descriptor.dst + target_offset)]
                 m.next = "READY"
-            with m.State("READY"):
-                with m.If(~self.sums_busy & ~self.scales_busy):
-                    m.next = "LOAD"
+            with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
+                m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += self.load.eq(1)
                 m.d.sync += wait.eq(LOAD_LEAD - 1)
@@ -140,9 +138,8 @@ class DrainSteps(wiring.Component):
                 m.d.sync += wait.eq(wait - 1)
                 with m.If(wait == 1):
                     m.next = "LOAD"
-            with m.State("FLUSH"):
-                with m.If(self.drained):
-                    m.next = "FINISH"
+            with m.State("FLUSH"), m.If(self.drained):
+                m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

@@ -32,10 +32,11 @@ class Gate(enum.Enum, shape=2):
 def LaneControl() -> data.StructLayout:
     """Selections that all lanes share; each acts in the cycle that is given (see `hwgen.hw.vector.step`).
 
-    HELD: ``dequantize`` takes accumulator and ``scale`` as the first operands, ``unscaled`` takes 1.0 for the parameter,
-    ``square`` scratch twice as the second operands, ``second`` crosses the operands of a rotary pair, ``unrotated`` makes the
-    second product 0. GATE: ``chain``, ``gate``. FIRST_PRODUCT: ``add_square``, ``add_rotated``, and with it ``minus``.
-    SECOND_PRODUCT: ``add_chain``, and with it ``residual`` (the scratch data is added).
+    HELD: ``dequantize`` takes accumulator and ``scale`` as the first operands, ``unscaled`` takes 1.0 for the
+    parameter, ``square`` scratch twice as the second operands, ``second`` crosses the operands of a rotary pair,
+    ``unrotated`` makes the second product 0. GATE: ``chain``, ``gate``. FIRST_PRODUCT: ``add_square``,
+    ``add_rotated``, and with it ``minus``. SECOND_PRODUCT: ``add_chain``, and with it ``residual`` (the scratch data
+    is added).
     """
     return data.StructLayout({
         "dequantize": 1, "unscaled": 1, "square": 1, "second": 1, "unrotated": 1,
@@ -48,9 +49,10 @@ def LaneControl() -> data.StructLayout:
 class Lane(wiring.Component):
     """Two multipliers, sigmoid and adder of one element; no stalls, no reset.
 
-    ``scratch``, ``param`` memory data of a step; ``accumulator`` the integer, IntToFloat's latency before the hold register of
-    ``scratch`` is full; ``scale``, ``factor`` float32 operands of all lanes; ``left``, ``right`` operands of the adder while
-    no step uses it. ``product`` first product, ``total`` sum, ``quantized`` second product as int8.
+    ``scratch``, ``param`` memory data of a step; ``accumulator`` the integer, IntToFloat's latency before the hold
+    register of ``scratch`` is full; ``scale``, ``factor`` float32 operands of all lanes; ``left``, ``right`` operands
+    of the adder while no step uses it. ``product`` first product, ``total`` sum, ``quantized`` second product as
+    int8.
 
     ::
 
@@ -116,16 +118,15 @@ class Lane(wiring.Component):
         with m.Else():
             m.d.sync += c.eq(self.scratch)
 
-        with m.If(control.chain):
-            with m.Switch(control.gate):
-                with m.Case(Gate.FACTOR):
-                    m.d.sync += d.eq(self.factor)
-                with m.Case(Gate.SIGMOID):
-                    m.d.sync += d.eq(sigmoid.o)
-                with m.Case(Gate.RELU):
-                    m.d.sync += d.eq(Mux(gated[31], 0, gated))
-                with m.Case(Gate.SCRATCH):
-                    m.d.sync += d.eq(held)
+        with m.If(control.chain), m.Switch(control.gate):
+            with m.Case(Gate.FACTOR):
+                m.d.sync += d.eq(self.factor)
+            with m.Case(Gate.SIGMOID):
+                m.d.sync += d.eq(sigmoid.o)
+            with m.Case(Gate.RELU):
+                m.d.sync += d.eq(Mux(gated[31], 0, gated))
+            with m.Case(Gate.SCRATCH):
+                m.d.sync += d.eq(held)
         with m.Elif(control.unrotated):
             m.d.sync += d.eq(0)
         with m.Elif(control.square):

@@ -16,10 +16,11 @@ __all__ = ["RingLoader"]
 class RingLoader(wiring.Component):
     """Moves rows from ``beats`` to the scratch (EMBED) or the parameter memory (PARAM, ROTARY).
 
-    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes are ignored. ``done`` comes
-    after the last write and the last beat. Each row takes ``stream_beats`` beats and writes ``vectors`` vectors; what follows them in the row
-    is dropped. Rows of token ``t`` go to ``dst + t * dst_stride``; PARAM is a single row at ``dst``. A beat of EMBED is two vectors of bf16 and takes two cycles,
-    any other beat is one vector of float32. ``ready`` is low outside an operator.
+    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes
+    are ignored. ``done`` comes after the last write and the last beat. Each row takes ``stream_beats`` beats and
+    writes ``vectors`` vectors; what follows them in the row is dropped. Rows of token ``t`` go to ``dst + t *
+    dst_stride``; PARAM is a single row at ``dst``. A beat of EMBED is two vectors of bf16 and takes two cycles, any
+    other beat is one vector of float32. ``ready`` is low outside an operator.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -73,14 +74,13 @@ class RingLoader(wiring.Component):
             ]
 
         with m.FSM(name="state"):
-            with m.State("IDLE"):
-                with m.If(self.start & (is_embed | is_param | is_rotary)):
-                    m.d.sync += [
-                        offset.eq(Mux(is_param, 0, op.first * descriptor.dst_stride)),
-                        row.eq(0),
-                        upper.eq(0),
-                    ]
-                    m.next = "BASE"
+            with m.State("IDLE"), m.If(self.start & (is_embed | is_param | is_rotary)):
+                m.d.sync += [
+                    offset.eq(Mux(is_param, 0, op.first * descriptor.dst_stride)),
+                    row.eq(0),
+                    upper.eq(0),
+                ]
+                m.next = "BASE"
             with m.State("BASE"):
                 m.d.sync += [base.eq(descriptor.dst + offset), beats_left.eq(descriptor.stream_beats), vector.eq(0)]
                 m.next = "ROW"

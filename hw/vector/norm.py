@@ -17,9 +17,10 @@ __all__ = ["NormSteps"]
 class NormSteps(wiring.Component):
     """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised.
 
-    ``step`` is the step of this cycle. ``dividing``: the token's factor will be there for a step of the next cycle. ``drained``: the ``final``
-    step's results leave. ``rewind``: a token begins; ``token`` is its number until ``sums_busy`` falls. ``scales_busy``: a token's scale is
-    still being computed: the operator ends without waiting for it, except with TO_QUERY.
+    ``step`` is the step of this cycle. ``dividing``: the token's factor will be there for a step of the next cycle.
+    ``drained``: the ``final`` step's results leave. ``rewind``: a token begins; ``token`` is its number until
+    ``sums_busy`` falls. ``scales_busy``: a token's scale is still being computed: the operator ends without waiting
+    for it, except with TO_QUERY.
 
     ::
 
@@ -76,25 +77,28 @@ class NormSteps(wiring.Component):
             m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
 
         with m.FSM(name="state"):
-            with m.State("IDLE"):
-                with m.If(self.start & (descriptor.opcode == Opcode.NORM)):
-                    m.d.sync += [offset.eq(op.first * descriptor.src_stride), vector.eq(0), position.eq(0), lane.eq(0), group.eq(0)]
-                    m.next = "BASE"
+            with m.State("IDLE"), m.If(self.start & (descriptor.opcode == Opcode.NORM)):
+                m.d.sync += [
+                    offset.eq(op.first * descriptor.src_stride),
+                    vector.eq(0),
+                    position.eq(0),
+                    lane.eq(0),
+                    group.eq(0),
+                ]
+                m.next = "BASE"
             with m.State("BASE"):
                 m.d.sync += base.eq(descriptor.src + offset)
                 m.next = "READY"
-            with m.State("READY"):
-                with m.If(~self.sums_busy):
-                    m.d.comb += self.rewind.eq(1)
-                    m.d.sync += self.token.eq(op.first + position)
-                    m.next = "SUM"
+            with m.State("READY"), m.If(~self.sums_busy):
+                m.d.comb += self.rewind.eq(1)
+                m.d.sync += self.token.eq(op.first + position)
+                m.next = "SUM"
             with m.State("SUM"):
                 m.d.comb += do_sum.eq(1)
                 with m.If(last_vector):
                     m.next = "WAIT"
-            with m.State("WAIT"):
-                with m.If(self.dividing):
-                    m.next = "QUANTIZE"
+            with m.State("WAIT"), m.If(self.dividing):
+                m.next = "QUANTIZE"
             with m.State("QUANTIZE"):
                 m.d.comb += do_quantize.eq(1)
                 with m.If(last_vector):
@@ -110,12 +114,10 @@ class NormSteps(wiring.Component):
                 m.d.sync += gap.eq(gap - 1)
                 with m.If(gap == 1):
                     m.next = "READY"
-            with m.State("FLUSH"):
-                with m.If(self.drained):
-                    m.next = "FINISH"
-            with m.State("FINISH"):
-                with m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
-                    m.next = "DONE"
+            with m.State("FLUSH"), m.If(self.drained):
+                m.next = "FINISH"
+            with m.State("FINISH"), m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
+                m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

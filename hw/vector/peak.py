@@ -14,9 +14,9 @@ __all__ = ["Peak"]
 class Peak(wiring.Component):
     """``o = max |x|`` over vectors of ``width`` float32 values; ``width`` is a power of two.
 
-    ``valid``: ``x`` is a vector, ``first`` or ``last`` or both of its series. ``o_valid``: strobe, ``o`` is the maximum of the series
-    whose last vector came ``latency`` cycles before. Series may follow each other without a gap. ``tag`` of the last vector is on ``o_tag``
-    with it.
+    ``valid``: ``x`` is a vector, ``first`` or ``last`` or both of its series. ``o_valid``: strobe, ``o`` is the
+    maximum of the series whose last vector came ``latency`` cycles before. Series may follow each other without a
+    gap. ``tag`` of the last vector is on ``o_tag`` with it.
     """
 
     def __init__(self, width: int, tag_bits: int) -> None:

@@ -15,15 +15,19 @@ __all__ = ["RopeSteps"]
 
 
 class RopeSteps(wiring.Component):
-    """Steps of ROPE: a token's query, key and value heads once to be rotated and for their maxima, then once to be quantised.
+    """Steps of ROPE: a token's query, key and value heads once to be rotated and for their maxima, then once to be
+    quantised.
 
-    ``step`` is the step of this cycle. ``dividing``: the first head's factor will be there for a step of the next cycle; the others follow at least as
-    fast as their heads. ``rewind``: a token begins. ``drained``: the ``final`` step's results leave. The operator waits for ``sums_busy`` and ``scales_busy`` to fall.
+    ``step`` is the step of this cycle. ``dividing``: the first head's factor will be there for a step of the next
+    cycle; the others follow at least as fast as their heads. ``rewind``: a token begins. ``drained``: the ``final``
+    step's results leave. The operator waits for ``sums_busy`` and ``scales_busy`` to fall.
 
     ::
 
-        IDLE - GROUP (heads / kv_heads) - OFFSET - BASE - READY - TOKEN - ROTATE - WAIT (dividing) - QUANTIZE - GAP -> TOKEN
-                                                                                                   \\ FLUSH (drained) - done
+        IDLE - GROUP (heads / kv_heads) - OFFSET - BASE - READY - TOKEN - ROTATE - WAIT (dividing) - QUANTIZE - GAP ->
+        TOKEN
+                                                                                                   \\ FLUSH (drained)
+                                                                                                   - done
 
     Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row.
     """
@@ -107,9 +111,16 @@ class RopeSteps(wiring.Component):
         with m.FSM(name="state"):
             with m.State("IDLE"):
                 m.d.sync += [
-                    group.eq(0), heads_left.eq(descriptor.heads), position.eq(0), pair.eq(0), second.eq(0), kind.eq(Kind.QUERY),
-                    kv_head.eq(0), member.eq(0), index.eq(0),
-                ]  # fmt: skip
+                    group.eq(0),
+                    heads_left.eq(descriptor.heads),
+                    position.eq(0),
+                    pair.eq(0),
+                    second.eq(0),
+                    kind.eq(Kind.QUERY),
+                    kv_head.eq(0),
+                    member.eq(0),
+                    index.eq(0),
+                ]
                 with m.If(self.start & (descriptor.opcode == Opcode.ROPE)):
                     m.next = "GROUP"
             with m.State("GROUP"):
@@ -127,9 +138,8 @@ class RopeSteps(wiring.Component):
             with m.State("BASE"):
                 m.d.sync += [source.eq(descriptor.src + source_offset), param.eq(descriptor.param + param_offset)]
                 m.next = "READY"
-            with m.State("READY"):
-                with m.If(~self.sums_busy & ~self.scales_busy):
-                    m.next = "TOKEN"
+            with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
+                m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += self.rewind.eq(1)
                 m.d.sync += [head.eq(source), may_quantize.eq(0)]
@@ -138,9 +148,8 @@ class RopeSteps(wiring.Component):
                 m.d.comb += do_rotate.eq(1)
                 with m.If(last_vector & last_head):
                     m.next = "WAIT"
-            with m.State("WAIT"):
-                with m.If(may_quantize | self.dividing):
-                    m.next = "QUANTIZE"
+            with m.State("WAIT"), m.If(may_quantize | self.dividing):
+                m.next = "QUANTIZE"
             with m.State("QUANTIZE"):
                 m.d.comb += do_quantize.eq(1)
                 with m.If(last_vector & last_head):
@@ -159,16 +168,16 @@ class RopeSteps(wiring.Component):
                 m.d.sync += gap.eq(gap - 1)
                 with m.If(gap == 1):
                     m.next = "TOKEN"
-            with m.State("FLUSH"):
-                with m.If(self.drained):
-                    m.next = "FINISH"
+            with m.State("FLUSH"), m.If(self.drained):
+                m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
         return m
 
     def _next_head(self, m: Module, kind: Signal, kv_head: Signal, member: Signal, group: Signal) -> None:
-        """Step to the head after this one: the group of each key/value head's queries, then the keys, then the values."""
+        """Step to the head after this one: the group of each key/value head's queries, then the keys, then the
+        values."""
         last_kv_head = kv_head + 1 == self.op.descriptor.kv_heads
         with m.If((kind == Kind.QUERY) & (member + 1 != group)):
             m.d.sync += member.eq(member + 1)

@@ -31,17 +31,18 @@ def HeadName(config: BuildConfig) -> data.StructLayout:
 class Scales(wiring.Component):
     """Scales of tokens, queries, keys and values, and the factors that elements are quantised with.
 
-    * ``peak_valid``: ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor memory; ``rewind`` returns
-      to index 0. ``dividing`` is high in the cycle in which the first factor after ``rewind`` enters the divider: a step that is registered in
-      the next cycle finds it. Factors of queries and tokens are 127 / peak, of keys and values 1 / scale. ``factor``: that of ``index``, in the
-      same cycle. Scales of heads leave on ``query_scale`` (peak * ``score_constant``) and ``kv_scale`` (bf16 of peak / 127).
+    * ``peak_valid``: ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor
+      memory; ``rewind`` returns to index 0. ``dividing`` is high in the cycle in which the first factor after
+      ``rewind`` enters the divider: a step that is registered in the next cycle finds it. Factors of queries and
+      tokens are 127 / peak, of keys and values 1 / scale. ``factor``: that of ``index``, in the same cycle. Scales of
+      heads leave on ``query_scale`` (peak * ``score_constant``) and ``kv_scale`` (bf16 of peak / 127).
     * ``mean_valid``: multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
-    * ``variance_valid``, ``variance``, ``variance_ready``: mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on
-      ``query_scale`` (slot 0) with ``to_query``. ``busy`` until then.
+    * ``variance_valid``, ``variance``, ``variance_ready``: mean square plus epsilon of ``token``, whose peak came
+      last; its scale is stored, and leaves on ``query_scale`` (slot 0) with ``to_query``. ``busy`` until then.
     * ``load``: ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
 
-    The three requests never meet: maxima come while a token or head passes, the mean before the next token passes, loads
-    when nothing else is under way.
+    The three requests never meet: maxima come while a token or head passes, the mean before the next token passes,
+    loads when nothing else is under way.
     """
 
     #: Cycles from a request of the multiplier to its product.
@@ -51,7 +52,7 @@ class Scales(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         # The step's address is on the bus one cycle after the strobe's next one; the factor is read one before GATE.
-        if 2 + GATE - 1 <= FloatDiv.latency:
+        if FloatDiv.latency >= 2 + GATE - 1:
             raise ValueError(f"FloatDiv.latency must be below {GATE + 1}, not {FloatDiv.latency!r}")
         self.config = config
         self.factors = config.max_heads + 2 * config.max_kv_heads
@@ -131,7 +132,10 @@ class Scales(wiring.Component):
             bf16.eq(Mux(rounded > F32_MAX_BITS >> 16, F32_MAX_BITS >> 16, rounded)),
         ]
         numerator, denominator = Signal(32, reset_less=True), Signal(32, reset_less=True)
-        do_factor, do_scale = Signal(), Signal()  # the division that starts in this cycle is for a factor, a token's scale
+        do_factor, do_scale = (
+            Signal(),
+            Signal(),
+        )  # the division that starts in this cycle is for a factor, a token's scale
         token_numerator, root_numerator = Signal(32), Signal(32)
         root_waits = Signal()
         start_scale = Signal()
@@ -179,7 +183,12 @@ class Scales(wiring.Component):
             token_write.data.eq(divider.o),
         ]
         with m.If(root.start):
-            m.d.sync += [self.busy.eq(1), root_numerator.eq(token_numerator), token.eq(self.token), to_query.eq(self.to_query)]
+            m.d.sync += [
+                self.busy.eq(1),
+                root_numerator.eq(token_numerator),
+                token.eq(self.token),
+                to_query.eq(self.to_query),
+            ]
         with m.If(root.done):
             m.d.sync += root_waits.eq(1)
         with m.Elif(start_scale):

@@ -26,8 +26,8 @@ STEP = 6
 class Sigmoid(wiring.Component):
     """``o = sigmoid(a)`` of the numerics contract; a new one every cycle.
 
-    Members: ``a`` (float32) is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on, that one
-    counted, for one cycle. No reset.
+    Members: ``a`` (float32) is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on,
+    that one counted, for one cycle. No reset.
 
     ::
 

@@ -11,8 +11,8 @@ from ..interfaces import SCRATCH_LATENCY, index_bits
 from .sigmoid import Sigmoid
 
 __all__ = [
-    "CHAIN_GAP", "CHAIN_SUM", "FIRST_PRODUCT", "GATE", "HELD", "Kind", "OPERANDS", "QUANTIZED", "SECOND_PRODUCT", "SHORT_SUM",
-    "Step", "Strobes", "Tag", "place_bits",
+    "CHAIN_GAP", "CHAIN_SUM", "FIRST_PRODUCT", "GATE", "HELD", "Kind", "OPERANDS", "QUANTIZED", "SECOND_PRODUCT",
+    "SHORT_SUM", "Step", "Strobes", "Tag", "place_bits",
 ]  # fmt: skip
 
 # Cycles after the one in which a step's address is on the memory bus.
@@ -49,15 +49,16 @@ class Kind(enum.Enum, shape=2):
 
 def place_bits(config: BuildConfig) -> int:
     """Bits of `Tag`'s ``place``."""
-    return max(index_bits(config.max_group), index_bits(config.lanes) + index_bits(config.groups), index_bits(config.chunk))
+    lane_and_group = index_bits(config.lanes) + index_bits(config.groups)
+    return max(index_bits(config.max_group), lane_and_group, index_bits(config.chunk))
 
 
 def Strobes() -> data.StructLayout:
     """At most one is set. Short steps use both multipliers side by side, chained ones in series.
 
-    ``sum`` (short): scratch * param to the maximum, scratch squared to the column sums. ``rotate`` (short): one half of a
-    rotary pair, to the maximum and back to the scratch. ``quantize`` (chained): scratch * param * factor to int8.
-    ``drain`` (chained): accumulators to the scratch.
+    ``sum`` (short): scratch * param to the maximum, scratch squared to the column sums. ``rotate`` (short): one half
+    of a rotary pair, to the maximum and back to the scratch. ``quantize`` (chained): scratch * param * factor to
+    int8. ``drain`` (chained): accumulators to the scratch.
     """
     return data.StructLayout({"sum": 1, "rotate": 1, "quantize": 1, "drain": 1})
 
@@ -65,9 +66,10 @@ def Strobes() -> data.StructLayout:
 def Tag(config: BuildConfig) -> data.StructLayout:
     """Addresses and names of one vector.
 
-    ``source``, ``target`` scratch addresses; with ``quantize``, ``target`` is the vector of the token or head. ``param`` parameter
-    address. ``first``, ``last`` vector of a token or head; ``final`` of the operator. ``second`` half of a rotary pair.
-    ``place``: lane and group (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a head; ``index`` of its factor.
+    ``source``, ``target`` scratch addresses; with ``quantize``, ``target`` is the vector of the token or head.
+    ``param`` parameter address. ``first``, ``last`` vector of a token or head; ``final`` of the operator. ``second``
+    half of a rotary pair. ``place``: lane and group (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a
+    head; ``index`` of its factor.
     """
     scratch = index_bits(config.scratch_vectors)
     return data.StructLayout({

@@ -35,13 +35,16 @@ __all__ = ["VectorUnit"]
 class VectorUnit(wiring.Component):
     """NORM, DRAIN and ROPE of the numerics contract, ``config.width`` elements a cycle.
 
-    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes are ignored. ``done`` comes at least
-    one cycle after the operator's last write. Memories answer after the latencies of `hwgen.hw.interfaces`; nothing stalls.
+    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes
+    are ignored. ``done`` comes at least one cycle after the operator's last write. Memories answer after the
+    latencies of `hwgen.hw.interfaces`; nothing stalls.
 
-    The scales of the tokens, which NORM computes and DRAIN uses, stay inside. NORM ends when its activations are written: the last scale may
-    follow up to about 150 cycles later, and the next operator of this unit waits for it. With TO_QUERY it is written before ``done``.
+    The scales of the tokens, which NORM computes and DRAIN uses, stay inside. NORM ends when its activations are
+    written: the last scale may follow up to about 150 cycles later, and the next operator of this unit waits for it.
+    With TO_QUERY it is written before ``done``.
 
-    Steps (see `step.py`) come from one of three state machines, travel down a pipeline of fixed length beside the lanes' data, and act where they pass::
+    Steps (see `step.py`) come from one of three state machines, travel down a pipeline of fixed length beside the
+    lanes' data, and act where they pass::
 
         steps | request | hold | operands | * | sigmoid | * | + | write
                                             |-> maximum -> Scales -> factor, scales
@@ -50,7 +53,7 @@ class VectorUnit(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
-        self._columns = ColumnSum(config)
+        ColumnSum.ways_of(config)  # refuses vectors that are too wide
         vector_bits = 32 * config.width
         super().__init__({
             "op": In(Operator(config)),
@@ -70,7 +73,7 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, op, descriptor = self.config, self.op, self.op.descriptor
-        m.submodules.columns = columns = self._columns
+        m.submodules.columns = columns = ColumnSum(config)
         m.submodules.norm = norm = NormSteps(config)
         m.submodules.drain = drain = DrainSteps(config)
         m.submodules.rope = rope = RopeSteps(config)
@@ -124,7 +127,9 @@ class VectorUnit(wiring.Component):
         control = Signal(LaneControl())
         m.d.comb += [
             control.dequantize.eq(held.drain),
-            control.unscaled.eq((held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & (held_kind == Kind.VALUE))),
+            control.unscaled.eq(
+                (held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & (held_kind == Kind.VALUE))
+            ),
             control.square.eq(held.sum),
             control.second.eq(held.rotate & tags[HELD].second),
             control.unrotated.eq(held.rotate & (held_kind == Kind.VALUE)),

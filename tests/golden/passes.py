@@ -23,7 +23,7 @@ class Host:
 
     def __init__(self, config: BuildConfig, image: Image, pages: Sequence[int] | None = None) -> None:
         self.config = config
-        self.machine = GoldenMachine(config, BASE + image.bytes)
+        self.machine = GoldenMachine(config, BASE + image.total_bytes)
         self.machine.memory[BASE : BASE + image.data.size] = image.data
         program = np.frombuffer(image.program(BASE), np.uint8)
         self.machine.memory[BASE : BASE + program.size] = program

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hwgen.golden.attention import AttentionState, exp2
+from hwgen.golden.float32 import bf16_round
 from hwgen.golden.rotary import quantize_kv, quantize_query
 from hwgen.numerics import exp2_table
 from hwgen.weights import score_constant
@@ -113,6 +114,18 @@ def test_extremes_equal_rational_model(case: str) -> None:
     out = run(query, keys, values, sizes)
     assert [fractions(row) for row in out] == slow(query, keys, values, sizes)
     assert torch.isfinite(out).all()
+
+
+def test_order_of_scale_products() -> None:
+    """Scores of thousands, close together: there the last bit of the product decides a probability."""
+    g = torch.Generator().manual_seed(9)
+    q8 = torch.randint(60, 128, (4, 8), generator=g, dtype=torch.int8)
+    k8 = torch.randint(60, 126, (1, 8), generator=g, dtype=torch.int8).repeat(12, 1)
+    k8[torch.arange(12), torch.arange(12) % 8] += 1
+    query = q8, torch.rand(4, generator=g) * 0.02 + 0.07
+    keys = k8, bf16_round(torch.rand(1, generator=g) + 1).repeat(12)
+    values = quantize_kv(torch.randn(12, 8, generator=g))
+    assert [fractions(row) for row in run(query, keys, values, [12])] == slow(query, keys, values, [12])
 
 
 def test_close_to_float64() -> None:

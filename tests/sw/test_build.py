@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hwgen.sw import build
+
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
-from hwgen.sw import build
 
 BOARD = load_board("demo")
 
@@ -16,7 +17,7 @@ BOARD = load_board("demo")
 @pytest.fixture(autouse=True)
 def verilog(monkeypatch: pytest.MonkeyPatch) -> str:
     text = "module hwgen_accelerator; endmodule\n"
-    monkeypatch.setattr(build, "generate_verilog", lambda board: text)
+    monkeypatch.setattr(build, "cached_verilog", lambda config, progress: text)
     return text
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hwgen.errors import HwgenError
 from hwgen.golden.floating import float_model
 from hwgen.golden.reference import BitNet
-from hwgen.model import ModelShape
 from hwgen.sw.checkpoint import export_training, save_model
 from hwgen.sw.loader import load_weights
 from hwgen.sw.train import Recipe, train
+
+from hwgen.errors import HwgenError
+from hwgen.model import ModelShape
 from hwgen.weights import quantize_ternary, random_weights
 
 
@@ -54,7 +55,7 @@ def test_transformers_reads_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     shape = ModelShape(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=50, max_context=32)
     weights = random_weights(shape, seed=5)
     save_model(weights, tmp_path)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).float()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, float_model(weights)(tokens), rtol=1e-3, atol=1e-3)

@@ -83,7 +83,7 @@ def test_missing_file(capsys: pytest.CaptureFixture[str], model_directory: Path,
 
 def test_missing_compiler(capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr("hwgen.hw.accelerator.generate", lambda config: "module hwgen_accelerator; endmodule")
+    monkeypatch.setattr("hwgen.sw.verilator_device.cached_verilog", lambda *a: "module hwgen_accelerator; endmodule")
     code, result = call(capsys, "run", str(model_directory), "--prompt", "x")
     assert code == 2 and result["error"]["kind"] == "tool" and "no-such-compiler" in result["error"]["message"]
     assert "apt-get install" in result["error"]["fix"]

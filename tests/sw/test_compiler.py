@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hwgen.sw.compiler import compile_model
+from hwgen.sw.image import Image
+
 from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.descriptors import Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
 from hwgen.model import ModelShape
-from hwgen.sw.compiler import compile_model
-from hwgen.sw.image import Image
 from hwgen.weights import ModelWeights, random_weights, rotary_rows
 
 from .conftest import CONFIG, SHAPE
@@ -33,7 +34,7 @@ def test_regions_do_not_overlap(image: Image) -> None:
         assert region.offset >= end, name
         assert region.offset % 64 == 0, name
         end = region.offset + region.bytes
-    assert end == image.bytes
+    assert end == image.total_bytes
     for name in ("embedding", "rotary", "layers.1.down", "head", "logits", "kv"):
         assert image.symbols[name].offset % 4096 == 0
     assert image.data.size == image.symbols["logits"].offset
@@ -44,7 +45,7 @@ def test_segments_are_whole_rows_inside_the_image(image: Image) -> None:
         if d.fetch is Fetch.NONE:
             continue
         assert d.stream_beats % CONFIG.groups == 0 and d.stream_beats > 0
-        assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= image.bytes
+        assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= image.total_bytes
 
 
 def test_matrices_are_in_their_segments(image: Image, weights: ModelWeights) -> None:
@@ -193,8 +194,9 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
 
 
 def test_kv260_takes_both_published_models() -> None:
-    from hwgen.boards import load_board
     from hwgen.sw.compiler import check_fit, plan_scratch
+
+    from hwgen.boards import load_board
 
     config = load_board("kv260").config
     large = ModelShape(hidden=1536, layers=24, heads=16, kv_heads=16, head_dim=96, ffn=4096, vocab=32002, activation="silu")

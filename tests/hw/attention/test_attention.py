@@ -171,6 +171,10 @@ async def attends(dut: Any) -> None:
         for address, word in written:
             assert word == expected[address], (arguments, address, hex(word), hex(expected[address]))
         assert len(dict(written)) == len(expected)
+        layout = KvBlockLayout(config, case.head_dim)
+        if not stall and case.count * case.group <= config.query_lanes and layout.data_beats >= config.kv_block + 16:
+            # One beat a cycle; per head the pass's own block, of no more beats than a cached one, and the way through the stages.
+            assert cycles <= len(items) + case.kv_heads * (layout.beats + 10) + 150, (arguments, cycles)
 
 
 def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
@@ -185,7 +189,7 @@ def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
         (0.2, 40 * (n % 2) * n, 6, 2, dim, 3 * block - n, 1 + n % chunk, kind)
         for n, kind in enumerate(["wide", "tiny", "huge", "lowest", "saturated", "zero", "equal"])
     ]
-    return found
+    return [*found, (0.0, 0, 8, 2, dim, config.max_context - 1, 1, ""), (0.0, 0, 8, 1, dim, config.max_context - chunk, chunk, "")]
 
 
 @pytest.mark.parametrize(

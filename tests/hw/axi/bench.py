@@ -203,7 +203,8 @@ class AxiMemory:
         if self.write:
             self.aw.drive()
             self.w.drive()
-            if not self.responding and self.responses and self.responses[0][0] <= self.cycle and self.bench.random.random() < self.rate:
+            answers = bool(self.responses) and self.responses[0][0] <= self.cycle
+            if not self.responding and answers and self.bench.random.random() < self.rate:
                 self.responding = True
                 self.b["resp"].value = self.responses[0][1]
             self.b["valid"].value = int(self.responding)

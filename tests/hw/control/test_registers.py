@@ -11,15 +11,15 @@ import pytest
 from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-
-from hwgen.config import CONTRACT_VERSION, BuildConfig
-from hwgen.descriptors import Opcode
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.active import Pass
 from hwgen.hw.control.counters import Counters
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead
+
+from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.descriptors import Opcode
 from hwgen.registers import COUNTERS, MAGIC, WINDOW_BYTES, Register, Status, register, register_map
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
@@ -42,7 +42,8 @@ class Registers(wiring.Component):
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
             "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
             "candidate_index": In(32).array(config.topk), "candidate_logit": In(32).array(config.topk),
-            "events": In(len(COUNTERS)), "running": In(1), "opcode": In(8), "port_busy": In(config.ports), "port_stall": In(config.ports),
+            "events": In(len(COUNTERS)), "running": In(1), "opcode": In(8),
+            "port_busy": In(config.ports), "port_stall": In(config.ports),
             **{name: In(bits) for name, bits in IGNORED.items()},
         })  # fmt: skip
 

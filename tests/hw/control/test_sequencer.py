@@ -8,10 +8,10 @@ from typing import Any
 
 import cocotb
 import pytest
+from hwgen.hw.control.sequencer import UNIT_OF, Sequencer, Unit
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Flag, Opcode, field_bits
-from hwgen.hw.control.sequencer import UNIT_OF, Sequencer, Unit
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Source
 from tests.hw.memory.test_prefetch import random_descriptor
@@ -104,7 +104,9 @@ async def executes(dut: Any) -> None:
         round_tokens = config.groups * config.lanes
         expected, rewinds = [], []
         for d in program:
-            if d.token_start >= tokens or (d.flags & Flag.LOGITS and not logits) or (d.flags & Flag.MULTI and tokens <= round_tokens):
+            if d.token_start >= tokens or (d.flags & Flag.LOGITS and not logits):
+                continue
+            if d.flags & Flag.MULTI and tokens <= round_tokens:
                 continue
             first, count = d.token_start, min(d.token_count, tokens - d.token_start)
             if d.flags & Flag.LAST:

@@ -19,7 +19,6 @@ from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, stream, to_bits, to_float
 
-
 WIDTHS = (2, 8, 23, 24, 25, 32, 45)
 FORMATS = ((2, 0), (8, 0), (16, 10), (24, 10), (25, 0), (26, 15), (32, 0), (9, -6))
 

@@ -12,15 +12,15 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.hw.axi.signature import Axi4Read
 from hwgen.hw.control.active import Pass
 from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher, TableRead
 from hwgen.hw.memory.program import ProgramReader
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink
 
@@ -28,7 +28,9 @@ BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
 CONFIGS = {
     "default": BuildConfig(descriptor_queue=5),
     "narrow": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, load_bytes=4, descriptor_queue=2),
-    "words": BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, load_bytes=4, descriptor_queue=8),
+    "words": BuildConfig(
+        ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, load_bytes=4, descriptor_queue=8
+    ),
 }
 
 
@@ -52,7 +54,9 @@ class FetchPath(wiring.Component):
         m = Module()
         m.submodules.program = program = ProgramReader(self.config)
         m.submodules.prefetcher = prefetcher = Prefetcher(self.config)
-        m.d.comb += [program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1)]
+        m.d.comb += [
+            program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1),
+        ]  # fmt: skip
         connect(m, program.axi, flipped(self.axi))
         connect(m, program.error, flipped(self.error))
         connect(m, program.descriptors[0], prefetcher.descriptors)

