@@ -286,7 +286,7 @@ class Accelerator(wiring.Component):
 
 #: Source locations, which would make the text depend on where code stands, and the rows of all-zero initial contents.
 _NOISE = re.compile(
-    r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n|^ *initial begin\n(?: *\S+ ?\[\d+\] = \d+\'h0+;\n)+ *end\n',
+    r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n|^ *initial begin\n(?: *\S+ ?\[\d+\] = \d+\'[dh]0+;\n)+ *end\n',
     re.MULTILINE,
 )
 

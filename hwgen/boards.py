@@ -48,15 +48,27 @@ def load_board(name: str | Path) -> Board:
     """A shipped board by name, or any ``board.json`` by path."""
     path = _root() / str(name) / "board.json" if not str(name).endswith(".json") else Path(name)
     if not path.exists():
-        raise HwgenError("configuration", f"board {str(name)!r} is unknown",
-                         f"use one of: {', '.join(board_names())}; or give the path of a board.json")  # fmt: skip
+        raise HwgenError(
+            "configuration",
+            f"board {str(name)!r} is unknown",
+            f"use one of: {', '.join(board_names())}; or give the path of a board.json",
+        )
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = BuildConfig.from_dict({"name": values["name"], **values["config"]})
-        return Board(name=values["name"], description=values["description"], part=values["part"],
-                     available={k: int(values["available"][k]) for k in values["available"]},
-                     memory_bandwidth=float(values["memory_bandwidth"]), config=config)  # fmt: skip
+        return Board(
+            name=values["name"],
+            description=values["description"],
+            part=values["part"],
+            available={k: int(values["available"][k]) for k in values["available"]},
+            memory_bandwidth=float(values["memory_bandwidth"]),
+            config=config,
+        )
     except ConfigError as error:
-        raise HwgenError("configuration", f"{path.name} of board {str(name)!r}: {error}", "correct the configuration") from error
+        raise HwgenError(
+            "configuration", f"{path.name} of board {str(name)!r}: {error}", "correct the configuration"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HwgenError("configuration", f"{path} is damaged: {error!r}", "compare it with a shipped board.json") from error
+        raise HwgenError(
+            "configuration", f"{path} is damaged: {error!r}", "compare it with a shipped board.json"
+        ) from error

@@ -58,10 +58,14 @@ def build_board(board: Board, out: Path, progress: Callable[[str], None] = lambd
         "reference.md": reference_markdown(config),
     }
     manifest = {
-        "hwgen": hwgen_version(), "board": board.name, "part": board.part, "top": "hwgen_accelerator",
-        "contract_version": CONTRACT_VERSION, "contract_hash": f"{config.contract_hash:016x}",
+        "hwgen": hwgen_version(),
+        "board": board.name,
+        "part": board.part,
+        "top": "hwgen_accelerator",
+        "contract_version": CONTRACT_VERSION,
+        "contract_hash": f"{config.contract_hash:016x}",
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()},
-    }  # fmt: skip
+    }
     contents[MANIFEST] = json.dumps(manifest, indent=2) + "\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +81,10 @@ def build_board(board: Board, out: Path, progress: Callable[[str], None] = lambd
         shutil.rmtree(work, ignore_errors=True)
         raise
     return {
-        "board": board.name, "out": str(out), "files": sorted(contents), "verilog_sha256": manifest["files"]["hwgen_accelerator.v"],  # type: ignore[index]
-        "contract_hash": manifest["contract_hash"], "config": config.to_dict(),
-    }  # fmt: skip
+        "board": board.name,
+        "out": str(out),
+        "files": sorted(contents),
+        "verilog_sha256": manifest["files"]["hwgen_accelerator.v"],  # type: ignore[index]
+        "contract_hash": manifest["contract_hash"],
+        "config": config.to_dict(),
+    }

@@ -55,16 +55,25 @@ def config_json(shape: ModelShape, end_token: int | None) -> dict[str, Any]:
         "eos_token_id": end_token,
         "torch_dtype": "float32",
         # weight_scale multiplies; the class "bitlinear" would divide by it
-        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
+        "quantization_config": {
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "offline",
+        },
     }
 
 
-def save_model(weights: ModelWeights, out: Path, tokenizer: Path | None = None, *, end_token: int | None = None) -> None:
+def save_model(
+    weights: ModelWeights, out: Path, tokenizer: Path | None = None, *, end_token: int | None = None
+) -> None:
     """Write ``weights`` to directory ``out``; loading it again gives the same bits. ``tokenizer`` is a file to copy."""
     out.mkdir(parents=True, exist_ok=True)
     shape = weights.shape
     # transformers casts nothing of a packed checkpoint, so that all of its floats must have one type
-    tensors: Stored = {"model.embed_tokens.weight": ("F32", weights.embedding), "model.norm.weight": ("F32", weights.norm)}
+    tensors: Stored = {
+        "model.embed_tokens.weight": ("F32", weights.embedding),
+        "model.norm.weight": ("F32", weights.norm),
+    }
     for i, layer in enumerate(weights.layers):
         prefix = f"model.layers.{i}"
         for name in matrix_shapes(shape):
@@ -89,12 +98,18 @@ def weights_from_state(shape: ModelShape, state: dict[str, npt.NDArray[np.float3
     layers = []
     for i in range(shape.layers):
         prefix = f"model.layers.{i}"
-        matrices = {name: quantize_ternary(state[f"{prefix}.{MATRIX_PLACES[name]}.weight"]) for name in matrix_shapes(shape)}
+        matrices = {
+            name: quantize_ternary(state[f"{prefix}.{MATRIX_PLACES[name]}.weight"]) for name in matrix_shapes(shape)
+        }
         gains = {name: state[f"{prefix}.{GAIN_PLACES[name][0]}.weight"] for name in gain_sizes(shape)}
         layers.append(LayerWeights(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
-    return ModelWeights(shape=shape, layers=tuple(layers), norm=state["model.norm.weight"],
-                        embedding=round_bf16(state["model.embed_tokens.weight"]),
-                        head=None if shape.tied else state["lm_head.weight"])  # fmt: skip
+    return ModelWeights(
+        shape=shape,
+        layers=tuple(layers),
+        norm=state["model.norm.weight"],
+        embedding=round_bf16(state["model.embed_tokens.weight"]),
+        head=None if shape.tied else state["lm_head.weight"],
+    )
 
 
 def export_training(run: Path, out: Path) -> ModelWeights:

@@ -29,9 +29,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(group: Any, name: str, run: Command, help_text: str, example: str) -> Parser:
-    parser: Parser = group.add_parser(name, help=help_text, description=help_text, epilog=f"example: {example}",
-                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object (stable keys)")
+    parser: Parser = group.add_parser(
+        name,
+        help=help_text,
+        description=help_text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object (stable keys)"
+    )
     parser.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress on standard error")
     parser.set_defaults(run=run)
     return parser
@@ -39,30 +46,47 @@ def add_command(group: Any, name: str, run: Command, help_text: str, example: st
 
 def add_board(parser: Parser, default: str = "demo") -> None:
     parser.add_argument("--board", default=default, help="board: a shipped name or the path of a board.json")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                        help="change a field of the build configuration (may be repeated)")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a field of the build configuration (may be repeated)",
+    )
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="hwgen", description="Generates LLM inference accelerators for FPGAs, proves them bit for bit in "
-                    "simulation and runs them.")  # fmt: skip
+    parser = Parser(
+        prog="hwgen",
+        description="Generates LLM inference accelerators for FPGAs, proves them bit for bit in "
+        "simulation and runs them.",
+    )
     group = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     p = add_command(group, "run", commands.run, "answer a prompt", 'hwgen run --prompt "Once upon a time"')
-    p.add_argument("model", nargs="?", default="stories", metavar="MODEL", help="shipped name or directory in Hugging Face layout")
+    p.add_argument(
+        "model", nargs="?", default="stories", metavar="MODEL", help="shipped name or directory in Hugging Face layout"
+    )
     p.add_argument("--prompt", required=True, help="text to continue")
     p.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
     p.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
     p.add_argument("--device", default="verilator", help="golden or verilator")
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     p.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K best tokens; 0 is all")
-    p.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the best tokens of total probability P")
+    p.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="draw from the best tokens of total probability P"
+    )
     p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
     p.add_argument("--seed", type=int, default=0, help="of the random draw")
     add_board(p)
 
-    p = add_command(group, "verify", commands.verify, "compare Verilog and golden model at every operator",
-                    "hwgen verify --model stories --prompt-tokens 37 --new-tokens 64")  # fmt: skip
+    p = add_command(
+        group,
+        "verify",
+        commands.verify,
+        "compare Verilog and golden model at every operator",
+        "hwgen verify --model stories --prompt-tokens 37 --new-tokens 64",
+    )
     p.add_argument("--model", default="stories", help="shipped name or directory in Hugging Face layout")
     p.add_argument("--prompt-tokens", type=int, default=16, metavar="P", help="length of the random prompt")
     p.add_argument("--new-tokens", type=int, default=8, metavar="N", help="tokens to decode")
@@ -70,14 +94,21 @@ def build_parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="of the random prompt")
     add_board(p)
 
-    p = add_command(group, "perplexity", commands.perplexity, "compare float and bit-exact model on a text",
-                    "hwgen perplexity stories stories.txt")  # fmt: skip
+    p = add_command(
+        group,
+        "perplexity",
+        commands.perplexity,
+        "compare float and bit-exact model on a text",
+        "hwgen perplexity stories stories.txt",
+    )
     p.add_argument("model", metavar="MODEL", help="shipped name or directory in Hugging Face layout")
     p.add_argument("file", type=Path, metavar="FILE", help="text, documents separated by lines <|endoftext|>")
     p.add_argument("--tokens", type=int, default=0, metavar="N", help="stop after N tokens; 0 is the whole file")
     add_board(p)
 
-    p = add_command(group, "build", commands.build, "write the Verilog of a board", "hwgen build --board kv260 --out build/kv260")
+    p = add_command(
+        group, "build", commands.build, "write the Verilog of a board", "hwgen build --board kv260 --out build/kv260"
+    )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write")
     add_board(p, "kv260")
 
@@ -85,8 +116,13 @@ def build_parser() -> Parser:
     p.add_argument("--fresh", action="store_true", help="synthesize again, whatever the cache has")
     add_board(p, "kv260")
 
-    p = add_command(group, "train", commands.train, "train a small story model from a text file (resumes where it stopped)",
-                    "hwgen train stories.txt --out run --export my-model")  # fmt: skip
+    p = add_command(
+        group,
+        "train",
+        commands.train,
+        "train a small story model from a text file (resumes where it stopped)",
+        "hwgen train stories.txt --out run --export my-model",
+    )
     p.add_argument("text", type=Path, metavar="TEXT", help="text, documents separated by lines <|endoftext|>")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the run")
     p.add_argument("--validation", type=Path, metavar="FILE", help="held-out text")
@@ -118,7 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HwgenError as error:
         return report_error(error, as_json)
     except ConfigError as error:
-        return report_error(HwgenError("configuration", str(error), "change the field with --set or in board.json"), as_json)
+        return report_error(
+            HwgenError("configuration", str(error), "change the field with --set or in board.json"), as_json
+        )
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         return 1

@@ -36,7 +36,12 @@ class Output:
 
 
 #: Text of --set to a field, by the type of the field.
-_PARSERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": lambda text: text in ("1", "true")}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": lambda text: text in ("1", "true"),
+}
 
 
 def configured_board(options: argparse.Namespace) -> Board:
@@ -47,8 +52,11 @@ def configured_board(options: argparse.Namespace) -> Board:
     for item in options.set:
         name, equals, text = item.partition("=")
         if not equals or name not in types:
-            raise HwgenError("configuration", f"--set {item}: {name!r} is no field of the build configuration",
-                             f"use NAME=VALUE with one of: {', '.join(sorted(types))}")  # fmt: skip
+            raise HwgenError(
+                "configuration",
+                f"--set {item}: {name!r} is no field of the build configuration",
+                f"use NAME=VALUE with one of: {', '.join(sorted(types))}",
+            )
         try:
             changes[name] = _PARSERS[str(types[name])](text)
         except ValueError as error:
@@ -77,7 +85,12 @@ def generation_json(generation: Generation, clock_mhz: float, build_seconds: flo
         "prefill": {"tokens": prefill.tokens, "cycles": prefill.cycles, "ttft_s": prefill.seconds(clock_mhz)},
         "decode": {"tokens": decode.tokens, "cycles": decode.cycles, "tok_s": decode.rate(clock_mhz)},
         "port_utilisation": busy.port_utilisation,
-        "wall": {"build_s": build_seconds, "prefill_s": prefill.wall_s, "decode_s": decode.wall_s, "decode_tok_s": wall_rate},
+        "wall": {
+            "build_s": build_seconds,
+            "prefill_s": prefill.wall_s,
+            "decode_s": decode.wall_s,
+            "decode_tok_s": wall_rate,
+        },
     }
 
 
@@ -87,18 +100,28 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens = _at_least(options, "max-new-tokens", 1)
     board = configured_board(options)
     llm = LLM(options.model, options.device, board.config, output.progress)
-    answer = llm.generate(options.prompt, max_new_tokens=new_tokens, temperature=options.temperature, top_k=options.top_k,
-                          top_p=options.top_p, repetition_penalty=options.repetition_penalty, seed=options.seed,
-                          chat=options.chat)  # fmt: skip
+    answer = llm.generate(
+        options.prompt,
+        max_new_tokens=new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+        chat=options.chat,
+    )
     output.show("" if options.chat else options.prompt, end="")
     for piece in answer:
         output.show(piece, end="")
     clock = board.config.clock_mhz
     result = {
-        "model": llm.model.name, "device": options.device, "board": board.name, "text": answer.text,
+        "model": llm.model.name,
+        "device": options.device,
+        "board": board.name,
+        "text": answer.text,
         "simulated": llm.device.simulated,
         **generation_json(answer.generation, clock, getattr(llm.device, "build_seconds", 0.0)),
-    }  # fmt: skip
+    }
     output.show("\n")
     for line in describe_run(result):
         output.show(line)
@@ -108,17 +131,25 @@ def run(options: argparse.Namespace, output: Output) -> Result:
 def describe_run(result: dict[str, Any]) -> list[str]:
     """The statistics of a run for people."""
     prefill, decode, wall = result["prefill"], result["decode"], result["wall"]
-    lines = [f"{len(result['tokens'])} tokens (stopped by {result['stop_reason']}), model {result['model']}, "
-             f"device {result['device']}, board {result['board']}"]  # fmt: skip
+    lines = [
+        f"{len(result['tokens'])} tokens (stopped by {result['stop_reason']}), model {result['model']}, "
+        f"device {result['device']}, board {result['board']}"
+    ]
     where = f"simulated at {result['clock_mhz']:g} MHz" if result["simulated"] else f"at {result['clock_mhz']:g} MHz"
     if prefill["cycles"]:
-        lines.append(f"prefill  {prefill['tokens']} tokens, {prefill['cycles']:,} cycles, {1e3 * prefill['ttft_s']:.3f} ms ({where})")
+        lines.append(
+            f"prefill  {prefill['tokens']} tokens, {prefill['cycles']:,} cycles, {1e3 * prefill['ttft_s']:.3f} ms ({where})"
+        )
     if decode["cycles"]:
-        lines.append(f"decode   {decode['tokens']} tokens, {decode['cycles']:,} cycles, {decode['cycles'] // decode['tokens']:,} "
-                     f"cycles a token, {decode['tok_s']:,.0f} tokens/s ({where})")  # fmt: skip
+        lines.append(
+            f"decode   {decode['tokens']} tokens, {decode['cycles']:,} cycles, {decode['cycles'] // decode['tokens']:,} "
+            f"cycles a token, {decode['tok_s']:,.0f} tokens/s ({where})"
+        )
         lines.append(f"ports    {result['port_utilisation']:.1%} of the cycles carry a beat")
     rate = f", {wall['decode_tok_s']:.1f} tokens/s" if wall["decode_tok_s"] else ""
-    lines.append(f"wall     build {wall['build_s']:.1f} s, prefill {wall['prefill_s']:.1f} s, decode {wall['decode_s']:.1f} s{rate}")
+    lines.append(
+        f"wall     build {wall['build_s']:.1f} s, prefill {wall['prefill_s']:.1f} s, decode {wall['decode_s']:.1f} s{rate}"
+    )
     return lines
 
 
@@ -131,11 +162,20 @@ def verify(options: argparse.Namespace, output: Output) -> Result:
     layers = _at_least(options, "layers", 0)
     board = configured_board(options)
     model = load_model(options.model, output.progress)
-    outcome = verify_model(board.config, model.weights, prompt_tokens=prompt, new_tokens=new, layers=layers or None,
-                           seed=options.seed, progress=output.progress)  # fmt: skip
+    outcome = verify_model(
+        board.config,
+        model.weights,
+        prompt_tokens=prompt,
+        new_tokens=new,
+        layers=layers or None,
+        seed=options.seed,
+        progress=output.progress,
+    )
     result = {"model": model.name, "board": board.name, **outcome.to_dict()}
-    output.show(f"{outcome.operators_compared:,} operators, {outcome.elements_compared:,} elements compared, "
-                f"{outcome.mismatches:,} mismatches")  # fmt: skip
+    output.show(
+        f"{outcome.operators_compared:,} operators, {outcome.elements_compared:,} elements compared, "
+        f"{outcome.mismatches:,} mismatches"
+    )
     if outcome.first is not None:
         output.show(f"first mismatch: {outcome.first}")
     return (1 if outcome.mismatches else 0), result
@@ -150,12 +190,16 @@ def perplexity(options: argparse.Namespace, output: Output) -> Result:
     if not options.file.is_file():
         raise HwgenError("usage", f"{options.file} is no file", "give a text file")
     model = load_model(options.model, output.progress)
-    result = compare_perplexity(model, options.file, board.config, _at_least(options, "tokens", 0) or None, output.progress)
+    result = compare_perplexity(
+        model, options.file, board.config, _at_least(options, "tokens", 0) or None, output.progress
+    )
     output.show(f"{result['tokens']:,} tokens, {result['bytes']:,} bytes")
     for name in ("float", "bit_exact"):
         row = result[name]
-        output.show(f"{name:10} {row['nats_per_token']:.5f} nats a token, {row['bits_per_byte']:.5f} bits a byte, "
-                    f"perplexity {row['perplexity']:.4f}")  # fmt: skip
+        output.show(
+            f"{name:10} {row['nats_per_token']:.5f} nats a token, {row['bits_per_byte']:.5f} bits a byte, "
+            f"perplexity {row['perplexity']:.4f}"
+        )
     output.show(f"gap        {result['gap']:+.3%}")
     return 0, result
 
@@ -192,11 +236,19 @@ def doctor(options: argparse.Namespace, output: Output) -> Result:
 # ---- train -------------------------------------------------------------------------------------------------------
 #: Options of a training run: default of the story model where None.
 _TRAINING: tuple[tuple[str, type, str], ...] = (
-    ("steps", int, "optimiser steps"), ("batch", int, "sequences in a step"), ("length", int, "tokens in a sequence"),
-    ("hidden", int, "width of the residual stream"), ("layers", int, "decoder layers"), ("heads", int, "query heads"),
-    ("kv-heads", int, "key/value heads"), ("head-dim", int, "elements of a head"), ("ffn", int, "width of the feed-forward layer"),
-    ("vocab", int, "tokens of the vocabulary"), ("max-context", int, "longest context"), ("seed", int, "of the random draws"),
-)  # fmt: skip
+    ("steps", int, "optimiser steps"),
+    ("batch", int, "sequences in a step"),
+    ("length", int, "tokens in a sequence"),
+    ("hidden", int, "width of the residual stream"),
+    ("layers", int, "decoder layers"),
+    ("heads", int, "query heads"),
+    ("kv-heads", int, "key/value heads"),
+    ("head-dim", int, "elements of a head"),
+    ("ffn", int, "width of the feed-forward layer"),
+    ("vocab", int, "tokens of the vocabulary"),
+    ("max-context", int, "longest context"),
+    ("seed", int, "of the random draws"),
+)
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -211,19 +263,29 @@ def train(options: argparse.Namespace, output: Output) -> Result:
     try:
         from . import train as training
     except ImportError as error:
-        raise HwgenError("tool", f"training needs a Python package that is missing: {error.name}",
-                         'pip install "hwgen[train]"') from error  # fmt: skip
+        raise HwgenError(
+            "tool", f"training needs a Python package that is missing: {error.name}", 'pip install "hwgen[train]"'
+        ) from error
     given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name, _, _ in _TRAINING}
     given = {name: value for name, value in given.items() if value is not None}
     recipe_fields = {f.name for f in fields(training.Recipe)}
     try:
         shape = replace(training.STORY_SHAPE, **{n: v for n, v in given.items() if n not in recipe_fields})
         recipe = replace(training.Recipe(), **{n: v for n, v in given.items() if n in recipe_fields})
-        output.progress(f"training {shape.linear_weights:,} ternary weights for {recipe.steps} steps; "
-                        "stop at any time, the same command resumes")  # fmt: skip
-        row = training.train(shape, recipe, options.text, options.out, validation=options.validation,
-                             compile_model=not options.no_compile, every=options.every,
-                             report=lambda r: output.progress(describe_step(r)))  # fmt: skip
+        output.progress(
+            f"training {shape.linear_weights:,} ternary weights for {recipe.steps} steps; "
+            "stop at any time, the same command resumes"
+        )
+        row = training.train(
+            shape,
+            recipe,
+            options.text,
+            options.out,
+            validation=options.validation,
+            compile_model=not options.no_compile,
+            every=options.every,
+            report=lambda r: output.progress(describe_step(r)),
+        )
     except ValueError as error:
         raise HwgenError("usage", str(error), "change the options, or choose another --out") from error
     result: dict[str, Any] = {"out": str(options.out), "shape": shape.to_dict(), **row}

@@ -54,11 +54,17 @@ def check_fit(config: BuildConfig, shape: ModelShape) -> None:
     )
     for name, what, value in needs:
         if value > getattr(config, name):
-            raise HwgenError("model", f"the model needs {value} {what}, build {config.name!r} has {name}={getattr(config, name)}",
-                             f"build with {name}={value} or more")  # fmt: skip
+            raise HwgenError(
+                "model",
+                f"the model needs {value} {what}, build {config.name!r} has {name}={getattr(config, name)}",
+                f"build with {name}={value} or more",
+            )
     if shape.head_dim % (2 * w):
-        raise HwgenError("model", f"head_dim is {shape.head_dim}, build {config.name!r} needs a multiple of {2 * w} (two vectors)",
-                         f"build with beats (ports * port_bits) of at most {16 * (shape.head_dim & -shape.head_dim)} bits")  # fmt: skip
+        raise HwgenError(
+            "model",
+            f"head_dim is {shape.head_dim}, build {config.name!r} needs a multiple of {2 * w} (two vectors)",
+            f"build with beats (ports * port_bits) of at most {16 * (shape.head_dim & -shape.head_dim)} bits",
+        )
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,27 @@ def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
     gains = max(hidden, q, ffn)
     chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
     if chunk < 1:
-        name, need = (("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head))
-        raise HwgenError("model", f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
-                         f"build with {name}={need} or more")  # fmt: skip
+        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
+        raise HwgenError(
+            "model",
+            f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
+            f"build with {name}={need} or more",
+        )
     if config.tokens < chunk < config.chunk:
         chunk -= chunk % config.tokens
     base = chunk * hidden
-    return ScratchPlan(chunk=chunk, x=0, x_stride=hidden, qkv=base, qkv_stride=qkv, a=base + chunk * qkv, a_stride=q,
-                       g=base, g_stride=ffn, gain=chunk * head)  # fmt: skip
+    return ScratchPlan(
+        chunk=chunk,
+        x=0,
+        x_stride=hidden,
+        qkv=base,
+        qkv_stride=qkv,
+        a=base + chunk * qkv,
+        a_stride=q,
+        g=base,
+        g_stride=ffn,
+        gain=chunk * head,
+    )
 
 
 class SegmentWriter:
@@ -168,14 +187,31 @@ class ModelCompiler:
     def gains(self, name: str, values: npt.NDArray[np.float32], flags: Flag = Flag.NONE, layer: int = 0) -> None:
         """Norm gains to the parameter memory."""
         beats = blob_beats(self.config, values.view(np.uint8))
-        self.emit(Opcode.PARAM, layer=layer, flags=flags, fetch=Fetch.STREAM, token_count=1,
-                  stream_address=self.memory.add(name, to_planes(self.config, beats)), stream_beats=beats.shape[0],
-                  vectors=vectors_of(self.config, values.size), dst=self.plan.gain)  # fmt: skip
+        self.emit(
+            Opcode.PARAM,
+            layer=layer,
+            flags=flags,
+            fetch=Fetch.STREAM,
+            token_count=1,
+            stream_address=self.memory.add(name, to_planes(self.config, beats)),
+            stream_beats=beats.shape[0],
+            vectors=vectors_of(self.config, values.size),
+            dst=self.plan.gain,
+        )
 
     def norm(self, src: int, stride: int, size: int, *, layer: int = 0, flags: Flag = Flag.NONE, **tokens: int) -> None:
-        self.emit(Opcode.NORM, layer=layer, flags=flags, vectors=vectors_of(self.config, size), src=src, src_stride=stride,
-                  param=self.plan.gain, scalar0=float(np.float32(1.0 / size)), scalar1=float(np.float32(self.shape.rms_eps)),
-                  **tokens)  # fmt: skip
+        self.emit(
+            Opcode.NORM,
+            layer=layer,
+            flags=flags,
+            vectors=vectors_of(self.config, size),
+            src=src,
+            src_stride=stride,
+            param=self.plan.gain,
+            scalar0=float(np.float32(1.0 / size)),
+            scalar1=float(np.float32(self.shape.rms_eps)),
+            **tokens,
+        )
 
     def matrix(self, name: str, parts: list[TernaryMatrix]) -> Descriptor:
         """Place matrices of the same inputs as one, each part padded to whole vectors of rows."""
@@ -187,8 +223,14 @@ class ModelCompiler:
         slices, blocks = matrix_shape(self.config, trits.shape[0], inputs)
         self.memory.align(REGION_ALIGNMENT)
         address = self.memory.add(name, to_planes(self.config, pack_ternary(self.config, trits)))
-        return Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, slices=slices, row_blocks=blocks, stream_address=address,
-                          stream_beats=slices * blocks)  # fmt: skip
+        return Descriptor(
+            opcode=Opcode.LINEAR,
+            fetch=Fetch.STREAM,
+            slices=slices,
+            row_blocks=blocks,
+            stream_address=address,
+            stream_beats=slices * blocks,
+        )
 
     def linear(self, command: Descriptor, first: bool, last: bool, *, layer: int, **tokens: int) -> None:
         """One round of a matrix: replayed from the ring where it fits, else fetched again."""
@@ -198,18 +240,52 @@ class ModelCompiler:
                 command = replace(command, fetch=Fetch.NONE)
         self.program.append(replace(command, layer=layer, **tokens))  # type: ignore[arg-type]
 
-    def drain(self, part: TernaryMatrix, mode: Flag, dst: int, stride: int, *, first_vector: int = 0, layer: int, **tokens: int) -> None:
+    def drain(
+        self,
+        part: TernaryMatrix,
+        mode: Flag,
+        dst: int,
+        stride: int,
+        *,
+        first_vector: int = 0,
+        layer: int,
+        **tokens: int,
+    ) -> None:
         source = {"src": dst, "src_stride": stride} if mode & (Flag.MULTIPLY | Flag.ADD) else {}
-        self.emit(Opcode.DRAIN, layer=layer, flags=mode, vectors=vectors_of(self.config, part.rows), row_blocks=first_vector,
-                  dst=dst, dst_stride=stride, scalar0=part.scale, **source, **tokens)  # fmt: skip
+        self.emit(
+            Opcode.DRAIN,
+            layer=layer,
+            flags=mode,
+            vectors=vectors_of(self.config, part.rows),
+            row_blocks=first_vector,
+            dst=dst,
+            dst_stride=stride,
+            scalar0=part.scale,
+            **source,
+            **tokens,
+        )
 
-    def project(self, name: str, layer: int, src: int, stride: int, size: int, parts: list[TernaryMatrix], mode: Flag, dst: int,
-                dst_stride: int, *, same_input: bool = False) -> None:  # fmt: skip
+    def project(
+        self,
+        name: str,
+        layer: int,
+        src: int,
+        stride: int,
+        size: int,
+        parts: list[TernaryMatrix],
+        mode: Flag,
+        dst: int,
+        dst_stride: int,
+        *,
+        same_input: bool = False,
+    ) -> None:
         """Per round of tokens: norm, matrix, drain of every part. ``same_input``: the operator before had the same activations."""
         command = self.matrix(f"layers.{layer}.{name}", parts)
         rounds = list(self.rounds())
         for i, tokens in enumerate(rounds):
-            self.norm(src, stride, size, layer=layer, flags=Flag.MULTI if same_input and i == 0 else Flag.NONE, **tokens)
+            self.norm(
+                src, stride, size, layer=layer, flags=Flag.MULTI if same_input and i == 0 else Flag.NONE, **tokens
+            )
             self.linear(command, i == 0, i == len(rounds) - 1, layer=layer, **tokens)
             vector = 0
             for part in parts:
@@ -218,11 +294,30 @@ class ModelCompiler:
 
     def attention(self, layer: int) -> None:
         p, s = self.plan, self.shape
-        heads = {"layer": layer, "token_count": p.chunk, "heads": s.heads, "kv_heads": s.kv_heads, "head_vectors": self.head_vectors}
-        cache = {"stream_address": layer * self.layer_bytes, "stream_beats": self.block.beats, "stride": self.page_bytes,
-                 "head_stride": self.block.bytes}  # fmt: skip
-        self.emit(Opcode.ROPE, **heads, src=p.qkv, src_stride=p.qkv_stride, dst=p.qkv, dst_stride=p.qkv_stride, param=0,
-                  param_stride=self.head_vectors, scalar0=score_constant(s.head_dim))  # fmt: skip
+        heads = {
+            "layer": layer,
+            "token_count": p.chunk,
+            "heads": s.heads,
+            "kv_heads": s.kv_heads,
+            "head_vectors": self.head_vectors,
+        }
+        cache = {
+            "stream_address": layer * self.layer_bytes,
+            "stream_beats": self.block.beats,
+            "stride": self.page_bytes,
+            "head_stride": self.block.bytes,
+        }
+        self.emit(
+            Opcode.ROPE,
+            **heads,
+            src=p.qkv,
+            src_stride=p.qkv_stride,
+            dst=p.qkv,
+            dst_stride=p.qkv_stride,
+            param=0,
+            param_stride=self.head_vectors,
+            scalar0=score_constant(s.head_dim),
+        )
         self.kv_users += [len(self.program), len(self.program) + 1]
         self.emit(Opcode.ATTENTION, **heads, **cache, fetch=Fetch.CACHE, dst=p.a, dst_stride=p.a_stride)
         self.emit(Opcode.KV_WRITE, **heads, **cache)
@@ -245,22 +340,51 @@ class ModelCompiler:
     def first_operators(self) -> None:
         p, s = self.plan, self.shape
         offset, beats, stride = self.rows("rotary", rotary_rows(s, np.arange(self.context)))
-        self.emit(Opcode.ROTARY, fetch=Fetch.POSITION, token_count=p.chunk, vectors=self.head_vectors, dst=0,
-                  dst_stride=self.head_vectors, stream_address=offset, stream_beats=beats, stride=stride)  # fmt: skip
+        self.emit(
+            Opcode.ROTARY,
+            fetch=Fetch.POSITION,
+            token_count=p.chunk,
+            vectors=self.head_vectors,
+            dst=0,
+            dst_stride=self.head_vectors,
+            stream_address=offset,
+            stream_beats=beats,
+            stride=stride,
+        )
         offset, beats, stride = self.rows("embedding", pack_bf16(self.weights.embedding))
-        self.emit(Opcode.EMBED, fetch=Fetch.TOKEN, token_count=p.chunk, vectors=p.x_stride, dst=p.x, dst_stride=p.x_stride,
-                  stream_address=offset, stream_beats=beats, stride=stride)  # fmt: skip
+        self.emit(
+            Opcode.EMBED,
+            fetch=Fetch.TOKEN,
+            token_count=p.chunk,
+            vectors=p.x_stride,
+            dst=p.x,
+            dst_stride=p.x_stride,
+            stream_address=offset,
+            stream_beats=beats,
+            stride=stride,
+        )
 
     def head(self) -> None:
         p, s, c = self.plan, self.shape, self.config
         self.gains("norm", self.weights.norm, Flag.LOGITS, layer=s.layers)
-        self.norm(p.x, p.x_stride, s.hidden, layer=s.layers, flags=Flag.LOGITS | Flag.LAST | Flag.TO_QUERY, token_count=1)
+        self.norm(
+            p.x, p.x_stride, s.hidden, layer=s.layers, flags=Flag.LOGITS | Flag.LAST | Flag.TO_QUERY, token_count=1
+        )
         blocks = -(-s.vocab // c.kv_block)
         self.memory.align(REGION_ALIGNMENT)
         address = self.memory.add("head", to_planes(c, pack_head(c, *quantize_head(self.weights.head_rows))))
-        self.emit(Opcode.HEAD, layer=s.layers, flags=Flag.LOGITS | Flag.LAST, fetch=Fetch.STREAM, token_count=1,
-                  vectors=vectors_of(c, s.hidden), row_blocks=blocks, stream_address=address,
-                  stream_beats=blocks * head_block_beats(c, s.hidden), stride=s.vocab)  # fmt: skip
+        self.emit(
+            Opcode.HEAD,
+            layer=s.layers,
+            flags=Flag.LOGITS | Flag.LAST,
+            fetch=Fetch.STREAM,
+            token_count=1,
+            vectors=vectors_of(c, s.hidden),
+            row_blocks=blocks,
+            stream_address=address,
+            stream_beats=blocks * head_block_beats(c, s.hidden),
+            stride=s.vocab,
+        )
 
     def image(self, name: str, progress: Callable[[str], None]) -> Image:
         ticker = Ticker(progress)
@@ -278,17 +402,33 @@ class ModelCompiler:
         kv = constants + align(logits, REGION_ALIGNMENT)
         pages = -(-self.context // self.config.kv_block)
         users = set(self.kv_users)
-        descriptors = [d for i, plain in enumerate(self.program) for d in relocate([plain], kv if i in users else start)]
+        descriptors = [
+            d for i, plain in enumerate(self.program) for d in relocate([plain], kv if i in users else start)
+        ]
         symbols = {"program": Region(0, used)}
         symbols.update({n: Region(r.offset + start, r.bytes) for n, r in self.memory.symbols.items()})
         symbols.update({"logits": Region(constants, logits), "kv": Region(kv, pages * self.page_bytes)})
         data = np.concatenate([np.zeros(start, np.uint8), *self.memory.parts])
-        return Image(config=self.config, shape=self.shape, name=name, descriptors=tuple(descriptors), data=data,
-                     symbols=symbols, total_bytes=kv + pages * self.page_bytes, chunk=self.plan.chunk, context=self.context,
-                     page_bytes=self.page_bytes)  # fmt: skip
+        return Image(
+            config=self.config,
+            shape=self.shape,
+            name=name,
+            descriptors=tuple(descriptors),
+            data=data,
+            symbols=symbols,
+            total_bytes=kv + pages * self.page_bytes,
+            chunk=self.plan.chunk,
+            context=self.context,
+            page_bytes=self.page_bytes,
+        )
 
 
-def compile_model(config: BuildConfig, weights: ModelWeights, *, name: str = "model",
-                  progress: Callable[[str], None] = lambda text: None) -> Image:  # fmt: skip
+def compile_model(
+    config: BuildConfig,
+    weights: ModelWeights,
+    *,
+    name: str = "model",
+    progress: Callable[[str], None] = lambda text: None,
+) -> Image:
     """Image and program of a model; :class:`HwgenError` of kind ``model`` where it does not fit the build."""
     return ModelCompiler(config, weights).image(name, progress)

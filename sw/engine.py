@@ -75,7 +75,9 @@ class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
     def __init__(self, device: Device, image: Image) -> None:
-        check_contract(device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}")
+        check_contract(
+            device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}"
+        )
         attach(device)
         self.device = device
         self.image = image
@@ -116,15 +118,20 @@ class Engine:
         """Pages for ``positions`` tokens."""
         need = -(-positions // self.config.kv_block) - len(session.pages)
         if need > len(self._free):
-            raise HwgenError("context", f"{need} KV pages are needed, {len(self._free)} are free", "close another session")
+            raise HwgenError(
+                "context", f"{need} KV pages are needed, {len(self._free)} are free", "close another session"
+            )
         for _ in range(need):
             session.pages.append(self._free.pop())
 
     def check_context(self, tokens: int) -> None:
         """Refuse a sequence that the cache cannot hold."""
         if tokens > self.image.context:
-            raise HwgenError("context", f"{tokens} tokens are longer than the context of {self.image.context} tokens",
-                             "shorten the prompt, or use a model and build with a longer context")  # fmt: skip
+            raise HwgenError(
+                "context",
+                f"{tokens} tokens are longer than the context of {self.image.context} tokens",
+                "shorten the prompt, or use a model and build with a longer context",
+            )
 
     # ---- passes --------------------------------------------------------------------------------------------------
     def start(self, session: Session, tokens: Sequence[int], *, logits: bool, write_logits: bool = False) -> None:
@@ -134,8 +141,11 @@ class Engine:
         self.check_context(session.position + len(tokens))
         for token in tokens:
             if not 0 <= token < self.image.shape.vocab:
-                raise HwgenError("usage", f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
-                                 "use the tokenizer of this model")  # fmt: skip
+                raise HwgenError(
+                    "usage",
+                    f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
+                    "use the tokenizer of this model",
+                )
         self._grow(session, session.position + len(tokens))
         for i, page in enumerate(session.pages):
             if self._table[i] != page:
@@ -156,15 +166,22 @@ class Engine:
         status = Status(self._read("STATUS"))
         if Status.ERROR in status:
             error = self._read("ERROR")
-            raise HwgenError("device", f"memory port {error >> 8 & 0xFF} answered a {'write' if error & 4 else 'read'} "
-                             f"with response {error & 3} at operator {self._read('CURRENT')}",
-                             "check the address of the image in device memory")  # fmt: skip
+            raise HwgenError(
+                "device",
+                f"memory port {error >> 8 & 0xFF} answered a {'write' if error & 4 else 'read'} "
+                f"with response {error & 3} at operator {self._read('CURRENT')}",
+                "check the address of the image in device memory",
+            )
         self._write("CONTROL", ACKNOWLEDGE)
         counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
         opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
-        return PassResult(tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes)
+        return PassResult(
+            tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes
+        )
 
-    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
+    def forward(
+        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
+    ) -> PassResult:
         """One pass over up to ``image.chunk`` tokens behind those the session has."""
         self.start(session, tokens, logits=logits, write_logits=write_logits)
         return self.finish(len(tokens), logits=logits)
@@ -190,4 +207,6 @@ class Engine:
     def _candidates(self) -> tuple[Candidate, ...]:
         count = min(self.config.topk, self.image.shape.vocab)
         words = np.array([self._read("TOPK", i) for i in range(2 * count)], np.uint32)
-        return tuple(Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True))
+        return tuple(
+            Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True)
+        )

@@ -41,14 +41,20 @@ def encode_file(tokenizer: Tokenizer, path: Path, limit: int | None = None) -> t
     return ids, size
 
 
-def compare_perplexity(model: LoadedModel, path: Path, config: BuildConfig, limit: int | None,
-                       progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:  # fmt: skip
+def compare_perplexity(
+    model: LoadedModel,
+    path: Path,
+    config: BuildConfig,
+    limit: int | None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """What ``hwgen perplexity --json`` prints."""
     try:
         from ..golden.perplexity import compare_likelihood
     except ImportError as error:
-        raise HwgenError("tool", f"perplexity needs a Python package that is missing: {error.name}",
-                         'pip install "hwgen[sim]"') from error  # fmt: skip
+        raise HwgenError(
+            "tool", f"perplexity needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
+        ) from error
     ids, size = encode_file(model.tokenizer, path, limit)
     shown = 0
 
@@ -58,15 +64,23 @@ def compare_perplexity(model: LoadedModel, path: Path, config: BuildConfig, limi
             shown = done * 20 // total
             progress(f"{done:,} of {total:,} tokens")
 
-    outcome = compare_likelihood(model.weights, config, ids, length=min(model.weights.shape.max_context, config.max_context),
-                                 progress=report)  # fmt: skip
+    outcome = compare_likelihood(
+        model.weights, config, ids, length=min(model.weights.shape.max_context, config.max_context), progress=report
+    )
 
     def row(nats: float, perplexity: float) -> dict[str, float]:
-        return {"nats_per_token": nats / outcome.tokens, "bits_per_byte": nats / math.log(2) / size, "perplexity": perplexity}
+        return {
+            "nats_per_token": nats / outcome.tokens,
+            "bits_per_byte": nats / math.log(2) / size,
+            "perplexity": perplexity,
+        }
 
     return {
-        "model": model.name, "file": str(path), "tokens": outcome.tokens, "bytes": size,
+        "model": model.name,
+        "file": str(path),
+        "tokens": outcome.tokens,
+        "bytes": size,
         "float": row(outcome.float_nats, outcome.float_perplexity),
         "bit_exact": row(outcome.exact_nats, outcome.exact_perplexity),
         "gap": outcome.gap,
-    }  # fmt: skip
+    }

@@ -22,8 +22,11 @@ class GoldenDevice:
         try:
             from ..golden.machine import GoldenMachine
         except ImportError as error:
-            raise HwgenError("tool", f"the golden model needs a Python package that is missing: {error.name}",
-                             'pip install "hwgen[sim]"') from error  # fmt: skip
+            raise HwgenError(
+                "tool",
+                f"the golden model needs a Python package that is missing: {error.name}",
+                'pip install "hwgen[sim]"',
+            ) from error
         self.config = config
         self.machine = GoldenMachine(config, memory_bytes)
         #: Seconds that preparing the device took.

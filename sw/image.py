@@ -44,12 +44,18 @@ def relocate(descriptors: Iterable[Descriptor], base: int) -> list[Descriptor]:
 def check_contract(config: BuildConfig, version: int, contract_hash: int, what: str) -> None:
     """Refuse ``what`` (an image, a device) when it was made for another contract than ``config`` has."""
     if version != CONTRACT_VERSION:
-        raise HwgenError("contract", f"{what} has contract version {version}, this hwgen has version {CONTRACT_VERSION}",
-                         "build hardware and image with the same version of hwgen")  # fmt: skip
+        raise HwgenError(
+            "contract",
+            f"{what} has contract version {version}, this hwgen has version {CONTRACT_VERSION}",
+            "build hardware and image with the same version of hwgen",
+        )
     if contract_hash != config.contract_hash:
-        raise HwgenError("contract", f"{what} has contract hash {contract_hash:016x}, "
-                         f"configuration {config.name!r} has {config.contract_hash:016x}",
-                         "build hardware and image from the same configuration")  # fmt: skip
+        raise HwgenError(
+            "contract",
+            f"{what} has contract hash {contract_hash:016x}, "
+            f"configuration {config.name!r} has {config.contract_hash:016x}",
+            "build hardware and image from the same configuration",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,7 +138,9 @@ class Image:
         except (ValueError, KeyError) as error:
             raise HwgenError("model", f"{path} has a damaged header", fix) from error
         if version != CONTRACT_VERSION:  # before the configuration is read: its fields may differ
-            raise HwgenError("contract", f"{path} has contract version {version}, this hwgen has version {CONTRACT_VERSION}", fix)
+            raise HwgenError(
+                "contract", f"{path} has contract version {version}, this hwgen has version {CONTRACT_VERSION}", fix
+            )
         config = BuildConfig.from_dict(header["config"])
         check_contract(config, version, contract_hash, str(path))
         symbols = {name: Region(*values) for name, values in header["symbols"].items()}
@@ -141,6 +149,15 @@ class Image:
             raise HwgenError("model", f"{path} is cut short: {data.size} bytes of {symbols['logits'].offset}", fix)
         program = symbols["program"]
         descriptors = tuple(unpack_program(data[program.offset : program.offset + program.bytes].tobytes()))
-        return cls(config=config, shape=ModelShape(**header["shape"]), name=header["name"], descriptors=descriptors, data=data,
-                   symbols=symbols, total_bytes=header["bytes"], chunk=header["chunk"], context=header["context"],
-                   page_bytes=header["page_bytes"])  # fmt: skip
+        return cls(
+            config=config,
+            shape=ModelShape(**header["shape"]),
+            name=header["name"],
+            descriptors=descriptors,
+            data=data,
+            symbols=symbols,
+            total_bytes=header["bytes"],
+            chunk=header["chunk"],
+            context=header["context"],
+            page_bytes=header["page_bytes"],
+        )

@@ -95,7 +95,11 @@ class LLM:
     ) -> Answer:
         """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.sw.sampling.Sampling`."""
         tokenizer = self.model.tokenizer
-        ids = prompt if isinstance(prompt, list) else tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
+        ids = (
+            prompt if isinstance(prompt, list) else tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
+        )
         self.engine.check_context(len(ids))
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
+        sampling = Sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
+        )
         return Answer(self.model, Generation(self.engine, ids, max_new_tokens, sampling, self.model.stop_tokens))

@@ -13,7 +13,16 @@ import numpy.typing as npt
 
 from ..errors import HwgenError
 from ..model import ACTIVATIONS, ModelShape
-from ..weights import LayerWeights, ModelWeights, TernaryMatrix, flush, gain_sizes, matrix_shapes, quantize_ternary, round_bf16
+from ..weights import (
+    LayerWeights,
+    ModelWeights,
+    TernaryMatrix,
+    flush,
+    gain_sizes,
+    matrix_shapes,
+    quantize_ternary,
+    round_bf16,
+)
 from .progress import Ticker
 from .tensors import TensorSet
 from .tokenizer import Tokenizer
@@ -27,9 +36,14 @@ TRITS_PER_PACKED_BYTE = 4
 
 #: Matrix -> place in a layer of the checkpoint.
 MATRIX_PLACES = {
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
-}  # fmt: skip
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
 
 #: Gain -> places in a layer, the names of bitnet_b1_58-large last.
 GAIN_PLACES = {
@@ -68,11 +82,17 @@ def find_model(name: str | Path) -> Path:
     if not path.exists() and path.name == str(name) and shipped.is_dir():
         return shipped
     if not path.exists():
-        raise HwgenError("checkpoint", f"model {str(name)!r} is neither a directory nor a shipped model",
-                         f"shipped models: {', '.join(shipped_models()) or 'none'}; or give a directory in Hugging Face layout")  # fmt: skip
+        raise HwgenError(
+            "checkpoint",
+            f"model {str(name)!r} is neither a directory nor a shipped model",
+            f"shipped models: {', '.join(shipped_models()) or 'none'}; or give a directory in Hugging Face layout",
+        )
     if not path.is_dir():
-        raise HwgenError("checkpoint", f"{path} is a file; a model is a directory in Hugging Face layout",
-                         "give the directory that holds config.json")  # fmt: skip
+        raise HwgenError(
+            "checkpoint",
+            f"{path} is a file; a model is a directory in Hugging Face layout",
+            "give the directory that holds config.json",
+        )
     return path
 
 
@@ -81,8 +101,9 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise HwgenError("checkpoint", f"{path} is missing",
-                         "give a directory with config.json, *.safetensors and tokenizer.json") from error  # fmt: skip
+        raise HwgenError(
+            "checkpoint", f"{path} is missing", "give a directory with config.json, *.safetensors and tokenizer.json"
+        ) from error
     except ValueError as error:
         raise HwgenError("checkpoint", f"{path} is no valid JSON: {error}", "download the file again") from error
     if not isinstance(values, dict):
@@ -91,8 +112,11 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def _unsupported(name: str, value: object, supported: str) -> HwgenError:
-    return HwgenError("architecture", f"config.json: {name} is {value!r}; supported: {supported}",
-                      "choose a BitNet b1.58 checkpoint with a supported value")  # fmt: skip
+    return HwgenError(
+        "architecture",
+        f"config.json: {name} is {value!r}; supported: {supported}",
+        "choose a BitNet b1.58 checkpoint with a supported value",
+    )
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
@@ -102,10 +126,15 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     # bitnet_b1_58-large calls itself a llama and tells the truth in its architecture
     if kind not in ("bitnet", "bitnet_b1_58") and not any(a.startswith("bitnet") for a in architectures):
         raise _unsupported("model_type", kind, "'bitnet' (or an architecture BitNetForCausalLM)")
-    missing = [n for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-               if n not in config]  # fmt: skip
+    missing = [
+        n
+        for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+        if n not in config
+    ]
     if missing:
-        raise HwgenError("architecture", f"config.json has no {missing[0]}", "complete config.json from the model's own page")
+        raise HwgenError(
+            "architecture", f"config.json has no {missing[0]}", "complete config.json from the model's own page"
+        )
     activation = config.get("hidden_act", "relu2")
     if activation not in ACTIVATIONS:
         raise _unsupported("hidden_act", activation, " or ".join(repr(a) for a in ACTIVATIONS))
@@ -120,19 +149,27 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     heads = config["num_attention_heads"]
     # a file without a base means the default of its own family
     default_theta = 500000.0 if kind == "bitnet" else 10000.0
-    values: dict[str, Any] = dict(
-        hidden=config["hidden_size"], layers=config["num_hidden_layers"], heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or (config["hidden_size"] // heads if isinstance(heads, int) and heads > 0 else 0),
-        ffn=config["intermediate_size"], vocab=config["vocab_size"], activation=activation,
-        max_context=config.get("max_position_embeddings", 2048),
-        rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or default_theta),
-        rms_eps=float(config.get("rms_norm_eps", 1e-5)), tied=bool(config.get("tie_word_embeddings", False)),
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "hidden": config["hidden_size"],
+        "layers": config["num_hidden_layers"],
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim")
+        or (config["hidden_size"] // heads if isinstance(heads, int) and heads > 0 else 0),
+        "ffn": config["intermediate_size"],
+        "vocab": config["vocab_size"],
+        "activation": activation,
+        "max_context": config.get("max_position_embeddings", 2048),
+        "rope_theta": float(config.get("rope_theta") or rope.get("rope_theta") or default_theta),
+        "rms_eps": float(config.get("rms_norm_eps", 1e-5)),
+        "tied": bool(config.get("tie_word_embeddings", False)),
+    }
     try:
         return ModelShape(**values)
     except ValueError as error:
-        raise HwgenError("architecture", f"config.json: {error}", "choose a supported BitNet b1.58 checkpoint") from error
+        raise HwgenError(
+            "architecture", f"config.json: {error}", "choose a supported BitNet b1.58 checkpoint"
+        ) from error
 
 
 def unpack_trits(packed: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int8]:
@@ -142,8 +179,11 @@ def unpack_trits(packed: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int
     """
     digits = np.concatenate([(packed >> (2 * i)) & 3 for i in range(TRITS_PER_PACKED_BYTE)])[:rows]
     if digits.size and digits.max() > 2:
-        raise HwgenError("checkpoint", "a packed matrix holds the digit 3; ternary digits are 0, 1 and 2",
-                         "download the checkpoint again")  # fmt: skip
+        raise HwgenError(
+            "checkpoint",
+            "a packed matrix holds the digit 3; ternary digits are 0, 1 and 2",
+            "download the checkpoint again",
+        )
     return digits.astype(np.int8) - np.int8(1)
 
 
@@ -151,8 +191,11 @@ def _scale_divides(config: dict[str, Any]) -> bool:
     """Whether ``weight_scale`` divides (class ``bitlinear``) or multiplies (``autobitlinear``)."""
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict):
-        raise HwgenError("architecture", "config.json has no quantization_config, but the weights are packed",
-                         'add quantization_config with linear_class "bitlinear" or "autobitlinear"')  # fmt: skip
+        raise HwgenError(
+            "architecture",
+            "config.json has no quantization_config, but the weights are packed",
+            'add quantization_config with linear_class "bitlinear" or "autobitlinear"',
+        )
     linear = quantization.get("linear_class", "bitlinear")
     if linear not in ("bitlinear", "autobitlinear"):
         raise _unsupported("quantization_config.linear_class", linear, "'bitlinear' or 'autobitlinear'")
@@ -168,12 +211,17 @@ def _read_matrix(tensors: TensorSet, config: dict[str, Any], place: str, shape: 
     packed = tensors.kind(name) == "U8"
     expected = (-(-rows // TRITS_PER_PACKED_BYTE), inputs) if packed else shape
     if tensors.shape(name) != expected:
-        raise HwgenError("checkpoint", f"tensor {name} has shape {tensors.shape(name)}, {expected} expected",
-                         "config.json and the weights belong to different models")  # fmt: skip
+        raise HwgenError(
+            "checkpoint",
+            f"tensor {name} has shape {tensors.shape(name)}, {expected} expected",
+            "config.json and the weights belong to different models",
+        )
     if not packed and f"{place}.weight_scale" not in tensors:
         master = tensors.floats(name)
         if not np.isfinite(master).all():
-            raise HwgenError("checkpoint", f"tensor {name} holds values that are not finite", "download the checkpoint again")
+            raise HwgenError(
+                "checkpoint", f"tensor {name} holds values that are not finite", "download the checkpoint again"
+            )
         return quantize_ternary(master)
     if packed:
         trits = unpack_trits(tensors.stored(name), rows)
@@ -181,12 +229,16 @@ def _read_matrix(tensors: TensorSet, config: dict[str, Any], place: str, shape: 
         values = tensors.floats(name)
         trits = np.clip(values, -1, 1).astype(np.int8)
         if not np.array_equal(trits, values):
-            raise HwgenError("checkpoint", f"tensor {name} has a weight_scale, but its values are not ternary",
-                             "use the float master checkpoint, or the packed one")  # fmt: skip
+            raise HwgenError(
+                "checkpoint",
+                f"tensor {name} has a weight_scale, but its values are not ternary",
+                "use the float master checkpoint, or the packed one",
+            )
     stored = tensors.floats(tensors.find(f"{place}.weight_scale")).reshape(-1)
     if stored.size != 1 or not np.isfinite(stored[0]) or stored[0] <= 0:
-        raise HwgenError("checkpoint", f"tensor {place}.weight_scale must be one positive number",
-                         "download the checkpoint again")  # fmt: skip
+        raise HwgenError(
+            "checkpoint", f"tensor {place}.weight_scale must be one positive number", "download the checkpoint again"
+        )
     scale = np.float32(1) / stored[0] if _scale_divides(config) else stored[0]
     return TernaryMatrix(trits, float(flush(scale)))
 
@@ -195,10 +247,15 @@ def _read_floats(tensors: TensorSet, names: tuple[str, ...], shape: tuple[int, .
     name = tensors.find(*names)
     values = flush(tensors.floats(name))
     if values.shape != shape:
-        raise HwgenError("checkpoint", f"tensor {name} has shape {values.shape}, {shape} expected",
-                         "config.json and the weights belong to different models")  # fmt: skip
+        raise HwgenError(
+            "checkpoint",
+            f"tensor {name} has shape {values.shape}, {shape} expected",
+            "config.json and the weights belong to different models",
+        )
     if not np.isfinite(values).all():
-        raise HwgenError("checkpoint", f"tensor {name} holds values that are not finite", "download the checkpoint again")
+        raise HwgenError(
+            "checkpoint", f"tensor {name} holds values that are not finite", "download the checkpoint again"
+        )
     return values
 
 
@@ -212,15 +269,24 @@ def load_weights(directory: Path, progress: Callable[[str], None] = lambda text:
     for i in range(shape.layers):
         ticker.tick(f"reading layer {i + 1} of {shape.layers}")
         prefix = f"model.layers.{i}"
-        matrices = {name: _read_matrix(tensors, config, f"{prefix}.{MATRIX_PLACES[name]}", size)
-                    for name, size in matrix_shapes(shape).items()}  # fmt: skip
-        gains = {name: _read_floats(tensors, tuple(f"{prefix}.{place}.weight" for place in GAIN_PLACES[name]), (size,))
-                 for name, size in gain_sizes(shape).items()}  # fmt: skip
+        matrices = {
+            name: _read_matrix(tensors, config, f"{prefix}.{MATRIX_PLACES[name]}", size)
+            for name, size in matrix_shapes(shape).items()
+        }
+        gains = {
+            name: _read_floats(tensors, tuple(f"{prefix}.{place}.weight" for place in GAIN_PLACES[name]), (size,))
+            for name, size in gain_sizes(shape).items()
+        }
         layers.append(LayerWeights(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
     table = (shape.vocab, shape.hidden)
     head = None if shape.tied else _read_floats(tensors, ("lm_head.weight",), table)
-    return ModelWeights(shape=shape, layers=tuple(layers), norm=_read_floats(tensors, ("model.norm.weight",), (shape.hidden,)),
-                        embedding=round_bf16(_read_floats(tensors, ("model.embed_tokens.weight",), table)), head=head)  # fmt: skip
+    return ModelWeights(
+        shape=shape,
+        layers=tuple(layers),
+        norm=_read_floats(tensors, ("model.norm.weight",), (shape.hidden,)),
+        embedding=round_bf16(_read_floats(tensors, ("model.embed_tokens.weight",), table)),
+        head=head,
+    )
 
 
 def _token_ids(value: object) -> tuple[int, ...]:

@@ -11,6 +11,12 @@ __all__ = ["Instance", "VerilogModule", "merge_equal", "parse_modules"]
 _MODULE = re.compile(r"^module (\\\S+|\w+) ?\((.*?)\);$", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (\\\S+|\w+)\s+(\\\S+|\w+)\s+\($", re.MULTILINE)
 _NUMBER = re.compile(r"\$\d+")
+_INSTANCE_BLOCK = re.compile(r"^  (\\\S+|\w+)\s+(?:\\\S+|\w+)\s+\(\n.*?^  \);$", re.MULTILINE | re.DOTALL)
+#: An escaped identifier; the group is a dot in front of it: the port of an instance.
+_IDENTIFIER = re.compile(r"(\.?)\\\S+ ")
+#: Yosys writes a dummy register a module to start its processes; its number counts over all modules.
+_TRIGGER = re.compile(r"dump_module\$\d+")
+_NUMBERED_PORT = re.compile(r"\\\S*\$\d\S* ")
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,49 @@ class VerilogModule:
 
 
 def parse_modules(verilog: str) -> dict[str, VerilogModule]:
-    """Modules by name, in the order of the text, which has a parent before its children."""
+    """Modules by name, in the order of the text, which has a parent before its children.
+
+    Generated port names carry numbers that differ from one lane to the next; they are replaced by their place in the port list.
+    """
     modules: dict[str, VerilogModule] = {}
+    ports: dict[str, dict[str, str]] = {}
     for part in re.split(r"(?<=^endmodule\n)", verilog, flags=re.MULTILINE):
         head = _MODULE.search(part)
         if head:
-            modules[head[1]] = VerilogModule(head[1], head[2], part)
+            ports[head[1]] = {
+                old: f"\\port_{i} " for i, old in enumerate(dict.fromkeys(_NUMBERED_PORT.findall(head[2])))
+            }
+            modules[head[1]] = VerilogModule(head[1], "", part)
+
+    def connections(match: re.Match[str]) -> str:
+        renamed = ports.get(match[1], {})
+        return re.sub(r"^(    \.)(\\\S+ )", lambda m: m[1] + renamed.get(m[2], m[2]), match[0], flags=re.MULTILINE)
+
     for module in modules.values():
-        module.instances = [Instance(m[1], m[2].lstrip("\\")) for m in _INSTANCE.finditer(module.text) if m[1] in modules]
+        own = ports[module.name]
+        # names inside first, then those of the ports of its instances
+        text = _IDENTIFIER.sub(lambda m: m[0] if m[1] else own.get(m[0], m[0]), module.text)  # noqa: B023
+        module.text = _INSTANCE_BLOCK.sub(connections, text)
+        head = _MODULE.search(module.text)
+        module.ports = head[2] if head else ""
+        module.instances = [
+            Instance(m[1], m[2].lstrip("\\")) for m in _INSTANCE.finditer(module.text) if m[1] in modules
+        ]
     return modules
+
+
+def canonical_text(body: str) -> str:
+    """The body of a module with generated numbers in order of use. Declarations come sorted by number: sorted anew."""
+    numbers: dict[str, str] = {}
+
+    def renumber(text: str) -> str:
+        return _NUMBER.sub(lambda m: numbers.setdefault(m[0], f"${len(numbers)}"), text)
+
+    lines = _TRIGGER.sub("dump_module", body).split("\n")
+    declared = [line.startswith(("  wire ", "  reg ")) for line in lines]
+    logic = renumber("\n".join(line for line, d in zip(lines, declared, strict=True) if not d))
+    declarations = sorted(renumber(line) for line, d in zip(lines, declared, strict=True) if d)
+    return "\n".join([logic, *declarations])
 
 
 def merge_equal(modules: dict[str, VerilogModule], top: str) -> tuple[dict[str, str], str]:
@@ -61,9 +101,7 @@ def merge_equal(modules: dict[str, VerilogModule], top: str) -> tuple[dict[str, 
         module = modules[name]
         for instance in module.instances:
             visit(instance.module)
-        numbers: dict[str, str] = {}
-        body = rename(module.text[module.text.index(";") :])
-        canonical = _NUMBER.sub(lambda m: numbers.setdefault(m[0], f"${len(numbers)}"), body)
+        canonical = canonical_text(rename(module.text[module.text.index(";") :]))
         key = (module.ports, hashlib.sha256(canonical.encode()).hexdigest())
         representative[name] = by_key.setdefault(key, name)
 

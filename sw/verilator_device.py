@@ -80,8 +80,17 @@ class VerilatorDevice:
 
         try:
             memories = [Probe(p.name, p.depth, p.word_bits, p.lanes) for p in probes(config)] if config.probe else []
-            library = build_library(verilog, top=TOP, ports=config.ports, port_bits=config.port_bits, id_bits=ID_BITS,
-                                    probes=memories, trace=trace, public=public, progress=progress)  # fmt: skip
+            library = build_library(
+                verilog,
+                top=TOP,
+                ports=config.ports,
+                port_bits=config.port_bits,
+                id_bits=ID_BITS,
+                probes=memories,
+                trace=trace,
+                public=public,
+                progress=progress,
+            )
         except ToolMissing as error:
             raise HwgenError("tool", error.message, error.fix) from error
         except BuildFailed as error:

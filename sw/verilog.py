@@ -23,8 +23,9 @@ def generate_verilog(config: BuildConfig) -> str:
     except ImportError as error:
         if error.name and error.name.startswith("hwgen"):
             raise
-        raise HwgenError("tool", f"the generators need a Python package that is missing: {error.name}",
-                         'pip install "hwgen[sim]"') from error  # fmt: skip
+        raise HwgenError(
+            "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
+        ) from error
     return generate(config)
 
 
@@ -48,8 +49,9 @@ def cached_verilog(config: BuildConfig, progress: Callable[[str], None] = lambda
     try:
         identity = generator_identity()
     except ImportError as error:
-        raise HwgenError("tool", f"the generators need a Python package that is missing: {error.name}",
-                         'pip install "hwgen[sim]"') from error  # fmt: skip
+        raise HwgenError(
+            "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
+        ) from error
     from ..sim.verilate import cache_directory
 
     values = {**config.to_dict(), "name": "", "clock_mhz": 0}  # neither is in the hardware

@@ -44,8 +44,18 @@ def test_bad_boards(tmp_path: Path, text: str, message: str) -> None:
 
 def test_own_board_by_path(tmp_path: Path) -> None:
     path = tmp_path / "own.json"
-    path.write_text(json.dumps({"name": "own", "description": "", "part": "", "available": {}, "memory_bandwidth": 0,
-                                "config": {"lanes": 3}}))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "name": "own",
+                "description": "",
+                "part": "",
+                "available": {},
+                "memory_bandwidth": 0,
+                "config": {"lanes": 3},
+            }
+        )
+    )
     assert load_board(path).config == BuildConfig(name="own", lanes=3)
 
 

@@ -53,8 +53,12 @@ sys.exit(main(["run", "--device", "golden", "--prompt", "x", "--json", sys.argv[
 
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "m"
-        save_model(random_weights(ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=5)), path)
-        (path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}}')
+        save_model(
+            random_weights(ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=5)), path
+        )
+        (path / "tokenizer.json").write_text(
+            '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}}'
+        )
         result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert result.returncode == 2
     assert '"kind": "tool"' in result.stdout and "torch" in result.stdout and "hwgen[sim]" in result.stdout

@@ -38,7 +38,7 @@ class LinearEngine(wiring.Component):
 
     ::
 
-        cycle   0      1 .. 3   4         5 .. levels + 4    levels + 5    levels + 6
+        cycle   0      1 .. 4   5         6 .. levels + 5    levels + 6    levels + 7
                 issue  decode   look up   adder tree         accumulate    write
     """
 
@@ -72,7 +72,7 @@ class LinearEngine(wiring.Component):
 
         # Issue -----------------------------------------------------------------------------------------------------
         # A beat's tables are complete when it looks them up, and still those when the copy has been released.
-        if not TableSchedule.WRITE_LATENCY <= self.LOOK_UP < TableSchedule.RELEASE_LATENCY:
+        if not TableSchedule.WRITE_LATENCY <= self.LOOK_UP < 1 + TableSchedule.RELEASE_LATENCY:
             raise AssertionError("tables change while they are used")
         running = Signal()
         built = Signal(2)  # slices whose tables are complete and not used up
@@ -88,6 +88,7 @@ class LinearEngine(wiring.Component):
         may_issue = Signal()
         issue = Signal()
         end_of_slice = Signal()
+        released = Signal()
         m.d.comb += [
             may_issue.eq(running & (built != 0) & (hold == 0)),
             issue.eq(may_issue & self.rows.valid),
@@ -96,8 +97,9 @@ class LinearEngine(wiring.Component):
             self.waiting_tables.eq(running & (built == 0) & self.rows.valid),
             schedule.start.eq(self.start),
             schedule.slices.eq(self.op.descriptor.slices),
-            schedule.release.eq(end_of_slice),
+            schedule.release.eq(released),
         ]
+        m.d.sync += released.eq(end_of_slice)
         blocks = Signal(bits_for(config.max_rows // config.rows))
         m.d.comb += blocks.eq(Mux(self.op.gang, self.op.descriptor.row_blocks // config.groups, self.op.descriptor.row_blocks))
         m.d.sync += built.eq(built + schedule.built - end_of_slice)

@@ -89,7 +89,7 @@ class TableBuilder(wiring.Component):
         operand = Signal(signed(8), reset_less=True)
         with m.Switch(self.select):
             for i, value in enumerate(self.operands):
-                with m.Case(i):
+                with m.Case(i) if i < len(self.operands) - 1 else m.Default():
                     m.d.sync += operand.eq(value)
         with m.If(self.clear):
             m.d.sync += self.entry.eq(0)

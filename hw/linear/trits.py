@@ -52,7 +52,7 @@ class TritDecoder(wiring.Component):
     """
 
     #: Cycles from ``beat`` to ``index``.
-    INDEX_LATENCY = 3
+    INDEX_LATENCY = 4
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
@@ -82,34 +82,48 @@ class TritDecoder(wiring.Component):
             for byte in range(row * row_bytes, (row + 1) * row_bytes):
                 digits += self._digits(m, valid, self.beat.word_select(byte, 8), f"byte_{byte}")
             signs = Signal(config.tables, name=f"signs_{row}", reset_less=True)
-            with m.If(valid[2]):
-                for table in range(config.tables):
-                    group = digits[GROUP * table : GROUP * (table + 1)]
-                    group += [Const(1, 2)] * (GROUP - len(group))
-                    fold(m, Cat(group), self.index[row][table], signs[table])
+            for table in range(config.tables):
+                group = digits[GROUP * table : GROUP * (table + 1)]
+                group += [Const(1, 2)] * (GROUP - len(group))
+                folded = Signal(INDEX_BITS + 1, name=f"folded_{row}_{table}")
+                fold(m, Cat(group), folded)
+                with m.If(valid[3]):
+                    m.d.sync += Cat(self.index[row][table], signs[table]).eq(folded)
             self._relative_signs(m, valid[self.INDEX_LATENCY :], signs, row)
         return m
 
     def _digits(self, m: Module, valid: list[Value], byte: Value, name: str) -> list[Value]:
-        """Digits (2 bits each) of a byte after two stages: split at 27, so that every later step has at most 6 inputs."""
-        high = Signal(4, name=f"{name}_quotient")
+        """Digits (2 bits each) of a byte after three stages. The first divides by 27; no later one has more than 9 inputs
+        beside a carry chain."""
+        quotient = Signal(4, name=f"{name}_quotient")
         with m.Switch(byte):
-            for quotient in range(1, 9):
-                with m.Case(*range(27 * quotient, 27 * (quotient + 1))):
-                    m.d.comb += high.eq(quotient)
-        high_register = Signal(4, name=f"{name}_high", reset_less=True)
-        low_register = Signal(5, name=f"{name}_low", reset_less=True)
+            for number in range(1, 9):
+                with m.Case(*range(27 * number, 27 * (number + 1))):
+                    m.d.comb += quotient.eq(number)
+        high = [Signal(4, name=f"{name}_high_{i}", reset_less=True) for i in range(2)]
+        rest = Signal(5, name=f"{name}_rest", reset_less=True)
         with m.If(valid[0]):
-            # byte - 27 * high, modulo 32
-            m.d.sync += [high_register.eq(high), low_register.eq(byte[:5] + 5 * high)]
-        digits = [Signal(2, name=f"{name}_digit_{j}", reset_less=True) for j in range(TRITS_PER_BYTE)]
+            m.d.sync += [high[0].eq(quotient), rest.eq(byte)]
+        multiple = Signal(5, name=f"{name}_multiple")  # 27 * quotient, modulo 32
+        with m.Switch(high[0]):
+            for number in range(1, 9):
+                with m.Case(number):
+                    m.d.comb += multiple.eq(27 * number % 32)
+        low = Signal(5, name=f"{name}_low", reset_less=True)
         with m.If(valid[1]):
-            for source, first, count in ((low_register, 0, 3), (high_register, 3, 2)):
-                with m.Switch(source):
-                    for value in range(3**count):
-                        with m.Case(value):
-                            m.d.sync += [digits[first + j].eq(value // 3**j % 3) for j in range(count)]
-        return list(digits)
+            m.d.sync += [high[1].eq(high[0]), low.eq(rest - multiple)]
+        digits: list[Value] = []
+        for source, count in ((low, 3), (high[1], 2)):
+            value = Signal(2 * count, name=f"{name}_digits_{len(digits)}")
+            with m.Switch(source):
+                for number in range(1, 3**count):
+                    with m.Case(number):
+                        m.d.comb += value.eq(digit_pattern(number, count))
+            register = Signal.like(value, name=f"{name}_trits_{len(digits)}", reset_less=True)
+            with m.If(valid[2]):
+                m.d.sync += register.eq(value)
+            digits += [register.word_select(j, 2) for j in range(count)]
+        return digits
 
     def _relative_signs(self, m: Module, valid: list[Value], signs: Value, row: int) -> None:
         """Delay every decision to the cycle of its adder; decisions of one level share a register."""
@@ -124,10 +138,15 @@ class TritDecoder(wiring.Component):
             m.d.comb += [self.negate[row][t].eq(decisions[i]) for i, t in enumerate(tables)]
 
 
-def fold(m: Module, digits: Value, index: Value, sign: Value) -> None:
-    """Register index and sign of three digits."""
+def digit_pattern(number: int, count: int) -> int:
+    """The ``count`` base-3 digits of ``number``, two bits each."""
+    return sum(number // 3**j % 3 << 2 * j for j in range(count))
+
+
+def fold(m: Module, digits: Value, folded: Signal) -> None:
+    """Index and, above it, sign of three digits."""
     with m.Switch(digits):
         for code in range(3**GROUP):
-            pattern = sum(code // 3**j % 3 << 2 * j for j in range(GROUP))
-            with m.Case(pattern):
-                m.d.sync += [index.eq(abs(code - ZERO_CODE)), sign.eq(code < ZERO_CODE)]
+            if code != ZERO_CODE:
+                with m.Case(digit_pattern(code, GROUP)):
+                    m.d.comb += folded.eq(abs(code - ZERO_CODE) | (code < ZERO_CODE) << INDEX_BITS)

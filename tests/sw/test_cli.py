@@ -21,18 +21,51 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict
 
 
 def test_run(capsys: pytest.CaptureFixture[str], model_directory: Path) -> None:
-    code, result = call(capsys, "run", str(model_directory), "--prompt", "the cat", "--device", "golden", "--max-new-tokens", "5", *SMALL)
+    code, result = call(
+        capsys,
+        "run",
+        str(model_directory),
+        "--prompt",
+        "the cat",
+        "--device",
+        "golden",
+        "--max-new-tokens",
+        "5",
+        *SMALL,
+    )
     assert code == 0
-    assert {"model", "device", "board", "prompt_tokens", "tokens", "text", "stop_reason", "clock_mhz", "simulated", "prefill", "decode",
-            "port_utilisation", "wall"} <= set(result)  # fmt: skip
-    assert set(result["prefill"]) == {"tokens", "cycles", "ttft_s"} and set(result["decode"]) == {"tokens", "cycles", "tok_s"}
+    assert {
+        "model",
+        "device",
+        "board",
+        "prompt_tokens",
+        "tokens",
+        "text",
+        "stop_reason",
+        "clock_mhz",
+        "simulated",
+        "prefill",
+        "decode",
+        "port_utilisation",
+        "wall",
+    } <= set(result)
+    assert set(result["prefill"]) == {"tokens", "cycles", "ttft_s"} and set(result["decode"]) == {
+        "tokens",
+        "cycles",
+        "tok_s",
+    }
     assert {"build_s", "prefill_s", "decode_s", "decode_tok_s"} == set(result["wall"])
     assert result["prompt_tokens"][0] == 0 and result["prefill"]["tokens"] == len(result["prompt_tokens"])
     assert len(result["tokens"]) <= 5 and result["model"] == "small" and result["board"] == "demo"
 
 
 def test_run_for_people_streams_text_and_statistics(capsys: pytest.CaptureFixture[str], model_directory: Path) -> None:
-    assert main(["run", str(model_directory), "--prompt", "the cat", "--device", "golden", "--max-new-tokens", "4", *SMALL]) == 0
+    assert (
+        main(
+            ["run", str(model_directory), "--prompt", "the cat", "--device", "golden", "--max-new-tokens", "4", *SMALL]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert out.startswith("the cat") and "4 tokens (stopped by" in out and "wall" in out
 
@@ -60,7 +93,9 @@ def test_run_for_people_streams_text_and_statistics(capsys: pytest.CaptureFixtur
         (["build", "--board", "kv261", "--out", "x"], "configuration", "'kv261' is unknown"),
     ],
 )
-def test_bad_input(capsys: pytest.CaptureFixture[str], model_directory: Path, arguments: list[str], kind: str, message: str) -> None:
+def test_bad_input(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, arguments: list[str], kind: str, message: str
+) -> None:
     arguments = [str(model_directory) if a == "MODEL" else a for a in arguments]
     code, result = call(capsys, *arguments)
     assert code == 2
@@ -73,15 +108,22 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], model_directory: Path, ar
     assert last.startswith(f"hwgen: {kind}: ") and message in last
 
 
-@pytest.mark.parametrize(("file", "kind"), [("config.json", "checkpoint"), ("model.safetensors", "checkpoint"), ("tokenizer.json", "tokenizer")])
-def test_missing_file(capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path, file: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("config.json", "checkpoint"), ("model.safetensors", "checkpoint"), ("tokenizer.json", "tokenizer")],
+)
+def test_missing_file(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path, file: str, kind: str
+) -> None:
     shutil.copytree(model_directory, tmp_path / "m")
     (tmp_path / "m" / file).unlink()
     code, result = call(capsys, "run", str(tmp_path / "m"), "--prompt", "x")
     assert code == 2 and result["error"]["kind"] == kind
 
 
-def test_missing_compiler(capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr("hwgen.sw.verilator_device.cached_verilog", lambda *a: "module hwgen_accelerator; endmodule")
     code, result = call(capsys, "run", str(model_directory), "--prompt", "x")
@@ -107,7 +149,9 @@ def test_perplexity(capsys: pytest.CaptureFixture[str], model_directory: Path, t
     for name in ("float", "bit_exact"):
         row = result[name]
         assert row["perplexity"] == pytest.approx(math.exp(row["nats_per_token"]))
-        assert row["bits_per_byte"] * math.log(2) * result["bytes"] == pytest.approx(row["nats_per_token"] * result["tokens"])
+        assert row["bits_per_byte"] * math.log(2) * result["bytes"] == pytest.approx(
+            row["nats_per_token"] * result["tokens"]
+        )
     assert result["gap"] == pytest.approx(result["bit_exact"]["perplexity"] / result["float"]["perplexity"] - 1)
     _, short = call(capsys, "perplexity", str(model_directory), str(file), "--tokens", "4", *SMALL)
     assert short["tokens"] == 4 and short["bytes"] < result["bytes"]
@@ -116,20 +160,50 @@ def test_perplexity(capsys: pytest.CaptureFixture[str], model_directory: Path, t
 def test_train_resumes_and_exports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a cat. The cat sat on a mat and saw a dog.\n<|endoftext|>\n" * 30)
-    options = ["train", str(text), "--out", str(tmp_path / "run"), "--no-compile", "--steps", "2", "--batch", "2", "--length", "8",
-               "--hidden", "16", "--layers", "1", "--heads", "1", "--kv-heads", "1", "--head-dim", "16", "--ffn", "16", "--vocab", "262",
-               "--max-context", "32"]  # fmt: skip
+    options = [
+        "train",
+        str(text),
+        "--out",
+        str(tmp_path / "run"),
+        "--no-compile",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--length",
+        "8",
+        "--hidden",
+        "16",
+        "--layers",
+        "1",
+        "--heads",
+        "1",
+        "--kv-heads",
+        "1",
+        "--head-dim",
+        "16",
+        "--ffn",
+        "16",
+        "--vocab",
+        "262",
+        "--max-context",
+        "32",
+    ]
     code, result = call(capsys, *options, "--validation", str(text))
     assert code == 0 and result["step"] == 2 and result["held_out_bits_per_byte"] > 0
     code, result = call(capsys, *options, "--seed", "2")
     assert code == 2 and "another recipe" in result["error"]["message"]
     code, result = call(capsys, *options, "--export", str(tmp_path / "model"))
     assert code == 0 and result["export"] == str(tmp_path / "model")
-    code, result = call(capsys, "run", str(tmp_path / "model"), "--prompt", "the", "--device", "golden", "--max-new-tokens", "2")
+    code, result = call(
+        capsys, "run", str(tmp_path / "model"), "--prompt", "the", "--device", "golden", "--max-new-tokens", "2"
+    )
     assert code == 0 and len(result["tokens"]) <= 2
 
 
-def test_verify_fails_with_exit_code_1(capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_fails_with_exit_code_1(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hwgen.sw.verify import Mismatch, Outcome
 
     wrong = Outcome(operators_compared=3, mismatches=2, first=Mismatch("LINEAR", 1, 9, 4, -3, 5, "accumulator"))

@@ -66,12 +66,19 @@ def test_matrices_are_in_their_segments(image: Image, weights: ModelWeights) -> 
 
 def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
     by_opcode = {d.opcode: d for d in image.descriptors}
-    for opcode, expected in ((Opcode.EMBED, weights.embedding), (Opcode.ROTARY, rotary_rows(SHAPE, np.arange(SHAPE.max_context)))):
+    for opcode, expected in (
+        (Opcode.EMBED, weights.embedding),
+        (Opcode.ROTARY, rotary_rows(SHAPE, np.arange(SHAPE.max_context))),
+    ):
         d = by_opcode[opcode]
         for index in (0, 1, len(expected) - 1):
             start = d.stream_address + index * d.stride
             data = from_planes(CONFIG, image.data[start : start + d.stream_beats * CONFIG.beat_bytes]).reshape(-1)
-            row = data.view(np.float32) if opcode is Opcode.ROTARY else (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+            row = (
+                data.view(np.float32)
+                if opcode is Opcode.ROTARY
+                else (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+            )
             np.testing.assert_array_equal(row[: expected.shape[1]], expected[index])
             assert not row[expected.shape[1] :].any()
 
@@ -79,8 +86,22 @@ def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
 def test_program_of_a_layer(image: Image) -> None:
     ops = [d.opcode for d in image.descriptors if d.layer == 1 and d.token_start == 0]
     linear = [Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN]
-    assert ops == [Opcode.PARAM, *linear, Opcode.DRAIN, Opcode.DRAIN, Opcode.ROPE, Opcode.ATTENTION, Opcode.KV_WRITE, Opcode.PARAM,
-                   *linear, Opcode.PARAM, *linear, *linear, Opcode.PARAM, *linear]  # fmt: skip
+    assert ops == [
+        Opcode.PARAM,
+        *linear,
+        Opcode.DRAIN,
+        Opcode.DRAIN,
+        Opcode.ROPE,
+        Opcode.ATTENTION,
+        Opcode.KV_WRITE,
+        Opcode.PARAM,
+        *linear,
+        Opcode.PARAM,
+        *linear,
+        *linear,
+        Opcode.PARAM,
+        *linear,
+    ]
     assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
     assert [d.opcode for d in image.descriptors[-3:]] == [Opcode.PARAM, Opcode.NORM, Opcode.HEAD]
     assert all(Flag.LOGITS in d.flags for d in image.descriptors[-3:])
@@ -89,8 +110,12 @@ def test_program_of_a_layer(image: Image) -> None:
 def test_rounds_cover_every_token_once(image: Image) -> None:
     for opcode in (Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN):
         for layer in range(SHAPE.layers):
-            covered = [t for d in image.descriptors if d.opcode is opcode and d.layer == layer
-                       for t in range(d.token_start, d.token_start + d.token_count)]  # fmt: skip
+            covered = [
+                t
+                for d in image.descriptors
+                if d.opcode is opcode and d.layer == layer
+                for t in range(d.token_start, d.token_start + d.token_count)
+            ]
             counts = {covered.count(t) for t in range(image.chunk)}
             assert len(counts) == 1 and set(covered) == set(range(image.chunk))
 
@@ -107,7 +132,11 @@ def test_replay_where_the_matrix_fits(ring: int, replayed: bool) -> None:
     shape = ModelShape(**{**SHAPE.to_dict(), "hidden": 200, "ffn": 300})  # type: ignore[arg-type]
     config = replace(CONFIG, ring_beats=ring, burst=16)
     image = compile_model(config, random_weights(shape))
-    gate = [d for d in image.descriptors if d.opcode is Opcode.LINEAR and d.layer == 0 and d.slices == 5 and d.row_blocks == 76]
+    gate = [
+        d
+        for d in image.descriptors
+        if d.opcode is Opcode.LINEAR and d.layer == 0 and d.slices == 5 and d.row_blocks == 76
+    ]
     assert len(gate) == 4 and gate[0].stream_beats == 380
     for d in gate:
         first = d.token_start == 0
@@ -136,7 +165,9 @@ def test_program_moves_with_its_image(image: Image) -> None:
 
 
 def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -> None:
-    need = vectors_of(CONFIG, SHAPE.hidden) + 2 * vectors_of(CONFIG, SHAPE.q_rows) + 2 * vectors_of(CONFIG, SHAPE.kv_rows)
+    need = (
+        vectors_of(CONFIG, SHAPE.hidden) + 2 * vectors_of(CONFIG, SHAPE.q_rows) + 2 * vectors_of(CONFIG, SHAPE.kv_rows)
+    )
     assert compile_model(replace(CONFIG, scratch_vectors=3 * need), weights).chunk == 3
     big = compile_model(replace(CONFIG, scratch_vectors=7 * need), weights)
     assert big.chunk == CONFIG.tokens  # 7 fit, in whole rounds
@@ -150,7 +181,10 @@ def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -
         ({"max_inputs": 80}, r"needs 88 inputs .* max_inputs=80"),
         ({"max_rows": 80}, r"needs 88 rows .* max_rows=80"),
         ({"max_heads": 2}, r"needs 3 query heads"),
-        ({"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64}, r"head_dim is 16, .* a multiple of 32"),
+        (
+            {"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
+            r"head_dim is 16, .* a multiple of 32",
+        ),
         ({"scratch_vectors": 8}, r"has scratch_vectors=8"),
         ({"param_vectors": 8}, r"has param_vectors=8"),
     ],
@@ -175,7 +209,13 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
     path = tmp_path / "small.img"
     image.save(path)
     good = path.read_bytes()
-    path.write_bytes(good.replace(f'"contract_version": {CONTRACT_VERSION}'.encode(), f'"contract_version": {CONTRACT_VERSION + 1}'.encode(), 1))
+    path.write_bytes(
+        good.replace(
+            f'"contract_version": {CONTRACT_VERSION}'.encode(),
+            f'"contract_version": {CONTRACT_VERSION + 1}'.encode(),
+            1,
+        )
+    )
     with pytest.raises(HwgenError, match=f"contract version {CONTRACT_VERSION + 1}") as caught:
         Image.load(path)
     assert caught.value.kind == "contract"
@@ -199,7 +239,9 @@ def test_kv260_takes_both_published_models() -> None:
     from hwgen.boards import load_board
 
     config = load_board("kv260").config
-    large = ModelShape(hidden=1536, layers=24, heads=16, kv_heads=16, head_dim=96, ffn=4096, vocab=32002, activation="silu")
+    large = ModelShape(
+        hidden=1536, layers=24, heads=16, kv_heads=16, head_dim=96, ffn=4096, vocab=32002, activation="silu"
+    )
     big = ModelShape(hidden=2560, layers=30, heads=20, kv_heads=5, head_dim=128, ffn=6912, vocab=128256)
     for shape in (large, big):
         check_fit(config, shape)

@@ -48,7 +48,9 @@ def test_logits_are_those_of_the_golden_model(engine: Engine, weights: ModelWeig
     best = results[-1].candidates
     assert best[0].token == int(logits.argmax()) and best[0].logit == logits.max()
     assert [c.logit for c in best] == sorted(logits.tolist(), reverse=True)[: CONFIG.topk]
-    assert [r.tokens for r in results[:-1]] == [CONFIG.chunk] * (len(results) - 1) and sum(r.tokens for r in results) == length
+    assert [r.tokens for r in results[:-1]] == [CONFIG.chunk] * (len(results) - 1) and sum(
+        r.tokens for r in results
+    ) == length
     assert all(not r.candidates for r in results[:-1])
 
 
@@ -102,9 +104,15 @@ def test_image_of_another_contract(image: Image) -> None:
     assert caught.value.kind == "contract"
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("MAGIC", 0, "no hwgen accelerator"), ("VERSION", 99, "contract version 99"), ("HASH_LOW", 5, "contract hash"), ("HASH_HIGH", 5, "hash"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MAGIC", 0, "no hwgen accelerator"),
+        ("VERSION", 99, "contract version 99"),
+        ("HASH_LOW", 5, "contract hash"),
+        ("HASH_HIGH", 5, "hash"),
+    ],
+)
 def test_device_of_another_contract(image: Image, name: str, value: int, message: str) -> None:
     device = GoldenDevice(CONFIG, memory_bytes=MEMORY)
     read, offset = device.read_register, register(CONFIG, name).offset
@@ -173,8 +181,21 @@ def test_sampling_from_logits(engine: Engine) -> None:
 
 def test_odd_build(weights: ModelWeights) -> None:
     """One port of a narrow kind, chunk smaller than the lanes, one group."""
-    config = BuildConfig(name="narrow", ports=1, port_bits=128, groups=1, lanes=3, rows=2, builders=14, load_bytes=4, kv_block=8, chunk=2,
-                         max_head_dim=16, max_context=64, query_lanes=1)  # fmt: skip
+    config = BuildConfig(
+        name="narrow",
+        ports=1,
+        port_bits=128,
+        groups=1,
+        lanes=3,
+        rows=2,
+        builders=14,
+        load_bytes=4,
+        kv_block=8,
+        chunk=2,
+        max_head_dim=16,
+        max_context=64,
+        query_lanes=1,
+    )
     engine = Engine(GoldenDevice(config, memory_bytes=MEMORY), compile_model(config, weights))
     tokens = prompt(9)
     engine.prefill(Session(), tokens, write_logits=True)

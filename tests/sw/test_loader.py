@@ -83,7 +83,9 @@ def float_checkpoint(path: Path, shape: ModelShape, config: dict[str, Any], old_
         for name, size in matrix_shapes(shape).items():
             values[f"model.layers.{i}.{MATRIX_PLACES[name]}.weight"] = rng.normal(0, 0.1, size)
         for name, count in gain_sizes(shape).items():
-            values[f"model.layers.{i}.{GAIN_PLACES[name][-1 if old_names else 0]}.weight"] = rng.uniform(0.5, 1.5, count)
+            values[f"model.layers.{i}.{GAIN_PLACES[name][-1 if old_names else 0]}.weight"] = rng.uniform(
+                0.5, 1.5, count
+            )
     values["model.norm.weight"] = rng.uniform(0.5, 1.5, shape.hidden)
     values["model.embed_tokens.weight"] = rng.normal(0, 1, (shape.vocab, shape.hidden))
     if not shape.tied:
@@ -97,11 +99,30 @@ def float_checkpoint(path: Path, shape: ModelShape, config: dict[str, Any], old_
 
 def test_float_masters_of_the_large_layout(tmp_path: Path) -> None:
     """bitnet_b1_58-large: a llama by model_type, SiLU, as many key as query heads, its own norm names."""
-    shape = ModelShape(hidden=32, layers=2, heads=2, kv_heads=2, head_dim=16, ffn=48, vocab=11, activation="silu",
-                       max_context=2048, tied=False)  # fmt: skip
-    config = {"model_type": "llama", "architectures": ["BitnetForCausalLM"], "hidden_size": 32, "num_hidden_layers": 2,
-              "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 11, "hidden_act": "silu",
-              "max_position_embeddings": 2048, "rms_norm_eps": 1e-5}  # fmt: skip
+    shape = ModelShape(
+        hidden=32,
+        layers=2,
+        heads=2,
+        kv_heads=2,
+        head_dim=16,
+        ffn=48,
+        vocab=11,
+        activation="silu",
+        max_context=2048,
+        tied=False,
+    )
+    config = {
+        "model_type": "llama",
+        "architectures": ["BitnetForCausalLM"],
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 11,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+    }
     masters = float_checkpoint(tmp_path / "large", shape, config, old_names=True)
     weights = load_weights(tmp_path / "large")
     assert weights.shape == shape
@@ -191,9 +212,20 @@ def test_digit_that_is_no_trit(tmp_path: Path) -> None:
 
 
 def test_shape_of_2b4t() -> None:
-    shape = read_shape({"model_type": "bitnet", "hidden_size": 2560, "num_hidden_layers": 30, "num_attention_heads": 20,
-                        "num_key_value_heads": 5, "intermediate_size": 6912, "vocab_size": 128256, "hidden_act": "relu2",
-                        "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "tie_word_embeddings": True})  # fmt: skip
+    shape = read_shape(
+        {
+            "model_type": "bitnet",
+            "hidden_size": 2560,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 20,
+            "num_key_value_heads": 5,
+            "intermediate_size": 6912,
+            "vocab_size": 128256,
+            "hidden_act": "relu2",
+            "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+            "tie_word_embeddings": True,
+        }
+    )
     assert (shape.head_dim, shape.kv_heads, shape.rope_theta, shape.tied) == (128, 5, 500000.0, True)
 
 

@@ -38,8 +38,10 @@ def test_c_header_compiles(tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no C compiler")
     (tmp_path / "hwgen_registers.h").write_text(c_header(CONFIG))
-    (tmp_path / "t.c").write_text('#include "hwgen_registers.h"\n_Static_assert(HWGEN_POSITION == 0x28 && HWGEN_STATUS_DONE_MASK == 2 && '
-                                  'HWGEN_OPCODE_HEAD == 10, "");\n')  # fmt: skip
+    (tmp_path / "t.c").write_text(
+        '#include "hwgen_registers.h"\n_Static_assert(HWGEN_POSITION == 0x28 && HWGEN_STATUS_DONE_MASK == 2 && '
+        'HWGEN_OPCODE_HEAD == 10, "");\n'
+    )
     subprocess.run([compiler, "-Wall", "-Werror", "-c", "t.c", "-o", "t.o"], cwd=tmp_path, check=True)
 
 

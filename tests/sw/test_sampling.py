@@ -37,7 +37,10 @@ def test_repetition_penalty() -> None:
     assert sampler.choose(np.array([-1, -1.5, -3], np.float32), [0, 0]) == 1
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"repetition_penalty": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"repetition_penalty": 0}, {"seed": -1}],
+)
 def test_bad_options(options: dict[str, float]) -> None:
     with pytest.raises(HwgenError, match=f"{next(iter(options))} must be"):
         Sampling(**options)  # type: ignore[arg-type]

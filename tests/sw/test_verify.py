@@ -30,7 +30,10 @@ class StandIn(GoldenDevice):
     def __init__(self, config: BuildConfig, fault: Fault = lambda d, machine: None) -> None:
         super().__init__(config, memory_bytes=1 << 22)
         self.fault = fault
-        self.mirrors = {p.name: np.zeros((p.depth, p.lanes), f"u{1 << max(0, (p.word_bits - 1).bit_length() - 3)}") for p in probes(config)}
+        self.mirrors = {
+            p.name: np.zeros((p.depth, p.lanes), f"u{1 << max(0, (p.word_bits - 1).bit_length() - 3)}")
+            for p in probes(config)
+        }
         self._steps: Iterator[Descriptor] = iter(())
 
     def write_register(self, offset: int, value: int) -> None:
@@ -68,19 +71,28 @@ class StandIn(GoldenDevice):
             for t in range(g.count):
                 for h in range(d.heads):
                     slot = (t * group + h % group) * d.kv_heads + h // group
-                    m["query"][slot * v : (slot + 1) * v] = g.query[t, h, : v * c.width].view(np.uint8).reshape(v, c.width)
+                    m["query"][slot * v : (slot + 1) * v] = (
+                        g.query[t, h, : v * c.width].view(np.uint8).reshape(v, c.width)
+                    )
                     m["query_scale"][slot] = g.query_scale[t, h].view(np.uint32)
             for bank in range(c.chunk):
                 for kind in range(2):
                     for head in range(d.kv_heads):
                         at = (bank * 2 + kind) * c.max_kv_heads + head
                         first = at * (c.max_head_dim // c.width)
-                        m["kv"][first : first + v] = g.kv_store[kind, bank, head, : v * c.width].view(np.uint8).reshape(v, c.width)
+                        m["kv"][first : first + v] = (
+                            g.kv_store[kind, bank, head, : v * c.width].view(np.uint8).reshape(v, c.width)
+                        )
                         m["kv_scale"][at] = g.kv_scale[kind, bank, head]
 
 
-def check(weights: ModelWeights, fault: Fault = lambda d, machine: None, config: BuildConfig = CONFIG, prompt: int = 11,
-          new: int = 3) -> Outcome:  # fmt: skip
+def check(
+    weights: ModelWeights,
+    fault: Fault = lambda d, machine: None,
+    config: BuildConfig = CONFIG,
+    prompt: int = 11,
+    new: int = 3,
+) -> Outcome:
     return verify_model(config, weights, prompt_tokens=prompt, new_tokens=new, device=StandIn(config, fault))
 
 
@@ -126,7 +138,13 @@ def xor(array: np.ndarray, index: tuple[int, ...], bit: int = 1) -> None:
     ],
 )
 def test_a_flipped_bit_is_named(
-    weights: ModelWeights, opcode: Opcode, layer: int, change: Callable[[GoldenMachine], None], output: str, token: int, element: int
+    weights: ModelWeights,
+    opcode: Opcode,
+    layer: int,
+    change: Callable[[GoldenMachine], None],
+    output: str,
+    token: int,
+    element: int,
 ) -> None:
     outcome = check(weights, flip(opcode, layer, change))
     assert outcome.mismatches >= 1 and outcome.first is not None

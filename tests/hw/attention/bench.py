@@ -11,9 +11,6 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
-
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.unit import AttentionUnit
 from hwgen.hw.interfaces import (
@@ -28,8 +25,23 @@ from hwgen.hw.interfaces import (
     WriteBeat,
 )
 
-__all__ = ["BUILD_ARGS", "AttentionBench", "Sink", "Source", "drive_operator", "idle_inputs", "pack_bytes", "pulse", "start_and_wait",
-           "tiny_config", "write_kv_store", "write_query"]
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor
+
+__all__ = [
+    "BUILD_ARGS",
+    "AttentionBench",
+    "Sink",
+    "Source",
+    "drive_operator",
+    "idle_inputs",
+    "pack_bytes",
+    "pulse",
+    "start_and_wait",
+    "tiny_config",
+    "write_kv_store",
+    "write_query",
+]
 
 #: The generated Verilog has state machines without a default case and comparisons that are constant in small builds.
 BUILD_ARGS = ("-Wno-fatal",)
@@ -37,10 +49,11 @@ BUILD_ARGS = ("-Wno-fatal",)
 
 def tiny_config(**changes: Any) -> BuildConfig:
     """A small build: beats of 16 bytes, blocks of 8 keys."""
-    values: dict[str, Any] = dict(
-        ports=1, port_bits=128, groups=1, lanes=1, rows=2, builders=1, load_bytes=4, query_lanes=2, kv_block=8, chunk=4, burst=16,
-        ring_beats=256, scratch_vectors=1024, max_inputs=64, max_rows=64, max_heads=8, max_kv_heads=4, max_head_dim=32, max_context=64, topk=4,
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "ports": 1, "port_bits": 128, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "load_bytes": 4, "query_lanes": 2,
+        "kv_block": 8, "chunk": 4, "burst": 16, "ring_beats": 256, "scratch_vectors": 1024, "max_inputs": 64, "max_rows": 64,
+        "max_heads": 8, "max_kv_heads": 4, "max_head_dim": 32, "max_context": 64, "topk": 4,
+    }  # fmt: skip
     return BuildConfig(**{**values, **changes})
 
 
@@ -49,7 +62,9 @@ def pack_bytes(values: np.ndarray) -> int:
     return int.from_bytes(np.ascontiguousarray(values).tobytes(), "little")
 
 
-def drive_operator(dut: Any, descriptor: Descriptor, *, position: int, count: int, write_logits: bool = False, logits: int = 0) -> None:
+def drive_operator(
+    dut: Any, descriptor: Descriptor, *, position: int, count: int, write_logits: bool = False, logits: int = 0
+) -> None:
     dut.op__descriptor.value = int.from_bytes(descriptor.pack(), "little")
     dut.op__position.value = position
     dut.op__first.value = 0
@@ -103,7 +118,8 @@ class AttentionBench(wiring.Component):
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         super().__init__({
-            "op": In(Operator(config)), "start": In(1), "done": Out(1), "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
+            "op": In(Operator(config)), "start": In(1), "done": Out(1),
+            "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
             "query": In(QueryWrite(config)), "query_scale": In(QueryScaleWrite(config)), "beats": In(BeatStream(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "logits_segment": Out(Segment()), "logits": Out(WriteBeat(config)),
@@ -127,7 +143,15 @@ class AttentionBench(wiring.Component):
 
 def idle_inputs(dut: Any) -> None:
     """Nothing is written, nothing starts."""
-    for name in ("start", "kv__valid", "kv_scale__valid", "query__valid", "query_scale__valid", "logits_segment__ready", "logits__ready"):
+    for name in (
+        "start",
+        "kv__valid",
+        "kv_scale__valid",
+        "query__valid",
+        "query_scale__valid",
+        "logits_segment__ready",
+        "logits__ready",
+    ):
         getattr(dut, name).value = 0
 
 
@@ -214,4 +238,3 @@ class Sink:
                 self.items.append(payload)
             waiting = payload if valid and not ready and not in_reset else None
             await RisingEdge(self.clock)
-

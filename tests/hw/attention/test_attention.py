@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+from hwgen.golden.attention import AttentionState
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
-from hwgen.golden.attention import AttentionState
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
@@ -34,7 +34,9 @@ from tests.hw.attention.bench import (
 class Case:
     """Random operands of one operator and what the golden model makes of them. ``kind`` chooses the extremes."""
 
-    def __init__(self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, position: int, count: int, kind: str) -> None:
+    def __init__(
+        self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, position: int, count: int, kind: str
+    ) -> None:
         self.config, self.kv_heads, self.head_dim, self.position, self.count = config, kv_heads, head_dim, position, count
         self.heads, self.group = heads, heads // kv_heads
         rng = np.random.default_rng(seed)
@@ -180,7 +182,11 @@ async def attends(dut: Any) -> None:
 def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
     """``(stall, cycle of a reset or 0, heads, kv_heads, head_dim, position, count, kind)``"""
     block, chunk, dim, step = config.kv_block, config.chunk, config.max_head_dim, 2 * config.width
-    found: list[tuple[Any, ...]] = [(0.0, 0, 1, 1, step, 0, 1, ""), (0.0, 0, 3, 1, dim, 0, chunk, ""), (0.0, 0, 4, 2, dim, block, 1, "")]
+    found: list[tuple[Any, ...]] = [
+        (0.0, 0, 1, 1, step, 0, 1, ""),
+        (0.0, 0, 3, 1, dim, 0, chunk, ""),
+        (0.0, 0, 4, 2, dim, block, 1, ""),
+    ]
     found += [
         (0.4 * (n % 2), 0, (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 3 == 2], position, 1 + n % chunk, "")
         for n, position in enumerate([1, block - 1, block, block + 1, 2 * block + 3, 4 * block, 5 * block - 1])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from cocotb.triggers import ClockCycles, RisingEdge
+from hwgen.golden.head import head_logits, top_candidates
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
-from hwgen.golden.head import head_logits, top_candidates
 from hwgen.layout import head_block_beats, pack_head, pad_beats, vectors_of
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
@@ -107,13 +107,15 @@ async def ranks(dut: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"query_lanes": 1, "kv_block": 4, "chunk": 4}, {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}]
+    "changes",
+    [{}, {"query_lanes": 1, "kv_block": 4, "chunk": 4}, {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}],
 )
 def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
     block, inputs = config.kv_block, config.max_inputs
     cases = [
-        (0.0, 0.0, 0, 5 * block, inputs, ""), (0.3, 0.5, 0, 3 * block + 1, inputs - 3, ""), (0.0, 0.9, 0, 9 * block - 1, config.width, ""),
+        (0.0, 0.0, 0, 5 * block, inputs, ""), (0.3, 0.5, 0, 3 * block + 1, inputs - 3, ""),
+        (0.0, 0.9, 0, 9 * block - 1, config.width, ""),
         (0.0, 0.0, 0, 1, 1, ""), (0.3, 0.0, 0, block - 1, 17, "ties"), (0.0, 0.3, 60, 6 * block + 2, 20, "ties"),
         (0.0, 0.2, 37, 4 * block, inputs, "negative"), (0.5, 0.0, 0, 3, 9, "zero"), (0.0, 0.0, 0, 2 * block + 2, inputs, "huge"),
         (0.0, 0.98, 0, 7 * block + 3, 5, ""),

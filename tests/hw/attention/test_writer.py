@@ -12,12 +12,12 @@ from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles, RisingEdge
-
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Opcode
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.writer import KvWriter
 from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Opcode
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import BUILD_ARGS, Sink, drive_operator, pulse, start_and_wait, tiny_config, write_kv_store
@@ -33,7 +33,8 @@ class WriterBench(wiring.Component):
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         super().__init__({
-            "op": In(Operator(config)), "start": In(1), "done": Out(1), "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
+            "op": In(Operator(config)), "start": In(1), "done": Out(1),
+            "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
             "segment": Out(Segment()), "beats": Out(WriteBeat(config)),
         })  # fmt: skip
 
@@ -53,7 +54,9 @@ class WriterBench(wiring.Component):
         return m
 
 
-def expected(config: BuildConfig, data: np.ndarray, scales: np.ndarray, position: int, count: int) -> list[tuple[int, list[tuple[int, int]]]]:
+def expected(
+    config: BuildConfig, data: np.ndarray, scales: np.ndarray, position: int, count: int
+) -> list[tuple[int, list[tuple[int, int]]]]:
     """Segments ``(address, [(masked data, strobe)])`` from positions of the context, independent of the hardware's order."""
     layout = KvBlockLayout(config, data.shape[-1])
     block, segments = config.kv_block, []
@@ -68,7 +71,9 @@ def expected(config: BuildConfig, data: np.ndarray, scales: np.ndarray, position
                     at = 2 * (kind * block + slot)
                     flat[at : at + 2] = scales[bank, kind, head : head + 1].view(np.uint8)
                     flat_mask[at : at + 2] = 1
-                    beats = slice(layout.header_beats + kind * layout.data_beats, layout.header_beats + (kind + 1) * layout.data_beats)
+                    beats = slice(
+                        layout.header_beats + kind * layout.data_beats, layout.header_beats + (kind + 1) * layout.data_beats
+                    )
                     place = slice(slot * config.key_bytes, (slot + 1) * config.key_bytes)
                     image[beats, place] = data[bank, kind, head].view(np.uint8).reshape(-1, config.key_bytes)
                     mask[beats, place] = 1
@@ -137,7 +142,15 @@ async def writes_blocks(dut: Any) -> None:
 def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, stall: float) -> None:
     config = tiny_config(**changes)
     block, chunk = config.kv_block, config.chunk
-    passes = [(0, 1), (0, chunk), (1, chunk), (block - 1, chunk), (block, 1), (2 * block - 1, 1), (3 * block + 1, max(1, chunk - 1))]
+    passes = [
+        (0, 1),
+        (0, chunk),
+        (1, chunk),
+        (block - 1, chunk),
+        (block, 1),
+        (2 * block - 1, 1),
+        (3 * block + 1, max(1, chunk - 1)),
+    ]
     passes += [(position, min(chunk, 3)) for position in range(block - 3, block + 2) if position >= 0]
     run_cocotb(
         WriterBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,

@@ -256,7 +256,7 @@ async def throughput(dut: Any) -> None:
         gang = tokens <= config.lanes
         cycles = await bench.check(job)
         levels = (config.tables - 1).bit_length()
-        assert cycles == slices * blocks // (config.groups if gang else 1) - (1 if gang else config.groups) + levels + 7
+        assert cycles == slices * blocks // (config.groups if gang else 1) - (1 if gang else config.groups) + levels + LinearEngine.LOOK_UP + 3
 
 
 SMALL = {"groups": 1, "lanes": 1, "ports": 1, "max_inputs": 512, "max_rows": 512, "load_bytes": 1, "builders": 1}

@@ -273,15 +273,12 @@ async def overhead_is_small(dut: Any) -> None:
     await bench.run(norm(bench, vectors, count, "one"), count=count)
     cycles = await bench.run(norm(bench, vectors, count, "one"), count=count)
     bound = max(2 * vectors + 70, vectors + ways + 100)  # the column sums of the token before
-    dut._log.info(f'CYC {vectors} {count} {cycles}')
     assert cycles <= count * bound + 20, f"NORM: {cycles} cycles"
     for _ in range(TAIL):
         await bench.cycle()
     cycles = await bench.run(drain(bench, Flag.ADD, vectors, count, "one"), count=count)
-    dut._log.info(f'CYC {vectors} {count} {cycles}')
     assert cycles <= count * (vectors + 4) + 45, f"DRAIN: {cycles} cycles"
     cycles = await bench.run(rope(bench, 4, 2, 2, 3, "one"), count=3)
-    dut._log.info(f'CYC {vectors} {count} {cycles}')
     assert cycles <= 3 * (2 * 16 + 90), f"ROPE: {cycles} cycles"
 
 
