@@ -19,16 +19,17 @@ __all__ = ["LinearEngine"]
 class LinearEngine(wiring.Component):
     """LINEAR: products of a packed ternary matrix with the int8 activations of ``op.count`` tokens.
 
-    Beats come slices outermost, row blocks inside. With ``op.gang`` group g takes beat g of a ring row, all groups' lane l
-    hold token l, and a ring row is consumed in one cycle. Otherwise every group takes the same beat, lane l of group g holds
-    token ``g * lanes + l``, and a ring row takes ``groups`` cycles. There is no back-pressure behind an accepted row.
+    Beats come slices outermost, row blocks inside. With ``op.gang`` group g takes beat g of a ring row, all groups'
+    lane l hold token l, and a ring row is consumed in one cycle. Otherwise every group takes the same beat, lane l of
+    group g holds token ``g * lanes + l``, and a ring row takes ``groups`` cycles. There is no back-pressure behind an
+    accepted row.
 
     Members:
 
     * ``op``: In, stable from ``start`` to ``done``. Of the descriptor, ``slices`` and ``row_blocks`` (a multiple of
       ``vector_blocks``) count.
-    * ``start``: In, strobe. Activations must have been written at least one cycle earlier; those beyond the inputs of the
-      matrix meet zero weights and may have any value.
+    * ``start``: In, strobe. Activations must have been written at least one cycle earlier; those beyond the inputs of
+      the matrix meet zero weights and may have any value.
     * ``done``: Out, strobe: all accumulators are written. Another ``start`` may follow in the next cycle.
     * ``rows``: In. ``ready`` only while an operator needs the row.
     * ``activation``: In, writes; not while busy.
@@ -101,7 +102,8 @@ class LinearEngine(wiring.Component):
         ]
         m.d.sync += released.eq(end_of_slice)
         blocks = Signal(bits_for(config.max_rows // config.rows))
-        m.d.comb += blocks.eq(Mux(self.op.gang, self.op.descriptor.row_blocks // config.groups, self.op.descriptor.row_blocks))
+        row_blocks = self.op.descriptor.row_blocks
+        m.d.comb += blocks.eq(Mux(self.op.gang, row_blocks // config.groups, row_blocks))
         m.d.sync += built.eq(built + schedule.built - end_of_slice)
         with m.If(hold != 0):
             m.d.sync += hold.eq(hold - 1)
@@ -122,7 +124,7 @@ class LinearEngine(wiring.Component):
                 gap.eq(Mux(blocks < TernaryLane.ACCUMULATE_CYCLES, TernaryLane.ACCUMULATE_CYCLES - blocks, 0)),
             ]  # fmt: skip
 
-        # What accompanies a beat through the pipeline: track[i] belongs to the beat issued i cycles ago ----------------
+        # What accompanies a beat through the pipeline: track[i] belongs to the beat issued i cycles ago ---------------
         word, part = divmod_power(block, config.vector_blocks)
         track = [{"valid": issue, "last": issue & end_of_slice & (slices_left == 1), "first": first, "buffer": buffer,
                   "word": word, "part": part}]  # fmt: skip
@@ -210,8 +212,9 @@ class LinearEngine(wiring.Component):
                 merged.append(block)
             group_blocks.append(merged)
         for p in range(config.vector_blocks):
-            alone = merge([group[p] for group in group_blocks])
-            ganged = merge([group_blocks[p % config.groups][turn * share + p // config.groups] for turn in range(config.groups)])
+            alone = merge([blocks[p] for blocks in group_blocks])
+            group = group_blocks[p % config.groups]
+            ganged = merge([group[turn * share + p // config.groups] for turn in range(config.groups)])
             target = self.accumulator.data.word_select(p, config.rows * config.acc_bits)
             m.d.sync += target.eq(Mux(gang[-1], ganged, alone))
 

@@ -17,13 +17,13 @@ __all__ = ["AccumulateBus", "TernaryLane"]
 
 
 def AccumulateBus(config: BuildConfig) -> Signature:
-    """Addresses of the accumulator memory: ``read`` and, with the row block ``write_part`` (one-hot) of it, ``write``."""
+    """Words of the accumulator memory: ``read``, and ``write`` with the row block ``write_part`` (one-hot) of it."""
     word = index_bits(config.max_rows // config.width)
     return Signature({"read": Out(word), "write": Out(word), "write_part": Out(config.vector_blocks)})
 
 
 class TernaryLane(wiring.Component):
-    """Looks up the partial sums of ``rows`` rows for one token, adds them and accumulates over slices; one beat a cycle.
+    """Looks up the partial sums of ``rows`` rows for one token, adds them, accumulates over slices; one beat a cycle.
 
     ::
 
@@ -33,14 +33,16 @@ class TernaryLane(wiring.Component):
 
     Members:
 
-    * ``active``: In, the lane has a token. Without it nothing is built, looked up or accumulated. Stable while any of that goes on.
+    * ``active``: In, the lane has a token. Without it nothing is built, looked up or accumulated. Stable while any of
+      that goes on.
     * ``activation``: In, writes of ``width`` int8 activations.
     * ``load``, ``build``: In, from `TableSchedule`.
     * ``look_up``: In, codes of a beat are at ``index`` (cycle 0), for table copy ``buffer``.
     * ``index``, ``negate``: In, from `TritDecoder`; ``negate`` bits arrive in the cycle of their adders.
     * ``accumulate``: In. ``read`` is due in cycle ``levels`` - 1, ``write`` and ``write_part`` in cycle ``levels`` + 2.
-    * ``keep``: In, for every row block of a word: in the cycle after ``read``, put the word's block into ``blocks``; without it
-      that block becomes zero. A beat keeps the one block it adds to, or none in the first slice; a reader keeps what it wants.
+    * ``keep``: In, for every row block of a word: in the cycle after ``read``, put the word's block into ``blocks``;
+      without it that block becomes zero. A beat keeps the one block it adds to, or none in the first slice; a reader
+      keeps what it wants.
     * ``blocks[p]``: Out, the kept row blocks (``rows`` accumulators each), two cycles after ``read``.
 
     A row block may be used again `ACCUMULATE_CYCLES` cycles later.
@@ -82,8 +84,9 @@ class TernaryLane(wiring.Component):
         entries = self._build(m, window)
         sums = []
         for row in range(config.rows):
+            names = [f"entry_{row}_{table}" for table in range(config.tables)]
+            values = [Signal(signed(ENTRY_BITS), name=name, reset_less=True) for name in names]
             with m.If(valid[0]):
-                values = [Signal(signed(ENTRY_BITS), name=f"entry_{row}_{t}", reset_less=True) for t in range(config.tables)]
                 m.d.sync += [value.eq(entry) for value, entry in zip(values, entries[row], strict=True)]
             sums.append(self._tree(m, valid, values, row))
         self._accumulate(m, valid, sums)

@@ -23,8 +23,8 @@ def rounds_of(config: BuildConfig) -> int:
 
 
 def LoadBus(config: BuildConfig) -> Signature:
-    """Read word ``addr`` of the activation memory; one cycle later keep its ``part``-th ``load_bytes`` bytes as every chunk
-    of the slice whose bit of ``chunks`` is set."""
+    """Read word ``addr`` of the activation memory; one cycle later keep its ``part``-th ``load_bytes`` bytes as every
+    chunk of the slice whose bit of ``chunks`` is set."""
     return Signature({
         "addr": Out(index_bits(config.max_inputs // config.width)),
         "part": Out(index_bits(config.width // config.load_bytes)),
@@ -33,9 +33,9 @@ def LoadBus(config: BuildConfig) -> Signature:
 
 
 def BuildBus(config: BuildConfig) -> Signature:
-    """Steps of the table builders. ``select``, ``enable``, ``negate`` and ``clear`` as `TableBuilder` takes them. One cycle after
-    ``enable`` the entries are complete; ``tables`` (a bit for every round, aligned with ``enable``) says whose entry
-    ``entry`` of copy ``buffer`` they are."""
+    """Steps of the table builders: ``select``, ``enable``, ``negate`` and ``clear`` as `TableBuilder` takes them. One cycle
+    after ``enable`` the entries are complete; ``tables`` (a bit for every round, aligned with ``enable``) says whose
+    entry ``entry`` of copy ``buffer`` they are."""
     return Signature({
         "select": Out(index_bits(GROUP * rounds_of(config))),
         "enable": Out(1),
@@ -59,8 +59,9 @@ class TableSchedule(wiring.Component):
     * ``built``: Out, strobe: the tables of one more slice are complete `WRITE_LATENCY` cycles later. Copies alternate,
       beginning with copy 0.
 
-    A slice takes ``slice_inputs / load_bytes`` + 1 cycles to load and ``14 * tables / builders`` cycles to build. Loading
-    waits for no table copy; building does, and its first entry is written at least `RELEASE_LATENCY` cycles after ``release``.
+    A slice takes ``slice_inputs / load_bytes`` + 1 cycles to load and ``14 * tables / builders`` cycles to build.
+    Loading waits for no table copy; building does, and writes its first entry at least `RELEASE_LATENCY` cycles after
+    ``release``.
     """
 
     #: Cycles from ``built`` to the cycle in which a lane writes the last entry.

@@ -19,7 +19,7 @@ ENTRY_BITS = 10
 
 @dataclass(frozen=True)
 class Step:
-    """Write ``entry``, which is the entry before it with activation ``operand`` added or, with ``negate``, subtracted."""
+    """Write ``entry``: the entry before it with activation ``operand`` added or, with ``negate``, subtracted."""
 
     entry: int
     operand: int
@@ -27,7 +27,7 @@ class Step:
 
 
 def _walk() -> tuple[Step, ...]:
-    # A path through all digit triples of k >= 0 that changes one digit by one at a time, so that one adder fills a table.
+    # A path through all digit triples of k >= 0 that changes one digit by one at a time: one adder fills a table.
     path = [
         (0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (-1, 1, 0), (-1, 1, 1), (0, 1, 1),
         (1, 1, 1), (1, 0, 1), (0, 0, 1), (-1, 0, 1), (-1, -1, 1), (0, -1, 1), (1, -1, 1),
@@ -61,7 +61,7 @@ class TableBuilder(wiring.Component):
 
     Members:
 
-    * ``operands``: In, activations of the tables that this builder fills, three a table, stable while they are selected.
+    * ``operands``: In, activations of the tables that this builder fills, three a table, stable while selected.
     * ``select``: In, the operand of a step.
     * ``negate``, ``clear``: In, one cycle after ``select``: subtract the operand; begin a table (the entry is 0).
     * ``entry``: Out, the entry, two cycles after ``select``.

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ...config import TRITS_PER_BYTE, BuildConfig
+from ...config import BuildConfig
 
 __all__ = ["GROUP", "INDEX_BITS", "TritDecoder", "partner"]
 
@@ -32,9 +32,9 @@ def partner(table: int) -> tuple[int, int]:
 class TritDecoder(wiring.Component):
     """Folded codes of one weight beat.
 
-    Row ``r`` of a beat is bytes ``[r, r + 1) * beat_bytes / rows``; a byte is ``sum(d_j * 3^j)`` with digits d = w + 1. Inputs
-    ``3t .. 3t + 2`` of a row belong to table ``t``; the last table may cover fewer. With k = w0 + 3 w1 + 9 w2 the table
-    holds the entries of k >= 0 only: its value counts with the sign of k.
+    Row ``r`` of a beat is bytes ``[r, r + 1) * beat_bytes / rows``; a byte is ``sum(d_j * 3^j)`` with digits d = w + 1.
+    Inputs ``3t .. 3t + 2`` of a row belong to table ``t``; the last table may cover fewer. With k = w0 + 3 w1 + 9 w2 the
+    table holds the entries of k >= 0 only: its value counts with the sign of k.
 
     The signs are not applied to the entries. Each adder of the tree over a row's tables adds or subtracts its right
     operand as the first tables of both operands agree or differ in sign, and what it returns has the sign of its left
@@ -93,8 +93,7 @@ class TritDecoder(wiring.Component):
         return m
 
     def _digits(self, m: Module, valid: list[Value], byte: Value, name: str) -> list[Value]:
-        """Digits (2 bits each) of a byte after three stages. The first divides by 27; no later one has more than 9 inputs
-        beside a carry chain."""
+        """Digits (2 bits each) of a byte after three stages: quotient by 27, remainder, digits of both."""
         quotient = Signal(4, name=f"{name}_quotient")
         with m.Switch(byte):
             for number in range(1, 9):

@@ -9,8 +9,8 @@ from typing import Any
 import cocotb
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
-
 from hwgen.hw.linear.tables import TABLE_ENTRIES, WALK, TableBuilder
+
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
@@ -34,9 +34,8 @@ async def fills_tables(dut: Any) -> None:
     dut.clear.value = 0
     await start_clock(dut)
     for trial in range(60):
-        extremes = (-127, 127, 0, -128)
-        draw = (lambda: rng.choice(extremes)) if trial < 30 else (lambda: rng.randint(-127, 127))
-        operands = [draw() for _ in range(3 * tables)]
+        choices = (-127, 127, 0, -128) if trial < 30 else range(-127, 128)
+        operands = [rng.choice(choices) for _ in range(3 * tables)]
         for i, value in enumerate(operands):
             getattr(dut, f"operands__{i}").value = value & 255
         steps = [(t, step) for t in range(tables) for step in WALK]
@@ -61,7 +60,9 @@ async def fills_tables(dut: Any) -> None:
 
 @pytest.mark.parametrize("tables", [1, 3])
 def test_builder(tmp_path: Path, tables: int) -> None:
-    run_cocotb(TableBuilder(tables), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS, parameters={"tables": tables})
+    run_cocotb(
+        TableBuilder(tables), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS, parameters={"tables": tables}
+    )
 
 
 def test_walk_fills_every_entry_once() -> None:

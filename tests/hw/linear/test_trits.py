@@ -9,9 +9,9 @@ import cocotb
 import numpy as np
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
+from hwgen.hw.linear.trits import TritDecoder, partner
 
 from hwgen.config import BuildConfig
-from hwgen.hw.linear.trits import TritDecoder, partner
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
@@ -72,8 +72,11 @@ async def decodes(dut: Any) -> None:
 
 @pytest.mark.parametrize(("ports", "rows"), [(1, 1), (1, 4)])
 def test_decoder(tmp_path: Path, ports: int, rows: int) -> None:
-    config = BuildConfig(ports=ports, rows=rows, groups=1, builders=1, load_bytes=1, max_head_dim=64)
-    run_cocotb(TritDecoder(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS, parameters={"config": config.to_dict()})
+    config = BuildConfig(ports=ports, rows=rows, groups=1, builders=1, load_bytes=1)
+    run_cocotb(
+        TritDecoder(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        parameters={"config": config.to_dict()},
+    )  # fmt: skip
 
 
 def test_partner_is_the_pairwise_tree() -> None:

@@ -1,0 +1,149 @@
+"""Random builds, models and passes, each from a seed; and the lock-step run of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
+from hwgen.sw.compiler import compile_model
+from hwgen.sw.golden_device import GoldenDevice
+from hwgen.sw.verify import LockStep, Outcome
+from hwgen.sw.verilator_device import VerilatorDevice
+
+from hwgen.config import BuildConfig, ConfigError
+from hwgen.errors import HwgenError
+from hwgen.model import ModelShape
+from hwgen.weights import random_weights
+
+__all__ = ["MEMORY_BYTES", "Case", "random_cases", "random_config", "run_case"]
+
+MEMORY_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one build: what is run on it, and how the memory behaves."""
+
+    config: BuildConfig
+    shape: ModelShape
+    timing: DramTiming
+    #: Passes of one or more sequences: ``(sequence, tokens, logits)``.
+    passes: tuple[tuple[int, int, bool], ...]
+    seed: int
+
+
+def divisors(value: int) -> list[int]:
+    return [d for d in range(1, value + 1) if value % d == 0]
+
+
+def random_config(seed: int) -> BuildConfig:
+    """A legal build that compiles in about a minute: narrow, with shallow memories and small maxima."""
+    rng = np.random.default_rng([seed, 1])
+
+    def pick(*values: int) -> int:
+        return int(rng.choice(values))
+
+    while True:
+        ports, port_bits = pick(1, 2, 2, 4), pick(32, 64, 128)
+        beat = ports * port_bits // 8
+        if not 16 <= beat <= 32:
+            continue
+        width = beat // 4
+        rows = pick(*[r for r in (1, 2, 4, 8) if r <= width])
+        groups = pick(*[g for g in (1, 2, 4) if width // rows % g == 0])
+        lanes = pick(*range(1, max(1, 4 // groups) + 1))
+        inputs = 5 * beat // rows
+        tables = -(-inputs // 3)
+        if tables * groups * lanes > 120:  # what building takes grows with it
+            continue
+        kv_block = pick(beat // 4, beat // 2, beat)
+        chunks = [n for n in (1, 2, 4, 8, 16) if n <= kv_block]
+        burst = pick(1, 2, 4, 8, 16, 32)
+        head_dim = 2 * width * pick(1, 1, 2)
+        kv_heads = pick(1, 2, 3)
+        heads = kv_heads * pick(1, 2, 3)
+        try:
+            return BuildConfig(
+                name=f"random{seed}", ports=ports, port_bits=port_bits, groups=groups, lanes=lanes, rows=rows,
+                builders=pick(*divisors(tables)), load_bytes=pick(*[b for b in divisors(width) if inputs % b == 0]),
+                query_lanes=pick(1, 2, 4), kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
+                burst=burst, ring_beats=8 * burst * pick(1, 2, 8), outstanding=pick(1, 2, 5, 8), descriptor_queue=pick(2, 3, 5, 16),
+                ring_memory="block", scratch_memory=str(rng.choice(["block", "ultra"])),
+                scratch_vectors=pick(128, 200, 512), param_vectors=pick(64, 100, 256),
+                max_inputs=width * int(rng.integers(max(1, heads * head_dim // width), 30)),
+                max_rows=width * int(rng.integers((heads + 2 * kv_heads) * head_dim // width, 60)),
+                max_heads=heads, max_kv_heads=kv_heads, max_head_dim=head_dim, max_context=kv_block * pick(1, 2, 3, 5),
+                topk=pick(1, 2, 5, 8), probe=True,
+            )  # fmt: skip
+        except (ConfigError, ValueError):  # an empty range of sizes is a ValueError
+            continue
+
+
+def random_shape(config: BuildConfig, rng: np.random.Generator) -> ModelShape:
+    """A model that fits the build; sizes are as odd as they come."""
+    while True:
+        kv_heads = int(rng.integers(1, config.max_kv_heads + 1))
+        shape = ModelShape(
+            hidden=int(rng.integers(1, min(config.max_inputs, config.max_rows) + 1)),
+            layers=int(rng.integers(1, 3)),
+            heads=kv_heads * int(rng.integers(1, config.max_heads // kv_heads + 1)),
+            kv_heads=kv_heads,
+            head_dim=2 * config.width * int(rng.integers(1, config.max_head_dim // (2 * config.width) + 1)),
+            ffn=int(rng.integers(1, min(config.max_inputs, config.max_rows) + 1)),
+            vocab=int(rng.integers(2, 120)),
+            activation=str(rng.choice(["silu", "relu2"])),
+            max_context=config.max_context,
+            tied=bool(rng.integers(2)),
+        )
+        try:
+            compile_model(config, random_weights(shape))
+        except HwgenError:
+            continue
+        return shape
+
+
+def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[tuple[int, int, bool], ...]:
+    """Passes of any length up to the chunk, until the context is full to the last token; then another sequence in its pages."""
+    passes: list[tuple[int, int, bool]] = []
+    for sequence, limit in ((0, config.max_context), (1, min(config.max_context, 2 * chunk + 1))):
+        length = 0
+        while length < limit:
+            hurry = length > 0 and len(passes) > 8
+            tokens = chunk if hurry else int(rng.choice([1, chunk, rng.integers(1, chunk + 1)]))
+            tokens = min(tokens, limit - length)
+            length += tokens
+            passes.append((sequence, tokens, bool(rng.random() < 0.7)))
+    return tuple(passes)
+
+
+def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> Iterator[Case]:
+    """Models, passes and memories for one build."""
+    config = config or random_config(seed)
+    rng = np.random.default_rng([seed, 2])
+    for number in range(count):
+        shape = random_shape(config, rng)
+        timing = (KV260, IDEAL, RANDOM(seed + number), replace(RANDOM(seed + number), interleave=True))[number % 4]
+        chunk = compile_model(config, random_weights(shape)).chunk
+        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number)
+
+
+def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, VerilatorDevice]:
+    """Run on RTL and golden machine in lock-step; pages are dealt in random order."""
+    weights = random_weights(case.shape, case.seed)
+    image = compile_model(case.config, weights)
+    device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, verilog=verilog)
+    step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
+    rng = np.random.default_rng([case.seed, 3])
+    pages = [int(p) for p in rng.permutation(image.pages)]
+    step.rtl_engine._free, step.golden_engine._free = pages[:], pages[:]
+    running = 0
+    for sequence, tokens, logits in case.passes:
+        if sequence != running:
+            running = sequence
+            for engine, session in zip((step.rtl_engine, step.golden_engine), step.sessions, strict=True):
+                engine.close(session)
+        if step.forward([int(t) for t in rng.integers(0, case.shape.vocab, tokens)], logits) is None:
+            break
+    return step.outcome, device
