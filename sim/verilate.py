@@ -40,7 +40,7 @@ _MANY = 8  # files from which on a precompiled header saves more than it takes
 
 _VERILATOR_FLAGS = (
     "--cc", "--prefix", _CLASS, "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--quiet",
-    "--output-split", "20000", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-WIDTH",
+    "--output-split", "20000", "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-WIDTH",
 )  # fmt: skip
 # Several libraries may live in one process: none may bind to another's copy of the Verilated run time.
 _COMPILER_FLAGS = (

@@ -194,7 +194,7 @@ async def one_vector(dut: Any) -> None:
     for tokens in (1, config.tokens):
         for stall, late in ((0.0, 0), (0.0, 3 * build), (0.9, 0)):
             for vectors in (1, 2, 3):
-                rows, inputs = vectors * config.width, 5 * config.slice_inputs
+                rows, inputs = vectors * config.width, min(5 * config.slice_inputs, config.max_inputs)
                 await bench.check(random_job(rng, rows, inputs, tokens, stall=stall, late=late))
 
 

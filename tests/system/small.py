@@ -1,0 +1,58 @@
+"""The build and the model that the system tests share, so that they need one library."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hwgen.sim.dram import KV260, DramTiming
+from hwgen.sw.compiler import compile_model
+from hwgen.sw.image import Image
+from hwgen.sw.verilator_device import VerilatorDevice
+from hwgen.sw.verilog import cached_verilog
+
+from hwgen.config import BuildConfig
+from hwgen.model import ModelShape
+from hwgen.weights import random_weights
+
+__all__ = ["CONFIG", "MEMORY_BYTES", "PUBLIC", "SHAPE", "SmallDevice", "small_image"]
+
+MEMORY_BYTES = 1 << 20
+
+#: The ring is so small that a matrix of the largest size cannot stay in it for the next round of tokens.
+CONFIG = BuildConfig(
+    name="system", ports=1, groups=1, lanes=2, rows=4, kv_block=8, chunk=4, builders=7, load_bytes=4, query_lanes=2, burst=8,
+    ring_beats=64, outstanding=4, descriptor_queue=3, scratch_vectors=256, param_vectors=64, max_inputs=64, max_rows=64,
+    max_heads=4, max_kv_heads=2, max_head_dim=8, max_context=32, topk=4, probe=True,
+)  # fmt: skip
+SHAPE = ModelShape(
+    hidden=30, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=45, vocab=41, activation="silu", max_context=32, tied=False
+)
+
+#: Registers and memories that faults go to.
+PUBLIC = (
+    "accumulators_0", "bank_1", "base2", "byte_5_trits_0", "entry", "gathered", "kept2", "logit_in", "max_1_0", "partial_0_3",
+    "product2", "product_1_0", "rows__payload", "shifted2", "slots", "sum_2_1_0", "total_0_2", "words__data",
+)  # fmt: skip
+
+
+@cache
+def small_image(shape: ModelShape = SHAPE) -> Image:
+    return compile_model(CONFIG, random_weights(shape, seed=11))
+
+
+class SmallDevice(VerilatorDevice):
+    """The build above, with memory of its own. Remembers when operators end."""
+
+    def __init__(self, timing: DramTiming = KV260) -> None:
+        super().__init__(CONFIG, memory_bytes=MEMORY_BYTES, timing=timing, public=PUBLIC, verilog=cached_verilog(CONFIG))
+        #: Tag and cycle of every operator that :meth:`next_operator` waited for.
+        self.retired: list[tuple[int, int]] = []
+
+    def next_operator(self) -> int:
+        tag = super().next_operator()
+        self.retired.append((tag, self.accelerator.cycle))
+        return tag
+
+    def clean(self) -> bool:
+        """No rule of AXI was broken, nothing outside the memory was touched."""
+        return not self.accelerator.violation_count and not self.accelerator.error_count

@@ -1,0 +1,130 @@
+"""Verification notices broken hardware: one flipped bit in a unit, while an operator uses it, is reported and named.
+
+The machine is deterministic, so a run without a fault tells when every operator runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import pytest
+from hwgen.sw.golden_device import GoldenDevice
+from hwgen.sw.verify import LockStep, Outcome
+
+from hwgen.descriptors import Descriptor, Flag, Opcode
+
+from .small import CONFIG, MEMORY_BYTES, PUBLIC, SHAPE, SmallDevice, small_image
+
+#: Two passes: the second one has a cache to read. 3 tokens are two rounds of the two lanes.
+PROMPT, PASSES = (5, 40, 0, 17, 23, 8, 31), (4, 3)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A bit of a register (or of one element of a memory), flipped in every cycle of an operator of the second pass."""
+
+    #: Path below the top module.
+    name: str
+    bit: int
+    opcode: Opcode
+    #: Flags that the operator has.
+    flags: Flag = Flag.NONE
+    element: int = 0
+    #: Operator that is blamed, if it is not the one that runs.
+    blamed: tuple[Opcode, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.opcode.name}"
+
+
+FAULTS = [
+    Fault("linear.decoder_0.byte_5_trits_0", 0, Opcode.LINEAR),
+    Fault("linear.lane_0_1.sum_2_1_0", 3, Opcode.LINEAR),
+    Fault("linear.lane_0_0.accumulators_0", 2, Opcode.DRAIN, element=1, blamed=(Opcode.LINEAR,)),
+    Fault("linear.lane_0_0.builder_3.entry", 1, Opcode.LINEAR),
+    Fault("vector.lane_1.first.product2", 46, Opcode.NORM),
+    Fault("vector.lane_3.first.product2", 46, Opcode.DRAIN),
+    Fault("vector.lane_2.sigmoid.convert.shifted2", 26, Opcode.DRAIN, Flag.SILU),
+    Fault("max_1_0", 25, Opcode.NORM),
+    Fault("vector.lane_2.quantizer.kept2", 4, Opcode.ROPE),
+    Fault("attention.score_stage.dot.partial_0_3", 12, Opcode.ATTENTION),
+    Fault("attention.softmax.exp2_0.base2", 15, Opcode.ATTENTION),
+    Fault("attention.value_stage.lane_0.product_1_0", 20, Opcode.ATTENTION),
+    Fault("attention.softmax.denominator.multiply.product2", 46, Opcode.ATTENTION),
+    Fault("store.bank_1", 7, Opcode.KV_WRITE, element=0),
+    Fault("kv_writer.slots", 5, Opcode.KV_WRITE),
+    Fault("memory.ring.rows__payload", 100, Opcode.LINEAR),
+    Fault("memory.reader0.words__data", 77, Opcode.ROPE, blamed=(Opcode.ATTENTION, Opcode.PARAM, Opcode.LINEAR)),
+    Fault("attention.topk.logit_in", 24, Opcode.HEAD),
+    Fault("attention.logit_writer.gathered", 63, Opcode.HEAD),
+    Fault("attention.score_stage.dot.total_0_2", 10, Opcode.HEAD),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened, and ``(pass, operator, first cycle, last cycle)`` of every operator."""
+
+    outcome: Outcome
+    times: list[tuple[int, Descriptor, int, int]] = field(default_factory=list)
+
+
+def run(fault: tuple[Fault, int, int] | None) -> Run:
+    image, device = small_image(), SmallDevice()
+    if fault is not None:
+        what, begin, end = fault
+        device.accelerator.flip_each_cycle(what.name, what.bit, begin, end - begin, element=what.element)
+    step = LockStep(CONFIG, image, device, GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
+    result = Run(step.outcome)
+    done = 0
+    for number, tokens in enumerate(PASSES):
+        first, begin = len(device.retired), device.accelerator.cycle
+        passed = step.forward(list(PROMPT[done : done + tokens]), logits=True)
+        for tag, end in device.retired[first:]:
+            result.times.append((number, image.descriptors[tag], begin, end))
+            begin = end
+        if passed is None:
+            break
+        done += tokens
+    return result
+
+
+@cache
+def control() -> Run:
+    return run(None)
+
+
+def operators(fault: Fault) -> Iterator[tuple[Descriptor, int, int]]:
+    """The operators of the second pass and, if they belong to a layer, of the second layer, that a fault is meant for."""
+    for number, d, begin, end in control().times:
+        layer = SHAPE.layers if d.opcode is Opcode.HEAD else 1
+        if number == 1 and d.opcode is fault.opcode and d.layer == layer and fault.flags & d.flags == fault.flags:
+            yield d, begin, end
+
+
+def test_every_fault_is_public() -> None:
+    assert {fault.name.rpartition(".")[2] for fault in FAULTS} == set(PUBLIC)
+
+
+def test_without_a_fault() -> None:
+    outcome = control().outcome
+    assert outcome.mismatches == 0 and outcome.first is None
+    assert outcome.passes == len(PASSES)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_fault_is_named(fault: Fault) -> None:
+    d, begin, end = next(operators(fault))
+    outcome = run((fault, begin, end)).outcome
+    assert outcome.mismatches > 0
+    first = outcome.first
+    assert first is not None
+    assert first.operator in [blamed.name for blamed in fault.blamed or (fault.opcode,)]
+    assert first.layer == d.layer
+    start = 0 if d.opcode is Opcode.KV_WRITE else PASSES[0]  # a block of the cache counts from its first position
+    assert start <= first.token < sum(PASSES)
+    assert first.element >= 0 and first.rtl != first.golden
+    assert f"operator {first.operator} (" in str(first)
+    assert f"layer {first.layer}, token {first.token}, element {first.element}: rtl" in str(first)

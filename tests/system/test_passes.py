@@ -1,0 +1,134 @@
+"""Passes of the whole machine that are out of the ordinary: ended by a reset, without logits, up to the last position, with a
+matrix larger than the ring, with an address outside the memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
+from hwgen.sw.engine import Engine, PassResult, Session
+from hwgen.sw.golden_device import GoldenDevice
+from hwgen.sw.image import Image
+from hwgen.sw.verify import LockStep
+
+from hwgen.descriptors import Fetch, Flag, Opcode
+from hwgen.errors import HwgenError
+from hwgen.model import ModelShape
+from hwgen.registers import Status, register
+
+from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
+
+PROMPT = [5, 40, 0, 17, 23, 8, 31]
+
+
+def lock_step(device: SmallDevice, image: Image | None = None) -> LockStep:
+    return LockStep(CONFIG, image or small_image(), device, GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
+
+
+def results(engine: Engine, session: Session) -> list[object]:
+    """What a host can see of a prompt: candidates, logits and the cache."""
+    passes = engine.prefill(session, PROMPT, write_logits=True)
+    kv = engine.image.symbols["kv"]
+    return [
+        *(p.candidates for p in passes),
+        engine.logits().tobytes(),
+        engine.device.read(engine.base + kv.offset, kv.bytes).tobytes(),
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[object]:
+    return results(Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), small_image()), Session())
+
+
+@pytest.mark.parametrize("cycles", [1, 37, 400, 1500, 3000, 4801, 6200])
+def test_reset_in_a_pass(cycles: int, expected: list[object]) -> None:
+    device = SmallDevice(RANDOM(cycles))
+    engine = Engine(device, small_image())
+    engine.start(Session(), PROMPT[:4], logits=True, write_logits=True)
+    device.accelerator.tick(cycles)
+    assert device.read_register(register(CONFIG, "STATUS").offset) == Status.BUSY
+    device.accelerator.reset()
+    assert device.read_register(register(CONFIG, "STATUS").offset) == 0
+    assert results(Engine(device, small_image()), Session()) == expected
+    assert device.clean()
+
+
+@pytest.mark.parametrize("timing", [KV260, IDEAL, RANDOM(5), replace(RANDOM(6), interleave=True)])
+def test_passes_without_logits(timing: DramTiming) -> None:
+    device = SmallDevice(timing)
+    step = lock_step(device)
+    for i, token in enumerate(PROMPT):
+        step.forward([token], logits=i in (2, 6))
+        assert step.outcome.mismatches == 0, step.outcome.first
+    assert step.outcome.passes == len(PROMPT)
+    assert device.clean()
+
+
+def test_logits_are_written_only_when_asked_for() -> None:
+    device = SmallDevice()
+    engine, session = Engine(device, small_image()), Session()
+    region = small_image().symbols["logits"]
+    device.write(engine.base + region.offset, np.full(region.bytes, 0xA5, np.uint8))
+    engine.forward(session, PROMPT[:3], logits=True)
+    assert (device.read(engine.base + region.offset, region.bytes) == 0xA5).all()
+    result = engine.forward(session, PROMPT[3:5], logits=True, write_logits=True)
+    order = np.argsort(-engine.logits(), kind="stable")[: CONFIG.topk]
+    assert [c.token for c in result.candidates] == order.tolist()
+    assert device.clean()
+
+
+def test_context_exactly_full() -> None:
+    device = SmallDevice()
+    step = lock_step(device)
+    tokens = np.random.default_rng(8).integers(0, SHAPE.vocab, CONFIG.max_context).tolist()
+    for first, last in ((0, 4), (4, 7), (7, 8), (8, 12), (12, 15), (15, 18), (18, 22), (22, 26), (26, 30), (30, 31), (31, 32)):
+        step.forward(tokens[first:last], logits=True)
+        assert step.outcome.mismatches == 0, step.outcome.first
+    assert step.sessions[0].position == CONFIG.max_context
+    with pytest.raises(HwgenError, match="longer than the context"):
+        step.rtl_engine.start(step.sessions[0], [1], logits=True)
+    assert device.clean()
+
+
+@pytest.mark.parametrize("timing", [KV260, IDEAL, RANDOM(3)])
+def test_matrix_larger_than_the_ring(timing: DramTiming) -> None:
+    """Every round of tokens fetches it again; the matrices that fit are replayed."""
+    shape = ModelShape(
+        hidden=63, layers=1, heads=4, kv_heads=1, head_dim=8, ffn=64, vocab=50, activation="relu2", max_context=CONFIG.max_context
+    )
+    image = small_image(shape)
+    linear = [d for d in image.descriptors if d.opcode is Opcode.LINEAR]
+    again = [d for d in linear if d.token_start and d.fetch is Fetch.STREAM]
+    assert again and all(d.stream_beats + 2 * CONFIG.burst > CONFIG.ring_beats for d in again)
+    assert any(Flag.REPLAY in d.flags for d in linear)
+    device = SmallDevice(timing)
+    step = lock_step(device, image)
+    result: PassResult | None = None
+    for tokens in ([1, 2, 3, 4], [5, 6, 7], [8, 9], [10]):
+        result = step.forward(tokens, logits=True)
+        assert step.outcome.mismatches == 0, step.outcome.first
+    assert result is not None and step.rtl_engine._read("COUNT_RING_FULL") > 0
+    assert device.clean()
+
+
+@pytest.mark.parametrize("what", ["page", "program", "logits"])
+def test_address_outside_the_memory(what: str, expected: list[object]) -> None:
+    """The pass ends, STATUS and ERROR tell, and the next pass is as if nothing had happened."""
+    device = SmallDevice()
+    engine, session = Engine(device, small_image()), Session()
+    if what == "page":
+        engine.forward(session, PROMPT[:2])
+        session.pages[0] = 1 << 20
+    else:
+        engine._write(f"{what.upper()}_HIGH", 0x7F)
+    engine.start(session, PROMPT[2:5], logits=True, write_logits=True)
+    with pytest.raises(HwgenError, match="answered a write" if what == "logits" else "answered a") as caught:
+        engine.finish(3, logits=True)
+    assert caught.value.kind == "device"
+    assert device.read_register(register(CONFIG, "STATUS").offset) == Status.ERROR | Status.DONE
+    assert device.accelerator.error_count and not device.accelerator.violation_count
+    assert results(Engine(device, small_image()), Session()) == expected
+    assert device.read_register(register(CONFIG, "STATUS").offset) == 0

@@ -1,0 +1,34 @@
+"""Random builds, models, passes and memories, in lock-step with the golden machine.
+
+`HWGEN_FUZZ_SEEDS=first:last` runs those seeds instead of the few that every test run has; each is one build with several models.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hwgen.sw.verilog import cached_verilog
+
+from .cases import random_cases, random_config, run_case
+
+#: Models, passes and memories that run on every build.
+CASES = 8
+
+
+def seeds() -> range:
+    first, last = os.environ.get("HWGEN_FUZZ_SEEDS", "4:6").split(":")
+    return range(int(first), int(last))
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_random_build(seed: int) -> None:
+    config = random_config(seed)
+    verilog = cached_verilog(config)
+    for case in random_cases(seed, CASES):
+        outcome, device = run_case(case, verilog)
+        accelerator = device.accelerator
+        assert outcome.mismatches == 0, (case, str(outcome.first))
+        assert outcome.passes == len(case.passes)
+        assert accelerator.violation_count == 0, (case, accelerator.violations()[0])
+        assert accelerator.error_count == 0, (case, accelerator.errors()[0])
