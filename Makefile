@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PROMPT ?= Once upon a time
-TOKENS ?= 120
+TOKENS ?= 200
+SEED ?= 1
 # Test workers; each may run one simulator.
 JOBS ?= 2
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint check-system clean
 
 demo: $(VENV)/.installed-sim
-	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS)
+	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
 test: lint
 	$(BIN)/pytest -n $(JOBS)

@@ -36,6 +36,11 @@ __all__ = ["TOP", "Accelerator", "generate"]
 TOP = "hwgen_accelerator"
 
 
+#: Rows of the widest block RAM, and of one distributed RAM.
+BLOCK_RAM_DEPTH = 512
+LUT_RAM_DEPTH = 64
+
+
 class VectorMemory(wiring.Component):
     """Memory of float32 vectors: one write port, one read port with `SCRATCH_LATENCY`. A read of the cycle after a write
     sees it.
@@ -52,16 +57,28 @@ class VectorMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.words = words = memory.Memory(shape=self.width, depth=self.depth, init=[], attrs={"ram_style": self.ram_style})
-        write, read = words.write_port(), words.read_port()
-        m.d.comb += [
-            write.en.eq(self.write.valid),
-            write.addr.eq(self.write.addr),
-            write.data.eq(self.write.data),
-            read.addr.eq(self.read.addr),
-        ]
+        # A few words beyond a block RAM's depth are cheaper in look-up tables than as a second row of block RAMs.
+        tail = self.depth % BLOCK_RAM_DEPTH if self.ram_style == "block" and self.depth > BLOCK_RAM_DEPTH else 0
+        tail = tail if tail <= LUT_RAM_DEPTH else 0
+        body = self.depth - tail
+        in_tail = Signal()
+        data: Any = None
+        # `body` is a multiple of the block RAM's depth, so that the tail's addresses are low bits of the whole.
+        for name, base, depth, style in (("words", 0, body, self.ram_style), ("tail", body, tail, "distributed")):
+            if not depth:
+                continue
+            m.submodules[name] = words = memory.Memory(shape=self.width, depth=depth, init=[], attrs={"ram_style": style})
+            write, read = words.write_port(), words.read_port()
+            m.d.comb += [
+                write.en.eq(self.write.valid & (((self.write.addr >= body) == (base != 0)) if tail else 1)),
+                write.addr.eq(self.write.addr),
+                write.data.eq(self.write.data),
+                read.addr.eq(self.read.addr),
+            ]
+            data = Mux(in_tail, read.data, data) if base else read.data
+        if tail:
+            m.d.sync += in_tail.eq(self.read.addr >= body)
         # The memory's own output register is the first cycle of the latency.
-        data: ValueLike = read.data
         for stage in range(SCRATCH_LATENCY - 1):
             register = Signal(self.width, name=f"data{stage}", reset_less=True)
             m.d.sync += register.eq(data)

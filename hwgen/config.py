@@ -67,7 +67,7 @@ class BuildConfig:
     ring_beats: int = 4096
     #: Memory that holds the ring: "ultra" (UltraRAM) or "block" (block RAM).
     ring_memory: str = "ultra"
-    #: Memory that holds the scratch: "ultra" or "block".
+    #: Memory that holds the scratch and the running sums of attention: "ultra" or "block".
     scratch_memory: str = "block"
     #: Capacity of the scratch memory, in vectors (one vector is one beat of float32).
     scratch_vectors: int = 2048
@@ -82,6 +82,8 @@ class BuildConfig:
     max_heads: int = 16
     #: Largest number of key/value heads.
     max_kv_heads: int = 8
+    #: Largest number of query heads that share one key/value head.
+    max_shared: int = 16
     #: Largest head dimension.
     max_head_dim: int = 64
     #: Longest context, in tokens.
@@ -157,7 +159,7 @@ class BuildConfig:
     @property
     def max_group(self) -> int:
         """Query heads of one key/value head times tokens of a chunk: slots of the attention unit."""
-        return self.chunk * self.max_heads
+        return self.chunk * min(self.max_shared, self.max_heads)
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -51,6 +51,7 @@ _COMPILER_FLAGS = (
 _FAST = "-O3"
 _RUNTIME = "-O1"  # little of it is on the path of a cycle
 _SLOW = "-O1"  # code that runs once: start-up, declarations of waves
+_PLAIN = "-O0"  # everything, where a build takes longer than what it is for
 
 
 class InterfaceMismatch(ValueError):
@@ -98,6 +99,7 @@ class LibraryDescription:
     retire: bool
     trace: bool
     public: tuple[str, ...]
+    optimize: bool
 
     @classmethod
     def load(cls, library: Path) -> LibraryDescription:
@@ -124,12 +126,14 @@ def build_library(
     probes: Sequence[Probe] = (),
     trace: bool = False,
     public: Sequence[str] = (),
+    optimize: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """The shared library for `SimulatedAccelerator`; from the cache if this very design was built before.
 
     `public` names registers and memories (signal names as in the Verilog, without their hierarchy) that faults may
-    be injected into; it costs speed. `trace` allows waves and costs speed too. `progress` is called with a line of text
+    be injected into; it costs speed. `trace` allows waves and costs speed too. Without `optimize` a build is much shorter and
+    a cycle takes several times as long. `progress` is called with a line of text
     as each step of a build begins, and not at all when the library comes from the cache.
     """
     if port_bits not in (32, 64, 128):
@@ -151,6 +155,7 @@ def build_library(
         retire=re.search(r"\bprobe_retire_valid\b", verilog) is not None,
         trace=trace,
         public=tuple(sorted(set(public))),
+        optimize=optimize,
     )
     identity = json.dumps([asdict(description), _toolchain_identity(toolchain), _source_identity(), verilog])
     name = f"{re.sub(r'[^A-Za-z0-9_]', '_', top)}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
@@ -165,7 +170,7 @@ def _description_path(library: Path) -> Path:
 def _toolchain_identity(toolchain: Toolchain) -> list[str]:
     return [
         toolchain.verilator_version, toolchain.compiler, toolchain.compiler_version, toolchain.processor,
-        *_VERILATOR_FLAGS, *_COMPILER_FLAGS, _FAST, _SLOW, _RUNTIME,
+        *_VERILATOR_FLAGS, *_COMPILER_FLAGS, _FAST, _SLOW, _PLAIN, _RUNTIME,
     ]  # fmt: skip
 
 
@@ -210,6 +215,7 @@ class _Builder:
         self.toolchain = toolchain
         self.description = description
         self.progress = progress
+        self.fast, self.slow = (_FAST, _SLOW) if description.optimize else (_PLAIN, _PLAIN)
         self.flags = [
             *_COMPILER_FLAGS,
             f"-DVM_TRACE={int(description.trace)}",
@@ -233,8 +239,8 @@ class _Builder:
         if len(sources) > _MANY:
             self._precompile(work)
         here = Path(__file__).parent
-        jobs = [(source, _SLOW if source.stem.endswith("__Slow") else _FAST) for source in sources]
-        jobs += [(here / name, _FAST) for name in _SOURCES]
+        jobs = [(source, self.slow if source.stem.endswith("__Slow") else self.fast) for source in sources]
+        jobs += [(here / name, self.fast) for name in _SOURCES]
         objects = self._compile(jobs, work, ["-I.", f"-I{here}"])
 
         self.progress(f"linking {self.description.top}")
@@ -281,7 +287,7 @@ class _Builder:
         header = f"{_CLASS}__pch.h"
         (work / f"{header}.gch").mkdir()
         self._parallel([
-            ["-x", "c++-header", level, "-I.", header, "-o", f"{header}.gch/{level[1:]}"] for level in (_FAST, _SLOW)
+            ["-x", "c++-header", level, "-I.", header, "-o", f"{header}.gch/{level[1:]}"] for level in {self.fast, self.slow}
         ], work)  # fmt: skip
 
     def _compile(self, jobs: Sequence[tuple[Path, str]], directory: Path, options: Sequence[str]) -> list[str]:

@@ -50,6 +50,7 @@ def check_fit(config: BuildConfig, shape: ModelShape) -> None:
         ("max_rows", "rows of the largest linear layer", align(max(qkv, shape.hidden, shape.ffn), w)),
         ("max_heads", "query heads", shape.heads),
         ("max_kv_heads", "key/value heads", shape.kv_heads),
+        ("max_shared", "query heads a key/value head", shape.heads // shape.kv_heads),
         ("max_head_dim", "elements of a head", shape.head_dim),
     )
     for name, what, value in needs:

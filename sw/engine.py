@@ -93,6 +93,7 @@ class Engine:
         for name, value in (("PROGRAM", self.base + image.symbols["program"].offset), ("LOGITS", logits)):
             self._write(f"{name}_LOW", value & 0xFFFFFFFF)
             self._write(f"{name}_HIGH", value >> 32)
+        self._write("CONTROL", ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("INTERRUPT", 1)
 
     @property
@@ -164,6 +165,7 @@ class Engine:
         """Wait for the pass and read its results."""
         self.device.wait(PASS_TIMEOUT)
         status = Status(self._read("STATUS"))
+        self._write("CONTROL", ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         if Status.ERROR in status:
             error = self._read("ERROR")
             raise HwgenError(
@@ -172,7 +174,6 @@ class Engine:
                 f"with response {error & 3} at operator {self._read('CURRENT')}",
                 "check the address of the image in device memory",
             )
-        self._write("CONTROL", ACKNOWLEDGE)
         counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
         opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
         return PassResult(

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Instance", "VerilogModule", "merge_equal", "parse_modules"]
+__all__ = ["Instance", "VerilogModule", "black_box", "merge_equal", "parse_modules"]
 
 _MODULE = re.compile(r"^module (\\\S+|\w+) ?\((.*?)\);$", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (\\\S+|\w+)\s+(\\\S+|\w+)\s+\($", re.MULTILINE)
@@ -70,6 +70,13 @@ def parse_modules(verilog: str) -> dict[str, VerilogModule]:
     return modules
 
 
+def black_box(module: VerilogModule) -> str:
+    """The module without contents, for the synthesis of what contains it."""
+    head = module.text[: module.text.index(";") + 1]
+    ports = [line for line in module.text.split("\n") if line.startswith(("  input ", "  output "))]
+    return "\n".join(["(* blackbox *)", head.lstrip(), *ports, "endmodule\n"])
+
+
 def canonical_text(body: str) -> str:
     """The body of a module with generated numbers in order of use. Declarations come sorted by number: sorted anew."""
     numbers: dict[str, str] = {}
@@ -84,8 +91,8 @@ def canonical_text(body: str) -> str:
     return "\n".join([logic, *declarations])
 
 
-def merge_equal(modules: dict[str, VerilogModule], top: str) -> tuple[dict[str, str], str]:
-    """``(representative of every module, Verilog with the representatives alone)``.
+def merge_equal(modules: dict[str, VerilogModule], top: str) -> tuple[dict[str, str], dict[str, str]]:
+    """``(representative of every module, Verilog of every representative)``.
 
     Lanes of an array come out as a module each; two are equal when only the numbers inside generated names differ.
     """
@@ -107,4 +114,4 @@ def merge_equal(modules: dict[str, VerilogModule], top: str) -> tuple[dict[str, 
 
     visit(top)
     kept = sorted(set(representative.values()), key=list(modules).index)
-    return representative, "".join(rename(modules[name].text) for name in kept)
+    return representative, {name: rename(modules[name].text) for name in kept}

@@ -1,7 +1,8 @@
 """``hwgen report``: resources of a board's accelerator by unit, estimated with Yosys for UltraScale+.
 
-Every distinct module is synthesized once, without flattening, and counted as often as it is used. No look-up tables are packed in
-pairs, so that counts are upper estimates.
+Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
+through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
+so that counts are upper estimates.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from ..boards import RESOURCES, Board
 from ..config import TRITS_PER_BYTE, BuildConfig
 from ..errors import HwgenError
-from .netlist import VerilogModule, merge_equal, parse_modules
+from .netlist import VerilogModule, black_box, merge_equal, parse_modules
 from .verilog import cached_verilog
 
 __all__ = ["count_resources", "describe_report", "report_board"]
@@ -94,24 +95,47 @@ def run_yosys(directory: Path, script: str) -> str:
         [sys.executable, "-c", code, "-q", "-p", script], cwd=directory, capture_output=True, text=True, check=False
     )
     if result.returncode:
+        said = (result.stderr or result.stdout).strip().splitlines() or [
+            "it said nothing; perhaps the memory was not enough"
+        ]
         raise HwgenError(
             "tool",
-            f"Yosys failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}",
-            "report this with the configuration of the board",
+            f"Yosys ended with code {result.returncode}: {said[-1]}",
+            "try a smaller configuration with --set, or report this with the configuration of the board",
         )
     return result.stdout
 
 
-def synthesize(verilog: str) -> dict[str, dict[str, Any]]:
-    """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name."""
+def synthesis_script(top: str) -> str:
+    """synth_xilinx, with the older abc in the place of abc9, which fails an assertion on the trit decoder (Yosys 0.70)."""
+    return "; ".join(
+        (
+            "read_verilog top.v",
+            f"synth_xilinx -family xcup -noiopad -noclkbuf -nowidelut -top {top} -run begin:map_luts",
+            "opt_expr -mux_undef -noclkinv",
+            "abc -luts 2:2,3,6:5",
+            "clean",
+            "xilinx_srl -fixed -minlen 3",
+            "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
+            "xilinx_dffopt",
+            "opt_lut_ins -tech xilinx",
+            "clean",
+            "check -noinit -assert",
+            "tee -q -o stat.json stat -json",
+            "tee -q -o depth.txt ltp -noff",
+        )
+    )
+
+
+def synthesize(verilog: str, top: str) -> dict[str, dict[str, Any]]:
+    """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name.
+
+    A latch or a signal with two drivers is an error: `check -assert` finds the second, `count_resources` the first.
+    """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "top.v").write_text(verilog, encoding="utf-8")
-        run_yosys(
-            directory,
-            f"read_verilog top.v; synth_xilinx -family xcup -noiopad -noclkbuf -top {TOP}; tee -q -o stat.json stat -json; "
-            "tee -q -o depth.txt ltp -noff",
-        )
+        run_yosys(directory, synthesis_script(top))
         stat = json.loads((directory / "stat.json").read_text())
         depth = dict(
             re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
@@ -157,6 +181,26 @@ def macs_per_cycle(config: BuildConfig) -> int:
     return config.tokens * TRITS_PER_BYTE * config.beat_bytes
 
 
+def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
+    """The top module and, where that only adds the reset stage, the module inside that holds the units."""
+    names = [TOP]
+    inner = [i.module for i in modules[TOP].instances if i.name == "design"]
+    return names + inner
+
+
+def predicted_uram(config: BuildConfig) -> int:
+    """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM, 4096 words of 72 bits each."""
+    from ..hw.attention.item import AttentionSizes
+
+    sizes = AttentionSizes(config)
+    memories = [
+        (config.ring_memory, config.ports, config.ring_beats // config.groups, config.groups * config.port_bits),
+        (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
+        (config.scratch_memory, config.query_lanes, sizes.output_words, 32 * config.key_bytes),
+    ]
+    return sum(n * -(-depth // 4096) * -(-bits // 72) for kind, n, depth, bits in memories if kind == "ultra")
+
+
 def summarize(
     board: Board,
     modules: dict[str, VerilogModule],
@@ -165,23 +209,33 @@ def summarize(
 ) -> dict[str, Any]:
     """What ``hwgen report --json`` prints."""
     totals = Totals(modules, representative, synthesized)
+    outer = outer_modules(modules)
     units: list[dict[str, Any]] = [
         {"name": i.name, **_rounded(count_resources(totals.cells(i.module))), "depth_luts": totals.depth(i.module)}
-        for i in modules[TOP].instances
+        for i in modules[outer[-1]].instances
     ]
-    units.append(
-        {"name": "top", **_rounded(count_resources(totals.own(TOP))), "depth_luts": int(synthesized[TOP]["depth"])}
-    )
+    own: Counter[str] = sum((totals.own(name) for name in outer), Counter())
+    depth = max(int(synthesized[name.lstrip("\\")]["depth"]) for name in outer)
+    units.append({"name": "top", **_rounded(count_resources(own)), "depth_luts": depth})
     linear = sum(u["lut"] for u in units if u["name"].startswith("linear"))
     return {
         "board": board.name,
         "resources": _rounded(count_resources(totals.cells(TOP))),
         "available": board.available,
+        "predicted_uram": predicted_uram(board.config),
         "units": units,
         "lut_per_mac": linear / macs_per_cycle(board.config),
         "depth_luts": totals.depth(TOP),
         "estimated": True,
     }
+
+
+def below(modules: dict[str, VerilogModule], representative: dict[str, str], top: str) -> list[str]:
+    """Distinct modules of the hierarchy under ``top``, itself first."""
+    names = {top: None}
+    for instance in modules[top].instances:
+        names |= dict.fromkeys(below(modules, representative, representative[instance.module]))
+    return list(names)
 
 
 def report_board(
@@ -192,17 +246,27 @@ def report_board(
 
     tool = yosys_version()
     modules = parse_modules(cached_verilog(board.config, progress))
-    representative, verilog = merge_equal(modules, TOP)
-    key = hashlib.sha256(f"{tool} {verilog}".encode()).hexdigest()[:24]
-    path = cache_directory() / f"report-{key}.json"
-    if fresh or not path.exists():
-        progress(f"synthesizing {len(set(representative.values()))} distinct modules of {len(modules)} (minutes)")
-        synthesized = synthesize(verilog)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(synthesized))
-        part.replace(path)
-    return summarize(board, modules, representative, json.loads(path.read_text()))
+    representative, texts = merge_equal(modules, TOP)
+    synthesized: dict[str, dict[str, Any]] = {}
+    outer = outer_modules(modules)
+    units = [representative[i.module] for i in modules[outer[-1]].instances]
+    boxes = "".join(black_box(modules[name]) for name in dict.fromkeys(units))
+    tops = [*((name, "") for name in dict.fromkeys(units)), (TOP, boxes)]
+    for number, (top, stubs) in enumerate(tops, 1):
+        names = outer if top == TOP else below(modules, representative, top)
+        verilog = "".join(texts[name] for name in names) + stubs
+        key = hashlib.sha256(f"{tool} {verilog}".encode()).hexdigest()[:24]
+        path = cache_directory() / f"report-{key}.json"
+        if fresh or not path.exists():
+            progress(f"synthesizing {top.lstrip(chr(92))} ({number} of {len(tops)}, {len(names)} modules)")
+            result = synthesize(verilog, top)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(result))
+            part.replace(path)
+        boxed = {name.lstrip("\\") for name in units} if stubs else set()
+        synthesized |= {name: of for name, of in json.loads(path.read_text()).items() if name not in boxed}
+    return summarize(board, modules, representative, synthesized)
 
 
 def describe_report(result: dict[str, Any]) -> list[str]:

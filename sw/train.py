@@ -36,7 +36,7 @@ class Recipe:
     """
 
     #: Optimiser steps.
-    steps: int = 2400
+    steps: int = 2040
     #: Tokens in one sequence; the last ``long_fraction`` of the steps uses twice that (and half the batch).
     length: int = 256
     #: Sequences in one step.
@@ -51,7 +51,7 @@ class Recipe:
     warmup: float = 0.02
     cooldown: float = 0.6
     #: Share of the steps, at the end, with sequences of twice the length.
-    long_fraction: float = 0.15
+    long_fraction: float = 0.17
     seed: int = 1
 
     def rate(self, step: int) -> float:

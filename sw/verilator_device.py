@@ -33,7 +33,8 @@ OPERATOR_LIMIT = 200_000_000
 class VerilatorDevice:
     """Generates, verilates (once: libraries are cached) and simulates an accelerator with its DRAM.
 
-    ``public`` names registers that faults may be injected into; ``trace`` allows waves. Both make it slower.
+    ``public`` names registers that faults may be injected into; ``trace`` allows waves. Both make it slower. Without
+    ``optimize`` it is slow too, but soon built.
     """
 
     name = "verilator"
@@ -47,12 +48,13 @@ class VerilatorDevice:
         timing: DramTiming | None = None,
         public: tuple[str, ...] = (),
         trace: bool = False,
+        optimize: bool = True,
         verilog: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
         begin = time.monotonic()
-        self.accelerator = self._simulate(config, memory_bytes, timing, public, trace, verilog, progress)
+        self.accelerator = self._simulate(config, memory_bytes, timing, public, trace, optimize, verilog, progress)
         #: Seconds that generating, compiling and loading took.
         self.build_seconds = time.monotonic() - begin
         self._memory = Allocator(MEMORY_BASE, memory_bytes)
@@ -65,6 +67,7 @@ class VerilatorDevice:
         timing: DramTiming | None,
         public: tuple[str, ...],
         trace: bool,
+        optimize: bool,
         verilog: str | None,
         progress: Callable[[str], None] | None,
     ) -> SimulatedAccelerator:
@@ -89,6 +92,7 @@ class VerilatorDevice:
                 probes=memories,
                 trace=trace,
                 public=public,
+                optimize=optimize,
                 progress=progress,
             )
         except ToolMissing as error:

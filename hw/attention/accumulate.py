@@ -87,7 +87,9 @@ class ValueLane(wiring.Component):
         m = Module()
         config = self.config
         shape = 32 * config.key_bytes
-        m.submodules.outputs = outputs = memory.Memory(shape=shape, depth=self.sizes.output_words, init=[])
+        m.submodules.outputs = outputs = memory.Memory(
+            shape=shape, depth=self.sizes.output_words, init=[], attrs={"ram_style": config.scratch_memory}
+        )
         put, get = outputs.write_port(), outputs.read_port()
         old = Signal(shape)
         m.d.sync += old.eq(get.data)
@@ -186,7 +188,7 @@ class ValueStage(wiring.Component):
         power, factor = ([Signal(8 * n, name=f"{name}_{i}") for i in range(lanes)] for name, n in (("power", 1), ("factor", 4)))
         dim, last_dim = Signal(index_bits(sizes.dims)), Signal(index_bits(sizes.dims))
         age = Signal(range(depth + 1))
-        rest = Signal(range(pause + 1))
+        rest = Signal(max(1, pause.bit_length()))
         stepping, idle, output_pass, aged = Signal(), Signal(), Signal(), Signal()
         step, first, ended = Signal(), Signal(), Signal()
         head_offset = Signal(len(self.output[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 
@@ -14,6 +14,10 @@ __all__ = ["KvStore"]
 
 class KvStore(wiring.Component):
     """One bank a token of the chunk: int8 keys and values of every head, and their bf16 scales.
+
+    Two tokens share two banks: the lower half of a vector lies in its token's own bank, the upper half in the neighbour's. A
+    read, which wants the same half of every token, still finds each bank once, and a vector is written at once although a
+    bank takes half a vector a cycle: block RAM is narrow and deep.
 
     A read reaches all banks at once: ``KV_LATENCY`` (3) cycles after the request ``read.data`` and ``read.scales`` hold
     its answer; a request every cycle. A write is seen by requests of the next cycle on.
@@ -49,26 +53,47 @@ class KvStore(wiring.Component):
             *(after.eq(before) for before, after in zip(part, part[1:], strict=False)),
         ]
 
+        halves = 2 if config.chunk > 1 and parts > 1 else 1
+        word = 8 * config.width // halves
+        upper = read_half = Signal()
+        if halves == 2:
+            # The half of the read, with `read_addr` and with the data.
+            upper, read_half = part[0][-1], part[1][-1]
+            part[1] = part[1][:-1]
+        fetched = [Signal(word, name=f"fetched_{bank}") for bank in range(config.chunk)]
         for bank in range(config.chunk):
-            elements = memory.Memory(shape=8 * config.width, depth=1 << len(write_addr), init=[])
+            elements = memory.Memory(shape=word, depth=halves << len(write_addr), init=[])
             scales = memory.Memory(shape=16, depth=1 << len(scale_addr), init=[])
             m.submodules[f"bank_{bank}"] = elements
             m.submodules[f"scales_{bank}"] = scales
             write, fetch = elements.write_port(), elements.read_port()
             write_scale, fetch_scale = scales.write_port(), scales.read_port()
             bits = 8 * config.key_bytes
+            if halves == 2:
+                neighbour = kv.bank == bank ^ 1
+                m.d.comb += [
+                    write.en.eq(kv.valid & ((kv.bank == bank) | neighbour)),
+                    write.addr.eq(Cat(write_addr, neighbour)),
+                    write.data.eq(Mux(neighbour, kv.data[word:], kv.data[:word])),
+                    fetch.addr.eq(Cat(read_addr, upper)),
+                ]
+            else:
+                m.d.comb += [
+                    write.en.eq(kv.valid & (kv.bank == bank)),
+                    write.addr.eq(write_addr),
+                    write.data.eq(kv.data),
+                    fetch.addr.eq(read_addr),
+                ]
+            own = Mux(read_half, fetched[bank ^ 1], fetched[bank]) if halves == 2 else fetched[bank]
             m.d.comb += [
-                write.en.eq(kv.valid & (kv.bank == bank)),
-                write.addr.eq(write_addr),
-                write.data.eq(kv.data),
-                fetch.addr.eq(read_addr),
+                fetched[bank].eq(fetch.data),
                 write_scale.en.eq(scale.valid & (scale.bank == bank)),
                 write_scale.addr.eq(scale_addr),
                 write_scale.data.eq(scale.scale),
                 fetch_scale.addr.eq(read_scale_addr),
             ]
             m.d.sync += [
-                read.data[bank * bits : (bank + 1) * bits].eq(fetch.data.word_select(part[1], bits)),
+                read.data[bank * bits : (bank + 1) * bits].eq(own.word_select(part[1], bits)),
                 read.scales[bank * 16 : (bank + 1) * 16].eq(fetch_scale.data),
             ]
         return m

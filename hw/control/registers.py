@@ -82,9 +82,12 @@ class RegisterFile(wiring.Component):
         aw, w, b = self.bus.aw, self.bus.w, self.bus.b
         write, address = Signal(), Signal(LITE_ADDRESS_BITS)
         data, strobe = Signal(32), Signal(4)
+        # Nothing is taken in reset, which ends later here than for the bus: such an access would be lost.
+        awake = Signal()
+        m.d.sync += awake.eq(1)
         taken = Signal()
         m.d.comb += [
-            taken.eq(aw.valid & w.valid & ~write & (~b.valid | b.ready)),
+            taken.eq(aw.valid & w.valid & ~write & (~b.valid | b.ready) & awake),
             aw.ready.eq(taken),
             w.ready.eq(taken),
         ]
@@ -144,7 +147,7 @@ class RegisterFile(wiring.Component):
         # Reads: the address is registered, then the word it selects.
         ar, r = self.bus.ar, self.bus.r
         selected, read_address = Signal(), Signal(LITE_ADDRESS_BITS)
-        m.d.comb += ar.ready.eq(~selected & ~r.valid)
+        m.d.comb += ar.ready.eq(~selected & ~r.valid & awake)
         m.d.sync += selected.eq(ar.valid & ar.ready)
         with m.If(ar.ready):
             m.d.sync += read_address.eq(ar.addr)

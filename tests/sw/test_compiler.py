@@ -181,6 +181,7 @@ def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -
         ({"max_inputs": 80}, r"needs 88 inputs .* max_inputs=80"),
         ({"max_rows": 80}, r"needs 88 rows .* max_rows=80"),
         ({"max_heads": 2}, r"needs 3 query heads"),
+        ({"max_shared": 2}, r"needs 3 query heads a key/value head"),
         (
             {"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
             r"head_dim is 16, .* a multiple of 32",

@@ -53,7 +53,8 @@ endmodule
 def test_equal_lanes_are_one_module() -> None:
     modules = parse_modules(VERILOG)
     assert [i.name for i in modules["\\hwgen_accelerator.linear"].instances] == ["lane_0", "lane_1", "odd"]
-    representative, merged = merge_equal(modules, "hwgen_accelerator")
+    representative, texts = merge_equal(modules, "hwgen_accelerator")
+    merged = "".join(texts.values())
     prefix = "\\hwgen_accelerator.linear"
     assert representative[f"{prefix}.lane_1"] == f"{prefix}.lane_0"
     assert representative[f"{prefix}.odd"] == f"{prefix}.odd"
@@ -74,7 +75,7 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert linear["lut"] > 0 and linear["depth_luts"] >= 1 and result["estimated"] is True
     assert set(result["available"]) == set(report.RESOURCES)
     assert result["lut_per_mac"] == linear["lut"] / 3840
-    monkeypatch.setattr(report, "synthesize", lambda verilog: pytest.fail("not from the cache"))
+    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
     assert report.report_board(load_board("kv260")) == result
     assert any("of the device" in line for line in report.describe_report(result))
 

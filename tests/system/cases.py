@@ -74,7 +74,8 @@ def random_config(seed: int) -> BuildConfig:
                 scratch_vectors=pick(128, 200, 512), param_vectors=pick(64, 100, 256),
                 max_inputs=width * int(rng.integers(max(1, heads * head_dim // width), 30)),
                 max_rows=width * int(rng.integers((heads + 2 * kv_heads) * head_dim // width, 60)),
-                max_heads=heads, max_kv_heads=kv_heads, max_head_dim=head_dim, max_context=kv_block * pick(1, 2, 3, 5),
+                max_heads=heads, max_kv_heads=kv_heads, max_shared=pick(heads // kv_heads, heads), max_head_dim=head_dim,
+                max_context=kv_block * pick(1, 2, 3, 5),
                 topk=pick(1, 2, 5, 8), probe=True,
             )  # fmt: skip
         except (ConfigError, ValueError):  # an empty range of sizes is a ValueError
@@ -133,7 +134,7 @@ def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, Verilator
     """Run on RTL and golden machine in lock-step; pages are dealt in random order."""
     weights = random_weights(case.shape, case.seed)
     image = compile_model(case.config, weights)
-    device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, verilog=verilog)
+    device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, verilog=verilog)
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
     rng = np.random.default_rng([case.seed, 3])
     pages = [int(p) for p in rng.permutation(image.pages)]

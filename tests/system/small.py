@@ -30,7 +30,7 @@ SHAPE = ModelShape(
 
 #: Registers and memories that faults go to.
 PUBLIC = (
-    "accumulators_0", "bank_1", "base2", "byte_5_trits_0", "entry", "gathered", "kept2", "logit_in", "max_1_0", "partial_0_3",
+    "accumulators_0", "bank_1", "base2", "byte_5_trits_0", "entry", "gathered", "kept2", "logit_in", "partial_0_3", "peak_0",
     "product2", "product_1_0", "rows__payload", "shifted2", "slots", "sum_2_1_0", "total_0_2", "words__data",
 )  # fmt: skip
 
@@ -44,7 +44,9 @@ class SmallDevice(VerilatorDevice):
     """The build above, with memory of its own. Remembers when operators end."""
 
     def __init__(self, timing: DramTiming = KV260) -> None:
-        super().__init__(CONFIG, memory_bytes=MEMORY_BYTES, timing=timing, public=PUBLIC, verilog=cached_verilog(CONFIG))
+        super().__init__(
+            CONFIG, memory_bytes=MEMORY_BYTES, timing=timing, public=PUBLIC, optimize=False, verilog=cached_verilog(CONFIG)
+        )
         #: Tag and cycle of every operator that :meth:`next_operator` waited for.
         self.retired: list[tuple[int, int]] = []
 

@@ -25,13 +25,14 @@ PROMPT, PASSES = (5, 40, 0, 17, 23, 8, 31), (4, 3)
 class Fault:
     """A bit of a register (or of one element of a memory), flipped in every cycle of an operator of the second pass."""
 
-    #: Path below the top module.
+    #: End of its path.
     name: str
     bit: int
     opcode: Opcode
     #: Flags that the operator has.
     flags: Flag = Flag.NONE
-    element: int = 0
+    #: Of a memory: flipped once, because it keeps what it has.
+    element: int | None = None
     #: Operator that is blamed, if it is not the one that runs.
     blamed: tuple[Opcode, ...] = ()
 
@@ -47,7 +48,7 @@ FAULTS = [
     Fault("vector.lane_1.first.product2", 46, Opcode.NORM),
     Fault("vector.lane_3.first.product2", 46, Opcode.DRAIN),
     Fault("vector.lane_2.sigmoid.convert.shifted2", 26, Opcode.DRAIN, Flag.SILU),
-    Fault("max_1_0", 25, Opcode.NORM),
+    Fault("vector.scales.peak_0", 25, Opcode.NORM),
     Fault("vector.lane_2.quantizer.kept2", 4, Opcode.ROPE),
     Fault("attention.score_stage.dot.partial_0_3", 12, Opcode.ATTENTION),
     Fault("attention.softmax.exp2_0.base2", 15, Opcode.ATTENTION),
@@ -75,7 +76,9 @@ def run(fault: tuple[Fault, int, int] | None) -> Run:
     image, device = small_image(), SmallDevice()
     if fault is not None:
         what, begin, end = fault
-        device.accelerator.flip_each_cycle(what.name, what.bit, begin, end - begin, element=what.element)
+        (name,) = (name for name in device.accelerator.public_names() if name.endswith(f".{what.name}"))
+        cycles = end - begin if what.element is None else 1
+        device.accelerator.flip_each_cycle(name, what.bit, begin, cycles, element=what.element or 0)
     step = LockStep(CONFIG, image, device, GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
     result = Run(step.outcome)
     done = 0

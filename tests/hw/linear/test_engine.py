@@ -20,7 +20,8 @@ from hwgen.descriptors import Descriptor, Opcode
 from hwgen.layout import matrix_shape, pack_ternary, vectors_of
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
+# These simulations are short: compiling is what takes time.
+BUILD_ARGS = ("-Wno-CASEINCOMPLETE", "-MAKEFLAGS", "OPT_FAST=-O0")
 
 Trits = npt.NDArray[np.int8]
 Integers = npt.NDArray[np.int64]
