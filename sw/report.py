@@ -111,6 +111,9 @@ def synthesis_script(top: str) -> str:
     return "; ".join(
         (
             "read_verilog top.v",
+            f"hierarchy -top {top}",
+            "proc",
+            "check -assert",
             f"synth_xilinx -family xcup -noiopad -noclkbuf -nowidelut -top {top} -run begin:map_luts",
             "opt_expr -mux_undef -noclkinv",
             "abc -luts 2:2,3,6:5",
@@ -255,7 +258,7 @@ def report_board(
     for number, (top, stubs) in enumerate(tops, 1):
         names = outer if top == TOP else below(modules, representative, top)
         verilog = "".join(texts[name] for name in names) + stubs
-        key = hashlib.sha256(f"{tool} {verilog}".encode()).hexdigest()[:24]
+        key = hashlib.sha256(f"{tool} {synthesis_script(top)} {verilog}".encode()).hexdigest()[:24]
         path = cache_directory() / f"report-{key}.json"
         if fresh or not path.exists():
             progress(f"synthesizing {top.lstrip(chr(92))} ({number} of {len(tops)}, {len(names)} modules)")
