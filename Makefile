@@ -7,18 +7,24 @@ VENV ?= .venv
 PROMPT ?= Once upon a time
 TOKENS ?= 200
 SEED ?= 1
+# Seeds of `make fuzz`, FIRST:END.
+SEEDS ?= 0:20
 # Test workers; each may run one simulator.
 JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint check-system clean
+.PHONY: demo test fuzz lint check-system clean
 
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
 test: lint
 	$(BIN)/pytest -n $(JOBS)
+
+# Random builds, models and memory timings against golden; takes minutes a seed.
+fuzz: $(VENV)/.installed-dev
+	HWGEN_FUZZ_SEEDS=$(SEEDS) $(BIN)/pytest tests/system/test_random.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

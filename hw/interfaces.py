@@ -11,8 +11,9 @@ from ..config import BuildConfig
 from ..descriptors import field_bits
 
 __all__ = [
-    "ACCUMULATOR_LATENCY", "ADDRESS_BITS", "AccumulatorRead", "ActivationWrite", "BeatStream", "DescriptorLayout", "KvRead", "KvScaleWrite",
-    "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite", "QueryWrite", "RowStream", "SCRATCH_LATENCY", "Segment",
+    "ACCUMULATOR_LATENCY", "ADDRESS_BITS", "AccumulatorRead", "ActivationWrite", "BeatStream", "DescriptorLayout",
+    "KvRead", "KvScaleWrite", "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite", "QueryWrite",
+    "RowStream", "SCRATCH_LATENCY", "Segment",
     "WriteBeat",
 ]  # fmt: skip
 
@@ -36,15 +37,15 @@ def DescriptorLayout() -> data.StructLayout:
 
 def index_bits(size: int) -> int:
     """Bits of an index below ``size`` (at least 1)."""
-    return max(1, bits_for(size - 1))
+    return max(1, int(bits_for(size - 1)))
 
 
 def Operator(config: BuildConfig) -> Signature:
     """What the sequencer shows to every unit while an operator runs; stable from ``start`` to ``done``.
 
-    ``descriptor`` the command; ``first`` first active token of the chunk; ``count`` active tokens (>= 1); ``tokens`` tokens of the pass;
-    ``position`` context position of token 0; ``gang`` 1 where all groups of the linear engine work on the same tokens (``count <= lanes``);
-    ``write_logits`` and ``logits`` (address) for HEAD.
+    ``descriptor`` the command; ``first`` first active token of the chunk; ``count`` active tokens (>= 1); ``tokens`` tokens
+    of the pass; ``position`` context position of token 0; ``gang`` 1 where all groups of the linear engine work on the same
+    tokens (``count <= lanes``); ``write_logits`` and ``logits`` (address) for HEAD.
     """
     count = bits_for(config.chunk)
     return Signature({
@@ -132,7 +133,8 @@ def QueryScaleWrite(config: BuildConfig) -> Signature:
 
 
 def KvWrite(config: BuildConfig) -> Signature:
-    """``width`` int8 elements of one key (``value`` 0) or value (1): vector ``vector`` of head ``head``, bank ``position % chunk``."""
+    """``width`` int8 elements of one key (``value`` 0) or value (1): vector ``vector`` of head ``head``,
+    bank ``position % chunk``."""
     return Signature({
         "valid": Out(1),
         "bank": Out(index_bits(config.chunk)),

@@ -193,9 +193,10 @@ def field_bits() -> dict[str, tuple[int, int]]:
     return table
 
 
-def layout_signature() -> list[list[object]]:
+def layout_signature() -> list[object]:
     """What the contract hash covers of this module."""
-    enums = [[e.__name__, [[m.name, m.value] for m in e]] for e in (Opcode, Fetch, Flag)]
+    kinds: tuple[type[enum.IntEnum] | type[enum.IntFlag], ...] = (Opcode, Fetch, Flag)
+    enums: list[object] = [[e.__name__, [[m.name, int(m.value)] for m in e]] for e in kinds]
     return [[list(pair) for pair in FIELDS], *enums]
 
 

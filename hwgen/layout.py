@@ -82,15 +82,15 @@ def pack_ternary(config: BuildConfig, trits: npt.NDArray[np.int8]) -> Bytes:
     packed = np.zeros(digits.shape[:3], np.uint8)
     for j in range(TRITS_PER_BYTE):
         packed += digits[..., j] * np.uint8(3**j)
-    packed = packed.reshape(blocks, config.rows, slices, -1).transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(packed).reshape(slices * blocks, config.beat_bytes)
+    ordered = packed.reshape(blocks, config.rows, slices, -1).transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(ordered).reshape(slices * blocks, config.beat_bytes)
 
 
 def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) -> npt.NDArray[np.int8]:
     """Inverse of :func:`pack_ternary`: ``[rows, inputs]`` int8."""
     slices, blocks = matrix_shape(config, rows, inputs)
-    packed = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
-    packed = packed.reshape(blocks * config.rows, -1)
+    by_row = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
+    packed = by_row.reshape(blocks * config.rows, -1)
     digits = np.stack([packed // 3**j % 3 for j in range(TRITS_PER_BYTE)], axis=-1)
     return (digits.reshape(blocks * config.rows, -1).astype(np.int8) - 1)[:rows, :inputs]
 

@@ -46,9 +46,8 @@ sys.exit(main(["run", "--device", "golden", "--prompt", "x", "--json", sys.argv[
 """
     import tempfile
 
-    from hwgen.sw.checkpoint import save_model
-
     from hwgen.model import ModelShape
+    from hwgen.sw.checkpoint import save_model
     from hwgen.weights import random_weights
 
     with tempfile.TemporaryDirectory() as directory:

@@ -16,7 +16,7 @@ __all__ = ["Gate", "Lane", "LaneControl", "ONE"]
 ONE = 0x3F800000
 
 
-class Gate(enum.Enum, shape=2):
+class Gate(enum.Enum, shape=2):  # type: ignore[call-arg]  # amaranth has no type information
     """What the first product of a chained step is multiplied by."""
 
     #: ``factor``.

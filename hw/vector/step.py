@@ -38,7 +38,7 @@ QUANTIZED = SECOND_PRODUCT + FloatToInt.latency
 CHAIN_GAP = GATE + 1 - OPERANDS
 
 
-class Kind(enum.Enum, shape=2):
+class Kind(enum.Enum, shape=2):  # type: ignore[call-arg]  # amaranth has no type information
     """What a vector belongs to."""
 
     TOKEN = 0

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from hwgen.hw.accelerator import TOP, Accelerator, generate
 
 from hwgen.config import BuildConfig
+from hwgen.hw.accelerator import TOP, Accelerator, generate
 from hwgen.probes import probes
 
 SMALL = BuildConfig(

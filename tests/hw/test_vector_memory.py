@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
+
 from hwgen.hw.accelerator import BLOCK_RAM_DEPTH, LUT_RAM_DEPTH, VectorMemory
 from hwgen.hw.interfaces import SCRATCH_LATENCY
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from hwgen.sim import SimulatedAccelerator, build_library
 
 from .dma_engine import ID_BITS, PROBES, dma_verilog

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from hwgen.sim import Probe, SimulatedAccelerator
 
 CONTROL, BUG, PORT = 0x00, 0x04, 0x40

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hwgen.sim import IDEAL, KV260, RANDOM, RegisterError, SimulatedAccelerator, SimulationTimeout, build_library
 
 from .dma_engine import (

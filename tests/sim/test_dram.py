@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hwgen.sim import IDEAL, KV260, RANDOM, DramTiming, SimulatedAccelerator
 
 from .dma_engine import COPY, THROTTLE, Job, expected_hashes, read_hashes, start

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hwgen.sim import BuildFailed, InterfaceMismatch, Probe, SimulatedAccelerator, ToolMissing, build_library
 from hwgen.sim import toolchain as toolchain_module
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hwgen.sw.checkpoint import save_model
-from hwgen.sw.train import train_tokenizer
 
 from hwgen.config import BuildConfig
 from hwgen.model import ModelShape
+from hwgen.sw.checkpoint import save_model
+from hwgen.sw.train import train_tokenizer
 from hwgen.weights import ModelWeights, random_weights
 
 #: Odd on purpose: hidden and ffn are no multiples of a vector, a slice or four rows; grouped queries.

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hwgen.sw import build
 
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
+from hwgen.sw import build
 
 BOARD = load_board("demo")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from hwgen.errors import HwgenError
 from hwgen.golden.floating import float_model
 from hwgen.golden.reference import BitNet
+from hwgen.model import ModelShape
 from hwgen.sw.checkpoint import export_training, save_model
 from hwgen.sw.loader import load_weights
 from hwgen.sw.train import Recipe, train
-
-from hwgen.errors import HwgenError
-from hwgen.model import ModelShape
 from hwgen.weights import quantize_ternary, random_weights
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hwgen.sw import doctor
 from hwgen.sw.cli import main
 

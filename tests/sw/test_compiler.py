@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hwgen.sw.compiler import compile_model
-from hwgen.sw.image import Image
 
 from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.descriptors import Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
 from hwgen.model import ModelShape
+from hwgen.sw.compiler import compile_model
+from hwgen.sw.image import Image
 from hwgen.weights import ModelWeights, random_weights, rotary_rows
 
 from .conftest import CONFIG, SHAPE
@@ -235,9 +235,8 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
 
 
 def test_kv260_takes_both_published_models() -> None:
-    from hwgen.sw.compiler import check_fit, plan_scratch
-
     from hwgen.boards import load_board
+    from hwgen.sw.compiler import check_fit, plan_scratch
 
     config = load_board("kv260").config
     large = ModelShape(

@@ -5,7 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
+from hwgen.config import BuildConfig
+from hwgen.errors import HwgenError
 from hwgen.golden.model import GoldenModel
+from hwgen.registers import register
 from hwgen.sw.compiler import compile_model
 from hwgen.sw.device import Allocator, DeviceTimeout, open_device
 from hwgen.sw.engine import Engine, Session
@@ -13,10 +17,6 @@ from hwgen.sw.generation import Generation
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.image import Image
 from hwgen.sw.sampling import Sampling
-
-from hwgen.config import BuildConfig
-from hwgen.errors import HwgenError
-from hwgen.registers import register
 from hwgen.weights import ModelWeights
 
 from .conftest import CONFIG, SHAPE

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hwgen.sw.checkpoint import pack_trits, save_model
-from hwgen.sw.loader import GAIN_PLACES, MATRIX_PLACES, find_model, load_model, load_weights, read_shape, unpack_trits
-from hwgen.sw.tensors import write_tensors
 
 from hwgen.errors import HwgenError
 from hwgen.layout import pack_bf16
 from hwgen.model import ModelShape
+from hwgen.sw.checkpoint import pack_trits, save_model
+from hwgen.sw.loader import GAIN_PLACES, MATRIX_PLACES, find_model, load_model, load_weights, read_shape, unpack_trits
+from hwgen.sw.tensors import write_tensors
 from hwgen.weights import ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, random_weights
 
 from .conftest import SHAPE

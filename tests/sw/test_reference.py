@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hwgen.sw.reference import c_header, descriptor_markdown, reference_markdown, register_json, register_markdown
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import FIELDS, Fetch, Flag, Opcode
 from hwgen.registers import register_map
+from hwgen.sw.reference import c_header, descriptor_markdown, reference_markdown, register_json, register_markdown
 
 CONFIG = BuildConfig(name="demo")
 

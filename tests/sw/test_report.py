@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hwgen.sw import report
-from hwgen.sw.netlist import merge_equal, parse_modules
 
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
+from hwgen.sw import report
+from hwgen.sw.netlist import merge_equal, parse_modules
 
 
 def lane(name: str, number: int, operation: str = "+") -> str:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hwgen.sw.sampling import Sampler, Sampling
 
 from hwgen.errors import HwgenError
+from hwgen.sw.sampling import Sampler, Sampling
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 

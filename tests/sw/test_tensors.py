@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hwgen.sw.tensors import TensorFile, TensorSet, write_tensors
 
 from hwgen.errors import HwgenError
 from hwgen.layout import pack_bf16
+from hwgen.sw.tensors import TensorFile, TensorSet, write_tensors
 
 
 def write(path: Path) -> dict[str, np.ndarray]:

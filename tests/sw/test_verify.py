@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hwgen.golden.machine import GoldenMachine
-from hwgen.sw.device import DeviceTimeout
-from hwgen.sw.golden_device import GoldenDevice
-from hwgen.sw.verify import Outcome, verify_model
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
 from hwgen.errors import HwgenError
+from hwgen.golden.machine import GoldenMachine
 from hwgen.probes import probes
+from hwgen.sw.device import DeviceTimeout
+from hwgen.sw.golden_device import GoldenDevice
+from hwgen.sw.verify import Outcome, verify_model
 from hwgen.weights import ModelWeights
 
 from .conftest import CONFIG, SHAPE

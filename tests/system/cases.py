@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from hwgen.config import BuildConfig, ConfigError
+from hwgen.errors import HwgenError
+from hwgen.model import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 from hwgen.sw.compiler import compile_model
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.verify import LockStep, Outcome
 from hwgen.sw.verilator_device import VerilatorDevice
-
-from hwgen.config import BuildConfig, ConfigError
-from hwgen.errors import HwgenError
-from hwgen.model import ModelShape
 from hwgen.weights import random_weights
 
 __all__ = ["MEMORY_BYTES", "Case", "random_cases", "random_config", "run_case"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+from hwgen.config import BuildConfig
+from hwgen.model import ModelShape
 from hwgen.sim.dram import KV260, DramTiming
 from hwgen.sw.compiler import compile_model
 from hwgen.sw.image import Image
 from hwgen.sw.verilator_device import VerilatorDevice
 from hwgen.sw.verilog import cached_verilog
-
-from hwgen.config import BuildConfig
-from hwgen.model import ModelShape
 from hwgen.weights import random_weights
 
 __all__ = ["CONFIG", "MEMORY_BYTES", "PUBLIC", "SHAPE", "SmallDevice", "small_image"]

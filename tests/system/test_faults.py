@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import pytest
-from hwgen.sw.golden_device import GoldenDevice
-from hwgen.sw.verify import LockStep, Outcome
 
 from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.sw.golden_device import GoldenDevice
+from hwgen.sw.verify import LockStep, Outcome
 
 from .small import CONFIG, MEMORY_BYTES, PUBLIC, SHAPE, SmallDevice, small_image
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
-from hwgen.sw.engine import Engine, PassResult, Session
-from hwgen.sw.golden_device import GoldenDevice
-from hwgen.sw.image import Image
-from hwgen.sw.verify import LockStep
 
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.model import ModelShape
 from hwgen.registers import Status, register
+from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
+from hwgen.sw.engine import Engine, PassResult, Session
+from hwgen.sw.golden_device import GoldenDevice
+from hwgen.sw.image import Image
+from hwgen.sw.verify import LockStep
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 
 import pytest
+
 from hwgen.sw.verilog import cached_verilog
 
 from .cases import random_cases, random_config, run_case

@@ -11,6 +11,9 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.unit import AttentionUnit
 from hwgen.hw.interfaces import (
@@ -25,11 +28,7 @@ from hwgen.hw.interfaces import (
     WriteBeat,
 )
 
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor
-
 __all__ = [
-    "BUILD_ARGS",
     "AttentionBench",
     "Sink",
     "Source",
@@ -42,9 +41,6 @@ __all__ = [
     "write_kv_store",
     "write_query",
 ]
-
-#: The generated Verilog has state machines without a default case and comparisons that are constant in small builds.
-BUILD_ARGS = ("-Wno-fatal",)
 
 
 def tiny_config(**changes: Any) -> BuildConfig:

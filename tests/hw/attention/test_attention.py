@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
-from hwgen.golden.attention import AttentionState
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
+from hwgen.golden.attention import AttentionState
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
-    BUILD_ARGS,
     AttentionBench,
     Source,
     drive_operator,
@@ -209,6 +208,6 @@ def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
 def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
     run_cocotb(
-        AttentionBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases(config)},
     )  # fmt: skip

@@ -8,11 +8,10 @@ from typing import Any
 import cocotb
 import torch
 from cocotb.triggers import ReadOnly, RisingEdge
+
 from hwgen.golden.attention import exp2
 from hwgen.hw.attention.exp2 import Exp2
-
 from tests.cocotb_runner import run_cocotb, start_clock
-from tests.hw.attention.bench import BUILD_ARGS
 
 
 @cocotb.test()
@@ -37,4 +36,4 @@ async def is_exact(dut: Any) -> None:
 
 
 def test_exp2(tmp_path: Path) -> None:
-    run_cocotb(Exp2(), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS)
+    run_cocotb(Exp2(), test_module=__name__, build_dir=tmp_path)

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from cocotb.triggers import ClockCycles, RisingEdge
-from hwgen.golden.head import head_logits, top_candidates
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
+from hwgen.golden.head import head_logits, top_candidates
 from hwgen.layout import head_block_beats, pack_head, pad_beats, vectors_of
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
-    BUILD_ARGS,
     AttentionBench,
     Sink,
     Source,
@@ -121,6 +120,6 @@ def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:
         (0.0, 0.98, 0, 7 * block + 3, 5, ""),
     ]  # fmt: skip
     run_cocotb(
-        AttentionBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases},
     )  # fmt: skip

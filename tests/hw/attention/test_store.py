@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
-from hwgen.hw.attention.store import KvStore
-from hwgen.hw.interfaces import KV_LATENCY
 
 from hwgen.config import BuildConfig
+from hwgen.hw.attention.store import KvStore
+from hwgen.hw.interfaces import KV_LATENCY
 
 
 @pytest.mark.parametrize(

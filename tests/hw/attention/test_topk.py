@@ -10,10 +10,10 @@ import cocotb
 import numpy as np
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
-from hwgen.hw.attention.topk import TopK
 
+from hwgen.hw.attention.topk import TopK
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
-from tests.hw.attention.bench import BUILD_ARGS, pulse
+from tests.hw.attention.bench import pulse
 
 
 @cocotb.test()
@@ -52,7 +52,7 @@ async def sorts(dut: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_topk(tmp_path: Path, size: int) -> None:
-    run_cocotb(TopK(size), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS, parameters={"size": size})
+    run_cocotb(TopK(size), test_module=__name__, build_dir=tmp_path, parameters={"size": size})
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0])

@@ -12,15 +12,15 @@ from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles, RisingEdge
-from hwgen.hw.attention.store import KvStore
-from hwgen.hw.attention.writer import KvWriter
-from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
+from hwgen.hw.attention.store import KvStore
+from hwgen.hw.attention.writer import KvWriter
+from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
-from tests.hw.attention.bench import BUILD_ARGS, Sink, drive_operator, pulse, start_and_wait, tiny_config, write_kv_store
+from tests.hw.attention.bench import Sink, drive_operator, pulse, start_and_wait, tiny_config, write_kv_store
 
 #: Page numbers of the context's blocks.
 PAGES = [7, 2, 9, 0, 5, 11, 3, 8]
@@ -153,6 +153,6 @@ def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, s
     ]
     passes += [(position, min(chunk, 3)) for position in range(block - 3, block + 2) if position >= 0]
     run_cocotb(
-        WriterBench(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        WriterBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "head_dim": head_dim, "stall": stall, "passes": passes, "seed": 5, "interrupt": 2},
     )  # fmt: skip

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import cocotb
-from hwgen.hw.axi.merge import ReadMerge
 
+from hwgen.hw.axi.merge import ReadMerge
 from tests.cocotb_runner import run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, pattern
 

@@ -11,20 +11,19 @@ import pytest
 from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.descriptors import Opcode
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.active import Pass
 from hwgen.hw.control.counters import Counters
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead
-
-from hwgen.config import CONTRACT_VERSION, BuildConfig
-from hwgen.descriptors import Opcode
 from hwgen.registers import COUNTERS, MAGIC, WINDOW_BYTES, Register, Status, register, register_map
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
 
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
 CONFIGS = {
     "default": BuildConfig(),
     "odd": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, load_bytes=4, max_context=200, topk=3),
@@ -276,5 +275,5 @@ async def counters_and_candidates(dut: Any) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_registers(name: str, tmp_path: Path) -> None:
-    run_cocotb(Registers(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+    run_cocotb(Registers(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
                parameters={"config": asdict(CONFIGS[name])})  # fmt: skip

@@ -8,15 +8,14 @@ from typing import Any
 
 import cocotb
 import pytest
-from hwgen.hw.control.sequencer import UNIT_OF, Sequencer, Unit
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Flag, Opcode, field_bits
+from hwgen.hw.control.sequencer import UNIT_OF, Sequencer, Unit
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Source
 from tests.hw.memory.test_prefetch import random_descriptor
 
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
 CONFIGS = {
     "default": BuildConfig(),
     "one_lane": BuildConfig(groups=1, lanes=1, chunk=4),
@@ -145,5 +144,5 @@ def test_every_opcode_has_a_unit() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sequencer(name: str, tmp_path: Path) -> None:
-    run_cocotb(Sequencer(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+    run_cocotb(Sequencer(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
                parameters={"config": asdict(CONFIGS[name])})  # fmt: skip

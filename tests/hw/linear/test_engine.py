@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
-from hwgen.hw.interfaces import ACCUMULATOR_LATENCY
-from hwgen.hw.linear.engine import LinearEngine
-from hwgen.hw.linear.tables import TABLE_ENTRIES
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
+from hwgen.hw.interfaces import ACCUMULATOR_LATENCY
+from hwgen.hw.linear.engine import LinearEngine
+from hwgen.hw.linear.tables import TABLE_ENTRIES
 from hwgen.layout import matrix_shape, pack_ternary, vectors_of
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 # These simulations are short: compiling is what takes time.
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE", "-MAKEFLAGS", "OPT_FAST=-O0")
 
 Trits = npt.NDArray[np.int8]
 Integers = npt.NDArray[np.int64]
@@ -282,6 +281,6 @@ def test_engine(tmp_path: Path, name: str) -> None:
     fields, cases = GEOMETRIES[name]
     config = BuildConfig.from_dict({"name": name, **fields})
     run_cocotb(
-        LinearEngine(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS, testcase=cases,
+        LinearEngine(config), test_module=__name__, build_dir=tmp_path, testcase=cases,
         parameters={"config": config.to_dict()},
     )  # fmt: skip

@@ -9,12 +9,11 @@ from typing import Any
 import cocotb
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
-from hwgen.hw.linear.tables import TABLE_ENTRIES, WALK, TableBuilder
 
+from hwgen.hw.linear.tables import TABLE_ENTRIES, WALK, TableBuilder
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 # These simulations are short: compiling is what takes time.
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE", "-MAKEFLAGS", "OPT_FAST=-O0")
 
 
 def balanced_digits(k: int) -> list[int]:
@@ -62,7 +61,7 @@ async def fills_tables(dut: Any) -> None:
 @pytest.mark.parametrize("tables", [1, 3])
 def test_builder(tmp_path: Path, tables: int) -> None:
     run_cocotb(
-        TableBuilder(tables), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS, parameters={"tables": tables}
+        TableBuilder(tables), test_module=__name__, build_dir=tmp_path, parameters={"tables": tables}
     )
 
 

@@ -9,13 +9,12 @@ import cocotb
 import numpy as np
 import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
-from hwgen.hw.linear.trits import TritDecoder, partner
 
 from hwgen.config import BuildConfig
+from hwgen.hw.linear.trits import TritDecoder, partner
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 # These simulations are short: compiling is what takes time.
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE", "-MAKEFLAGS", "OPT_FAST=-O0")
 
 LEGAL_BYTES = 243
 LATENCY = TritDecoder.INDEX_LATENCY
@@ -75,7 +74,7 @@ async def decodes(dut: Any) -> None:
 def test_decoder(tmp_path: Path, ports: int, rows: int) -> None:
     config = BuildConfig(ports=ports, rows=rows, groups=1, builders=1, load_bytes=1)
     run_cocotb(
-        TritDecoder(config), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+        TritDecoder(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict()},
     )  # fmt: skip
 

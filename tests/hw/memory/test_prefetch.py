@@ -12,19 +12,18 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.hw.axi.signature import Axi4Read
 from hwgen.hw.control.active import Pass
 from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher, TableRead
 from hwgen.hw.memory.program import ProgramReader
-
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink
 
-BUILD_ARGS = ("-Wno-CASEINCOMPLETE",)
 CONFIGS = {
     "default": BuildConfig(descriptor_queue=5),
     "narrow": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, load_bytes=4, descriptor_queue=2),
@@ -211,5 +210,5 @@ async def an_error_ends_the_program(dut: Any) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefetch(name: str, tmp_path: Path) -> None:
-    run_cocotb(FetchPath(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, build_args=BUILD_ARGS,
+    run_cocotb(FetchPath(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
                parameters={"config": asdict(CONFIGS[name])})  # fmt: skip

@@ -12,14 +12,14 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.config import BuildConfig
 from hwgen.hw.axi.signature import Axi4Read
 from hwgen.hw.interfaces import BeatStream, RowStream, Segment
 from hwgen.hw.memory.beats import RowToBeats
 from hwgen.hw.memory.port import ErrorReport, PortReader
 from hwgen.hw.memory.ring import UramRing
 from hwgen.hw.memory.stripe import PlaneSplitter
-
-from hwgen.config import BuildConfig
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import cocotb
 import pytest
-from hwgen.hw.memory.writer import StreamWriter
 
 from hwgen.config import BuildConfig
+from hwgen.hw.memory.writer import StreamWriter
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Source
 from tests.hw.memory.test_stream import CONFIGS, random_segments

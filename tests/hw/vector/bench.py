@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from cocotb.triggers import RisingEdge
+from torch import Tensor
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.golden.activation import relu2, silu
 from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
 from hwgen.golden.norm import norm_quantize
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
-from torch import Tensor
-
-from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Flag, Opcode
 from tests.cocotb_runner import start_clock
 from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
 

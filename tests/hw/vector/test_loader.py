@@ -9,10 +9,10 @@ from typing import Any
 import cocotb
 import pytest
 from cocotb.triggers import RisingEdge
-from hwgen.hw.vector import RingLoader
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
+from hwgen.hw.vector import RingLoader
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 from .bench import config_of_width, pack
@@ -171,5 +171,4 @@ def test_loader(width: int, tmp_path: Path) -> None:
         test_module=__name__,
         build_dir=tmp_path,
         parameters={"config": config.to_dict()},
-        build_args=("-Wno-CASEINCOMPLETE",),
     )

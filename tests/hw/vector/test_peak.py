@@ -9,8 +9,8 @@ from typing import Any
 import cocotb
 import pytest
 from cocotb.triggers import RisingEdge
-from hwgen.hw.vector.peak import Peak
 
+from hwgen.hw.vector.peak import Peak
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.float.stimulus import EDGES, random_numbers
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import cocotb
+
 from hwgen.golden.activation import sigmoid
 from hwgen.hw.vector.sigmoid import Sigmoid
-
 from tests.cocotb_runner import run_cocotb, start_clock
 from tests.hw.float.stimulus import EDGES, check, random_numbers, stream, to_bits, to_float
 

@@ -8,22 +8,15 @@ from typing import Any
 import cocotb
 import pytest
 import torch
-from hwgen.hw.vector import VectorUnit
 
 from hwgen.config import BuildConfig, ConfigError
 from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.hw.vector import VectorUnit
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 
 from .bench import BUSES, STYLES, VectorBench, config_of_width, random_floats
 
 MODES = (Flag.STORE, Flag.RELU2, Flag.SILU, Flag.MULTIPLY, Flag.ADD)
-
-BUILD: dict[str, Any] = {
-    # State machines leave codes unused.
-    "build_args": ("-Wno-CASEINCOMPLETE", "--x-assign", "fast"),
-    # Optimising the C++ would take longer than all of the simulation.
-    "extra_env": {"MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0"},
-}
 
 TAIL = 400
 """Cycles after which nothing of an operator is left."""
@@ -289,7 +282,6 @@ def simulate(config: BuildConfig, build_dir: Path, testcase: list[str] | None = 
         build_dir=build_dir,
         parameters={"config": config.to_dict()},
         testcase=testcase,
-        **BUILD,
     )
 
 
