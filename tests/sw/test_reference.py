@@ -48,3 +48,8 @@ def test_c_header_compiles(tmp_path: Path) -> None:
 def test_reference_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference.md"
     assert page.read_text() == reference_markdown(CONFIG), "run: python -m hwgen.sw.reference > docs/reference.md"
+
+
+def test_the_committed_reference_is_current() -> None:
+    """`python -m hwgen.sw.reference > docs/reference.md` was run after the last change of the contract."""
+    assert (Path(__file__).parents[2] / "docs/reference.md").read_text() == reference_markdown(CONFIG)
