@@ -193,6 +193,16 @@ def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
     return names + inner
 
 
+def ultra_rams(depth: int, bits: int) -> int:
+    """URAM288 (4096 x 72) of one memory. Full columns stack; a last, narrow column packs several words into a row."""
+    columns, rest = divmod(bits, 72)
+    count = columns * -(-depth // 4096)
+    if rest:
+        packed = 1 << ((72 // rest).bit_length() - 1)
+        count += -(-depth // (4096 * packed))
+    return count
+
+
 def predicted_uram(config: BuildConfig) -> int:
     """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM, 4096 words of 72 bits each."""
     from ..hw.attention.item import AttentionSizes
@@ -203,7 +213,7 @@ def predicted_uram(config: BuildConfig) -> int:
         (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
         (config.scratch_memory, config.query_lanes, sizes.output_words, 32 * config.key_bytes),
     ]
-    return sum(n * -(-depth // 4096) * -(-bits // 72) for kind, n, depth, bits in memories if kind == "ultra")
+    return sum(n * ultra_rams(depth, bits) for kind, n, depth, bits in memories if kind == "ultra")
 
 
 def summarize(

@@ -106,3 +106,11 @@ def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HwgenError, match="Yosys is missing"):
         report.report_board(load_board("demo"))
+
+
+@pytest.mark.parametrize(
+    ("depth", "bits", "count"),
+    [(4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8)],
+)
+def test_ultra_rams(depth: int, bits: int, count: int) -> None:
+    assert report.ultra_rams(depth, bits) == count
