@@ -204,7 +204,7 @@ class BuildConfig:
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
         for name in ("ring_memory", "scratch_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
-        self._require(self.ring_beats >= 8 * self.groups * self.burst // self.groups, "ring_beats",
+        self._require(self.ring_beats >= 8 * self.burst, "ring_beats",
                       "at least eight bursts", nearest_power_of_two(16 * self.burst - 1))
         step = 2 * self.width
         self._require(self.max_head_dim % step == 0, "max_head_dim",

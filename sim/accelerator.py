@@ -72,7 +72,7 @@ class _Handle:
 
     def view(self, address: int, size: int) -> npt.NDArray[np.uint8]:
         buffer = (ctypes.c_uint8 * size).from_address(address)
-        buffer._owner = self  # type: ignore[attr-defined]
+        buffer._owner = self  # type: ignore[attr-defined]  # a ctypes array takes attributes
         return np.frombuffer(memoryview(buffer), dtype=np.uint8)
 
 

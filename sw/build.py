@@ -84,7 +84,7 @@ def build_board(board: Board, out: Path, progress: Callable[[str], None] = lambd
         "board": board.name,
         "out": str(out),
         "files": sorted(contents),
-        "verilog_sha256": manifest["files"]["hwgen_accelerator.v"],  # type: ignore[index]
+        "verilog_sha256": manifest["files"]["hwgen_accelerator.v"],  # type: ignore[index]  # the manifest is plain JSON
         "contract_hash": manifest["contract_hash"],
         "config": config.to_dict(),
     }

@@ -164,7 +164,7 @@ class ModelCompiler:
         self.kv_users: list[int] = []
 
     def emit(self, opcode: Opcode, **fields: object) -> None:
-        self.program.append(Descriptor(opcode=opcode, **fields))  # type: ignore[arg-type]
+        self.program.append(Descriptor(opcode=opcode, **fields))  # type: ignore[arg-type]  # fields by name
 
     def rounds(self) -> Iterator[dict[str, int]]:
         """Token ranges that the lanes work on at the same time."""
@@ -239,7 +239,7 @@ class ModelCompiler:
             command = replace(command, flags=Flag.NONE if last else Flag.REPLAY)
             if not first:
                 command = replace(command, fetch=Fetch.NONE)
-        self.program.append(replace(command, layer=layer, **tokens))  # type: ignore[arg-type]
+        self.program.append(replace(command, layer=layer, **tokens))  # type: ignore[arg-type]  # fields by name
 
     def drain(
         self,

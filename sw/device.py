@@ -102,9 +102,9 @@ def open_device(name: str, config: BuildConfig, **options: object) -> Device:
     if name == "golden":
         from .golden_device import GoldenDevice
 
-        return GoldenDevice(config, **options)  # type: ignore[arg-type]
+        return GoldenDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
     if name == "verilator":
         from .verilator_device import VerilatorDevice
 
-        return VerilatorDevice(config, **options)  # type: ignore[arg-type]
+        return VerilatorDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
     raise HwgenError("device", f"device {name!r} is unknown", f"use one of: {', '.join(DEVICES)}")
