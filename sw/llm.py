@@ -59,7 +59,7 @@ class LLM:
     """A language model on an accelerator.
 
     ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"`` or an open
-    device. ``board``: the name of a board, or a build configuration.
+    device. ``board``: the name of a board, or a build configuration. ``head``: ``"exact"`` or ``"shortlist"``.
     """
 
     def __init__(
@@ -68,11 +68,13 @@ class LLM:
         device: str | Device = "verilator",
         board: str | BuildConfig = "demo",
         progress: Callable[[str], None] | None = None,
+        *,
+        head: str = "exact",
     ) -> None:
         report = progress or (lambda text: None)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
         config = board if isinstance(board, BuildConfig) else load_board(board).config
-        self.image = compile_model(config, self.model.weights, name=self.model.name, progress=report)
+        self.image = compile_model(config, self.model.weights, name=self.model.name, head=head, progress=report)
         if isinstance(device, str):
             options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096}
             if device == "verilator":

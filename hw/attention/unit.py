@@ -11,12 +11,13 @@ from ...descriptors import Opcode
 from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat
 from .accumulate import ValueStage
 from .blocks import BlockBuffer
+from .candidates import CandidateList
 from .logits import LogitWriter
 from .scaling import ScoreScaler
 from .scores import ScoreStage
 from .slots import SlotTable
 from .softmax import OnlineSoftmax
-from .topk import INDEX_BITS, TopK
+from .topk import INDEX_BITS
 
 __all__ = ["AttentionUnit"]
 
@@ -30,7 +31,7 @@ class AttentionUnit(wiring.Component):
         beats, store -> BlockBuffer -> ScoreStage -> ScoreScaler -> OnlineSoftmax -> ValueStage -> scratch_write
                           keys, values     q . k        scores        P, W, c, 1/l      o
                                                           | logits (HEAD)
-                                                          +-> TopK, LogitWriter
+                                                          +-> CandidateList, LogitWriter
 
     The stages work on different items (one round of ``query_lanes`` query slots against one block of keys), and run ahead
     across blocks and key/value heads as far as their buffers reach.
@@ -80,7 +81,7 @@ class AttentionUnit(wiring.Component):
         m.submodules.scaler = scaler = ScoreScaler(config)
         m.submodules.softmax = softmax = OnlineSoftmax(config)
         m.submodules.value_stage = values = ValueStage(config)
-        m.submodules.topk = topk = TopK(config.topk)
+        m.submodules.topk = topk = CandidateList(config.topk, burst=config.kv_block)
         m.submodules.logit_writer = writer = LogitWriter(config)
 
         direct = Signal()
@@ -105,29 +106,28 @@ class AttentionUnit(wiring.Component):
             scores.direct.eq(direct),
             scores.slots_ready.eq(slots.ready & ~start),
             scores.last_round.eq(slots.last_round),
-            scaler.position.eq(self.op.position),
-            scaler.room.eq(Mux(direct, writer.room, softmax.room)),
+            scaler.room.eq(Mux(direct, writer.room & topk.room, softmax.room)),
             softmax.begin.eq(scaler.begin & ~direct),
             softmax.valid.eq(scaler.valid & ~direct),
             softmax.done.eq(scaler.done & ~direct),
-            blocks.free.eq(Mux(direct, scaler.begin, values.free)),
+            blocks.free.eq(Mux(direct, scaler.read_last, values.free)),
             values.group_vectors.eq(slots.group_vectors),
         ]
         m.d.comb += [
             getattr(sink, name).eq(getattr(source, name))
             for source, sink, names in (
                 (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
-                (blocks, scores, ("key", "key_limit", "offer", "offer_data")),
-                (scores, scaler, ("load", "item")),
+                (blocks, scores, ("key", "key_limit", "offer")),
+                (scores, scaler, ("load", "item", *(f"scores_{lane}" for lane in range(config.query_lanes)))),
                 (scaler, scores, ("release", "scale_addr", "scale_read")),
-                (scaler, blocks, ("scales_buffer", "scales_read")),
-                (blocks, scaler, ("key_scales", "value_scales")),
+                (scaler, blocks, ("scale_buffer", "scale_key")),
+                (blocks, scaler, ("scales_ready", "key_scale", "value_scale")),
                 (scaler, slots, ("token_round", "token_read")),
-                (scaler, softmax, ("usable", "value_scale", "present")),
+                (scaler, softmax, ("usable", "key_value_scale", "present")),
                 (softmax, values, ("ready", "item")),
                 (values, softmax, ("take", "willing")),
                 (values, blocks, ("value_buffer", "value_dim")),
-                (blocks, values, ("value", "value_ready")),
+                (blocks, values, ("value", "value_ready", "next_value_ready")),
                 (values, slots, ("output_round", "output_read")),
             )
             for name in names
@@ -135,7 +135,7 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             getattr(sink, name)[lane].eq(getattr(source, name)[lane])
             for source, sink, names in (
-                (scores, scaler, ("scores", "scale")),
+                (scores, scaler, ("scale",)),
                 (slots, scaler, ("token",)),
                 (scaler, softmax, ("score", "maximum", "exponent")),
                 (softmax, values, ("weights", "power", "correction")),
@@ -152,8 +152,9 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             known.eq(row < self.op.descriptor.stride),
             topk.clear.eq(start & direct),
-            topk.valid.eq(scaler.logit_valid & direct & known),
             topk.index.eq(row),
+            topk.valid.eq(scaler.logit_valid & direct & known),
+            topk.begin.eq(scaler.begin & direct),
             topk.logit.eq(scaler.logit),
             writer.start.eq(start & direct & self.op.write_logits),
             writer.rows.eq(self.op.descriptor.stride),

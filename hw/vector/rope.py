@@ -60,7 +60,7 @@ class RopeSteps(wiring.Component):
         position = Signal.like(op.count)
         source, param = Signal(16, reset_less=True), Signal(16, reset_less=True)
         slot_base = Signal(index_bits(self.config.max_group))
-        bank = Signal(index_bits(self.config.chunk))
+        token = Signal.like(op.count)  # of the pass
         may_quantize = Signal()
         gap = Signal(range(CHAIN_GAP + 1))
         # Of the head
@@ -75,7 +75,6 @@ class RopeSteps(wiring.Component):
         vector = Signal.like(descriptor.head_vectors)
         address = Signal(16)
 
-        bank_mask = self.config.chunk - 1
         half = descriptor.head_vectors[1:]
         last_vector, last_head, last_token = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -92,7 +91,7 @@ class RopeSteps(wiring.Component):
             tag.final.eq(last_token & last_head & last_vector),
             tag.second.eq(second),
             tag.kind.eq(kind),
-            tag.place.eq(Mux(kind == Kind.QUERY, slot_base + member, bank)),
+            tag.place.eq(Mux(kind == Kind.QUERY, slot_base + member, token)),
             tag.kv_head.eq(kv_head),
             tag.index.eq(index),
         ]
@@ -132,7 +131,7 @@ class RopeSteps(wiring.Component):
                     source_offset.eq(op.first * descriptor.src_stride),
                     param_offset.eq(op.first * descriptor.param_stride),
                     slot_base.eq(op.first * group),
-                    bank.eq((op.position + op.first) & bank_mask),
+                    token.eq(op.first),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):
@@ -158,7 +157,7 @@ class RopeSteps(wiring.Component):
                         source.eq(source + descriptor.src_stride),
                         param.eq(param + descriptor.param_stride),
                         slot_base.eq(slot_base + group),
-                        bank.eq((bank + 1) & bank_mask),
+                        token.eq(token + 1),
                         gap.eq(CHAIN_GAP),
                     ]
                     m.next = "GAP"
