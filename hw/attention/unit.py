@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Opcode
-from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat
+from ...descriptors import Fetch, Opcode
+from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat, index_bits
 from .accumulate import ValueStage
 from .blocks import BlockBuffer
 from .candidates import CandidateList
@@ -40,7 +40,8 @@ class AttentionUnit(wiring.Component):
     ``dst + t * dst_stride + n * head_vectors``. Consumes, for each key/value head, ``ceil(position / kv_block)`` blocks of
     ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`.
     HEAD: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head` makes them, ``stride``
-    rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``.
+    rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``. With fetch SHORTLIST the blocks are those
+    of the short list, in its order, and no logits are written.
 
     Members
     -------
@@ -51,6 +52,8 @@ class AttentionUnit(wiring.Component):
     store : Out(KvRead)
     scratch_write : Out(MemoryWrite)
     logits_segment : Out(Segment), logits : Out(WriteBeat)
+    list_index : Out, list_block : In
+        Entry of the short list, and its block one cycle later.
     topk_index, topk_logit : Out(32) per candidate
         Best first; stable from ``done`` of a HEAD until the next one starts.
     """
@@ -68,6 +71,8 @@ class AttentionUnit(wiring.Component):
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "logits_segment": Out(Segment()),
             "logits": Out(WriteBeat(config)),
+            "list_index": Out(index_bits(config.shortlist)),
+            "list_block": In(INDEX_BITS),
             "topk_index": Out(32).array(config.topk),
             "topk_logit": Out(32).array(config.topk),
         })  # fmt: skip
@@ -145,8 +150,11 @@ class AttentionUnit(wiring.Component):
             for lane in range(config.query_lanes)
         ]
 
-        # HEAD: rows are numbered as they come; those beyond the vocabulary are no candidates.
+        # HEAD: rows are numbered as they come, or block by block from the short list; those beyond the vocabulary are no
+        # candidates.
         row = Signal(INDEX_BITS)
+        block_bits = (config.kv_block - 1).bit_length()
+        listed, entry, opening = Signal(), Signal(len(self.list_index)), Signal(2)
         known = Signal()
         finished = Signal()
         m.d.comb += [
@@ -156,7 +164,7 @@ class AttentionUnit(wiring.Component):
             topk.valid.eq(scaler.logit_valid & direct & known),
             topk.begin.eq(scaler.begin & direct),
             topk.logit.eq(scaler.logit),
-            writer.start.eq(start & direct & self.op.write_logits),
+            writer.start.eq(start & direct & ~listed & self.op.write_logits),
             writer.rows.eq(self.op.descriptor.stride),
             writer.address.eq(self.op.logits),
             writer.begin.eq(scaler.begin & direct),
@@ -164,8 +172,14 @@ class AttentionUnit(wiring.Component):
             writer.logit.eq(Mux(known, scaler.logit, 0)),
             writer.finish.eq(finished),
         ]
+        m.d.comb += self.list_index.eq(entry)
+        m.d.sync += [listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST), opening.eq(Cat(start, opening))]
+        end_of_block = Signal()
+        m.d.comb += end_of_block.eq(row[:block_bits].all() & listed)
         with m.If(start):
-            m.d.sync += row.eq(0)
+            m.d.sync += [row.eq(0), entry.eq(0)]
+        with m.Elif((opening[-1] & listed) | (scaler.logit_valid & end_of_block)):
+            m.d.sync += [row.eq(self.list_block << block_bits), entry.eq(entry + 1)]
         with m.Elif(scaler.logit_valid):
             m.d.sync += row.eq(row + 1)
         head_done = Signal()
