@@ -311,18 +311,25 @@ class GoldenMachine:
 
     def _rope(self, d: Descriptor) -> None:
         dim = d.head_vectors * self.config.width
-        heads = self._load(d.src, d.src_stride, (d.heads + 2 * d.kv_heads) * d.head_vectors).reshape(
-            self.count, -1, dim
-        )
+        parts = rope_heads(d)
+        if not parts:
+            raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
+        heads = self._load(d.src, d.src_stride, sum(parts.values()) * d.head_vectors).reshape(self.count, -1, dim)
         active = slice(self.first, self.first + self.count)
         rows = torch.from_numpy(self.param)[self._addresses(d.param, d.param_stride, d.head_vectors)].flatten(1)
-        turned = rotate(heads[:, : d.heads + d.kv_heads], rows[:, None])
+        turned = heads.clone()
+        rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
+        turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
         self._store(d.src, d.src_stride, turned.flatten(1))
-        q8, q_scale = quantize_query(turned[:, : d.heads], d.scalar0)
-        self.query[active, : d.heads, :dim] = q8.numpy()
-        self.query_scale[active, : d.heads] = q_scale.numpy()
-        for kind, part in enumerate((turned[:, d.heads :], heads[:, d.heads + d.kv_heads :])):
-            k8, k_scale = quantize_kv(part)
+        of = dict(zip(parts, turned.split(list(parts.values()), dim=1), strict=True))
+        if Flag.QUERIES in of:
+            q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
+            self.query[active, : d.heads, :dim] = q8.numpy()
+            self.query_scale[active, : d.heads] = q_scale.numpy()
+        for kind, flag in enumerate((Flag.KEYS, Flag.VALUES)):
+            if flag not in of:
+                continue
+            k8, k_scale = quantize_kv(of[flag])
             self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
             self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
 
@@ -435,6 +442,12 @@ class GoldenMachine:
             logits.append(head_logits(q, torch.from_numpy(self.head_scale)[0], weights, scale))
             rows.append(block * c.kv_block + torch.arange(size))
         self._set_candidates(torch.cat(rows), torch.cat(logits))
+
+
+def rope_heads(d: Descriptor) -> dict[Flag, int]:
+    """Heads of each kind that ROPE works on, in their order."""
+    counts = {Flag.QUERIES: d.heads, Flag.KEYS: d.kv_heads, Flag.VALUES: d.kv_heads}
+    return {flag: count for flag, count in counts.items() if flag in d.flags}
 
 
 def activation_half(d: Descriptor) -> int:

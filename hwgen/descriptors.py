@@ -97,6 +97,10 @@ class Flag(enum.IntFlag):
     #: DRAIN: the results are scores of vocabulary rows ``stride``, ``stride + 1``, ... of ``head_stride`` in all; each block of
     #: ``kv_block`` rows competes with its best score for the short list. Row 0 begins a new list.
     SHORTLIST = 1024
+    #: ROPE: the heads it works on, at least one kind; ``src`` is where the first of them lies.
+    QUERIES = 2048
+    KEYS = 4096
+    VALUES = 8192
 
 
 class Buffers(enum.IntFlag):

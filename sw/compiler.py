@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import numpy as np
 import numpy.typing as npt
@@ -184,6 +185,8 @@ class Stage:
     normed: bool = False
     #: Emitted beside the last of several rounds: what the results of the rounds before allow.
     ahead: Callable[[], None] = lambda: None
+    #: Emitted behind the drains of a panel, with the number of the round and how many of its vectors are drained.
+    drained: Callable[[int, int], None] = lambda number, ready: None
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,8 @@ class ModelCompiler:
         self.kv_users: list[int] = []
         #: Drains of the latest panel: they follow the next LINEAR, which runs beside them.
         self.undrained: list[Descriptor] = []
+        #: What comes behind them.
+        self.after_drain: Callable[[], None] = lambda: None
         #: Half of the accumulators that the latest panel uses; place of the gains loaded last.
         self.accumulator, self.next_gain = 1, 1
         #: Half of the activations that round 0 of the present stage uses; rounds of the latest stage with a norm.
@@ -325,8 +330,7 @@ class ModelCompiler:
         step = c.block_step * c.rows
         total = align(sum(vectors) * c.width, step)
         starts = [sum(vectors[:i]) for i in range(len(parts))]
-        count = -(-total // c.panel_rows)
-        rows = align(-(-total // count), step)
+        rows = self.panel_height(total, step, [first * c.width for first in starts[1:]])
         panels = []
         for i, first in enumerate(range(0, total, rows)):
             height = min(rows, total - first)
@@ -350,6 +354,16 @@ class ModelCompiler:
                     spans.append(Span(part.scale, begin - low, begin, end - begin))
             panels.append(Panel(command, tuple(spans)))
         return panels
+
+    def panel_height(self, total: int, step: int, seams: list[int]) -> int:
+        """Rows of a panel: as few panels as possible, or one more where the first seam between matrices then is a seam of
+        panels, so that the first matrix is complete early.
+        """
+        fewest = -(-total // self.config.panel_rows)
+        heights = [align(-(-total // count), step) for count in (fewest, fewest + 1)]
+        if seams and seams[0] % heights[0] and seams[0] % heights[1] == 0:
+            return heights[1]
+        return heights[0]
 
     def panel_bytes(self, parts: list[TernaryMatrix], starts: list[int], first: int, height: int) -> Bytes:
         """Rows ``first`` .. ``first + height`` of matrices that begin at vectors ``starts``, as stored."""
@@ -375,6 +389,8 @@ class ModelCompiler:
             replace(command, layer=stage.source.layer, buffers=half | self.activation_half(i), **tokens)  # type: ignore[arg-type]
         )
         self.drain()
+        ready = max(span.target + span.vectors for span in panel.spans)
+        self.after_drain = partial(stage.drained, i, ready)
         adds = stage.mode & (Flag.MULTIPLY | Flag.ADD)
         for span in panel.spans:
             target = stage.target + span.target
@@ -399,6 +415,8 @@ class ModelCompiler:
         """The drains of the latest panel."""
         self.program += self.undrained
         self.undrained = []
+        then, self.after_drain = self.after_drain, lambda: None
+        then()
 
     def activation_half(self, i: int) -> Buffers:
         """Half of the activation memory that round ``i`` of the present stage uses."""
@@ -432,21 +450,32 @@ class ModelCompiler:
         s = self.shape
         return {"layer": layer, "heads": s.heads, "kv_heads": s.kv_heads, "head_vectors": self.head_vectors}
 
-    def rope(self, layer: int, rounds: list[dict[str, int]]) -> None:
-        p = self.plan
-        for tokens in rounds:
-            self.emit(
-                Opcode.ROPE,
-                **self.heads(layer),
-                src=p.qkv,
-                src_stride=p.qkv_stride,
-                dst=p.qkv,
-                dst_stride=p.qkv_stride,
-                param=0,
-                param_stride=self.head_vectors,
-                scalar0=score_constant(self.shape.head_dim),
-                **tokens,
-            )
+    def rope(self, layer: int, tokens: dict[str, int], ready: int, done: dict[str, int]) -> None:
+        """Rotate and quantise the kinds of heads whose rows are all drained: ``ready`` vectors of ``tokens`` are. ``done`` counts
+        the kinds that were.
+        """
+        p, s = self.plan, self.shape
+        sizes = [vectors_of(self.config, rows) for rows in (s.q_rows, s.kv_rows, s.kv_rows)]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        first, last = done["kinds"], sum(end <= ready for end in ends)
+        if first == last:
+            return
+        done["kinds"] = last
+        start = p.qkv + sum(sizes[:first])
+        kinds = (Flag.QUERIES, Flag.KEYS, Flag.VALUES)[first:last]
+        self.emit(
+            Opcode.ROPE,
+            **self.heads(layer),
+            flags=reduce(or_, kinds),
+            src=start,
+            src_stride=p.qkv_stride,
+            dst=start,
+            dst_stride=p.qkv_stride,
+            param=0,
+            param_stride=self.head_vectors,
+            scalar0=score_constant(s.head_dim),
+            **tokens,
+        )
 
     def attention(self, layer: int) -> None:
         p = self.plan
@@ -471,6 +500,7 @@ class ModelCompiler:
         gate = Flag.RELU2 if s.activation == "relu2" else Flag.SILU
         name = f"layers.{i}"
         rounds = list(self.rounds())
+        roped = [{"kinds": 0} for _ in rounds]
         several = len(rounds) > 1
         gain = self.next_gain
 
@@ -492,12 +522,11 @@ class ModelCompiler:
         self.project(
             "qkv",
             Stage(inputs, Flag.STORE, p.qkv, p.qkv_stride, normed=several and i > 0,
-                  ahead=lambda: self.rope(i, rounds[:-1])),
+                  drained=lambda number, ready: self.rope(i, rounds[number], ready, roped[number])),
             [w.q, w.k, w.v],
             before=lambda: self.gains(f"{name}.attn_sub_norm", w.attn_sub_norm, layer=i),
         )  # fmt: skip
         self.drain()
-        self.rope(i, rounds[-1:])
         self.attention(i)
         self.project(
             "o",

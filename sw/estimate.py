@@ -217,7 +217,8 @@ class PassModel:
         if d.opcode is Opcode.DRAIN:
             return start + count * (d.vectors + c.drain_token) + c.drain_end
         if d.opcode is Opcode.ROPE:
-            heads = (d.heads + 2 * d.kv_heads) * d.head_vectors
+            parts = {Flag.QUERIES: d.heads, Flag.KEYS: d.kv_heads, Flag.VALUES: d.kv_heads}
+            heads = sum(count for flag, count in parts.items() if flag in d.flags) * d.head_vectors
             return start + count * (2 * heads + c.rope_token) + c.rope_end
         if d.opcode in (Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY):
             rows = 1 if d.opcode is Opcode.PARAM else count

@@ -195,12 +195,16 @@ class OperatorOutputs:
         head = np.arange(d.heads)
         slot = (tokens[:, None] * group + head % group) * d.kv_heads + head // group  # [token, head]
         at = slot[:, :, None] * d.head_vectors + np.arange(d.head_vectors)
-        outputs = [
-            self._scratch(d, (d.heads + d.kv_heads) * d.head_vectors, tokens),
-            self._mirrored(d, "query", "query", at, tokens, g.query[tokens, : d.heads, :dim]),
-            self._mirrored(d, "query_scale", "query_scale", slot, tokens, g.query_scale[tokens, : d.heads].view(np.uint32)),
-        ]
-        for kind, name in enumerate(("key", "value")):
+        rotated = d.heads * (Flag.QUERIES in d.flags) + d.kv_heads * (Flag.KEYS in d.flags)
+        outputs = [self._scratch(d, rotated * d.head_vectors, tokens)] if rotated else []
+        if Flag.QUERIES in d.flags:
+            outputs += [
+                self._mirrored(d, "query", "query", at, tokens, g.query[tokens, : d.heads, :dim]),
+                self._mirrored(d, "query_scale", "query_scale", slot, tokens, g.query_scale[tokens, : d.heads].view(np.uint32)),
+            ]
+        for kind, (name, flag) in enumerate((("key", Flag.KEYS), ("value", Flag.VALUES))):
+            if flag not in d.flags:
+                continue
             place = (tokens[:, None] * 2 + kind) * c.max_kv_heads + np.arange(d.kv_heads)
             at = place[:, :, None] * (c.max_head_dim // c.width) + np.arange(d.head_vectors)
             outputs += [

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Opcode
+from ...descriptors import Flag, Opcode
 from ..interfaces import Operator, index_bits
 from .step import CHAIN_GAP, Kind, Step
 
@@ -75,12 +75,22 @@ class RopeSteps(wiring.Component):
         vector = Signal.like(descriptor.head_vectors)
         address = Signal(16)
 
+        def has(flag: Flag) -> Signal:
+            return descriptor.flags[flag.value.bit_length() - 1]
+
+        first_kind, last_kind = Signal(Kind), Signal(Kind)
+        m.d.comb += [
+            first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
+            last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
+        ]
         half = descriptor.head_vectors[1:]
         last_vector, last_head, last_token = Signal(), Signal(), Signal()
         m.d.comb += [
             vector.eq(Mux(do_rotate & second, pair + half, pair)),
             last_token.eq(position + 1 == op.count),
-            last_head.eq((kind == Kind.VALUE) & (kv_head + 1 == descriptor.kv_heads)),
+            last_head.eq(
+                (kind == last_kind) & (kv_head + 1 == descriptor.kv_heads) & ((kind != Kind.QUERY) | (member + 1 == group))
+            ),
             last_vector.eq(Mux(do_rotate, second & (pair + 1 == half), pair + 1 == descriptor.head_vectors)),
             address.eq(head + vector),
             tag.source.eq(address),
@@ -101,6 +111,8 @@ class RopeSteps(wiring.Component):
             m.d.sync += pair.eq(Mux(last_vector, 0, pair + 1))
         with m.If((do_rotate | do_quantize) & last_vector):
             self._next_head(m, kind, kv_head, member, group)
+            with m.If(last_head):
+                m.d.sync += kind.eq(first_kind)
             m.d.sync += [head.eq(head + descriptor.head_vectors), index.eq(index + 1)]
             with m.If(last_head):
                 m.d.sync += [head.eq(source), index.eq(0)]
@@ -115,7 +127,7 @@ class RopeSteps(wiring.Component):
                     position.eq(0),
                     pair.eq(0),
                     second.eq(0),
-                    kind.eq(Kind.QUERY),
+                    kind.eq(first_kind),
                     kv_head.eq(0),
                     member.eq(0),
                     index.eq(0),

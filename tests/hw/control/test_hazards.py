@@ -55,10 +55,15 @@ def test_what_runs_side_by_side() -> None:
             or (d.opcode is Opcode.NORM and (e.buffers ^ d.buffers) & Buffers.ACTIVATION)
             or (d.opcode is Opcode.DRAIN and (e.buffers ^ d.buffers) & Buffers.ACCUMULATOR)
         )
+        before_linear = d.opcode is Opcode.LINEAR and (
+            e.opcode is Opcode.ROPE
+            or (e.opcode is Opcode.NORM and (e.buffers ^ d.buffers) & Buffers.ACTIVATION)
+            or (e.opcode is Opcode.DRAIN and (e.buffers ^ d.buffers) & Buffers.ACCUMULATOR)
+        )
         behind_kv_write = e.opcode is Opcode.KV_WRITE and d.opcode in (
             Opcode.NORM, Opcode.DRAIN, Opcode.LINEAR, Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY,
         )  # fmt: skip
         kv_write_behind_loader = d.opcode is Opcode.KV_WRITE and UNIT_OF[e.opcode] is Unit.LOADER
-        if behind_linear or behind_kv_write or kv_write_behind_loader:
+        if behind_linear or before_linear or behind_kv_write or kv_write_behind_loader:
             expected.add((e.opcode, e.buffers, d.opcode, d.buffers))
     assert free == expected

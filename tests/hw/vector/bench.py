@@ -244,8 +244,10 @@ class VectorBench:
         kv_scale: Places = {}
         for t in tokens:
             row = self._rows(self.param, d.param + t * d.param_stride, h)
-            for head in range(d.heads + 2 * d.kv_heads):
-                base = d.src + t * d.src_stride + head * h
+            kinds = [Flag.QUERIES] * d.heads + [Flag.KEYS] * d.kv_heads + [Flag.VALUES] * d.kv_heads
+            mine = [head for head, kind in enumerate(kinds) if kind in d.flags]
+            for place, head in enumerate(mine):
+                base = d.src + t * d.src_stride + place * h
                 y = self._rows(self.scratch, base, h)
                 if head < d.heads + d.kv_heads:
                     y = rotate(y, row)

@@ -83,11 +83,18 @@ def drain(bench: VectorBench, flags: Flag, vectors: int, tokens: int, style: str
     return d
 
 
-def rope(bench: VectorBench, heads: int, kv_heads: int, head_vectors: int, tokens: int, style: str) -> Descriptor:
+ALL_KINDS = Flag.QUERIES | Flag.KEYS | Flag.VALUES
+KINDS = [ALL_KINDS, Flag.QUERIES, Flag.KEYS, Flag.VALUES, Flag.QUERIES | Flag.KEYS, Flag.KEYS | Flag.VALUES]
+
+
+def rope(
+    bench: VectorBench, heads: int, kv_heads: int, head_vectors: int, tokens: int, style: str, kinds: Flag = ALL_KINDS
+) -> Descriptor:
     rng = bench.rng
     vectors = (heads + 2 * kv_heads) * head_vectors
     d = Descriptor(
         opcode=Opcode.ROPE,
+        flags=kinds,
         heads=heads,
         kv_heads=kv_heads,
         head_vectors=head_vectors,
@@ -196,7 +203,9 @@ async def rope_of_all_shapes(dut: Any) -> None:
         (3, 3, 2, 0, 2, "edges"),
         (8, 1, 2, 1, chunk - 1, "one"),
     ):
-        await bench.run(rope(bench, heads, kv_heads, head_vectors, first + count, style), first=first, count=count)
+        for kinds in KINDS if style in ("one", "edges") else [ALL_KINDS]:
+            d = rope(bench, heads, kv_heads, head_vectors, first + count, style, kinds)
+            await bench.run(d, first=first, count=count)
 
 
 @cocotb.test()
@@ -215,7 +224,7 @@ async def operators_back_to_back(dut: Any) -> None:
             case 0:
                 await bench.run(norm(bench, rng.randint(1, 20), first + count, "one"), **where)
             case 1:
-                await bench.run(rope(bench, 2, 1, 2, first + count, "one"), **where)
+                await bench.run(rope(bench, 2, 1, 2, first + count, "one", rng.choice(KINDS)), **where)
             case _:
                 await bench.run(drain(bench, rng.choice(MODES), rng.randint(1, 12), first + count, "one"), **where)
 
