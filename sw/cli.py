@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from ..config import ConfigError
 from ..errors import HwgenError
 from . import commands
+from .serve import command as serve
 
 __all__ = ["main"]
 
@@ -78,6 +79,16 @@ def build_parser() -> Parser:
     )
     p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
     p.add_argument("--seed", type=int, default=0, help="of the random draw")
+    add_board(p)
+
+    p = add_command(
+        group,
+        "serve",
+        serve.run,
+        "serve a model by the OpenAI protocol",
+        "hwgen serve stories --device golden --port 8000",
+    )
+    serve.add_arguments(p)
     add_board(p)
 
     p = add_command(
