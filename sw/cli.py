@@ -79,6 +79,8 @@ def build_parser() -> Parser:
     )
     p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
     p.add_argument("--seed", type=int, default=0, help="of the random draw")
+    p.add_argument("--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there")
+    p.add_argument("--kv-bits", type=int, choices=(8, 4), default=8, help="of saved keys and values: exact, or half the space")
     add_board(p)
 
     p = add_command(

@@ -88,9 +88,7 @@ class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
     def __init__(self, device: Device, image: Image) -> None:
-        check_contract(
-            device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}"
-        )
+        check_contract(device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}")
         attach(device)
         self.device = device
         self.image = image
@@ -298,13 +296,9 @@ class Engine:
             )
         counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
         opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
-        return PassResult(
-            tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes
-        )
+        return PassResult(tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes)
 
-    def forward(
-        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
-    ) -> PassResult:
+    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
         """One pass over up to ``image.chunk`` tokens behind those the session has; a pass that fails adds none."""
         position, aligned = session.position, session.aligned
         try:
@@ -336,6 +330,4 @@ class Engine:
     def _candidates(self) -> tuple[Candidate, ...]:
         count = min(self.config.topk, self.image.shape.vocab)
         words = np.array([self._read("TOPK", i) for i in range(2 * count)], np.uint32)
-        return tuple(
-            Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True)
-        )
+        return tuple(Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True))

@@ -162,15 +162,17 @@ class Generation:
         if len(self.tokens) >= self.max_new_tokens:
             self.ended = True
             return None
-        if self.sampling.needs_logits:
-            token = self._sampler.choose(self.engine.logits(), self._seen)
-        else:
-            token = result.candidates[0].token
+        token = self._choose(result)
         reason = self._follow(token)
         if reason:
             self.ended, self.stop_reason = True, reason
             self.session.pending = [token]
         return GeneratedToken(token, result, reason)
+
+    def _choose(self, result: PassResult) -> int:
+        if not self.sampling.needs_logits:
+            return result.candidates[0].token
+        return self._sampler.choose(self.engine.logits(), self._seen)
 
     def _follow(self, token: int) -> str | None:
         """Plan what comes after a chosen token; the reason to stop, if there is one."""
@@ -205,9 +207,7 @@ class Generation:
     def __iter__(self) -> Iterator[GeneratedToken]:
         while (step := self.next_pass()) is not None:
             begin = time.monotonic()
-            result = self.engine.forward(
-                self.session, step.tokens, logits=step.logits, write_logits=step.write_logits
-            )
+            result = self.engine.forward(self.session, step.tokens, logits=step.logits, write_logits=step.write_logits)
             item = self.accept(result, time.monotonic() - begin)
             if item is not None:
                 yield item

@@ -45,7 +45,10 @@ class PrefixCache:
         return session.position if self.decoded else session.aligned
 
     def start(self, session: Session, prompt: Sequence[int]) -> int:
-        """Give an empty session the longest kept prefix of its prompt; returns its tokens. At least one token is left to compute."""
+        """Give an empty session the longest kept prefix of its prompt; returns how many tokens that is.
+
+        At least one token is left to compute.
+        """
         best, length = None, 0
         for entry in self._entries:
             shared = min(common_prefix(entry.tokens, prompt), self._usable(entry), len(prompt) - 1)

@@ -48,9 +48,7 @@ class Scheduler:
     the host and continues, with the same bits, when there is room again.
     """
 
-    def __init__(
-        self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, observer: Observer | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, observer: Observer | None = None) -> None:
         for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0)):
             if value < least:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
@@ -119,9 +117,7 @@ class Scheduler:
             while self._refusal is None:
                 if not self.step():
                     with self._changed:
-                        self._changed.wait_for(
-                            lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running)
-                        )
+                        self._changed.wait_for(lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running))
         except DeviceTimeout as error:
             self._refuse(error)
         except Exception as error:

@@ -143,9 +143,7 @@ def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any
 def load_session(engine: Engine, path: Path) -> Session:
     """A session from disk, in pages of its own. Nothing changes when the file is refused or pages are too few."""
     metadata, tensors = _read_checked(path)
-    check_contract(
-        engine.config, int(metadata["contract_version"]), int(metadata["contract_hash"], 16), f"session {path}"
-    )
+    check_contract(engine.config, int(metadata["contract_version"]), int(metadata["contract_hash"], 16), f"session {path}")
     if metadata["model_hash"] != engine.model_hash:
         raise HwgenError(
             "session",

@@ -79,7 +79,9 @@ class Api:
         async for part in request.stream():
             body += part
             if len(body) > limit:
-                raise ApiError(413, f"the request is longer than {limit} bytes", code="request_too_large", headers={"Connection": "close"})
+                raise ApiError(
+                    413, f"the request is longer than {limit} bytes", code="request_too_large", headers={"Connection": "close"}
+                )
         return bytes(body)
 
     # ---- completions ---------------------------------------------------------------------------------------------
@@ -105,9 +107,7 @@ class Api:
         generation = completion.generation
         return usage(len(generation.prompt), completion.tokens, generation.reused)
 
-    async def _events(
-        self, request: Request, completion: Completion, reply: Reply, with_usage: bool
-    ) -> AsyncIterator[str]:
+    async def _events(self, request: Request, completion: Completion, reply: Reply, with_usage: bool) -> AsyncIterator[str]:
         async with cancelled_on_disconnect(request, completion):
             try:
                 yield event(reply.chunk("", first=True))
@@ -155,9 +155,7 @@ class EventStream(StreamingResponse):
     """Server-sent events of one answer, which ends with the response however that ends."""
 
     def __init__(self, completion: Completion, events: AsyncIterator[str]) -> None:
-        super().__init__(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        )
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._completion = completion
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,7 +33,9 @@ class ApiError(Exception):
         """What the client is told of an error of the runtime."""
         if error.kind == "busy":
             waits = "shutting down" not in error.message
-            return cls(429 if waits else 503, str(error), code="queue_full" if waits else "shutting_down", headers={"Retry-After": "1"})
+            return cls(
+                429 if waits else 503, str(error), code="queue_full" if waits else "shutting_down", headers={"Retry-After": "1"}
+            )
         if error.kind == "context":
             return cls(400, str(error), code="context_length_exceeded")
         if error.kind in ("usage", "tokenizer"):

@@ -52,9 +52,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 def answer(engine: Engine, tokens: list[int], prefixes: PrefixCache | None, count: int = 5) -> Generation:
     """Sampled from all logits, so that a difference in any bit is likely to show; the logits of the end are compared too."""
-    generation = Generation(
-        engine, tokens, count, Sampling(temperature=2.0, seed=len(tokens)), prefixes=prefixes
-    )
+    generation = Generation(engine, tokens, count, Sampling(temperature=2.0, seed=len(tokens)), prefixes=prefixes)
     for _ in generation:
         pass
     return generation

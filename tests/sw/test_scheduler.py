@@ -21,6 +21,7 @@ from hwgen.weights import ModelWeights
 from .conftest import CONFIG, SHAPE
 from .toy_device import toy_engine
 
+
 @pytest.fixture(scope="module")
 def image(weights: ModelWeights) -> Image:
     return compile_model(CONFIG, weights)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -12,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen.descriptors import Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
-from hwgen.descriptors import Opcode
+from hwgen.sw.cli import main
 from hwgen.sw.compiler import compile_model
 from hwgen.sw.engine import Engine, Session
 from hwgen.sw.generation import Generation
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.image import Image
 from hwgen.sw.kv_cache import KvArrays, pack_pages, unpack_pages, with_cache_tokens
+from hwgen.sw.llm import LLM
 from hwgen.sw.session_file import load_session, save_session
 from hwgen.weights import ModelWeights, random_weights
 
@@ -78,9 +81,7 @@ def test_arrays_are_what_the_machine_reads(engine: Engine) -> None:
 def test_arrays_come_back(image: Image, positions: int) -> None:
     rng = np.random.default_rng(positions)
     shape = (2, SHAPE.layers, SHAPE.kv_heads, positions)
-    kv = KvArrays(
-        rng.integers(-127, 128, (*shape, SHAPE.head_dim), np.int8), rng.integers(0, 1 << 16, shape, np.uint16)
-    )
+    kv = KvArrays(rng.integers(-127, 128, (*shape, SHAPE.head_dim), np.int8), rng.integers(0, 1 << 16, shape, np.uint16))
     back = unpack_pages(image, pack_pages(image, kv), positions)
     np.testing.assert_array_equal(back.elements, kv.elements)
     np.testing.assert_array_equal(back.scales, kv.scales)
@@ -302,8 +303,28 @@ def test_full_file_system(tmp_path: Path) -> None:
     if subprocess.run([*private, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a file system in a name space")
     script = f'mount -t tmpfs -o size=64k none "$1" && exec "{sys.executable}" -c "$2" "$1"'
-    result = subprocess.run(
-        [*private, "sh", "-c", script, "sh", str(tmp_path), FULL_DISK], capture_output=True, text=True
-    )
+    result = subprocess.run([*private, "sh", "-c", script, "sh", str(tmp_path), FULL_DISK], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "cannot be written: No space left on device" in result.stdout
+
+
+# ---- command line ------------------------------------------------------------------------------------------------
+def test_run_continues_a_session(capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cat.session"
+
+    def run(prompt: str, *more: str) -> list[int]:
+        arguments = ["run", str(model_directory), "--device", "golden", "--set", f"max_context={CONFIG.max_context}"]
+        assert main([*arguments, "--prompt", prompt, "--max-new-tokens", "4", "--json", *more]) == 0
+        return list(json.loads(capsys.readouterr().out)["tokens"])
+
+    said = [run(text, "--session", str(path)) for text in ("the cat", " sat", " sat")]
+    llm = LLM(model_directory, "golden", CONFIG)
+    session = Session()
+    for text, tokens in zip(("the cat", " sat", " sat"), said, strict=True):
+        answer = llm.generate(text, max_new_tokens=4, session=session)
+        assert answer.text is not None and answer.generation.tokens == tokens
+    assert llm.load_session(path).tokens == session.tokens
+    run("x", "--session", str(path), "--kv-bits", "4")
+    smaller = path.stat().st_size
+    run("x", "--session", str(path))
+    assert smaller < path.stat().st_size

@@ -55,7 +55,9 @@ def serving(service: Service, key: str | None = None, hosts: list[str] | None = 
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(create_app(service, api_key=key, hosts=hosts), log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            create_app(service, api_key=key, hosts=hosts), log_level="warning", lifespan="on", timeout_graceful_shutdown=5
+        )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -21,14 +21,19 @@ MODEL = "chatty"
 
 def chat(running: Running, text: str, **options: object) -> str:
     answer = running.client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": text}], **options  # type: ignore[call-overload]  # by name
+        model=MODEL,
+        messages=[{"role": "user", "content": text}],
+        **options,  # type: ignore[call-overload]  # by name
     )
     return str(answer.choices[0].message.content)
 
 
 def streamed(running: Running, text: str, **options: object) -> str:
     chunks = running.client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": text}], stream=True, **options  # type: ignore[call-overload]
+        model=MODEL,
+        messages=[{"role": "user", "content": text}],
+        stream=True,
+        **options,  # type: ignore[call-overload]
     )
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
@@ -36,10 +41,7 @@ def streamed(running: Running, text: str, **options: object) -> str:
 def metrics(running: Running) -> dict[str, float]:
     families = text_string_to_metric_families(running.http.get("/metrics").text)
     return {
-        s.name + "".join(f"/{v}" for v in s.labels.values()): s.value
-        for f in families
-        for s in f.samples
-        if "bucket" not in s.name
+        s.name + "".join(f"/{v}" for v in s.labels.values()): s.value for f in families for s in f.samples if "bucket" not in s.name
     }
 
 
@@ -89,8 +91,7 @@ def test_conversation(server: Running, alone: LLM) -> None:
     ]
     for count in (2, 4):
         text = "".join(
-            f"[{r}]{c}"
-            for r, c in [("system", "be a cat"), ("user", "the cat"), ("assistant", "meow"), ("user", "sat")][:count]
+            f"[{r}]{c}" for r, c in [("system", "be a cat"), ("user", "the cat"), ("assistant", "meow"), ("user", "sat")][:count]
         )
         expected = alone.generate(alone.model.tokenizer.encode(text + "[assistant]"), max_new_tokens=3)
         answer = server.client.chat.completions.create(model=MODEL, messages=messages[:count], max_tokens=3)  # type: ignore[arg-type]
@@ -121,9 +122,7 @@ def test_sampling_parameters(server: Running, alone: LLM) -> None:
 
 
 def test_context_full(server: Running) -> None:
-    answer = server.client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "the cat"}], max_tokens=4000
-    )
+    answer = server.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "the cat"}], max_tokens=4000)
     assert answer.choices[0].finish_reason == "length" and answer.usage is not None
     assert answer.usage.total_tokens == 65  # the last token needs no place in the context
 
@@ -173,13 +172,12 @@ def test_eight_clients_get_what_each_gets_alone(server: Running, alone: LLM) -> 
 def test_a_client_that_goes_away_frees_its_slot(chat_directory: Path) -> None:
     with serving(new_service(chat_directory, Limits(sessions=1))) as running:
         whole = chat(running, "once", max_tokens=3)
-        stream = running.client.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "the cat"}], stream=True
-        )
+        stream = running.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "the cat"}], stream=True)
         next(iter(stream))
         port = int(running.url.rpartition(":")[2])
         body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "a cat"}]}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port)) as waiting:  # no stream, and behind the other
             waiting.sendall(head.encode() + body)
             running.wait_until(lambda s: s.scheduler.waiting == 1 and s.scheduler.running == 1)
@@ -242,7 +240,16 @@ def test_requests_that_are_no_json(server: Running) -> None:
 
 
 def test_neutral_parameters_are_taken(server: Running) -> None:
-    body = {"model": MODEL, "prompt": "x", "max_tokens": 1, "n": 1, "logprobs": None, "presence_penalty": 0, "logit_bias": {}, "user": "me"}
+    body = {
+        "model": MODEL,
+        "prompt": "x",
+        "max_tokens": 1,
+        "n": 1,
+        "logprobs": None,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "user": "me",
+    }
     assert server.http.post("/v1/completions", json=body).status_code == 200
 
 
@@ -258,9 +265,7 @@ def test_limits(chat_directory: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="at most 40"):
             chat(running, "x", max_tokens=41)
         busy = [
-            running.client.chat.completions.create(
-                model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
-            )
+            running.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True)
             for _ in range(2)
         ]
         with pytest.raises(openai.RateLimitError) as full:
@@ -311,9 +316,7 @@ def test_template_that_refuses(chat_directory: Path, tmp_path: Path) -> None:
 def test_device_that_fails(chat_directory: Path) -> None:
     service = new_service(chat_directory)
     with serving(service) as running:
-        stream = running.client.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
-        )
+        stream = running.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True)
         next(iter(stream))
 
         def fail(timeout: float) -> None:
