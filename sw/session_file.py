@@ -49,13 +49,15 @@ def _safetensors() -> Any:
 def _to_nibbles(elements: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """int8 ``[..., n]`` -> two elements a byte, the even one in the low half, as ``q + 8`` with q in -7..7."""
     q = np.rint(elements.astype(np.float32) * (_STEPS4 / _STEPS8)).astype(np.int8)
-    nibbles = (q + 8).astype(np.uint8)
-    return nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    nibbles: npt.NDArray[np.uint8] = (q + 8).astype(np.uint8)
+    packed: npt.NDArray[np.uint8] = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    return packed
 
 
 def _from_nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     q = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
-    return np.rint(q.reshape(*packed.shape[:-1], -1) * (_STEPS8 / _STEPS4)).astype(np.int8)
+    elements: npt.NDArray[np.int8] = np.rint(q.reshape(*packed.shape[:-1], -1) * (_STEPS8 / _STEPS4)).astype(np.int8)
+    return elements
 
 
 def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int = 8) -> int:

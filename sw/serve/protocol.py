@@ -138,10 +138,12 @@ def parse(kind: type[R], body: bytes) -> R:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = f"{place}: {first['msg']}" if place else str(first["msg"])
-        raise ApiError(400, message, code="invalid_value", param=str(first["loc"][0]) if first["loc"] else None) from error
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        field = errors[0]["loc"][:1]
+        reasons = dict.fromkeys(e["msg"] for e in errors if e["loc"][:1] == field)  # of every kind that the field may have
+        name = str(field[0]) if field else None
+        message = "; or ".join(reasons)
+        raise ApiError(400, f"{name}: {message}" if name else message, code="invalid_value", param=name) from error
 
 
 def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
