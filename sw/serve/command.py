@@ -79,12 +79,14 @@ def is_loopback(host: str) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket, so that a port that is taken is told before the model is compiled."""
+    if not 0 <= port < 1 << 16:
+        raise HwgenError("usage", f"--port must be 0 to 65535, not {port}", "choose another --port")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise HwgenError("usage", f"cannot listen at {host}:{port}: {error}", "choose another --host or --port") from error
     return listener
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +102,7 @@ def test_conversation(server: Running, alone: LLM) -> None:
         assert answer.choices[0].message.content == expected.text
         assert answer.usage is not None and answer.usage.prompt_tokens == len(expected.generation.prompt)
         prompts.append(list(expected.generation.prompt))
-    shared = next(i for i, (a, b) in enumerate(zip(*prompts, strict=False)) if a != b)
+    shared = len(os.path.commonprefix(prompts))
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == shared // CONFIG.chunk * CONFIG.chunk > 0
 
