@@ -96,6 +96,23 @@ def test_each_gets_what_it_would_get_alone(
     assert engine.free_pages == engine.image.pages
 
 
+def test_growing_answers_make_way(image: Image) -> None:
+    """Three answers that fit at first and not in the end; what a parked one has computed is overwritten and comes back."""
+    clients = [(20, 40, 1), (18, 42, 2), (22, 38, 3)]
+    engine = toy_engine(image, 96)
+    parked: list[int] = []
+    park = engine.park
+    engine.park = lambda session: (parked.append(session.position), park(session))[1]  # type: ignore[method-assign,func-returns-value]
+    scheduler = Scheduler(engine)
+    running = [Client(generation(engine, *c)) for c in clients]
+    for client in running:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [c.tokens for c in running] == [alone(image, *c) for c in clients]
+    assert max(parked) > 22
+
+
 def test_decode_waits_for_one_chunk_at_most(image: Image) -> None:
     passes: list[tuple[Job, bool]] = []
 
