@@ -50,7 +50,7 @@ def _to_nibbles(elements: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """int8 ``[..., n]`` -> two elements a byte, the even one in the low half, as ``q + 8`` with q in -7..7."""
     q = np.rint(elements.astype(np.float32) * (_STEPS4 / _STEPS8)).astype(np.int8)
     nibbles: npt.NDArray[np.uint8] = (q + 8).astype(np.uint8)
-    packed: npt.NDArray[np.uint8] = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    packed: npt.NDArray[np.uint8] = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).astype(np.uint8)
     return packed
 
 
