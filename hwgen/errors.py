@@ -10,7 +10,8 @@ class HwgenError(Exception):
 
     def __init__(self, kind: str, message: str, fix: str = "") -> None:
         super().__init__(message)
-        #: Stable category: checkpoint, architecture, tokenizer, context, configuration, contract, tool, device, model or usage.
+        #: Stable category: checkpoint, architecture, tokenizer, context, configuration, contract, tool, device, model, session,
+        #: busy or usage.
         self.kind = kind
         #: One line that states what is wrong.
         self.message = message

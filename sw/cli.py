@@ -16,6 +16,7 @@ from ..config import ConfigError
 from ..errors import HwgenError
 from ..shapes import SHAPES
 from . import commands
+from .serve import command as serve
 
 __all__ = ["main"]
 
@@ -98,6 +99,18 @@ def build_parser() -> Parser:
     p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
     add_head(p)
     p.add_argument("--seed", type=int, default=0, help="of the random draw")
+    p.add_argument("--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there")
+    p.add_argument("--kv-bits", type=int, choices=(8, 4), default=8, help="of saved keys and values: exact, or half the space")
+    add_board(p)
+
+    p = add_command(
+        group,
+        "serve",
+        serve.run,
+        "serve a model by the OpenAI protocol",
+        "hwgen serve stories --device golden --port 8000",
+    )
+    serve.add_arguments(p)
     add_board(p)
 
     p = add_command(

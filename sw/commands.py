@@ -14,7 +14,19 @@ from ..config import BuildConfig
 from ..errors import HwgenError
 from .generation import Generation
 
-__all__ = ["Output", "add_training_options", "bench", "build", "doctor", "estimate", "perplexity", "report", "run", "train", "verify"]
+__all__ = [
+    "Output",
+    "add_training_options",
+    "bench",
+    "build",
+    "doctor",
+    "estimate",
+    "perplexity",
+    "report",
+    "run",
+    "train",
+    "verify",
+]
 
 Result = tuple[int, dict[str, Any]]
 
@@ -95,11 +107,15 @@ def generation_json(generation: Generation, clock_mhz: float, build_seconds: flo
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
+    from .engine import Session
     from .llm import LLM
 
     new_tokens = _at_least(options, "max-new-tokens", 1)
     board = configured_board(options)
     llm = LLM(options.model, options.device, board.config, output.progress, head=options.head)
+    session = None
+    if options.session is not None:
+        session = llm.load_session(options.session) if options.session.exists() else Session()
     answer = llm.generate(
         options.prompt,
         max_new_tokens=new_tokens,
@@ -109,10 +125,13 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
         chat=options.chat,
+        session=session,
     )
     output.show("" if options.chat else options.prompt, end="")
     for piece in answer:
         output.show(piece, end="")
+    if session is not None:
+        llm.save_session(session, options.session, kv_bits=options.kv_bits)
     clock = board.config.clock_mhz
     result = {
         "model": llm.model.name,

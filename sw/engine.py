@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,7 @@ from ..descriptors import Opcode
 from ..errors import HwgenError
 from ..layout import from_planes
 from ..registers import COUNTERS, PassFlag, Register, Status, register_map
-from .device import Device, attach
+from .device import Bytes, Device, attach
 from .image import Image, check_contract
 
 __all__ = ["Candidate", "Engine", "PassResult", "Session"]
@@ -22,6 +25,9 @@ __all__ = ["Candidate", "Engine", "PassResult", "Session"]
 PASS_TIMEOUT = 60.0
 
 START, ACKNOWLEDGE = 1, 2
+
+#: Regions of an image that say nothing about its model.
+_NO_WEIGHTS = ("program", "logits", "kv")
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,20 @@ class PassResult:
 
 
 class Session:
-    """One sequence of tokens and its pages of the KV cache."""
+    """One sequence of tokens and its pages of the KV cache. Pages may be shared with other sessions."""
 
     def __init__(self) -> None:
         #: Tokens in the cache, first to last.
         self.tokens: list[int] = []
         #: Page number of every block of the sequence.
         self.pages: list[int] = []
+        #: Leading tokens whose passes began at multiples of the chunk, as those of a prefill from the start do: their keys
+        #: and values are bit for bit those that any prompt with the same tokens gets.
+        self.aligned = 0
+        #: Tokens that belong to the sequence and are not yet computed: the last one of an answer.
+        self.pending: list[int] = []
+        #: Content of the pages while they are lent to others (:meth:`Engine.park`).
+        self.parked: Bytes | None = None
 
     @property
     def position(self) -> int:
@@ -75,14 +88,17 @@ class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
     def __init__(self, device: Device, image: Image) -> None:
-        check_contract(
-            device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}"
-        )
+        check_contract(device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}")
         attach(device)
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
         self._free = list(range(image.pages - 1, -1, -1))
+        #: Sessions that hold each page.
+        self._holders = [0] * image.pages
+        #: Called when pages run out: gives some back that no running session needs; False when there are none.
+        self.reclaim: Callable[[], bool] = lambda: False
+        self._busy = False
         #: Page table as the device has it.
         self._table: list[int | None] = [None] * device.config.max_pages
         #: Address of the image in device memory.
@@ -108,22 +124,110 @@ class Engine:
         row = self._registers[name]
         return self.device.read_register(row.offset + index * row.step)
 
+    @cached_property
+    def model_hash(self) -> str:
+        """SHA-256 over shape and weights as the machine reads them; what a saved session is bound to."""
+        digest = hashlib.sha256(json.dumps(self.image.shape.to_dict(), sort_keys=True).encode())
+        for name, region in sorted(self.image.symbols.items()):
+            if name not in _NO_WEIGHTS:
+                digest.update(name.encode())
+                digest.update(self.image.data[region.offset : region.offset + region.bytes].tobytes())
+        return digest.hexdigest()
+
+    # ---- pages ---------------------------------------------------------------------------------------------------
+    @property
+    def free_pages(self) -> int:
+        """Pages that no session holds."""
+        return len(self._free)
+
+    def blocks(self, positions: int) -> int:
+        """Pages of ``positions`` tokens."""
+        return -(-positions // self.config.kv_block)
+
+    def _page_address(self, page: int) -> int:
+        return self.base + self.image.symbols["kv"].offset + page * self.image.page_bytes
+
+    def read_pages(self, pages: Sequence[int]) -> Bytes:
+        """Content of pages, ``[pages, page_bytes]``."""
+        size = self.image.page_bytes
+        out = np.empty((len(pages), size), np.uint8)
+        for row, page in zip(out, pages, strict=True):
+            row[:] = self.device.read(self._page_address(page), size)
+        return out
+
+    def write_pages(self, pages: Sequence[int], content: Bytes) -> None:
+        """Replace the content of pages by ``[pages, page_bytes]``."""
+        for row, page in zip(content, pages, strict=True):
+            self.device.write(self._page_address(page), row)
+
+    def _take(self) -> int:
+        page = self._free.pop()
+        self._holders[page] = 1
+        return page
+
+    def _release(self, page: int) -> None:
+        self._holders[page] -= 1
+        if not self._holders[page]:
+            self._free.append(page)
+
+    def _shared(self, session: Session) -> list[int]:
+        """Indices of the pages that the next pass writes and other sessions hold too."""
+        first = session.position // self.config.kv_block
+        return [i for i in range(first, len(session.pages)) if self._holders[session.pages[i]] > 1]
+
+    def _missing(self, session: Session, positions: int) -> int:
+        return max(0, self.blocks(positions) - len(session.pages)) + len(self._shared(session))
+
+    def reserve(self, session: Session, positions: int) -> bool:
+        """Pages of its own for the next tokens of a session up to ``positions``; False, and nothing done, when there are too few.
+
+        A page that is shared and about to be written is copied first.
+        """
+        while self._missing(session, positions) > len(self._free):
+            if not self.reclaim():
+                return False
+        for i in self._shared(session):
+            page = session.pages[i]
+            session.pages[i] = self._take()
+            self.write_pages([session.pages[i]], self.read_pages([page]))
+            self._release(page)
+        while len(session.pages) < self.blocks(positions):
+            session.pages.append(self._take())
+        return True
+
     # ---- sessions ------------------------------------------------------------------------------------------------
     def close(self, session: Session) -> None:
-        """Give the pages of a session back."""
-        self._free.extend(reversed(session.pages))
-        session.pages.clear()
-        session.tokens.clear()
+        """Give the pages of a session back. The session is empty then, and may be used again."""
+        for page in reversed(session.pages):
+            self._release(page)
+        session.tokens, session.pages, session.pending = [], [], []
+        session.aligned, session.parked = 0, None
 
-    def _grow(self, session: Session, positions: int) -> None:
-        """Pages for ``positions`` tokens."""
-        need = -(-positions // self.config.kv_block) - len(session.pages)
-        if need > len(self._free):
-            raise HwgenError(
-                "context", f"{need} KV pages are needed, {len(self._free)} are free", "close another session"
-            )
-        for _ in range(need):
-            session.pages.append(self._free.pop())
+    def share(self, session: Session, positions: int) -> Session:
+        """A new session with the first ``positions`` tokens of another, in the same pages."""
+        new = Session()
+        new.tokens = session.tokens[:positions]
+        new.pages = session.pages[: self.blocks(positions)]
+        new.aligned = min(session.aligned, positions)
+        for page in new.pages:
+            self._holders[page] += 1
+        return new
+
+    def park(self, session: Session) -> None:
+        """Move the pages of a session to memory of the host, so that others can use them."""
+        session.parked = self.read_pages(session.pages)
+        for page in reversed(session.pages):
+            self._release(page)
+        session.pages.clear()
+
+    def unpark(self, session: Session, positions: int) -> bool:
+        """Bring a parked session back, with pages up to ``positions``; False, and nothing done, when there are too few."""
+        if session.parked is not None:
+            if not self.reserve(session, max(positions, session.position)):
+                return False
+            self.write_pages(session.pages[: len(session.parked)], session.parked)
+            session.parked = None
+        return True
 
     def adopt(self, session: Session, tokens: Sequence[int]) -> None:
         """Tokens whose keys and values are put into the cache by other means: the session has them and their pages."""
@@ -153,7 +257,19 @@ class Engine:
                     f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
                     "use the tokenizer of this model",
                 )
-        self._grow(session, session.position + len(tokens))
+        if session.parked is not None:
+            raise ValueError("a parked session must be brought back (unpark) before a pass")
+        if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
+            self.device.wait(PASS_TIMEOUT)
+            self._write("CONTROL", ACKNOWLEDGE)
+            self._busy = False
+        end = session.position + len(tokens)
+        if not self.reserve(session, end):
+            raise HwgenError(
+                "context",
+                f"{self._missing(session, end)} KV pages are needed, {len(self._free)} are free",
+                "close another session, or give the cache more tokens",
+            )
         for i, page in enumerate(session.pages):
             if self._table[i] != page:
                 self._write("PAGE", page, i)
@@ -164,13 +280,17 @@ class Engine:
         self._write("COUNT", len(tokens))
         options = (PassFlag.LOGITS if logits else 0) | (PassFlag.WRITE_LOGITS if logits and write_logits else 0)
         self._write("PASS", int(options))
+        if session.aligned == session.position and session.position % self.image.chunk == 0:
+            session.aligned += len(tokens)
         session.tokens.extend(tokens)
         self._write("CONTROL", START)
+        self._busy = True
 
     def finish(self, tokens: int, *, logits: bool) -> PassResult:
         """Wait for the pass and read its results."""
         self.device.wait(PASS_TIMEOUT)
         status = Status(self._read("STATUS"))
+        self._busy = False
         self._write("CONTROL", ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         if Status.ERROR in status:
             error = self._read("ERROR")
@@ -182,16 +302,18 @@ class Engine:
             )
         counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
         opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
-        return PassResult(
-            tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes
-        )
+        return PassResult(tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes)
 
-    def forward(
-        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
-    ) -> PassResult:
-        """One pass over up to ``image.chunk`` tokens behind those the session has."""
-        self.start(session, tokens, logits=logits, write_logits=write_logits)
-        return self.finish(len(tokens), logits=logits)
+    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
+        """One pass over up to ``image.chunk`` tokens behind those the session has; a pass that fails adds none."""
+        position, aligned = session.position, session.aligned
+        try:
+            self.start(session, tokens, logits=logits, write_logits=write_logits)
+            return self.finish(len(tokens), logits=logits)
+        except BaseException:
+            del session.tokens[position:]
+            session.aligned = aligned
+            raise
 
     def prefill(self, session: Session, tokens: Sequence[int], *, write_logits: bool = False) -> list[PassResult]:
         """A prompt in chunks; the last pass has the candidates of the next token."""
@@ -214,6 +336,4 @@ class Engine:
     def _candidates(self) -> tuple[Candidate, ...]:
         count = min(self.config.topk, self.image.shape.vocab)
         words = np.array([self._read("TOPK", i) for i in range(2 * count)], np.uint32)
-        return tuple(
-            Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True)
-        )
+        return tuple(Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True))

@@ -9,10 +9,13 @@ from ..boards import load_board
 from ..config import BuildConfig
 from .compiler import compile_model
 from .device import Device, open_device
-from .engine import Engine
+from .engine import Engine, Session
 from .generation import Generation
+from .kv_cache import with_cache_tokens
 from .loader import LoadedModel, load_model
+from .prefix_cache import PrefixCache
 from .sampling import Sampling
+from .session_file import load_session, save_session
 from .tokenizer import TextStream
 
 __all__ = ["Answer", "LLM"]
@@ -21,8 +24,9 @@ __all__ = ["Answer", "LLM"]
 class Answer:
     """A running answer: iterate over it for pieces of text, or take :attr:`text` at the end."""
 
-    def __init__(self, model: LoadedModel, generation: Generation) -> None:
+    def __init__(self, model: LoadedModel, generation: Generation, *, keep_session: bool = False) -> None:
         self._model = model
+        self._keep_session = keep_session
         #: Tokens, phases and statistics.
         self.generation = generation
         self._pieces: list[str] = []
@@ -39,7 +43,8 @@ class Answer:
                     self._pieces.append(piece)
                     yield piece
         finally:
-            self.generation.engine.close(self.generation.session)
+            if not self._keep_session:
+                self.generation.release()
 
     def __iter__(self) -> Iterator[str]:
         return self._iterator
@@ -60,6 +65,8 @@ class LLM:
 
     ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"`` or an open
     device. ``board``: the name of a board, or a build configuration. ``head``: ``"exact"`` or ``"shortlist"``.
+    ``cache_tokens``: KV cache that all sessions share, in
+    tokens (one context if not given). ``reuse``: prompts start from the pages of earlier ones that begin alike.
     """
 
     def __init__(
@@ -70,11 +77,15 @@ class LLM:
         progress: Callable[[str], None] | None = None,
         *,
         head: str = "exact",
+        cache_tokens: int | None = None,
+        reuse: bool = True,
     ) -> None:
         report = progress or (lambda text: None)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
         config = board if isinstance(board, BuildConfig) else load_board(board).config
         self.image = compile_model(config, self.model.weights, name=self.model.name, head=head, progress=report)
+        if cache_tokens is not None:
+            self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):
             options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096}
             if device == "verilator":
@@ -82,6 +93,8 @@ class LLM:
             device = open_device(device, config, **options)
         self.device = device
         self.engine = Engine(device, self.image)
+        #: Earlier prompts, for those that begin alike.
+        self.prefixes = PrefixCache(self.engine) if reuse else None
 
     def generate(
         self,
@@ -94,14 +107,49 @@ class LLM:
         repetition_penalty: float = 1.0,
         seed: int = 0,
         chat: bool = False,
+        session: Session | None = None,
+        context_full: str = "stop",
     ) -> Answer:
-        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.sw.sampling.Sampling`."""
+        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.sw.sampling.Sampling`.
+
+        A ``session`` is continued and stays open: close it with :meth:`close_session`. ``context_full``: see
+        :data:`hwgen.sw.generation.CONTEXT_FULL`.
+        """
         tokenizer = self.model.tokenizer
-        ids = (
-            prompt if isinstance(prompt, list) else tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
-        )
-        self.engine.check_context(len(ids))
+        if isinstance(prompt, list):
+            ids = prompt
+        elif chat:
+            ids = tokenizer.encode_chat(prompt)
+        elif session is not None and (session.tokens or session.pending):
+            ids = tokenizer.encode_text(prompt)
+        else:
+            ids = tokenizer.encode(prompt)
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
         )
-        return Answer(self.model, Generation(self.engine, ids, max_new_tokens, sampling, self.model.stop_tokens))
+        generation = Generation(
+            self.engine,
+            ids,
+            max_new_tokens,
+            sampling,
+            self.model.stop_tokens,
+            session=Session() if session is None else session,
+            context_full=context_full,
+            keep=0 if tokenizer.begin is None else 1,
+            prefixes=self.prefixes,
+        )
+        generation.check()
+        return Answer(self.model, generation, keep_session=session is not None)
+
+    # ---- sessions ------------------------------------------------------------------------------------------------
+    def save_session(self, session: Session, path: str | Path, *, kv_bits: int = 8) -> int:
+        """Write a session to disk; returns the bytes of the file. See :mod:`hwgen.sw.session_file`."""
+        return save_session(self.engine, session, Path(path), kv_bits=kv_bits)
+
+    def load_session(self, path: str | Path) -> Session:
+        """A session from disk."""
+        return load_session(self.engine, Path(path))
+
+    def close_session(self, session: Session) -> None:
+        """Give the pages of a session back."""
+        self.engine.close(session)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,43 @@ class Tokenizer:
         """Token ids of the text alone."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether :meth:`encode_messages` works."""
+        return self._chat_template is not None
+
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of one user message in the model's chat template, ready for the answer."""
+        return self.encode_messages([{"role": "user", "content": text}])
+
+    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer."""
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
         try:
+            from jinja2 import TemplateError
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as error:
             raise HwgenError("tool", "the Python package jinja2 is missing", "pip install jinja2") from error
+
+        def raise_exception(message: str) -> None:  # templates call it for roles that they do not know
+            raise TemplateError(message)
+
         token = "" if self.begin is None else self._inner.id_to_token(self.begin)
-        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(self._chat_template)
-        messages = [{"role": "user", "content": text}]
-        prompt = template.render(messages=messages, add_generation_prompt=True, bos_token=token, eos_token="")
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        try:
+            template = environment.from_string(self._chat_template)
+            prompt = template.render(
+                messages=messages,
+                add_generation_prompt=True,
+                bos_token=token,
+                eos_token="",
+                raise_exception=raise_exception,
+            )
+        except TemplateError as error:
+            raise HwgenError(
+                "tokenizer", f"the chat template refuses the messages: {error}", "change roles or order of the messages"
+            ) from error
         ids = self.encode_text(prompt)
         return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
 

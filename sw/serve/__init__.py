@@ -1,0 +1,1 @@
+"""``hwgen serve``: an HTTP server that speaks the OpenAI protocol."""

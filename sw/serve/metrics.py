@@ -1,0 +1,74 @@
+"""What ``/metrics`` shows."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ..engine import Engine, PassResult
+from ..prefix_cache import PrefixCache
+from ..scheduler import Job, Scheduler
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter("hwgen_requests", "Requests answered.", ["path", "status"], registry=r)
+        self.prompt_tokens = Counter("hwgen_prompt_tokens", "Tokens of prompts.", registry=r)
+        self.reused_tokens = Counter("hwgen_reused_tokens", "Tokens of prompts found in the KV cache.", registry=r)
+        self.answer_tokens = Counter("hwgen_answer_tokens", "Tokens of answers.", registry=r)
+        self.cancelled = Counter("hwgen_cancelled", "Answers whose client went away.", registry=r)
+        self.passes = Counter("hwgen_passes", "Passes of the accelerator.", ["phase"], registry=r)
+        self.cycles = Counter("hwgen_cycles", "Cycles of the accelerator in passes.", ["phase"], registry=r)
+        self.pass_seconds = Counter("hwgen_pass_seconds", "Seconds in passes.", ["phase"], registry=r)
+        self.first_token = Histogram("hwgen_first_token_seconds", "Request to first token.", buckets=_SECONDS, registry=r)
+        self.next_token = Histogram("hwgen_next_token_seconds", "Token to token.", buckets=_SECONDS, registry=r)
+        self.duration = Histogram("hwgen_answer_seconds", "Request to last token.", buckets=_SECONDS, registry=r)
+
+    def watch(self, engine: Engine, scheduler: Scheduler, prefixes: PrefixCache | None) -> None:
+        """Show the state of these with every scrape."""
+        for name, text, value in (
+            ("hwgen_running", "Answers that have a session.", lambda: scheduler.running),
+            ("hwgen_waiting", "Answers that wait for one.", lambda: scheduler.waiting),
+            ("hwgen_kv_pages", "Pages of the KV cache.", lambda: engine.image.pages),
+            ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: engine.free_pages),
+            ("hwgen_prefixes", "Token sequences kept for reuse.", lambda: 0 if prefixes is None else len(prefixes)),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(value)
+
+    def observe(self, job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
+        """One pass of the accelerator."""
+        phase = "prefill" if prefill else "decode"
+        self.passes.labels(phase).inc()
+        self.cycles.labels(phase).inc(result.cycles)
+        self.pass_seconds.labels(phase).inc(seconds)
+
+    def text(self) -> bytes:
+        """In the format of Prometheus."""
+        return generate_latest(self.registry)
+
+
+class Stopwatch:
+    """Times of one answer."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._begin = self._last = time.monotonic()
+        self._tokens = 0
+
+    def token(self) -> None:
+        now = time.monotonic()
+        (self._metrics.next_token if self._tokens else self._metrics.first_token).observe(now - self._last)
+        self._last = now
+        self._tokens += 1
+
+    def end(self) -> None:
+        self._metrics.duration.observe(time.monotonic() - self._begin)

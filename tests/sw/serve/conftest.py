@@ -1,0 +1,100 @@
+"""Servers in a thread, with the small model of the host tests on the golden device."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from hwgen.sw.llm import LLM
+from hwgen.sw.serve.app import create_app
+from hwgen.sw.serve.service import Limits, Service
+
+from ..conftest import CONFIG
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('role') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@dataclass
+class Running:
+    """A server that listens."""
+
+    service: Service
+    url: str
+    client: openai.OpenAI
+    http: httpx.Client
+
+    def wait_until(self, condition: Callable[[Service], bool]) -> None:
+        end = time.monotonic() + 60
+        while not condition(self.service):
+            assert time.monotonic() < end, "did not happen within a minute"
+            time.sleep(0.01)
+
+    def wait_idle(self) -> None:
+        """Until no answer has a session and nothing is held but what prefixes hold."""
+        self.wait_until(lambda s: s.scheduler.running == s.scheduler.waiting == 0)
+
+
+@contextlib.contextmanager
+def serving(service: Service, key: str | None = None, hosts: list[str] | None = None) -> Iterator[Running]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(service, api_key=key, hosts=hosts), log_level="warning", lifespan="on", timeout_graceful_shutdown=5
+        )
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key or "none", max_retries=0, timeout=120)
+    try:
+        with httpx.Client(base_url=url, timeout=120) as http, client:
+            yield Running(service, url, client, http)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def chat_directory(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with a chat template."""
+    path = tmp_path_factory.mktemp("chat") / "chatty"
+    shutil.copytree(model_directory, path)
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def alone(chat_directory: Path) -> LLM:
+    """The model without a server and without reuse: what answers must be."""
+    return LLM(chat_directory, "golden", CONFIG, reuse=False)
+
+
+def new_service(directory: Path, limits: Limits | None = None, **options: object) -> Service:
+    llm = LLM(directory, "golden", CONFIG, cache_tokens=256)
+    return Service(llm, limits=limits or Limits(), **options)  # type: ignore[arg-type]  # passed on by name
+
+
+@pytest.fixture(scope="module")
+def server(chat_directory: Path) -> Iterator[Running]:
+    with serving(new_service(chat_directory)) as running:
+        yield running

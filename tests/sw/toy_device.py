@@ -1,0 +1,104 @@
+"""A device that computes no model, but whose answers depend on every token, page and pass boundary as a model's do.
+
+The record of a token, kept in its page, is a hash over all records before it, the token, and where its pass began; logits are
+drawn from the last record. So a page that is wrong, stale or shared by mistake changes every token that follows, in no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from hwgen.config import CONTRACT_VERSION
+from hwgen.layout import to_planes
+from hwgen.registers import MAGIC, PassFlag, Status, register_map
+from hwgen.sw.device import Allocator, DeviceTimeout
+from hwgen.sw.engine import Engine
+from hwgen.sw.image import Image
+from hwgen.sw.kv_cache import with_cache_tokens
+
+__all__ = ["ToyDevice", "toy_engine"]
+
+RECORD = 8
+
+
+class ToyDevice:
+    """Registers and memory of an accelerator; see the module."""
+
+    name = "toy"
+    simulated = True
+
+    def __init__(self, image: Image) -> None:
+        self.image, self.config = image, image.config
+        self.memory = np.zeros(image.total_bytes + 3 * Allocator.STEP, np.uint8)
+        self._allocator = Allocator(Allocator.STEP, self.memory.size - Allocator.STEP)
+        self._names = {r.offset + i * r.step: (r.name, i) for r in register_map(self.config) for i in range(r.count)}
+        code = self.config.contract_hash
+        self.values: dict[tuple[str, int], int] = {
+            ("MAGIC", 0): MAGIC,
+            ("VERSION", 0): CONTRACT_VERSION,
+            ("HASH_LOW", 0): code & 0xFFFFFFFF,
+            ("HASH_HIGH", 0): code >> 32,
+        }
+
+    def allocate(self, size: int) -> int:
+        return self._allocator.allocate(size)
+
+    def write(self, address: int, data: npt.NDArray[np.uint8]) -> None:
+        self.memory[address : address + data.size] = data.reshape(-1)
+
+    def read(self, address: int, size: int) -> npt.NDArray[np.uint8]:
+        return self.memory[address : address + size].copy()
+
+    def read_register(self, offset: int) -> int:
+        return self.values.get(self._names[offset], 0)
+
+    def write_register(self, offset: int, value: int) -> None:
+        name, index = self._names[offset]
+        if name != "CONTROL":
+            self.values[name, index] = value
+        elif value & 1:
+            assert self.values.get(("STATUS", 0), 0) == 0, "a doorbell before the end of the last pass was acknowledged"
+            self._run()
+            self.values["STATUS", 0] = int(Status.DONE)
+        else:
+            self.values["STATUS", 0] = 0
+
+    def wait(self, timeout: float) -> None:
+        if not self.values.get(("STATUS", 0), 0):
+            raise DeviceTimeout("no pass was started")
+
+    def _record(self, position: int) -> npt.NDArray[np.uint8]:
+        """Place of the record of a position."""
+        page = self.values["PAGE", position // self.config.kv_block]
+        base = self.values["PROGRAM_LOW", 0] - self.image.symbols["program"].offset
+        start = base + self.image.symbols["kv"].offset + page * self.image.page_bytes
+        start += position % self.config.kv_block * RECORD
+        return self.memory[start : start + RECORD]
+
+    def _run(self) -> None:
+        begin, count = self.values["POSITION", 0], self.values["COUNT", 0]
+        digest = hashlib.blake2b(b"".join(self._record(p).tobytes() for p in range(begin)), digest_size=RECORD)
+        for i in range(count):
+            digest.update(np.array([self.values["TOKEN", i], begin]).tobytes())
+            self._record(begin + i)[:] = np.frombuffer(digest.digest(), np.uint8)
+        options = PassFlag(self.values["PASS", 0])
+        if PassFlag.LOGITS not in options:
+            return
+        rng = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
+        logits = rng.standard_normal(self.image.shape.vocab).astype(np.float32)
+        for i, token in enumerate(np.argsort(-logits)[: self.config.topk].tolist()):
+            self.values["TOPK", 2 * i] = token
+            self.values["TOPK", 2 * i + 1] = int(logits[token : token + 1].view(np.uint32)[0])
+        if PassFlag.WRITE_LOGITS in options:
+            beats = np.zeros(self.image.symbols["logits"].bytes, np.uint8)
+            beats[: logits.nbytes] = logits.view(np.uint8)
+            self.write(self.values["LOGITS_LOW", 0], to_planes(self.config, beats.reshape(-1, self.config.beat_bytes)))
+
+
+def toy_engine(image: Image, cache_tokens: int) -> Engine:
+    """An engine on a device of its own."""
+    image = with_cache_tokens(image, cache_tokens)
+    return Engine(ToyDevice(image), image)
