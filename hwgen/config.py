@@ -56,8 +56,6 @@ class BuildConfig:
     beat_vectors: int = 1
     #: Look-up tables built at the same time in one lane.
     builders: int = 14
-    #: Activation bytes a lane loads in one cycle while it prepares the next slice.
-    load_bytes: int = 8
 
     #: Query lanes of the attention unit; all share one beat of keys or values.
     query_lanes: int = 2
@@ -213,15 +211,16 @@ class BuildConfig:
             f"a divisor of the {self.tables} tables of a lane",
             max(b for b in range(1, self.tables + 1) if self.tables % b == 0 and b <= max(1, self.builders)),
         )
-        legal_load = [b for b in range(1, self.width + 1) if self.width % b == 0 and self.slice_inputs % b == 0]
-        self._require(
-            self.load_bytes in legal_load, "load_bytes", f"one of {legal_load}",
-            max((b for b in legal_load if b <= self.load_bytes), default=1),
-        )
         self._require(
             self.key_bytes in (1, 2, 4), "kv_block",
             f"{self.beat_bytes // 4}, {self.beat_bytes // 2} or {self.beat_bytes} for beats of {self.beat_bytes} bytes",
             self.beat_bytes // 2,
+        )
+        # A vector is whole parts of keys: the attention unit takes one part a beat.
+        self._require(
+            self.key_bytes <= self.width, "kv_block",
+            f"at least {self.beat_bytes // self.width}, so that a beat carries at most one vector ({self.width} elements) of a key",
+            self.beat_bytes // self.width,
         )
         self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)

@@ -232,7 +232,8 @@ class Engine:
     def adopt(self, session: Session, tokens: Sequence[int]) -> None:
         """Tokens whose keys and values are put into the cache by other means: the session has them and their pages."""
         self.check_context(session.position + len(tokens))
-        self._grow(session, session.position + len(tokens))
+        if not self.reserve(session, session.position + len(tokens)):
+            raise HwgenError("context", f"{len(tokens)} tokens need more KV pages than are free", "close another session")
         session.tokens.extend(tokens)
 
     def check_context(self, tokens: int) -> None:

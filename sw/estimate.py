@@ -44,29 +44,29 @@ class Calibration:
     start: int = 5
     issue: int = 2
     #: LINEAR: before the first beat (first tables), behind the last.
-    linear_begin: int = 130
-    linear_end: int = 14
+    linear_begin: int = 150
+    linear_end: int = 15
     #: NORM: a token, beside two passes over its vectors; once.
-    norm_token: int = 70
-    norm_end: int = 30
+    norm_token: int = 38
+    norm_end: int = 20
     #: DRAIN: a token beside its vectors; once.
     drain_token: int = 4
-    drain_end: int = 40
+    drain_end: int = 30
     #: ROPE: a token beside two passes; once.
-    rope_token: int = 60
-    rope_end: int = 60
-    #: ATTENTION: a key/value head beside its items; once.
-    attention_head: int = 60
-    attention_end: int = 150
-    #: Cycles of an item beside the beats of its keys.
-    item: int = 2
-    #: HEAD: once.
-    head_end: int = 150
+    rope_token: int = 16
+    rope_end: int = 45
+    #: ATTENTION: a key/value head beside its items; the output of a round of queries; once.
+    attention_head: int = 80
+    attention_output: int = 43
+    attention_end: int = 100
+    #: HEAD: a block beside its beats; once.
+    head_block: int = 1
+    head_end: int = 100
     #: RingLoader: a row; once.
     loader_row: int = 2
     loader_end: int = 6
-    #: KV_WRITE: a head; once.
-    kv_head: int = 8
+    #: KV_WRITE: a beat, where a head's keys are rotated into their place; once.
+    kv_beat: float = 6.03
     kv_end: int = 20
     #: After END: writes answered, status.
     finish: int = 40
@@ -229,10 +229,11 @@ class PassModel:
         if d.opcode is Opcode.HEAD:
             if d.fetch is Fetch.SHORTLIST:  # fetched when it has started
                 ring.arrived = max(ring.arrived, start + c.refill)
-            return ring.read(start, beats, 1.0, fetch=True, free=True) + c.head_end
+            rate = beats / (beats + d.row_blocks * c.head_block)
+            return ring.read(start, beats, rate, fetch=True, free=True) + c.head_end
         if d.opcode is Opcode.KV_WRITE:
             blocks = (position + tokens - 1) // config.kv_block - position // config.kv_block + 1
-            return start + d.kv_heads * blocks * (d.stream_beats + c.kv_head) + c.kv_end
+            return start + d.kv_heads * blocks * d.stream_beats * c.kv_beat + c.kv_end
         return start
 
     def table_cycles(self, count: int) -> int:
@@ -245,11 +246,11 @@ class PassModel:
         c, config = self.calibration, self.config
         layout = KvBlockLayout(config, d.head_vectors * config.width)
         rounds = ceil(count * d.heads // d.kv_heads / config.query_lanes)
-        item = max(layout.data_beats + c.item, 0)
+        item = max(layout.data_beats, config.kv_block)
         past = ceil(position / config.kv_block)
         now = start
         for _ in range(d.kv_heads):
-            now += rounds * item + c.attention_head
+            now += rounds * (item + c.attention_output) + c.attention_head
             if past:
                 cycles = past * max(rounds * item, layout.beats)
                 now = ring.read(now, past * layout.beats, past * layout.beats / cycles, fetch=True, free=True)

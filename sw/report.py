@@ -2,7 +2,8 @@
 
 Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
 through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
-so that counts are upper estimates.
+so that counts are upper estimates. Depth is that of the deepest path inside one module: what runs on through a module's ports counts in each
+module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -23,12 +25,16 @@ from typing import Any
 from ..boards import RESOURCES, Board
 from ..config import TRITS_PER_BYTE, BuildConfig
 from ..errors import HwgenError
+from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
 from .verilog import cached_verilog
 
-__all__ = ["count_resources", "describe_report", "report_board"]
+__all__ = ["CEILINGS", "count_resources", "describe_report", "measure_main_unit", "report_board"]
 
 TOP = "hwgen_accelerator"
+
+#: Share of a device that a build is planned to use at most, so that it can still be placed and routed at its clock.
+CEILINGS = {"lut": 0.7, "ff": 0.5, "bram36": 0.8, "uram": 0.8, "dsp": 0.8}
 
 #: Look-up tables that one distributed memory or shift register occupies.
 _MEMORY_LUTS = {
@@ -106,15 +112,16 @@ def run_yosys(directory: Path, script: str) -> str:
     return result.stdout
 
 
-def synthesis_script(top: str) -> str:
+def synthesis_script(top: str, *, flatten: bool = False) -> str:
     """synth_xilinx, with the older abc in the place of abc9, which fails an assertion on the trit decoder (Yosys 0.70)."""
+    whole = " -flatten" if flatten else ""
     return "; ".join(
         (
             "read_verilog top.v",
             f"hierarchy -top {top}",
             "proc",
             "check -assert",
-            f"synth_xilinx -family xcup -noiopad -noclkbuf -nowidelut -top {top} -run begin:map_luts",
+            f"synth_xilinx -family xcup -noiopad -noclkbuf -nowidelut{whole} -top {top} -run begin:map_luts",
             "opt_expr -mux_undef -noclkinv",
             "abc -luts 2:2,3,6:5",
             "clean",
@@ -132,7 +139,7 @@ def synthesis_script(top: str) -> str:
     )
 
 
-def synthesize(verilog: str, top: str) -> dict[str, dict[str, Any]]:
+def synthesize(verilog: str, top: str, *, flatten: bool = False) -> dict[str, dict[str, Any]]:
     """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name.
 
     A latch or a signal with two drivers is an error: `check -assert` finds the second, `count_resources` the first.
@@ -140,7 +147,7 @@ def synthesize(verilog: str, top: str) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "top.v").write_text(verilog, encoding="utf-8")
-        run_yosys(directory, synthesis_script(top))
+        run_yosys(directory, synthesis_script(top, flatten=flatten))
         stat = json.loads((directory / "stat.json").read_text())
         depth = dict(
             re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
@@ -149,6 +156,35 @@ def synthesize(verilog: str, top: str) -> dict[str, dict[str, Any]]:
         m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
         for m, v in stat["modules"].items()
     }
+
+
+def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], None], *, fresh: bool = False,
+                     flatten: bool = False) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """As `synthesize`, from the cache where tool, script and Verilog are the same; ``before`` is called otherwise."""
+    from ..sim.verilate import cache_directory
+
+    key = hashlib.sha256(f"{tool} {synthesis_script(top, flatten=flatten)} {verilog}".encode()).hexdigest()[:24]
+    path = cache_directory() / f"report-{key}.json"
+    if fresh or not path.exists():
+        before()
+        result = synthesize(verilog, top, flatten=True) if flatten else synthesize(verilog, top)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(result))
+        part.replace(path)
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    return found
+
+
+def measure_main_unit(
+    unit: MainUnit, config: BuildConfig, *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """Resources and depth of one component by itself, flattened."""
+    verilog, tool = unit_verilog(unit.build(config)), yosys_version()
+    found = cached_synthesis(
+        verilog, "top", tool, lambda: progress(f"synthesizing {unit.name}"), fresh=fresh, flatten=True
+    )  # fmt: skip
+    return {"name": unit.name, **_rounded(count_resources(found["top"]["cells"])), "depth_luts": int(found["top"]["depth"])}
 
 
 class Totals:
@@ -173,8 +209,10 @@ class Totals:
 
     def depth(self, name: str) -> int:
         """Longest path between registers in cells, module by module."""
-        own = int(self._synthesized[self._representative[name].lstrip("\\")]["depth"])
-        return max([own, *(self.depth(i.module) for i in self._modules[name].instances)])
+        return max([self.own_depth(name), *(self.depth(i.module) for i in self._modules[name].instances)])
+
+    def own_depth(self, name: str) -> int:
+        return int(self._synthesized[self._representative[name].lstrip("\\")]["depth"])
 
 
 def _rounded(resources: dict[str, float]) -> dict[str, float]:
@@ -194,17 +232,12 @@ def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
 
 
 def ultra_rams(depth: int, bits: int) -> int:
-    """URAM288 (4096 x 72) of one memory. Full columns stack; a last, narrow column packs several words into a row."""
-    columns, rest = divmod(bits, 72)
-    count = columns * -(-depth // 4096)
-    if rest:
-        packed = 1 << ((72 // rest).bit_length() - 1)
-        count += -(-depth // (4096 * packed))
-    return count
+    """URAM288 (4096 x 72) of one memory. Yosys lays the words of all 4096-deep rows side by side and cuts that into columns of 72."""
+    return -(-(-(-depth // 4096) * bits) // 72)
 
 
 def predicted_uram(config: BuildConfig) -> int:
-    """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM, 4096 words of 72 bits each."""
+    """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM."""
     from ..hw.attention.item import AttentionSizes
 
     sizes = AttentionSizes(config)
@@ -212,8 +245,29 @@ def predicted_uram(config: BuildConfig) -> int:
         (config.ring_memory, config.ports, config.ring_beats // config.groups, config.groups * config.port_bits),
         (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
         (config.scratch_memory, config.query_lanes, sizes.output_words, 32 * config.key_bytes),
+        (config.activation_memory, 1, 2 * config.tokens * (config.max_inputs // config.width), 8 * config.width),
     ]
     return sum(n * ultra_rams(depth, bits) for kind, n, depth, bits in memories if kind == "ultra")
+
+
+def parts_of(totals: Totals, modules: dict[str, VerilogModule], name: str) -> list[dict[str, Any]]:
+    """What a unit consists of: copies of a submodule (``lane_0_0``, ``lane_0_1`` ...) together, and its own logic."""
+    groups: dict[str, list[str]] = {}
+    for instance in modules[name].instances:
+        groups.setdefault(re.sub(r"(_?\d+)+$", "", instance.name), []).append(instance.module)
+    if not groups:
+        return []
+    rows = [
+        {
+            "name": part,
+            "count": len(of),
+            **_rounded(count_resources(sum((totals.cells(n) for n in of), Counter()))),
+            "depth_luts": max(totals.depth(n) for n in of),
+        }
+        for part, of in groups.items()
+    ]
+    own = {"name": "own", "count": 1, **_rounded(count_resources(totals.own(name))), "depth_luts": totals.own_depth(name)}
+    return [*rows, own]
 
 
 def summarize(
@@ -226,17 +280,25 @@ def summarize(
     totals = Totals(modules, representative, synthesized)
     outer = outer_modules(modules)
     units: list[dict[str, Any]] = [
-        {"name": i.name, **_rounded(count_resources(totals.cells(i.module))), "depth_luts": totals.depth(i.module)}
+        {
+            "name": i.name,
+            **_rounded(count_resources(totals.cells(i.module))),
+            "depth_luts": totals.depth(i.module),
+            "parts": parts_of(totals, modules, i.module),
+        }
         for i in modules[outer[-1]].instances
     ]
     own: Counter[str] = sum((totals.own(name) for name in outer), Counter())
     depth = max(int(synthesized[name.lstrip("\\")]["depth"]) for name in outer)
-    units.append({"name": "top", **_rounded(count_resources(own)), "depth_luts": depth})
+    units.append({"name": "top", **_rounded(count_resources(own)), "depth_luts": depth, "parts": []})
     linear = sum(u["lut"] for u in units if u["name"].startswith("linear"))
+    used = _rounded(count_resources(totals.cells(TOP)))
     return {
         "board": board.name,
-        "resources": _rounded(count_resources(totals.cells(TOP))),
+        "resources": used,
         "available": board.available,
+        "ceilings": CEILINGS,
+        "above_ceiling": [k for k, share in CEILINGS.items() if used[k] > share * board.available.get(k, math.inf)],
         "predicted_uram": predicted_uram(board.config),
         "units": units,
         "lut_per_mac": linear / macs_per_cycle(board.config),
@@ -257,8 +319,6 @@ def report_board(
     board: Board, *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
     """Synthesize a board's accelerator, or take the result from the cache."""
-    from ..sim.verilate import cache_directory
-
     tool = yosys_version()
     modules = parse_modules(cached_verilog(board.config, progress))
     representative, texts = merge_equal(modules, TOP)
@@ -270,36 +330,39 @@ def report_board(
     for number, (top, stubs) in enumerate(tops, 1):
         names = outer if top == TOP else below(modules, representative, top)
         verilog = "".join(texts[name] for name in names) + stubs
-        key = hashlib.sha256(f"{tool} {synthesis_script(top)} {verilog}".encode()).hexdigest()[:24]
-        path = cache_directory() / f"report-{key}.json"
-        if fresh or not path.exists():
-            progress(f"synthesizing {top.lstrip(chr(92))} ({number} of {len(tops)}, {len(names)} modules)")
-            result = synthesize(verilog, top)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(result))
-            part.replace(path)
+
+        def say(top: str = top, number: int = number, count: int = len(names)) -> None:
+            progress(f"synthesizing {top.lstrip(chr(92))} ({number} of {len(tops)}, {count} modules)")
+
+        found = cached_synthesis(verilog, top, tool, say, fresh=fresh)
         boxed = {name.lstrip("\\") for name in units} if stubs else set()
-        synthesized |= {name: of for name, of in json.loads(path.read_text()).items() if name not in boxed}
+        synthesized |= {name: of for name, of in found.items() if name not in boxed}
     return summarize(board, modules, representative, synthesized)
 
 
 def describe_report(result: dict[str, Any]) -> list[str]:
-    """The report as a table."""
-    lines = [f"{'unit':24}" + "".join(f"{kind:>10}" for kind in RESOURCES) + f"{'depth':>7}"]
-    lines += [
-        f"{u['name']:24}" + "".join(f"{u[kind]:>10,}" for kind in RESOURCES) + f"{u['depth_luts']:>7}"
-        for u in result["units"]
-    ]
-    lines.append(
-        f"{'total':24}"
-        + "".join(f"{result['resources'][kind]:>10,}" for kind in RESOURCES)
-        + f"{result['depth_luts']:>7}"
-    )
-    if result["available"]:
-        used = {k: result["resources"][k] / result["available"][k] for k in RESOURCES if result["available"].get(k)}
-        lines.append(f"{'of the device':24}" + "".join(f"{used.get(kind, 0):>10.1%}" for kind in RESOURCES))
-    lines.append(
-        f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys"
-    )
+    """The report as a table, with those parts of a unit that are 1% of the look-up tables or 5% of another kind."""
+    total, available = result["resources"], result["available"]
+
+    def row(name: str, values: dict[str, Any], style: str = ">10,") -> str:
+        return f"{name:28}" + "".join(f"{values.get(kind, 0):{style}}" for kind in RESOURCES)
+
+    def matters(part: dict[str, Any]) -> bool:
+        return any(part[kind] > (0.01 if kind == "lut" else 0.05) * total[kind] for kind in RESOURCES)
+
+    lines = [f"{'unit':28}" + "".join(f"{kind:>10}" for kind in RESOURCES) + f"{'depth':>7}"]
+    for unit in result["units"]:
+        lines.append(row(unit["name"], unit) + f"{unit['depth_luts']:>7}")
+        for part in filter(matters, unit["parts"]):
+            label = f"  {part['name']}" + (f" x {part['count']}" if part["count"] > 1 else "")
+            lines.append(row(label, part) + f"{part['depth_luts']:>7}")
+    lines.append(row("total", total) + f"{result['depth_luts']:>7}")
+    if available:
+        lines.append(row("of the device", {k: total[k] / available[k] for k in RESOURCES if available.get(k)}, ">10.1%"))
+        lines.append(f"{'planning ceiling':28}" + "".join(f"{CEILINGS[k]:>10.0%}" if k in CEILINGS else " " * 10 for k in RESOURCES))
+        lines += [
+            f"above the planning ceiling: {kind} {total[kind]:,} of {available[kind]:,} ({total[kind] / available[kind]:.1%})"
+            for kind in result["above_ceiling"]
+        ]
+    lines.append(f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys")
     return lines

@@ -22,7 +22,7 @@ class ShortList(wiring.Component):
 
     Members
     -------
-    start : In(1), first_row, rows : In(32)
+    start : In(1), first_row, rows : In(INDEX_BITS)
         Strobe: the next vector begins with row ``first_row`` of ``rows``; row 0 begins a new list. At least two cycles before
         the vector.
     valid : In(1), scores : In
@@ -35,8 +35,8 @@ class ShortList(wiring.Component):
         self.config = config
         super().__init__({
             "start": In(1),
-            "first_row": In(32),
-            "rows": In(32),
+            "first_row": In(INDEX_BITS),
+            "rows": In(INDEX_BITS),
             "valid": In(1),
             "scores": In(32 * config.width),
             "index": In(index_bits(config.shortlist)).array(2),
@@ -48,10 +48,11 @@ class ShortList(wiring.Component):
         config = self.config
         width, size = config.width, config.kv_block
         block_bits = (size - 1).bit_length()
-        m.submodules.best = best = TopK(config.shortlist)
+        number_bits = INDEX_BITS - block_bits
+        m.submodules.best = best = TopK(config.shortlist, number_bits)
 
         # Row of the vector that comes, and how many rows are left from there on.
-        row, left = Signal(32), Signal(32)
+        row, left = Signal(INDEX_BITS), Signal(INDEX_BITS)
         with m.If(self.start):
             m.d.sync += [row.eq(self.first_row), left.eq(self.rows - self.first_row)]
         with m.Elif(self.valid):
@@ -64,10 +65,10 @@ class ShortList(wiring.Component):
             m.d.sync += key.eq(Mux(left > lane, ordered(self.scores.word_select(lane, 32)), 0))
             level.append(key)
         valid: Value = Signal(name="valid_0")
-        tag = Signal(INDEX_BITS + 2, name="tag_0", reset_less=True)
+        tag = Signal(number_bits + 2, name="tag_0", reset_less=True)
         begins = row[:block_bits] == 0
         ends = ((row[:block_bits] + width)[block_bits]) | (left <= width)
-        m.d.sync += [valid.eq(self.valid & (left != 0)), tag.eq(Cat(begins, ends, (row >> block_bits)[:INDEX_BITS]))]
+        m.d.sync += [valid.eq(self.valid & (left != 0)), tag.eq(Cat(begins, ends, row[block_bits:INDEX_BITS]))]
         depth = 0
         while len(level) > 1:
             depth += 1
@@ -90,12 +91,11 @@ class ShortList(wiring.Component):
             best.clear.eq(self.start & (self.first_row == 0)),
             best.valid.eq(valid & tag[1]),
             best.index.eq(tag[2:]),
-            # The key as a number again.
-            best.logit.eq(Mux(total[31], Cat(total[:31], 0), ~total)),
+            best.key.eq(total),
         ]
         for wanted, block in zip(self.index, self.block, strict=True):
             with m.Switch(wanted):
-                for entry, index in enumerate(best.best_index):
+                for entry, index in enumerate(best.best):
                     with m.Case(entry):
                         m.d.sync += block.eq(index)
         return m

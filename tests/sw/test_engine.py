@@ -189,7 +189,6 @@ def test_odd_build(weights: ModelWeights) -> None:
         lanes=3,
         rows=2,
         builders=14,
-        load_bytes=4,
         kv_block=8,
         chunk=2,
         max_head_dim=16,

