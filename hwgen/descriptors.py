@@ -97,9 +97,11 @@ class Flag(enum.IntFlag):
     #: DRAIN: the results are scores of vocabulary rows ``stride``, ``stride + 1``, ... of ``head_stride`` in all; each block of
     #: ``kv_block`` rows competes with its best score for the short list. Row 0 begins a new list.
     SHORTLIST = 1024
-    #: ROPE: the heads it works on, at least one kind; ``src`` is where the first of them lies.
+    #: ROPE: works on the query heads. At least one kind of heads; ``src`` is where the first of them lies.
     QUERIES = 2048
+    #: ROPE: works on the key heads.
     KEYS = 4096
+    #: ROPE: works on the value heads.
     VALUES = 8192
 
 

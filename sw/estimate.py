@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -283,10 +283,19 @@ def _by_operator(passes: Sequence[PassEstimate]) -> dict[str, int]:
 
 
 def estimate_json(
-    board: Board, shape_name: str, prompt: int, decode: int, *, cached: int = 0, head: str = "exact"
+    board: Board,
+    shape_name: str,
+    prompt: int,
+    decode: int,
+    *,
+    cached: int = 0,
+    head: str = "exact",
+    layers: int | None = None,
 ) -> dict[str, Any]:
     """What ``hwgen estimate --json`` prints."""
     config, shape = board.config, published_shape(shape_name)
+    if layers is not None:
+        shape = replace(shape, layers=layers)
     estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head)
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from ..config import CONTRACT_VERSION, BuildConfig
-from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Opcode, field_bits
+from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Opcode, field_bits
 from ..registers import WINDOW_BYTES, PassFlag, register_map
 
 __all__ = ["c_header", "descriptor_markdown", "reference_markdown", "register_json", "register_markdown"]
@@ -75,14 +75,14 @@ def c_header(config: BuildConfig) -> str:
         lines.append(f"/* {r.description} ({_ACCESS[r.access]}) */")
         lines.append(f"#define HWGEN_{r.name} 0x{r.offset:04x}")
         if r.count > 1:
-            lines.append(f"#define HWGEN_{r.name}_COUNT {r.count}")
+            lines.append(f"#define HWGEN_{r.name}_WORDS {r.count}")
         lines += [f"#define HWGEN_{r.name}_{f.name}_MASK 0x{(1 << f.width) - 1 << f.first:x}" for f in r.fields]
-    for members in (Opcode, Fetch, Flag):
+    for members in (Opcode, Fetch, Flag, Buffers):
         lines.append("")
         lines += [
             f"#define HWGEN_{members.__name__.upper()}_{m.name} {m.value}"
             for m in members
-            if m.value or members is not Flag
+            if m.value or not issubclass(members, enum.IntFlag)
         ]
     return "\n".join([*lines, "", "#endif", ""])
 
@@ -127,7 +127,7 @@ def descriptor_markdown() -> str:
     for name, (first, width) in field_bits().items():
         lines.append(f"| {first + width - 1}:{first} | `{name}` | {texts[name]} |")
     lines.append("")
-    for members in (Opcode, Fetch, Flag, PassFlag):
+    for members in (Opcode, Fetch, Flag, Buffers, PassFlag):
         lines += _members_markdown(members)
     return "\n".join(lines)
 

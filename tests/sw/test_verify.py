@@ -59,8 +59,7 @@ class StandIn(GoldenDevice):
         m["scratch"][:] = g.scratch.view(np.uint32)
         m["param"][:] = g.param.view(np.uint32)
         if d.opcode is Opcode.NORM:
-            for lane in range(c.tokens):
-                m[f"act{lane // c.lanes}_{lane % c.lanes}"][:] = g.activation[lane].view(np.uint8).reshape(-1, c.width)
+            m["act"][:] = g.activation.view(np.uint8).reshape(-1, c.width)
             m["query"][: c.max_inputs // c.width] = g.head_query.view(np.uint8).reshape(-1, c.width)
             m["query_scale"][0] = g.head_scale.view(np.uint32)
         if d.opcode is Opcode.DRAIN:
@@ -68,7 +67,7 @@ class StandIn(GoldenDevice):
             m["acc"][:] = (g.accumulator & mask).reshape(-1, c.width)
         if d.opcode is Opcode.ROPE:
             group, v = d.heads // d.kv_heads, d.head_vectors
-            for t in range(g.count):
+            for t in range(g.first, g.first + g.count):
                 for h in range(d.heads):
                     slot = (t * group + h % group) * d.kv_heads + h // group
                     m["query"][slot * v : (slot + 1) * v] = (
