@@ -7,11 +7,13 @@ bitstream; that one is in force on a board.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
 from ...boards import Board
 from ...config import BuildConfig
+from ...errors import HwgenError
 from ...registers import WINDOW_BYTES
 from ...vlnv import NAME
 from .block_design import DESIGN, Cell, Design, describe_design
@@ -80,6 +82,14 @@ def width_parameters(settings: dict[str, str]) -> dict[str, str]:
         for name, value in settings.items()
         if name.endswith("__DATA_WIDTH")
     }
+
+
+def split_part(part: str) -> tuple[str, str, str]:
+    """Device, package and speed grade of a part number: xczu7ev-ffvc1156-2-e, xc7z020clg400-1."""
+    found = re.fullmatch(r"(xc7z\d+|[a-z0-9]+)-?([a-z]+\d+)(-.*)", part)
+    if found is None:
+        raise HwgenError("configuration", f"{part} is no part number", "correct the part in board.json")
+    return found[1], found[2], found[3]
 
 
 def add_parameters(parent: ET.Element, parameters: dict[str, str]) -> None:
@@ -224,10 +234,10 @@ class _Writer:
 
     def root(self) -> ET.Element:
         root = ET.Element("EDKSYSTEM", EDWVERSION="1.2")
-        device, package, grade = self.design.part.split("-", 2)
         family = "zynq" if self.design.processor == "processing_system7" else "zynquplus"
+        device, package, grade = split_part(self.design.part)
         ET.SubElement(root, "SYSTEMINFO", ARCH=family, BOARD=self.design.board_part, DEVICE=device, NAME=DESIGN,
-                      PACKAGE=package, SPEEDGRADE=f"-{grade}")  # fmt: skip
+                      PACKAGE=package, SPEEDGRADE=grade)  # fmt: skip
         ET.SubElement(root, "EXTERNALPORTS")
         ET.SubElement(root, "EXTERNALINTERFACES")
         modules = ET.SubElement(root, "MODULES")

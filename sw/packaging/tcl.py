@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...errors import HwgenError
 
-__all__ = ["CommandError", "Word", "find_tcl", "run_tcl"]
+__all__ = ["CommandError", "TKINTER_SHELL", "Word", "find_tcl", "run_tcl"]
 
 
 class CommandError(Exception):
@@ -58,6 +58,17 @@ proc hwgen_call {name args} {
 }
 """
 
+#: The interpreter of tkinter, which has no ``exit`` of its own.
+TKINTER_SHELL = (
+    sys.executable,
+    "-c",
+    "import os, sys, tkinter\n"
+    "tcl = tkinter.Tcl()\n"
+    "tcl.createcommand('exit', lambda code='0': (tcl.eval('flush stdout'), os._exit(int(code))))\n"
+    "tcl.evalfile(sys.argv[1])",
+)
+
+
 def find_tcl() -> list[str] | None:
     """Command line that takes a script file as its last word; None where there is no Tcl."""
     shell = shutil.which("tclsh")
@@ -66,7 +77,7 @@ def find_tcl() -> list[str] | None:
     if importlib.util.find_spec("_tkinter") is not None:
         probe = subprocess.run([sys.executable, "-c", "import tkinter"], capture_output=True, check=False)
         if probe.returncode == 0:
-            return [sys.executable, "-c", "import sys, tkinter; tkinter.Tcl().evalfile(sys.argv[1])"]
+            return list(TKINTER_SHELL)
     return None
 
 

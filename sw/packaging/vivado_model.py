@@ -113,6 +113,8 @@ class VivadoModel:
         self.catalogue: dict[str, Definition | None] = {}
         #: Commands in their order, without the look-ups.
         self.log: list[str] = []
+        #: Folders with files of boards.
+        self.repositories: list[str] = []
         self.open = ""
 
     def commands(self) -> dict[str, object]:
@@ -136,6 +138,16 @@ class VivadoModel:
         project = self._project()
         path = Path(project.directory) / "hwgen.xpr"
         path.write_text(json.dumps(asdict(project)))
+
+    def do_set_param(self, words: Sequence[Word]) -> str:
+        name, folders = words
+        if name != "board.repoPaths":
+            raise CommandError(f"no parameter {name}")
+        for folder in folders.items:
+            if not Path(folder).is_dir():
+                raise CommandError(f"{folder} is no folder")
+        self.repositories = list(folders.items)
+        return ""
 
     def do_get_board_parts(self, words: Sequence[Word]) -> str:
         (pattern,), _, _ = options(words, flags="-quiet")

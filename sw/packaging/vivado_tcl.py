@@ -113,9 +113,12 @@ proc step_project {} {
   foreach name {@CORE_FILES@} {
     file copy -force [file join $here $name] [file join $work core $name]
   }
+  if {[info exists ::env(BOARD_FILES)] && $::env(BOARD_FILES) ne ""} {
+    set_param board.repoPaths [list [file normalize $::env(BOARD_FILES)]]
+  }
   set boards [lsort -dictionary [get_board_parts -quiet $board_part:*]]
   if {[llength $boards] == 0} {
-    error "the files of board $board_part are not installed: @BOARD_FILES@"
+    error "board $board_part is not installed (@BOARD_FILES@); unpack its files and set BOARD_FILES to their folder"
   }
   create_project hwgen $project -part $part -force
   set_property board_part [lindex $boards end] [current_project]
@@ -234,7 +237,7 @@ def build_tcl(design: Design) -> str:
         "STEPS": " ".join(STEPS),
         "PART": design.part,
         "BOARD_PART": design.board_part,
-        "BOARD_FILES": design.board_files.replace("[", "\\[").replace("]", "\\]"),
+        "BOARD_FILES": design.board_files,
         "CORE_FILES": " ".join(("component.xml", *SOURCES, GUI_FILE)),
         "DESIGN": DESIGN,
     }
@@ -257,10 +260,12 @@ def makefile() -> str:
             "# make bitstream              synthesis to bitstream; fails when timing is not met",
             "# make timing                 the same without the bitstream",
             "# make bitstream FROM=timing  resume; steps: " + " ".join(STEPS),
+            "# make BOARD_FILES=FOLDER     where the files of a board lie that is not part of Vivado",
             "",
             "VIVADO ?= vivado",
             f"FROM ?= {STEPS[0]}",
             "JOBS ?= 2",
+            "export BOARD_FILES",
             "",
             f".PHONY: {' '.join(STEPS)} clean",
             "",

@@ -1,0 +1,56 @@
+"""Checks of a build directory: Verilator's linter reads the Verilog, the recording model of Vivado runs the scripts."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ...errors import HwgenError
+from .core import WRAPPER
+from .ipxact import SOURCES
+from .tcl import find_tcl
+from .vivado_model import run_build
+
+__all__ = ["check_directory", "lint", "run_scripts"]
+
+CLEAN = "clean"
+
+
+def lint(directory: Path) -> str:
+    """"clean", or why there was no check; findings are an error."""
+    from ... import hw
+    from ...sim.toolchain import BuildFailed, ToolMissing, find_toolchain
+
+    try:
+        tool = find_toolchain()
+    except ToolMissing as missing:
+        return f"skipped: {missing.message}"
+    waivers = Path(next(iter(hw.__path__))) / "lint.vlt"
+    sources = [str(directory / name) for name in SOURCES]
+    try:
+        tool.verilate(["--lint-only", "-Wall", "--top-module", WRAPPER, str(waivers), *sources], directory)
+    except BuildFailed as failed:
+        lines = [line for line in str(failed).splitlines() if line.startswith("%")] or str(failed).splitlines()
+        raise HwgenError("tool", f"the Verilog is not clean: {lines[0]}", "report this with the configuration") from failed
+    return CLEAN
+
+
+def run_scripts(directory: Path) -> str:
+    """"clean", or why there was no check; runs on a copy, so that nothing is added to the directory."""
+    if not (directory / "build.tcl").exists():
+        return "skipped: the board has no platform"
+    if find_tcl() is None:
+        return "skipped: there is no Tcl interpreter (sudo apt-get install tcl)"
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name) / "build"
+        shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("work", "overlay"))
+        outcome = run_build(copy / "build.tcl")
+    if outcome.exit_code:
+        raise HwgenError("tool", f"the build scripts fail: {outcome.error}", "correct the platform in board.json")
+    return CLEAN
+
+
+def check_directory(directory: Path) -> dict[str, str]:
+    """Every check, ``{name: outcome}``."""
+    return {"lint": lint(directory), "scripts": run_scripts(directory)}
