@@ -19,8 +19,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ...vlnv import VLNV
-from .bd_model import BlockDesign, read_component
-from .catalogue import CATALOGUE, Definition
+from .bd_commands import BlockDesignCommands, options, paths
+from .bd_model import read_component
+from .catalogue import CATALOGUE
 from .tcl import CommandError, Word, run_tcl
 
 __all__ = ["Outcome", "VivadoModel", "run_build"]
@@ -72,45 +73,15 @@ class Project:
     runs: dict[str, str] = field(default_factory=dict)
 
 
-def options(words: Sequence[Word], values: str = "", flags: str = "") -> tuple[list[Word], dict[str, Word], set[str]]:
-    """Positional words, options with a value, and flags; an option that is neither is an error."""
-    positional: list[Word] = []
-    given: dict[str, Word] = {}
-    seen: set[str] = set()
-    rest = iter(words)
-    for word in rest:
-        if word in values.split():
-            value = next(rest, None)
-            if value is None:
-                raise CommandError(f"option {word} needs a value")
-            given[str(word)] = value
-        elif word in flags.split():
-            seen.add(str(word))
-        elif re.match(r"-[a-zA-Z]", word):
-            raise CommandError(f"unknown option {word}")
-        else:
-            positional.append(word)
-    return positional, given, seen
-
-
-def paths(word: Word) -> list[str]:
-    """Objects of the block design in a word, without their leading slash."""
-    items = [item.removeprefix("/") for item in word.items]
-    if not items:
-        raise CommandError("expected at least one object")
-    return items
-
-
-class VivadoModel:
+class VivadoModel(BlockDesignCommands):
     """Answers commands and remembers what they did."""
 
     def __init__(self, slack: dict[str, str] | None = None, boards: dict[str, str] | None = None) -> None:
+        super().__init__()
         #: Slack of the worst path, ns; a kind that is missing has no path.
         self.slack = {"setup": "0.100", "hold": "0.020"} if slack is None else slack
         self.boards = BOARDS if boards is None else boards
         self.project: Project | None = None
-        self.design: BlockDesign | None = None
-        self.catalogue: dict[str, Definition | None] = {}
         #: Commands in their order, without the look-ups.
         self.log: list[str] = []
         #: Folders with files of boards.
@@ -261,91 +232,15 @@ class VivadoModel:
             raise CommandError(f"no file {pattern} is in the project")
         return f"file:{name}"
 
-    # ---- block design --------------------------------------------------------------------------------------------
-    def _bd(self) -> BlockDesign:
-        if self.design is None:
-            raise CommandError("no block design is open")
-        return self.design
-
-    def do_create_bd_design(self, words: Sequence[Word]) -> str:
-        (name,), _, _ = options(words)
+    # ---- targets -------------------------------------------------------------------------------------------------
+    def created(self, name: str) -> None:
         if not self._project().board_part:
             raise CommandError("the project has no board: presets cannot be applied")
-        self.design = BlockDesign(str(name))
-        self._project().design = str(name)
-        return str(name)
+        self._project().design = name
 
-    def do_create_bd_cell(self, words: Sequence[Word]) -> str:
-        (name,), given, _ = options(words, "-type -vlnv")
-        vlnv = str(given["-vlnv"])
-        if given["-type"] != "ip" or vlnv not in self.catalogue:
-            raise CommandError(f"core {vlnv} is not in the catalogue")
-        self._bd().add(str(name), vlnv.split(":")[2], self.catalogue[vlnv])
-        return f"/{name}"
-
-    def do_apply_bd_automation(self, words: Sequence[Word]) -> str:
-        (target,), given, _ = options(words, "-rule -config")
-        items = given["-config"].items
-        for cell in paths(target):
-            self._bd().automate(cell, str(given["-rule"]), dict(zip(items[::2], items[1::2], strict=True)))
-        return ""
-
-    def do_get_bd_cells(self, words: Sequence[Word]) -> str:
-        for name in (path for word in words for path in paths(word)):
-            self._bd().cell(name)
-        return " ".join(f"/{path}" for word in words for path in paths(word))
-
-    def do_get_bd_pins(self, words: Sequence[Word]) -> str:
-        for path in (path for word in words for path in paths(word)):
-            self._bd().pin(path)
-        return " ".join(f"/{path}" for word in words for path in paths(word))
-
-    def do_get_bd_intf_pins(self, words: Sequence[Word]) -> str:
-        for path in (path for word in words for path in paths(word)):
-            self._bd().interface(path)
-        return " ".join(f"/{path}" for word in words for path in paths(word))
-
-    def do_connect_bd_net(self, words: Sequence[Word]) -> str:
-        self._bd().connect_pins([path for word in words for path in paths(word)])
-        return ""
-
-    def do_connect_bd_intf_net(self, words: Sequence[Word]) -> str:
-        one, two = (path for word in words for path in paths(word))
-        self._bd().connect_interfaces(one, two)
-        return ""
-
-    def do_get_bd_addr_spaces(self, words: Sequence[Word]) -> str:
-        (path,) = paths(words[0])
-        if path not in self._bd().spaces():
-            raise CommandError(f"no address space {path}")
-        return f"/{path}"
-
-    def do_get_bd_addr_segs(self, words: Sequence[Word]) -> str:
-        found = self._bd().matching_segments(paths(words[0])[0])
-        if not found:
-            raise CommandError(f"no address segment {words[0]}")
-        return " ".join(f"/{path}" for path in found)
-
-    def do_assign_bd_address(self, words: Sequence[Word]) -> str:
-        (segment,), given, _ = options(words, "-offset -range -target_address_space", "-force")
-        base, size = (int(given[name], 0) if name in given else None for name in ("-offset", "-range"))
-        for path in paths(segment):
-            self._bd().assign(paths(given["-target_address_space"])[0], path, base, size)
-        return ""
-
-    def do_exclude_bd_addr_seg(self, words: Sequence[Word]) -> str:
-        (segment,), given, _ = options(words, "-target_address_space")
-        for path in paths(segment):
-            self._bd().exclude(paths(given["-target_address_space"])[0], path)
-        return ""
-
-    def do_validate_bd_design(self, words: Sequence[Word]) -> str:
-        problems = self._bd().problems()
-        if problems:
-            raise CommandError("block design: " + "; ".join(problems))
+    def validated(self) -> None:
         self._project().validated = True
         self.log.append("validate_bd_design")
-        return ""
 
     def do_save_bd_design(self, words: Sequence[Word]) -> str:
         self._save()
