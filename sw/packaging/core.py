@@ -49,11 +49,12 @@ class Core:
     address_bits: int
 
 
-def _memory_parameters(config: BuildConfig, address_bits: int) -> dict[str, str]:
+def _memory_parameters(config: BuildConfig, address_bits: int, id_bits: int) -> dict[str, str]:
     return {
         "PROTOCOL": "AXI4",
         "DATA_WIDTH": str(config.port_bits),
         "ADDR_WIDTH": str(address_bits),
+        "ID_WIDTH": str(id_bits),
         "HAS_BURST": "1",
         "SUPPORTS_NARROW_BURST": "0",
         "MAX_BURST_LENGTH": str(config.burst),
@@ -86,11 +87,11 @@ def accelerator_core(config: BuildConfig) -> Core:
     def axi(prefix: str) -> dict[str, Port]:
         return {p.name.removeprefix(prefix + "_").upper(): p for p in ports if p.name.startswith(prefix + "_")}
 
-    address_bits = by_name[f"{memories[0]}_araddr"].width
+    address_bits, id_bits = by_name[f"{memories[0]}_araddr"].width, by_name[f"{memories[0]}_arid"].width
     lite = {"PROTOCOL": "AXI4LITE", "DATA_WIDTH": "32", "ADDR_WIDTH": str(by_name["s_axi_araddr"].width)}
     buses = [
         Bus("s_axi", "aximm", False, axi("s_axi"), lite),
-        *(Bus(name, "aximm", True, axi(name), _memory_parameters(config, address_bits)) for name in memories),
+        *(Bus(name, "aximm", True, axi(name), _memory_parameters(config, address_bits, id_bits)) for name in memories),
         Bus(CLOCK, "clock", False, {"CLK": by_name[CLOCK]},
             {"ASSOCIATED_BUSIF": ":".join(["s_axi", *memories]), "ASSOCIATED_RESET": RESET}),
         Bus(RESET, "reset", False, {"RST": by_name[RESET]}, {"POLARITY": "ACTIVE_LOW"}),
