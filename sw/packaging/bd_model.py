@@ -66,7 +66,10 @@ def read_component(path: Path) -> tuple[str, Definition, list[Path]]:
         )
         for m in root.iterfind("s:memoryMaps/s:memoryMap", _NS)
     }
-    interfaces, pins, clocks, inside = [], [], {}, set()
+    interfaces: list[Interface] = []
+    pins: list[Pin] = []
+    clocks: dict[str, str] = {}
+    inside: set[str] = set()
     for bus in root.iterfind("s:busInterfaces/s:busInterface", _NS):
         name = text_of(bus, "s:name")
         reference = bus.find("s:busType", _NS)

@@ -7,32 +7,52 @@ import tempfile
 from pathlib import Path
 
 from ...errors import HwgenError
+from ...sim import toolchain
+from ...sim.toolchain import BuildFailed, Toolchain, ToolMissing
+from ..netlist import black_box, parse_modules
 from .core import WRAPPER
 from .ipxact import SOURCES
+from .steps import TOP
 from .tcl import find_tcl
 from .vivado_model import run_build
 
-__all__ = ["check_directory", "lint", "run_scripts"]
+__all__ = ["check_directory", "lint", "lint_boundary", "run_scripts"]
 
 CLEAN = "clean"
+
+
+def read_findings(failed: BuildFailed) -> HwgenError:
+    lines = [line for line in str(failed).splitlines() if line.startswith("%")] or str(failed).splitlines()
+    return HwgenError("tool", f"the Verilog is not clean: {lines[0]}", "report this with the configuration")
+
+
+def lint_boundary(tool: Toolchain, directory: Path) -> None:
+    """The wrapper around an empty accelerator, with none of the waivers that the accelerator needs: pins and widths fit."""
+    modules = parse_modules((directory / f"{TOP}.v").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / f"{TOP}.v").write_text(black_box(modules[TOP]), encoding="utf-8")
+        try:
+            arguments = ["--lint-only", "-Wall", "-Wno-UNUSEDSIGNAL", "-Wno-UNDRIVEN", "--top-module", WRAPPER]
+            tool.verilate([*arguments, str(directory / f"{WRAPPER}.v"), f"{name}/{TOP}.v"], directory)
+        except BuildFailed as failed:
+            raise read_findings(failed) from failed
 
 
 def lint(directory: Path) -> str:
     """"clean", or why there was no check; findings are an error."""
     from ... import hw
-    from ...sim.toolchain import BuildFailed, ToolMissing, find_toolchain
 
     try:
-        tool = find_toolchain()
+        tool = toolchain.find_toolchain()
     except ToolMissing as missing:
         return f"skipped: {missing.message}"
+    lint_boundary(tool, directory)
     waivers = Path(next(iter(hw.__path__))) / "lint.vlt"
-    sources = [str(directory / name) for name in SOURCES]
+    sources = [str(directory / source) for source in SOURCES]
     try:
         tool.verilate(["--lint-only", "-Wall", "--top-module", WRAPPER, str(waivers), *sources], directory)
     except BuildFailed as failed:
-        lines = [line for line in str(failed).splitlines() if line.startswith("%")] or str(failed).splitlines()
-        raise HwgenError("tool", f"the Verilog is not clean: {lines[0]}", "report this with the configuration") from failed
+        raise read_findings(failed) from failed
     return CLEAN
 
 

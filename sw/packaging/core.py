@@ -108,9 +108,9 @@ def wrapper_verilog(core: Core, top: str) -> str:
         declared.append(f"  {'output' if p.output else 'input'} wire{width} {p.name}")
     constants: dict[str, str] = {}
     for p in core.ports:
-        for signal, (width, value) in _SIDEBANDS.items():
+        for signal, (bits, value) in _SIDEBANDS.items():
             if re.fullmatch(rf"m\d+_axi_a[rw]{signal}", p.name):
-                constants[p.name] = f"{width}'b{value:0{width}b}"
+                constants[p.name] = f"{bits}'b{value:0{bits}b}"
     connected = [f".clk({CLOCK})", f".rst(~{RESET})"]
     connected += [f".{p.name}({p.name})" for p in core.ports if p.name not in {CLOCK, RESET, *constants}]
     lines = [

@@ -9,9 +9,11 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
+from hwgen.sim.toolchain import find_toolchain
 from hwgen.sw.build import build_board
 from hwgen.sw.packaging import checks
-from hwgen.sw.packaging.checks import check_directory, lint, run_scripts
+from hwgen.sw.packaging.checks import check_directory, lint, lint_boundary, run_scripts
+from hwgen.sw.packaging.core import accelerator_core, wrapper_verilog
 from hwgen.sw.packaging.tcl import find_tcl
 
 from .builds import small_board, write_build
@@ -48,6 +50,22 @@ def test_the_linter_finds_a_wrapper_that_does_not_fit(built: Path, tmp_path: Pat
     text = (tmp_path / "hwgen_ip.v").read_text()
     assert old in text
     (tmp_path / "hwgen_ip.v").write_text(text.replace(old, new, 1))
+    with pytest.raises(HwgenError, match="the Verilog is not clean: %"):
+        lint_boundary(find_toolchain(), tmp_path)
+
+
+def test_the_linter_finds_a_fault_inside(tmp_path: Path) -> None:
+    described = accelerator_core(small_board("pynq-z2").config)
+    added = ("aclk", "aresetn", "cache", "prot")
+    ports = {p.name: p for p in described.ports if not p.name.endswith(added)}
+    lines = [f"module hwgen_accelerator({', '.join([*ports, 'clk', 'rst'])});", "  input clk;", "  input rst;"]
+    for name, p in ports.items():
+        width = f"[{p.width - 1}:0] " if p.width > 1 else ""
+        lines += [f"  output {width}{name};", f"  wire {width}{name};"] if p.output else [f"  input {width}{name};"]
+    lines += ["  reg latch;", "  always @* if (clk) latch = rst;", "  assign irq = latch;", "endmodule", ""]
+    (tmp_path / "hwgen_ip.v").write_text(wrapper_verilog(described, "hwgen_accelerator"))
+    (tmp_path / "hwgen_accelerator.v").write_text("\n".join(lines))
+    lint_boundary(find_toolchain(), tmp_path)
     with pytest.raises(HwgenError, match="the Verilog is not clean: %"):
         lint(tmp_path)
 
