@@ -70,9 +70,10 @@ def accelerator_core(config: BuildConfig) -> Core:
 
     from ...hw.accelerator import Accelerator
 
+    accelerator = Accelerator(config)
+    accelerator._MustUse__silence = True  # asked for its ports alone, so never elaborated
     inner = [
-        Port(name, flow == Flow.Out, len(Value.cast(value)))
-        for name, (value, flow) in Accelerator(config).ports().items()
+        Port(name, flow == Flow.Out, len(Value.cast(value))) for name, (value, flow) in accelerator.ports().items()
     ]
     ports = [Port(CLOCK, False, 1), Port(RESET, False, 1), *inner]
     memories = sorted({m[1] for p in inner if (m := re.match(r"(m\d+_axi)_", p.name))})
