@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,67 @@ from typing import Any
 from .config import BuildConfig, ConfigError
 from .errors import HwgenError
 
-__all__ = ["Board", "board_names", "load_board"]
+__all__ = ["Board", "MemoryRange", "Platform", "board_names", "load_board"]
 
 #: Packages are mapped, so the boards are a package of their own that holds data alone.
 _PACKAGE = "hwgen.board_data"
 
 RESOURCES = ("lut", "lutram", "ff", "bram36", "uram", "dsp")
+
+
+@dataclass(frozen=True)
+class MemoryRange:
+    """Memory of the processing system as its ports see it."""
+
+    #: Name of the address segment behind the name of the port, as in "HP0_DDR_LOW".
+    name: str
+    base: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """What a block design needs to know of a board."""
+
+    #: IP of the processing system: "zynq_ultra_ps_e" or "processing_system7".
+    processor: str
+    #: Board of the vendor tool, without version; its preset sets up memory, clocks and pins of the processing system.
+    board_part: str
+    #: Where the files of that board come from.
+    board_files: str
+    #: Name of the board in PYNQ.
+    pynq_board: str
+    #: Interface of the processing system that reaches the registers.
+    control_port: str
+    #: Address of the registers.
+    registers: int
+    #: Address of the interrupt controller.
+    interrupt_controller: int
+    #: Memory ports of the processing system, in the order in which the ports of the accelerator take them.
+    memory_ports: tuple[str, ...]
+    #: Data width of such a port.
+    memory_port_bits: int
+    #: The memory, for people.
+    memory_text: str
+    memory: tuple[MemoryRange, ...]
+    #: Parameters of the processing system beyond what every design sets.
+    processor_settings: dict[str, str] = field(default_factory=dict)
+    #: Constraints of the whole design, one a line.
+    constraints: tuple[str, ...] = ()
+    #: What is special to the board, for people.
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Platform:
+        changed = {
+            "registers": int(values["registers"], 0),
+            "interrupt_controller": int(values["interrupt_controller"], 0),
+            "memory_ports": tuple(values["memory_ports"]),
+            "memory": tuple(MemoryRange(m["name"], int(m["base"], 0), int(m["bytes"], 0)) for m in values["memory"]),
+            "constraints": tuple(values.get("constraints", ())),
+            "notes": tuple(values.get("notes", ())),
+        }
+        return cls(**{**values, **changed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +88,8 @@ class Board:
     #: Peak bandwidth of its memory in bytes a second; 0 where there is none.
     memory_bandwidth: float
     config: BuildConfig
+    #: What surrounds the accelerator; None for a configuration that is only simulated.
+    platform: Platform | None = None
 
 
 def _root() -> Path:
@@ -63,6 +120,7 @@ def load_board(name: str | Path) -> Board:
             available={k: int(values["available"][k]) for k in values["available"]},
             memory_bandwidth=float(values["memory_bandwidth"]),
             config=config,
+            platform=Platform.from_dict(values["platform"]) if "platform" in values else None,
         )
     except ConfigError as error:
         raise HwgenError(

@@ -141,9 +141,16 @@ def build_parser() -> Parser:
     add_board(p)
 
     p = add_command(
-        group, "build", commands.build, "write the Verilog of a board", "hwgen build --board kv260 --out build/kv260"
+        group,
+        "build",
+        commands.build,
+        "write everything that Vivado needs for a board",
+        "hwgen build --board kv260 --out build/kv260",
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write")
+    steps = "verilog, registers, core, design, handoff, check"
+    p.add_argument("--from", dest="first", default="verilog", metavar="STEP", help=f"resume at this step of: {steps}")
+    p.add_argument("--to", dest="last", default="check", metavar="STEP", help="stop after this step")
     add_board(p, "kv260")
 
     p = add_command(group, "report", commands.report, "estimate resources with Yosys", "hwgen report --board kv260")

@@ -228,9 +228,11 @@ def perplexity(options: argparse.Namespace, output: Output) -> Result:
 def build(options: argparse.Namespace, output: Output) -> Result:
     from .build import build_board
 
-    result = build_board(configured_board(options), options.out, output.progress)
+    result = build_board(configured_board(options), options.out, output.progress, options.first, options.last)
     output.show(f"{result['out']}: {', '.join(result['files'])}")
     output.show(f"verilog sha256 {result['verilog_sha256']}, contract {result['contract_hash']}")
+    for name, outcome in result["checks"].items():
+        output.show(f"{name}: {outcome}")
     return 0, result
 
 

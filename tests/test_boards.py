@@ -63,3 +63,40 @@ def test_unknown_board() -> None:
     with pytest.raises(HwgenError, match="board 'kv261' is unknown") as caught:
         load_board("kv261")
     assert "kv260" in caught.value.fix
+
+
+REAL = [name for name in board_names() if load_board(name).platform is not None]
+
+
+def test_six_boards() -> None:
+    assert set(REAL) == {"kv260", "zcu104", "ultra96v2", "pynq-z2", "rfsoc4x2", "aup-zu3"}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_platforms(name: str) -> None:
+    board = load_board(name)
+    platform = board.platform
+    assert platform is not None
+    assert board.part and set(board.available) == set(RESOURCES) and board.memory_bandwidth > 0
+    config = board.config
+    assert config.ports <= len(platform.memory_ports) and config.port_bits == platform.memory_port_bits
+    ultra = "ultra" in (config.ring_memory, config.scratch_memory)
+    assert not ultra or board.available["uram"] > 0, "a board without UltraRAM keeps everything in block RAM"
+    zynq = platform.processor == "processing_system7"
+    assert platform.registers == (0x4000_0000 if zynq else 0xA000_0000)
+    assert platform.control_port == ("M_AXI_GP0" if zynq else "M_AXI_HPM0_FPD")
+    assert platform.memory_port_bits == (64 if zynq else 128)
+    assert platform.memory[0].base == 0 and all(m.bytes > 0 for m in platform.memory)
+    # The ports can at most take what the memory delivers, with some room for what bursts lose.
+    assert config.ports * config.port_bytes * config.clock_mhz * 1e6 <= 1.35 * board.memory_bandwidth
+
+
+def test_a_damaged_platform(tmp_path: Path) -> None:
+    from importlib.resources import files
+
+    values = json.loads((Path(str(files("hwgen.board_data"))) / "kv260" / "board.json").read_text())
+    for change in ({"registers": "there"}, {"memory": [{}]}, {"wheels": 4}):
+        path = tmp_path / "board.json"
+        path.write_text(json.dumps({**values, "platform": {**values["platform"], **change}}))
+        with pytest.raises(HwgenError, match="is damaged"):
+            load_board(path)

@@ -20,6 +20,11 @@ command -v "${CXX:-g++}" >/dev/null 2>&1 || need "${CXX:-g++}" "compiles the sim
 command -v perl >/dev/null 2>&1 || need perl "starts Verilator" perl
 command -v make >/dev/null 2>&1 || need make "builds the simulator" make
 
+# Tests that run Tcl are skipped without an interpreter: tclsh, or the one inside tkinter.
+if ! command -v tclsh >/dev/null 2>&1 && ! "$python" -c 'import tkinter' >/dev/null 2>&1; then
+    printf 'recommended: tcl (runs the build scripts of boards); on Debian or Ubuntu: sudo apt-get install tcl\n' >&2
+fi
+
 if [ -n "$packages" ]; then
     printf 'on Debian or Ubuntu run: sudo apt-get install%s\n' "$packages" >&2
     exit 2

@@ -125,7 +125,7 @@ def xor(array: np.ndarray, index: tuple[int, ...], bit: int = 1) -> None:
         (Opcode.EMBED, 0, lambda m: xor(m.scratch, (7, 3)), "scratch", 9, 11),
         (Opcode.ROTARY, 0, lambda m: xor(m.param, (1, 2)), "param", 8, 10),
         (Opcode.PARAM, 1, lambda m: xor(m.param, (16 + 1, 5)), "param", 8, 13),
-        (Opcode.NORM, 1, lambda m: xor(m.activation, (2, 44)), "activation", 10, 44),
+        (Opcode.NORM, 1, lambda m: xor(m.activation, (0, 2, 44)), "activation", 10, 44),
         (Opcode.LINEAR, 1, lambda m: xor(m.accumulator, (1, 50), 1), "accumulator", 9, 2),
         (Opcode.DRAIN, 1, lambda m: xor(m.scratch, (48 + 5, 1)), "scratch", 8, 41),
         (Opcode.ROPE, 0, lambda m: xor(m.query, (1, 2, 5)), "query", 9, 37),

@@ -1,0 +1,442 @@
+"""``hwgen explore``: configurations of a board for one model, by the analytic models of cycles and resources.
+
+A local search over the Pareto front: from a coarse grid, every configuration that no other one dominates is changed in one
+parameter at a time, until nothing new joins the front. Configurations that are illegal or larger than the planning ceilings
+are never timed. Where one machine is not enough, `dask.distributed` offers the same executor interface as the local processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..boards import Board
+from ..config import BuildConfig, ConfigError
+from ..errors import HwgenError
+from ..layout import vectors_of
+from ..model import ModelShape
+from ..shapes import SHAPES
+from .estimate import PassModel
+from .loader import find_model, read_config, read_shape
+from .resources import estimate_resources
+
+__all__ = [
+    "CEILINGS", "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",
+    "model_shape", "open_executor", "pareto_front", "write_config",
+]  # fmt: skip
+
+#: Planning ceilings: what of a device may be used so that it can still be placed and routed.
+CEILINGS = {"lut": 0.70, "ff": 0.50, "bram36": 0.80, "uram": 0.80, "dsp": 0.80}
+
+#: Layers that are timed; the rest follows on a straight line.
+_LAYERS = (2, 3)
+
+#: Configurations whose objectives differ by less than this count as one.
+_RESOLUTION = 0.01
+
+#: Front members whose neighbours are timed before the front is looked at again.
+_BATCH = 12
+
+_KINDS = ("ultra", "block")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is timed: ``prompt`` tokens to the first new one, then one token at that context."""
+
+    shape: ModelShape
+    prompt: int = 128
+    head: str = "exact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The parameters that are searched."""
+
+    groups: int
+    lanes: int
+    rows: int
+    beat_vectors: int
+    #: Tables that one builder fills: ``tables / builders``.
+    turns: int
+    query_lanes: int
+    chunk: int
+    ring_beats: int
+    panel_rows: int
+
+
+#: Values of every parameter, ascending.
+VALUES: dict[str, tuple[int, ...]] = {
+    "groups": (1, 2, 4, 8),
+    "lanes": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
+    "rows": (1, 2, 4, 8, 16),
+    "beat_vectors": (1, 2, 4),
+    "turns": (1, 3, 7, 9, 14, 18, 27),
+    "query_lanes": (1, 2, 4, 8),
+    "chunk": (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64),
+    "ring_beats": (512, 1024, 2048, 4096, 8192, 16384),
+    "panel_rows": (256, 512, 1024, 2048, 4096),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One configuration with what the models say of it."""
+
+    config: BuildConfig
+    decode_tok_s: float
+    ttft_s: float
+    resources: dict[str, float]
+
+    @property
+    def lut(self) -> int:
+        return round(self.resources["lut"])
+
+    @property
+    def costs(self) -> tuple[float, float, float]:
+        """All to be made small."""
+        return 1 / self.decode_tok_s, self.ttft_s, self.resources["lut"]
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Costs in steps of the resolution."""
+        return tuple(math.floor(math.log(cost) / math.log1p(_RESOLUTION)) for cost in self.costs)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "decode_tok_s": self.decode_tok_s,
+            "ttft_s": self.ttft_s,
+            "lut": self.lut,
+            "resources": {kind: round(value, 1) for kind, value in self.resources.items()},
+        }
+
+
+def model_shape(name: str) -> ModelShape:
+    """Sizes of a published shape, a shipped model or a model directory."""
+    if name in SHAPES:
+        return SHAPES[name]
+    try:
+        return read_shape(read_config(find_model(name)))
+    except HwgenError as error:
+        if error.kind == "checkpoint" and not Path(name).exists():
+            raise HwgenError("usage", f"{name!r} is neither a published shape nor a model",
+                             f"use one of: {', '.join(SHAPES)}; or a shipped model or model directory") from error
+        raise
+
+
+# ---- from a point to a configuration ---------------------------------------------------------------------------------
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def sized_for(base: BuildConfig, shape: ModelShape, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` and the maxima that the model needs in a build with them; :class:`ConfigError` where that is illegal."""
+    width = base.beat_bytes // 4 // changes["beat_vectors"]
+    if width < 1 or shape.head_dim % (2 * width):
+        raise ConfigError(f"beat_vectors must make vectors of which head_dim {shape.head_dim} is an even number, not {width}")
+    step = math.lcm(width // math.gcd(width, changes["rows"]), changes["groups"]) * changes["rows"]
+    return {
+        **changes,
+        "panel_rows": _up(changes["panel_rows"], step),
+        "max_inputs": _up(max(shape.hidden, shape.q_rows, shape.ffn), width),
+        "max_query": _up(shape.q_rows, 2 * width),
+        "max_heads": shape.heads,
+        "max_kv_heads": shape.kv_heads,
+        "max_shared": shape.group,
+        "max_head_dim": shape.head_dim,
+    }
+
+
+def memories_of(config: BuildConfig, shape: ModelShape) -> tuple[int, int]:
+    """Scratch and parameter vectors that hold ``chunk`` tokens."""
+    hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
+    q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
+    token = hidden + max(2 * q + 2 * kv, ffn)
+    return config.chunk * token, config.chunk * head + 2 * max(hidden, q, ffn)
+
+
+def fits(resources: dict[str, float], available: dict[str, int]) -> bool:
+    return all(resources[kind] <= share * available.get(kind, 0) for kind, share in CEILINGS.items())
+
+
+def fullness(resources: dict[str, float], available: dict[str, int]) -> float:
+    """Share of its ceiling that the scarcest memory has reached."""
+    return max(
+        resources[kind] / (CEILINGS[kind] * available[kind]) if available.get(kind) else math.inf if resources[kind] else 0.0
+        for kind in ("bram36", "uram")
+    )
+
+
+def build_of(board: Board, shape: ModelShape, point: Point) -> BuildConfig | None:
+    """The configuration of a point with its memories where they fit best; None where it is illegal or too large."""
+    base = board.config
+    changes = {item.name: getattr(point, item.name) for item in fields(Point) if item.name != "turns"}
+    try:
+        changes = sized_for(base, shape, changes)
+        tables = -(-5 * base.beat_bytes // changes["rows"] // 3)
+        if tables % point.turns:
+            return None
+        plain = replace(base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, **changes)
+    except ConfigError:
+        return None
+    scratch, param = memories_of(plain, shape)
+    best: tuple[float, BuildConfig] | None = None
+    kinds = _KINDS if board.available.get("uram") else ("block",)
+    for ring, store, activation in product(kinds, repeat=3):
+        config = replace(
+            plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
+            # What a column of the memory holds anyway.
+            scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=_up(param, 64),
+        )  # fmt: skip
+        resources = estimate_resources(config).total
+        if fits(resources, board.available):
+            full = fullness(resources, board.available)
+            if best is None or full < best[0]:
+                best = full, config
+    return best[1] if best else None
+
+
+def point_of(config: BuildConfig) -> Point:
+    """The point of a configuration."""
+    values = {item.name: getattr(config, item.name) for item in fields(Point) if item.name != "turns"}
+    return Point(turns=config.tables // config.builders, **values)
+
+
+def neighbours(point: Point, kv_block: int) -> Iterator[Point]:
+    """Points that differ in one parameter by one step. The number of tables goes with ``rows``, so turns follow."""
+    for name, values in VALUES.items():
+        own = getattr(point, name)
+        if name == "chunk":
+            tokens = point.groups * point.lanes
+            values = tuple(sorted({*values, *range(tokens, kv_block + 1, tokens)}))
+            values = tuple(v for v in values if v <= kv_block and (v == 1 or v % 2 == 0))
+        steps = [max((v for v in values if v < own), default=None), min((v for v in values if v > own), default=None)]
+        for value in steps if name != "turns" else values:
+            if value is None or value == own:
+                continue
+            changed = replace(point, **{name: value})
+            if name == "rows":
+                yield from (replace(changed, turns=turns) for turns in VALUES["turns"])
+            else:
+                yield changed
+    # The same lanes in other groups.
+    if point.groups > 1:
+        yield replace(point, groups=point.groups // 2, lanes=point.lanes * 2)
+    if point.lanes % 2 == 0:
+        yield replace(point, groups=point.groups * 2, lanes=point.lanes // 2)
+
+
+def seeds(board: Board) -> list[Point]:
+    """The board's own configuration and a coarse grid around it."""
+    own = point_of(board.config)
+    grid = [
+        replace(own, groups=groups, lanes=lanes, rows=rows, beat_vectors=beat_vectors, turns=turns, query_lanes=query_lanes)
+        for groups, lanes, rows, beat_vectors, turns, query_lanes in product((1, 2, 4), (1, 4), (4, 8), (1, 2), (7, 9), (1, 4))
+    ]
+    return [own, *grid]
+
+
+# ---- timing ----------------------------------------------------------------------------------------------------------
+def time_passes(config: BuildConfig, work: Workload) -> tuple[float, float]:
+    """Cycles of one decoded token and of the prompt. Layers are alike: two shallow models give all of them."""
+    cycles: list[tuple[float, float]] = []
+    depths = _LAYERS if work.shape.layers > _LAYERS[-1] else (work.shape.layers,)
+    for layers in depths:
+        model = PassModel(config, replace(work.shape, layers=layers), head=work.head)
+        first = 0.0
+        for start in range(0, work.prompt, model.chunk):
+            count = min(model.chunk, work.prompt - start)
+            first += model.run(count, start, logits=start + count == work.prompt).cycles
+        cycles.append((model.run(1, work.prompt).cycles, first))
+    if len(cycles) == 1:
+        return cycles[0]
+    more = (work.shape.layers - _LAYERS[0]) / (_LAYERS[1] - _LAYERS[0])
+    decode, prompt = (low + more * (high - low) for low, high in zip(*cycles, strict=True))
+    return decode, prompt
+
+
+def evaluate(task: tuple[BuildConfig, Workload]) -> Candidate | None:
+    """Time one configuration; None where the model does not fit it. Runs in a worker."""
+    config, work = task
+    try:
+        decode, prompt = time_passes(config, work)
+    except (ConfigError, HwgenError):
+        return None
+    hertz = config.clock_mhz * 1e6
+    return Candidate(
+        config=config, decode_tok_s=hertz / decode, ttft_s=prompt / hertz, resources=estimate_resources(config).total
+    )
+
+
+@contextmanager
+def open_executor(workers: int | None = None, dask: str | None = None) -> Iterator[Executor]:
+    """Local processes, or the workers of the Dask scheduler at address ``dask`` (each needs hwgen installed)."""
+    if dask is None:
+        with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+            yield pool
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise HwgenError("tool", "--dask needs the Python package distributed", 'pip install "hwgen[cluster]"') from error
+    try:
+        client = Client(dask, timeout=10)
+    except (OSError, ValueError) as error:
+        raise HwgenError("tool", f"no Dask scheduler answers at {dask}: {error}", "start one with `dask scheduler`") from error
+    with client:
+        yield client.get_executor()
+
+
+# ---- search ----------------------------------------------------------------------------------------------------------
+def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Candidates that no other one dominates, fastest decoding first; of those in one cell of the resolution the cheapest."""
+    cells: dict[tuple[int, ...], Candidate] = {}
+    for candidate in candidates:
+        held = cells.get(candidate.cell)
+        if held is None or candidate.costs[::-1] < held.costs[::-1]:
+            cells[candidate.cell] = candidate
+    front = [
+        candidate
+        for cell, candidate in cells.items()
+        if not any(other != cell and all(a <= b for a, b in zip(other, cell, strict=True)) for other in cells)
+    ]
+    return sorted(front, key=lambda c: c.costs)
+
+
+def choose(front: Sequence[Candidate]) -> Candidate:
+    """Most tokens a second within 1%, of those the shortest time to the first token within 1%, of those the fewest LUT."""
+    fast = [c for c in front if c.decode_tok_s >= (1 - _RESOLUTION) * max(c.decode_tok_s for c in front)]
+    prompt = [c for c in fast if c.ttft_s <= (1 + _RESOLUTION) * min(c.ttft_s for c in fast)]
+    return min(prompt, key=lambda c: (c.resources["lut"], c.costs))
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a search found."""
+
+    evaluated: int
+    front: list[Candidate]
+    chosen: Candidate
+
+
+def explore(
+    board: Board,
+    work: Workload,
+    *,
+    executor: Executor,
+    limit: int = 1000,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Exploration:
+    """Search until the front stands still or ``limit`` configurations have been timed. Does not depend on the workers."""
+    if not board.available:
+        raise HwgenError("configuration", f"board {board.name!r} names no device, so nothing bounds the search",
+                         'give a board whose board.json has a part and its "available" resources')
+    known: dict[Point, Candidate | None] = {}
+    evaluated = 0
+
+    def time_all(points: Iterable[Point]) -> None:
+        nonlocal evaluated
+        new: dict[BuildConfig, Point] = {}
+        for point in points:
+            if point in known or evaluated + len(new) >= limit:
+                continue
+            known[point] = None
+            config = build_of(board, work.shape, point)
+            if config is not None:
+                new.setdefault(config, point)
+        evaluated += len(new)
+        for point, candidate in zip(new.values(), executor.map(evaluate, [(c, work) for c in new]), strict=True):
+            known[point] = candidate
+
+    time_all(seeds(board))
+    expanded: set[Point] = set()
+    while True:
+        points = {candidate: point for point, candidate in known.items() if candidate is not None}
+        front = pareto_front(points.keys())
+        if not front:
+            break
+        # Towards the choice first.
+        best = choose(front)
+        todo = [c for c in sorted(front, key=lambda c: (c is not best, c.costs)) if points[c] not in expanded][:_BATCH]
+        progress(f"{evaluated} configurations timed, {len(front)} on the front, best {best.decode_tok_s:.1f} tokens/s")
+        if not todo or evaluated >= limit:
+            return Exploration(evaluated, front, best)
+        expanded |= {points[c] for c in todo}
+        time_all(n for c in todo for n in neighbours(points[c], board.config.kv_block))
+    raise HwgenError("configuration", f"no configuration of board {board.name!r} holds the model within the ceilings "
+                     + ", ".join(f"{share:.0%} {kind}" for kind, share in CEILINGS.items()), "use a larger device or a smaller model")
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+def write_config(path: Path, config: BuildConfig) -> None:
+    """The file that ``--config`` takes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def explore_json(board: Board, model: str, work: Workload, found: Exploration) -> dict[str, Any]:
+    """What ``hwgen explore --json`` prints."""
+    return {
+        "board": board.name,
+        "model": model,
+        "prompt": work.prompt,
+        "head": work.head,
+        "estimated": True,
+        "ceilings": CEILINGS,
+        "available": board.available,
+        "evaluated": found.evaluated,
+        "front": [c.to_dict() for c in found.front],
+        "chosen": found.chosen.to_dict(),
+    }
+
+
+def describe_exploration(result: dict[str, Any]) -> list[str]:
+    """The front as a table, and the choice."""
+    names = ("groups", "lanes", "rows", "beat_vectors", "builders", "query_lanes", "chunk", "ring_beats", "panel_rows")
+    head = f"  {'tokens/s':>9}{'first token':>13}{'LUT':>9}  " + "".join(f"{name:>13}" for name in names)
+    lines = [f"{result['model']} on {result['board']}, {result['prompt']} prompt tokens (estimated)", head]
+    for row in result["front"]:
+        mark = "*" if row == result["chosen"] else " "
+        lines.append(f"{mark} {row['decode_tok_s']:>9.2f}{row['ttft_s']:>11.4f} s{row['lut']:>9,}  "
+                     + "".join(f"{row['config'][name]:>13,}" for name in names))
+    chosen = result["chosen"]
+    used = ", ".join(f"{kind} {chosen['resources'][kind] / result['available'][kind]:.0%}"
+                     for kind in CEILINGS if result["available"].get(kind))
+    lines.append(f"* chosen of {result['evaluated']} timed configurations: {chosen['decode_tok_s']:.2f} tokens/s, "
+                 f"first token after {chosen['ttft_s']:.4f} s; {used} of the device (estimated)")
+    return lines
+
+
+def draw_front(result: dict[str, Any], path: Path) -> None:
+    """Draw the front: tokens a second against time to first token, coloured by look-up tables."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    front, chosen = result["front"], result["chosen"]
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    dots = axes.scatter(
+        [row["decode_tok_s"] for row in front], [row["ttft_s"] for row in front], c=[row["lut"] / 1000 for row in front], s=24
+    )
+    axes.scatter([chosen["decode_tok_s"]], [chosen["ttft_s"]], marker="o", s=120, facecolors="none", edgecolors="black")
+    axes.annotate("chosen", (chosen["decode_tok_s"], chosen["ttft_s"]), textcoords="offset points", xytext=(-8, 10), ha="right")
+    axes.set(xlabel="decode (tokens/s)", ylabel=f"time to first token, {result['prompt']} tokens (s)", yscale="log",
+             title=f"{result['model']} on {result['board']} (estimated)")
+    figure.colorbar(dots, label="thousand LUT")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,76 @@
+"""Checks of a build directory: Verilator's linter reads the Verilog, the recording model of Vivado runs the scripts."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ...errors import HwgenError
+from ...sim import toolchain
+from ...sim.toolchain import BuildFailed, Toolchain, ToolMissing
+from ..netlist import black_box, parse_modules
+from .core import WRAPPER
+from .ipxact import SOURCES
+from .steps import TOP
+from .tcl import find_tcl
+from .vivado_model import run_build
+
+__all__ = ["check_directory", "lint", "lint_boundary", "run_scripts"]
+
+CLEAN = "clean"
+
+
+def read_findings(failed: BuildFailed) -> HwgenError:
+    lines = [line for line in str(failed).splitlines() if line.startswith("%")] or str(failed).splitlines()
+    return HwgenError("tool", f"the Verilog is not clean: {lines[0]}", "report this with the configuration")
+
+
+def lint_boundary(tool: Toolchain, directory: Path) -> None:
+    """The wrapper around an empty accelerator, with none of the waivers that the accelerator needs: pins and widths fit."""
+    modules = parse_modules((directory / f"{TOP}.v").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / f"{TOP}.v").write_text(black_box(modules[TOP]), encoding="utf-8")
+        try:
+            arguments = ["--lint-only", "-Wall", "-Wno-UNUSEDSIGNAL", "-Wno-UNDRIVEN", "--top-module", WRAPPER]
+            tool.verilate([*arguments, str(directory / f"{WRAPPER}.v"), f"{name}/{TOP}.v"], directory)
+        except BuildFailed as failed:
+            raise read_findings(failed) from failed
+
+
+def lint(directory: Path) -> str:
+    """"clean", or why there was no check; findings are an error."""
+    from ... import hw
+
+    try:
+        tool = toolchain.find_toolchain()
+    except ToolMissing as missing:
+        return f"skipped: {missing.message}"
+    lint_boundary(tool, directory)
+    waivers = Path(next(iter(hw.__path__))) / "lint.vlt"
+    sources = [str(directory / source) for source in SOURCES]
+    try:
+        tool.verilate(["--lint-only", "-Wall", "--top-module", WRAPPER, str(waivers), *sources], directory)
+    except BuildFailed as failed:
+        raise read_findings(failed) from failed
+    return CLEAN
+
+
+def run_scripts(directory: Path) -> str:
+    """"clean", or why there was no check; runs on a copy, so that nothing is added to the directory."""
+    if not (directory / "build.tcl").exists():
+        return "skipped: the board has no platform"
+    if find_tcl() is None:
+        return "skipped: there is no Tcl interpreter (sudo apt-get install tcl)"
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name) / "build"
+        shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("work", "overlay"))
+        outcome = run_build(copy / "build.tcl")
+    if outcome.exit_code:
+        raise HwgenError("tool", f"the build scripts fail: {outcome.error}", "correct the platform in board.json")
+    return CLEAN
+
+
+def check_directory(directory: Path) -> dict[str, str]:
+    """Every check, ``{name: outcome}``."""
+    return {"lint": lint(directory), "scripts": run_scripts(directory)}
