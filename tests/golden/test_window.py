@@ -6,7 +6,7 @@ import pytest
 
 from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.golden.window import RegisterWindow
-from hwgen.registers import WINDOW_BYTES, MAGIC, Status, register, register_map
+from hwgen.registers import MAGIC, WINDOW_BYTES, Status, register, register_map
 
 CONFIG = BuildConfig()
 

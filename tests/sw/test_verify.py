@@ -3,8 +3,9 @@ through mirrors as ``hwgen.probes`` describes them, and which can be made to err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,11 +26,21 @@ Fault = Callable[[Descriptor, GoldenMachine], None]
 
 
 class StandIn(GoldenDevice):
-    """A golden machine behind the interface of a stepped device. ``fault`` runs after every operator."""
+    """A golden machine behind the interface of a stepped device. ``fault`` runs after every operator.
 
-    def __init__(self, config: BuildConfig, fault: Fault = lambda d, machine: None) -> None:
+    Operators with an opcode of ``late`` end behind that many operators that follow them, one at a time.
+    """
+
+    def __init__(
+        self, config: BuildConfig, fault: Fault = lambda d, machine: None, late: Mapping[Opcode, int] | None = None
+    ) -> None:
         super().__init__(config, memory_bytes=1 << 22)
         self.fault = fault
+        self.late = late or {}
+        #: Tags in the order in which the operators ended.
+        self.ended: list[int] = []
+        #: Tag of the operator that has not ended yet, and how many may end before it.
+        self._unended: tuple[int, int] | None = None
         self.mirrors = {
             p.name: np.zeros((p.depth, p.lanes), f"u{1 << max(0, (p.word_bits - 1).bit_length() - 3)}")
             for p in probes(config)
@@ -41,10 +52,25 @@ class StandIn(GoldenDevice):
             self._steps = self.machine.steps()
 
     def next_operator(self) -> int:
-        d = next(self._steps)
-        self.fault(d, self.machine)
-        self.show(d)
-        return d.tag
+        self.ended.append(self._next_operator())
+        return self.ended[-1]
+
+    def _next_operator(self) -> int:
+        while True:
+            d = next(self._steps, None) if self._unended is None or self._unended[1] else None
+            if d is None:
+                if self._unended is None:
+                    raise DeviceTimeout("nothing moves")
+                (tag, _), self._unended = self._unended, None
+                return tag
+            self.fault(d, self.machine)
+            self.show(d)
+            if self._unended is not None:
+                self._unended = self._unended[0], self._unended[1] - 1
+            elif d.opcode in self.late:
+                self._unended = d.tag, self.late[d.opcode]
+                continue
+            return d.tag
 
     def wait(self, timeout: float) -> None:
         assert next(self._steps, None) is None  # lets the machine end its pass
@@ -126,14 +152,13 @@ def xor(array: np.ndarray, index: tuple[int, ...], bit: int = 1) -> None:
         (Opcode.ROTARY, 0, lambda m: xor(m.param, (1, 2)), "param", 8, 10),
         (Opcode.PARAM, 1, lambda m: xor(m.param, (16 + 1, 5)), "param", 8, 13),
         (Opcode.NORM, 1, lambda m: xor(m.activation, (0, 2, 44)), "activation", 10, 44),
-        (Opcode.LINEAR, 1, lambda m: xor(m.accumulator, (1, 50), 1), "accumulator", 9, 2),
+        (Opcode.LINEAR, 1, lambda m: xor(m.accumulator, (0, 1, 50)), "accumulator", 9, 2),
         (Opcode.DRAIN, 1, lambda m: xor(m.scratch, (48 + 5, 1)), "scratch", 8, 41),
         (Opcode.ROPE, 0, lambda m: xor(m.query, (1, 2, 5)), "query", 9, 37),
         (Opcode.ROPE, 1, lambda m: xor(m.query_scale, (2, 1)), "query_scale", 10, 1),
         (Opcode.ROPE, 1, lambda m: xor(m.kv_store, (1, 1, 0, 15)), "value", 9, 15),
         (Opcode.ROPE, 1, lambda m: xor(m.kv_scale, (0, 2, 0)), "key_scale", 10, 0),
         (Opcode.ATTENTION, 1, lambda m: xor(m.scratch, (48 + 80 + 6, 1)), "scratch", 9, 1),
-        (Opcode.KV_WRITE, 1, lambda m: xor(m.scratch, (2000, 1)), "scratch written besides", 8, 1),
     ],
 )
 def test_a_flipped_bit_is_named(
@@ -151,6 +176,65 @@ def test_a_flipped_bit_is_named(
     assert (first.operator, first.layer, first.output) == (opcode.name, layer, output), first
     assert (first.token, first.element) == (token, element), first
     assert first.rtl != first.golden
+
+
+def test_what_no_operator_should_write_is_compared(weights: ModelWeights) -> None:
+    """Nobody knows who did it, so the last operator of the pass is named."""
+    first = check(weights, flip(Opcode.KV_WRITE, 1, lambda m: xor(m.scratch, (2000, 1)))).first
+    assert first is not None and (first.operator, first.layer, first.output) == ("HEAD", 2, "scratch written besides")
+    assert (first.token, first.element) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    "late", [{Opcode.LINEAR: 1}, {Opcode.KV_WRITE: 7}, {Opcode.LINEAR: 1, Opcode.KV_WRITE: 3}, {Opcode.NORM: 1}]
+)
+def test_operators_that_end_out_of_order(weights: ModelWeights, late: dict[Opcode, int]) -> None:
+    in_order, device = check(weights), StandIn(CONFIG, late=late)
+    outcome = verify_model(CONFIG, weights, prompt_tokens=11, new_tokens=3, device=device)
+    assert outcome.mismatches == 0, outcome.first
+    assert (outcome.operators_compared, outcome.elements_compared) == (in_order.operators_compared, in_order.elements_compared)
+    assert any(tag < before and tag for before, tag in pairwise(device.ended)), "it was in order"
+
+
+@pytest.mark.parametrize(("opcode", "change", "output", "token", "element"), [
+    (Opcode.LINEAR, lambda m: xor(m.accumulator, (0, 1, 50)), "accumulator", 9, 2),
+    (Opcode.DRAIN, lambda m: xor(m.scratch, (48 + 5, 1)), "scratch", 8, 41),
+    (Opcode.NORM, lambda m: xor(m.activation, (0, 2, 44)), "activation", 10, 44),
+])  # fmt: skip
+def test_a_flipped_bit_is_named_out_of_order(
+    weights: ModelWeights, opcode: Opcode, change: Callable[[GoldenMachine], None], output: str, token: int, element: int
+) -> None:
+    device = StandIn(CONFIG, flip(opcode, 1, change), late={Opcode.LINEAR: 1, Opcode.KV_WRITE: 2})
+    first = verify_model(CONFIG, weights, prompt_tokens=11, new_tokens=3, device=device).first
+    assert first is not None
+    assert (first.operator, first.layer, first.output, first.token, first.element) == (opcode.name, 1, output, token, element)
+
+
+def test_an_operator_that_never_ends(weights: ModelWeights) -> None:
+    class Forgetful(StandIn):
+        def _next_operator(self) -> int:
+            tag = super()._next_operator()
+            return super()._next_operator() if tag == 47 else tag
+
+    first = verify_model(CONFIG, weights, prompt_tokens=8, new_tokens=1, device=Forgetful(CONFIG)).first
+    assert first is not None and (first.operator, first.layer, first.rtl) == ("LINEAR", 1, "no progress")
+
+
+@pytest.mark.parametrize("wrong", [3, 999])
+def test_an_operator_that_does_not_belong_to_the_pass(weights: ModelWeights, wrong: int) -> None:
+    """One that has ended before, and one that the program does not have."""
+
+    class Confused(StandIn):
+        def _next_operator(self) -> int:
+            tag = super()._next_operator()
+            return wrong if tag == 20 else tag
+
+    outcome = verify_model(CONFIG, weights, prompt_tokens=8, new_tokens=1, device=Confused(CONFIG))
+    assert outcome.mismatches == 1 and outcome.first is not None
+    first = outcome.first
+    assert (first.operator, first.rtl, first.golden, first.output) == (
+        "LINEAR", wrong, 20, "an operator that does not belong to this pass",
+    )  # fmt: skip
 
 
 def test_cache_in_memory_is_compared(weights: ModelWeights) -> None:

@@ -1,0 +1,83 @@
+"""Illegal build configurations are refused, and what the message proposes is legal."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from hwgen.boards import load_board
+from hwgen.config import BuildConfig, ConfigError
+
+KV260 = load_board("kv260").config
+
+
+@pytest.mark.parametrize(("config", "name", "value", "nearest"), [
+    (BuildConfig(), "port_bits", 256, 128),
+    (BuildConfig(), "ports", 3, 2),
+    (BuildConfig(port_bits=32, ports=4, rows=1, builders=27, kv_block=8, chunk=8), "ports", 2, 4),
+    (BuildConfig(), "beat_vectors", 8, 1),
+    (BuildConfig(), "burst", 48, 32),
+    (BuildConfig(builders=1), "rows", 3, 2),
+    (BuildConfig(builders=1), "rows", 16, 8),
+    (BuildConfig(), "groups", 3, 2),
+    (BuildConfig(groups=4), "ring_beats", 4098, 4096),
+    (BuildConfig(), "ring_beats", 256, 512),
+    (BuildConfig(), "builders", 8, 7),
+    (BuildConfig(), "builders", 28, 14),
+    (BuildConfig(), "kv_block", 64, 16),
+    (BuildConfig(), "chunk", 18, 16),
+    (BuildConfig(), "chunk", 7, 6),
+    (BuildConfig(), "burst", 512, 256),
+    (BuildConfig(), "ring_memory", "lut", "ultra"),
+    (BuildConfig(), "activation_memory", "dram", "ultra"),
+    (BuildConfig(), "max_head_dim", 72, 64),
+    (BuildConfig(), "max_inputs", 1020, 1024),
+    (BuildConfig(), "max_query", 1000, 1008),
+    (KV260, "panel_rows", 2056, 2064),
+    (BuildConfig(), "max_context", 1000, 1008),
+    (BuildConfig(), "descriptor_queue", 1, 2),
+])  # fmt: skip
+def test_the_nearest_legal_value_is_named_and_legal(config: BuildConfig, name: str, value: object, nearest: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be .*, not {value!r}; the nearest legal value is {nearest!r}$"):
+        replace(config, **{name: value})  # type: ignore[arg-type]
+    replace(config, **{name: nearest})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("beat_vectors", [4, 8])
+def test_a_beat_holds_at_most_a_vector_of_a_key(beat_vectors: int) -> None:
+    """Keys of 4 elements a beat need vectors of at least 4."""
+    sizes: dict[str, Any] = {"ports": 4, "beat_vectors": beat_vectors, "rows": 2, "builders": 1, "chunk": 8}
+    narrow = 16 // beat_vectors
+    if narrow >= 4:
+        assert BuildConfig(**sizes, kv_block=16).key_bytes == 4
+        return
+    with pytest.raises(ConfigError, match="^kv_block must be at least 32, .* not 16; the nearest legal value is 32$") as caught:
+        BuildConfig(**sizes, kv_block=16)
+    fix = int(str(caught.value).split()[-1])
+    assert BuildConfig(**sizes, kv_block=fix).key_bytes <= narrow
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(BuildConfig) if f.type == "int"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "2"])
+def test_sizes_are_positive_integers(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a positive integer"):
+        BuildConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("board", ["demo", "kv260"])
+def test_dictionaries(board: str) -> None:
+    config = load_board(board).config
+    assert BuildConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError, match="unknown configuration field 'load_bytes'; known fields: "):
+        BuildConfig.from_dict({**config.to_dict(), "load_bytes": 8})
+
+
+def test_everything_that_shapes_data_is_in_the_contract_hash() -> None:
+    config = BuildConfig()
+    for name, value, same in (
+        ("name", "other", True), ("clock_mhz", 100.0, True), ("probe", True, True),
+        ("panel_rows", 1024, False), ("beat_vectors", 2, False), ("topk", 4, False), ("trace_entries", 256, False),
+    ):
+        assert (replace(config, **{name: value}).contract_hash == config.contract_hash) is same, name  # type: ignore[arg-type]
