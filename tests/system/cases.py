@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from hwgen.config import BuildConfig, ConfigError
 from hwgen.errors import HwgenError
 from hwgen.model import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
-from hwgen.sw.compiler import compile_model
+from hwgen.sw.compiler import HEADS, compile_model
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.verify import LockStep, Outcome
 from hwgen.sw.verilator_device import VerilatorDevice
@@ -32,6 +33,8 @@ class Case:
     #: Passes of one or more sequences: ``(sequence, tokens, logits)``.
     passes: tuple[tuple[int, int, bool], ...]
     seed: int
+    #: Kind of LM head.
+    head: str
 
 
 def divisors(value: int) -> list[int]:
@@ -50,16 +53,17 @@ def random_config(seed: int) -> BuildConfig:
         beat = ports * port_bits // 8
         if not 16 <= beat <= 32:
             continue
-        width = beat // 4
+        beat_vectors = pick(1, 1, 2)
+        width = beat // 4 // beat_vectors
         rows = pick(*[r for r in (1, 2, 4, 8) if r <= width])
-        groups = pick(*[g for g in (1, 2, 4) if width // rows % g == 0])
+        groups = pick(1, 2, 4)
         lanes = pick(*range(1, max(1, 4 // groups) + 1))
-        inputs = 5 * beat // rows
-        tables = -(-inputs // 3)
+        step = math.lcm(width // rows, groups) * rows
+        tables = -(-5 * beat // rows // 3)
         if tables * groups * lanes > 120:  # what building takes grows with it
             continue
-        kv_block = pick(beat // 4, beat // 2, beat)
-        chunks = [n for n in (1, 2, 4, 8, 16) if n <= kv_block]
+        kv_block = pick(*[beat // n for n in (1, 2, 4) if n <= width])
+        chunks = [n for n in (1, 2, 4, 6, 8, 10, 14, 16) if n <= kv_block]
         burst = pick(1, 2, 4, 8, 16, 32)
         head_dim = 2 * width * pick(1, 1, 2)
         kv_heads = pick(1, 2, 3)
@@ -67,39 +71,40 @@ def random_config(seed: int) -> BuildConfig:
         try:
             return BuildConfig(
                 name=f"random{seed}", ports=ports, port_bits=port_bits, groups=groups, lanes=lanes, rows=rows,
-                builders=pick(*divisors(tables)), load_bytes=pick(*[b for b in divisors(width) if inputs % b == 0]),
-                query_lanes=pick(1, 2, 4), kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
+                beat_vectors=beat_vectors, builders=pick(*divisors(tables)), query_lanes=pick(1, 2, 4), kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
                 burst=burst, ring_beats=8 * burst * pick(1, 2, 8), outstanding=pick(1, 2, 5, 8), descriptor_queue=pick(2, 3, 5, 16),
                 ring_memory="block", scratch_memory=str(rng.choice(["block", "ultra"])),
+                activation_memory=str(rng.choice(["block", "ultra"])),
                 scratch_vectors=pick(128, 200, 512), param_vectors=pick(64, 100, 256),
                 max_inputs=width * int(rng.integers(max(1, heads * head_dim // width), 30)),
-                max_rows=width * int(rng.integers((heads + 2 * kv_heads) * head_dim // width, 60)),
+                panel_rows=step * int(rng.integers(1, max(2, 240 // step))),
                 max_heads=heads, max_kv_heads=kv_heads, max_shared=pick(heads // kv_heads, heads), max_head_dim=head_dim,
+                max_query=heads * head_dim,
                 max_context=kv_block * pick(1, 2, 3, 5),
-                topk=pick(1, 2, 5, 8), probe=True,
+                trace_entries=pick(16, 512), topk=pick(1, 2, 5, 8), shortlist=pick(1, 2, 5), probe=True,
             )  # fmt: skip
         except (ConfigError, ValueError):  # an empty range of sizes is a ValueError
             continue
 
 
-def random_shape(config: BuildConfig, rng: np.random.Generator) -> ModelShape:
+def random_shape(config: BuildConfig, head: str, rng: np.random.Generator) -> ModelShape:
     """A model that fits the build; sizes are as odd as they come."""
     while True:
         kv_heads = int(rng.integers(1, config.max_kv_heads + 1))
         shape = ModelShape(
-            hidden=int(rng.integers(1, min(config.max_inputs, config.max_rows) + 1)),
+            hidden=int(rng.integers(1, config.max_inputs + 1)),
             layers=int(rng.integers(1, 3)),
             heads=kv_heads * int(rng.integers(1, config.max_heads // kv_heads + 1)),
             kv_heads=kv_heads,
             head_dim=2 * config.width * int(rng.integers(1, config.max_head_dim // (2 * config.width) + 1)),
-            ffn=int(rng.integers(1, min(config.max_inputs, config.max_rows) + 1)),
+            ffn=int(rng.integers(1, config.max_inputs + 1)),
             vocab=int(rng.integers(2, 120)),
             activation=str(rng.choice(["silu", "relu2"])),
             max_context=config.max_context,
             tied=bool(rng.integers(2)),
         )
         try:
-            compile_model(config, random_weights(shape))
+            compile_model(config, random_weights(shape), head=head)
         except HwgenError:
             continue
         return shape
@@ -124,16 +129,17 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
     config = config or random_config(seed)
     rng = np.random.default_rng([seed, 2])
     for number in range(count):
-        shape = random_shape(config, rng)
+        head = HEADS[int(rng.integers(len(HEADS)))]
+        shape = random_shape(config, head, rng)
         timing = (KV260, IDEAL, RANDOM(seed + number), replace(RANDOM(seed + number), interleave=True))[number % 4]
         chunk = compile_model(config, random_weights(shape)).chunk
-        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number)
+        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number, head)
 
 
 def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, VerilatorDevice]:
     """Run on RTL and golden machine in lock-step; pages are dealt in random order."""
     weights = random_weights(case.shape, case.seed)
-    image = compile_model(case.config, weights)
+    image = compile_model(case.config, weights, head=case.head)
     device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, verilog=verilog)
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
     rng = np.random.default_rng([case.seed, 3])

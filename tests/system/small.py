@@ -36,8 +36,8 @@ PUBLIC = (
 
 
 @cache
-def small_image(shape: ModelShape = SHAPE) -> Image:
-    return compile_model(CONFIG, random_weights(shape, seed=11))
+def small_image(shape: ModelShape = SHAPE, head: str = "exact") -> Image:
+    return compile_model(CONFIG, random_weights(shape, seed=11), head=head)
 
 
 class SmallDevice(VerilatorDevice):
