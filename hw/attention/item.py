@@ -20,8 +20,6 @@ class AttentionSizes:
 
     def __init__(self, config: BuildConfig) -> None:
         lanes = config.query_lanes
-        if config.key_bytes > config.width:
-            raise ValueError(f"key_bytes must be at most width ({config.width}), not {config.key_bytes!r}; lower beat_vectors")
         #: Rounds of ``query_lanes`` slots at most.
         self.rounds = -(-config.max_group // lanes)
         #: Beats of the keys of one block at most.

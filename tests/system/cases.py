@@ -71,7 +71,8 @@ def random_config(seed: int) -> BuildConfig:
         try:
             return BuildConfig(
                 name=f"random{seed}", ports=ports, port_bits=port_bits, groups=groups, lanes=lanes, rows=rows,
-                beat_vectors=beat_vectors, builders=pick(*divisors(tables)), query_lanes=pick(1, 2, 4), kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
+                beat_vectors=beat_vectors, builders=pick(*divisors(tables)), query_lanes=pick(1, 2, 4),
+                kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
                 burst=burst, ring_beats=8 * burst * pick(1, 2, 8), outstanding=pick(1, 2, 5, 8), descriptor_queue=pick(2, 3, 5, 16),
                 ring_memory="block", scratch_memory=str(rng.choice(["block", "ultra"])),
                 activation_memory=str(rng.choice(["block", "ultra"])),
