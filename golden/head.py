@@ -33,7 +33,7 @@ def short_list(scores: Tensor, block: int, entries: int) -> Tensor:
     """
     padding = -scores.shape[-1] % block
     padded = torch.nn.functional.pad(scores, (0, padding), value=-torch.inf)
-    best = padded.unflatten(-1, (-1, block)).amax(dim=-1)
+    best = padded.reshape(*padded.shape[:-1], -1, block).amax(dim=-1)
     return torch.sort(best, dim=-1, descending=True, stable=True).indices[..., :entries]
 
 

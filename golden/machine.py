@@ -321,7 +321,7 @@ class GoldenMachine:
         rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
         turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
         self._store(d.src, d.src_stride, turned.flatten(1))
-        of = dict(zip(parts, turned.split(list(parts.values()), dim=1), strict=True))
+        of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
             q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
             self.query[active, : d.heads, :dim] = q8.numpy()

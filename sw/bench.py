@@ -30,6 +30,10 @@ from .verilator_device import VerilatorDevice
 
 __all__ = ["BenchPlan", "describe_bench", "run_bench"]
 
+#: Layers in the picture of a pass; the Perfetto trace has all that the trace memory kept.
+DRAWN_LAYERS = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchPlan:
     """What to run."""
@@ -50,7 +54,7 @@ class BenchPlan:
     #: LM head, one of `hwgen.sw.compiler.HEADS`.
     head: str = "exact"
     seed: int = 0
-    #: Directory for the timeline of the last pass of each phase.
+    #: Directory for the timeline of the first pass of each phase.
     timeline: Path | None = None
 
 
@@ -174,8 +178,8 @@ class Bench:
         result = self.forward(tokens, logits)
         wall = time.monotonic() - begin
         self.progress(f"{what}: {result.cycles:,} cycles in {wall:.0f} s")
-        if self.plan.timeline is not None and logits:  # the last pass of the prompt, and every decoded token
-            kind = "prefill" if what.startswith("prompt") else "decode"
+        kind = "prefill" if what.startswith("prompt") else "decode"
+        if self.plan.timeline is not None and kind not in self.traces:
             self.traces[kind] = read_trace(self.engine, f"{kind}: {what}", result.cycles)
         return result
 
@@ -187,8 +191,9 @@ class Bench:
         files = ["timeline.json"]
         for kind, traced in self.traces.items():
             name = f"timeline-{kind}.svg"
-            title = f"{self.plan.shape} on {self.board.name}, {traced.name} (simulated)"
-            draw_timeline(directory / name, traced, title=title, capacity=config.ring_beats)
+            title = f"{self.plan.shape} on {self.board.name}, {traced.name}, first {DRAWN_LAYERS} layers (simulated)"
+            shown = [e.end for e in traced.entries if self.image.descriptors[e.tag].layer < DRAWN_LAYERS]
+            draw_timeline(directory / name, traced, title=title, capacity=config.ring_beats, cycles=max(shown, default=None))
             files.append(name)
         return files
 

@@ -155,6 +155,19 @@ def build_parser() -> Parser:
 
     p = add_command(group, "report", commands.report, "estimate resources with Yosys", "hwgen report --board kv260")
     p.add_argument("--fresh", action="store_true", help="synthesize again, whatever the cache has")
+    p.add_argument("--check", action="store_true", help="compare with the accepted figures of the board; 1 where a unit has grown")
+    p.add_argument("--accept", action="store_true", help="accept the figures: write them to resources.json of the board")
+    add_board(p, "kv260")
+
+    p = add_command(
+        group,
+        "fmax",
+        commands.fmax,
+        "routed clock of the main units on a Lattice ECP5 (open flow, a stand-in)",
+        "hwgen fmax --unit vector_lane",
+    )
+    p.add_argument("--unit", action="append", default=[], metavar="NAME", help="only this main unit (may be repeated)")
+    p.add_argument("--fresh", action="store_true", help="route again, whatever the cache has")
     add_board(p, "kv260")
 
     p = add_command(
@@ -166,7 +179,7 @@ def build_parser() -> Parser:
     )
     add_workload(p)
     add_head(p)
-    p.add_argument("--timeline", type=Path, metavar="DIR", help="write a Perfetto trace and pictures of the last passes there")
+    p.add_argument("--timeline", type=Path, metavar="DIR", help="write a Perfetto trace and pictures of the first passes there")
     p.add_argument("--layers", type=int, default=0, metavar="L", help="a quick look at the first L layers; 0 is all")
     p.add_argument(
         "--check", default="outputs", choices=("none", "outputs", "full"), help="what is compared with golden, bit for bit"

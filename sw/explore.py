@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,15 @@ __all__ = [
 #: Planning ceilings: what of a device may be used so that it can still be placed and routed.
 CEILINGS = {"lut": 0.70, "ff": 0.50, "bram36": 0.80, "uram": 0.80, "dsp": 0.80}
 
-#: Layers that are timed; the rest follows on a straight line.
+#: Layers, and rows of the LM head, that are timed; the rest follows on a straight line.
 _LAYERS = (2, 3)
+_ROWS = (4096, 8192)
 
 #: Configurations whose objectives differ by less than this count as one.
 _RESOLUTION = 0.01
 
 #: Front members whose neighbours are timed before the front is looked at again.
 _BATCH = 12
-
-_KINDS = ("ultra", "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class Candidate:
     config: BuildConfig
     decode_tok_s: float
     ttft_s: float
-    resources: dict[str, float]
+    resources: dict[str, float] = field(compare=False)
 
     @property
     def lut(self) -> int:
@@ -164,15 +163,11 @@ def memories_of(config: BuildConfig, shape: ModelShape) -> tuple[int, int]:
     return config.chunk * token, config.chunk * head + 2 * max(hidden, q, ffn)
 
 
-def fits(resources: dict[str, float], available: dict[str, int]) -> bool:
-    return all(resources[kind] <= share * available.get(kind, 0) for kind, share in CEILINGS.items())
-
-
-def fullness(resources: dict[str, float], available: dict[str, int]) -> float:
-    """Share of its ceiling that the scarcest memory has reached."""
+def excess(resources: dict[str, float], available: dict[str, int], kinds: Iterable[str] = CEILINGS) -> float:
+    """Largest share of its ceiling that a resource needs; above 1 it does not fit."""
     return max(
         resources[kind] / (CEILINGS[kind] * available[kind]) if available.get(kind) else math.inf if resources[kind] else 0.0
-        for kind in ("bram36", "uram")
+        for kind in kinds
     )
 
 
@@ -190,7 +185,7 @@ def build_of(board: Board, shape: ModelShape, point: Point) -> BuildConfig | Non
         return None
     scratch, param = memories_of(plain, shape)
     best: tuple[float, BuildConfig] | None = None
-    kinds = _KINDS if board.available.get("uram") else ("block",)
+    kinds = ("block", "ultra") if board.available.get("uram") else ("block",)
     for ring, store, activation in product(kinds, repeat=3):
         config = replace(
             plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
@@ -198,10 +193,11 @@ def build_of(board: Board, shape: ModelShape, point: Point) -> BuildConfig | Non
             scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=_up(param, 64),
         )  # fmt: skip
         resources = estimate_resources(config).total
-        if fits(resources, board.available):
-            full = fullness(resources, board.available)
-            if best is None or full < best[0]:
-                best = full, config
+        if excess(resources, board.available, ("lut", "ff", "dsp")) > 1:
+            return None  # block memory takes the least logic, and it comes first
+        full = excess(resources, board.available, ("bram36", "uram"))
+        if full <= 1 and (best is None or full < best[0]):
+            best = full, config
     return best[1] if best else None
 
 
@@ -246,22 +242,44 @@ def seeds(board: Board) -> list[Point]:
 
 
 # ---- timing ----------------------------------------------------------------------------------------------------------
+def time_prompt(model: PassModel, prompt: int) -> float:
+    """Cycles of all passes of a prompt. Of the full ones the first has no cache to read, and the others need ever more of it
+    at the same rate: the second and the last tell."""
+    whole, rest = divmod(prompt - 1, model.chunk)
+
+    def full(number: int) -> float:
+        return model.run(model.chunk, number * model.chunk, logits=False).cycles
+
+    cycles = model.run(rest + 1, whole * model.chunk).cycles
+    if whole:
+        cycles += full(0)
+    if whole > 1:
+        second = full(1)
+        cycles += (whole - 1) * (second + (full(whole - 1) if whole > 2 else second)) / 2
+    return cycles
+
+
 def time_passes(config: BuildConfig, work: Workload) -> tuple[float, float]:
-    """Cycles of one decoded token and of the prompt. Layers are alike: two shallow models give all of them."""
-    cycles: list[tuple[float, float]] = []
-    depths = _LAYERS if work.shape.layers > _LAYERS[-1] else (work.shape.layers,)
-    for layers in depths:
-        model = PassModel(config, replace(work.shape, layers=layers), head=work.head)
-        first = 0.0
-        for start in range(0, work.prompt, model.chunk):
-            count = min(model.chunk, work.prompt - start)
-            first += model.run(count, start, logits=start + count == work.prompt).cycles
-        cycles.append((model.run(1, work.prompt).cycles, first))
-    if len(cycles) == 1:
-        return cycles[0]
-    more = (work.shape.layers - _LAYERS[0]) / (_LAYERS[1] - _LAYERS[0])
-    decode, prompt = (low + more * (high - low) for low, high in zip(*cycles, strict=True))
-    return decode, prompt
+    """Cycles of one decoded token and of the prompt. Layers are alike, and so are rows of the exact LM head: shallow models with
+    small vocabularies tell what each of them takes."""
+    shape = work.shape
+    rows = _ROWS if work.head == "exact" and shape.vocab > _ROWS[-1] else (shape.vocab,)
+    depths = _LAYERS if shape.layers > _LAYERS[-1] else (shape.layers,)
+
+    def model(layers: int, vocab: int) -> PassModel:
+        return PassModel(config, replace(shape, layers=layers, vocab=vocab), head=work.head)
+
+    least = model(depths[0], rows[0])
+    decode, prompt = least.run(1, work.prompt).cycles, time_prompt(least, work.prompt)
+    more_decode = more_prompt = 0.0
+    if len(depths) > 1:
+        deeper, share = model(depths[1], rows[0]), (shape.layers - depths[0]) / (depths[1] - depths[0])
+        more_decode += share * (deeper.run(1, work.prompt).cycles - decode)
+        more_prompt += share * (time_prompt(deeper, work.prompt) - prompt)
+    if len(rows) > 1:
+        head = (shape.vocab - rows[0]) / (rows[1] - rows[0]) * (model(depths[0], rows[1]).run(1, work.prompt).cycles - decode)
+        more_decode, more_prompt = more_decode + head, more_prompt + head
+    return decode + more_decode, prompt + more_prompt
 
 
 def evaluate(task: tuple[BuildConfig, Workload]) -> Candidate | None:

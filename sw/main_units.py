@@ -92,12 +92,12 @@ def find_main_units(names: list[str]) -> list[MainUnit]:
 _NOISE = re.compile(r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n', re.MULTILINE)
 
 
-def unit_verilog(component: Any) -> str:
-    """Verilog of one component: module ``top``."""
+def unit_verilog(component: Any, *, ports: list[Any] | None = None) -> str:
+    """Verilog of one component (or of a design with ``ports``): module ``top``."""
     try:
         from amaranth.back import verilog
     except ImportError as error:
         raise HwgenError(
             "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
         ) from error
-    return _NOISE.sub("", verilog.convert(component, name="top", emit_src=False))
+    return _NOISE.sub("", verilog.convert(component, name="top", ports=ports, emit_src=False))

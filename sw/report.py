@@ -2,8 +2,8 @@
 
 Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
 through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
-so that counts are upper estimates. Depth is that of the deepest path inside one module: what runs on through a module's ports counts in each
-module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
+so that counts are upper estimates. Depth is that of the deepest path inside one module: what runs on through a module's ports
+counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
 
 
 def ultra_rams(depth: int, bits: int) -> int:
-    """URAM288 (4096 x 72) of one memory. Yosys lays the words of all 4096-deep rows side by side and cuts that into columns of 72."""
+    """URAM288 (4096 x 72) of one memory: Yosys lays its banks of 4096 words side by side and cuts that into columns of 72 bits."""
     return -(-(-(-depth // 4096) * bits) // 72)
 
 
@@ -359,10 +359,13 @@ def describe_report(result: dict[str, Any]) -> list[str]:
     lines.append(row("total", total) + f"{result['depth_luts']:>7}")
     if available:
         lines.append(row("of the device", {k: total[k] / available[k] for k in RESOURCES if available.get(k)}, ">10.1%"))
-        lines.append(f"{'planning ceiling':28}" + "".join(f"{CEILINGS[k]:>10.0%}" if k in CEILINGS else " " * 10 for k in RESOURCES))
+        limits = (f"{CEILINGS[k]:>10.0%}" if k in CEILINGS else " " * 10 for k in RESOURCES)
+        lines.append(f"{'planning ceiling':28}" + "".join(limits))
         lines += [
             f"above the planning ceiling: {kind} {total[kind]:,} of {available[kind]:,} ({total[kind] / available[kind]:.1%})"
             for kind in result["above_ceiling"]
         ]
-    lines.append(f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys")
+    lines.append(
+        f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys"
+    )
     return lines
