@@ -40,10 +40,11 @@ _WEIGHT_MAX = 3056
 
 def e4m3_integers(x: Tensor) -> Tensor:
     """Nearest e4m3 value (ties to even, saturated to +-448) of float32 ``x``, times 512: int32."""
-    units = x.double().clamp(-E4M3_MAX, E4M3_MAX) * _UNITS
-    _, exponent = torch.frexp(units)
-    quantum = torch.exp2((exponent - 4).clamp(min=0).double())  # four significant bits; 1 for subnormals
-    return ((units / quantum).round() * quantum).to(torch.int32)
+    units = x.clamp(-E4M3_MAX, E4M3_MAX) * float(_UNITS)
+    bits = units.contiguous().view(torch.int32)
+    # four significant bits, as bf16 rounding keeps eight; a carry into the exponent is the right result
+    normal = ((bits + 0x7FFFF + (bits >> 20 & 1)) & ~0xFFFFF).view(torch.float32)
+    return torch.where(units.abs() < 8, units.round(), normal).to(torch.int32)
 
 
 def e4m3_codes(integers: Tensor) -> Tensor:

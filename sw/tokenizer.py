@@ -15,13 +15,17 @@ __all__ = ["TextStream", "Tokenizer"]
 class Tokenizer:
     """The tokenizer of a model. ``begin`` is put before every prompt that does not start with it."""
 
-    def __init__(self, inner: Any, *, begin: int | None = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self, inner: Any, *, begin: int | None = None, chat_template: str | None = None, end: int | None = None
+    ) -> None:
         self._inner = inner
         self.begin = begin
+        #: Token that ends a document or an answer, where the model has one.
+        self.end = end
         self._chat_template = chat_template
 
     @classmethod
-    def load(cls, directory: Path, begin: int | None = None) -> Tokenizer:
+    def load(cls, directory: Path, begin: int | None = None, end: int | None = None) -> Tokenizer:
         """From ``tokenizer.json`` (and ``tokenizer_config.json`` where there is one)."""
         path = directory / "tokenizer.json"
         if not path.exists():
@@ -42,7 +46,7 @@ class Tokenizer:
         if options.get("add_bos_token") is False:
             begin = None
         template = options.get("chat_template")
-        return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None)
+        return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None, end=end)
 
     @property
     def size(self) -> int:
@@ -62,16 +66,32 @@ class Tokenizer:
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of one user message in the model's chat template, ready for the answer."""
+        return self.encode_messages([{"role": "user", "content": text}])
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chat_template is not None
+
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self._inner.save(str(path))
+
+    def settings(self) -> dict[str, Any]:
+        """What ``tokenizer_config.json`` holds beside it."""
+        token = {} if self._chat_template is None else {"chat_template": self._chat_template}
+        return {"add_bos_token": self.begin is not None, **token}
+
+    def encode_messages(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation (``role`` and ``content`` each) in the model's chat template, ready for the answer."""
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
         try:
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as error:
             raise HwgenError("tool", "the Python package jinja2 is missing", "pip install jinja2") from error
-        token = "" if self.begin is None else self._inner.id_to_token(self.begin)
+        begin, end = ("" if t is None else self._inner.id_to_token(t) for t in (self.begin, self.end))
         template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(self._chat_template)
-        messages = [{"role": "user", "content": text}]
-        prompt = template.render(messages=messages, add_generation_prompt=True, bos_token=token, eos_token="")
+        prompt = template.render(messages=messages, add_generation_prompt=True, bos_token=begin, eos_token=end)
         ids = self.encode_text(prompt)
         return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
 
