@@ -80,7 +80,7 @@ def quantize_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def norm_e4m3(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tuple[Tensor, Tensor]:
-    """NORM: ``x [..., n]``, ``gain [n]`` -> ``(integers int32 [..., n], scale [...])``; their product is near ``rmsnorm(x) * gain``."""
+    """NORM: ``x [..., n]``, ``gain [n]`` -> ``(integers int32 [..., n], scale [...])``, together ``~ rmsnorm(x) * gain``."""
     q, a = _absmax(fmul(x, gain))
     mean = fmul(column_sum(fmul(x, x)), torch.tensor(inverse_n, dtype=torch.float32))
     rms = fsqrt(fadd(mean, torch.tensor(eps, dtype=torch.float32)))

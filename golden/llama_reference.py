@@ -42,16 +42,15 @@ class FloatLlama:
         ]
 
     @torch.no_grad()
-    def hidden(self, tokens: Tensor, observe: Observe | None = None) -> Tensor:
-        """Residual stream after the last layer."""
+    def run(self, x: Tensor, observe: Observe | None = None) -> Tensor:
+        """Residual stream ``[batch, length, hidden]`` through every layer, from position 0."""
         s = self.shape
-        d, (batch, length) = s.head_dim, tokens.shape
+        d, (batch, length) = s.head_dim, x.shape[:2]
         seen: Observe = observe or (lambda layer, name, x: None)
         inverse = s.rope_theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
         angle = torch.arange(length, dtype=torch.float64)[:, None] * inverse
         cos, sin = angle.cos().float(), angle.sin().float()
         gate = F.silu if s.activation == "silu" else (lambda y: F.relu(y).square())
-        x = self._embedding[tokens]
         for i, w in enumerate(self.layers):
             a = _rms_norm(x, w["input_layernorm"], s.rms_eps)
             for name in ("q", "k", "v"):
@@ -74,5 +73,5 @@ class FloatLlama:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = _rms_norm(self.hidden(tokens), self._norm, self.shape.rms_eps) @ self._head.T
+        logits: Tensor = _rms_norm(self.run(self._embedding[tokens]), self._norm, self.shape.rms_eps) @ self._head.T
         return logits

@@ -19,9 +19,7 @@ _FIX = "download the file again, or export it again"
 _BLOCK = 32
 
 
-def blocks_from_gguf(
-    q: npt.NDArray[np.uint8], d: npt.NDArray[np.float32], m: npt.NDArray[np.float32]
-) -> BlockMatrix:
+def blocks_from_gguf(q: npt.NDArray[np.uint8], d: npt.NDArray[np.float32], m: npt.NDArray[np.float32]) -> BlockMatrix:
     """``w = d q + m`` with ``q [rows, inputs]`` in 0..15, ``d`` and ``m [rows, inputs / 32]``, as codes -8..7 around a midpoint.
 
     Where d is negative the codes are mirrored, so that every scale is positive. The values do not change.

