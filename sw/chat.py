@@ -29,8 +29,10 @@ class Runner(Protocol):
 
     #: Longest sequence.
     context: int
-    #: Tokens it has taken.
-    tokens: list[int]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens it has taken."""
 
     def feed(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after the last of ``tokens``."""

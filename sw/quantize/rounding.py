@@ -48,9 +48,10 @@ def round_to_nearest(w: Float, group: int, *, midpoints: bool = False) -> Int4Ma
     low, high = padded.min(axis=2), padded.max(axis=2)
     scale = np.asarray((high - low) / np.float32(15), np.float32)
     stored = to_machine(BlockMatrix(np.zeros(w.shape, np.int8), group, scale, np.asarray(low + 8 * scale, np.float32)))
-    step = spread(np.maximum(stored.scales, 1) * stored.row_scale[:, None], group, inputs)
+    kept = np.maximum(stored.scales, 1).astype(np.uint8)
+    step = spread(kept * stored.row_scale[:, None], group, inputs)
     codes = np.clip(np.rint((w - stored.dense()) / np.where(step == 0, np.float32(1), step)), -8, _TOP).astype(np.int8)
-    return Int4Matrix(codes, group, stored.scales, stored.midpoints, stored.row_scale)
+    return Int4Matrix(codes, group, kept, stored.midpoints, stored.row_scale)
 
 
 def round_gptq(w: Float, hessian: Tensor, group: int, damping: float = 0.01) -> Int4Matrix:

@@ -24,14 +24,14 @@ from .llama_files import SHAPE, tokenizer_parts, transformers_model
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    model = transformers_model(random_llama(replace(SHAPE, tied=tied), 3)).to(dtype)
-    model.save_pretrained(tmp_path)
+    transformers = pytest.importorskip("transformers")
+    transformers_model(random_llama(replace(SHAPE, tied=tied), 3)).to(dtype).save_pretrained(tmp_path)
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     weights = load_llama_weights(tmp_path)
     assert weights.shape == replace(SHAPE, tied=tied, rms_eps=weights.shape.rms_eps)
     tokens = torch.from_numpy(np.random.default_rng(3).integers(0, SHAPE.vocab, (2, 40)))
     with torch.no_grad():
-        expected = model.float()(tokens).logits
+        expected = model(tokens).logits
     torch.testing.assert_close(FloatLlama(weights)(tokens), expected, rtol=1e-4, atol=1e-4)
     tokenizer_parts(SHAPE.vocab)[2].save(str(tmp_path / "tokenizer.json"))
     assert open_llama(tmp_path).name == tmp_path.name
