@@ -46,6 +46,9 @@ class Tokenizer:
         if options.get("add_bos_token") is False:
             begin = None
         template = options.get("chat_template")
+        template_file = directory / "chat_template.jinja"  # where newer checkpoints have it
+        if template is None and template_file.exists():
+            template = template_file.read_text(encoding="utf-8")
         return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None, end=end)
 
     @property

@@ -34,7 +34,10 @@ def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path)
         expected = model(tokens).logits
     torch.testing.assert_close(FloatLlama(weights)(tokens), expected, rtol=1e-4, atol=1e-4)
     tokenizer_parts(SHAPE.vocab)[2].save(str(tmp_path / "tokenizer.json"))
-    assert open_llama(tmp_path).name == tmp_path.name
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    loaded = open_llama(tmp_path)
+    assert loaded.name == tmp_path.name
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode_chat("The cat")) == "The cat!"
 
 
 @pytest.mark.parametrize(("symmetric", "group", "tied"), [(True, 64, True), (False, 32, False)])
