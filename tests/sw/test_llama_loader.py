@@ -37,7 +37,7 @@ def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path)
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
     loaded = open_llama(tmp_path)
     assert loaded.name == tmp_path.name
-    assert loaded.tokenizer.decode(loaded.tokenizer.encode_chat("The cat")) == "The cat!"
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode_chat("The cat")).endswith("The cat!")
 
 
 @pytest.mark.parametrize(("symmetric", "group", "tied"), [(True, 64, True), (False, 32, False)])
