@@ -178,7 +178,8 @@ def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
     writer.add_token_list(tokens)
     writer.add_token_merges(merges)
     names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
-             "down": "ffn_down", "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm", "post_attention_layernorm": "ffn_norm",
+             "down": "ffn_down", "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm",
+             "post_attention_layernorm": "ffn_norm",
              "ffn_sub_norm": "ffn_sub_norm"}  # fmt: skip
     quant = gguf.GGMLQuantizationType[kind]
     for name in matrix_shapes(s):
