@@ -57,12 +57,13 @@ class AttentionState:
         """One block. ``q8 [..., queries, d]``, ``q_scale [..., queries]``; ``keys`` and ``values``: int8 ``[..., n,
         d]`` and scales ``[..., n]`` (bf16 values in float32); ``valid`` bool, broadcasts to ``[..., queries, n]``.
 
-        Queries without a valid key keep their state.
+        Queries are int8, or int32 where they are e4m3 values in units of 2^-9. Queries without a valid key keep their state.
         """
         (k8, k_scale), (v8, v_scale) = keys, values
-        if k8.shape[-1] * 127 * 127 >= 1 << 24:
+        kind = torch.float32 if q8.dtype == torch.int8 else torch.float64  # holds every sum exactly
+        if kind == torch.float32 and k8.shape[-1] * 127 * 127 >= 1 << 24:
             raise ValueError(f"head_dim must be below 1041 (exact dot products in float32), not {k8.shape[-1]!r}")
-        dot = q8.float() @ k8.float().transpose(-1, -2)
+        dot = (q8.to(kind) @ k8.to(kind).transpose(-1, -2)).float()
         score = round_int(fmul(fmul(dot, k_scale.unsqueeze(-2)), q_scale.unsqueeze(-1)), SCORE_BITS, SCORE_FRACTION)
         m = torch.maximum(self.maximum, torch.where(valid, score, _LOWEST).amax(dim=-1))
         p = torch.where(valid, exp2((m.unsqueeze(-1) - score).clamp(min=0)), 0)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..config import BuildConfig
 from ..weights import LayerWeights, ModelWeights, TernaryMatrix, quantize_head, rotary_rows, score_constant
-from .attention import AttentionState
+from .causal import attend_windows
 from .head import head_logits
 from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
@@ -96,34 +95,5 @@ class GoldenModel:
         """Rotated heads ``[batch, length, heads, head_dim]`` -> attention output ``[batch, length, heads *
         head_dim]``.
         """
-        s, chunk, block = self.shape, self.chunk, self.config.kv_block
-        length = q.shape[1]
-        chunks = -(-length // chunk)
-
-        def by_chunk(x: Tensor, group: int) -> Tensor:
-            """``[batch, length, heads, ...]`` -> ``[batch, chunks, kv_heads, chunk * group, ...]``, zeros behind the
-            end.
-            """
-            x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, chunks * chunk - length))
-            x = x.reshape(x.shape[0], chunks, chunk, s.kv_heads, group, *x.shape[3:])
-            return x.transpose(2, 3).flatten(3, 4)
-
-        q8, q_scale = (by_chunk(x, s.group) for x in quantize_query(q, score_constant(s.head_dim)))
-        keys, values = quantize_kv(k), quantize_kv(v)
-        state = AttentionState.initial(q_scale.shape, s.head_dim)
-        causal = torch.ones(chunk, chunk, dtype=torch.bool).tril().repeat_interleave(s.group, dim=0)
-        own = [tuple(by_chunk(x, 1) for x in kind) for kind in (keys, values)]
-        state.attend(q8, q_scale, (own[0][0], own[0][1]), (own[1][0], own[1][1]), causal)
-        for first in range(0, (chunks - 1) * chunk, block):
-            later = slice(first // chunk + 1, chunks)  # chunks that start behind the block's first position
-            past = [[x[:, first : first + block].transpose(1, 2).unsqueeze(1) for x in kind] for kind in (keys, values)]
-            position = torch.arange(first, first + past[0][0].shape[3])
-            starts = torch.arange(later.start, later.stop) * chunk
-            valid = (position < starts[:, None])[:, None, None]
-            part = AttentionState(state.maximum[:, later], state.total[:, later], state.output[:, later])
-            part.attend(q8[:, later], q_scale[:, later], (past[0][0], past[0][1]), (past[1][0], past[1][1]), valid)
-            state.maximum[:, later] = part.maximum
-            state.total[:, later] = part.total
-            state.output[:, later] = part.output
-        out = state.result().reshape(-1, chunks, s.kv_heads, chunk, s.group * s.head_dim).transpose(2, 3)
-        return out.reshape(-1, chunks * chunk, s.q_rows)[:, :length]
+        query = quantize_query(q, score_constant(self.shape.head_dim))
+        return attend_windows(query, quantize_kv(k), quantize_kv(v), self.chunk, self.config.kv_block)

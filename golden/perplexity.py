@@ -14,7 +14,11 @@ from ..weights import ModelWeights
 from .floating import float_model
 from .model import GoldenModel
 
-__all__ = ["Comparison", "compare_likelihood", "negative_log_likelihood", "token_windows"]
+__all__ = ["Comparison", "compare_likelihood", "compare_models", "negative_log_likelihood", "perplexity", "token_windows"]
+
+
+#: ``tokens [batch, length] -> logits [batch, length, vocab]``.
+Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,21 @@ def compare_likelihood(
     Both see the same windows, each from position 0. ``progress(done, total)`` counts predicted tokens.
     """
     length = min(length, weights.shape.max_context)
-    reference, exact = float_model(weights), GoldenModel(weights, config)
+    return compare_models(
+        float_model(weights), GoldenModel(weights, config).logits, tokens, length=length, batch=batch, progress=progress
+    )
+
+
+def compare_models(
+    reference: Logits,
+    exact: Logits,
+    tokens: Sequence[int],
+    *,
+    length: int,
+    batch: int = 4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """As :func:`compare_likelihood`, for any two models."""
     done, total = 0, len(tokens) - 1
     float_nats = exact_nats = 0.0
     for windows in token_windows(tokens, length):
@@ -87,7 +105,17 @@ def compare_likelihood(
             inputs, targets = rows[:, :-1], rows[:, 1:]
             with torch.no_grad():
                 float_nats += negative_log_likelihood(reference(inputs), targets)
-            exact_nats += negative_log_likelihood(exact.logits(inputs), targets)
+            exact_nats += negative_log_likelihood(exact(inputs), targets)
             done += targets.numel()
             progress(done, total)
     return Comparison(done, float_nats, exact_nats)
+
+
+def perplexity(model: Logits, tokens: Sequence[int], length: int) -> float:
+    """Of one model, in windows of ``length`` tokens, one at a time."""
+    nats = 0.0
+    for windows in token_windows(tokens, length):
+        for row in windows:
+            with torch.no_grad():
+                nats += negative_log_likelihood(model(row[None, :-1]), row[None, 1:])
+    return math.exp(nats / (len(tokens) - 1))

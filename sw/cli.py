@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 from ..config import ConfigError
 from ..errors import HwgenError
+from ..llama import KV_KINDS
 from ..shapes import SHAPES
-from . import commands
+from . import chat, commands, model_command
+from .quantize import command as quantize_command
 from .serve import command as serve
 
 __all__ = ["main"]
@@ -138,6 +140,7 @@ def build_parser() -> Parser:
     p.add_argument("model", metavar="MODEL", help="shipped name or directory in Hugging Face layout")
     p.add_argument("file", type=Path, metavar="FILE", help="text, documents separated by lines <|endoftext|>")
     p.add_argument("--tokens", type=int, default=0, metavar="N", help="stop after N tokens; 0 is the whole file")
+    p.add_argument("--kv", choices=KV_KINDS, help="llama: format of cached keys and values (the model's own if not given)")
     add_board(p)
 
     p = add_command(
@@ -212,6 +215,22 @@ def build_parser() -> Parser:
     p.add_argument("--every", type=int, default=100, metavar="N", help="steps between reports and saved states")
     p.add_argument("--no-compile", action="store_true", help="do without torch.compile")
     commands.add_training_options(p)
+
+    p = add_command(group, "chat", chat.run, "talk with a model in the terminal", "hwgen chat smollm2 --temperature 0.7")
+    chat.add_arguments(p)
+    add_board(p)
+
+    p = add_command(
+        group,
+        "quantize",
+        quantize_command.run,
+        "write a llama model with INT4 matrices",
+        "hwgen quantize smollm2 --recipe fireq --group 128 --text eval.txt --calibration train.txt --out smollm2-int4",
+    )
+    quantize_command.add_arguments(p)
+
+    p = add_command(group, "model", model_command.run, "fetch models by name", "hwgen model add smollm2")
+    model_command.add_arguments(p)
 
     add_command(group, "doctor", commands.doctor, "what is installed, what is missing, what to do", "hwgen doctor")
     return parser

@@ -205,12 +205,17 @@ def verify(options: argparse.Namespace, output: Output) -> Result:
 # ---- perplexity --------------------------------------------------------------------------------------------------
 def perplexity(options: argparse.Namespace, output: Output) -> Result:
     from .evaluation import compare_perplexity
-    from .loader import load_model
+    from .llama_loader import LoadedLlama
+    from .models import open_model
 
     board = configured_board(options)
     if not options.file.is_file():
         raise HwgenError("usage", f"{options.file} is no file", "give a text file")
-    model = load_model(options.model, output.progress)
+    model = open_model(options.model, output.progress)
+    if options.kv is not None:
+        if not isinstance(model, LoadedLlama):
+            raise HwgenError("usage", f"--kv {options.kv}: {model.name} is a ternary model", "leave --kv out")
+        model = replace(model, weights=replace(model.weights, kv=options.kv))
     result = compare_perplexity(
         model, options.file, board.config, _at_least(options, "tokens", 0) or None, output.progress
     )

@@ -9,10 +9,14 @@ from typing import Any
 
 from ..config import BuildConfig
 from ..errors import HwgenError
+from .llama_loader import LoadedLlama
 from .loader import LoadedModel
 from .tokenizer import Tokenizer
 
-__all__ = ["compare_perplexity", "encode_file"]
+__all__ = ["WINDOW", "compare_perplexity", "encode_file"]
+
+#: Tokens of a window in which llama models are scored.
+WINDOW = 512
 
 SEPARATOR = "<|endoftext|>"
 
@@ -42,7 +46,7 @@ def encode_file(tokenizer: Tokenizer, path: Path, limit: int | None = None) -> t
 
 
 def compare_perplexity(
-    model: LoadedModel,
+    model: LoadedModel | LoadedLlama,
     path: Path,
     config: BuildConfig,
     limit: int | None,
@@ -50,7 +54,7 @@ def compare_perplexity(
 ) -> dict[str, Any]:
     """What ``hwgen perplexity --json`` prints."""
     try:
-        from ..golden.perplexity import compare_likelihood
+        from ..golden.perplexity import compare_likelihood, compare_models
     except ImportError as error:
         raise HwgenError(
             "tool", f"perplexity needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
@@ -64,9 +68,21 @@ def compare_perplexity(
             shown = done * 20 // total
             progress(f"{done:,} of {total:,} tokens")
 
-    outcome = compare_likelihood(
-        model.weights, config, ids, length=min(model.weights.shape.max_context, config.max_context), progress=report
-    )
+    length = min(model.weights.shape.max_context, config.max_context)
+    if isinstance(model, LoadedLlama):
+        from ..golden.llama import LlamaModel
+        from ..golden.llama_reference import FloatLlama
+
+        if not model.weights.is_int4:
+            raise HwgenError(
+                "architecture", f"{model.name} has float matrices; the machine takes 4-bit ones",
+                f"hwgen quantize {model.path} --out DIR",
+            )  # fmt: skip
+        exact = LlamaModel(model.weights, config)
+        length = min(length, WINDOW)
+        outcome = compare_models(FloatLlama(model.weights), exact.logits, ids, length=length, batch=1, progress=report)
+    else:
+        outcome = compare_likelihood(model.weights, config, ids, length=length, progress=report)
 
     def row(nats: float, perplexity: float) -> dict[str, float]:
         return {
@@ -83,4 +99,5 @@ def compare_perplexity(
         "float": row(outcome.float_nats, outcome.float_perplexity),
         "bit_exact": row(outcome.exact_nats, outcome.exact_perplexity),
         "gap": outcome.gap,
+        "window": length,
     }

@@ -115,7 +115,7 @@ def _unsupported(name: str, value: object, supported: str) -> HwgenError:
     return HwgenError(
         "architecture",
         f"config.json: {name} is {value!r}; supported: {supported}",
-        "choose a BitNet b1.58 checkpoint with a supported value",
+        "choose a checkpoint with a supported value",
     )
 
 
@@ -126,6 +126,15 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     # bitnet_b1_58-large calls itself a llama and tells the truth in its architecture
     if kind not in ("bitnet", "bitnet_b1_58") and not any(a.startswith("bitnet") for a in architectures):
         raise _unsupported("model_type", kind, "'bitnet' (or an architecture BitNetForCausalLM)")
+    # a file without a base means the default of its own family
+    default_theta = 500000.0 if kind == "bitnet" else 10000.0
+    return shape_from_config(config, activations=ACTIVATIONS, default_activation="relu2", default_theta=default_theta)
+
+
+def shape_from_config(
+    config: dict[str, Any], *, activations: tuple[str, ...], default_activation: str, default_theta: float
+) -> ModelShape:
+    """Shape from the fields that both families share; an option that the machine does not have is refused."""
     missing = [
         n
         for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
@@ -135,9 +144,9 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
         raise HwgenError(
             "architecture", f"config.json has no {missing[0]}", "complete config.json from the model's own page"
         )
-    activation = config.get("hidden_act", "relu2")
-    if activation not in ACTIVATIONS:
-        raise _unsupported("hidden_act", activation, " or ".join(repr(a) for a in ACTIVATIONS))
+    activation = config.get("hidden_act", default_activation)
+    if activation not in activations:
+        raise _unsupported("hidden_act", activation, " or ".join(repr(a) for a in activations))
     for name in ("attention_bias", "mlp_bias"):
         if config.get(name):
             raise _unsupported(name, config[name], "false")
@@ -147,8 +156,6 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     if rope_type != "default":
         raise _unsupported("rope_scaling.rope_type", rope_type, "'default'")
     heads = config["num_attention_heads"]
-    # a file without a base means the default of its own family
-    default_theta = 500000.0 if kind == "bitnet" else 10000.0
     values: dict[str, Any] = {
         "hidden": config["hidden_size"],
         "layers": config["num_hidden_layers"],
@@ -168,7 +175,7 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
         return ModelShape(**values)
     except ValueError as error:
         raise HwgenError(
-            "architecture", f"config.json: {error}", "choose a supported BitNet b1.58 checkpoint"
+            "architecture", f"config.json: {error}", "choose a supported checkpoint"
         ) from error
 
 
@@ -289,7 +296,7 @@ def load_weights(directory: Path, progress: Callable[[str], None] = lambda text:
     )
 
 
-def _token_ids(value: object) -> tuple[int, ...]:
+def token_ids(value: object) -> tuple[int, ...]:
     """``eos_token_id`` of a configuration: absent, one number or a list."""
     if isinstance(value, int):
         return (value,)
@@ -297,13 +304,17 @@ def _token_ids(value: object) -> tuple[int, ...]:
 
 
 def load_model(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel:
-    """A shipped model by name, or a checkpoint directory, with its tokenizer."""
+    """A ternary model: a shipped one by name, a checkpoint directory or a GGUF file, with its tokenizer."""
+    if Path(name).is_file() or not (Path(name).exists() or (_MODELS / str(name)).is_dir()):
+        from .models import open_ternary
+
+        return open_ternary(name, progress)
     path = find_model(name)
     config = read_config(path)
     read_shape(config)  # an unsupported model is refused before anything large is read
     generation = read_config(path, "generation_config.json") if (path / "generation_config.json").exists() else {}
-    begin = _token_ids(generation.get("bos_token_id", config.get("bos_token_id")))
+    begin = token_ids(generation.get("bos_token_id", config.get("bos_token_id")))
     tokenizer = Tokenizer.load(path, begin=begin[0] if begin else None)
     weights = load_weights(path, progress)
-    stop = _token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
+    stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
     return LoadedModel(name=path.name, path=path, weights=weights, tokenizer=tokenizer, stop_tokens=stop)

@@ -15,13 +15,17 @@ __all__ = ["TextStream", "Tokenizer"]
 class Tokenizer:
     """The tokenizer of a model. ``begin`` is put before every prompt that does not start with it."""
 
-    def __init__(self, inner: Any, *, begin: int | None = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self, inner: Any, *, begin: int | None = None, chat_template: str | None = None, end: int | None = None
+    ) -> None:
         self._inner = inner
         self.begin = begin
+        #: Token that ends a document or an answer, where the model has one.
+        self.end = end
         self._chat_template = chat_template
 
     @classmethod
-    def load(cls, directory: Path, begin: int | None = None) -> Tokenizer:
+    def load(cls, directory: Path, begin: int | None = None, end: int | None = None) -> Tokenizer:
         """From ``tokenizer.json`` (and ``tokenizer_config.json`` where there is one)."""
         path = directory / "tokenizer.json"
         if not path.exists():
@@ -42,7 +46,10 @@ class Tokenizer:
         if options.get("add_bos_token") is False:
             begin = None
         template = options.get("chat_template")
-        return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None)
+        template_file = directory / "chat_template.jinja"  # where newer checkpoints have it
+        if template is None and template_file.exists():
+            template = template_file.read_text(encoding="utf-8")
+        return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None, end=end)
 
     @property
     def size(self) -> int:
@@ -69,6 +76,15 @@ class Tokenizer:
         """Token ids of one user message in the model's chat template, ready for the answer."""
         return self.encode_messages([{"role": "user", "content": text}])
 
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self._inner.save(str(path))
+
+    def settings(self) -> dict[str, Any]:
+        """What ``tokenizer_config.json`` holds beside it."""
+        token = {} if self._chat_template is None else {"chat_template": self._chat_template}
+        return {"add_bos_token": self.begin is not None, **token}
+
     def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer."""
         if self._chat_template is None:
@@ -82,15 +98,15 @@ class Tokenizer:
         def raise_exception(message: str) -> None:  # templates call it for roles that they do not know
             raise TemplateError(message)
 
-        token = "" if self.begin is None else self._inner.id_to_token(self.begin)
+        begin, end = ("" if t is None else self._inner.id_to_token(t) for t in (self.begin, self.end))
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         try:
             template = environment.from_string(self._chat_template)
             prompt = template.render(
                 messages=messages,
                 add_generation_prompt=True,
-                bos_token=token,
-                eos_token="",
+                bos_token=begin,
+                eos_token=end,
                 raise_exception=raise_exception,
             )
         except TemplateError as error:

@@ -1,0 +1,115 @@
+"""Operators of the INT4 x FP8 engine, bit for bit (``docs/numerics-int4.md``)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .float32 import bf16_round, column_sum, fadd, fdiv, fmul, fsqrt, int_to_f32, round_int
+
+__all__ = [
+    "E4M3_MAX",
+    "dequantize_rows",
+    "e4m3_codes",
+    "e4m3_integers",
+    "e4m3_values",
+    "int4_matmul",
+    "norm_e4m3",
+    "quantize_e4m3",
+    "quantize_kv4",
+    "quantize_query_e4m3",
+]
+
+#: Largest finite e4m3 value.
+E4M3_MAX = 448
+
+#: Units of 2^-9 in one.
+_UNITS = 512
+
+#: 1/448 with the factor 2^-9 of the integers in it.
+_INVERSE = torch.tensor(1.0 / (E4M3_MAX * _UNITS), dtype=torch.float32)
+
+#: 1/7 as float32.
+_INVERSE_7 = torch.tensor(1.0 / 7.0, dtype=torch.float32)
+
+#: Largest magnitude of a weight in units of its row's scale, 8 * 255 + 8 * 127.
+_WEIGHT_MAX = 3056
+
+
+def e4m3_integers(x: Tensor) -> Tensor:
+    """Nearest e4m3 value (ties to even, saturated to +-448) of float32 ``x``, times 512: int32."""
+    units = x.clamp(-E4M3_MAX, E4M3_MAX) * float(_UNITS)
+    bits = units.contiguous().view(torch.int32)
+    # four significant bits, as bf16 rounding keeps eight; a carry into the exponent is the right result
+    normal = ((bits + 0x7FFFF + (bits >> 20 & 1)) & ~0xFFFFF).view(torch.float32)
+    return torch.where(units.abs() < 8, units.round(), normal).to(torch.int32)
+
+
+def e4m3_codes(integers: Tensor) -> Tensor:
+    """The 8-bit codes, uint8, of values in units of 2^-9."""
+    magnitude = integers.abs()
+    _, exponent = torch.frexp(magnitude.double())
+    shift = (exponent - 4).clamp(min=0)
+    mantissa = magnitude >> shift  # 8..15, or less for subnormals
+    field = torch.where(mantissa >= 8, shift + 1, 0)
+    return ((integers < 0).to(torch.int32) << 7 | field << 3 | mantissa & 7).to(torch.uint8)
+
+
+def e4m3_values(codes: Tensor) -> Tensor:
+    """Values in units of 2^-9, int32, of 8-bit codes; NaN codes are refused."""
+    c = codes.to(torch.int32)
+    if bool(((c & 0x7F) == 0x7F).any()):
+        raise ValueError("codes must be finite, not 0x7f or 0xff")
+    field, mantissa = c >> 3 & 15, c & 7
+    magnitude = torch.where(field > 0, (mantissa | 8) << (field - 1).clamp(min=0), mantissa)
+    return torch.where(c >= 128, -magnitude, magnitude)
+
+
+def _absmax(y: Tensor) -> tuple[Tensor, Tensor]:
+    """``(e4m3 of y * (448 / a) as integers, a [...])`` with ``a = max |y|`` of the last dimension."""
+    a = y.abs().amax(dim=-1, keepdim=True)
+    return e4m3_integers(fmul(y, fdiv(torch.tensor(float(E4M3_MAX)), a))), a.squeeze(-1)
+
+
+def quantize_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
+    """QUANTIZE: ``x [..., n]`` -> ``(integers int32 [..., n], scale [...])``, ``integers * scale ~ x``."""
+    q, a = _absmax(x)
+    return q, fmul(a, _INVERSE)
+
+
+def norm_e4m3(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tuple[Tensor, Tensor]:
+    """NORM: ``x [..., n]``, ``gain [n]`` -> ``(integers int32 [..., n], scale [...])``, together ``~ rmsnorm(x) * gain``."""
+    q, a = _absmax(fmul(x, gain))
+    mean = fmul(column_sum(fmul(x, x)), torch.tensor(inverse_n, dtype=torch.float32))
+    rms = fsqrt(fadd(mean, torch.tensor(eps, dtype=torch.float32)))
+    return q, fdiv(fmul(a, _INVERSE), rms)
+
+
+def int4_matmul(activations: Tensor, weights: Tensor) -> Tensor:
+    """LINEAR: exact ``activations [..., n] @ weights[rows, n].T``, int64.
+
+    ``activations`` are e4m3 integers; ``weights`` are ``Int4Matrix.integers()`` held in float64.
+    """
+    if weights.shape[1] * E4M3_MAX * _UNITS * _WEIGHT_MAX >= 1 << 53:
+        raise ValueError(f"inputs must be fewer than {(1 << 53) // (E4M3_MAX * _UNITS * _WEIGHT_MAX)} (exact in float64)")
+    return (activations.double() @ weights.T).to(torch.int64)
+
+
+def dequantize_rows(acc: Tensor, activation_scale: Tensor, row_scale: Tensor) -> Tensor:
+    """First step of DRAIN: ``acc [..., rows]`` times ``row_scale [rows]``, then times ``activation_scale [...]``."""
+    return fmul(fmul(int_to_f32(acc), row_scale), activation_scale.unsqueeze(-1))
+
+
+def quantize_query_e4m3(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Query heads ``y [..., d]`` -> ``(e4m3 integers int32 [..., d], scale [...])``; the scale leads to base-2 logarithms."""
+    q, a = _absmax(y)
+    constant = math.log2(math.e) / (E4M3_MAX * _UNITS * math.sqrt(y.shape[-1]))
+    return q, fmul(a, torch.tensor(constant, dtype=torch.float32))
+
+
+def quantize_kv4(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Key or value heads ``y [..., d]`` -> ``(int8 [..., d] in -7..7, bf16 scale [...] held in float32)``."""
+    scale = bf16_round(fmul(y.abs().amax(dim=-1, keepdim=True), _INVERSE_7))
+    return round_int(fmul(y, fdiv(torch.tensor(1.0), scale)), 4).to(torch.int8), scale.squeeze(-1)

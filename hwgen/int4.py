@@ -1,0 +1,185 @@
+"""INT4 matrices in groups: what the quantiser writes and the machine multiplies (``docs/numerics-int4.md``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "GROUPS",
+    "MIDPOINT_STEP",
+    "BlockMatrix",
+    "Int4Matrix",
+    "pack_nibbles",
+    "row_scales",
+    "spread",
+    "to_machine",
+    "unpack_nibbles",
+]
+
+Float = npt.NDArray[np.float32]
+
+#: Group sizes of the machine, in inputs.
+GROUPS = (16, 32, 64, 128)
+
+#: A midpoint code counts this many units of ``row_scale``.
+MIDPOINT_STEP = 8
+
+_SCALE_MAX = 255
+_MIDPOINT_MAX = 127
+
+
+def pack_nibbles(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Codes -8..7 two a byte along the last dimension, the even one in the low nibble."""
+    nibbles = codes.astype(np.uint8) & np.uint8(15)
+    return np.asarray(nibbles[..., 0::2] | (nibbles[..., 1::2] << np.uint8(4)), np.uint8)
+
+
+def unpack_nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """The inverse of :func:`pack_nibbles`."""
+    pair = np.stack((packed << np.uint8(4), packed & np.uint8(0xF0)), axis=-1).view(np.int8) >> 4
+    return pair.reshape(*packed.shape[:-1], -1)
+
+
+def spread(values: npt.NDArray[Any], group: int, inputs: int) -> npt.NDArray[Any]:
+    """One value a group ``[rows, groups]`` -> one an input ``[rows, inputs]``; the last group may be short."""
+    return np.repeat(values, group, axis=1)[:, :inputs]
+
+
+def _check_groups(codes: npt.NDArray[np.int8], group: int, values: npt.NDArray[Any], name: str) -> None:
+    if group not in GROUPS:
+        raise ValueError(f"group must be one of {GROUPS}, not {group!r}")
+    expected = (codes.shape[0], -(-codes.shape[1] // group))
+    if values.shape != expected:
+        raise ValueError(f"{name} must be {expected}, not {values.shape}")
+
+
+def _check_codes(codes: npt.NDArray[np.int8]) -> None:
+    if codes.dtype != np.int8 or codes.ndim != 2:
+        raise ValueError(f"codes must be an int8 matrix, not {codes.dtype} {codes.shape}")
+    if codes.shape[1] % min(GROUPS):
+        raise ValueError(f"inputs must be a multiple of {min(GROUPS)}, not {codes.shape[1]}")
+    if codes.size and (codes.min() < -8 or codes.max() > 7):
+        raise ValueError(f"codes must be -8 to 7, not {int(codes.min())} to {int(codes.max())}")
+
+
+@dataclass(frozen=True)
+class BlockMatrix:
+    """4-bit codes with float scales, as a file or a quantiser has them: ``w = scale * code + midpoint`` in every group."""
+
+    #: -8..7, int8 ``[rows, inputs]``.
+    codes: npt.NDArray[np.int8]
+    #: Inputs that share one scale; the last group may be short.
+    group: int
+    #: float32 ``[rows, groups]``, 0 or more.
+    scale: Float
+    #: float32 ``[rows, groups]``, or None where every group is symmetric.
+    midpoint: Float | None = None
+
+    def __post_init__(self) -> None:
+        _check_codes(self.codes)
+        for name, values in (("scale", self.scale), ("midpoint", self.midpoint)):
+            if values is None:
+                continue
+            _check_groups(self.codes, self.group, values, name)
+            if values.dtype != np.float32 or not np.isfinite(values).all():
+                raise ValueError(f"{name} must be finite float32, not {values.dtype}")
+        if self.scale.size and self.scale.min() < 0:
+            raise ValueError(f"scale must be 0 or more, not {self.scale.min()}")
+
+    def dense(self) -> Float:
+        """The weights ``[rows, inputs]``."""
+        inputs = self.codes.shape[1]
+        w = self.codes * spread(self.scale, self.group, inputs)
+        if self.midpoint is not None:
+            w = w + spread(self.midpoint, self.group, inputs)
+        return np.asarray(w, np.float32)
+
+
+@dataclass(frozen=True)
+class Int4Matrix:
+    """A matrix as the machine stores it: ``w = row_scale * (scales * codes + 8 * midpoints)``."""
+
+    #: -8..7, int8 ``[rows, inputs]``.
+    codes: npt.NDArray[np.int8]
+    #: Inputs that share one scale; the last group may be short.
+    group: int
+    #: Scale codes 0..255, uint8 ``[rows, groups]``.
+    scales: npt.NDArray[np.uint8]
+    #: Midpoint codes -127..127, int8 ``[rows, groups]``, or None in a symmetric matrix.
+    midpoints: npt.NDArray[np.int8] | None
+    #: float32 ``[rows]``.
+    row_scale: Float
+
+    def __post_init__(self) -> None:
+        _check_codes(self.codes)
+        _check_groups(self.codes, self.group, self.scales, "scales")
+        if self.scales.dtype != np.uint8:
+            raise ValueError(f"scales must be uint8, not {self.scales.dtype}")
+        m = self.midpoints
+        if m is not None:
+            _check_groups(self.codes, self.group, m, "midpoints")
+            if m.dtype != np.int8 or (m.size and m.min() < -_MIDPOINT_MAX):
+                raise ValueError(f"midpoints must be int8 -127 to 127, not {m.dtype}")
+        if self.row_scale.dtype != np.float32 or self.row_scale.shape != (self.rows,):
+            raise ValueError(f"row_scale must be float32 ({self.rows},), not {self.row_scale.dtype} {self.row_scale.shape}")
+        if not np.isfinite(self.row_scale).all():
+            raise ValueError("row_scale must be finite")
+
+    @property
+    def rows(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        return int(self.codes.shape[1])
+
+    @property
+    def symmetric(self) -> bool:
+        """True where there are no midpoints."""
+        return self.midpoints is None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in memory, padding left out."""
+        groups = self.scales.size * (1 if self.symmetric else 2)
+        return self.codes.size // 2 + groups + 4 * self.rows
+
+    def integers(self) -> npt.NDArray[np.int16]:
+        """``scales * codes + 8 * midpoints``, ``[rows, inputs]``: the weights in units of ``row_scale``."""
+        w = self.codes * spread(self.scales.astype(np.int16), self.group, self.inputs)
+        if self.midpoints is not None:
+            w += MIDPOINT_STEP * spread(self.midpoints.astype(np.int16), self.group, self.inputs)
+        return np.asarray(w, np.int16)
+
+    def dense(self) -> Float:
+        """The weights ``[rows, inputs]`` in float32."""
+        return self.integers().astype(np.float32) * self.row_scale[:, None]
+
+
+def row_scales(scale: Float, midpoint: Float | None, scale_max: int = _SCALE_MAX, midpoint_max: int = _MIDPOINT_MAX) -> Float:
+    """The unit of every row: the smallest in which all its scales and midpoints are within range; 0 for a row of zeros."""
+    unit = scale.max(axis=1) / np.float32(scale_max)
+    if midpoint is not None:
+        unit = np.maximum(unit, np.abs(midpoint).max(axis=1) / np.float32(MIDPOINT_STEP * midpoint_max))
+    return np.where(unit < np.float32(2.0**-125), np.float32(0), unit).astype(np.float32)
+
+
+def code_scales(scale: Float, unit: Float) -> npt.NDArray[np.float32]:
+    """Scales in whole units of their row, 0 in a row of unit 0."""
+    divisor = np.where(unit == 0, np.float32(1), unit)[:, None]
+    return np.where(unit[:, None] == 0, np.float32(0), np.rint(scale / divisor)).astype(np.float32)
+
+
+def to_machine(matrix: BlockMatrix) -> Int4Matrix:
+    """The codes as they are, scales and midpoints rounded to 8 bits."""
+    unit = row_scales(matrix.scale, matrix.midpoint)
+    scales = np.clip(code_scales(matrix.scale, unit), 0, _SCALE_MAX).astype(np.uint8)
+    midpoints = None
+    if matrix.midpoint is not None:
+        coarse = code_scales(matrix.midpoint / np.float32(MIDPOINT_STEP), unit)
+        midpoints = np.clip(coarse, -_MIDPOINT_MAX, _MIDPOINT_MAX).astype(np.int8)
+    return Int4Matrix(matrix.codes, matrix.group, scales, midpoints, unit)
