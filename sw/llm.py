@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ..boards import load_board
@@ -58,8 +58,8 @@ class Answer:
 class LLM:
     """A language model on an accelerator.
 
-    ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"`` or an open
-    device. ``board``: the name of a board, or a build configuration.
+    ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an
+    open device; ``device_options`` go to its constructor. ``board``: the name of a board, or a build configuration.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class LLM:
         device: str | Device = "verilator",
         board: str | BuildConfig = "demo",
         progress: Callable[[str], None] | None = None,
+        device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
@@ -75,9 +76,9 @@ class LLM:
         self.image = compile_model(config, self.model.weights, name=self.model.name, progress=report)
         if isinstance(device, str):
             options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096}
-            if device == "verilator":
+            if device != "golden":
                 options["progress"] = progress
-            device = open_device(device, config, **options)
+            device = open_device(device, config, **options, **(device_options or {}))
         self.device = device
         self.engine = Engine(device, self.image)
 

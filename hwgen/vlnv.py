@@ -1,0 +1,13 @@
+"""Name of the accelerator as an IP core: packaging writes it, drivers bind to it."""
+
+from __future__ import annotations
+
+__all__ = ["LIBRARY", "NAME", "VENDOR", "VERSION", "VLNV"]
+
+VENDOR = "hwgen"
+LIBRARY = "hwgen"
+NAME = "accelerator"
+#: Major and minor version; PYNQ cannot read a version without a minor part.
+VERSION = "1.0"
+
+VLNV = f"{VENDOR}:{LIBRARY}:{NAME}:{VERSION}"
