@@ -71,7 +71,8 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
     family, ps_port = ("processing_system7", "M_AXI_GP0") if seven else ("zynq_ultra_ps_e", "M_AXI_HPM0_FPD")
     ps_name = f"{family}_0"
     root = ElementTree.Element("EDKSYSTEM", VERSION="1.2")
-    ElementTree.SubElement(root, "SYSTEMINFO", ARCH="zynq" if seven else "zynquplus", NAME=f"{board.name}_simulated", PART=board.part)
+    arch = "zynq" if seven else "zynquplus"
+    ElementTree.SubElement(root, "SYSTEMINFO", ARCH=arch, NAME=f"{board.name}_simulated", PART=board.part)
     ElementTree.SubElement(root, "EXTERNALPORTS")
     modules = ElementTree.SubElement(root, "MODULES")
 

@@ -37,6 +37,9 @@ SIMULATED_SUFFIX = "-simulated"
 
 FPGA_STATE = "/sys/class/fpga_manager/fpga0/state"
 
+#: Cycles without movement after which a simulated machine counts as hung: fewer, because each takes longer.
+SIMULATED_IDLE_CYCLES = 400_000
+
 #: Seconds that a pass of a host before us may still take.
 LEFT_OVER_SECONDS = 60.0
 
@@ -103,6 +106,7 @@ class PynqDevice:
         with self._answers():
             self.driver = self._load(overlay, download, board or board_name.removesuffix(SIMULATED_SUFFIX), report)
         self.driver.configure(config)
+        limits = limits or (WatchLimits(idle_cycles=SIMULATED_IDLE_CYCLES) if self.simulated else WatchLimits())
         self._watch = PassWatch(
             config, self.read_register, self.read, self.driver.pause, simulated=self.simulated, limits=limits
         )
@@ -224,7 +228,9 @@ class PynqDevice:
                 self._watch.wait(LEFT_OVER_SECONDS)
             except DeviceTimeout as error:
                 raise HwgenError(
-                    "device", f"a pass of an earlier host never ended: {error.message}", "load the bitstream again: without --attach"
+                    "device",
+                    f"a pass of an earlier host never ended: {error.message}",
+                    "load the bitstream again: without --attach",
                 ) from error
 
     # ---- memory --------------------------------------------------------------------------------------------------
@@ -239,7 +245,7 @@ class PynqDevice:
         return HwgenError(
             "device",
             f"{self._where} cannot give {-(-size >> 20)} MiB of contiguous memory{known}" + (f" ({reason})" if reason else ""),
-            f"end other programs that hold buffers, or boot with more: cma={1 << (2 * size >> 20).bit_length()}M in the kernel's "
+            f"end other programs that hold buffers, or boot with more: cma={1 << (size >> 20).bit_length()}M in the kernel's "
             "command line; a smaller model or context needs less",
         )
 
@@ -269,7 +275,7 @@ class PynqDevice:
             # every kind of PYNQ device reports this in its own way
             raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
         if not address or address % 4096:
-            raise HwgenError("device", f"the board gave a buffer at address 0x{address:x}", "load the bitstream again, then try again")
+            raise HwgenError("device", f"the board gave a buffer at address 0x{address:x}", "load the bitstream again")
         self._buffers[address] = buffer
         return address
 

@@ -21,7 +21,7 @@ INTERRUPT_SLICE = 0.1
 POLL_SECONDS, POLL_PART = 1e-3, 0.05
 
 
-class AcceleratorDriver(DefaultIP):  # type: ignore[misc]  # pynq has no type information
+class AcceleratorDriver(DefaultIP):
     """Registers by name. The names and offsets are those of the contract; PYNQ's ``register_map`` shows them too."""
 
     bindto = [VLNV]

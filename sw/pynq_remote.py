@@ -24,9 +24,12 @@ __all__ = ["BoardConnection", "add_deadlines", "connect", "read_buffer"]
 #: Seconds that one call may take. PYNQ sets no limit of its own: a board that stops answering would hang its host.
 CALL_SECONDS = 60.0
 
+#: Hosts that gRPC reaches without a proxy; it takes no other spelling.
+_NO_PROXY = "no_grpc_proxy"
+
 
 @dataclass(frozen=True)
-class _CallDetails(grpc.ClientCallDetails):  # type: ignore[misc]  # grpc has no type information
+class _CallDetails(grpc.ClientCallDetails):
     """What grpc asks of a call."""
 
     method: str
@@ -37,11 +40,7 @@ class _CallDetails(grpc.ClientCallDetails):  # type: ignore[misc]  # grpc has no
     compression: Any
 
 
-class _Deadline(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]  # grpc has no type information
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
-):
+class _Deadline(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor):
     """Gives every call a time limit."""
 
     def __init__(self, seconds: float) -> None:
@@ -75,7 +74,7 @@ def add_deadlines(device: Any, seconds: float = CALL_SECONDS) -> None:
         device._stub = _limited(device._stub, device.client.channel, seconds)
 
 
-class BoardConnection(RemoteDevice):  # type: ignore[misc]  # pynq has no type information
+class BoardConnection(RemoteDevice):
     """A remote board on any port, from the first call on with a time limit."""
 
     def __init__(self, host: str, port: int = PYNQ_PORT, *, seconds: float = CALL_SECONDS) -> None:
@@ -104,9 +103,9 @@ def connect(address: str, seconds: float = CALL_SECONDS) -> BoardConnection:
     if port and not port.isdigit():
         raise HwgenError("usage", f"{port!r} in {address!r} is no port", "give HOST or HOST:PORT")
     # a proxy of the environment cannot reach a board on the desk, least of all 127.0.0.1
-    listed = os.environ.get("no_grpc_proxy", "")
+    listed = os.environ.get(_NO_PROXY, "")
     if host not in listed.split(","):
-        os.environ["no_grpc_proxy"] = ",".join(filter(None, (listed, os.environ.get("no_proxy", ""), host)))
+        os.environ[_NO_PROXY] = ",".join(filter(None, (listed, os.environ.get("no_proxy", ""), host)))
     number = int(port) if port else PYNQ_PORT
     try:
         return BoardConnection(host, number, seconds=seconds)
@@ -114,7 +113,7 @@ def connect(address: str, seconds: float = CALL_SECONDS) -> BoardConnection:
         raise HwgenError(
             "device",
             f"no board answers at {host}:{number}",
-            "check address and power, and that its PYNQ image runs the remote service; `hwgen board --simulate` starts a virtual one",
+            "check address, power, and that its image runs PYNQ's remote service; `hwgen board --simulate` starts a virtual one",
         ) from error
 
 

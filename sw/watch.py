@@ -60,14 +60,14 @@ class PassWatch:
         pause: Callable[[float], None],
         *,
         simulated: bool,
-        limits: WatchLimits | None = None,
+        limits: WatchLimits,
     ) -> None:
         self._config = config
         self._read_offset = read
         self._read_memory = read_memory
         self._pause = pause
         self._simulated = simulated
-        self._limits = limits or WatchLimits()
+        self._limits = limits
         self._registers: dict[str, Register] = {row.name: row for row in register_map(config)}
         #: Fabric clock in MHz as the cycle counter ran against the clock on the wall; None before a pass was long enough.
         self.measured_mhz: float | None = None

@@ -39,14 +39,18 @@ _PS_WINDOWS = (
     (0xF800_0000, 0x1000),  # SLCR of the Zynq-7000
 )
 
-#: A PLL of the UltraScale+ at 1.5 GHz: 33.33 MHz times 90, halved. At reset of every PLL control register.
-_PLL = 90 << 8 | 1 << 16
-#: A PLL of the Zynq-7000 at 1 GHz: 50 MHz times 20.
-_PLL7 = 20 << 12
+#: A PLL of the UltraScale+ at 1.5 GHz: 33.33 MHz times 90, halved. PL clocks start at 100 MHz.
+_PLL, _PL_CLOCK = 90 << 8 | 1 << 16, 1 << 24 | 1 << 16 | 15 << 8
+#: A PLL of the Zynq-7000 at 1 GHz: 50 MHz times 20. PL clocks start at 100 MHz.
+_PLL7, _PL_CLOCK7 = 20 << 12, 1 << 20 | 10 << 8
 _PS_RESET = {
-    0xFF5E_0020: _PLL, 0xFF5E_0030: _PLL, 0xFD1A_0020: _PLL, 0xFD1A_002C: _PLL, 0xFD1A_0038: _PLL,
-    0xF800_0100: _PLL7, 0xF800_0104: _PLL7, 0xF800_0108: _PLL7,
-}  # fmt: skip
+    **dict.fromkeys((0xFF5E_0020, 0xFF5E_0030, 0xFD1A_0020, 0xFD1A_002C, 0xFD1A_0038), _PLL),
+    **dict.fromkeys((0xFF5E_00C0, 0xFF5E_00C4, 0xFF5E_00C8, 0xFF5E_00CC), _PL_CLOCK),
+    0xFD1A_0060: 1 << 8,  # CPU clock: its PLL
+    **dict.fromkeys((0xF800_0100, 0xF800_0104, 0xF800_0108), _PLL7),
+    **dict.fromkeys((0xF800_0170, 0xF800_0180, 0xF800_0190, 0xF800_01A0), _PL_CLOCK7),
+    0xF800_0120: 2 << 8,  # CPU clock: half of its PLL
+}
 
 #: Wall seconds of simulation behind one look at STATUS.
 STEP_SECONDS = 0.03

@@ -20,7 +20,7 @@ from .board import VirtualBoard
 __all__ = ["SimulatedDevice"]
 
 
-class SimulatedDevice(Device):  # type: ignore[misc]  # pynq has no type information
+class SimulatedDevice(Device):
     """PYNQ's view of a board in this process.
 
     A buffer is memory of the host that flush and invalidate copy to and from the board, over exactly the bytes they are
