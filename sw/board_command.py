@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
         from ..sim.board.server import BoardServer
     except ImportError as error:
         raise HwgenError(
-            "tool", f"the virtual board needs a Python package that is missing: {error.name}", 'pip install "hwgen[board]"'
+            "tool", f"the virtual board needs a Python package that is missing: {error.name}", 'pip install "hwgen[pynq]"'
         ) from error
     options.board = options.simulate
     board = configured_board(options)

@@ -28,7 +28,7 @@ BOARD: Board = replace(load_board("demo"), name="small", config=CONFIG)
 
 def require_pynq() -> None:
     """Skip a module where PYNQ is not installed: it is an extra of its own."""
-    pytest.importorskip("pynq", reason='needs PYNQ and the libraries of its remote protocol: pip install "hwgen[board]"')
+    pytest.importorskip("pynq", reason='needs PYNQ and the libraries of its remote protocol: pip install "hwgen[pynq]"')
 
 
 def image() -> Image:

@@ -103,7 +103,9 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return str(json.loads(capsys.readouterr().out)["error"]["message"])
 
 
-def test_wrong_use(board: VirtualBoard, board_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_use(
+    board: VirtualBoard, board_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(board_command, "virtual_board", lambda *a, **k: board)
     simulate = ("board", "--simulate", board_file)
     assert "--memory must be at least 1, not 0" in error(capsys, *simulate, "--memory", "0")
