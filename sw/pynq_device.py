@@ -35,6 +35,7 @@ REMOTE_LIMIT = (1 << 31) - 1
 #: What the name of a virtual board ends with.
 SIMULATED_SUFFIX = "-simulated"
 
+BOARD_NAME = "/proc/device-tree/chosen/pynq_board"
 FPGA_STATE = "/sys/class/fpga_manager/fpga0/state"
 
 #: Cycles without movement after which a simulated machine counts as hung: fewer, because each takes longer.
@@ -92,13 +93,13 @@ class PynqDevice:
         self._target = self._find_target(target, address, call_seconds)
         self._remote = bool(self._target.has_capability("REMOTE"))
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
-        board_name = str(getattr(self._target, "name", ""))
         #: True on a virtual board, where time is counted in cycles.
-        self.simulated = board_name.endswith(SIMULATED_SUFFIX)
-        if board is not None and not _same_board(board_name.removesuffix(SIMULATED_SUFFIX), board):
+        self.simulated = str(self._target.name).endswith(SIMULATED_SUFFIX)
+        board_name = self._board_name()
+        if board and board_name and not _same_board(board_name.removesuffix(SIMULATED_SUFFIX), board):
             raise HwgenError(
                 "device",
-                f"{self._where} is a {board_name or 'board without a name'}, the build is for {board}",
+                f"{self._where} is a {board_name}, the build is for {board}",
                 f"use a {board}, or build for the board that you have: hwgen build --board ...",
             )
         if memory_bytes:
@@ -136,6 +137,14 @@ class PynqDevice:
         self._pynq.Device.active_device = target
         return target
 
+    def _board_name(self) -> str:
+        """Empty where the board does not say."""
+        if self._remote or self.simulated:
+            name = str(self._target.name)
+            return "" if name == "Unknown" else name
+        data = self._read_file(BOARD_NAME)
+        return data.decode().strip("\0\n") if data is not None else os.environ.get("BOARD", "")
+
     def _load(self, overlay: Any, download: bool, board: str, report: Callable[[str], None]) -> AcceleratorDriver:
         from .pynq_driver import AcceleratorDriver
 
@@ -155,6 +164,8 @@ class PynqDevice:
                 overlay = self._pynq.Overlay(str(path), download=False, device=self._target)
                 self._check_family(overlay, path)
                 if download:
+                    if self._remote:  # PYNQ keeps an old firmware file of the same name
+                        self._target.write_file(f"/lib/firmware/{path.stem}.bin", overlay.parser.bin_data)
                     overlay.download()
         for name, description in overlay.ip_dict.items():
             if str(description["type"]).rpartition(":")[0] == VLNV.rpartition(":")[0]:

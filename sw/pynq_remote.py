@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -88,13 +87,6 @@ class BoardConnection(RemoteDevice):
     @_stub.setter
     def _stub(self, stubs: dict[str, Any]) -> None:
         self._limited_stubs = _limited(stubs, self.client.channel, self._seconds)
-
-    def download(self, bitstream: Any, parser: Any = None) -> None:
-        """As PYNQ does it, but the firmware file is always sent: PYNQ keeps an old one of the same name."""
-        name = Path(bitstream.bitfile_name).stem + ".bin"
-        if parser is not None and getattr(parser, "bin_data", None) is not None:
-            self.write_file(f"/lib/firmware/{name}", parser.bin_data)
-        super().download(bitstream, parser)
 
 
 def connect(address: str, seconds: float = CALL_SECONDS) -> BoardConnection:

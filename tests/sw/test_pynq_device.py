@@ -280,6 +280,12 @@ except HwgenError as error:
     assert result.stdout.startswith("tool ") and "hwgen[pynq]" in result.stdout
 
 
+def test_an_old_firmware_file_of_the_same_name(server: BoardServer, board: VirtualBoard) -> None:
+    """PYNQ alone would load it again instead of the new one."""
+    board.write_file("/lib/firmware/small.bin", b"what was there before")
+    PynqDevice(CONFIG, address=f"127.0.0.1:{server.port}").close()
+
+
 # ---- passes that go wrong ----------------------------------------------------------------------------------------
 def test_axi_error(opened: Callable[..., PynqDevice], board: VirtualBoard) -> None:
     """Logits go where no memory is; the pass after it is fine."""
@@ -314,6 +320,24 @@ def test_a_machine_that_stands_still(
     assert "stream_beats" in caught.value.state and "port 0:" in caught.value.state
     monkeypatch.undo()
     assert generate(opened(), 1)[0]
+
+
+def test_as_if_the_board_were_real(board: VirtualBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the name of a virtual board the wall counts, and the fabric is found to be far too slow."""
+    target = SimulatedDevice(board)
+    target.name = "edge"
+    monkeypatch.setenv("BOARD", "KV260")
+    bit = write_overlay(BOARD, tmp_path)
+    with pytest.raises(HwgenError, match="the board is a KV260, the build is for zcu104"):
+        PynqDevice(CONFIG, overlay=bit, target=target, board="zcu104")
+    with pytest.raises(HwgenError, match="no overlay is given"):
+        PynqDevice(CONFIG, target=target)
+    device = PynqDevice(CONFIG, overlay=bit, target=target, board="kv260")
+    assert not device.simulated and device.measured_mhz is None
+    with pytest.raises(HwgenError, match=r"the fabric clock runs at \d\.\d MHz, the build is made for 250 MHz"):
+        Engine(device, image()).forward(Session(), PROMPT)
+    assert device.measured_mhz is not None and 0 < device.measured_mhz < 10
+    device.close()
 
 
 def test_a_doorbell_that_nobody_rang(opened: Callable[..., PynqDevice]) -> None:
