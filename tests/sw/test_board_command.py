@@ -24,6 +24,9 @@ import pynq  # noqa: E402
 
 from hwgen.sim.board.server import BoardServer  # noqa: E402
 
+#: Of PYNQ's own code.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+
 
 @pytest.fixture(autouse=True)
 def active_device(monkeypatch: pytest.MonkeyPatch) -> None:

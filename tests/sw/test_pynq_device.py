@@ -37,6 +37,9 @@ from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
 from hwgen.sim.board.server import BoardServer  # noqa: E402
 from hwgen.sw.pynq_device import PynqDevice, overlay_lock  # noqa: E402
 
+#: Of PYNQ's own code.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+
 ROOT = Path(__file__).parents[2]
 NEW_TOKENS = 3
 
