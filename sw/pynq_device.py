@@ -135,6 +135,11 @@ class PynqDevice:
 
                 add_deadlines(target, seconds)
         self._pynq.Device.active_device = target
+        clocks = self._pynq.Clocks
+        if clocks.device is not target:  # PYNQ would go on setting the clocks of the device before
+            if "_real_instance" in vars(clocks):
+                del clocks._real_instance
+            clocks.set_device(target)
         return target
 
     def _board_name(self) -> str:
@@ -190,11 +195,8 @@ class PynqDevice:
 
         from .hwh import write_overlay
 
-        try:
-            base = load_board(board)
-        except HwgenError:
-            base = load_board("demo")
-        described: Board = replace(base, name=board, config=self.config)
+        family = "xc7" if self._target.arch == "armv7l" else ""  # all of a part that a simulated hand-off depends on
+        described: Board = replace(load_board("demo"), name=board, part=family, config=self.config)
         self._directory = tempfile.TemporaryDirectory(prefix="hwgen-overlay-")
         return write_overlay(described, Path(self._directory.name))
 

@@ -35,8 +35,8 @@ def image() -> Image:
     return small_image(replace(SHAPE, layers=1))
 
 
-def new_board(**options: str) -> VirtualBoard:
-    return VirtualBoard(SmallDevice().accelerator, CONFIG, board=BOARD.name, **options)
+def new_board(name: str = BOARD.name, **options: str) -> VirtualBoard:
+    return VirtualBoard(SmallDevice().accelerator, CONFIG, board=name, **options)
 
 
 @contextmanager

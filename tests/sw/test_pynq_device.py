@@ -104,6 +104,30 @@ def test_board(opened: Callable[..., PynqDevice], expected: tuple[list[int], lis
     assert not board.accelerator.violation_count and not board.accelerator.error_count
 
 
+def test_zynq_7000(expected: tuple[list[int], list[int]], tmp_path: Path) -> None:
+    """The other family: its clock registers, and a name that PYNQ spells in its own way."""
+    board = new_board("Pynq-Z2", arch="armv7l")
+    slow = replace(BOARD, name="pynq_z2", part="xc7z020clg400-1", config=replace(CONFIG, clock_mhz=100.0))
+    with BoardServer(board, port=0) as server:
+        address = f"127.0.0.1:{server.port}"
+        device = PynqDevice(slow.config, address=address, overlay=write_overlay(slow, tmp_path), board="pynq_z2")
+        assert round(pynq.Clocks.fclk0_mhz) == 100
+        assert generate(device, 1)[0] == expected[0][:1]
+        device.close()
+        PynqDevice(slow.config, address=address).close()
+
+
+def test_clocks_of_a_second_board(board: VirtualBoard, server: BoardServer) -> None:
+    """PYNQ keeps the clocks of the first device it used; opening another one must not reach back to that."""
+    with BoardServer(new_board("other"), port=0) as first:
+        PynqDevice(CONFIG, address=f"127.0.0.1:{first.port}").close()
+    PynqDevice(CONFIG, address=f"127.0.0.1:{server.port}").close()
+    clock = 0xFF5E_00C0
+    board.write_word(clock, board.read_word(clock) | 15 << 8)
+    PynqDevice(CONFIG, target=SimulatedDevice(board)).close()
+    assert board.read_word(clock) >> 8 & 0x3F == 6  # 250 MHz of 1500
+
+
 def test_by_name(board: VirtualBoard) -> None:
     with pytest.raises(HwgenError, match="lie in no buffer"):
         open_device("pynq", CONFIG, target=SimulatedDevice(board)).read(0x1000_0000, 4)
