@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
-from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Opcode
+from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Opcode
 from ..layout import KvBlockLayout, from_planes, head_block_beats, pad_beats, to_planes
 from ..registers import PassFlag
 from .attention import AttentionState
 from .float32 import bf16_bits
-from .head import head_logits, top_candidates
+from .head import head_logits, short_list, top_candidates
 from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
 from .rotary import quantize_kv, quantize_query, rotate
@@ -33,7 +33,12 @@ Bytes = npt.NDArray[np.uint8]
 #: DRAIN modes by flag.
 _DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Flag.MULTIPLY: "multiply", Flag.ADD: "add"}
 
-#: What an operator's data is fetched by, where it has any; LINEAR may also find it in the ring.
+#: What else it may be fetched by; LINEAR also finds its data in the ring.
+_OTHER_FETCHES = (
+    (Opcode.LINEAR, Fetch.STREAM), (Opcode.EMBED, Fetch.STREAM), (Opcode.HEAD, Fetch.SHORTLIST),
+)  # fmt: skip
+
+#: What an operator's data is fetched by, where it has any.
 _FETCHES = {
     Opcode.EMBED: Fetch.TOKEN,
     Opcode.PARAM: Fetch.STREAM,
@@ -66,13 +71,13 @@ class GoldenMachine:
         self.scratch = np.zeros((c.scratch_vectors, c.width), np.float32)
         #: Parameter memory ``[param_vectors, width]`` float32.
         self.param = np.zeros((c.param_vectors, c.width), np.float32)
-        #: Activation memory ``[group * lanes + lane, max_inputs]`` int8; with ``gang`` every group holds the same.
-        self.activation = np.zeros((c.tokens, c.max_inputs), np.int8)
+        #: Activation memory ``[half, i, max_inputs]`` int8 of the i-th active token.
+        self.activation = np.zeros((2, c.tokens, c.max_inputs), np.int8)
         #: Scale of the activations of every token of the chunk.
         self.activation_scale = np.zeros(c.chunk, np.float32)
-        #: Accumulators ``[i, row]`` of the i-th active token (with ``gang`` the hardware spreads row blocks over the
-        #: groups).
-        self.accumulator = np.zeros((c.tokens, c.max_rows), np.int64)
+        #: Accumulators ``[half, i, row]`` of the i-th active token and a row of the panel (with ``gang`` the hardware
+        #: spreads row blocks over the groups).
+        self.accumulator = np.zeros((2, c.tokens, c.panel_rows), np.int64)
         #: int8 queries ``[token, head, element]``.
         self.query = np.zeros((c.chunk, c.max_heads, c.max_head_dim), np.int8)
         #: Scales of the queries ``[token, head]``.
@@ -80,10 +85,12 @@ class GoldenMachine:
         #: int8 input of the LM head ``[max_inputs]`` (the hardware keeps it in the query memory) and its scale ``[1]``.
         self.head_query = np.zeros(c.max_inputs, np.int8)
         self.head_scale = np.zeros(1, np.float32)
-        #: int8 keys (0) and values (1) of the chunk ``[kind, bank, head, element]``, bank = position % chunk.
+        #: int8 keys (0) and values (1) of the chunk ``[kind, bank, head, element]``: a bank a token.
         self.kv_store = np.zeros((2, c.chunk, c.max_kv_heads, c.max_head_dim), np.int8)
         #: Their scales, bf16 bits ``[kind, bank, head]``.
         self.kv_scale = np.zeros((2, c.chunk, c.max_kv_heads), np.uint16)
+        #: Scores of the rows that DRAIN with SHORTLIST has seen ``[vocab]``.
+        self.scores = np.zeros(0, np.float32)
         #: All logits of the last HEAD ``[vocab]``.
         self.logits = np.zeros(0, np.float32)
         self.registers = RegisterWindow(config)
@@ -165,7 +172,7 @@ class GoldenMachine:
         return (
             d.token_start >= tokens
             or (Flag.LOGITS in d.flags and PassFlag.LOGITS not in self.registers.options)
-            or (Flag.MULTI in d.flags and tokens <= self.config.tokens)
+            or (Flag.MULTI in d.flags and tokens <= 2 * d.token_count)
         )
 
     # ---- memory --------------------------------------------------------------------------------------------------
@@ -200,6 +207,8 @@ class GoldenMachine:
     def _token_segments(self, d: Descriptor) -> list[Bytes]:
         """One segment an active token, by token id or by position."""
         active = range(self.first, self.first + self.count)
+        if d.fetch is Fetch.STREAM:
+            return [self._segment(d, d.stream_address)]
         if d.fetch is Fetch.TOKEN:
             return [self._segment(d, d.stream_address + self.registers.token_ids[t] * d.stride) for t in active]
         return [self._segment(d, d.stream_address + (self.position + t) * d.stride) for t in active]
@@ -207,7 +216,7 @@ class GoldenMachine:
     # ---- operators -----------------------------------------------------------------------------------------------
     def _execute(self, d: Descriptor) -> None:
         needs = _FETCHES.get(d.opcode, Fetch.NONE)
-        if d.fetch is not needs and not (d.opcode is Opcode.LINEAR and d.fetch is Fetch.STREAM):
+        if d.fetch is not needs and (d.opcode, d.fetch) not in _OTHER_FETCHES:
             raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {needs.name}, not {d.fetch.name}")
         if d.opcode in (Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN) and self.count > self.config.tokens:
             raise ProgramError(
@@ -243,10 +252,10 @@ class GoldenMachine:
 
     def _param(self, d: Descriptor) -> None:
         beats = self._segment(d, d.stream_address)
-        self.param[d.dst : d.dst + d.vectors] = beats[: d.vectors].view(np.float32)
+        self.param[d.dst : d.dst + d.vectors] = beats.view(np.float32).reshape(-1, self.config.width)[: d.vectors]
 
     def _rotary(self, d: Descriptor) -> None:
-        rows = np.stack(self._token_segments(d)).view(np.float32)[:, : d.vectors]
+        rows = np.stack(self._token_segments(d)).view(np.float32).reshape(self.count, -1, self.config.width)[:, : d.vectors]
         self.param[self._addresses(d.dst, d.dst_stride, d.vectors).numpy()] = rows
 
     def _norm(self, d: Descriptor) -> None:
@@ -259,9 +268,7 @@ class GoldenMachine:
             self.head_query[:n] = q[0].numpy()
             self.head_scale[0] = scale[0].item()
             return
-        for group in range(self.config.groups if self.gang else 1):
-            first = group * self.config.lanes
-            self.activation[first : first + self.count, :n] = q.numpy()
+        self.activation[activation_half(d), : self.count, :n] = q.numpy()
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
     def _linear(self, d: Descriptor) -> None:
@@ -275,39 +282,56 @@ class GoldenMachine:
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {beats} beats held in the ring, not {self._held}")
         matrix = self._weights.ternary(address, planes, d.slices, d.row_blocks)
-        another_round = d.token_start + self.config.tokens < self.tokens
+        if matrix.shape[0] > self.config.panel_rows:
+            raise ProgramError(
+                f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
+            )
+        another_round = d.token_start + d.token_count < self.tokens
         self._held = (address, beats) if Flag.REPLAY in d.flags and another_round else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
-        q = torch.from_numpy(self.activation[: self.count, :inputs]).float()
-        self.accumulator[: self.count, : matrix.shape[0]] = integer_matmul(q, matrix[:, :inputs], 127).numpy()
+        q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs]).float()
+        acc = integer_matmul(q, matrix[:, :inputs].float(), 127)
+        self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
 
     def _drain(self, d: Descriptor) -> None:
         rows = slice(d.row_blocks * self.config.width, (d.row_blocks + d.vectors) * self.config.width)
-        acc = torch.from_numpy(self.accumulator[: self.count, rows])
+        acc = torch.from_numpy(self.accumulator[accumulator_half(d), : self.count, rows])
         scale = torch.from_numpy(self.activation_scale[self.first : self.first + self.count])
         modes = [mode for flag, mode in _DRAIN_MODES.items() if flag in d.flags]
         if len(modes) != 1:
             raise ProgramError(f"operator {d.tag} DRAIN must have one mode flag, not {d.flags!r}")
         other = self._load(d.src, d.src_stride, d.vectors) if modes[0] in ("multiply", "add") else None
-        self._store(d.dst, d.dst_stride, drain(dequantize(acc, scale, d.scalar0), modes[0], other))
+        result = drain(dequantize(acc, scale, d.scalar0), modes[0], other)
+        self._store(d.dst, d.dst_stride, result)
+        if Flag.SHORTLIST in d.flags:
+            if d.stride == 0:
+                self.scores = np.full(d.head_stride, -np.inf, np.float32)
+            scores = result[0].numpy()[: d.head_stride - d.stride]
+            self.scores[d.stride : d.stride + scores.size] = scores
 
     def _rope(self, d: Descriptor) -> None:
         dim = d.head_vectors * self.config.width
-        heads = self._load(d.src, d.src_stride, (d.heads + 2 * d.kv_heads) * d.head_vectors).reshape(
-            self.count, -1, dim
-        )
+        parts = rope_heads(d)
+        if not parts:
+            raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
+        heads = self._load(d.src, d.src_stride, sum(parts.values()) * d.head_vectors).reshape(self.count, -1, dim)
         active = slice(self.first, self.first + self.count)
         rows = torch.from_numpy(self.param)[self._addresses(d.param, d.param_stride, d.head_vectors)].flatten(1)
-        turned = rotate(heads[:, : d.heads + d.kv_heads], rows[:, None])
+        turned = heads.clone()
+        rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
+        turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
         self._store(d.src, d.src_stride, turned.flatten(1))
-        q8, q_scale = quantize_query(turned[:, : d.heads], d.scalar0)
-        self.query[active, : d.heads, :dim] = q8.numpy()
-        self.query_scale[active, : d.heads] = q_scale.numpy()
-        banks = (self.position + np.arange(active.start, active.stop)) % self.config.chunk
-        for kind, part in enumerate((turned[:, d.heads :], heads[:, d.heads + d.kv_heads :])):
-            k8, k_scale = quantize_kv(part)
-            self.kv_store[kind, banks, : d.kv_heads, :dim] = k8.numpy()
-            self.kv_scale[kind, banks, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
+        of = dict(zip(parts, turned.split(list(parts.values()), dim=1), strict=True))
+        if Flag.QUERIES in of:
+            q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
+            self.query[active, : d.heads, :dim] = q8.numpy()
+            self.query_scale[active, : d.heads] = q_scale.numpy()
+        for kind, flag in enumerate((Flag.KEYS, Flag.VALUES)):
+            if flag not in of:
+                continue
+            k8, k_scale = quantize_kv(of[flag])
+            self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
+            self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
 
     def _attention(self, d: Descriptor) -> None:
         c, dim, group = self.config, d.head_vectors * self.config.width, d.heads // d.kv_heads
@@ -321,10 +345,9 @@ class GoldenMachine:
         q8, q_scale = slots(self.query[active, : d.heads, :dim]), slots(self.query_scale[active, : d.heads])
         state = AttentionState.initial(q_scale.shape, dim)
         own = np.arange(self.tokens)
-        banks = (self.position + own) % c.chunk
         keys, values = (
-            (torch.from_numpy(self.kv_store[kind, banks, : d.kv_heads, :dim]).transpose(0, 1),
-             _widen(self.kv_scale[kind, banks, : d.kv_heads]).transpose(0, 1)) for kind in range(2)
+            (torch.from_numpy(self.kv_store[kind, : self.tokens, : d.kv_heads, :dim]).transpose(0, 1),
+             _widen(self.kv_scale[kind, : self.tokens, : d.kv_heads]).transpose(0, 1)) for kind in range(2)
         )  # fmt: skip
         causal = torch.from_numpy(own <= np.arange(active.start, active.stop)[:, None]).repeat_interleave(group, dim=0)
         state.attend(q8, q_scale, keys, values, causal)
@@ -360,7 +383,7 @@ class GoldenMachine:
         for head in range(d.kv_heads):
             for block in np.unique(positions // c.kv_block).tolist():
                 mine = positions[positions // c.kv_block == block]
-                banks, slot = mine % c.chunk, mine % c.kv_block
+                banks, slot = mine - self.position, mine % c.kv_block
                 address = self._cache_address(d, head, block)
                 beats = from_planes(c, self._read(address, layout.bytes))
                 header = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, c.kv_block)
@@ -375,6 +398,9 @@ class GoldenMachine:
 
     def _head(self, d: Descriptor) -> None:
         c, n = self.config, d.vectors * self.config.width
+        if d.fetch is Fetch.SHORTLIST:
+            self._short_head(d, n)
+            return
         if d.row_blocks != -(-d.stride // c.kv_block):
             raise ProgramError(
                 f"operator {d.tag} HEAD: row_blocks must be {-(-d.stride // c.kv_block)}, not {d.row_blocks}"
@@ -384,13 +410,52 @@ class GoldenMachine:
         q = torch.from_numpy(self.head_query[:n]).float()
         logits = head_logits(q, torch.from_numpy(self.head_scale)[0], rows, row_scale)
         self.logits = logits.numpy()
-        index, value = top_candidates(logits, c.topk)
-        self.registers.candidates = list(zip(index.tolist(), value.tolist(), strict=True))
+        self._set_candidates(torch.arange(d.stride), logits)
         if PassFlag.WRITE_LOGITS in self.registers.options:
             size = pad_beats(c, -(-d.stride * 4 // c.beat_bytes))
-            beats = np.zeros(size * c.width, np.float32)
+            beats = np.zeros(size * c.beat_bytes // 4, np.float32)
             beats[: d.stride] = self.logits
             self._write_segment(self.registers.logits, beats.view(np.uint8).reshape(size, c.beat_bytes))
+
+
+    def _set_candidates(self, rows: Tensor, logits: Tensor) -> None:
+        index, value = top_candidates(logits, self.config.topk)
+        self.registers.candidates = list(zip(rows[index].tolist(), value.tolist(), strict=True))
+
+    def _short_head(self, d: Descriptor, n: int) -> None:
+        """Exact logits of the blocks in the short list; the others are unknown, and none are written to memory. Of equal
+        logits the one that comes first in the list's order goes first.
+        """
+        c = self.config
+        entries = min(c.shortlist, -(-d.stride // c.kv_block))
+        if d.row_blocks != entries or self.scores.size != d.stride:
+            raise ProgramError(
+                f"operator {d.tag} HEAD must have {entries} blocks of {self.scores.size} scored rows, "
+                f"not {d.row_blocks} of {d.stride}"
+            )
+        rows, logits = [], []
+        for block in short_list(torch.from_numpy(self.scores), c.kv_block, entries).tolist():
+            address = d.stream_address + block * d.head_stride
+            size = min(c.kv_block, d.stride - block * c.kv_block)
+            weights, scale = self._weights.head(address, self._stream(d, address, head_block_beats(c, n)), n, size)
+            q = torch.from_numpy(self.head_query[:n]).float()
+            logits.append(head_logits(q, torch.from_numpy(self.head_scale)[0], weights, scale))
+            rows.append(block * c.kv_block + torch.arange(size))
+        self._set_candidates(torch.cat(rows), torch.cat(logits))
+
+
+def rope_heads(d: Descriptor) -> dict[Flag, int]:
+    """Heads of each kind that ROPE works on, in their order."""
+    counts = {Flag.QUERIES: d.heads, Flag.KEYS: d.kv_heads, Flag.VALUES: d.kv_heads}
+    return {flag: count for flag, count in counts.items() if flag in d.flags}
+
+
+def activation_half(d: Descriptor) -> int:
+    return int(Buffers.ACTIVATION in d.buffers)
+
+
+def accumulator_half(d: Descriptor) -> int:
+    return int(Buffers.ACCUMULATOR in d.buffers)
 
 
 def _widen(bits: npt.NDArray[np.uint16]) -> Tensor:

@@ -40,19 +40,17 @@ class StationaryWeights:
         return entry.unpacked
 
     def ternary(self, address: int, planes: Bytes, slices: int, row_blocks: int) -> Tensor:
-        """The matrix packed in ``planes`` (a segment as stored), float32 ``[row_blocks * rows, slices *
-        slice_inputs]``.
-        """
+        """The matrix packed in ``planes`` (a segment as stored), int8 ``[row_blocks * rows, slices * slice_inputs]``."""
         c = self.config
 
         def unpack() -> tuple[Tensor, ...]:
             trits = unpack_ternary(c, from_planes(c, planes), row_blocks * c.rows, slices * c.slice_inputs)
-            return (torch.from_numpy(trits).float(),)
+            return (torch.from_numpy(trits),)
 
         return self._get((address, slices, row_blocks), planes, unpack)[0]
 
     def head(self, address: int, planes: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
-        """int8 rows ``[vocab, inputs]`` held in float32 and their scales ``[vocab]``, packed as by
+        """int8 rows ``[vocab, inputs]`` and their scales ``[vocab]``, packed as by
         ``layout.pack_head``.
         """
         c = self.config
@@ -66,7 +64,7 @@ class StationaryWeights:
                 data.reshape(len(blocks), -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3).reshape(-1, inputs)[:vocab]
             )
             scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
-            return torch.from_numpy(data.astype(np.float32)), scale
+            return torch.from_numpy(np.ascontiguousarray(data)), scale
 
         rows, scale = self._get((address, inputs, vocab), planes, unpack)
         return rows, scale

@@ -12,16 +12,20 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Flow, In, Out, connect, flipped
 
 from ..config import BuildConfig
-from ..descriptors import Opcode
-from ..registers import COUNTERS
+from ..descriptors import Fetch, Flag, Opcode
+from ..registers import COUNTERS, ENGINE_COUNTERS
+from .attention.shortlist import ShortList
 from .attention.store import KvStore
 from .attention.unit import AttentionUnit
 from .attention.writer import KvWriter
 from .axi.signature import Axi4, Axi4Lite, flat_ports
+from .control.activity import EngineActivity
 from .control.counters import Counters
 from .control.errors import ErrorLatch
+from .control.hazards import Unit
 from .control.registers import RegisterFile
-from .control.sequencer import Sequencer, Unit
+from .control.sequencer import Sequencer
+from .control.trace import TraceMemory
 from .interfaces import SCRATCH_LATENCY, MemoryRead, MemoryWrite
 from .linear.engine import LinearEngine
 from .memory.beats import RowToBeats
@@ -124,7 +128,7 @@ class Accelerator(wiring.Component):
         m.submodules.attention = attention = AttentionUnit(config)
         m.submodules.store = store = KvStore(config)
         m.submodules.kv_writer = kv_writer = KvWriter(config)
-        op = sequencer.op
+        running = sequencer.running
 
         # Control.
         connect(m, flipped(self.s_axi), registers.bus)
@@ -143,7 +147,7 @@ class Accelerator(wiring.Component):
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
             registers.finished.eq(sequencer.finished),
-            registers.current_operator.eq(op.descriptor.tag),
+            registers.current_operator.eq(sequencer.tag),
             registers.pages[1].index.eq(kv_writer.page_index),
             kv_writer.page_number.eq(registers.pages[1].number),
             mem.hold.eq(sequencer.hold),
@@ -158,11 +162,7 @@ class Accelerator(wiring.Component):
             Unit.LOADER: loader, Unit.VECTOR: vector, Unit.LINEAR: linear, Unit.ATTENTION: attention, Unit.KV_WRITER: kv_writer,
         }  # fmt: skip
         for bit, unit in units.items():
-            for path, _, target in unit.op.signature.flatten(unit.op):
-                source: Any = op
-                for part in path:
-                    source = getattr(source, str(part))
-                m.d.comb += target.eq(source)
+            connect(m, sequencer.ops[bit], unit.op)
             m.d.comb += [unit.start.eq(sequencer.starts[bit]), sequencer.dones[bit].eq(unit.done)]
 
         # Ring. Units that are idle are never ready, so that all of them may see what is offered.
@@ -180,7 +180,7 @@ class Accelerator(wiring.Component):
         for reader in (loader, attention):
             m.d.comb += [reader.beats.valid.eq(beats.beats.valid), reader.beats.payload.eq(beats.beats.payload)]
 
-        # Scratch and parameters. One operator runs at a time, so writers never meet.
+        # Scratch and parameters. Writers never meet: of loader, vector and attention unit one runs at a time (`HAZARDS`).
         vector_bits = 32 * config.width
         m.submodules.scratch = scratch = VectorMemory(config.scratch_vectors, vector_bits, config.scratch_memory)
         m.submodules.param = param = VectorMemory(config.param_vectors, vector_bits, "block")
@@ -194,16 +194,33 @@ class Accelerator(wiring.Component):
                     Mux(attention.scratch_write.valid, getattr(attention.scratch_write, name), getattr(vector.scratch_write, name)))
             )  # fmt: skip
 
-        # Activations, accumulators, queries, keys and values.
+        # Short list: what DRAIN writes to the scratch with the flag, seen on its way.
+        m.submodules.shortlist = shortlist = ShortList(config)
+        of_vector, of_attention = sequencer.ops[Unit.VECTOR].descriptor, sequencer.ops[Unit.ATTENTION].descriptor
+        scoring = Signal()
+        m.d.comb += [
+            scoring.eq((of_vector.opcode == Opcode.DRAIN) & (of_vector.flags & Flag.SHORTLIST).any()),
+            shortlist.start.eq(sequencer.starts[Unit.VECTOR] & scoring),
+            shortlist.first_row.eq(of_vector.stride),
+            shortlist.rows.eq(of_vector.head_stride),
+            shortlist.valid.eq(vector.scratch_write.valid & scoring),
+            shortlist.scores.eq(vector.scratch_write.data),
+            shortlist.index[0].eq(mem.shortlist.index),
+            mem.shortlist.number.eq(shortlist.block[0]),
+            mem.shortlist_complete.eq(running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST)),
+            shortlist.index[1].eq(attention.list_index),
+            attention.list_block.eq(shortlist.block[1]),
+        ]
+
+        # Activations, accumulators, queries, keys and values. The KV writer and the attention unit never run together.
         connect(m, vector.activation, linear.activation)
         connect(m, vector.accumulator, linear.accumulator)
         connect(m, vector.query, attention.query)
         connect(m, vector.query_scale, attention.query_scale)
         connect(m, vector.kv, store.kv)
         connect(m, vector.kv_scale, store.kv_scale)
-        writing_kv = Signal()
-        m.d.comb += writing_kv.eq(op.descriptor.opcode == Opcode.KV_WRITE)
-        for name in ("value", "head", "head_vectors", "dim"):
+        writing_kv = running[Unit.KV_WRITER]
+        for name in ("value", "head", "head_vectors", "dim", "bank"):
             of_writer, of_unit = getattr(kv_writer.store, name), getattr(attention.store, name)
             m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, of_writer, of_unit))
         for reader in (kv_writer, attention):
@@ -225,32 +242,45 @@ class Accelerator(wiring.Component):
             connect(m, mem.axi[number], flipped(axi))
         self._connect_errors(m, mem, registers)
 
-        # The engine works on a ring row for one cycle, or one a group.
-        engine_beats = Signal(range(config.groups + 1))
-        with m.If(linear.rows.valid & linear.rows.ready):
-            m.d.sync += engine_beats.eq(Mux(op.gang, 1, config.groups))
-        with m.Elif(engine_beats != 0):
-            m.d.sync += engine_beats.eq(engine_beats - 1)
-
+        m.submodules.activity = activity = EngineActivity(config)
+        m.d.comb += [
+            activity.busy.eq(registers.busy),
+            activity.running.eq(running),
+            activity.row.eq(linear.rows.valid & linear.rows.ready),
+            activity.gang.eq(sequencer.ops[Unit.LINEAR].gang),
+            activity.waits_for_tables.eq(linear.waiting_tables),
+            activity.waits_for_row.eq(linear.rows.ready & ~linear.rows.valid),
+        ]
         m.submodules.counters = counters = Counters(config)
         events: dict[str, ValueLike] = {
             "cycles": registers.busy,
             "stream_beats": mem.ring_word,
             "ring_full": mem.ring_full,
             "ring_empty": stream_ready & ~mem.rows.valid,
-            "engine_busy": engine_beats != 0,
-            "engine_tables": linear.waiting_tables,
             "write_beats": mem.write_word[0],
             "operators": sequencer.retire,
+            **{name: activity.causes[bit] for bit, (name, _) in enumerate(ENGINE_COUNTERS)},
         }
         m.d.comb += [
             counters.clear.eq(registers.start),
             counters.events.eq(Cat(events[name] for name, _ in COUNTERS)),
-            counters.running.eq(sequencer.running),
-            counters.opcode.eq(op.descriptor.opcode),
+            counters.running.eq(running),
+            *(opcode.eq(op.descriptor.opcode) for opcode, op in zip(counters.opcodes, sequencer.ops, strict=True)),
             counters.port_busy.eq(mem.read_word),
             counters.port_stall.eq(mem.read_stall),
             *(registers.counters[i].eq(value) for i, value in enumerate(counters.values)),
+        ]
+
+        m.submodules.trace = trace = TraceMemory(config)
+        connect(m, sequencer.retired, trace.retired)
+        m.d.comb += [
+            trace.clear.eq(registers.start),
+            trace.starts.eq(sequencer.starts),
+            trace.retire.eq(sequencer.retire),
+            trace.level.eq(mem.ring_level),
+            trace.index.eq(registers.trace_index),
+            registers.trace_count.eq(trace.count),
+            registers.trace_word.eq(trace.word),
         ]
 
         if config.probe:
@@ -264,10 +294,10 @@ class Accelerator(wiring.Component):
                 m.d.comb += [getattr(target, member).eq(getattr(bus, member)) for member in target.signature.members]
             m.d.comb += [
                 observer.accumulator_data.eq(vector.accumulator.data),
-                observer.running.eq(sequencer.running),
-                observer.opcode.eq(op.descriptor.opcode),
+                observer.running.eq(running[Unit.VECTOR]),
+                observer.opcode.eq(sequencer.ops[Unit.VECTOR].descriptor.opcode),
                 self.retire_valid.eq(sequencer.retire),
-                self.retire_index.eq(op.descriptor.tag),
+                self.retire_index.eq(sequencer.retired.tag),
             ]
             connect(m, observer.probe, flipped(self.probe))
         return m

@@ -81,26 +81,27 @@ def MemoryWrite(depth: int, width: int) -> Signature:
 
 
 def ActivationWrite(config: BuildConfig) -> Signature:
-    """``width`` int8 activations to word ``addr`` of lane ``lane`` in every group whose bit of ``groups`` is set."""
+    """``width`` int8 activations to vector ``addr`` of the ``token``-th active token, in half ``half`` of the activation memory."""
     return Signature({
         "valid": Out(1),
-        "groups": Out(config.groups),
-        "lane": Out(index_bits(config.lanes)),
+        "half": Out(1),
+        "token": Out(index_bits(config.tokens)),
         "addr": Out(index_bits(config.max_inputs // config.width)),
         "data": Out(8 * config.width),
     })  # fmt: skip
 
 
 def AccumulatorRead(config: BuildConfig) -> Signature:
-    """Result vector ``vector`` (``width`` rows) of one token: ``group`` (ignored with ``gang``) and ``lane`` choose it.
+    """Result vector ``vector`` (``width`` rows of the panel) of the ``token``-th active token, in half ``half`` of the
+    accumulators; ``gang`` as it was when the panel was computed.
 
     ``data`` holds ``width`` signed accumulators, ``ACCUMULATOR_LATENCY`` cycles after the request.
     """
     return Signature({
+        "half": Out(1),
         "gang": Out(1),
-        "group": Out(index_bits(config.groups)),
-        "lane": Out(index_bits(config.lanes)),
-        "vector": Out(index_bits(config.max_rows // config.width)),
+        "token": Out(index_bits(config.tokens)),
+        "vector": Out(index_bits(config.panel_vectors)),
         "data": In(config.width * config.acc_bits),
     })  # fmt: skip
 
@@ -134,7 +135,7 @@ def QueryScaleWrite(config: BuildConfig) -> Signature:
 
 def KvWrite(config: BuildConfig) -> Signature:
     """``width`` int8 elements of one key (``value`` 0) or value (1): vector ``vector`` of head ``head``,
-    bank ``position % chunk``."""
+    bank ``bank``: the token's number in the pass."""
     return Signature({
         "valid": Out(1),
         "bank": Out(index_bits(config.chunk)),
@@ -158,18 +159,20 @@ def KvScaleWrite(config: BuildConfig) -> Signature:
 
 
 def KvRead(config: BuildConfig) -> Signature:
-    """Read of the on-chip KV store: elements ``[dim, dim + 1) * key_bytes`` of head ``head`` in every bank.
+    """Read of the on-chip KV store: elements ``[dim, dim + 1) * key_bytes`` of one kind of head ``head`` in every bank, and both
+    scales of that head in bank ``bank``.
 
-    ``KV_LATENCY`` cycles later ``data`` holds ``key_bytes`` elements a bank (bank 0 lowest) and ``scales`` the bf16 scale of that
-    head and kind in every bank.
+    ``KV_LATENCY`` cycles later ``data`` holds ``key_bytes`` elements a bank (bank 0 lowest) and ``scales`` the bf16 scale of the
+    key (low half) and of the value.
     """
     return Signature({
         "value": Out(1),
         "head": Out(index_bits(config.max_kv_heads)),
         "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
         "dim": Out(index_bits(config.max_head_dim // config.key_bytes)),
+        "bank": Out(index_bits(config.chunk)),
         "data": In(8 * config.key_bytes * config.chunk),
-        "scales": In(16 * config.chunk),
+        "scales": In(32),
     })  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class Observer(wiring.Component):
     accumulator : In(AccumulatorRead), flipped data
         Requests and answers of the vector unit.
     running, opcode : In
-        The operator being executed.
+        The vector unit executes an operator, and which.
     probe : Out(ProbeOutputs)
     """
 
@@ -81,16 +81,14 @@ class Observer(wiring.Component):
             bus = getattr(self, name)
             show(name, bus.valid, bus.addr, bus.data)
 
+        # Both halves of a memory, all token lanes of a half, all vectors of a token.
         activation = self.activation
-        for group in range(config.groups):
-            for lane in range(config.lanes):
-                hit = activation.valid & activation.groups[group] & (activation.lane == lane)
-                show(f"act{group}_{lane}", hit, activation.addr, activation.data)
+        token = activation.half * config.tokens + activation.token
+        show("act", activation.valid, token * (config.max_inputs // config.width) + activation.addr, activation.data)
 
         request = self.accumulator
-        token_lane = Mux(request.gang, request.lane, request.group * config.lanes + request.lane)
         valid = self.running & (self.opcode == Opcode.DRAIN)
-        addr = token_lane * (config.max_rows // config.width) + request.vector
+        addr = (request.half * config.tokens + request.token) * config.panel_vectors + request.vector
         for stage in range(ACCUMULATOR_LATENCY):
             later_valid, later_addr = Signal(name=f"valid{stage}"), Signal(len(addr), name=f"addr{stage}")
             m.d.sync += [later_valid.eq(valid), later_addr.eq(addr)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 __all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION"]
 
 #: Version of the contract between image, hardware and host; raised whenever a layout or a numeric step changes.
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
@@ -51,6 +52,8 @@ class BuildConfig:
     lanes: int = 2
     #: Output rows that one weight beat carries.
     rows: int = 4
+    #: Vectors of float32 in one beat: the vector unit works on ``beat_bytes / 4 / beat_vectors`` elements a cycle.
+    beat_vectors: int = 1
     #: Look-up tables built at the same time in one lane.
     builders: int = 14
     #: Activation bytes a lane loads in one cycle while it prepares the next slice.
@@ -60,7 +63,7 @@ class BuildConfig:
     query_lanes: int = 2
     #: Keys in one block of the KV cache.
     kv_block: int = 16
-    #: Tokens in one pass (one doorbell) at most; also banks of the on-chip KV store.
+    #: Tokens in one pass (one doorbell) at most, 1 or an even number; also banks of the on-chip KV store.
     chunk: int = 8
 
     #: Capacity of the weight ring, in beats.
@@ -69,15 +72,18 @@ class BuildConfig:
     ring_memory: str = "ultra"
     #: Memory that holds the scratch and the running sums of attention: "ultra" or "block".
     scratch_memory: str = "block"
-    #: Capacity of the scratch memory, in vectors (one vector is one beat of float32).
+    #: Memory of the int8 activations: "ultra" or "block".
+    activation_memory: str = "block"
+    #: Capacity of the scratch memory, in vectors of ``width`` float32.
     scratch_vectors: int = 2048
     #: Capacity of the parameter memory (norm gains, rotary rows), in vectors.
     param_vectors: int = 512
 
     #: Largest input dimension of a linear layer.
     max_inputs: int = 1024
-    #: Largest output dimension of a linear layer.
-    max_rows: int = 1024
+    #: Output rows that one LINEAR operator computes at most; a lane holds accumulators of two such panels. A matrix of
+    #: more rows is computed panel by panel.
+    panel_rows: int = 512
     #: Largest number of query heads.
     max_heads: int = 16
     #: Largest number of key/value heads.
@@ -86,11 +92,17 @@ class BuildConfig:
     max_shared: int = 16
     #: Largest head dimension.
     max_head_dim: int = 64
+    #: Largest number of query elements of a token: query heads times head dimension.
+    max_query: int = 1024
     #: Longest context, in tokens.
     max_context: int = 1024
 
+    #: Operators of a pass whose start and end the trace memory keeps.
+    trace_entries: int = 512
     #: Entries of the sorted candidate list that the LM head keeps.
     topk: int = 8
+    #: Blocks of ``kv_block`` vocabulary rows that the short-list head rescores exactly.
+    shortlist: int = 8
     #: Longest AXI burst, in port words.
     burst: int = 64
     #: Read bursts a port keeps in flight.
@@ -113,8 +125,8 @@ class BuildConfig:
 
     @property
     def width(self) -> int:
-        """Vector width: float32 elements in one beat."""
-        return self.beat_bytes // 4
+        """Vector width: float32 elements that the vector unit handles in one cycle."""
+        return self.beat_bytes // 4 // self.beat_vectors
 
     @property
     def slice_inputs(self) -> int:
@@ -130,6 +142,16 @@ class BuildConfig:
     def vector_blocks(self) -> int:
         """Row blocks (of ``rows`` rows) in one vector of results."""
         return self.width // self.rows
+
+    @property
+    def block_step(self) -> int:
+        """Row blocks of a panel come in multiples of this: whole vectors, and a whole number a group."""
+        return math.lcm(self.vector_blocks, self.groups)
+
+    @property
+    def panel_vectors(self) -> int:
+        """Vectors of results in one panel at most."""
+        return self.panel_rows // self.width
 
     @property
     def tokens(self) -> int:
@@ -171,7 +193,11 @@ class BuildConfig:
         self._require(
             self.beat_bytes >= 16, "ports", "large enough for a beat of 16 bytes", max(1, 16 // self.port_bytes)
         )
-        for name in ("ring_beats", "kv_block", "chunk", "query_lanes", "burst"):
+        self._require(
+            power_of_two(self.beat_vectors) and self.beat_vectors <= self.beat_bytes // 8, "beat_vectors",
+            f"a power of two up to {self.beat_bytes // 8}", 1,
+        )
+        for name in ("kv_block", "query_lanes", "burst"):
             value = getattr(self, name)
             self._require(power_of_two(value), name, "a power of two", nearest_power_of_two(value))
         legal_rows = [r for r in range(1, self.width + 1) if self.width % r == 0 and power_of_two(r)]
@@ -179,11 +205,9 @@ class BuildConfig:
             self.rows in legal_rows, "rows", f"one of {legal_rows} (it divides the vector width {self.width})",
             max((r for r in legal_rows if r <= self.rows), default=1),
         )
-        self._require(
-            self.vector_blocks % self.groups == 0, "groups",
-            f"a divisor of {self.vector_blocks} (row blocks in a vector)",
-            max(g for g in range(1, self.vector_blocks + 1) if self.vector_blocks % g == 0 and g <= max(1, self.groups)),
-        )
+        self._require(power_of_two(self.groups), "groups", "a power of two", nearest_power_of_two(self.groups))
+        self._require(self.ring_beats % self.groups == 0, "ring_beats", f"a multiple of groups ({self.groups})",
+                      max(1, self.ring_beats // self.groups) * self.groups)
         self._require(
             self.builders <= self.tables and self.tables % self.builders == 0, "builders",
             f"a divisor of the {self.tables} tables of a lane",
@@ -200,19 +224,19 @@ class BuildConfig:
             self.beat_bytes // 2,
         )
         self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
+        self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
-        for name in ("ring_memory", "scratch_memory"):
+        for name in ("ring_memory", "scratch_memory", "activation_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
         self._require(self.ring_beats >= 8 * self.burst, "ring_beats",
                       "at least eight bursts", nearest_power_of_two(16 * self.burst - 1))
         step = 2 * self.width
         self._require(self.max_head_dim % step == 0, "max_head_dim",
                       f"a multiple of {step} (two vectors)", max(step, self.max_head_dim // step * step))
-        for name in ("max_inputs", "max_rows"):
+        for name, step in (("max_inputs", self.width), ("max_query", 2 * self.width), ("panel_rows", self.block_step * self.rows)):
             value = getattr(self, name)
-            self._require(value % self.width == 0, name, f"a multiple of the vector width {self.width}",
-                          -(-value // self.width) * self.width)
+            self._require(value % step == 0, name, f"a multiple of {step}", -(-value // step) * step)
         self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
                       -(-self.max_context // self.kv_block) * self.kv_block)
         self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)

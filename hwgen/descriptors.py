@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
-__all__ = ["DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Opcode", "field_bits", "layout_signature", "pack_program",
+__all__ = ["Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Opcode", "field_bits", "layout_signature", "pack_program",
            "unpack_program"]
 
 #: Size of one descriptor in bytes.
@@ -28,7 +28,7 @@ class Opcode(enum.IntEnum):
 
     #: End of the program: raise the completion status.
     END = 0
-    #: Embedding rows (bf16) from the ring to the scratch, one row a token.
+    #: Rows of bf16 from the ring to the scratch, one a token: embeddings, or row scales of the short-list head.
     EMBED = 1
     #: Float32 vectors from the ring to the parameter memory (norm gains).
     PARAM = 2
@@ -64,6 +64,9 @@ class Fetch(enum.IntEnum):
     #: For each of ``kv_heads`` heads, for each past block ``b``: ``stream_beats`` beats at
     #: ``stream_address + page_table[b] * stride + head * head_stride``.
     CACHE = 4
+    #: For each of the first ``row_blocks`` entries of the short list: ``stream_beats`` beats at ``stream_address + block *
+    #: head_stride``. Read when the operator has started: the list must be complete.
+    SHORTLIST = 5
 
 
 class Flag(enum.IntFlag):
@@ -74,7 +77,8 @@ class Flag(enum.IntFlag):
     LOGITS = 1
     #: The active range is the last token of the pass alone.
     LAST = 2
-    #: Keep the consumed ring region, and rewind to its start when the operator ends (replay).
+    #: Keep the consumed ring region, and rewind to its start when the operator ends (replay), if the pass has tokens behind
+    #: ``token_start + token_count``.
     REPLAY = 4
     #: NORM writes the query memory (bank 0) instead of the activation memory.
     TO_QUERY = 8
@@ -88,8 +92,25 @@ class Flag(enum.IntFlag):
     MULTIPLY = 128
     #: DRAIN: y + scratch[src] -> scratch
     ADD = 256
-    #: Skip when the whole pass fits one round of token lanes (its activations are still in place).
+    #: Skip when the whole pass is at most two rounds (``2 * token_count``): their activations are still in both buffers.
     MULTI = 512
+    #: DRAIN: the results are scores of vocabulary rows ``stride``, ``stride + 1``, ... of ``head_stride`` in all; each block of
+    #: ``kv_block`` rows competes with its best score for the short list. Row 0 begins a new list.
+    SHORTLIST = 1024
+    #: ROPE: the heads it works on, at least one kind; ``src`` is where the first of them lies.
+    QUERIES = 2048
+    KEYS = 4096
+    VALUES = 8192
+
+
+class Buffers(enum.IntFlag):
+    """Halves of the double-buffered memories around the linear engine."""
+
+    NONE = 0
+    #: LINEAR, DRAIN: the upper half of the accumulators.
+    ACCUMULATOR = 1
+    #: NORM, LINEAR: the upper half of the activations.
+    ACTIVATION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +134,7 @@ class Descriptor:
     #: Vectors of one token: ``ceil(n / width)`` for EMBED, NORM and HEAD, of the row range for DRAIN; PARAM: vectors
     #: written; ROTARY: vectors of one row (cosines, then sines: ``head_vectors``).
     vectors: int = 0
-    #: LINEAR: row blocks of the matrix. DRAIN: first vector of rows. HEAD: key blocks of the vocabulary.
+    #: LINEAR: row blocks of the panel. DRAIN: first vector of rows in the panel. HEAD: key blocks of the vocabulary.
     row_blocks: int = 0
     #: LINEAR: slices of the input dimension.
     slices: int = 0
@@ -139,9 +160,9 @@ class Descriptor:
     stream_address: int = 0
     #: Beats of one segment, a multiple of ``groups``.
     stream_beats: int = 0
-    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary.
+    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST: first row.
     stride: int = 0
-    #: CACHE, KV_WRITE: bytes from one head's block to the next.
+    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary.
     head_stride: int = 0
     #: NORM: 1/n. DRAIN: weight scale. ROPE: score constant log2(e) / (127 sqrt(head_dim)).
     scalar0: float = 0.0
@@ -149,6 +170,8 @@ class Descriptor:
     scalar1: float = 0.0
     #: Index in the program; reported when the operator retires.
     tag: int = 0
+    #: Halves of accumulators and activations that the operator uses.
+    buffers: Buffers = Buffers.NONE
 
     def pack(self) -> bytes:
         """The 64 bytes of the descriptor, little endian."""
@@ -160,6 +183,7 @@ class Descriptor:
         values["opcode"] = Opcode(values["opcode"])
         values["flags"] = Flag(values["flags"])
         values["fetch"] = Fetch(values["fetch"])
+        values["buffers"] = Buffers(values["buffers"])
         return cls(**values)
 
 
@@ -176,7 +200,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("stream_address", "Q"),
     ("head_stride", "I"),
     ("scalar0", "f"), ("scalar1", "f"),
-    ("tag", "I"),
+    ("tag", "H"), ("buffers", "H"),
 )  # fmt: skip
 _LAYOUT = struct.Struct("<" + "".join(code for _, code in FIELDS))
 _BITS = {"B": 8, "H": 16, "I": 32, "Q": 64, "f": 32}
@@ -195,7 +219,7 @@ def field_bits() -> dict[str, tuple[int, int]]:
 
 def layout_signature() -> list[object]:
     """What the contract hash covers of this module."""
-    kinds: tuple[type[enum.IntEnum] | type[enum.IntFlag], ...] = (Opcode, Fetch, Flag)
+    kinds: tuple[type[enum.IntEnum] | type[enum.IntFlag], ...] = (Opcode, Fetch, Flag, Buffers)
     enums: list[object] = [[e.__name__, [[m.name, int(m.value)] for m in e]] for e in kinds]
     return [[list(pair) for pair in FIELDS], *enums]
 

@@ -12,10 +12,15 @@ import numpy.typing as npt
 
 from .config import TRITS_PER_BYTE, BuildConfig
 
-__all__ = ["KvBlockLayout", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary", "pad_beats", "to_planes",
-           "unpack_ternary", "vectors_of"]
+__all__ = [
+    "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary", "pack_trits",
+    "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
+]  # fmt: skip
 
 Bytes = npt.NDArray[np.uint8]
+
+#: The five trits of every byte; only the first 3**5 bytes are ever written.
+_DIGITS = np.stack([np.arange(256) // 3**j % 3 - 1 for j in range(TRITS_PER_BYTE)], axis=-1).astype(np.int8)
 
 #: The byte of five zero trits.
 ZERO_BYTE = sum(3**j for j in range(TRITS_PER_BYTE))
@@ -53,9 +58,10 @@ def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:
 
 
 def matrix_shape(config: BuildConfig, rows: int, inputs: int) -> tuple[int, int]:
-    """``(slices, row_blocks)`` of a ternary matrix; rows are padded to whole vectors."""
+    """``(slices, row_blocks)`` of a ternary matrix; rows are padded to a multiple of ``block_step`` row blocks."""
     slices = -(-inputs // config.slice_inputs)
-    return slices, vectors_of(config, rows) * config.vector_blocks
+    step = config.block_step
+    return slices, -(-rows // (config.rows * step)) * step
 
 
 def matrix_beats(config: BuildConfig, rows: int, inputs: int) -> int:
@@ -64,26 +70,40 @@ def matrix_beats(config: BuildConfig, rows: int, inputs: int) -> int:
     return slices * blocks
 
 
-def pack_ternary(config: BuildConfig, trits: npt.NDArray[np.int8]) -> Bytes:
-    """Ternary matrix ``[rows, inputs]`` of -1, 0, 1 -> beats ``[slices * row_blocks, beat_bytes]``.
-
-    Beat order: slices of the input dimension outermost, row blocks inside. Row ``r`` of a block takes bytes
-    ``[r, r + 1) * beat_bytes / rows``; a byte holds five consecutive inputs, ``sum((w_j + 1) * 3^j)``. Missing rows and
-    inputs are zero trits.
+def pack_trits(trits: npt.NDArray[np.int8]) -> Bytes:
+    """Rows of -1, 0, 1 ``[rows, inputs]`` -> bytes ``[rows, ceil(inputs / 5)]``: five consecutive inputs a byte,
+    ``sum((w_j + 1) * 3^j)``; missing inputs are zero trits.
     """
     rows, inputs = trits.shape
-    slices, blocks = matrix_shape(config, rows, inputs)
-    full = np.zeros((blocks * config.rows, slices * config.slice_inputs), np.uint8)
-    full[:rows, :inputs] = trits
-    full += 1  # uint8: -1 was stored as 255 and wraps to 0
-    full[rows:, :] = 1
-    full[:, inputs:] = 1
-    digits = full.reshape(blocks * config.rows, slices, -1, TRITS_PER_BYTE)
-    packed = np.zeros(digits.shape[:3], np.uint8)
+    size = -(-inputs // TRITS_PER_BYTE)
+    full = np.ones((rows, size * TRITS_PER_BYTE), np.uint8)
+    full[:, :inputs] = trits
+    full[:, :inputs] += 1  # uint8: -1 was stored as 255 and wraps to 0
+    digits = full.reshape(rows, size, TRITS_PER_BYTE)
+    packed = np.zeros((rows, size), np.uint8)
     for j in range(TRITS_PER_BYTE):
         packed += digits[..., j] * np.uint8(3**j)
-    ordered = packed.reshape(blocks, config.rows, slices, -1).transpose(2, 0, 1, 3)
+    return packed
+
+
+def arrange_ternary(config: BuildConfig, packed: Bytes, inputs: int) -> Bytes:
+    """Rows of packed trits ``[rows, ceil(inputs / 5)]`` -> beats ``[slices * row_blocks, beat_bytes]``.
+
+    Beat order: slices of the input dimension outermost, row blocks inside. Row ``r`` of a block takes bytes
+    ``[r, r + 1) * beat_bytes / rows``. Missing rows and inputs are zero trits.
+    """
+    rows, size = packed.shape
+    slices, blocks = matrix_shape(config, rows, inputs)
+    share = config.beat_bytes // config.rows
+    full = np.full((blocks * config.rows, slices * share), ZERO_BYTE, np.uint8)
+    full[:rows, :size] = packed
+    ordered = full.reshape(blocks, config.rows, slices, share).transpose(2, 0, 1, 3)
     return np.ascontiguousarray(ordered).reshape(slices * blocks, config.beat_bytes)
+
+
+def pack_ternary(config: BuildConfig, trits: npt.NDArray[np.int8]) -> Bytes:
+    """Ternary matrix ``[rows, inputs]`` of -1, 0, 1 -> beats (:func:`pack_trits`, :func:`arrange_ternary`)."""
+    return arrange_ternary(config, pack_trits(trits), trits.shape[1])
 
 
 def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) -> npt.NDArray[np.int8]:
@@ -91,8 +111,7 @@ def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) ->
     slices, blocks = matrix_shape(config, rows, inputs)
     by_row = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
     packed = by_row.reshape(blocks * config.rows, -1)
-    digits = np.stack([packed // 3**j % 3 for j in range(TRITS_PER_BYTE)], axis=-1)
-    return (digits.reshape(blocks * config.rows, -1).astype(np.int8) - 1)[:rows, :inputs]
+    return _DIGITS[packed].reshape(blocks * config.rows, -1)[:rows, :inputs]
 
 
 def pack_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import BuildConfig
 
-__all__ = ["MAGIC", "Field", "PassFlag", "Register", "Status", "WINDOW_BYTES", "map_signature", "register_map"]
+__all__ = ["COUNTERS", "ENGINE_COUNTERS", "MAGIC", "Field", "PassFlag", "Register", "Status", "TRACE_WORDS", "WINDOW_BYTES",
+           "map_signature", "register_map"]
 
 import enum
 
@@ -16,16 +17,20 @@ import enum
 MAGIC = 0x6E677768
 
 #: Size of the register window in bytes.
-WINDOW_BYTES = 0x4000
+WINDOW_BYTES = 0x20000
 
 #: Base of the token window: one word a token of the chunk.
 TOKENS_BASE = 0x1000
 #: Base of the page table window: one word a page.
-PAGES_BASE = 0x2000
+PAGES_BASE = 0x8000
+#: Base of the trace window: `TRACE_WORDS` words an entry.
+TRACE_BASE = 0x10000
 #: Base of the candidate window: entry ``i`` is two words, token id and logit (float32 bits).
 TOPK_BASE = 0x0800
 #: Base of the counters.
 COUNTER_BASE = 0x0400
+#: Words of one entry of the trace.
+TRACE_WORDS = 4
 
 
 class PassFlag(enum.IntFlag):
@@ -72,16 +77,28 @@ class Register:
     fields: tuple[Field, ...] = field(default=())
 
 
+#: What the linear engine does, or why it does nothing: every cycle of a pass counts in exactly one of these, the first
+#: that applies, so that they add up to ``cycles``.
+ENGINE_COUNTERS: tuple[tuple[str, str], ...] = (
+    ("engine_busy", "Cycles in which the linear engine worked on a beat."),
+    ("engine_tables", "Cycles in which LINEAR ran but waited for tables."),
+    ("engine_rows", "Cycles in which LINEAR ran but waited for a row from the ring."),
+    ("engine_pipeline", "Cycles in which LINEAR ran otherwise: it filled (neither tables nor rows yet) or emptied its pipeline."),
+    ("engine_idle_vector", "Cycles in which no LINEAR ran because NORM, DRAIN or ROPE did."),
+    ("engine_idle_attention", "Cycles in which no LINEAR ran because ATTENTION or HEAD did."),
+    ("engine_idle_loader", "Cycles in which no LINEAR ran because EMBED, PARAM or ROTARY did."),
+    ("engine_idle_other", "Cycles in which no LINEAR ran for another reason: descriptors, starts, the last writes of the pass."),
+)  # fmt: skip
+
 #: Stall and activity counters, in the order of their registers; 32 bits each, cleared by a doorbell.
 COUNTERS: tuple[tuple[str, str], ...] = (
     ("cycles", "Cycles from doorbell to completion."),
     ("stream_beats", "Beats that entered the ring."),
     ("ring_full", "Cycles in which the prefetcher waited for space in the ring."),
     ("ring_empty", "Cycles in which an operator waited for a beat from the ring."),
-    ("engine_busy", "Cycles in which the linear engine took a beat."),
-    ("engine_tables", "Cycles in which the linear engine waited for tables."),
     ("write_beats", "Beats written to memory."),
     ("operators", "Operators retired."),
+    *ENGINE_COUNTERS,
 )  # fmt: skip
 
 
@@ -112,14 +129,16 @@ def register_map(config: BuildConfig) -> list[Register]:
                          Field("WRITE_LOGITS", 1, 1, "Also write every logit to LOGITS."))),
         Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a beat-striped segment), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
-        Register("CURRENT", 0x03C, "ro", "Index of the operator being executed."),
+        Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
         Register("ERROR", 0x040, "ro", "First memory error.",
                  fields=(Field("RESPONSE", 0, 2, "AXI response code."), Field("WRITE", 2, 1, "1 for a write."),
                          Field("PORT", 8, 8, "Port number."))),
+        Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
     ]  # fmt: skip
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
-    rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles spent in operators, by opcode.", count=len(Opcode)))
+    rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles in which an operator ran, by opcode; several may run at once.",
+                         count=len(Opcode)))  # fmt: skip
     base += 4 * len(Opcode)
     rows.append(Register("COUNT_PORT_BUSY", base, "ro", "Read data words taken, by port.", count=config.ports))
     base += 4 * config.ports
@@ -128,7 +147,22 @@ def register_map(config: BuildConfig) -> list[Register]:
                          count=2 * config.topk))  # fmt: skip
     rows.append(Register("TOKEN", TOKENS_BASE, "wo", "Token ids of this pass.", count=config.chunk))
     rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page table: page number of every block.", count=config.max_pages))
+    rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "
+                         "start, cycle of the end (the doorbell is cycle 0), tag | opcode << 16 | active tokens << 24, "
+                         "beats in the ring at the start | at the end << 16.", count=TRACE_WORDS * config.trace_entries))
+    _check_windows(rows)
     return rows
+
+
+def _check_windows(rows: list[Register]) -> None:
+    """Every register ends before the next begins."""
+    from .config import ConfigError
+
+    ends = [*(row.offset for row in rows[1:]), WINDOW_BYTES]
+    for row, end in zip(rows, ends, strict=True):
+        if row.offset + row.count * row.step > end:
+            raise ConfigError(f"{row.name} must have at most {(end - row.offset) // row.step} entries, not {row.count}; "
+                              "use a smaller max_context, chunk, topk or trace_entries, or larger blocks of the KV cache")
 
 
 def register(config: BuildConfig, name: str) -> Register:

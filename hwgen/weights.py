@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .layout import pack_bf16, pack_trits
 from .model import ModelShape
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "rotary_rows",
     "round_bf16",
     "score_constant",
+    "ternary_head",
 ]
 
 Float = npt.NDArray[np.float32]
@@ -59,6 +61,10 @@ class TernaryMatrix:
     @property
     def inputs(self) -> int:
         return int(self.trits.shape[1])
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Rows as they lie in memory, five trits a byte ``[rows, ceil(inputs / 5)]``."""
+        return pack_trits(self.trits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +137,19 @@ class ModelWeights:
         if not np.array_equal(round_bf16(self.embedding), self.embedding):
             raise ValueError("embedding must hold bfloat16 values; use round_bf16()")
 
+    def embedding_bits(self) -> npt.NDArray[np.uint16]:
+        """bf16 bits of the embedding ``[vocab, hidden]``."""
+        return pack_bf16(self.embedding)
+
+    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
+        return quantize_head(self.head_rows)
+
+    def short_head(self) -> tuple[TernaryMatrix, npt.NDArray[np.uint16]]:
+        """Ternary LM head (its matrix scale is 1) and bf16 bits of its row scales ``[vocab]``."""
+        trits, scales = ternary_head(self.head_rows)
+        return TernaryMatrix(trits, 1.0), scales
+
     @property
     def head_rows(self) -> Float:
         """LM head ``[vocab, hidden]``: ``head``, or the embedding where it is shared."""
@@ -180,6 +199,17 @@ def quantize_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uin
     divisor = np.where(scale == 0, np.float32(1), scale)[:, None]
     w8 = np.clip(np.rint(np.where(scale[:, None] == 0, np.float32(0), rows) / divisor), -127, 127).astype(np.int8)
     return w8, (scale.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def ternary_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """Ternary LM head of the short list: ``(trits [vocab, hidden], bf16 bits of the row scales [vocab])``.
+
+    Each row by itself: scale = mean |w|, trits = round(w / scale) in -1..1; scale 0 for a row of zeros.
+    """
+    scale = round_bf16(np.abs(rows).mean(axis=1, dtype=np.float64))
+    divisor = np.where(scale == 0, np.float32(1), scale)[:, None]
+    trits = np.clip(np.rint(rows / divisor), -1, 1).astype(np.int8)
+    return trits, (scale.view(np.uint32) >> 16).astype(np.uint16)
 
 
 def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:

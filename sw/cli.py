@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ..config import ConfigError
 from ..errors import HwgenError
+from ..shapes import SHAPES
 from . import board_command, commands
 
 __all__ = ["main"]
@@ -55,6 +56,24 @@ def add_board(parser: Parser, default: str = "demo") -> None:
     )
 
 
+def add_workload(parser: Parser) -> None:
+    parser.add_argument("--shape", default="bitnet-0.73b", help=f"published sizes: {', '.join(SHAPES)}")
+    parser.add_argument("--prompt", type=int, default=128, metavar="P", help="prompt tokens to prefill; 0 is none")
+    parser.add_argument("--decode", type=int, default=4, metavar="N", help="tokens to decode")
+    parser.add_argument(
+        "--cached", type=int, default=0, metavar="C", help="tokens of context (random keys and values) before the prompt"
+    )
+
+
+def add_head(parser: Parser) -> None:
+    parser.add_argument(
+        "--head",
+        default="exact",
+        choices=("exact", "shortlist"),
+        help="LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks",
+    )
+
+
 def build_parser() -> Parser:
     parser = Parser(
         prog="hwgen",
@@ -80,6 +99,7 @@ def build_parser() -> Parser:
         "--top-p", type=float, default=1.0, metavar="P", help="draw from the best tokens of total probability P"
     )
     p.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
+    add_head(p)
     p.add_argument("--seed", type=int, default=0, help="of the random draw")
     add_board(p)
 
@@ -90,6 +110,7 @@ def build_parser() -> Parser:
         "compare Verilog and golden model at every operator",
         "hwgen verify --model stories --prompt-tokens 37 --new-tokens 64",
     )
+    add_head(p)
     p.add_argument("--model", default="stories", help="shipped name or directory in Hugging Face layout")
     p.add_argument("--prompt-tokens", type=int, default=16, metavar="P", help="length of the random prompt")
     p.add_argument("--new-tokens", type=int, default=8, metavar="N", help="tokens to decode")
@@ -117,6 +138,34 @@ def build_parser() -> Parser:
 
     p = add_command(group, "report", commands.report, "estimate resources with Yosys", "hwgen report --board kv260")
     p.add_argument("--fresh", action="store_true", help="synthesize again, whatever the cache has")
+    add_board(p, "kv260")
+
+    p = add_command(
+        group,
+        "bench",
+        commands.bench,
+        "run a model of published size (random weights) in RTL and say where the cycles go",
+        "hwgen bench --board kv260 --shape bitnet-0.73b --prompt 128 --decode 4",
+    )
+    add_workload(p)
+    add_head(p)
+    p.add_argument("--timeline", type=Path, metavar="DIR", help="write a Perfetto trace and pictures of the last passes there")
+    p.add_argument("--layers", type=int, default=0, metavar="L", help="a quick look at the first L layers; 0 is all")
+    p.add_argument(
+        "--check", default="outputs", choices=("none", "outputs", "full"), help="what is compared with golden, bit for bit"
+    )
+    p.add_argument("--seed", type=int, default=0, help="of weights and prompt")
+    add_board(p, "kv260")
+
+    p = add_command(
+        group,
+        "estimate",
+        commands.estimate,
+        "cycles of a model of published size from the analytic model, in a second",
+        "hwgen estimate --board kv260 --shape bitnet-0.73b --prompt 128 --decode 4",
+    )
+    add_workload(p)
+    add_head(p)
     add_board(p, "kv260")
 
     p = add_command(

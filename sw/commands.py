@@ -14,7 +14,7 @@ from ..config import BuildConfig
 from ..errors import HwgenError
 from .generation import Generation
 
-__all__ = ["Output", "add_training_options", "build", "doctor", "perplexity", "report", "run", "train", "verify"]
+__all__ = ["Output", "add_training_options", "bench", "build", "doctor", "estimate", "perplexity", "report", "run", "train", "verify"]
 
 Result = tuple[int, dict[str, Any]]
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if options.device == "pynq":
         named = board.name if board.part else None  # a configuration without a part has no board to check
         places = {"address": options.address, "overlay": options.overlay, "download": not options.attach, "board": named}
-    llm = LLM(options.model, options.device, board.config, output.progress, places)
+    llm = LLM(options.model, options.device, board.config, output.progress, head=options.head, device_options=places)
     answer = llm.generate(
         options.prompt,
         max_new_tokens=new_tokens,
@@ -174,6 +174,7 @@ def verify(options: argparse.Namespace, output: Output) -> Result:
         prompt_tokens=prompt,
         new_tokens=new,
         layers=layers or None,
+        head=options.head,
         seed=options.seed,
         progress=output.progress,
     )
@@ -237,6 +238,42 @@ def doctor(options: argparse.Namespace, output: Output) -> Result:
         hint = "" if check.ok else f"   fix: {check.fix}"
         output.show(f"{'ok     ' if check.ok else 'missing'} {check.name:24} {check.found}{hint}")
     return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}
+
+
+# ---- bench ---------------------------------------------------------------------------------------------------------
+def bench(options: argparse.Namespace, output: Output) -> Result:
+    from .bench import BenchPlan, describe_bench, run_bench
+
+    plan = BenchPlan(
+        shape=options.shape,
+        prompt=_at_least(options, "prompt", 0),
+        decode=_at_least(options, "decode", 0),
+        layers=_at_least(options, "layers", 0) or None,
+        cached=_at_least(options, "cached", 0),
+        check=options.check,
+        head=options.head,
+        timeline=options.timeline,
+        seed=options.seed,
+    )
+    if plan.prompt + plan.decode == 0:
+        raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")
+    result = run_bench(configured_board(options), plan, output.progress)
+    for line in describe_bench(result):
+        output.show(line)
+    return (1 if result["mismatches"] else 0), result
+
+
+def estimate(options: argparse.Namespace, output: Output) -> Result:
+    from .estimate import describe_estimate, estimate_json
+
+    prompt, decode = _at_least(options, "prompt", 0), _at_least(options, "decode", 0)
+    if prompt + decode == 0:
+        raise HwgenError("usage", "nothing to estimate: --prompt and --decode are both 0", "give one of them")
+    cached = _at_least(options, "cached", 0)
+    result = estimate_json(configured_board(options), options.shape, prompt, decode, cached=cached, head=options.head)
+    for line in describe_estimate(result):
+        output.show(line)
+    return 0, result
 
 
 # ---- train -------------------------------------------------------------------------------------------------------

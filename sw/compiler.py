@@ -4,33 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import or_
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import BuildConfig
-from ..descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Flag, Opcode
+from ..config import TRITS_PER_BYTE, BuildConfig
+from ..descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Buffers, Descriptor, Fetch, Flag, Opcode
 from ..errors import HwgenError
 from ..layout import (
+    ZERO_BYTE,
     KvBlockLayout,
+    arrange_ternary,
     blob_beats,
     head_block_beats,
     matrix_shape,
-    pack_bf16,
     pack_head,
-    pack_ternary,
     pad_beats,
     to_planes,
     vectors_of,
 )
 from ..model import ModelShape
-from ..weights import LayerWeights, ModelWeights, TernaryMatrix, quantize_head, rotary_rows, score_constant
+from ..weights import LayerWeights, ModelWeights, TernaryMatrix, rotary_rows, score_constant
 from .image import REGION_ALIGNMENT, Image, Region, relocate
 from .progress import Ticker
 
-__all__ = ["compile_model"]
+__all__ = ["HEADS", "compile_model", "plan_model"]
 
 Bytes = npt.NDArray[np.uint8]
+
+#: LM heads: exact int8 rows alone; or ternary scores of all rows, then exact logits of a short list of blocks.
+HEADS = ("exact", "shortlist")
+
+#: Rows of a table that are laid out at a time.
+TABLE_ROWS = 4096
 
 #: Alignment of every segment, in bytes.
 SEGMENT_ALIGNMENT = 64
@@ -43,11 +51,10 @@ def align(value: int, step: int) -> int:
 def check_fit(config: BuildConfig, shape: ModelShape) -> None:
     """Refuse a model that does not fit the build: which maximum, its value, what to set."""
     w = config.width
-    qkv = shape.q_rows + 2 * shape.kv_rows
     widest = max(shape.hidden, shape.q_rows, shape.ffn)
     needs = (
         ("max_inputs", "inputs of the widest linear layer", align(widest, w)),
-        ("max_rows", "rows of the largest linear layer", align(max(qkv, shape.hidden, shape.ffn), w)),
+        ("max_query", "query elements of a token", align(shape.q_rows, w)),
         ("max_heads", "query heads", shape.heads),
         ("max_kv_heads", "key/value heads", shape.kv_heads),
         ("max_shared", "query heads a key/value head", shape.heads // shape.kv_heads),
@@ -86,8 +93,17 @@ class ScratchPlan:
     #: Feed-forward product (laid over the two before), and its stride.
     g: int
     g_stride: int
-    #: Parameter memory: rotary rows at 0, gains here.
-    gain: int
+    #: Parameter memory: rotary rows at 0, then two places for gains: one norm's is loaded while another's is used.
+    gains: tuple[int, int]
+
+
+def whole_rounds(tokens: int, lanes: int) -> int:
+    """Tokens of a pass when there is room for ``tokens``: whole rounds of lanes, but two rounds that are at least three
+    quarters full rather than one, since one round is normed and drained while the engine works on the other.
+    """
+    if lanes < tokens < 2 * lanes:
+        return tokens // 2 * 2 if 2 * tokens >= 3 * lanes else lanes
+    return tokens - tokens % lanes if tokens > lanes else tokens
 
 
 def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
@@ -97,16 +113,15 @@ def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
     qkv = q + 2 * kv
     token = hidden + max(qkv + q, ffn)
     gains = max(hidden, q, ffn)
-    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
+    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - 2 * gains) // head)
     if chunk < 1:
-        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
+        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", 2 * gains + head)
         raise HwgenError(
             "model",
             f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
             f"build with {name}={need} or more",
         )
-    if config.tokens < chunk < config.chunk:
-        chunk -= chunk % config.tokens
+    chunk = whole_rounds(chunk, config.tokens)
     base = chunk * hidden
     return ScratchPlan(
         chunk=chunk,
@@ -118,39 +133,109 @@ def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
         a_stride=q,
         g=base,
         g_stride=ffn,
-        gain=chunk * head,
+        gains=(chunk * head, chunk * head + gains),
     )
 
 
-class SegmentWriter:
-    """Lays segments one behind the other and remembers where they are."""
+@dataclass(frozen=True)
+class NormSource:
+    """What a norm reads."""
+
+    layer: int
+    #: Scratch address of token 0, and vectors from one token to the next.
+    address: int
+    stride: int
+    #: Elements.
+    size: int
+    #: Place of the gains, 0 or 1.
+    gain: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of one matrix in a panel: its scale, first vector in the panel, first vector of the target, and vectors."""
+
+    scale: float
+    first: int
+    target: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows that one LINEAR computes, and what they are."""
+
+    command: Descriptor
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A norm with the matrices behind it."""
+
+    source: NormSource
+    #: Mode of DRAIN.
+    mode: Flag
+    #: Scratch address of token 0 of the results, and vectors from one token to the next.
+    target: int
+    target_stride: int
+    #: The stage before used the same activations.
+    same_input: bool = False
+    #: The norm of round 0 was emitted by the stage before.
+    normed: bool = False
+    #: Emitted beside the last of several rounds: what the results of the rounds before allow.
+    ahead: Callable[[], None] = lambda: None
+    #: Emitted behind the drains of a panel, with the number of the round and how many of its vectors are drained.
+    drained: Callable[[int, int], None] = lambda number, ready: None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Bytes of the image that are made when it is written."""
+
+    region: Region
+    make: Callable[[], Bytes]
+
+
+class SegmentPlan:
+    """Lays segments one behind the other and remembers where they are; their bytes come later, or never."""
 
     def __init__(self) -> None:
-        self.parts: list[Bytes] = []
-        self.symbols: dict[str, Region] = {}
+        self.segments: dict[str, Segment] = {}
         self.end = 0
 
     def align(self, step: int) -> None:
-        gap = align(self.end, step) - self.end
-        if gap:
-            self.parts.append(np.zeros(gap, np.uint8))
-            self.end += gap
+        self.end = align(self.end, step)
 
-    def add(self, name: str, data: Bytes) -> int:
-        """Append flat bytes; returns their offset."""
+    def add(self, name: str, size: int, make: Callable[[], Bytes]) -> int:
+        """Place ``size`` bytes, which ``make`` returns flat; their offset."""
         self.align(SEGMENT_ALIGNMENT)
         offset = self.end
-        self.parts.append(data)
-        self.end += data.size
-        self.symbols[name] = Region(offset, data.size)
+        self.end += size
+        self.segments[name] = Segment(Region(offset, size), make)
         return offset
+
+
+class PackedRows:
+    """Packed rows of matrices; the latest matrix is kept, since its panels come one after the other."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[TernaryMatrix, Bytes] | None = None
+
+    def of(self, matrix: TernaryMatrix) -> Bytes:
+        if self._latest is None or self._latest[0] is not matrix:
+            self._latest = matrix, matrix.packed()
+        return self._latest[1]
 
 
 class ModelCompiler:
     """One compilation. Offsets count from the end of the program until :meth:`image` knows how long that is."""
 
-    def __init__(self, config: BuildConfig, weights: ModelWeights) -> None:
+    def __init__(self, config: BuildConfig, weights: ModelWeights, head: str = "exact") -> None:
         check_fit(config, weights.shape)
+        if head not in HEADS:
+            raise HwgenError("usage", f"{head!r} is no LM head", f"use one of: {', '.join(HEADS)}")
+        self.head_kind = head
         self.config, self.weights, self.shape = config, weights, weights.shape
         self.plan = plan_scratch(config, weights.shape)
         self.context = min(config.max_context, self.shape.max_context)
@@ -158,189 +243,319 @@ class ModelCompiler:
         self.block = KvBlockLayout(config, self.shape.head_dim)
         self.layer_bytes = align(self.shape.kv_heads * self.block.bytes, SEGMENT_ALIGNMENT)
         self.page_bytes = align(self.shape.layers * self.layer_bytes, REGION_ALIGNMENT)
-        self.memory = SegmentWriter()
+        self.memory = SegmentPlan()
+        self.packed = PackedRows()
         self.program: list[Descriptor] = []
         #: Descriptors whose address is relative to the KV region.
         self.kv_users: list[int] = []
+        #: Drains of the latest panel: they follow the next LINEAR, which runs beside them.
+        self.undrained: list[Descriptor] = []
+        #: What comes behind them.
+        self.after_drain: Callable[[], None] = lambda: None
+        #: Half of the accumulators that the latest panel uses; place of the gains loaded last.
+        self.accumulator, self.next_gain = 1, 1
+        #: Half of the activations that round 0 of the present stage uses; rounds of the latest stage with a norm.
+        self.first_half, self.last_rounds = 0, 0
 
     def emit(self, opcode: Opcode, **fields: object) -> None:
         self.program.append(Descriptor(opcode=opcode, **fields))  # type: ignore[arg-type]  # fields by name
 
     def rounds(self) -> Iterator[dict[str, int]]:
         """Token ranges that the lanes work on at the same time."""
-        for start in range(0, self.plan.chunk, self.config.tokens):
-            yield {"token_start": start, "token_count": min(self.config.tokens, self.plan.chunk - start)}
+        chunk = self.plan.chunk
+        size = -(-chunk // -(-chunk // self.config.tokens))
+        for start in range(0, chunk, size):
+            yield {"token_start": start, "token_count": min(size, chunk - start)}
 
-    def rows(self, name: str, rows: npt.NDArray[np.generic]) -> tuple[int, int, int]:
-        """A table of rows, each a segment of its own: ``(offset, beats, stride)``."""
-        data = np.ascontiguousarray(rows).view(np.uint8).reshape(rows.shape[0], -1)
-        beats = pad_beats(self.config, -(-data.shape[1] // self.config.beat_bytes))
-        stride = align(beats * self.config.beat_bytes, SEGMENT_ALIGNMENT)
-        table = np.zeros((rows.shape[0], beats * self.config.beat_bytes), np.uint8)
-        table[:, : data.shape[1]] = data
-        ports, word = self.config.ports, self.config.port_bytes
-        planes = table.reshape(-1, beats, ports, word).transpose(0, 2, 1, 3).reshape(rows.shape[0], -1)
-        full = np.zeros((rows.shape[0], stride), np.uint8)
-        full[:, : planes.shape[1]] = planes
+    def rows(self, name: str, count: int, row_bytes: int, make: Callable[[], npt.NDArray[np.generic]]) -> tuple[int, int, int]:
+        """A table of ``count`` rows, each a segment of its own: ``(offset, beats, stride)``."""
+        c = self.config
+        beats = pad_beats(c, -(-row_bytes // c.beat_bytes))
+        stride = align(beats * c.beat_bytes, SEGMENT_ALIGNMENT)
+
+        def table() -> Bytes:
+            data = np.ascontiguousarray(make()).view(np.uint8).reshape(count, -1)
+            full = np.zeros((count, stride), np.uint8)
+            for first in range(0, count, TABLE_ROWS):
+                part = data[first : first + TABLE_ROWS]
+                plain = np.zeros((len(part), beats * c.beat_bytes), np.uint8)
+                plain[:, : part.shape[1]] = part
+                planes = plain.reshape(-1, beats, c.ports, c.port_bytes).transpose(0, 2, 1, 3)
+                full[first : first + TABLE_ROWS, : plain.shape[1]] = planes.reshape(len(part), -1)
+            return full.reshape(-1)
+
         self.memory.align(REGION_ALIGNMENT)
-        return self.memory.add(name, full.reshape(-1)), beats, stride
+        return self.memory.add(name, count * stride, table), beats, stride
 
     def gains(self, name: str, values: npt.NDArray[np.float32], flags: Flag = Flag.NONE, layer: int = 0) -> None:
-        """Norm gains to the parameter memory."""
-        beats = blob_beats(self.config, values.view(np.uint8))
+        """Gains of the norm after the next one to the parameter memory."""
+        self.next_gain ^= 1
+        beats = pad_beats(self.config, -(-values.nbytes // self.config.beat_bytes))
+        address = self.memory.add(
+            name, beats * self.config.beat_bytes, lambda: to_planes(self.config, blob_beats(self.config, values.view(np.uint8)))
+        )
         self.emit(
             Opcode.PARAM,
             layer=layer,
             flags=flags,
             fetch=Fetch.STREAM,
             token_count=1,
-            stream_address=self.memory.add(name, to_planes(self.config, beats)),
-            stream_beats=beats.shape[0],
+            stream_address=address,
+            stream_beats=beats,
             vectors=vectors_of(self.config, values.size),
-            dst=self.plan.gain,
+            dst=self.plan.gains[self.next_gain],
         )
 
-    def norm(self, src: int, stride: int, size: int, *, layer: int = 0, flags: Flag = Flag.NONE, **tokens: int) -> None:
+    def norm(self, source: NormSource, tokens: dict[str, int], *, buffers: Buffers = Buffers.NONE, flags: Flag = Flag.NONE) -> None:
         self.emit(
             Opcode.NORM,
-            layer=layer,
+            layer=source.layer,
             flags=flags,
-            vectors=vectors_of(self.config, size),
-            src=src,
-            src_stride=stride,
-            param=self.plan.gain,
-            scalar0=float(np.float32(1.0 / size)),
+            buffers=buffers,
+            vectors=vectors_of(self.config, source.size),
+            src=source.address,
+            src_stride=source.stride,
+            param=self.plan.gains[source.gain],
+            scalar0=float(np.float32(1.0 / source.size)),
             scalar1=float(np.float32(self.shape.rms_eps)),
             **tokens,
         )
 
-    def matrix(self, name: str, parts: list[TernaryMatrix]) -> Descriptor:
-        """Place matrices of the same inputs as one, each part padded to whole vectors of rows."""
-        inputs = parts[0].inputs
-        padded = [np.zeros((vectors_of(self.config, p.rows) * self.config.width, inputs), np.int8) for p in parts]
-        for rows, part in zip(padded, parts, strict=True):
-            rows[: part.rows] = part.trits
-        trits = np.concatenate(padded)
-        slices, blocks = matrix_shape(self.config, trits.shape[0], inputs)
-        self.memory.align(REGION_ALIGNMENT)
-        address = self.memory.add(name, to_planes(self.config, pack_ternary(self.config, trits)))
-        return Descriptor(
-            opcode=Opcode.LINEAR,
-            fetch=Fetch.STREAM,
-            slices=slices,
-            row_blocks=blocks,
-            stream_address=address,
-            stream_beats=slices * blocks,
-        )
+    def panels(self, name: str, parts: list[TernaryMatrix]) -> list[Panel]:
+        """Place matrices of the same inputs one above the other (each padded to whole vectors of rows), cut into panels
+        of about equal size.
+        """
+        c, inputs = self.config, parts[0].inputs
+        vectors = [vectors_of(c, part.rows) for part in parts]
+        step = c.block_step * c.rows
+        total = align(sum(vectors) * c.width, step)
+        starts = [sum(vectors[:i]) for i in range(len(parts))]
+        rows = self.panel_height(total, step, [first * c.width for first in starts[1:]])
+        panels = []
+        for i, first in enumerate(range(0, total, rows)):
+            height = min(rows, total - first)
+            slices, blocks = matrix_shape(c, height, inputs)
+            self.memory.align(REGION_ALIGNMENT)
+            make = partial(self.panel_bytes, parts, starts, first, height)
+            address = self.memory.add(f"{name}.{i}", slices * blocks * c.beat_bytes, make)
+            command = Descriptor(
+                opcode=Opcode.LINEAR,
+                fetch=Fetch.STREAM,
+                slices=slices,
+                row_blocks=blocks,
+                stream_address=address,
+                stream_beats=slices * blocks,
+            )
+            low, high = first // c.width, (first + height) // c.width
+            spans = []
+            for part, start, size in zip(parts, starts, vectors, strict=True):
+                begin, end = max(low, start), min(high, start + size)
+                if begin < end:
+                    spans.append(Span(part.scale, begin - low, begin, end - begin))
+            panels.append(Panel(command, tuple(spans)))
+        return panels
 
-    def linear(self, command: Descriptor, first: bool, last: bool, *, layer: int, **tokens: int) -> None:
-        """One round of a matrix: replayed from the ring where it fits, else fetched again."""
-        if command.stream_beats <= self.config.ring_beats - 2 * self.config.burst:
-            command = replace(command, flags=Flag.NONE if last else Flag.REPLAY)
-            if not first:
+    def panel_height(self, total: int, step: int, seams: list[int]) -> int:
+        """Rows of a panel: as few panels as possible, or one more where the first seam between matrices then is a seam of
+        panels, so that the first matrix is complete early.
+        """
+        fewest = -(-total // self.config.panel_rows)
+        heights = [align(-(-total // count), step) for count in (fewest, fewest + 1)]
+        if seams and seams[0] % heights[0] and seams[0] % heights[1] == 0:
+            return heights[1]
+        return heights[0]
+
+    def panel_bytes(self, parts: list[TernaryMatrix], starts: list[int], first: int, height: int) -> Bytes:
+        """Rows ``first`` .. ``first + height`` of matrices that begin at vectors ``starts``, as stored."""
+        c, inputs = self.config, parts[0].inputs
+        block = np.full((height, -(-inputs // TRITS_PER_BYTE)), ZERO_BYTE, np.uint8)
+        for part, start in zip(parts, starts, strict=True):
+            top = start * c.width
+            low, high = max(first, top), min(first + height, top + part.rows)
+            if low < high:
+                block[low - first : high - first] = self.packed.of(part)[low - top : high - top]
+        return to_planes(c, arrange_ternary(c, block, inputs))
+
+    def linear(self, panel: Panel, stage: Stage, i: int, rounds: int, *, replay: bool, tokens: dict[str, int]) -> None:
+        """One panel for one round of tokens, beside the drains of the one before; its own wait in ``self.undrained``."""
+        self.accumulator ^= 1
+        half = Buffers.ACCUMULATOR if self.accumulator else Buffers.NONE
+        command = panel.command
+        if replay:
+            command = replace(command, flags=Flag.REPLAY if i + 1 < rounds else Flag.NONE)
+            if i:
                 command = replace(command, fetch=Fetch.NONE)
-        self.program.append(replace(command, layer=layer, **tokens))  # type: ignore[arg-type]  # fields by name
+        self.program.append(
+            replace(command, layer=stage.source.layer, buffers=half | self.activation_half(i), **tokens)  # type: ignore[arg-type]
+        )
+        self.drain()
+        ready = max(span.target + span.vectors for span in panel.spans)
+        self.after_drain = partial(stage.drained, i, ready)
+        adds = stage.mode & (Flag.MULTIPLY | Flag.ADD)
+        for span in panel.spans:
+            target = stage.target + span.target
+            source = {"src": target, "src_stride": stage.target_stride} if adds else {}
+            self.undrained.append(
+                Descriptor(
+                    opcode=Opcode.DRAIN,
+                    layer=stage.source.layer,
+                    flags=stage.mode,
+                    buffers=half,
+                    vectors=span.vectors,
+                    row_blocks=span.first,
+                    dst=target,
+                    dst_stride=stage.target_stride,
+                    scalar0=span.scale,
+                    **source,  # type: ignore[arg-type]  # fields by name
+                    **tokens,  # type: ignore[arg-type]
+                )
+            )
 
-    def drain(
-        self,
-        part: TernaryMatrix,
-        mode: Flag,
-        dst: int,
-        stride: int,
-        *,
-        first_vector: int = 0,
-        layer: int,
-        **tokens: int,
-    ) -> None:
-        source = {"src": dst, "src_stride": stride} if mode & (Flag.MULTIPLY | Flag.ADD) else {}
+    def drain(self) -> None:
+        """The drains of the latest panel."""
+        self.program += self.undrained
+        self.undrained = []
+        then, self.after_drain = self.after_drain, lambda: None
+        then()
+
+    def activation_half(self, i: int) -> Buffers:
+        """Half of the activation memory that round ``i`` of the present stage uses."""
+        return Buffers.ACTIVATION if (self.first_half + i) % 2 else Buffers.NONE
+
+    def project(self, name: str, stage: Stage, parts: list[TernaryMatrix], before: Callable[[], None] = lambda: None) -> None:
+        """A norm and its matrices, for every round of tokens. ``before`` is emitted ahead of the first panel."""
+        rounds = list(self.rounds())
+        panels = self.panels(f"layers.{stage.source.layer}.{name}", parts)
+        renew = not stage.same_input or len(rounds) > 2
+        flags = Flag.MULTI if stage.same_input else Flag.NONE
+        if not stage.same_input:
+            self.first_half ^= self.last_rounds & 1
+            self.last_rounds = len(rounds)
+        if renew and not stage.normed:
+            self.drain()
+            self.norm(stage.source, rounds[0], buffers=self.activation_half(0), flags=flags)
+        before()
+        replay = len(panels) == 1 and panels[0].command.stream_beats <= self.config.ring_beats - 2 * self.config.burst
+        for i, tokens in enumerate(rounds):
+            for j, panel in enumerate(panels):
+                self.linear(panel, stage, i, len(rounds), replay=replay, tokens=tokens)
+                if j:
+                    continue
+                if renew and i + 1 < len(rounds):
+                    self.norm(stage.source, rounds[i + 1], buffers=self.activation_half(i + 1), flags=flags)
+                elif i and i + 1 == len(rounds):
+                    stage.ahead()
+
+    def heads(self, layer: int) -> dict[str, int]:
+        s = self.shape
+        return {"layer": layer, "heads": s.heads, "kv_heads": s.kv_heads, "head_vectors": self.head_vectors}
+
+    def rope(self, layer: int, tokens: dict[str, int], ready: int, done: dict[str, int]) -> None:
+        """Rotate and quantise the kinds of heads whose rows are all drained: ``ready`` vectors of ``tokens`` are. ``done`` counts
+        the kinds that were.
+        """
+        p, s = self.plan, self.shape
+        sizes = [vectors_of(self.config, rows) for rows in (s.q_rows, s.kv_rows, s.kv_rows)]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        first, last = done["kinds"], sum(end <= ready for end in ends)
+        if first == last:
+            return
+        done["kinds"] = last
+        start = p.qkv + sum(sizes[:first])
+        kinds = (Flag.QUERIES, Flag.KEYS, Flag.VALUES)[first:last]
         self.emit(
-            Opcode.DRAIN,
-            layer=layer,
-            flags=mode,
-            vectors=vectors_of(self.config, part.rows),
-            row_blocks=first_vector,
-            dst=dst,
-            dst_stride=stride,
-            scalar0=part.scale,
-            **source,
+            Opcode.ROPE,
+            **self.heads(layer),
+            flags=reduce(or_, kinds),
+            src=start,
+            src_stride=p.qkv_stride,
+            dst=start,
+            dst_stride=p.qkv_stride,
+            param=0,
+            param_stride=self.head_vectors,
+            scalar0=score_constant(s.head_dim),
             **tokens,
         )
 
-    def project(
-        self,
-        name: str,
-        layer: int,
-        src: int,
-        stride: int,
-        size: int,
-        parts: list[TernaryMatrix],
-        mode: Flag,
-        dst: int,
-        dst_stride: int,
-        *,
-        same_input: bool = False,
-    ) -> None:
-        """Per round of tokens: norm, matrix, drain of every part. ``same_input``: the operator before had the same activations."""
-        command = self.matrix(f"layers.{layer}.{name}", parts)
-        rounds = list(self.rounds())
-        for i, tokens in enumerate(rounds):
-            self.norm(
-                src, stride, size, layer=layer, flags=Flag.MULTI if same_input and i == 0 else Flag.NONE, **tokens
-            )
-            self.linear(command, i == 0, i == len(rounds) - 1, layer=layer, **tokens)
-            vector = 0
-            for part in parts:
-                self.drain(part, mode, dst + vector, dst_stride, first_vector=vector, layer=layer, **tokens)
-                vector += vectors_of(self.config, part.rows)
-
     def attention(self, layer: int) -> None:
-        p, s = self.plan, self.shape
-        heads = {
-            "layer": layer,
-            "token_count": p.chunk,
-            "heads": s.heads,
-            "kv_heads": s.kv_heads,
-            "head_vectors": self.head_vectors,
-        }
+        p = self.plan
+        heads = {**self.heads(layer), "token_count": p.chunk}
         cache = {
             "stream_address": layer * self.layer_bytes,
             "stream_beats": self.block.beats,
             "stride": self.page_bytes,
             "head_stride": self.block.bytes,
         }
-        self.emit(
-            Opcode.ROPE,
-            **heads,
-            src=p.qkv,
-            src_stride=p.qkv_stride,
-            dst=p.qkv,
-            dst_stride=p.qkv_stride,
-            param=0,
-            param_stride=self.head_vectors,
-            scalar0=score_constant(s.head_dim),
-        )
         self.kv_users += [len(self.program), len(self.program) + 1]
         self.emit(Opcode.ATTENTION, **heads, **cache, fetch=Fetch.CACHE, dst=p.a, dst_stride=p.a_stride)
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 
-    def layer(self, i: int, w: LayerWeights) -> None:
+    def layer(self, i: int, w: LayerWeights, following: Callable[[], None]) -> None:
+        """One decoder layer; its first gains are loaded, ``following`` loads those of the norm after it.
+
+        While the engine works on one round of tokens, the round before is drained and the next one normed, across
+        matrices too: ``ahead`` is the first step of the following stage, emitted when its token's results are there.
+        """
         p, s = self.plan, self.shape
         gate = Flag.RELU2 if s.activation == "relu2" else Flag.SILU
         name = f"layers.{i}"
-        self.gains(f"{name}.input_layernorm", w.input_layernorm, layer=i)
-        self.project("qkv", i, p.x, p.x_stride, s.hidden, [w.q, w.k, w.v], Flag.STORE, p.qkv, p.qkv_stride)
+        rounds = list(self.rounds())
+        roped = [{"kinds": 0} for _ in rounds]
+        several = len(rounds) > 1
+        gain = self.next_gain
+
+        def source(address: int, stride: int, size: int, number: int) -> NormSource:
+            return NormSource(i + number // 4, address, stride, size, (gain + number) % 2)
+
+        def ahead(of: NormSource) -> Callable[[], None]:
+            def emit() -> None:
+                half = (self.first_half + self.last_rounds) % 2
+                self.norm(of, rounds[0], buffers=Buffers.ACTIVATION if half else Buffers.NONE)
+
+            return emit
+
+        inputs = source(p.x, p.x_stride, s.hidden, 0)
+        attended = source(p.a, p.a_stride, s.q_rows, 1)
+        residual = source(p.x, p.x_stride, s.hidden, 2)
+        product = source(p.g, p.g_stride, s.ffn, 3)
+        outputs = source(p.x, p.x_stride, s.hidden, 4)
+        self.project(
+            "qkv",
+            Stage(inputs, Flag.STORE, p.qkv, p.qkv_stride, normed=several and i > 0,
+                  drained=lambda number, ready: self.rope(i, rounds[number], ready, roped[number])),
+            [w.q, w.k, w.v],
+            before=lambda: self.gains(f"{name}.attn_sub_norm", w.attn_sub_norm, layer=i),
+        )  # fmt: skip
+        self.drain()
         self.attention(i)
-        self.gains(f"{name}.attn_sub_norm", w.attn_sub_norm, layer=i)
-        self.project("o", i, p.a, p.a_stride, s.q_rows, [w.o], Flag.ADD, p.x, p.x_stride)
-        self.gains(f"{name}.post_attention_layernorm", w.post_attention_layernorm, layer=i)
-        self.project("gate", i, p.x, p.x_stride, s.hidden, [w.gate], gate, p.g, p.g_stride)
-        self.project("up", i, p.x, p.x_stride, s.hidden, [w.up], Flag.MULTIPLY, p.g, p.g_stride, same_input=True)
-        self.gains(f"{name}.ffn_sub_norm", w.ffn_sub_norm, layer=i)
-        self.project("down", i, p.g, p.g_stride, s.ffn, [w.down], Flag.ADD, p.x, p.x_stride)
+        self.project(
+            "o",
+            Stage(attended, Flag.ADD, p.x, p.x_stride, ahead=ahead(residual)),
+            [w.o],
+            before=lambda: self.gains(f"{name}.post_attention_layernorm", w.post_attention_layernorm, layer=i),
+        )
+        self.project(
+            "gate",
+            Stage(residual, gate, p.g, p.g_stride, normed=several),
+            [w.gate],
+            before=lambda: self.gains(f"{name}.ffn_sub_norm", w.ffn_sub_norm, layer=i),
+        )
+        self.project(
+            "up", Stage(residual, Flag.MULTIPLY, p.g, p.g_stride, same_input=True, ahead=ahead(product)), [w.up]
+        )
+        last = i + 1 == s.layers
+        self.project(
+            "down",
+            Stage(product, Flag.ADD, p.x, p.x_stride, normed=several, ahead=(lambda: None) if last else ahead(outputs)),
+            [w.down],
+            before=following,
+        )
 
     def first_operators(self) -> None:
         p, s = self.plan, self.shape
-        offset, beats, stride = self.rows("rotary", rotary_rows(s, np.arange(self.context)))
+        offset, beats, stride = self.rows(
+            "rotary", self.context, 4 * s.head_dim, lambda: rotary_rows(s, np.arange(self.context))
+        )
         self.emit(
             Opcode.ROTARY,
             fetch=Fetch.POSITION,
@@ -352,7 +567,7 @@ class ModelCompiler:
             stream_beats=beats,
             stride=stride,
         )
-        offset, beats, stride = self.rows("embedding", pack_bf16(self.weights.embedding))
+        offset, beats, stride = self.rows("embedding", s.vocab, 2 * s.hidden, self.weights.embedding_bits)
         self.emit(
             Opcode.EMBED,
             fetch=Fetch.TOKEN,
@@ -365,15 +580,28 @@ class ModelCompiler:
             stride=stride,
         )
 
+    def following_gains(self, i: int) -> None:
+        """Gains of the norm behind layer ``i``."""
+        layers = self.weights.layers
+        if i + 1 < len(layers):
+            self.gains(f"layers.{i + 1}.input_layernorm", layers[i + 1].input_layernorm, layer=i + 1)
+        else:
+            self.gains("norm", self.weights.norm, Flag.LOGITS, layer=len(layers))
+
     def head(self) -> None:
         p, s, c = self.plan, self.shape, self.config
-        self.gains("norm", self.weights.norm, Flag.LOGITS, layer=s.layers)
+        self.drain()
         self.norm(
-            p.x, p.x_stride, s.hidden, layer=s.layers, flags=Flag.LOGITS | Flag.LAST | Flag.TO_QUERY, token_count=1
+            NormSource(s.layers, p.x, p.x_stride, s.hidden, self.next_gain),
+            {"token_count": 1},
+            flags=Flag.LOGITS | Flag.LAST | Flag.TO_QUERY,
         )
         blocks = -(-s.vocab // c.kv_block)
         self.memory.align(REGION_ALIGNMENT)
-        address = self.memory.add("head", to_planes(c, pack_head(c, *quantize_head(self.weights.head_rows))))
+        beats = blocks * head_block_beats(c, s.hidden)
+        address = self.memory.add(
+            "head", beats * c.beat_bytes, lambda: to_planes(c, pack_head(c, *self.weights.quantized_head()))
+        )
         self.emit(
             Opcode.HEAD,
             layer=s.layers,
@@ -383,21 +611,120 @@ class ModelCompiler:
             vectors=vectors_of(c, s.hidden),
             row_blocks=blocks,
             stream_address=address,
-            stream_beats=blocks * head_block_beats(c, s.hidden),
+            stream_beats=beats,
             stride=s.vocab,
         )
 
+    def short_head(self) -> None:
+        """Scores of all rows from the ternary head, then exact logits of the blocks of the short list."""
+        p, s, c = self.plan, self.shape, self.config
+        last = Flag.LOGITS | Flag.LAST
+        matrix, scales = self.weights.short_head()
+        panels = self.panels("short_head", [matrix])
+        half = self.activation_half(self.last_rounds)
+        source = NormSource(s.layers, p.x, p.x_stride, s.hidden, self.next_gain)
+        self.drain()
+        self.norm(source, {"token_count": 1}, flags=last, buffers=half)
+        self.norm(source, {"token_count": 1}, flags=last | Flag.TO_QUERY)
+        # Behind the residual stream the scratch is free: scores of a panel, then row scales of as many panels as fit.
+        scores = p.qkv
+        first_scale = scores + c.panel_vectors
+        room = (c.scratch_vectors - first_scale) // c.panel_vectors
+        if room < 1:
+            raise HwgenError(
+                "model",
+                f"the short-list head needs {first_scale + c.panel_vectors} vectors of scratch, build {c.name!r} has "
+                f"scratch_vectors={c.scratch_vectors}",
+                "use --head exact, or build with smaller panel_rows or larger scratch_vectors",
+            )
+        for number, panel in enumerate(panels):
+            (span,) = panel.spans
+            if number % room == 0:
+                self.drain()
+                base = span.target
+                count = sum(part.spans[0].vectors for part in panels[number : number + room])
+                rows = scales[base * c.width : (base + count) * c.width]
+                self.row_scales(f"short_head.scales.{number // room}", rows, count, first_scale)
+            self.accumulator ^= 1
+            accumulator = Buffers.ACCUMULATOR if self.accumulator else Buffers.NONE
+            self.program.append(
+                replace(panel.command, layer=s.layers, flags=last, buffers=half | accumulator, token_count=1)
+            )
+            self.drain()
+            self.undrained.append(
+                Descriptor(
+                    opcode=Opcode.DRAIN,
+                    layer=s.layers,
+                    flags=last | Flag.MULTIPLY | Flag.SHORTLIST,
+                    buffers=accumulator,
+                    token_count=1,
+                    vectors=span.vectors,
+                    row_blocks=span.first,
+                    src=first_scale + span.target - base,
+                    dst=scores,
+                    scalar0=span.scale,
+                    stride=span.target * c.width,
+                    head_stride=s.vocab,
+                )
+            )
+        self.drain()
+        blocks = -(-s.vocab // c.kv_block)
+        beats = head_block_beats(c, s.hidden)
+
+        def table() -> Bytes:
+            data = pack_head(c, *self.weights.quantized_head()).reshape(blocks, beats, c.ports, c.port_bytes)
+            return np.ascontiguousarray(data.transpose(0, 2, 1, 3)).reshape(-1)
+
+        self.memory.align(REGION_ALIGNMENT)
+        self.emit(
+            Opcode.HEAD,
+            layer=s.layers,
+            flags=last,
+            fetch=Fetch.SHORTLIST,
+            token_count=1,
+            vectors=vectors_of(c, s.hidden),
+            row_blocks=min(c.shortlist, blocks),
+            stream_address=self.memory.add("head", blocks * beats * c.beat_bytes, table),
+            stream_beats=beats,
+            stride=s.vocab,
+            head_stride=beats * c.beat_bytes,
+        )
+
+    def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int) -> None:
+        """bf16 scales of vocabulary rows to the scratch."""
+        c = self.config
+        beats = pad_beats(c, -(-2 * vectors * c.width // c.beat_bytes))
+        address = self.memory.add(name, beats * c.beat_bytes, lambda: to_planes(c, blob_beats(c, scales.view(np.uint8))[:beats]))
+        self.emit(
+            Opcode.EMBED,
+            layer=self.shape.layers,
+            flags=Flag.LOGITS | Flag.LAST,
+            fetch=Fetch.STREAM,
+            token_count=1,
+            vectors=vectors,
+            dst=dst,
+            stream_address=address,
+            stream_beats=beats,
+        )
+
+    def plan_program(self) -> None:
+        """Every operator of a pass, and the place of everything in memory."""
+        self.first_operators()
+        layers = self.weights.layers
+        self.gains("layers.0.input_layernorm", layers[0].input_layernorm)
+        for i, weights in enumerate(layers):
+            self.layer(i, weights, partial(self.following_gains, i))
+        if self.head_kind == "shortlist":
+            self.short_head()
+        else:
+            self.head()
+        self.memory.align(REGION_ALIGNMENT)
+
     def image(self, name: str, progress: Callable[[str], None]) -> Image:
         ticker = Ticker(progress)
-        self.first_operators()
-        for i, weights in enumerate(self.weights.layers):
-            ticker.tick(f"packing layer {i + 1} of {self.shape.layers}")
-            self.layer(i, weights)
-        ticker.tick("packing the LM head")
-        self.head()
+        self.plan_program()
         used = (len(self.program) + PROGRAM_PADDING) * DESCRIPTOR_BYTES
         start = align(used, REGION_ALIGNMENT)
-        self.memory.align(REGION_ALIGNMENT)
         constants = start + self.memory.end
         logits = pad_beats(self.config, -(-4 * self.shape.vocab // self.config.beat_bytes)) * self.config.beat_bytes
         kv = constants + align(logits, REGION_ALIGNMENT)
@@ -407,9 +734,13 @@ class ModelCompiler:
             d for i, plain in enumerate(self.program) for d in relocate([plain], kv if i in users else start)
         ]
         symbols = {"program": Region(0, used)}
-        symbols.update({n: Region(r.offset + start, r.bytes) for n, r in self.memory.symbols.items()})
+        data = np.zeros(constants, np.uint8)
+        for symbol, segment in self.memory.segments.items():
+            ticker.tick(f"packing {symbol}")
+            region = Region(segment.region.offset + start, segment.region.bytes)
+            symbols[symbol] = region
+            data[region.offset : region.offset + region.bytes] = segment.make()
         symbols.update({"logits": Region(constants, logits), "kv": Region(kv, pages * self.page_bytes)})
-        data = np.concatenate([np.zeros(start, np.uint8), *self.memory.parts])
         return Image(
             config=self.config,
             shape=self.shape,
@@ -424,12 +755,20 @@ class ModelCompiler:
         )
 
 
+def plan_model(config: BuildConfig, weights: ModelWeights, head: str = "exact") -> tuple[list[Descriptor], int]:
+    """Operators of a pass (addresses relative to nothing) and tokens of a pass, without a byte of weights."""
+    compiler = ModelCompiler(config, weights, head)
+    compiler.plan_program()
+    return compiler.program, compiler.plan.chunk
+
+
 def compile_model(
     config: BuildConfig,
     weights: ModelWeights,
     *,
     name: str = "model",
+    head: str = "exact",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Image:
-    """Image and program of a model; :class:`HwgenError` of kind ``model`` where it does not fit the build."""
-    return ModelCompiler(config, weights).image(name, progress)
+    """Image and program of a model, with one of `HEADS`; :class:`HwgenError` of kind ``model`` where it does not fit the build."""
+    return ModelCompiler(config, weights, head).image(name, progress)

@@ -125,6 +125,12 @@ class Engine:
         for _ in range(need):
             session.pages.append(self._free.pop())
 
+    def adopt(self, session: Session, tokens: Sequence[int]) -> None:
+        """Tokens whose keys and values are put into the cache by other means: the session has them and their pages."""
+        self.check_context(session.position + len(tokens))
+        self._grow(session, session.position + len(tokens))
+        session.tokens.extend(tokens)
+
     def check_context(self, tokens: int) -> None:
         """Refuse a sequence that the cache cannot hold."""
         if tokens > self.image.context:

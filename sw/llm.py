@@ -60,6 +60,7 @@ class LLM:
 
     ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an
     open device; ``device_options`` go to its constructor. ``board``: the name of a board, or a build configuration.
+    ``head``: ``"exact"`` or ``"shortlist"``.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class LLM:
         device: str | Device = "verilator",
         board: str | BuildConfig = "demo",
         progress: Callable[[str], None] | None = None,
+        *,
+        head: str = "exact",
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
         config = board if isinstance(board, BuildConfig) else load_board(board).config
-        self.image = compile_model(config, self.model.weights, name=self.model.name, progress=report)
+        self.image = compile_model(config, self.model.weights, name=self.model.name, head=head, progress=report)
         if isinstance(device, str):
             spare = 0 if device == "pynq" else 1 << 20  # on a board this is what must be free, elsewhere what is made
             options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + spare) // 4096) * 4096}

@@ -125,15 +125,15 @@ class ValueStage(wiring.Component):
     """Takes items from the softmax, in order; after the last block of a head it multiplies the sums by the reciprocal of the
     denominator and writes them to the scratch: slot of kv_head ``h`` at ``output + h * group_vectors``.
 
-    A pass over the dimensions of a block takes a cycle each, and at least as long as the pipeline is deep, so that no
-    pass meets the one before it in the output memory.
+    A pass over the dimensions of a block takes a cycle each, with none between passes, and at least as long as the pipeline is
+    deep, so that no pass meets the one before it in the output memory.
 
     Members
     -------
     op : In(Operator)
     ready, take, willing, item, weights, power, correction, reciprocal
         Counterparts of :class:`OnlineSoftmax`.
-    value_buffer, value_dim, value, value_ready, free
+    value_buffer, value_dim, value, value_ready, next_value_ready, free
         Counterparts of :class:`BlockBuffer`.
     group_vectors, output_round, output_read, output, active
         Counterparts of :class:`SlotTable`.
@@ -160,6 +160,7 @@ class ValueStage(wiring.Component):
             "value_dim": Out(index_bits(sizes.dims)),
             "value": In(8 * config.beat_bytes),
             "value_ready": In(1),
+            "next_value_ready": In(1),
             "free": Out(1),
             "group_vectors": In(16),
             "output_round": Out(index_bits(sizes.rounds)),
@@ -190,13 +191,13 @@ class ValueStage(wiring.Component):
         age = Signal(range(depth + 1))
         rest = Signal(max(1, pause.bit_length()))
         stepping, idle, output_pass, aged = Signal(), Signal(), Signal(), Signal()
-        step, first, ended = Signal(), Signal(), Signal()
+        step, first, ended, follow = Signal(), Signal(), Signal(), Signal()
         head_offset = Signal(len(self.output[0]))
         popped = Signal(range(lanes + 1))
         m.d.comb += [
             last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1),
             self.willing.eq(idle & self.value_ready),
-            self.take.eq(self.willing & self.ready),
+            self.take.eq((self.willing | follow) & self.ready),
             self.value_buffer.eq(item.buffer),
             self.value_dim.eq(dim),
             self.output_round.eq(item.round),
@@ -216,20 +217,27 @@ class ValueStage(wiring.Component):
             with m.If(dim == last_dim):
                 m.d.sync += [dim.eq(0), stepping.eq(0)]
 
+        with m.If(self.take):
+            m.d.sync += [item.eq(self.item), stepping.eq(1), output_pass.eq(0), age.eq(0)]
+            for i in range(lanes):
+                m.d.sync += [power[i].eq(self.power[i]), factor[i].eq(self.correction[i])]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += idle.eq(1)
                 with m.If(self.take):
-                    m.d.sync += [item.eq(self.item), stepping.eq(1), output_pass.eq(0), age.eq(0)]
-                    for i in range(lanes):
-                        m.d.sync += [power[i].eq(self.power[i]), factor[i].eq(self.correction[i])]
                     m.next = "ACCUMULATE"
-            with m.State("ACCUMULATE"), m.If(ended):
-                m.d.comb += self.free.eq(item.release)
+            with m.State("ACCUMULATE"):
                 m.d.sync += popped.eq(0)
-                m.next = "IDLE"
-                with m.If(item.last):
-                    m.next = "RECIPROCAL"
+                # Another pass may follow the last step, its values being there.
+                m.d.comb += follow.eq(
+                    step & (dim == last_dim) & aged & ~item.last & Mux(item.release, self.next_value_ready, 1)
+                )
+                with m.If(ended | self.take):
+                    m.d.comb += self.free.eq(item.release)
+                with m.If(ended):
+                    m.next = "IDLE"
+                    with m.If(item.last):
+                        m.next = "RECIPROCAL"
             with m.State("RECIPROCAL"):
                 m.d.comb += [self.reciprocal.ready.eq(1), self.output_read.eq(1)]
                 with m.If(self.reciprocal.valid):
@@ -269,8 +277,8 @@ class ValueStage(wiring.Component):
 
         # Stored is what was no output pass.
         storing = delayed(m, ~outputs[-1] & steps[product_at], store_at - product_at, "storing")[-1]
-        taken = Signal()
-        m.d.sync += taken.eq(self.take)
+        # The last beat of the pass before still needs its weights.
+        taken = delayed(m, self.take, 2, "taken")[-1]
         writes, addresses, vectors = [], [], []
         for i, value_lane in enumerate(value_lanes):
             weights = Signal(16 * config.kv_block, name=f"weights_{i}")

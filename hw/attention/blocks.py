@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ..interfaces import BeatStream, KvRead, Operator, index_bits
-from .item import BUFFERS, AttentionSizes
-from .reader import StoreReader
+from ..interfaces import KV_LATENCY, BeatStream, KvRead, Operator, index_bits
+from .item import BUFFERS, AttentionSizes, delayed
+from .memory import BlockMemory
+from .scales import ScaleBuffer
 
 __all__ = ["BlockBuffer"]
 
@@ -19,7 +20,7 @@ class BlockBuffer(wiring.Component):
     """Loads blocks into ``BUFFERS`` local buffers, used in turn, ahead of the stages that work on them.
 
     ATTENTION: for every key/value head the pass's own block from the KV store, then the past blocks from ``beats``.
-    HEAD (``direct``): blocks of vocabulary rows; only their scales are buffered, key beats are offered as they come.
+    HEAD (``direct``): blocks of vocabulary rows; the key buffers together are a queue of their beats.
     A block is followed by padding up to a multiple of ``groups`` beats, which is dropped.
 
     Members
@@ -33,16 +34,18 @@ class BlockBuffer(wiring.Component):
         Key beats that may be read of the oldest block whose keys were not freed; it may rise before the block is complete.
     key_free : In(1)
         Strobe: that block's keys were read for the last time.
-    offer, offer_data : Out;  take : In(1)
-        With ``direct``: a key beat, taken in the cycle of ``take`` (only while ``offer``).
+    offer : Out(1), take : In(1)
+        With ``direct``: a key beat is there; it is on ``key`` in the cycle after ``take`` (only while ``offer``).
     value_buffer, value_dim : In;  value : Out
         Value beat, one cycle later.
-    value_ready : Out(1)
-        The values of the oldest block that was not freed are complete.
+    value_ready, next_value_ready : Out(1)
+        The values of the oldest block that was not freed are complete, and those of the next one too.
     free : In(1)
         Strobe: nothing of the oldest block is needed any more.
-    scales_buffer, scales_read : In;  key_scales, value_scales : Out
-        bf16 scales of every key of a block, held from the cycle after the strobe on.
+    scales_ready : Out(BUFFERS)
+        The scales of a buffered block are complete.
+    scale_buffer, scale_key : In;  key_scale, value_scale : Out(16)
+        bf16 scales of one key of a block, one cycle later.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -61,17 +64,18 @@ class BlockBuffer(wiring.Component):
             "key_limit": Out(bits_for(self.sizes.dims)),
             "key_free": In(1),
             "offer": Out(1),
-            "offer_data": Out(beat),
             "take": In(1),
             "value_buffer": In(buffer),
             "value_dim": In(dim),
             "value": Out(beat),
             "value_ready": Out(1),
+            "next_value_ready": Out(1),
             "free": In(1),
-            "scales_buffer": In(buffer),
-            "scales_read": In(1),
-            "key_scales": Out(16 * config.kv_block),
-            "value_scales": Out(16 * config.kv_block),
+            "scales_ready": Out(BUFFERS),
+            "scale_buffer": In(buffer),
+            "scale_key": In(index_bits(config.kv_block)),
+            "key_scale": Out(16),
+            "value_scale": Out(16),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -80,8 +84,7 @@ class BlockBuffer(wiring.Component):
         header_beats = 4 // config.key_bytes
         block_bits = (config.kv_block - 1).bit_length()
         dim_bits = len(self.key_dim)
-        m.submodules.reader = reader = StoreReader(config)
-        wiring.connect(m, wiring.flipped(self.store), reader.store)
+        m.submodules.scales = scales = ScaleBuffer(config)
 
         buffer = Signal(len(self.key_buffer))
         used, keys_ahead, values_ahead = (Signal(range(BUFFERS + 1), name=n) for n in ("used", "keys_ahead", "values_ahead"))
@@ -95,28 +98,29 @@ class BlockBuffer(wiring.Component):
         #: Beats since the last multiple of ``groups``.
         phase = Signal(index_bits(config.groups))
         in_header, in_keys, in_values, in_padding = Signal(), Signal(), Signal(), Signal()
-        begin, accept, loaded_keys, loaded_values = Signal(), Signal(), Signal(), Signal()
-        payload = Signal(8 * config.beat_bytes)
-        wanted, valid = Signal(), Signal()
+        #: HEAD: beats from here on into the queue, and those that were written there.
+        queued, offered = Signal(range((BUFFERS << dim_bits) + 1)), Signal(range((BUFFERS << dim_bits) + 1))
+        begin, wanted, accept, last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
-            last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1),
-            payload.eq(Mux(own, reader.beats.payload, self.beats.payload)),
-            valid.eq(Mux(own, reader.beats.valid, self.beats.valid)),
-            wanted.eq(in_header | (in_keys & (~self.direct | self.take)) | in_values | in_padding),
-            reader.beats.ready.eq(wanted & own),
+            wanted.eq(in_header | (in_keys & (~self.direct | (queued != BUFFERS << dim_bits))) | in_values | in_padding),
             self.beats.ready.eq(wanted & ~own),
-            accept.eq(wanted & valid),
-            self.offer.eq(in_keys & self.direct & self.beats.valid),
-            self.offer_data.eq(self.beats.payload),
-            reader.head.eq(head),
-            reader.head_vectors.eq(command.head_vectors),
-            reader.start.eq(begin & own),
+            # The store answers every request.
+            accept.eq(wanted & (own | self.beats.valid)),
+            last.eq(step == last_step),
         ]
+        m.d.sync += last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1)
         aligned = Signal()
-        m.d.comb += aligned.eq(own | (phase == config.groups - 1))
+        m.d.comb += aligned.eq(phase == config.groups - 1)
         with m.If(accept):
-            m.d.sync += [step.eq(step + 1), phase.eq(Mux(phase == config.groups - 1, 0, phase + 1))]
+            m.d.sync += [step.eq(step + 1), phase.eq(Mux(aligned, 0, phase + 1))]
+
+        # What lands in the buffers: beats as they come, or what the store answers.
+        from_store = [delayed(m, own & state, KV_LATENCY, n) for state, n in ((in_keys, "own_keys"), (in_values, "own_values"))]
+        own_last = delayed(m, last, KV_LATENCY, "own_last", reset_less=True)[-1]
+        own_step = delayed(m, step[:dim_bits], KV_LATENCY, "own_step", reset_less=True)[-1]
+        landed = Signal()
+        m.d.comb += landed.eq(~Cat(*from_store[0], *from_store[1]).any())
 
         def end_block() -> None:
             m.d.sync += [buffer.eq(buffer + 1), blocks_left.eq(blocks_left - 1), own.eq(0)]
@@ -135,18 +139,20 @@ class BlockBuffer(wiring.Component):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.sync += [step.eq(0), phase.eq(0)]
-                with m.If(used != BUFFERS):
-                    m.d.comb += begin.eq(1)
+                with m.If((used != BUFFERS) & ~scales.busy):
+                    m.d.comb += [begin.eq(1), scales.pour.eq(own)]
                     m.next = "HEADER"
+                    with m.If(own):
+                        m.next = "KEYS"
             with m.State("HEADER"):
                 m.d.comb += in_header.eq(1)
                 with m.If(accept & (step == header_beats - 1)):
+                    m.d.comb += scales.pour.eq(1)
                     m.d.sync += step.eq(0)
                     m.next = "KEYS"
             with m.State("KEYS"):
                 m.d.comb += in_keys.eq(1)
-                with m.If(accept & (step == last_step)):
-                    m.d.comb += loaded_keys.eq(1)
+                with m.If(accept & last):
                     m.d.sync += step.eq(0)
                     m.next = "VALUES"
                     with m.If(self.direct):
@@ -155,49 +161,79 @@ class BlockBuffer(wiring.Component):
                             end_block()
             with m.State("VALUES"):
                 m.d.comb += in_values.eq(1)
-                with m.If(accept & (step == last_step)):
-                    m.d.comb += loaded_values.eq(1)
+                with m.If(accept & last):
                     m.next = "PADDING"
-                    with m.If(aligned):
+                    with m.If(own):
+                        m.next = "LAND"
+                    with m.Elif(aligned):
                         end_block()
+            with m.State("LAND"), m.If(landed & ~scales.busy):
+                end_block()
             with m.State("PADDING"):
                 m.d.comb += in_padding.eq(1)
                 with m.If(accept & aligned):
                     end_block()
 
+        key_written, value_written, last_written = Signal(), Signal(), Signal()
+        write_step, write_buffer = Signal(dim_bits), Signal(len(buffer))
+        data = Signal(8 * config.beat_bytes, reset_less=True)
+        m.d.sync += [
+            key_written.eq(from_store[0][-1] | (accept & in_keys & ~own)),
+            value_written.eq(from_store[1][-1] | (accept & in_values & ~own)),
+            last_written.eq(Mux(own, own_last, last)),
+            write_step.eq(Mux(own, own_step, step)),
+            write_buffer.eq(buffer),
+            data.eq(Mux(own, self.store.data, self.beats.payload)),
+        ]
+        keys_written = Signal(range(sizes.dims))
+        with m.If(key_written):
+            m.d.sync += keys_written.eq(Mux(last_written, 0, write_step + 1))
+        write_place, read_place = Signal(dim_bits + len(buffer)), Signal(dim_bits + len(buffer))
         m.d.sync += [
             used.eq(used + begin - self.free),
-            keys_ahead.eq(keys_ahead + (loaded_keys & ~self.direct) - self.key_free),
-            values_ahead.eq(values_ahead + loaded_values - self.free),
+            keys_ahead.eq(keys_ahead + (key_written & last_written & ~self.direct) - self.key_free),
+            values_ahead.eq(values_ahead + (value_written & last_written) - (self.free & ~self.direct)),
+            queued.eq(queued + (accept & in_keys & self.direct) - self.take),
+            offered.eq(offered + (key_written & self.direct) - self.take),
+            read_place.eq(read_place + self.take),
+            write_place.eq(write_place + (key_written & self.direct)),
         ]
-        with m.If(self.direct):
-            m.d.sync += values_ahead.eq(0)
         m.d.comb += [
-            self.key_limit.eq(Mux(keys_ahead != 0, sizes.dims, Mux(in_keys, step, 0))),
+            self.key_limit.eq(Mux(keys_ahead != 0, sizes.dims, keys_written)),
             self.value_ready.eq(values_ahead != 0),
+            self.next_value_ready.eq(values_ahead > 1),
+            self.offer.eq(offered != 0),
         ]
 
-        m.submodules.keys = keys = memory.Memory(shape=8 * config.beat_bytes, depth=BUFFERS << dim_bits, init=[])
-        m.submodules.values = values = memory.Memory(shape=8 * config.beat_bytes, depth=BUFFERS << dim_bits, init=[])
-        m.submodules.scales = scales = memory.Memory(shape=32 * config.kv_block, depth=BUFFERS, init=[])
-        put_key, get_key, put_value, get_value = keys.write_port(), keys.read_port(), values.write_port(), values.read_port()
-        put_scales, get_scales = scales.write_port(granularity=8 * config.beat_bytes), scales.read_port()
+        m.submodules.keys = keys = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
+        m.submodules.values = values = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
         m.d.comb += [
-            put_key.en.eq(accept & in_keys & ~self.direct),
-            put_key.addr.eq(Cat(step[:dim_bits], buffer)),
-            put_key.data.eq(payload),
-            get_key.addr.eq(Cat(self.key_dim, self.key_buffer)),
-            self.key.eq(get_key.data),
-            put_value.en.eq(accept & in_values),
-            put_value.addr.eq(put_key.addr),
-            put_value.data.eq(payload),
-            get_value.addr.eq(Cat(self.value_dim, self.value_buffer)),
-            self.value.eq(get_value.data),
-            put_scales.en.eq(Mux(accept & in_header, 1 << step[: bits_for(header_beats - 1)], 0)),
-            put_scales.addr.eq(buffer),
-            put_scales.data.eq(Cat(payload for _ in range(header_beats))),
-            get_scales.addr.eq(self.scales_buffer),
-            get_scales.en.eq(self.scales_read),
-            Cat(self.key_scales, self.value_scales).eq(get_scales.data),
+            keys.write_en.eq(key_written),
+            keys.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
+            keys.write_data.eq(data),
+            keys.addr.eq(Mux(self.direct, read_place, Cat(self.key_dim, self.key_buffer))),
+            self.key.eq(keys.data),
+            values.write_en.eq(value_written),
+            values.write_addr.eq(Cat(write_step, write_buffer)),
+            values.write_data.eq(data),
+            values.addr.eq(Cat(self.value_dim, self.value_buffer)),
+            self.value.eq(values.data),
+            self.store.value.eq(in_values),
+            self.store.head.eq(head),
+            self.store.head_vectors.eq(command.head_vectors),
+            self.store.dim.eq(step),
+            self.store.bank.eq(scales.bank),
+            scales.bank_scales.eq(self.store.scales),
+            scales.put.eq(accept & in_header),
+            scales.part.eq(step),
+            scales.beat.eq(self.beats.payload),
+            scales.begin.eq(begin),
+            scales.buffer.eq(buffer),
+            scales.own.eq(own),
+            self.scales_ready.eq(scales.ready),
+            scales.read_buffer.eq(self.scale_buffer),
+            scales.read_key.eq(self.scale_key),
+            self.key_scale.eq(scales.key_scale),
+            self.value_scale.eq(scales.value_scale),
         ]
         return m

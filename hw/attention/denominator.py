@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ..float import FloatAdd, FloatDiv, FloatMul
+from ..float import FloatAdd, FloatMul
 from .item import AttentionSizes, ItemLayout, delayed
+from .reciprocal import Reciprocal
 
 __all__ = ["Denominator"]
-
-_ONE = 0x3F80_0000
 
 
 class Denominator(wiring.Component):
@@ -46,7 +45,9 @@ class Denominator(wiring.Component):
         m = Module()
         config, lanes = self.config, self.config.query_lanes
         lane_bits = self.sizes.lane_bits
-        m.submodules.multiply, m.submodules.add, m.submodules.divide = multiply, add, divide = FloatMul(), FloatAdd(), FloatDiv()
+        m.submodules.multiply, m.submodules.add = multiply, add = FloatMul(), FloatAdd()
+        m.submodules.reciprocal = reciprocal = Reciprocal()
+        m.submodules.waiting = waiting = fifo.SyncFIFO(width=32, depth=2 * lanes)
         m.submodules.sums = sums = memory.Memory(shape=32, depth=self.sizes.rounds << lane_bits, init=[])
         m.submodules.results = results = fifo.SyncFIFO(width=32, depth=2 * lanes)
         put, get = sums.write_port(), sums.read_port(domain="comb")
@@ -83,10 +84,14 @@ class Denominator(wiring.Component):
             put.en.eq(stored),
             put.addr.eq(delayed(m, address, through, "address")[-1]),
             put.data.eq(add.o),
-            divide.a.eq(Const(_ONE, 32)),
-            divide.b.eq(add.o),
-            results.w_en.eq(delayed(m, stored & delayed(m, item.last, through, "last")[-1], divide.latency, "divided")[-1]),
-            results.w_data.eq(divide.o),
+            waiting.w_en.eq(stored & delayed(m, item.last, through, "last")[-1]),
+            waiting.w_data.eq(add.o),
+            reciprocal.a.valid.eq(waiting.r_rdy),
+            reciprocal.a.payload.eq(waiting.r_data),
+            waiting.r_en.eq(reciprocal.a.ready),
+            results.w_en.eq(reciprocal.o.valid),
+            results.w_data.eq(reciprocal.o.payload),
+            reciprocal.o.ready.eq(results.w_rdy),
             self.reciprocal.valid.eq(results.r_rdy),
             self.reciprocal.payload.eq(results.r_data),
             results.r_en.eq(self.reciprocal.ready),

@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from .item import AttentionSizes
 
 __all__ = ["DotArray"]
 
@@ -22,21 +23,22 @@ class DotArray(wiring.Component):
         The same elements of the lane's query.
     valid, first : In(1)
         A beat comes; it is the first of a block and starts new sums.
-    scores : Out per lane
-        ``kv_block`` signed sums of ``score_bits``, ``latency`` cycles after the last beat, until the next block's first beat
-        arrives there.
+    scores_0, scores_1, ... : Out, for each lane
+        ``kv_block`` signed sums of the lane's ``sum_bits``, ``latency`` cycles after the last beat, until the next block's
+        first beat arrives there.
     """
 
     latency = 3
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
+        self.sum_bits = AttentionSizes(config).sum_bits
         super().__init__({
             "key": In(8 * config.beat_bytes),
             "query": In(8 * config.key_bytes).array(config.query_lanes),
             "valid": In(1),
             "first": In(1),
-            "scores": Out(config.kv_block * config.score_bits).array(config.query_lanes),
+            **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(self.sum_bits)},
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -49,7 +51,8 @@ class DotArray(wiring.Component):
             first[0].eq(self.first),
             first[1].eq(first[0]),
         ]
-        for lane in range(config.query_lanes):
+        for lane, bits in enumerate(self.sum_bits):
+            scores = getattr(self, f"scores_{lane}")
             for key in range(config.kv_block):
                 products = []
                 for i in range(config.key_bytes):
@@ -59,10 +62,10 @@ class DotArray(wiring.Component):
                         m.d.sync += product.eq(element * self.query[lane].word_select(i, 8).as_signed())
                     products.append(product)
                 partial = Signal(signed(16 + (config.key_bytes - 1).bit_length()), name=f"partial_{lane}_{key}")
-                total = Signal(signed(config.score_bits), name=f"total_{lane}_{key}")
+                total = Signal(signed(bits), name=f"total_{lane}_{key}")
                 with m.If(valid[0]):
                     m.d.sync += partial.eq(sum(products[1:], start=products[0]))
                 with m.If(valid[1]):
                     m.d.sync += total.eq(Mux(first[1], 0, total) + partial)
-                m.d.comb += self.scores[lane].word_select(key, config.score_bits).eq(total)
+                m.d.comb += scores.word_select(key, bits).eq(total)
         return m

@@ -20,6 +20,8 @@ class AttentionSizes:
 
     def __init__(self, config: BuildConfig) -> None:
         lanes = config.query_lanes
+        if config.key_bytes > config.width:
+            raise ValueError(f"key_bytes must be at most width ({config.width}), not {config.key_bytes!r}; lower beat_vectors")
         #: Rounds of ``query_lanes`` slots at most.
         self.rounds = -(-config.max_group // lanes)
         #: Beats of the keys of one block at most.
@@ -30,12 +32,15 @@ class AttentionSizes:
         self.part_bits = (config.width // config.key_bytes - 1).bit_length()
         #: log2 of the query lanes.
         self.lane_bits = (lanes - 1).bit_length()
-        # Lanes beyond the last slot waste one row a key/value head when there are more lanes than tokens.
-        rows = -(-config.chunk * config.max_heads // lanes) + (config.max_kv_heads if lanes > config.chunk else 0)
+        # Where the slots of a key/value head do not fill its last round, lanes waste one row of every head.
+        wasted = config.max_kv_heads if config.chunk % lanes else 0
         #: Rows of query heads in one bank of the query memory.
-        self.query_rows = rows
+        self.query_rows = -(-config.chunk * config.max_heads // lanes) + wasted
+        elements = -(-config.chunk * config.max_query // lanes) + min(wasted * config.max_head_dim, config.max_query)
         #: Words of one bank of the query memory.
-        self.query_words = max(rows * config.max_head_dim, config.max_inputs) // config.width
+        self.query_words = -(-max(elements, config.max_inputs) // config.width)
+        #: Bits of the sums of one lane: lane 0 also computes the LM head.
+        self.sum_bits = [config.score_bits] + [(127 * 127 * config.max_head_dim).bit_length() + 1] * (lanes - 1)
         #: Words of one lane's output memory.
         self.output_words = self.rounds * self.dims
 
@@ -62,11 +67,11 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
     })  # fmt: skip
 
 
-def delayed(m: Module, value: Value, cycles: int, name: str) -> list[Value]:
-    """``value`` of 0, 1, ... ``cycles`` cycles before."""
+def delayed(m: Module, value: Value, cycles: int, name: str, *, reset_less: bool = False) -> list[Value]:
+    """``value`` of 0, 1, ... ``cycles`` cycles before. Without reset a long line fits shift registers."""
     line = [value]
     for i in range(cycles):
-        after = Signal(Shape.cast(value.shape()), name=f"{name}_{i + 1}")
+        after = Signal(Shape.cast(value.shape()), name=f"{name}_{i + 1}", reset_less=reset_less)
         m.d.sync += after.eq(line[-1])
         line.append(after)
     return line

@@ -13,7 +13,8 @@ __all__ = ["LogitWriter"]
 
 
 class LogitWriter(wiring.Component):
-    """One segment of ``ceil(rows / width)`` beats of float32, rounded up to a multiple of ``groups``; the rest is 0.
+    """One segment of float32 beats, rounded up to a multiple of ``groups`` beats; the rest is 0. Logits wait one by one in a
+    queue, so that only one register is a beat wide.
 
     Members
     -------
@@ -48,42 +49,47 @@ class LogitWriter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        width_bits, group_bits = ((n - 1).bit_length() for n in (config.width, config.groups))
-        block_beats = config.kv_block // config.width
-        depth = 4 * block_beats
-        m.submodules.queue = queue = fifo.SyncFIFO(width=8 * config.beat_bytes, depth=depth)
+        words = config.beat_bytes // 4
+        word_bits, group_bits = (words - 1).bit_length(), (config.groups - 1).bit_length()
+        depth = 2 * config.kv_block
+        m.submodules.queue = queue = fifo.SyncFIFO(width=32, depth=depth)
 
         gathered = Signal(8 * config.beat_bytes)
-        count = Signal(width_bits)
-        push = Signal()
+        count = Signal(word_bits)
         left = Signal(32)
         reserved = Signal(range(depth + 1))
-        active = Signal()
-        m.d.sync += push.eq(0)
-        with m.If(active & self.valid):
-            m.d.sync += [gathered.eq(Cat(gathered[32:], self.logit)), count.eq(count + 1), push.eq(count == config.width - 1)]
-        pop = Signal()
+        active, finished, sending, full, shift, drop = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [
+            reserved.eq(reserved + Mux(active & self.begin, config.kv_block, 0) - (queue.r_rdy & queue.r_en)),
+            finished.eq(self.finish),
+        ]
         m.d.comb += [
-            queue.w_en.eq(push),
-            queue.w_data.eq(gathered),
-            queue.r_en.eq(pop),
-            self.room.eq(~active | (reserved <= depth - block_beats)),
-            self.beats.payload.data.eq(Mux(queue.r_rdy, queue.r_data, 0)),
+            queue.w_en.eq(active & self.valid),
+            queue.w_data.eq(self.logit),
+            queue.r_en.eq(shift | drop),
+            self.room.eq(~active | (reserved <= depth - config.kv_block)),
+            shift.eq(sending & (~full | self.beats.ready) & (queue.r_rdy | finished)),
+            self.beats.valid.eq(full),
+            self.beats.payload.data.eq(gathered),
             self.beats.payload.strobe.eq(~0),
             self.segment.payload.address.eq(self.address),
             self.segment.payload.beats.eq(left),
         ]
-        m.d.sync += reserved.eq(reserved + Mux(active & self.begin, block_beats, 0) - (pop & queue.r_rdy))
+        with m.If(self.beats.ready):
+            m.d.sync += full.eq(0)
+        with m.If(shift):
+            m.d.sync += [
+                gathered.eq(Cat(gathered[32:], Mux(queue.r_rdy, queue.r_data, 0))),
+                count.eq(count + 1),
+                full.eq(count == words - 1),
+            ]
 
-        finished = Signal()
-        # The last push comes a cycle after its logit.
-        m.d.sync += finished.eq(self.finish & ~push)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.idle.eq(~self.start)
-                vectors = Signal(32)
-                m.d.comb += vectors.eq((self.rows + config.width - 1) >> width_bits)
-                m.d.sync += left.eq(((vectors + config.groups - 1) >> group_bits) << group_bits)
+                beats = Signal(32)
+                m.d.comb += beats.eq((self.rows + words - 1) >> word_bits)
+                m.d.sync += left.eq(((beats + config.groups - 1) >> group_bits) << group_bits)
                 with m.If(self.start):
                     m.d.sync += [active.eq(1), count.eq(0)]
                     m.next = "SEGMENT"
@@ -92,14 +98,14 @@ class LogitWriter(wiring.Component):
                 with m.If(self.segment.ready):
                     m.next = "BEATS"
             with m.State("BEATS"):
-                m.d.comb += [self.beats.valid.eq(queue.r_rdy | finished), pop.eq(self.beats.ready)]
-                with m.If(self.beats.valid & self.beats.ready):
+                m.d.comb += sending.eq(~full | (left != 1))
+                with m.If(full & self.beats.ready):
                     m.d.sync += left.eq(left - 1)
                     with m.If(left == 1):
                         m.next = "DROP"
             with m.State("DROP"):
                 # The last block may hold whole beats of missing rows.
-                m.d.comb += pop.eq(1)
+                m.d.comb += drop.eq(1)
                 with m.If(finished & ~queue.r_rdy):
                     m.d.sync += active.eq(0)
                     m.next = "IDLE"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ..interfaces import QueryScaleWrite, QueryWrite, index_bits
 from .item import AttentionSizes
+from .memory import BlockMemory
 
 __all__ = ["QueryMemory"]
 
@@ -79,15 +80,14 @@ class QueryMemory(wiring.Component):
         part = Signal(len(self.part))
         m.d.sync += part.eq(self.part)
         for i in range(config.query_lanes):
-            m.submodules[f"bank_{i}"] = bank = memory.Memory(shape=8 * config.width, depth=sizes.query_words, init=[])
+            m.submodules[f"bank_{i}"] = bank = BlockMemory(8 * config.width, sizes.query_words)
             m.submodules[f"scales_{i}"] = scales = memory.Memory(shape=32, depth=sizes.query_rows, init=[])
-            put, get = bank.write_port(), bank.read_port()
             put_scale, get_scale = scales.write_port(), scales.read_port()
             m.d.comb += [
-                put.en.eq(valid[1] & (lane[1] == i)),
-                put.addr.eq(addr),
-                put.data.eq(data[1]),
-                get.addr.eq(self.addr),
+                bank.write_en.eq(valid[1] & (lane[1] == i)),
+                bank.write_addr.eq(addr),
+                bank.write_data.eq(data[1]),
+                bank.addr.eq(self.addr),
                 put_scale.en.eq(scale_valid & (scale_lane == i)),
                 put_scale.addr.eq(scale_row),
                 put_scale.data.eq(scale),
@@ -95,5 +95,5 @@ class QueryMemory(wiring.Component):
                 get_scale.en.eq(self.scale_read),
                 self.scale[i].eq(get_scale.data),
             ]
-            m.d.sync += self.data[i].eq(Cat(get.data).word_select(part, 8 * config.key_bytes))
+            m.d.sync += self.data[i].eq(bank.data.word_select(part, 8 * config.key_bytes))
         return m

@@ -20,7 +20,7 @@ class ScoreScaler(wiring.Component):
     """``round_int(fmul(fmul(int_to_f32(q . k), key scale), query scale), 10, 24)``, one key of every lane a cycle, and over
     the valid keys of an item the largest score and the largest exponent of a value scale.
 
-    An item takes ``max(kv_block, latency) + 1`` cycles.
+    An item takes ``max(kv_block, latency + 1)`` cycles.
 
     Members
     -------
@@ -30,13 +30,13 @@ class ScoreScaler(wiring.Component):
         An item may start.
     begin : Out(1)
         Strobe: an item starts.
-    position : In
-        Of the chunk's first token.
-    scales_buffer, scales_read, key_scales, value_scales; scale_addr, scale_read, scale; token_round, token_read, token
+    read_last : Out(1)
+        Strobe: the scales of an item's block were read for the last time.
+    scales_ready, scale_buffer, scale_key, key_scale, value_scale; scale_addr, scale_read, scale; token_round, token_read, token
         Counterparts of :class:`BlockBuffer`, :class:`QueryMemory` and :class:`SlotTable`.
     logit_valid : Out(1), logit : Out(32)
         Lane 0 before it is rounded to an integer.
-    valid, score, usable, value_scale : Out
+    valid, score, usable, key_value_scale : Out
         A key: its score for every lane, whether it takes part there, and its value's bf16 scale.
     done : Out(1), present : Out(ItemLayout), maximum, exponent : Out per lane
         Strobe after the last key of an item; the others then hold its data until the next item's first key has passed.
@@ -47,19 +47,21 @@ class ScoreScaler(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
-        sizes, lanes = AttentionSizes(config), config.query_lanes
+        self.sizes = sizes = AttentionSizes(config)
+        lanes = config.query_lanes
         super().__init__({
-            "scores": In(config.kv_block * config.score_bits).array(lanes),
+            **{f"scores_{lane}": In(config.kv_block * bits) for lane, bits in enumerate(sizes.sum_bits)},
             "load": In(1),
             "item": In(ItemLayout(config)),
             "release": Out(1),
             "room": In(1),
             "begin": Out(1),
-            "position": In(bits_for(config.max_context)),
-            "scales_buffer": Out((BUFFERS - 1).bit_length()),
-            "scales_read": Out(1),
-            "key_scales": In(16 * config.kv_block),
-            "value_scales": In(16 * config.kv_block),
+            "read_last": Out(1),
+            "scales_ready": In(BUFFERS),
+            "scale_buffer": Out((BUFFERS - 1).bit_length()),
+            "scale_key": Out(index_bits(config.kv_block)),
+            "key_scale": In(16),
+            "value_scale": In(16),
             "scale_addr": Out(index_bits(sizes.query_rows)),
             "scale_read": Out(1),
             "scale": In(32).array(lanes),
@@ -71,7 +73,7 @@ class ScoreScaler(wiring.Component):
             "valid": Out(1),
             "score": Out(signed(SCORE_BITS)).array(lanes),
             "usable": Out(lanes),
-            "value_scale": Out(16),
+            "key_value_scale": Out(16),
             "done": Out(1),
             "present": Out(ItemLayout(config)),
             "maximum": Out(signed(SCORE_BITS)).array(lanes),
@@ -83,30 +85,28 @@ class ScoreScaler(wiring.Component):
         config, lanes = self.config, self.config.query_lanes
         key_bits = (config.kv_block - 1).bit_length()
         # Nothing of an item is replaced before its first key left the pipeline.
-        period = max(config.kv_block, self.latency) + 1
+        period = max(config.kv_block, self.latency + 1)
 
         full, busy = Signal(), Signal()
         key, age = Signal(key_bits), Signal(range(period))
         running, first, last = Signal(), Signal(), Signal()
         working = Signal(ItemLayout(config))
         m.d.comb += [
-            self.begin.eq(full & ~busy & self.room),
-            self.scales_buffer.eq(self.item.buffer),
-            self.scales_read.eq(self.begin),
+            self.begin.eq((full | self.load) & ~busy & self.room & self.scales_ready.bit_select(self.item.buffer, 1)),
+            self.scale_buffer.eq(working.buffer),
+            self.scale_key.eq(key),
+            self.read_last.eq(last),
             self.scale_addr.eq(self.item.query_scale),
             self.scale_read.eq(self.begin),
             self.token_round.eq(self.item.round),
             self.token_read.eq(self.begin),
             first.eq(running & (key == 0)),
             last.eq(running & (key == config.kv_block - 1)),
-            # The next sums arrive more than four cycles after this.
-            self.release.eq(running & (key == max(0, config.kv_block - 5))),
+            # The next sums arrive six cycles after this or later: when the last key is read.
+            self.release.eq(running & (key == max(0, config.kv_block - 7))),
         ]
-        held = [Signal(len(scores), name=f"held_{i}") for i, scores in enumerate(self.scores)]
-        with m.If(self.load):
-            m.d.sync += [full.eq(1), *(mine.eq(theirs) for mine, theirs in zip(held, self.scores, strict=True))]
-        with m.If(self.begin):
-            m.d.sync += [working.eq(self.item), full.eq(0), busy.eq(1), running.eq(1), key.eq(0), age.eq(1)]
+        scores = [getattr(self, f"scores_{lane}") for lane in range(lanes)]
+        held = [Signal(len(sums), name=f"held_{i}", reset_less=True) for i, sums in enumerate(scores)]
         with m.If(running):
             m.d.sync += key.eq(key + 1)
             with m.If(last):
@@ -115,21 +115,18 @@ class ScoreScaler(wiring.Component):
             m.d.sync += age.eq(age + 1)
             with m.If(age == period - 1):
                 m.d.sync += busy.eq(0)
+        with m.If(self.load):
+            m.d.sync += [full.eq(1), *(mine.eq(theirs) for mine, theirs in zip(held, scores, strict=True))]
+        with m.If(self.begin):
+            m.d.sync += [working.eq(self.item), full.eq(0), busy.eq(1), running.eq(1), key.eq(0), age.eq(1)]
 
         valid = delayed(m, running, self.latency, "valid")
         firsts = delayed(m, first, self.latency, "first")
         lasts = delayed(m, last, self.latency + 1, "last")
 
-        key_scale, value_scale = Signal(16), Signal(16)
-        m.d.sync += [
-            key_scale.eq(self.key_scales.word_select(key, 16)),
-            value_scale.eq(self.value_scales.word_select(key, 16)),
-        ]
-        key_scales = delayed(m, key_scale, IntToFloat.latency, "key_scale")
-        value_scales = delayed(m, value_scale, self.latency - 1, "value_scale")
-        #: Token of the chunk that this bank of the KV store holds.
-        holder = Signal((config.chunk - 1).bit_length())
-        m.d.comb += [holder.eq(key - self.position), self.value_scale.eq(value_scales[-1]), self.valid.eq(valid[-1])]
+        key_scales = delayed(m, self.key_scale, IntToFloat.latency, "key_scale", reset_less=True)
+        value_scales = delayed(m, self.value_scale, self.latency - 1, "value_scale", reset_less=True)
+        m.d.comb += [self.key_value_scale.eq(value_scales[-1]), self.valid.eq(valid[-1])]
 
         scaled_at = 1 + IntToFloat.latency + FloatMul.latency
         m.d.comb += self.logit_valid.eq(valid[scaled_at + FloatMul.latency])
@@ -137,20 +134,18 @@ class ScoreScaler(wiring.Component):
             m.d.sync += self.present.eq(working)
         m.d.comb += self.done.eq(lasts[-1])
 
-        for lane in range(lanes):
-            m.submodules[f"convert_{lane}"] = convert = IntToFloat(config.score_bits)
+        for lane, bits in enumerate(self.sizes.sum_bits):
+            m.submodules[f"convert_{lane}"] = convert = IntToFloat(bits)
             m.submodules[f"by_key_{lane}"] = by_key = FloatMul()
             m.submodules[f"by_query_{lane}"] = by_query = FloatMul()
             m.submodules[f"round_{lane}"] = to_score = FloatToInt(SCORE_BITS, fraction=SCORE_FRACTION)
-            dot = Signal(signed(config.score_bits), name=f"dot_{lane}")
+            dot = Signal(signed(bits), name=f"dot_{lane}", reset_less=True)
             usable = Signal(name=f"usable_{lane}")
             scale = Signal(32, name=f"scale_{lane}")
-            own = holder <= self.token[lane]
-            if config.chunk < config.kv_block:
-                own &= key < config.chunk
             m.d.sync += [
-                dot.eq(held[lane].word_select(key, config.score_bits)),
-                usable.eq(Mux(working.own, own, key < working.limit)),
+                dot.eq(held[lane].word_select(key, bits)),
+                # The pass's own block: key t is that of token t.
+                usable.eq(Mux(working.own, key <= self.token[lane], key < working.limit)),
             ]
             with m.If(firsts[scaled_at - 1]):
                 m.d.sync += scale.eq(self.scale[lane])
@@ -169,7 +164,7 @@ class ScoreScaler(wiring.Component):
 
             takes = self.usable[lane]
             higher = firsts[-1] | (self.score[lane] > self.maximum[lane])
-            field = self.value_scale[7:15]
+            field = self.key_value_scale[7:15]
             with m.If(valid[-1]):
                 with m.If(takes & higher):
                     m.d.sync += self.maximum[lane].eq(self.score[lane])

@@ -28,12 +28,12 @@ class ScoreStage(wiring.Component):
         Of the slot table.
     write, write_scale, scale_addr, scale_read, scale
         As in :class:`QueryMemory`.
-    key_buffer, key_dim, key, key_limit, key_free, offer, offer_data, take
+    key_buffer, key_dim, key, key_limit, key_free, offer, take
         Counterparts of :class:`BlockBuffer`.
-    scores : Out per lane, item : Out(ItemLayout), load : Out(1)
+    scores_0, scores_1, ... : Out for each lane, item : Out(ItemLayout), load : Out(1)
         ``load`` is a strobe; ``scores`` holds the sums in that cycle. ``item`` describes them, until ``release``.
     release : In(1)
-        Strobe: the sums of the next item may come, five cycles later at the earliest.
+        Strobe: the sums of the next item may come, six cycles later at the earliest.
     """
 
     #: Cycles from a key beat's request to ``load``.
@@ -60,9 +60,8 @@ class ScoreStage(wiring.Component):
             "key_limit": In(bits_for(sizes.dims)),
             "key_free": Out(1),
             "offer": In(1),
-            "offer_data": In(beat),
             "take": Out(1),
-            "scores": Out(config.kv_block * config.score_bits).array(lanes),
+            **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(sizes.sum_bits)},
             "item": Out(ItemLayout(config)),
             "load": Out(1),
             "release": In(1),
@@ -180,13 +179,13 @@ class ScoreStage(wiring.Component):
         arriving = delayed(m, issue, 2, "arriving")
         opening = delayed(m, dim == 0, 2, "opening")
         finished = delayed(m, finish, self.latency, "finished")
-        offered = Signal(8 * config.beat_bytes)
-        with m.If(self.take):
-            m.d.sync += offered.eq(self.offer_data)
-        key = Signal(8 * config.beat_bytes)
+        key = Signal(8 * config.beat_bytes, reset_less=True)
         with m.If(arriving[1]):
-            m.d.sync += key.eq(Mux(self.direct, offered, self.key))
+            m.d.sync += key.eq(self.key)
         m.d.comb += [dot.key.eq(key), dot.valid.eq(arriving[2]), dot.first.eq(opening[2]), self.load.eq(finished[-1])]
         for lane in range(config.query_lanes):
-            m.d.comb += [dot.query[lane].eq(query.data[lane]), self.scores[lane].eq(dot.scores[lane])]
+            m.d.comb += [
+                dot.query[lane].eq(query.data[lane]),
+                getattr(self, f"scores_{lane}").eq(getattr(dot, f"scores_{lane}")),
+            ]
         return m

@@ -22,13 +22,13 @@ class OnlineSoftmax(wiring.Component):
 
     Members
     -------
-    begin, valid, score, usable, value_scale, done, present, maximum, exponent
+    begin, valid, score, usable, key_value_scale, done, present, maximum, exponent
         Counterparts of :class:`ScoreScaler`.
     room : Out(1)
         The scaler may begin an item.
     ready : Out(1), take : In(1), willing : In(1)
-        ``ready``: an item's results are complete; ``take`` (only while ``ready``) accepts them. ``weights`` stays valid for one
-        cycle more. ``willing``: the next results will be taken as soon as they are ready.
+        ``ready``: an item's results are complete; ``take`` (only while ``ready``) accepts them. ``weights`` stays valid for two
+        cycles more. ``willing``: the next results will be taken as soon as they are ready.
     item : Out(ItemLayout), weights : Out per lane, power, correction : Out per lane
         Weights of ``kv_block`` keys, 16 bits each; exponent field of their unit; ``c`` as float32.
     reciprocal : Out(stream of 32 bits)
@@ -44,7 +44,7 @@ class OnlineSoftmax(wiring.Component):
             "valid": In(1),
             "score": In(signed(SCORE_BITS)).array(lanes),
             "usable": In(lanes),
-            "value_scale": In(16),
+            "key_value_scale": In(16),
             "done": In(1),
             "present": In(ItemLayout(config)),
             "maximum": In(signed(SCORE_BITS)).array(lanes),
@@ -69,16 +69,19 @@ class OnlineSoftmax(wiring.Component):
         # From an item's acceptance until its last use of what the acceptance replaces.
         period = max(config.kv_block + 3, denominator.latency + 1, lanes + 1, 12)
 
-        # Keys between scaler and exponential: room for two items.
-        m.submodules.keys = keys = memory.Memory(shape=16 + lanes * (1 + SCORE_BITS), depth=2 * config.kv_block, init=[])
+        # Keys between scaler and exponential: two items that were not accepted, and the one at work.
+        m.submodules.keys = keys = memory.Memory(
+            shape=16 + lanes * (1 + SCORE_BITS), depth=4 * config.kv_block, init=[], attrs={"ram_style": "distributed"}
+        )
         put, get = keys.write_port(), keys.read_port()
-        put_key, get_key = Signal(key_bits + 1), Signal(key_bits + 1)
-        in_use = Signal(2)
+        put_key, get_key = Signal(key_bits + 2), Signal(key_bits + 2)
+        #: Items begun in the scaler and not accepted here.
+        ahead = Signal(2)
         m.d.comb += [
             put.en.eq(self.valid),
             put.addr.eq(put_key),
-            put.data.eq(Cat(self.value_scale, self.usable, *self.score)),
-            self.room.eq(in_use < 2),
+            put.data.eq(Cat(self.key_value_scale, self.usable, *self.score)),
+            self.room.eq(ahead < 2),
         ]
         with m.If(self.valid):
             m.d.sync += put_key.eq(put_key + 1)
@@ -110,7 +113,7 @@ class OnlineSoftmax(wiring.Component):
         ]
         m.d.sync += [
             unclaimed.eq(unclaimed + accept - self.take),
-            in_use.eq(in_use + self.begin - last),
+            ahead.eq(ahead + self.begin - accept),
             merge.eq(accept),
         ]
         with m.If(accept):

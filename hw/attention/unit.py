@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Opcode
-from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat
+from ...descriptors import Fetch, Opcode
+from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat, index_bits
 from .accumulate import ValueStage
 from .blocks import BlockBuffer
+from .candidates import CandidateList
 from .logits import LogitWriter
 from .scaling import ScoreScaler
 from .scores import ScoreStage
 from .slots import SlotTable
 from .softmax import OnlineSoftmax
-from .topk import INDEX_BITS, TopK
+from .topk import INDEX_BITS
 
 __all__ = ["AttentionUnit"]
 
@@ -30,7 +31,7 @@ class AttentionUnit(wiring.Component):
         beats, store -> BlockBuffer -> ScoreStage -> ScoreScaler -> OnlineSoftmax -> ValueStage -> scratch_write
                           keys, values     q . k        scores        P, W, c, 1/l      o
                                                           | logits (HEAD)
-                                                          +-> TopK, LogitWriter
+                                                          +-> CandidateList, LogitWriter
 
     The stages work on different items (one round of ``query_lanes`` query slots against one block of keys), and run ahead
     across blocks and key/value heads as far as their buffers reach.
@@ -39,7 +40,8 @@ class AttentionUnit(wiring.Component):
     ``dst + t * dst_stride + n * head_vectors``. Consumes, for each key/value head, ``ceil(position / kv_block)`` blocks of
     ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`.
     HEAD: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head` makes them, ``stride``
-    rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``.
+    rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``. With fetch SHORTLIST the blocks are those
+    of the short list, in its order, and no logits are written.
 
     Members
     -------
@@ -50,6 +52,8 @@ class AttentionUnit(wiring.Component):
     store : Out(KvRead)
     scratch_write : Out(MemoryWrite)
     logits_segment : Out(Segment), logits : Out(WriteBeat)
+    list_index : Out, list_block : In
+        Entry of the short list, and its block one cycle later.
     topk_index, topk_logit : Out(32) per candidate
         Best first; stable from ``done`` of a HEAD until the next one starts.
     """
@@ -67,6 +71,8 @@ class AttentionUnit(wiring.Component):
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "logits_segment": Out(Segment()),
             "logits": Out(WriteBeat(config)),
+            "list_index": Out(index_bits(config.shortlist)),
+            "list_block": In(INDEX_BITS),
             "topk_index": Out(32).array(config.topk),
             "topk_logit": Out(32).array(config.topk),
         })  # fmt: skip
@@ -80,7 +86,7 @@ class AttentionUnit(wiring.Component):
         m.submodules.scaler = scaler = ScoreScaler(config)
         m.submodules.softmax = softmax = OnlineSoftmax(config)
         m.submodules.value_stage = values = ValueStage(config)
-        m.submodules.topk = topk = TopK(config.topk)
+        m.submodules.topk = topk = CandidateList(config.topk, burst=config.kv_block)
         m.submodules.logit_writer = writer = LogitWriter(config)
 
         direct = Signal()
@@ -105,29 +111,28 @@ class AttentionUnit(wiring.Component):
             scores.direct.eq(direct),
             scores.slots_ready.eq(slots.ready & ~start),
             scores.last_round.eq(slots.last_round),
-            scaler.position.eq(self.op.position),
-            scaler.room.eq(Mux(direct, writer.room, softmax.room)),
+            scaler.room.eq(Mux(direct, writer.room & topk.room, softmax.room)),
             softmax.begin.eq(scaler.begin & ~direct),
             softmax.valid.eq(scaler.valid & ~direct),
             softmax.done.eq(scaler.done & ~direct),
-            blocks.free.eq(Mux(direct, scaler.begin, values.free)),
+            blocks.free.eq(Mux(direct, scaler.read_last, values.free)),
             values.group_vectors.eq(slots.group_vectors),
         ]
         m.d.comb += [
             getattr(sink, name).eq(getattr(source, name))
             for source, sink, names in (
                 (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
-                (blocks, scores, ("key", "key_limit", "offer", "offer_data")),
-                (scores, scaler, ("load", "item")),
+                (blocks, scores, ("key", "key_limit", "offer")),
+                (scores, scaler, ("load", "item", *(f"scores_{lane}" for lane in range(config.query_lanes)))),
                 (scaler, scores, ("release", "scale_addr", "scale_read")),
-                (scaler, blocks, ("scales_buffer", "scales_read")),
-                (blocks, scaler, ("key_scales", "value_scales")),
+                (scaler, blocks, ("scale_buffer", "scale_key")),
+                (blocks, scaler, ("scales_ready", "key_scale", "value_scale")),
                 (scaler, slots, ("token_round", "token_read")),
-                (scaler, softmax, ("usable", "value_scale", "present")),
+                (scaler, softmax, ("usable", "key_value_scale", "present")),
                 (softmax, values, ("ready", "item")),
                 (values, softmax, ("take", "willing")),
                 (values, blocks, ("value_buffer", "value_dim")),
-                (blocks, values, ("value", "value_ready")),
+                (blocks, values, ("value", "value_ready", "next_value_ready")),
                 (values, slots, ("output_round", "output_read")),
             )
             for name in names
@@ -135,7 +140,7 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             getattr(sink, name)[lane].eq(getattr(source, name)[lane])
             for source, sink, names in (
-                (scores, scaler, ("scores", "scale")),
+                (scores, scaler, ("scale",)),
                 (slots, scaler, ("token",)),
                 (scaler, softmax, ("score", "maximum", "exponent")),
                 (softmax, values, ("weights", "power", "correction")),
@@ -145,17 +150,21 @@ class AttentionUnit(wiring.Component):
             for lane in range(config.query_lanes)
         ]
 
-        # HEAD: rows are numbered as they come; those beyond the vocabulary are no candidates.
+        # HEAD: rows are numbered as they come, or block by block from the short list; those beyond the vocabulary are no
+        # candidates.
         row = Signal(INDEX_BITS)
+        block_bits = (config.kv_block - 1).bit_length()
+        listed, entry, opening = Signal(), Signal(len(self.list_index)), Signal(2)
         known = Signal()
         finished = Signal()
         m.d.comb += [
             known.eq(row < self.op.descriptor.stride),
             topk.clear.eq(start & direct),
-            topk.valid.eq(scaler.logit_valid & direct & known),
             topk.index.eq(row),
+            topk.valid.eq(scaler.logit_valid & direct & known),
+            topk.begin.eq(scaler.begin & direct),
             topk.logit.eq(scaler.logit),
-            writer.start.eq(start & direct & self.op.write_logits),
+            writer.start.eq(start & direct & ~listed & self.op.write_logits),
             writer.rows.eq(self.op.descriptor.stride),
             writer.address.eq(self.op.logits),
             writer.begin.eq(scaler.begin & direct),
@@ -163,8 +172,14 @@ class AttentionUnit(wiring.Component):
             writer.logit.eq(Mux(known, scaler.logit, 0)),
             writer.finish.eq(finished),
         ]
+        m.d.comb += self.list_index.eq(entry)
+        m.d.sync += [listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST), opening.eq(Cat(start, opening))]
+        end_of_block = Signal()
+        m.d.comb += end_of_block.eq(row[:block_bits].all() & listed)
         with m.If(start):
-            m.d.sync += row.eq(0)
+            m.d.sync += [row.eq(0), entry.eq(0)]
+        with m.Elif((opening[-1] & listed) | (scaler.logit_valid & end_of_block)):
+            m.d.sync += [row.eq(self.list_block << block_bits), entry.eq(entry + 1)]
         with m.Elif(scaler.logit_valid):
             m.d.sync += row.eq(row + 1)
         head_done = Signal()

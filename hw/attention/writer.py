@@ -5,12 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ..interfaces import ADDRESS_BITS, KvRead, Operator, Segment, WriteBeat, index_bits
+from ..interfaces import ADDRESS_BITS, KV_LATENCY, KvRead, Operator, Segment, WriteBeat, index_bits
 from ..memory.prefetch import NUMBER_BITS
-from .reader import StoreReader
+from .item import delayed
 
 __all__ = ["KvWriter"]
 
@@ -19,8 +18,12 @@ class KvWriter(wiring.Component):
     """KV_WRITE: for every key/value head and every cache block that the pass touches (one or two) a segment of
     ``stream_beats`` beats at ``stream_address + page * stride + head * head_stride``.
 
-    Byte strobes are set for the slots of this pass's tokens alone: slot ``s`` of block ``b`` is position
-    ``b * kv_block + s``, held by bank ``s % chunk`` of the store.
+    Token t of the pass is position ``position + t`` of the context, which is slot ``(position + t) % kv_block`` of its block:
+    a beat of the store is rotated by ``position % kv_block`` slots. Byte strobes are set for the slots of this pass's tokens
+    alone.
+
+    The writer works beside other units and need not be fast, so that one register rotates in steps of 1, 4, 16 ... slots: a
+    data beat takes four to ten cycles, a header beat a cycle for each of its scales.
 
     Members
     -------
@@ -52,8 +55,11 @@ class KvWriter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, op, command = self.config, self.op, self.op.descriptor
-        block_bits = (config.kv_block - 1).bit_length()
-        m.submodules.reader = reader = StoreReader(config)
+        block = config.kv_block
+        block_bits = (block - 1).bit_length()
+        header_beats = 4 // config.key_bytes
+        #: Scales in one header beat, and in the header.
+        beat_scales, scales = config.beat_bytes // 2, 2 * block
 
         head = Signal(index_bits(config.max_kv_heads))
         head_offset = Signal(ADDRESS_BITS)
@@ -63,34 +69,96 @@ class KvWriter(wiring.Component):
         high = Signal(block_bits + 2)
         end = Signal(block_bits + 2)
         page_offset = Signal(ADDRESS_BITS)
-        beat = Signal(32)
-        slots = Signal(config.kv_block)
+        slots = Signal(block)
+        #: Beats still to come of the segment, and those of the header; whether the present one is the last of the values, and
+        #: whether it is padding.
+        left = Signal(32)
+        header_left = Signal(range(header_beats + 1))
+        padding, last = Signal(), Signal()
         m.d.comb += [
             end.eq(op.position[:block_bits] + op.count),
             low.eq(Mux(second, 0, op.position[:block_bits])),
-            high.eq(Mux(second, end - config.kv_block, end)),
+            high.eq(Mux(second, end - block, end)),
             self.page_index.eq((op.position >> block_bits) + second),
             self.segment.payload.beats.eq(command.stream_beats),
-            reader.head.eq(head),
-            reader.head_vectors.eq(command.head_vectors),
         ]
-        wiring.connect(m, wiring.flipped(self.store), reader.store)
 
-        padding = Signal()
-        payload_beats = 4 // config.key_bytes + (command.head_vectors << (1 + (config.width // config.key_bytes - 1).bit_length()))
-        header_strobe = Cat(bit.replicate(2) for bit in Cat(slots, slots))
+        # Reads: the scales of slot after slot, then keys and values, each as soon as the beat before it was loaded.
+        scale = Signal(range(scales))
+        value = Signal()
+        dim, last_dim = Signal(len(self.store.dim)), Signal(len(self.store.dim))
+        wait = Signal(range(KV_LATENCY + 1))
+        fill, load = Signal(), Signal()
+        parts = config.width // config.key_bytes
+        m.d.comb += [
+            self.store.head.eq(head),
+            self.store.head_vectors.eq(command.head_vectors),
+            self.store.value.eq(value),
+            self.store.dim.eq(dim),
+            self.store.bank.eq(scale - op.position),
+        ]
+        m.d.sync += last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
+        filled = delayed(m, fill, KV_LATENCY, "filled")[-1]
+        of_value = delayed(m, scale >= block, KV_LATENCY, "of_value", reset_less=True)[-1]
+        with m.If(fill):
+            m.d.sync += scale.eq(scale + 1)
+        with m.If(wait != 0):
+            m.d.sync += wait.eq(wait - 1)
+        with m.If(load):
+            m.d.sync += [dim.eq(dim + 1), wait.eq(KV_LATENCY)]
+            with m.If(dim == last_dim):
+                m.d.sync += [dim.eq(0), value.eq(1)]
+
+        # The register that becomes a beat: slot t leaves at slot (t + position) % kv_block. Rotating down by n is rotating up by
+        # kv_block - n.
+        bits = 8 * config.key_bytes
+        beat = Signal(8 * config.beat_bytes, reset_less=True)
+        turns = [Signal(min(2, block_bits - at), name=f"turns_{at}") for at in range(0, block_bits, 2)]
+        scale_bits = Mux(of_value, self.store.scales[16:], self.store.scales[:16])
+        # One multiplexer of few inputs, chosen by an encoded number.
+        inputs = [Cat(beat[bits << 2 * i :], beat[: bits << 2 * i]) for i in range(len(turns))]
+        choice = Signal(range(len(inputs) + 2))
+        inputs.append(self.store.data)
+        choose_load = len(turns)
+        if config.key_bytes == 2:
+            # A step by one slot is also a step by one scale.
+            choose_scale = 0
+            inputs[0] = Cat(beat[16:], Mux(filled, scale_bits, beat[:16]))
+        else:
+            choose_scale = len(inputs)
+            inputs.append(Cat(beat[16:], scale_bits))
+        with m.If(load):
+            m.d.comb += choice.eq(choose_load)
+            m.d.sync += [Cat(turns).eq(-op.position[:block_bits]), last.eq(value & (dim == last_dim))]
+        with m.Elif(filled):
+            m.d.comb += choice.eq(choose_scale)
+        for i, turn in reversed(list(enumerate(turns))):
+            with m.If(turn != 0):
+                m.d.comb += choice.eq(i)
+        for i, turn in enumerate(turns):
+            with m.If((turn != 0) & (choice == i)):
+                m.d.sync += turn.eq(turn - 1)
+        with m.If(load | filled | Cat(turns).any()), m.Switch(choice):
+            for i, taken in enumerate(inputs):
+                with m.Case(i):
+                    m.d.sync += beat.eq(taken)
+        turned = Signal()
+        m.d.comb += turned.eq(~Cat(turns).any())
+
         data_strobe = Cat(bit.replicate(config.key_bytes) for bit in slots)
-        header_beats = 4 // config.key_bytes
+        header_strobe = Cat(bit.replicate(2) for bit in Cat(slots, slots))
         strobe = Signal(config.beat_bytes)
         m.d.comb += [
-            strobe.eq(Mux(
-                beat < header_beats, header_strobe.word_select(beat[: bits_for(header_beats - 1)], config.beat_bytes), data_strobe,
-            )),
-            padding.eq(beat >= payload_beats),
-            self.beats.payload.data.eq(Mux(padding, 0, reader.beats.payload)),
+            strobe.eq(data_strobe),
+            self.beats.payload.data.eq(beat),
             self.beats.payload.strobe.eq(Mux(padding, 0, strobe)),
-        ]  # fmt: skip
+        ]
+        for i in range(header_beats):
+            with m.If(header_left == header_beats - i):
+                m.d.comb += strobe.eq(header_strobe.word_select(i, config.beat_bytes))
 
+        landed = Signal(range(beat_scales + 1))
+        slot = Signal(block_bits)
         m.d.sync += self.done.eq(0)
         with m.FSM():
             with m.State("IDLE"):
@@ -98,38 +166,68 @@ class KvWriter(wiring.Component):
                 with m.If(self.start):
                     m.next = "PAGE"
             with m.State("PAGE"):
+                m.d.sync += slot.eq(0)
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                m.d.sync += [
-                    page_offset.eq(self.page_number * command.stride),
-                    slots.eq(Cat((s >= low) & (s < high) for s in range(config.kv_block))),
-                ]
+                m.d.sync += page_offset.eq(self.page_number * command.stride)
                 m.next = "ADD"
             with m.State("ADD"):
                 m.d.sync += self.segment.payload.address.eq(page_offset + head_offset)
                 m.next = "BASE"
             with m.State("BASE"):
                 m.d.sync += self.segment.payload.address.eq(self.segment.payload.address + command.stream_address)
-                m.next = "SEGMENT"
+                m.next = "SLOTS"
+            with m.State("SLOTS"):
+                m.d.sync += [slots.eq(Cat(slots[1:], (slot >= low) & (slot < high))), slot.eq(slot + 1)]
+                with m.If(slot == block - 1):
+                    m.next = "SEGMENT"
             with m.State("SEGMENT"):
                 m.d.comb += self.segment.valid.eq(1)
-                m.d.sync += beat.eq(0)
-                with m.If(self.segment.ready):
-                    m.d.comb += reader.start.eq(1)
-                    m.next = "BEATS"
-            with m.State("BEATS"):
-                m.d.comb += [
-                    self.beats.valid.eq(padding | reader.beats.valid),
-                    reader.beats.ready.eq(~padding & self.beats.ready),
+                m.d.sync += [
+                    last.eq(0),
+                    left.eq(command.stream_beats),
+                    header_left.eq(header_beats),
+                    padding.eq(0),
+                    scale.eq(0),
+                    value.eq(0),
+                    dim.eq(0),
+                    wait.eq(KV_LATENCY),
+                    landed.eq(0),
                 ]
-                with m.If(self.beats.valid & self.beats.ready):
-                    m.d.sync += beat.eq(beat + 1)
-                    with m.If(beat == command.stream_beats - 1):
+                with m.If(self.segment.ready):
+                    m.next = "REQUEST"
+            with m.State("REQUEST"):
+                m.d.comb += fill.eq(1)
+                with m.If((scale & (beat_scales - 1)) == beat_scales - 1):
+                    m.next = "FILL"
+            with m.State("FILL"), m.If(landed == beat_scales):
+                m.next = "SEND"
+            with m.State("LOAD"), m.If(wait == 0):
+                m.d.comb += load.eq(1)
+                m.next = "TURN"
+            with m.State("TURN"), m.If(turned):
+                m.next = "SEND"
+            with m.State("SEND"):
+                m.d.comb += self.beats.valid.eq(1)
+                m.d.sync += landed.eq(0)
+                with m.If(self.beats.ready):
+                    m.d.sync += left.eq(left - 1)
+                    m.next = "LOAD"
+                    with m.If(left == 1):
                         m.d.sync += second.eq(~second)
                         m.next = "PAGE"
-                        with m.If(second | (end <= config.kv_block)):
+                        with m.If(second | (end <= block)):
                             m.d.sync += [second.eq(0), head.eq(head + 1), head_offset.eq(head_offset + command.head_stride)]
                             with m.If(head == command.kv_heads - 1):
                                 m.d.sync += self.done.eq(1)
                                 m.next = "IDLE"
+                    with m.Elif(header_left != 0):
+                        m.d.sync += header_left.eq(header_left - 1)
+                        with m.If(header_left != 1):
+                            m.next = "REQUEST"
+                    with m.Elif(padding | last):
+                        m.d.sync += padding.eq(1)
+                        m.next = "SEND"
+        with m.If(filled):
+            m.d.sync += landed.eq(landed + 1)
         return m

@@ -7,6 +7,7 @@ from typing import Any
 from amaranth.hdl import Value, ValueCastable
 from amaranth.lib.wiring import Flow, In, Out, PureInterface, Signature
 
+from ...registers import WINDOW_BYTES
 from ..interfaces import ADDRESS_BITS
 
 __all__ = ["BOUNDARY", "BURST_INCR", "ID_BITS", "LITE_ADDRESS_BITS", "RESPONSE_OKAY", "Axi4", "Axi4Lite", "Axi4Read", "Axi4Write",
@@ -16,7 +17,7 @@ __all__ = ["BOUNDARY", "BURST_INCR", "ID_BITS", "LITE_ADDRESS_BITS", "RESPONSE_O
 ID_BITS = 1
 
 #: Address bits of the register window.
-LITE_ADDRESS_BITS = 14
+LITE_ADDRESS_BITS = (WINDOW_BYTES - 1).bit_length()
 
 #: A burst stays inside an aligned block of this many bytes.
 BOUNDARY = 4096

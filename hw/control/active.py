@@ -30,7 +30,7 @@ class ActiveRange(wiring.Component):
     """The rules of a pass, for prefetcher and sequencer alike; combinational.
 
     A descriptor is skipped when ``token_start >= tokens``, when it has LOGITS and the pass wants none, and when it has
-    MULTI and one round of token lanes is enough for the pass.
+    MULTI and the pass is at most two rounds (``2 * token_count``).
 
     Members
     -------
@@ -40,7 +40,7 @@ class ActiveRange(wiring.Component):
     first, count : Out
         Active tokens ``first .. first + count - 1``.
     more : Out(1)
-        Another round of token lanes follows: ``token_start + groups * lanes < tokens``.
+        Another round of tokens follows: ``token_start + token_count < tokens``.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -57,7 +57,6 @@ class ActiveRange(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         d, tokens = self.descriptor, self.current.tokens
-        lanes = self.config.groups * self.config.lanes
 
         def has(flag: Flag) -> Signal:
             return d.flags[flag.value.bit_length() - 1]
@@ -68,9 +67,9 @@ class ActiveRange(wiring.Component):
             self.skip.eq(
                 (d.token_start >= tokens)
                 | (has(Flag.LOGITS) & ~self.current.want_logits)
-                | (has(Flag.MULTI) & (tokens <= lanes))
+                | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))
             ),
-            self.more.eq(d.token_start + lanes < tokens),
+            self.more.eq(d.token_start + d.token_count < tokens),
         ]
         with m.If(has(Flag.LAST)):
             m.d.comb += [self.first.eq(tokens - 1), self.count.eq(1)]

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import Opcode
 from ...registers import COUNTERS
+from .hazards import UNIT_OF, Unit
 
 __all__ = ["Counters", "counter_total"]
 
@@ -27,8 +28,10 @@ class Counters(wiring.Component):
     clear : In(1)
         Strobe: all counters become 0.
     events : In, one bit a counter of `COUNTERS`, in their order
-    running, opcode : In
-        An operator is being executed, and which.
+    running : In, one bit a `Unit`
+        Units that execute an operator.
+    opcodes : In(8) per `Unit`
+        Which one.
     port_busy, port_stall : In, one bit a port
     values : Out(32) per counter
     """
@@ -38,8 +41,8 @@ class Counters(wiring.Component):
         super().__init__({
             "clear": In(1),
             "events": In(len(COUNTERS)),
-            "running": In(1),
-            "opcode": In(8),
+            "running": In(len(Unit)),
+            "opcodes": In(8).array(len(Unit)),
             "port_busy": In(config.ports),
             "port_stall": In(config.ports),
             "values": Out(32).array(counter_total(config)),
@@ -52,8 +55,8 @@ class Counters(wiring.Component):
         first_opcode = len(COUNTERS)
         first_port = first_opcode + len(Opcode)
         m.d.sync += event[:first_opcode].eq(self.events)
-        for opcode in Opcode:
-            m.d.sync += event[first_opcode + opcode].eq(self.running & (self.opcode == opcode))
+        for opcode, unit in UNIT_OF.items():
+            m.d.sync += event[first_opcode + opcode].eq(self.running[unit] & (self.opcodes[unit] == opcode))
         m.d.sync += event[first_port : first_port + ports].eq(self.port_busy)
         m.d.sync += event[first_port + ports :].eq(self.port_stall)
         for index, value in enumerate(self.values):

@@ -9,9 +9,9 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import CONTRACT_VERSION, BuildConfig
-from ...registers import MAGIC, PAGES_BASE, TOKENS_BASE, Register, register_map
+from ...registers import MAGIC, Register, register, register_map
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
-from ..interfaces import ADDRESS_BITS
+from ..interfaces import ADDRESS_BITS, index_bits
 from ..memory.prefetch import NUMBER_BITS, TableRead
 from .active import Pass
 from .counters import counter_total
@@ -22,7 +22,7 @@ __all__ = ["RegisterFile"]
 class RegisterFile(wiring.Component):
     """AXI4-Lite slave with the registers of `hwgen.registers.register_map`. Other addresses read as 0 and ignore writes.
 
-    A write takes effect two cycles after address and data were taken; read data comes two cycles after the address.
+    A write takes effect two cycles after address and data were taken; read data comes three cycles after the address.
     Writes obey the byte strobes.
 
     Members
@@ -43,6 +43,10 @@ class RegisterFile(wiring.Component):
     pages : In(TableRead) of prefetcher and KV writer
     current_operator : In(32)
         Index shown in CURRENT.
+    trace_count : In(32)
+        Entries of the trace.
+    trace_index, trace_word : Out, In(32)
+        Word of the trace: ``trace_word`` is word ``trace_index`` of the cycle before.
     error, error_response, error_write, error_port : In
         First error of the pass.
     counters : In(32) per counter register
@@ -64,6 +68,9 @@ class RegisterFile(wiring.Component):
             "tokens": In(TableRead(config.chunk)),
             "pages": In(TableRead(config.max_pages)).array(2),
             "current_operator": In(32),
+            "trace_count": In(32),
+            "trace_index": Out(index_bits(register(config, "TRACE").count)),
+            "trace_word": In(32),
             "error": In(1),
             "error_response": In(2),
             "error_write": In(1),
@@ -131,10 +138,12 @@ class RegisterFile(wiring.Component):
             m.d.sync += [self.busy.eq(0), done.eq(1)]
 
         # Tables that the host writes and the machine reads. A table with several readers is stored once a reader.
-        for base, tables, depth in ((TOKENS_BASE, [self.tokens], config.chunk), (PAGES_BASE, list(self.pages), config.max_pages)):
-            chosen, index = self._window(address, base, depth)
+        for name, tables in (("TOKEN", [self.tokens]), ("PAGE", list(self.pages))):
+            chosen, index = self._window(address, rows[name])
             for number, table in enumerate(tables):
-                m.submodules[f"table_{base:x}_{number}"] = store = memory.Memory(shape=NUMBER_BITS, depth=depth, init=[])
+                m.submodules[f"table_{name.lower()}_{number}"] = store = memory.Memory(
+                    shape=NUMBER_BITS, depth=rows[name].count, init=[]
+                )
                 port, read = store.write_port(granularity=8), store.read_port()
                 m.d.comb += [
                     port.addr.eq(index),
@@ -144,36 +153,38 @@ class RegisterFile(wiring.Component):
                     table.number.eq(read.data),
                 ]
 
-        # Reads: the address is registered, then the word it selects.
+        # Reads: the address is registered, then the word it selects, then that or the word of the trace.
         ar, r = self.bus.ar, self.bus.r
-        selected, read_address = Signal(), Signal(LITE_ADDRESS_BITS)
-        m.d.comb += ar.ready.eq(~selected & ~r.valid & awake)
-        m.d.sync += selected.eq(ar.valid & ar.ready)
+        selected, fetched, read_address, word = Signal(), Signal(), Signal(LITE_ADDRESS_BITS), Signal(32)
+        m.d.comb += ar.ready.eq(~selected & ~fetched & ~r.valid & awake)
+        m.d.sync += [selected.eq(ar.valid & ar.ready), fetched.eq(selected)]
         with m.If(ar.ready):
             m.d.sync += read_address.eq(ar.addr)
-        with m.If(selected):
-            m.d.sync += r.valid.eq(1)
-            with m.Switch(read_address[2:]):
-                for row, values in self._readable(rows, stored, done):
-                    for index, value in enumerate(values):
-                        with m.Case((row.offset + index * row.step) // 4):
-                            m.d.sync += r.data.eq(value)
-                with m.Default():
-                    m.d.sync += r.data.eq(0)
+        with m.Switch(read_address[2:]):
+            for row, values in self._readable(rows, stored, done):
+                for index, value in enumerate(values):
+                    with m.Case((row.offset + index * row.step) // 4):
+                        m.d.sync += word.eq(value)
+            with m.Default():
+                m.d.sync += word.eq(0)
+        of_trace, index = self._window(read_address, rows["TRACE"])
+        m.d.comb += self.trace_index.eq(index)
+        with m.If(fetched):
+            m.d.sync += [r.valid.eq(1), r.data.eq(Mux(of_trace, self.trace_word, word))]
         with m.Elif(r.ready):
             m.d.sync += r.valid.eq(0)
         return m
 
     @staticmethod
-    def _window(address: Signal, base: int, depth: int) -> tuple[Value, Value]:
-        """``(hit, index)`` of a table of ``depth`` words at ``base``, a multiple of its size."""
-        index = address[2:] - base // 4
-        return (address[2:] >= base // 4) & (index < depth), index[: max(1, (depth - 1).bit_length())]
+    def _window(address: Signal, row: Register) -> tuple[Value, Value]:
+        """``(hit, index)`` of a register of several words."""
+        index = address[2:] - row.offset // 4
+        return (address[2:] >= row.offset // 4) & (index < row.count), index[: index_bits(row.count)]
 
     def _readable(
         self, rows: dict[str, Register], stored: dict[str, Signal], done: Signal
     ) -> Iterator[tuple[Register, list[ValueLike]]]:
-        """Every readable register with its words."""
+        """Every readable register but TRACE with its words."""
         config = self.config
         digest = config.contract_hash
         fixed: dict[str, list[ValueLike]] = {
@@ -184,6 +195,7 @@ class RegisterFile(wiring.Component):
             "STATUS": [Cat(self.busy, done, self.error)],
             "CURRENT": [self.current_operator],
             "ERROR": [Mux(self.error, Cat(self.error_response, self.error_write, Const(0, 5), self.error_port), 0)],
+            "TRACE_COUNT": [self.trace_count],
             "TOPK": [word for pair in zip(self.candidate_index, self.candidate_logit, strict=True) for word in pair],
         }
         counters: Iterator[ValueLike] = iter(self.counters)
@@ -194,5 +206,5 @@ class RegisterFile(wiring.Component):
                 yield row, fixed[name]
             elif name.startswith("COUNT_"):
                 yield row, [next(counters) for _ in range(row.count)]
-            elif row.access != "wo":
+            elif row.access != "wo" and name != "TRACE":
                 raise AssertionError(f"register {name} has no source")

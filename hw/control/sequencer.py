@@ -1,71 +1,70 @@
-"""Executes the descriptors of a program in order."""
+"""Starts the operators of a program in order, as soon as nothing they depend on is running."""
 
 from __future__ import annotations
 
-import enum
-
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ...descriptors import Flag, Opcode
+from ...descriptors import Buffers, Flag, Opcode, field_bits
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Operator
 from .active import ActiveRange, Pass
+from .hazards import HAZARDS, UNIT_OF, Unit
 
-__all__ = ["UNIT_OF", "Sequencer", "Unit"]
-
-
-class Unit(enum.IntEnum):
-    """Bits of `Sequencer.starts` and `Sequencer.dones`."""
-
-    LOADER = 0
-    VECTOR = 1
-    LINEAR = 2
-    ATTENTION = 3
-    KV_WRITER = 4
+__all__ = ["Retired", "Sequencer"]
 
 
-#: Who executes an operator.
-UNIT_OF: dict[Opcode, Unit] = {
-    Opcode.EMBED: Unit.LOADER,
-    Opcode.PARAM: Unit.LOADER,
-    Opcode.ROTARY: Unit.LOADER,
-    Opcode.NORM: Unit.VECTOR,
-    Opcode.DRAIN: Unit.VECTOR,
-    Opcode.ROPE: Unit.VECTOR,
-    Opcode.LINEAR: Unit.LINEAR,
-    Opcode.ATTENTION: Unit.ATTENTION,
-    Opcode.HEAD: Unit.ATTENTION,
-    Opcode.KV_WRITE: Unit.KV_WRITER,
-}
+def Retired(config: BuildConfig) -> wiring.Signature:
+    """The operator that has ended: its unit (one bit a `Unit`), index in the program, opcode and active tokens."""
+    return wiring.Signature({
+        "unit": Out(len(Unit)),
+        "tag": Out(field_bits()["tag"][1]),
+        "opcode": Out(field_bits()["opcode"][1]),
+        "count": Out(bits_for(config.chunk)),
+    })  # fmt: skip
+
+
+def _bit(flag: Flag | Buffers) -> int:
+    return flag.value.bit_length() - 1
 
 
 class Sequencer(wiring.Component):
     """Takes one descriptor after the other, skips those the pass does not need (see `ActiveRange`), and has the unit of
-    its opcode execute each of the others. From ``done`` of one operator to ``start`` of the next: four cycles.
+    its opcode execute each of the others, once the units of `HAZARDS` are idle. Units so work at the same time, with the
+    results of program order. Operators start in program order.
 
-    With REPLAY, and when another round of tokens follows, ``hold`` is 1 from the cycle before ``start`` until ``done``, and
-    ``rewind`` is strobed in the next cycle. An opcode that is not in `Opcode` retires without effect.
+    A unit counts as running from ``start`` until its operator has retired, two cycles after ``done`` (one later for each
+    operator before it in the program that has ended but not retired: one retires a cycle). From the retirement of the
+    last operator it waited for, an operator starts one cycle later, or two cycles after the operator before it, whichever
+    is later: three cycles after ``done`` when it waited for nothing else.
+
+    With REPLAY, and when another round of tokens follows, ``hold`` is 1 from ``start`` of LINEAR until its ``done``, and
+    ``rewind`` is strobed in the next cycle. An opcode that is not in `Opcode` has no effect and does not retire.
 
     Members
     -------
     descriptors : In(stream of DescriptorLayout)
     current : In(Pass)
     write_logits, logits : In
-        Passed on to the operator bus.
-    op : Out(Operator)
+        Passed on to the operator buses.
+    ops : Out(Operator) per `Unit`
+        Stable from ``start`` of one operator of the unit to that of its next.
     starts, dones : Out, In, one bit a `Unit`
+    running : Out, one bit a `Unit`
+        From ``start`` until the operator retires.
     hold, rewind : Out(1)
         To the ring.
     quiet : In(1)
         Nothing is in flight to or from memory and the prefetcher has reached END.
     finished : Out(1)
-        Strobe: END was reached and the machine is quiet.
-    running : Out(1)
-        An operator is being executed.
+        Strobe: END was reached, all units are idle, and the machine is quiet.
+    tag : Out
+        Of the operator that started last.
     retire : Out(1)
-        Strobe: the operator on ``op`` has ended.
+        Strobe: operator ``retired`` has ended.
+    retired : Out(Retired)
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -75,65 +74,138 @@ class Sequencer(wiring.Component):
             "current": In(Pass(config)),
             "write_logits": In(1),
             "logits": In(ADDRESS_BITS),
-            "op": Out(Operator(config)),
+            "ops": Out(Operator(config)).array(len(Unit)),
             "starts": Out(len(Unit)),
             "dones": In(len(Unit)),
+            "running": Out(len(Unit)),
             "hold": Out(1),
             "rewind": Out(1),
             "quiet": In(1),
             "finished": Out(1),
-            "running": Out(1),
+            "tag": Out(field_bits()["tag"][1]),
             "retire": Out(1),
+            "retired": Out(Retired(config)),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, op = self.config, self.op
-        d = op.descriptor
+        config = self.config
+        units = len(Unit)
+
+        # Decode: what the offered descriptor means, a cycle after it came.
+        offered = self.descriptors.p
         m.submodules.active = active = ActiveRange(config)
-        unit = Signal(len(Unit))
         m.d.comb += [
-            active.descriptor.eq(d),
+            active.descriptor.eq(offered),
             active.current.tokens.eq(self.current.tokens),
             active.current.position.eq(self.current.position),
             active.current.want_logits.eq(self.current.want_logits),
-            op.write_logits.eq(self.write_logits),
-            op.logits.eq(self.logits),
         ]
-        with m.Switch(d.opcode):
-            for opcode, index in UNIT_OF.items():
+        decoded, drop, is_end = Signal(), Signal(), Signal()
+        unit, waits_for = Signal(units), Signal(units)
+        # Operators of other units that must not use the same half of a memory, and the memory's bit.
+        rivals = sorted({other for hazard in HAZARDS.values() for other in hazard.halves})
+        halves = {other: Signal(len(Buffers), name=f"half_{other.name.lower()}") for other in rivals}
+        first, count = Signal.like(active.first), Signal.like(active.count)
+        gang, replay = Signal(), Signal()
+        m.d.sync += [
+            decoded.eq(self.descriptors.valid & ~self.descriptors.ready),
+            drop.eq(active.skip & (offered.opcode != Opcode.END)),
+            is_end.eq(offered.opcode == Opcode.END),
+            first.eq(active.first),
+            count.eq(active.count),
+            gang.eq(active.count <= config.lanes),
+            replay.eq(offered.flags[_bit(Flag.REPLAY)] & active.more),
+        ]
+        with m.Switch(offered.opcode):
+            for opcode, hazard in HAZARDS.items():
                 with m.Case(opcode):
-                    m.d.comb += unit.eq(1 << index)
+                    m.d.sync += [
+                        unit.eq(1 << UNIT_OF[opcode] if opcode in UNIT_OF else 0),
+                        waits_for.eq(sum(1 << u for u in hazard.units)),
+                        *(halves[other].eq(int(hazard.halves.get(other, Buffers.NONE))) for other in halves),
+                    ]
+            with m.Default():
+                m.d.sync += drop.eq(1)
 
-        m.d.sync += [self.starts.eq(0), self.rewind.eq(0), self.retire.eq(0), self.finished.eq(0)]
-        with m.FSM():
-            with m.State("TAKE"):
-                m.d.comb += self.descriptors.ready.eq(1)
-                with m.If(self.descriptors.valid):
-                    m.d.sync += d.eq(self.descriptors.p)
-                    m.next = "DECODE"
-            with m.State("DECODE"):
+        # The next operator waits here.
+        ready_to_go = Signal()
+        d = Signal(DescriptorLayout(), reset_less=True)
+        meaning = {"end": is_end, "unit": unit, "waits_for": waits_for, "first": first, "count": count, "gang": gang,
+                   "replay": replay, **{other.name: signal for other, signal in halves.items()}}  # fmt: skip
+        of = {name: Signal.like(source, name=f"next_{name}") for name, source in meaning.items()}
+        load = Signal()
+        m.d.comb += [
+            load.eq(decoded & ~drop & ~ready_to_go),
+            self.descriptors.ready.eq(decoded & (drop | ~ready_to_go)),
+        ]
+        with m.If(load):
+            m.d.sync += [ready_to_go.eq(1), d.eq(offered)]
+            m.d.sync += [of[name].eq(source) for name, source in meaning.items()]
+
+        # Start.
+        same_half, clear, issue, over = Signal(len(rivals)), Signal(), Signal(), Signal()
+        for number, other in enumerate(rivals):
+            rival = self.ops[UNIT_OF[other]].descriptor
+            shared = (of[other.name] & ~(d.buffers ^ rival.buffers)).any()
+            m.d.comb += same_half[number].eq(self.running[UNIT_OF[other]] & (rival.opcode == other) & shared)
+        m.d.comb += [
+            clear.eq(~((of["waits_for"] & self.running).any() | same_half.any())),
+            issue.eq(ready_to_go & clear & ~of["end"]),
+        ]
+        m.d.sync += [self.starts.eq(of["unit"] & issue.replicate(units)), over.eq(ready_to_go & clear & of["end"])]
+        with m.If(issue):
+            m.d.sync += [ready_to_go.eq(0), self.tag.eq(d.tag)]
+        for op, chosen in zip(self.ops, of["unit"], strict=True):
+            m.d.comb += [
+                op.tokens.eq(self.current.tokens),
+                op.position.eq(self.current.position),
+                op.write_logits.eq(self.write_logits),
+                op.logits.eq(self.logits),
+            ]
+            with m.If(issue & chosen):
                 m.d.sync += [
-                    op.first.eq(active.first),
-                    op.count.eq(active.count),
-                    op.gang.eq(active.count <= config.lanes),
-                    op.tokens.eq(self.current.tokens),
-                    op.position.eq(self.current.position),
+                    op.descriptor.eq(d), op.first.eq(of["first"]), op.count.eq(of["count"]), op.gang.eq(of["gang"]),
+                ]  # fmt: skip
+
+        # End of the program.
+        m.d.sync += self.finished.eq(0)
+        with m.If(over & self.quiet):
+            m.d.sync += [self.finished.eq(1), ready_to_go.eq(0), over.eq(0)]
+
+        # Retirement: of the operators that have ended, the one that started first.
+        ended, retiring = Signal(units), Signal(units)
+        for u in Unit:
+            earlier = []
+            for v in Unit:
+                if v == u:
+                    continue
+                before = Signal(name=f"{v.name.lower()}_before_{u.name.lower()}")
+                with m.If(issue & of["unit"][u]):
+                    m.d.sync += before.eq(1)
+                with m.Elif(issue & of["unit"][v]):
+                    m.d.sync += before.eq(0)
+                earlier.append(before & ended[v])
+            m.d.comb += retiring[u].eq(ended[u] & ~Cat(earlier).any())
+        m.d.sync += [
+            ended.eq((ended | (self.dones & self.running)) & ~retiring),
+            self.running.eq((self.running | (of["unit"] & issue.replicate(units))) & ~retiring),
+            self.retire.eq(retiring.any()),
+            self.retired.unit.eq(retiring),
+        ]
+        for op, chosen in zip(self.ops, retiring, strict=True):
+            with m.If(chosen):
+                m.d.sync += [
+                    self.retired.tag.eq(op.descriptor.tag),
+                    self.retired.opcode.eq(op.descriptor.opcode),
+                    self.retired.count.eq(op.count),
                 ]
-                with m.If(d.opcode == Opcode.END):
-                    m.next = "DRAIN"
-                with m.Elif(active.skip | (unit == 0)):
-                    m.next = "TAKE"
-                with m.Else():
-                    m.d.sync += self.hold.eq(d.flags[Flag.REPLAY.value.bit_length() - 1] & active.more)
-                    m.next = "START"
-            with m.State("START"):
-                m.d.sync += [self.starts.eq(unit), self.running.eq(1)]
-                m.next = "EXECUTE"
-            with m.State("EXECUTE"), m.If((self.dones & unit).any()):
-                m.d.sync += [self.retire.eq(1), self.rewind.eq(self.hold), self.hold.eq(0), self.running.eq(0)]
-                m.next = "TAKE"
-            with m.State("DRAIN"), m.If(self.quiet):
-                m.d.sync += self.finished.eq(1)
-                m.next = "TAKE"
+
+        # Replay.
+        end_of_hold = self.dones[Unit.LINEAR] & self.hold
+        m.d.sync += self.rewind.eq(end_of_hold)
+        with m.If(issue & of["unit"][Unit.LINEAR]):
+            m.d.sync += self.hold.eq(of["replay"])
+        with m.Elif(end_of_hold):
+            m.d.sync += self.hold.eq(0)
         return m

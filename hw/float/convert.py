@@ -12,7 +12,8 @@ __all__ = ["FloatToInt", "IntToFloat"]
 
 
 class IntToFloat(wiring.Component):
-    """``o`` = the number nearest to the signed integer ``i`` of ``width`` bits (ties to even); a new one every cycle.
+    """``o`` = the number nearest to ``i * 2**-fraction``, ``i`` a signed integer of ``width`` bits (ties to even); a new one
+    every cycle.
 
     Members: ``i`` is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on, that one
     counted, for one cycle. No reset.
@@ -20,15 +21,18 @@ class IntToFloat(wiring.Component):
 
     latency = 3
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, fraction: int = 0) -> None:
         if not isinstance(width, int) or not 2 <= width <= 64:
             raise ValueError(f"width must be 2 to 64, not {width!r}")
+        if not isinstance(fraction, int) or not -64 <= fraction <= 64:
+            raise ValueError(f"fraction must be -64 to 64, not {fraction!r}")
         self.width = width
+        self.fraction = fraction
         super().__init__({"i": In(signed(width)), "o": Out(32)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        groups = max(-(-self.width // 4), 7)  # at least a significand, guard and sticky bits
+        groups = -(-self.width // 4)
 
         # 1: magnitude, at the top of whole groups of four bits
         magnitude = Signal(self.width)
@@ -45,11 +49,12 @@ class IntToFloat(wiring.Component):
         sign2 = pipelined(m, sign1, "sign2")
 
         # 3: the number of leading zeros is taken from the exponent of 2^(width-1)
-        kept = shifted2[-1 - MANTISSA : -1]
-        below = shifted2[: -1 - MANTISSA]
+        digits = Cat(Const(0, max(0, MANTISSA + 3 - len(shifted2))), shifted2)  # with a bit to round by, and one below it
+        kept = digits[-1 - MANTISSA : -1]
+        below = digits[: -1 - MANTISSA]
         round_up = below[-1] & (below[:-1].any() | kept[0])
         rounded = Signal(MANTISSA + 8)
-        m.d.comb += rounded.eq(Cat(kept, (BIAS + self.width - 1 - zeros2)[:8]) + round_up)
+        m.d.comb += rounded.eq(Cat(kept, (BIAS + self.width - 1 - self.fraction - zeros2)[:8]) + round_up)
         m.d.comb += self.o.eq(pipelined(m, Mux(shifted2[-1], Cat(rounded, sign2), 0), "result3"))
         return m
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import ACCUMULATOR_LATENCY, AccumulatorRead, ActivationWrite, Operator, RowStream, index_bits
+from .activations import ActivationMemory
 from .lane import TernaryLane
+from .parity import AccumulatorParity
 from .schedule import TableSchedule
 from .trits import TritDecoder
 
@@ -17,34 +22,46 @@ __all__ = ["LinearEngine"]
 
 
 class LinearEngine(wiring.Component):
-    """LINEAR: products of a packed ternary matrix with the int8 activations of ``op.count`` tokens.
+    """LINEAR: products of a panel of a packed ternary matrix with the int8 activations of ``op.count`` tokens.
 
     Beats come slices outermost, row blocks inside. With ``op.gang`` group g takes beat g of a ring row, all groups'
     lane l hold token l, and a ring row is consumed in one cycle. Otherwise every group takes the same beat, lane l of
     group g holds token ``g * lanes + l``, and a ring row takes ``groups`` cycles. There is no back-pressure behind an
     accepted row.
 
+    Activations and accumulators have two halves. While LINEAR uses one half, ``activation`` may write and
+    ``accumulator`` read the other, each at one vector a cycle; neither costs LINEAR a cycle. DRAIN takes the read port of
+    one lane's accumulators a group; what LINEAR would have read there follows from `AccumulatorParity`. (Alternatives:
+    a stalled beat for every vector that is drained makes LINEAR as slow as without any overlap; a second memory that
+    takes the sums of the last slice costs as much block memory once more.)
+
     Members:
 
-    * ``op``: In, stable from ``start`` to ``done``. Of the descriptor, ``slices`` and ``row_blocks`` (a multiple of
-      ``vector_blocks``) count.
+    * ``op``: In, stable from ``start`` to ``done``. Of the descriptor, ``slices``, ``row_blocks`` (a multiple of
+      ``block_step``) and ``buffers`` count.
     * ``start``: In, strobe. Activations must have been written at least one cycle earlier; those beyond the inputs of
       the matrix meet zero weights and may have any value.
     * ``done``: Out, strobe: all accumulators are written. Another ``start`` may follow in the next cycle.
     * ``rows``: In. ``ready`` only while an operator needs the row.
-    * ``activation``: In, writes; not while busy.
-    * ``accumulator``: In, serves one vector a cycle, `ACCUMULATOR_LATENCY` cycles after the request; not while busy.
+    * ``activation``: In, writes; not to the half that LINEAR uses.
+    * ``accumulator``: In, serves one vector a cycle, `ACCUMULATOR_LATENCY` cycles after the request. What is read of the half
+      that LINEAR uses has no meaning.
     * ``busy``: Out, between ``start`` and ``done``.
     * ``waiting_tables``: Out, a row is offered but the tables of its slice are not complete.
 
     ::
 
-        cycle   0      1 .. 4   5         6 .. levels + 5    levels + 6    levels + 7
-                issue  decode   look up   adder tree         accumulate    write
+        cycle   0      1 .. 4   5         6 .. levels + 5    levels + 6    levels + 7    levels + 8    levels + 9
+                issue  decode   look up   adder tree         sign          accumulate    write         write parity
+
+    A slice takes the longest of its beats, of building its tables (`TableSchedule`) and of loading its activations
+    (`ActivationMemory`).
     """
 
     #: Cycles from the issue of a beat to its look-ups.
     LOOK_UP = 1 + TritDecoder.INDEX_LATENCY
+    #: Cycles from the last level of the adder tree to ``done``.
+    FINISH = 4
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
@@ -64,12 +81,17 @@ class LinearEngine(wiring.Component):
         config = self.config
         lanes = [[TernaryLane(config) for _ in range(config.lanes)] for _ in range(config.groups)]
         decoders = [TritDecoder(config) for _ in range(config.groups)]
+        parities = [AccumulatorParity(config) for _ in range(config.groups)]
         m.submodules.schedule = schedule = TableSchedule(config)
+        m.submodules.activations = activations = ActivationMemory(config)
         for g in range(config.groups):
             m.submodules[f"decoder_{g}"] = decoders[g]
+            m.submodules[f"parity_{g}"] = parities[g]
             for number, lane in enumerate(lanes[g]):
                 m.submodules[f"lane_{g}_{number}"] = lane
         levels = decoders[0].levels
+        descriptor = self.op.descriptor
+        accumulator_half, activation_half = descriptor.buffers[0], descriptor.buffers[1]
 
         # Issue -----------------------------------------------------------------------------------------------------
         # A beat's tables are complete when it looks them up, and still those when the copy has been released.
@@ -79,7 +101,8 @@ class LinearEngine(wiring.Component):
         built = Signal(2)  # slices whose tables are complete and not used up
         hold = Signal(range(TernaryLane.ACCUMULATE_CYCLES))
         gap = Signal.like(hold)
-        block = Signal(range(config.max_rows // config.rows))
+        most_blocks = config.panel_rows // config.rows
+        block = Signal(range(max(2, most_blocks)))
         last_block = Signal.like(block)
         slices_left = Signal(16)
         buffer = Signal()
@@ -97,13 +120,17 @@ class LinearEngine(wiring.Component):
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & (built == 0) & self.rows.valid),
             schedule.start.eq(self.start),
-            schedule.slices.eq(self.op.descriptor.slices),
             schedule.release.eq(released),
+            schedule.loaded.eq(activations.loaded),
+            activations.start.eq(self.start),
+            activations.half.eq(activation_half),
+            activations.count.eq(self.op.count),
+            activations.slices.eq(descriptor.slices),
+            activations.taken.eq(schedule.taken),
         ]
         m.d.sync += released.eq(end_of_slice)
-        blocks = Signal(bits_for(config.max_rows // config.rows))
-        row_blocks = self.op.descriptor.row_blocks
-        m.d.comb += blocks.eq(Mux(self.op.gang, row_blocks // config.groups, row_blocks))
+        blocks = Signal(bits_for(most_blocks))
+        m.d.comb += blocks.eq(Mux(self.op.gang, descriptor.row_blocks // config.groups, descriptor.row_blocks))
         m.d.sync += built.eq(built + schedule.built - end_of_slice)
         with m.If(hold != 0):
             m.d.sync += hold.eq(hold - 1)
@@ -120,110 +147,142 @@ class LinearEngine(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), buffer.eq(0), beat.eq(0), hold.eq(0),
-                slices_left.eq(self.op.descriptor.slices), last_block.eq(blocks - 1),
+                slices_left.eq(descriptor.slices), last_block.eq(blocks - 1),
                 gap.eq(Mux(blocks < TernaryLane.ACCUMULATE_CYCLES, TernaryLane.ACCUMULATE_CYCLES - blocks, 0)),
             ]  # fmt: skip
 
         # What accompanies a beat through the pipeline: track[i] belongs to the beat issued i cycles ago ---------------
         word, part = divmod_power(block, config.vector_blocks)
         track = [{"valid": issue, "last": issue & end_of_slice & (slices_left == 1), "first": first, "buffer": buffer,
-                  "word": word, "part": part}]  # fmt: skip
-        for cycle in range(1, self.LOOK_UP + levels + 4):
+                  "address": self._address(word, accumulator_half), "part": part}]  # fmt: skip
+        for cycle in range(1, self.LOOK_UP + levels + self.FINISH + 1):
             stage: dict[str, Value] = {}
             for name, value in track[-1].items():
                 stage[name] = Signal(len(value), name=f"{name}_{cycle}")
                 m.d.sync += stage[name].eq(value)
             track.append(stage)
-        read, keep, write = (track[self.LOOK_UP + levels + i] for i in (-1, 0, 2))
-        m.d.comb += self.done.eq(track[self.LOOK_UP + levels + 3]["last"])
+
+        def parts(stage: dict[str, Value], condition: Value) -> Value:
+            one_hot = Signal(config.vector_blocks)
+            m.d.comb += one_hot.eq(Mux(condition, 1 << stage["part"], 0))
+            return one_hot
+
+        read, keep, _, add, write, write_parity = track[self.LOOK_UP + levels - 1 :]
+        kept = parts(keep, keep["valid"] & ~keep["first"])
+        written, written_parity = parts(write, write["valid"]), parts(write_parity, write_parity["valid"])
+        m.d.comb += self.done.eq(write_parity["last"])
         with m.If(self.done):
             m.d.sync += self.busy.eq(0)
 
-        # Lanes -----------------------------------------------------------------------------------------------------
-        activation = Signal.like(Cat(self.activation.addr, self.activation.data))
-        m.d.sync += activation.eq(Cat(self.activation.addr, self.activation.data))
-        address, group_part = self._request(m)
-        kept = Signal(config.vector_blocks)
-        m.d.comb += kept.eq(Mux(keep["valid"] & ~keep["first"], 1 << keep["part"], 0))
-        for g, decoder in enumerate(decoders):
+        # Groups ----------------------------------------------------------------------------------------------------
+        connect_inputs(m, activations.write, self.activation)
+        chosen, requested, shown = self._request(m)
+        for g, (decoder, parity) in enumerate(zip(decoders, parities, strict=True)):
             beat_register = Signal(8 * config.beat_bytes, name=f"beat_{g}", reset_less=True)
             used = Signal(name=f"used_{g}")
             with m.If(issue):
                 choice = self.rows.payload.word_select(Mux(self.op.gang, g, beat), len(beat_register))
                 m.d.sync += beat_register.eq(choice)
             m.d.sync += used.eq(self.op.gang | (self.op.count > g * config.lanes))
-            m.d.comb += [decoder.beat.eq(beat_register), decoder.valid.eq(track[1]["valid"] & used)]
+            m.d.comb += [
+                decoder.beat.eq(beat_register),
+                decoder.valid.eq(track[1]["valid"] & used),
+                parity.read.eq(read["address"]),
+                parity.keep.eq(kept),
+                parity.write.eq(write_parity["address"]),
+                parity.write_part.eq(written_parity),
+            ]
             for number, lane in enumerate(lanes[g]):
-                chosen = Signal(name=f"chosen_{g}_{number}")
-                here = (self.accumulator.lane == number) & (self.accumulator.gang | (self.accumulator.group == g))
-                written = Signal(name=f"written_{g}_{number}")
-                to_this = (self.activation.lane == number) & self.activation.groups[g]
+                token = g * config.lanes + number
+                here, repair = chosen[token], Signal(2, name=f"repair_{g}_{number}")
+                seen = Signal(name=f"seen_{g}_{number}")
                 m.d.sync += [
-                    chosen.eq(here),
-                    written.eq(self.activation.valid & to_this),
-                    lane.active.eq(self.op.count > Mux(self.op.gang, number, g * config.lanes + number)),
+                    seen.eq(here),
+                    repair.eq(Cat(seen, repair)),
+                    lane.active.eq(self.op.count > Mux(self.op.gang, number, token)),
                 ]
                 m.d.comb += [
-                    lane.activation.valid.eq(written),
-                    Cat(lane.activation.addr, lane.activation.data).eq(activation),
+                    lane.here.eq(Mux(self.op.gang, activations.token[number], activations.token[token])),
+                    lane.take.eq(schedule.take),
                     lane.look_up.eq(track[self.LOOK_UP]["valid"]),
                     lane.buffer.eq(track[self.LOOK_UP]["buffer"]),
-                    lane.accumulate.read.eq(Mux(read["valid"], read["word"], address)),
-                    lane.accumulate.write.eq(write["word"]),
-                    lane.accumulate.write_part.eq(1 << write["part"]),
-                    lane.keep.eq(Mux(self.busy, kept, Mux(chosen, group_part, 0))),
+                    lane.read.eq(Mux(here, requested, read["address"])),
+                    lane.repair.eq(repair[-1]),
+                    lane.syndrome.eq(parity.syndrome),
+                    lane.show.eq(Mux(seen, shown[g], 0)),
+                    lane.accumulate.keep.eq(kept),
+                    lane.accumulate.add.eq(add["valid"]),
+                    lane.accumulate.write.eq(write["address"]),
+                    lane.accumulate.write_part.eq(written),
+                    parity.own[number].eq(lane.own),
+                    parity.sum[number].eq(lane.sum),
                 ]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.index, decoder.index, strict=True)]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.negate, decoder.negate, strict=True)]
-                connect_inputs(m, lane.load, schedule.load)
+                connect_inputs(m, lane.load, activations.load)
                 connect_inputs(m, lane.build, schedule.build)
         self._serve(m, lanes)
         return m
 
-    def _request(self, m: Module) -> tuple[Value, Value]:
-        """Word of a requested vector, and one cycle later the row blocks of it that every chosen lane keeps.
+    def _address(self, word: Value, half: Value) -> Value:
+        """Address of a word in the accumulator memories; words need fewer bits where they hold several row blocks."""
+        bits = index_bits(self.config.panel_vectors)
+        return Cat(Cat(word, Const(0, bits))[:bits], half)
 
-        A ganged vector has every ``groups``-th row block in the same group: its word holds ``groups`` vectors' share.
+    def _request(self, m: Module) -> tuple[list[Value], Value, list[Value]]:
+        """Whether the request is for a lane, by token; its address; and, one cycle later, the row blocks of the word that a
+        chosen lane of each group shows.
+
+        Row block b of a ganged panel is block b // groups of group b % groups. So the word of vector v is v // groups, and
+        for v % groups = t a group's part p is wanted where row block p * groups + g is one of vector t.
         """
         config = self.config
-        share = config.vector_blocks // config.groups
-        word, turn = divmod_power(self.accumulator.vector, config.groups)
-        address = Mux(self.accumulator.gang, word, self.accumulator.vector)
-        mask = Signal(config.vector_blocks)
-        everything = (1 << config.vector_blocks) - 1
-        m.d.sync += mask.eq(Mux(self.accumulator.gang, ((1 << share) - 1) << (turn * share), everything))
-        return address, mask
+        request = Cat(self.accumulator.half, self.accumulator.gang, self.accumulator.token, self.accumulator.vector)
+        for cycle in range(ACCUMULATOR_LATENCY - 3):
+            register = Signal(len(request), name=f"request_{cycle}")
+            m.d.sync += register.eq(request)
+            request = register
+        half, gang = request[0], request[1]
+        token = request[2 : 2 + len(self.accumulator.token)]
+        vector = request[2 + len(token) :]
+        word, turn = divmod_power(vector, config.groups)
+        chosen: list[Value] = []
+        for number in range(config.tokens):
+            here = Signal(name=f"chosen_{number}")
+            m.d.comb += here.eq(token == Mux(gang, number % config.lanes, number))
+            chosen.append(here)
+        shown: list[Value] = []
+        for g in range(config.groups):
+            mask = Signal(config.vector_blocks, name=f"shown_{g}")
+            for p in range(config.vector_blocks):
+                m.d.sync += mask[p].eq(~gang | (turn == (p * config.groups + g) // config.vector_blocks))
+            shown.append(mask)
+        return chosen, self._address(Mux(gang, word, vector), half), shown
 
     def _serve(self, m: Module, lanes: list[list[TernaryLane]]) -> None:
-        """Merge what the lanes kept: everything not wanted is zero."""
+        """Merge what the lanes show: everything not wanted is zero."""
         config = self.config
-        share = config.vector_blocks // config.groups
-        gang = [self.accumulator.gang]
+        gang = self.accumulator.gang
         for cycle in range(1, ACCUMULATOR_LATENCY):
             register = Signal(name=f"gang_{cycle}")
-            m.d.sync += register.eq(gang[-1])
-            gang.append(register)
-        group_blocks = []
+            m.d.sync += register.eq(gang)
+            gang = register
+        size = config.rows * config.acc_bits
+        blocks: list[list[Value]] = []
         for g, group in enumerate(lanes):
-            merged = []
+            blocks.append([])
             for p in range(config.vector_blocks):
-                block = Signal(config.rows * config.acc_bits, name=f"block_{g}_{p}")
-                m.d.comb += block.eq(merge([lane.blocks[p] for lane in group]))
-                merged.append(block)
-            group_blocks.append(merged)
-        for p in range(config.vector_blocks):
-            alone = merge([blocks[p] for blocks in group_blocks])
-            group = group_blocks[p % config.groups]
-            ganged = merge([group[turn * share + p // config.groups] for turn in range(config.groups)])
-            target = self.accumulator.data.word_select(p, config.rows * config.acc_bits)
-            m.d.sync += target.eq(Mux(gang[-1], ganged, alone))
-
-
-def merge(values: list[Value]) -> Value:
-    result = values[0]
-    for value in values[1:]:
-        result = result | value
-    return result
+                merged = Signal(size, name=f"block_{g}_{p}")
+                m.d.comb += merged.eq(reduce(or_, [lane.blocks[p] for lane in group]))
+                blocks[g].append(merged)
+        for j in range(config.vector_blocks):
+            alone = [(g, j) for g in range(config.groups)]
+            row_blocks = range(j, config.groups * config.vector_blocks, config.vector_blocks)
+            ganged = [(b % config.groups, b // config.groups) for b in row_blocks]
+            data = reduce(or_, [blocks[g][p] for g, p in alone])
+            if ganged != alone:
+                data = Mux(gang, reduce(or_, [blocks[g][p] for g, p in ganged]), data)
+            m.d.sync += self.accumulator.data.word_select(j, size).eq(data)
 
 
 def divmod_power(value: Value, divisor: int) -> tuple[Value, Value]:

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
 
 from ...config import BuildConfig
-from ..interfaces import MemoryWrite, index_bits
-from .schedule import BUFFERS, BuildBus, LoadBus, rounds_of
-from .tables import ENTRY_BITS, TableBuilder, add_or_subtract
+from ..interfaces import index_bits
+from .activations import LoadBus, load_parts
+from .parity import accumulator_words
+from .schedule import BUFFERS, BuildBus, rounds_of
+from .tables import ENTRY_BITS, TableBuilder, add_inverted, add_or_subtract
 from .trits import GROUP, INDEX_BITS
 
 __all__ = ["AccumulateBus", "TernaryLane"]
 
 
 def AccumulateBus(config: BuildConfig) -> Signature:
-    """Words of the accumulator memory: ``read``, and ``write`` with the row block ``write_part`` (one-hot) of it."""
-    word = index_bits(config.max_rows // config.width)
-    return Signature({"read": Out(word), "write": Out(word), "write_part": Out(config.vector_blocks)})
+    """What the accumulators do, counted from the look-up of a beat in cycle 0 and with ``levels`` of the adder tree:
+
+    * ``keep`` in cycle ``levels``: part (one-hot) of the word read one cycle before that the beat adds to; none in the
+      first slice.
+    * ``add`` in cycle ``levels`` + 2: add the beat.
+    * ``write`` and ``write_part`` in cycle ``levels`` + 3: address and part (one-hot; none without a beat) of its sum.
+    """
+    return Signature({
+        "keep": Out(config.vector_blocks),
+        "add": Out(1),
+        "write": Out(index_bits(accumulator_words(config))),
+        "write_part": Out(config.vector_blocks),
+    })  # fmt: skip
 
 
 class TernaryLane(wiring.Component):
@@ -27,46 +42,55 @@ class TernaryLane(wiring.Component):
 
     ::
 
-        cycle     0          1 .. levels      levels + 1          levels + 2
-                  look up    adder tree       row +- sum          write
-                  entries    (a level each)   (accumulators)      accumulators
+        cycle   0          1 .. levels     levels + 1    levels + 2    levels + 3
+                look up    adder tree      sign          row + sum     write
+                entries    (a level each)                (own, syndrome)
 
     Members:
 
     * ``active``: In, the lane has a token. Without it nothing is built, looked up or accumulated. Stable while any of
       that goes on.
-    * ``activation``: In, writes of ``width`` int8 activations.
-    * ``load``, ``build``: In, from `TableSchedule`.
+    * ``load``, ``here``: In, activations that arrive, and that they are this lane's.
+    * ``take``, ``build``: In, from `TableSchedule`.
     * ``look_up``: In, codes of a beat are at ``index`` (cycle 0), for table copy ``buffer``.
     * ``index``, ``negate``: In, from `TritDecoder`; ``negate`` bits arrive in the cycle of their adders.
-    * ``accumulate``: In. ``read`` is due in cycle ``levels`` - 1, ``write`` and ``write_part`` in cycle ``levels`` + 2.
-    * ``keep``: In, for every row block of a word: in the cycle after ``read``, put the word's block into ``blocks``;
-      without it that block becomes zero. A beat keeps the one block it adds to, or none in the first slice; a reader
-      keeps what it wants.
-    * ``blocks[p]``: Out, the kept row blocks (``rows`` accumulators each), two cycles after ``read``.
+    * ``accumulate``: In, from the engine.
+    * ``read``: In, address in the accumulators: the beat's in cycle ``levels`` - 1, or the one that DRAIN reads.
+    * ``own``: Out, two cycles after ``read``, the kept row block; zero without a token. ``syndrome``: In, three cycles after
+      ``read``, and ``repair``: In, with it: DRAIN had the port, the beat's row block is ``own ^ syndrome``.
+    * ``sum``: Out, the sums in the cycle in which they are written; zero without a token.
+    * ``show``: In, one cycle after ``read``: parts of the word to put into ``blocks``; the others become zero.
+    * ``blocks[p]``: Out, the shown row blocks (``rows`` accumulators each), two cycles after ``read``.
 
     A row block may be used again `ACCUMULATE_CYCLES` cycles later.
     """
 
-    #: Cycles from one beat of a row block to the next that finds its sum.
-    ACCUMULATE_CYCLES = 4
+    #: Cycles from one beat of a row block to the next that finds its sum, also in the parity.
+    ACCUMULATE_CYCLES = 6
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         #: Levels of the adder tree over the tables of a row.
         self.levels = (config.tables - 1).bit_length()
+        block = config.rows * config.acc_bits
         super().__init__({
             "active": In(1),
-            "activation": In(MemoryWrite(config.max_inputs // config.width, 8 * config.width)),
             "load": In(LoadBus(config)),
+            "here": In(1),
+            "take": In(1),
             "build": In(BuildBus(config)),
             "look_up": In(1),
             "buffer": In(1),
             "index": In(data.ArrayLayout(INDEX_BITS, config.tables)).array(config.rows),
             "negate": In(config.tables).array(config.rows),
             "accumulate": In(AccumulateBus(config)),
-            "keep": In(config.vector_blocks),
-            "blocks": Out(config.rows * config.acc_bits).array(config.vector_blocks),
+            "read": In(index_bits(accumulator_words(config))),
+            "own": Out(block),
+            "repair": In(1),
+            "syndrome": In(block),
+            "sum": Out(block),
+            "show": In(config.vector_blocks),
+            "blocks": Out(block).array(config.vector_blocks),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -75,7 +99,7 @@ class TernaryLane(wiring.Component):
 
         # valid[i]: the registers of cycle i take a new value at its end.
         valid: list[Value] = [self.look_up & self.active]
-        for cycle in range(1, self.levels + 3):
+        for cycle in range(1, self.levels + 2):
             register = Signal(name=f"valid_{cycle}")
             m.d.sync += register.eq(valid[-1])
             valid.append(register)
@@ -93,26 +117,19 @@ class TernaryLane(wiring.Component):
         return m
 
     def _load(self, m: Module) -> list[Value]:
-        """The activations of a slice, byte by byte."""
+        """The activations of a slice, byte by byte. The next slice arrives in a second copy."""
         config = self.config
-        m.submodules.activations = activations = Memory(
-            shape=8 * config.width, depth=config.max_inputs // config.width, init=[], attrs={"ram_style": "block"}
-        )
-        write, read = activations.write_port(), activations.read_port()
-        m.d.comb += [
-            write.en.eq(self.activation.valid),
-            write.addr.eq(self.activation.addr),
-            write.data.eq(self.activation.data),
-            read.addr.eq(self.load.addr),
-        ]
-        part = Signal(8 * config.load_bytes)
-        m.d.comb += part.eq(read.data.word_select(self.load.part, len(part)))
+        parts, chunks = load_parts(config)
+        chunk_bits = 8 * config.width // parts
         window: list[Value] = []
-        for number in range(config.slice_inputs // config.load_bytes):
-            chunk = Signal(8 * config.load_bytes, name=f"chunk_{number}", reset_less=True)
-            with m.If(self.load.chunks[number] & self.active):
-                m.d.sync += chunk.eq(part)
-            window += [chunk.word_select(i, 8) for i in range(config.load_bytes)]
+        for number in range(chunks):
+            arrived = Signal(chunk_bits, name=f"arrived_{number}", reset_less=True)
+            chunk = Signal(chunk_bits, name=f"chunk_{number}", reset_less=True)
+            with m.If(self.load.chunks[number] & self.here):
+                m.d.sync += arrived.eq(self.load.data.word_select(number % parts, chunk_bits))
+            with m.If(self.take):
+                m.d.sync += chunk.eq(arrived)
+            window += [chunk.word_select(i, 8) for i in range(chunk_bits // 8)]
         return window
 
     def _build(self, m: Module, window: list[Value]) -> list[list[Value]]:
@@ -134,7 +151,7 @@ class TernaryLane(wiring.Component):
                 builder.select.eq(self.build.select),
                 builder.enable.eq(self.build.enable & self.active),
                 builder.negate.eq(self.build.negate),
-                builder.clear.eq(self.build.clear),
+                builder.begin.eq(self.build.begin),
             ]
         for table in range(config.tables):
             turn, number = divmod(table, config.builders)
@@ -173,31 +190,44 @@ class TernaryLane(wiring.Component):
 
     def _accumulate(self, m: Module, valid: list[Value], sums: list[Value]) -> None:
         config = self.config
-        new = Signal(config.rows * config.acc_bits, reset_less=True)
+        kept: list[Value] = []
         for part in range(config.vector_blocks):
             m.submodules[f"accumulators_{part}"] = memory = Memory(
-                shape=config.rows * config.acc_bits, depth=config.max_rows // config.width, init=[],
-                attrs={"ram_style": "block"},
-            )  # fmt: skip
+                shape=len(self.sum), depth=accumulator_words(config), init=[], attrs={"ram_style": "block"}
+            )
             read, write = memory.read_port(), memory.write_port()
             m.d.comb += [
-                read.addr.eq(self.accumulate.read),
+                read.addr.eq(self.read),
                 write.addr.eq(self.accumulate.write),
-                write.en.eq(valid[self.levels + 2] & self.accumulate.write_part[part]),
-                write.data.eq(new),
+                write.en.eq(self.accumulate.write_part[part] & self.active),
+                write.data.eq(self.sum),
             ]
-            with m.If(self.keep[part]):
+            kept_part = Signal(len(self.sum), name=f"kept_{part}", reset_less=True)
+            with m.If(self.accumulate.keep[part] & self.active):
+                m.d.sync += kept_part.eq(read.data)
+            with m.Else():
+                m.d.sync += kept_part.eq(0)
+            kept.append(kept_part)
+            with m.If(self.show[part]):
                 m.d.sync += self.blocks[part].eq(read.data)
             with m.Else():
                 m.d.sync += self.blocks[part].eq(0)
-        # Blocks that are not kept are zero: to select is to merge.
-        merged = Signal(config.rows * config.acc_bits)
-        expression = self.blocks[0]
-        for block in list(self.blocks)[1:]:
-            expression = expression | block
-        m.d.comb += merged.eq(expression)
-        with m.If(valid[self.levels + 1]):
-            for row in range(config.rows):
-                old = merged.word_select(row, config.acc_bits).as_signed()
-                total = add_or_subtract(old, sums[row], self.negate[row][0], config.acc_bits)
-                m.d.sync += new.word_select(row, config.acc_bits).eq(total)
+        # Parts that are not kept are zero: to select is to merge.
+        own = Signal(len(self.sum), reset_less=True)
+        m.d.comb += self.own.eq(reduce(or_, kept))
+        m.d.sync += own.eq(self.own)
+        for row in range(config.rows):
+            negate = Signal(name=f"minus_{row}", reset_less=True)
+            inverted = Signal(signed(len(sums[row])), name=f"signed_{row}", reset_less=True)
+            with m.If(valid[self.levels + 1]):
+                m.d.sync += [
+                    negate.eq(self.negate[row][0]),
+                    inverted.eq(sums[row] ^ self.negate[row][0].replicate(len(inverted))),
+                ]
+            bits = slice(row * config.acc_bits, (row + 1) * config.acc_bits)
+            old = own[bits] ^ (self.syndrome[bits] & self.repair.replicate(config.acc_bits))
+            total = add_inverted(inverted, old, negate, config.acc_bits)
+            with m.If(~self.active):
+                m.d.sync += self.sum[bits].eq(0)
+            with m.Elif(self.accumulate.add):
+                m.d.sync += self.sum[bits].eq(total)

@@ -1,17 +1,17 @@
-"""The order in which all lanes load a slice of their activations and build its tables."""
+"""The order in which all lanes build the tables of their slices."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, Signature
 
 from ...config import BuildConfig
 from ..interfaces import index_bits
-from .tables import TABLE_ENTRIES, WALK
+from .tables import WALK
 from .trits import GROUP, INDEX_BITS
 
-__all__ = ["BUFFERS", "BuildBus", "LoadBus", "TableSchedule", "rounds_of"]
+__all__ = ["BUFFERS", "BuildBus", "TableSchedule", "rounds_of"]
 
 #: Copies of every table: one in use, one being built.
 BUFFERS = 2
@@ -22,25 +22,15 @@ def rounds_of(config: BuildConfig) -> int:
     return config.tables // config.builders
 
 
-def LoadBus(config: BuildConfig) -> Signature:
-    """Read word ``addr`` of the activation memory; one cycle later keep its ``part``-th ``load_bytes`` bytes as every
-    chunk of the slice whose bit of ``chunks`` is set."""
-    return Signature({
-        "addr": Out(index_bits(config.max_inputs // config.width)),
-        "part": Out(index_bits(config.width // config.load_bytes)),
-        "chunks": Out(config.slice_inputs // config.load_bytes),
-    })  # fmt: skip
-
-
 def BuildBus(config: BuildConfig) -> Signature:
-    """Steps of the table builders: ``select``, ``enable``, ``negate`` and ``clear`` as `TableBuilder` takes them. One cycle
+    """Steps of the table builders: ``select``, ``negate``, ``enable`` and ``begin`` as `TableBuilder` takes them. One cycle
     after ``enable`` the entries are complete; ``tables`` (a bit for every round, aligned with ``enable``) says whose
     entry ``entry`` of copy ``buffer`` they are."""
     return Signature({
         "select": Out(index_bits(GROUP * rounds_of(config))),
-        "enable": Out(1),
         "negate": Out(1),
-        "clear": Out(1),
+        "enable": Out(1),
+        "begin": Out(1),
         "tables": Out(rounds_of(config)),
         "entry": Out(INDEX_BITS),
         "buffer": Out(1),
@@ -48,24 +38,27 @@ def BuildBus(config: BuildConfig) -> Signature:
 
 
 class TableSchedule(wiring.Component):
-    """Loads and builds the slices of one LINEAR operator, one after the other.
+    """Builds the tables of the slices of one LINEAR operator, one slice after the other.
 
     Members:
 
     * ``start``: In, strobe: begin with slice 0; all table copies are free.
-    * ``slices``: In, slices of the operator (at least 1), stable until the last ``built``.
+    * ``loaded``: In, the activations of the next slice have arrived; falls with ``taken``.
+    * ``taken``: Out, strobe: the slice is being taken over. ``take``: Out, the same one cycle later, to every lane: what has
+      arrived becomes the slice that is built.
     * ``release``: In, strobe: one table copy is free again.
-    * ``load``, ``build``: Out, to every lane.
+    * ``build``: Out, to every lane.
     * ``built``: Out, strobe: the tables of one more slice are complete `WRITE_LATENCY` cycles later. Copies alternate,
       beginning with copy 0.
 
-    A slice takes ``slice_inputs / load_bytes`` + 1 cycles to load and ``14 * tables / builders`` cycles to build.
-    Loading waits for no table copy; building does, and writes its first entry at least `RELEASE_LATENCY` cycles after
-    ``release``.
+    A slice takes ``13 * tables / builders`` cycles; the next one follows at once when it has arrived and a table copy is
+    free. The first entry is written at least `RELEASE_LATENCY` cycles after ``release``.
     """
 
-    #: Cycles from ``built`` to the cycle in which a lane writes the last entry.
-    WRITE_LATENCY = 3
+    #: Cycles from the last step of a slice to the cycle in which a lane writes its entry.
+    STEP_LATENCY = 3
+    #: Cycles from ``built`` to the cycle in which a lane writes the last entry: as long as a beat needs to its look-ups.
+    WRITE_LATENCY = 5
     #: Cycles from ``release`` to the first cycle in which a lane writes an entry.
     RELEASE_LATENCY = 5
 
@@ -73,85 +66,54 @@ class TableSchedule(wiring.Component):
         self.config = config
         super().__init__({
             "start": In(1),
-            "slices": In(16),
+            "loaded": In(1),
+            "taken": Out(1),
+            "take": Out(1),
             "release": In(1),
             "built": Out(1),
-            "load": Out(LoadBus(config)),
             "build": Out(BuildBus(config)),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-        rounds = rounds_of(config)
-        chunks = config.slice_inputs // config.load_bytes
-        parts = config.width // config.load_bytes
-
-        # Slices follow each other in the activation memory without a gap: one counter runs through all of them.
-        position = Signal(len(self.load.addr) + (parts - 1).bit_length())
-        chunk = Signal(range(chunks))
-        left = Signal(16)
+        rounds = rounds_of(self.config)
         free = Signal(range(BUFFERS + 1))
-        buffer = Signal()
-        step = Signal(range(TABLE_ENTRIES))
-        base = Signal(range(GROUP * rounds + 1))
+        buffer = Signal(init=1)  # the copy being built
+        step = Signal(range(len(WALK)))
+        base = Signal(range(GROUP * rounds))
         turn = Signal(rounds, init=1)  # one-hot: the round
-        begin = Signal()
-
-        m.d.sync += free.eq(free + self.release - begin)
-        read = Signal()
-        part_bits = (parts - 1).bit_length()
-        m.d.comb += self.load.addr.eq(position >> part_bits)
-        if parts > 1:
-            m.d.sync += self.load.part.eq(position[:part_bits])
-        m.d.sync += self.load.chunks.eq(Mux(read, 1 << chunk, 0))
-
         building = Signal()
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += [position.eq(0), chunk.eq(0), buffer.eq(0), left.eq(self.slices)]
-                with m.If(self.start):
-                    m.d.sync += free.eq(BUFFERS)
-                    m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.comb += read.eq(1)
-                m.d.sync += [position.eq(position + 1), chunk.eq(chunk + 1)]
-                with m.If(chunk == chunks - 1):
-                    m.d.sync += [chunk.eq(0), left.eq(left - 1)]
-                    m.next = "WAIT"
-            with m.State("WAIT"):
-                m.d.sync += [step.eq(0), base.eq(0), turn.eq(1)]
-                with m.If(free != 0):
-                    m.d.comb += begin.eq(1)
-                    m.next = "BUILD"
-            with m.State("BUILD"):
-                m.d.comb += building.eq(1)
-                m.d.sync += step.eq(step + 1)
-                with m.If(step == TABLE_ENTRIES - 1):
-                    m.d.sync += [step.eq(0), base.eq(base + GROUP), turn.eq(turn << 1)]
-                    with m.If(turn[-1]):
-                        m.d.comb += self.built.eq(1)
-                        m.d.sync += buffer.eq(~buffer)
-                        with m.If(left == 0):
-                            m.next = "IDLE"
-                        with m.Else():
-                            # The last operand is selected while the first word of the next slice is read.
-                            m.next = "LOAD"
+
+        last_step, last = Signal(), Signal()
+        m.d.comb += [
+            last_step.eq(step == len(WALK) - 1),
+            last.eq(building & last_step & turn[-1]),
+            self.built.eq(building & turn[-1] & (step == len(WALK) - 1 - (self.WRITE_LATENCY - self.STEP_LATENCY))),
+            self.taken.eq(self.loaded & (free != 0) & (~building | last)),
+        ]
+        m.d.sync += [self.take.eq(self.taken), free.eq(free + self.release - self.taken)]
+        with m.If(building):
+            m.d.sync += step.eq(step + 1)
+            with m.If(last_step):
+                m.d.sync += [step.eq(0), base.eq(base + GROUP), turn.eq(turn << 1)]
+        with m.If(last):
+            m.d.sync += building.eq(0)
+        with m.If(self.taken):
+            m.d.sync += [building.eq(1), step.eq(0), base.eq(0), turn.eq(1), buffer.eq(~buffer)]
+        with m.If(self.start):
+            m.d.sync += [free.eq(BUFFERS), buffer.eq(1)]
 
         operand = Signal(range(GROUP))
-        walk = {"entry": Signal(INDEX_BITS), "negate": Signal(), "clear": Signal()}
+        entry, negate = Signal(INDEX_BITS), Signal()
         with m.Switch(step):
             for number, action in enumerate(WALK):
                 with m.Case(number):
-                    m.d.comb += [
-                        operand.eq(action.operand),
-                        walk["entry"].eq(action.entry),
-                        walk["negate"].eq(action.negate),
-                        walk["clear"].eq(number == 0),
-                    ]
-        m.d.sync += self.build.select.eq(base + operand)
-        # Everything but the selection is due one cycle later.
-        following = {**walk, "enable": building, "tables": Mux(building, turn, 0), "buffer": buffer}
+                    m.d.comb += [operand.eq(action.operand), entry.eq(action.entry), negate.eq(action.negate)]
+        m.d.sync += [self.build.select.eq(base + operand), self.build.negate.eq(negate)]
+        # Everything else is due one cycle later.
+        following = {
+            "entry": entry, "enable": building, "begin": step == 0, "tables": turn & building.replicate(rounds), "buffer": buffer
+        }  # fmt: skip
         for name, value in following.items():
             output = getattr(self.build, name)
             early = Signal.like(output, name=f"early_{name}")

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ENTRY_BITS", "TABLE_ENTRIES", "WALK", "Step", "TableBuilder", "add_or_subtract"]
+__all__ = ["ENTRY_BITS", "TABLE_ENTRIES", "WALK", "Step", "TableBuilder", "add_inverted", "add_or_subtract"]
 
 #: Entries of a table: entry k is c0 a0 + c1 a1 + c2 a2 with the balanced ternary digits c of k.
 TABLE_ENTRIES = 14
@@ -27,19 +27,20 @@ class Step:
 
 
 def _walk() -> tuple[Step, ...]:
-    # A path through all digit triples of k >= 0 that changes one digit by one at a time: one adder fills a table.
+    # A path through all digit triples of k > 0 that changes one digit by one at a time: one adder fills a table.
     path = [
         (0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (-1, 1, 0), (-1, 1, 1), (0, 1, 1),
         (1, 1, 1), (1, 0, 1), (0, 0, 1), (-1, 0, 1), (-1, -1, 1), (0, -1, 1), (1, -1, 1),
     ]  # fmt: skip
-    steps = [Step(0, 0, False)]
+    steps = []
     for before, after in zip(path, path[1:], strict=False):
         operand = next(j for j in range(3) if before[j] != after[j])
         steps.append(Step(after[0] + 3 * after[1] + 9 * after[2], operand, after[operand] < before[operand]))
     return tuple(steps)
 
 
-#: The order in which the entries are filled. The first step writes zero and ignores its operand.
+#: The order in which the entries are filled. The first step starts from zero. Entry 0 is zero in every table: the memories
+#: begin with it and it is never written.
 WALK = _walk()
 
 
@@ -56,14 +57,25 @@ def add_or_subtract(left: Value, right: Value, negate: Value, bits: int) -> Valu
     return (a - b)[1 : bits + 1].as_signed()
 
 
+def add_inverted(inverted: Value, value: Value, carry: Value, bits: int) -> Value:
+    """``inverted + value + carry``, ``bits`` wide: ``value - x`` where ``inverted`` is ``~x`` and ``carry`` is 1, ``value + x``
+    where ``inverted`` is ``x`` and ``carry`` is 0.
+
+    `add_or_subtract` with the bare operand of the chain on the other side, so that ``value`` may be an expression.
+    """
+    a = Cat(carry, inverted, inverted[-1].replicate(max(0, bits - len(inverted))))
+    b = Cat(1, ~Cat(value, value[-1].replicate(max(0, bits - len(value)))))
+    return (a[: bits + 1] - b[: bits + 1])[1 : bits + 1].as_signed()
+
+
 class TableBuilder(wiring.Component):
     """Computes the entries of one table after another along `WALK`.
 
     Members:
 
     * ``operands``: In, activations of the tables that this builder fills, three a table, stable while selected.
-    * ``select``: In, the operand of a step.
-    * ``negate``, ``clear``: In, one cycle after ``select``: subtract the operand; begin a table (the entry is 0).
+    * ``select``, ``negate``: In, the operand of a step, and whether to subtract it.
+    * ``begin``: In, one cycle after ``select``: the first step of a table, which starts from 0.
     * ``entry``: Out, the entry, two cycles after ``select``.
     * ``enable``: In, one cycle after ``select``: take the step; without it ``entry`` stays.
     """
@@ -78,21 +90,22 @@ class TableBuilder(wiring.Component):
         super().__init__({
             "operands": In(signed(8)).array(3 * tables),
             "select": In(range(3 * tables)),
-            "enable": In(1),
             "negate": In(1),
-            "clear": In(1),
+            "enable": In(1),
+            "begin": In(1),
             "entry": Out(signed(ENTRY_BITS)),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        operand = Signal(signed(8), reset_less=True)
+        # The operand is inverted before its register, so that the carry chain has it bare beside a masked entry.
+        operand, negate = Signal(signed(8), reset_less=True), Signal(reset_less=True)
+        m.d.sync += negate.eq(self.negate)
         with m.Switch(self.select):
             for i, value in enumerate(self.operands):
                 with m.Case(i) if i < len(self.operands) - 1 else m.Default():
-                    m.d.sync += operand.eq(value)
-        with m.If(self.clear):
-            m.d.sync += self.entry.eq(0)
-        with m.Elif(self.enable):
-            m.d.sync += self.entry.eq(add_or_subtract(self.entry, operand, self.negate, ENTRY_BITS))
+                    m.d.sync += operand.eq(value ^ self.negate.replicate(8))
+        base = self.entry & (~self.begin).replicate(ENTRY_BITS)
+        with m.If(self.enable):
+            m.d.sync += self.entry.eq(add_inverted(operand, base, negate, ENTRY_BITS))
         return m

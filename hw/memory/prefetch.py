@@ -26,7 +26,7 @@ class Prefetcher(wiring.Component):
     """Walks the descriptors ahead of the sequencer and emits their segments in the order in which operators use them.
 
     Descriptors that the pass skips (see `ActiveRange`) emit nothing. A segment of a STREAM leaves three cycles after its
-    descriptor was taken, those of TOKEN, POSITION and CACHE one every five cycles.
+    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles.
 
     Members
     -------
@@ -34,6 +34,10 @@ class Prefetcher(wiring.Component):
     current : In(Pass)
     tokens, pages : Out(TableRead)
         Token ids by index in the chunk; page numbers by block of the context.
+    shortlist : Out(TableRead)
+        Block by entry of the short list.
+    shortlist_complete : In(1)
+        The operator that reads it has started; its segments wait for that.
     segments : Out(Segment)
     idle : Out(1)
         1 in reset, and from END of a program until the next descriptor comes.
@@ -46,6 +50,8 @@ class Prefetcher(wiring.Component):
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.max_pages)),
+            "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "idle": Out(1, init=1),
         })  # fmt: skip
@@ -62,7 +68,7 @@ class Prefetcher(wiring.Component):
             active.current.want_logits.eq(self.current.want_logits),
         ]
 
-        index = Signal(range(max(config.chunk, config.max_pages) + 1))
+        index = Signal(range(max(config.chunk, config.max_pages, config.shortlist) + 1))
         last = Signal.like(index)
         heads = Signal.like(d.kv_heads)
         base = Signal(ADDRESS_BITS)
@@ -75,6 +81,7 @@ class Prefetcher(wiring.Component):
             blocks.eq((self.current.position + (config.kv_block - 1)) >> block_bits),
             self.tokens.index.eq(index),
             self.pages.index.eq(index),
+            self.shortlist.index.eq(index),
             segment.p.beats.eq(d.stream_beats),
         ]
 
@@ -109,8 +116,13 @@ class Prefetcher(wiring.Component):
                             m.next = "TAKE"
                         with m.Else():
                             m.next = "LOOK_UP"
+                    with m.Case(Fetch.SHORTLIST):
+                        m.d.sync += [index.eq(0), last.eq(d.row_blocks - 1), stride.eq(d.head_stride)]
+                        m.next = "HOLD"
                     with m.Default():
                         m.next = "TAKE"
+            with m.State("HOLD"), m.If(self.shortlist_complete):
+                m.next = "LOOK_UP"
             with m.State("LOOK_UP"):
                 m.next = "NUMBER"
             with m.State("NUMBER"):
@@ -119,6 +131,8 @@ class Prefetcher(wiring.Component):
                         m.d.sync += number.eq(self.tokens.number)
                     with m.Case(Fetch.POSITION):
                         m.d.sync += number.eq(self.current.position + index)
+                    with m.Case(Fetch.SHORTLIST):
+                        m.d.sync += number.eq(self.shortlist.number)
                     with m.Default():
                         m.d.sync += number.eq(self.pages.number)
                 m.next = "MULTIPLY"

@@ -28,7 +28,7 @@ class MemorySystem(wiring.Component):
     -------
     start : In(1)
         Strobe: a pass begins with the program at ``program``.
-    current, tokens, pages
+    current, tokens, pages, shortlist, shortlist_complete
         See `Prefetcher`.
     descriptors : Out(stream of DescriptorLayout)
         For the sequencer.
@@ -48,6 +48,8 @@ class MemorySystem(wiring.Component):
         A word of port 0, and so one beat, enters the ring.
     ring_full : Out(1)
         Port 0 waits for room in the ring.
+    ring_level : Out
+        Rows in the ring, see `UramRing`.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -58,6 +60,8 @@ class MemorySystem(wiring.Component):
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.max_pages)),
+            "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_complete": In(1),
             "descriptors": Out(stream.Signature(DescriptorLayout())),
             "rows": Out(RowStream(config)),
             "hold": In(1),
@@ -74,6 +78,7 @@ class MemorySystem(wiring.Component):
             "write_word": Out(config.ports),
             "ring_word": Out(1),
             "ring_full": Out(1),
+            "ring_level": Out(range(config.ring_beats // config.groups + 1)),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -92,6 +97,8 @@ class MemorySystem(wiring.Component):
         connect(m, flipped(self.current), prefetcher.current)
         connect(m, prefetcher.tokens, flipped(self.tokens))
         connect(m, prefetcher.pages, flipped(self.pages))
+        connect(m, prefetcher.shortlist, flipped(self.shortlist))
+        m.d.comb += prefetcher.shortlist_complete.eq(self.shortlist_complete)
         connect(m, prefetcher.segments, planes.segments)
         connect(m, ring.rows, flipped(self.rows))
         connect(m, flipped(self.segments), writer.segments)
@@ -128,6 +135,7 @@ class MemorySystem(wiring.Component):
         m.d.comb += [
             self.ring_word.eq(readers[0].words.valid),
             self.ring_full.eq(readers[0].waiting),
+            self.ring_level.eq(ring.level),
             self.quiet.eq(program.idle & prefetcher.idle & planes.idle & Cat(r.idle for r in readers).all() & writer.idle),
         ]
         return m

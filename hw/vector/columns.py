@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig, ConfigError, nearest_power_of_two
 from ...numerics import SUM_COLUMNS
 from ..float import FloatAdd
+from .lane import Addend
 
 __all__ = ["ColumnSum"]
 
@@ -19,17 +20,21 @@ ADD = 1 + FloatAdd.latency
 class ColumnSum(wiring.Component):
     """``column_sum(x^2) / n + eps`` of a token; the lanes add, this unit remembers and decides what is added next.
 
-    ``valid``: the squares of one vector are on the lanes' second product; ``left`` holds what they are added to.
-    ``last``: they are the token's last, and ``inverse_n`` and ``epsilon`` are sampled. From then on ``left`` and
-    ``right`` are the operands of the lanes' adders. ``totals``: sums of all lanes. ``mean_valid``: strobe, multiply
-    ``sum`` by ``inverse_n_held``; the answer is ``product_valid`` with ``product``, some cycles later. ``variance``:
-    the result, until ``variance_ready``. ``busy``: from the first vector until the result was taken.
+    ``valid``: the squares of one vector are on the lanes' second product. ``last``: they are the token's last, and
+    ``inverse_n`` and ``epsilon`` are sampled. ``addend``, ``left``, ``right``: operands of the lanes' adders in every
+    cycle in which no other step adds; none may add from ``last`` until the variance is there. ``totals``: sums of all
+    lanes. ``mean_valid``: strobe, multiply ``sum`` by ``inverse_n_held``; the answer is ``product_valid`` with
+    ``product``, some cycles later. ``variance``: the result, until ``variance_ready``. ``busy``: from the first vector
+    until the result was taken.
 
     The 128 columns are ways x lanes. A way is the row of one vector; it comes round every ``ways`` cycles at the
     earliest, which must not be before its last sum was written::
 
         cycle  0          1         ADD          ADD + 1
                read way   operands  sum, write   may be read
+
+    Then way ``c`` is added way ``c + s`` for s = ways / 2, ..., 1, where that one was written (the others count as 0).
+    The right operand is read a cycle before the left: one read port is enough. Last, lanes of way 0 are added likewise.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -40,6 +45,7 @@ class ColumnSum(wiring.Component):
             "last": In(1),
             "inverse_n": In(32),
             "epsilon": In(32),
+            "addend": Out(Addend),
             "left": Out(32 * self.width),
             "right": Out(32 * self.width),
             "totals": In(32 * self.width),
@@ -71,47 +77,45 @@ class ColumnSum(wiring.Component):
         m.submodules.columns = columns = memory.Memory(
             shape=32 * self.width, depth=self.ways, init=[], attrs={"ram_style": "distributed"}
         )
-        write = columns.write_port()
-        left, right = columns.read_port(domain="comb"), columns.read_port(domain="comb")
+        write, read = columns.write_port(), columns.read_port(domain="comb")
 
         way = Signal(range(self.ways))
-        filled = Signal(self.ways)  # columns that were written for this token; the others count as 0
-        stride = Signal(range(self.ways))  # distance of the ways added next, a power of two; 0 when way 0 alone is left
-        fold = Signal(range(self.width))  # distance of the lanes added next, likewise
+        filled = Signal(range(self.ways + 1))  # ways that hold a sum of this token, from 0 on
+        stride = Signal(range(self.ways))  # distance of the ways added next, a power of two; else 0
+        right_held = Signal()  # the right operand is in place
+        fold = Signal(range(self.width))  # distance of the lanes added next, a power of two; else 0
         wait = Signal(range(ADD))
-        epsilon = Signal(32)
+        epsilon = Signal(32, reset_less=True)
         mean_added = Signal()
+        begun = Signal()
 
-        issue = Signal()  # left and right are operands whose sum is written to `way`
-        for_column = Signal()
-        row_left, row_right = Signal(32 * self.width), Signal(32 * self.width)
+        issue = Signal()  # the operands' sum is written to `way`
+        for_column, full = Signal(), Signal()
         m.d.comb += [
             for_column.eq(self.valid | issue),
-            left.addr.eq(way),
-            right.addr.eq(way | stride),
-            row_left.eq(Mux(filled.bit_select(left.addr, 1), left.data, 0)),
-            row_right.eq(Mux(filled.bit_select(right.addr, 1), right.data, 0)),
-            self.sum.eq(row_left[:32]),
+            full.eq(filled[-1]),
+            read.addr.eq(way | Mux(right_held, 0, stride)),
+            self.sum.eq(read.data[:32]),
         ]
-        with m.If(for_column):
-            m.d.sync += filled.bit_select(way, 1).eq(1)
 
         written = Signal(ADD)
         target = Signal(ADD * len(way), reset_less=True)
         m.d.sync += [written.eq(Cat(for_column, written)), target.eq(Cat(way, target))]
         m.d.comb += [write.en.eq(written[-1]), write.addr.eq(target[-len(way) :]), write.data.eq(self.totals)]
 
-        m.d.comb += [self.left.eq(row_left), self.right.eq(row_right), self.busy.eq(1)]
+        m.d.comb += [self.left.eq(read.data), self.right.eq(read.data), self.busy.eq(1)]
+        for bit in range(len(fold)):
+            with m.If(fold[bit]):
+                m.d.comb += self.right[: 32 << bit].eq(read.data[32 << bit :])
         with m.FSM(name="state"):
             with m.State("ACCUMULATE"):
-                m.d.comb += self.busy.eq(filled[0])
+                m.d.comb += [self.busy.eq(begun), self.addend.eq(Mux(full, Addend.SQUARE, Addend.FIRST_SQUARE))]
                 with m.If(self.valid):
-                    m.d.sync += way.eq(way + 1)
+                    m.d.sync += [way.eq(way + 1), filled.eq(Mux(full, filled, filled + 1)), begun.eq(1)]
                 with m.If(self.valid & self.last):
                     m.d.sync += [
                         way.eq(0),
                         stride.eq(self.ways // 2),
-                        fold.eq(self.width // 2),
                         mean_added.eq(0),
                         self.inverse_n_held.eq(self.inverse_n),
                         epsilon.eq(self.epsilon),
@@ -121,39 +125,46 @@ class ColumnSum(wiring.Component):
                 m.d.sync += wait.eq(wait + 1)
                 with m.If(wait == ADD - 1):
                     m.d.sync += wait.eq(0)
-                    with m.If(stride.any()):
+                    with m.If(mean_added):
+                        m.d.sync += self.variance.eq(self.totals[:32])
+                        m.next = "OFFER"
+                    with m.Elif(stride.any()):
                         m.next = "WAYS"
                     with m.Elif(fold.any()):
                         m.next = "LANES"
-                    with m.Elif(~mean_added):
-                        m.next = "MEAN"
                     with m.Else():
-                        m.d.sync += self.variance.eq(self.totals[:32])
-                        m.next = "OFFER"
+                        m.next = "MEAN"
             with m.State("WAYS"):
-                m.d.comb += issue.eq(1)
-                m.d.sync += way.eq(way + 1)
-                with m.If(way + 1 == stride):
-                    m.d.sync += [way.eq(0), stride.eq(stride >> 1)]
-                    m.next = "SETTLE"
+                last_way = way + stride + 1 == filled
+                with m.If(filled > stride):
+                    m.d.sync += right_held.eq(~right_held)
+                    with m.If(right_held):
+                        m.d.comb += [issue.eq(1), self.addend.eq(Addend.COLUMNS_HELD)]
+                        m.d.sync += way.eq(Mux(last_way, 0, way + 1))
+                        with m.If(last_way):
+                            m.d.sync += filled.eq(stride)
+                            m.next = "SETTLE"
+                with m.Elif(stride == 1):  # nothing to add at this distance
+                    m.next = "LANES"
+                with m.If((filled <= stride) | (right_held & last_way)):
+                    m.d.sync += stride.eq(stride >> 1)
+                    with m.If(stride == 1):
+                        m.d.sync += fold.eq(self.width // 2)
             with m.State("LANES"):
                 m.d.comb += issue.eq(1)
                 m.d.sync += fold.eq(fold >> 1)
-                for k in range(len(fold)):
-                    with m.If(fold[k]):
-                        m.d.comb += self.right.eq(row_left >> (32 << k))
                 m.next = "SETTLE"
             with m.State("MEAN"):
                 m.d.comb += self.mean_valid.eq(1)
                 m.next = "EPSILON"
             with m.State("EPSILON"):
-                m.d.comb += [self.left.eq(self.product), self.right.eq(epsilon)]
+                m.d.comb += [self.left[:32].eq(self.product), self.right[:32].eq(epsilon)]
                 with m.If(self.product_valid):
                     m.d.sync += mean_added.eq(1)
                     m.next = "SETTLE"
             with m.State("OFFER"):
                 m.d.comb += self.variance_valid.eq(1)
                 with m.If(self.variance_ready):
-                    m.d.sync += filled.eq(0)
+                    m.d.sync += [filled.eq(0), begun.eq(0)]
                     m.next = "ACCUMULATE"
         return m

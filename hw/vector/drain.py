@@ -31,7 +31,7 @@ LOAD_LEAD = max(1, Scales.LOAD - SCALE_USE)
 class DrainSteps(wiring.Component):
     """Accumulator requests and steps of DRAIN, a token after the other.
 
-    ``group``, ``lane``, ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later
+    ``token`` (among the active ones), ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later
     that it meets the data. ``load``, ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's
     result is written. Scales must be complete: the operator waits for ``sums_busy`` and ``scales_busy`` to fall.
 
@@ -47,9 +47,8 @@ class DrainSteps(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "done": Out(1),
-            "group": Out(index_bits(config.groups)),
-            "lane": Out(index_bits(config.lanes)),
-            "vector": Out(index_bits(config.max_rows // config.width)),
+            "token": Out(index_bits(config.tokens)),
+            "vector": Out(index_bits(config.panel_vectors)),
             "step": Out(Step(config)),
             "load": Out(1),
             "load_token": Out(index_bits(config.chunk)),
@@ -66,7 +65,6 @@ class DrainSteps(wiring.Component):
         source, target = Signal(16, reset_less=True), Signal(16, reset_less=True)
         vector = Signal(16)
         position = Signal.like(op.count)
-        lane, group = Signal.like(self.lane), Signal.like(self.group)
         wait = Signal(range(max(LOAD_PAUSE, LOAD_LEAD) + 1))
 
         do_request = Signal()
@@ -89,7 +87,7 @@ class DrainSteps(wiring.Component):
             m.d.sync += [do_drain_next.eq(do_drain), tag_next.eq(tag)]
             do_drain, tag = do_drain_next, tag_next
         m.d.comb += [self.step.strobes.drain.eq(do_drain), self.step.tag.eq(tag)]
-        m.d.sync += [self.lane.eq(lane), self.group.eq(group), self.vector.eq(descriptor.row_blocks + vector)]
+        m.d.sync += [self.token.eq(position), self.vector.eq(descriptor.row_blocks + vector)]
 
         with m.If(do_request):
             m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
@@ -101,8 +99,6 @@ class DrainSteps(wiring.Component):
                     target_offset.eq(op.first * descriptor.dst_stride),
                     vector.eq(0),
                     position.eq(0),
-                    lane.eq(0),
-                    group.eq(0),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):
@@ -127,10 +123,6 @@ class DrainSteps(wiring.Component):
                         target.eq(target + descriptor.dst_stride),
                         wait.eq(LOAD_PAUSE - 1),
                     ]
-                    with m.If(lane == self.config.lanes - 1):
-                        m.d.sync += [lane.eq(0), group.eq(group + 1)]
-                    with m.Else():
-                        m.d.sync += lane.eq(lane + 1)
                     m.next = "LOAD" if LOAD_PAUSE == 1 else "PAUSE"
                     with m.If(last_token):
                         m.next = "FLUSH"

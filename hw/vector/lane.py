@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,7 +10,7 @@ from ..float import FloatAdd, FloatMul, FloatToInt, IntToFloat
 from ..float.format import pipelined
 from .sigmoid import Sigmoid
 
-__all__ = ["Gate", "Lane", "LaneControl", "ONE"]
+__all__ = ["Addend", "Gate", "Lane", "LaneControl", "ONE"]
 
 #: 1.0 as bits.
 ONE = 0x3F800000
@@ -29,20 +29,36 @@ class Gate(enum.Enum, shape=2):  # type: ignore[call-arg]  # amaranth has no typ
     SCRATCH = 3
 
 
+class Addend(enum.Enum, shape=3):  # type: ignore[call-arg]  # amaranth has no type information
+    """What the adder takes as its operands."""
+
+    #: ``left`` and ``right``.
+    COLUMNS = 0
+    #: ``left``, and the right operand of the step before.
+    COLUMNS_HELD = 1
+    #: ``left`` and the second product.
+    SQUARE = 2
+    #: 0 and the second product.
+    FIRST_SQUARE = 3
+    #: The products.
+    ROTATED = 4
+    #: The second product and 0.
+    CHAIN = 5
+    #: The second product and the scratch data.
+    RESIDUAL = 6
+
+
 def LaneControl() -> data.StructLayout:
     """Selections that all lanes share; each acts in the cycle that is given (see `hwgen.hw.vector.step`).
 
     HELD: ``dequantize`` takes accumulator and ``scale`` as the first operands, ``unscaled`` takes 1.0 for the
     parameter, ``square`` scratch twice as the second operands, ``second`` crosses the operands of a rotary pair,
-    ``unrotated`` makes the second product 0. GATE: ``chain``, ``gate``. FIRST_PRODUCT: ``add_square``,
-    ``add_rotated``, and with it ``minus``. SECOND_PRODUCT: ``add_chain``, and with it ``residual`` (the scratch data
-    is added).
+    ``unrotated`` makes the second product 0. GATE - 1: ``gate``. GATE: ``chain``. FIRST_PRODUCT or SECOND_PRODUCT:
+    ``addend``, and with the first ``minus``.
     """
     return data.StructLayout({
         "dequantize": 1, "unscaled": 1, "square": 1, "second": 1, "unrotated": 1,
-        "chain": 1, "gate": Gate,
-        "add_square": 1, "add_rotated": 1, "minus": 1,
-        "add_chain": 1, "residual": 1,
+        "chain": 1, "gate": Gate, "addend": Addend, "minus": 1,
     })  # fmt: skip
 
 
@@ -51,7 +67,7 @@ class Lane(wiring.Component):
 
     ``scratch``, ``param`` memory data of a step; ``accumulator`` the integer, IntToFloat's latency before the hold
     register of ``scratch`` is full; ``scale``, ``factor`` float32 operands of all lanes; ``left``, ``right`` operands
-    of the adder while no step uses it. ``product`` first product, ``total`` sum, ``quantized`` second product as
+    of the adder from the column sums. ``product`` first product, ``total`` sum, ``quantized`` second product as
     int8.
 
     ::
@@ -106,8 +122,21 @@ class Lane(wiring.Component):
 
         delayed = Signal(32 * Sigmoid.latency, reset_less=True)
         m.d.sync += delayed.eq(Cat(first.o, delayed))
-        gated = delayed[-32:]
+        ungated = delayed[-32:]
+        gated = pipelined(m, ungated, "gated")
         m.d.comb += sigmoid.a.eq(first.o)
+        gate = Signal(32, reset_less=True)
+        with m.Switch(control.gate):
+            with m.Case(Gate.FACTOR):
+                m.d.sync += gate.eq(self.factor)
+            with m.Case(Gate.SIGMOID):
+                m.d.sync += gate.eq(sigmoid.o)
+            with m.Case(Gate.RELU):
+                m.d.sync += gate.eq(ungated)
+            with m.Case(Gate.SCRATCH):
+                m.d.sync += gate.eq(self.scratch)
+        with m.If((control.gate == Gate.RELU) & ungated[31]):
+            m.d.sync += gate.eq(0)
 
         with m.If(control.chain):
             m.d.sync += c.eq(gated)
@@ -118,15 +147,8 @@ class Lane(wiring.Component):
         with m.Else():
             m.d.sync += c.eq(self.scratch)
 
-        with m.If(control.chain), m.Switch(control.gate):
-            with m.Case(Gate.FACTOR):
-                m.d.sync += d.eq(self.factor)
-            with m.Case(Gate.SIGMOID):
-                m.d.sync += d.eq(sigmoid.o)
-            with m.Case(Gate.RELU):
-                m.d.sync += d.eq(Mux(gated[31], 0, gated))
-            with m.Case(Gate.SCRATCH):
-                m.d.sync += d.eq(held)
+        with m.If(control.chain):
+            m.d.sync += d.eq(gate)
         with m.Elif(control.unrotated):
             m.d.sync += d.eq(0)
         with m.Elif(control.square):
@@ -137,11 +159,23 @@ class Lane(wiring.Component):
 
         x, y, minus = Signal(32, reset_less=True), Signal(32, reset_less=True), Signal(reset_less=True)
         m.d.sync += minus.eq(control.minus)
-        with m.If(control.add_chain):
-            m.d.sync += [x.eq(second.o), y.eq(Mux(control.residual, held, Const(0, 32)))]
-        with m.Elif(control.add_rotated):
-            m.d.sync += [x.eq(first.o), y.eq(second.o)]
-        with m.Else():
-            m.d.sync += [x.eq(self.left), y.eq(Mux(control.add_square, second.o, self.right))]
+        with m.Switch(control.addend):
+            with m.Case(Addend.CHAIN, Addend.RESIDUAL):
+                m.d.sync += x.eq(second.o)
+            with m.Case(Addend.ROTATED):
+                m.d.sync += x.eq(first.o)
+            with m.Case(Addend.FIRST_SQUARE):
+                m.d.sync += x.eq(0)
+            with m.Default():
+                m.d.sync += x.eq(self.left)
+        with m.Switch(control.addend):
+            with m.Case(Addend.SQUARE, Addend.FIRST_SQUARE, Addend.ROTATED):
+                m.d.sync += y.eq(second.o)
+            with m.Case(Addend.CHAIN):
+                m.d.sync += y.eq(0)
+            with m.Case(Addend.RESIDUAL):
+                m.d.sync += y.eq(held)
+            with m.Case(Addend.COLUMNS):
+                m.d.sync += y.eq(self.right)
         m.d.comb += [adder.a.eq(x), adder.b.eq(y), adder.sub.eq(minus), self.total.eq(adder.o)]
         return m

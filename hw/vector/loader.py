@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Opcode
-from ..interfaces import BeatStream, MemoryWrite, Operator
+from ..interfaces import BeatStream, MemoryWrite, Operator, index_bits
 
 __all__ = ["RingLoader"]
 
@@ -19,8 +19,8 @@ class RingLoader(wiring.Component):
     ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes
     are ignored. ``done`` comes after the last write and the last beat. Each row takes ``stream_beats`` beats and
     writes ``vectors`` vectors; what follows them in the row is dropped. Rows of token ``t`` go to ``dst + t *
-    dst_stride``; PARAM is a single row at ``dst``. A beat of EMBED is two vectors of bf16 and takes two cycles, any
-    other beat is one vector of float32. ``ready`` is low outside an operator.
+    dst_stride``; PARAM is a single row at ``dst``. A beat holds ``beat_vectors`` vectors of float32, for EMBED twice as
+    many of bf16, the first in its low bits; each takes a cycle. ``ready`` is low outside an operator.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -46,21 +46,24 @@ class RingLoader(wiring.Component):
         row = Signal.like(op.count)
         beats_left = Signal(32)
         vector = Signal(17)
-        upper = Signal()  # half of an EMBED beat
+        part = Signal(range(2 * self.config.beat_vectors))  # vector of the beat
 
         do_vector, do_beat = Signal(), Signal()
-        last_beat, last_row = Signal(), Signal()
+        last_part, last_beat, last_row = Signal(), Signal(), Signal()
         m.d.comb += [
             last_beat.eq(beats_left == 1),
             last_row.eq(is_param | (row + 1 == op.count)),
-            do_beat.eq(do_vector & (upper | ~is_embed)),
+            last_part.eq(part == Mux(is_embed, 2 * self.config.beat_vectors - 1, self.config.beat_vectors - 1)),
+            do_beat.eq(do_vector & last_part),
             self.beats.ready.eq(do_beat),
         ]
 
         # bf16 is the upper half of float32.
         beat = self.beats.payload
-        half = beat.word_select(upper, len(beat) // 2)
-        widened = Cat(Cat(Const(0, 16), half.word_select(k, 16)) for k in range(self.config.width))
+        width = self.config.width
+        narrow = beat.word_select(part, 16 * width)
+        widened = Cat(Cat(Const(0, 16), narrow.word_select(k, 16)) for k in range(width))
+        wide = beat.word_select(part[: index_bits(self.config.beat_vectors)], 32 * width)
         do_write = do_vector & (vector < descriptor.vectors)
         m.d.sync += [self.scratch_write.valid.eq(do_write & is_embed), self.param_write.valid.eq(do_write & ~is_embed)]
         with m.If(do_vector):
@@ -68,9 +71,9 @@ class RingLoader(wiring.Component):
                 self.scratch_write.addr.eq(base + vector),
                 self.scratch_write.data.eq(widened),
                 self.param_write.addr.eq(base + vector),
-                self.param_write.data.eq(beat),
+                self.param_write.data.eq(wide),
                 vector.eq(vector + 1),
-                upper.eq(is_embed & ~upper),
+                part.eq(Mux(last_part, 0, part + 1)),
             ]
 
         with m.FSM(name="state"):
@@ -78,7 +81,7 @@ class RingLoader(wiring.Component):
                 m.d.sync += [
                     offset.eq(Mux(is_param, 0, op.first * descriptor.dst_stride)),
                     row.eq(0),
-                    upper.eq(0),
+                    part.eq(0),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):

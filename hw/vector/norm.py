@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -55,8 +55,6 @@ class NormSteps(wiring.Component):
         base = Signal(16, reset_less=True)
         vector = Signal(16)
         position = Signal.like(op.count)  # of the token among the active ones
-        lane = Signal(index_bits(self.config.lanes))
-        group = Signal(index_bits(self.config.groups))
         gap = Signal(range(CHAIN_GAP + 1))
 
         last_vector, last_token = Signal(), Signal()
@@ -70,7 +68,7 @@ class NormSteps(wiring.Component):
             tag.last.eq(last_vector),
             tag.final.eq(last_token & last_vector),
             tag.kind.eq(Kind.TOKEN),
-            tag.place.eq(Cat(lane, group)),
+            tag.place.eq(position),
         ]
 
         with m.If(do_sum | do_quantize):
@@ -82,8 +80,6 @@ class NormSteps(wiring.Component):
                     offset.eq(op.first * descriptor.src_stride),
                     vector.eq(0),
                     position.eq(0),
-                    lane.eq(0),
-                    group.eq(0),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):
@@ -103,10 +99,6 @@ class NormSteps(wiring.Component):
                 m.d.comb += do_quantize.eq(1)
                 with m.If(last_vector):
                     m.d.sync += [position.eq(position + 1), base.eq(base + descriptor.src_stride), gap.eq(CHAIN_GAP)]
-                    with m.If(lane == self.config.lanes - 1):
-                        m.d.sync += [lane.eq(0), group.eq(group + 1)]
-                    with m.Else():
-                        m.d.sync += lane.eq(lane + 1)
                     m.next = "GAP"
                     with m.If(last_token):
                         m.next = "FLUSH"

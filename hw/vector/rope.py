@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Opcode
+from ...descriptors import Flag, Opcode
 from ..interfaces import Operator, index_bits
 from .step import CHAIN_GAP, Kind, Step
 
@@ -60,7 +60,7 @@ class RopeSteps(wiring.Component):
         position = Signal.like(op.count)
         source, param = Signal(16, reset_less=True), Signal(16, reset_less=True)
         slot_base = Signal(index_bits(self.config.max_group))
-        bank = Signal(index_bits(self.config.chunk))
+        token = Signal.like(op.count)  # of the pass
         may_quantize = Signal()
         gap = Signal(range(CHAIN_GAP + 1))
         # Of the head
@@ -75,13 +75,22 @@ class RopeSteps(wiring.Component):
         vector = Signal.like(descriptor.head_vectors)
         address = Signal(16)
 
-        bank_mask = self.config.chunk - 1
+        def has(flag: Flag) -> Signal:
+            return descriptor.flags[flag.value.bit_length() - 1]
+
+        first_kind, last_kind = Signal(Kind), Signal(Kind)
+        m.d.comb += [
+            first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
+            last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
+        ]
         half = descriptor.head_vectors[1:]
         last_vector, last_head, last_token = Signal(), Signal(), Signal()
         m.d.comb += [
             vector.eq(Mux(do_rotate & second, pair + half, pair)),
             last_token.eq(position + 1 == op.count),
-            last_head.eq((kind == Kind.VALUE) & (kv_head + 1 == descriptor.kv_heads)),
+            last_head.eq(
+                (kind == last_kind) & (kv_head + 1 == descriptor.kv_heads) & ((kind != Kind.QUERY) | (member + 1 == group))
+            ),
             last_vector.eq(Mux(do_rotate, second & (pair + 1 == half), pair + 1 == descriptor.head_vectors)),
             address.eq(head + vector),
             tag.source.eq(address),
@@ -92,7 +101,7 @@ class RopeSteps(wiring.Component):
             tag.final.eq(last_token & last_head & last_vector),
             tag.second.eq(second),
             tag.kind.eq(kind),
-            tag.place.eq(Mux(kind == Kind.QUERY, slot_base + member, bank)),
+            tag.place.eq(Mux(kind == Kind.QUERY, slot_base + member, token)),
             tag.kv_head.eq(kv_head),
             tag.index.eq(index),
         ]
@@ -102,6 +111,8 @@ class RopeSteps(wiring.Component):
             m.d.sync += pair.eq(Mux(last_vector, 0, pair + 1))
         with m.If((do_rotate | do_quantize) & last_vector):
             self._next_head(m, kind, kv_head, member, group)
+            with m.If(last_head):
+                m.d.sync += kind.eq(first_kind)
             m.d.sync += [head.eq(head + descriptor.head_vectors), index.eq(index + 1)]
             with m.If(last_head):
                 m.d.sync += [head.eq(source), index.eq(0)]
@@ -116,7 +127,7 @@ class RopeSteps(wiring.Component):
                     position.eq(0),
                     pair.eq(0),
                     second.eq(0),
-                    kind.eq(Kind.QUERY),
+                    kind.eq(first_kind),
                     kv_head.eq(0),
                     member.eq(0),
                     index.eq(0),
@@ -132,7 +143,7 @@ class RopeSteps(wiring.Component):
                     source_offset.eq(op.first * descriptor.src_stride),
                     param_offset.eq(op.first * descriptor.param_stride),
                     slot_base.eq(op.first * group),
-                    bank.eq((op.position + op.first) & bank_mask),
+                    token.eq(op.first),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):
@@ -158,7 +169,7 @@ class RopeSteps(wiring.Component):
                         source.eq(source + descriptor.src_stride),
                         param.eq(param + descriptor.param_stride),
                         slot_base.eq(slot_base + group),
-                        bank.eq((bank + 1) & bank_mask),
+                        token.eq(token + 1),
                         gap.eq(CHAIN_GAP),
                     ]
                     m.next = "GAP"

@@ -51,9 +51,9 @@ class Scales(wiring.Component):
     LOAD = MULTIPLY + 1
 
     def __init__(self, config: BuildConfig) -> None:
-        # The step's address is on the bus one cycle after the strobe's next one; the factor is read one before GATE.
-        if FloatDiv.latency >= 2 + GATE - 1:
-            raise ValueError(f"FloatDiv.latency must be below {GATE + 1}, not {FloatDiv.latency!r}")
+        # The step's address is on the bus one cycle after the strobe's next one; the factor is read two before GATE.
+        if FloatDiv.latency >= 2 + GATE - 2:
+            raise ValueError(f"FloatDiv.latency must be below {GATE}, not {FloatDiv.latency!r}")
         self.config = config
         self.factors = config.max_heads + 2 * config.max_kv_heads
         token = index_bits(config.chunk)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...numerics import SIGMOID_ONE, sigmoid_table
 from ..float import FloatToInt, IntToFloat
-from ..float.format import MANTISSA, pipelined, unpack
+from ..float.format import pipelined
 
 __all__ = ["Sigmoid"]
 
@@ -35,10 +35,10 @@ class Sigmoid(wiring.Component):
         base[i], slope[i]                                                   1
         fall = (slope[i] l + 32) >> 6;  start = a < 0 ? base : 2^17 - base  1
         w = a < 0 ? start - fall : start + fall                             1
-        float(w) 2^-17                                                      IntToFloat, 1
+        float(w 2^-17)                                                      IntToFloat
     """
 
-    latency = FloatToInt.latency + 3 + IntToFloat.latency + 1
+    latency = FloatToInt.latency + 3 + IntToFloat.latency
 
     def __init__(self) -> None:
         super().__init__({"a": In(32), "o": Out(32)})
@@ -48,7 +48,7 @@ class Sigmoid(wiring.Component):
         base, slope = sigmoid_table()
         one_bits = bits_for(SIGMOID_ONE)
         m.submodules.argument = argument = FloatToInt(MAGNITUDE + 1, FRACTION)
-        m.submodules.convert = convert = IntToFloat(one_bits + 1)
+        m.submodules.convert = convert = IntToFloat(one_bits + 1, fraction=bits_for(SIGMOID_ONE - 1))
 
         m.d.comb += argument.a.eq(self.a[:31])
         negative = self.a[31]
@@ -68,10 +68,5 @@ class Sigmoid(wiring.Component):
         negative2 = pipelined(m, negative1, "negative2")
 
         result3 = pipelined(m, Mux(negative2, start2 - fall2, start2 + fall2)[:one_bits], "result3")
-        m.d.comb += convert.i.eq(result3)
-
-        number = unpack(convert.o)
-        exponent = (number.exponent - bits_for(SIGMOID_ONE - 1))[:8]
-        scaled = Mux(number.exponent.any(), Cat(number.mantissa, exponent), 0)
-        m.d.comb += self.o.eq(pipelined(m, scaled[: MANTISSA + 8], "scaled"))
+        m.d.comb += [convert.i.eq(result3), self.o.eq(convert.o)]
         return m

@@ -25,8 +25,8 @@ OPERANDS = HELD + 1
 FIRST_PRODUCT = OPERANDS + FloatMul.latency
 #: The sum of a short step, behind the adder's operand registers.
 SHORT_SUM = FIRST_PRODUCT + 1 + FloatAdd.latency
-#: The sigmoid of the first product.
-GATE = FIRST_PRODUCT + Sigmoid.latency
+#: The sigmoid of the first product, or what else it is multiplied by, is in the gate register.
+GATE = FIRST_PRODUCT + Sigmoid.latency + 1
 #: The second product of a chained step, behind the multiplier's operand registers.
 SECOND_PRODUCT = GATE + 1 + FloatMul.latency
 #: The sum of a chained step.
@@ -49,8 +49,7 @@ class Kind(enum.Enum, shape=2):  # type: ignore[call-arg]  # amaranth has no typ
 
 def place_bits(config: BuildConfig) -> int:
     """Bits of `Tag`'s ``place``."""
-    lane_and_group = index_bits(config.lanes) + index_bits(config.groups)
-    return max(index_bits(config.max_group), lane_and_group, index_bits(config.chunk))
+    return max(index_bits(config.max_group), index_bits(config.tokens), index_bits(config.chunk))
 
 
 def Strobes() -> data.StructLayout:
@@ -68,7 +67,7 @@ def Tag(config: BuildConfig) -> data.StructLayout:
 
     ``source``, ``target`` scratch addresses; with ``quantize``, ``target`` is the vector of the token or head.
     ``param`` parameter address. ``first``, ``last`` vector of a token or head; ``final`` of the operator. ``second``
-    half of a rotary pair. ``place``: lane and group (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a
+    half of a rotary pair. ``place``: token among the active ones (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a
     head; ``index`` of its factor.
     """
     scratch = index_bits(config.scratch_vectors)

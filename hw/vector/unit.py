@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Flag, Opcode
+from ...descriptors import Buffers, Flag, Opcode
 from ..interfaces import (
     AccumulatorRead,
     ActivationWrite,
@@ -18,11 +18,10 @@ from ..interfaces import (
     Operator,
     QueryScaleWrite,
     QueryWrite,
-    index_bits,
 )
 from .columns import ColumnSum
 from .drain import DrainSteps
-from .lane import ONE, Gate, Lane, LaneControl
+from .lane import ONE, Addend, Gate, Lane, LaneControl
 from .norm import NormSteps
 from .peak import Peak
 from .rope import RopeSteps
@@ -46,7 +45,7 @@ class VectorUnit(wiring.Component):
     Steps (see `step.py`) come from one of three state machines, travel down a pipeline of fixed length beside the
     lanes' data, and act where they pass::
 
-        steps | request | hold | operands | * | sigmoid | * | + | write
+        steps | request | hold | operands | * | gate | * | + | write
                                             |-> maximum -> Scales -> factor, scales
                                         squares + ColumnSum
     """
@@ -116,8 +115,8 @@ class VectorUnit(wiring.Component):
             m.d.comb += self.scratch_read.addr.eq(tags[late_add].source)
         m.d.comb += [
             self.accumulator.gang.eq(op.gang),
-            self.accumulator.group.eq(drain.group),
-            self.accumulator.lane.eq(drain.lane),
+            self.accumulator.half.eq((descriptor.buffers & Buffers.ACCUMULATOR).any()),
+            self.accumulator.token.eq(drain.token),
             self.accumulator.vector.eq(drain.vector),
         ]
 
@@ -134,13 +133,14 @@ class VectorUnit(wiring.Component):
             control.second.eq(held.rotate & tags[HELD].second),
             control.unrotated.eq(held.rotate & (held_kind == Kind.VALUE)),
             control.chain.eq(gate.quantize | gate.drain),
-            control.add_square.eq(product.sum),
-            control.add_rotated.eq(product.rotate),
+            control.addend.eq(columns.addend),
             control.minus.eq(product.rotate & ~tags[FIRST_PRODUCT].second),
-            control.add_chain.eq(chained.drain),
-            control.residual.eq(flags[Flag.ADD]),
         ]
-        with m.If(gate.drain):
+        with m.If(chained.drain):
+            m.d.comb += control.addend.eq(Mux(flags[Flag.ADD], Addend.RESIDUAL, Addend.CHAIN))
+        with m.Elif(product.rotate):
+            m.d.comb += control.addend.eq(Addend.ROTATED)
+        with m.If(strobes[GATE - 1].drain):
             with m.If(flags[Flag.SILU]):
                 m.d.comb += control.gate.eq(Gate.SIGMOID)
             with m.Elif(flags[Flag.RELU2]):
@@ -148,8 +148,8 @@ class VectorUnit(wiring.Component):
             with m.Elif(flags[Flag.MULTIPLY]):
                 m.d.comb += control.gate.eq(Gate.SCRATCH)
         factor = Signal(32, reset_less=True)
-        m.d.comb += scales.index.eq(tags[GATE - 1].index)
-        m.d.sync += factor.eq(Mux(strobes[GATE - 1].drain, ONE, scales.factor))
+        m.d.comb += scales.index.eq(tags[GATE - 2].index)
+        m.d.sync += factor.eq(Mux(strobes[GATE - 2].drain, ONE, scales.factor))
 
         products, totals, quantized = [], [], []
         for k in range(config.width):
@@ -235,16 +235,14 @@ class VectorUnit(wiring.Component):
 
     def _connect_quantized(self, m: Module, valid: Value, tag: data.View, elements: Value, to_query: Value) -> None:
         """int8 vectors: tokens to the activation memory (the query memory with TO_QUERY), heads to their memories."""
-        config, op, descriptor = self.config, self.op, self.op.descriptor
-        lane_bits = index_bits(config.lanes)
+        descriptor = self.op.descriptor
         of_token = tag.kind == Kind.TOKEN
         of_query = tag.kind == Kind.QUERY
-        lane, group = tag.place[:lane_bits], tag.place[lane_bits : lane_bits + index_bits(config.groups)]
         activation, query, kv = self.activation, self.query, self.kv
         m.d.comb += [
             activation.valid.eq(valid & of_token & ~to_query),
-            activation.groups.eq(Mux(op.gang, -1, Const(1, config.groups) << group)),
-            activation.lane.eq(lane),
+            activation.half.eq((descriptor.buffers & Buffers.ACTIVATION).any()),
+            activation.token.eq(tag.place),
             activation.addr.eq(tag.target),
             activation.data.eq(elements),
             query.valid.eq(valid & (of_query | (of_token & to_query))),

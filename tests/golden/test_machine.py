@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
+from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.golden.machine import GoldenMachine, ProgramError
 from hwgen.golden.norm import norm_quantize
 from hwgen.layout import (
@@ -105,7 +105,7 @@ def test_skipped_descriptors(bench: Bench, tokens: int, options: int, executed: 
     program = [
         param(bench),
         param(bench, flags=Flag.LOGITS),
-        param(bench, flags=Flag.MULTI),
+        param(bench, flags=Flag.MULTI, token_count=2),
         param(bench, token_start=4),
     ]
     assert bench.run(program, [0] * tokens, options=options) == executed
@@ -147,20 +147,20 @@ def norm_program(n: int, **fields: Any) -> Descriptor:
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4])
-def test_norm_fills_lanes(bench: Bench, tokens: int) -> None:
+def test_norm_fills_one_half_of_the_activations(bench: Bench, tokens: int) -> None:
     n, machine = 3 * WIDTH, bench.machine
     x, gain = random(tokens, n), random(n, seed=2)
     machine.scratch[4 : 4 + tokens * 3] = x.reshape(-1, WIDTH)
     machine.param[:3] = gain.reshape(-1, WIDTH)
-    bench.run([norm_program(n, token_count=4)], [0] * tokens)
+    half = tokens % 2
+    buffers = Buffers.ACTIVATION if half else Buffers.NONE
+    bench.run([norm_program(n, token_count=4, buffers=buffers)], [0] * tokens)
     q, scale = norm_quantize(
         torch.from_numpy(x), torch.from_numpy(gain), float(np.float32(1 / n)), float(np.float32(1e-5))
     )
-    assert np.array_equal(machine.activation[:tokens, :n], q.numpy())
+    assert np.array_equal(machine.activation[half, :tokens, :n], q.numpy()) and not machine.activation[1 - half].any()
     assert_same_bits(torch.from_numpy(machine.activation_scale[:tokens]), scale)
     assert machine.gang == (tokens <= CONFIG.lanes)
-    if machine.gang:
-        assert np.array_equal(machine.activation[CONFIG.lanes : CONFIG.lanes + tokens, :n], q.numpy())
 
 
 def test_norm_of_the_last_token_to_the_head(bench: Bench) -> None:
@@ -191,11 +191,13 @@ def test_linear_and_drain(bench: Bench) -> None:
     machine.scratch[:] = 0
     machine.scratch[100:106] = other.reshape(-1, WIDTH)
     drain = Descriptor(opcode=Opcode.DRAIN, flags=Flag.ADD, vectors=2, row_blocks=1, src=100, src_stride=2, dst=200,
-                       dst_stride=3, scalar0=0.5, token_count=4)  # fmt: skip
-    bench.run([linear_program(bench, trits), drain], [0] * 3)
-    acc = machine.activation[:3, :90].astype(np.int64) @ trits.T.astype(np.int64)
-    assert np.array_equal(machine.accumulator[:3, :27], acc) and not machine.accumulator[:3, 27:32].any()
-    assert (machine.accumulator[3] == 12345).all() and (machine.accumulator[:, 32:] == 12345).all()
+                       dst_stride=3, scalar0=0.5, token_count=4, buffers=Buffers.ACCUMULATOR)  # fmt: skip
+    both = Buffers.ACCUMULATOR | Buffers.ACTIVATION
+    bench.run([linear_program(bench, trits, buffers=both), drain], [0] * 3)
+    acc = machine.activation[1, :3, :90].astype(np.int64) @ trits.T.astype(np.int64)
+    upper = machine.accumulator[1]
+    assert np.array_equal(upper[:3, :27], acc) and not upper[:3, 27:32].any()
+    assert (upper[3] == 12345).all() and (upper[:, 32:] == 12345).all() and (machine.accumulator[0] == 12345).all()
     rows = acc[:, WIDTH : 3 * WIDTH].astype(np.float32) * np.float32(0.125) + other
     assert np.array_equal(machine.scratch[[200, 201, 203, 204, 206, 207]], rows.reshape(-1, WIDTH))
     assert not machine.scratch[[202, 205, 208]].any()
@@ -206,11 +208,11 @@ def test_changed_weights_are_noticed(bench: Bench) -> None:
     machine.activation[:] = 3
     d = linear_program(bench, np.ones((8, 40), np.int8))
     bench.run([d])
-    assert machine.accumulator[0, 0] == 120
+    assert machine.accumulator[0, 0, 0] == 120
     data = to_planes(CONFIG, pack_ternary(CONFIG, -np.ones((8, 40), np.int8)))
     machine.memory[d.stream_address : d.stream_address + data.size] = data
     bench.run([d])
-    assert machine.accumulator[0, 0] == -120
+    assert machine.accumulator[0, 0, 0] == -120
 
 
 def test_replay_over_rounds(bench: Bench) -> None:
@@ -247,7 +249,7 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
         for head in range(heads):
             address = DATA + (3, 0, 2)[p // 16] * page_bytes + head * layout.bytes
             beats = from_planes(CONFIG, machine.memory[address : address + layout.bytes])
-            slot, bank = p % 16, p % CONFIG.chunk
+            slot, bank = p % 16, p - position
             header = beats[: layout.header_beats].reshape(-1)
             for kind in range(2):
                 first = 2 * (16 * kind + slot)

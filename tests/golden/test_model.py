@@ -34,7 +34,7 @@ NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 
 
 @pytest.mark.parametrize(("shape", "config", "chunk"), [
-    (GROUPED, DEFAULT, 8), (GROUPED, DEFAULT, 5), (GROUPED, NARROW, 8), (GROUPED, WIDE, 16), (GROUPED, NO_REPLAY, 8),
+    (GROUPED, DEFAULT, 8), (GROUPED, DEFAULT, 5), (GROUPED, NARROW, 8), (GROUPED, WIDE, 12), (GROUPED, NO_REPLAY, 8),
     (MULTI_HEAD, DEFAULT, 8), (MULTI_HEAD, DEFAULT, 1), (MULTI_HEAD, NARROW, 3), (ODD, DEFAULT, 7),
 ])  # fmt: skip
 def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.golden.window import RegisterWindow
-from hwgen.registers import MAGIC, Status, register, register_map
+from hwgen.registers import WINDOW_BYTES, MAGIC, Status, register, register_map
 
 CONFIG = BuildConfig()
 
@@ -52,6 +52,6 @@ def test_addresses_and_holes() -> None:
     window.write(offset("PROGRAM_LOW"), 0x1_3456_7890)
     assert window.program == 0x12_3456_7890
     assert window.read(0x3FFC) == 0
-    for bad in (2, -4, 0x4000):
-        with pytest.raises(ValueError, match="offset must be a multiple of 4 below 0x4000"):
+    for bad in (2, -4, WINDOW_BYTES):
+        with pytest.raises(ValueError, match=f"offset must be a multiple of 4 below 0x{WINDOW_BYTES:x}"):
             window.read(bad)

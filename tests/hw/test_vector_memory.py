@@ -12,9 +12,13 @@ from hwgen.hw.accelerator import BLOCK_RAM_DEPTH, LUT_RAM_DEPTH, VectorMemory
 from hwgen.hw.interfaces import SCRATCH_LATENCY
 
 
-@pytest.mark.parametrize("depth", [24, BLOCK_RAM_DEPTH, BLOCK_RAM_DEPTH + 1, 2 * BLOCK_RAM_DEPTH + LUT_RAM_DEPTH, 600])
-def test_writes_are_read(depth: int) -> None:
-    dut = VectorMemory(depth, 16, "block")
+@pytest.mark.parametrize(
+    ("depth", "ram_style"),
+    [*((depth, "block") for depth in (24, BLOCK_RAM_DEPTH, BLOCK_RAM_DEPTH + 1, 2 * BLOCK_RAM_DEPTH + LUT_RAM_DEPTH, 600, 2048)),
+     (BLOCK_RAM_DEPTH + 1, "ultra")],
+)  # fmt: skip
+def test_writes_are_read(depth: int, ram_style: str) -> None:
+    dut = VectorMemory(depth, 16, ram_style)
     rng = random.Random(depth)
     contents = [rng.getrandbits(16) for _ in range(depth)]
     order = list(range(depth))

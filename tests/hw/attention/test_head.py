@@ -83,6 +83,9 @@ async def ranks(dut: Any) -> None:
         cycles = await start_and_wait(dut)
         dut._log.info("%d x %d %s: %d cycles, %d beats", vocab, hidden, kind, cycles, len(items))
         assert beats.taken == len(items) == command.stream_beats
+        if not stall and not back_pressure and not kind and hidden == config.max_inputs:
+            # One beat a cycle.
+            assert cycles <= len(items) + 120, (vocab, hidden, cycles)
 
         row_scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
         logits = head_logits(
@@ -98,16 +101,22 @@ async def ranks(dut: Any) -> None:
             assert not segments.items and not logit_beats.items
             continue
         count = pad_beats(config, -(-4 * vocab // config.beat_bytes))
-        image = np.zeros(count * config.width, np.float32)
+        words = config.beat_bytes // 4
+        image = np.zeros(count * words, np.float32)
         image[:vocab] = logits.numpy()
         assert segments.items == [ADDRESS | count << 40]
         strobes = ((1 << config.beat_bytes) - 1) << (8 * config.beat_bytes)
-        assert logit_beats.items == [pack_bytes(beat) | strobes for beat in image.reshape(count, config.width)]
+        assert logit_beats.items == [pack_bytes(beat) | strobes for beat in image.reshape(count, words)]
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"query_lanes": 1, "kv_block": 4, "chunk": 4}, {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}],
+    [
+        {"chunk": 6, "max_head_dim": 64, "max_query": 512},
+        {"query_lanes": 1, "kv_block": 4, "chunk": 4},
+        {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4},
+        {"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2, "query_lanes": 4},
+    ],
 )
 def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)

@@ -20,6 +20,7 @@ from hwgen.hw.interfaces import KV_LATENCY
         {"kv_block": 16, "chunk": 4, "max_kv_heads": 3},
         {"kv_block": 8, "chunk": 1},  # no neighbour
         {"kv_block": 4, "chunk": 2},  # a beat holds whole vectors
+        {"ports": 2, "kv_block": 16, "chunk": 6, "beat_vectors": 2},
     ],
 )
 def test_every_element_comes_back(sizes: dict[str, int]) -> None:
@@ -32,7 +33,10 @@ def test_every_element_comes_back(sizes: dict[str, int]) -> None:
     elements = {p: [rng.getrandbits(8) for _ in range(config.max_head_dim)] for p in places}
     scales = {p: rng.getrandbits(16) for p in places}
     requests = [
-        (v, h, d) for v in (0, 1) for h in range(config.max_kv_heads) for d in range(config.max_head_dim // config.key_bytes)
+        (v, h, d, rng.randrange(config.chunk))
+        for v in (0, 1)
+        for h in range(config.max_kv_heads)
+        for d in range(config.max_head_dim // config.key_bytes)
     ]
     rng.shuffle(requests)
 
@@ -54,15 +58,15 @@ def test_every_element_comes_back(sizes: dict[str, int]) -> None:
         ctx.set(dut.kv.data, 0)
         for cycle in range(len(requests) + KV_LATENCY):
             if cycle >= KV_LATENCY:
-                value, head, dim = requests[cycle - KV_LATENCY]
+                value, head, dim, scale_bank = requests[cycle - KV_LATENCY]
                 data, found = ctx.get(dut.read.data), ctx.get(dut.read.scales)
                 for bank in range(config.chunk):
                     wanted = elements[bank, value, head][dim * config.key_bytes : (dim + 1) * config.key_bytes]
                     got = data >> bank * bits & ((1 << bits) - 1)
                     assert got == int.from_bytes(bytes(wanted), "little"), (bank, value, head, dim)
-                    assert found >> 16 * bank & 0xFFFF == scales[bank, value, head]
+                assert found == scales[scale_bank, 0, head] | scales[scale_bank, 1, head] << 16
             if cycle < len(requests):
-                for name, number in zip(("value", "head", "dim"), requests[cycle], strict=True):
+                for name, number in zip(("value", "head", "dim", "bank"), requests[cycle], strict=True):
                     ctx.set(getattr(dut.read, name), number)
             await ctx.tick()
 

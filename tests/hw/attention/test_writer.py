@@ -65,7 +65,7 @@ def expected(
             image = np.zeros((layout.beats, config.beat_bytes), np.uint8)
             mask = np.zeros_like(image)
             for p in range(max(position, b * block), min(position + count, (b + 1) * block)):
-                slot, bank = p % block, p % config.chunk
+                slot, bank = p % block, p - position
                 flat, flat_mask = image[: layout.header_beats].reshape(-1), mask[: layout.header_beats].reshape(-1)
                 for kind in (0, 1):
                     at = 2 * (kind * block + slot)
@@ -115,7 +115,7 @@ async def writes_blocks(dut: Any) -> None:
             dut.rst.value = 0
             segments.items.clear()
             beats.items.clear()
-        await start_and_wait(dut)
+        cycles = await start_and_wait(dut)
         want = expected(config, data, scales, position, count)
         mask40 = (1 << 40) - 1
         assert [(s & mask40, s >> 40) for s in segments.items] == [(address, layout.beats) for address, _ in want]
@@ -125,6 +125,9 @@ async def writes_blocks(dut: Any) -> None:
             keep = sum(0xFF << (8 * n) for n in range(config.beat_bytes) if strobe >> n & 1)
             got.append((item & keep, strobe))
         assert got == [beat for _, segment in want for beat in segment]
+        if not parameters["stall"]:
+            # Slots, header scales and at most ten cycles a beat.
+            assert cycles <= len(want) * (3 * config.kv_block + 30 + 10 * layout.beats), cycles
         segments.items.clear()
         beats.items.clear()
 
@@ -137,6 +140,8 @@ async def writes_blocks(dut: Any) -> None:
         ({"kv_block": 8, "chunk": 4}, 8),
         ({"kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}, 32),
         ({"kv_block": 8, "chunk": 1}, 24),
+        ({"kv_block": 8, "chunk": 6}, 16),
+        ({"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2}, 32),
     ],
 )
 def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, stall: float) -> None:

@@ -12,23 +12,26 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hwgen.config import CONTRACT_VERSION, BuildConfig
-from hwgen.descriptors import Opcode
+from hwgen.config import CONTRACT_VERSION, BuildConfig, ConfigError
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.active import Pass
 from hwgen.hw.control.counters import Counters
+from hwgen.hw.control.hazards import UNIT_OF, Unit
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead
-from hwgen.registers import COUNTERS, MAGIC, WINDOW_BYTES, Register, Status, register, register_map
+from hwgen.registers import COUNTERS, MAGIC, TRACE_WORDS, WINDOW_BYTES, Register, Status, register, register_map
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
 
 CONFIGS = {
     "default": BuildConfig(),
-    "odd": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, load_bytes=4, max_context=200, topk=3),
+    "odd": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, load_bytes=4, max_context=200, topk=3,
+                       trace_entries=5),
 }
-IGNORED = {"finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8, "current_operator": 32}
+IGNORED = {"trace_count": 32, "finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8,
+           "current_operator": 32}  # fmt: skip
+TRACE_PATTERN = 0x10003
 
 
 class Registers(wiring.Component):
@@ -41,7 +44,7 @@ class Registers(wiring.Component):
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
             "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
             "candidate_index": In(32).array(config.topk), "candidate_logit": In(32).array(config.topk),
-            "events": In(len(COUNTERS)), "running": In(1), "opcode": In(8),
+            "events": In(len(COUNTERS)), "running": In(len(Unit)), "opcodes": In(8).array(len(Unit)),
             "port_busy": In(config.ports), "port_stall": In(config.ports),
             **{name: In(bits) for name, bits in IGNORED.items()},
         })  # fmt: skip
@@ -50,6 +53,8 @@ class Registers(wiring.Component):
         m = Module()
         m.submodules.registers = r = RegisterFile(self.config)
         m.submodules.counters = c = Counters(self.config)
+        # A trace memory that holds its own addresses.
+        m.d.sync += r.trace_word.eq(r.trace_index * TRACE_PATTERN)
         connect(m, flipped(self.bus), r.bus)
         connect(m, flipped(self.tokens), r.tokens)
         for outer, inner in zip(self.pages, r.pages, strict=True):
@@ -59,7 +64,8 @@ class Registers(wiring.Component):
             *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "position", "want_logits")),
             *(getattr(r, name).eq(getattr(self, name)) for name in IGNORED),
             Cat(r.candidate_index, r.candidate_logit).eq(Cat(self.candidate_index, self.candidate_logit)),
-            *(getattr(c, name).eq(getattr(self, name)) for name in ("events", "running", "opcode", "port_busy", "port_stall")),
+            *(getattr(c, name).eq(getattr(self, name)) for name in ("events", "running", "port_busy", "port_stall")),
+            *(inner.eq(outer) for inner, outer in zip(c.opcodes, self.opcodes, strict=True)),
             c.clear.eq(r.start),
             Cat(r.counters).eq(Cat(c.values)),
         ]
@@ -123,7 +129,7 @@ class Host:
 async def set_up(dut: Any, seed: int) -> tuple[BuildConfig, Bench, Host, Any]:
     config = BuildConfig.from_dict(cocotb_parameters()["config"])
     bench = Bench(dut, seed)
-    for name in (*IGNORED, "events", "running", "opcode", "port_busy", "port_stall"):
+    for name in (*IGNORED, "events", "running", "port_busy", "port_stall", *(f"opcodes__{u.value}" for u in Unit)):
         getattr(dut, name).value = 0
     host = Host(bench)
     await bench.start()
@@ -235,6 +241,20 @@ async def tables(dut: Any) -> None:
 
 
 @cocotb.test()
+async def trace(dut: Any) -> None:
+    config, bench, host, at = await set_up(dut, 6)
+    dut.trace_count.value = config.trace_entries - 1
+    assert await host.read(at("TRACE_COUNT")) == config.trace_entries - 1
+    count = TRACE_WORDS * config.trace_entries
+    assert register(config, "TRACE").count == count
+    for index in [0, 1, 2, 3, 4, count - 1, *(bench.random.randrange(count) for _ in range(20))]:
+        assert await host.read(at("TRACE") + 4 * index) == index * TRACE_PATTERN
+        await host.write(at("TRACE") + 4 * index, 0)
+    assert await host.read(at("TRACE") + 4 * count) == 0
+    assert await host.read(at("TRACE") - 4) == 0
+
+
+@cocotb.test()
 async def counters_and_candidates(dut: Any) -> None:
     config, bench, host, at = await set_up(dut, 5)
     rows = [row for row in register_map(config) if row.name.startswith("COUNT_")]
@@ -246,13 +266,15 @@ async def counters_and_candidates(dut: Any) -> None:
     events, busy, stall = len(COUNTERS), config.ports, config.ports
     for _ in range(50):
         now = [bench.random.getrandbits(events), bench.random.getrandbits(busy), bench.random.getrandbits(stall)]
-        opcode, running = bench.random.randrange(len(Opcode) + 2), bench.random.getrandbits(1)
+        running = bench.random.getrandbits(len(Unit))
+        opcodes = {unit: bench.random.choice([o for o, u in UNIT_OF.items() if u is unit]) for unit in Unit}
         dut.events.value, dut.port_busy.value, dut.port_stall.value = now
-        dut.opcode.value, dut.running.value = opcode, running
+        dut.running.value = running
+        for unit, opcode in opcodes.items():
+            getattr(dut, f"opcodes__{unit.value}").value = opcode
         hits = [offset(rows[i], 0) for i in range(events) if now[0] >> i & 1]
         by_name = {row.name: row for row in rows}
-        if running and opcode < len(Opcode):
-            hits.append(offset(by_name["COUNT_OPCODE"], opcode))
+        hits += [offset(by_name["COUNT_OPCODE"], opcode) for unit, opcode in opcodes.items() if running >> unit & 1]
         hits += [offset(by_name["COUNT_PORT_BUSY"], p) for p in range(busy) if now[1] >> p & 1]
         hits += [offset(by_name["COUNT_PORT_STALL"], p) for p in range(stall) if now[2] >> p & 1]
         for hit in hits:
@@ -271,6 +293,12 @@ async def counters_and_candidates(dut: Any) -> None:
         assert await host.read(at("TOPK") + 8 * index + 4) == 0x3F800000 + index
     await host.write(at("CONTROL"), 1)
     assert await host.read(rows[0].offset) == 0
+
+
+def test_windows_may_not_meet() -> None:
+    for fields, name in (({"max_context": 1 << 20}, "PAGE"), ({"trace_entries": 1 << 14}, "TRACE"), ({"topk": 1024}, "TOPK")):
+        with pytest.raises(ConfigError, match=f"{name} must have at most"):
+            register_map(BuildConfig(**fields))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,8 +1,9 @@
-"""Sequencer: order, skipping, operator bus, replay and the end of a pass, with units that answer at random times."""
+"""Sequencer: operators start in program order, never before and always as soon as what they depend on has ended; skipping,
+buses, retirement, replay and the end of a pass, with units that answer at random times."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import cocotb
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Flag, Opcode, field_bits
-from hwgen.hw.control.sequencer import UNIT_OF, Sequencer, Unit
+from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode, field_bits
+from hwgen.hw.control.hazards import UNIT_OF, Unit, must_wait
+from hwgen.hw.control.sequencer import Sequencer
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Source
 from tests.hw.memory.test_prefetch import random_descriptor
@@ -20,126 +22,322 @@ CONFIGS = {
     "default": BuildConfig(),
     "one_lane": BuildConfig(groups=1, lanes=1, chunk=4),
 }
+SEEN = ("opcode", "tag", "src", "row_blocks", "scalar0", "stream_address", "buffers")
 
 
-class Units:
-    """Answers starts after a random time and records what was on the bus."""
+@dataclass
+class Execution:
+    """When an operator ran and what was on its bus."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.dut = bench, bench.dut
-        self.executed: list[dict[str, int]] = []
-        self.rewinds: list[bool] = []
-        self.retired: list[int] = []
-        self.left = -1
-        self.unit = 0
-        self.expect_rewind = False
+    bus: dict[str, int]
+    hold: int
+    start: int
+    done: int = -1
+    retired: int = -1
+
+
+class Machine:
+    """Source of descriptors and five units that answer after a random time. Logs every cycle."""
+
+    def __init__(self, bench: Bench, rate: float, times: list[int]) -> None:
+        self.bench, self.dut, self.times = bench, bench.dut, times
+        self.source = Source(bench, "descriptors", rate=rate)
+        self.cycle = 0
+        self.offered: list[int] = []
+        self.executions: list[Execution] = []
+        self.order: list[int] = []
+        self.left: dict[Unit, int] = {}
+        self.present: dict[Unit, Execution] = {}
+        self.rewinds: list[int] = []
+        self.holds: list[int] = []
+        self.finished: list[int] = []
+        self.fixed: dict[int, int] = {}
         self.dut.dones.value = 0
         bench.agents.append(self)
 
-    def bus(self) -> dict[str, int]:
-        values = {name: int(getattr(self.dut, f"op__{name}").value) for name in ("first", "count", "tokens", "position", "gang")}
-        for name in ("opcode", "tag", "src", "row_blocks", "scalar0", "stream_address"):
+    def bus(self, unit: Unit) -> dict[str, int]:
+        names = ("first", "count", "tokens", "position", "gang", "write_logits", "logits")
+        values = {name: int(getattr(self.dut, f"ops__{unit.value}__{name}").value) for name in names}
+        word = int(getattr(self.dut, f"ops__{unit.value}__descriptor").value)
+        for name in SEEN:
             first, width = field_bits()[name]
-            values[name] = int(self.dut.op__descriptor.value) >> first & ((1 << width) - 1)
-        return values | {"hold": int(self.dut.hold.value), "unit": self.unit}
+            values[name] = word >> first & ((1 << width) - 1)
+        return values
 
     def drive(self) -> None:
-        self.left -= 1
-        # While a unit works, strobes of the others mean nothing.
-        others = self.bench.random.getrandbits(len(Unit)) & ~(1 << self.unit) if self.left > 0 else 0
-        self.dut.dones.value = 1 << self.unit if self.left == 0 else others
+        self.cycle += 1
+        dones, running = 0, int(self.dut.running.value)
+        for unit in Unit:
+            if unit in self.left:
+                self.left[unit] -= 1
+                if self.left[unit] == 0:
+                    dones |= 1 << unit
+                    self.present[unit].done = self.cycle
+                    del self.left[unit]
+            elif not running >> unit & 1:
+                dones |= self.bench.random.getrandbits(1) << unit  # strobes of an idle unit mean nothing
+        self.dut.dones.value = dones
 
     def sample(self) -> None:
-        starts = int(self.dut.starts.value)
-        rewind = bool(self.dut.rewind.value)
-        if starts:
-            assert self.left < 0, "started while another runs"
-            self.unit = starts.bit_length() - 1
-            assert starts == 1 << self.unit
-            self.executed.append(self.bus())
-            self.left = self.bench.random.choice([1, 1, 2, 9])
-        elif self.left > 0:
-            assert self.bus() == self.executed[-1], "the bus moved"
-            assert int(self.dut.running.value)
+        if self.source.offered and (not self.offered or len(self.offered) < self.source_taken() + 1):
+            self.offered.append(self.cycle)
+        starts, running = int(self.dut.starts.value), int(self.dut.running.value)
+        assert starts & (starts - 1) == 0, "two starts at a time"
         if self.dut.retire.value:
-            assert self.left < 0
-            self.retired.append(self.bus()["tag"])
-            self.rewinds.append(rewind)
-            assert not self.dut.hold.value
-        else:
-            assert not rewind
+            unit = Unit(int(self.dut.retired__unit.value).bit_length() - 1)
+            assert int(self.dut.retired__unit.value) == 1 << unit
+            ended = self.present.pop(unit)
+            assert ended.done >= 0, "retired before done"
+            ended.retired = self.cycle
+            tag, opcode, count = (int(getattr(self.dut, f"retired__{name}").value) for name in ("tag", "opcode", "count"))
+            assert (tag, opcode, count) == tuple(ended.bus[name] for name in ("tag", "opcode", "count"))
+            self.order.append(tag)
+        if starts:
+            unit = Unit(starts.bit_length() - 1)
+            assert unit not in self.present, "started before the operator before it retired"
+            execution = Execution(self.bus(unit), int(self.dut.hold.value), self.cycle)
+            assert int(self.dut.tag.value) == execution.bus["tag"]
+            self.present[unit] = execution
+            self.executions.append(execution)
+            self.left[unit] = self.fixed.get(execution.bus["tag"], 0) or self.bench.random.choice(self.times)
+        assert running == sum(1 << unit for unit in self.present)
+        for unit, execution in self.present.items():
+            assert self.bus(unit) == execution.bus, "the bus moved"
+        if self.dut.rewind.value:
+            self.rewinds.append(self.cycle)
+        if self.dut.hold.value:
+            self.holds.append(self.cycle)
+        if self.dut.finished.value:
+            assert not self.present
+            self.finished.append(self.cycle)
+
+    def source_taken(self) -> int:
+        return self.total - len(self.source.items)
+
+    async def run(self, program: list[Descriptor]) -> None:
+        for log in (self.offered, self.executions, self.order, self.rewinds, self.holds, self.finished):
+            log.clear()
+        words = [int.from_bytes(d.pack(), "little") for d in [*program, Descriptor()]]
+        self.total = len(words)
+        self.source.items.extend(words)
+        while self.source.items or self.present:
+            await self.bench.step()
+        await self.bench.step(4)
+
+
+def executed(program: list[Descriptor], tokens: int, logits: bool) -> list[tuple[int, Descriptor]]:
+    result = []
+    for index, d in enumerate(program):
+        if d.token_start >= tokens or (d.flags & Flag.LOGITS and not logits):
+            continue
+        if d.flags & Flag.MULTI and tokens <= 2 * d.token_count:
+            continue
+        result.append((index, d))
+    return result
+
+
+def check_times(machine: Machine, chosen: list[tuple[int, Descriptor]], program: list[Descriptor]) -> None:
+    """Each start is exactly when its contract says; so it is never too early, and at most four cycles late."""
+    runs = machine.executions
+    ended = sorted(((run.done + 1, i) for i, run in enumerate(runs)), key=lambda pair: pair)
+    # Retirement: in each cycle the first in program order of those whose done came a cycle before at least.
+    waiting: list[int] = []
+    cycle, expected = 0, {}
+    while ended or waiting:
+        cycle = cycle if waiting else ended[0][0]
+        while ended and ended[0][0] <= cycle:
+            waiting.append(ended.pop(0)[1])
+        first = min(waiting)
+        waiting.remove(first)
+        expected[first] = cycle + 1
+        cycle += 1
+    assert [run.retired for run in runs] == [expected[i] for i in range(len(runs))]
+    for later, run in enumerate(runs):
+        index, d = chosen[later]
+        blockers = [runs[i] for i in range(later) if must_wait(d, program[chosen[i][0]])]
+        times = [b.retired + 1 for b in blockers]
+        times.append(machine.offered[index] + 3)
+        if later:
+            times.append(runs[later - 1].start + 2)
+        assert run.start == max(times), f"operator {later} ({d.opcode.name}) started at {run.start}, not {max(times)}"
+        assert all(run.start > b.done for b in blockers)
 
 
 @cocotb.test()
 async def executes(dut: Any) -> None:
     config = BuildConfig.from_dict(cocotb_parameters()["config"])
-    bench = Bench(dut, 1)
-    g = bench.random
-    source, units = Source(bench, "descriptors", rate=0.7), Units(bench)
-    dut.quiet.value = 0
-    await bench.start()
-    for tokens in [1, config.chunk, *(g.randint(1, config.chunk) for _ in range(5))]:
-        program = [replace(random_descriptor(config, g), tag=i, scalar0=0.0) for i in range(40)]
-        logits, position = g.random() < 0.5, g.randrange(config.max_context)
-        dut.current__tokens.value = tokens
-        dut.current__position.value = position
-        dut.current__want_logits.value = int(logits)
-        source.items.extend(int.from_bytes(d.pack(), "little") for d in [*program, Descriptor()])
-        for log in (units.executed, units.retired, units.rewinds):
-            log.clear()
-        while source.items:
-            await bench.step()
-        for _ in range(60):
-            await bench.step()
-            assert not dut.finished.value
-        dut.quiet.value = 1
-        finished = 0
-        for _ in range(6):
-            await bench.step()
-            finished += int(dut.finished.value)
+    overlapped = 0
+    for seed, rate, choice in ((1, 0.7, [1, 1, 2, 9]), (2, 1.0, [1, 2, 3, 4, 5, 40]), (3, 1.0, [1, 60, 61, 62, 63])):
+        bench = Bench(dut, seed)
+        g = bench.random
+        machine = Machine(bench, rate, choice)
         dut.quiet.value = 0
-        assert finished == 1
+        await bench.start()
+        for tokens in [1, config.chunk, *(g.randint(1, config.chunk) for _ in range(5))]:
+            program = [
+                replace(random_descriptor(config, g), tag=i, scalar0=0.0, buffers=Buffers(g.randrange(4))) for i in range(60)
+            ]
+            logits, position = g.random() < 0.5, g.randrange(config.max_context)
+            write_logits, address = g.randrange(2), g.randrange(2**40)
+            dut.current__tokens.value = tokens
+            dut.current__position.value = position
+            dut.current__want_logits.value = int(logits)
+            dut.write_logits.value = write_logits
+            dut.logits.value = address
+            await machine.run(program)
+            await bench.step(20)
+            assert not machine.finished
+            dut.quiet.value = 1
+            await bench.step(6)
+            dut.quiet.value = 0
+            assert len(machine.finished) == 1
 
-        round_tokens = config.groups * config.lanes
-        expected, rewinds = [], []
-        for d in program:
-            if d.token_start >= tokens or (d.flags & Flag.LOGITS and not logits):
-                continue
-            if d.flags & Flag.MULTI and tokens <= round_tokens:
-                continue
-            first, count = d.token_start, min(d.token_count, tokens - d.token_start)
-            if d.flags & Flag.LAST:
-                first, count = tokens - 1, 1
-            hold = bool(d.flags & Flag.REPLAY) and d.token_start + round_tokens < tokens
-            rewinds.append(hold)
-            expected.append({
-                "first": first, "count": count, "tokens": tokens, "position": position, "gang": int(count <= config.lanes),
-                "opcode": d.opcode, "tag": d.tag, "src": d.src, "row_blocks": d.row_blocks, "scalar0": 0,
-                "stream_address": d.stream_address, "hold": int(hold), "unit": UNIT_OF[d.opcode],
-            })  # fmt: skip
-        assert units.executed == expected
-        assert units.retired == [e["tag"] for e in expected]
-        assert units.rewinds == rewinds
+            chosen = executed(program, tokens, logits)
+            assert len(machine.executions) == len(chosen)
+            rewinds, held = [], []
+            for run, (_, d) in zip(machine.executions, chosen, strict=True):
+                first, count = d.token_start, min(d.token_count, tokens - d.token_start)
+                if d.flags & Flag.LAST:
+                    first, count = tokens - 1, 1
+                assert run.bus == {
+                    "first": first, "count": count, "tokens": tokens, "position": position, "gang": int(count <= config.lanes),
+                    "write_logits": write_logits, "logits": address,
+                    "opcode": d.opcode, "tag": d.tag, "src": d.src, "row_blocks": d.row_blocks, "scalar0": 0,
+                    "stream_address": d.stream_address, "buffers": d.buffers,
+                }  # fmt: skip
+                more = d.token_start + d.token_count < tokens
+                if d.opcode is Opcode.LINEAR and d.flags & Flag.REPLAY and more:
+                    held += range(run.start, run.done + 1)
+                    rewinds.append(run.done + 1)
+            assert machine.rewinds == rewinds and machine.holds == held
+            check_times(machine, chosen, program)
+            # The ring has one reader at a time, and a rewind comes before the next one starts.
+            ring_readers = {opcode for opcode, unit in UNIT_OF.items() if unit in (Unit.LOADER, Unit.LINEAR, Unit.ATTENTION)}
+            readers = [r for r in machine.executions if r.bus["opcode"] in ring_readers]
+            for before, after in zip(readers, readers[1:], strict=False):
+                assert after.start > before.done + 1
+            overlapped += sum(a.done > b.start for a, b in zip(machine.executions, machine.executions[1:], strict=False))
+    assert overlapped > 30, "operators should have run at the same time"
+
+
+@cocotb.test()
+async def pairs(dut: Any) -> None:
+    """Every operator behind every other, with every choice of halves: it overtakes exactly when the hazard table lets it."""
+    bench = Bench(dut, 4)
+    machine = Machine(bench, 1.0, [1])
+    machine.fixed = {0: 30}
+    dut.quiet.value = 1
+    dut.current__tokens.value = 1
+    dut.current__want_logits.value = 1
+    await bench.start()
+    for earlier in UNIT_OF:
+        for later in UNIT_OF:
+            for halves in range(16) if Opcode.LINEAR in (earlier, later) else (0,):
+                program = [
+                    Descriptor(opcode=earlier, token_count=1, tag=0, buffers=Buffers(halves & 3)),
+                    Descriptor(opcode=later, token_count=1, tag=1, buffers=Buffers(halves >> 2)),
+                ]
+                await machine.run(program)
+                first, second = machine.executions
+                name = f"{later.name} after {earlier.name}, halves {halves:04b}"
+                if must_wait(program[1], program[0]):
+                    assert second.start == first.retired + 1 == first.done + 3, name
+                else:
+                    assert second.start == first.start + 2, name
+                    assert second.done < first.done, name
+                assert machine.finished and machine.finished[0] > first.retired, name
+
+
+@cocotb.test()
+async def end_waits_for_all_units(dut: Any) -> None:
+    bench = Bench(dut, 5)
+    machine = Machine(bench, 1.0, [1])
+    dut.quiet.value = 1
+    dut.current__tokens.value = 1
+    await bench.start()
+    program = [Descriptor(opcode=o, token_count=1, tag=i) for i, o in enumerate((Opcode.KV_WRITE, Opcode.LINEAR, Opcode.NORM))]
+    program[2] = replace(program[2], buffers=Buffers.ACTIVATION)
+    for slow in range(3):
+        machine.fixed = {slow: 50}
+        await machine.run(program)
+        last = max(run.retired for run in machine.executions)
+        assert machine.executions[slow].retired == last
+        assert machine.finished == [last + 2]
+        assert machine.order == [*(i for i in range(3) if i != slow), slow]
+
+
+@cocotb.test()
+async def one_retires_a_cycle(dut: Any) -> None:
+    """Units that end together retire in program order."""
+    bench = Bench(dut, 6)
+    machine = Machine(bench, 1.0, [1])
+    dut.quiet.value = 1
+    dut.current__tokens.value = 1
+    await bench.start()
+    program = [Descriptor(opcode=Opcode.KV_WRITE, token_count=1, tag=7), Descriptor(opcode=Opcode.LINEAR, token_count=1, tag=8),
+               Descriptor(opcode=Opcode.DRAIN, token_count=1, tag=9, buffers=Buffers.ACCUMULATOR)]  # fmt: skip
+    machine.fixed = {7: 20, 8: 18, 9: 16}
+    await machine.run(program)
+    dones = [run.done for run in machine.executions]
+    assert len(set(dones)) == 1
+    assert [run.retired for run in machine.executions] == [dones[0] + 2, dones[0] + 3, dones[0] + 4]
+
+
+@cocotb.test()
+async def skips_while_an_operator_waits(dut: Any) -> None:
+    """What the pass does not need costs no time behind an operator that waits."""
+    bench = Bench(dut, 7)
+    machine = Machine(bench, 1.0, [1])
+    dut.quiet.value = 1
+    dut.current__tokens.value = 1
+    await bench.start()
+    machine.fixed = {0: 50}
+    linear = Descriptor(opcode=Opcode.LINEAR, token_count=1)
+    skipped = replace(linear, token_start=1)
+    await machine.run([linear, replace(linear, tag=1), *[skipped] * 15, Descriptor(opcode=Opcode.KV_WRITE, token_count=1, tag=2)])
+    first, second, third = machine.executions
+    assert second.start == first.retired + 1
+    assert third.start == second.start + 2
 
 
 @cocotb.test()
 async def unknown_opcodes_pass(dut: Any) -> None:
     bench = Bench(dut, 2)
-    source, units = Source(bench, "descriptors"), Units(bench)
+    machine = Machine(bench, 1.0, [1])
     dut.quiet.value = 1
     dut.current__tokens.value = 1
     await bench.start()
     unknown = int.from_bytes(Descriptor(opcode=Opcode.END, token_count=1).pack(), "little") | 200
-    source.items.extend([unknown, int.from_bytes(Descriptor(opcode=Opcode.PARAM, token_count=1).pack(), "little"), 0])
-    for _ in range(60):
-        await bench.step()
-        if dut.finished.value:
-            break
-    assert [e["unit"] for e in units.executed] == [Unit.LOADER]
+    machine.total = 3
+    machine.source.items.extend([unknown, int.from_bytes(Descriptor(opcode=Opcode.PARAM, token_count=1).pack(), "little"), 0])
+    await bench.until(lambda: bool(machine.finished), 60)
+    assert [run.bus["opcode"] for run in machine.executions] == [Opcode.PARAM]
 
 
-def test_every_opcode_has_a_unit() -> None:
-    assert set(UNIT_OF) == set(Opcode) - {Opcode.END}
+@cocotb.test()
+async def reset_forgets(dut: Any) -> None:
+    """Reset while units run and an operator waits: the next program starts as if nothing had been."""
+    bench = Bench(dut, 8)
+    machine = Machine(bench, 1.0, [40])
+    dut.quiet.value = 1
+    dut.current__tokens.value = BuildConfig.from_dict(cocotb_parameters()["config"]).chunk
+    await bench.start()
+    program = [Descriptor(opcode=Opcode.LINEAR, flags=Flag.REPLAY, token_count=1, tag=3)] * 2
+    machine.total = 2
+    machine.source.items.extend(int.from_bytes(d.pack(), "little") for d in program)
+    await bench.step(12)
+    assert len(machine.executions) == 1 and machine.present and int(dut.hold.value)
+    machine.source.items.clear()
+    machine.source.offered = False
+    machine.left.clear()
+    machine.present.clear()
+    dut.descriptors__valid.value = 0
+    dut.dones.value = 0
+    await bench.reset()
+    assert not int(dut.hold.value) and not int(dut.running.value)
+    machine.times = [3]
+    await machine.run([Descriptor(opcode=Opcode.LINEAR, token_count=1, tag=5)])
+    assert [run.bus["tag"] for run in machine.executions] == [5] and len(machine.finished) == 1
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -19,7 +19,7 @@ from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, stream, to_bits, to_float
 
-WIDTHS = (2, 8, 23, 24, 25, 32, 45)
+INTEGERS = ((2, 0), (8, 0), (19, 17), (21, 0), (23, 0), (24, 0), (25, 0), (27, 0), (28, -9), (32, 0), (45, 30))
 FORMATS = ((2, 0), (8, 0), (16, 10), (24, 10), (25, 0), (26, 15), (32, 0), (9, -6))
 
 
@@ -27,7 +27,7 @@ class Converters(wiring.Component):
     """One unit of each size side by side: a single simulator to build."""
 
     def __init__(self) -> None:
-        self.from_int = {f"{width}": IntToFloat(width) for width in WIDTHS}
+        self.from_int = {f"{k}": IntToFloat(width, fraction) for k, (width, fraction) in enumerate(INTEGERS)}
         self.to_int = {f"{k}": FloatToInt(bits, fraction) for k, (bits, fraction) in enumerate(FORMATS)}
         ports = {f"i{key}": In(unit.i.shape()) for key, unit in self.from_int.items()}
         ports |= {f"f{key}": Out(32) for key in self.from_int}
@@ -71,12 +71,12 @@ def floats(bits: int, fraction: int) -> list[int]:
 
 @cocotb.test()
 async def converts_integers(dut: Any) -> None:
-    values = {f"i{width}": integers(width) for width in WIDTHS}
+    values = {f"i{k}": integers(width) for k, (width, _) in enumerate(INTEGERS)}
     await start_clock(dut)
-    results = await stream(dut, values, [f"f{width}" for width in WIDTHS], IntToFloat.latency)
-    for width, got in zip(WIDTHS, results, strict=True):
-        i = values[f"i{width}"]
-        check(got, to_bits(int_to_f32(torch.tensor(i, dtype=torch.int64))), i=i)
+    results = await stream(dut, values, [f"f{k}" for k in range(len(INTEGERS))], IntToFloat.latency)
+    for k, ((_, fraction), got) in enumerate(zip(INTEGERS, results, strict=True)):
+        i = values[f"i{k}"]
+        check(got, to_bits(int_to_f32(torch.tensor(i, dtype=torch.int64)) * 2.0**-fraction), i=i)
 
 
 @cocotb.test()
@@ -98,6 +98,8 @@ def test_convert(tmp_path: Path) -> None:
 def test_int_to_float_refuses(width: Any) -> None:
     with pytest.raises(ValueError, match="width must be 2 to 64, not "):
         IntToFloat(width)
+    with pytest.raises(ValueError, match="fraction must be -64 to 64, not 65"):
+        IntToFloat(8, 65)
 
 
 def test_float_to_int_refuses() -> None:

@@ -27,6 +27,7 @@ from tests.hw.axi.bench import AxiMemory, Bench, Sink
 CONFIGS = {
     "default": BuildConfig(descriptor_queue=5),
     "narrow": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, load_bytes=4, descriptor_queue=2),
+    "many_rounds": BuildConfig(groups=1, lanes=1, chunk=6, descriptor_queue=3),
     "words": BuildConfig(
         ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, load_bytes=4, descriptor_queue=8
     ),
@@ -44,6 +45,8 @@ class FetchPath(wiring.Component):
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.max_pages)),
+            "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "error": Out(ErrorReport()),
             "idle": Out(2),
@@ -55,13 +58,14 @@ class FetchPath(wiring.Component):
         m.submodules.prefetcher = prefetcher = Prefetcher(self.config)
         m.d.comb += [
             program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1),
+            prefetcher.shortlist_complete.eq(self.shortlist_complete),
         ]  # fmt: skip
         connect(m, program.axi, flipped(self.axi))
         connect(m, program.error, flipped(self.error))
         connect(m, program.descriptors[0], prefetcher.descriptors)
         connect(m, program.descriptors[1], flipped(self.descriptors))
         connect(m, flipped(self.current), prefetcher.current)
-        for name in ("tokens", "pages", "segments"):
+        for name in ("tokens", "pages", "shortlist", "segments"):
             connect(m, getattr(prefetcher, name), flipped(getattr(self, name)))
         return m
 
@@ -82,13 +86,26 @@ class Table:
         self.next = self.values[index] if index < len(self.values) else 0
 
 
+class Completion:
+    """The short list is complete now and then."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        self.bench.dut.shortlist_complete.value = int(self.bench.random.random() < 0.2)
+
+    def sample(self) -> None: ...
+
+
 def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], position: int, logits: bool,
-                      pages: list[int]) -> list[tuple[int, int]]:  # fmt: skip
+                      pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:  # fmt: skip
     result = []
     for d in program:
         if d.token_start >= len(tokens) or (d.flags & Flag.LOGITS and not logits):
             continue
-        if d.flags & Flag.MULTI and len(tokens) <= config.groups * config.lanes:
+        if d.flags & Flag.MULTI and len(tokens) <= 2 * d.token_count:
             continue
         active = range(d.token_start, min(d.token_start + d.token_count, len(tokens)))
         if d.flags & Flag.LAST:
@@ -103,6 +120,8 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
         elif d.fetch is Fetch.CACHE:
             blocks = -(-position // config.kv_block)
             numbers = [pages[b] * d.stride + head * d.head_stride for head in range(d.kv_heads) for b in range(blocks)]
+        elif d.fetch is Fetch.SHORTLIST:
+            numbers = [shortlist[entry] * d.head_stride for entry in range(d.row_blocks)]
         else:
             numbers = []
         result += [((d.stream_address + n) % 2**40, d.stream_beats) for n in numbers if d.stream_beats]
@@ -115,12 +134,14 @@ def random_descriptor(config: BuildConfig, generator: random.Random) -> Descript
     for flag in (Flag.LOGITS, Flag.LAST, Flag.MULTI, Flag.REPLAY):
         if g.random() < 0.2:
             flags |= flag
+    fetch = g.choice(list(Fetch))
+    row_blocks = g.randint(1, config.shortlist) if fetch is Fetch.SHORTLIST else g.randrange(2**32)
     return Descriptor(
-        opcode=g.choice([o for o in Opcode if o is not Opcode.END]), flags=flags, fetch=g.choice(list(Fetch)),
+        opcode=g.choice([o for o in Opcode if o is not Opcode.END]), flags=flags, fetch=fetch,
         token_start=g.choice([0, 0, g.randrange(config.chunk)]), token_count=g.randint(1, config.chunk),
         kv_heads=g.randint(1, 4), stream_address=g.randrange(2**36), stream_beats=g.choice([0, 1, 64, 2**29]) * config.groups,
         stride=g.choice([64, 2**32 - 64, g.randrange(2**24)]), head_stride=g.randrange(2**32),
-        src=g.randrange(2**16), scalar0=1.5, row_blocks=g.randrange(2**32),
+        src=g.randrange(2**16), scalar0=1.5, row_blocks=row_blocks,
     )  # fmt: skip
 
 
@@ -138,6 +159,9 @@ async def walks(dut: Any) -> None:
         pages = [g.randrange(2**24) for _ in range(config.max_pages)]
         Table(bench, "tokens", tokens_all)
         Table(bench, "pages", pages)
+        shortlist = [g.randrange(2**17) for _ in range(config.shortlist)]
+        Table(bench, "shortlist", shortlist)
+        Completion(bench)
         await bench.start()
         for length in (0, 1, 12, 30):
             program = [random_descriptor(config, g) for _ in range(length)]
@@ -159,7 +183,7 @@ async def walks(dut: Any) -> None:
             tagged = [replace(d, tag=i) for i, d in enumerate(program)] + [Descriptor()]
             assert descriptors.items == [int.from_bytes(d.pack(), "little") for d in tagged]
             found = [(value & (1 << 40) - 1, value >> 40) for value in segments.items]
-            assert found == expected_segments(config, program, tokens_all[:count], position, logits, pages)
+            assert found == expected_segments(config, program, tokens_all[:count], position, logits, pages, shortlist)
             descriptors.items.clear()
             segments.items.clear()
 
@@ -184,6 +208,34 @@ async def segments_come_fast(dut: Any) -> None:
     cycles = await bench.until(lambda: len(segments.items) == 32)
     assert cycles <= 6 * 31
     await bench.until(lambda: len(descriptors.items) == 2)
+
+
+@cocotb.test()
+async def short_list_is_awaited(dut: Any) -> None:
+    """What the list holds counts only once the operator that reads it has started."""
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    bench = Bench(dut, 6)
+    program = [Descriptor(opcode=Opcode.HEAD, fetch=Fetch.SHORTLIST, token_count=1, row_blocks=config.shortlist, stream_beats=64,
+                          stride=7, head_stride=4096)]  # fmt: skip
+    AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
+    Sink(bench, "descriptors")
+    segments = Sink(bench, "segments")
+    shortlist = [0] * config.shortlist
+    for name, values in (("tokens", [0] * config.chunk), ("pages", [0] * config.max_pages), ("shortlist", shortlist)):
+        Table(bench, name, values)
+    dut.shortlist_complete.value = 0
+    dut.start.value = 1
+    dut.address.value = 0
+    dut.current__tokens.value = 1
+    await bench.start()
+    await bench.step()
+    dut.start.value = 0
+    await bench.step(60)
+    assert not segments.items and int(dut.idle.value) != 3
+    shortlist[:] = range(10, 10 + config.shortlist)
+    dut.shortlist_complete.value = 1
+    await bench.until(lambda: int(dut.idle.value) == 3)
+    assert [value & (1 << 40) - 1 for value in segments.items] == [4096 * block for block in shortlist]
 
 
 @cocotb.test()

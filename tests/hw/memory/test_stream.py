@@ -28,7 +28,9 @@ NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7,
                      outstanding=1)  # fmt: skip
 WIDE = BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, load_bytes=4, ring_beats=32, burst=2,
                    outstanding=4)  # fmt: skip
-CONFIGS = {"small": SMALL, "narrow": NARROW, "wide": WIDE}
+# Rings whose depth is no power of two, nor a multiple of a burst.
+ODD = BuildConfig(ring_beats=74, burst=8, outstanding=3, kv_block=16, chunk=8)
+CONFIGS = {"small": SMALL, "narrow": NARROW, "wide": WIDE, "odd": ODD}
 
 
 class StreamPath(wiring.Component):
@@ -131,8 +133,9 @@ async def fills_and_waits(dut: Any) -> None:
     rows.enable = False
     segments.items.append(0x1000 | (4 * config.ring_beats) << 40)
     await bench.step(6 * config.ring_beats + 100)
-    assert sum(r["len"] + 1 for r in ports[0].requests) == config.ring_beats
-    assert int(dut.level.value) == config.ring_beats // config.groups
+    whole_bursts = config.ring_beats // config.burst * config.burst
+    assert sum(r["len"] + 1 for r in ports[0].requests) == whole_bursts
+    assert int(dut.level.value) == whole_bursts // config.groups
     rows.enable = True
     await bench.step(20)
     segments.items.clear()

@@ -11,7 +11,7 @@ from cocotb.triggers import RisingEdge
 from torch import Tensor
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode
 from hwgen.golden.activation import relu2, silu
 from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
 from hwgen.golden.norm import norm_quantize
@@ -29,7 +29,7 @@ RANGES = {"one": (120, 134), "huge": (245, 254), "tiny": (2, 12), "wide": (2, 25
 STYLES = (*RANGES, "edges", "zero")
 
 BUSES = {
-    "activation": "groups lane addr data",
+    "activation": "half token addr data",
     "query": "slot kv_head kv_heads head_vectors vector data",
     "query_scale": "slot kv_head kv_heads scale",
     "kv": "bank value head head_vectors vector data",
@@ -40,10 +40,10 @@ BUSES = {
 
 
 def config_of_width(width: int, **changes: Any) -> BuildConfig:
-    """A small build with vectors of ``width`` elements."""
+    """A small build with vectors of ``width`` elements, 1, 2 or 4 of them in a beat."""
     sizes: dict[int, dict[str, Any]] = {
-        4: {"ports": 1, "groups": 1, "lanes": 3, "kv_block": 8, "builders": 7, "load_bytes": 4},
-        8: {"ports": 2, "groups": 2, "lanes": 2},
+        4: {"ports": 4, "beat_vectors": 4, "groups": 1, "lanes": 3, "kv_block": 32, "chunk": 10, "builders": 1, "load_bytes": 4},
+        8: {"ports": 4, "beat_vectors": 2, "groups": 2, "lanes": 2, "kv_block": 32, "chunk": 6, "builders": 1},
         16: {"ports": 4, "groups": 2, "lanes": 1, "kv_block": 32, "builders": 27, "load_bytes": 16},
     }
     return BuildConfig(**{"scratch_vectors": 1024, "param_vectors": 256, "burst": 16, **sizes[width], **changes})
@@ -79,8 +79,8 @@ def random_floats(rng: random.Random, count: int, style: str) -> Tensor:
 class VectorBench:
     """Drives one `VectorUnit`.
 
-    ``scratch``, ``param`` are ``[vectors, width]`` float32; ``accumulators`` ``[tokens, max_rows]`` integers, by the
-    tokens' places among the active ones; ``scales`` what NORM must have left for each token. ``written`` holds what
+    ``scratch``, ``param`` are ``[vectors, width]`` float32; ``accumulators`` ``[half, tokens, panel_rows]`` integers, by
+    the tokens' places among the active ones; ``scales`` what NORM must have left for each token. ``written`` holds what
     the operator wrote, by bus; writing a place twice is an error.
     """
 
@@ -89,7 +89,7 @@ class VectorBench:
         self.rng = random.Random(seed)
         self.scratch = random_floats(self.rng, config.scratch_vectors * config.width, "wide").view(-1, config.width)
         self.param = random_floats(self.rng, config.param_vectors * config.width, "wide").view(-1, config.width)
-        self.accumulators = torch.zeros(config.tokens, config.max_rows, dtype=torch.int64)
+        self.accumulators = torch.zeros(2, config.tokens, config.panel_rows, dtype=torch.int64)
         self.scales = torch.zeros(config.chunk)
         self.written: dict[str, Places] = {}
         self.gang = False
@@ -103,7 +103,7 @@ class VectorBench:
             bus: (getattr(dut, f"{bus}__valid"), [getattr(dut, f"{bus}__{name}") for name in names.split()])
             for bus, names in BUSES.items()
         }
-        self._request = [getattr(dut, f"accumulator__{name}") for name in ("gang", "group", "lane", "vector")]
+        self._request = [getattr(dut, f"accumulator__{name}") for name in ("half", "gang", "token", "vector")]
 
     async def reset(self) -> None:
         """Start the clock with all inputs 0."""
@@ -119,12 +119,11 @@ class VectorBench:
         self._param_words = words(self.param, self.config.width)
 
     def _accumulator_word(self) -> int:
-        gang, group, lane, vector = (int(signal.value) for signal in self._request)
+        half, gang, token, vector = (int(signal.value) for signal in self._request)
         c = self.config
-        token = lane if gang else group * c.lanes + lane
-        if token >= c.tokens or (vector + 1) * c.width > c.max_rows:
+        if gang != self.gang or token >= c.tokens or vector >= c.panel_vectors:
             return 0
-        return pack(self.accumulators[token, vector * c.width : (vector + 1) * c.width].tolist(), c.acc_bits)
+        return pack(self.accumulators[half, token, vector * c.width : (vector + 1) * c.width].tolist(), c.acc_bits)
 
     async def cycle(self) -> bool:
         """One rising edge; returns ``done`` of the cycle that it ends."""
@@ -148,32 +147,29 @@ class VectorBench:
         dut.accumulator__data.value = self._accumulator_reads.pop(0)
         return done
 
-    async def begin(
-        self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None
-    ) -> None:
-        """Start an operator and end its first cycle."""
+    async def begin(self, d: Descriptor, *, first: int = 0, count: int = 1, gang: bool | None = None) -> None:
+        """Start an operator, at any position of the context, and end its first cycle."""
         dut = self.dut
         self.gang = count <= self.config.lanes if gang is None else gang
         self.written = {bus: {} for bus in BUSES}
         self._show_memories()
         dut.op__descriptor.value = int.from_bytes(d.pack(), "little")
         dut.op__first.value, dut.op__count.value, dut.op__tokens.value = first, count, first + count
-        dut.op__position.value, dut.op__gang.value = position, int(self.gang)
+        dut.op__position.value = self.rng.randrange(self.config.max_context)
+        dut.op__gang.value = int(self.gang)
         dut.start.value = 1
         await self.cycle()
         dut.start.value = 0
 
-    async def run(
-        self, d: Descriptor, *, first: int = 0, count: int = 1, position: int = 0, gang: bool | None = None
-    ) -> int:
+    async def run(self, d: Descriptor, *, first: int = 0, count: int = 1, gang: bool | None = None) -> int:
         """Run one operator, hold what it wrote against the golden model and take that over; returns cycles from
         ``start`` to ``done``."""
-        await self.begin(d, first=first, count=count, position=position, gang=gang)
+        await self.begin(d, first=first, count=count, gang=gang)
         started = self.cycles
         limit = 1000 + 4 * count * (d.vectors + d.head_vectors * (d.heads + 2 * d.kv_heads))
         while not await self.cycle():
             assert self.cycles - started < limit, f"{d.opcode.name} does not end"
-        expected = {bus: {} for bus in BUSES} | self.expected(d, range(first, first + count), position)
+        expected = {bus: {} for bus in BUSES} | self.expected(d, range(first, first + count))
         for bus in BUSES:
             self._compare(bus, d, self.written[bus], expected[bus])
         return self.cycles - started
@@ -185,7 +181,7 @@ class VectorBench:
         wrong = [(where, hex(got[where]), hex(want[where])) for where in want if got[where] != want[where]]
         assert not wrong, f"{context}: {len(wrong)} of {len(want)} differ, (where, is, should be): {wrong[:2]}"
 
-    def expected(self, d: Descriptor, tokens: range, position: int) -> dict[str, Places]:
+    def expected(self, d: Descriptor, tokens: range) -> dict[str, Places]:
         """What the operator writes, by bus; ``scratch`` and ``scales`` take their new values."""
         match d.opcode:
             case Opcode.NORM:
@@ -193,7 +189,7 @@ class VectorBench:
             case Opcode.DRAIN:
                 return self._drain(d, tokens)
             case _:
-                return self._rope(d, tokens, position)
+                return self._rope(d, tokens)
 
     def _rows(self, memory: Tensor, base: int, vectors: int) -> Tensor:
         return memory[base : base + vectors].reshape(-1)
@@ -207,13 +203,11 @@ class VectorBench:
         for i, t in enumerate(tokens):
             x = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
             q, self.scales[t] = norm_quantize(x, gain, d.scalar0, d.scalar1)
-            group, lane = (0, i) if self.gang else divmod(i, c.lanes)
-            groups = (1 << c.groups) - 1 if self.gang else 1 << group
             for v, word in enumerate(bytes_of(q, c.width)):
                 if d.flags & Flag.TO_QUERY:
                     query[0, 0, d.kv_heads, d.head_vectors, v] = word
                 else:
-                    activation[groups, lane, v] = word
+                    activation[int(Buffers.ACTIVATION in d.buffers), i, v] = word
             if d.flags & Flag.TO_QUERY:
                 query_scale[0, 0, d.kv_heads] = to_bits(self.scales[t : t + 1])[0]
         return {"activation": activation, "query": query, "query_scale": query_scale}
@@ -223,7 +217,8 @@ class VectorBench:
         places: Places = {}
         for i, t in enumerate(tokens):
             scale = fmul(self.scales[t], torch.tensor(d.scalar0))
-            rows = self.accumulators[i, d.row_blocks * width : (d.row_blocks + d.vectors) * width]
+            half = int(Buffers.ACCUMULATOR in d.buffers)
+            rows = self.accumulators[half, i, d.row_blocks * width : (d.row_blocks + d.vectors) * width]
             y = fmul(int_to_f32(rows), scale)
             source = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
             if d.flags & Flag.RELU2:
@@ -239,7 +234,7 @@ class VectorBench:
             places |= {(target + v,): word for v, word in enumerate(words(y, width))}
         return {"scratch_write": places}
 
-    def _rope(self, d: Descriptor, tokens: range, position: int) -> dict[str, Places]:
+    def _rope(self, d: Descriptor, tokens: range) -> dict[str, Places]:
         c, h = self.config, d.head_vectors
         group = d.heads // d.kv_heads
         scratch: Places = {}
@@ -249,9 +244,10 @@ class VectorBench:
         kv_scale: Places = {}
         for t in tokens:
             row = self._rows(self.param, d.param + t * d.param_stride, h)
-            bank = (position + t) % c.chunk
-            for head in range(d.heads + 2 * d.kv_heads):
-                base = d.src + t * d.src_stride + head * h
+            kinds = [Flag.QUERIES] * d.heads + [Flag.KEYS] * d.kv_heads + [Flag.VALUES] * d.kv_heads
+            mine = [head for head, kind in enumerate(kinds) if kind in d.flags]
+            for place, head in enumerate(mine):
+                base = d.src + t * d.src_stride + place * h
                 y = self._rows(self.scratch, base, h)
                 if head < d.heads + d.kv_heads:
                     y = rotate(y, row)
@@ -266,6 +262,6 @@ class VectorBench:
                 else:
                     q, scale = quantize_kv(y)
                     value, kv_head = divmod(head - d.heads, d.kv_heads)
-                    kv |= {(bank, value, kv_head, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
-                    kv_scale[bank, value, kv_head] = int(bf16_bits(scale.view(1))[0])
+                    kv |= {(t, value, kv_head, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
+                    kv_scale[t, value, kv_head] = int(bf16_bits(scale.view(1))[0])
         return {"scratch_write": scratch, "query": query, "query_scale": query_scale, "kv": kv, "kv_scale": kv_scale}

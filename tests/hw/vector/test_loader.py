@@ -93,11 +93,14 @@ class LoaderBench:
             token = 0 if d.opcode is Opcode.PARAM else first + row
             for v in range(d.vectors):
                 if d.opcode is Opcode.EMBED:
-                    half = beats[v // 2] >> (bits // 2 * (v % 2))
-                    elements = [(half >> 16 * k & 0xFFFF) << 16 for k in range(self.config.width)]
+                    beat, part = divmod(v, 2 * self.config.beat_vectors)
+                    narrow = beats[beat] >> 16 * self.config.width * part
+                    elements = [(narrow >> 16 * k & 0xFFFF) << 16 for k in range(self.config.width)]
                     expected["scratch"][d.dst + token * d.dst_stride + v] = pack(elements, 32)
                 else:
-                    expected["param"][d.dst + token * d.dst_stride + v] = beats[v]
+                    beat, part = divmod(v, self.config.beat_vectors)
+                    vector = beats[beat] >> 32 * self.config.width * part & ((1 << 32 * self.config.width) - 1)
+                    expected["param"][d.dst + token * d.dst_stride + v] = vector
         assert self.written == expected
         return cycles
 
@@ -116,20 +119,23 @@ def descriptor(opcode: Opcode, vectors: int, beats: int, dst: int = 3, gap: int 
 @cocotb.test()
 async def loads_rows(dut: Any) -> None:
     bench = await started(dut, 1)
+    held = bench.config.beat_vectors
     for stall in (0.0, 0.5, 0.9):
         for vectors, padding in ((1, 0), (1, 1), (2, 0), (3, 2), (7, 1), (12, 0)):
             for first, count in ((0, 1), (2, 3)):
-                await bench.run(descriptor(Opcode.EMBED, vectors, -(-vectors // 2) + padding), first, count, stall)
-                await bench.run(descriptor(Opcode.ROTARY, vectors, vectors + padding), first, count, stall)
-                await bench.run(descriptor(Opcode.PARAM, vectors, vectors + padding), first, count, stall)
+                narrow, wide = -(-vectors // (2 * held)) + padding, -(-vectors // held) + padding
+                await bench.run(descriptor(Opcode.EMBED, vectors, narrow), first, count, stall)
+                await bench.run(descriptor(Opcode.ROTARY, vectors, wide), first, count, stall)
+                await bench.run(descriptor(Opcode.PARAM, vectors, wide), first, count, stall)
 
 
 @cocotb.test()
 async def keeps_the_pace(dut: Any) -> None:
     bench = await started(dut, 2)
-    assert await bench.run(descriptor(Opcode.EMBED, 40, 20), 0, 2) <= 80 + 6
-    assert await bench.run(descriptor(Opcode.PARAM, 40, 40), 0, 2) <= 40 + 6
-    assert await bench.run(descriptor(Opcode.ROTARY, 20, 20), 0, 2) <= 40 + 6
+    held = bench.config.beat_vectors
+    assert await bench.run(descriptor(Opcode.EMBED, 40, 20 // held), 0, 2) <= 80 + 6
+    assert await bench.run(descriptor(Opcode.PARAM, 40, 40 // held), 0, 2) <= 40 + 6
+    assert await bench.run(descriptor(Opcode.ROTARY, 20, 20 // held), 0, 2) <= 40 + 6
 
 
 @cocotb.test()
@@ -163,7 +169,7 @@ async def returns_to_idle_on_reset(dut: Any) -> None:
         await bench.run(d, 1, 2)
 
 
-@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("width", [4, 8, 16])
 def test_loader(width: int, tmp_path: Path) -> None:
     config = config_of_width(width)
     run_cocotb(

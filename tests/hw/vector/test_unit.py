@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from hwgen.config import BuildConfig, ConfigError
-from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode
 from hwgen.hw.vector import VectorUnit
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 
 from .bench import BUSES, STYLES, VectorBench, config_of_width, random_floats
 
 MODES = (Flag.STORE, Flag.RELU2, Flag.SILU, Flag.MULTIPLY, Flag.ADD)
+
+BUFFERS = [Buffers(bits) for bits in range(4)]
 
 TAIL = 400
 """Cycles after which nothing of an operator is left."""
@@ -39,6 +41,7 @@ def norm(bench: VectorBench, vectors: int, tokens: int, style: str, flags: Flag 
     d = Descriptor(
         opcode=Opcode.NORM,
         flags=flags,
+        buffers=rng.choice(BUFFERS),
         vectors=vectors,
         src=rng.randrange(40),
         src_stride=stride,
@@ -61,13 +64,14 @@ def drain(bench: VectorBench, flags: Flag, vectors: int, tokens: int, style: str
     bound = rng.choice((3, 300, top))
     generator = torch.Generator().manual_seed(rng.getrandbits(30))
     bench.accumulators = torch.randint(-bound, bound + 1, bench.accumulators.shape, generator=generator)
-    bench.accumulators[:, ::7] = top
-    bench.accumulators[:, 3::11] = -top
+    bench.accumulators[..., ::7] = top
+    bench.accumulators[..., 3::11] = -top
     d = Descriptor(
         opcode=Opcode.DRAIN,
         flags=flags,
+        buffers=rng.choice(BUFFERS),
         vectors=vectors,
-        row_blocks=rng.randrange(config.max_rows // config.width - vectors + 1),
+        row_blocks=rng.randrange(config.panel_vectors - vectors + 1),
         src=rng.randrange(30),
         src_stride=vectors + rng.randrange(2),
         dst=512 + rng.randrange(30),
@@ -79,11 +83,18 @@ def drain(bench: VectorBench, flags: Flag, vectors: int, tokens: int, style: str
     return d
 
 
-def rope(bench: VectorBench, heads: int, kv_heads: int, head_vectors: int, tokens: int, style: str) -> Descriptor:
+ALL_KINDS = Flag.QUERIES | Flag.KEYS | Flag.VALUES
+KINDS = [ALL_KINDS, Flag.QUERIES, Flag.KEYS, Flag.VALUES, Flag.QUERIES | Flag.KEYS, Flag.KEYS | Flag.VALUES]
+
+
+def rope(
+    bench: VectorBench, heads: int, kv_heads: int, head_vectors: int, tokens: int, style: str, kinds: Flag = ALL_KINDS
+) -> Descriptor:
     rng = bench.rng
     vectors = (heads + 2 * kv_heads) * head_vectors
     d = Descriptor(
         opcode=Opcode.ROPE,
+        flags=kinds,
         heads=heads,
         kv_heads=kv_heads,
         head_vectors=head_vectors,
@@ -112,7 +123,7 @@ async def check_scales(bench: VectorBench, first: int, count: int) -> None:
 async def norm_of_all_sizes(dut: Any) -> None:
     bench = await started(dut, 1)
     ways = 128 // bench.config.width
-    sizes = (1, 2, 3, ways - 1, ways, ways + 1, 2 * ways + 5)
+    sizes = (1, 2, 3, ways // 2, ways // 2 + 1, ways - 1, ways, ways + 1, 2 * ways + 5)
     for vectors in sizes:
         for style in STYLES if vectors in (3, ways + 1) else ("one", "wide"):
             await bench.run(norm(bench, vectors, 1, style))
@@ -169,7 +180,7 @@ async def drain_in_place(dut: Any) -> None:
     await bench.run(norm(bench, 4, count, "one"), count=count, gang=False)
     for flags in (Flag.ADD, Flag.MULTIPLY):
         d = drain(bench, flags, 9, count, "one")
-        fields = {name: getattr(d, name) for name in ("vectors", "row_blocks", "src", "src_stride", "scalar0")}
+        fields = {name: getattr(d, name) for name in ("vectors", "row_blocks", "src", "src_stride", "scalar0", "buffers")}
         await bench.run(
             Descriptor(opcode=Opcode.DRAIN, flags=flags, dst=d.src, dst_stride=d.src_stride, **fields),
             count=count,
@@ -181,19 +192,20 @@ async def drain_in_place(dut: Any) -> None:
 async def rope_of_all_shapes(dut: Any) -> None:
     bench = await started(dut, 6)
     chunk = bench.config.chunk
-    for heads, kv_heads, head_vectors, first, count, position, style in (
-        (1, 1, 2, 0, 1, 0, "one"),
-        (1, 1, 2, 0, chunk, 5, "wide"),
-        (3, 1, 2, 0, 3, chunk - 1, "one"),
-        (4, 2, 4, 0, 2, chunk + 1, "huge"),
-        (2, 2, 2, 2, 3, 7, "tiny"),
-        (6, 2, 2, 0, 2, 1000, "one"),
-        (2, 1, 4, 0, 1, 3, "zero"),
-        (3, 3, 2, 0, 2, 9, "edges"),
-        (8, 1, 2, 1, chunk - 1, 3, "one"),
+    for heads, kv_heads, head_vectors, first, count, style in (
+        (1, 1, 2, 0, 1, "one"),
+        (1, 1, 2, 0, chunk, "wide"),
+        (3, 1, 2, 0, 3, "one"),
+        (4, 2, 4, 0, 2, "huge"),
+        (2, 2, 2, 2, 3, "tiny"),
+        (6, 2, 2, chunk - 2, 2, "one"),
+        (2, 1, 4, chunk - 1, 1, "zero"),
+        (3, 3, 2, 0, 2, "edges"),
+        (8, 1, 2, 1, chunk - 1, "one"),
     ):
-        d = rope(bench, heads, kv_heads, head_vectors, first + count, style)
-        await bench.run(d, first=first, count=count, position=position)
+        for kinds in KINDS if style in ("one", "edges") else [ALL_KINDS]:
+            d = rope(bench, heads, kv_heads, head_vectors, first + count, style, kinds)
+            await bench.run(d, first=first, count=count)
 
 
 @cocotb.test()
@@ -212,7 +224,7 @@ async def operators_back_to_back(dut: Any) -> None:
             case 0:
                 await bench.run(norm(bench, rng.randint(1, 20), first + count, "one"), **where)
             case 1:
-                await bench.run(rope(bench, 2, 1, 2, first + count, "one"), position=rng.randrange(100), **where)
+                await bench.run(rope(bench, 2, 1, 2, first + count, "one", rng.choice(KINDS)), **where)
             case _:
                 await bench.run(drain(bench, rng.choice(MODES), rng.randint(1, 12), first + count, "one"), **where)
 
@@ -260,19 +272,16 @@ async def overhead_is_small(dut: Any) -> None:
     bench = await started(dut, 10)
     count = bench.config.tokens
     ways = 128 // bench.config.width
-    vectors = 48
-    if count * vectors > 500 or count * vectors > bench.config.max_rows:
-        vectors = 20
-    await bench.run(norm(bench, vectors, count, "one"), count=count)
+    vectors = 100
     cycles = await bench.run(norm(bench, vectors, count, "one"), count=count)
-    bound = max(2 * vectors + 70, vectors + ways + 100)  # the column sums of the token before
+    bound = max(2 * vectors + 40, vectors + 2 * ways + 80)  # the column sums of the token before
     assert cycles <= count * bound + 20, f"NORM: {cycles} cycles"
     for _ in range(TAIL):
         await bench.cycle()
-    cycles = await bench.run(drain(bench, Flag.ADD, vectors, count, "one"), count=count)
-    assert cycles <= count * (vectors + 4) + 45, f"DRAIN: {cycles} cycles"
+    cycles = await bench.run(drain(bench, Flag.ADD, 20, count, "one"), count=count)
+    assert cycles <= count * (20 + 4) + 40, f"DRAIN: {cycles} cycles"
     cycles = await bench.run(rope(bench, 4, 2, 2, 3, "one"), count=3)
-    assert cycles <= 3 * (2 * 16 + 90), f"ROPE: {cycles} cycles"
+    assert cycles <= 3 * (2 * 16 + 30) + 20, f"ROPE: {cycles} cycles"
 
 
 def simulate(config: BuildConfig, build_dir: Path, testcase: list[str] | None = None) -> None:

@@ -1,0 +1,63 @@
+"""Block memories without waste in their last column."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..interfaces import index_bits
+
+__all__ = ["BlockMemory"]
+
+#: ``(depth, bits)`` of one column: a half block RAM up to 1024 words, else a whole one.
+_SHAPES = ((512, 36), (1024, 18), (2048, 18), (4096, 9))
+
+#: Most bits of a last column that lies in distributed memory.
+_DISTRIBUTED_BITS = 2048
+
+
+class BlockMemory(wiring.Component):
+    """Memory of one write and one read port in block RAM. Bits that do not fill the last block RAM lie in one of their own, which
+    may be a half, or in distributed memory if they are few.
+
+    Members
+    -------
+    write_en : In(1), write_addr : In, write_data : In
+    addr : In;  data : Out
+        One cycle later; what is written in the same cycle is not seen.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        self.width = width
+        self.depth = depth
+        super().__init__({
+            "write_en": In(1),
+            "write_addr": In(index_bits(depth)),
+            "write_data": In(width),
+            "addr": In(index_bits(depth)),
+            "data": Out(width),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        column = next((bits for words, bits in _SHAPES if self.depth <= words), self.width)
+        rest = self.width % column
+        if self.width < column:
+            rest = 0
+        rest_style = "distributed" if rest * self.depth <= _DISTRIBUTED_BITS else "block"
+        parts = []
+        for name, bits, style in (("columns", self.width - rest, "block"), ("rest", rest, rest_style)):
+            if bits:
+                m.submodules[name] = part = memory.Memory(shape=bits, depth=self.depth, init=[], attrs={"ram_style": style})
+                put, get = part.write_port(), part.read_port()
+                start = 0 if name == "columns" else self.width - rest
+                m.d.comb += [
+                    put.en.eq(self.write_en),
+                    put.addr.eq(self.write_addr),
+                    put.data.eq(self.write_data[start : start + bits]),
+                    get.addr.eq(self.addr),
+                ]
+                parts.append(get.data)
+        m.d.comb += self.data.eq(Cat(parts))
+        return m

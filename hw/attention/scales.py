@@ -1,0 +1,102 @@
+"""Scales of the buffered blocks, one key at a time."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ..interfaces import KV_LATENCY, index_bits
+from .item import BUFFERS, delayed
+
+__all__ = ["ScaleBuffer"]
+
+
+class ScaleBuffer(wiring.Component):
+    """Takes the scales of a block from its header beats, or from the KV store, and keeps them for ``BUFFERS`` blocks.
+
+    A memory one key wide is small, so a header waits in a register while its scales pour into the memory, a key a cycle.
+
+    Members
+    -------
+    put : In(1), part : In, beat : In
+        A header beat, and which; only while not ``busy``.
+    begin : In(1), buffer : In
+        Strobe: a block begins in ``buffer``, whose scales are no longer needed.
+    pour : In(1), own : In(1)
+        Strobe, with ``buffer``: the header is complete; with ``own`` the scales come from the store, whose head does not change
+        until ``busy`` falls.
+    bank : Out, bank_scales : In(32)
+        Read of the KV store.
+    busy : Out(1)
+        Scales are on their way.
+    ready : Out(BUFFERS)
+        The scales of a buffer are complete.
+    read_buffer, read_key : In;  key_scale, value_scale : Out(16)
+        Scales one cycle later.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        buffer = (BUFFERS - 1).bit_length()
+        super().__init__({
+            "put": In(1),
+            "part": In(index_bits(4 // config.key_bytes)),
+            "beat": In(8 * config.beat_bytes),
+            "begin": In(1),
+            "buffer": In(buffer),
+            "pour": In(1),
+            "own": In(1),
+            "bank": Out(index_bits(config.chunk)),
+            "bank_scales": In(32),
+            "busy": Out(1),
+            "ready": Out(BUFFERS),
+            "read_buffer": In(buffer),
+            "read_key": In(index_bits(config.kv_block)),
+            "key_scale": Out(16),
+            "value_scale": Out(16),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, block = self.config, self.config.kv_block
+        header = Signal(32 * block)
+        beat = len(self.beat)
+        for i in range(4 // config.key_bytes):
+            with m.If(self.put & (self.part == i)):
+                m.d.sync += header[i * beat : (i + 1) * beat].eq(self.beat)
+
+        running, from_store, target = Signal(), Signal(), Signal(len(self.buffer))
+        key = Signal(index_bits(block))
+        with m.If(running):
+            m.d.sync += key.eq(key + 1)
+            with m.If(key == block - 1):
+                m.d.sync += running.eq(0)
+        with m.If(self.pour):
+            m.d.sync += [running.eq(1), key.eq(0), from_store.eq(self.own), target.eq(self.buffer)]
+        landing = delayed(m, running, KV_LATENCY + 1, "landing")
+        keys = delayed(m, key, KV_LATENCY + 1, "key")
+        past = Signal(32)
+        m.d.sync += past.eq(Cat(half.word_select(keys[-3], 16) for half in (header[: 16 * block], header[16 * block :])))
+        scales = Signal(32)
+        m.d.sync += scales.eq(Mux(from_store, self.bank_scales, past))
+        with m.If(landing[-1] & ~landing[-2]):
+            m.d.sync += self.ready.bit_select(target, 1).eq(1)
+        with m.If(self.begin):
+            m.d.sync += self.ready.bit_select(self.buffer, 1).eq(0)
+
+        m.submodules.memory = kept = memory.Memory(
+            shape=32, depth=BUFFERS * block, init=[], attrs={"ram_style": "distributed"}
+        )
+        write, read = kept.write_port(), kept.read_port()
+        m.d.comb += [
+            self.bank.eq(key),
+            self.busy.eq(running | Cat(landing[1:]).any()),
+            write.en.eq(landing[-1]),
+            write.addr.eq(Cat(keys[-1], target)),
+            write.data.eq(scales),
+            read.addr.eq(Cat(self.read_key, self.read_buffer)),
+            Cat(self.key_scale, self.value_scale).eq(read.data),
+        ]
+        return m

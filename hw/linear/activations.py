@@ -1,0 +1,158 @@
+"""The int8 activations of all tokens, and the order in which a slice of them goes to the lanes."""
+
+from __future__ import annotations
+
+import math
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out, Signature
+from amaranth.utils import bits_for
+
+from ...config import BuildConfig
+from ..interfaces import ActivationWrite
+
+__all__ = ["ActivationMemory", "LoadBus", "load_parts"]
+
+
+def load_parts(config: BuildConfig) -> tuple[int, int]:
+    """``(parts, chunks)``: a slice begins and ends at multiples of 1/``parts`` of a vector, and is ``chunks`` of them."""
+    part = math.gcd(config.width, config.slice_inputs)
+    return config.width // part, config.slice_inputs // part
+
+
+def LoadBus(config: BuildConfig) -> Signature:
+    """Part c % ``parts`` of ``data`` is chunk c of the slice, for every c whose bit of ``chunks`` is set."""
+    return Signature({"data": Out(8 * config.width), "chunks": Out(load_parts(config)[1])})
+
+
+class ActivationMemory(wiring.Component):
+    """Holds the activations of two rounds of tokens (halves), and hands LINEAR those of one slice after the other.
+
+    Members:
+
+    * ``write``: In, at any time. A word counts for an operator that starts in a later cycle.
+    * ``start``: In, strobe; ``half``, ``count`` (tokens, at least 1), ``slices`` (at least 1): In, stable until the last
+      slice has been taken.
+    * ``load``: Out, activations on the way to a lane; ``token``: Out, one-hot, whose they are.
+    * ``loaded``: Out, a slice has arrived in all lanes. ``taken``: In, strobe: it was taken over, the next may arrive.
+
+    A slice takes ``count`` times the vectors that it touches (``slice_inputs / width``, rounded up), and `LATENCY` cycles.
+    Inputs beyond the last vector that was written are arbitrary.
+    """
+
+    #: Cycles from the first read of a slice to the first change in a lane.
+    LATENCY = 4
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        super().__init__({
+            "write": In(ActivationWrite(config)),
+            "start": In(1),
+            "half": In(1),
+            "count": In(bits_for(config.chunk)),
+            "slices": In(16),
+            "load": Out(LoadBus(config)),
+            "token": Out(config.tokens),
+            "loaded": Out(1),
+            "taken": In(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        words = config.max_inputs // config.width
+        m.submodules.memory = memory = Memory(
+            shape=8 * config.width, depth=2 * config.tokens * words, init=[], attrs={"ram_style": config.activation_memory}
+        )
+        self._write(m, memory.write_port(), words)
+        read = memory.read_port()
+        parts, chunks = load_parts(config)
+
+        # Walk: the words of a slice, token after token, slice after slice -------------------------------------------
+        begin, reading, full = Signal(), Signal(), Signal()
+        slices_left = Signal(16)
+        slice_head, token_head, address = (Signal.like(read.addr, name=n) for n in ("slice_head", "token_head", "address"))
+        offset = Signal(range(max(2, parts)))  # chunk of the word at which the slice begins
+        word = Signal(range(max(2, -(-(chunks + parts - 1) // parts))))
+        token = Signal(config.tokens)  # one-hot
+        tokens_left = Signal.like(self.count)
+        last_word, last_token, last, next_offset, words_on = (
+            Signal(), Signal(), Signal(), Signal.like(offset), Signal(range(chunks // parts + 2))
+        )  # fmt: skip
+        with m.Switch(offset):
+            for value in range(parts):
+                with m.Case(value):
+                    m.d.comb += [
+                        last_word.eq(word == (value + chunks - 1) // parts),
+                        next_offset.eq((value + chunks) % parts),
+                        words_on.eq((value + chunks) // parts),
+                    ]
+        m.d.comb += [last_token.eq(tokens_left == 1), last.eq(reading & last_word & last_token), read.addr.eq(address)]
+        m.d.sync += begin.eq(self.start)
+        next_token, next_slice = Signal.like(address), Signal.like(address)
+        m.d.comb += [next_token.eq(token_head + words), next_slice.eq(slice_head + words_on)]
+        with m.If(reading):
+            m.d.sync += [word.eq(word + 1), address.eq(address + 1)]
+            with m.If(last_word):
+                m.d.sync += [
+                    word.eq(0), token.eq(token << 1), tokens_left.eq(tokens_left - 1), token_head.eq(next_token),
+                    address.eq(next_token),
+                ]  # fmt: skip
+            with m.If(last):
+                m.d.sync += [
+                    token.eq(1), tokens_left.eq(self.count), offset.eq(next_offset), slices_left.eq(slices_left - 1),
+                    slice_head.eq(next_slice), token_head.eq(next_slice), address.eq(next_slice), reading.eq(0),
+                ]  # fmt: skip
+        with m.If(self.taken & (slices_left != 0)):
+            m.d.sync += reading.eq(1)
+        with m.If(begin):
+            first = Mux(self.half, config.tokens * words, 0)
+            m.d.sync += [
+                reading.eq(1), word.eq(0), token.eq(1), tokens_left.eq(self.count), offset.eq(0), slices_left.eq(self.slices),
+                slice_head.eq(first), token_head.eq(first), address.eq(first),
+            ]  # fmt: skip
+
+        # What a word is for accompanies it: read, memory's register, register, rotated register ---------------------
+        wanted = Signal(chunks)
+        for c in range(chunks):
+            in_word = Cat((offset == o) & (word == (o + c) // parts) for o in range(parts))
+            m.d.comb += wanted[c].eq(reading & in_word.any())
+        stage: dict[str, Value] = {"chunks": wanted, "token": token, "offset": offset, "last": last}
+        for cycle in range(1, self.LATENCY):
+            following: dict[str, Value] = {}
+            for name, value in stage.items():
+                if name != "offset" or cycle < self.LATENCY - 1:
+                    following[name] = Signal(len(value), name=f"{name}_{cycle}")
+                    m.d.sync += following[name].eq(value)
+            stage, rotation = following, stage["offset"]
+        fetched = Signal(8 * config.width, reset_less=True)
+        m.d.sync += fetched.eq(read.data)
+        # Chunk c lies in part (offset + c) % parts of its word: turned by the offset, it is in part c % parts.
+        turned = Signal(8 * config.width)
+        with m.Switch(rotation):
+            for value in range(parts):
+                with m.Case(value):
+                    m.d.comb += turned.eq(fetched.rotate_right(value * 8 * config.width // parts))
+        m.d.sync += self.load.data.eq(turned)
+        m.d.comb += [self.load.chunks.eq(stage["chunks"]), self.token.eq(stage["token"]), self.loaded.eq(full)]
+        with m.If(stage["last"]):
+            m.d.sync += full.eq(1)
+        with m.If(self.taken | self.start):
+            m.d.sync += full.eq(0)
+        return m
+
+    def _write(self, m: Module, port: wiring.PureInterface, words: int) -> None:
+        """Two registers: first vector of the token by table, then its sum with the vector."""
+        config = self.config
+        source = self.write
+        base, valid = Signal.like(port.addr), Signal()
+        vector, data = Signal.like(source.addr, reset_less=True), Signal.like(source.data, reset_less=True)
+        m.d.sync += [valid.eq(source.valid), vector.eq(source.addr), data.eq(source.data)]
+        with m.Switch(Cat(source.token, source.half)):
+            for half in range(2):
+                for token in range(config.tokens):
+                    with m.Case(half << len(source.token) | token):
+                        m.d.sync += base.eq((half * config.tokens + token) * words)
+        m.d.sync += [port.en.eq(valid), port.addr.eq(base + vector), port.data.eq(data)]

@@ -1,0 +1,197 @@
+"""Jobs for the linear engine, and a bench that drives it as its neighbours do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cocotb
+import numpy as np
+import numpy.typing as npt
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Buffers, Descriptor, Opcode
+from hwgen.hw.interfaces import ACCUMULATOR_LATENCY
+from hwgen.layout import matrix_shape, pack_ternary, vectors_of
+from tests.cocotb_runner import cocotb_parameters, start_clock
+
+Trits = npt.NDArray[np.int8]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass
+class Job:
+    """One LINEAR operator."""
+
+    #: ``[rows, inputs]``
+    weights: Trits
+    #: ``[tokens, inputs]``
+    activations: Integers
+    #: Chance that no row is offered in a cycle.
+    stall: float = 0.0
+    #: Cycles before the first row is offered, so that tables run ahead.
+    late: int = 0
+    #: Halves of the memories.
+    buffers: Buffers = Buffers.NONE
+
+    @property
+    def tokens(self) -> int:
+        return self.activations.shape[0]
+
+    def gang(self, config: BuildConfig) -> bool:
+        return self.tokens <= config.lanes
+
+    def results(self, config: BuildConfig) -> Integers:
+        """``[tokens, padded rows]``"""
+        rows = len(self.weights)
+        expected = np.zeros((self.tokens, vectors_of(config, rows) * config.width), np.int64)
+        expected[:, :rows] = self.activations @ self.weights.astype(np.int64).T
+        return expected
+
+
+def random_job(rng: np.random.Generator, rows: int, inputs: int, tokens: int, **options: Any) -> Job:
+    weights = rng.integers(-1, 2, (rows, inputs)).astype(np.int8)
+    options.setdefault("buffers", Buffers(int(rng.integers(4))))
+    return Job(weights, rng.integers(-127, 128, (tokens, inputs)), **options)
+
+
+class Bench:
+    """Drives a `LinearEngine`."""
+
+    def __init__(self, dut: Any) -> None:
+        self.dut = dut
+        self.config = BuildConfig.from_dict(cocotb_parameters()["config"])
+        self.rng = np.random.default_rng(cocotb_parameters().get("seed", 7))
+
+    async def start(self) -> None:
+        dut = self.dut
+        for name in ("start", "rows__valid", "activation__valid", "accumulator__vector", "accumulator__token", "op__descriptor"):
+            getattr(dut, name).value = 0
+        await start_clock(dut)
+
+    async def load(self, job: Job) -> None:
+        """Write the activations; elements beyond the inputs get leftovers, as the last vector of a NORM may have."""
+        dut, config = self.dut, self.config
+        tokens, inputs = job.activations.shape
+        vectors = vectors_of(config, inputs)
+        full = self.rng.integers(-127, 128, (tokens, vectors * config.width))
+        full[:, :inputs] = job.activations
+        dut.activation__half.value = int(Buffers.ACTIVATION in job.buffers)
+        for token in range(tokens):
+            dut.activation__token.value = token
+            for v in range(vectors):
+                dut.activation__valid.value = 1
+                dut.activation__addr.value = v
+                part = full[token, v * config.width : (v + 1) * config.width].astype(np.int8)
+                dut.activation__data.value = int.from_bytes(part.tobytes(), "little")
+                await RisingEdge(dut.clk)
+        dut.activation__valid.value = 0
+
+    def operator(self, job: Job) -> list[int]:
+        """Apply the operator; returns the ring rows that it consumes."""
+        config, dut = self.config, self.dut
+        slices, blocks = matrix_shape(config, *job.weights.shape)
+        descriptor = Descriptor(opcode=Opcode.LINEAR, slices=slices, row_blocks=blocks, buffers=job.buffers)
+        dut.op__descriptor.value = int.from_bytes(descriptor.pack(), "little")
+        dut.op__count.value = job.tokens
+        dut.op__tokens.value = job.tokens
+        dut.op__gang.value = int(job.gang(config))
+        beats = pack_ternary(config, job.weights).reshape(-1, config.groups * config.beat_bytes)
+        return [int.from_bytes(row.tobytes(), "little") for row in beats]
+
+    async def run(self, job: Job, *, limit: int | None = None) -> int:
+        """Execute; returns the cycles from the first row accepted to ``done``, or gives up after ``limit`` cycles."""
+        dut = self.dut
+        rows = self.operator(job)
+        dut.start.value = 1
+        await RisingEdge(dut.clk)
+        dut.start.value = 0
+        sent, cycle, first = 0, 0, None
+        offering = False
+        while True:
+            if not offering and sent < len(rows) and cycle >= job.late:
+                offering = self.rng.random() >= job.stall
+            dut.rows__valid.value = int(offering)
+            if offering:
+                dut.rows__payload.value = rows[sent]
+            await ReadOnly()
+            accepted = offering and dut.rows__ready.value == 1
+            done = dut.done.value == 1
+            assert dut.busy.value == 1
+            if not offering:
+                assert dut.waiting_tables.value == 0
+            await RisingEdge(dut.clk)
+            if accepted:
+                sent, offering = sent + 1, False
+                first = cycle if first is None else first
+            if done:
+                break
+            cycle += 1
+            if limit is not None and cycle >= limit:
+                return cycle
+            assert cycle < 200000, "done never came"
+        dut.rows__valid.value = 1  # more rows wait in the ring: they are not for this operator
+        assert sent == len(rows), "done before the last row"
+        for _ in range(3):
+            await ReadOnly()
+            assert dut.rows__ready.value == 0 and dut.busy.value == 0 and dut.done.value == 0
+            await RisingEdge(dut.clk)
+        dut.rows__valid.value = 0
+        assert first is not None
+        return cycle - first
+
+    async def read(self, job: Job) -> Integers:
+        """All accumulators ``[tokens, padded rows]``, one request a cycle."""
+        dut, config = self.dut, self.config
+        vectors = vectors_of(config, len(job.weights))
+        requests = [(token, v) for token in range(job.tokens) for v in range(vectors)]
+        result = np.zeros((job.tokens, vectors * config.width), np.int64)
+        for cycle in range(len(requests) + ACCUMULATOR_LATENCY):
+            if cycle < len(requests):
+                token, v = requests[cycle]
+                dut.accumulator__half.value = int(Buffers.ACCUMULATOR in job.buffers)
+                dut.accumulator__gang.value = int(job.gang(config))
+                dut.accumulator__token.value = token
+                dut.accumulator__vector.value = v
+            await ReadOnly()
+            if cycle >= ACCUMULATOR_LATENCY:
+                token, v = requests[cycle - ACCUMULATOR_LATENCY]
+                word = dut.accumulator__data.value.to_unsigned()
+                for i in range(config.width):
+                    value = word >> i * config.acc_bits & ((1 << config.acc_bits) - 1)
+                    value -= (value >> config.acc_bits - 1) << config.acc_bits
+                    result[token, v * config.width + i] = value
+            await RisingEdge(dut.clk)
+        return result
+
+    async def compare(self, job: Job) -> None:
+        np.testing.assert_array_equal(await self.read(job), job.results(self.config))
+
+    async def check(self, job: Job) -> int:
+        await self.load(job)
+        cycles = await self.run(job)
+        await self.compare(job)
+        return cycles
+
+    async def chain(self, jobs: list[Job]) -> list[int]:
+        """Run the jobs one after the other; beside each, the results before it are read and the activations after it
+        written, over and over. Neighbours use different halves. Returns what `run` does for each."""
+        cycles = []
+        await self.load(jobs[0])
+        for number, job in enumerate(jobs):
+            running = cocotb.start_soon(self.run(job))
+            reading = cocotb.start_soon(self._read_until_done(jobs[number - 1], running)) if number else None
+            if number + 1 < len(jobs):
+                await self.load(jobs[number + 1])
+            cycles.append(await running)
+            if reading is not None:
+                await reading
+        await self.compare(jobs[-1])
+        return cycles
+
+    async def _read_until_done(self, job: Job, running: Any) -> None:
+        passes = 0
+        while passes == 0 or not running.done():
+            await self.compare(job)
+            passes += 1
