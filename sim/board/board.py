@@ -19,7 +19,7 @@ __all__ = ["BusError", "OutOfMemory", "VirtualBoard"]
 
 #: Where the accelerator's registers and the LEDs of the self-test are.
 ACCELERATOR_BASE = 0xA000_0000
-LEDS_BASE = 0xA001_0000
+LEDS_BASE = 0xA100_0000
 LEDS_BYTES = 0x1_0000
 
 #: What :attr:`VirtualBoard.name` ends with, so that a host can tell the board from a real one.

@@ -32,7 +32,7 @@ def parse(path: Path) -> Any:
 def test_read_back(tmp_path: Path, part: str, family: str, config: BuildConfig) -> None:
     board = replace(BOARD, part=part, config=config)
     path = tmp_path / "a.hwh"
-    path.write_text(hwh_text(board, base_address=0xA000_0000, leds_address=0xA001_0000))
+    path.write_text(hwh_text(board, base_address=0xA000_0000, leds_address=0xA100_0000))
     parser = parse(path)
     assert parser.family_ps == family
     ip = parser.ip_dict["accelerator"]
