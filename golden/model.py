@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class _Linear:
 class _Norm:
     """Norm and quantisation with a gain."""
 
-    def __init__(self, gain: np.ndarray, eps: float) -> None:
+    def __init__(self, gain: npt.NDArray[np.float32], eps: float) -> None:
         self.gain = torch.from_numpy(gain)
         self.inverse_n = float(np.float32(1.0 / gain.size))
         self.eps = eps

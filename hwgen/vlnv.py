@@ -7,5 +7,7 @@ __all__ = ["LIBRARY", "NAME", "VENDOR", "VERSION", "VLNV"]
 VENDOR = "hwgen"
 LIBRARY = "hwgen"
 NAME = "accelerator"
+#: Major and minor version; PYNQ cannot read a version without a minor part.
 VERSION = "1.0"
+
 VLNV = f"{VENDOR}:{LIBRARY}:{NAME}:{VERSION}"

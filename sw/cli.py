@@ -16,7 +16,7 @@ from ..config import ConfigError
 from ..errors import HwgenError
 from ..llama import KV_KINDS
 from ..shapes import SHAPES
-from . import chat, commands, model_command
+from . import board_command, chat, commands, model_command
 from .quantize import command as quantize_command
 from .serve import command as serve
 
@@ -92,7 +92,10 @@ def build_parser() -> Parser:
     p.add_argument("--prompt", required=True, help="text to continue")
     p.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
     p.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
-    p.add_argument("--device", default="verilator", help="golden or verilator")
+    p.add_argument("--device", default="verilator", help="golden, verilator or pynq")
+    p.add_argument("--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one")
+    p.add_argument("--overlay", type=Path, metavar="FILE.bit", help="with --device pynq: the bitstream, its .hwh beside it")
+    p.add_argument("--attach", action="store_true", help="with --device pynq: use the bitstream that is loaded already")
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     p.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K best tokens; 0 is all")
     p.add_argument(
@@ -232,6 +235,15 @@ def build_parser() -> Parser:
     p = add_command(group, "model", model_command.run, "fetch models by name", "hwgen model add smollm2")
     model_command.add_arguments(p)
 
+    p = add_command(
+        group,
+        "board",
+        board_command.run,
+        "serve a virtual PYNQ board (simulated)",
+        "hwgen board --simulate demo --port 7967",
+    )
+    board_command.add_arguments(p)
+
     add_command(group, "doctor", commands.doctor, "what is installed, what is missing, what to do", "hwgen doctor")
     return parser
 
@@ -241,6 +253,8 @@ def report_error(error: HwgenError, as_json: bool) -> int:
         print(json.dumps({"error": error.to_dict()}))
     else:
         print(f"hwgen: {error.kind}: {' '.join(str(error).split())}", file=sys.stderr)
+        for line in getattr(error, "state", "").splitlines():  # where the machine stands when a pass hangs
+            print(f"  {line}", file=sys.stderr)
     return 2
 
 

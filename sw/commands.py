@@ -113,7 +113,13 @@ def run(options: argparse.Namespace, output: Output) -> Result:
 
     new_tokens = _at_least(options, "max-new-tokens", 1)
     board = configured_board(options)
-    llm = LLM(options.model, options.device, board.config, output.progress, head=options.head)
+    if options.device != "pynq" and (options.address or options.overlay or options.attach):
+        raise HwgenError("usage", "--address, --overlay and --attach are for a board", "add --device pynq")
+    places: dict[str, Any] = {}
+    if options.device == "pynq":
+        named = board.name if board.part else None  # a configuration without a part has no board to check
+        places = {"address": options.address, "overlay": options.overlay, "download": not options.attach, "board": named}
+    llm = LLM(options.model, options.device, board.config, output.progress, head=options.head, device_options=places)
     session = None
     if options.session is not None:
         session = llm.load_session(options.session) if options.session.exists() else Session()

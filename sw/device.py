@@ -17,7 +17,7 @@ __all__ = ["Allocator", "Device", "DeviceTimeout", "attach", "open_device"]
 Bytes = npt.NDArray[np.uint8]
 
 #: Implementations that :func:`open_device` knows.
-DEVICES = ("golden", "verilator")
+DEVICES = ("golden", "verilator", "pynq")
 
 
 class DeviceTimeout(HwgenError):
@@ -33,7 +33,7 @@ class Device(Protocol):
 
     #: What the accelerator was generated from.
     config: BuildConfig
-    #: ``"golden"``, ``"verilator"``, ...
+    #: ``"golden"``, ``"verilator"`` or ``"pynq"``.
     name: str
     #: True where time is counted in simulated cycles.
     simulated: bool
@@ -107,4 +107,8 @@ def open_device(name: str, config: BuildConfig, **options: object) -> Device:
         from .verilator_device import VerilatorDevice
 
         return VerilatorDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
+    if name == "pynq":
+        from .pynq_device import PynqDevice
+
+        return PynqDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
     raise HwgenError("device", f"device {name!r} is unknown", f"use one of: {', '.join(DEVICES)}")

@@ -45,6 +45,7 @@ _PACKAGES = (
     ("jinja2", "chat", True),
     ("transformers", "dev", True),
     ("cocotb", "dev", True),
+    ("pynq", "pynq", True),
 )
 
 #: Program, Debian package.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ..boards import load_board
@@ -63,10 +63,10 @@ class Answer:
 class LLM:
     """A language model on an accelerator.
 
-    ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"`` or an open
-    device. ``board``: the name of a board, or a build configuration. ``head``: ``"exact"`` or ``"shortlist"``.
-    ``cache_tokens``: KV cache that all sessions share, in
-    tokens (one context if not given). ``reuse``: prompts start from the pages of earlier ones that begin alike.
+    ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an
+    open device; ``device_options`` go to its constructor. ``board``: the name of a board, or a build configuration.
+    ``head``: ``"exact"`` or ``"shortlist"``. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if
+    not given). ``reuse``: prompts start from the pages of earlier ones that begin alike.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class LLM:
         head: str = "exact",
         cache_tokens: int | None = None,
         reuse: bool = True,
+        device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
@@ -87,10 +88,11 @@ class LLM:
         if cache_tokens is not None:
             self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):
-            options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096}
-            if device == "verilator":
+            spare = 0 if device == "pynq" else 1 << 20  # on a board this is what must be free, elsewhere what is made
+            options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + spare) // 4096) * 4096}
+            if device != "golden":
                 options["progress"] = progress
-            device = open_device(device, config, **options)
+            device = open_device(device, config, **options, **(device_options or {}))
         self.device = device
         self.engine = Engine(device, self.image)
         #: Earlier prompts, for those that begin alike.

@@ -191,7 +191,8 @@ def unpack_trits(packed: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int
             "a packed matrix holds the digit 3; ternary digits are 0, 1 and 2",
             "download the checkpoint again",
         )
-    return digits.astype(np.int8) - np.int8(1)
+    ternary: npt.NDArray[np.int8] = digits.astype(np.int8) - np.int8(1)
+    return ternary
 
 
 def _scale_divides(config: dict[str, Any]) -> bool:

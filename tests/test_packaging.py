@@ -27,6 +27,13 @@ import sys
 for name in {blocked!r}:
     sys.modules[name] = None
 import hwgen, hwgen.boards, hwgen.sw.cli, hwgen.sw.commands, hwgen.sw.llm, hwgen.sw.doctor, hwgen.sw.checkpoint
+import hwgen.sw.pynq_device, hwgen.sw.hwh, hwgen.sw.board_command
+try:
+    import pynq
+except ImportError:
+    pass
+else:
+    import hwgen.sw.pynq_driver, hwgen.sw.pynq_remote
 assert hwgen.LLM.__name__ == "LLM"
 """
     subprocess.run([sys.executable, "-c", code], check=True)

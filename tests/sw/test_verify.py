@@ -142,7 +142,8 @@ def flip(opcode: Opcode, layer: int, change: Callable[[GoldenMachine], None]) ->
 
 
 def xor(array: np.ndarray, index: tuple[int, ...], bit: int = 1) -> None:
-    array.view(f"u{array.itemsize}")[index] ^= bit
+    bits = array.view(f"u{array.itemsize}")
+    bits[index] ^= bits.dtype.type(bit)  # NumPy 1 makes no unsigned integer of a plain one
 
 
 @pytest.mark.parametrize(

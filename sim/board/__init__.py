@@ -1,0 +1,8 @@
+"""A simulated PYNQ board around the Verilated accelerator: in process, or behind PYNQ's own remote protocol."""
+
+from __future__ import annotations
+
+from .bitstream import make_bitstream, parse_bitstream
+from .board import BusError, OutOfMemory, VirtualBoard
+
+__all__ = ["BusError", "OutOfMemory", "VirtualBoard", "make_bitstream", "parse_bitstream"]
