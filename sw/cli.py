@@ -50,6 +50,7 @@ def add_command(group: Any, name: str, run: Command, help_text: str, example: st
 
 def add_board(parser: Parser, default: str = "demo") -> None:
     parser.add_argument("--board", default=default, help="board: a shipped name or the path of a board.json")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board's configuration")
     parser.add_argument(
         "--set",
         action="append",
@@ -202,6 +203,23 @@ def build_parser() -> Parser:
     )
     add_workload(p)
     add_head(p)
+    add_board(p, "kv260")
+
+    p = add_command(
+        group,
+        "explore",
+        commands.explore,
+        "search the configurations of a board for one model with the analytic models",
+        "hwgen explore --board kv260 --model bitnet-0.73b",
+    )
+    p.add_argument("--model", default="bitnet-0.73b", help=f"{', '.join(SHAPES)}, a shipped model or a model directory")
+    p.add_argument("--prompt", type=int, default=128, metavar="P", help="prompt tokens to the first new token")
+    add_head(p)
+    p.add_argument("--limit", type=int, default=600, metavar="N", help="configurations to time at most")
+    p.add_argument("--workers", type=int, default=0, metavar="N", help="local processes; 0 is one a core")
+    p.add_argument("--dask", metavar="ADDRESS", help="use the workers of this Dask scheduler instead")
+    p.add_argument("--out", type=Path, metavar="FILE", help="where to write the choice (BOARD-MODEL.json if not given)")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw the Pareto front there (png, svg or pdf)")
     add_board(p, "kv260")
 
     p = add_command(

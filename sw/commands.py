@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +22,7 @@ __all__ = [
     "build",
     "doctor",
     "estimate",
+    "explore",
     "fmax",
     "perplexity",
     "report",
@@ -57,9 +59,23 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+def read_fields(path: Path) -> dict[str, Any]:
+    """Fields of a build configuration from a JSON file (``hwgen explore`` writes one)."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HwgenError("configuration", f"--config {path}: {error}", "give a file that hwgen explore wrote") from error
+    if not isinstance(values, dict):
+        raise HwgenError("configuration", f"--config {path} is no JSON object", "give a file that hwgen explore wrote")
+    return values
+
+
 def configured_board(options: argparse.Namespace) -> Board:
-    """The board of ``--board`` with the changes of ``--set``."""
+    """The board of ``--board`` with the fields of ``--config`` and the changes of ``--set``."""
     board = load_board(options.board)
+    if getattr(options, "config", None) is not None:
+        values = board.config.to_dict() | read_fields(options.config)
+        board = replace(board, config=BuildConfig.from_dict(values))
     types = {f.name: f.type for f in fields(BuildConfig)}
     changes: dict[str, Any] = {}
     for item in options.set:
@@ -336,6 +352,28 @@ def estimate(options: argparse.Namespace, output: Output) -> Result:
     result = estimate_json(configured_board(options), options.shape, prompt, decode, cached=cached, head=options.head)
     for line in describe_estimate(result):
         output.show(line)
+    return 0, result
+
+
+# ---- explore -----------------------------------------------------------------------------------------------------
+def explore(options: argparse.Namespace, output: Output) -> Result:
+    from . import explore as search
+
+    board = configured_board(options)
+    work = search.Workload(shape=search.model_shape(options.model), prompt=_at_least(options, "prompt", 1), head=options.head)
+    limit, workers = _at_least(options, "limit", 1), _at_least(options, "workers", 0)
+    with search.open_executor(workers or None, options.dask) as executor:
+        found = search.explore(board, work, executor=executor, limit=limit, progress=output.progress)
+    result = search.explore_json(board, options.model, work, found)
+    out = options.out or Path(f"{board.name}-{Path(options.model).name}.json")
+    search.write_config(out, found.chosen.config)
+    result["out"] = str(out)
+    if options.plot is not None:
+        search.draw_front(result, options.plot)
+        result["plot"] = str(options.plot)
+    for line in search.describe_exploration(result):
+        output.show(line)
+    output.show(f"{out}: hwgen build --board {options.board} --config {out} --out DIR")
     return 0, result
 
 

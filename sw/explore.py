@@ -351,7 +351,7 @@ def explore(
     work: Workload,
     *,
     executor: Executor,
-    limit: int = 1000,
+    limit: int = 600,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Exploration:
     """Search until the front stands still or ``limit`` configurations have been timed. Does not depend on the workers."""
@@ -390,8 +390,9 @@ def explore(
             return Exploration(evaluated, front, best)
         expanded |= {points[c] for c in todo}
         time_all(n for c in todo for n in neighbours(points[c], board.config.kv_block))
-    raise HwgenError("configuration", f"no configuration of board {board.name!r} holds the model within the ceilings "
-                     + ", ".join(f"{share:.0%} {kind}" for kind, share in CEILINGS.items()), "use a larger device or a smaller model")
+    ceilings = ", ".join(f"{share:.0%} {kind}" for kind, share in CEILINGS.items())
+    raise HwgenError("configuration", f"no configuration of board {board.name!r} holds the model within the ceilings {ceilings}",
+                     "use a larger device or a smaller model")
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

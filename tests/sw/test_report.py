@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,20 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert linear["lut"] > 0 and linear["depth_luts"] >= 1 and result["estimated"] is True
     assert set(result["available"]) == set(report.RESOURCES)
     assert result["lut_per_mac"] == linear["lut"] / 3840
+    # Copies of a module are one part; the parts of a unit add up to it.
+    assert [(p["name"], p["count"], p["ff"]) for p in linear["parts"]] == [("lane", 2, 16), ("odd", 1, 8), ("own", 1, 0)]
+    assert sum(p["lut"] for p in linear["parts"]) == linear["lut"]
+    assert result["above_ceiling"] == []
     monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
     assert report.report_board(load_board("kv260")) == result
-    assert any("of the device" in line for line in report.describe_report(result))
+    lines = report.describe_report(result)
+    assert any("of the device" in line for line in lines) and any(line.startswith("  lane x 2") for line in lines)
+    assert not any("above the planning ceiling" in line for line in lines)
+    tight = replace(load_board("kv260"), available={**result["available"], "ff": 45})
+    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
+    crowded = report.report_board(tight)
+    assert crowded["above_ceiling"] == ["ff"]
+    assert "above the planning ceiling: ff 25 of 45 (55.6%)" in report.describe_report(crowded)
 
 
 def test_resources_of_cells() -> None:
@@ -110,7 +122,17 @@ def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("depth", "bits", "count"),
-    [(4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8)],
-)
+    [
+        (4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8),
+        (28672, 256, 25), (24576, 256, 22), (20736, 64, 6), (4096, 256, 4),
+    ],
+)  # fmt: skip
 def test_ultra_rams(depth: int, bits: int, count: int) -> None:
+    """As Yosys 0.70 maps them."""
     assert report.ultra_rams(depth, bits) == count
+
+
+def test_every_ultra_memory_is_predicted() -> None:
+    """Ring 16, scratch 25, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
+    pytest.importorskip("amaranth", reason="sizes of the attention unit come from its generator")
+    assert report.predicted_uram(load_board("kv260").config) == 16 + 25 + 2 + 6

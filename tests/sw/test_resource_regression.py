@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hwgen.sw import report
 from hwgen.sw.cli import main
 from hwgen.sw.main_units import MAIN_UNITS, MainUnit, find_main_units
 from hwgen.sw.regression import accept, accepted_path, compare, compare_board, load_accepted
+from hwgen.sw.resource_page import resource_page
 
 KV260 = load_board("kv260")
 ACCEPTED = accepted_path(KV260, "kv260")
@@ -52,7 +52,8 @@ def test_main_unit_has_not_grown(unit: MainUnit) -> None:
 )
 def test_growth_over_five_percent_names_the_unit(measure: str, found: float, over: bool) -> None:
     grown = compare({"linear/lane": ROW}, {"linear/lane": {**ROW, measure: found}})
-    assert [(g.unit, g.measure, g.accepted, g.found) for g in grown] == ([("linear/lane", measure, ROW[measure], found)] if over else [])
+    expected = [("linear/lane", measure, ROW[measure], found)] if over else []
+    assert [(g.unit, g.measure, g.accepted, g.found) for g in grown] == expected
     assert all(str(g).startswith(f"linear/lane: {measure} grew from") for g in grown)
 
 
@@ -70,9 +71,8 @@ def whole_report(lane_lut: int = 1000) -> dict[str, Any]:
     part = {"name": "lane", "count": 2, **ROW, "lut": lane_lut}
     unit = {"name": "linear", **ROW, "lut": lane_lut + 10, "parts": [part]}
     resources = {kind: unit[kind] for kind in report.RESOURCES}
-    return {
-        "resources": resources, "available": KV260.available, "above_ceiling": [], "units": [unit], "depth_luts": 4, "lut_per_mac": 10.0
-    }  # fmt: skip
+    totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0}
+    return {**totals, "units": [unit]}
 
 
 def test_accepted_figures_come_back(tmp_path: Path) -> None:
@@ -137,8 +137,23 @@ def test_main_units_by_name() -> None:
 
 def test_the_accepted_figures_are_complete() -> None:
     accepted = load_accepted(ACCEPTED, KV260)
-    needed: set[str] = {f"main/{unit.name}" for unit in MAIN_UNITS} | {"total", "linear", "linear/decoder", "linear/lane", "linear/parity"}
-    assert needed <= set(accepted)
-    key: Callable[[dict[str, float]], set[str]] = set
-    assert all(key(row) == set(ROW) for row in accepted.values())
+    parts = {"linear/decoder", "linear/lane", "linear/parity", "linear/activations"}
+    assert {f"main/{unit.name}" for unit in MAIN_UNITS} | {"total", "linear"} | parts <= set(accepted)
+    assert all(set(row) == set(ROW) for row in accepted.values())
     assert accepted["total"]["lut"] >= accepted["linear"]["lut"] >= accepted["linear/lane"]["lut"]
+
+
+def test_the_page_is_current() -> None:
+    accepted, routed = (json.loads((ACCEPTED.parent / name).read_text()) for name in ("resources.json", "fmax.json"))
+    page = Path(__file__).parents[2] / "docs" / "resources.md"
+    assert page.read_text() == resource_page(KV260, accepted, routed), "run: python -m hwgen.sw.resource_page > docs/resources.md"
+
+
+def test_the_page_says_what_is_above_a_ceiling() -> None:
+    units = {"total": ROW, "linear": ROW, "linear/lane": ROW, "main/sequencer": ROW}
+    accepted = {"units": units, "tool": "y", "command": "c", "lut_per_mac": 10.456}
+    routed = {"device": "d", "tools": "t", "seed": 1, "units": []}
+    page = resource_page(KV260, accepted, routed)
+    assert "Every kind is below" in page and "**10.46 LUT**" in page and "| – lane | 1,000 |" in page
+    tight = replace(KV260, available={**KV260.available, "ff": 3999})
+    assert "Above the planning ceilings: FF 2,000, ceiling 2,000." in resource_page(tight, accepted, routed)
