@@ -246,7 +246,8 @@ def test_wrong_overlay(opened: Callable[..., PynqDevice], tmp_path: Path) -> Non
 
     attempt(text.replace("hwgen:hwgen:accelerator:1.0", "acme:ip:toaster:1.0"), r"no hwgen accelerator; it has .*acme:ip:toaster")
     slow = replace(BOARD, part="xc7z020clg400-1")
-    attempt(hwh_text(slow, base_address=ACCELERATOR_BASE, leds_address=LEDS_BASE), r"is for a board with processing_system7, .* has zynq_ultra_ps_e")
+    seven = hwh_text(slow, base_address=ACCELERATOR_BASE, leds_address=LEDS_BASE)
+    attempt(seven, r"is for a board with processing_system7, .* has zynq_ultra_ps_e")
     attempt(hwh_text(BOARD, base_address=LEDS_BASE + 0x1000, leds_address=0xA200_0000), "register 0 reads 0x00000000")
     attempt(hwh_text(BOARD, base_address=0xB000_0000, leds_address=LEDS_BASE), "bus error at 0xb0000000")
     with pytest.raises(HwgenError, match=r"nowhere\.bit does not exist"):
