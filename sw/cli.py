@@ -50,7 +50,7 @@ def add_command(group: Any, name: str, run: Command, help_text: str, example: st
 
 def add_board(parser: Parser, default: str = "demo") -> None:
     parser.add_argument("--board", default=default, help="board: a shipped name or the path of a board.json")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board's configuration")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")
     parser.add_argument(
         "--set",
         action="append",

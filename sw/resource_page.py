@@ -68,45 +68,48 @@ def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]
     return f"""\
 # Resources of the {board.name} build
 
-Rendered by `python -m hwgen.sw.resource_page > docs/resources.md` from `resources.json` and `fmax.json` in `boards/{board.name}/`; do not
-edit. All figures are estimates of open tools. No vendor tool was run, so nothing here claims that the build fits or closes timing.
+Rendered by `python -m hwgen.sw.resource_page > docs/resources.md` from `resources.json` and `fmax.json` in
+`boards/{board.name}/`; do not edit. All figures are estimates of open tools. No vendor tool was run, so nothing here claims
+that the build fits or closes timing.
 
 ## By unit
 
-`hwgen report --board {board.name}` ({accepted["tool"]}, `synth_xilinx -family xcup`). Counts are upper estimates: no two look-up tables
-share a site. A RAM32M16 or RAM64M8 counts as 8 look-up tables. *depth* is look-up tables on the deepest path between registers,
-memories and carry chains inside one module; what runs on through a module's ports counts in each module by itself. Of `linear`, the
-parts are shown, copies together.
+`hwgen report --board {board.name}` ({accepted["tool"]}, `synth_xilinx -family xcup`). Counts are upper estimates: no two
+look-up tables share a site. A RAM32M16 or RAM64M8 counts as 8 look-up tables. *depth* is look-up tables on the deepest path
+between registers, memories and carry chains inside one module; what runs on through a module's ports counts in each module by
+itself. Of `linear`, the parts are shown, copies together.
 
 {by_unit}
 
 {verdict}
 
-**{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders, builders, tables, lanes,
-accumulators) over tokens x 5 x bytes of a beat.
+**{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders,
+builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.
 
 ## Main units
 
-Each by itself and flattened, so that *depth* sees paths through all of it; measured by `hwgen report --board {board.name} --check`.
+Each by itself and flattened, so that *depth* sees paths through all of it; measured by `hwgen report --board {board.name}
+--check`.
 
 {by_main}
 
 ## Routed clock, a stand-in
 
-`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {routed["device"]},
-{routed["tools"]}, seed {routed["seed"]}. The units of the {board.name} build, each between registers, which are counted.
+`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {routed["device"]}, {routed["tools"]}, seed
+{routed["seed"]}. The units of the {board.name} build, each between registers, which are counted.
 
-The open flow routes no UltraScale+: these clocks rank units and show a change for the worse, and **say nothing of the clock on a board**.
-An ECP5 is built in 40 nm (16 nm there) and has look-up tables of four inputs (six), distributed memory of 16 x 4 bits (32 x 16), block
-RAM of 18 Kbit (36), 18 x 18 multipliers (27 x 18), and no UltraRAM.
+The open flow routes no UltraScale+: these clocks rank units and show a change for the worse, and **say nothing of the clock
+on a board**. An ECP5 is built in 40 nm (16 nm there) and has look-up tables of four inputs (six), distributed memory of 16 x
+4 bits (32 x 16), block RAM of 18 Kbit (36), 18 x 18 multipliers (27 x 18), and no UltraRAM.
 
 {clocks}
 
 ## Growth fails a test
 
-`hwgen report --board {board.name} --check` compares every unit, part and main unit with `resources.json`: where one is more than {TOLERANCE:.0%}
-larger or deeper, it names the unit and ends with code 1. `pytest tests/sw/test_resource_regression.py` does so for the main units alone.
-A change that is meant is accepted with `{accepted["command"]}`; the difference of the file shows what it costs.
+`hwgen report --board {board.name} --check` compares every unit, part and main unit with `resources.json`: where one is more
+than {TOLERANCE:.0%} larger or deeper, it names the unit and ends with code 1. `pytest tests/sw/test_resource_regression.py`
+does so for the main units alone. A change that is meant is accepted with `{accepted["command"]}`; the difference of the file
+shows what it costs.
 """
 
 

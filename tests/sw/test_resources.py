@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwgen.config import BuildConfig
+from hwgen.sw.resources import KINDS, block_rams, estimate_resources, mux_luts, tree_bits
+
+#: What `hwgen report --json` said, with the configuration that it was asked about.
+REPORTS = sorted((Path(__file__).parent / "data").glob("report_*.json"))
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_model_is_within_ten_percent_of_yosys(path: Path) -> None:
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    estimate = estimate_resources(BuildConfig.from_dict(report["config"]))
+    for kind in KINDS:
+        assert estimate.total[kind] == pytest.approx(report["resources"][kind], rel=0.1), kind
+    assert set(estimate.units) == {unit["name"] for unit in report["units"]}
+    for unit in report["units"]:
+        for kind in KINDS:
+            found = getattr(estimate.units[unit["name"]], kind)
+            # A few look-up tables of a small unit are no matter.
+            assert found == pytest.approx(unit[kind], rel=0.1, abs=50 if kind in ("lut", "ff") else 1), (unit["name"], kind)
+
+
+def test_there_is_a_report() -> None:
+    assert REPORTS
+
+
+@pytest.mark.parametrize(
+    ("depth", "bits", "count"),
+    [(512, 72, 1), (512, 36, 0.5), (513, 36, 1), (512, 168, 2.5), (2048, 256, 14.5), (4096, 64, 7.5), (1024, 32, 1), (32768, 1, 1)],
+)
+def test_block_rams(depth: int, bits: int, count: float) -> None:
+    assert block_rams(depth, bits) == count
+
+
+def test_multiplexer() -> None:
+    assert [mux_luts(n) for n in (1, 2, 4, 5, 8, 16)] == [0, 1, 1, 3, 3, 5]
+
+
+def test_adder_tree() -> None:
+    # 3 entries of 10 bits: one sum of 11 bits and one entry that waits, then one sum of 12.
+    assert tree_bits(3) == (11 + 12, 11 + 10 + 12)
+    assert tree_bits(1) == (0, 0)
+
+
+BASE = BuildConfig(scratch_memory="ultra", activation_memory="ultra")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("lut", {"lanes": 3}),
+        ("lut", {"groups": 4}),
+        ("lut", {"query_lanes": 4}),
+        ("dsp", {"query_lanes": 4}),
+        ("ff", {"builders": 14, "rows": 8, "lanes": 3}),
+        ("bram36", {"chunk": 16}),
+        ("uram", {"ring_beats": 16384}),
+        ("uram", {"scratch_vectors": 8192}),
+        ("bram36", {"panel_rows": 4096}),
+        ("bram36", {"ring_memory": "block"}),
+        ("bram36", {"scratch_memory": "block"}),
+        ("bram36", {"activation_memory": "block"}),
+    ],
+)
+def test_more_hardware_costs_more(kind: str, changes: dict[str, Any]) -> None:
+    if changes.get("rows") == 8:
+        changes = {**changes, "builders": 7}
+    assert estimate_resources(replace(BASE, **changes)).total[kind] > estimate_resources(BASE).total[kind]
+
+
+def test_without_ultra_memories_there_is_no_ultraram() -> None:
+    config = BuildConfig(ring_memory="block", scratch_memory="block", activation_memory="block")
+    assert estimate_resources(config).total["uram"] == 0
