@@ -76,7 +76,7 @@ def router_version() -> str:
 
 
 def synthesis_script() -> str:
-    # Shift registers are what isolates the unit: nothing may move through them (no retiming, no abc9).
+    # The older abc, as for UltraScale+: abc9 fails an assertion on the trit decoder (Yosys 0.70).
     return "read_verilog top.v; synth_ecp5 -noabc9 -top top -json top.json"
 
 

@@ -21,7 +21,7 @@ def small_board(name: str) -> Board:
     width = ports * bits // 32
     config = BuildConfig(
         name=name, ports=ports, port_bits=bits, clock_mhz=board.config.clock_mhz, groups=1, lanes=1, rows=width, builders=1,
-        load_bytes=4, query_lanes=1, kv_block=2 * width, chunk=2, burst=8, ring_beats=64, ring_memory="block",
+        query_lanes=1, kv_block=2 * width, chunk=2, burst=8, ring_beats=64, ring_memory="block",
         scratch_memory="block", scratch_vectors=64, param_vectors=16, max_inputs=64, max_head_dim=32, max_heads=2,
         max_kv_heads=1, max_shared=2, max_context=4 * width, topk=2, outstanding=2,
     )  # fmt: skip
