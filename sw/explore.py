@@ -372,6 +372,8 @@ def explore(
             if config is not None:
                 new.setdefault(config, point)
         evaluated += len(new)
+        if not new:
+            return
         for point, candidate in zip(new.values(), executor.map(evaluate, [(c, work) for c in new]), strict=True):
             known[point] = candidate
 
