@@ -207,7 +207,9 @@ class Accelerator(wiring.Component):
             shortlist.scores.eq(vector.scratch_write.data),
             shortlist.index[0].eq(mem.shortlist.index),
             mem.shortlist.number.eq(shortlist.block[0]),
-            mem.shortlist_complete.eq(running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST)),
+            mem.shortlist_complete.eq(
+                running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & ~shortlist.busy
+            ),
             shortlist.index[1].eq(attention.list_index),
             attention.list_block.eq(shortlist.block[1]),
         ]

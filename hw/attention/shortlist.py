@@ -17,8 +17,7 @@ class ShortList(wiring.Component):
     """Sorted list of the ``config.shortlist`` blocks of ``kv_block`` rows whose best row scores highest; of equal ones the
     smaller number comes first.
 
-    Scores come as vectors, rows ascending. A vector is in the list ``config.shortlist`` + 8 cycles after it came at most;
-    DRAIN's last write is followed by more cycles than that before HEAD asks for the list.
+    Scores come as vectors, rows ascending. A vector is on its way to the list for ``config.shortlist`` + 8 cycles at most.
 
     Members
     -------
@@ -27,6 +26,8 @@ class ShortList(wiring.Component):
         the vector.
     valid : In(1), scores : In
         ``width`` float32 scores.
+    busy : Out(1)
+        A vector that came in an earlier cycle may still change the list.
     index : In, block : Out, for two readers
         Entry to read, and its block number one cycle later.
     """
@@ -39,6 +40,7 @@ class ShortList(wiring.Component):
             "rows": In(INDEX_BITS),
             "valid": In(1),
             "scores": In(32 * config.width),
+            "busy": Out(1),
             "index": In(index_bits(config.shortlist)).array(2),
             "block": Out(INDEX_BITS).array(2),
         })  # fmt: skip
@@ -65,6 +67,7 @@ class ShortList(wiring.Component):
             m.d.sync += key.eq(Mux(left > lane, ordered(self.scores.word_select(lane, 32)), 0))
             level.append(key)
         valid: Value = Signal(name="valid_0")
+        underway: list[Value] = [valid]
         tag = Signal(number_bits + 2, name="tag_0", reset_less=True)
         begins = row[:block_bits] == 0
         ends = ((row[:block_bits] + width)[block_bits]) | (left <= width)
@@ -80,6 +83,7 @@ class ShortList(wiring.Component):
             next_valid, next_tag = Signal(name=f"valid_{depth}"), Signal(len(tag), name=f"tag_{depth}", reset_less=True)
             m.d.sync += [next_valid.eq(valid), next_tag.eq(tag)]
             level, valid, tag = following, next_valid, next_tag
+            underway.append(valid)
 
         # Maximum of the block.
         running = Signal(32, reset_less=True)
@@ -93,6 +97,7 @@ class ShortList(wiring.Component):
             best.index.eq(tag[2:]),
             best.key.eq(total),
         ]
+        m.d.comb += self.busy.eq(Cat(underway).any() | best.valid | best.busy)
         for wanted, block in zip(self.index, self.block, strict=True):
             with m.Switch(wanted):
                 for entry, index in enumerate(best.best):

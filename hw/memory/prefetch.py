@@ -37,7 +37,7 @@ class Prefetcher(wiring.Component):
     shortlist : Out(TableRead)
         Block by entry of the short list.
     shortlist_complete : In(1)
-        The operator that reads it has started; its segments wait for that.
+        The operator that reads it has started, and no score is on its way to the list; its segments wait for that.
     segments : Out(Segment)
     idle : Out(1)
         1 in reset, and from END of a program until the next descriptor comes.

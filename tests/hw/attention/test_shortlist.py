@@ -10,7 +10,7 @@ import cocotb
 import numpy as np
 import pytest
 import torch
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, NextTimeStep, ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.golden.head import short_list
@@ -55,7 +55,14 @@ async def lists_the_best_blocks(dut: Any) -> None:
                 dut.valid.value, dut.scores.value = 1, int.from_bytes(vector.tobytes(), "little")
                 await RisingEdge(dut.clk)
             dut.valid.value = 0
-        await ClockCycles(dut.clk, entries + 8)
+        waited = 0
+        await ReadOnly()
+        while dut.busy.value:
+            waited += 1
+            await RisingEdge(dut.clk)
+            await ReadOnly()
+        assert waited <= entries + 8
+        await NextTimeStep()
         found, other = [], []
         for entry in range(entries):
             dut.index__0.value, dut.index__1.value = entry, entries - 1 - entry
