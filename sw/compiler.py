@@ -93,7 +93,8 @@ class ScratchPlan:
     #: Feed-forward product (laid over the two before), and its stride.
     g: int
     g_stride: int
-    #: Parameter memory: rotary rows at 0, then two places for gains: one norm's is loaded while another's is used.
+    #: Parameter memory: rotary rows at 0, then two places for gains: one norm's is loaded while another's is used. Norms of the
+    #: residual stream and those of attention output and feed-forward product take turns, each with a place of its own.
     gains: tuple[int, int]
 
 
@@ -112,10 +113,10 @@ def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
     q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
     qkv = q + 2 * kv
     token = hidden + max(qkv + q, ffn)
-    gains = max(hidden, q, ffn)
-    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - 2 * gains) // head)
+    gains = hidden + max(q, ffn)
+    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
     if chunk < 1:
-        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", 2 * gains + head)
+        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
         raise HwgenError(
             "model",
             f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
@@ -133,7 +134,7 @@ def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
         a_stride=q,
         g=base,
         g_stride=ffn,
-        gains=(chunk * head, chunk * head + gains),
+        gains=(chunk * head, chunk * head + hidden),
     )
 
 

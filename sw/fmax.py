@@ -49,7 +49,9 @@ class Registered(Elaboratable):
 
     def __init__(self, unit: Any) -> None:
         self.unit = unit
-        self.serial_in, self.serial_out, self.load = Signal(), Signal(), Signal()
+        self.serial_in = Signal()
+        self.serial_out = Signal()
+        self.load = Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

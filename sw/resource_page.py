@@ -44,8 +44,8 @@ def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
     return lines
 
 
-def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]) -> str:
-    """Markdown."""
+def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
+    """Markdown. Without ``routed`` the page says how to route the units."""
     total = accepted["units"]["total"]
     above = [
         f"{_HEADINGS[kind]} {total[kind]:,}, ceiling {share * board.available[kind]:,.0f}"
@@ -58,13 +58,13 @@ def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]
     by_main = "\n".join(
         [*_table("unit", *_HEADINGS.values(), "depth"), *(_row(f"{name}: {described[name]}", row) for name, row in mains.items())]
     )
-    clocks = "\n".join([
-        *_table("unit", "MHz", "LUT4", "FF", "block RAM", "multiplier"),
-        *(
-            f"| {row['name']} | {row['fmax_mhz']:.1f} | {row['lut']:,} | {row['ff']:,} | {row['bram']:,} | {row['multiplier']:,} |"
-            for row in routed["units"]
-        ),
-    ])  # fmt: skip
+    rows = [
+        f"| {row['name']} | {row['fmax_mhz']:.1f} | {row['lut']:,} | {row['ff']:,} | {row['bram']:,} | {row['multiplier']:,} |"
+        for row in (routed["units"] if routed else ())
+    ]
+    heading = _table("unit", "MHz", "LUT4", "FF", "block RAM", "multiplier")
+    clocks = "\n".join([*heading, *rows]) if rows else "Not committed for the present build; the command prints them."
+    tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
     return f"""\
 # Resources of the {board.name} build
 
@@ -95,8 +95,7 @@ Each by itself and flattened, so that *depth* sees paths through all of it; meas
 
 ## Routed clock, a stand-in
 
-`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {routed["device"]}, {routed["tools"]}, seed
-{routed["seed"]}. The units of the {board.name} build, each between registers, which are counted.
+`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {tools}. The units of the {board.name} build, each between registers, which are counted.
 
 The open flow routes no UltraScale+: these clocks rank units and show a change for the worse, and **say nothing of the clock
 on a board**. An ECP5 is built in 40 nm (16 nm there) and has look-up tables of four inputs (six), distributed memory of 16 x
@@ -113,12 +112,17 @@ shows what it costs.
 """
 
 
+def load_routed(accepted: Path) -> dict[str, Any] | None:
+    """The routed clocks beside the accepted resources, if they are committed."""
+    path = accepted.with_name("fmax.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def main() -> None:
     board = load_board(BOARD)
     path = accepted_path(board, BOARD)
     accepted = json.loads(path.read_text(encoding="utf-8"))
-    routed = json.loads(Path(path.with_name("fmax.json")).read_text(encoding="utf-8"))
-    print(resource_page(board, accepted, routed), end="")
+    print(resource_page(board, accepted, load_routed(path)), end="")
 
 
 if __name__ == "__main__":

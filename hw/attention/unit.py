@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -154,7 +154,7 @@ class AttentionUnit(wiring.Component):
         # candidates.
         row = Signal(INDEX_BITS)
         block_bits = (config.kv_block - 1).bit_length()
-        listed, entry, opening = Signal(), Signal(len(self.list_index)), Signal(2)
+        listed, entry, opened = Signal(), Signal(len(self.list_index)), Signal()
         known = Signal()
         finished = Signal()
         m.d.comb += [
@@ -173,13 +173,15 @@ class AttentionUnit(wiring.Component):
             writer.finish.eq(finished),
         ]
         m.d.comb += self.list_index.eq(entry)
-        m.d.sync += [listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST), opening.eq(Cat(start, opening))]
-        end_of_block = Signal()
+        m.d.sync += listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST)
+        # The list is complete when the beats that were fetched by it arrive.
+        opening, end_of_block = Signal(), Signal()
+        m.d.comb += opening.eq(listed & direct & ~opened & self.beats.valid)
         m.d.comb += end_of_block.eq(row[:block_bits].all() & listed)
         with m.If(start):
-            m.d.sync += [row.eq(0), entry.eq(0)]
-        with m.Elif((opening[-1] & listed) | (scaler.logit_valid & end_of_block)):
-            m.d.sync += [row.eq(self.list_block << block_bits), entry.eq(entry + 1)]
+            m.d.sync += [row.eq(0), entry.eq(0), opened.eq(0)]
+        with m.Elif(opening | (scaler.logit_valid & end_of_block)):
+            m.d.sync += [opened.eq(1), row.eq(self.list_block << block_bits), entry.eq(entry + 1)]
         with m.Elif(scaler.logit_valid):
             m.d.sync += row.eq(row + 1)
         head_done = Signal()

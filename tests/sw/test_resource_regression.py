@@ -15,7 +15,7 @@ from hwgen.sw import report
 from hwgen.sw.cli import main
 from hwgen.sw.main_units import MAIN_UNITS, MainUnit, find_main_units
 from hwgen.sw.regression import accept, accepted_path, compare, compare_board, load_accepted
-from hwgen.sw.resource_page import resource_page
+from hwgen.sw.resource_page import load_routed, resource_page
 
 KV260 = load_board("kv260")
 ACCEPTED = accepted_path(KV260, "kv260")
@@ -144,7 +144,7 @@ def test_the_accepted_figures_are_complete() -> None:
 
 
 def test_the_page_is_current() -> None:
-    accepted, routed = (json.loads((ACCEPTED.parent / name).read_text()) for name in ("resources.json", "fmax.json"))
+    accepted, routed = json.loads(ACCEPTED.read_text()), load_routed(ACCEPTED)
     page = Path(__file__).parents[2] / "docs" / "resources.md"
     assert page.read_text() == resource_page(KV260, accepted, routed), "run: python -m hwgen.sw.resource_page > docs/resources.md"
 

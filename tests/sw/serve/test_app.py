@@ -124,7 +124,9 @@ def test_sampling_parameters(server: Running, alone: LLM) -> None:
     expected = alone.generate("the cat", max_new_tokens=10, chat=True, top_k=50, repetition_penalty=1.2, **options)  # type: ignore[arg-type]
     extra = {"top_k": 50, "repetition_penalty": 1.2}
     assert chat(server, "the cat", max_tokens=10, extra_body=extra, **options) == expected.text
-    assert len({chat(server, "the cat", max_tokens=10, temperature=2.0) for _ in range(3)}) > 1  # seeds of their own
+    # Seeds of their own. Half of the tiny model's tokens are no characters: several prompts, or all may read alike.
+    prompts = ("the cat", "a dog", "one", "where is it")
+    assert any(len({chat(server, prompt, max_tokens=10, temperature=2.0) for _ in range(3)}) > 1 for prompt in prompts)
 
 
 def test_context_full(server: Running) -> None:
