@@ -95,7 +95,8 @@ Each by itself and flattened, so that *depth* sees paths through all of it; meas
 
 ## Routed clock, a stand-in
 
-`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {tools}. The units of the {board.name} build, each between registers, which are counted.
+`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {tools}.
+The units of the {board.name} build, each between registers, which are counted.
 
 The open flow routes no UltraScale+: these clocks rank units and show a change for the worse, and **say nothing of the clock
 on a board**. An ECP5 is built in 40 nm (16 nm there) and has look-up tables of four inputs (six), distributed memory of 16 x
