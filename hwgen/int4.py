@@ -41,7 +41,8 @@ def pack_nibbles(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 def unpack_nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """The inverse of :func:`pack_nibbles`."""
     pair = np.stack((packed << np.uint8(4), packed & np.uint8(0xF0)), axis=-1).view(np.int8) >> 4
-    return pair.reshape(*packed.shape[:-1], -1)
+    codes: npt.NDArray[np.int8] = pair.reshape(*packed.shape[:-1], -1)
+    return codes
 
 
 def spread(values: npt.NDArray[Any], group: int, inputs: int) -> npt.NDArray[Any]:

@@ -111,7 +111,8 @@ def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) ->
     slices, blocks = matrix_shape(config, rows, inputs)
     by_row = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
     packed = by_row.reshape(blocks * config.rows, -1)
-    return _DIGITS[packed].reshape(blocks * config.rows, -1)[:rows, :inputs]
+    trits: npt.NDArray[np.int8] = _DIGITS[packed].reshape(blocks * config.rows, -1)
+    return trits[:rows, :inputs]
 
 
 def pack_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -53,7 +53,7 @@ class InputStatistics:
         return InputStatistics(self.hessian / (scales[:, None] * scales), self.largest / scales, self.mean / scales)
 
 
-def _error(matrices: list[Float], scales: np.ndarray, moments: np.ndarray, group: int) -> float:
+def _error(matrices: list[Float], scales: Float, moments: Float, group: int) -> float:
     """Squared error of the outputs, channels taken as independent."""
     total = 0.0
     for w in matrices:
