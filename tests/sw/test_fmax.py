@@ -115,7 +115,8 @@ def test_reports_without_a_clock_are_errors() -> None:
         fmax.clock_of({"fmax": {}})
 
 
-def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path))
     routed = {"fmax_mhz": 101.2, "lut": 1234, "ff": 5, "bram": 0, "multiplier": 2, "wall_s": 1.0}
     monkeypatch.setattr(fmax, "yosys_version", lambda: "1")
     monkeypatch.setattr(fmax, "router_version", lambda: "2")
