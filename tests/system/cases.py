@@ -88,9 +88,10 @@ def random_config(seed: int) -> BuildConfig:
             continue
 
 
-def random_shape(config: BuildConfig, head: str, rng: np.random.Generator) -> ModelShape:
-    """A model that fits the build; sizes are as odd as they come."""
+def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, str]:
+    """A model that fits the build, and the kind of its head; sizes are as odd as they come."""
     while True:
+        head = HEADS[int(rng.integers(len(HEADS)))]
         kv_heads = int(rng.integers(1, config.max_kv_heads + 1))
         shape = ModelShape(
             hidden=int(rng.integers(1, config.max_inputs + 1)),
@@ -108,7 +109,7 @@ def random_shape(config: BuildConfig, head: str, rng: np.random.Generator) -> Mo
             compile_model(config, random_weights(shape), head=head)
         except HwgenError:
             continue
-        return shape
+        return shape, head
 
 
 def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[tuple[int, int, bool], ...]:
@@ -130,10 +131,9 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
     config = config or random_config(seed)
     rng = np.random.default_rng([seed, 2])
     for number in range(count):
-        head = HEADS[int(rng.integers(len(HEADS)))]
-        shape = random_shape(config, head, rng)
+        shape, head = random_model(config, rng)
         timing = (KV260, IDEAL, RANDOM(seed + number), replace(RANDOM(seed + number), interleave=True))[number % 4]
-        chunk = compile_model(config, random_weights(shape)).chunk
+        chunk = compile_model(config, random_weights(shape), head=head).chunk
         yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number, head)
 
 
