@@ -46,7 +46,9 @@ class BuildConfig:
     #: Fabric clock that cycle counts are converted with, in MHz.
     clock_mhz: float = 250.0
 
-    #: Beat groups of the ternary engine: beats consumed in one cycle when at most ``lanes`` tokens are active.
+    #: Linear engines: "ternary", "int4" (INT4 weights, FP8 activations) or "both".
+    engine: str = "ternary"
+    #: Beat groups of the linear engines: beats consumed in one cycle when at most ``lanes`` tokens are active.
     groups: int = 2
     #: Token lanes in a group; all lanes of a group share one weight beat.
     lanes: int = 2
@@ -127,8 +129,23 @@ class BuildConfig:
         return self.beat_bytes // 4 // self.beat_vectors
 
     @property
+    def has_ternary(self) -> bool:
+        """The build has the ternary engine."""
+        return self.engine != "int4"
+
+    @property
+    def has_int4(self) -> bool:
+        """The build has the INT4 x FP8 engine."""
+        return self.engine != "ternary"
+
+    @property
+    def int4_slice_inputs(self) -> int:
+        """Input elements covered by one weight beat of the INT4 engine."""
+        return 2 * self.beat_bytes // self.rows
+
+    @property
     def slice_inputs(self) -> int:
-        """Input elements covered by one weight beat (a *slice* of the input dimension)."""
+        """Input elements covered by one ternary weight beat (a *slice* of the input dimension)."""
         return TRITS_PER_BYTE * self.beat_bytes // self.rows
 
     @property
@@ -162,9 +179,19 @@ class BuildConfig:
         return self.beat_bytes // self.kv_block
 
     @property
-    def acc_bits(self) -> int:
+    def ternary_acc_bits(self) -> int:
         """Width of an accumulator of the ternary engine (signed)."""
         return (127 * self.max_inputs).bit_length() + 1
+
+    @property
+    def int4_acc_bits(self) -> int:
+        """Width of an accumulator of the INT4 engine (signed): weights up to 3056 and activations up to 512 * 448."""
+        return (3056 * 512 * 448 * self.max_inputs).bit_length() + 1
+
+    @property
+    def acc_bits(self) -> int:
+        """Width of an accumulator as DRAIN reads it (signed)."""
+        return self.int4_acc_bits if self.has_int4 else self.ternary_acc_bits
 
     @property
     def score_bits(self) -> int:
@@ -206,8 +233,15 @@ class BuildConfig:
         self._require(power_of_two(self.groups), "groups", "a power of two", nearest_power_of_two(self.groups))
         self._require(self.ring_beats % self.groups == 0, "ring_beats", f"a multiple of groups ({self.groups})",
                       max(1, self.ring_beats // self.groups) * self.groups)
+        self._require(self.engine in ("ternary", "int4", "both"), "engine", '"ternary", "int4" or "both"', "ternary")
+        if self.has_int4:
+            most, least = self.beat_bytes // 2, -(-self.beat_bytes // 16)
+            self._require(
+                least <= self.rows <= most, "rows", f"{least} to {most} with an INT4 engine (slices of 4 to 32 inputs)",
+                min(most, max(least, self.rows)),
+            )
         self._require(
-            self.builders <= self.tables and self.tables % self.builders == 0, "builders",
+            not self.has_ternary or self.builders <= self.tables and self.tables % self.builders == 0, "builders",
             f"a divisor of the {self.tables} tables of a lane",
             max(b for b in range(1, self.tables + 1) if self.tables % b == 0 and b <= max(1, self.builders)),
         )

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
-__all__ = ["Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Opcode", "field_bits", "layout_signature", "pack_program",
+__all__ = ["Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Format", "Opcode", "field_bits", "layout_signature", "pack_program",
            "unpack_program"]
 
 #: Size of one descriptor in bytes.
@@ -115,6 +115,16 @@ class Buffers(enum.IntFlag):
     ACTIVATION = 2
 
 
+class Format(enum.IntFlag):
+    """Number formats of the linear path, where they are not those of the ternary engine."""
+
+    NONE = 0
+    #: NORM: e4m3 activations. LINEAR: the INT4 engine. DRAIN: its accumulators, and row scales from the parameter memory.
+    FP8 = 1
+    #: NORM: neither gains nor root mean square (QUANTIZE of docs/numerics-int4.md).
+    PLAIN = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
     """One operator. Addresses in scratch and parameter memory are vector indices; token ``t`` of the chunk is at
@@ -134,7 +144,7 @@ class Descriptor:
     #: Tokens that the operator works on at most.
     token_count: int = 0
     #: Vectors of one token: ``ceil(n / width)`` for EMBED, NORM and HEAD, of the row range for DRAIN; PARAM: vectors
-    #: written; ROTARY: vectors of one row (cosines, then sines: ``head_vectors``).
+    #: written; ROTARY: vectors of one row (cosines, then sines: ``head_vectors``). LINEAR with FP8: slices that share scales.
     vectors: int = 0
     #: LINEAR: row blocks of the panel. DRAIN: first vector of rows in the panel. HEAD: key blocks of the vocabulary.
     row_blocks: int = 0
@@ -154,7 +164,7 @@ class Descriptor:
     dst: int = 0
     #: Vectors from one token to the next at ``dst``.
     dst_stride: int = 0
-    #: Parameter memory address (gains of NORM, rotary rows of ROPE).
+    #: Parameter memory address (gains of NORM, rotary rows of ROPE, row scales of DRAIN with FP8).
     param: int = 0
     #: Parameter vectors from one token to the next (ROPE).
     param_stride: int = 0
@@ -174,6 +184,8 @@ class Descriptor:
     tag: int = 0
     #: Halves of accumulators and activations that the operator uses.
     buffers: Buffers = Buffers.NONE
+    #: Number formats of the linear path.
+    format: Format = Format.NONE
 
     def pack(self) -> bytes:
         """The 64 bytes of the descriptor, little endian."""
@@ -186,6 +198,7 @@ class Descriptor:
         values["flags"] = Flag(values["flags"])
         values["fetch"] = Fetch(values["fetch"])
         values["buffers"] = Buffers(values["buffers"])
+        values["format"] = Format(values["format"])
         return cls(**values)
 
 
@@ -202,7 +215,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("stream_address", "Q"),
     ("head_stride", "I"),
     ("scalar0", "f"), ("scalar1", "f"),
-    ("tag", "H"), ("buffers", "H"),
+    ("tag", "H"), ("buffers", "B"), ("format", "B"),
 )  # fmt: skip
 _LAYOUT = struct.Struct("<" + "".join(code for _, code in FIELDS))
 _BITS = {"B": 8, "H": 16, "I": 32, "Q": 64, "f": 32}
@@ -221,7 +234,7 @@ def field_bits() -> dict[str, tuple[int, int]]:
 
 def layout_signature() -> list[object]:
     """What the contract hash covers of this module."""
-    kinds: tuple[type[enum.IntEnum] | type[enum.IntFlag], ...] = (Opcode, Fetch, Flag, Buffers)
+    kinds: tuple[type[enum.IntEnum] | type[enum.IntFlag], ...] = (Opcode, Fetch, Flag, Buffers, Format)
     enums: list[object] = [[e.__name__, [[m.name, int(m.value)] for m in e]] for e in kinds]
     return [[list(pair) for pair in FIELDS], *enums]
 

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import TRITS_PER_BYTE, BuildConfig
+from .int4 import pack_nibbles, unpack_nibbles
 
 __all__ = [
-    "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary", "pack_trits",
+    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary", "pack_trits",
     "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
 ]  # fmt: skip
 
@@ -113,6 +114,65 @@ def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) ->
     packed = by_row.reshape(blocks * config.rows, -1)
     trits: npt.NDArray[np.int8] = _DIGITS[packed].reshape(blocks * config.rows, -1)
     return trits[:rows, :inputs]
+
+
+class Int4Layout:
+    """A panel of ``rows`` rows of an INT4 matrix with groups of ``group`` inputs, as the INT4 engine reads it.
+
+    Beats, for every group of inputs: scale beats, then the weight beats of its slices (``int4_slice_inputs`` inputs each,
+    slices outermost, row blocks inside). A weight beat holds ``config.rows`` rows, each the codes of a slice two a byte, the
+    even one in the low nibble. A scale beat holds ``beat_bytes / 2`` rows, each a byte D (unsigned) and a byte M (signed);
+    scale beats are padded to whole ring rows. Missing rows and inputs are zero.
+    """
+
+    def __init__(self, config: BuildConfig, rows: int, inputs: int, group: int) -> None:
+        self.config, self.rows, self.inputs, self.group = config, rows, inputs, group
+        size = config.int4_slice_inputs
+        if group % size:
+            raise ValueError(f"group must be a multiple of {size} (inputs of a slice), not {group!r}")
+        step = config.block_step
+        #: Slices of the input dimension, those of one group, groups, and row blocks.
+        self.slices = -(-inputs // size)
+        self.shared = group // size
+        self.groups = -(-self.slices // self.shared)
+        self.row_blocks = -(-rows // (config.rows * step)) * step
+        #: Scale beats of one group.
+        self.scale_beats = pad_beats(config, -(-2 * self.row_blocks * config.rows // config.beat_bytes))
+        #: Beats of the panel.
+        self.beats = self.groups * self.scale_beats + self.slices * self.row_blocks
+
+    def pack(self, codes: npt.NDArray[np.int8], scales: Bytes, midpoints: npt.NDArray[np.int8] | None) -> Bytes:
+        """Codes -8..7 ``[rows, inputs]``, scales and midpoints ``[rows, groups]`` -> beats ``[beats, beat_bytes]``."""
+        c, size = self.config, self.config.int4_slice_inputs
+        padded = np.zeros((self.row_blocks * c.rows, self.slices * size), np.int8)
+        padded[: self.rows, : self.inputs] = codes
+        by_slice = padded.reshape(self.row_blocks, c.rows, self.slices, size).transpose(2, 0, 1, 3)
+        weights = pack_nibbles(np.ascontiguousarray(by_slice)).reshape(self.slices, self.row_blocks, c.beat_bytes)
+        pairs = np.zeros((self.groups, self.scale_beats * c.beat_bytes // 2, 2), np.uint8)
+        pairs[:, : self.rows, 0] = scales.T
+        if midpoints is not None:
+            pairs[:, : self.rows, 1] = midpoints.T.view(np.uint8)
+        heads = pairs.reshape(self.groups, self.scale_beats, c.beat_bytes)
+        parts = []
+        for g in range(self.groups):
+            parts += [heads[g], weights[g * self.shared : (g + 1) * self.shared].reshape(-1, c.beat_bytes)]
+        return np.concatenate(parts)
+
+    def unpack(self, beats: Bytes) -> tuple[npt.NDArray[np.int8], Bytes, npt.NDArray[np.int8]]:
+        """The inverse of :meth:`pack`: codes, scales and midpoints."""
+        c, size = self.config, self.config.int4_slice_inputs
+        codes = np.zeros((self.slices, self.row_blocks * c.rows, size), np.int8)
+        pairs = np.zeros((self.groups, self.scale_beats * c.beat_bytes // 2, 2), np.uint8)
+        at = 0
+        for g in range(self.groups):
+            pairs[g] = beats[at : at + self.scale_beats].reshape(-1, 2)
+            at += self.scale_beats
+            for s in range(g * self.shared, min(self.slices, (g + 1) * self.shared)):
+                codes[s] = unpack_nibbles(beats[at : at + self.row_blocks].reshape(-1, size // 2))
+                at += self.row_blocks
+        by_row = codes.transpose(1, 0, 2).reshape(codes.shape[1], -1)
+        scales, midpoints = pairs[:, : self.rows, 0].T, pairs[:, : self.rows, 1].T.view(np.int8)
+        return by_row[: self.rows, : self.inputs], np.ascontiguousarray(scales), np.ascontiguousarray(midpoints)
 
 
 def pack_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
