@@ -59,6 +59,10 @@ class BuildConfig:
     #: Look-up tables built at the same time in one lane.
     builders: int = 14
 
+    #: True: the attention unit also takes e4m3 queries (wider multipliers), not only int8.
+    fp8_query: bool = False
+    #: True: the KV cache may hold 4-bit keys and values, not only int8.
+    int4_kv: bool = False
     #: Query lanes of the attention unit; all share one beat of keys or values.
     query_lanes: int = 2
     #: Keys in one block of the KV cache.
@@ -196,7 +200,9 @@ class BuildConfig:
     @property
     def score_bits(self) -> int:
         """Width of an accumulator of the query-key unit (signed), which also computes the LM head."""
-        return (127 * 127 * max(self.max_head_dim, self.max_inputs)).bit_length() + 1
+        of_head = 127 * 127 * max(self.max_head_dim, self.max_inputs)
+        of_query = 512 * 448 * 127 * self.max_head_dim if self.fp8_query else 0
+        return max(of_head, of_query).bit_length() + 1
 
     @property
     def max_pages(self) -> int:

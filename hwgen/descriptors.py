@@ -116,13 +116,17 @@ class Buffers(enum.IntFlag):
 
 
 class Format(enum.IntFlag):
-    """Number formats of the linear path, where they are not those of the ternary engine."""
+    """Number formats, where they are not those of ternary models (docs/numerics-int4.md)."""
 
     NONE = 0
     #: NORM: e4m3 activations. LINEAR: the INT4 engine. DRAIN: its accumulators, and row scales from the parameter memory.
     FP8 = 1
-    #: NORM: neither gains nor root mean square (QUANTIZE of docs/numerics-int4.md).
+    #: NORM: neither gains nor root mean square (QUANTIZE).
     PLAIN = 2
+    #: ROPE, ATTENTION: e4m3 queries.
+    FP8_QUERY = 4
+    #: ROPE, ATTENTION, KV_WRITE: keys and values of 4 bits.
+    INT4_KV = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +188,7 @@ class Descriptor:
     tag: int = 0
     #: Halves of accumulators and activations that the operator uses.
     buffers: Buffers = Buffers.NONE
-    #: Number formats of the linear path.
+    #: Number formats.
     format: Format = Format.NONE
 
     def pack(self) -> bytes:

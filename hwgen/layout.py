@@ -186,12 +186,13 @@ class KvBlockLayout:
 
     Beats: header (bf16 scales of all keys, then of all values), keys, values, padding to whole ring rows. Key beat ``d``
     holds, for every key slot ``s``, elements ``[d, d + 1) * key_bytes`` at bytes ``[s, s + 1) * key_bytes``; value beats alike.
+    With ``int4``, beat ``d`` has what would be beats ``2 d`` (low nibbles) and ``2 d + 1`` (high nibbles), two's complement.
     """
 
-    def __init__(self, config: BuildConfig, head_dim: int) -> None:
+    def __init__(self, config: BuildConfig, head_dim: int, int4: bool = False) -> None:
         self.header_beats = 4 * config.kv_block // config.beat_bytes
         #: Beats of the keys (and of the values) of one block.
-        self.data_beats = head_dim // config.key_bytes
+        self.data_beats = head_dim // config.key_bytes // (2 if int4 else 1)
         #: Beats of a block with padding.
         self.beats = pad_beats(config, self.header_beats + 2 * self.data_beats)
         #: Bytes of a block.
