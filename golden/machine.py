@@ -14,12 +14,22 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
-from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Opcode
-from ..layout import KvBlockLayout, from_planes, head_block_beats, pad_beats, to_planes
+from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Format, Opcode
+from ..layout import Int4Layout, KvBlockLayout, from_planes, head_block_beats, pad_beats, to_planes
 from ..registers import PassFlag
 from .attention import AttentionState
-from .float32 import bf16_bits
+from .float32 import bf16_bits, fmul
 from .head import head_logits, short_list, top_candidates
+from .int4 import (
+    dequantize_rows,
+    e4m3_codes,
+    e4m3_values,
+    int4_matmul,
+    norm_e4m3,
+    quantize_e4m3,
+    quantize_kv4,
+    quantize_query_e4m3,
+)  # fmt: skip
 from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
 from .rotary import quantize_kv, quantize_query, rotate
@@ -71,14 +81,14 @@ class GoldenMachine:
         self.scratch = np.zeros((c.scratch_vectors, c.width), np.float32)
         #: Parameter memory ``[param_vectors, width]`` float32.
         self.param = np.zeros((c.param_vectors, c.width), np.float32)
-        #: Activation memory ``[half, i, max_inputs]`` int8 of the i-th active token.
+        #: Activation memory ``[half, i, max_inputs]`` of the i-th active token: int8, or e4m3 codes.
         self.activation = np.zeros((2, c.tokens, c.max_inputs), np.int8)
         #: Scale of the activations of every token of the chunk.
         self.activation_scale = np.zeros(c.chunk, np.float32)
         #: Accumulators ``[half, i, row]`` of the i-th active token and a row of the panel (with ``gang`` the hardware
         #: spreads row blocks over the groups).
         self.accumulator = np.zeros((2, c.tokens, c.panel_rows), np.int64)
-        #: int8 queries ``[token, head, element]``.
+        #: Queries ``[token, head, element]``: int8, or e4m3 codes.
         self.query = np.zeros((c.chunk, c.max_heads, c.max_head_dim), np.int8)
         #: Scales of the queries ``[token, head]``.
         self.query_scale = np.zeros((c.chunk, c.max_heads), np.float32)
@@ -259,8 +269,14 @@ class GoldenMachine:
         self.param[self._addresses(d.dst, d.dst_stride, d.vectors).numpy()] = rows
 
     def _norm(self, d: Descriptor) -> None:
+        x = self._load(d.src, d.src_stride, d.vectors)
         gain = torch.from_numpy(self.param[d.param : d.param + d.vectors].reshape(-1))
-        q, scale = norm_quantize(self._load(d.src, d.src_stride, d.vectors), gain, d.scalar0, d.scalar1)
+        if Format.FP8 not in d.format:
+            q, scale = norm_quantize(x, gain, d.scalar0, d.scalar1)
+        else:
+            plain = Format.PLAIN in d.format
+            integers, scale = quantize_e4m3(x) if plain else norm_e4m3(x, gain, d.scalar0, d.scalar1)
+            q = e4m3_codes(integers).view(torch.int8)
         n = q.shape[1]
         if Flag.TO_QUERY in d.flags:
             if self.count != 1:
@@ -272,7 +288,9 @@ class GoldenMachine:
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
     def _linear(self, d: Descriptor) -> None:
-        beats = d.slices * d.row_blocks
+        fp8 = Format.FP8 in d.format
+        layout = self._int4_layout(d) if fp8 else None
+        beats = d.slices * d.row_blocks if layout is None else layout.beats
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
             planes = self._stream(d, address, beats)
@@ -281,7 +299,10 @@ class GoldenMachine:
             planes = self._read(address, beats * self.config.beat_bytes)
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {beats} beats held in the ring, not {self._held}")
-        matrix = self._weights.ternary(address, planes, d.slices, d.row_blocks)
+        if layout is None:
+            matrix = self._weights.ternary(address, planes, d.slices, d.row_blocks)
+        else:
+            matrix = self._weights.int4(address, planes, layout)
         if matrix.shape[0] > self.config.panel_rows:
             raise ProgramError(
                 f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
@@ -289,9 +310,16 @@ class GoldenMachine:
         another_round = d.token_start + d.token_count < self.tokens
         self._held = (address, beats) if Flag.REPLAY in d.flags and another_round else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
-        q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs]).float()
-        acc = integer_matmul(q, matrix[:, :inputs].float(), 127)
+        q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
+        if fp8:
+            acc = int4_matmul(e4m3_values(q.view(torch.uint8)), matrix[:, :inputs].double())
+        else:
+            acc = integer_matmul(q.float(), matrix[:, :inputs].float(), 127)
         self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
+
+    def _int4_layout(self, d: Descriptor) -> Int4Layout:
+        c = self.config
+        return Int4Layout(c, d.row_blocks * c.rows, d.slices * c.int4_slice_inputs, d.vectors * c.int4_slice_inputs)
 
     def _drain(self, d: Descriptor) -> None:
         rows = slice(d.row_blocks * self.config.width, (d.row_blocks + d.vectors) * self.config.width)
@@ -301,7 +329,12 @@ class GoldenMachine:
         if len(modes) != 1:
             raise ProgramError(f"operator {d.tag} DRAIN must have one mode flag, not {d.flags!r}")
         other = self._load(d.src, d.src_stride, d.vectors) if modes[0] in ("multiply", "add") else None
-        result = drain(dequantize(acc, scale, d.scalar0), modes[0], other)
+        if Format.FP8 in d.format:
+            row_scale = torch.from_numpy(self.param[d.param : d.param + d.vectors].reshape(-1))
+            y = dequantize_rows(acc, fmul(scale, torch.tensor(d.scalar0, dtype=torch.float32)), row_scale)
+        else:
+            y = dequantize(acc, scale, d.scalar0)
+        result = drain(y, modes[0], other)
         self._store(d.dst, d.dst_stride, result)
         if Flag.SHORTLIST in d.flags:
             if d.stride == 0:
@@ -323,13 +356,17 @@ class GoldenMachine:
         self._store(d.src, d.src_stride, turned.flatten(1))
         of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
-            q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
+            if Format.FP8_QUERY in d.format:
+                integers, q_scale = quantize_query_e4m3(of[Flag.QUERIES])
+                q8 = e4m3_codes(integers).view(torch.int8)
+            else:
+                q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
             self.query[active, : d.heads, :dim] = q8.numpy()
             self.query_scale[active, : d.heads] = q_scale.numpy()
         for kind, flag in enumerate((Flag.KEYS, Flag.VALUES)):
             if flag not in of:
                 continue
-            k8, k_scale = quantize_kv(of[flag])
+            k8, k_scale = quantize_kv4(of[flag]) if Format.INT4_KV in d.format else quantize_kv(of[flag])
             self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
             self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
 
@@ -343,6 +380,8 @@ class GoldenMachine:
             return parts.transpose(0, 1).flatten(1, 2)
 
         q8, q_scale = slots(self.query[active, : d.heads, :dim]), slots(self.query_scale[active, : d.heads])
+        if Format.FP8_QUERY in d.format:
+            q8 = e4m3_values(q8.contiguous().view(torch.uint8))
         state = AttentionState.initial(q_scale.shape, dim)
         own = np.arange(self.tokens)
         keys, values = (
@@ -363,7 +402,8 @@ class GoldenMachine:
 
     def _cache_block(self, d: Descriptor, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Keys, values of a cached block: int8 ``[kv_heads, kv_block, dim]``, scales ``[kv_heads, kv_block]`` each."""
-        c, layout = self.config, KvBlockLayout(self.config, dim)
+        c, int4 = self.config, Format.INT4_KV in d.format
+        layout = KvBlockLayout(c, dim, int4)
         beats = np.stack([self._segment(d, self._cache_address(d, h, block), layout.beats) for h in range(d.kv_heads)])
         scales = _widen(
             beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
@@ -372,13 +412,16 @@ class GoldenMachine:
         for kind in range(2):
             first = layout.header_beats + kind * layout.data_beats
             data = beats[:, first : first + layout.data_beats].view(np.int8)
-            data = data.reshape(d.kv_heads, layout.data_beats, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3)
+            if int4:
+                data = np.stack((data << 4 >> 4, data >> 4), axis=2)
+            data = data.reshape(d.kv_heads, -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3)
             parts.append((torch.from_numpy(data.reshape(d.kv_heads, c.kv_block, dim)), scales[:, kind]))
         return parts[0], parts[1]
 
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
-        layout = KvBlockLayout(c, dim)
+        int4 = Format.INT4_KV in d.format
+        layout = KvBlockLayout(c, dim, int4)
         positions = self.position + np.arange(self.tokens)
         for head in range(d.kv_heads):
             for block in np.unique(positions // c.kv_block).tolist():
@@ -392,7 +435,9 @@ class GoldenMachine:
                     first = layout.header_beats + kind * layout.data_beats
                     data = beats[first : first + layout.data_beats].view(np.int8)
                     data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
-                    new = self.kv_store[kind, banks, head, :dim].reshape(len(mine), layout.data_beats, c.key_bytes)
+                    new = self.kv_store[kind, banks, head, :dim].reshape(len(mine), -1, c.key_bytes)
+                    if int4:
+                        new = new[:, 0::2] & 15 | new[:, 1::2] << 4
                     data[:, slot] = new.transpose(1, 0, 2)
                 self._write_segment(address, beats)
 

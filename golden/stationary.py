@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
-from ..layout import from_planes, head_block_beats, unpack_ternary
+from ..int4 import MIDPOINT_STEP, spread
+from ..layout import Int4Layout, from_planes, head_block_beats, unpack_ternary
 
 __all__ = ["StationaryWeights"]
 
@@ -48,6 +49,17 @@ class StationaryWeights:
             return (torch.from_numpy(trits),)
 
         return self._get((address, slices, row_blocks), planes, unpack)[0]
+
+    def int4(self, address: int, planes: Bytes, layout: Int4Layout) -> Tensor:
+        """The panel packed in ``planes`` in units of its row scales, int16 ``[rows, inputs]``."""
+
+        def unpack() -> tuple[Tensor, ...]:
+            codes, scales, midpoints = layout.unpack(from_planes(self.config, planes))
+            shape = layout.group, layout.inputs
+            w = codes * spread(scales.astype(np.int16), *shape) + MIDPOINT_STEP * spread(midpoints.astype(np.int16), *shape)
+            return (torch.from_numpy(w),)
+
+        return self._get((address, layout.rows, layout.inputs, layout.group), planes, unpack)[0]
 
     def head(self, address: int, planes: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
         """int8 rows ``[vocab, inputs]`` and their scales ``[vocab]``, packed as by

@@ -13,8 +13,10 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
-__all__ = ["Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Format", "Opcode", "field_bits", "layout_signature", "pack_program",
-           "unpack_program"]
+__all__ = [
+    "Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Format", "Opcode", "field_bits", "layout_signature",
+    "pack_program", "unpack_program",
+]  # fmt: skip
 
 #: Size of one descriptor in bytes.
 DESCRIPTOR_BYTES = 64

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .int4 import BlockMatrix, Int4Matrix, to_machine
+from .layout import pack_bf16
 from .model import ModelShape
-from .weights import Float, flush, matrix_shapes
+from .weights import Float, flush, matrix_shapes, quantize_head
 
 __all__ = ["KV_KINDS", "MATRICES", "QUERY_KINDS", "LlamaLayer", "LlamaWeights", "Matrix", "dense", "random_llama"]
 
@@ -120,6 +121,14 @@ class LlamaWeights:
     def head_rows(self) -> Float:
         """LM head ``[vocab, hidden]``: ``head``, or the embedding where it is shared."""
         return self.embedding if self.head is None else self.head
+
+    def embedding_bits(self) -> npt.NDArray[np.uint16]:
+        """bf16 bits of the embedding ``[vocab, hidden]``."""
+        return pack_bf16(self.embedding)
+
+    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
+        return quantize_head(flush(self.head_rows))
 
     @property
     def is_int4(self) -> bool:

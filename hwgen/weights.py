@@ -220,9 +220,12 @@ def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:
     return flush(np.concatenate((np.cos(angle), np.sin(angle)), axis=1))
 
 
-def score_constant(head_dim: int) -> float:
-    """log2(e) / (127 sqrt(head_dim)) as float32: from a query's absmax to the scale of its scores."""
-    return float(np.float32(math.log2(math.e) / (127.0 * math.sqrt(head_dim))))
+def score_constant(head_dim: int, fp8_query: bool = False) -> float:
+    """log2(e) / (127 sqrt(head_dim)) as float32: from a query's absmax to the scale of its scores. e4m3 queries go up to 512 *
+    448 instead of 127.
+    """
+    largest = 512.0 * 448.0 if fp8_query else 127.0
+    return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim))))
 
 
 def random_weights(shape: ModelShape, seed: int = 0) -> ModelWeights:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import TRITS_PER_BYTE, BuildConfig
-from ..descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Buffers, Descriptor, Fetch, Flag, Opcode
+from ..descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ..errors import HwgenError
 from ..layout import (
     ZERO_BYTE,
@@ -25,6 +26,7 @@ from ..layout import (
     to_planes,
     vectors_of,
 )
+from ..llama import LlamaWeights
 from ..model import ModelShape
 from ..weights import LayerWeights, ModelWeights, TernaryMatrix, rotary_rows, score_constant
 from .image import REGION_ALIGNMENT, Image, Region, relocate
@@ -107,13 +109,15 @@ def whole_rounds(tokens: int, lanes: int) -> int:
     return tokens - tokens % lanes if tokens > lanes else tokens
 
 
-def plan_scratch(config: BuildConfig, shape: ModelShape) -> ScratchPlan:
-    """Regions of scratch and parameter memory, for as many tokens as fit (a whole number of rounds where that is possible)."""
+def plan_scratch(config: BuildConfig, shape: ModelShape, gains: int | None = None) -> ScratchPlan:
+    """Regions of scratch and parameter memory, for as many tokens as fit (a whole number of rounds where that is possible).
+    ``gains``: vectors of parameters besides rotary rows.
+    """
     hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
     q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
     qkv = q + 2 * kv
     token = hidden + max(qkv + q, ffn)
-    gains = hidden + max(q, ffn)
+    gains = hidden + max(q, ffn) if gains is None else gains
     chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
     if chunk < 1:
         name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
@@ -148,8 +152,8 @@ class NormSource:
     stride: int
     #: Elements.
     size: int
-    #: Place of the gains, 0 or 1.
-    gain: int
+    #: Place of the gains, 0 or 1; None where there is no norm, only quantisation.
+    gain: int | None
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,8 @@ class Panel:
 
     command: Descriptor
     spans: tuple[Span, ...]
+    #: Row scales for the parameter memory, where the panel has them: segment address and beats.
+    row_scales: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -232,16 +238,28 @@ class PackedRows:
 class ModelCompiler:
     """One compilation. Offsets count from the end of the program until :meth:`image` knows how long that is."""
 
+    #: Number formats of norms, matrices and drains; of attention.
+    linear_format = Format.NONE
+    attention_format = Format.NONE
+
     def __init__(self, config: BuildConfig, weights: ModelWeights, head: str = "exact") -> None:
-        check_fit(config, weights.shape)
+        if not config.has_ternary:
+            raise HwgenError(
+                "model", f"the model is ternary, build {config.name!r} has no ternary engine", "build with engine=ternary or both"
+            )
+        self._prepare(config, weights.shape, head)
+        self.weights: Any = weights
+
+    def _prepare(self, config: BuildConfig, shape: ModelShape, head: str, gains: int | None = None) -> None:
+        check_fit(config, shape)
         if head not in HEADS:
             raise HwgenError("usage", f"{head!r} is no LM head", f"use one of: {', '.join(HEADS)}")
         self.head_kind = head
-        self.config, self.weights, self.shape = config, weights, weights.shape
-        self.plan = plan_scratch(config, weights.shape)
+        self.config, self.shape = config, shape
+        self.plan = plan_scratch(config, shape, gains)
         self.context = min(config.max_context, self.shape.max_context)
         self.head_vectors = self.shape.head_dim // config.width
-        self.block = KvBlockLayout(config, self.shape.head_dim)
+        self.block = KvBlockLayout(config, self.shape.head_dim, Format.INT4_KV in self.attention_format)
         self.layer_bytes = align(self.shape.kv_heads * self.block.bytes, SEGMENT_ALIGNMENT)
         self.page_bytes = align(self.shape.layers * self.layer_bytes, REGION_ALIGNMENT)
         self.memory = SegmentPlan()
@@ -308,15 +326,17 @@ class ModelCompiler:
         )
 
     def norm(self, source: NormSource, tokens: dict[str, int], *, buffers: Buffers = Buffers.NONE, flags: Flag = Flag.NONE) -> None:
+        plain = Format.PLAIN if source.gain is None else Format.NONE
         self.emit(
             Opcode.NORM,
             layer=source.layer,
             flags=flags,
             buffers=buffers,
+            format=Format.NONE if Flag.TO_QUERY in flags else self.linear_format | plain,
             vectors=vectors_of(self.config, source.size),
             src=source.address,
             src_stride=source.stride,
-            param=self.plan.gains[source.gain],
+            param=0 if source.gain is None else self.plan.gains[source.gain],
             scalar0=float(np.float32(1.0 / source.size)),
             scalar1=float(np.float32(self.shape.rms_eps)),
             **tokens,
@@ -379,6 +399,7 @@ class ModelCompiler:
 
     def linear(self, panel: Panel, stage: Stage, i: int, rounds: int, *, replay: bool, tokens: dict[str, int]) -> None:
         """One panel for one round of tokens, beside the drains of the one before; its own wait in ``self.undrained``."""
+        param = self.load_row_scales(panel, stage, tokens)
         self.accumulator ^= 1
         half = Buffers.ACCUMULATOR if self.accumulator else Buffers.NONE
         command = panel.command
@@ -407,10 +428,16 @@ class ModelCompiler:
                     dst=target,
                     dst_stride=stage.target_stride,
                     scalar0=span.scale,
+                    param=param,
+                    format=self.linear_format,
                     **source,  # type: ignore[arg-type]  # fields by name
                     **tokens,  # type: ignore[arg-type]
                 )
             )
+
+    def load_row_scales(self, panel: Panel, stage: Stage, tokens: dict[str, int]) -> int:
+        """Where in the parameter memory the row scales of a panel are when it is drained; ternary panels have none."""
+        return 0
 
     def drain(self) -> None:
         """The drains of the latest panel."""
@@ -474,13 +501,14 @@ class ModelCompiler:
             dst_stride=p.qkv_stride,
             param=0,
             param_stride=self.head_vectors,
-            scalar0=score_constant(s.head_dim),
+            scalar0=score_constant(s.head_dim, Format.FP8_QUERY in self.attention_format),
+            format=self.attention_format,
             **tokens,
         )
 
     def attention(self, layer: int) -> None:
         p = self.plan
-        heads = {**self.heads(layer), "token_count": p.chunk}
+        heads = {**self.heads(layer), "token_count": p.chunk, "format": self.attention_format & ~Format.FP8_QUERY}
         cache = {
             "stream_address": layer * self.layer_bytes,
             "stream_beats": self.block.beats,
@@ -488,7 +516,10 @@ class ModelCompiler:
             "head_stride": self.block.bytes,
         }
         self.kv_users += [len(self.program), len(self.program) + 1]
-        self.emit(Opcode.ATTENTION, **heads, **cache, fetch=Fetch.CACHE, dst=p.a, dst_stride=p.a_stride)
+        self.emit(
+            Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
+            dst_stride=p.a_stride,
+        )  # fmt: skip
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 
     def layer(self, i: int, w: LayerWeights, following: Callable[[], None]) -> None:
@@ -756,20 +787,28 @@ class ModelCompiler:
         )
 
 
-def plan_model(config: BuildConfig, weights: ModelWeights, head: str = "exact") -> tuple[list[Descriptor], int]:
+def _compiler(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str) -> ModelCompiler:
+    if isinstance(weights, LlamaWeights):
+        from .llama_compiler import LlamaCompiler  # which is made of this module's parts
+
+        return LlamaCompiler(config, weights, head)
+    return ModelCompiler(config, weights, head)
+
+
+def plan_model(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str = "exact") -> tuple[list[Descriptor], int]:
     """Operators of a pass (addresses relative to nothing) and tokens of a pass, without a byte of weights."""
-    compiler = ModelCompiler(config, weights, head)
+    compiler = _compiler(config, weights, head)
     compiler.plan_program()
     return compiler.program, compiler.plan.chunk
 
 
 def compile_model(
     config: BuildConfig,
-    weights: ModelWeights,
+    weights: ModelWeights | LlamaWeights,
     *,
     name: str = "model",
     head: str = "exact",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Image:
     """Image and program of a model, with one of `HEADS`; :class:`HwgenError` of kind ``model`` where it does not fit the build."""
-    return ModelCompiler(config, weights, head).image(name, progress)
+    return _compiler(config, weights, head).image(name, progress)

@@ -1,0 +1,234 @@
+"""Compiler of llama models: INT4 matrices, no sub-norms (docs/numerics-int4.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import BuildConfig
+from ..descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
+from ..errors import HwgenError
+from ..int4 import Int4Matrix
+from ..layout import Int4Layout, blob_beats, pad_beats, to_planes, vectors_of
+from ..llama import MATRICES, LlamaLayer, LlamaWeights
+from ..weights import flush
+from .compiler import Bytes, ModelCompiler, NormSource, Panel, Span, Stage, align
+from .image import REGION_ALIGNMENT
+
+__all__ = ["LlamaCompiler"]
+
+Array = npt.NDArray[Any]
+
+
+def check_formats(config: BuildConfig, weights: LlamaWeights) -> None:
+    """Refuse a model whose number formats the build does not have."""
+    model = f"build {config.name!r}"
+    if not config.has_int4:
+        raise HwgenError("model", f"the model has INT4 weights, {model} has no INT4 engine", "build with engine=int4 or both")
+    if weights.kv == "int4" and not config.int4_kv:
+        raise HwgenError("model", f"the model keeps a 4-bit KV cache, {model} has none", "build with int4_kv, or use --kv int8")
+    if weights.query == "e4m3" and not config.fp8_query:
+        raise HwgenError("model", f"the model has e4m3 queries, {model} has none", "build with fp8_query, or use --query int8")
+    groups = {getattr(layer, name).group for layer in weights.layers for name in MATRICES}
+    if min(groups) % config.int4_slice_inputs:
+        rows = 2 * config.beat_bytes // min(groups)
+        raise HwgenError(
+            "model",
+            f"the model has groups of {min(groups)} inputs, {model} multiplies slices of {config.int4_slice_inputs}",
+            f"build with rows={rows} or more, or quantise with --group {config.int4_slice_inputs}",
+        )
+    odd = [n for n in (weights.shape.hidden, weights.shape.q_rows, weights.shape.ffn) if n % config.int4_slice_inputs]
+    if odd:
+        raise HwgenError(
+            "model",
+            f"the model has a matrix of {odd[0]} inputs, {model} multiplies slices of {config.int4_slice_inputs}",
+            "build with more rows (slices of fewer inputs)",
+        )
+
+
+class LlamaCompiler(ModelCompiler):
+    """One compilation of a llama model.
+
+    Stages are those of a ternary model without sub-norms: the attention output and the feed-forward product are only
+    quantised. Row scales of a panel are loaded into the parameter memory before it is computed, into the other of two places:
+    in the first the panel before is still being drained.
+    """
+
+    linear_format = Format.FP8
+
+    def __init__(self, config: BuildConfig, weights: LlamaWeights, head: str = "exact") -> None:
+        weights = weights.on_machine()
+        check_formats(config, weights)
+        if head != "exact":
+            raise HwgenError("usage", f"the {head} head needs ternary weights, the model has INT4", "use --head exact")
+        query = Format.FP8_QUERY if weights.query == "e4m3" else Format.NONE
+        self.attention_format = query | (Format.INT4_KV if weights.kv == "int4" else Format.NONE)
+        s = weights.shape
+        step = config.block_step * config.rows
+        widest = max(align(vectors_of(config, n) * config.width, step) for n in (s.q_rows + 2 * s.kv_rows, s.hidden, s.ffn))
+        place = min(config.panel_rows, widest) // config.width
+        hidden = vectors_of(config, s.hidden)
+        self._prepare(config, s, head, 2 * hidden + 2 * place)
+        self.weights = self.llama = weights
+        first = self.plan.gains[1] + hidden
+        self.scale_places = first, first + place
+        #: Address of the row scales in either place, and the place of the latest panel.
+        self.loaded: list[int | None] = [None, None]
+        self.latest_place = 1
+
+    # ---- matrices ------------------------------------------------------------------------------------------------
+    def panels(self, name: str, parts: list[Any]) -> list[Panel]:
+        """Place matrices of the same inputs one above the other (each padded to whole vectors of rows), cut into panels of
+        about equal size.
+        """
+        c = self.config
+        matrices: list[Int4Matrix] = parts
+        groups = {matrix.group for matrix in matrices}
+        if len(groups) > 1:
+            raise HwgenError(
+                "model", f"{name} has groups of {sorted(groups)} inputs side by side", "quantise the model with one --group"
+            )
+        vectors = [vectors_of(c, matrix.rows) for matrix in matrices]
+        starts = [sum(vectors[:i]) * c.width for i in range(len(matrices))]
+        used = sum(vectors)
+        step = c.block_step * c.rows
+        total = align(used * c.width, step)
+        rows = self.panel_height(total, step, starts[1:])
+        panels = []
+        for i, first in enumerate(range(0, total, rows)):
+            height = min(rows, total - first)
+            layout = Int4Layout(c, height, matrices[0].inputs, matrices[0].group)
+            self.memory.align(REGION_ALIGNMENT)
+            address = self.memory.add(
+                f"{name}.{i}", layout.beats * c.beat_bytes, partial(self.int4_panel, layout, matrices, starts, first)
+            )
+            low = first // c.width
+            count = min(used - low, height // c.width)
+            beats = pad_beats(c, -(-4 * count * c.width // c.beat_bytes))
+            scales = self.memory.add(
+                f"{name}.{i}.row_scale", beats * c.beat_bytes, partial(self.scale_segment, matrices, starts, first, count * c.width)
+            )
+            command = Descriptor(
+                opcode=Opcode.LINEAR,
+                format=Format.FP8,
+                fetch=Fetch.STREAM,
+                slices=layout.slices,
+                row_blocks=layout.row_blocks,
+                vectors=layout.shared,
+                stream_address=address,
+                stream_beats=layout.beats,
+            )
+            panels.append(Panel(command, (Span(1.0, 0, low, count),), (scales, beats)))
+        return panels
+
+    def _rows(
+        self, matrices: list[Int4Matrix], starts: list[int], first: int, of: Callable[[Int4Matrix], Array], out: Array
+    ) -> Array:
+        """Rows from ``first`` of what ``of`` gives of the matrices, which begin at rows ``starts``, into ``out``."""
+        for matrix, top in zip(matrices, starts, strict=True):
+            low, high = max(first, top), min(first + len(out), top + matrix.rows)
+            if low < high:
+                out[low - first : high - first] = of(matrix)[low - top : high - top]
+        return out
+
+    def int4_panel(self, layout: Int4Layout, matrices: list[Int4Matrix], starts: list[int], first: int) -> Bytes:
+        """The panel of ``layout.rows`` rows from ``first``, as stored."""
+        inputs, groups = layout.inputs, matrices[0].scales.shape[1]
+        codes = self._rows(matrices, starts, first, lambda m: m.codes, np.zeros((layout.rows, inputs), np.int8))
+        scales = self._rows(matrices, starts, first, lambda m: m.scales, np.zeros((layout.rows, groups), np.uint8))
+        middle = self._rows(
+            matrices, starts, first, lambda m: np.zeros(m.scales.shape, np.int8) if m.midpoints is None else m.midpoints,
+            np.zeros((layout.rows, groups), np.int8),
+        )  # fmt: skip
+        return to_planes(self.config, layout.pack(codes, scales, middle))
+
+    def scale_segment(self, matrices: list[Int4Matrix], starts: list[int], first: int, rows: int) -> Bytes:
+        scales = self._rows(matrices, starts, first, lambda m: flush(m.row_scale), np.zeros(rows, np.float32))
+        return to_planes(self.config, blob_beats(self.config, scales.view(np.uint8)))
+
+    def load_row_scales(self, panel: Panel, stage: Stage, tokens: dict[str, int]) -> int:
+        address, beats = panel.row_scales
+        if address in self.loaded:
+            place = self.loaded.index(address)
+        else:
+            place = self.latest_place ^ 1
+            self.loaded[place] = address
+            self.emit(
+                Opcode.PARAM,
+                layer=stage.source.layer,
+                fetch=Fetch.STREAM,
+                token_start=tokens["token_start"],
+                token_count=1,
+                stream_address=address,
+                stream_beats=beats,
+                vectors=panel.spans[0].vectors,
+                dst=self.scale_places[place],
+            )
+        self.latest_place = place
+        return self.scale_places[place]
+
+    # ---- layers --------------------------------------------------------------------------------------------------
+    def llama_layer(self, i: int, w: LlamaLayer, following: Callable[[], None]) -> None:
+        """One decoder layer; its first gains are loaded, ``following`` loads those of the norm after it. What runs beside what
+        is as in ternary models.
+        """
+        p, s = self.plan, self.shape
+        name = f"layers.{i}"
+        rounds = list(self.rounds())
+        roped = [{"kinds": 0} for _ in rounds]
+        several = len(rounds) > 1
+        gain = self.next_gain
+
+        def ahead(of: NormSource) -> Callable[[], None]:
+            def emit() -> None:
+                half = (self.first_half + self.last_rounds) % 2
+                self.norm(of, rounds[0], buffers=Buffers.ACTIVATION if half else Buffers.NONE)
+
+            return emit
+
+        inputs = NormSource(i, p.x, p.x_stride, s.hidden, gain)
+        attended = NormSource(i, p.a, p.a_stride, s.q_rows, None)
+        residual = NormSource(i, p.x, p.x_stride, s.hidden, gain ^ 1)
+        product = NormSource(i, p.g, p.g_stride, s.ffn, None)
+        outputs = NormSource(i + 1, p.x, p.x_stride, s.hidden, gain)
+        self.project(
+            "qkv",
+            Stage(inputs, Flag.STORE, p.qkv, p.qkv_stride, normed=several and i > 0,
+                  drained=lambda number, ready: self.rope(i, rounds[number], ready, roped[number])),
+            [w.q, w.k, w.v],
+            before=lambda: self.gains(f"{name}.post_attention_layernorm", flush(w.post_attention_layernorm), layer=i),
+        )  # fmt: skip
+        self.drain()
+        self.attention(i)
+        self.project("o", Stage(attended, Flag.ADD, p.x, p.x_stride, ahead=ahead(residual)), [w.o])
+        gate = Flag.RELU2 if s.activation == "relu2" else Flag.SILU
+        self.project("gate", Stage(residual, gate, p.g, p.g_stride, normed=several), [w.gate], before=following)
+        self.project(
+            "up", Stage(residual, Flag.MULTIPLY, p.g, p.g_stride, same_input=True, ahead=ahead(product)), [w.up]
+        )
+        last = i + 1 == s.layers
+        self.project(
+            "down",
+            Stage(product, Flag.ADD, p.x, p.x_stride, normed=several, ahead=(lambda: None) if last else ahead(outputs)),
+            [w.down],
+        )
+
+    def plan_program(self) -> None:
+        layers = self.llama.layers
+        self.first_operators()
+        self.gains("layers.0.input_layernorm", flush(layers[0].input_layernorm))
+        for i, layer in enumerate(layers):
+            self.llama_layer(i, layer, partial(self.following_gains, i))
+        self.head()
+        self.memory.align(REGION_ALIGNMENT)
+
+    def following_gains(self, i: int) -> None:
+        layers = self.llama.layers
+        if i + 1 < len(layers):
+            self.gains(f"layers.{i + 1}.input_layernorm", flush(layers[i + 1].input_layernorm), layer=i + 1)
+        else:
+            self.gains("norm", flush(self.llama.norm), Flag.LOGITS, layer=len(layers))
