@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from typing import Any
 from .config import BuildConfig, ConfigError
 from .errors import HwgenError
 
-__all__ = ["Board", "MemoryRange", "Platform", "board_names", "load_board"]
+__all__ = ["ENGINES", "Board", "MemoryRange", "Platform", "board_names", "load_board"]
 
 #: Packages are mapped, so the boards are a package of their own that holds data alone.
 _PACKAGE = "hwgen.board_data"
+
+#: Linear engines of a build: one kind, or both.
+ENGINES = ("ternary", "int4", "both")
 
 RESOURCES = ("lut", "lutram", "ff", "bram36", "uram", "dsp")
 
@@ -88,8 +91,23 @@ class Board:
     #: Peak bandwidth of its memory in bytes a second; 0 where there is none.
     memory_bandwidth: float
     config: BuildConfig
+    #: Fields that replace those of ``config`` in a build with other linear engines, by `BuildConfig.engine`.
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: What surrounds the accelerator; None for a configuration that is only simulated.
     platform: Platform | None = None
+
+    def for_engine(self, engine: str) -> Board:
+        """The board with a configuration that has ``engine``: "ternary", "int4" or "both"."""
+        if engine == self.config.engine or (self.config.engine == "both" and engine in ENGINES):
+            return self
+        if engine not in self.variants:
+            known = ", ".join([self.config.engine, *self.variants])
+            raise HwgenError(
+                "configuration", f"board {self.name!r} has no configuration with engine {engine!r}",
+                f"use one of: {known}; or give --set engine={engine}",
+            )  # fmt: skip
+        values = {**self.config.to_dict(), **self.variants[engine], "engine": engine, "name": f"{self.name}-{engine}"}
+        return replace(self, config=BuildConfig.from_dict(values))
 
 
 def _root() -> Path:
@@ -120,6 +138,7 @@ def load_board(name: str | Path) -> Board:
             available={k: int(values["available"][k]) for k in values["available"]},
             memory_bandwidth=float(values["memory_bandwidth"]),
             config=config,
+            variants=dict(values.get("variants", {})),
             platform=Platform.from_dict(values["platform"]) if "platform" in values else None,
         )
     except ConfigError as error:

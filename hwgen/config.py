@@ -182,6 +182,10 @@ class BuildConfig:
         """Elements of every key of a block that one beat carries."""
         return self.beat_bytes // self.kv_block
 
+    def macs(self, engine: str) -> int:
+        """Multiply-accumulates a cycle of the ``engine`` "ternary" or "int4", with every token lane busy."""
+        return self.tokens * self.rows * (self.int4_slice_inputs if engine == "int4" else self.slice_inputs)
+
     @property
     def ternary_acc_bits(self) -> int:
         """Width of an accumulator of the ternary engine (signed)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,9 @@ class LlamaLayer:
 @dataclass(frozen=True, kw_only=True)
 class LlamaWeights:
     """All weights of a llama model and the two switches of its attention. Floats are finite float32."""
+
+    #: Linear engine that runs it.
+    engine: ClassVar[str] = "int4"
 
     #: Sizes and constants.
     shape: ModelShape

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,9 @@ class LayerWeights:
 @dataclass(frozen=True, kw_only=True)
 class ModelWeights:
     """All weights of a model. Float arrays are float32, finite, and 0 or at least 2^-125 in magnitude."""
+
+    #: Linear engine that runs it.
+    engine: ClassVar[str] = "ternary"
 
     #: Sizes and constants.
     shape: ModelShape

@@ -18,12 +18,12 @@ from ..config import BuildConfig
 from ..descriptors import Opcode
 from ..errors import HwgenError
 from ..registers import ENGINE_COUNTERS
-from ..shapes import published_shape
+from ..shapes import engine_of, published_shape
 from .compiler import compile_model
 from .engine import Engine, PassResult, Session
 from .golden_device import GoldenDevice
 from .image import Image
-from .random_model import RandomModel
+from .random_model import random_model
 from .timeline import PassTrace, draw_timeline, read_trace, write_perfetto
 from .verify import LockStep
 from .verilator_device import VerilatorDevice
@@ -88,7 +88,7 @@ class Bench:
             raise HwgenError("usage", f"--layers must be at most {shape.layers}, not {plan.layers}", "give fewer layers")
         self.layers_full = shape.layers
         progress("drawing and packing random weights")
-        model: Any = RandomModel(shape, plan.seed, plan.layers)
+        model: Any = random_model(plan.shape, plan.seed, plan.layers)
         self.image: Image = compile_model(config, model, name=plan.shape, head=plan.head, progress=progress)
         self.traces: dict[str, PassTrace] = {}
         needed = plan.cached + plan.prompt + plan.decode
@@ -228,7 +228,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
     wall = time.monotonic() - begin
     config, shape = board.config, bench.image.shape
     hertz = config.clock_mhz * 1e6
-    macs = config.tokens * config.rows * config.slice_inputs
+    macs = config.macs(engine_of(plan.shape))
     outcome = bench.lock_step.outcome if bench.golden is not None else None
     cycles = prefill.cycles + decode.cycles
     result: dict[str, Any] = {

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..boards import ENGINES
 from ..config import ConfigError
 from ..errors import HwgenError
 from ..llama import KV_KINDS
@@ -50,6 +51,7 @@ def add_command(group: Any, name: str, run: Command, help_text: str, example: st
 
 def add_board(parser: Parser, default: str = "demo") -> None:
     parser.add_argument("--board", default=default, help="board: a shipped name or the path of a board.json")
+    parser.add_argument("--engine", choices=ENGINES, help="linear engines of the build (what the model needs if not given)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")
     parser.add_argument(
         "--set",

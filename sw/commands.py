@@ -13,6 +13,7 @@ from typing import Any
 from ..boards import Board, load_board
 from ..config import BuildConfig
 from ..errors import HwgenError
+from ..shapes import engine_of
 from .generation import Generation
 
 __all__ = [
@@ -70,9 +71,15 @@ def read_fields(path: Path) -> dict[str, Any]:
     return values
 
 
-def configured_board(options: argparse.Namespace) -> Board:
-    """The board of ``--board`` with the fields of ``--config`` and the changes of ``--set``."""
+def configured_board(options: argparse.Namespace, engine: str | None = None) -> Board:
+    """The board of ``--board`` with the linear engine of ``--engine`` (``engine`` if not given: what the model needs), the
+    fields of ``--config`` and the changes of ``--set``.
+    """
     board = load_board(options.board)
+    wanted = getattr(options, "engine", None) or engine
+    set_engine = any(item.partition("=")[0] == "engine" for item in options.set)
+    if wanted is not None and not set_engine and getattr(options, "config", None) is None:
+        board = board.for_engine(wanted)
     if getattr(options, "config", None) is not None:
         values = board.config.to_dict() | read_fields(options.config)
         board = replace(board, config=BuildConfig.from_dict(values))
@@ -126,16 +133,18 @@ def generation_json(generation: Generation, clock_mhz: float, build_seconds: flo
 def run(options: argparse.Namespace, output: Output) -> Result:
     from .engine import Session
     from .llm import LLM
+    from .models import open_model
 
     new_tokens = _at_least(options, "max-new-tokens", 1)
-    board = configured_board(options)
+    model = open_model(options.model, output.progress)
+    board = configured_board(options, model.weights.engine)
     if options.device != "pynq" and (options.address or options.overlay or options.attach):
         raise HwgenError("usage", "--address, --overlay and --attach are for a board", "add --device pynq")
     places: dict[str, Any] = {}
     if options.device == "pynq":
         named = board.name if board.part else None  # a configuration without a part has no board to check
         places = {"address": options.address, "overlay": options.overlay, "download": not options.attach, "board": named}
-    llm = LLM(options.model, options.device, board.config, output.progress, head=options.head, device_options=places)
+    llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
     session = None
     if options.session is not None:
         session = llm.load_session(options.session) if options.session.exists() else Session()
@@ -197,13 +206,13 @@ def describe_run(result: dict[str, Any]) -> list[str]:
 
 # ---- verify ------------------------------------------------------------------------------------------------------
 def verify(options: argparse.Namespace, output: Output) -> Result:
-    from .loader import load_model
+    from .models import open_model
     from .verify import verify_model
 
     prompt, new = _at_least(options, "prompt-tokens", 1), _at_least(options, "new-tokens", 0)
     layers = _at_least(options, "layers", 0)
-    board = configured_board(options)
-    model = load_model(options.model, output.progress)
+    model = open_model(options.model, output.progress)
+    board = configured_board(options, model.weights.engine)
     outcome = verify_model(
         board.config,
         model.weights,
@@ -230,10 +239,10 @@ def perplexity(options: argparse.Namespace, output: Output) -> Result:
     from .llama_loader import LoadedLlama
     from .models import open_model
 
-    board = configured_board(options)
     if not options.file.is_file():
         raise HwgenError("usage", f"{options.file} is no file", "give a text file")
     model = open_model(options.model, output.progress)
+    board = configured_board(options, model.weights.engine)
     if options.kv is not None:
         if not isinstance(model, LoadedLlama):
             raise HwgenError("usage", f"--kv {options.kv}: {model.name} is a ternary model", "leave --kv out")
@@ -336,7 +345,7 @@ def bench(options: argparse.Namespace, output: Output) -> Result:
     )
     if plan.prompt + plan.decode == 0:
         raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")
-    result = run_bench(configured_board(options), plan, output.progress)
+    result = run_bench(configured_board(options, engine_of(options.shape)), plan, output.progress)
     for line in describe_bench(result):
         output.show(line)
     return (1 if result["mismatches"] else 0), result
@@ -349,7 +358,8 @@ def estimate(options: argparse.Namespace, output: Output) -> Result:
     if prompt + decode == 0:
         raise HwgenError("usage", "nothing to estimate: --prompt and --decode are both 0", "give one of them")
     cached = _at_least(options, "cached", 0)
-    result = estimate_json(configured_board(options), options.shape, prompt, decode, cached=cached, head=options.head)
+    board = configured_board(options, engine_of(options.shape))
+    result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head)
     for line in describe_estimate(result):
         output.show(line)
     return 0, result

@@ -242,7 +242,7 @@ class ModelCompiler:
     linear_format = Format.NONE
     attention_format = Format.NONE
 
-    def __init__(self, config: BuildConfig, weights: ModelWeights, head: str = "exact") -> None:
+    def __init__(self, config: BuildConfig, weights: Any, head: str = "exact") -> None:
         if not config.has_ternary:
             raise HwgenError(
                 "model", f"the model is ternary, build {config.name!r} has no ternary engine", "build with engine=ternary or both"
@@ -450,7 +450,7 @@ class ModelCompiler:
         """Half of the activation memory that round ``i`` of the present stage uses."""
         return Buffers.ACTIVATION if (self.first_half + i) % 2 else Buffers.NONE
 
-    def project(self, name: str, stage: Stage, parts: list[TernaryMatrix], before: Callable[[], None] = lambda: None) -> None:
+    def project(self, name: str, stage: Stage, parts: list[Any], before: Callable[[], None] = lambda: None) -> None:
         """A norm and its matrices, for every round of tokens. ``before`` is emitted ahead of the first panel."""
         rounds = list(self.rounds())
         panels = self.panels(f"layers.{stage.source.layer}.{name}", parts)
@@ -788,11 +788,11 @@ class ModelCompiler:
 
 
 def _compiler(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str) -> ModelCompiler:
-    if isinstance(weights, LlamaWeights):
-        from .llama_compiler import LlamaCompiler  # which is made of this module's parts
+    if isinstance(weights, ModelWeights) or weights.engine == "ternary":
+        return ModelCompiler(config, weights, head)
+    from .llama_compiler import LlamaCompiler  # which is made of this module's parts
 
-        return LlamaCompiler(config, weights, head)
-    return ModelCompiler(config, weights, head)
+    return LlamaCompiler(config, weights, head)
 
 
 def plan_model(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str = "exact") -> tuple[list[Descriptor], int]:

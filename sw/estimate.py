@@ -16,13 +16,13 @@ from typing import Any
 
 from ..boards import Board
 from ..config import BuildConfig
-from ..descriptors import Descriptor, Fetch, Flag, Opcode
+from ..descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from ..hw.control.hazards import UNIT_OF, Unit, must_wait
-from ..layout import KvBlockLayout
+from ..layout import Int4Layout, KvBlockLayout
 from ..model import ModelShape
-from ..shapes import published_shape
+from ..shapes import engine_of, published_shape
 from .compiler import plan_model
-from .random_model import RandomModel
+from .random_model import RandomLlama, RandomModel
 
 __all__ = ["Calibration", "Estimate", "PassEstimate", "PassModel", "describe_estimate", "estimate_json", "estimate_model"]
 
@@ -46,6 +46,8 @@ class Calibration:
     #: LINEAR: before the first beat (first tables), behind the last.
     linear_begin: int = 150
     linear_end: int = 15
+    #: LINEAR of the INT4 engine, beside loading the first slice.
+    int4_begin: int = 20
     #: NORM: a token, beside two passes over its vectors; once.
     norm_token: int = 38
     norm_end: int = 20
@@ -152,11 +154,17 @@ class PassModel:
     """Passes of one model on one build."""
 
     def __init__(
-        self, config: BuildConfig, shape: ModelShape, *, head: str = "exact", calibration: Calibration | None = None
+        self,
+        config: BuildConfig,
+        shape: ModelShape,
+        *,
+        head: str = "exact",
+        engine: str = "ternary",
+        calibration: Calibration | None = None,
     ) -> None:
         self.config, self.shape = config, shape
         self.calibration = calibration or Calibration()
-        weights: Any = RandomModel(shape)  # sizes are all that is used
+        weights: Any = RandomLlama(shape) if engine == "int4" else RandomModel(shape)  # sizes are all that is used
         self.program, self.chunk = plan_model(config, weights, head)
 
     def active(self, tokens: int, logits: bool) -> Iterator[tuple[Descriptor, int]]:
@@ -186,11 +194,19 @@ class PassModel:
             issued = start
             end = self._finish(d, count, tokens, position, start, ring)
             if d.opcode is Opcode.LINEAR:
-                busy += d.slices * d.row_blocks / (self.config.groups if count <= self.config.lanes else 1)
+                busy += self._linear_beats(d) / (self.config.groups if count <= self.config.lanes else 1)
             beats += self._stream_beats(d, count, position)
             running[unit] = Span(d, count, start, end)
             spans.append(running[unit])
         return PassEstimate(max(span.end for span in running.values()) + c.finish, spans, beats, busy)
+
+    def _linear_beats(self, d: Descriptor) -> int:
+        """Beats that LINEAR takes, fetched or held for replay."""
+        return self._int4_layout(d).beats if Format.FP8 in d.format else d.slices * d.row_blocks
+
+    def _int4_layout(self, d: Descriptor) -> Int4Layout:
+        c = self.config
+        return Int4Layout(c, d.row_blocks * c.rows, d.slices * c.int4_slice_inputs, d.vectors * c.int4_slice_inputs)
 
     def _stream_beats(self, d: Descriptor, count: int, position: int) -> int:
         if d.fetch in (Fetch.TOKEN, Fetch.POSITION):
@@ -207,11 +223,17 @@ class PassModel:
         beats = self._stream_beats(d, count, position)
         if d.opcode is Opcode.LINEAR:
             rate = float(config.groups if count <= config.lanes else 1)
-            slice_cycles = max(d.row_blocks / rate, self.table_cycles(count))
             held = Flag.REPLAY in d.flags and d.token_start + d.token_count < tokens
-            total = d.slices * d.row_blocks
-            end = ring.read(start + c.linear_begin, total, d.row_blocks / slice_cycles, fetch=beats > 0, free=not held)
-            return end + c.linear_end
+            total = self._linear_beats(d)
+            if Format.FP8 in d.format:
+                layout = self._int4_layout(d)
+                load = count * ceil(config.int4_slice_inputs / config.width) + 4
+                cycles = d.slices * max(d.row_blocks / rate, load) + layout.groups * layout.scale_beats
+                begin = start + load + c.int4_begin
+            else:
+                cycles = d.slices * max(d.row_blocks / rate, self.table_cycles(count))
+                begin = start + c.linear_begin
+            return ring.read(begin, total, total / cycles, fetch=beats > 0, free=not held) + c.linear_end
         if d.opcode is Opcode.NORM:
             return start + count * (2 * d.vectors + c.norm_token) + c.norm_end
         if d.opcode is Opcode.DRAIN:
@@ -244,7 +266,7 @@ class PassModel:
 
     def _attention(self, d: Descriptor, count: int, position: int, start: float, ring: Ring) -> float:
         c, config = self.calibration, self.config
-        layout = KvBlockLayout(config, d.head_vectors * config.width)
+        layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
         rounds = ceil(count * d.heads // d.kv_heads / config.query_lanes)
         item = max(layout.data_beats, config.kv_block)
         past = ceil(position / config.kv_block)
@@ -258,10 +280,17 @@ class PassModel:
 
 
 def estimate_model(
-    config: BuildConfig, shape: ModelShape, prompt: int, decode: int, *, cached: int = 0, head: str = "exact"
+    config: BuildConfig,
+    shape: ModelShape,
+    prompt: int,
+    decode: int,
+    *,
+    cached: int = 0,
+    head: str = "exact",
+    engine: str = "ternary",
 ) -> Estimate:
     """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and of ``decode`` new tokens."""
-    model = PassModel(config, shape, head=head)
+    model = PassModel(config, shape, head=head, engine=engine)
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
@@ -296,11 +325,12 @@ def estimate_json(
     config, shape = board.config, published_shape(shape_name)
     if layers is not None:
         shape = replace(shape, layers=layers)
-    estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head)
+    engine = engine_of(shape_name)
+    estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head, engine=engine)
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)
     beats = sum(p.stream_beats for p in estimate.decode)
-    macs = config.tokens * config.rows * config.slice_inputs
+    macs = config.macs(engine)
     return {
         "shape": shape_name,
         "board": board.name,

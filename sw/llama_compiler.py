@@ -33,7 +33,7 @@ def check_formats(config: BuildConfig, weights: LlamaWeights) -> None:
         raise HwgenError("model", f"the model keeps a 4-bit KV cache, {model} has none", "build with int4_kv, or use --kv int8")
     if weights.query == "e4m3" and not config.fp8_query:
         raise HwgenError("model", f"the model has e4m3 queries, {model} has none", "build with fp8_query, or use --query int8")
-    groups = {getattr(layer, name).group for layer in weights.layers for name in MATRICES}
+    groups = {getattr(weights.layers[i], name).group for i in range(len(weights.layers)) for name in MATRICES}
     if min(groups) % config.int4_slice_inputs:
         rows = 2 * config.beat_bytes // min(groups)
         raise HwgenError(
@@ -61,7 +61,10 @@ class LlamaCompiler(ModelCompiler):
     linear_format = Format.FP8
 
     def __init__(self, config: BuildConfig, weights: LlamaWeights, head: str = "exact") -> None:
-        weights = weights.on_machine()
+        try:
+            weights = weights.on_machine()
+        except ValueError as error:
+            raise HwgenError("model", str(error), "use hwgen quantize, or a GGUF file with Q4_1 or Q4_0") from error
         check_formats(config, weights)
         if head != "exact":
             raise HwgenError("usage", f"the {head} head needs ternary weights, the model has INT4", "use --head exact")

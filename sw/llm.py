@@ -12,7 +12,9 @@ from .device import Device, open_device
 from .engine import Engine, Session
 from .generation import Generation
 from .kv_cache import with_cache_tokens
-from .loader import LoadedModel, load_model
+from .llama_loader import LoadedLlama
+from .loader import LoadedModel
+from .models import open_model
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
 from .session_file import load_session, save_session
@@ -24,7 +26,7 @@ __all__ = ["Answer", "LLM"]
 class Answer:
     """A running answer: iterate over it for pieces of text, or take :attr:`text` at the end."""
 
-    def __init__(self, model: LoadedModel, generation: Generation, *, keep_session: bool = False) -> None:
+    def __init__(self, model: LoadedModel | LoadedLlama, generation: Generation, *, keep_session: bool = False) -> None:
         self._model = model
         self._keep_session = keep_session
         #: Tokens, phases and statistics.
@@ -63,15 +65,16 @@ class Answer:
 class LLM:
     """A language model on an accelerator.
 
-    ``model``: a shipped name or a directory in Hugging Face layout. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an
-    open device; ``device_options`` go to its constructor. ``board``: the name of a board, or a build configuration.
+    ``model``: a shipped or added name, a directory in Hugging Face layout, or a GGUF file. ``device``: ``"verilator"``,
+    ``"golden"``, ``"pynq"`` or an open device; ``device_options`` go to its constructor. ``board``: the name of a board (in its
+    configuration for the model), or a build configuration.
     ``head``: ``"exact"`` or ``"shortlist"``. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if
     not given). ``reuse``: prompts start from the pages of earlier ones that begin alike.
     """
 
     def __init__(
         self,
-        model: str | Path | LoadedModel = "stories",
+        model: str | Path | LoadedModel | LoadedLlama = "stories",
         device: str | Device = "verilator",
         board: str | BuildConfig = "demo",
         progress: Callable[[str], None] | None = None,
@@ -82,9 +85,10 @@ class LLM:
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
-        self.model = model if isinstance(model, LoadedModel) else load_model(model, report)
-        config = board if isinstance(board, BuildConfig) else load_board(board).config
-        self.image = compile_model(config, self.model.weights, name=self.model.name, head=head, progress=report)
+        self.model = model if isinstance(model, (LoadedModel, LoadedLlama)) else open_model(model, report)
+        weights = self.model.weights
+        config = board if isinstance(board, BuildConfig) else load_board(board).for_engine(weights.engine).config
+        self.image = compile_model(config, weights, name=self.model.name, head=head, progress=report)
         if cache_tokens is not None:
             self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):

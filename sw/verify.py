@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from ..config import BuildConfig
 from ..descriptors import Buffers, Descriptor, Flag, Opcode
 from ..errors import HwgenError
 from ..layout import from_planes
+from ..llama import LlamaWeights
 from ..weights import ModelWeights
 from .compiler import compile_model
 from .device import Device, DeviceTimeout
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["LockStep", "Mismatch", "Outcome", "SteppedDevice", "verify_model"]
 
 Words = npt.NDArray[Any]
+Weights = TypeVar("Weights", bound=ModelWeights | LlamaWeights)
 
 
 class SteppedDevice(Device, Protocol):
@@ -382,16 +384,16 @@ class LockStep:
         return self.outcome
 
 
-def truncate_layers(weights: ModelWeights, layers: int) -> ModelWeights:
+def truncate_layers(weights: Weights, layers: int) -> Weights:
     """The model cut down to its first layers."""
     if layers > weights.shape.layers:
         raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
-    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])
+    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]
 
 
 def verify_model(
     config: BuildConfig,
-    weights: ModelWeights,
+    weights: ModelWeights | LlamaWeights,
     *,
     prompt_tokens: int,
     new_tokens: int,
