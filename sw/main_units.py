@@ -47,7 +47,7 @@ def _ternary_lane(config: BuildConfig) -> Any:
 def _vector_lane(config: BuildConfig) -> Any:
     from ..hw.vector.lane import Lane
 
-    return Lane(config.acc_bits)
+    return Lane(config)
 
 
 def _softmax_lane(config: BuildConfig) -> Any:

@@ -8,17 +8,21 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Opcode
-from ..float import IntToFloat
+from ..float import FloatMul, IntToFloat
+from ..float.format import pipelined
 from ..interfaces import ACCUMULATOR_LATENCY, Operator, index_bits
 from .scales import Scales
 from .step import HELD, Step, Tag
 
 __all__ = ["DrainSteps"]
 
-#: Cycles from an accumulator request to the step that its data belongs to.
+#: Cycles from an accumulator request to the step that its data belongs to, without row scales.
 REQUEST_LEAD = ACCUMULATOR_LATENCY + IntToFloat.latency - HELD
 
-#: Cycles from a request being decided to the use of the token's scale.
+#: Cycles that a multiplication by the row scale takes before that.
+ROW_PRODUCT = FloatMul.latency
+
+#: Cycles from a request being decided to the use of the token's scale, less those of the row scale.
 SCALE_USE = 1 + REQUEST_LEAD + HELD
 
 #: Cycles from the last request of a token to the loading of the next one's scale, so that its own is used till the end.
@@ -34,6 +38,9 @@ class DrainSteps(wiring.Component):
     ``token`` (among the active ones), ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later
     that it meets the data. ``load``, ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's
     result is written. Scales must be complete: the operator waits for ``sums_busy`` and ``scales_busy`` to fall.
+
+    With an INT4 engine every step and every ``load`` come `ROW_PRODUCT` cycles later, for the accumulators are
+    multiplied by row scales first. ``step.tag.param``, the address of those, comes so much before its step.
 
     ::
 
@@ -60,6 +67,7 @@ class DrainSteps(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         op, descriptor = self.op, self.op.descriptor
+        row_product = ROW_PRODUCT if self.config.has_int4 else 0
 
         source_offset, target_offset = Signal(16, reset_less=True), Signal(16, reset_less=True)
         source, target = Signal(16, reset_less=True), Signal(16, reset_less=True)
@@ -76,17 +84,28 @@ class DrainSteps(wiring.Component):
             tag.source.eq(source + vector),
             tag.target.eq(target + vector),
             tag.final.eq(last_token & last_vector),
-            self.load_token.eq(op.first + position),
         ]
+        do_load = Signal()
+        load, load_token = do_load, op.first + position
+        for k in range(row_product):
+            load_next = Signal(name=f"load_{k}")
+            m.d.sync += load_next.eq(load)
+            load, load_token = load_next, pipelined(m, load_token[: len(self.load_token)], f"load_token_{k}")
+        m.d.comb += [self.load.eq(load), self.load_token.eq(load_token)]
 
         # The step waits for the accumulators.
         do_drain = do_request
-        for k in range(REQUEST_LEAD):
+        for k in range(REQUEST_LEAD + row_product):
             do_drain_next = Signal(name=f"do_drain_{k}")
             tag_next = Signal(Tag(self.config), name=f"tag_{k}", reset_less=True)
             m.d.sync += [do_drain_next.eq(do_drain), tag_next.eq(tag)]
             do_drain, tag = do_drain_next, tag_next
         m.d.comb += [self.step.strobes.drain.eq(do_drain), self.step.tag.eq(tag)]
+        if row_product:
+            param = descriptor.param + vector
+            for k in range(REQUEST_LEAD):
+                param = pipelined(m, param[: len(tag.param)], f"param_{k}")
+            m.d.comb += self.step.tag.param.eq(param)
         m.d.sync += [self.token.eq(position), self.vector.eq(descriptor.row_blocks + vector)]
 
         with m.If(do_request):
@@ -107,7 +126,7 @@ class DrainSteps(wiring.Component):
             with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
                 m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += self.load.eq(1)
+                m.d.comb += do_load.eq(1)
                 m.d.sync += wait.eq(LOAD_LEAD - 1)
                 m.next = "REQUEST" if LOAD_LEAD == 1 else "LEAD"
             with m.State("LEAD"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..float import FloatAdd, FloatMul, FloatToInt, IntToFloat
+from ...config import BuildConfig
+from ..float import FloatAdd, FloatMul, FloatToE4m3, FloatToInt, IntToFloat
 from ..float.format import pipelined
 from .sigmoid import Sigmoid
 
@@ -48,31 +49,40 @@ class Addend(enum.Enum, shape=3):  # type: ignore[call-arg]  # amaranth has no t
     RESIDUAL = 6
 
 
-def LaneControl() -> data.StructLayout:
+def LaneControl(config: BuildConfig) -> data.StructLayout:
     """Selections that all lanes share; each acts in the cycle that is given (see `hwgen.hw.vector.step`).
 
     HELD: ``dequantize`` takes accumulator and ``scale`` as the first operands, ``unscaled`` takes 1.0 for the
-    parameter, ``square`` scratch twice as the second operands, ``second`` crosses the operands of a rotary pair,
     ``unrotated`` makes the second product 0. GATE - 1: ``gate``. GATE: ``chain``. FIRST_PRODUCT or SECOND_PRODUCT:
-    ``addend``, and with the first ``minus``.
+    ``addend``, and with the first ``minus``. QUANTIZED: ``e4m3`` takes e4m3 codes, not int8. The whole operator:
+    ``row_scaled`` takes the parameter data for the row scales, not 1.0. The last two only where there is a choice.
     """
-    return data.StructLayout({
+    fields: dict[str, ShapeLike] = {
         "dequantize": 1, "unscaled": 1, "square": 1, "second": 1, "unrotated": 1,
         "chain": 1, "gate": Gate, "addend": Addend, "minus": 1,
-    })  # fmt: skip
+    }  # fmt: skip
+    if config.has_int4 or config.fp8_query:
+        fields["e4m3"] = 1
+    if config.has_int4 and config.has_ternary:
+        fields["row_scaled"] = 1
+    return data.StructLayout(fields)
 
 
 class Lane(wiring.Component):
-    """Two multipliers, sigmoid and adder of one element; no stalls, no reset.
+    """Two multipliers, sigmoid and adder of one element; no stalls, no reset. A third multiplier with an INT4 engine.
 
     ``scratch``, ``param`` memory data of a step; ``accumulator`` the integer, IntToFloat's latency before the hold
     register of ``scratch`` is full; ``scale``, ``factor`` float32 operands of all lanes; ``left``, ``right`` operands
     of the adder from the column sums. ``product`` first product, ``total`` sum, ``quantized`` second product as
-    int8.
+    int8 or e4m3.
+
+    With an INT4 engine ``row`` is the float of the accumulator times its row scale, else the float itself. The integer
+    and its row scale then come FloatMul's latency earlier: ``param`` one cycle before the float is there.
 
     ::
 
-        first  = a b           a = scratch | float(accumulator)    b = param | 1 | scale
+        row    = float(accumulator) [param | 1]
+        first  = a b           a = scratch | row                   b = param | 1 | scale
         second = c d           short: c = scratch, d = scratch | param; chained: c = first, d = gate(first)
         total  = x +- y        x = left | first | second            y = right | second | scratch | 0
 
@@ -80,13 +90,13 @@ class Lane(wiring.Component):
     x1 cos - x2 sin, the second x2 cos + x1 sin.
     """
 
-    def __init__(self, acc_bits: int) -> None:
-        self.acc_bits = acc_bits
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
         super().__init__({
-            "control": In(LaneControl()),
+            "control": In(LaneControl(config)),
             "scratch": In(32),
             "param": In(32),
-            "accumulator": In(acc_bits),
+            "accumulator": In(config.acc_bits),
             "scale": In(32),
             "factor": In(32),
             "left": In(32),
@@ -98,7 +108,8 @@ class Lane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.integer = integer = IntToFloat(self.acc_bits)
+        config = self.config
+        m.submodules.integer = integer = IntToFloat(config.acc_bits)
         m.submodules.first = first = FloatMul()
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.second = second = FloatMul()
@@ -111,7 +122,13 @@ class Lane(wiring.Component):
         m.d.comb += integer.i.eq(self.accumulator)
 
         a, b, c, d = (Signal(32, name=name, reset_less=True) for name in "abcd")
-        m.d.sync += a.eq(Mux(control.dequantize, integer.o, held))
+        row = integer.o
+        if config.has_int4:
+            m.submodules.row = row_product = FloatMul()
+            scaled = Mux(control.row_scaled, held_param, ONE) if config.has_ternary else held_param
+            m.d.comb += [row_product.a.eq(integer.o), row_product.b.eq(scaled)]
+            row = row_product.o
+        m.d.sync += a.eq(Mux(control.dequantize, row, held))
         with m.If(control.dequantize):
             m.d.sync += b.eq(self.scale)
         with m.Elif(control.unscaled):
@@ -156,6 +173,11 @@ class Lane(wiring.Component):
         with m.Elif(~control.second):
             m.d.sync += d.eq(self.param)
         m.d.comb += [second.a.eq(c), second.b.eq(d), quantizer.a.eq(second.o), self.quantized.eq(quantizer.o)]
+        if config.has_int4 or config.fp8_query:
+            m.submodules.e4m3 = e4m3 = FloatToE4m3()
+            m.d.comb += e4m3.a.eq(second.o)
+            with m.If(control.e4m3):
+                m.d.comb += self.quantized.eq(e4m3.o)
 
         x, y, minus = Signal(32, reset_less=True), Signal(32, reset_less=True), Signal(reset_less=True)
         m.d.sync += minus.eq(control.minus)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ...descriptors import Format
 from ...numerics import F32_MAX_BITS
 from ..float import FloatDiv, FloatMul, FloatSqrt
 from ..float.format import pipelined
@@ -16,11 +17,27 @@ from ..interfaces import KvScaleWrite, QueryScaleWrite, index_bits
 from .lane import ONE
 from .step import GATE, Kind, place_bits
 
-__all__ = ["HeadName", "Scales"]
+__all__ = ["HeadName", "Scales", "formats_of"]
 
 
 def _bits(value: float) -> int:
     return int.from_bytes(struct.pack("<f", value), "little")
+
+
+#: 1/448 with the unit 2^-9 of e4m3 integers in it.
+INVERSE_E4M3 = _bits(1.0 / (448 * 512))
+
+
+def formats_of(config: BuildConfig) -> Format:
+    """Number formats that the vector unit of this build knows."""
+    formats = Format.NONE
+    if config.has_int4:
+        formats |= Format.FP8 | Format.PLAIN
+    if config.fp8_query:
+        formats |= Format.FP8_QUERY
+    if config.int4_kv:
+        formats |= Format.INT4_KV
+    return formats
 
 
 def HeadName(config: BuildConfig) -> data.StructLayout:
@@ -36,9 +53,12 @@ class Scales(wiring.Component):
       ``rewind`` enters the divider: a step that is registered in the next cycle finds it. Factors of queries and
       tokens are 127 / peak, of keys and values 1 / scale. ``factor``: that of ``index``, in the same cycle. Scales of
       heads leave on ``query_scale`` (peak * ``score_constant``) and ``kv_scale`` (bf16 of peak / 127).
+      ``formats`` of the operator: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY, 7
+      for keys and values with INT4_KV.
     * ``mean_valid``: multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
     * ``variance_valid``, ``variance``, ``variance_ready``: mean square plus epsilon of ``token``, whose peak came
-      last; its scale is stored, and leaves on ``query_scale`` (slot 0) with ``to_query``. ``busy`` until then.
+      last; its scale is stored, and leaves on ``query_scale`` (slot 0) with ``to_query``. With ``plain`` the root mean
+      square counts as 1. ``busy`` until then.
     * ``load``: ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
 
     The three requests never meet: maxima come while a token or head passes, the mean before the next token passes,
@@ -76,6 +96,8 @@ class Scales(wiring.Component):
             "variance_ready": Out(1),
             "token": In(token),
             "to_query": In(1),
+            **({"plain": In(1)} if config.has_int4 else {}),
+            **({"formats": In(8)} if formats_of(config) else {}),
             "busy": Out(1),
             "load": In(1),
             "load_token": In(token),
@@ -104,7 +126,7 @@ class Scales(wiring.Component):
 
         # Multiplier: peak * constant, sum / n, or token scale * weight scale.
         m.d.comb += token_read.addr.eq(self.load_token)
-        constant = Mux(name.kind == Kind.QUERY, self.score_constant, Const(_bits(1.0 / 127.0), 32))
+        constant = Mux(name.kind == Kind.QUERY, self.score_constant, self._inverse_largest(name))
         x = Mux(self.peak_valid, self.peak, Mux(self.mean_valid, self.sum, token_read.data))
         y = Mux(self.peak_valid, constant, Mux(self.mean_valid, self.inverse_n, self.weight_scale))
         m.d.comb += [multiplier.a.eq(pipelined(m, x, "x")), multiplier.b.eq(pipelined(m, y, "y"))]
@@ -143,7 +165,7 @@ class Scales(wiring.Component):
         m.d.sync += [do_factor.eq(peaks[-1]), do_scale.eq(start_scale)]
         with m.If(peaks[-1]):
             m.d.sync += [
-                numerator.eq(Mux(of_kv, Const(ONE, 32), Const(_bits(127.0), 32))),
+                numerator.eq(Mux(of_kv, Const(ONE, 32), self._largest(named))),
                 denominator.eq(Mux(of_kv, Cat(Const(0, 16), bf16), peak)),
                 token_numerator.eq(multiplier.o),
             ]
@@ -171,13 +193,13 @@ class Scales(wiring.Component):
         with m.If(self.rewind):
             m.d.sync += [entry.eq(0), announced.eq(0)]
 
-        # Scale of a token: peak / 127 / sqrt(variance).
+        # Scale of a token: peak / largest code / sqrt(variance).
         token = Signal.like(self.token)
         to_query = Signal()
         m.d.comb += [
             self.variance_ready.eq(~self.busy),
             root.start.eq(self.variance_valid & self.variance_ready),
-            root.a.eq(self.variance),
+            root.a.eq(Mux(self.plain, ONE, self.variance) if self.config.has_int4 else self.variance),
             token_write.en.eq(scale_pipe[-1]),
             token_write.addr.eq(token),
             token_write.data.eq(divider.o),
@@ -211,3 +233,27 @@ class Scales(wiring.Component):
         ]
         m.d.comb += query.kv_heads.eq(self.kv_heads)
         return m
+
+    def _has(self, format: Format) -> Value:
+        """The operator has this format, one that the build knows."""
+        return (self.formats & format).any()
+
+    def _inverse_largest(self, name: data.View) -> Value:
+        """What a maximum is multiplied by, a query's excepted."""
+        value: Value = Const(_bits(1.0 / 127.0), 32)
+        if self.config.has_int4:
+            value = Mux((name.kind == Kind.TOKEN) & self._has(Format.FP8), INVERSE_E4M3, value)
+        if self.config.int4_kv:
+            value = Mux((name.kind != Kind.TOKEN) & self._has(Format.INT4_KV), _bits(1.0 / 7.0), value)
+        return value
+
+    def _largest(self, name: data.View) -> Value:
+        """What is divided by the maximum of a token or query."""
+        value: Value = Const(_bits(127.0), 32)
+        for present, kind, format in (
+            (self.config.has_int4, Kind.TOKEN, Format.FP8),
+            (self.config.fp8_query, Kind.QUERY, Format.FP8_QUERY),
+        ):
+            if present:
+                value = Mux((name.kind == kind) & self._has(format), _bits(448.0), value)
+        return value

@@ -31,7 +31,7 @@ GATE = FIRST_PRODUCT + Sigmoid.latency + 1
 SECOND_PRODUCT = GATE + 1 + FloatMul.latency
 #: The sum of a chained step.
 CHAIN_SUM = SECOND_PRODUCT + 1 + FloatAdd.latency
-#: The second product as int8.
+#: The second product as int8 or e4m3.
 QUANTIZED = SECOND_PRODUCT + FloatToInt.latency
 
 #: Idle cycles between a chained step and a short one after it: they share the second multiplier.
@@ -57,7 +57,7 @@ def Strobes() -> data.StructLayout:
 
     ``sum`` (short): scratch * param to the maximum, scratch squared to the column sums. ``rotate`` (short): one half
     of a rotary pair, to the maximum and back to the scratch. ``quantize`` (chained): scratch * param * factor to
-    int8. ``drain`` (chained): accumulators to the scratch.
+    int8 or e4m3. ``drain`` (chained): accumulators to the scratch.
     """
     return data.StructLayout({"sum": 1, "rotate": 1, "quantize": 1, "drain": 1})
 
@@ -66,9 +66,9 @@ def Tag(config: BuildConfig) -> data.StructLayout:
     """Addresses and names of one vector.
 
     ``source``, ``target`` scratch addresses; with ``quantize``, ``target`` is the vector of the token or head.
-    ``param`` parameter address. ``first``, ``last`` vector of a token or head; ``final`` of the operator. ``second``
-    half of a rotary pair. ``place``: token among the active ones (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a
-    head; ``index`` of its factor.
+    ``param`` parameter address; with ``drain``, that of a later step (see `DrainSteps`). ``first``, ``last`` vector of a
+    token or head; ``final`` of the operator. ``second`` half of a rotary pair. ``place``: token among the active ones
+    (TOKEN), head slot (QUERY), bank (KEY, VALUE). ``kv_head`` of a head; ``index`` of its factor.
     """
     scratch = index_bits(config.scratch_vectors)
     return data.StructLayout({

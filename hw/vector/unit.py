@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Buffers, Flag, Opcode
+from ...descriptors import Buffers, Flag, Format, Opcode
 from ..interfaces import (
     AccumulatorRead,
     ActivationWrite,
@@ -25,7 +25,7 @@ from .lane import ONE, Addend, Gate, Lane, LaneControl
 from .norm import NormSteps
 from .peak import Peak
 from .rope import RopeSteps
-from .scales import HeadName, Scales
+from .scales import HeadName, Scales, formats_of
 from .step import CHAIN_SUM, FIRST_PRODUCT, GATE, HELD, QUANTIZED, SECOND_PRODUCT, SHORT_SUM, Kind, Strobes, Tag
 
 __all__ = ["VectorUnit"]
@@ -41,6 +41,8 @@ class VectorUnit(wiring.Component):
     The scales of the tokens, which NORM computes and DRAIN uses, stay inside. NORM ends when its activations are
     written: the last scale may follow up to about 150 cycles later, and the next operator of this unit waits for it.
     With TO_QUERY it is written before ``done``.
+
+    Number formats (`Format`) that the build does not have are ignored.
 
     Steps (see `step.py`) come from one of three state machines, travel down a pipeline of fixed length beside the
     lanes' data, and act where they pass::
@@ -80,6 +82,11 @@ class VectorUnit(wiring.Component):
         m.submodules.peak = peak = Peak(config.width, HeadName(config).size)
         flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
         to_query = flags[Flag.TO_QUERY]
+        formats = Signal(8, reset_less=True)  # a cycle behind the operator, before its first step
+        m.d.sync += formats.eq(descriptor.format & formats_of(config))
+
+        def has(format: Format) -> Value:
+            return (formats & format).any()
 
         # Steps: position k of the pipeline is k cycles after the address is on the memory bus.
         strobes = [Signal(Strobes(), name=f"strobes_{k}") for k in range(CHAIN_SUM + 1)]
@@ -123,7 +130,7 @@ class VectorUnit(wiring.Component):
         # Lanes
         held, product, gate, chained = strobes[HELD], strobes[FIRST_PRODUCT], strobes[GATE], strobes[SECOND_PRODUCT]
         held_kind = tags[HELD].kind
-        control = Signal(LaneControl())
+        control = Signal(LaneControl(config))
         m.d.comb += [
             control.dequantize.eq(held.drain),
             control.unscaled.eq(
@@ -136,6 +143,16 @@ class VectorUnit(wiring.Component):
             control.addend.eq(columns.addend),
             control.minus.eq(product.rotate & ~tags[FIRST_PRODUCT].second),
         ]
+        if config.has_int4:
+            with m.If((held.sum | held.quantize) & has(Format.PLAIN)):
+                m.d.comb += control.unscaled.eq(1)
+        if config.has_int4 and config.has_ternary:
+            m.d.comb += control.row_scaled.eq(has(Format.FP8))
+        if config.has_int4 or config.fp8_query:
+            e4m3 = Signal(reset_less=True)
+            of_token, of_query = (tags[QUANTIZED - 1].kind == kind for kind in (Kind.TOKEN, Kind.QUERY))
+            m.d.sync += e4m3.eq((of_token & has(Format.FP8)) | (of_query & has(Format.FP8_QUERY)))
+            m.d.comb += control.e4m3.eq(e4m3)
         with m.If(chained.drain):
             m.d.comb += control.addend.eq(Mux(flags[Flag.ADD], Addend.RESIDUAL, Addend.CHAIN))
         with m.Elif(product.rotate):
@@ -153,7 +170,7 @@ class VectorUnit(wiring.Component):
 
         products, totals, quantized = [], [], []
         for k in range(config.width):
-            m.submodules[f"lane_{k}"] = lane = Lane(config.acc_bits)
+            m.submodules[f"lane_{k}"] = lane = Lane(config)
             m.d.comb += [
                 lane.control.eq(control),
                 lane.scratch.eq(self.scratch_read.data.word_select(k, 32)),
@@ -220,6 +237,13 @@ class VectorUnit(wiring.Component):
         ]
         with m.If(norm.rewind):
             m.d.sync += token_to_query.eq(to_query)
+        if formats_of(config):
+            m.d.comb += scales.formats.eq(formats)
+        if config.has_int4:
+            token_plain = Signal()
+            with m.If(norm.rewind):
+                m.d.sync += token_plain.eq(has(Format.PLAIN))
+            m.d.comb += scales.plain.eq(token_plain)
         wiring.connect(m, scales.query_scale, wiring.flipped(self.query_scale))
         wiring.connect(m, scales.kv_scale, wiring.flipped(self.kv_scale))
 
@@ -234,7 +258,7 @@ class VectorUnit(wiring.Component):
         return m
 
     def _connect_quantized(self, m: Module, valid: Value, tag: data.View, elements: Value, to_query: Value) -> None:
-        """int8 vectors: tokens to the activation memory (the query memory with TO_QUERY), heads to their memories."""
+        """Vectors of int8 or e4m3: tokens to the activation memory (the query memory with TO_QUERY), heads to their memories."""
         descriptor = self.op.descriptor
         of_token = tag.kind == Kind.TOKEN
         of_query = tag.kind == Kind.QUERY

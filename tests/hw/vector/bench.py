@@ -11,9 +11,17 @@ from cocotb.triggers import RisingEdge
 from torch import Tensor
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode
+from hwgen.descriptors import Buffers, Descriptor, Flag, Format, Opcode
 from hwgen.golden.activation import relu2, silu
 from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
+from hwgen.golden.int4 import (
+    dequantize_rows,
+    e4m3_codes,
+    norm_e4m3,
+    quantize_e4m3,
+    quantize_kv4,
+    quantize_query_e4m3,
+)
 from hwgen.golden.norm import norm_quantize
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
@@ -23,7 +31,7 @@ from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
 Places = dict[tuple[int, ...], int]
 """Contents of a memory by the members of its write bus, in their order."""
 
-RANGES = {"one": (120, 134), "huge": (245, 254), "tiny": (2, 12), "wide": (2, 254)}
+RANGES = {"one": (120, 134), "huge": (245, 254), "tiny": (2, 12), "wide": (2, 254), "spread": (108, 134)}
 """Exponent fields of random numbers."""
 
 STYLES = (*RANGES, "edges", "zero")
@@ -61,7 +69,7 @@ def words(values: Tensor, width: int) -> list[int]:
 
 
 def bytes_of(values: Tensor, width: int) -> list[int]:
-    """Vectors of ``width`` int8 as words."""
+    """Vectors of ``width`` bytes (int8 or codes) as words."""
     elements = values.contiguous().view(-1).tolist()
     return [pack(elements[k : k + width], 8) for k in range(0, len(elements), width)]
 
@@ -86,6 +94,13 @@ class VectorBench:
 
     def __init__(self, dut: Any, config: BuildConfig, seed: int) -> None:
         self.dut, self.config = dut, config
+        self.formats = Format.NONE  # that the unit must know
+        for format, present in (
+            (Format.FP8 | Format.PLAIN, config.engine != "ternary"),
+            (Format.FP8_QUERY, config.fp8_query),
+            (Format.INT4_KV, config.int4_kv),
+        ):
+            self.formats |= format if present else Format.NONE
         self.rng = random.Random(seed)
         self.scratch = random_floats(self.rng, config.scratch_vectors * config.width, "wide").view(-1, config.width)
         self.param = random_floats(self.rng, config.param_vectors * config.width, "wide").view(-1, config.width)
@@ -202,7 +217,12 @@ class VectorBench:
         gain = self._rows(self.param, d.param, d.vectors)
         for i, t in enumerate(tokens):
             x = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
-            q, self.scales[t] = norm_quantize(x, gain, d.scalar0, d.scalar1)
+            if Format.FP8 in d.format & self.formats:
+                plain = Format.PLAIN in d.format & self.formats
+                integers, self.scales[t] = quantize_e4m3(x) if plain else norm_e4m3(x, gain, d.scalar0, d.scalar1)
+                q = e4m3_codes(integers)
+            else:
+                q, self.scales[t] = norm_quantize(x, gain, d.scalar0, d.scalar1)
             for v, word in enumerate(bytes_of(q, c.width)):
                 if d.flags & Flag.TO_QUERY:
                     query[0, 0, d.kv_heads, d.head_vectors, v] = word
@@ -219,7 +239,10 @@ class VectorBench:
             scale = fmul(self.scales[t], torch.tensor(d.scalar0))
             half = int(Buffers.ACCUMULATOR in d.buffers)
             rows = self.accumulators[half, i, d.row_blocks * width : (d.row_blocks + d.vectors) * width]
-            y = fmul(int_to_f32(rows), scale)
+            if Format.FP8 in d.format & self.formats:
+                y = dequantize_rows(rows, scale, self._rows(self.param, d.param, d.vectors))
+            else:
+                y = fmul(int_to_f32(rows), scale)
             source = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
             if d.flags & Flag.RELU2:
                 y = relu2(y)
@@ -254,13 +277,17 @@ class VectorBench:
                     self.scratch[base : base + h] = y.view(h, -1)
                     scratch |= {(base + v,): word for v, word in enumerate(words(y, c.width))}
                 if head < d.heads:
-                    q, scale = quantize_query(y, d.scalar0)
+                    if Format.FP8_QUERY in d.format & self.formats:
+                        integers, scale = quantize_query_e4m3(y)
+                        q = e4m3_codes(integers)
+                    else:
+                        q, scale = quantize_query(y, d.scalar0)
                     kv_head, member = divmod(head, group)
                     slot = t * group + member
                     query |= {(slot, kv_head, d.kv_heads, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
                     query_scale[slot, kv_head, d.kv_heads] = to_bits(scale.view(1))[0]
                 else:
-                    q, scale = quantize_kv(y)
+                    q, scale = (quantize_kv4 if Format.INT4_KV in d.format & self.formats else quantize_kv)(y)
                     value, kv_head = divmod(head - d.heads, d.kv_heads)
                     kv |= {(t, value, kv_head, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
                     kv_scale[t, value, kv_head] = int(bf16_bits(scale.view(1))[0])

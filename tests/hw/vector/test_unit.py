@@ -2,121 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cocotb
 import pytest
-import torch
 
 from hwgen.config import BuildConfig, ConfigError
-from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.hw.vector import VectorUnit
-from tests.cocotb_runner import cocotb_parameters, run_cocotb
+from tests.cocotb_runner import run_cocotb
 
-from .bench import BUSES, STYLES, VectorBench, config_of_width, random_floats
-
-MODES = (Flag.STORE, Flag.RELU2, Flag.SILU, Flag.MULTIPLY, Flag.ADD)
-
-BUFFERS = [Buffers(bits) for bits in range(4)]
-
-TAIL = 400
-"""Cycles after which nothing of an operator is left."""
-
-
-async def started(dut: Any, seed: int) -> VectorBench:
-    bench = VectorBench(dut, BuildConfig.from_dict(cocotb_parameters()["config"]), seed)
-    await bench.reset()
-    return bench
-
-
-def fill(bench: VectorBench, memory: torch.Tensor, base: int, vectors: int, style: str) -> None:
-    memory[base : base + vectors] = random_floats(bench.rng, vectors * bench.config.width, style).view(vectors, -1)
-
-
-def norm(bench: VectorBench, vectors: int, tokens: int, style: str, flags: Flag = Flag.NONE) -> Descriptor:
-    """NORM of tokens 0 to ``tokens - 1`` with new contents; every second run has gains near 1."""
-    rng = bench.rng
-    stride = vectors + rng.randrange(3)
-    d = Descriptor(
-        opcode=Opcode.NORM,
-        flags=flags,
-        buffers=rng.choice(BUFFERS),
-        vectors=vectors,
-        src=rng.randrange(40),
-        src_stride=stride,
-        param=rng.randrange(40),
-        heads=2,
-        kv_heads=1,
-        head_vectors=2,
-        scalar0=1.0 / (vectors * bench.config.width),
-        scalar1=rng.choice((1e-5, 1e-6, 0.0)),
-    )
-    for t in range(tokens):
-        fill(bench, bench.scratch, d.src + t * stride, vectors, style)
-    fill(bench, bench.param, d.param, vectors, rng.choice((style, "one")))
-    return d
-
-
-def drain(bench: VectorBench, flags: Flag, vectors: int, tokens: int, style: str) -> Descriptor:
-    rng, config = bench.rng, bench.config
-    top = 127 * config.max_inputs
-    bound = rng.choice((3, 300, top))
-    generator = torch.Generator().manual_seed(rng.getrandbits(30))
-    bench.accumulators = torch.randint(-bound, bound + 1, bench.accumulators.shape, generator=generator)
-    bench.accumulators[..., ::7] = top
-    bench.accumulators[..., 3::11] = -top
-    d = Descriptor(
-        opcode=Opcode.DRAIN,
-        flags=flags,
-        buffers=rng.choice(BUFFERS),
-        vectors=vectors,
-        row_blocks=rng.randrange(config.panel_vectors - vectors + 1),
-        src=rng.randrange(30),
-        src_stride=vectors + rng.randrange(2),
-        dst=512 + rng.randrange(30),
-        dst_stride=vectors + rng.randrange(2),
-        scalar0=random_floats(rng, 1, "wide" if style == "wide" else "one").item(),
-    )
-    for t in range(tokens):
-        fill(bench, bench.scratch, d.src + t * d.src_stride, vectors, style)
-    return d
-
-
-ALL_KINDS = Flag.QUERIES | Flag.KEYS | Flag.VALUES
-KINDS = [ALL_KINDS, Flag.QUERIES, Flag.KEYS, Flag.VALUES, Flag.QUERIES | Flag.KEYS, Flag.KEYS | Flag.VALUES]
-
-
-def rope(
-    bench: VectorBench, heads: int, kv_heads: int, head_vectors: int, tokens: int, style: str, kinds: Flag = ALL_KINDS
-) -> Descriptor:
-    rng = bench.rng
-    vectors = (heads + 2 * kv_heads) * head_vectors
-    d = Descriptor(
-        opcode=Opcode.ROPE,
-        flags=kinds,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_vectors=head_vectors,
-        src=rng.randrange(30),
-        src_stride=vectors + rng.randrange(2),
-        param=rng.randrange(30),
-        param_stride=head_vectors + rng.randrange(2),
-        scalar0=1.4426950408889634 / (127 * (head_vectors * bench.config.width) ** 0.5),
-    )
-    for t in range(tokens):
-        fill(bench, bench.scratch, d.src + t * d.src_stride, vectors, style)
-        fill(bench, bench.param, d.param + t * d.param_stride, head_vectors, rng.choice((style, "one")))
-    return d
-
-
-async def check_scales(bench: VectorBench, first: int, count: int) -> None:
-    """The scales inside, bit for bit: DRAIN of accumulators of 1 with a weight scale of 1 stores them."""
-    bench.accumulators[:] = 1
-    width = bench.config.tokens
-    for start in range(first, first + count, width):
-        d = Descriptor(opcode=Opcode.DRAIN, flags=Flag.STORE, vectors=1, dst=900, dst_stride=1, scalar0=1.0)
-        await bench.run(d, first=start, count=min(width, first + count - start))
+from .bench import BUSES, STYLES, config_of_width
+from .operators import ALL_KINDS, KINDS, MODES, TAIL, check_scales, drain, norm, rope, started
 
 
 @cocotb.test()
@@ -180,12 +79,7 @@ async def drain_in_place(dut: Any) -> None:
     await bench.run(norm(bench, 4, count, "one"), count=count, gang=False)
     for flags in (Flag.ADD, Flag.MULTIPLY):
         d = drain(bench, flags, 9, count, "one")
-        fields = {name: getattr(d, name) for name in ("vectors", "row_blocks", "src", "src_stride", "scalar0", "buffers")}
-        await bench.run(
-            Descriptor(opcode=Opcode.DRAIN, flags=flags, dst=d.src, dst_stride=d.src_stride, **fields),
-            count=count,
-            gang=False,
-        )
+        await bench.run(replace(d, dst=d.src, dst_stride=d.src_stride), count=count, gang=False)
 
 
 @cocotb.test()
