@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
@@ -31,6 +31,7 @@ from ..model import ModelShape
 from ..weights import LayerWeights, ModelWeights, TernaryMatrix, rotary_rows, score_constant
 from .image import REGION_ALIGNMENT, Image, Region, relocate
 from .progress import Ticker
+from .slices import SlicedProgram, pack_slices, plan_slices
 
 __all__ = ["HEADS", "compile_model", "plan_model"]
 
@@ -41,6 +42,9 @@ HEADS = ("exact", "shortlist")
 
 #: Rows of a table that are laid out at a time.
 TABLE_ROWS = 4096
+
+#: Operators whose address is relative to the KV region.
+CACHE_USERS = (Opcode.ATTENTION, Opcode.KV_WRITE)
 
 #: Alignment of every segment, in bytes.
 SEGMENT_ALIGNMENT = 64
@@ -256,6 +260,7 @@ class ModelCompiler:
             raise HwgenError("usage", f"{head!r} is no LM head", f"use one of: {', '.join(HEADS)}")
         self.head_kind = head
         self.config, self.shape = config, shape
+        self.gain_vectors = gains
         self.plan = plan_scratch(config, shape, gains)
         self.context = min(config.max_context, self.shape.max_context)
         self.head_vectors = self.shape.head_dim // config.width
@@ -265,8 +270,6 @@ class ModelCompiler:
         self.memory = SegmentPlan()
         self.packed = PackedRows()
         self.program: list[Descriptor] = []
-        #: Descriptors whose address is relative to the KV region.
-        self.kv_users: list[int] = []
         #: Drains of the latest panel: they follow the next LINEAR, which runs beside them.
         self.undrained: list[Descriptor] = []
         #: What comes behind them.
@@ -515,7 +518,6 @@ class ModelCompiler:
             "stride": self.page_bytes,
             "head_stride": self.block.bytes,
         }
-        self.kv_users += [len(self.program), len(self.program) + 1]
         self.emit(
             Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
             dst_stride=p.a_stride,
@@ -755,16 +757,23 @@ class ModelCompiler:
     def image(self, name: str, progress: Callable[[str], None]) -> Image:
         ticker = Ticker(progress)
         self.plan_program()
+        sliced = plan_slices(self)
+        if sliced is not None:
+            size = len(pack_slices(sliced)[0])
+            self.memory.add("slices", size, lambda: np.zeros(size, np.uint8))  # written with their addresses, as the program is
+            self.memory.align(REGION_ALIGNMENT)
         used = (len(self.program) + PROGRAM_PADDING) * DESCRIPTOR_BYTES
         start = align(used, REGION_ALIGNMENT)
         constants = start + self.memory.end
         logits = pad_beats(self.config, -(-4 * self.shape.vocab // self.config.beat_bytes)) * self.config.beat_bytes
         kv = constants + align(logits, REGION_ALIGNMENT)
         pages = -(-self.context // self.config.kv_block)
-        users = set(self.kv_users)
-        descriptors = [
-            d for i, plain in enumerate(self.program) for d in relocate([plain], kv if i in users else start)
-        ]
+
+        def placed(program: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
+            return tuple(d for plain in program for d in relocate([plain], kv if plain.opcode in CACHE_USERS else start))
+
+        if sliced is not None:
+            sliced = SlicedProgram(placed(sliced.beside), tuple(map(placed, sliced.slices)))
         symbols = {"program": Region(0, used)}
         data = np.zeros(constants, np.uint8)
         for symbol, segment in self.memory.segments.items():
@@ -777,13 +786,14 @@ class ModelCompiler:
             config=self.config,
             shape=self.shape,
             name=name,
-            descriptors=tuple(descriptors),
+            descriptors=placed(self.program),
             data=data,
             symbols=symbols,
             total_bytes=kv + pages * self.page_bytes,
             chunk=self.plan.chunk,
             context=self.context,
             page_bytes=self.page_bytes,
+            sliced=sliced,
         )
 
 

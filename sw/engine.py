@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +19,9 @@ from ..layout import from_planes
 from ..registers import COUNTERS, PassFlag, Register, Status, register_map
 from .device import Bytes, Device, attach
 from .image import Image, check_contract
+from .slices import is_needed
 
-__all__ = ["Candidate", "Engine", "PassResult", "Session"]
+__all__ = ["Candidate", "Engine", "PassResult", "Session", "SlicedPass"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
@@ -27,7 +29,7 @@ PASS_TIMEOUT = 60.0
 START, ACKNOWLEDGE = 1, 2
 
 #: Regions of an image that say nothing about its model.
-_NO_WEIGHTS = ("program", "logits", "kv")
+_NO_WEIGHTS = ("program", "logits", "kv", "slices")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,24 @@ class Session:
         return len(self.tokens)
 
 
+@dataclass(eq=False)
+class SlicedPass:
+    """A pass that is run slice by slice (:meth:`Engine.run_slice`). Its tokens belong to the session when it has ended."""
+
+    session: Session
+    tokens: list[int]
+    #: As for :meth:`Engine.forward`.
+    logits: bool
+    write_logits: bool
+    #: Tokens of the session before it.
+    position: int
+    #: Slice to be run next.
+    next: int = 0
+    #: Sums over the slices that were run.
+    counters: Counter[str] = field(default_factory=Counter)
+    opcode_cycles: Counter[str] = field(default_factory=Counter)
+
+
 class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
@@ -105,10 +125,18 @@ class Engine:
         self.base = device.allocate(image.total_bytes)
         device.write(self.base, image.data)
         device.write(self.base, np.frombuffer(image.program(self.base), np.uint8))
-        logits = self.base + image.symbols["logits"].offset
-        for name, value in (("PROGRAM", self.base + image.symbols["program"].offset), ("LOGITS", logits)):
-            self._write(f"{name}_LOW", value & 0xFFFFFFFF)
-            self._write(f"{name}_HIGH", value >> 32)
+        slices, addresses = image.slices(self.base)
+        if slices:
+            device.write(self.base + image.symbols["slices"].offset, np.frombuffer(slices, np.uint8))
+        self._program = self.base + image.symbols["program"].offset
+        #: Programs of the pass beside a suspended one, and of every slice.
+        self._beside, self._slices = addresses[0] if addresses else self._program, addresses[1:]
+        #: The pass whose vectors are in the scratch memory.
+        self._suspended: SlicedPass | None = None
+        self._write_address("LOGITS", self.base + image.symbols["logits"].offset)
+        #: PROGRAM as the device has it.
+        self._loaded = self._program
+        self._write_address("PROGRAM", self._program)
         self._write("CONTROL", ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("INTERRUPT", 1)
 
@@ -120,6 +148,10 @@ class Engine:
         row = self._registers[name]
         self.device.write_register(row.offset + index * row.step, value)
 
+    def _write_address(self, name: str, value: int) -> None:
+        self._write(f"{name}_LOW", value & 0xFFFFFFFF)
+        self._write(f"{name}_HIGH", value >> 32)
+
     def _read(self, name: str, index: int = 0) -> int:
         row = self._registers[name]
         return self.device.read_register(row.offset + index * row.step)
@@ -129,7 +161,7 @@ class Engine:
         """SHA-256 over shape and weights as the machine reads them; what a saved session is bound to."""
         digest = hashlib.sha256(json.dumps(self.image.shape.to_dict(), sort_keys=True).encode())
         for name, region in sorted(self.image.symbols.items()):
-            if name not in _NO_WEIGHTS:
+            if name.split(".")[0] not in _NO_WEIGHTS:
                 digest.update(name.encode())
                 digest.update(self.image.data[region.offset : region.offset + region.bytes].tobytes())
         return digest.hexdigest()
@@ -247,7 +279,17 @@ class Engine:
 
     # ---- passes --------------------------------------------------------------------------------------------------
     def start(self, session: Session, tokens: Sequence[int], *, logits: bool, write_logits: bool = False) -> None:
-        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end."""
+        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end.
+
+        A pass of one token leaves a suspended one (:meth:`run_slice`) as it is; any other makes that begin anew.
+        """
+        self._check_pass(session, tokens)
+        if len(tokens) > 1 or not self._slices:
+            self._suspended = None
+        self._ring(self._program if self._suspended is None else self._beside, session, tokens, logits, write_logits)
+        self._extend(session, tokens)
+
+    def _check_pass(self, session: Session, tokens: Sequence[int]) -> None:
         if not 1 <= len(tokens) <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {len(tokens)}")
         self.check_context(session.position + len(tokens))
@@ -258,6 +300,14 @@ class Engine:
                     f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
                     "use the tokenizer of this model",
                 )
+
+    def _extend(self, session: Session, tokens: Sequence[int]) -> None:
+        if session.aligned == session.position and session.position % self.image.chunk == 0:
+            session.aligned += len(tokens)
+        session.tokens.extend(tokens)
+
+    def _ring(self, program: int, session: Session, tokens: Sequence[int], logits: bool, write_logits: bool) -> None:
+        """Run a program over ``tokens`` behind those of a session."""
         if session.parked is not None:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
@@ -271,6 +321,9 @@ class Engine:
                 f"{self._missing(session, end)} KV pages are needed, {len(self._free)} are free",
                 "close another session, or give the cache more tokens",
             )
+        if self._loaded != program:
+            self._write_address("PROGRAM", program)
+            self._loaded = program
         for i, page in enumerate(session.pages):
             if self._table[i] != page:
                 self._write("PAGE", page, i)
@@ -281,9 +334,6 @@ class Engine:
         self._write("COUNT", len(tokens))
         options = (PassFlag.LOGITS if logits else 0) | (PassFlag.WRITE_LOGITS if logits and write_logits else 0)
         self._write("PASS", int(options))
-        if session.aligned == session.position and session.position % self.image.chunk == 0:
-            session.aligned += len(tokens)
-        session.tokens.extend(tokens)
         self._write("CONTROL", START)
         self._busy = True
 
@@ -315,6 +365,55 @@ class Engine:
             del session.tokens[position:]
             session.aligned = aligned
             raise
+
+    # ---- passes that make way ------------------------------------------------------------------------------------
+    @property
+    def slices(self) -> int:
+        """Slices of a pass of the whole chunk; 0 where the scratch memory has no room for another token beside it."""
+        return len(self._slices)
+
+    def begin_slices(
+        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
+    ) -> SlicedPass:
+        """A pass as :meth:`forward` runs it, with the same results, to be run slice by slice. Between slices other sessions
+        may have passes of one token, and this one may be parked; given up by running no more slices.
+        """
+        if not self._slices:
+            raise ValueError("the image must have slices")
+        self._check_pass(session, tokens)
+        return SlicedPass(session, list(tokens), logits, write_logits, session.position)
+
+    def is_suspended(self, sliced: SlicedPass | None) -> bool:
+        """Whether what a pass has computed is still on the device."""
+        return sliced is not None and sliced is self._suspended
+
+    def run_slice(self, sliced: SlicedPass) -> PassResult | None:
+        """The next slice; what the whole pass did, when it was the last one.
+
+        Where other vectors have taken the place of this pass's in the meantime, it begins anew.
+        """
+        if sliced.session.position != sliced.position:
+            raise ValueError(f"the session must have {sliced.position} tokens, not {sliced.session.position}")
+        if self._suspended is not sliced:
+            sliced.next = 0
+        self._suspended = None  # of a slice that fails nothing is known
+        tokens = len(sliced.tokens)
+        self._ring(self._slices[sliced.next], sliced.session, sliced.tokens, sliced.logits, sliced.write_logits)
+        result = self.finish(tokens, logits=False)
+        sliced.counters.update(result.counters)
+        sliced.opcode_cycles.update(result.opcode_cycles)
+        assert self.image.sliced is not None
+        for number in range(sliced.next + 1, len(self._slices)):
+            if is_needed(self.image.sliced.slices[number], tokens, sliced.logits):
+                sliced.next, self._suspended = number, sliced
+                return None
+        self._extend(sliced.session, sliced.tokens)
+        return PassResult(
+            tokens=tokens,
+            candidates=self._candidates() if sliced.logits else (),
+            counters=dict(sliced.counters),
+            opcode_cycles=dict(sliced.opcode_cycles),
+        )
 
     def prefill(self, session: Session, tokens: Sequence[int], *, write_logits: bool = False) -> list[PassResult]:
         """A prompt in chunks; the last pass has the candidates of the next token."""

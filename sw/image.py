@@ -15,6 +15,7 @@ from ..config import CONTRACT_VERSION, BuildConfig
 from ..descriptors import Descriptor, Fetch, Opcode, pack_program, unpack_program
 from ..errors import HwgenError
 from ..model import ModelShape
+from .slices import SlicedProgram, pack_slices, unpack_slices
 
 __all__ = ["Image", "Region", "check_contract", "relocate"]
 
@@ -73,7 +74,8 @@ class Image:
     descriptors: tuple[Descriptor, ...]
     #: Constant bytes from offset 0; the program's place is filled by :meth:`program`.
     data: npt.NDArray[np.uint8]
-    #: Regions by name: ``program``, ``embedding``, ``rotary``, ``layers.0.qkv``, ..., ``head``, ``logits``, ``kv``.
+    #: Regions by name: ``program``, ``embedding``, ``rotary``, ``layers.0.qkv``, ..., ``head``, ``slices``, ``logits``,
+    #: ``kv``.
     symbols: dict[str, Region]
     #: Bytes of the whole image, logits and KV pages included.
     total_bytes: int
@@ -83,6 +85,8 @@ class Image:
     context: int
     #: Bytes of one KV page (``kv_block`` positions of every layer and head).
     page_bytes: int
+    #: The same pass in slices, where the scratch memory has room for a token of another session between them.
+    sliced: SlicedProgram | None = None
 
     @property
     def pages(self) -> int:
@@ -92,6 +96,17 @@ class Image:
     def program(self, base: int) -> bytes:
         """Bytes of the program for an image at address ``base``."""
         return pack_program(relocate(self.descriptors, base))
+
+    def slices(self, base: int) -> tuple[bytes, tuple[int, ...]]:
+        """Bytes of region ``slices`` for an image at ``base``; address of the program beside the slices, then of each slice."""
+        if self.sliced is None:
+            return b"", ()
+        moved = SlicedProgram(
+            tuple(relocate(self.sliced.beside, base)), tuple(tuple(relocate(part, base)) for part in self.sliced.slices)
+        )
+        data, offsets = pack_slices(moved)
+        start = base + self.symbols["slices"].offset
+        return data, tuple(start + offset for offset in offsets)
 
     def header(self) -> dict[str, Any]:
         """What the file states about the image, as JSON values."""
@@ -117,6 +132,9 @@ class Image:
             data = self.data.copy()
             program = np.frombuffer(self.program(0), np.uint8)
             data[: program.size] = program
+            slices = np.frombuffer(self.slices(0)[0], np.uint8)
+            start = self.symbols["slices"].offset if slices.size else 0
+            data[start : start + slices.size] = slices
             file.write(data.tobytes())
         part.replace(path)
 
@@ -149,6 +167,7 @@ class Image:
             raise HwgenError("model", f"{path} is cut short: {data.size} bytes of {symbols['logits'].offset}", fix)
         program = symbols["program"]
         descriptors = tuple(unpack_program(data[program.offset : program.offset + program.bytes].tobytes()))
+        sliced = symbols.get("slices")
         return cls(
             config=config,
             shape=ModelShape(**header["shape"]),
@@ -160,4 +179,5 @@ class Image:
             chunk=header["chunk"],
             context=header["context"],
             page_bytes=header["page_bytes"],
+            sliced=unpack_slices(data[sliced.offset : sliced.offset + sliced.bytes].tobytes()) if sliced else None,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..errors import HwgenError
 from .device import DeviceTimeout
-from .engine import Engine, PassResult, Session
+from .engine import Engine, PassResult, SlicedPass
 from .generation import GeneratedToken, Generation, PassRequest
 
 __all__ = ["Job", "Observer", "QueueFull", "Scheduler"]
@@ -35,25 +35,32 @@ class Job:
     #: Called once, with the error if the answer could not be completed.
     on_end: Callable[[HwgenError | None], None]
     cancelled: bool = field(default=False, init=False)
+    #: The pass of prefill that made way for others, and the seconds it has taken.
+    sliced: SlicedPass | None = field(default=None, init=False)
+    seconds: float = field(default=0.0, init=False)
 
 
 class Scheduler:
     """Runs jobs pass by pass.
 
-    Every decoding session gets one pass a round; after each round comes one pass of the prefill that was asked for first.
-    So a decoding session never waits longer for another's prompt than one chunk takes. Prompts are computed one after the
-    other, in order: the second of two that begin alike finds what the first has left.
+    Every decoding session gets one pass a round; after each round comes a turn of the prefill that was asked for first:
+    ``turn`` slices of its pass, a slice being one operator with what it needs (see `hwgen.sw.slices`), or with 0 the whole pass.
+    So with 1 a decoding session never waits longer for another's prompt than one operator takes. Where nobody decodes, and where
+    the scratch memory has no room for slices, a turn is a whole pass. Prompts are computed one after the other, in order: the
+    second of two that begin alike finds what the first has left.
 
     When the pages of the KV cache run out, kept prefixes are dropped first; then the youngest session is parked in memory of
     the host and continues, with the same bits, when there is room again.
     """
 
-    def __init__(self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, observer: Observer | None = None) -> None:
-        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0)):
+    def __init__(
+        self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, turn: int = 1, observer: Observer | None = None
+    ) -> None:
+        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("turn", turn, 0)):
             if value < least:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
-        self.max_running, self.max_waiting = max_running, max_waiting
+        self.max_running, self.max_waiting, self.turn = max_running, max_waiting, turn
         self._observe: Observer = observer or (lambda job, result, prefill, seconds: None)
         #: Guards what several threads change: the waiting jobs and whether more are taken.
         self._changed = threading.Condition()
@@ -92,7 +99,7 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """End a job before its next pass; nothing happens to one that has ended."""
+        """End a job before its next pass or slice; nothing happens to one that has ended."""
         with self._changed:
             job.cancelled = True
             self._changed.notify()
@@ -134,7 +141,7 @@ class Scheduler:
             self._end(job, error)
 
     def step(self) -> bool:
-        """One pass of one job; False when there is nothing to do."""
+        """One pass, or turn of slices, of one job; False when there is nothing to do."""
         for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
             self._end(job, None)
         self._admit()
@@ -169,9 +176,15 @@ class Scheduler:
                 if job in ready:
                     return job
             self._round.extend(j for j in ready if not j.generation.prefilling)
-            prefill = next((j for j in ready if j.generation.prefilling), None)
+            prefill = self._next_prefill(ready)
             if prefill is not None or not self._round:
                 return prefill
+
+    def _next_prefill(self, ready: list[Job]) -> Job | None:
+        """The one whose pass is under way, then the oldest."""
+        waiting = [j for j in ready if j.generation.prefilling]
+        under_way = [j for j in waiting if self.engine.is_suspended(j.sliced)]
+        return next(iter(under_way + waiting), None)
 
     def _advance(self, job: Job) -> None:
         generation = job.generation
@@ -182,8 +195,11 @@ class Scheduler:
                     return
                 prefill = generation.prefilling
                 begin = time.monotonic()
-                result = self._run_pass(generation.session, request)
-                seconds = time.monotonic() - begin
+                result = self._run_pass(job, request)
+                job.seconds += time.monotonic() - begin
+                if result is None:
+                    return
+                seconds, job.seconds = job.seconds, 0.0
                 self._observe(job, result, prefill, seconds)
                 token = generation.accept(result, seconds)
                 if token is not None:
@@ -196,11 +212,24 @@ class Scheduler:
         if generation.ended:
             self._end(job, None)
 
-    def _run_pass(self, session: Session, request: PassRequest) -> PassResult:
-        """One pass from doorbell to completion. The only place where the device is occupied: a pass that may be stopped at
-        an operator boundary is stopped, and continued, here.
+    def _run_pass(self, job: Job, request: PassRequest) -> PassResult | None:
+        """One pass from doorbell to completion, or a turn of one that makes way for others: None when it goes on. The only place
+        where the device is occupied.
         """
-        return self.engine.forward(session, request.tokens, logits=request.logits, write_logits=request.write_logits)
+        session, options = job.generation.session, {"logits": request.logits, "write_logits": request.write_logits}
+        if job.sliced is None:
+            decoding = any(not j.generation.prefilling for j in self._ready())
+            if not (self.turn and self.engine.slices and job.generation.prefilling and decoding):
+                return self.engine.forward(session, request.tokens, **options)
+            job.sliced = self.engine.begin_slices(session, request.tokens, **options)
+        for _ in range(max(1, self.turn)):
+            result = self.engine.run_slice(job.sliced)
+            if result is not None:
+                job.sliced = None
+                return result
+            if job.cancelled:
+                break
+        return None
 
     def _make_room(self, job: Job) -> bool:
         """Pages for what the job computes next, its whole prompt included; False when the job itself had to make way."""

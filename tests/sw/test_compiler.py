@@ -239,7 +239,10 @@ def test_image_file(image: Image, tmp_path: Path) -> None:
     loaded = Image.load(path)
     assert loaded.header() == image.header() and loaded.program(4096) == image.program(4096)
     program = image.symbols["program"].bytes
-    np.testing.assert_array_equal(loaded.data[program:], image.data[program:])
+    slices = image.symbols["slices"]
+    for part in (slice(program, slices.offset), slice(slices.offset + slices.bytes, None)):
+        np.testing.assert_array_equal(loaded.data[part], image.data[part])
+    assert loaded.slices(4096) == image.slices(4096)
     assert loaded.config == CONFIG and loaded.shape == SHAPE
 
 

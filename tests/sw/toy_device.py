@@ -2,6 +2,9 @@
 
 The record of a token, kept in its page, is a hash over all records before it, the token, and where its pass began; logits are
 drawn from the last record. So a page that is wrong, stale or shared by mistake changes every token that follows, in no time.
+
+A pass in slices keeps its tokens in a scratch memory from the first slice to the last, where any pass but one beside it changes
+them; half of each record is written by the first slice, and must still be there in the last.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from hwgen.sw.device import Allocator, DeviceTimeout
 from hwgen.sw.engine import Engine
 from hwgen.sw.image import Image
 from hwgen.sw.kv_cache import with_cache_tokens
+from hwgen.sw.slices import is_needed
 
 __all__ = ["ToyDevice", "toy_engine"]
 
@@ -34,6 +38,10 @@ class ToyDevice:
         self.image, self.config = image, image.config
         self.memory = np.zeros(image.total_bytes + 3 * Allocator.STEP, np.uint8)
         self._allocator = Allocator(Allocator.STEP, self.memory.size - Allocator.STEP)
+        self._base = 0
+        self._addresses: tuple[int, ...] = ()
+        #: Position and tokens of the pass whose slices run, and the slice that must come next.
+        self._scratch: tuple[int, list[int], int] | None = None
         self._names = {r.offset + i * r.step: (r.name, i) for r in register_map(self.config) for i in range(r.count)}
         code = self.config.contract_hash
         self.values: dict[tuple[str, int], int] = {
@@ -44,7 +52,9 @@ class ToyDevice:
         }
 
     def allocate(self, size: int) -> int:
-        return self._allocator.allocate(size)
+        self._base = self._allocator.allocate(size)
+        self._addresses = self.image.slices(self._base)[1]
+        return self._base
 
     def write(self, address: int, data: npt.NDArray[np.uint8]) -> None:
         self.memory[address : address + data.size] = data.reshape(-1)
@@ -73,16 +83,50 @@ class ToyDevice:
     def _record(self, position: int) -> npt.NDArray[np.uint8]:
         """Place of the record of a position."""
         page = self.values["PAGE", position // self.config.kv_block]
-        base = self.values["PROGRAM_LOW", 0] - self.image.symbols["program"].offset
-        start = base + self.image.symbols["kv"].offset + page * self.image.page_bytes
+        start = self._base + self.image.symbols["kv"].offset + page * self.image.page_bytes
         start += position % self.config.kv_block * RECORD
         return self.memory[start : start + RECORD]
 
     def _run(self) -> None:
         begin, count = self.values["POSITION", 0], self.values["COUNT", 0]
+        tokens = [self.values["TOKEN", i] for i in range(count)]
+        program, addresses = self.values["PROGRAM_LOW", 0], self._addresses
+        if program in addresses[1:]:
+            self._slice(addresses.index(program) - 1, begin, tokens)
+            return
+        if program not in addresses:
+            assert program == self._base + self.image.symbols["program"].offset
+            self._scratch = None
+        else:
+            assert count == 1, "the program beside slices is for one token"
+        self._pass(begin, tokens)
+
+    def _slice(self, number: int, begin: int, tokens: list[int]) -> None:
+        assert self.image.sliced is not None
+        logits = PassFlag.LOGITS in PassFlag(self.values["PASS", 0])
+        needed = [i for i, part in enumerate(self.image.sliced.slices) if is_needed(part, len(tokens), logits)]
+        records = [self._record(begin + i)[: RECORD // 2] for i in range(len(tokens))]
+        halves = [np.array([token, begin], np.uint16).view(np.uint8) for token in tokens]
+        if number == 0:
+            for record, half in zip(records, halves, strict=True):
+                record[:] = half
+        else:
+            assert self._scratch is not None, "the slices before this one are lost"
+            first, kept, following = self._scratch
+            assert (first, len(kept), following) == (begin, len(tokens), number)
+            tokens = kept
+            assert all(np.array_equal(*pair) for pair in zip(records, halves, strict=True)), "pages have changed"
+        at = needed.index(number) + 1
+        if at < len(needed):
+            self._scratch = begin, tokens, needed[at]
+        else:
+            self._scratch = None
+            self._pass(begin, tokens)
+
+    def _pass(self, begin: int, tokens: list[int]) -> None:
         digest = hashlib.blake2b(b"".join(self._record(p).tobytes() for p in range(begin)), digest_size=RECORD)
-        for i in range(count):
-            digest.update(np.array([self.values["TOKEN", i], begin]).tobytes())
+        for i, token in enumerate(tokens):
+            digest.update(np.array([token, begin]).tobytes())
             self._record(begin + i)[:] = np.frombuffer(digest.digest(), np.uint8)
         options = PassFlag(self.values["PASS", 0])
         if PassFlag.LOGITS not in options:
