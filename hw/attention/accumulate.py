@@ -133,13 +133,15 @@ class ValueStage(wiring.Component):
     op : In(Operator)
     ready, take, willing, item, weights, power, correction, reciprocal
         Counterparts of :class:`OnlineSoftmax`.
-    value_buffer, value_dim, value, value_ready, next_value_ready, free
+    value_buffer, value_dim, value, value_ready, next_value_ready, free, value_own
         Counterparts of :class:`BlockBuffer`.
     group_vectors, output_round, output_read, output, active
         Counterparts of :class:`SlotTable`.
     scratch_write : Out(MemoryWrite)
     done : Out(1)
         Strobe after the last write of the operator's final item.
+    working : Out(1)
+        With ``config.probe`` only: a value beat is asked for.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -162,6 +164,7 @@ class ValueStage(wiring.Component):
             "value_ready": In(1),
             "next_value_ready": In(1),
             "free": Out(1),
+            **({"value_own": Out(1)} if config.int4_kv else {}),
             "group_vectors": In(16),
             "output_round": Out(index_bits(sizes.rounds)),
             "output_read": Out(1),
@@ -169,6 +172,7 @@ class ValueStage(wiring.Component):
             "active": In(1).array(lanes),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "done": Out(1),
+            **({"working": Out(1)} if config.probe else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -194,6 +198,10 @@ class ValueStage(wiring.Component):
         step, first, ended, follow = Signal(), Signal(), Signal(), Signal()
         head_offset = Signal(len(self.output[0]))
         popped = Signal(range(lanes + 1))
+        if config.probe:
+            m.d.comb += self.working.eq(step & ~output_pass)
+        if config.int4_kv:
+            m.d.comb += self.value_own.eq(item.own)
         m.d.comb += [
             last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1),
             self.willing.eq(idle & self.value_ready),

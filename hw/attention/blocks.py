@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ...descriptors import Format
 from ..interfaces import KV_LATENCY, BeatStream, KvRead, Operator, index_bits
 from .item import BUFFERS, AttentionSizes, delayed
 from .memory import BlockMemory
+from .nibbles import expand_beat
 from .scales import ScaleBuffer
 
 __all__ = ["BlockBuffer"]
@@ -22,6 +24,7 @@ class BlockBuffer(wiring.Component):
     ATTENTION: for every key/value head the pass's own block from the KV store, then the past blocks from ``beats``.
     HEAD (``direct``): blocks of vocabulary rows; the key buffers together are a queue of their beats.
     A block is followed by padding up to a multiple of ``groups`` beats, which is dropped.
+    Past blocks of 4-bit elements stay packed in the buffers, so that they load in half the time, and are expanded when read.
 
     Members
     -------
@@ -40,6 +43,8 @@ class BlockBuffer(wiring.Component):
         Value beat, one cycle later.
     value_ready, next_value_ready : Out(1)
         The values of the oldest block that was not freed are complete, and those of the next one too.
+    key_own, value_own : In(1)
+        With ``config.int4_kv`` only: the block that is read is the pass's own.
     free : In(1)
         Strobe: nothing of the oldest block is needed any more.
     scales_ready : Out(BUFFERS)
@@ -76,6 +81,7 @@ class BlockBuffer(wiring.Component):
             "scale_key": In(index_bits(config.kv_block)),
             "key_scale": Out(16),
             "value_scale": Out(16),
+            **({"key_own": In(1), "value_own": In(1)} if config.int4_kv else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -109,6 +115,12 @@ class BlockBuffer(wiring.Component):
             accept.eq(wanted & (own | self.beats.valid)),
             last.eq(step == last_step),
         ]
+        #: Past blocks hold two elements a byte.
+        int4: Value = Const(0)
+        if config.int4_kv:
+            int4 = Signal()
+            m.d.sync += int4.eq((command.format & Format.INT4_KV).any() & ~self.direct)
+            m.d.comb += last.eq(step == Mux(int4 & ~own, last_step >> 1, last_step))
         m.d.sync += last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1)
         aligned = Signal()
         m.d.comb += aligned.eq(phase == config.groups - 1)
@@ -188,6 +200,9 @@ class BlockBuffer(wiring.Component):
         keys_written = Signal(range(sizes.dims))
         with m.If(key_written):
             m.d.sync += keys_written.eq(Mux(last_written, 0, write_step + 1))
+            if config.int4_kv:
+                with m.If(int4 & ~own & ~last_written):
+                    m.d.sync += keys_written.eq((write_step + 1) << 1)
         write_place, read_place = Signal(dim_bits + len(buffer)), Signal(dim_bits + len(buffer))
         m.d.sync += [
             used.eq(used + begin - self.free),
@@ -207,17 +222,19 @@ class BlockBuffer(wiring.Component):
 
         m.submodules.keys = keys = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
         m.submodules.values = values = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
+        key, key_dim = self._expanded(m, "key", int4, keys.data)
+        value, value_dim = self._expanded(m, "value", int4, values.data)
         m.d.comb += [
             keys.write_en.eq(key_written),
             keys.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
             keys.write_data.eq(data),
-            keys.addr.eq(Mux(self.direct, read_place, Cat(self.key_dim, self.key_buffer))),
-            self.key.eq(keys.data),
+            keys.addr.eq(Mux(self.direct, read_place, Cat(key_dim, self.key_buffer))),
+            self.key.eq(key),
             values.write_en.eq(value_written),
             values.write_addr.eq(Cat(write_step, write_buffer)),
             values.write_data.eq(data),
-            values.addr.eq(Cat(self.value_dim, self.value_buffer)),
-            self.value.eq(values.data),
+            values.addr.eq(Cat(value_dim, self.value_buffer)),
+            self.value.eq(value),
             self.store.value.eq(in_values),
             self.store.head.eq(head),
             self.store.head_vectors.eq(command.head_vectors),
@@ -237,3 +254,15 @@ class BlockBuffer(wiring.Component):
             self.value_scale.eq(scales.value_scale),
         ]
         return m
+
+    def _expanded(self, m: Module, kind: str, int4: Value, beat: Value) -> tuple[Value, Value]:
+        """The beat of elements ``[dim, dim + 1) * key_bytes`` that is read, of what the memory gives, and its place in the buffer."""
+        dim = getattr(self, f"{kind}_dim")
+        if not self.config.int4_kv:
+            return beat, dim
+        place = Signal(len(dim), name=f"{kind}_place")
+        packed, upper = Signal(name=f"{kind}_packed"), Signal(name=f"{kind}_upper")
+        half = int4 & ~getattr(self, f"{kind}_own")
+        m.d.comb += place.eq(Mux(half, dim >> 1, dim))
+        m.d.sync += [packed.eq(half), upper.eq(half & dim[0])]
+        return expand_beat(beat, packed, upper), place

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from .item import AttentionSizes
+from .item import DOT_LATENCY, AttentionSizes
 
 __all__ = ["DotArray"]
 
@@ -20,7 +20,7 @@ class DotArray(wiring.Component):
     key : In
         One key beat: ``key_bytes`` elements of every key.
     query : In per lane
-        The same elements of the lane's query.
+        The same elements of the lane's query, signed, ``query_bits`` each.
     valid, first : In(1)
         A beat comes; it is the first of a block and starts new sums.
     scores_0, scores_1, ... : Out, for each lane
@@ -28,22 +28,24 @@ class DotArray(wiring.Component):
         first beat arrives there.
     """
 
-    latency = 3
+    latency = DOT_LATENCY
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
-        self.sum_bits = AttentionSizes(config).sum_bits
+        self.sizes = AttentionSizes(config)
         super().__init__({
             "key": In(8 * config.beat_bytes),
-            "query": In(8 * config.key_bytes).array(config.query_lanes),
+            "query": In(self.sizes.query_bits * config.key_bytes).array(config.query_lanes),
             "valid": In(1),
             "first": In(1),
-            **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(self.sum_bits)},
+            **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(self.sizes.sum_bits)},
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
+        config, query_bits = self.config, self.sizes.query_bits
+        # An e4m3 integer is below 2^18 in magnitude, also one of a code that means no number.
+        product_bits = 26 if config.fp8_query else 16
         valid, first = [Signal(name=f"valid_{i}") for i in range(2)], [Signal(name=f"first_{i}") for i in range(2)]
         m.d.sync += [
             valid[0].eq(self.valid),
@@ -51,17 +53,17 @@ class DotArray(wiring.Component):
             first[0].eq(self.first),
             first[1].eq(first[0]),
         ]
-        for lane, bits in enumerate(self.sum_bits):
+        for lane, bits in enumerate(self.sizes.sum_bits):
             scores = getattr(self, f"scores_{lane}")
             for key in range(config.kv_block):
                 products = []
                 for i in range(config.key_bytes):
-                    product = Signal(signed(16), name=f"product_{lane}_{key}_{i}")
+                    product = Signal(signed(product_bits), name=f"product_{lane}_{key}_{i}")
                     element = self.key.word_select(key * config.key_bytes + i, 8).as_signed()
                     with m.If(self.valid):
-                        m.d.sync += product.eq(element * self.query[lane].word_select(i, 8).as_signed())
+                        m.d.sync += product.eq(element * self.query[lane].word_select(i, query_bits).as_signed())
                     products.append(product)
-                partial = Signal(signed(16 + (config.key_bytes - 1).bit_length()), name=f"partial_{lane}_{key}")
+                partial = Signal(signed(product_bits + (config.key_bytes - 1).bit_length()), name=f"partial_{lane}_{key}")
                 total = Signal(signed(bits), name=f"total_{lane}_{key}")
                 with m.If(valid[0]):
                     m.d.sync += partial.eq(sum(products[1:], start=products[0]))

@@ -9,10 +9,13 @@ from amaranth.utils import bits_for
 from ...config import BuildConfig
 from ..interfaces import index_bits
 
-__all__ = ["BUFFERS", "AttentionSizes", "ItemLayout", "delayed"]
+__all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "delayed"]
 
 #: Cache blocks buffered on chip.
 BUFFERS = 4
+
+#: Cycles from the last key beat of a block to its dot products.
+DOT_LATENCY = 3
 
 
 class AttentionSizes:
@@ -38,7 +41,14 @@ class AttentionSizes:
         #: Words of one bank of the query memory.
         self.query_words = -(-max(elements, config.max_inputs) // config.width)
         #: Bits of the sums of one lane: lane 0 also computes the LM head.
-        self.sum_bits = [config.score_bits] + [(127 * 127 * config.max_head_dim).bit_length() + 1] * (lanes - 1)
+        dot = (512 * 448 if config.fp8_query else 127) * 127 * config.max_head_dim
+        self.sum_bits = [config.score_bits] + [dot.bit_length() + 1] * (lanes - 1)
+        #: Bits of a query element at the multipliers (signed): int8, or e4m3 as an integer.
+        self.query_bits = 19 if config.fp8_query else 8
+        #: Cycles from a query's address to its elements.
+        self.query_latency = 3 if config.fp8_query else 2
+        #: Cycles from a key beat's request to the sums that it ends.
+        self.score_latency = self.query_latency + DOT_LATENCY
         #: Words of one lane's output memory.
         self.output_words = self.rounds * self.dims
 

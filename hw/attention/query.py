@@ -1,8 +1,8 @@
-"""Query memory: int8 query heads and their scales, one bank a query lane."""
+"""Query memory: query heads of 8-bit codes and their scales, one bank a query lane."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,7 +11,18 @@ from ..interfaces import QueryScaleWrite, QueryWrite, index_bits
 from .item import AttentionSizes
 from .memory import BlockMemory
 
-__all__ = ["QueryMemory"]
+__all__ = ["QueryMemory", "e4m3_integer"]
+
+
+def e4m3_integer(code: Value) -> Value:
+    """512 times the e4m3 number of 8 bits ``code``, signed, 19 bits; -0 is 0."""
+    mantissa, exponent, sign = code[:3], code[3:7], code[7]
+    normal = exponent.any()
+    # Negated before the shift, where it is short. Subnormals have the exponent 1.
+    magnitude = Cat(mantissa, normal)
+    significand = Mux(sign, -magnitude, magnitude)
+    shift = Cat(exponent[0] | ~normal, exponent[1:])
+    return (significand << shift)[1:].as_signed()
 
 
 class QueryMemory(wiring.Component):
@@ -24,8 +35,10 @@ class QueryMemory(wiring.Component):
         Seen by reads four cycles later.
     addr, part : In
         Word, and which ``key_bytes`` elements of it.
+    e4m3 : In(1)
+        With ``config.fp8_query`` only: the codes are e4m3, not int8. Does not change while elements are on their way.
     data : Out per lane
-        Those elements, two cycles later.
+        Those elements as integers of ``query_bits``, ``query_latency`` cycles later.
     scale_addr, scale_read : In
         Row, and strobe.
     scale : Out per lane
@@ -40,10 +53,11 @@ class QueryMemory(wiring.Component):
             "write_scale": In(QueryScaleWrite(config)),
             "addr": In(index_bits(self.sizes.query_words)),
             "part": In(max(1, self.sizes.part_bits)),
-            "data": Out(8 * config.key_bytes).array(config.query_lanes),
+            "data": Out(self.sizes.query_bits * config.key_bytes).array(config.query_lanes),
             "scale_addr": In(index_bits(self.sizes.query_rows)),
             "scale_read": In(1),
             "scale": Out(32).array(config.query_lanes),
+            **({"e4m3": In(1)} if config.fp8_query else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -95,5 +109,20 @@ class QueryMemory(wiring.Component):
                 get_scale.en.eq(self.scale_read),
                 self.scale[i].eq(get_scale.data),
             ]
-            m.d.sync += self.data[i].eq(bank.data.word_select(part, 8 * config.key_bytes))
+            codes = bank.data.word_select(part, 8 * config.key_bytes)
+            if config.fp8_query:
+                codes = self._integers(m, i, codes)
+            m.d.sync += self.data[i].eq(codes)
         return m
+
+    def _integers(self, m: Module, lane: int, codes: Value) -> Value:
+        """Elements of a lane as integers, a cycle later."""
+        fetched = Signal(len(codes), name=f"codes_{lane}")
+        m.d.sync += fetched.eq(codes)
+        elements = []
+        for i in range(self.config.key_bytes):
+            code = fetched.word_select(i, 8)
+            element = Signal(signed(self.sizes.query_bits), name=f"element_{lane}_{i}")
+            m.d.comb += element.eq(Mux(self.e4m3, e4m3_integer(code), code.as_signed()))
+            elements.append(element)
+        return Cat(*elements)

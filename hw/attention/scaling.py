@@ -40,6 +40,8 @@ class ScoreScaler(wiring.Component):
         A key: its score for every lane, whether it takes part there, and its value's bf16 scale.
     done : Out(1), present : Out(ItemLayout), maximum, exponent : Out per lane
         Strobe after the last key of an item; the others then hold its data until the next item's first key has passed.
+    working : Out(1)
+        With ``config.probe`` only: a key enters.
     """
 
     #: Cycles from a key's sums to its score.
@@ -78,11 +80,12 @@ class ScoreScaler(wiring.Component):
             "present": Out(ItemLayout(config)),
             "maximum": Out(signed(SCORE_BITS)).array(lanes),
             "exponent": Out(8).array(lanes),
+            **({"working": Out(1)} if config.probe else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, lanes = self.config, self.config.query_lanes
+        config, sizes, lanes = self.config, self.sizes, self.config.query_lanes
         key_bits = (config.kv_block - 1).bit_length()
         # Nothing of an item is replaced before its first key left the pipeline.
         period = max(config.kv_block, self.latency + 1)
@@ -102,8 +105,8 @@ class ScoreScaler(wiring.Component):
             self.token_read.eq(self.begin),
             first.eq(running & (key == 0)),
             last.eq(running & (key == config.kv_block - 1)),
-            # The next sums arrive six cycles after this or later: when the last key is read.
-            self.release.eq(running & (key == max(0, config.kv_block - 7))),
+            # The next sums arrive `score_latency` + 1 cycles after this or later: when the last key is read.
+            self.release.eq(running & (key == max(0, config.kv_block - 2 - sizes.score_latency))),
         ]
         scores = [getattr(self, f"scores_{lane}") for lane in range(lanes)]
         held = [Signal(len(sums), name=f"held_{i}", reset_less=True) for i, sums in enumerate(scores)]
@@ -120,6 +123,8 @@ class ScoreScaler(wiring.Component):
         with m.If(self.begin):
             m.d.sync += [working.eq(self.item), full.eq(0), busy.eq(1), running.eq(1), key.eq(0), age.eq(1)]
 
+        if config.probe:
+            m.d.comb += self.working.eq(running)
         valid = delayed(m, running, self.latency, "valid")
         firsts = delayed(m, first, self.latency, "first")
         lasts = delayed(m, last, self.latency + 1, "last")
@@ -134,7 +139,7 @@ class ScoreScaler(wiring.Component):
             m.d.sync += self.present.eq(working)
         m.d.comb += self.done.eq(lasts[-1])
 
-        for lane, bits in enumerate(self.sizes.sum_bits):
+        for lane, bits in enumerate(sizes.sum_bits):
             m.submodules[f"convert_{lane}"] = convert = IntToFloat(bits)
             m.submodules[f"by_key_{lane}"] = by_key = FloatMul()
             m.submodules[f"by_query_{lane}"] = by_query = FloatMul()

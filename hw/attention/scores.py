@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ...descriptors import Format
 from ..interfaces import Operator, QueryScaleWrite, QueryWrite, index_bits
 from .dot import DotArray
 from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
@@ -28,16 +29,15 @@ class ScoreStage(wiring.Component):
         Of the slot table.
     write, write_scale, scale_addr, scale_read, scale
         As in :class:`QueryMemory`.
-    key_buffer, key_dim, key, key_limit, key_free, offer, take
+    key_buffer, key_dim, key, key_limit, key_free, offer, take, key_own
         Counterparts of :class:`BlockBuffer`.
     scores_0, scores_1, ... : Out for each lane, item : Out(ItemLayout), load : Out(1)
         ``load`` is a strobe; ``scores`` holds the sums in that cycle. ``item`` describes them, until ``release``.
     release : In(1)
-        Strobe: the sums of the next item may come, six cycles later at the earliest.
+        Strobe: the sums of the next item may come, ``score_latency`` + 1 cycles later at the earliest.
+    working : Out(1)
+        With ``config.probe`` only: a key beat is asked for.
     """
-
-    #: Cycles from a key beat's request to ``load``.
-    latency = 2 + DotArray.latency
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
@@ -61,10 +61,12 @@ class ScoreStage(wiring.Component):
             "key_free": Out(1),
             "offer": In(1),
             "take": Out(1),
+            **({"key_own": Out(1)} if config.int4_kv else {}),
             **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(sizes.sum_bits)},
             "item": Out(ItemLayout(config)),
             "load": Out(1),
             "release": In(1),
+            **({"working": Out(1)} if config.probe else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -115,6 +117,12 @@ class ScoreStage(wiring.Component):
                 present.last & (self.op.position[:block_bits] != 0), self.op.position[:block_bits], config.kv_block,
             )),
         ]  # fmt: skip
+        if config.probe:
+            m.d.comb += self.working.eq(issue)
+        if config.int4_kv:
+            m.d.comb += self.key_own.eq(present.own)
+        if config.fp8_query:
+            m.d.sync += query.e4m3.eq((command.format & Format.FP8_QUERY).any() & ~self.direct)
         m.d.comb += [mine.eq(theirs) for mine, theirs in zip(self.scale, query.scale, strict=True)]
         m.d.sync += round_words.eq(command.kv_heads * command.head_vectors)
 
@@ -176,13 +184,16 @@ class ScoreStage(wiring.Component):
                 with m.If(finish & present.final):
                     m.next = "IDLE"
 
-        arriving = delayed(m, issue, 2, "arriving")
-        opening = delayed(m, dim == 0, 2, "opening")
-        finished = delayed(m, finish, self.latency, "finished")
-        key = Signal(8 * config.beat_bytes, reset_less=True)
-        with m.If(arriving[1]):
-            m.d.sync += key.eq(self.key)
-        m.d.comb += [dot.key.eq(key), dot.valid.eq(arriving[2]), dot.first.eq(opening[2]), self.load.eq(finished[-1])]
+        arriving = delayed(m, issue, sizes.query_latency, "arriving")
+        opening = delayed(m, dim == 0, sizes.query_latency, "opening")
+        finished = delayed(m, finish, sizes.score_latency, "finished")
+        keys = [self.key]
+        for i in range(1, sizes.query_latency):
+            key = Signal(8 * config.beat_bytes, name="key" if i == 1 else f"key_{i}", reset_less=True)
+            with m.If(arriving[i]):
+                m.d.sync += key.eq(keys[-1])
+            keys.append(key)
+        m.d.comb += [dot.key.eq(keys[-1]), dot.valid.eq(arriving[-1]), dot.first.eq(opening[-1]), self.load.eq(finished[-1])]
         for lane in range(config.query_lanes):
             m.d.comb += [
                 dot.query[lane].eq(query.data[lane]),

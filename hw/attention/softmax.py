@@ -33,6 +33,8 @@ class OnlineSoftmax(wiring.Component):
         Weights of ``kv_block`` keys, 16 bits each; exponent field of their unit; ``c`` as float32.
     reciprocal : Out(stream of 32 bits)
         Of :class:`Denominator`.
+    working : Out(1)
+        With ``config.probe`` only: a key enters.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -58,6 +60,7 @@ class OnlineSoftmax(wiring.Component):
             "power": Out(8).array(lanes),
             "correction": Out(32).array(lanes),
             "reciprocal": Out(stream.Signature(32)),
+            **({"working": Out(1)} if config.probe else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -131,6 +134,8 @@ class OnlineSoftmax(wiring.Component):
             with m.If(last):
                 m.d.sync += running.eq(0)
         m.d.comb += get.addr.eq(get_key)
+        if config.probe:
+            m.d.comb += self.working.eq(running)
 
         # Cycles after the step: 1 key read, 2 difference, 6 probability, 7 product, 8 weight stored.
         keyed = delayed(m, running & (step != 0), 7, "keyed")

@@ -39,6 +39,7 @@ class AttentionUnit(wiring.Component):
     ATTENTION: tokens 0 .. ``count`` - 1; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
     ``dst + t * dst_stride + n * head_vectors``. Consumes, for each key/value head, ``ceil(position / kv_block)`` blocks of
     ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`.
+    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KV`` past blocks hold 4-bit elements (builds that have them).
     HEAD: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head` makes them, ``stride``
     rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``. With fetch SHORTLIST the blocks are those
     of the short list, in its order, and no logits are written.
@@ -56,6 +57,9 @@ class AttentionUnit(wiring.Component):
         Entry of the short list, and its block one cycle later.
     topk_index, topk_logit : Out(32) per candidate
         Best first; stable from ``done`` of a HEAD until the next one starts.
+    scoring, weighting, summing : Out(1)
+        With ``config.probe`` only: in this cycle a beat of keys is multiplied, a key is at the softmax (its first or its second
+        half), a beat of values is multiplied, each of another item.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -75,6 +79,7 @@ class AttentionUnit(wiring.Component):
             "list_block": In(INDEX_BITS),
             "topk_index": Out(32).array(config.topk),
             "topk_logit": Out(32).array(config.topk),
+            **({name: Out(1) for name in ("scoring", "weighting", "summing")} if config.probe else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -118,6 +123,14 @@ class AttentionUnit(wiring.Component):
             blocks.free.eq(Mux(direct, scaler.read_last, values.free)),
             values.group_vectors.eq(slots.group_vectors),
         ]
+        if config.probe:
+            m.d.comb += [
+                self.scoring.eq(scores.working & ~direct),
+                self.weighting.eq((scaler.working & ~direct) | softmax.working),
+                self.summing.eq(values.working),
+            ]
+        if config.int4_kv:
+            m.d.comb += [blocks.key_own.eq(scores.key_own), blocks.value_own.eq(values.value_own)]
         m.d.comb += [
             getattr(sink, name).eq(getattr(source, name))
             for source, sink, names in (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ...descriptors import Format
 from ..interfaces import ADDRESS_BITS, KV_LATENCY, KvRead, Operator, Segment, WriteBeat, index_bits
 from ..memory.prefetch import NUMBER_BITS
 from .item import delayed
+from .nibbles import push_beat
 
 __all__ = ["KvWriter"]
 
@@ -21,6 +23,8 @@ class KvWriter(wiring.Component):
     Token t of the pass is position ``position + t`` of the context, which is slot ``(position + t) % kv_block`` of its block:
     a beat of the store is rotated by ``position % kv_block`` slots. Byte strobes are set for the slots of this pass's tokens
     alone.
+
+    With ``Format.INT4_KV`` (builds that have it) two beats of the store, which hold elements of -7 .. 7, make one of memory.
 
     The writer works beside other units and need not be fast, so that one register rotates in steps of 1, 4, 16 ... slots: a
     data beat takes four to ten cycles, a header beat a cycle for each of its scales.
@@ -117,7 +121,7 @@ class KvWriter(wiring.Component):
         scale_bits = Mux(of_value, self.store.scales[16:], self.store.scales[:16])
         # One multiplexer of few inputs, chosen by an encoded number.
         inputs = [Cat(beat[bits << 2 * i :], beat[: bits << 2 * i]) for i in range(len(turns))]
-        choice = Signal(range(len(inputs) + 2))
+        choice = Signal(range(len(inputs) + (3 if config.int4_kv else 2)))
         inputs.append(self.store.data)
         choose_load = len(turns)
         if config.key_bytes == 2:
@@ -132,6 +136,16 @@ class KvWriter(wiring.Component):
             m.d.sync += [Cat(turns).eq(-op.position[:block_bits]), last.eq(value & (dim == last_dim))]
         with m.Elif(filled):
             m.d.comb += choice.eq(choose_scale)
+        #: The first of two beats of the store that make one of 4-bit elements.
+        first_half: Value = Const(0)
+        if config.int4_kv:
+            int4 = (command.format & Format.INT4_KV).any()
+            first_half = int4 & ~dim[0]
+            with m.If(load & int4):
+                m.d.comb += choice.eq(len(inputs))
+            with m.If(load & first_half):
+                m.d.sync += Cat(turns).eq(0)
+            inputs.append(push_beat(beat, self.store.data))
         for i, turn in reversed(list(enumerate(turns))):
             with m.If(turn != 0):
                 m.d.comb += choice.eq(i)
@@ -205,6 +219,9 @@ class KvWriter(wiring.Component):
             with m.State("LOAD"), m.If(wait == 0):
                 m.d.comb += load.eq(1)
                 m.next = "TURN"
+                if config.int4_kv:
+                    with m.If(first_half):
+                        m.next = "LOAD"
             with m.State("TURN"), m.If(turned):
                 m.next = "SEND"
             with m.State("SEND"):

@@ -12,8 +12,9 @@ import torch
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Opcode
+from hwgen.descriptors import Descriptor, Format, Opcode
 from hwgen.golden.attention import AttentionState
+from hwgen.golden.int4 import e4m3_values
 from hwgen.hw.attention.reciprocal import Reciprocal
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
@@ -32,19 +33,35 @@ from tests.hw.attention.bench import (
 
 
 class Case:
-    """Random operands of one operator and what the golden model makes of them. ``kind`` chooses the extremes."""
+    """Random operands of one operator and what the golden model makes of them. ``kind`` chooses the extremes; ``formats`` is
+    empty or has ``e4m3`` (queries) or ``int4`` (keys and values) in it."""
 
     def __init__(
-        self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, position: int, count: int, kind: str
+        self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, position: int, count: int, kind: str,
+        formats: str = "",
     ) -> None:
         self.config, self.kv_heads, self.head_dim, self.position, self.count = config, kv_heads, head_dim, position, count
         self.heads, self.group = heads, heads // kv_heads
         rng = np.random.default_rng(seed)
         self.blocks = -(-position // config.kv_block)
-        low, high = (-127, -126) if kind == "lowest" else (-127, 128)
+        self.e4m3, self.int4 = "e4m3" in formats, "int4" in formats
+        self.layout = KvBlockLayout(config, head_dim, int4=self.int4)
+        limit = 7 if self.int4 else 127
         keys = position + count
-        self.query = rng.integers(low, high, (count, heads, head_dim), dtype=np.int8)
-        self.kv = rng.integers(low, high, (2, kv_heads, keys, head_dim), dtype=np.int8)
+        self.query = rng.integers(-127, 128, (count, heads, head_dim), dtype=np.int8)
+        if self.e4m3:
+            # any finite code: -0 and subnormals too
+            self.query = rng.choice(np.delete(np.arange(256, dtype=np.uint8), (0x7F, 0xFF)), (count, heads, head_dim))
+        self.kv = rng.integers(-limit, limit + 1, (2, kv_heads, keys, head_dim), dtype=np.int8)
+        if kind == "lowest":
+            self.kv[:] = -limit
+            self.query[:] = 0xFE if self.e4m3 else -127
+        if kind == "extremes":
+            self.kv = np.where(self.kv < 0, -limit, limit).astype(np.int8)
+            self.query = rng.choice(np.array([0x7E, 0xFE] if self.e4m3 else [127, 129], np.uint8), self.query.shape)
+            self.query = self.query if self.e4m3 else self.query.view(np.int8)
+        if kind == "subnormal":
+            self.query &= np.uint8(0x8F)
         exponents = {"wide": (90, 170), "tiny": (2, 8), "huge": (240, 255), "lowest": (120, 127)}.get(kind, (112, 124))
         self.kv_scale = rng.integers(exponents[0] << 7, exponents[1] << 7, (2, kv_heads, keys), dtype=np.uint16)
         self.kv_scale[0] = rng.integers(118 << 7, 122 << 7, (kv_heads, keys), dtype=np.uint16)
@@ -56,19 +73,23 @@ class Case:
         if kind == "equal":
             self.kv[0, :, :] = self.kv[0, :, :1]
             self.kv_scale[0] = self.kv_scale[0, :, :1]
+        if self.int4:
+            self.kv_scale[self.kv_scale > 0] += 4 << 7 if kind != "huge" else 0
         self.query_scale = rng.uniform(0.5e-3, 2e-3, (count, heads)).astype(np.float32)
+        if self.e4m3:
+            self.query_scale *= np.float32(2.0 ** (-3 if kind == "subnormal" else -10))
 
     def descriptor(self, dst: int) -> Descriptor:
-        layout = KvBlockLayout(self.config, self.head_dim)
         vectors = self.head_dim // self.config.width
         return Descriptor(
             opcode=Opcode.ATTENTION, heads=self.heads, kv_heads=self.kv_heads, head_vectors=vectors, dst=dst,
-            dst_stride=self.heads * vectors + 1, stream_beats=layout.beats,
+            dst_stride=self.heads * vectors + 1, stream_beats=self.layout.beats,
+            format=(Format.FP8_QUERY if self.e4m3 else Format.NONE) | (Format.INT4_KV if self.int4 else Format.NONE),
         )  # fmt: skip
 
     def beats(self, rng: np.random.Generator) -> list[int]:
         """Past blocks of every head; slots that hold no position are noise."""
-        layout, block = KvBlockLayout(self.config, self.head_dim), self.config.kv_block
+        layout, block, size = self.layout, self.config.kv_block, self.config.key_bytes
         out = []
         for head in range(self.kv_heads):
             for b in range(self.blocks):
@@ -77,12 +98,13 @@ class Case:
                 for slot in range(min(block, self.position - b * block)):
                     p = b * block + slot
                     header[slot], header[block + slot] = self.kv_scale[:, head, p]
-                    place = slice(slot * self.config.key_bytes, (slot + 1) * self.config.key_bytes)
+                    place = slice(slot * size, (slot + 1) * size)
                     for kind in (0, 1):
                         at = layout.header_beats + kind * layout.data_beats
-                        image[at : at + layout.data_beats, place] = (
-                            self.kv[kind, head, p].view(np.uint8).reshape(-1, self.config.key_bytes)
-                        )
+                        parts = self.kv[kind, head, p].view(np.uint8).reshape(-1, size)
+                        if self.int4:
+                            parts = parts[0::2] & 15 | parts[1::2] << 4
+                        image[at : at + layout.data_beats, place] = parts
                 out += [pack_bytes(beat) for beat in image]
         return out
 
@@ -105,7 +127,9 @@ class Case:
         shape = torch.Size((self.kv_heads, self.group * self.count))
         state = AttentionState.initial(shape, self.head_dim)
         # [kv_head, token * group + member, dim]
-        query = torch.from_numpy(self.query).reshape(self.count, self.kv_heads, self.group, -1).transpose(0, 1).reshape(*shape, -1)
+        codes = torch.from_numpy(self.query)
+        codes = codes.reshape(self.count, self.kv_heads, self.group, -1).transpose(0, 1).reshape(*shape, -1)
+        query = e4m3_values(codes) if self.e4m3 else codes
         scale = torch.from_numpy(self.query_scale).reshape(self.count, self.kv_heads, self.group).transpose(0, 1).reshape(shape)
         kv = torch.from_numpy(self.kv)
         kv_scale = torch.from_numpy((self.kv_scale.astype(np.uint32) << 16).view(np.float32))
@@ -173,17 +197,38 @@ async def attends(dut: Any) -> None:
         for address, word in written:
             assert word == expected[address], (arguments, address, hex(word), hex(expected[address]))
         assert len(dict(written)) == len(expected)
-        layout = KvBlockLayout(config, case.head_dim)
-        if not stall and case.count * case.group <= config.query_lanes and layout.data_beats >= config.kv_block + 16:
+        dims, beats_in_block = case.head_dim // config.key_bytes, KvBlockLayout(config, case.head_dim).beats
+        if not stall and case.count * case.group <= config.query_lanes and dims >= config.kv_block + 16:
             # One beat a cycle; per head the pass's own block, of no more beats than a cached one, and the way through the stages.
+            # A beat of 4-bit keys takes two cycles, while the one of values is loaded.
             way = 150 + Reciprocal.latency * config.query_lanes
-            assert cycles <= len(items) + case.kv_heads * (layout.beats + 15) + way, (arguments, cycles)
+            past = case.kv_heads * case.blocks * (dims + 2) if case.int4 else len(items)
+            assert cycles <= past + case.kv_heads * (beats_in_block + 15) + way, (arguments, cycles)
         rounds = -(-case.count * case.group // config.query_lanes)
-        if not stall and rounds > 1 and layout.data_beats >= config.kv_block + 16:
+        if not stall and rounds > 1 and dims >= config.kv_block + 16:
             # An item takes a cycle for each key beat; beside the items each round has an output pass.
-            steps = case.kv_heads * rounds * (case.blocks + 1) * layout.data_beats
-            output = case.kv_heads * rounds * (max(layout.data_beats, 32) + 40)
+            steps = case.kv_heads * rounds * (case.blocks + 1) * dims
+            output = case.kv_heads * rounds * (max(dims, 32) + 40)
             assert cycles <= steps + output + 150, (arguments, cycles, steps)
+
+
+def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
+    """As :func:`cases`, with every mixture of formats the build has, changing from one operator to the next."""
+    block, chunk, dim, step = config.kv_block, config.chunk, config.max_head_dim, 2 * config.width
+    formats = [f for f in ("", "int4", "e4m3", "e4m3 int4") if config.fp8_query or "e4m3" not in f]
+    formats = [f for f in formats if config.int4_kv or "int4" not in f]
+    positions = [0, 1, block - 1, block, block + 1, 2 * block + 3, 4 * block, config.max_context - chunk]
+    found: list[tuple[Any, ...]] = [
+        (0.4 * (n % 3 == 1), (0, 97)[n % 5 == 3], (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 5 == 2], position,
+         1 + n % chunk, "", formats[(n + turn) % len(formats)])
+        for turn in range(2) for n, position in enumerate(positions)
+    ]  # fmt: skip
+    found += [
+        (0.2, 40 * (n % 2) * n, 6, 2, dim, 3 * block - n, 1 + n % chunk, kind, f)
+        for n, kind in enumerate(["extremes", "subnormal", "lowest", "wide", "tiny", "huge", "zero", "equal"])
+        for f in formats[1:]
+    ]
+    return [*found, *((0.0, 0, 4, 2, dim, 8 * block, 1, "", f) for f in formats)]
 
 
 def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
@@ -219,4 +264,20 @@ def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
     run_cocotb(
         AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases(config)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fp8_query": True, "int4_kv": True, "chunk": 6, "max_head_dim": 64, "max_query": 512, "max_context": 128, "groups": 4},
+        {"int4_kv": True, "query_lanes": 1, "kv_block": 4, "chunk": 4},
+        {"fp8_query": True, "query_lanes": 1, "kv_block": 4, "chunk": 6},
+    ],
+)
+def test_formats(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    run_cocotb(
+        AttentionBench(config), test_module=__name__, build_dir=tmp_path,
+        parameters={"config": config.to_dict(), "cases": format_cases(config)},
     )  # fmt: skip

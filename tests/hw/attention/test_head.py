@@ -12,7 +12,7 @@ import torch
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Opcode
+from hwgen.descriptors import Descriptor, Format, Opcode
 from hwgen.golden.head import head_logits, top_candidates
 from hwgen.layout import head_block_beats, pack_head, pad_beats, vectors_of
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
@@ -63,6 +63,8 @@ async def ranks(dut: Any) -> None:
         command = Descriptor(
             opcode=Opcode.HEAD, vectors=vectors_of(config, hidden), row_blocks=blocks, stride=vocab,
             stream_beats=blocks * head_block_beats(config, hidden),
+            # The formats are those of ATTENTION.
+            format=Format.FP8_QUERY | Format.INT4_KV if number % 2 else Format.NONE,
         )  # fmt: skip
         write_logits = number % 3 != 2
         drive_operator(dut, command, position=77 % config.max_context, count=1, write_logits=write_logits, logits=ADDRESS)
@@ -116,6 +118,7 @@ async def ranks(dut: Any) -> None:
         {"query_lanes": 1, "kv_block": 4, "chunk": 4},
         {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4},
         {"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2, "query_lanes": 4},
+        {"chunk": 6, "max_head_dim": 64, "max_query": 512, "fp8_query": True, "int4_kv": True},
     ],
 )
 def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:

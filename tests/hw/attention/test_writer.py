@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Opcode
+from hwgen.descriptors import Descriptor, Format, Opcode
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.writer import KvWriter
 from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat
@@ -55,10 +55,10 @@ class WriterBench(wiring.Component):
 
 
 def expected(
-    config: BuildConfig, data: np.ndarray, scales: np.ndarray, position: int, count: int
+    config: BuildConfig, data: np.ndarray, scales: np.ndarray, position: int, count: int, int4: bool
 ) -> list[tuple[int, list[tuple[int, int]]]]:
     """Segments ``(address, [(masked data, strobe)])`` from positions of the context, independent of the hardware's order."""
-    layout = KvBlockLayout(config, data.shape[-1])
+    layout = KvBlockLayout(config, data.shape[-1], int4)
     block, segments = config.kv_block, []
     for head in range(HEADS):
         for b in range(position // block, (position + count - 1) // block + 1):
@@ -75,7 +75,10 @@ def expected(
                         layout.header_beats + kind * layout.data_beats, layout.header_beats + (kind + 1) * layout.data_beats
                     )
                     place = slice(slot * config.key_bytes, (slot + 1) * config.key_bytes)
-                    image[beats, place] = data[bank, kind, head].view(np.uint8).reshape(-1, config.key_bytes)
+                    parts = data[bank, kind, head].view(np.uint8).reshape(-1, config.key_bytes)
+                    if int4:
+                        parts = parts[0::2] & 15 | parts[1::2] << 4
+                    image[beats, place] = parts
                     mask[beats, place] = 1
             address = BASE + PAGES[b] * HEADS * layout.bytes + head * layout.bytes
             segments.append((address, [
@@ -91,19 +94,25 @@ async def writes_blocks(dut: Any) -> None:
     config = BuildConfig.from_dict(parameters["config"])
     rng = np.random.default_rng(parameters["seed"])
     dim = parameters["head_dim"]
-    layout = KvBlockLayout(config, dim)
     for name in ("start", "kv__valid", "kv_scale__valid"):
         getattr(dut, name).value = 0
     drive_operator(dut, Descriptor(), position=0, count=1)
     segments = Sink(dut, "segment", parameters["stall"], 1)
     beats = Sink(dut, "beats", parameters["stall"], 2)
     await start_clock(dut)
-    command = Descriptor(
-        opcode=Opcode.KV_WRITE, kv_heads=HEADS, head_vectors=dim // config.width, stream_address=BASE, stream_beats=layout.beats,
-        stride=HEADS * layout.bytes, head_stride=layout.bytes,
-    )  # fmt: skip
     for turn, (position, count) in enumerate(parameters["passes"]):
-        data = rng.integers(-127, 128, (config.chunk, 2, HEADS, dim), dtype=np.int8)
+        # Both formats in turn, from one operator to the next.
+        int4 = config.int4_kv and turn % 3 != 1
+        layout = KvBlockLayout(config, dim, int4)
+        command = Descriptor(
+            opcode=Opcode.KV_WRITE, kv_heads=HEADS, head_vectors=dim // config.width, stream_address=BASE,
+            stream_beats=layout.beats, stride=HEADS * layout.bytes, head_stride=layout.bytes,
+            format=Format.INT4_KV if int4 else Format.NONE,
+        )  # fmt: skip
+        limit = 7 if int4 else 127
+        data = rng.integers(-limit, limit + 1, (config.chunk, 2, HEADS, dim), dtype=np.int8)
+        if turn % 4 == 3:
+            data = np.where(data < 0, -limit, limit).astype(np.int8)
         scales = rng.integers(0, 1 << 15, (config.chunk, 2, HEADS), dtype=np.uint16)
         await write_kv_store(dut, config, data, scales)
         drive_operator(dut, command, position=position, count=count)
@@ -116,7 +125,7 @@ async def writes_blocks(dut: Any) -> None:
             segments.items.clear()
             beats.items.clear()
         cycles = await start_and_wait(dut)
-        want = expected(config, data, scales, position, count)
+        want = expected(config, data, scales, position, count, int4)
         mask40 = (1 << 40) - 1
         assert [(s & mask40, s >> 40) for s in segments.items] == [(address, layout.beats) for address, _ in want]
         got = []
@@ -126,8 +135,8 @@ async def writes_blocks(dut: Any) -> None:
             got.append((item & keep, strobe))
         assert got == [beat for _, segment in want for beat in segment]
         if not parameters["stall"]:
-            # Slots, header scales and at most ten cycles a beat.
-            assert cycles <= len(want) * (3 * config.kv_block + 30 + 10 * layout.beats), cycles
+            # Slots, header scales and at most ten cycles a beat, four more where it is made of two.
+            assert cycles <= len(want) * (3 * config.kv_block + 30 + (14 if int4 else 10) * layout.beats), cycles
         segments.items.clear()
         beats.items.clear()
 
@@ -142,6 +151,9 @@ async def writes_blocks(dut: Any) -> None:
         ({"kv_block": 8, "chunk": 1}, 24),
         ({"kv_block": 8, "chunk": 6}, 16),
         ({"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2}, 32),
+        ({"kv_block": 4, "chunk": 4, "int4_kv": True}, 32),
+        ({"kv_block": 8, "chunk": 6, "int4_kv": True, "groups": 4}, 24),
+        ({"kv_block": 16, "chunk": 10, "int4_kv": True, "rows": 1}, 8),
     ],
 )
 def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, stall: float) -> None:
