@@ -12,7 +12,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Flow, In, Out, connect, flipped
 
 from ..config import BuildConfig
-from ..descriptors import Fetch, Flag, Opcode
+from ..descriptors import Fetch, Flag, Format, Opcode
 from ..registers import COUNTERS, ENGINE_COUNTERS
 from .attention.shortlist import ShortList
 from .attention.store import KvStore
@@ -27,7 +27,7 @@ from .control.registers import RegisterFile
 from .control.sequencer import Sequencer
 from .control.trace import TraceMemory
 from .interfaces import SCRATCH_LATENCY, MemoryRead, MemoryWrite
-from .linear.engine import LinearEngine
+from .linear.pair import linear_engine
 from .memory.beats import RowToBeats
 from .memory.system import MemorySystem
 from .observe import Observer, ProbeOutputs
@@ -124,7 +124,7 @@ class Accelerator(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.loader = loader = RingLoader(config)
         m.submodules.vector = vector = VectorUnit(config)
-        m.submodules.linear = linear = LinearEngine(config)
+        m.submodules.linear = linear = linear_engine(config)
         m.submodules.attention = attention = AttentionUnit(config)
         m.submodules.store = store = KvStore(config)
         m.submodules.kv_writer = kv_writer = KvWriter(config)
@@ -217,6 +217,8 @@ class Accelerator(wiring.Component):
         # Activations, accumulators, queries, keys and values. The KV writer and the attention unit never run together.
         connect(m, vector.activation, linear.activation)
         connect(m, vector.accumulator, linear.accumulator)
+        if config.engine == "both":
+            m.d.comb += linear.fp8_read.eq((sequencer.ops[Unit.VECTOR].descriptor.format & Format.FP8).any())
         connect(m, vector.query, attention.query)
         connect(m, vector.query_scale, attention.query_scale)
         connect(m, vector.kv, store.kv)

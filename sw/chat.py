@@ -42,9 +42,9 @@ class Runner(Protocol):
 
 
 class EngineRunner:
-    """A ternary model on a device."""
+    """A model on a device."""
 
-    def __init__(self, model: LoadedModel, device: str, board: Board, output: Output) -> None:
+    def __init__(self, model: LoadedModel | LoadedLlama, device: str, board: Board, output: Output) -> None:
         from .engine import Session
         from .llm import LLM
 
@@ -65,7 +65,7 @@ class EngineRunner:
 
 
 class LlamaRunner:
-    """A llama model on the bit-exact golden model."""
+    """A llama model on the golden model of whole layers: the bits of the golden device, without programs."""
 
     def __init__(self, model: LoadedLlama, board: Board) -> None:
         try:
@@ -98,11 +98,9 @@ class LlamaRunner:
 
 def open_runner(model: LoadedModel | LoadedLlama, device: str, board: Board, output: Output) -> Runner:
     """What runs the model on the device."""
-    if isinstance(model, LoadedModel):
-        return EngineRunner(model, device, board, output)
-    if device != "golden":
-        raise HwgenError("device", f"device {device!r} does not run llama models yet", "use --device golden")
-    return LlamaRunner(model, board)
+    if isinstance(model, LoadedLlama) and device == "golden":
+        return LlamaRunner(model, board)
+    return EngineRunner(model, device, board, output)
 
 
 class Conversation:
@@ -191,8 +189,8 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
         temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         repetition_penalty=options.repetition_penalty, seed=options.seed,
     )  # fmt: skip
-    board = configured_board(options)
     model = open_model(options.model, output.progress)
+    board = configured_board(options, model.weights.engine)
     runner = open_runner(model, options.device, board, output)
     conversation = Conversation(runner, model.tokenizer, model.stop_tokens, sampling, options.max_new_tokens)
     result: dict[str, Any] = {"model": model.name, "device": options.device, "board": board.name, "turns": []}

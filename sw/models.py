@@ -10,7 +10,7 @@ from .llama_loader import LoadedLlama, is_llama, load_llama
 from .loader import LoadedModel, find_model, load_model, read_config
 from .store import added_file
 
-__all__ = ["open_llama", "open_model", "open_ternary"]
+__all__ = ["open_llama", "open_model"]
 
 
 def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel | LoadedLlama:
@@ -40,15 +40,4 @@ def open_llama(name: str | Path, progress: Callable[[str], None] = lambda text: 
             f"{model.name} is a ternary model; this command takes llama models",
             "give a llama checkpoint or GGUF file",
         )
-    return model
-
-
-def open_ternary(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel:
-    """A ternary model; one of the llama family is refused."""
-    model = open_model(name, progress)
-    if not isinstance(model, LoadedModel):
-        raise HwgenError(
-            "architecture", f"{model.name} is a llama model; this command takes ternary models",
-            "use `hwgen chat` or `hwgen perplexity`, which run llama models on the golden model",
-        )  # fmt: skip
     return model

@@ -122,10 +122,11 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
             "tool", f"serving needs a Python package that is missing: {error.name}", 'pip install "hwgen[serve]"'
         ) from error
     from ..llm import LLM
-    from ..loader import load_model
+    from ..models import open_model
     from ..prefix_cache import PrefixCache
 
-    key, board = read_key(options), configured_board(options)
+    key = read_key(options)
+    configured_board(options)  # refused before the model is read
     for name in ("max_new_tokens", "max_request_bytes", "cache_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -134,7 +135,8 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
     with listen(options.host, options.port) as listener:
         if not local and key is None:
             output.progress("warning: anyone who reaches this address can use the accelerator; set an API key")
-        model = load_model(options.model, output.progress)
+        model = open_model(options.model, output.progress)
+        board = configured_board(options, model.weights.engine)
         context = min(board.config.max_context, model.weights.shape.max_context)
         cache = options.cache_tokens or DEFAULT_CONTEXTS * context
         llm = LLM(model, options.device, board.config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact")

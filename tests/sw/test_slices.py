@@ -14,12 +14,13 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.model import ModelShape
-from hwgen.shapes import SHAPES
+from hwgen.shapes import SHAPES, engine_of
 from hwgen.sw.compiler import ModelCompiler, compile_model
 from hwgen.sw.engine import Engine, Session
 from hwgen.sw.image import Image
 from hwgen.sw.kv_cache import with_cache_tokens
-from hwgen.sw.random_model import RandomModel
+from hwgen.sw.llama_compiler import LlamaCompiler
+from hwgen.sw.random_model import random_model
 from hwgen.sw.slices import SlicedProgram, check_slices, is_needed, live_vectors, pack_slices, plan_slices, unpack_slices
 from hwgen.weights import random_weights
 
@@ -143,11 +144,13 @@ def test_no_room_at_all() -> None:
         engine.begin_slices(Session(), [1, 2])
 
 
-@pytest.mark.parametrize("head", ["exact", "shortlist"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "head"), [(s, h) for s in SHAPES for h in ("exact", "shortlist") if h == "exact" or engine_of(s) == "ternary"]
+)
 def test_published_shapes(shape: str, head: str) -> None:
     """On the build they are measured on, every panel is a slice, and no pass is shorter for it."""
-    compiler = ModelCompiler(load_board("kv260").config, RandomModel(replace(SHAPES[shape], layers=2)), head)  # type: ignore[arg-type]
+    config, weights = load_board("kv260").for_engine(engine_of(shape)).config, random_model(shape, layers=2)
+    compiler = ModelCompiler(config, weights, head) if engine_of(shape) == "ternary" else LlamaCompiler(config, weights, head)  # type: ignore[arg-type]
     compiler.plan_program()
     sliced = plan_slices(compiler)
     assert sliced is not None
