@@ -1,1 +1,1 @@
-"""Ternary table-lookup engine."""
+"""Linear engines: ternary by table look-up, and INT4 x FP8."""

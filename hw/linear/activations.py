@@ -1,4 +1,4 @@
-"""The int8 activations of all tokens, and the order in which a slice of them goes to the lanes."""
+"""The activations of all tokens (int8, or e4m3 codes), and the order in which a slice of them goes to the lanes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..interfaces import ActivationWrite
 __all__ = ["ActivationMemory", "LoadBus", "load_parts"]
 
 
-def load_parts(config: BuildConfig) -> tuple[int, int]:
+def load_parts(config: BuildConfig, slice_inputs: int) -> tuple[int, int]:
     """``(parts, chunks)``: a slice begins and ends at multiples of 1/``parts`` of a vector, and is ``chunks`` of them."""
-    part = math.gcd(config.width, config.slice_inputs)
-    return config.width // part, config.slice_inputs // part
+    part = math.gcd(config.width, slice_inputs)
+    return config.width // part, slice_inputs // part
 
 
-def LoadBus(config: BuildConfig) -> Signature:
+def LoadBus(config: BuildConfig, slice_inputs: int) -> Signature:
     """Part c % ``parts`` of ``data`` is chunk c of the slice, for every c whose bit of ``chunks`` is set."""
-    return Signature({"data": Out(8 * config.width), "chunks": Out(load_parts(config)[1])})
+    return Signature({"data": Out(8 * config.width), "chunks": Out(load_parts(config, slice_inputs)[1])})
 
 
 class ActivationMemory(wiring.Component):
@@ -45,15 +45,15 @@ class ActivationMemory(wiring.Component):
     #: Cycles from the first read of a slice to the first change in a lane.
     LATENCY = 4
 
-    def __init__(self, config: BuildConfig) -> None:
-        self.config = config
+    def __init__(self, config: BuildConfig, slice_inputs: int) -> None:
+        self.config, self.slice_inputs = config, slice_inputs
         super().__init__({
             "write": In(ActivationWrite(config)),
             "start": In(1),
             "half": In(1),
             "count": In(bits_for(config.chunk)),
             "slices": In(16),
-            "load": Out(LoadBus(config)),
+            "load": Out(LoadBus(config, slice_inputs)),
             "token": Out(config.tokens),
             "loaded": Out(1),
             "taken": In(1),
@@ -68,7 +68,7 @@ class ActivationMemory(wiring.Component):
         )
         self._write(m, memory.write_port(), words)
         read = memory.read_port()
-        parts, chunks = load_parts(config)
+        parts, chunks = load_parts(config, self.slice_inputs)
 
         # Walk: the words of a slice, token after token, slice after slice -------------------------------------------
         begin, reading, full = Signal(), Signal(), Signal()

@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
-
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.hdl import Module, Signal
 
 from ...config import BuildConfig
-from ..interfaces import ACCUMULATOR_LATENCY, AccumulatorRead, ActivationWrite, Operator, RowStream, index_bits
 from .activations import ActivationMemory
 from .lane import TernaryLane
-from .parity import AccumulatorParity
+from .panel import PanelEngine, connect_inputs
 from .schedule import TableSchedule
 from .trits import TritDecoder
 
 __all__ = ["LinearEngine"]
 
 
-class LinearEngine(wiring.Component):
-    """LINEAR: products of a panel of a packed ternary matrix with the int8 activations of ``op.count`` tokens.
+class LinearEngine(PanelEngine):
+    """LINEAR of packed ternary weights and int8 activations, by table look-up.
 
-    Beats come slices outermost, row blocks inside. With ``op.gang`` group g takes beat g of a ring row, all groups'
-    lane l hold token l, and a ring row is consumed in one cycle. Otherwise every group takes the same beat, lane l of
-    group g holds token ``g * lanes + l``, and a ring row takes ``groups`` cycles. There is no back-pressure behind an
-    accepted row.
-
-    Activations and accumulators have two halves. While LINEAR uses one half, ``activation`` may write and
-    ``accumulator`` read the other, each at one vector a cycle; neither costs LINEAR a cycle. DRAIN takes the read port of
-    one lane's accumulators a group; what LINEAR would have read there follows from `AccumulatorParity`. (Alternatives:
-    a stalled beat for every vector that is drained makes LINEAR as slow as without any overlap; a second memory that
-    takes the sums of the last slice costs as much block memory once more.)
-
-    Members:
-
-    * ``op``: In, stable from ``start`` to ``done``. Of the descriptor, ``slices``, ``row_blocks`` (a multiple of
-      ``block_step``) and ``buffers`` count.
-    * ``start``: In, strobe. Activations must have been written at least one cycle earlier; those beyond the inputs of
-      the matrix meet zero weights and may have any value.
-    * ``done``: Out, strobe: all accumulators are written. Another ``start`` may follow in the next cycle.
-    * ``rows``: In. ``ready`` only while an operator needs the row.
-    * ``activation``: In, writes; not to the half that LINEAR uses.
-    * ``accumulator``: In, serves one vector a cycle, `ACCUMULATOR_LATENCY` cycles after the request. What is read of the half
-      that LINEAR uses has no meaning.
-    * ``busy``: Out, between ``start`` and ``done``.
-    * ``waiting_tables``: Out, a row is offered but the tables of its slice are not complete.
+    Members: those of `PanelEngine`. Activations beyond the inputs of the matrix meet zero weights and may have any value.
+    ``waiting_tables``: the tables of the slice are not complete.
 
     ::
 
@@ -60,238 +31,57 @@ class LinearEngine(wiring.Component):
 
     #: Cycles from the issue of a beat to its look-ups.
     LOOK_UP = 1 + TritDecoder.INDEX_LATENCY
-    #: Cycles from the last level of the adder tree to ``done``.
-    FINISH = 4
 
     def __init__(self, config: BuildConfig) -> None:
-        self.config = config
-        super().__init__({
-            "op": In(Operator(config)),
-            "start": In(1),
-            "done": Out(1),
-            "rows": In(RowStream(config)),
-            "activation": In(ActivationWrite(config)),
-            "accumulator": In(AccumulatorRead(config)),
-            "busy": Out(1),
-            "waiting_tables": Out(1),
-        })  # fmt: skip
+        super().__init__(config, config.ternary_acc_bits, self.LOOK_UP + TernaryLane.ADD + (config.tables - 1).bit_length())
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
         lanes = [[TernaryLane(config) for _ in range(config.lanes)] for _ in range(config.groups)]
-        decoders = [TritDecoder(config) for _ in range(config.groups)]
-        parities = [AccumulatorParity(config) for _ in range(config.groups)]
         m.submodules.schedule = schedule = TableSchedule(config)
-        m.submodules.activations = activations = ActivationMemory(config)
-        for g in range(config.groups):
-            m.submodules[f"decoder_{g}"] = decoders[g]
-            m.submodules[f"parity_{g}"] = parities[g]
-            for number, lane in enumerate(lanes[g]):
-                m.submodules[f"lane_{g}_{number}"] = lane
-        levels = decoders[0].levels
-        descriptor = self.op.descriptor
-        accumulator_half, activation_half = descriptor.buffers[0], descriptor.buffers[1]
+        m.submodules.activations = activations = ActivationMemory(config, config.slice_inputs)
 
-        # Issue -----------------------------------------------------------------------------------------------------
         # A beat's tables are complete when it looks them up, and still those when the copy has been released.
         if not TableSchedule.WRITE_LATENCY <= self.LOOK_UP < 1 + TableSchedule.RELEASE_LATENCY:
             raise AssertionError("tables change while they are used")
-        running = Signal()
         built = Signal(2)  # slices whose tables are complete and not used up
-        hold = Signal(range(TernaryLane.ACCUMULATE_CYCLES))
-        gap = Signal.like(hold)
-        most_blocks = config.panel_rows // config.rows
-        block = Signal(range(max(2, most_blocks)))
-        last_block = Signal.like(block)
-        slices_left = Signal(16)
         buffer = Signal()
-        beat = Signal(index_bits(config.groups))
-        first = Signal()  # the first slice overwrites
-
-        may_issue = Signal()
-        issue = Signal()
-        end_of_slice = Signal()
         released = Signal()
+        beats = self._issue(m, built != 0, {"buffer": buffer})
+        m.d.sync += [released.eq(beats.end_of_slice), built.eq(built + schedule.built - beats.end_of_slice)]
+        with m.If(beats.end_of_slice):
+            m.d.sync += buffer.eq(~buffer)
+        with m.If(self.start):
+            m.d.sync += buffer.eq(0)
         m.d.comb += [
-            may_issue.eq(running & (built != 0) & (hold == 0)),
-            issue.eq(may_issue & self.rows.valid),
-            self.rows.ready.eq(may_issue & (self.op.gang | (beat == config.groups - 1))),
-            end_of_slice.eq(issue & (block == last_block)),
-            self.waiting_tables.eq(running & (built == 0) & self.rows.valid),
             schedule.start.eq(self.start),
             schedule.release.eq(released),
             schedule.loaded.eq(activations.loaded),
             activations.start.eq(self.start),
-            activations.half.eq(activation_half),
+            activations.half.eq(self.op.descriptor.buffers[1]),
             activations.count.eq(self.op.count),
-            activations.slices.eq(descriptor.slices),
+            activations.slices.eq(self.op.descriptor.slices),
             activations.taken.eq(schedule.taken),
         ]
-        m.d.sync += released.eq(end_of_slice)
-        blocks = Signal(bits_for(most_blocks))
-        m.d.comb += blocks.eq(Mux(self.op.gang, descriptor.row_blocks // config.groups, descriptor.row_blocks))
-        m.d.sync += built.eq(built + schedule.built - end_of_slice)
-        with m.If(hold != 0):
-            m.d.sync += hold.eq(hold - 1)
-        with m.If(issue):
-            m.d.sync += block.eq(block + 1)
-            if config.groups > 1:
-                m.d.sync += beat.eq(Mux(self.op.gang, 0, beat + 1))
-        with m.If(end_of_slice):
-            # A slice of few row blocks must not come back to one before its sum is written.
-            m.d.sync += [
-                block.eq(0), first.eq(0), buffer.eq(~buffer), hold.eq(gap),
-                slices_left.eq(slices_left - 1), running.eq(slices_left != 1),
-            ]  # fmt: skip
-        with m.If(self.start):
-            m.d.sync += [
-                running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), buffer.eq(0), beat.eq(0), hold.eq(0),
-                slices_left.eq(descriptor.slices), last_block.eq(blocks - 1),
-                gap.eq(Mux(blocks < TernaryLane.ACCUMULATE_CYCLES, TernaryLane.ACCUMULATE_CYCLES - blocks, 0)),
-            ]  # fmt: skip
-
-        # What accompanies a beat through the pipeline: track[i] belongs to the beat issued i cycles ago ---------------
-        word, part = divmod_power(block, config.vector_blocks)
-        track = [{"valid": issue, "last": issue & end_of_slice & (slices_left == 1), "first": first, "buffer": buffer,
-                  "address": self._address(word, accumulator_half), "part": part}]  # fmt: skip
-        for cycle in range(1, self.LOOK_UP + levels + self.FINISH + 1):
-            stage: dict[str, Value] = {}
-            for name, value in track[-1].items():
-                stage[name] = Signal(len(value), name=f"{name}_{cycle}")
-                m.d.sync += stage[name].eq(value)
-            track.append(stage)
-
-        def parts(stage: dict[str, Value], condition: Value) -> Value:
-            one_hot = Signal(config.vector_blocks)
-            m.d.comb += one_hot.eq(Mux(condition, 1 << stage["part"], 0))
-            return one_hot
-
-        read, keep, _, add, write, write_parity = track[self.LOOK_UP + levels - 1 :]
-        kept = parts(keep, keep["valid"] & ~keep["first"])
-        written, written_parity = parts(write, write["valid"]), parts(write_parity, write_parity["valid"])
-        m.d.comb += self.done.eq(write_parity["last"])
-        with m.If(self.done):
-            m.d.sync += self.busy.eq(0)
-
-        # Groups ----------------------------------------------------------------------------------------------------
         connect_inputs(m, activations.write, self.activation)
-        chosen, requested, shown = self._request(m)
-        for g, (decoder, parity) in enumerate(zip(decoders, parities, strict=True)):
-            beat_register = Signal(8 * config.beat_bytes, name=f"beat_{g}", reset_less=True)
+        look_up = beats.track[self.LOOK_UP]
+        for g, group in enumerate(lanes):
+            m.submodules[f"decoder_{g}"] = decoder = TritDecoder(config)
             used = Signal(name=f"used_{g}")
-            with m.If(issue):
-                choice = self.rows.payload.word_select(Mux(self.op.gang, g, beat), len(beat_register))
-                m.d.sync += beat_register.eq(choice)
             m.d.sync += used.eq(self.op.gang | (self.op.count > g * config.lanes))
-            m.d.comb += [
-                decoder.beat.eq(beat_register),
-                decoder.valid.eq(track[1]["valid"] & used),
-                parity.read.eq(read["address"]),
-                parity.keep.eq(kept),
-                parity.write.eq(write_parity["address"]),
-                parity.write_part.eq(written_parity),
-            ]
-            for number, lane in enumerate(lanes[g]):
-                token = g * config.lanes + number
-                here, repair = chosen[token], Signal(2, name=f"repair_{g}_{number}")
-                seen = Signal(name=f"seen_{g}_{number}")
-                m.d.sync += [
-                    seen.eq(here),
-                    repair.eq(Cat(seen, repair)),
-                    lane.active.eq(self.op.count > Mux(self.op.gang, number, token)),
-                ]
+            m.d.comb += [decoder.beat.eq(beats.registers[g]), decoder.valid.eq(beats.track[1]["valid"] & used)]
+            for number, lane in enumerate(group):
+                m.submodules[f"lane_{g}_{number}"] = lane
                 m.d.comb += [
-                    lane.here.eq(Mux(self.op.gang, activations.token[number], activations.token[token])),
+                    lane.here.eq(self._here(activations.token, g, number)),
                     lane.take.eq(schedule.take),
-                    lane.look_up.eq(track[self.LOOK_UP]["valid"]),
-                    lane.buffer.eq(track[self.LOOK_UP]["buffer"]),
-                    lane.read.eq(Mux(here, requested, read["address"])),
-                    lane.repair.eq(repair[-1]),
-                    lane.syndrome.eq(parity.syndrome),
-                    lane.show.eq(Mux(seen, shown[g], 0)),
-                    lane.accumulate.keep.eq(kept),
-                    lane.accumulate.add.eq(add["valid"]),
-                    lane.accumulate.write.eq(write["address"]),
-                    lane.accumulate.write_part.eq(written),
-                    parity.own[number].eq(lane.own),
-                    parity.sum[number].eq(lane.sum),
+                    lane.look_up.eq(look_up["valid"]),
+                    lane.buffer.eq(look_up["buffer"]),
                 ]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.index, decoder.index, strict=True)]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.negate, decoder.negate, strict=True)]
                 connect_inputs(m, lane.load, activations.load)
                 connect_inputs(m, lane.build, schedule.build)
-        self._serve(m, lanes)
+        self._accumulate(m, lanes, beats.track)
         return m
-
-    def _address(self, word: Value, half: Value) -> Value:
-        """Address of a word in the accumulator memories; words need fewer bits where they hold several row blocks."""
-        bits = index_bits(self.config.panel_vectors)
-        return Cat(Cat(word, Const(0, bits))[:bits], half)
-
-    def _request(self, m: Module) -> tuple[list[Value], Value, list[Value]]:
-        """Whether the request is for a lane, by token; its address; and, one cycle later, the row blocks of the word that a
-        chosen lane of each group shows.
-
-        Row block b of a ganged panel is block b // groups of group b % groups. So the word of vector v is v // groups, and
-        for v % groups = t a group's part p is wanted where row block p * groups + g is one of vector t.
-        """
-        config = self.config
-        request = Cat(self.accumulator.half, self.accumulator.gang, self.accumulator.token, self.accumulator.vector)
-        for cycle in range(ACCUMULATOR_LATENCY - 3):
-            register = Signal(len(request), name=f"request_{cycle}")
-            m.d.sync += register.eq(request)
-            request = register
-        half, gang = request[0], request[1]
-        token = request[2 : 2 + len(self.accumulator.token)]
-        vector = request[2 + len(token) :]
-        word, turn = divmod_power(vector, config.groups)
-        chosen: list[Value] = []
-        for number in range(config.tokens):
-            here = Signal(name=f"chosen_{number}")
-            m.d.comb += here.eq(token == Mux(gang, number % config.lanes, number))
-            chosen.append(here)
-        shown: list[Value] = []
-        for g in range(config.groups):
-            mask = Signal(config.vector_blocks, name=f"shown_{g}")
-            for p in range(config.vector_blocks):
-                m.d.sync += mask[p].eq(~gang | (turn == (p * config.groups + g) // config.vector_blocks))
-            shown.append(mask)
-        return chosen, self._address(Mux(gang, word, vector), half), shown
-
-    def _serve(self, m: Module, lanes: list[list[TernaryLane]]) -> None:
-        """Merge what the lanes show: everything not wanted is zero."""
-        config = self.config
-        gang = self.accumulator.gang
-        for cycle in range(1, ACCUMULATOR_LATENCY):
-            register = Signal(name=f"gang_{cycle}")
-            m.d.sync += register.eq(gang)
-            gang = register
-        size = config.rows * config.acc_bits
-        blocks: list[list[Value]] = []
-        for g, group in enumerate(lanes):
-            blocks.append([])
-            for p in range(config.vector_blocks):
-                merged = Signal(size, name=f"block_{g}_{p}")
-                m.d.comb += merged.eq(reduce(or_, [lane.blocks[p] for lane in group]))
-                blocks[g].append(merged)
-        for j in range(config.vector_blocks):
-            alone = [(g, j) for g in range(config.groups)]
-            row_blocks = range(j, config.groups * config.vector_blocks, config.vector_blocks)
-            ganged = [(b % config.groups, b // config.groups) for b in row_blocks]
-            data = reduce(or_, [blocks[g][p] for g, p in alone])
-            if ganged != alone:
-                data = Mux(gang, reduce(or_, [blocks[g][p] for g, p in ganged]), data)
-            m.d.sync += self.accumulator.data.word_select(j, size).eq(data)
-
-
-def divmod_power(value: Value, divisor: int) -> tuple[Value, Value]:
-    """Quotient and remainder (at least one bit each) for a ``divisor`` that is a power of two."""
-    bits = divisor.bit_length() - 1
-    return Cat(value[bits:], 0)[: max(1, len(value) - bits)], Cat(value[:bits], 0)[: max(1, bits)]
-
-
-def connect_inputs(m: Module, target: wiring.PureInterface, source: wiring.PureInterface) -> None:
-    """Drive every member of ``target`` from the same member of ``source`` (one source drives many lanes)."""
-    for name in source.signature.members:
-        m.d.comb += getattr(target, name).eq(getattr(source, name))

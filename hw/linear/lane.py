@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
-
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out, Signature
+from amaranth.lib.wiring import In
 
 from ...config import BuildConfig
-from ..interfaces import index_bits
+from .accumulators import AccumulatingLane
 from .activations import LoadBus, load_parts
-from .parity import accumulator_words
 from .schedule import BUFFERS, BuildBus, rounds_of
-from .tables import ENTRY_BITS, TableBuilder, add_inverted, add_or_subtract
+from .tables import ENTRY_BITS, TableBuilder, add_or_subtract
 from .trits import GROUP, INDEX_BITS
 
-__all__ = ["AccumulateBus", "TernaryLane"]
+__all__ = ["TernaryLane"]
 
 
-def AccumulateBus(config: BuildConfig) -> Signature:
-    """What the accumulators do, counted from the look-up of a beat in cycle 0 and with ``levels`` of the adder tree:
-
-    * ``keep`` in cycle ``levels``: part (one-hot) of the word read one cycle before that the beat adds to; none in the
-      first slice.
-    * ``add`` in cycle ``levels`` + 2: add the beat.
-    * ``write`` and ``write_part`` in cycle ``levels`` + 3: address and part (one-hot; none without a beat) of its sum.
-    """
-    return Signature({
-        "keep": Out(config.vector_blocks),
-        "add": Out(1),
-        "write": Out(index_bits(accumulator_words(config))),
-        "write_part": Out(config.vector_blocks),
-    })  # fmt: skip
-
-
-class TernaryLane(wiring.Component):
+class TernaryLane(AccumulatingLane):
     """Looks up the partial sums of ``rows`` rows for one token, adds them, accumulates over slices; one beat a cycle.
 
     ::
@@ -54,28 +34,17 @@ class TernaryLane(wiring.Component):
     * ``take``, ``build``: In, from `TableSchedule`.
     * ``look_up``: In, codes of a beat are at ``index`` (cycle 0), for table copy ``buffer``.
     * ``index``, ``negate``: In, from `TritDecoder`; ``negate`` bits arrive in the cycle of their adders.
-    * ``accumulate``: In, from the engine.
-    * ``read``: In, address in the accumulators: the beat's in cycle ``levels`` - 1, or the one that DRAIN reads.
-    * ``own``: Out, two cycles after ``read``, the kept row block; zero without a token. ``syndrome``: In, three cycles after
-      ``read``, and ``repair``: In, with it: DRAIN had the port, the beat's row block is ``own ^ syndrome``.
-    * ``sum``: Out, the sums in the cycle in which they are written; zero without a token.
-    * ``show``: In, one cycle after ``read``: parts of the word to put into ``blocks``; the others become zero.
-    * ``blocks[p]``: Out, the shown row blocks (``rows`` accumulators each), two cycles after ``read``.
-
-    A row block may be used again `ACCUMULATE_CYCLES` cycles later.
+    * Those of `AccumulatingLane`, whose cycle 3 is cycle ``levels`` + 2 here.
     """
 
-    #: Cycles from one beat of a row block to the next that finds its sum, also in the parity.
-    ACCUMULATE_CYCLES = 6
+    #: Cycles from the last level of the adder tree to the cycle in which a beat is added.
+    ADD = 2
 
     def __init__(self, config: BuildConfig) -> None:
-        self.config = config
         #: Levels of the adder tree over the tables of a row.
         self.levels = (config.tables - 1).bit_length()
-        block = config.rows * config.acc_bits
-        super().__init__({
-            "active": In(1),
-            "load": In(LoadBus(config)),
+        super().__init__(config, config.ternary_acc_bits, {
+            "load": In(LoadBus(config, config.slice_inputs)),
             "here": In(1),
             "take": In(1),
             "build": In(BuildBus(config)),
@@ -83,14 +52,6 @@ class TernaryLane(wiring.Component):
             "buffer": In(1),
             "index": In(data.ArrayLayout(INDEX_BITS, config.tables)).array(config.rows),
             "negate": In(config.tables).array(config.rows),
-            "accumulate": In(AccumulateBus(config)),
-            "read": In(index_bits(accumulator_words(config))),
-            "own": Out(block),
-            "repair": In(1),
-            "syndrome": In(block),
-            "sum": Out(block),
-            "show": In(config.vector_blocks),
-            "blocks": Out(block).array(config.vector_blocks),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -113,13 +74,24 @@ class TernaryLane(wiring.Component):
             with m.If(valid[0]):
                 m.d.sync += [value.eq(entry) for value, entry in zip(values, entries[row], strict=True)]
             sums.append(self._tree(m, valid, values, row))
-        self._accumulate(m, valid, sums)
+        # The sign of a row is that of its first table.
+        inverted: list[Value] = []
+        minus: list[Value] = []
+        for row in range(config.rows):
+            minus.append(Signal(name=f"minus_{row}", reset_less=True))
+            inverted.append(Signal(signed(len(sums[row])), name=f"signed_{row}", reset_less=True))
+            with m.If(valid[self.levels + 1]):
+                m.d.sync += [
+                    minus[row].eq(self.negate[row][0]),
+                    inverted[row].eq(sums[row] ^ self.negate[row][0].replicate(len(inverted[row]))),
+                ]
+        self._accumulate(m, inverted, minus)
         return m
 
     def _load(self, m: Module) -> list[Value]:
         """The activations of a slice, byte by byte. The next slice arrives in a second copy."""
         config = self.config
-        parts, chunks = load_parts(config)
+        parts, chunks = load_parts(config, config.slice_inputs)
         chunk_bits = 8 * config.width // parts
         window: list[Value] = []
         for number in range(chunks):
@@ -187,47 +159,3 @@ class TernaryLane(wiring.Component):
                     following.append(node)
             values = following
         return values[0]
-
-    def _accumulate(self, m: Module, valid: list[Value], sums: list[Value]) -> None:
-        config = self.config
-        kept: list[Value] = []
-        for part in range(config.vector_blocks):
-            m.submodules[f"accumulators_{part}"] = memory = Memory(
-                shape=len(self.sum), depth=accumulator_words(config), init=[], attrs={"ram_style": "block"}
-            )
-            read, write = memory.read_port(), memory.write_port()
-            m.d.comb += [
-                read.addr.eq(self.read),
-                write.addr.eq(self.accumulate.write),
-                write.en.eq(self.accumulate.write_part[part] & self.active),
-                write.data.eq(self.sum),
-            ]
-            kept_part = Signal(len(self.sum), name=f"kept_{part}", reset_less=True)
-            with m.If(self.accumulate.keep[part] & self.active):
-                m.d.sync += kept_part.eq(read.data)
-            with m.Else():
-                m.d.sync += kept_part.eq(0)
-            kept.append(kept_part)
-            with m.If(self.show[part]):
-                m.d.sync += self.blocks[part].eq(read.data)
-            with m.Else():
-                m.d.sync += self.blocks[part].eq(0)
-        # Parts that are not kept are zero: to select is to merge.
-        own = Signal(len(self.sum), reset_less=True)
-        m.d.comb += self.own.eq(reduce(or_, kept))
-        m.d.sync += own.eq(self.own)
-        for row in range(config.rows):
-            negate = Signal(name=f"minus_{row}", reset_less=True)
-            inverted = Signal(signed(len(sums[row])), name=f"signed_{row}", reset_less=True)
-            with m.If(valid[self.levels + 1]):
-                m.d.sync += [
-                    negate.eq(self.negate[row][0]),
-                    inverted.eq(sums[row] ^ self.negate[row][0].replicate(len(inverted))),
-                ]
-            bits = slice(row * config.acc_bits, (row + 1) * config.acc_bits)
-            old = own[bits] ^ (self.syndrome[bits] & self.repair.replicate(config.acc_bits))
-            total = add_inverted(inverted, old, negate, config.acc_bits)
-            with m.If(~self.active):
-                m.d.sync += self.sum[bits].eq(0)
-            with m.Elif(self.accumulate.add):
-                m.d.sync += self.sum[bits].eq(total)

@@ -48,9 +48,11 @@ class AccumulatorParity(wiring.Component):
     * ``write``, ``write_part`` (one-hot; none without a beat): In, five cycles after ``read``.
     """
 
-    def __init__(self, config: BuildConfig) -> None:
+    def __init__(self, config: BuildConfig, acc_bits: int) -> None:
         self.config = config
-        address, block = index_bits(accumulator_words(config)), config.rows * config.acc_bits
+        #: Bits of the accumulators of a row block.
+        self.block = config.rows * acc_bits
+        address, block = index_bits(accumulator_words(config)), self.block
         super().__init__({
             "read": In(address),
             "keep": In(config.vector_blocks),
@@ -64,7 +66,7 @@ class AccumulatorParity(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        block = config.rows * config.acc_bits
+        block = self.block
         new = Signal(block, reset_less=True)
         m.d.sync += new.eq(reduce(xor, self.sum))
         kept: list[Value] = []

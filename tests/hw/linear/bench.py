@@ -1,7 +1,8 @@
-"""Jobs for the linear engine, and a bench that drives it as its neighbours do."""
+"""Jobs for the linear engines, and a bench that drives one as its neighbours do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,47 +18,92 @@ from hwgen.layout import matrix_shape, pack_ternary, vectors_of
 from tests.cocotb_runner import cocotb_parameters, start_clock
 
 Trits = npt.NDArray[np.int8]
+Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
 
 @dataclass
-class Job:
+class PanelJob:
     """One LINEAR operator."""
 
-    #: ``[rows, inputs]``
-    weights: Trits
-    #: ``[tokens, inputs]``
-    activations: Integers
     #: Chance that no row is offered in a cycle.
     stall: float = 0.0
-    #: Cycles before the first row is offered, so that tables run ahead.
+    #: Cycles before the first row is offered, so that slices are prepared ahead.
     late: int = 0
     #: Halves of the memories.
     buffers: Buffers = Buffers.NONE
 
     @property
     def tokens(self) -> int:
-        return self.activations.shape[0]
+        raise NotImplementedError
+
+    @property
+    def rows(self) -> int:
+        raise NotImplementedError
 
     def gang(self, config: BuildConfig) -> bool:
         return self.tokens <= config.lanes
 
+    def codes(self, config: BuildConfig, rng: np.random.Generator) -> Bytes:
+        """The bytes that are written as activations ``[tokens, padded inputs]``."""
+        raise NotImplementedError
+
+    def stream(self, config: BuildConfig) -> tuple[Descriptor, Bytes]:
+        """The operator, and the beats that it consumes."""
+        raise NotImplementedError
+
+    def products(self) -> Integers:
+        """``[tokens, rows]``"""
+        raise NotImplementedError
+
     def results(self, config: BuildConfig) -> Integers:
         """``[tokens, padded rows]``"""
-        rows = len(self.weights)
-        expected = np.zeros((self.tokens, vectors_of(config, rows) * config.width), np.int64)
-        expected[:, :rows] = self.activations @ self.weights.astype(np.int64).T
+        expected = np.zeros((self.tokens, vectors_of(config, self.rows) * config.width), np.int64)
+        expected[:, : self.rows] = self.products()
         return expected
+
+
+@dataclass(kw_only=True)
+class Job(PanelJob):
+    """LINEAR of the ternary engine."""
+
+    #: ``[rows, inputs]``
+    weights: Trits
+    #: ``[tokens, inputs]``
+    activations: Integers
+
+    @property
+    def tokens(self) -> int:
+        return self.activations.shape[0]
+
+    @property
+    def rows(self) -> int:
+        return len(self.weights)
+
+    def codes(self, config: BuildConfig, rng: np.random.Generator) -> Bytes:
+        """Elements beyond the inputs get leftovers, as the last vector of a NORM may have."""
+        inputs = self.activations.shape[1]
+        full = rng.integers(-127, 128, (self.tokens, vectors_of(config, inputs) * config.width))
+        full[:, :inputs] = self.activations
+        return full.astype(np.int8).view(np.uint8)
+
+    def stream(self, config: BuildConfig) -> tuple[Descriptor, Bytes]:
+        slices, blocks = matrix_shape(config, *self.weights.shape)
+        descriptor = Descriptor(opcode=Opcode.LINEAR, slices=slices, row_blocks=blocks, buffers=self.buffers)
+        return descriptor, pack_ternary(config, self.weights)
+
+    def products(self) -> Integers:
+        return self.activations @ self.weights.astype(np.int64).T
 
 
 def random_job(rng: np.random.Generator, rows: int, inputs: int, tokens: int, **options: Any) -> Job:
     weights = rng.integers(-1, 2, (rows, inputs)).astype(np.int8)
     options.setdefault("buffers", Buffers(int(rng.integers(4))))
-    return Job(weights, rng.integers(-127, 128, (tokens, inputs)), **options)
+    return Job(weights=weights, activations=rng.integers(-127, 128, (tokens, inputs)), **options)
 
 
 class Bench:
-    """Drives a `LinearEngine`."""
+    """Drives a linear engine."""
 
     def __init__(self, dut: Any) -> None:
         self.dut = dut
@@ -70,37 +116,32 @@ class Bench:
             getattr(dut, name).value = 0
         await start_clock(dut)
 
-    async def load(self, job: Job) -> None:
-        """Write the activations; elements beyond the inputs get leftovers, as the last vector of a NORM may have."""
+    async def load(self, job: PanelJob) -> None:
+        """Write the activations."""
         dut, config = self.dut, self.config
-        tokens, inputs = job.activations.shape
-        vectors = vectors_of(config, inputs)
-        full = self.rng.integers(-127, 128, (tokens, vectors * config.width))
-        full[:, :inputs] = job.activations
+        full = job.codes(config, self.rng)
         dut.activation__half.value = int(Buffers.ACTIVATION in job.buffers)
-        for token in range(tokens):
+        for token in range(job.tokens):
             dut.activation__token.value = token
-            for v in range(vectors):
+            for v in range(full.shape[1] // config.width):
                 dut.activation__valid.value = 1
                 dut.activation__addr.value = v
-                part = full[token, v * config.width : (v + 1) * config.width].astype(np.int8)
+                part = full[token, v * config.width : (v + 1) * config.width]
                 dut.activation__data.value = int.from_bytes(part.tobytes(), "little")
                 await RisingEdge(dut.clk)
         dut.activation__valid.value = 0
 
-    def operator(self, job: Job) -> list[int]:
+    def operator(self, job: PanelJob) -> list[int]:
         """Apply the operator; returns the ring rows that it consumes."""
         config, dut = self.config, self.dut
-        slices, blocks = matrix_shape(config, *job.weights.shape)
-        descriptor = Descriptor(opcode=Opcode.LINEAR, slices=slices, row_blocks=blocks, buffers=job.buffers)
+        descriptor, beats = job.stream(config)
         dut.op__descriptor.value = int.from_bytes(descriptor.pack(), "little")
         dut.op__count.value = job.tokens
         dut.op__tokens.value = job.tokens
         dut.op__gang.value = int(job.gang(config))
-        beats = pack_ternary(config, job.weights).reshape(-1, config.groups * config.beat_bytes)
-        return [int.from_bytes(row.tobytes(), "little") for row in beats]
+        return [int.from_bytes(row.tobytes(), "little") for row in beats.reshape(-1, config.groups * config.beat_bytes)]
 
-    async def run(self, job: Job, *, limit: int | None = None) -> int:
+    async def run(self, job: PanelJob, *, limit: int | None = None) -> int:
         """Execute; returns the cycles from the first row accepted to ``done``, or gives up after ``limit`` cycles."""
         dut = self.dut
         rows = self.operator(job)
@@ -141,10 +182,10 @@ class Bench:
         assert first is not None
         return cycle - first
 
-    async def read(self, job: Job) -> Integers:
+    async def read(self, job: PanelJob) -> Integers:
         """All accumulators ``[tokens, padded rows]``, one request a cycle."""
         dut, config = self.dut, self.config
-        vectors = vectors_of(config, len(job.weights))
+        vectors = vectors_of(config, job.rows)
         requests = [(token, v) for token in range(job.tokens) for v in range(vectors)]
         result = np.zeros((job.tokens, vectors * config.width), np.int64)
         for cycle in range(len(requests) + ACCUMULATOR_LATENCY):
@@ -165,16 +206,16 @@ class Bench:
             await RisingEdge(dut.clk)
         return result
 
-    async def compare(self, job: Job) -> None:
+    async def compare(self, job: PanelJob) -> None:
         np.testing.assert_array_equal(await self.read(job), job.results(self.config))
 
-    async def check(self, job: Job) -> int:
+    async def check(self, job: PanelJob) -> int:
         await self.load(job)
         cycles = await self.run(job)
         await self.compare(job)
         return cycles
 
-    async def chain(self, jobs: list[Job]) -> list[int]:
+    async def chain(self, jobs: Sequence[PanelJob]) -> list[int]:
         """Run the jobs one after the other; beside each, the results before it are read and the activations after it
         written, over and over. Neighbours use different halves. Returns what `run` does for each."""
         cycles = []
@@ -190,7 +231,7 @@ class Bench:
         await self.compare(jobs[-1])
         return cycles
 
-    async def _read_until_done(self, job: Job, running: Any) -> None:
+    async def _read_until_done(self, job: PanelJob, running: Any) -> None:
         passes = 0
         while passes == 0 or not running.done():
             await self.compare(job)

@@ -20,7 +20,7 @@ class Bench:
         self.dut = dut
         self.config = BuildConfig.from_dict(cocotb_parameters()["config"])
         self.rng = np.random.default_rng(5)
-        self.parts, self.chunks = load_parts(self.config)
+        self.parts, self.chunks = load_parts(self.config, self.config.slice_inputs)
         words = self.config.max_inputs
         #: What was written, ``[half, token, input]``, and what has arrived, ``[token, input of the slice]``.
         self.memory = np.zeros((2, self.config.tokens, words), np.int8)
@@ -144,4 +144,7 @@ GEOMETRIES: dict[str, dict[str, int]] = {
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_activations(tmp_path: Path, name: str) -> None:
     config = BuildConfig.from_dict({"name": name, **GEOMETRIES[name]})
-    run_cocotb(ActivationMemory(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
+    run_cocotb(
+        ActivationMemory(config, config.slice_inputs), test_module=__name__, build_dir=tmp_path,
+        parameters={"config": config.to_dict()},
+    )  # fmt: skip

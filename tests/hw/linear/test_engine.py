@@ -25,14 +25,14 @@ from .bench import Bench, Job, random_job
 
 def prepare_cycles(config: BuildConfig, tokens: int) -> int:
     """Cycles that a slice takes at least: its tables are built while the next one's activations are loaded."""
-    parts, chunks = load_parts(config)
+    parts, chunks = load_parts(config, config.slice_inputs)
     words = -(-(chunks + parts - 1) // parts)
     return max(len(WALK) * config.tables // config.builders, tokens * words + ActivationMemory.LATENCY + 2)
 
 
 def finish_cycles(config: BuildConfig) -> int:
     """Cycles from the last beat to ``done``."""
-    return (config.tables - 1).bit_length() + LinearEngine.LOOK_UP + LinearEngine.FINISH
+    return LinearEngine(config).add + LinearEngine.DONE
 
 
 @cocotb.test()
@@ -75,7 +75,7 @@ async def extremes(dut: Any) -> None:
                 weights = np.full((config.width, config.max_inputs), weight, np.int8)
                 weights[1] = -weights[1]
                 weights[2:3] = 0
-                await bench.check(Job(weights, np.full((tokens, config.max_inputs), activation)))
+                await bench.check(Job(weights=weights, activations=np.full((tokens, config.max_inputs), activation)))
 
 
 @cocotb.test()

@@ -1,0 +1,116 @@
+"""The accumulators of one token lane: block memories that LINEAR adds to and DRAIN reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Flow, In, Out, Signature
+
+from ...config import BuildConfig
+from ..interfaces import index_bits
+from .parity import accumulator_words
+from .tables import add_inverted
+
+__all__ = ["AccumulateBus", "AccumulatingLane"]
+
+
+def AccumulateBus(config: BuildConfig) -> Signature:
+    """What the accumulators do, counted from the cycle in which a beat is added:
+
+    * ``keep`` two cycles before: part (one-hot) of the word read one cycle before that the beat adds to; none in the
+      first slice.
+    * ``add``: add the beat.
+    * ``write`` and ``write_part`` one cycle later: address and part (one-hot; none without a beat) of its sum.
+    """
+    return Signature({
+        "keep": Out(config.vector_blocks),
+        "add": Out(1),
+        "write": Out(index_bits(accumulator_words(config))),
+        "write_part": Out(config.vector_blocks),
+    })  # fmt: skip
+
+
+class AccumulatingLane(wiring.Component):
+    """A lane with ``rows`` accumulators of ``acc_bits`` a row block; `_accumulate` makes them.
+
+    ::
+
+        cycle   0       1       2       3               4
+                read    keep    own     row + sum       write
+                                        (syndrome)
+
+    Members, beside those of the lane:
+
+    * ``active``: In, the lane has a token; without it nothing is accumulated.
+    * ``accumulate``: In, from the engine.
+    * ``read``: In, address in the accumulators: the beat's in cycle 0, or the one that DRAIN reads.
+    * ``own``: Out, two cycles after ``read``, the kept row block; zero without a token. ``syndrome``: In, three cycles after
+      ``read``, and ``repair``: In, with it: DRAIN had the port, the beat's row block is ``own ^ syndrome``.
+    * ``sum``: Out, the sums in the cycle in which they are written; zero without a token.
+    * ``show``: In, one cycle after ``read``: parts of the word to put into ``blocks``; the others become zero.
+    * ``blocks[p]``: Out, the shown row blocks (``rows`` accumulators each), two cycles after ``read``.
+
+    A row block may be used again `ACCUMULATE_CYCLES` cycles later.
+    """
+
+    #: Cycles from one beat of a row block to the next that finds its sum, also in the parity.
+    ACCUMULATE_CYCLES = 6
+
+    def __init__(self, config: BuildConfig, acc_bits: int, members: Mapping[str, Flow]) -> None:
+        self.config, self.acc_bits = config, acc_bits
+        block = config.rows * acc_bits
+        super().__init__({
+            "active": In(1),
+            **members,
+            "accumulate": In(AccumulateBus(config)),
+            "read": In(index_bits(accumulator_words(config))),
+            "own": Out(block),
+            "repair": In(1),
+            "syndrome": In(block),
+            "sum": Out(block),
+            "show": In(config.vector_blocks),
+            "blocks": Out(block).array(config.vector_blocks),
+        })  # fmt: skip
+
+    def _accumulate(self, m: Module, inverted: Sequence[Value], negate: Sequence[Value]) -> None:
+        """Add row r's ``inverted[r]``, or with ``negate[r]`` subtract its inverse, in the cycle of ``accumulate.add``."""
+        config, acc_bits = self.config, self.acc_bits
+        kept: list[Value] = []
+        for part in range(config.vector_blocks):
+            m.submodules[f"accumulators_{part}"] = memory = Memory(
+                shape=len(self.sum), depth=accumulator_words(config), init=[], attrs={"ram_style": "block"}
+            )
+            read, write = memory.read_port(), memory.write_port()
+            m.d.comb += [
+                read.addr.eq(self.read),
+                write.addr.eq(self.accumulate.write),
+                write.en.eq(self.accumulate.write_part[part] & self.active),
+                write.data.eq(self.sum),
+            ]
+            kept_part = Signal(len(self.sum), name=f"kept_{part}", reset_less=True)
+            with m.If(self.accumulate.keep[part] & self.active):
+                m.d.sync += kept_part.eq(read.data)
+            with m.Else():
+                m.d.sync += kept_part.eq(0)
+            kept.append(kept_part)
+            with m.If(self.show[part]):
+                m.d.sync += self.blocks[part].eq(read.data)
+            with m.Else():
+                m.d.sync += self.blocks[part].eq(0)
+        # Parts that are not kept are zero: to select is to merge.
+        own = Signal(len(self.sum), reset_less=True)
+        m.d.comb += self.own.eq(reduce(or_, kept))
+        m.d.sync += own.eq(self.own)
+        for row in range(config.rows):
+            bits = slice(row * acc_bits, (row + 1) * acc_bits)
+            old = own[bits] ^ (self.syndrome[bits] & self.repair.replicate(acc_bits))
+            total = add_inverted(inverted[row], old, negate[row], acc_bits)
+            with m.If(~self.active):
+                m.d.sync += self.sum[bits].eq(0)
+            with m.Elif(self.accumulate.add):
+                m.d.sync += self.sum[bits].eq(total)

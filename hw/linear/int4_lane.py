@@ -1,0 +1,88 @@
+"""One token lane of the INT4 engine: products of a slice, their scales, and the accumulators of its rows."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.lib.wiring import In
+
+from ...config import BuildConfig
+from .accumulators import AccumulatingLane
+from .int4_dot import Int4Dot
+from .int4_loader import Int4LoadBus, Int4Shape
+from .int4_weights import CODE_BITS
+from .multiply_add import MultiplyAdd
+from .panel import connect_inputs
+
+__all__ = ["Int4Lane"]
+
+#: Most that one input adds to an accumulator: a weight of 3056 times an activation of 512 * 448.
+LARGEST = 3056 * 512 * 448
+
+
+class Int4Lane(AccumulatingLane):
+    """``acc += D * dot + 8 * M * X`` for ``rows`` rows of one token, one beat a cycle; X is the sum of E over the slice.
+
+    ::
+
+        cycle   dot - 1    dot          dot + 1     dot + 2       dot + 3        (``dot_cycle`` of `Int4Dot`)
+                M, X       8 M X        + D dot     row + sum     write
+                           D, dot
+
+    Members:
+
+    * ``load``, ``here``: In, from the loader; bits of ``here``: values, centres, total are for this token.
+    * ``take``: In, strobe, two cycles before the operands of the first beat of the slice that has arrived.
+    * ``skewed``, ``codes``, ``pairs``: In, from `Int4Decoder`. ``scales``: In, D and M of the rows, in cycle ``dot_cycle - 2``.
+    * Those of `AccumulatingLane`, whose cycle 3 is cycle ``dot_cycle + 2`` here.
+    """
+
+    #: Cycles from the sums over a slice to the cycle in which they are added.
+    ADD = 2
+
+    def __init__(self, config: BuildConfig, shape: Int4Shape, *, packed: bool = True) -> None:
+        self.shape, self.packed = shape, packed
+        super().__init__(config, config.int4_acc_bits, {
+            "load": In(Int4LoadBus(shape)),
+            "here": In(3),
+            "take": In(1),
+            "skewed": In(CODE_BITS * config.rows).array(shape.inputs),
+            "codes": In(CODE_BITS * shape.inputs).array(config.rows),
+            "pairs": In((CODE_BITS + 1) * (shape.inputs // 2)).array(config.rows),
+            "scales": In(16 * config.rows),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, shape = self.config, self.shape
+        m.submodules.dot = dot = Int4Dot(config, shape, packed=self.packed)
+        # take[i] is i + 1 cycles behind ``take``: it takes over operands of cycle i + 2 after an issue.
+        take = Signal(shape.dot_cycle - 2)
+        m.d.sync += take.eq(Cat(self.take, take))
+        m.d.comb += [dot.here.eq(self.here[:2]), dot.take.eq(take[: len(dot.take)])]
+        connect_inputs(m, dot.load, self.load)
+        for name in ("skewed", "codes", "pairs"):
+            m.d.comb += [a.eq(b) for a, b in zip(getattr(dot, name), getattr(self, name), strict=True)]
+
+        place, total = (Signal(signed(shape.total_bits), name=name, reset_less=True) for name in ("place", "total"))
+        with m.If(self.load.complete & self.here[2]):
+            m.d.sync += place.eq(self.load.total)
+        with m.If(take[-1]):
+            m.d.sync += total.eq(place)
+        scaled: list[Value] = []
+        bits = (LARGEST * shape.inputs).bit_length() + 1
+        for r in range(config.rows):
+            early, scale = (Signal(8, name=f"{name}_{r}", reset_less=True) for name in ("early", "scale"))
+            midpoint = Signal(signed(8), name=f"midpoint_{r}", reset_less=True)
+            m.d.sync += [Cat(early, midpoint).eq(self.scales.word_select(r, 16)), scale.eq(early)]
+            offset, scaling = MultiplyAdd(operand_registers=False), MultiplyAdd(operand_registers=False)
+            m.submodules[f"multiply_add_offset_{r}"], m.submodules[f"multiply_add_scale_{r}"] = offset, scaling
+            m.d.comb += [
+                offset.a.eq(total),
+                offset.b.eq(Cat(Const(0, 3), midpoint).as_signed()),
+                scaling.a.eq(dot.dot[r]),
+                scaling.b.eq(scale),
+                scaling.addend.eq(offset.result),
+            ]
+            scaled.append(scaling.result[:bits].as_signed())
+        self._accumulate(m, scaled, [Const(0, 1)] * config.rows)
+        return m

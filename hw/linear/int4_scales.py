@@ -1,0 +1,80 @@
+"""Scale and midpoint codes of a group of inputs, for all rows of a panel."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from ...config import BuildConfig
+from ...layout import pad_beats
+from ..interfaces import index_bits
+from .int4_loader import delayed, log2
+from .panel import divmod_power
+
+__all__ = ["ScaleMemory"]
+
+#: Words up to which the memory is made of look-up tables: block memory is hardly deeper than wide there.
+DISTRIBUTED_WORDS = 64
+
+
+class ScaleMemory(wiring.Component):
+    """Keeps the scale beats of one group of inputs; a row block of ``rows`` rows takes a part of a beat.
+
+    Where a ring row of blocks needs more than one beat of scales, several beats lie side by side in ``banks``.
+
+    Members:
+
+    * ``write``: In, strobe, with ``beat``: word ``word``. It counts for reads of later cycles only.
+    * ``block``, ``gang``: In, a row block: of all groups, or with ``gang`` the ``block``-th of every group.
+    * ``codes[g]``: Out, bytes D, M of the rows of group g's block, `LATENCY` cycles later.
+
+    There is one copy: beats write and read it in the order in which they are taken.
+    """
+
+    #: Cycles from ``block`` to ``codes``.
+    LATENCY = 3
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
+        self.blocks = config.panel_rows // config.rows
+        #: Row blocks in a beat of scales, and beats side by side.
+        self.beat_blocks = config.int4_slice_inputs // 4
+        self.banks = max(1, config.groups // self.beat_blocks)
+        self.words = pad_beats(config, -(-self.blocks // self.beat_blocks))
+        super().__init__({
+            "write": In(1),
+            "word": In(index_bits(self.words)),
+            "beat": In(8 * config.beat_bytes),
+            "gang": In(1),
+            "block": In(index_bits(self.blocks)),
+            "codes": Out(16 * config.rows).array(config.groups),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        first = Signal(len(self.block) + log2(config.groups))
+        m.d.comb += first.eq(Mux(self.gang, self.block << log2(config.groups), self.block))
+        address, part = divmod_power(first, self.beat_blocks * self.banks)
+        word, bank = divmod_power(self.word, self.banks)
+        depth = -(-self.words // self.banks)
+        data: list[Value] = []
+        for number in range(self.banks):
+            m.submodules[f"bank_{number}"] = memory = Memory(
+                shape=8 * config.beat_bytes, depth=depth, init=[],
+                attrs={"ram_style": "distributed" if depth <= DISTRIBUTED_WORDS else "block"},
+            )  # fmt: skip
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                write.en.eq(self.write & (bank == number)), write.addr.eq(word), write.data.eq(self.beat), read.addr.eq(address),
+            ]  # fmt: skip
+            fetched = Signal(8 * config.beat_bytes, name=f"fetched_{number}", reset_less=True)
+            m.d.sync += fetched.eq(read.data)
+            data.append(fetched)
+        part = delayed(m, part, 2, "part", reset_less=True)[-1]
+        gang = delayed(m, self.gang, 2, "gang", reset_less=True)[-1]
+        for g in range(config.groups):
+            m.d.sync += self.codes[g].eq(Cat(data).word_select(part | Mux(gang, g, 0), len(self.codes[g])))
+        return m
