@@ -83,7 +83,8 @@ class VectorUnit(wiring.Component):
         flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
         to_query = flags[Flag.TO_QUERY]
         formats = Signal(8, reset_less=True)  # a cycle behind the operator, before its first step
-        m.d.sync += formats.eq(descriptor.format & formats_of(config))
+        if formats_of(config):
+            m.d.sync += formats.eq(descriptor.format & formats_of(config))
 
         def has(format: Format) -> Value:
             return (formats & format).any()
