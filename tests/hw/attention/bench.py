@@ -7,7 +7,7 @@ from typing import Any
 
 import cocotb
 import numpy as np
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
@@ -110,7 +110,7 @@ async def write_kv_store(dut: Any, config: BuildConfig, data: np.ndarray, scales
 
 
 class AttentionBench(wiring.Component):
-    """Attention unit with its KV store."""
+    """Attention unit with its KV store. With ``config.probe`` ``activity`` has the stages at work: scores, softmax, values."""
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
@@ -121,6 +121,7 @@ class AttentionBench(wiring.Component):
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "logits_segment": Out(Segment()), "logits": Out(WriteBeat(config)),
             "topk_index": Out(32).array(config.topk), "topk_logit": Out(32).array(config.topk),
+            **({"activity": Out(3)} if config.probe else {}),
         })  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -133,6 +134,8 @@ class AttentionBench(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(store, name))
         wiring.connect(m, unit.store, store.read)
         m.d.comb += [unit.start.eq(self.start), self.done.eq(unit.done)]
+        if self.config.probe:
+            m.d.comb += self.activity.eq(Cat(unit.scoring, unit.weighting, unit.summing))
         for i in range(self.config.topk):
             m.d.comb += [self.topk_index[i].eq(unit.topk_index[i]), self.topk_logit[i].eq(unit.topk_logit[i])]
         return m

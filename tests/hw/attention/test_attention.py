@@ -159,12 +159,16 @@ async def attends(dut: Any) -> None:
     drive_operator(dut, Descriptor(), position=0, count=1)
     beats = Source(dut, "beats", 0.0, 3)
     written: list[tuple[int, int]] = []
+    #: Cycles by the stages that were at work.
+    activity = [0] * 8
 
     async def watch() -> None:
         while True:
             await ReadOnly()
             if int(dut.scratch_write__valid.value):
                 written.append((int(dut.scratch_write__addr.value), int(dut.scratch_write__data.value)))
+            if config.probe:
+                activity[int(dut.activity.value)] += 1
             await RisingEdge(dut.clk)
 
     await start_clock(dut)
@@ -189,9 +193,10 @@ async def attends(dut: Any) -> None:
         items = case.beats(rng)
         beats.taken = 0
         beats.items += items
+        activity[:] = [0] * 8
         cycles = await start_and_wait(dut)
         expected = case.expected(dst)
-        dut._log.info("%s: %d cycles, %d beats", arguments, cycles, len(items))
+        dut._log.info("%s: %d cycles, %d beats, activity %s", arguments, cycles, len(items), activity)
         assert beats.taken == len(items) and not beats.items
         assert len(written) == len(expected), (arguments, len(written), len(expected))
         for address, word in written:
@@ -228,7 +233,7 @@ def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
         for n, kind in enumerate(["extremes", "subnormal", "lowest", "wide", "tiny", "huge", "zero", "equal"])
         for f in formats[1:]
     ]
-    return [*found, *((0.0, 0, 4, 2, dim, 8 * block, 1, "", f) for f in formats)]
+    return [*found, *((0.0, 0, 4, 2, dim, 8 * block, n, "", f) for f in formats for n in (1, chunk))]
 
 
 def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
@@ -270,9 +275,10 @@ def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fp8_query": True, "int4_kv": True, "chunk": 6, "max_head_dim": 64, "max_query": 512, "max_context": 128, "groups": 4},
+        {"fp8_query": True, "int4_kv": True, "chunk": 6, "max_head_dim": 64, "max_query": 512, "max_context": 128, "groups": 4,
+         "probe": True},
         {"int4_kv": True, "query_lanes": 1, "kv_block": 4, "chunk": 4},
-        {"fp8_query": True, "query_lanes": 1, "kv_block": 4, "chunk": 6},
+        {"fp8_query": True, "query_lanes": 1, "kv_block": 4, "chunk": 2},
     ],
 )
 def test_formats(tmp_path: Path, changes: dict[str, Any]) -> None:
