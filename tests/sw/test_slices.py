@@ -24,6 +24,7 @@ from hwgen.sw.random_model import random_model
 from hwgen.sw.slices import SlicedProgram, check_slices, is_needed, live_vectors, pack_slices, plan_slices, unpack_slices
 from hwgen.weights import random_weights
 
+from ..system.cases import random_config, random_model
 from ..system.small import CONFIG, SHAPE
 from .interposed import compile_round_by_round, golden_engine, interposed, poison, sliced_image, undisturbed
 
@@ -93,6 +94,22 @@ def test_round_by_round_in_another_place() -> None:
     image = compile_round_by_round(CONFIG, BROAD)
     got = interposed(golden_engine(image), PASSES, [1], None, lambda number: True, poison)
     want = undisturbed(golden_engine(image), PASSES, [1], got.boundaries, lambda number: True)
+    assert (got.prompt, got.beside) == (want.prompt, want.beside)
+
+
+@pytest.mark.parametrize("seed", (100, 101, 102))
+def test_random_builds_and_models(seed: int) -> None:
+    config = random_config(seed)
+    rng = np.random.default_rng([seed, 4])
+    while True:
+        shape, head = random_model(config, rng)
+        if compile_model(config, random_weights(shape), head=head).sliced is not None:
+            break
+    image = sliced_image(config, shape, head)
+    tokens = [int(t) for t in rng.integers(0, shape.vocab, min(image.chunk, image.context - 1))]
+    passes = [tokens, tokens[: int(rng.integers(1, 1 + min(image.chunk, image.context - len(tokens))))]]
+    got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)
+    want = undisturbed(golden_engine(image), passes, [0], got.boundaries, lambda number: True)
     assert (got.prompt, got.beside) == (want.prompt, want.beside)
 
 
