@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hwgen.boards import load_board
+from hwgen.sw.board_command import virtual_board
 from hwgen.sw.engine import Session
 from hwgen.sw.llm import LLM
 from tests.virtual_board import require_pynq
@@ -20,6 +21,9 @@ require_pynq()
 
 import nbformat  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402
+
+from hwgen.sim.board.server import BoardServer  # noqa: E402
+from hwgen.sw.pynq_device import overlay_lock  # noqa: E402
 
 #: Of the event loops of nbclient and its kernel.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -44,7 +48,7 @@ class Executed:
             source = f"import json\nprint(json.dumps({expression}))"
             self.notebook.cells.append(nbformat.v4.new_code_cell(source, id=key))
         NotebookClient(
-            self.notebook, timeout=600, kernel_name="tested", resources={"metadata": {"path": str(directory)}}
+            self.notebook, timeout=600, startup_timeout=300, kernel_name="tested", resources={"metadata": {"path": str(directory)}}
         ).execute()
         self.cells = {cell.id: cell for cell in self.notebook.cells}
 
@@ -159,8 +163,20 @@ def test_inside_the_accelerator(tmp_path: Path) -> None:
     assert run.errors() == ""
 
 
-def test_bring_your_model(tmp_path: Path) -> None:
-    run = Executed("03_bring_your_model", tmp_path, {"tokens": "answer.generation.tokens"})
+@pytest.mark.parametrize("where", ["in process", "remote"])
+def test_bring_your_model(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same cells drive a board of another process, which PYNQ is told of by its own variable."""
+    expressions = {"tokens": "answer.generation.tokens", "remote": "found.device.has_capability('REMOTE')"}
+    if where == "remote":
+        pid = os.getpid()
+        host = f"127.{1 + pid % 250}.{pid // 250 % 250}.9"  # the variable takes no port
+        monkeypatch.setenv("PYNQ_REMOTE_DEVICES", host)
+        monkeypatch.setenv("no_grpc_proxy", host)
+        with BoardServer(virtual_board(load_board("demo"), 1 << 26), host=host), overlay_lock():
+            run = Executed("03_bring_your_model", tmp_path, expressions)
+    else:
+        run = Executed("03_bring_your_model", tmp_path, expressions)
+    assert run.value("remote") == (where == "remote")
     expected = LLM(tmp_path / "my-model", "golden").generate("Once upon a time", max_new_tokens=12)
     assert expected.text and run.value("tokens") == expected.generation.tokens
     assert "hidden_act is 'gelu'; supported:" in run.text("refused")
