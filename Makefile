@@ -1,5 +1,6 @@
 # `make demo`: a language model tells a story through generated hardware, under Verilator.
 # `make test`: linters, type checker and every test.
+# `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
 
 PYTHON ?= python3
@@ -14,13 +15,18 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint check-system clean
+.PHONY: demo test notebooks fuzz lint check-system clean
 
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
 test: lint
 	$(BIN)/pytest -n $(JOBS) --durations=15
+
+# A copy that exists is kept, with what was changed in it.
+notebooks: $(VENV)/.installed-notebook
+	$(BIN)/pynq get-notebooks hwgen --ignore-overlays --path build/notebooks
+	$(BIN)/jupyter lab build/notebooks/hwgen
 
 # Random builds, models and memory timings against golden; takes minutes a seed.
 fuzz: $(VENV)/.installed-dev
@@ -43,6 +49,10 @@ $(VENV)/.installed-sim: $(VENV)/bin/python pyproject.toml | check-system
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml | check-system
 	$(BIN)/python -m pip install --editable ".[dev]"
+	@touch $@ $(VENV)/.installed-sim
+
+$(VENV)/.installed-notebook: $(VENV)/bin/python pyproject.toml | check-system
+	$(BIN)/python -m pip install --editable ".[sim,notebook]"
 	@touch $@ $(VENV)/.installed-sim
 
 clean:

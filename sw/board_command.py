@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def virtual_board(board: Board, memory_bytes: int, output: Output | None = None, **options: Any) -> VirtualBoard:
+def virtual_board(
+    board: Board, memory_bytes: int, output: Output | None = None, *, progress: Callable[[str], None] | None = None, **options: Any
+) -> VirtualBoard:
     """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
     from ..sim.board import VirtualBoard
     from .verilator_device import VerilatorDevice
 
-    progress = output.progress if output is not None else None
+    if output is not None:
+        progress = output.progress
     device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)
     arch = "armv7l" if board.part.startswith("xc7") else "aarch64"
     return VirtualBoard(device.accelerator, board.config, board=board.name, arch=arch)

@@ -24,7 +24,7 @@ from .watch import PassWatch, WatchLimits
 if TYPE_CHECKING:
     from .pynq_driver import AcceleratorDriver
 
-__all__ = ["PynqDevice", "overlay_lock"]
+__all__ = ["PynqDevice", "board_name", "overlay_lock", "same_board"]
 
 #: Bytes of a cache line, the unit of cache maintenance.
 LINE = 64
@@ -53,10 +53,21 @@ def overlay_lock() -> Iterator[None]:
         yield
 
 
-def _same_board(a: str, b: str) -> bool:
+def same_board(a: str, b: str) -> bool:
     """Whether two spellings are of one board: PYNQ says "Pynq-Z2" and "Ultra96" where a build says "pynq_z2" and "ultra96v2"."""
     a, b = (re.sub("[^a-z0-9]", "", name.lower()) for name in (a, b))
     return bool(a and b) and (a.startswith(b) or b.startswith(a))
+
+
+def board_name(target: Any) -> str:
+    """What board a PYNQ device is, in PYNQ's spelling; empty where the board does not say."""
+    name = str(target.name)
+    if target.has_capability("REMOTE") or name.endswith(SIMULATED_SUFFIX):
+        return "" if name == "Unknown" else name
+    try:
+        return Path(BOARD_NAME).read_text().strip("\0\n")
+    except OSError:
+        return os.environ.get("BOARD", "")
 
 
 class PynqDevice:
@@ -95,17 +106,17 @@ class PynqDevice:
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
         #: True on a virtual board, where time is counted in cycles.
         self.simulated = str(self._target.name).endswith(SIMULATED_SUFFIX)
-        board_name = self._board_name()
-        if board and board_name and not _same_board(board_name.removesuffix(SIMULATED_SUFFIX), board):
+        found = board_name(self._target)
+        if board and found and not same_board(found.removesuffix(SIMULATED_SUFFIX), board):
             raise HwgenError(
                 "device",
-                f"{self._where} is a {board_name}, the build is for {board}",
+                f"{self._where} is a {found}, the build is for {board}",
                 f"use a {board}, or build for the board that you have: hwgen build --board ...",
             )
         if memory_bytes:
             self._check_memory(memory_bytes)
         with self._answers():
-            self.driver = self._load(overlay, download, board or board_name.removesuffix(SIMULATED_SUFFIX), report)
+            self.driver = self._load(overlay, download, board or found.removesuffix(SIMULATED_SUFFIX), report)
         self.driver.configure(config)
         limits = limits or (WatchLimits(idle_cycles=SIMULATED_IDLE_CYCLES) if self.simulated else WatchLimits())
         self._watch = PassWatch(
@@ -141,14 +152,6 @@ class PynqDevice:
                 del clocks._real_instance
             clocks.set_device(target)
         return target
-
-    def _board_name(self) -> str:
-        """Empty where the board does not say."""
-        if self._remote or self.simulated:
-            name = str(self._target.name)
-            return "" if name == "Unknown" else name
-        data = self._read_file(BOARD_NAME)
-        return data.decode().strip("\0\n") if data is not None else os.environ.get("BOARD", "")
 
     def _load(self, overlay: Any, download: bool, board: str, report: Callable[[str], None]) -> AcceleratorDriver:
         from .pynq_driver import AcceleratorDriver

@@ -9,14 +9,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..descriptors import Descriptor, Opcode
 from ..errors import HwgenError
 from ..registers import TRACE_WORDS, register
 from .engine import Engine
 
-__all__ = ["PassTrace", "TraceEntry", "draw_timeline", "perfetto_events", "read_trace", "write_perfetto"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PassTrace", "TraceEntry", "draw_timeline", "perfetto_events", "read_trace", "timeline_figure",
+           "write_perfetto"]
 
 #: Lanes of the picture and threads of the trace, top to bottom, and the operators on each.
 TRACKS: dict[str, tuple[Opcode, ...]] = {
@@ -108,25 +112,23 @@ def write_perfetto(
     part.replace(path)
 
 
-def draw_timeline(
-    path: Path, traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
-) -> None:
-    """Bars of every unit above the ring's level, for a window of a pass; the format follows the name of ``path``."""
+def timeline_figure(
+    traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
+) -> Figure:
+    """Bars of every unit above the ring's level, for a window of a pass."""
     try:
         import matplotlib
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
     last = max((e.end for e in traced.entries), default=1)
     to_cycle = last if cycles is None else min(last, from_cycle + cycles)
     shown = [e for e in traced.entries if e.end >= from_cycle and e.start <= to_cycle]
     kinds = sorted({e.opcode for e in shown})
-    palette = plt.get_cmap("tab10")
-    figure, (bars, ring) = plt.subplots(
-        2, 1, sharex=True, figsize=(12, 4.5), height_ratios=(3, 1), constrained_layout=True
-    )
+    palette = matplotlib.colormaps["tab10"]
+    figure = Figure(figsize=(12, 4.5), layout="constrained")  # of no window system and no notebook
+    bars, ring = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for kind in kinds:
         for row, opcodes in enumerate(TRACKS.values()):
             if kind in opcodes:
@@ -142,7 +144,14 @@ def draw_timeline(
     ring.set_ylabel("beats in ring")
     ring.set_xlabel(f"cycle after the doorbell; {title}")
     ring.set_xlim(from_cycle, to_cycle)
+    return figure
+
+
+def draw_timeline(
+    path: Path, traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
+) -> None:
+    """:func:`timeline_figure` as a file; the format follows the name of ``path``."""
+    figure = timeline_figure(traced, title=title, capacity=capacity, from_cycle=from_cycle, cycles=cycles)
     part = path.with_name(f".{path.name}")
     figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
-    plt.close(figure)
     part.replace(path)

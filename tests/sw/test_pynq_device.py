@@ -93,8 +93,21 @@ def expected() -> tuple[list[int], list[int]]:
     return generate(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
 
 
-def test_verilated(expected: tuple[list[int], list[int]]) -> None:
-    assert generate(SmallDevice()) == expected
+@pytest.mark.parametrize("where", ["verilated", "pynq in process", "pynq remote"])
+def test_equal_tokens_everywhere(
+    where: str, board: VirtualBoard, server: BoardServer, expected: tuple[list[int], list[int]]
+) -> None:
+    """One program, three devices: tokens and the bits of every logit are those of golden."""
+    device: Device
+    if where == "verilated":
+        device = SmallDevice()
+    elif where == "pynq in process":
+        device = PynqDevice(CONFIG, target=SimulatedDevice(board))
+    else:
+        device = PynqDevice(CONFIG, address=f"127.0.0.1:{server.port}")
+    assert generate(device) == expected
+    if isinstance(device, PynqDevice):
+        device.close()
 
 
 def test_board(opened: Callable[..., PynqDevice], expected: tuple[list[int], list[int]], board: VirtualBoard) -> None:
@@ -381,10 +394,14 @@ def test_a_doorbell_that_nobody_rang(opened: Callable[..., PynqDevice]) -> None:
         device.wait(60.0)
 
 
-def test_an_interrupt_is_waited_for(board: VirtualBoard, expected: tuple[list[int], list[int]]) -> None:
+def test_an_interrupt_is_waited_for(
+    board: VirtualBoard, expected: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The design's interrupt as PYNQ gives it: an object whose ``wait`` is a coroutine."""
     import asyncio
 
+    # Short looks, or a pass is over before anybody waits.
+    monkeypatch.setattr("hwgen.sim.board.board.STEP_SECONDS", 1e-4)
     device = PynqDevice(CONFIG, target=SimulatedDevice(board))
     waits = []
 

@@ -280,6 +280,36 @@ def test_disk_that_is_full_later(engine: Engine, saved: Path, monkeypatch: pytes
     check_only_the_old_file(engine, session, saved, content)
 
 
+KILLED = """
+import os, resource, signal, sys
+from pathlib import Path
+from hwgen.sw.session_file import _write_whole
+path, step = Path(sys.argv[1]), sys.argv[2]
+content = path.read_bytes()
+if step == "write":  # the system kills whoever writes beyond the limit
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, len(content) // 2))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+else:
+    setattr(os, step, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+_write_whole(path, content)
+"""
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_killed_while_saving(engine: Engine, saved: Path, step: str) -> None:
+    """The file is still the old one, and half of a new one is taken for no session."""
+    content = saved.read_bytes()
+    result = subprocess.run([sys.executable, "-c", KILLED, str(saved), step])
+    assert result.returncode == -(signal.SIGXFSZ if step == "write" else signal.SIGKILL)
+    assert saved.read_bytes() == content and load_session(engine, saved).position == 19
+    (part,) = (path for path in saved.parent.iterdir() if path != saved)
+    assert part.suffix == ".part" and part.stat().st_size == len(content) // (2 if step == "write" else 1)
+    if step == "write":
+        with pytest.raises(HwgenError, match="damaged"):
+            load_session(engine, part)
+
+
 FULL_DISK = """
 import sys
 from pathlib import Path

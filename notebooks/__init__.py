@@ -1,0 +1,1 @@
+"""Notebooks for boards and for the virtual board; `pynq get-notebooks hwgen` copies them to a working directory."""
