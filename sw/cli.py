@@ -215,9 +215,14 @@ def build_parser() -> Parser:
         "hwgen explore --board kv260 --model bitnet-0.73b",
     )
     p.add_argument("--model", default="bitnet-0.73b", help=f"{', '.join(SHAPES)}, a shipped model or a model directory")
+    p.add_argument(
+        "--also", action="append", default=[], metavar="M", help="a model that the choice must hold as well (may be repeated)"
+    )
+    p.add_argument("--keep-maxima", action="store_true", help="keep the board's maxima that are larger than the models need")
     p.add_argument("--prompt", type=int, default=128, metavar="P", help="prompt tokens to the first new token")
+    p.add_argument("--new", type=int, default=128, metavar="N", help="tokens of the answer whose whole time decides")
     add_head(p)
-    p.add_argument("--limit", type=int, default=600, metavar="N", help="configurations to time at most")
+    p.add_argument("--limit", type=int, default=1000, metavar="N", help="configurations to time at most")
     p.add_argument("--workers", type=int, default=0, metavar="N", help="local processes; 0 is one a core")
     p.add_argument("--dask", metavar="ADDRESS", help="use the workers of this Dask scheduler instead")
     p.add_argument("--out", type=Path, metavar="FILE", help="where to write the choice (BOARD-MODEL.json if not given)")

@@ -276,7 +276,7 @@ def build(options: argparse.Namespace, output: Output) -> Result:
 def report(options: argparse.Namespace, output: Output) -> Result:
     from .main_units import MAIN_UNITS
     from .regression import accept, accepted_path, compare_board, load_accepted
-    from .report import describe_report, measure_main_unit, report_board, yosys_version
+    from .report import describe_report, family_of, measure_main_unit, report_board, yosys_version
 
     board = configured_board(options)
     path = accepted_path(board, options.board)
@@ -288,7 +288,8 @@ def report(options: argparse.Namespace, output: Output) -> Result:
     if not (options.check or options.accept):
         return 0, result
     result["main_units"] = [
-        measure_main_unit(unit, board.config, fresh=options.fresh, progress=output.progress) for unit in MAIN_UNITS
+        measure_main_unit(unit, board.config, family=family_of(board.part), fresh=options.fresh, progress=output.progress)
+        for unit in MAIN_UNITS
     ]
     grown = compare_board(path, board, result, result["main_units"]) if options.check else []
     result["grown"] = [asdict(g) for g in grown]
@@ -370,11 +371,15 @@ def explore(options: argparse.Namespace, output: Output) -> Result:
     from . import explore as search
 
     board = configured_board(options)
-    work = search.Workload(shape=search.model_shape(options.model), prompt=_at_least(options, "prompt", 1), head=options.head)
+    work = search.Workload(
+        shape=search.model_shape(options.model), head=options.head,
+        prompt=_at_least(options, "prompt", 1), new_tokens=_at_least(options, "new", 0),
+        also=tuple(search.model_shape(name) for name in options.also), keep_maxima=options.keep_maxima,
+    )  # fmt: skip
     limit, workers = _at_least(options, "limit", 1), _at_least(options, "workers", 0)
     with search.open_executor(workers or None, options.dask) as executor:
         found = search.explore(board, work, executor=executor, limit=limit, progress=output.progress)
-    result = search.explore_json(board, options.model, work, found)
+    result = search.explore_json(board, options.model, work, found, options.also)
     out = options.out or Path(f"{board.name}-{Path(options.model).name}.json")
     search.write_config(out, found.chosen.config)
     result["out"] = str(out)

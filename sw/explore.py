@@ -26,15 +26,13 @@ from ..model import ModelShape
 from ..shapes import SHAPES
 from .estimate import PassModel
 from .loader import find_model, read_config, read_shape
+from .report import CEILINGS
 from .resources import estimate_resources
 
 __all__ = [
-    "CEILINGS", "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",
+    "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",
     "model_shape", "open_executor", "pareto_front", "write_config",
 ]  # fmt: skip
-
-#: Planning ceilings: what of a device may be used so that it can still be placed and routed.
-CEILINGS = {"lut": 0.70, "ff": 0.50, "bram36": 0.80, "uram": 0.80, "dsp": 0.80}
 
 #: Layers, and rows of the LM head, that are timed; the rest follows on a straight line.
 _LAYERS = (2, 3)
@@ -43,17 +41,29 @@ _ROWS = (4096, 8192)
 #: Configurations whose objectives differ by less than this count as one.
 _RESOLUTION = 0.01
 
+#: Share by which an answer may take longer than the fastest, for fewer look-up tables.
+_SAME_ANSWER = 0.002
+
 #: Front members whose neighbours are timed before the front is looked at again.
-_BATCH = 12
+_BATCH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What is timed: ``prompt`` tokens to the first new one, then one token at that context."""
+    """What is timed: ``prompt`` tokens to the first new one, then one token at that context. An answer has ``new_tokens``."""
 
     shape: ModelShape
     prompt: int = 128
+    new_tokens: int = 128
     head: str = "exact"
+    #: Models that the configuration must hold beside the one that is timed.
+    also: tuple[ModelShape, ...] = ()
+    #: Maxima of the board that are larger than the models need are kept.
+    keep_maxima: bool = False
+
+    @property
+    def shapes(self) -> tuple[ModelShape, ...]:
+        return self.shape, *self.also
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +77,7 @@ class Point:
     #: Tables that one builder fills: ``tables / builders``.
     turns: int
     query_lanes: int
+    kv_block: int
     chunk: int
     ring_beats: int
     panel_rows: int
@@ -75,11 +86,12 @@ class Point:
 #: Values of every parameter, ascending.
 VALUES: dict[str, tuple[int, ...]] = {
     "groups": (1, 2, 4, 8),
-    "lanes": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
+    "lanes": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32),
     "rows": (1, 2, 4, 8, 16),
     "beat_vectors": (1, 2, 4),
     "turns": (1, 3, 7, 9, 14, 18, 27),
     "query_lanes": (1, 2, 4, 8),
+    "kv_block": (4, 8, 16, 32, 64, 128),
     "chunk": (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64),
     "ring_beats": (512, 1024, 2048, 4096, 8192, 16384),
     "panel_rows": (256, 512, 1024, 2048, 4096),
@@ -137,22 +149,26 @@ def _up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def sized_for(base: BuildConfig, shape: ModelShape, changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` and the maxima that the model needs in a build with them; :class:`ConfigError` where that is illegal."""
+def sized_for(base: BuildConfig, work: Workload, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` and the maxima that the models need in a build with them; :class:`ConfigError` where that is illegal."""
     width = base.beat_bytes // 4 // changes["beat_vectors"]
-    if width < 1 or shape.head_dim % (2 * width):
-        raise ConfigError(f"beat_vectors must make vectors of which head_dim {shape.head_dim} is an even number, not {width}")
+    for shape in work.shapes:
+        if width < 1 or shape.head_dim % (2 * width):
+            raise ConfigError(f"beat_vectors must make vectors of which head_dim {shape.head_dim} is an even number, not {width}")
     step = math.lcm(width // math.gcd(width, changes["rows"]), changes["groups"]) * changes["rows"]
-    return {
-        **changes,
-        "panel_rows": _up(changes["panel_rows"], step),
-        "max_inputs": _up(max(shape.hidden, shape.q_rows, shape.ffn), width),
-        "max_query": _up(shape.q_rows, 2 * width),
-        "max_heads": shape.heads,
-        "max_kv_heads": shape.kv_heads,
-        "max_shared": shape.group,
-        "max_head_dim": shape.head_dim,
+    needed = {
+        "max_inputs": max(max(shape.hidden, shape.q_rows, shape.ffn) for shape in work.shapes),
+        "max_query": max(shape.q_rows for shape in work.shapes),
+        "max_heads": max(shape.heads for shape in work.shapes),
+        "max_kv_heads": max(shape.kv_heads for shape in work.shapes),
+        "max_shared": max(shape.group for shape in work.shapes),
+        "max_head_dim": max(shape.head_dim for shape in work.shapes),
     }
+    if work.keep_maxima:
+        needed = {name: max(value, getattr(base, name)) for name, value in needed.items()}
+    steps = {"max_inputs": width, "max_query": 2 * width, "max_head_dim": 2 * width}
+    maxima = {name: _up(value, steps.get(name, 1)) for name, value in needed.items()}
+    return {**changes, "panel_rows": _up(changes["panel_rows"], step), **maxima}
 
 
 def memories_of(config: BuildConfig, shape: ModelShape) -> tuple[int, int]:
@@ -171,34 +187,35 @@ def excess(resources: dict[str, float], available: dict[str, int], kinds: Iterab
     )
 
 
-def build_of(board: Board, shape: ModelShape, point: Point) -> BuildConfig | None:
+def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
     """The configuration of a point with its memories where they fit best; None where it is illegal or too large."""
     base = board.config
     changes = {item.name: getattr(point, item.name) for item in fields(Point) if item.name != "turns"}
     try:
-        changes = sized_for(base, shape, changes)
+        changes = sized_for(base, work, changes)
         tables = -(-5 * base.beat_bytes // changes["rows"] // 3)
         if tables % point.turns:
             return None
         plain = replace(base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, **changes)
     except ConfigError:
         return None
-    scratch, param = memories_of(plain, shape)
-    best: tuple[float, BuildConfig] | None = None
+    scratch, param = (max(sizes) for sizes in zip(*(memories_of(plain, shape) for shape in work.shapes), strict=True))
+    best: tuple[float, float, BuildConfig] | None = None
     kinds = ("block", "ultra") if board.available.get("uram") else ("block",)
-    for ring, store, activation in product(kinds, repeat=3):
+    sizes = dict.fromkeys((_up(param, 64), _up(param, 512)))
+    # A few parameter vectors beyond a block RAM's depth lie in look-up tables, or fill another row of block RAMs.
+    for ring, store, activation, parameters in product(kinds, kinds, kinds, sizes):
         config = replace(
             plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
             # What a column of the memory holds anyway.
-            scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=_up(param, 64),
+            scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
         )  # fmt: skip
         resources = estimate_resources(config).total
-        if excess(resources, board.available, ("lut", "ff", "dsp")) > 1:
-            return None  # block memory takes the least logic, and it comes first
-        full = excess(resources, board.available, ("bram36", "uram"))
-        if full <= 1 and (best is None or full < best[0]):
-            best = full, config
-    return best[1] if best else None
+        full = excess(resources, board.available)
+        rank = full, excess(resources, board.available, ("bram36", "uram"))
+        if full <= 1 and (best is None or rank < best[:2]):
+            best = *rank, config
+    return best[2] if best else None
 
 
 def point_of(config: BuildConfig) -> Point:
@@ -207,14 +224,29 @@ def point_of(config: BuildConfig) -> Point:
     return Point(turns=config.tables // config.builders, **values)
 
 
-def neighbours(point: Point, kv_block: int) -> Iterator[Point]:
-    """Points that differ in one parameter by one step. The number of tables goes with ``rows``, so turns follow."""
+def _chunks(point: Point) -> tuple[int, ...]:
+    """Values of ``chunk``: those of every point, and whole rounds of the tokens of this one."""
+    tokens = point.groups * point.lanes
+    values = {*VALUES["chunk"], *range(tokens, point.kv_block + 1, tokens)}
+    return tuple(sorted(v for v in values if v <= point.kv_block and (v == 1 or v % 2 == 0)))
+
+
+def _in_rounds(point: Point) -> Iterator[Point]:
+    """The point, and with chunks of whole rounds next to its own: more lanes are idle if the chunk stays behind."""
+    tokens = point.groups * point.lanes
+    rounds = {point.chunk // tokens * tokens, _up(point.chunk, tokens), point.kv_block // tokens * tokens, point.chunk}
+    for chunk in sorted(rounds):
+        if chunk in _chunks(point):
+            yield replace(point, chunk=chunk)
+
+
+def neighbours(point: Point) -> Iterator[Point]:
+    """Points that differ in one parameter by one step. The number of tables goes with ``rows``, so turns follow; the tokens of the
+    engine go with ``groups`` and ``lanes``, so ``chunk`` follows."""
     for name, values in VALUES.items():
         own = getattr(point, name)
         if name == "chunk":
-            tokens = point.groups * point.lanes
-            values = tuple(sorted({*values, *range(tokens, kv_block + 1, tokens)}))
-            values = tuple(v for v in values if v <= kv_block and (v == 1 or v % 2 == 0))
+            values = _chunks(point)
         steps = [max((v for v in values if v < own), default=None), min((v for v in values if v > own), default=None)]
         for value in steps if name != "turns" else values:
             if value is None or value == own:
@@ -222,6 +254,8 @@ def neighbours(point: Point, kv_block: int) -> Iterator[Point]:
             changed = replace(point, **{name: value})
             if name == "rows":
                 yield from (replace(changed, turns=turns) for turns in VALUES["turns"])
+            elif name in ("groups", "lanes", "kv_block"):
+                yield from _in_rounds(changed)
             else:
                 yield changed
     # The same lanes in other groups.
@@ -330,11 +364,13 @@ def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(front, key=lambda c: c.costs)
 
 
-def choose(front: Sequence[Candidate]) -> Candidate:
-    """Most tokens a second within 1%, of those the shortest time to the first token within 1%, of those the fewest LUT."""
-    fast = [c for c in front if c.decode_tok_s >= (1 - _RESOLUTION) * max(c.decode_tok_s for c in front)]
-    prompt = [c for c in fast if c.ttft_s <= (1 + _RESOLUTION) * min(c.ttft_s for c in fast)]
-    return min(prompt, key=lambda c: (c.resources["lut"], c.costs))
+def choose(front: Sequence[Candidate], new_tokens: int) -> Candidate:
+    """The candidate whose answer of ``new_tokens`` tokens is whole first; of those within the resolution the one of fewest LUT."""
+    def answer(c: Candidate) -> float:
+        return c.ttft_s + new_tokens / c.decode_tok_s
+
+    limit = (1 + _SAME_ANSWER) * min(map(answer, front))
+    return min((c for c in front if answer(c) <= limit), key=lambda c: (c.resources["lut"], c.costs))
 
 
 @dataclass(frozen=True)
@@ -351,7 +387,7 @@ def explore(
     work: Workload,
     *,
     executor: Executor,
-    limit: int = 600,
+    limit: int = 1000,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Exploration:
     """Search until the front stands still or ``limit`` configurations have been timed. Does not depend on the workers."""
@@ -368,7 +404,7 @@ def explore(
             if point in known or evaluated + len(new) >= limit:
                 continue
             known[point] = None
-            config = build_of(board, work.shape, point)
+            config = build_of(board, work, point)
             if config is not None:
                 new.setdefault(config, point)
         evaluated += len(new)
@@ -385,13 +421,13 @@ def explore(
         if not front:
             break
         # Towards the choice first.
-        best = choose(front)
+        best = choose(front, work.new_tokens)
         todo = [c for c in sorted(front, key=lambda c: (c is not best, c.costs)) if points[c] not in expanded][:_BATCH]
         progress(f"{evaluated} configurations timed, {len(front)} on the front, best {best.decode_tok_s:.1f} tokens/s")
         if not todo or evaluated >= limit:
             return Exploration(evaluated, front, best)
         expanded |= {points[c] for c in todo}
-        time_all(n for c in todo for n in neighbours(points[c], board.config.kv_block))
+        time_all(n for c in todo for n in neighbours(points[c]))
     ceilings = ", ".join(f"{share:.0%} {kind}" for kind, share in CEILINGS.items())
     raise HwgenError("configuration", f"no configuration of board {board.name!r} holds the model within the ceilings {ceilings}",
                      "use a larger device or a smaller model")
@@ -406,13 +442,18 @@ def write_config(path: Path, config: BuildConfig) -> None:
     part.replace(path)
 
 
-def explore_json(board: Board, model: str, work: Workload, found: Exploration) -> dict[str, Any]:
+def explore_json(
+    board: Board, model: str, work: Workload, found: Exploration, also: Sequence[str] = ()
+) -> dict[str, Any]:  # fmt: skip
     """What ``hwgen explore --json`` prints."""
     return {
         "board": board.name,
         "model": model,
         "prompt": work.prompt,
+        "new_tokens": work.new_tokens,
         "head": work.head,
+        "also": list(also),
+        "keep_maxima": work.keep_maxima,
         "estimated": True,
         "ceilings": CEILINGS,
         "available": board.available,

@@ -1,4 +1,4 @@
-"""``hwgen report``: resources of a board's accelerator by unit, estimated with Yosys for UltraScale+.
+"""``hwgen report``: resources of a board's accelerator by unit, estimated with Yosys for the family of its device.
 
 Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
 through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
@@ -29,7 +29,7 @@ from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
 from .verilog import cached_verilog
 
-__all__ = ["CEILINGS", "count_resources", "describe_report", "measure_main_unit", "report_board"]
+__all__ = ["CEILINGS", "count_resources", "describe_report", "family_of", "measure_main_unit", "report_board"]
 
 TOP = "hwgen_accelerator"
 
@@ -71,18 +71,18 @@ def count_resources(cells: dict[str, int]) -> dict[str, float]:
             total["lutram"] += count * _MEMORY_LUTS[kind]
         elif re.fullmatch(r"FD[RSCP]E", kind):
             total["ff"] += count
-        elif kind == "RAMB36E2":
+        elif kind in ("RAMB36E1", "RAMB36E2"):
             total["bram36"] += count
-        elif kind == "RAMB18E2":
+        elif kind in ("RAMB18E1", "RAMB18E2"):
             total["bram36"] += count / 2
         elif kind == "URAM288":
             total["uram"] += count
-        elif kind == "DSP48E2":
+        elif kind in ("DSP48E1", "DSP48E2"):
             total["dsp"] += count
         elif not _FREE.fullmatch(kind):
             raise HwgenError(
                 "tool",
-                f"Yosys left {count} cells of kind {kind}, which is no UltraScale+ primitive",
+                f"Yosys left {count} cells of kind {kind}, which is no primitive that is counted",
                 "look at the memory or register that it comes from",
             )
     return total
@@ -112,7 +112,12 @@ def run_yosys(directory: Path, script: str) -> str:
     return result.stdout
 
 
-def synthesis_script(top: str, *, flatten: bool = False) -> str:
+def family_of(part: str) -> str:
+    """Family of a part as `synth_xilinx` calls it: UltraScale+, or the seven series that Zynq-7000 belongs to."""
+    return "xc7" if part.startswith("xc7") else "xcup"
+
+
+def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup") -> str:
     """synth_xilinx, with the older abc in the place of abc9, which fails an assertion on the trit decoder (Yosys 0.70)."""
     whole = " -flatten" if flatten else ""
     return "; ".join(
@@ -121,7 +126,7 @@ def synthesis_script(top: str, *, flatten: bool = False) -> str:
             f"hierarchy -top {top}",
             "proc",
             "check -assert",
-            f"synth_xilinx -family xcup -noiopad -noclkbuf -nowidelut{whole} -top {top} -run begin:map_luts",
+            f"synth_xilinx -family {family} -noiopad -noclkbuf -nowidelut{whole} -top {top} -run begin:map_luts",
             "opt_expr -mux_undef -noclkinv",
             "abc -luts 2:2,3,6:5",
             "clean",
@@ -139,7 +144,7 @@ def synthesis_script(top: str, *, flatten: bool = False) -> str:
     )
 
 
-def synthesize(verilog: str, top: str, *, flatten: bool = False) -> dict[str, dict[str, Any]]:
+def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:
     """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name.
 
     A latch or a signal with two drivers is an error: `check -assert` finds the second, `count_resources` the first.
@@ -147,7 +152,7 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False) -> dict[str, di
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "top.v").write_text(verilog, encoding="utf-8")
-        run_yosys(directory, synthesis_script(top, flatten=flatten))
+        run_yosys(directory, synthesis_script(top, flatten=flatten, family=family))
         stat = json.loads((directory / "stat.json").read_text())
         depth = dict(
             re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
@@ -159,15 +164,15 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False) -> dict[str, di
 
 
 def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], None], *, fresh: bool = False,
-                     flatten: bool = False) -> dict[str, dict[str, Any]]:  # fmt: skip
+                     flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:  # fmt: skip
     """As `synthesize`, from the cache where tool, script and Verilog are the same; ``before`` is called otherwise."""
     from ..sim.verilate import cache_directory
 
-    key = hashlib.sha256(f"{tool} {synthesis_script(top, flatten=flatten)} {verilog}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{tool} {synthesis_script(top, flatten=flatten, family=family)} {verilog}".encode()).hexdigest()[:24]
     path = cache_directory() / f"report-{key}.json"
     if fresh or not path.exists():
         before()
-        result = synthesize(verilog, top, flatten=True) if flatten else synthesize(verilog, top)
+        result = synthesize(verilog, top, flatten=flatten, family=family)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(result))
@@ -177,12 +182,13 @@ def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], Non
 
 
 def measure_main_unit(
-    unit: MainUnit, config: BuildConfig, *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None
-) -> dict[str, Any]:
+    unit: MainUnit, config: BuildConfig, *, family: str = "xcup", fresh: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:  # fmt: skip
     """Resources and depth of one component by itself, flattened."""
     verilog, tool = unit_verilog(unit.build(config)), yosys_version()
     found = cached_synthesis(
-        verilog, "top", tool, lambda: progress(f"synthesizing {unit.name}"), fresh=fresh, flatten=True
+        verilog, "top", tool, lambda: progress(f"synthesizing {unit.name}"), fresh=fresh, flatten=True, family=family
     )  # fmt: skip
     return {"name": unit.name, **_rounded(count_resources(found["top"]["cells"])), "depth_luts": int(found["top"]["depth"])}
 
@@ -334,7 +340,7 @@ def report_board(
         def say(top: str = top, number: int = number, count: int = len(names)) -> None:
             progress(f"synthesizing {top.lstrip(chr(92))} ({number} of {len(tops)}, {count} modules)")
 
-        found = cached_synthesis(verilog, top, tool, say, fresh=fresh)
+        found = cached_synthesis(verilog, top, tool, say, fresh=fresh, family=family_of(board.part))
         boxed = {name.lstrip("\\") for name in units} if stubs else set()
         synthesized |= {name: of for name, of in found.items() if name not in boxed}
     return summarize(board, modules, representative, synthesized)

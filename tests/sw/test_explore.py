@@ -20,6 +20,7 @@ from hwgen.sw import explore as search
 from hwgen.sw.cli import main
 from hwgen.sw.commands import configured_board
 from hwgen.sw.estimate import estimate_model
+from hwgen.sw.report import CEILINGS
 from hwgen.sw.resources import estimate_resources
 
 KV260 = load_board("kv260")
@@ -45,9 +46,9 @@ def test_every_configuration_is_legal_and_below_the_ceilings(found: search.Explo
     assert 1 < found.evaluated <= 60
     for candidate in found.front:
         assert BuildConfig.from_dict(candidate.config.to_dict()) == candidate.config
-        for kind, share in search.CEILINGS.items():
+        for kind, share in CEILINGS.items():
             assert estimate_resources(candidate.config).total[kind] <= share * KV260.available[kind]
-        given = ("ports", "port_bits", "clock_mhz", "kv_block", "max_context")
+        given = ("ports", "port_bits", "clock_mhz", "max_context")
         assert all(getattr(candidate.config, name) == getattr(KV260.config, name) for name in given)
 
 
@@ -83,15 +84,20 @@ def test_front_has_what_nothing_dominates() -> None:
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        ([(70, 0.1, 1e4)], 0),  # slower by more than 1%
-        ([(79.5, 0.1, 9e4)], 1),  # as fast, sooner
-        ([(79.5, 0.1995, 7e4)], 1),  # as fast, as soon, smaller
-        ([(79.5, 0.1995, 9e4)], 0),  # as fast, as soon, larger
+        ([(79, 0.1, 9e4)], 1),  # 100 tokens: 1.45 s before 1.366 s
+        ([(70, 0.1, 1e4)], 0),
+        ([(80, 0.2015, 7e4)], 1),  # as soon, smaller
+        ([(80, 0.1995, 9e4)], 0),  # as soon, larger
     ],
 )
 def test_choice(others: list[tuple[float, float, float]], expected: int) -> None:
     candidates = [candidate(80, 0.2, 8e4), *(candidate(*other) for other in others)]
-    assert search.choose(candidates) is candidates[expected]
+    assert search.choose(candidates, 100) is candidates[expected]
+
+
+def test_a_prompt_alone_decides_where_nothing_follows() -> None:
+    candidates = [candidate(80, 0.2, 8e4), candidate(10, 0.1, 9e4)]
+    assert [search.choose(candidates, n) for n in (0, 100)] == candidates[::-1]
 
 
 def test_result_does_not_depend_on_the_workers(found: search.Exploration) -> None:
@@ -102,9 +108,37 @@ def test_result_does_not_depend_on_the_workers(found: search.Exploration) -> Non
 
 def test_no_ultraram_on_a_board_without() -> None:
     board = replace(KV260, available={**KV260.available, "uram": 0, "bram36": 2000})
-    config = search.build_of(board, SMALL, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
+    config = search.build_of(board, WORK, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
     assert config is not None
     assert {config.ring_memory, config.scratch_memory, config.activation_memory} == {"block"}
+
+
+MAXIMA = ("max_inputs", "max_query", "max_heads", "max_kv_heads", "max_shared", "max_head_dim")
+
+
+def test_maxima_are_those_of_the_models_or_of_the_board() -> None:
+    def built(work: search.Workload) -> BuildConfig:
+        config = search.build_of(KV260, work, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
+        assert config is not None
+        return config
+
+    def maxima(config: BuildConfig) -> tuple[int, ...]:
+        return tuple(getattr(config, name) for name in MAXIMA)
+
+    other = SHAPES["bitnet-0.73b"]
+    alone, both = built(WORK), built(replace(WORK, also=(other,)))
+    assert maxima(alone) == (512, 256, 8, 4, 2, 32)
+    assert maxima(both) == (4096, 1536, 16, 16, 2, 96)
+    # Each model has room for its tokens.
+    assert both.scratch_vectors > alone.scratch_vectors and both.param_vectors > alone.param_vectors
+    assert maxima(built(replace(WORK, keep_maxima=True))) == maxima(KV260.config)
+
+
+def test_chunk_follows_the_lanes() -> None:
+    point = search.point_of(replace(KV260.config, chunk=12, lanes=6))
+    more = [p for p in search.neighbours(point) if p.lanes == 8 and p.groups == 2]
+    assert {p.chunk for p in more} == {12, 16, 32}
+    assert all(p.chunk <= p.kv_block and (p.chunk == 1 or p.chunk % 2 == 0) for p in search.neighbours(point))
 
 
 def test_too_small_a_device_is_refused() -> None:
