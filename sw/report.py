@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -225,9 +225,19 @@ def _rounded(resources: dict[str, float]) -> dict[str, float]:
     return {k: int(v) if v == int(v) else v for k, v in resources.items()}
 
 
-def macs_per_cycle(config: BuildConfig) -> int:
-    """Ternary multiply-accumulates that the linear engine finishes in a cycle at most."""
-    return config.tokens * TRITS_PER_BYTE * config.beat_bytes
+def linear_use(config: BuildConfig, units: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """For every linear engine: multiply-accumulates a cycle at most, and look-up tables and DSP slices for each of them."""
+    unit = next(u for u in units if u["name"] == "linear")
+    found = {}
+    for engine in ("ternary", "int4"):
+        if config.engine not in (engine, "both"):
+            continue
+        of = next(p for p in unit["parts"] if p["name"] == engine) if config.engine == "both" else unit
+        macs = config.tokens * TRITS_PER_BYTE * config.beat_bytes if engine == "ternary" else config.macs("int4")
+        found[engine] = {"macs": macs, "lut_per_mac": of["lut"] / macs}
+        if of["dsp"]:
+            found[engine]["macs_per_dsp"] = macs / of["dsp"]
+    return found
 
 
 def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
@@ -297,7 +307,7 @@ def summarize(
     own: Counter[str] = sum((totals.own(name) for name in outer), Counter())
     depth = max(int(synthesized[name.lstrip("\\")]["depth"]) for name in outer)
     units.append({"name": "top", **_rounded(count_resources(own)), "depth_luts": depth, "parts": []})
-    linear = sum(u["lut"] for u in units if u["name"].startswith("linear"))
+    engines = linear_use(board.config, units)
     used = _rounded(count_resources(totals.cells(TOP)))
     return {
         "board": board.name,
@@ -307,7 +317,9 @@ def summarize(
         "above_ceiling": [k for k, share in CEILINGS.items() if used[k] > share * board.available.get(k, math.inf)],
         "predicted_uram": predicted_uram(board.config),
         "units": units,
-        "lut_per_mac": linear / macs_per_cycle(board.config),
+        "engine": board.config.engine,
+        "engines": engines,
+        "lut_per_mac": next(iter(engines.values()))["lut_per_mac"],
         "depth_luts": totals.depth(TOP),
         "estimated": True,
     }
@@ -371,7 +383,8 @@ def describe_report(result: dict[str, Any]) -> list[str]:
             f"above the planning ceiling: {kind} {total[kind]:,} of {available[kind]:,} ({total[kind] / available[kind]:.1%})"
             for kind in result["above_ceiling"]
         ]
-    lines.append(
-        f"{result['lut_per_mac']:.2f} LUT of the linear engine for each ternary multiply-accumulate a cycle; estimated with Yosys"
-    )
+    for engine, of in result["engines"].items():
+        per_dsp = f", {of['macs_per_dsp']:.2f} of them a DSP slice" if "macs_per_dsp" in of else ""
+        lines.append(f"{engine} engine: {of['macs']:,} multiply-accumulates a cycle, {of['lut_per_mac']:.2f} LUT each{per_dsp}")
+    lines.append("estimated with Yosys")
     return lines
