@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from hwgen.config import BuildConfig, ConfigError
 from hwgen.errors import HwgenError
+from hwgen.int4 import GROUPS
+from hwgen.llama import LlamaWeights, random_llama
 from hwgen.model import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 from hwgen.sw.compiler import HEADS, compile_model
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.verify import LockStep, Outcome
 from hwgen.sw.verilator_device import VerilatorDevice
-from hwgen.weights import random_weights
+from hwgen.weights import ModelWeights, random_weights
 
 __all__ = ["MEMORY_BYTES", "Case", "random_cases", "random_config", "run_case"]
 
@@ -35,15 +38,26 @@ class Case:
     seed: int
     #: Kind of LM head.
     head: str
+    #: Number formats of a llama model; None for a ternary one.
+    formats: dict[str, Any] | None = None
+
+    def weights(self) -> ModelWeights | LlamaWeights:
+        """Random weights of the model."""
+        return model_weights(self.shape, self.seed, self.formats)
+
+
+def model_weights(shape: ModelShape, seed: int, formats: dict[str, Any] | None) -> ModelWeights | LlamaWeights:
+    return random_weights(shape, seed) if formats is None else random_llama(shape, seed, **formats)
 
 
 def divisors(value: int) -> list[int]:
     return [d for d in range(1, value + 1) if value % d == 0]
 
 
-def random_config(seed: int) -> BuildConfig:
+def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
     """A legal build that compiles in about a minute: narrow, with shallow memories and small maxima."""
     rng = np.random.default_rng([seed, 1])
+    formats = {"int4_kv": bool(seed % 2), "fp8_query": bool(seed // 2 % 2)} if engine != "ternary" else {}
 
     def pick(*values: int) -> int:
         return int(rng.choice(values))
@@ -70,8 +84,8 @@ def random_config(seed: int) -> BuildConfig:
         heads = kv_heads * pick(1, 2, 3)
         try:
             return BuildConfig(
-                name=f"random{seed}", ports=ports, port_bits=port_bits, groups=groups, lanes=lanes, rows=rows,
-                beat_vectors=beat_vectors, builders=pick(*divisors(tables)), query_lanes=pick(1, 2, 4),
+                name=f"random{seed}", engine=engine, **formats, ports=ports, port_bits=port_bits, groups=groups, lanes=lanes,
+                rows=rows, beat_vectors=beat_vectors, builders=pick(*divisors(tables)), query_lanes=pick(1, 2, 4),
                 kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
                 burst=burst, ring_beats=8 * burst * pick(1, 2, 8), outstanding=pick(1, 2, 5, 8), descriptor_queue=pick(2, 3, 5, 16),
                 ring_memory="block", scratch_memory=str(rng.choice(["block", "ultra"])),
@@ -84,8 +98,44 @@ def random_config(seed: int) -> BuildConfig:
                 max_context=kv_block * pick(1, 2, 3, 5),
                 trace_entries=pick(16, 512), topk=pick(1, 2, 5, 8), shortlist=pick(1, 2, 5), probe=True,
             )  # fmt: skip
-        except (ConfigError, ValueError):  # an empty range of sizes is a ValueError
+        except (ConfigError, ValueError):  # slices that the INT4 engine does not have; an empty range of sizes is a ValueError
             continue
+
+
+def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, Any]:
+    """Formats of a llama model that the build has."""
+    groups = [g for g in GROUPS if g % config.int4_slice_inputs == 0]
+    return {
+        "group": int(rng.choice(groups)),
+        "symmetric": bool(rng.integers(2)),
+        "kv": str(rng.choice(["int8", "int4"])) if config.int4_kv else "int8",
+        "query": str(rng.choice(["int8", "e4m3"])) if config.fp8_query else "int8",
+    }
+
+
+def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, dict[str, Any]]:
+    """A llama model that fits the build; inputs are whole slices."""
+    step = max(16, config.int4_slice_inputs)
+    while True:
+        kv_heads = int(rng.integers(1, config.max_kv_heads + 1))
+        shape = ModelShape(
+            hidden=step * int(rng.integers(1, max(2, config.max_inputs // step))),
+            layers=int(rng.integers(1, 3)),
+            heads=kv_heads * int(rng.integers(1, config.max_heads // kv_heads + 1)),
+            kv_heads=kv_heads,
+            head_dim=2 * config.width * int(rng.integers(1, config.max_head_dim // (2 * config.width) + 1)),
+            ffn=step * int(rng.integers(1, max(2, config.max_inputs // step))),
+            vocab=int(rng.integers(2, 120)),
+            activation=str(rng.choice(["silu", "relu2"])),
+            max_context=config.max_context,
+            tied=bool(rng.integers(2)),
+        )
+        formats = random_formats(config, rng)
+        try:
+            compile_model(config, random_llama(shape, 0, **formats))
+        except (HwgenError, ValueError):  # query elements that are no whole slices
+            continue
+        return shape, formats
 
 
 def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, str]:
@@ -131,16 +181,19 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
     config = config or random_config(seed)
     rng = np.random.default_rng([seed, 2])
     for number in range(count):
-        shape, head = random_model(config, rng)
+        formats: dict[str, Any] | None = None
+        if config.has_int4 and (number % 2 or not config.has_ternary):
+            (shape, formats), head = random_llama_model(config, rng), "exact"
+        else:
+            shape, head = random_model(config, rng)
         timing = (KV260, IDEAL, RANDOM(seed + number), replace(RANDOM(seed + number), interleave=True))[number % 4]
-        chunk = compile_model(config, random_weights(shape), head=head).chunk
-        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number, head)
+        chunk = compile_model(config, model_weights(shape, 0, formats), head=head).chunk
+        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number, head, formats)
 
 
 def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, VerilatorDevice]:
     """Run on RTL and golden machine in lock-step; pages are dealt in random order."""
-    weights = random_weights(case.shape, case.seed)
-    image = compile_model(case.config, weights, head=case.head)
+    image = compile_model(case.config, case.weights(), head=case.head)
     device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, verilog=verilog)
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
     rng = np.random.default_rng([case.seed, 3])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from hwgen.config import BuildConfig
 from hwgen.sw.verilog import cached_verilog
 
 from .cases import random_cases, random_config, run_case
@@ -22,16 +23,29 @@ CASES = 8
 SEEDS = (20, 24)
 
 
-def seeds() -> Sequence[int]:
+#: INT4 engine: 4-bit cache and e4m3 queries; with both engines, the one or the other.
+INT4_SEEDS = {"int4": (3,), "both": (5,)}
+
+
+def seeds(usual: Sequence[int] = SEEDS) -> Sequence[int]:
     wanted = os.environ.get("HWGEN_FUZZ_SEEDS")
-    return range(*map(int, wanted.split(":"))) if wanted else SEEDS
+    return range(*map(int, wanted.split(":"))) if wanted else usual
 
 
 @pytest.mark.parametrize("seed", seeds())
 def test_random_build(seed: int) -> None:
-    config = random_config(seed)
+    check_build(seed, random_config(seed))
+
+
+@pytest.mark.parametrize(("seed", "engine"), [(s, e) for e in ("int4", "both") for s in seeds(INT4_SEEDS[e])])
+def test_random_build_with_int4_engine(seed: int, engine: str) -> None:
+    """Llama models in every number format; on builds with both engines, ternary ones in turn with them."""
+    check_build(seed, random_config(seed, engine))
+
+
+def check_build(seed: int, config: BuildConfig) -> None:
     verilog = cached_verilog(config)
-    for case in random_cases(seed, CASES):
+    for case in random_cases(seed, CASES, config):
         outcome, device = run_case(case, verilog)
         accelerator = device.accelerator
         assert outcome.mismatches == 0, (case, str(outcome.first))
