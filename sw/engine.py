@@ -284,9 +284,11 @@ class Engine:
         A pass of one token leaves a suspended one (:meth:`run_slice`) as it is; any other makes that begin anew.
         """
         self._check_pass(session, tokens)
-        if len(tokens) > 1 or not self._slices:
+        self._settle(session)
+        if len(tokens) > 1:
             self._suspended = None
-        self._ring(self._program if self._suspended is None else self._beside, session, tokens, logits, write_logits)
+        self._write_tokens(tokens)
+        self._ring(self._program if self._suspended is None else self._beside, session, len(tokens), logits, write_logits)
         self._extend(session, tokens)
 
     def _check_pass(self, session: Session, tokens: Sequence[int]) -> None:
@@ -301,20 +303,27 @@ class Engine:
                     "use the tokenizer of this model",
                 )
 
+    def _write_tokens(self, tokens: Sequence[int]) -> None:
+        for i, token in enumerate(tokens):
+            self._write("TOKEN", token, i)
+
     def _extend(self, session: Session, tokens: Sequence[int]) -> None:
         if session.aligned == session.position and session.position % self.image.chunk == 0:
             session.aligned += len(tokens)
         session.tokens.extend(tokens)
 
-    def _ring(self, program: int, session: Session, tokens: Sequence[int], logits: bool, write_logits: bool) -> None:
-        """Run a program over ``tokens`` behind those of a session."""
+    def _settle(self, session: Session) -> None:
+        """What must hold before registers are written."""
         if session.parked is not None:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
             self.device.wait(PASS_TIMEOUT)
             self._write("CONTROL", ACKNOWLEDGE)
             self._busy = False
-        end = session.position + len(tokens)
+
+    def _ring(self, program: int, session: Session, tokens: int, logits: bool, write_logits: bool) -> None:
+        """Run a program over ``tokens`` tokens behind those of a session."""
+        end = session.position + tokens
         if not self.reserve(session, end):
             raise HwgenError(
                 "context",
@@ -328,10 +337,8 @@ class Engine:
             if self._table[i] != page:
                 self._write("PAGE", page, i)
                 self._table[i] = page
-        for i, token in enumerate(tokens):
-            self._write("TOKEN", token, i)
         self._write("POSITION", session.position)
-        self._write("COUNT", len(tokens))
+        self._write("COUNT", tokens)
         options = (PassFlag.LOGITS if logits else 0) | (PassFlag.WRITE_LOGITS if logits and write_logits else 0)
         self._write("PASS", int(options))
         self._write("CONTROL", START)
@@ -394,11 +401,14 @@ class Engine:
         """
         if sliced.session.position != sliced.position:
             raise ValueError(f"the session must have {sliced.position} tokens, not {sliced.session.position}")
+        self._settle(sliced.session)
         if self._suspended is not sliced:
             sliced.next = 0
         self._suspended = None  # of a slice that fails nothing is known
         tokens = len(sliced.tokens)
-        self._ring(self._slices[sliced.next], sliced.session, sliced.tokens, sliced.logits, sliced.write_logits)
+        if not sliced.next:  # the embedding
+            self._write_tokens(sliced.tokens)
+        self._ring(self._slices[sliced.next], sliced.session, tokens, sliced.logits, sliced.write_logits)
         result = self.finish(tokens, logits=False)
         sliced.counters.update(result.counters)
         sliced.opcode_cycles.update(result.opcode_cycles)

@@ -25,6 +25,8 @@ from hwgen.sw.engine import Engine, Session
 from hwgen.sw.generation import Generation
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.hwh import hwh_text, write_overlay
+from hwgen.sw.kv_cache import with_cache_tokens
+from hwgen.sw.scheduler import Job, Scheduler
 from hwgen.sw.watch import WatchLimits
 from tests.system.small import MEMORY_BYTES, SmallDevice
 from tests.virtual_board import BOARD, CONFIG, PROMPT, image, new_board, require_pynq, subprocess_board
@@ -117,6 +119,26 @@ def test_board(opened: Callable[..., PynqDevice], expected: tuple[list[int], lis
     assert not board.accelerator.violation_count and not board.accelerator.error_count
 
 
+def test_a_prompt_makes_way_for_decoding(opened: Callable[..., PynqDevice], board: VirtualBoard) -> None:
+    """Slices are doorbells: the device knows nothing of them."""
+
+    def answers(device: Device) -> tuple[list[list[int]], int]:
+        engine, tokens = Engine(device, with_cache_tokens(image(), 64)), [[], []]  # type: ignore[var-annotated]
+        scheduler = Scheduler(engine)
+        for number, (prompt, count) in enumerate((([3], 6), (PROMPT, 1))):
+            job = Job(Generation(engine, prompt, count), lambda item, to=tokens[number]: to.append(item.token), lambda error: None)  # type: ignore[misc]
+            scheduler.submit(job)
+        most = 0
+        while scheduler.step():
+            most = max(most, sum(engine.is_suspended(job.sliced) for job in scheduler._running))
+        return tokens, most
+
+    wanted, suspended = answers(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
+    assert suspended == 1 and [len(part) for part in wanted] == [6, 1]
+    assert answers(opened()) == (wanted, 1)
+    assert not board.accelerator.violation_count and not board.accelerator.error_count
+
+
 def test_zynq_7000(expected: tuple[list[int], list[int]], tmp_path: Path) -> None:
     """The other family: its clock registers, and a name that PYNQ spells in its own way."""
     board = new_board("Pynq-Z2", arch="armv7l")
@@ -195,7 +217,9 @@ def test_the_cpu_moves_the_bytes_it_must_and_never_the_cache_of_keys(board: Virt
     engine = Engine(device, image())
     program = image().symbols["program"]
     sizes = [-(-size // 64) * 64 for size in (image().data.size, len(image().program(0)))]
-    assert moved == {"flush": [(engine.base, sizes[0]), (engine.base + program.offset, sizes[1])], "invalidate": []}
+    slices = image().symbols["slices"]
+    places = (engine.base, engine.base + program.offset, engine.base + slices.offset)
+    assert moved == {"flush": list(zip(places, (*sizes, slices.bytes), strict=True)), "invalidate": []}
     for _ in Generation(engine, PROMPT, NEW_TOKENS):
         pass
     engine.forward(Session(), PROMPT, write_logits=True)

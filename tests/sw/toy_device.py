@@ -105,16 +105,17 @@ class ToyDevice:
         assert self.image.sliced is not None
         logits = PassFlag.LOGITS in PassFlag(self.values["PASS", 0])
         needed = [i for i, part in enumerate(self.image.sliced.slices) if is_needed(part, len(tokens), logits)]
-        records = [self._record(begin + i)[: RECORD // 2] for i in range(len(tokens))]
-        halves = [np.array([token, begin], np.uint16).view(np.uint8) for token in tokens]
-        if number == 0:
-            for record, half in zip(records, halves, strict=True):
-                record[:] = half
-        else:
+        if number:  # token ids are read by the first one alone
             assert self._scratch is not None, "the slices before this one are lost"
             first, kept, following = self._scratch
             assert (first, len(kept), following) == (begin, len(tokens), number)
             tokens = kept
+        records = [self._record(begin + i)[: RECORD // 2] for i in range(len(tokens))]
+        halves = [np.array([token, begin], np.uint16).view(np.uint8) for token in tokens]
+        if not number:
+            for record, half in zip(records, halves, strict=True):
+                record[:] = half
+        else:
             assert all(np.array_equal(*pair) for pair in zip(records, halves, strict=True)), "pages have changed"
         at = needed.index(number) + 1
         if at < len(needed):

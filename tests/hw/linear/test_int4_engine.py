@@ -307,3 +307,20 @@ def test_engine(tmp_path: Path, name: str) -> None:
     run_cocotb(
         Int4Engine(config), test_module=__name__, build_dir=tmp_path, testcase=cases, parameters={"config": config.to_dict()},
     )  # fmt: skip
+
+
+def test_plain_form(tmp_path: Path) -> None:
+    """The same engine with plain products, in a geometry of the machine with both engines."""
+    config = BuildConfig.from_dict(SMALL | {"rows": 4, "groups": 2, "engine": "both", "builders": 1})
+    run_cocotb(
+        Int4Engine(config, packed=False), test_module=__name__, build_dir=tmp_path, testcase=["products", "extremes", "overlap"],
+        parameters={"config": config.to_dict()},
+    )  # fmt: skip
+
+
+def test_engine_refuses() -> None:
+    config = BuildConfig.from_dict(SMALL | {"rows": 1, "max_inputs": 240})
+    with pytest.raises(ValueError, match="max_inputs must be a multiple of 32 .* not 240"):
+        Int4Engine(config)
+    with pytest.raises(ValueError, match="longest_chain must be 4, 8 or 16, not 32"):
+        Int4Engine(config, longest_chain=32)
