@@ -277,7 +277,8 @@ class BuildConfig:
         step = 2 * self.width
         self._require(self.max_head_dim % step == 0, "max_head_dim",
                       f"a multiple of {step} (two vectors)", max(step, self.max_head_dim // step * step))
-        for name, step in (("max_inputs", self.width), ("max_query", 2 * self.width), ("panel_rows", self.block_step * self.rows)):
+        inputs = math.lcm(self.width, self.int4_slice_inputs) if self.has_int4 else self.width
+        for name, step in (("max_inputs", inputs), ("max_query", 2 * self.width), ("panel_rows", self.block_step * self.rows)):
             value = getattr(self, name)
             self._require(value % step == 0, name, f"a multiple of {step}", -(-value // step) * step)
         self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
