@@ -256,7 +256,7 @@ class BlockBuffer(wiring.Component):
         return m
 
     def _expanded(self, m: Module, kind: str, int4: Value, beat: Value) -> tuple[Value, Value]:
-        """The beat of elements ``[dim, dim + 1) * key_bytes`` that is read, of what the memory gives, and its place in the buffer."""
+        """The elements ``[dim, dim + 1) * key_bytes``, made of the beat that the memory gives, and where to read that."""
         dim = getattr(self, f"{kind}_dim")
         if not self.config.int4_kv:
             return beat, dim

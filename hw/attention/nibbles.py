@@ -8,7 +8,7 @@ __all__ = ["expand_beat", "push_beat"]
 
 
 def expand_beat(beat: Value, packed: Value, upper: Value) -> Value:
-    """Where ``packed``, the low nibbles of every byte, or with ``upper`` (only then) the high ones, sign-extended; else ``beat``."""
+    """``beat``, or where ``packed`` its low nibbles, with ``upper`` (only then) the high ones, sign-extended to bytes."""
     elements = []
     for i in range(0, len(beat), 8):
         low, high = beat[i : i + 4], beat[i + 4 : i + 8]

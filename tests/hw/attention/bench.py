@@ -29,6 +29,7 @@ from hwgen.hw.interfaces import (
 )
 
 __all__ = [
+    "FORMATS",
     "AttentionBench",
     "Sink",
     "Source",
@@ -41,6 +42,13 @@ __all__ = [
     "write_kv_store",
     "write_query",
 ]
+
+
+#: Changes of :func:`tiny_config` to a build that has every format and shows which stages are at work.
+FORMATS: dict[str, Any] = {
+    "fp8_query": True, "int4_kv": True, "chunk": 6, "max_head_dim": 64, "max_query": 512, "max_context": 128, "groups": 4,
+    "probe": True,
+}  # fmt: skip
 
 
 def tiny_config(**changes: Any) -> BuildConfig:

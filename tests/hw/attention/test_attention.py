@@ -19,6 +19,7 @@ from hwgen.hw.attention.reciprocal import Reciprocal
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
+    FORMATS,
     AttentionBench,
     Source,
     drive_operator,
@@ -215,6 +216,11 @@ async def attends(dut: Any) -> None:
             steps = case.kv_heads * rounds * (case.blocks + 1) * dims
             output = case.kv_heads * rounds * (max(dims, 32) + 40)
             assert cycles <= steps + output + 150, (arguments, cycles, steps)
+            if config.probe and case.blocks >= 8:
+                # Scores of an item, softmax of the one before and values of the one before that: nearly always together.
+                scoring, weighting = sum(activity[1::2]), activity[2] + activity[3] + activity[6] + activity[7]
+                assert scoring == steps and activity[5] + activity[7] >= 0.9 * scoring, (arguments, activity)
+                assert activity[7] >= 0.9 * weighting, (arguments, activity)
 
 
 def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
@@ -275,8 +281,7 @@ def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fp8_query": True, "int4_kv": True, "chunk": 6, "max_head_dim": 64, "max_query": 512, "max_context": 128, "groups": 4,
-         "probe": True},
+        FORMATS,
         {"int4_kv": True, "query_lanes": 1, "kv_block": 4, "chunk": 4},
         {"fp8_query": True, "query_lanes": 1, "kv_block": 4, "chunk": 2},
     ],

@@ -17,6 +17,7 @@ from hwgen.golden.head import head_logits, top_candidates
 from hwgen.layout import head_block_beats, pack_head, pad_beats, vectors_of
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
+    FORMATS,
     AttentionBench,
     Sink,
     Source,
@@ -118,7 +119,7 @@ async def ranks(dut: Any) -> None:
         {"query_lanes": 1, "kv_block": 4, "chunk": 4},
         {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4},
         {"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2, "query_lanes": 4},
-        {"chunk": 6, "max_head_dim": 64, "max_query": 512, "fp8_query": True, "int4_kv": True},
+        FORMATS,
     ],
 )
 def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:
