@@ -1,4 +1,5 @@
 # `make demo`: a language model tells a story through generated hardware, under Verilator.
+# `make boards`: every board built twice, checked and compared byte for byte; takes about ten minutes.
 # `make test`: linters, type checker and every test.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
 
@@ -14,13 +15,16 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint check-system clean
+.PHONY: demo test boards fuzz lint check-system clean
 
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
 test: lint
 	$(BIN)/pytest -n $(JOBS) --durations=15
+
+boards: $(VENV)/.installed-sim
+	sh tools/build_boards.sh $(BIN)/hwgen build/boards
 
 # Random builds, models and memory timings against golden; takes minutes a seed.
 fuzz: $(VENV)/.installed-dev
