@@ -1,4 +1,5 @@
 # `make demo`: a language model tells a story through generated hardware, under Verilator.
+# `make boards`: every board built twice, checked and compared byte for byte; takes about ten minutes.
 # `make test`: linters, type checker and every test.
 # `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
@@ -15,7 +16,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test notebooks fuzz lint check-system clean
+.PHONY: demo test boards notebooks fuzz lint check-system clean
 
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
@@ -27,6 +28,9 @@ test: lint
 notebooks: $(VENV)/.installed-notebook
 	$(BIN)/pynq get-notebooks hwgen --ignore-overlays --path build/notebooks
 	$(BIN)/jupyter lab build/notebooks/hwgen
+
+boards: $(VENV)/.installed-sim
+	sh tools/build_boards.sh $(BIN)/hwgen build/boards
 
 # Random builds, models and memory timings against golden; takes minutes a seed.
 fuzz: $(VENV)/.installed-dev

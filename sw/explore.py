@@ -44,6 +44,9 @@ _RESOLUTION = 0.01
 #: Share by which an answer may take longer than the fastest, for fewer look-up tables.
 _SAME_ANSWER = 0.002
 
+#: Seconds in which a Dask scheduler must answer.
+_DASK_TIMEOUT = 10
+
 #: Front members whose neighbours are timed before the front is looked at again.
 _BATCH = 4
 
@@ -341,7 +344,7 @@ def open_executor(workers: int | None = None, dask: str | None = None) -> Iterat
     except ImportError as error:
         raise HwgenError("tool", "--dask needs the Python package distributed", 'pip install "hwgen[cluster]"') from error
     try:
-        client = Client(dask, timeout=10)
+        client = Client(dask, timeout=_DASK_TIMEOUT)
     except (OSError, ValueError) as error:
         raise HwgenError("tool", f"no Dask scheduler answers at {dask}: {error}", "start one with `dask scheduler`") from error
     with client:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..boards import RESOURCES, Board, load_board
+from ..boards import RESOURCES, Board, board_names, load_board
 from .main_units import MAIN_UNITS
-from .regression import TOLERANCE, accepted_path
+from .regression import TOLERANCE, accepted_path, load_accepted
 from .report import CEILINGS
 
 __all__ = ["resource_page"]
@@ -44,6 +44,22 @@ def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
     return lines
 
 
+def board_table() -> list[str]:
+    """Totals of every board with a device, with their shares of it."""
+    lines = _table("board", *_HEADINGS.values(), "depth")
+    for name in board_names():
+        board = load_board(name)
+        if not board.available:
+            continue
+        total = load_accepted(accepted_path(board, name), board)["total"]
+        cells = [
+            f"{total[kind]:,} ({total[kind] / board.available[kind]:.1%})" if board.available[kind] else "–" for kind in RESOURCES
+        ]
+        lines.append(f"| {name} | {' | '.join([*cells, str(total['depth_luts'])])} |")
+    lines.append(f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |")
+    return lines
+
+
 def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
     """Markdown. Without ``routed`` the page says how to route the units."""
     total = accepted["units"]["total"]
@@ -54,6 +70,7 @@ def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]
     described = {unit.name: unit.description for unit in MAIN_UNITS}
     mains = {n.partition("/")[2]: row for n, row in accepted["units"].items() if n.startswith("main/")}
     verdict = f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."
+    by_board = "\n".join(board_table())
     by_unit = "\n".join(unit_table(board, accepted))
     by_main = "\n".join(
         [*_table("unit", *_HEADINGS.values(), "depth"), *(_row(f"{name}: {described[name]}", row) for name, row in mains.items())]
@@ -66,11 +83,19 @@ def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]
     clocks = "\n".join([*heading, *rows]) if rows else "Not committed for the present build; the command prints them."
     tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
     return f"""\
-# Resources of the {board.name} build
+# Resources
 
 Rendered by `python -m hwgen.sw.resource_page > docs/resources.md` from `resources.json` and `fmax.json` in
-`boards/{board.name}/`; do not edit. All figures are estimates of open tools. No vendor tool was run, so nothing here claims
+`boards/`; do not edit. All figures are estimates of open tools. No vendor tool was run, so nothing here claims
 that the build fits or closes timing.
+
+## By board
+
+The default configuration of every board ([boards.md](boards.md)), `hwgen report --board B --accept`.
+
+{by_board}
+
+The rest of this page is about {board.name}.
 
 ## By unit
 

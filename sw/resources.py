@@ -1,7 +1,8 @@
 """Resources of a configuration in closed form, in microseconds where ``hwgen report`` takes minutes.
 
-Memories follow from their geometry, registers and arithmetic from the widths in the RTL; constants are what Yosys made of
-control logic (``hwgen report --board kv260``). `tests/sw/test_resources.py` holds the result against stored reports.
+Memories follow from their geometry, registers and arithmetic from the widths in the RTL; constants are fitted to what Yosys made of
+control logic on every board (``hwgen report --board B --accept`` writes ``boards/B/resources.json``, and
+`tests/sw/test_resources.py` holds the model against each).
 """
 
 from __future__ import annotations
@@ -156,16 +157,23 @@ def attention(c: BuildConfig) -> Amount:
     query_words = -(-max(elements, c.max_inputs) // c.width)
     dims = c.max_head_dim // c.key_bytes
     blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(dims), 8 * size) * 2
-    scores = Amount(lut=274, ff=928, dsp=4) + Amount(lut=20.5 * size, ff=37 * size, dsp=size) * lanes
+    scores = Amount(lut=516, ff=972) + Amount(
+        lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
+    ) * lanes  # fmt: skip
     queries = (packed_memory(query_words, 8 * c.width) + Amount(bram36=block_rams(query_rows, 32))) * lanes
-    output = Amount(lut=27 * size + 622 * c.key_bytes, ff=35.2 * size + 524 * c.key_bytes, dsp=size + 2 * c.key_bytes)
-    values = Amount(lut=455 + 0.8 * size, ff=1009 + 24.5 * size) + (
+    output = Amount(
+        lut=22.3 * size + 7.8 * c.kv_block + 792 * c.key_bytes + 68,
+        ff=36.4 * size + 27.8 * c.kv_block + 644 * c.key_bytes - 321,
+        dsp=size + 2 * c.key_bytes,
+    )
+    values = Amount(lut=-199, ff=805) + (
         output + memory(c.scratch_memory, rounds * dims, 32 * c.key_bytes)
     ) * lanes
-    scaler = Amount(lut=272, ff=547) + Amount(lut=686, ff=1235, dsp=3) * lanes
-    softmax = Amount(lut=1153, ff=1493, dsp=4) + Amount(lut=409, ff=792, dsp=1) * lanes
+    # Scales and sums of a block of keys.
+    scaler = Amount(lut=153, ff=250) + Amount(lut=366 + 11.9 * c.kv_block, ff=511 + 27.25 * c.kv_block, dsp=3) * lanes
+    softmax = Amount(lut=677, ff=849, dsp=2) + Amount(lut=439 + 6.5 * c.kv_block, ff=557 + 17.4 * c.kv_block, dsp=2) * lanes
     # Work list, candidates of the LM head, its logits, control.
-    rest = Amount(lut=819, ff=1279)
+    rest = Amount(lut=650 + 2.5 * size, ff=730 + 8.5 * size)
     return blocks + scores + queries + values + scaler + softmax + rest
 
 
@@ -175,17 +183,19 @@ def vector(c: BuildConfig) -> Amount:
 
 
 def memory_system(c: BuildConfig) -> Amount:
-    port = Amount(lut=580, ff=687 + (2 * c.groups - 1) * c.port_bits) + memory(
+    port = Amount(lut=641, ff=520 + (2 * c.groups - 1) * c.port_bits, dsp=2) + memory(
         c.ring_memory, c.ring_beats // c.groups, c.groups * c.port_bits
     )
-    return Amount(lut=1863, ff=3192, dsp=6) + port * c.ports
+    return Amount(lut=1171 + 7 * c.beat_bytes, ff=2640 + 19.1 * c.beat_bytes, dsp=-2) + port * c.ports
 
 
 def vector_memory(kind: str, depth: int, bits: int) -> Amount:
     """Scratch or parameter memory: one more register behind it."""
     tail = depth % 512 if kind == "block" and depth > 512 else 0
     if not 0 < tail <= _TAIL:
-        return memory(kind, depth, bits) + Amount(lut=15, ff=bits + 3)
+        # Block RAMs of different depths one behind the other.
+        stacked = kind == "block" and depth > 512 and depth & (depth - 1)
+        return memory(kind, depth, bits) + Amount(lut=bits + 3 if stacked else 0, ff=bits + 1)
     # 64 words of 7 bits fill eight look-up tables.
     return memory(kind, depth - tail, bits) + Amount(lut=8 * -(-bits // 7) + bits + 2, ff=2 * bits + 1)
 
@@ -208,17 +218,17 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "activity": Amount(lut=15, ff=18),
         "attention": attention(c),
         "beats": Amount(lut=8 * c.beat_bytes * mux_luts(c.groups) + 2, ff=1),
-        "counters": Amount(lut=16, ff=1056),
+        "counters": Amount(lut=16, ff=792 + 66 * c.ports),
         "errors": Amount(lut=24, ff=7),
         "kv_writer": Amount(lut=440 + 8 * c.beat_bytes, ff=237 + 8 * c.beat_bytes, dsp=4),
         "linear": linear(c),
-        "loader": Amount(lut=326 + bits, ff=236 + bits, dsp=1),
+        "loader": Amount(lut=316 + bits, ff=90 + 50 * c.width, dsp=1),
         "memory": memory_system(c),
         "param": vector_memory("block", c.param_vectors, bits),
-        "registers": Amount(lut=1507 + 108 * page_rows, ff=467),
+        "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
-        "sequencer": Amount(lut=247, ff=3272),
-        "shortlist": Amount(lut=405 + 125 * c.shortlist + 76 * c.width, ff=173 + 115 * c.shortlist + 64 * c.width),
+        "sequencer": Amount(lut=225, ff=3260),
+        "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
         "store": store(c),
         "trace": Amount(lut=126, ff=269, bram36=block_rams(c.trace_entries, 128)),
         "vector": vector(c),

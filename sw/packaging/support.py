@@ -1,18 +1,26 @@
-"""Table of the supported boards, from their data, with the checks that need no synthesis run again for each.
+"""Tables of the supported boards, from their data, with the checks that need no synthesis run again for each.
 
-``python -m hwgen.sw.packaging.support`` prints the section of ``docs/boards.md``.
+``python -m hwgen.sw.packaging.support`` prints the sections of ``docs/boards.md``; ``--write docs/boards.md`` puts them there.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import re
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 
 from ...boards import Board, board_names, load_board
+from ...shapes import SHAPES
+from ..explore import Workload, model_shape, time_passes
+from ..regression import accepted_path, load_accepted
+from ..report import CEILINGS
 from .checks import run_scripts
 from .steps import steps_of
 
-__all__ = ["support_table"]
+__all__ = ["configuration_table", "sections", "support_table"]
 
 _FAMILIES = {"zynq_ultra_ps_e": "Zynq UltraScale+", "processing_system7": "Zynq-7000"}
 
@@ -50,5 +58,82 @@ def support_table() -> str:
     return "\n".join([*lines, "", *notes, ""])
 
 
+#: Models whose speed the table tells.
+_MODELS = ("bitnet-0.73b", "stories")
+
+#: Tokens of the prompt whose first answer is timed.
+_PROMPT = 128
+
+_FIELDS = ("groups", "lanes", "rows", "beat_vectors", "builders", "query_lanes", "kv_block", "chunk", "ring_beats", "panel_rows")
+
+_HEADINGS = {"lut": "LUT", "ff": "FF", "bram36": "BRAM36", "uram": "URAM", "dsp": "DSP"}
+
+
+def chosen_by(board: Board) -> str:
+    """The command that chose the configuration of a shipped board; only documents need it."""
+    return str(json.loads(files("hwgen.board_data").joinpath(board.name, "board.json").read_text(encoding="utf-8"))["chosen_by"])
+
+
+def speed(board: Board, model: str) -> str:
+    """Estimated tokens a second and time to the first token; of published shapes, those that the board was chosen for."""
+    if model in SHAPES and model not in chosen_by(board).split():
+        return "–"
+    decode, prompt = time_passes(board.config, Workload(shape=model_shape(model), prompt=_PROMPT))
+    hertz = board.config.clock_mhz * 1e6
+    rate = hertz / decode
+    return f"{rate:,.0f} tok/s, {prompt / hertz:.3f} s" if rate >= 100 else f"{rate:.1f} tok/s, {prompt / hertz:.2f} s"
+
+
+def use_of(board: Board) -> list[str]:
+    """Resources as accepted, with their share of the device."""
+    total = load_accepted(accepted_path(board, board.name), board)["total"]
+    return [
+        f"{total[kind]:,} ({total[kind] / board.available[kind]:.0%})" if board.available[kind] else "–" for kind in CEILINGS
+    ]
+
+
+def configuration_table() -> str:
+    """Markdown: the default configuration of every board, what it takes and how fast the models say it is."""
+    boards = [board for board in map(load_board, board_names()) if board.platform]
+    lines = [
+        f"| board | {' | '.join(f'`{name}`' for name in _FIELDS)} |",
+        "|---" * (1 + len(_FIELDS)) + "|",
+        *(f"| `{b.name}` | {' | '.join(f'{getattr(b.config, name):,}' for name in _FIELDS)} |" for b in boards),
+        "",
+        f"| board | {' | '.join(_HEADINGS[kind] for kind in CEILINGS)} | {' | '.join(f'`{model}`' for model in _MODELS)} |",
+        "|---" * (1 + len(CEILINGS) + len(_MODELS)) + "|",
+        *(f"| `{b.name}` | {' | '.join([*use_of(b), *(speed(b, model) for model in _MODELS)])} |" for b in boards),
+        f"| planning ceiling | {' | '.join(f'{share:.0%}' for share in CEILINGS.values())} |" + " |" * len(_MODELS),
+        "",
+        *(f"* `{b.name}`: `{chosen_by(b)}`" for b in boards),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def sections() -> dict[str, str]:
+    """Contents of the marked sections of the page."""
+    return {"support": support_table(), "configurations": configuration_table()}
+
+
+def filled(page: str) -> str:
+    """The page with its marked sections printed anew."""
+    for name, text in sections().items():
+        found = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", page, re.S)
+        if found is None:
+            raise ValueError(f"the page has no section {name}")
+        page = f"{page[: found.start()]}<!-- {name} -->\n{text}<!-- /{name} -->{page[found.end() :]}"
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page")
+    page = parser.parse_args().write
+    if page is None:
+        print("\n".join(sections().values()), end="")
+    else:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(support_table(), end="")
+    main()

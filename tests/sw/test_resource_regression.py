@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.boards import load_board
+from hwgen.boards import board_names, load_board
 from hwgen.errors import HwgenError
 from hwgen.sw import report
 from hwgen.sw.cli import main
@@ -55,6 +55,14 @@ def test_growth_over_five_percent_names_the_unit(measure: str, found: float, ove
     expected = [("linear/lane", measure, ROW[measure], found)] if over else []
     assert [(g.unit, g.measure, g.accepted, g.found) for g in grown] == expected
     assert all(str(g).startswith(f"linear/lane: {measure} grew from") for g in grown)
+
+
+@pytest.mark.parametrize("name", [name for name in board_names() if load_board(name).available])
+def test_every_board_has_accepted_figures_below_the_ceilings(name: str) -> None:
+    board = load_board(name)
+    total = load_accepted(accepted_path(board, name), board)["total"]
+    for kind, share in report.CEILINGS.items():
+        assert total[kind] <= share * board.available[kind], kind
 
 
 def test_small_units_may_grow_by_a_few() -> None:
