@@ -2,9 +2,9 @@
 
 Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
 through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
-so that counts are upper estimates. A `MultiplyAdd` of the INT4 engine counts as the DSP slice that it is made for: Yosys puts registers and
-adders into the slice (DSP48E1) of the 7 series only. Depth is that of the deepest path inside one module: what runs on through a module's ports
-counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
+so that counts are upper estimates. A `MultiplyAdd` of the INT4 engine counts as the DSP slice that it is made for: Yosys puts
+registers and adders into the slices of the 7 series only. Depth is that of the deepest path inside one module: what runs on through
+a module's ports counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
 """
 
 from __future__ import annotations
