@@ -182,7 +182,8 @@ def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], Non
     """As `synthesize`, from the cache where tool, script and Verilog are the same; ``before`` is called otherwise."""
     from ..sim.verilate import cache_directory
 
-    key = hashlib.sha256(f"{tool} {synthesis_script(top, flatten=flatten, family=family)} {verilog}".encode()).hexdigest()[:24]
+    script = synthesis_script(top, flatten=flatten, family=family, dsp_modules=bool(_DSP_CELLS.search(verilog)))
+    key = hashlib.sha256(f"{tool} {script} {verilog}".encode()).hexdigest()[:24]
     path = cache_directory() / f"report-{key}.json"
     if fresh or not path.exists():
         before()
