@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from hwgen.boards import load_board
+from hwgen.boards import board_names, load_board
 from hwgen.sw.board_command import virtual_board
+from hwgen.sw.compiler import plan_model
 from hwgen.sw.engine import Session
 from hwgen.sw.llm import LLM
+from hwgen.sw.loader import load_model
 from tests.virtual_board import require_pynq
 
 require_pynq()
@@ -183,6 +185,14 @@ def test_bring_your_model(where: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "the model needs 1088 inputs" in run.text("too-large") and "build with max_inputs=1088" in run.text("too-large")
     assert run.text("compare") == "the same 12 tokens\n"
     assert run.errors() == ""
+
+
+@pytest.mark.parametrize("name", board_names())
+def test_the_story_fits_every_board(name: str) -> None:
+    """So that the cells run there unchanged; the trace holds a whole pass."""
+    config = load_board(name).config
+    program, _ = plan_model(config, load_model("stories").weights)
+    assert len(program) <= config.trace_entries
 
 
 # ---- delivered ---------------------------------------------------------------------------------------------------
