@@ -75,6 +75,16 @@ class ScaleMemory(wiring.Component):
             data.append(fetched)
         part = delayed(m, part, 2, "part", reset_less=True)[-1]
         gang = delayed(m, self.gang, 2, "gang", reset_less=True)[-1]
+        # One multiplexer for each place in a ring row of blocks, of which all groups take the same, or each its own with ``gang``.
+        size = len(self.codes[0])
+        rows = self.beat_blocks * self.banks // config.groups
+        row, place = divmod_power(part, config.groups)
+        blocks: list[Value] = []
         for g in range(config.groups):
-            m.d.sync += self.codes[g].eq(Cat(data).word_select(part | Mux(gang, g, 0), len(self.codes[g])))
+            block = Signal(size, name=f"place_{g}")
+            here = [Cat(data).word_select(r * config.groups + g, size) for r in range(rows)]
+            m.d.comb += block.eq(Cat(here).word_select(row, size) if rows > 1 else here[0])
+            blocks.append(block)
+        chosen = Cat(blocks).word_select(place, size) if config.groups > 1 else blocks[0]
+        m.d.sync += [self.codes[g].eq(Mux(gang, blocks[g], chosen)) for g in range(config.groups)]
         return m

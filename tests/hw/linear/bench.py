@@ -141,8 +141,9 @@ class Bench:
         dut.op__gang.value = int(job.gang(config))
         return [int.from_bytes(row.tobytes(), "little") for row in beats.reshape(-1, config.groups * config.beat_bytes)]
 
-    async def run(self, job: PanelJob, *, limit: int | None = None) -> int:
-        """Execute; returns the cycles from the first row accepted to ``done``, or gives up after ``limit`` cycles."""
+    async def run(self, job: PanelJob, *, limit: int | None = None, idle: bool = True) -> int:
+        """Execute; returns the cycles from the first row accepted to ``done``, or gives up after ``limit`` cycles. With
+        ``idle`` it stays a few cycles longer to see that nothing more happens."""
         dut = self.dut
         rows = self.operator(job)
         dut.start.value = 1
@@ -174,7 +175,7 @@ class Bench:
             assert cycle < 200000, "done never came"
         dut.rows__valid.value = 1  # more rows wait in the ring: they are not for this operator
         assert sent == len(rows), "done before the last row"
-        for _ in range(3):
+        for _ in range(3 if idle else 0):
             await ReadOnly()
             assert dut.rows__ready.value == 0 and dut.busy.value == 0 and dut.done.value == 0
             await RisingEdge(dut.clk)
