@@ -396,7 +396,7 @@ def beside_program(compiler: ModelCompiler, base: int) -> Program:
 
     one = plan_scratch(replace(compiler.config, chunk=1), compiler.shape, compiler.gain_vectors)
     other = type(compiler)(compiler.config, compiler.weights, compiler.head_kind)
-    other.plan = replace(one, x=base, qkv=base + one.qkv, a=base + one.a, g=base + one.g)
+    other.plan = replace(one, x=base, qkv=base + one.qkv, a=base + one.a, g=base + one.g, gains=compiler.plan.gains)
     other.memory = SharedSegments(compiler)  # type: ignore[assignment]  # all that planning uses
     other.plan_program()
     return tuple(other.program)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hwgen.config import BuildConfig
+from hwgen.llama import LlamaWeights
 from hwgen.model import ModelShape
 from hwgen.sw import compiler, slices
 from hwgen.sw.engine import Engine, PassResult, Session, SlicedPass
@@ -23,8 +24,8 @@ __all__ = ["Interposed", "compile_round_by_round", "golden_engine", "interposed"
 Prompt = list[list[int]]
 
 
-def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact") -> Image:
-    image = compiler.compile_model(config, random_weights(shape, seed=11), head=head)
+def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", weights: LlamaWeights | None = None) -> Image:
+    image = compiler.compile_model(config, weights or random_weights(shape, seed=11), head=head)
     assert image.sliced is not None
     return with_cache_tokens(image, 2 * image.context)
 

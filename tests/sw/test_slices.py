@@ -13,6 +13,7 @@ from hwgen.boards import load_board
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
+from hwgen.llama import random_llama
 from hwgen.model import ModelShape
 from hwgen.shapes import SHAPES, engine_of
 from hwgen.sw.compiler import ModelCompiler, compile_model
@@ -27,6 +28,8 @@ from hwgen.weights import random_weights
 from ..system.cases import random_config, random_model
 from ..system.small import CONFIG, SHAPE
 from .interposed import compile_round_by_round, golden_engine, interposed, poison, sliced_image, undisturbed
+from .test_llama_compiler import CONFIG as INT4
+from .test_llama_compiler import SHAPE as INT4_SHAPE
 
 #: Feed-forward larger than attention, in a scratch that holds the products of one round beside another token, not of all.
 TIGHT = replace(CONFIG, name="tight", scratch_vectors=150)
@@ -108,6 +111,16 @@ def test_random_builds_and_models(seed: int) -> None:
     image = sliced_image(config, shape, head)
     tokens = [int(t) for t in rng.integers(0, shape.vocab, min(image.chunk, image.context - 1))]
     passes = [tokens, tokens[: int(rng.integers(1, 1 + min(image.chunk, image.context - len(tokens))))]]
+    got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)
+    want = undisturbed(golden_engine(image), passes, [0], got.boundaries, lambda number: True)
+    assert (got.prompt, got.beside) == (want.prompt, want.beside)
+
+
+def test_int4() -> None:
+    """Drains find their row scales in the parameter memory, which the other token overwrites."""
+    weights = random_llama(INT4_SHAPE, 1, kv="int4", query="e4m3", group=64)
+    image = sliced_image(INT4, INT4_SHAPE, weights=weights)
+    passes = [list(range(image.chunk)), [5, 8, 200, 7, 1]]
     got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)
     want = undisturbed(golden_engine(image), passes, [0], got.boundaries, lambda number: True)
     assert (got.prompt, got.beside) == (want.prompt, want.beside)
