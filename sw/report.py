@@ -247,7 +247,7 @@ def linear_use(config: BuildConfig, units: Sequence[dict[str, Any]]) -> dict[str
     for engine in ("ternary", "int4"):
         if config.engine not in (engine, "both"):
             continue
-        of = next(p for p in unit["parts"] if p["name"] == engine) if config.engine == "both" else unit
+        of = next(p for p in unit["parts"] if p["name"] == f"{engine}_engine") if config.engine == "both" else unit
         macs = config.tokens * TRITS_PER_BYTE * config.beat_bytes if engine == "ternary" else config.macs("int4")
         found[engine] = {"macs": macs, "lut_per_mac": of["lut"] / macs}
         if of["dsp"]:

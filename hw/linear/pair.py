@@ -40,8 +40,8 @@ class EnginePair(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.ternary = ternary = LinearEngine(self.config)
-        m.submodules.int4 = int4 = Int4Engine(self.config)
+        m.submodules.ternary_engine = ternary = LinearEngine(self.config)
+        m.submodules.int4_engine = int4 = Int4Engine(self.config)
         fp8 = Signal()
         m.d.comb += fp8.eq((self.op.descriptor.format & Format.FP8).any())
         engines: tuple[tuple[Any, Any], ...] = ((ternary, ~fp8), (int4, fp8))
