@@ -274,7 +274,7 @@ def build(options: argparse.Namespace, output: Output) -> Result:
 
 
 def report(options: argparse.Namespace, output: Output) -> Result:
-    from .main_units import MAIN_UNITS
+    from .main_units import main_units_of
     from .regression import accept, accepted_path, compare_board, load_accepted
     from .report import describe_report, family_of, measure_main_unit, report_board, yosys_version
 
@@ -289,7 +289,7 @@ def report(options: argparse.Namespace, output: Output) -> Result:
         return 0, result
     result["main_units"] = [
         measure_main_unit(unit, board.config, family=family_of(board.part), fresh=options.fresh, progress=output.progress)
-        for unit in MAIN_UNITS
+        for unit in main_units_of(board.config)
     ]
     grown = compare_board(path, board, result, result["main_units"]) if options.check else []
     result["grown"] = [asdict(g) for g in grown]
@@ -304,16 +304,17 @@ def report(options: argparse.Namespace, output: Output) -> Result:
 
 
 def fmax(options: argparse.Namespace, output: Output) -> Result:
-    from .main_units import find_main_units
+    from .main_units import find_main_units, main_units_of
 
-    units = find_main_units(options.unit)
+    board = configured_board(options)
+    units = find_main_units(options.unit) if options.unit else main_units_of(board.config)
     try:
         from .fmax import describe_fmax, route_units
     except ImportError as error:
         raise HwgenError(
             "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim,fmax]"'
         ) from error
-    result = route_units(configured_board(options), units, fresh=options.fresh, progress=output.progress)
+    result = route_units(board, units, fresh=options.fresh, progress=output.progress)
     for line in describe_fmax(result):
         output.show(line)
     return 0, result

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import BuildConfig
 from ..errors import HwgenError
 
-__all__ = ["MAIN_UNITS", "MainUnit", "find_main_units", "unit_verilog"]
+__all__ = ["MAIN_UNITS", "MainUnit", "find_main_units", "main_units_of", "unit_verilog"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class MainUnit:
     description: str
     #: The component of a configuration.
     build: Callable[[BuildConfig], Any]
+    #: Linear engine that it is part of; none for what every build has.
+    engine: str = ""
 
 
 # The generators are imported when they are needed: a board install has no Amaranth.
@@ -42,6 +44,13 @@ def _ternary_lane(config: BuildConfig) -> Any:
     from ..hw.linear.lane import TernaryLane
 
     return TernaryLane(config)
+
+
+def _int4_lane(config: BuildConfig) -> Any:
+    from ..hw.linear.int4_lane import Int4Lane
+    from ..hw.linear.int4_loader import LONGEST_CHAIN, Int4Shape
+
+    return Int4Lane(config, Int4Shape(config, LONGEST_CHAIN))
 
 
 def _vector_lane(config: BuildConfig) -> Any:
@@ -69,14 +78,20 @@ def _sequencer(config: BuildConfig) -> Any:
 
 
 MAIN_UNITS = (
-    MainUnit("trit_decoder", "weight bytes of a beat to table codes", _trit_decoder),
-    MainUnit("table_builder", "one builder of a lane's look-up tables", _table_builder),
-    MainUnit("ternary_lane", "one token lane of the linear engine: tables, adder trees, accumulators", _ternary_lane),
+    MainUnit("trit_decoder", "weight bytes of a beat to table codes", _trit_decoder, "ternary"),
+    MainUnit("table_builder", "one builder of a lane's look-up tables", _table_builder, "ternary"),
+    MainUnit("ternary_lane", "one token lane of the linear engine: tables, adder trees, accumulators", _ternary_lane, "ternary"),
+    MainUnit("int4_lane", "one token lane of the INT4 engine: products, scaling, accumulators", _int4_lane, "int4"),
     MainUnit("vector_lane", "one float32 element of the vector unit", _vector_lane),
     MainUnit("softmax_lane", "online softmax of the attention unit for one query lane", _softmax_lane),
     MainUnit("port_reader", "one AXI4 read port", _port_reader),
     MainUnit("sequencer", "operators of a pass to units", _sequencer),
 )
+
+
+def main_units_of(config: BuildConfig) -> list[MainUnit]:
+    """The main units that a build has."""
+    return [unit for unit in MAIN_UNITS if unit.engine in ("", config.engine) or config.engine == "both"]
 
 
 def find_main_units(names: list[str]) -> list[MainUnit]:

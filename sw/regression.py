@@ -38,9 +38,10 @@ class Growth:
 
 
 def accepted_path(board: Board, given: str | Path) -> Path:
-    """Where the accepted figures of ``--board given`` are: beside its board.json."""
+    """Where the accepted figures of ``--board given`` are: beside its board.json, a file for each of its configurations."""
     beside = Path(given).parent if str(given).endswith(".json") else Path(str(files("hwgen.board_data"))) / board.name
-    return beside / "resources.json"
+    default = board.name == board.config.name or not board.config.name.startswith(f"{board.name}-")
+    return beside / ("resources.json" if default else f"resources-{board.config.engine}.json")
 
 
 def hardware_of(board: Board) -> dict[str, Any]:
@@ -61,7 +62,8 @@ def rows_by_name(result: dict[str, Any], main_units: Iterable[dict[str, Any]]) -
 def accept(path: Path, board: Board, result: dict[str, Any], main_units: Iterable[dict[str, Any]], tool: str) -> None:
     """Write the figures down."""
     units = rows_by_name(result, main_units)
-    head = {"command": f"hwgen report --board {board.name} --accept", "tool": tool, "lut_per_mac": result["lut_per_mac"]}
+    engine = f" --engine {board.config.engine}" if path.name != "resources.json" else ""
+    head = {"command": f"hwgen report --board {board.name}{engine} --accept", "tool": tool, "lut_per_mac": result["lut_per_mac"]}
     lines = [f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in units.items()]
     text = json.dumps({**head, "config": hardware_of(board)}, indent=2).removesuffix("\n}")
     part = path.with_suffix(".part")
