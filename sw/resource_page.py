@@ -49,9 +49,10 @@ def board_table() -> list[str]:
     lines = _table("board", *_HEADINGS.values(), "depth")
     for name in board_names():
         board = load_board(name)
-        if not board.available:
+        path = accepted_path(board, name)
+        if not board.available or not path.exists():
             continue
-        total = load_accepted(accepted_path(board, name), board)["total"]
+        total = load_accepted(path, board)["total"]
         cells = [
             f"{total[kind]:,} ({total[kind] / board.available[kind]:.1%})" if board.available[kind] else "–" for kind in RESOURCES
         ]
@@ -91,7 +92,7 @@ that the build fits or closes timing.
 
 ## By board
 
-The default configuration of every board ([boards.md](boards.md)), `hwgen report --board B --accept`.
+The default configuration of every board ([boards.md](boards.md)) whose figures are accepted: `hwgen report --board B --accept`.
 
 {by_board}
 

@@ -17,6 +17,7 @@ from ...shapes import SHAPES
 from ..explore import Workload, model_shape, time_passes
 from ..regression import accepted_path, load_accepted
 from ..report import CEILINGS
+from ..resources import estimate_resources
 from .checks import run_scripts
 from .steps import steps_of
 
@@ -85,10 +86,13 @@ def speed(board: Board, model: str) -> str:
 
 
 def use_of(board: Board) -> list[str]:
-    """Resources as accepted, with their share of the device."""
-    total = load_accepted(accepted_path(board, board.name), board)["total"]
+    """Resources as accepted, with their share of the device; those of the closed form, marked ~, where none are accepted yet."""
+    path = accepted_path(board, board.name)
+    about = not path.exists()
+    total = estimate_resources(board.config).total if about else load_accepted(path, board)["total"]
     return [
-        f"{total[kind]:,} ({total[kind] / board.available[kind]:.0%})" if board.available[kind] else "–" for kind in CEILINGS
+        f"{'~' * about}{round(total[kind], 1):,} ({total[kind] / board.available[kind]:.0%})" if board.available[kind] else "–"
+        for kind in CEILINGS
     ]
 
 
