@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..boards import RESOURCES, Board
+from ..config import BuildConfig
 from ..errors import HwgenError
 
 __all__ = ["Growth", "accept", "accepted_path", "compare", "compare_board", "load_accepted"]
@@ -76,11 +77,11 @@ def load_accepted(path: Path, board: Board) -> dict[str, dict[str, float]]:
     fix = f"run `hwgen report --board {board.name} --accept` and look at what it changes"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        config, units = values["config"], values["units"]
+        config, units = {**BuildConfig().to_dict(), **values["config"]}, values["units"]  # a field that is new had its default
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HwgenError("configuration", f"{path.name} of board {board.name} cannot be read: {error}", fix) from error
     now = hardware_of(board)
-    changed = sorted(k for k in {*config, *now} if config.get(k) != now.get(k))
+    changed = sorted(k for k in now if config.get(k) != now[k])
     if changed:
         raise HwgenError(
             "configuration", f"{path.name} of board {board.name} was accepted with another {', '.join(changed)}", fix

@@ -83,7 +83,7 @@ def whole_report(lane_lut: int = 1000) -> dict[str, Any]:
     unit = {"name": "linear", **ROW, "lut": lane_lut + 10, "parts": [part]}
     resources = {kind: unit[kind] for kind in report.RESOURCES}
     totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0}
-    return {**totals, "units": [unit]}
+    return {**totals, "engines": {"ternary": {"macs": 100, "lut_per_mac": 10.0}}, "units": [unit]}
 
 
 def test_accepted_figures_come_back(tmp_path: Path) -> None:
