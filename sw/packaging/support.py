@@ -89,9 +89,10 @@ def use_of(board: Board) -> list[str]:
     """Resources as accepted, with their share of the device; those of the closed form, marked ~, where none are accepted yet."""
     path = accepted_path(board, board.name)
     about = not path.exists()
-    total = estimate_resources(board.config).total if about else load_accepted(path, board)["total"]
+    modelled = {kind: round(value) for kind, value in estimate_resources(board.config).total.items()}
+    total = modelled if about else load_accepted(path, board)["total"]
     return [
-        f"{'~' * about}{round(total[kind], 1):,} ({total[kind] / board.available[kind]:.0%})" if board.available[kind] else "–"
+        f"{'~' * about}{total[kind]:,} ({total[kind] / board.available[kind]:.0%})" if board.available[kind] else "–"
         for kind in CEILINGS
     ]
 
