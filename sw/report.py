@@ -271,12 +271,12 @@ def predicted_uram(config: BuildConfig) -> int:
     """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM."""
     from ..hw.attention.item import AttentionSizes
 
-    sizes = AttentionSizes(config)
+    sizes, engines = AttentionSizes(config), config.has_ternary + config.has_int4
     memories = [
         (config.ring_memory, config.ports, config.ring_beats // config.groups, config.groups * config.port_bits),
         (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
         (config.scratch_memory, config.query_lanes, sizes.output_words, 32 * config.key_bytes),
-        (config.activation_memory, 1, 2 * config.tokens * (config.max_inputs // config.width), 8 * config.width),
+        (config.activation_memory, engines, 2 * config.tokens * (config.max_inputs // config.width), 8 * config.width),
     ]
     return sum(n * ultra_rams(depth, bits) for kind, n, depth, bits in memories if kind == "ultra")
 
