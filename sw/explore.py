@@ -7,6 +7,7 @@ are never timed. Where one machine is not enough, `dask.distributed` offers the 
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -340,11 +341,11 @@ def open_executor(workers: int | None = None, dask: str | None = None) -> Iterat
             yield pool
         return
     try:
-        from distributed import Client
+        client_of: Any = importlib.import_module("distributed").Client  # has no type information
     except ImportError as error:
         raise HwgenError("tool", "--dask needs the Python package distributed", 'pip install "hwgen[cluster]"') from error
     try:
-        client = Client(dask, timeout=_DASK_TIMEOUT)
+        client = client_of(dask, timeout=_DASK_TIMEOUT)
     except (OSError, ValueError) as error:
         raise HwgenError("tool", f"no Dask scheduler answers at {dask}: {error}", "start one with `dask scheduler`") from error
     with client:

@@ -10,7 +10,7 @@ from .llama_loader import LoadedLlama, is_llama, load_llama
 from .loader import LoadedModel, find_model, load_model, read_config
 from .store import added_file
 
-__all__ = ["open_llama", "open_model"]
+__all__ = ["open_llama", "open_model", "open_ternary"]
 
 
 def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel | LoadedLlama:
@@ -39,5 +39,15 @@ def open_llama(name: str | Path, progress: Callable[[str], None] = lambda text: 
             "architecture",
             f"{model.name} is a ternary model; this command takes llama models",
             "give a llama checkpoint or GGUF file",
+        )
+    return model
+
+
+def open_ternary(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel:
+    """A ternary model; one of the llama family is refused."""
+    model = open_model(name, progress)
+    if not isinstance(model, LoadedModel):
+        raise HwgenError(
+            "architecture", f"{model.name} is a llama model; a ternary one is wanted", "give a BitNet checkpoint or GGUF file"
         )
     return model

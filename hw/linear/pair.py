@@ -11,8 +11,9 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import Format
 from ..interfaces import AccumulatorRead, ActivationWrite, Operator, RowStream
-from .engine import LinearEngine, connect_inputs
+from .engine import LinearEngine
 from .int4_engine import Int4Engine
+from .panel import connect_inputs
 
 __all__ = ["EnginePair", "linear_engine"]
 
@@ -67,4 +68,6 @@ class EnginePair(wiring.Component):
 
 def linear_engine(config: BuildConfig) -> LinearEngine | Int4Engine | EnginePair:
     """The linear engines of a build."""
-    return {"ternary": LinearEngine, "int4": Int4Engine, "both": EnginePair}[config.engine](config)
+    if config.engine == "both":
+        return EnginePair(config)
+    return Int4Engine(config) if config.engine == "int4" else LinearEngine(config)
