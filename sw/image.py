@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import CONTRACT_VERSION, BuildConfig
-from ..descriptors import Descriptor, Fetch, Opcode, pack_program, unpack_program
+from ..descriptors import Descriptor, Fetch, Format, Opcode, pack_program, unpack_program
 from ..errors import HwgenError
 from ..model import ModelShape
 from .slices import SlicedProgram, pack_slices, unpack_slices
@@ -87,6 +87,11 @@ class Image:
     page_bytes: int
     #: The same pass in slices, where the scratch memory has room for a token of another session between them.
     sliced: SlicedProgram | None = None
+
+    @property
+    def int4_kv(self) -> bool:
+        """Keys and values in the cache have 4 bits."""
+        return any(d.opcode is Opcode.KV_WRITE and Format.INT4_KV in d.format for d in self.descriptors)
 
     @property
     def pages(self) -> int:

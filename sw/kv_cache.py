@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 class KvArrays:
     """Keys and values of a sequence. First index 0 is keys, 1 values."""
 
-    #: int8 ``[2, layers, kv_heads, positions, head_dim]``.
+    #: int8 ``[2, layers, kv_heads, positions, head_dim]``; -7 to 7 of an image with 4-bit keys and values.
     elements: npt.NDArray[np.int8]
     #: bf16 bits ``[2, layers, kv_heads, positions]``.
     scales: npt.NDArray[np.uint16]
@@ -54,7 +54,8 @@ def _shape(image: Image, positions: int) -> tuple[int, int, int, int, int]:
 
 def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
     """Keys and values of the first ``positions`` tokens of ``pages [pages, page_bytes]``."""
-    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim)
+    c, int4 = image.config, image.int4_kv
+    layout = KvBlockLayout(c, image.shape.head_dim, int4)
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
@@ -64,14 +65,17 @@ def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
             scales[:, layer, head, here] = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, -1)
             end = layout.header_beats + 2 * layout.data_beats
             data = beats[layout.header_beats : end].view(np.int8)
-            data = data.reshape(2, layout.data_beats, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3)
+            if int4:
+                data = np.stack((data << 4 >> 4, data >> 4), axis=1)
+            data = data.reshape(2, -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3)
             elements[:, layer, head, here] = data.reshape(2, c.kv_block, -1)
     return KvArrays(elements[..., :positions, :], scales[..., :positions])
 
 
 def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
     """Inverse of :func:`unpack_pages`; positions behind the last are zero."""
-    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim)
+    c, int4 = image.config, image.int4_kv
+    layout = KvBlockLayout(c, image.shape.head_dim, int4)
     positions = arrays.scales.shape[-1]
     pages = np.zeros((-(-positions // c.kv_block), image.page_bytes), np.uint8)
     shape = _shape(image, len(pages) * c.kv_block)
@@ -83,10 +87,10 @@ def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
             beats = np.zeros((layout.beats, c.beat_bytes), np.uint8)
             header = np.ascontiguousarray(scales[:, layer, head, here])
             beats[: layout.header_beats] = header.view(np.uint8).reshape(layout.header_beats, -1)
-            data = elements[:, layer, head, here].reshape(2, c.kv_block, layout.data_beats, c.key_bytes)
+            data = elements[:, layer, head, here].reshape(2, c.kv_block, -1, c.key_bytes).transpose(0, 2, 1, 3)
+            if int4:
+                data = data[:, 0::2] & 15 | data[:, 1::2] << 4
             end = layout.header_beats + 2 * layout.data_beats
-            beats[layout.header_beats : end] = (
-                np.ascontiguousarray(data.transpose(0, 2, 1, 3)).view(np.uint8).reshape(-1, c.beat_bytes)
-            )
+            beats[layout.header_beats : end] = np.ascontiguousarray(data).view(np.uint8).reshape(-1, c.beat_bytes)
             page[offset : offset + layout.bytes] = to_planes(c, beats)
     return pages

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..errors import HwgenError
 from .engine import Engine, Session
-from .image import check_contract
+from .image import Image, check_contract
 from .kv_cache import KvArrays, pack_pages, unpack_pages
 
 __all__ = ["KV_BITS", "load_session", "save_session"]
@@ -27,15 +27,20 @@ __all__ = ["KV_BITS", "load_session", "save_session"]
 #: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
 KV_BITS = (8, 4)
 
-FORMAT = "hwgen-session-1"
+FORMAT = "hwgen-session-2"
 
 #: Stands where the checksum will be while it is computed.
 _NO_CHECKSUM = "0" * 64
 
 _FIX = "delete the file, and compute the session again from its text"
 
-#: An int8 element of magnitude 127 is 7 in 4 bits: both scales belong to the largest element of token and head.
-_STEPS4, _STEPS8 = 7, 127
+#: An element of the largest magnitude is 7 in 4 bits: both scales belong to the largest element of token and head.
+_STEPS4 = 7
+
+
+def _steps(image: Image) -> int:
+    """Largest magnitude of an element in the cache."""
+    return 7 if image.int4_kv else 127
 
 
 def _safetensors() -> Any:
@@ -46,17 +51,17 @@ def _safetensors() -> Any:
     return safetensors.numpy
 
 
-def _to_nibbles(elements: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """int8 ``[..., n]`` -> two elements a byte, the even one in the low half, as ``q + 8`` with q in -7..7."""
-    q = np.rint(elements.astype(np.float32) * (_STEPS4 / _STEPS8)).astype(np.int8)
+def _to_nibbles(elements: npt.NDArray[np.int8], steps: int) -> npt.NDArray[np.uint8]:
+    """int8 ``[..., n]`` of up to ``steps`` -> two elements a byte, the even one in the low half, as ``q + 8`` with q in -7..7."""
+    q = np.rint(elements.astype(np.float32) * (_STEPS4 / steps)).astype(np.int8)
     nibbles: npt.NDArray[np.uint8] = (q + 8).astype(np.uint8)
     packed: npt.NDArray[np.uint8] = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).astype(np.uint8)
     return packed
 
 
-def _from_nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+def _from_nibbles(packed: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.int8]:
     q = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
-    elements: npt.NDArray[np.int8] = np.rint(q.reshape(*packed.shape[:-1], -1) * (_STEPS8 / _STEPS4)).astype(np.int8)
+    elements: npt.NDArray[np.int8] = np.rint(q.reshape(*packed.shape[:-1], -1) * (steps / _STEPS4)).astype(np.int8)
     return elements
 
 
@@ -70,6 +75,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     library = _safetensors()
     pages = engine.read_pages(session.pages) if session.parked is None else session.parked
     kv = unpack_pages(engine.image, pages, session.position)
+    exact = kv_bits == 8 or engine.image.int4_kv
     metadata = {
         "format": FORMAT,
         "model": engine.image.name,
@@ -77,13 +83,14 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
         "contract_version": str(engine.image.header()["contract_version"]),
         "contract_hash": f"{engine.config.contract_hash:016x}",
         "kv_bits": str(kv_bits),
-        "aligned": str(session.aligned if kv_bits == 8 else 0),  # rounded keys and values are not those of a prefill
+        "steps": str(_steps(engine.image)),
+        "aligned": str(session.aligned if exact else 0),  # rounded keys and values are not those of a prefill
         "sha256": _NO_CHECKSUM,
     }
     tensors = {
         "tokens": np.array(session.tokens, np.int32),
         "pending": np.array(session.pending, np.int32),
-        "kv": np.ascontiguousarray(kv.elements) if kv_bits == 8 else _to_nibbles(kv.elements),
+        "kv": np.ascontiguousarray(kv.elements) if kv_bits == 8 else _to_nibbles(kv.elements, _steps(engine.image)),
         "kv_scales": np.ascontiguousarray(kv.scales),
     }
     content: bytes = library.save(tensors, metadata)
@@ -152,7 +159,12 @@ def load_session(engine: Engine, path: Path) -> Session:
             f"{path} belongs to other weights (of model {metadata['model']!r}) than {engine.image.name!r} has",
             "load the model that the session was saved with",
         )
-    elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"])
+    if int(metadata["steps"]) != _steps(engine.image):
+        raise HwgenError(
+            "session", f"{path} has keys and values of another format than {engine.image.name!r} keeps",
+            "load the model with the --kv that the session was saved with",
+        )  # fmt: skip
+    elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"], _steps(engine.image))
     session = Session()
     tokens = [int(t) for t in tensors["tokens"]]
     engine.check_context(len(tokens))

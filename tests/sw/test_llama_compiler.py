@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from hwgen.sw.compiler import compile_model, plan_model
 from hwgen.sw.engine import Engine, Session
 from hwgen.sw.golden_device import GoldenDevice
 from hwgen.sw.random_model import random_model
+from hwgen.sw.session_file import load_session, save_session
 from hwgen.weights import random_weights
 
 CONFIG = BuildConfig(
@@ -66,6 +68,24 @@ def test_logits_equal_the_golden_models(formats: dict[str, Any]) -> None:
 )
 def test_other_builds(config: BuildConfig, shape: ModelShape) -> None:
     check(config, random_llama(shape, 2), [14, 1, 3])
+
+
+@pytest.mark.parametrize("kv_bits", [8, 4])
+def test_a_session_with_a_four_bit_cache_is_saved_exactly(kv_bits: int, tmp_path: Path) -> None:
+    image = compile_model(CONFIG, random_llama(SHAPE, 1, kv="int4"))
+    engine, session = Engine(GoldenDevice(CONFIG), image), Session()
+    engine.prefill(session, [int(t) for t in np.arange(23) % SHAPE.vocab])
+    save_session(engine, session, tmp_path / "s", kv_bits=kv_bits)
+    other = Engine(GoldenDevice(CONFIG), image)
+    restored = load_session(other, tmp_path / "s")
+    for token in (3, 1, 4):
+        logits = []
+        for machine, sequence in ((engine, session), (other, restored)):
+            machine.forward(sequence, [token], logits=True, write_logits=True)
+            logits.append(machine.logits())
+        assert np.array_equal(*logits)
+    with pytest.raises(HwgenError, match="another format"):
+        load_session(Engine(GoldenDevice(CONFIG), compile_model(CONFIG, random_llama(SHAPE, 1))), tmp_path / "s")
 
 
 def test_row_scales_are_never_overwritten_before_their_last_drain() -> None:
