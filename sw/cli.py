@@ -16,7 +16,7 @@ from ..boards import ENGINES
 from ..config import ConfigError
 from ..errors import HwgenError
 from ..llama import KV_KINDS
-from ..shapes import SHAPES
+from ..shapes import LLAMA_SHAPES, SHAPES
 from . import board_command, chat, commands, model_command
 from .quantize import command as quantize_command
 from .serve import command as serve
@@ -214,7 +214,8 @@ def build_parser() -> Parser:
         "search the configurations of a board for one model with the analytic models",
         "hwgen explore --board kv260 --model bitnet-0.73b",
     )
-    p.add_argument("--model", default="bitnet-0.73b", help=f"{', '.join(SHAPES)}, a shipped model or a model directory")
+    ternary = ", ".join(name for name in SHAPES if name not in LLAMA_SHAPES)
+    p.add_argument("--model", default="bitnet-0.73b", help=f"{ternary}, a shipped model or a model directory")
     p.add_argument(
         "--also", action="append", default=[], metavar="M", help="a model that the choice must hold as well (may be repeated)"
     )

@@ -24,7 +24,7 @@ from ..config import BuildConfig, ConfigError
 from ..errors import HwgenError
 from ..layout import vectors_of
 from ..model import ModelShape
-from ..shapes import SHAPES
+from ..shapes import LLAMA_SHAPES, SHAPES
 from .estimate import PassModel
 from .loader import find_model, read_config, read_shape
 from .report import CEILINGS
@@ -135,8 +135,17 @@ class Candidate:
         }
 
 
+#: Published shapes that can be explored.
+TERNARY_SHAPES = [name for name in SHAPES if name not in LLAMA_SHAPES]
+
+
 def model_shape(name: str) -> ModelShape:
     """Sizes of a published shape, a shipped model or a model directory."""
+    if name in LLAMA_SHAPES:
+        raise HwgenError(
+            "usage", f"{name} needs the INT4 engine, and explore knows the resources of ternary builds alone",
+            f"use `hwgen estimate --shape {name}` and `hwgen report --engine int4`, with --set",
+        )  # fmt: skip
     if name in SHAPES:
         return SHAPES[name]
     try:
@@ -144,7 +153,7 @@ def model_shape(name: str) -> ModelShape:
     except HwgenError as error:
         if error.kind == "checkpoint" and not Path(name).exists():
             raise HwgenError("usage", f"{name!r} is neither a published shape nor a model",
-                             f"use one of: {', '.join(SHAPES)}; or a shipped model or model directory") from error
+                             f"use one of: {', '.join(TERNARY_SHAPES)}; or a shipped model or model directory") from error
         raise
 
 
