@@ -175,7 +175,7 @@ def test_every_board_runs_the_models_it_was_chosen_for(name: str) -> None:
 
 def test_unknown_model() -> None:
     with pytest.raises(HwgenError, match="needs the INT4 engine"):
-        model_shape("llama-1b")
+        search.model_shape("llama-1b")
     with pytest.raises(HwgenError, match="neither a published shape"):
         search.model_shape("nothing-like-it")
 
