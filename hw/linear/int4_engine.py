@@ -39,8 +39,6 @@ class Int4Engine(PanelEngine):
         if longest_chain not in (4, 8, 16):
             raise ValueError(f"longest_chain must be 4, 8 or 16, not {longest_chain!r}")
         shape = Int4Shape(config, longest_chain)
-        if config.max_inputs % shape.inputs:
-            raise ValueError(f"max_inputs must be a multiple of {shape.inputs} (inputs of a slice), not {config.max_inputs!r}")
         self.shape, self.packed = shape, packed
         super().__init__(config, config.int4_acc_bits, shape.dot_cycle + Int4Lane.ADD)
 

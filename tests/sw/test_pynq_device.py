@@ -223,7 +223,7 @@ def test_the_cpu_moves_the_bytes_it_must_and_never_the_cache_of_keys(board: Virt
     for _ in Generation(engine, PROMPT, NEW_TOKENS):
         pass
     engine.forward(Session(), PROMPT, write_logits=True)
-    assert len(moved["flush"]) == 2 and not moved["invalidate"]
+    assert len(moved["flush"]) == 3 and not moved["invalidate"]
     engine.logits()
     logits = image().symbols["logits"]
     assert moved["invalidate"] == [(engine.base + logits.offset, -(-logits.bytes // 64) * 64)]
