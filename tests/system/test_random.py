@@ -17,7 +17,7 @@ from .cases import random_cases, random_config, run_case
 
 #: Models, passes and memories that run on every build.
 CASES = 8
-INT4_CASES = 3
+INT4_CASES = CASES if "HWGEN_FUZZ_SEEDS" in os.environ else 2
 
 
 #: Small builds: two groups and five rounds of tokens; four ports, four groups, two vectors a beat and a small ring.
