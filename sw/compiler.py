@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
@@ -26,14 +26,15 @@ from ..layout import (
     to_planes,
     vectors_of,
 )
-from ..llama import LlamaWeights
+from ..llama import LlamaLayer, LlamaWeights
 from ..model import ModelShape
-from ..weights import LayerWeights, ModelWeights, TernaryMatrix, rotary_rows, score_constant
-from .image import REGION_ALIGNMENT, Image, Region, relocate
+from ..weights import LayerWeights, ModelWeights, TernaryMatrix, flush, rotary_rows, score_constant
+from .image import REGION_ALIGNMENT, Image, relocate
+from .placement import SEGMENT_ALIGNMENT, Region, SegmentPlan, align, check_fit, plan_scratch
 from .progress import Ticker
 from .slices import SlicedProgram, pack_slices, plan_slices
 
-__all__ = ["HEADS", "compile_model", "plan_model"]
+__all__ = ["HEADS", "compile_model", "compiler_of", "plan_model"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -45,106 +46,6 @@ TABLE_ROWS = 4096
 
 #: Operators whose address is relative to the KV region.
 CACHE_USERS = (Opcode.ATTENTION, Opcode.KV_WRITE)
-
-#: Alignment of every segment, in bytes.
-SEGMENT_ALIGNMENT = 64
-
-
-def align(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
-def check_fit(config: BuildConfig, shape: ModelShape) -> None:
-    """Refuse a model that does not fit the build: which maximum, its value, what to set."""
-    w = config.width
-    widest = max(shape.hidden, shape.q_rows, shape.ffn)
-    needs = (
-        ("max_inputs", "inputs of the widest linear layer", align(widest, w)),
-        ("max_query", "query elements of a token", align(shape.q_rows, w)),
-        ("max_heads", "query heads", shape.heads),
-        ("max_kv_heads", "key/value heads", shape.kv_heads),
-        ("max_shared", "query heads a key/value head", shape.heads // shape.kv_heads),
-        ("max_head_dim", "elements of a head", shape.head_dim),
-    )
-    for name, what, value in needs:
-        if value > getattr(config, name):
-            raise HwgenError(
-                "model",
-                f"the model needs {value} {what}, build {config.name!r} has {name}={getattr(config, name)}",
-                f"build with {name}={value} or more",
-            )
-    if shape.head_dim % (2 * w):
-        raise HwgenError(
-            "model",
-            f"head_dim is {shape.head_dim}, build {config.name!r} needs a multiple of {2 * w} (two vectors)",
-            f"build with beats (ports * port_bits) of at most {16 * (shape.head_dim & -shape.head_dim)} bits",
-        )
-
-
-@dataclass(frozen=True)
-class ScratchPlan:
-    """Where one pass keeps its vectors. Token ``t`` of a region is at ``base + t * stride``."""
-
-    #: Tokens of a pass.
-    chunk: int
-    #: Residual stream and its stride.
-    x: int
-    x_stride: int
-    #: Queries | keys | values, and their stride.
-    qkv: int
-    qkv_stride: int
-    #: Attention output, and its stride.
-    a: int
-    a_stride: int
-    #: Feed-forward product (laid over the two before), and its stride.
-    g: int
-    g_stride: int
-    #: Parameter memory: rotary rows at 0, then two places for gains: one norm's is loaded while another's is used. Norms of the
-    #: residual stream and those of attention output and feed-forward product take turns, each with a place of its own.
-    gains: tuple[int, int]
-
-
-def whole_rounds(tokens: int, lanes: int) -> int:
-    """Tokens of a pass when there is room for ``tokens``: whole rounds of lanes, but two rounds that are at least three
-    quarters full rather than one, since one round is normed and drained while the engine works on the other.
-    """
-    if lanes < tokens < 2 * lanes:
-        return tokens // 2 * 2 if 2 * tokens >= 3 * lanes else lanes
-    return tokens - tokens % lanes if tokens > lanes else tokens
-
-
-def plan_scratch(config: BuildConfig, shape: ModelShape, gains: int | None = None) -> ScratchPlan:
-    """Regions of scratch and parameter memory, for as many tokens as fit (a whole number of rounds where that is possible).
-    ``gains``: vectors of parameters besides rotary rows.
-    """
-    hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
-    q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
-    qkv = q + 2 * kv
-    token = hidden + max(qkv + q, ffn)
-    gains = hidden + max(q, ffn) if gains is None else gains
-    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
-    if chunk < 1:
-        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
-        raise HwgenError(
-            "model",
-            f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
-            f"build with {name}={need} or more",
-        )
-    chunk = whole_rounds(chunk, config.tokens)
-    base = chunk * hidden
-    return ScratchPlan(
-        chunk=chunk,
-        x=0,
-        x_stride=hidden,
-        qkv=base,
-        qkv_stride=qkv,
-        a=base + chunk * qkv,
-        a_stride=q,
-        g=base,
-        g_stride=ffn,
-        gains=(chunk * head, chunk * head + hidden),
-    )
-
 
 @dataclass(frozen=True)
 class NormSource:
@@ -200,33 +101,6 @@ class Stage:
     drained: Callable[[int, int], None] = lambda number, ready: None
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Bytes of the image that are made when it is written."""
-
-    region: Region
-    make: Callable[[], Bytes]
-
-
-class SegmentPlan:
-    """Lays segments one behind the other and remembers where they are; their bytes come later, or never."""
-
-    def __init__(self) -> None:
-        self.segments: dict[str, Segment] = {}
-        self.end = 0
-
-    def align(self, step: int) -> None:
-        self.end = align(self.end, step)
-
-    def add(self, name: str, size: int, make: Callable[[], Bytes]) -> int:
-        """Place ``size`` bytes, which ``make`` returns flat; their offset."""
-        self.align(SEGMENT_ALIGNMENT)
-        offset = self.end
-        self.end += size
-        self.segments[name] = Segment(Region(offset, size), make)
-        return offset
-
-
 class PackedRows:
     """Packed rows of matrices; the latest matrix is kept, since its panels come one after the other."""
 
@@ -245,6 +119,8 @@ class ModelCompiler:
     #: Number formats of norms, matrices and drains; of attention.
     linear_format = Format.NONE
     attention_format = Format.NONE
+    #: Norms in front of the output and the down projection.
+    sub_norms = True
 
     def __init__(self, config: BuildConfig, weights: Any, head: str = "exact") -> None:
         if not config.has_ternary:
@@ -311,6 +187,7 @@ class ModelCompiler:
 
     def gains(self, name: str, values: npt.NDArray[np.float32], flags: Flag = Flag.NONE, layer: int = 0) -> None:
         """Gains of the norm after the next one to the parameter memory."""
+        values = flush(values)
         self.next_gain ^= 1
         beats = pad_beats(self.config, -(-values.nbytes // self.config.beat_bytes))
         address = self.memory.add(
@@ -351,13 +228,9 @@ class ModelCompiler:
         """
         c, inputs = self.config, parts[0].inputs
         vectors = [vectors_of(c, part.rows) for part in parts]
-        step = c.block_step * c.rows
-        total = align(sum(vectors) * c.width, step)
         starts = [sum(vectors[:i]) for i in range(len(parts))]
-        rows = self.panel_height(total, step, [first * c.width for first in starts[1:]])
         panels = []
-        for i, first in enumerate(range(0, total, rows)):
-            height = min(rows, total - first)
+        for i, (first, height) in enumerate(self.cuts(vectors)):
             slices, blocks = matrix_shape(c, height, inputs)
             self.memory.align(REGION_ALIGNMENT)
             make = partial(self.panel_bytes, parts, starts, first, height)
@@ -378,6 +251,14 @@ class ModelCompiler:
                     spans.append(Span(part.scale, begin - low, begin, end - begin))
             panels.append(Panel(command, tuple(spans)))
         return panels
+
+    def cuts(self, vectors: Sequence[int]) -> list[tuple[int, int]]:
+        """First row and height of the panels of matrices that have so many vectors of rows, one above the other."""
+        c = self.config
+        step = c.block_step * c.rows
+        total = align(sum(vectors) * c.width, step)
+        rows = self.panel_height(total, step, [sum(vectors[:i]) * c.width for i in range(1, len(vectors))])
+        return [(first, min(rows, total - first)) for first in range(0, total, rows)]
 
     def panel_height(self, total: int, step: int, seams: list[int]) -> int:
         """Rows of a panel: as few panels as possible, or one more where the first seam between matrices then is a seam of
@@ -524,8 +405,8 @@ class ModelCompiler:
         )  # fmt: skip
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 
-    def layer(self, i: int, w: LayerWeights, following: Callable[[], None]) -> None:
-        """One decoder layer; its first gains are loaded, ``following`` loads those of the norm after it.
+    def layer(self, i: int, w: LayerWeights | LlamaLayer) -> None:
+        """One decoder layer; its first gains are loaded, and it loads those of the norm after it.
 
         While the engine works on one round of tokens, the round before is drained and the next one normed, across
         matrices too: ``ahead`` is the first step of the following stage, emitted when its token's results are there.
@@ -537,9 +418,25 @@ class ModelCompiler:
         roped = [{"kinds": 0} for _ in rounds]
         several = len(rounds) > 1
         gain = self.next_gain
+        # Norms in their order, the last that of the next layer; without sub-norms the odd ones only quantise.
+        norms = ("input_layernorm", "attn_sub_norm", "post_attention_layernorm", "ffn_sub_norm")
+        step = 1 if self.sub_norms else 2
 
         def source(address: int, stride: int, size: int, number: int) -> NormSource:
-            return NormSource(i + number // 4, address, stride, size, (gain + number) % 2)
+            place = (gain + number // step) % 2 if number % step == 0 else None
+            return NormSource(i + number // len(norms), address, stride, size, place)
+
+        def load_after(number: int) -> Callable[[], None]:
+            """Gains of the norm that has some behind norm ``number``, if that has some itself."""
+
+            def emit() -> None:
+                following = number + step
+                if number % step == 0 and following < len(norms):
+                    self.gains(f"{name}.{norms[following]}", getattr(w, norms[following]), layer=i)
+                elif number % step == 0:
+                    self.following_gains(i)
+
+            return emit
 
         def ahead(of: NormSource) -> Callable[[], None]:
             def emit() -> None:
@@ -558,22 +455,12 @@ class ModelCompiler:
             Stage(inputs, Flag.STORE, p.qkv, p.qkv_stride, normed=several and i > 0,
                   drained=lambda number, ready: self.rope(i, rounds[number], ready, roped[number])),
             [w.q, w.k, w.v],
-            before=lambda: self.gains(f"{name}.attn_sub_norm", w.attn_sub_norm, layer=i),
+            before=load_after(0),
         )  # fmt: skip
         self.drain()
         self.attention(i)
-        self.project(
-            "o",
-            Stage(attended, Flag.ADD, p.x, p.x_stride, ahead=ahead(residual)),
-            [w.o],
-            before=lambda: self.gains(f"{name}.post_attention_layernorm", w.post_attention_layernorm, layer=i),
-        )
-        self.project(
-            "gate",
-            Stage(residual, gate, p.g, p.g_stride, normed=several),
-            [w.gate],
-            before=lambda: self.gains(f"{name}.ffn_sub_norm", w.ffn_sub_norm, layer=i),
-        )
+        self.project("o", Stage(attended, Flag.ADD, p.x, p.x_stride, ahead=ahead(residual)), [w.o], before=load_after(1))
+        self.project("gate", Stage(residual, gate, p.g, p.g_stride, normed=several), [w.gate], before=load_after(2))
         self.project(
             "up", Stage(residual, Flag.MULTIPLY, p.g, p.g_stride, same_input=True, ahead=ahead(product)), [w.up]
         )
@@ -582,7 +469,7 @@ class ModelCompiler:
             "down",
             Stage(product, Flag.ADD, p.x, p.x_stride, normed=several, ahead=(lambda: None) if last else ahead(outputs)),
             [w.down],
-            before=following,
+            before=load_after(3),
         )
 
     def first_operators(self) -> None:
@@ -747,7 +634,7 @@ class ModelCompiler:
         layers = self.weights.layers
         self.gains("layers.0.input_layernorm", layers[0].input_layernorm)
         for i, weights in enumerate(layers):
-            self.layer(i, weights, partial(self.following_gains, i))
+            self.layer(i, weights)
         if self.head_kind == "shortlist":
             self.short_head()
         else:
@@ -797,8 +684,9 @@ class ModelCompiler:
         )
 
 
-def _compiler(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str) -> ModelCompiler:
-    if isinstance(weights, ModelWeights) or weights.engine == "ternary":
+def compiler_of(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str = "exact") -> ModelCompiler:
+    """The compiler of the family that a model belongs to."""
+    if weights.engine == ModelWeights.engine:
         return ModelCompiler(config, weights, head)
     from .llama_compiler import LlamaCompiler  # which is made of this module's parts
 
@@ -807,7 +695,7 @@ def _compiler(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: s
 
 def plan_model(config: BuildConfig, weights: ModelWeights | LlamaWeights, head: str = "exact") -> tuple[list[Descriptor], int]:
     """Operators of a pass (addresses relative to nothing) and tokens of a pass, without a byte of weights."""
-    compiler = _compiler(config, weights, head)
+    compiler = compiler_of(config, weights, head)
     compiler.plan_program()
     return compiler.program, compiler.plan.chunk
 
@@ -821,4 +709,4 @@ def compile_model(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Image:
     """Image and program of a model, with one of `HEADS`; :class:`HwgenError` of kind ``model`` where it does not fit the build."""
-    return _compiler(config, weights, head).image(name, progress)
+    return compiler_of(config, weights, head).image(name, progress)

@@ -15,22 +15,15 @@ from ..config import CONTRACT_VERSION, BuildConfig
 from ..descriptors import Descriptor, Fetch, Format, Opcode, pack_program, unpack_program
 from ..errors import HwgenError
 from ..model import ModelShape
+from .placement import Region
 from .slices import SlicedProgram, pack_slices, unpack_slices
 
-__all__ = ["Image", "Region", "check_contract", "relocate"]
+__all__ = ["Image", "check_contract", "relocate"]
 
 _MAGIC = b"HWGENIMG"
 
 #: Alignment of the image in memory and of its large regions, in bytes.
 REGION_ALIGNMENT = 4096
-
-
-@dataclass(frozen=True)
-class Region:
-    """Bytes ``[offset, offset + bytes)`` from the start of the image."""
-
-    offset: int
-    bytes: int
 
 
 def relocate(descriptors: Iterable[Descriptor], base: int) -> list[Descriptor]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from ..descriptors import Opcode
 from ..errors import HwgenError
 from ..layout import KvBlockLayout, from_planes, to_planes
-from .image import Image, Region
+from .image import Image
+from .placement import Region
 
 __all__ = ["KvArrays", "pack_pages", "unpack_pages", "with_cache_tokens"]
 

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import BuildConfig
-from ..descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
+from ..descriptors import Descriptor, Fetch, Format, Opcode
 from ..errors import HwgenError
 from ..int4 import Int4Matrix
 from ..layout import Int4Layout, blob_beats, pad_beats, to_planes, vectors_of
-from ..llama import MATRICES, LlamaLayer, LlamaWeights
+from ..llama import MATRICES, LlamaWeights
 from ..weights import flush
-from .compiler import Bytes, ModelCompiler, NormSource, Panel, Span, Stage, align
+from .compiler import Bytes, ModelCompiler, Panel, Span, Stage
 from .image import REGION_ALIGNMENT
+from .placement import align
 
 __all__ = ["LlamaCompiler"]
 
@@ -59,8 +60,9 @@ class LlamaCompiler(ModelCompiler):
     """
 
     linear_format = Format.FP8
+    sub_norms = False
 
-    def __init__(self, config: BuildConfig, weights: LlamaWeights, head: str = "exact") -> None:
+    def __init__(self, config: BuildConfig, weights: Any, head: str = "exact") -> None:
         try:
             weights = weights.on_machine()
         except ValueError as error:
@@ -76,7 +78,7 @@ class LlamaCompiler(ModelCompiler):
         place = min(config.panel_rows, widest) // config.width
         hidden = vectors_of(config, s.hidden)
         self._prepare(config, s, head, 2 * hidden + 2 * place)
-        self.weights = self.llama = weights
+        self.weights = weights
         first = self.plan.gains[1] + hidden
         self.scale_places = first, first + place
         #: Address of the row scales in either place, and the place of the latest panel.
@@ -98,12 +100,8 @@ class LlamaCompiler(ModelCompiler):
         vectors = [vectors_of(c, matrix.rows) for matrix in matrices]
         starts = [sum(vectors[:i]) * c.width for i in range(len(matrices))]
         used = sum(vectors)
-        step = c.block_step * c.rows
-        total = align(used * c.width, step)
-        rows = self.panel_height(total, step, starts[1:])
         panels = []
-        for i, first in enumerate(range(0, total, rows)):
-            height = min(rows, total - first)
+        for i, (first, height) in enumerate(self.cuts(vectors)):
             layout = Int4Layout(c, height, matrices[0].inputs, matrices[0].group)
             self.memory.align(REGION_ALIGNMENT)
             address = self.memory.add(
@@ -173,65 +171,3 @@ class LlamaCompiler(ModelCompiler):
             )
         self.latest_place = place
         return self.scale_places[place]
-
-    # ---- layers --------------------------------------------------------------------------------------------------
-    def llama_layer(self, i: int, w: LlamaLayer, following: Callable[[], None]) -> None:
-        """One decoder layer; its first gains are loaded, ``following`` loads those of the norm after it. What runs beside what
-        is as in ternary models.
-        """
-        p, s = self.plan, self.shape
-        name = f"layers.{i}"
-        rounds = list(self.rounds())
-        roped = [{"kinds": 0} for _ in rounds]
-        several = len(rounds) > 1
-        gain = self.next_gain
-
-        def ahead(of: NormSource) -> Callable[[], None]:
-            def emit() -> None:
-                half = (self.first_half + self.last_rounds) % 2
-                self.norm(of, rounds[0], buffers=Buffers.ACTIVATION if half else Buffers.NONE)
-
-            return emit
-
-        inputs = NormSource(i, p.x, p.x_stride, s.hidden, gain)
-        attended = NormSource(i, p.a, p.a_stride, s.q_rows, None)
-        residual = NormSource(i, p.x, p.x_stride, s.hidden, gain ^ 1)
-        product = NormSource(i, p.g, p.g_stride, s.ffn, None)
-        outputs = NormSource(i + 1, p.x, p.x_stride, s.hidden, gain)
-        self.project(
-            "qkv",
-            Stage(inputs, Flag.STORE, p.qkv, p.qkv_stride, normed=several and i > 0,
-                  drained=lambda number, ready: self.rope(i, rounds[number], ready, roped[number])),
-            [w.q, w.k, w.v],
-            before=lambda: self.gains(f"{name}.post_attention_layernorm", flush(w.post_attention_layernorm), layer=i),
-        )  # fmt: skip
-        self.drain()
-        self.attention(i)
-        self.project("o", Stage(attended, Flag.ADD, p.x, p.x_stride, ahead=ahead(residual)), [w.o])
-        gate = Flag.RELU2 if s.activation == "relu2" else Flag.SILU
-        self.project("gate", Stage(residual, gate, p.g, p.g_stride, normed=several), [w.gate], before=following)
-        self.project(
-            "up", Stage(residual, Flag.MULTIPLY, p.g, p.g_stride, same_input=True, ahead=ahead(product)), [w.up]
-        )
-        last = i + 1 == s.layers
-        self.project(
-            "down",
-            Stage(product, Flag.ADD, p.x, p.x_stride, normed=several, ahead=(lambda: None) if last else ahead(outputs)),
-            [w.down],
-        )
-
-    def plan_program(self) -> None:
-        layers = self.llama.layers
-        self.first_operators()
-        self.gains("layers.0.input_layernorm", flush(layers[0].input_layernorm))
-        for i, layer in enumerate(layers):
-            self.llama_layer(i, layer, partial(self.following_gains, i))
-        self.head()
-        self.memory.align(REGION_ALIGNMENT)
-
-    def following_gains(self, i: int) -> None:
-        layers = self.llama.layers
-        if i + 1 < len(layers):
-            self.gains(f"layers.{i + 1}.input_layernorm", flush(layers[i + 1].input_layernorm), layer=i + 1)
-        else:
-            self.gains("norm", flush(self.llama.norm), Flag.LOGITS, layer=len(layers))

@@ -16,10 +16,10 @@ from ..config import BuildConfig
 from ..descriptors import Flag, Opcode
 from ..errors import HwgenError
 from ..model import ModelShape
-from ..shapes import SHAPES, published_shape
-from .compiler import HEADS, ModelCompiler
+from ..shapes import SHAPES, engine_of, published_shape
+from .compiler import HEADS, compiler_of
 from .estimate import PassModel
-from .random_model import RandomModel
+from .random_model import RandomLlama, RandomModel
 from .slices import Program, SlicedProgram, is_needed, pack_slices, plan_slices
 
 __all__ = ["SliceTime", "Waits", "estimate_waits", "slice_times"]
@@ -76,10 +76,12 @@ def slice_times(model: PassModel, sliced: SlicedProgram, tokens: int, position: 
     return times
 
 
-def estimate_waits(config: BuildConfig, shape: ModelShape, *, context: int, head: str = "exact", logits: bool = True) -> Waits:
+def estimate_waits(
+    config: BuildConfig, shape: ModelShape, *, context: int, head: str = "exact", engine: str = "ternary", logits: bool = True
+) -> Waits:
     """A pass of the whole chunk and the decode of one token, both behind ``context`` cached tokens."""
-    weights: Any = RandomModel(shape)  # sizes are all that is used
-    compiler = ModelCompiler(config, weights, head)
+    weights: Any = (RandomLlama if engine == "int4" else RandomModel)(shape)  # sizes are all that is used
+    compiler = compiler_of(config, weights, head)
     compiler.plan_program()
     sliced = plan_slices(compiler)
     if sliced is None:
@@ -88,7 +90,7 @@ def estimate_waits(config: BuildConfig, shape: ModelShape, *, context: int, head
             f"build {config.name!r} has no room in the scratch memory for a token beside a pass of {compiler.plan.chunk}",
             "build with larger scratch_vectors",
         )
-    model = PassModel(config, shape, head=head)
+    model = PassModel(config, shape, head=head, engine=engine)
     return Waits(
         model.chunk,
         model.run(model.chunk, context, logits=logits).cycles,
@@ -132,9 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--context", type=int, default=512, help="cached tokens of both sessions")
     options = parser.parse_args(arguments)
     try:
-        config, shape = load_board(options.board).config, published_shape(options.shape)
+        engine, shape = engine_of(options.shape), published_shape(options.shape)
+        config = load_board(options.board).for_engine(engine).config
         waits, without_head = (
-            estimate_waits(config, shape, context=options.context, head=options.head, logits=logits) for logits in (True, False)
+            estimate_waits(config, shape, context=options.context, head=options.head, engine=engine, logits=logits)
+            for logits in (True, False)
         )
     except HwgenError as error:
         print(error, file=sys.stderr)

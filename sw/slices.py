@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Format, Opcode, pack_program, unpack_program
+from .placement import ScratchPlan, plan_scratch
 
 if TYPE_CHECKING:
-    from .compiler import ModelCompiler, ScratchPlan
+    from .compiler import ModelCompiler
 
 __all__ = ["SlicedProgram", "check_slices", "is_needed", "pack_slices", "plan_slices", "unpack_slices"]
 
@@ -392,8 +393,6 @@ class SharedSegments:
 
 def beside_program(compiler: ModelCompiler, base: int) -> Program:
     """One token through the model of ``compiler``, its vectors from ``base`` on."""
-    from .compiler import plan_scratch
-
     one = plan_scratch(replace(compiler.config, chunk=1), compiler.shape, compiler.gain_vectors)
     other = type(compiler)(compiler.config, compiler.weights, compiler.head_kind)
     other.plan = replace(one, x=base, qkv=base + one.qkv, a=base + one.a, g=base + one.g, gains=compiler.plan.gains)

@@ -276,7 +276,7 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
 
 def test_kv260_takes_both_published_models() -> None:
     from hwgen.boards import load_board
-    from hwgen.sw.compiler import check_fit, plan_scratch
+    from hwgen.sw.placement import check_fit, plan_scratch
 
     config = load_board("kv260").config
     large = ModelShape(
@@ -289,7 +289,7 @@ def test_kv260_takes_both_published_models() -> None:
 
 
 def test_build_config_default_takes_the_story_model() -> None:
-    from hwgen.sw.compiler import check_fit, plan_scratch
+    from hwgen.sw.placement import check_fit, plan_scratch
     from hwgen.sw.train import STORY_SHAPE
 
     check_fit(BuildConfig(), STORY_SHAPE)

@@ -16,11 +16,10 @@ from hwgen.errors import HwgenError
 from hwgen.llama import random_llama
 from hwgen.model import ModelShape
 from hwgen.shapes import SHAPES, engine_of
-from hwgen.sw.compiler import ModelCompiler, compile_model
+from hwgen.sw.compiler import compile_model, compiler_of
 from hwgen.sw.engine import Engine, Session
 from hwgen.sw.image import Image
 from hwgen.sw.kv_cache import with_cache_tokens
-from hwgen.sw.llama_compiler import LlamaCompiler
 from hwgen.sw.random_model import random_model as published_model
 from hwgen.sw.slices import SlicedProgram, check_slices, is_needed, live_vectors, pack_slices, plan_slices, unpack_slices
 from hwgen.weights import random_weights
@@ -180,7 +179,7 @@ def test_no_room_at_all() -> None:
 def test_published_shapes(shape: str, head: str) -> None:
     """On the build they are measured on, every panel is a slice, and no pass is shorter for it."""
     config, weights = load_board("kv260").for_engine(engine_of(shape)).config, published_model(shape, layers=2)
-    compiler = ModelCompiler(config, weights, head) if engine_of(shape) == "ternary" else LlamaCompiler(config, weights, head)  # type: ignore[arg-type]
+    compiler = compiler_of(config, weights, head)  # type: ignore[arg-type]  # a random model has what compilers use
     compiler.plan_program()
     sliced = plan_slices(compiler)
     assert sliced is not None
