@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from ..int4 import WEIGHT_MAX
+from ..numerics import E4M3_LARGEST, E4M3_MAX, E4M3_UNITS
 from .float32 import bf16_round, column_sum, fadd, fdiv, fmul, fsqrt, int_to_f32, round_int
 
 __all__ = [
-    "E4M3_MAX",
     "dequantize_rows",
     "e4m3_codes",
     "e4m3_integers",
@@ -22,25 +21,16 @@ __all__ = [
     "quantize_query_e4m3",
 ]
 
-#: Largest finite e4m3 value.
-E4M3_MAX = 448
-
-#: Units of 2^-9 in one.
-_UNITS = 512
-
 #: 1/448 with the factor 2^-9 of the integers in it.
-_INVERSE = torch.tensor(1.0 / (E4M3_MAX * _UNITS), dtype=torch.float32)
+_INVERSE = torch.tensor(1.0 / E4M3_LARGEST, dtype=torch.float32)
 
 #: 1/7 as float32.
 _INVERSE_7 = torch.tensor(1.0 / 7.0, dtype=torch.float32)
 
-#: Largest magnitude of a weight in units of its row's scale, 8 * 255 + 8 * 127.
-_WEIGHT_MAX = 3056
-
 
 def e4m3_integers(x: Tensor) -> Tensor:
     """Nearest e4m3 value (ties to even, saturated to +-448) of float32 ``x``, times 512: int32."""
-    units = x.clamp(-E4M3_MAX, E4M3_MAX) * float(_UNITS)
+    units = x.clamp(-E4M3_MAX, E4M3_MAX) * float(E4M3_UNITS)
     bits = units.contiguous().view(torch.int32)
     # four significant bits, as bf16 rounding keeps eight; a carry into the exponent is the right result
     normal = ((bits + 0x7FFFF + (bits >> 20 & 1)) & ~0xFFFFF).view(torch.float32)
@@ -92,8 +82,8 @@ def int4_matmul(activations: Tensor, weights: Tensor) -> Tensor:
 
     ``activations`` are e4m3 integers; ``weights`` are ``Int4Matrix.integers()`` held in float64.
     """
-    if weights.shape[1] * E4M3_MAX * _UNITS * _WEIGHT_MAX >= 1 << 53:
-        raise ValueError(f"inputs must be fewer than {(1 << 53) // (E4M3_MAX * _UNITS * _WEIGHT_MAX)} (exact in float64)")
+    if weights.shape[1] * E4M3_LARGEST * WEIGHT_MAX >= 1 << 53:
+        raise ValueError(f"inputs must be fewer than {(1 << 53) // (E4M3_LARGEST * WEIGHT_MAX)} (exact in float64)")
     return (activations.double() @ weights.T).to(torch.int64)
 
 
@@ -102,11 +92,10 @@ def dequantize_rows(acc: Tensor, activation_scale: Tensor, row_scale: Tensor) ->
     return fmul(fmul(int_to_f32(acc), row_scale), activation_scale.unsqueeze(-1))
 
 
-def quantize_query_e4m3(y: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_query_e4m3(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
     """Query heads ``y [..., d]`` -> ``(e4m3 integers int32 [..., d], scale [...])``; the scale leads to base-2 logarithms."""
     q, a = _absmax(y)
-    constant = math.log2(math.e) / (E4M3_MAX * _UNITS * math.sqrt(y.shape[-1]))
-    return q, fmul(a, torch.tensor(constant, dtype=torch.float32))
+    return q, fmul(a, torch.tensor(score_constant, dtype=torch.float32))
 
 
 def quantize_kv4(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,8 @@ class LlamaModel:
 
     # ---- heads ---------------------------------------------------------------------------------------------------
     def _quantize_query(self, y: Tensor) -> Heads:
-        return quantize_query_e4m3(y) if self.query == "e4m3" else quantize_query(y, score_constant(self.shape.head_dim))
+        e4m3 = self.query == "e4m3"
+        return (quantize_query_e4m3 if e4m3 else quantize_query)(y, score_constant(self.shape.head_dim, e4m3))
 
     def _quantize_kv(self, y: Tensor) -> Heads:
         return quantize_kv4(y) if self.kv == "int4" else quantize_kv(y)

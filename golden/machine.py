@@ -289,7 +289,7 @@ class GoldenMachine:
 
     def _linear(self, d: Descriptor) -> None:
         fp8 = Format.FP8 in d.format
-        layout = self._int4_layout(d) if fp8 else None
+        layout = Int4Layout.of(self.config, d) if fp8 else None
         beats = d.slices * d.row_blocks if layout is None else layout.beats
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
@@ -316,10 +316,6 @@ class GoldenMachine:
         else:
             acc = integer_matmul(q.float(), matrix[:, :inputs].float(), 127)
         self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
-
-    def _int4_layout(self, d: Descriptor) -> Int4Layout:
-        c = self.config
-        return Int4Layout(c, d.row_blocks * c.rows, d.slices * c.int4_slice_inputs, d.vectors * c.int4_slice_inputs)
 
     def _drain(self, d: Descriptor) -> None:
         rows = slice(d.row_blocks * self.config.width, (d.row_blocks + d.vectors) * self.config.width)
@@ -357,7 +353,7 @@ class GoldenMachine:
         of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
             if Format.FP8_QUERY in d.format:
-                integers, q_scale = quantize_query_e4m3(of[Flag.QUERIES])
+                integers, q_scale = quantize_query_e4m3(of[Flag.QUERIES], d.scalar0)
                 q8 = e4m3_codes(integers).view(torch.int8)
             else:
                 q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
@@ -402,8 +398,7 @@ class GoldenMachine:
 
     def _cache_block(self, d: Descriptor, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Keys, values of a cached block: int8 ``[kv_heads, kv_block, dim]``, scales ``[kv_heads, kv_block]`` each."""
-        c, int4 = self.config, Format.INT4_KV in d.format
-        layout = KvBlockLayout(c, dim, int4)
+        c, layout = self.config, KvBlockLayout(self.config, dim, Format.INT4_KV in d.format)
         beats = np.stack([self._segment(d, self._cache_address(d, h, block), layout.beats) for h in range(d.kv_heads)])
         scales = _widen(
             beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
@@ -411,17 +406,13 @@ class GoldenMachine:
         parts = []
         for kind in range(2):
             first = layout.header_beats + kind * layout.data_beats
-            data = beats[:, first : first + layout.data_beats].view(np.int8)
-            if int4:
-                data = np.stack((data << 4 >> 4, data >> 4), axis=2)
-            data = data.reshape(d.kv_heads, -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3)
-            parts.append((torch.from_numpy(data.reshape(d.kv_heads, c.kv_block, dim)), scales[:, kind]))
+            elements = layout.split(beats[:, first : first + layout.data_beats])
+            parts.append((torch.from_numpy(elements), scales[:, kind]))
         return parts[0], parts[1]
 
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
-        int4 = Format.INT4_KV in d.format
-        layout = KvBlockLayout(c, dim, int4)
+        layout = KvBlockLayout(c, dim, Format.INT4_KV in d.format)
         positions = self.position + np.arange(self.tokens)
         for head in range(d.kv_heads):
             for block in np.unique(positions // c.kv_block).tolist():
@@ -435,10 +426,7 @@ class GoldenMachine:
                     first = layout.header_beats + kind * layout.data_beats
                     data = beats[first : first + layout.data_beats].view(np.int8)
                     data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
-                    new = self.kv_store[kind, banks, head, :dim].reshape(len(mine), -1, c.key_bytes)
-                    if int4:
-                        new = new[:, 0::2] & 15 | new[:, 1::2] << 4
-                    data[:, slot] = new.transpose(1, 0, 2)
+                    data[:, slot] = layout.join(self.kv_store[kind, banks, head, :dim])
                 self._write_segment(address, beats)
 
     def _head(self, d: Descriptor) -> None:

@@ -8,16 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .config import BuildConfig, ConfigError
+from .config import ENGINES, BuildConfig, ConfigError
 from .errors import HwgenError
 
-__all__ = ["ENGINES", "Board", "MemoryRange", "Platform", "board_names", "load_board"]
+__all__ = ["Board", "MemoryRange", "Platform", "board_names", "load_board"]
 
 #: Packages are mapped, so the boards are a package of their own that holds data alone.
 _PACKAGE = "hwgen.board_data"
-
-#: Linear engines of a build: one kind, or both.
-ENGINES = ("ternary", "int4", "both")
 
 RESOURCES = ("lut", "lutram", "ff", "bram36", "uram", "dsp")
 

@@ -8,10 +8,16 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION"]
+from .int4 import WEIGHT_MAX
+from .numerics import E4M3_LARGEST
+
+__all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION", "ENGINES"]
 
 #: Version of the contract between image, hardware and host; raised whenever a layout or a numeric step changes.
 CONTRACT_VERSION = 2
+
+#: Linear engines of a build: one kind, or both.
+ENGINES = ("ternary", "int4", "both")
 
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
@@ -193,8 +199,8 @@ class BuildConfig:
 
     @property
     def int4_acc_bits(self) -> int:
-        """Width of an accumulator of the INT4 engine (signed): weights up to 3056 and activations up to 512 * 448."""
-        return (3056 * 512 * 448 * self.max_inputs).bit_length() + 1
+        """Width of an accumulator of the INT4 engine (signed)."""
+        return (WEIGHT_MAX * E4M3_LARGEST * self.max_inputs).bit_length() + 1
 
     @property
     def acc_bits(self) -> int:
@@ -205,7 +211,7 @@ class BuildConfig:
     def score_bits(self) -> int:
         """Width of an accumulator of the query-key unit (signed), which also computes the LM head."""
         of_head = 127 * 127 * max(self.max_head_dim, self.max_inputs)
-        of_query = 512 * 448 * 127 * self.max_head_dim if self.fp8_query else 0
+        of_query = E4M3_LARGEST * 127 * self.max_head_dim if self.fp8_query else 0
         return max(of_head, of_query).bit_length() + 1
 
     @property
@@ -243,7 +249,7 @@ class BuildConfig:
         self._require(power_of_two(self.groups), "groups", "a power of two", nearest_power_of_two(self.groups))
         self._require(self.ring_beats % self.groups == 0, "ring_beats", f"a multiple of groups ({self.groups})",
                       max(1, self.ring_beats // self.groups) * self.groups)
-        self._require(self.engine in ("ternary", "int4", "both"), "engine", '"ternary", "int4" or "both"', "ternary")
+        self._require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}", "ternary")
         if self.has_int4:
             most, least = self.beat_bytes // 2, -(-self.beat_bytes // 16)
             self._require(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 __all__ = [
     "GROUPS",
     "MIDPOINT_STEP",
+    "WEIGHT_MAX",
     "BlockMatrix",
     "Int4Matrix",
     "pack_nibbles",
@@ -30,6 +31,9 @@ MIDPOINT_STEP = 8
 
 _SCALE_MAX = 255
 _MIDPOINT_MAX = 127
+
+#: Largest magnitude of a weight in units of ``row_scale``.
+WEIGHT_MAX = 8 * _SCALE_MAX + MIDPOINT_STEP * _MIDPOINT_MAX
 
 
 def pack_nibbles(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import TRITS_PER_BYTE, BuildConfig
+from .descriptors import Descriptor
 from .int4 import pack_nibbles, unpack_nibbles
 
 __all__ = [
@@ -141,6 +142,12 @@ class Int4Layout:
         #: Beats of the panel.
         self.beats = self.groups * self.scale_beats + self.slices * self.row_blocks
 
+    @classmethod
+    def of(cls, config: BuildConfig, d: Descriptor) -> Int4Layout:
+        """The panel that a LINEAR operator with FP8 reads."""
+        size = config.int4_slice_inputs
+        return cls(config, d.row_blocks * config.rows, d.slices * size, d.vectors * size)
+
     def pack(self, codes: npt.NDArray[np.int8], scales: Bytes, midpoints: npt.NDArray[np.int8] | None) -> Bytes:
         """Codes -8..7 ``[rows, inputs]``, scales and midpoints ``[rows, groups]`` -> beats ``[beats, beat_bytes]``."""
         c, size = self.config, self.config.int4_slice_inputs
@@ -197,6 +204,24 @@ class KvBlockLayout:
         self.beats = pad_beats(config, self.header_beats + 2 * self.data_beats)
         #: Bytes of a block.
         self.bytes = self.beats * config.beat_bytes
+        self.int4 = int4
+        self._shape = config.kv_block, config.key_bytes
+
+    def join(self, elements: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """Elements ``[..., slots, head_dim]`` of keys or of values -> what their data beats hold ``[..., data_beats, slots,
+        key_bytes]``; any number of slots.
+        """
+        pieces = elements.reshape(*elements.shape[:-1], -1, self._shape[1]).swapaxes(-3, -2)
+        if self.int4:
+            pieces = pieces[..., 0::2, :, :] & 15 | pieces[..., 1::2, :, :] << 4
+        return pieces
+
+    def split(self, beats: Bytes) -> npt.NDArray[np.int8]:
+        """Inverse of :meth:`join` for whole data beats ``[..., data_beats, beat_bytes]``: ``[..., kv_block, head_dim]``."""
+        pieces = beats.view(np.int8).reshape(*beats.shape[:-1], *self._shape)
+        if self.int4:
+            pieces = np.stack((pieces << 4 >> 4, pieces >> 4), axis=-3).reshape(*beats.shape[:-2], -1, *self._shape)
+        return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], self._shape[0], -1)
 
 
 def head_block_beats(config: BuildConfig, inputs: int) -> int:

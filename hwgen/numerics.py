@@ -12,6 +12,9 @@ from functools import cache
 from itertools import pairwise
 
 __all__ = [
+    "E4M3_LARGEST",
+    "E4M3_MAX",
+    "E4M3_UNITS",
     "EXP2_ONE",
     "F32_MAX_BITS",
     "F32_MIN_EXPONENT",
@@ -22,6 +25,15 @@ __all__ = [
     "exp2_table",
     "sigmoid_table",
 ]
+
+E4M3_MAX = 448
+"""Largest finite e4m3 value; larger ones saturate."""
+
+E4M3_UNITS = 512
+"""Every finite e4m3 value is a whole number of these parts of one: arithmetic with them is that of integers."""
+
+E4M3_LARGEST = E4M3_MAX * E4M3_UNITS
+"""Largest magnitude of an e4m3 value as such an integer."""
 
 F32_MIN_EXPONENT = 2
 """Smallest exponent field of a number other than zero. One binade above IEEE's smallest normal number, so that every

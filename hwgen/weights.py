@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .layout import pack_bf16, pack_trits
 from .model import ModelShape
+from .numerics import E4M3_LARGEST
 
 __all__ = [
     "LayerWeights",
@@ -224,10 +225,10 @@ def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:
 
 
 def score_constant(head_dim: int, fp8_query: bool = False) -> float:
-    """log2(e) / (127 sqrt(head_dim)) as float32: from a query's absmax to the scale of its scores. e4m3 queries go up to 512 *
-    448 instead of 127.
+    """log2(e) / (127 sqrt(head_dim)) as float32: from a query's absmax to the scale of its scores. e4m3 queries, as integers,
+    go up to `E4M3_LARGEST` instead of 127.
     """
-    largest = 512.0 * 448.0 if fp8_query else 127.0
+    largest = E4M3_LARGEST if fp8_query else 127
     return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim))))
 
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..boards import ENGINES
-from ..config import ConfigError
+from ..config import ENGINES, ConfigError
 from ..errors import HwgenError
 from ..llama import KV_KINDS
 from ..shapes import LLAMA_SHAPES, SHAPES

@@ -202,11 +202,7 @@ class PassModel:
 
     def _linear_beats(self, d: Descriptor) -> int:
         """Beats that LINEAR takes, fetched or held for replay."""
-        return self._int4_layout(d).beats if Format.FP8 in d.format else d.slices * d.row_blocks
-
-    def _int4_layout(self, d: Descriptor) -> Int4Layout:
-        c = self.config
-        return Int4Layout(c, d.row_blocks * c.rows, d.slices * c.int4_slice_inputs, d.vectors * c.int4_slice_inputs)
+        return Int4Layout.of(self.config, d).beats if Format.FP8 in d.format else d.slices * d.row_blocks
 
     def _stream_beats(self, d: Descriptor, count: int, position: int) -> int:
         if d.fetch in (Fetch.TOKEN, Fetch.POSITION):
@@ -226,7 +222,7 @@ class PassModel:
             held = Flag.REPLAY in d.flags and d.token_start + d.token_count < tokens
             total = self._linear_beats(d)
             if Format.FP8 in d.format:
-                layout = self._int4_layout(d)
+                layout = Int4Layout.of(config, d)
                 load = count * ceil(config.int4_slice_inputs / config.width) + 4
                 cycles = d.slices * max(d.row_blocks / rate, load) + layout.groups * layout.scale_beats
                 begin = start + load + c.int4_begin

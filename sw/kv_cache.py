@@ -55,8 +55,7 @@ def _shape(image: Image, positions: int) -> tuple[int, int, int, int, int]:
 
 def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
     """Keys and values of the first ``positions`` tokens of ``pages [pages, page_bytes]``."""
-    c, int4 = image.config, image.int4_kv
-    layout = KvBlockLayout(c, image.shape.head_dim, int4)
+    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
@@ -65,18 +64,13 @@ def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
             beats = from_planes(c, page[offset : offset + layout.bytes])
             scales[:, layer, head, here] = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, -1)
             end = layout.header_beats + 2 * layout.data_beats
-            data = beats[layout.header_beats : end].view(np.int8)
-            if int4:
-                data = np.stack((data << 4 >> 4, data >> 4), axis=1)
-            data = data.reshape(2, -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3)
-            elements[:, layer, head, here] = data.reshape(2, c.kv_block, -1)
+            elements[:, layer, head, here] = layout.split(beats[layout.header_beats : end].reshape(2, -1, c.beat_bytes))
     return KvArrays(elements[..., :positions, :], scales[..., :positions])
 
 
 def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
     """Inverse of :func:`unpack_pages`; positions behind the last are zero."""
-    c, int4 = image.config, image.int4_kv
-    layout = KvBlockLayout(c, image.shape.head_dim, int4)
+    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
     positions = arrays.scales.shape[-1]
     pages = np.zeros((-(-positions // c.kv_block), image.page_bytes), np.uint8)
     shape = _shape(image, len(pages) * c.kv_block)
@@ -88,10 +82,8 @@ def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
             beats = np.zeros((layout.beats, c.beat_bytes), np.uint8)
             header = np.ascontiguousarray(scales[:, layer, head, here])
             beats[: layout.header_beats] = header.view(np.uint8).reshape(layout.header_beats, -1)
-            data = elements[:, layer, head, here].reshape(2, c.kv_block, -1, c.key_bytes).transpose(0, 2, 1, 3)
-            if int4:
-                data = data[:, 0::2] & 15 | data[:, 1::2] << 4
+            data = np.ascontiguousarray(layout.join(elements[:, layer, head, here]))
             end = layout.header_beats + 2 * layout.data_beats
-            beats[layout.header_beats : end] = np.ascontiguousarray(data).view(np.uint8).reshape(-1, c.beat_bytes)
+            beats[layout.header_beats : end] = data.view(np.uint8).reshape(-1, c.beat_bytes)
             page[offset : offset + layout.bytes] = to_planes(c, beats)
     return pages

@@ -7,6 +7,8 @@ from amaranth.lib import data
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ...numerics import E4M3_LARGEST
+from ..float import E4M3_BITS
 from ..interfaces import index_bits
 
 __all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "delayed"]
@@ -41,10 +43,10 @@ class AttentionSizes:
         #: Words of one bank of the query memory.
         self.query_words = -(-max(elements, config.max_inputs) // config.width)
         #: Bits of the sums of one lane: lane 0 also computes the LM head.
-        dot = (512 * 448 if config.fp8_query else 127) * 127 * config.max_head_dim
+        dot = (E4M3_LARGEST if config.fp8_query else 127) * 127 * config.max_head_dim
         self.sum_bits = [config.score_bits] + [dot.bit_length() + 1] * (lanes - 1)
         #: Bits of a query element at the multipliers (signed): int8, or e4m3 as an integer.
-        self.query_bits = 19 if config.fp8_query else 8
+        self.query_bits = E4M3_BITS if config.fp8_query else 8
         #: Cycles from a query's address to its elements.
         self.query_latency = 3 if config.fp8_query else 2
         #: Cycles from a key beat's request to the sums that it ends.

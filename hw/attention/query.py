@@ -7,22 +7,12 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ..float import e4m3_integer
 from ..interfaces import QueryScaleWrite, QueryWrite, index_bits
 from .item import AttentionSizes
 from .memory import BlockMemory
 
-__all__ = ["QueryMemory", "e4m3_integer"]
-
-
-def e4m3_integer(code: Value) -> Value:
-    """512 times the e4m3 number of 8 bits ``code``, signed, 19 bits; -0 is 0."""
-    mantissa, exponent, sign = code[:3], code[3:7], code[7]
-    normal = exponent.any()
-    # Negated before the shift, where it is short. Subnormals have the exponent 1.
-    magnitude = Cat(mantissa, normal)
-    significand = Mux(sign, -magnitude, magnitude)
-    shift = Cat(exponent[0] | ~normal, exponent[1:])
-    return (significand << shift)[1:].as_signed()
+__all__ = ["QueryMemory"]
 
 
 class QueryMemory(wiring.Component):

@@ -1,15 +1,16 @@
-"""Conversion of floats to 8-bit floats."""
+"""8-bit floats: floats to their codes, and codes to integers, since every finite value is a multiple of 2^-9."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ...numerics import E4M3_LARGEST
 from .convert import FloatToInt
 from .format import BIAS, MANTISSA, pipelined, unpack
 
-__all__ = ["FloatToE4m3"]
+__all__ = ["E4M3_BITS", "E4m3Integers", "FloatToE4m3", "e4m3_integer"]
 
 #: Exponent field of a float32 below which e4m3 is subnormal (2^-6).
 NORMAL = BIAS - 6
@@ -19,6 +20,9 @@ FRACTION = 3
 
 #: Code of the largest finite value, 448; the one above is no number.
 LARGEST = 0x7E
+
+#: Bits of a value as an integer, in units of 2^-9 (signed).
+E4M3_BITS = E4M3_LARGEST.bit_length() + 1
 
 
 class FloatToE4m3(wiring.Component):
@@ -78,4 +82,59 @@ class FloatToE4m3(wiring.Component):
         sign = sign2 & (code.any() | round_up2 | too_large2)
         result = Cat(Mux(saturated, Const(LARGEST, 7), rounded), sign)
         m.d.comb += self.o.eq(pipelined(m, result, "result3"))
+        return m
+
+
+def e4m3_integer(code: Value) -> Value:
+    """The integer of 8 bits ``code``, signed, `E4M3_BITS`, in the same cycle; -0 is 0. `E4m3Integers` takes three."""
+    mantissa, exponent, sign = code[:3], code[3:7], code[7]
+    normal = exponent.any()
+    # Negated before the shift, where it is short. Subnormals have the exponent 1.
+    magnitude = Cat(mantissa, normal)
+    significand = Mux(sign, -magnitude, magnitude)
+    shift = Cat(exponent[0] | ~normal, exponent[1:])
+    return (significand << shift)[1:].as_signed()
+
+
+class E4m3Integers(wiring.Component):
+    """Values in units of 2^-9 of ``count`` codes, one set a cycle.
+
+    ::
+
+        cycle   0                     1                  2
+                signed mantissa,      shift by 0..3      shift by 0, 4, 8, 12
+                shift
+
+    Members: ``codes``: In; ``integers``: Out, `E4M3_BITS` bits each, `LATENCY` cycles later. Code 0x80 is 0; what NaN codes
+    give is not defined.
+    """
+
+    #: Cycles from ``codes`` to ``integers``.
+    LATENCY = 3
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count!r}")
+        self.count = count
+        super().__init__({"codes": In(8 * count), "integers": Out(E4M3_BITS * count)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i in range(self.count):
+            code = self.codes.word_select(i, 8)
+            field = code[3:7]
+            mantissa = Signal(signed(5), name=f"mantissa_{i}", reset_less=True)
+            shift = Signal(4, name=f"shift_{i}", reset_less=True)
+            magnitude = Cat(code[:3], field != 0)
+            m.d.sync += [mantissa.eq(Mux(code[7], -magnitude, magnitude)), shift.eq(Mux(field == 0, 0, field - 1))]
+            near = Signal(signed(8), name=f"near_{i}", reset_less=True)
+            far = Signal(2, name=f"far_{i}", reset_less=True)
+            m.d.sync += [near.eq(mantissa << shift[:2]), far.eq(shift[2:])]
+            # Any bit of the result is one of at most two of ``near``, its sign, or zero.
+            value = Signal(signed(E4M3_BITS), name=f"value_{i}")
+            with m.Switch(far):
+                for k in range(4):
+                    with m.Case(k):
+                        m.d.comb += value.eq(Cat(Const(0, 4 * k), near).as_signed())
+            m.d.sync += self.integers.word_select(i, E4M3_BITS).eq(value)
         return m

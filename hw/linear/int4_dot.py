@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from .e4m3 import INTEGER_BITS
+from ..float import E4M3_BITS
 from .int4_loader import Int4LoadBus, Int4Shape, delayed, log2
 from .int4_weights import CODE_BITS, factor
 from .multiply_add import MultiplyAdd
@@ -80,13 +80,13 @@ class Int4Dot(wiring.Component):
 
     def _arriving(self, p: int) -> tuple[Value, Value]:
         """The value of position p on the load bus, and whether it is there for this token."""
-        value = self.load.values.word_select(p % self.shape.word, INTEGER_BITS).as_signed()
+        value = self.load.values.word_select(p % self.shape.word, E4M3_BITS).as_signed()
         return value, self.load.words[p // self.shape.word] & self.here[0]
 
     def _plain(self, m: Module) -> None:
         values: list[Value] = []
         for p in range(self.shape.inputs):
-            first, value = (Signal(signed(INTEGER_BITS), name=f"{name}_{p}", reset_less=True) for name in ("first", "value"))
+            first, value = (Signal(signed(E4M3_BITS), name=f"{name}_{p}", reset_less=True) for name in ("first", "value"))
             arriving, arrive = self._arriving(p)
             with m.If(arrive):
                 m.d.sync += first.eq(arriving)

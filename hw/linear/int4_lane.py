@@ -6,6 +6,8 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib.wiring import In
 
 from ...config import BuildConfig
+from ...int4 import WEIGHT_MAX
+from ...numerics import E4M3_LARGEST
 from .accumulators import AccumulatingLane
 from .int4_dot import Int4Dot
 from .int4_loader import Int4LoadBus, Int4Shape
@@ -15,8 +17,8 @@ from .panel import connect_inputs
 
 __all__ = ["Int4Lane"]
 
-#: Most that one input adds to an accumulator: a weight of 3056 times an activation of 512 * 448.
-LARGEST = 3056 * 512 * 448
+#: Most that one input adds to an accumulator.
+LARGEST = WEIGHT_MAX * E4M3_LARGEST
 
 
 class Int4Lane(AccumulatingLane):

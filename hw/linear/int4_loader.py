@@ -8,9 +8,9 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ..float import E4M3_BITS, E4m3Integers
 from ..interfaces import ActivationWrite
 from .activations import ActivationMemory, load_parts
-from .e4m3 import INTEGER_BITS, E4m3Integers
 from .panel import connect_inputs
 
 __all__ = ["Int4LoadBus", "Int4Loader", "Int4Shape"]
@@ -38,7 +38,7 @@ class Int4Shape:
         #: Bits of a centre (see `Int4Dot`), of a sum of w E over a slice and of a sum of E (both signed).
         self.center_bits = 19 + log2(self.chain)
         self.dot_bits = 22 + log2(self.inputs)
-        self.total_bits = INTEGER_BITS + log2(self.inputs)
+        self.total_bits = E4M3_BITS + log2(self.inputs)
 
     @property
     def center_zero(self) -> int:
@@ -58,7 +58,7 @@ def Int4LoadBus(shape: Int4Shape) -> Signature:
     sum of E, for chain c whose bit of ``chains`` is set and i = c % ``pieces``. ``total`` is the sum of E over the slice if
     ``complete``."""
     return Signature({
-        "values": Out(INTEGER_BITS * shape.word),
+        "values": Out(E4M3_BITS * shape.word),
         "words": Out(shape.words),
         "centers": Out(shape.center_bits * shape.pieces),
         "chains": Out(shape.chains),
@@ -130,11 +130,11 @@ class Int4Loader(wiring.Component):
         m.d.comb += [self.load.values.eq(integers.integers), self.load.words.eq(words[first]), self.value_token.eq(token[first])]
 
         # The sum of a word; those of its pieces on the way.
-        sums: list[list[Value]] = [[integers.integers.word_select(i, INTEGER_BITS).as_signed() for i in range(shape.word)]]
+        sums: list[list[Value]] = [[integers.integers.word_select(i, E4M3_BITS).as_signed() for i in range(shape.word)]]
         for level in range(levels):
             following: list[Value] = []
             for i in range(0, len(sums[-1]), 2):
-                total = Signal(signed(INTEGER_BITS + level + 1), name=f"sum_{level}_{i // 2}", reset_less=True)
+                total = Signal(signed(E4M3_BITS + level + 1), name=f"sum_{level}_{i // 2}", reset_less=True)
                 m.d.sync += total.eq(sums[-1][i] + sums[-1][i + 1])
                 following.append(total)
             sums.append(following)

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Format
-from ...numerics import F32_MAX_BITS
+from ...numerics import E4M3_LARGEST, E4M3_MAX, F32_MAX_BITS
 from ..float import FloatDiv, FloatMul, FloatSqrt
 from ..float.format import pipelined
 from ..interfaces import KvScaleWrite, QueryScaleWrite, index_bits
@@ -25,7 +25,7 @@ def _bits(value: float) -> int:
 
 
 #: 1/448 with the unit 2^-9 of e4m3 integers in it.
-INVERSE_E4M3 = _bits(1.0 / (448 * 512))
+INVERSE_E4M3 = _bits(1.0 / E4M3_LARGEST)
 
 
 def formats_of(config: BuildConfig) -> Format:
@@ -255,5 +255,5 @@ class Scales(wiring.Component):
             (self.config.fp8_query, Kind.QUERY, Format.FP8_QUERY),
         ):
             if present:
-                value = Mux((name.kind == kind) & self._has(format), _bits(448.0), value)
+                value = Mux((name.kind == kind) & self._has(format), _bits(float(E4M3_MAX)), value)
         return value

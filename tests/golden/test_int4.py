@@ -21,6 +21,7 @@ from hwgen.golden.int4 import (
     quantize_query_e4m3,
 )
 from hwgen.int4 import BlockMatrix, Int4Matrix, pack_nibbles, to_machine, unpack_nibbles
+from hwgen.weights import score_constant
 
 from . import rational
 from .bits import assert_same_bits, fractions, random_floats
@@ -156,7 +157,7 @@ def test_zero_rows_and_largest_element() -> None:
 def test_query_and_kv() -> None:
     g = torch.Generator().manual_seed(4)
     y = random_floats(g, 50, 64, low=-3, high=3)
-    q, scale = quantize_query_e4m3(y)
+    q, scale = quantize_query_e4m3(y, score_constant(64, fp8_query=True))
     assert_same_bits(q, quantize_e4m3(y)[0])
     close = q.double() * scale.double()[:, None] * 8 / np.log2(np.e)
     assert ((close - y.double()).abs() <= y.abs() / 16 + y.abs().amax(-1, keepdim=True) * 2.0**-18).all()

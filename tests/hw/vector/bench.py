@@ -278,7 +278,7 @@ class VectorBench:
                     scratch |= {(base + v,): word for v, word in enumerate(words(y, c.width))}
                 if head < d.heads:
                     if Format.FP8_QUERY in d.format & self.formats:
-                        integers, scale = quantize_query_e4m3(y)
+                        integers, scale = quantize_query_e4m3(y, d.scalar0)
                         q = e4m3_codes(integers)
                     else:
                         q, scale = quantize_query(y, d.scalar0)

@@ -12,7 +12,7 @@ import torch
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.golden.int4 import e4m3_values
-from hwgen.hw.linear.e4m3 import INTEGER_BITS, E4m3Integers
+from hwgen.hw.float import E4M3_BITS, E4m3Integers
 from tests.cocotb_runner import run_cocotb, start_clock
 
 COUNT = 3
@@ -32,7 +32,7 @@ async def converts(dut: Any) -> None:
         if cycle >= E4m3Integers.LATENCY:
             got = dut.integers.value.to_unsigned()
             for i, value in enumerate(expected[cycle - E4m3Integers.LATENCY]):
-                assert got >> INTEGER_BITS * i & ((1 << INTEGER_BITS) - 1) == int(value) & ((1 << INTEGER_BITS) - 1)
+                assert got >> E4M3_BITS * i & ((1 << E4M3_BITS) - 1) == int(value) & ((1 << E4M3_BITS) - 1)
         await RisingEdge(dut.clk)
 
 
