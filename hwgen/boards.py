@@ -90,6 +90,10 @@ class Board:
     config: BuildConfig
     #: Fields that replace those of ``config`` in a build with other linear engines, by `BuildConfig.engine`.
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: The key of the variant that ``config`` is; empty for the default configuration.
+    variant: str = ""
+    #: The command that chose the default configuration; empty for one made by hand.
+    chosen_by: str = ""
     #: What surrounds the accelerator; None for a configuration that is only simulated.
     platform: Platform | None = None
 
@@ -104,7 +108,7 @@ class Board:
                 f"use one of: {known}; or give --set engine={engine}",
             )  # fmt: skip
         values = {**self.config.to_dict(), **self.variants[engine], "engine": engine, "name": f"{self.name}-{engine}"}
-        return replace(self, config=BuildConfig.from_dict(values))
+        return replace(self, config=BuildConfig.from_dict(values), variant=engine)
 
 
 def _root() -> Path:
@@ -136,6 +140,7 @@ def load_board(name: str | Path) -> Board:
             memory_bandwidth=float(values["memory_bandwidth"]),
             config=config,
             variants=dict(values.get("variants", {})),
+            chosen_by=str(values.get("chosen_by", "")),
             platform=Platform.from_dict(values["platform"]) if "platform" in values else None,
         )
     except ConfigError as error:

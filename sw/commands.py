@@ -72,14 +72,16 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def configured_board(options: argparse.Namespace, engine: str | None = None) -> Board:
-    """The board of ``--board`` with the linear engine of ``--engine`` (``engine`` if not given: what the model needs), the
-    fields of ``--config`` and the changes of ``--set``.
+    """The board of ``--board`` in its configuration for ``--engine``, with the fields of ``--config`` and the changes of
+    ``--set``. Where none of them names an engine, the configuration for ``engine``: what the model needs.
     """
     board = load_board(options.board)
-    wanted = getattr(options, "engine", None) or engine
-    set_engine = any(item.partition("=")[0] == "engine" for item in options.set)
-    if wanted is not None and not set_engine and getattr(options, "config", None) is None:
-        board = board.for_engine(wanted)
+    chosen = getattr(options, "engine", None)
+    elsewhere = getattr(options, "config", None) is not None or any(item.startswith("engine=") for item in options.set)
+    if chosen is None and not elsewhere:
+        chosen = engine
+    if chosen is not None:
+        board = board.for_engine(chosen)
     if getattr(options, "config", None) is not None:
         values = board.config.to_dict() | read_fields(options.config)
         board = replace(board, config=BuildConfig.from_dict(values))

@@ -54,7 +54,7 @@ class RandomLayers(Sequence[LayerWeights]):
     def __len__(self) -> int:
         return self.shape.layers
 
-    def __getitem__(self, index: int) -> LayerWeights:  # type: ignore[override]  # no slices
+    def __getitem__(self, index: int) -> LayerWeights:  # type: ignore[override]  # one layer a time: compilers take no slices
         if not 0 <= index < self.shape.layers:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
@@ -137,7 +137,7 @@ class RandomLlamaLayers(Sequence[LlamaLayer]):
     def __len__(self) -> int:
         return self.shape.layers
 
-    def __getitem__(self, index: int) -> LlamaLayer:  # type: ignore[override]  # no slices
+    def __getitem__(self, index: int) -> LlamaLayer:  # type: ignore[override]  # one layer a time: compilers take no slices
         if not 0 <= index < self.shape.layers:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))

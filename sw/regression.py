@@ -41,8 +41,7 @@ class Growth:
 def accepted_path(board: Board, given: str | Path) -> Path:
     """Where the accepted figures of ``--board given`` are: beside its board.json, a file for each of its configurations."""
     beside = Path(given).parent if str(given).endswith(".json") else Path(str(files("hwgen.board_data"))) / board.name
-    default = board.name == board.config.name or not board.config.name.startswith(f"{board.name}-")
-    return beside / ("resources.json" if default else f"resources-{board.config.engine}.json")
+    return beside / (f"resources-{board.variant}.json" if board.variant else "resources.json")
 
 
 def hardware_of(board: Board) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def rows_by_name(result: dict[str, Any], main_units: Iterable[dict[str, Any]]) -
 def accept(path: Path, board: Board, result: dict[str, Any], main_units: Iterable[dict[str, Any]], tool: str) -> None:
     """Write the figures down."""
     units = rows_by_name(result, main_units)
-    engine = f" --engine {board.config.engine}" if path.name != "resources.json" else ""
+    engine = f" --engine {board.variant}" if board.variant else ""
     head = {"command": f"hwgen report --board {board.name}{engine} --accept", "tool": tool, "lut_per_mac": result["lut_per_mac"]}
     lines = [f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in units.items()]
     text = json.dumps({**head, "config": hardware_of(board)}, indent=2).removesuffix("\n}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..boards import RESOURCES, Board
-from ..config import TRITS_PER_BYTE, BuildConfig
+from ..config import BuildConfig
 from ..errors import HwgenError
 from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
@@ -248,7 +248,7 @@ def linear_use(config: BuildConfig, units: Sequence[dict[str, Any]]) -> dict[str
         if config.engine not in (engine, "both"):
             continue
         of = next(p for p in unit["parts"] if p["name"] == f"{engine}_engine") if config.engine == "both" else unit
-        macs = config.tokens * TRITS_PER_BYTE * config.beat_bytes if engine == "ternary" else config.macs("int4")
+        macs = config.macs(engine)
         found[engine] = {"macs": macs, "lut_per_mac": of["lut"] / macs}
         if of["dsp"]:
             found[engine]["macs_per_dsp"] = macs / of["dsp"]

@@ -388,7 +388,7 @@ def truncate_layers(weights: Weights, layers: int) -> Weights:
     """The model cut down to its first layers."""
     if layers > weights.shape.layers:
         raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
-    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]
+    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]  # of the same family
 
 
 def verify_model(

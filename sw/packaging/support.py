@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 
 from ...boards import Board, board_names, load_board
@@ -70,14 +68,9 @@ _FIELDS = ("groups", "lanes", "rows", "beat_vectors", "builders", "query_lanes",
 _HEADINGS = {"lut": "LUT", "ff": "FF", "bram36": "BRAM36", "uram": "URAM", "dsp": "DSP"}
 
 
-def chosen_by(board: Board) -> str:
-    """The command that chose the configuration of a shipped board; only documents need it."""
-    return str(json.loads(files("hwgen.board_data").joinpath(board.name, "board.json").read_text(encoding="utf-8"))["chosen_by"])
-
-
 def speed(board: Board, model: str) -> str:
     """Estimated tokens a second and time to the first token; of published shapes, those that the board was chosen for."""
-    if model in SHAPES and model not in chosen_by(board).split():
+    if model in SHAPES and model not in board.chosen_by.split():
         return "–"
     decode, prompt = time_passes(board.config, Workload(shape=model_shape(model), prompt=_PROMPT))
     hertz = board.config.clock_mhz * 1e6
@@ -110,7 +103,7 @@ def configuration_table() -> str:
         *(f"| `{b.name}` | {' | '.join([*use_of(b), *(speed(b, model) for model in _MODELS)])} |" for b in boards),
         f"| planning ceiling | {' | '.join(f'{share:.0%}' for share in CEILINGS.values())} |" + " |" * len(_MODELS),
         "",
-        *(f"* `{b.name}`: `{chosen_by(b)}`" for b in boards),
+        *(f"* `{b.name}`: `{b.chosen_by}`" for b in boards),
     ]
     return "\n".join([*lines, ""])
 

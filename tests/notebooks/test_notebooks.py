@@ -19,7 +19,7 @@ from hwgen.sw.llm import LLM
 from hwgen.sw.loader import load_model
 from tests.virtual_board import require_pynq
 
-require_pynq()
+require_pynq()  # before what imports pynq, so that its absence skips this file
 
 import nbformat  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402

@@ -16,7 +16,7 @@ from hwgen.sw.board_finder import find_board
 from hwgen.sw.hwh import write_overlay
 from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq
 
-require_pynq()
+require_pynq()  # before what imports pynq, so that its absence skips this file
 
 import pynq  # noqa: E402
 

@@ -20,7 +20,6 @@ from hwgen.sw import explore as search
 from hwgen.sw.cli import main
 from hwgen.sw.commands import configured_board
 from hwgen.sw.estimate import estimate_model
-from hwgen.sw.packaging.support import chosen_by
 from hwgen.sw.report import CEILINGS
 from hwgen.sw.resources import estimate_resources
 
@@ -161,7 +160,7 @@ def test_model_shape(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in board_names() if load_board(name).platform])
 def test_every_board_runs_the_models_it_was_chosen_for(name: str) -> None:
     board = load_board(name)
-    chosen = chosen_by(board).split()
+    chosen = board.chosen_by.split()
     assert chosen[:4] == ["hwgen", "explore", "--board", name]
     models = {"stories", *(model for option, model in zip(chosen, chosen[1:], strict=False) if option in ("--model", "--also"))}
     assert ("bitnet-0.73b" in models) == (name != "pynq-z2")

@@ -123,7 +123,8 @@ def test_a_prompt_makes_way_for_decoding(opened: Callable[..., PynqDevice], boar
     """Slices are doorbells: the device knows nothing of them."""
 
     def answers(device: Device) -> tuple[list[list[int]], int]:
-        engine, tokens = Engine(device, with_cache_tokens(image(), 64)), [[], []]  # type: ignore[var-annotated]
+        engine = Engine(device, with_cache_tokens(image(), 64))
+        tokens: list[list[int]] = [[], []]
         scheduler = Scheduler(engine)
         for number, (prompt, count) in enumerate((([3], 6), (PROMPT, 1))):
             job = Job(Generation(engine, prompt, count), lambda item, to=tokens[number]: to.append(item.token), lambda error: None)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass
-class PanelJob:
+class PanelJob(ABC):
     """One LINEAR operator."""
 
     #: Chance that no row is offered in a cycle.
@@ -34,27 +35,27 @@ class PanelJob:
     buffers: Buffers = Buffers.NONE
 
     @property
-    def tokens(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def tokens(self) -> int: ...
 
     @property
-    def rows(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def rows(self) -> int: ...
 
     def gang(self, config: BuildConfig) -> bool:
         return self.tokens <= config.lanes
 
+    @abstractmethod
     def codes(self, config: BuildConfig, rng: np.random.Generator) -> Bytes:
         """The bytes that are written as activations ``[tokens, padded inputs]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, config: BuildConfig) -> tuple[Descriptor, Bytes]:
         """The operator, and the beats that it consumes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def products(self) -> Integers:
         """``[tokens, rows]``"""
-        raise NotImplementedError
 
     def results(self, config: BuildConfig) -> Integers:
         """``[tokens, padded rows]``"""
