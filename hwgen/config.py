@@ -14,7 +14,7 @@ from .numerics import E4M3_LARGEST
 __all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION", "ENGINES"]
 
 #: Version of the contract between image, hardware and host; raised whenever a layout or a numeric step changes.
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 
 #: Linear engines of a build: one kind, or both.
 ENGINES = ("ternary", "int4", "both")
