@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..weights import ModelWeights
-from .reference import BitLinear, BitNet
+from .float_bitnet import BitLinear, BitNet
 
 __all__ = ["float_model"]
 

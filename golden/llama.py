@@ -14,12 +14,12 @@ from ..int4 import Int4Matrix
 from ..llama import MATRICES, LlamaLayer, LlamaWeights
 from ..weights import flush, quantize_head, rotary_rows, round_bf16, score_constant
 from .attention import AttentionState
-from .causal import attend_windows
 from .head import head_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
 from .linear import drain
 from .norm import norm_quantize
 from .rotary import quantize_kv, quantize_query, rotate
+from .sequence_attention import attend_windows
 
 __all__ = ["LlamaModel", "LlamaSession"]
 

@@ -32,9 +32,9 @@ from .int4 import (
 )  # fmt: skip
 from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
+from .registers import RegisterWindow
 from .rotary import quantize_kv, quantize_query, rotate
-from .stationary import StationaryWeights
-from .window import RegisterWindow
+from .unpacked_weights import StationaryWeights
 
 __all__ = ["GoldenMachine", "ProgramError"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..weights import ModelWeights
+from .bitnet import GoldenModel
 from .floating import float_model
-from .model import GoldenModel
 
 __all__ = ["Comparison", "compare_likelihood", "compare_models", "negative_log_likelihood", "perplexity", "token_windows"]
 

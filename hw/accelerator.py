@@ -13,6 +13,7 @@ from amaranth.lib.wiring import Flow, In, Out, connect, flipped
 
 from ..config import BuildConfig
 from ..descriptors import Fetch, Flag, Format, Opcode
+from ..hazards import Unit
 from ..registers import COUNTERS, ENGINE_COUNTERS
 from .attention.shortlist import ShortList
 from .attention.store import KvStore
@@ -22,7 +23,6 @@ from .axi.signature import Axi4, Axi4Lite, flat_ports
 from .control.activity import EngineActivity
 from .control.counters import Counters
 from .control.errors import ErrorLatch
-from .control.hazards import Unit
 from .control.registers import RegisterFile
 from .control.sequencer import Sequencer
 from .control.trace import TraceMemory

@@ -8,14 +8,14 @@ from .config import BuildConfig, ConfigError
 from .errors import HwgenError
 
 if TYPE_CHECKING:
-    from .sw.llm import LLM
+    from .sw.runtime.llm import LLM
 
 __all__ = ["LLM", "BuildConfig", "ConfigError", "HwgenError"]
 
 
 def __getattr__(name: str) -> object:
     if name == "LLM":  # imported when used, so that the contract alone stays light
-        from .sw.llm import LLM
+        from .sw.runtime.llm import LLM
 
         return LLM
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

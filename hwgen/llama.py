@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .int4 import BlockMatrix, Int4Matrix, to_machine
 from .layout import pack_bf16
-from .model import ModelShape
+from .shape import ModelShape
 from .weights import Float, flush, matrix_shapes, quantize_head
 
 __all__ = ["KV_KINDS", "MATRICES", "QUERY_KINDS", "LlamaLayer", "LlamaWeights", "Matrix", "dense", "random_llama"]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .layout import pack_bf16, pack_trits
-from .model import ModelShape
 from .numerics import E4M3_LARGEST
+from .shape import ModelShape
 
 __all__ = [
     "LayerWeights",

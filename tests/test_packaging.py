@@ -26,14 +26,15 @@ def test_a_board_install_needs_no_torch_and_no_amaranth() -> None:
 import sys
 for name in {blocked!r}:
     sys.modules[name] = None
-import hwgen, hwgen.boards, hwgen.sw.cli, hwgen.sw.commands, hwgen.sw.llm, hwgen.sw.doctor, hwgen.sw.checkpoint
-import hwgen.sw.pynq_device, hwgen.sw.hwh, hwgen.sw.board_command
+import hwgen, hwgen.boards, hwgen.sw.cli.main, hwgen.sw.cli.output, hwgen.sw.cli.doctor
+import hwgen.sw.runtime.llm, hwgen.sw.models.checkpoint
+import hwgen.sw.devices.pynq, hwgen.sw.devices.virtual_board, hwgen.sw.cli.board
 try:
     import pynq
 except ImportError:
     pass
 else:
-    import hwgen.sw.pynq_driver, hwgen.sw.pynq_remote
+    import hwgen.sw.devices.pynq_driver, hwgen.sw.devices.pynq_remote
 assert hwgen.LLM.__name__ == "LLM"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -48,13 +49,13 @@ def test_missing_extra_is_named() -> None:
     code = """
 import sys
 sys.modules["torch"] = None
-from hwgen.sw.cli import main
+from hwgen.sw.cli.main import main
 sys.exit(main(["run", "--device", "golden", "--prompt", "x", "--json", sys.argv[1]]))
 """
     import tempfile
 
-    from hwgen.model import ModelShape
-    from hwgen.sw.checkpoint import save_model
+    from hwgen.shape import ModelShape
+    from hwgen.sw.models.checkpoint import save_model
     from hwgen.weights import random_weights
 
     with tempfile.TemporaryDirectory() as directory:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 from hwgen.weights import (
     ModelWeights,
     TernaryMatrix,

@@ -16,7 +16,7 @@ import pytest
 
 from hwgen.boards import Board, load_board
 from hwgen.sim.board import VirtualBoard
-from hwgen.sw.image import Image
+from hwgen.sw.compiler.image import Image
 from tests.system.small import CONFIG, SHAPE, SmallDevice, small_image
 
 __all__ = ["BOARD", "CONFIG", "PROMPT", "image", "new_board", "require_pynq", "subprocess_board"]

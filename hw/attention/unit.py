@@ -9,7 +9,6 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
 from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat, index_bits
-from .accumulate import ValueStage
 from .blocks import BlockBuffer
 from .candidates import CandidateList
 from .logits import LogitWriter
@@ -18,6 +17,7 @@ from .scores import ScoreStage
 from .slots import SlotTable
 from .softmax import OnlineSoftmax
 from .topk import INDEX_BITS
+from .value_stage import ValueStage
 
 __all__ = ["AttentionUnit"]
 

@@ -7,8 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ...hazards import Unit
 from ...registers import ENGINE_COUNTERS
-from .hazards import Unit
 
 __all__ = ["EngineActivity"]
 

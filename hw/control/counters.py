@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Opcode
+from ...hazards import UNIT_OF, Unit
 from ...registers import COUNTERS
-from .hazards import UNIT_OF, Unit
 
 __all__ = ["Counters", "counter_total"]
 

@@ -9,9 +9,9 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Opcode, field_bits
+from ...hazards import HAZARDS, UNIT_OF, Unit
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Operator
 from .active import ActiveRange, Pass
-from .hazards import HAZARDS, UNIT_OF, Unit
 
 __all__ = ["Retired", "Sequencer"]
 

@@ -8,9 +8,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ...hazards import Unit
 from ...registers import TRACE_WORDS
 from ..interfaces import index_bits
-from .hazards import Unit
 from .sequencer import Retired
 
 __all__ = ["TraceMemory"]

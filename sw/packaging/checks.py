@@ -9,12 +9,12 @@ from pathlib import Path
 from ...errors import HwgenError
 from ...sim import toolchain
 from ...sim.toolchain import BuildFailed, Toolchain, ToolMissing
-from ..netlist import black_box, parse_modules
+from ..analysis.netlist import black_box, parse_modules
 from .core import WRAPPER
 from .ipxact import SOURCES
 from .steps import TOP
-from .tcl import find_tcl
-from .vivado_model import run_build
+from .vivado.recorder import run_build
+from .vivado.tcl import find_tcl
 
 __all__ = ["check_directory", "lint", "lint_boundary", "run_scripts"]
 

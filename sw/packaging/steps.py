@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...boards import Board
-from ..reference import c_header, reference_markdown, register_json
-from . import block_design, core, hwh, ipxact, vivado_tcl
+from . import block_design, core, ipxact
+from . import handoff as hwh
+from . import scripts as vivado_tcl
+from .contract_reference import c_header, reference_markdown, register_json
 
 __all__ = ["STEPS", "Step", "steps_of"]
 

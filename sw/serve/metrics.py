@@ -6,9 +6,9 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..engine import Engine, PassResult
-from ..prefix_cache import PrefixCache
-from ..scheduler import Job, Scheduler
+from ..runtime.engine import Engine, PassResult
+from ..runtime.prefix_cache import PrefixCache
+from ..runtime.scheduler import Job, Scheduler
 
 __all__ = ["Metrics"]
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import HwgenError
-from ..generation import GeneratedToken, Generation
-from ..llm import LLM
-from ..sampling import Sampling
-from ..scheduler import Job, Scheduler
+from ..runtime.generation import GeneratedToken, Generation
+from ..runtime.llm import LLM
+from ..runtime.sampling import Sampling
+from ..runtime.scheduler import Job, Scheduler
 from .metrics import Metrics, Stopwatch
 from .protocol import ApiError, ChatRequest, CompletionRequest, Message, Request
 from .text import AnswerText

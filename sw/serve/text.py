@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..tokenizer import TextStream, Tokenizer
+from ..models.tokenizer import TextStream, Tokenizer
 
 __all__ = ["AnswerText"]
 

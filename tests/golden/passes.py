@@ -10,7 +10,7 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor
 from hwgen.golden.machine import GoldenMachine
 from hwgen.registers import PassFlag, register
-from hwgen.sw.image import Image
+from hwgen.sw.compiler.image import Image
 
 #: Address of the image: not 0, so that a forgotten base shows.
 BASE = 8192

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hwgen.golden.floating import float_model
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 from hwgen.weights import random_weights
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hwgen.config import BuildConfig
+from hwgen.golden.float_llama import FloatLlama
 from hwgen.golden.llama import LlamaModel, LlamaSession
-from hwgen.golden.llama_reference import FloatLlama
 from hwgen.llama import LlamaWeights, dense, random_llama
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 
 from .bits import assert_same_bits
 

@@ -24,9 +24,9 @@ from hwgen.layout import (
     pack_ternary,
     to_planes,
 )
-from hwgen.model import ModelShape
 from hwgen.registers import PassFlag, Status, register
-from hwgen.sw.compiler import compile_model
+from hwgen.shape import ModelShape
+from hwgen.sw.compiler.layers import compile_model
 from hwgen.weights import quantize_head, random_weights, round_bf16
 
 from .bits import assert_same_bits

@@ -11,7 +11,7 @@ import torch
 from hwgen.config import BuildConfig
 from hwgen.golden.floating import float_model
 from hwgen.golden.perplexity import compare_likelihood, negative_log_likelihood, token_windows
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 from hwgen.weights import random_weights
 
 SHAPE = ModelShape(hidden=48, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=64, vocab=40, max_context=64)

@@ -11,7 +11,7 @@ import torch
 
 from hwgen.golden.float32 import bf16_round
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 from hwgen.weights import rotary_rows, score_constant
 
 from . import rational

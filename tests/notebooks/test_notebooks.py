@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hwgen.boards import board_names, load_board
-from hwgen.sw.board_command import virtual_board
-from hwgen.sw.compiler import plan_model
-from hwgen.sw.engine import Session
-from hwgen.sw.llm import LLM
-from hwgen.sw.loader import load_model
+from hwgen.sw.cli.board import virtual_board
+from hwgen.sw.compiler.layers import plan_model
+from hwgen.sw.models.bitnet import load_model
+from hwgen.sw.runtime.engine import Session
+from hwgen.sw.runtime.llm import LLM
 from tests.virtual_board import require_pynq
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
@@ -25,7 +25,7 @@ import nbformat  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402
 
 from hwgen.sim.board.server import BoardServer  # noqa: E402
-from hwgen.sw.pynq_device import overlay_lock  # noqa: E402
+from hwgen.sw.devices.pynq import overlay_lock  # noqa: E402
 
 #: Of the event loops of nbclient and its kernel.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

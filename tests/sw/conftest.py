@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.model import ModelShape
-from hwgen.sw.checkpoint import save_model
-from hwgen.sw.train import train_tokenizer
+from hwgen.shape import ModelShape
+from hwgen.sw.models.checkpoint import save_model
+from hwgen.sw.training.train import train_tokenizer
 from hwgen.weights import ModelWeights, random_weights
 
 #: Odd on purpose: hidden and ffn are no multiples of a vector, a slice or four rows; grouped queries.

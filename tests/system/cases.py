@@ -13,12 +13,12 @@ from hwgen.config import BuildConfig, ConfigError
 from hwgen.errors import HwgenError
 from hwgen.int4 import GROUPS
 from hwgen.llama import LlamaWeights, random_llama
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
-from hwgen.sw.compiler import HEADS, compile_model
-from hwgen.sw.golden_device import GoldenDevice
-from hwgen.sw.verify import LockStep, Outcome
-from hwgen.sw.verilator_device import VerilatorDevice
+from hwgen.sw.compiler.layers import HEADS, compile_model
+from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.devices.verilator import VerilatorDevice
+from hwgen.sw.verification.lock_step import LockStep, Outcome
 from hwgen.weights import ModelWeights, random_weights
 
 __all__ = ["MEMORY_BYTES", "Case", "random_cases", "random_config", "run_case"]

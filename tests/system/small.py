@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 from hwgen.config import BuildConfig
-from hwgen.model import ModelShape
+from hwgen.hw.verilog import cached_verilog
+from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260, DramTiming
-from hwgen.sw.compiler import compile_model
-from hwgen.sw.image import Image
-from hwgen.sw.verilator_device import VerilatorDevice
-from hwgen.sw.verilog import cached_verilog
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.layers import compile_model
+from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.weights import random_weights
 
 __all__ = ["CONFIG", "MEMORY_BYTES", "PUBLIC", "SHAPE", "SmallDevice", "small_image"]

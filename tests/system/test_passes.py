@@ -10,13 +10,13 @@ import pytest
 
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
-from hwgen.model import ModelShape
 from hwgen.registers import Status, register
+from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
-from hwgen.sw.engine import Engine, PassResult, Session
-from hwgen.sw.golden_device import GoldenDevice
-from hwgen.sw.image import Image
-from hwgen.sw.verify import LockStep
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime.engine import Engine, PassResult, Session
+from hwgen.sw.verification.lock_step import LockStep
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 

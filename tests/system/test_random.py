@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.sw.verilog import cached_verilog
+from hwgen.hw.verilog import cached_verilog
 
 from .cases import random_cases, random_config, run_case
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.model import ModelShape
+from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260, RANDOM, DramTiming
-from hwgen.sw.engine import Engine, PassResult, Session, SlicedPass
-from hwgen.sw.estimate import PassModel
-from hwgen.sw.generation import Generation
-from hwgen.sw.image import Image
-from hwgen.sw.preemption import slice_times
-from hwgen.sw.scheduler import Job, Scheduler
+from hwgen.sw.analysis.estimate import PassModel
+from hwgen.sw.analysis.preemption import slice_times
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.runtime.engine import Engine, PassResult, Session, SlicedPass
+from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.scheduler import Job, Scheduler
 
-from ..sw.interposed import compile_round_by_round, golden_engine, interposed, sliced_image, undisturbed
+from ..sw.runtime.interposed import compile_round_by_round, golden_engine, interposed, sliced_image, undisturbed
 from .small import CONFIG, SHAPE, SmallDevice
 
 BROAD = ModelShape(hidden=30, layers=2, heads=1, kv_heads=1, head_dim=8, ffn=63, vocab=41, activation="silu", max_context=32)

@@ -9,14 +9,14 @@ from functools import cache
 import pytest
 
 from hwgen.descriptors import Descriptor, Opcode
-from hwgen.hw.control.hazards import must_wait
+from hwgen.hazards import must_wait
 from hwgen.registers import ENGINE_COUNTERS
 from hwgen.sim.dram import KV260, RANDOM
-from hwgen.sw.engine import PassResult
-from hwgen.sw.golden_device import GoldenDevice
-from hwgen.sw.image import Image
-from hwgen.sw.timeline import TRACKS, TraceEntry, read_trace
-from hwgen.sw.verify import LockStep
+from hwgen.sw.analysis.timeline import TRACKS, TraceEntry, read_trace
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime.engine import PassResult
+from hwgen.sw.verification.lock_step import LockStep
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 

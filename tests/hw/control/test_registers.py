@@ -13,10 +13,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwgen.config import CONTRACT_VERSION, BuildConfig, ConfigError
+from hwgen.hazards import UNIT_OF, Unit
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.active import Pass
 from hwgen.hw.control.counters import Counters
-from hwgen.hw.control.hazards import UNIT_OF, Unit
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead

@@ -12,7 +12,7 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode, field_bits
-from hwgen.hw.control.hazards import UNIT_OF, Unit, must_wait
+from hwgen.hazards import UNIT_OF, Unit, must_wait
 from hwgen.hw.control.sequencer import Sequencer
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Source

@@ -9,7 +9,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from hwgen.config import BuildConfig
-from hwgen.hw.control.hazards import Unit
+from hwgen.hazards import Unit
 from hwgen.hw.control.trace import TraceMemory
 from hwgen.registers import TRACE_WORDS
 

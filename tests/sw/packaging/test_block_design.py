@@ -12,9 +12,9 @@ from hwgen.boards import load_board
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
 from hwgen.sw.packaging.block_design import describe_design
-from hwgen.sw.packaging.tcl import find_tcl
-from hwgen.sw.packaging.vivado_model import BOARDS as INSTALLED
-from hwgen.sw.packaging.vivado_model import Outcome, VivadoModel, run_build
+from hwgen.sw.packaging.vivado.recorder import BOARDS as INSTALLED
+from hwgen.sw.packaging.vivado.recorder import Outcome, VivadoModel, run_build
+from hwgen.sw.packaging.vivado.tcl import find_tcl
 
 from .builds import BOARDS, write_build
 

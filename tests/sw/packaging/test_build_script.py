@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hwgen.boards import load_board
-from hwgen.sw.packaging.tcl import find_tcl
-from hwgen.sw.packaging.vivado_model import VivadoModel, run_build
-from hwgen.sw.packaging.vivado_tcl import STEPS
+from hwgen.sw.packaging.scripts import STEPS
+from hwgen.sw.packaging.vivado.recorder import VivadoModel, run_build
+from hwgen.sw.packaging.vivado.tcl import find_tcl
 
 from .builds import write_build
 
@@ -101,7 +101,7 @@ def test_steps_left_out(script: Path) -> None:
 
 
 def make(script: Path, *arguments: str, setup: str = "0.1") -> subprocess.CompletedProcess[str]:
-    vivado = f"{sys.executable} -m hwgen.sw.packaging.vivado_model --setup {setup}"
+    vivado = f"{sys.executable} -m hwgen.sw.packaging.vivado.recorder --setup {setup}"
     return subprocess.run(
         ["make", f"VIVADO={vivado}", *arguments],
         cwd=script.parent,

@@ -10,11 +10,11 @@ import pytest
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
 from hwgen.sim.toolchain import find_toolchain
-from hwgen.sw.build import build_board
 from hwgen.sw.packaging import checks
+from hwgen.sw.packaging.build import build_board
 from hwgen.sw.packaging.checks import check_directory, lint, lint_boundary, run_scripts
 from hwgen.sw.packaging.core import accelerator_core, wrapper_verilog
-from hwgen.sw.packaging.tcl import find_tcl
+from hwgen.sw.packaging.vivado.tcl import find_tcl
 
 from .builds import small_board, write_build
 

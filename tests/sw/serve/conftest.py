@@ -17,7 +17,7 @@ import openai
 import pytest
 import uvicorn
 
-from hwgen.sw.llm import LLM
+from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.app import create_app
 from hwgen.sw.serve.service import Limits, Service
 

@@ -11,8 +11,8 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hwgen.sw.device import DeviceTimeout
-from hwgen.sw.llm import LLM
+from hwgen.sw.devices.device import DeviceTimeout
+from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.service import Limits
 
 from ..conftest import CONFIG

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwgen.sw.llm import LLM
+from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.service import Limits, Service
 
 from .conftest import serving

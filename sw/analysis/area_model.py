@@ -1,0 +1,236 @@
+"""Resources of a configuration in closed form, in microseconds where ``hwgen report`` takes minutes.
+
+Memories follow from their geometry, registers and arithmetic from the widths in the RTL; constants are fitted to what Yosys made of
+control logic on every board (``hwgen report --board B --accept`` writes ``boards/B/resources.json``, and
+`tests/sw/analysis/test_area_model.py` holds the model against each).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ...config import BuildConfig
+from .area_report import ultra_rams
+
+__all__ = ["ResourceEstimate", "block_rams", "estimate_resources"]
+
+#: Kinds that are estimated.
+KINDS = ("lut", "ff", "bram36", "uram", "dsp")
+
+#: ``(words, bits, bits of a half)`` of a block RAM.
+_SHAPES = ((512, 72, 36), (1024, 36, 18), (2048, 18, 9), (4096, 9, 4), (8192, 4, 2), (16384, 2, 1), (32768, 1, 0))
+
+#: Largest tail of the parameter memory that lies in look-up tables (see `hwgen.hw.accelerator.VectorMemory`).
+_TAIL = 64
+
+#: Bits of an entry of a table; three inputs share one (see `hwgen.hw.linear.tables`).
+_ENTRY_BITS = 10
+
+
+def block_rams(depth: int, bits: int) -> float:
+    """Block RAMs of one memory in the shape that needs fewest; the last column may be a half."""
+    best = math.inf
+    for words, wide, half in _SHAPES:
+        columns, rest = divmod(bits, wide)
+        best = min(best, -(-depth // words) * (columns + (0 if not rest else 0.5 if rest <= half else 1)))
+    return best
+
+
+def mux_luts(inputs: int) -> int:
+    """Look-up tables of one bit of a multiplexer: four inputs and their select fill one."""
+    if inputs <= 1:
+        return 0
+    groups = -(-inputs // 4)
+    return groups + mux_luts(groups)
+
+
+def gate_luts(inputs: int) -> int:
+    """Look-up tables of one wide gate: every further one takes five more inputs."""
+    return -(-(inputs - 1) // 5)
+
+
+def power_bits(value: int) -> int:
+    """Bits of an index below ``value``, at least one."""
+    return max(1, (value - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Resources of one unit."""
+
+    lut: float = 0
+    ff: float = 0
+    bram36: float = 0
+    uram: float = 0
+    dsp: float = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(*(getattr(self, kind) + getattr(other, kind) for kind in KINDS))
+
+    def __mul__(self, count: float) -> Amount:
+        return Amount(*(getattr(self, kind) * count for kind in KINDS))
+
+
+@dataclass(frozen=True)
+class ResourceEstimate:
+    """Resources by unit, with the names of ``hwgen report``."""
+
+    units: dict[str, Amount] = field(default_factory=dict)
+
+    @property
+    def total(self) -> dict[str, float]:
+        return {kind: sum(getattr(unit, kind) for unit in self.units.values()) for kind in KINDS}
+
+
+def memory(kind: str, depth: int, bits: int) -> Amount:
+    """A memory of one write and one read port. UltraRAMs one behind the other need a multiplexer."""
+    if kind == "ultra":
+        return Amount(uram=ultra_rams(depth, bits), lut=bits * mux_luts(-(-depth // 4096)))
+    return Amount(bram36=block_rams(depth, bits), lut=bits * mux_luts(-(-depth // 32768)))
+
+
+# ---- linear engine ---------------------------------------------------------------------------------------------------
+def tree_bits(tables: int) -> tuple[int, int]:
+    """Bits of the adders and of the registers of the tree over the tables of a row."""
+    adders = registers = 0
+    values = [_ENTRY_BITS] * tables
+    level = 0
+    while len(values) > 1:
+        pairs, odd = divmod(len(values), 2)
+        bits = _ENTRY_BITS + level + 1
+        adders += pairs * bits
+        values = [bits] * pairs + values[-1:] * odd
+        registers += sum(values)
+        level += 1
+    return adders, registers
+
+
+def linear(c: BuildConfig) -> Amount:
+    rows, tables, parts = c.rows, c.tables, c.vector_blocks
+    adders, registers = tree_bits(tables)
+    sum_bits = _ENTRY_BITS + (tables - 1).bit_length()
+    block = rows * c.acc_bits
+    accumulators = block_rams(2 << power_bits(c.panel_vectors), block) * parts
+    lane = Amount(
+        # Distributed memories, adder tree, sign and accumulator, control.
+        lut=rows * (8 * tables + adders + 2 * c.acc_bits + (parts - 1) * c.acc_bits) + 25,
+        # Entries, tree, sign; own, sum and what is kept and shown; activations that arrive and are in use.
+        ff=rows * (10 * tables + registers + sum_bits + 1 + c.acc_bits * (2 + 2 * parts)) + 16 * c.slice_inputs + 17,
+        bram36=accumulators,
+    )
+    turns = tables // c.builders
+    builder = Amount(lut=27 + 8 * (3 * turns - 1) / 3, ff=19)
+    parity = Amount(
+        lut=block * (gate_luts(c.lanes) + gate_luts(c.lanes + parts)), ff=block * (2 + parts), bram36=accumulators
+    )
+    decoder = Amount(lut=41.5 * c.beat_bytes, ff=40 * c.beat_bytes)
+    turned = c.width // math.gcd(c.width, c.slice_inputs)
+    activations = Amount(lut=64 + 8 * c.width * mux_luts(turned), ff=24 * c.width + 243) + memory(
+        c.activation_memory, 2 * c.tokens * (c.max_inputs // c.width), 8 * c.width
+    )
+    merge = block * parts
+    own = Amount(
+        lut=c.groups * (8 * c.beat_bytes * mux_luts(c.groups) + merge * gate_luts(c.lanes)) + merge * (c.groups > 1) + 226,
+        ff=8 * c.groups * c.beat_bytes + merge + 254,
+    )
+    schedule = Amount(lut=33, ff=55)
+    return lane * c.tokens + builder * (c.tokens * c.builders) + (parity + decoder) * c.groups + activations + own + schedule
+
+
+# ---- attention unit --------------------------------------------------------------------------------------------------
+def packed_memory(depth: int, bits: int) -> Amount:
+    """`hwgen.hw.attention.memory.BlockMemory`: a small rest beside whole columns lies in look-up tables."""
+    column = next((wide for words, wide in ((512, 36), (1024, 18), (2048, 18), (4096, 9)) if depth <= words), bits)
+    rest = bits % column
+    if rest and bits > column and rest * depth <= 2048:
+        return Amount(bram36=block_rams(depth, bits - rest), lut=9.5 * rest, ff=rest)
+    return Amount(bram36=block_rams(depth, bits))
+
+
+def attention(c: BuildConfig) -> Amount:
+    lanes, size = c.query_lanes, c.beat_bytes
+    rounds = -(-c.max_group // lanes)
+    wasted = c.max_kv_heads if c.chunk % lanes else 0
+    query_rows = -(-c.chunk * c.max_heads // lanes) + wasted
+    elements = -(-c.chunk * c.max_query // lanes) + min(wasted * c.max_head_dim, c.max_query)
+    query_words = -(-max(elements, c.max_inputs) // c.width)
+    dims = c.max_head_dim // c.key_bytes
+    blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(dims), 8 * size) * 2
+    scores = Amount(lut=516, ff=972) + Amount(
+        lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
+    ) * lanes  # fmt: skip
+    queries = (packed_memory(query_words, 8 * c.width) + Amount(bram36=block_rams(query_rows, 32))) * lanes
+    output = Amount(
+        lut=22.3 * size + 7.8 * c.kv_block + 792 * c.key_bytes + 68,
+        ff=36.4 * size + 27.8 * c.kv_block + 644 * c.key_bytes - 321,
+        dsp=size + 2 * c.key_bytes,
+    )
+    values = Amount(lut=-199, ff=805) + (
+        output + memory(c.scratch_memory, rounds * dims, 32 * c.key_bytes)
+    ) * lanes
+    # Scales and sums of a block of keys.
+    scaler = Amount(lut=153, ff=250) + Amount(lut=366 + 11.9 * c.kv_block, ff=511 + 27.25 * c.kv_block, dsp=3) * lanes
+    softmax = Amount(lut=677, ff=849, dsp=2) + Amount(lut=439 + 6.5 * c.kv_block, ff=557 + 17.4 * c.kv_block, dsp=2) * lanes
+    # Work list, candidates of the LM head, its logits, control.
+    rest = Amount(lut=650 + 2.5 * size, ff=730 + 8.5 * size)
+    return blocks + scores + queries + values + scaler + softmax + rest
+
+
+# ---- everything else -------------------------------------------------------------------------------------------------
+def vector(c: BuildConfig) -> Amount:
+    return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width)
+
+
+def memory_system(c: BuildConfig) -> Amount:
+    port = Amount(lut=641, ff=520 + (2 * c.groups - 1) * c.port_bits, dsp=2) + memory(
+        c.ring_memory, c.ring_beats // c.groups, c.groups * c.port_bits
+    )
+    return Amount(lut=1171 + 7 * c.beat_bytes, ff=2640 + 19.1 * c.beat_bytes, dsp=-2) + port * c.ports
+
+
+def vector_memory(kind: str, depth: int, bits: int) -> Amount:
+    """Scratch or parameter memory: one more register behind it."""
+    tail = depth % 512 if kind == "block" and depth > 512 else 0
+    if not 0 < tail <= _TAIL:
+        # Block RAMs of different depths one behind the other.
+        stacked = kind == "block" and depth > 512 and depth & (depth - 1)
+        return memory(kind, depth, bits) + Amount(lut=bits + 3 if stacked else 0, ff=bits + 1)
+    # 64 words of 7 bits fill eight look-up tables.
+    return memory(kind, depth - tail, bits) + Amount(lut=8 * -(-bits // 7) + bits + 2, ff=2 * bits + 1)
+
+
+def store(c: BuildConfig) -> Amount:
+    parts = c.width // c.key_bytes
+    halves = 2 if c.chunk > 1 and parts > 1 else 1
+    bits = 8 * c.width // halves
+    head, vectors = power_bits(c.max_kv_heads), power_bits(c.max_head_dim // c.width)
+    bank = Amount(bram36=block_rams(halves << (head + vectors + 1), bits), ff=8 * c.key_bytes,
+                  lut=8 * c.key_bytes * max(1, mux_luts(parts)))
+    return bank * c.chunk + Amount(lut=102, ff=129, bram36=block_rams(1 << (head + power_bits(c.chunk)), 32))
+
+
+def estimate_resources(config: BuildConfig) -> ResourceEstimate:
+    """Resources of the accelerator of ``config``, by unit."""
+    c, bits = config, 32 * config.width
+    page_rows = -(-c.max_pages // 64)
+    return ResourceEstimate({
+        "activity": Amount(lut=15, ff=18),
+        "attention": attention(c),
+        "beats": Amount(lut=8 * c.beat_bytes * mux_luts(c.groups) + 2, ff=1),
+        "counters": Amount(lut=16, ff=792 + 66 * c.ports),
+        "errors": Amount(lut=24, ff=7),
+        "kv_writer": Amount(lut=440 + 8 * c.beat_bytes, ff=237 + 8 * c.beat_bytes, dsp=4),
+        "linear": linear(c),
+        "loader": Amount(lut=316 + bits, ff=90 + 50 * c.width, dsp=1),
+        "memory": memory_system(c),
+        "param": vector_memory("block", c.param_vectors, bits),
+        "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
+        "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
+        "sequencer": Amount(lut=225, ff=3260),
+        "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
+        "store": store(c),
+        "trace": Amount(lut=126, ff=269, bram36=block_rams(c.trace_entries, 128)),
+        "vector": vector(c),
+        "top": Amount(lut=190 + bits + 8 * c.beat_bytes, ff=1),
+    })  # fmt: skip

@@ -1,0 +1,156 @@
+"""The page on resources, rendered from accepted data: ``python -m hwgen.sw.analysis.area_page > docs/resources.md``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...boards import RESOURCES, Board, board_names, load_board
+from .area_accepted import TOLERANCE, accepted_path, load_accepted
+from .area_report import CEILINGS
+from .main_units import MAIN_UNITS
+
+__all__ = ["resource_page"]
+
+BOARD = "kv260"
+
+_HEADINGS = {"lut": "LUT", "lutram": "of them memory", "ff": "FF", "bram36": "BRAM36", "uram": "URAM", "dsp": "DSP"}
+
+
+def _table(first: str, *rest: str) -> list[str]:
+    return [f"| {' | '.join((first, *rest))} |", "|---|" + "---:|" * len(rest)]
+
+
+def _row(name: str, values: dict[str, Any]) -> str:
+    cells = [f"{values[kind]:,}" for kind in (*RESOURCES, "depth_luts")]
+    return f"| {' | '.join((name, *cells))} |"
+
+
+def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
+    """Units, the parts of the linear engine, and the sum against device and ceilings."""
+    units: dict[str, dict[str, Any]] = accepted["units"]
+    total = units["total"]
+    lines = _table("unit", *_HEADINGS.values(), "depth")
+    for name, row in units.items():
+        if "/" not in name and name != "total":
+            lines.append(_row(name, row))
+        elif name.startswith("linear/"):
+            lines.append(_row(f"– {name.partition('/')[2]}", row))
+    lines.append(_row("**total**", total))
+    shares = [f"{total[kind] / board.available[kind]:.1%}" for kind in RESOURCES]
+    lines.append(f"| of {board.part} | {' | '.join(shares)} | |")
+    lines.append(f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |")
+    return lines
+
+
+def board_table() -> list[str]:
+    """Totals of every board with a device, with their shares of it."""
+    lines = _table("board", *_HEADINGS.values(), "depth")
+    for name in board_names():
+        board = load_board(name)
+        path = accepted_path(board, name)
+        if not board.available or not path.exists():
+            continue
+        total = load_accepted(path, board)["total"]
+        cells = [
+            f"{total[kind]:,} ({total[kind] / board.available[kind]:.1%})" if board.available[kind] else "–" for kind in RESOURCES
+        ]
+        lines.append(f"| {name} | {' | '.join([*cells, str(total['depth_luts'])])} |")
+    lines.append(f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |")
+    return lines
+
+
+def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
+    """Markdown. Without ``routed`` the page says how to route the units."""
+    total = accepted["units"]["total"]
+    above = [
+        f"{_HEADINGS[kind]} {total[kind]:,}, ceiling {share * board.available[kind]:,.0f}"
+        for kind, share in CEILINGS.items() if total[kind] > share * board.available[kind]
+    ]  # fmt: skip
+    described = {unit.name: unit.description for unit in MAIN_UNITS}
+    mains = {n.partition("/")[2]: row for n, row in accepted["units"].items() if n.startswith("main/")}
+    verdict = f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."
+    by_board = "\n".join(board_table())
+    by_unit = "\n".join(unit_table(board, accepted))
+    by_main = "\n".join(
+        [*_table("unit", *_HEADINGS.values(), "depth"), *(_row(f"{name}: {described[name]}", row) for name, row in mains.items())]
+    )
+    rows = [
+        f"| {row['name']} | {row['fmax_mhz']:.1f} | {row['lut']:,} | {row['ff']:,} | {row['bram']:,} | {row['multiplier']:,} |"
+        for row in (routed["units"] if routed else ())
+    ]
+    heading = _table("unit", "MHz", "LUT4", "FF", "block RAM", "multiplier")
+    clocks = "\n".join([*heading, *rows]) if rows else "Not committed for the present build; the command prints them."
+    tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
+    return f"""\
+# Resources
+
+Rendered by `python -m hwgen.sw.analysis.area_page > docs/resources.md` from `resources.json` and `fmax.json` in
+`boards/`; do not edit. All figures are estimates of open tools. No vendor tool was run, so nothing here claims
+that the build fits or closes timing.
+
+## By board
+
+The default configuration of every board ([boards.md](boards.md)) whose figures are accepted: `hwgen report --board B --accept`.
+
+{by_board}
+
+The rest of this page is about {board.name}.
+
+## By unit
+
+`hwgen report --board {board.name}` ({accepted["tool"]}, `synth_xilinx -family xcup`). Counts are upper estimates: no two
+look-up tables share a site. A RAM32M16 or RAM64M8 counts as 8 look-up tables. *depth* is look-up tables on the deepest path
+between registers, memories and carry chains inside one module; what runs on through a module's ports counts in each module by
+itself. Of `linear`, the parts are shown, copies together.
+
+{by_unit}
+
+{verdict}
+
+**{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders,
+builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.
+
+## Main units
+
+Each by itself and flattened, so that *depth* sees paths through all of it; measured by `hwgen report --board {board.name}
+--check`.
+
+{by_main}
+
+## Routed clock, a stand-in
+
+`hwgen fmax --board {board.name} --json > boards/{board.name}/fmax.json`: {tools}.
+The units of the {board.name} build, each between registers, which are counted.
+
+The open flow routes no UltraScale+: these clocks rank units and show a change for the worse, and **say nothing of the clock
+on a board**. An ECP5 is built in 40 nm (16 nm there) and has look-up tables of four inputs (six), distributed memory of 16 x
+4 bits (32 x 16), block RAM of 18 Kbit (36), 18 x 18 multipliers (27 x 18), and no UltraRAM.
+
+{clocks}
+
+## Growth fails a test
+
+`hwgen report --board {board.name} --check` compares every unit, part and main unit with `resources.json`: where one is more
+than {TOLERANCE:.0%} larger or deeper, it names the unit and ends with code 1. `pytest tests/sw/analysis/test_area_accepted.py`
+does so for the main units alone. A change that is meant is accepted with `{accepted["command"]}`; the difference of the file
+shows what it costs.
+"""
+
+
+def load_routed(accepted: Path) -> dict[str, Any] | None:
+    """The routed clocks beside the accepted resources, if they are committed."""
+    path = accepted.with_name("fmax.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def main() -> None:
+    board = load_board(BOARD)
+    path = accepted_path(board, BOARD)
+    accepted = json.loads(path.read_text(encoding="utf-8"))
+    print(resource_page(board, accepted, load_routed(path)), end="")
+
+
+if __name__ == "__main__":
+    main()

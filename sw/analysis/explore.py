@@ -1,0 +1,517 @@
+"""``hwgen explore``: configurations of a board for one model, by the analytic models of cycles and resources.
+
+A local search over the Pareto front: from a coarse grid, every configuration that no other one dominates is changed in one
+parameter at a time, until nothing new joins the front. Configurations that are illegal or larger than the planning ceilings
+are never timed. Where one machine is not enough, `dask.distributed` offers the same executor interface as the local processes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ...boards import Board
+from ...config import BuildConfig, ConfigError
+from ...errors import HwgenError
+from ...layout import vectors_of
+from ...published import LLAMA_SHAPES, SHAPES
+from ...shape import ModelShape
+from ..models.bitnet import find_model, read_config, read_shape
+from .area_model import estimate_resources
+from .area_report import CEILINGS
+from .estimate import PassModel
+
+__all__ = [
+    "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",
+    "model_shape", "open_executor", "pareto_front", "write_config",
+]  # fmt: skip
+
+#: Layers, and rows of the LM head, that are timed; the rest follows on a straight line.
+_LAYERS = (2, 3)
+_ROWS = (4096, 8192)
+
+#: Configurations whose objectives differ by less than this count as one.
+_RESOLUTION = 0.01
+
+#: Share by which an answer may take longer than the fastest, for fewer look-up tables.
+_SAME_ANSWER = 0.002
+
+#: Seconds in which a Dask scheduler must answer.
+_DASK_TIMEOUT = 10
+
+#: Front members whose neighbours are timed before the front is looked at again.
+_BATCH = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is timed: ``prompt`` tokens to the first new one, then one token at that context. An answer has ``new_tokens``."""
+
+    shape: ModelShape
+    prompt: int = 128
+    new_tokens: int = 128
+    head: str = "exact"
+    #: Models that the configuration must hold beside the one that is timed.
+    also: tuple[ModelShape, ...] = ()
+    #: Maxima of the board that are larger than the models need are kept.
+    keep_maxima: bool = False
+
+    @property
+    def shapes(self) -> tuple[ModelShape, ...]:
+        return self.shape, *self.also
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The parameters that are searched."""
+
+    groups: int
+    lanes: int
+    rows: int
+    beat_vectors: int
+    #: Tables that one builder fills: ``tables / builders``.
+    turns: int
+    query_lanes: int
+    kv_block: int
+    chunk: int
+    ring_beats: int
+    panel_rows: int
+
+
+#: Values of every parameter, ascending.
+VALUES: dict[str, tuple[int, ...]] = {
+    "groups": (1, 2, 4, 8),
+    "lanes": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32),
+    "rows": (1, 2, 4, 8, 16),
+    "beat_vectors": (1, 2, 4),
+    "turns": (1, 3, 7, 9, 14, 18, 27),
+    "query_lanes": (1, 2, 4, 8),
+    "kv_block": (4, 8, 16, 32, 64, 128),
+    "chunk": (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64),
+    "ring_beats": (512, 1024, 2048, 4096, 8192, 16384),
+    "panel_rows": (256, 512, 1024, 2048, 4096),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One configuration with what the models say of it."""
+
+    config: BuildConfig
+    decode_tok_s: float
+    ttft_s: float
+    resources: dict[str, float] = field(compare=False)
+
+    @property
+    def lut(self) -> int:
+        return round(self.resources["lut"])
+
+    @property
+    def costs(self) -> tuple[float, float, float]:
+        """All to be made small."""
+        return 1 / self.decode_tok_s, self.ttft_s, self.resources["lut"]
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Costs in steps of the resolution."""
+        return tuple(math.floor(math.log(cost) / math.log1p(_RESOLUTION)) for cost in self.costs)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "decode_tok_s": self.decode_tok_s,
+            "ttft_s": self.ttft_s,
+            "lut": self.lut,
+            "resources": {kind: round(value, 1) for kind, value in self.resources.items()},
+        }
+
+
+#: Published shapes that can be explored.
+TERNARY_SHAPES = [name for name in SHAPES if name not in LLAMA_SHAPES]
+
+
+def model_shape(name: str) -> ModelShape:
+    """Sizes of a published shape, a shipped model or a model directory."""
+    if name in LLAMA_SHAPES:
+        raise HwgenError(
+            "usage", f"{name} needs the INT4 engine, and explore knows the resources of ternary builds alone",
+            f"use `hwgen estimate --shape {name}` and `hwgen report --engine int4`, with --set",
+        )  # fmt: skip
+    if name in SHAPES:
+        return SHAPES[name]
+    try:
+        return read_shape(read_config(find_model(name)))
+    except HwgenError as error:
+        if error.kind == "checkpoint" and not Path(name).exists():
+            raise HwgenError("usage", f"{name!r} is neither a published shape nor a model",
+                             f"use one of: {', '.join(TERNARY_SHAPES)}; or a shipped model or model directory") from error
+        raise
+
+
+# ---- from a point to a configuration ---------------------------------------------------------------------------------
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def sized_for(base: BuildConfig, work: Workload, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` and the maxima that the models need in a build with them; :class:`ConfigError` where that is illegal."""
+    width = base.beat_bytes // 4 // changes["beat_vectors"]
+    for shape in work.shapes:
+        if width < 1 or shape.head_dim % (2 * width):
+            raise ConfigError(f"beat_vectors must make vectors of which head_dim {shape.head_dim} is an even number, not {width}")
+    step = math.lcm(width // math.gcd(width, changes["rows"]), changes["groups"]) * changes["rows"]
+    needed = {
+        "max_inputs": max(max(shape.hidden, shape.q_rows, shape.ffn) for shape in work.shapes),
+        "max_query": max(shape.q_rows for shape in work.shapes),
+        "max_heads": max(shape.heads for shape in work.shapes),
+        "max_kv_heads": max(shape.kv_heads for shape in work.shapes),
+        "max_shared": max(shape.group for shape in work.shapes),
+        "max_head_dim": max(shape.head_dim for shape in work.shapes),
+    }
+    if work.keep_maxima:
+        needed = {name: max(value, getattr(base, name)) for name, value in needed.items()}
+    steps = {"max_inputs": width, "max_query": 2 * width, "max_head_dim": 2 * width}
+    maxima = {name: _up(value, steps.get(name, 1)) for name, value in needed.items()}
+    return {**changes, "panel_rows": _up(changes["panel_rows"], step), **maxima}
+
+
+def memories_of(config: BuildConfig, shape: ModelShape) -> tuple[int, int]:
+    """Scratch and parameter vectors that hold ``chunk`` tokens."""
+    hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
+    q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
+    token = hidden + max(2 * q + 2 * kv, ffn)
+    return config.chunk * token, config.chunk * head + 2 * max(hidden, q, ffn)
+
+
+def excess(resources: dict[str, float], available: dict[str, int], kinds: Iterable[str] = CEILINGS) -> float:
+    """Largest share of its ceiling that a resource needs; above 1 it does not fit."""
+    return max(
+        resources[kind] / (CEILINGS[kind] * available[kind]) if available.get(kind) else math.inf if resources[kind] else 0.0
+        for kind in kinds
+    )
+
+
+def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
+    """The configuration of a point with its memories where they fit best; None where it is illegal or too large."""
+    base = board.config
+    changes = {item.name: getattr(point, item.name) for item in fields(Point) if item.name != "turns"}
+    try:
+        changes = sized_for(base, work, changes)
+        tables = -(-5 * base.beat_bytes // changes["rows"] // 3)
+        if tables % point.turns:
+            return None
+        plain = replace(base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, **changes)
+    except ConfigError:
+        return None
+    scratch, param = (max(sizes) for sizes in zip(*(memories_of(plain, shape) for shape in work.shapes), strict=True))
+    best: tuple[float, float, BuildConfig] | None = None
+    kinds = ("block", "ultra") if board.available.get("uram") else ("block",)
+    sizes = dict.fromkeys((_up(param, 64), _up(param, 512)))
+    # A few parameter vectors beyond a block RAM's depth lie in look-up tables, or fill another row of block RAMs.
+    for ring, store, activation, parameters in product(kinds, kinds, kinds, sizes):
+        config = replace(
+            plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
+            # What a column of the memory holds anyway.
+            scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
+        )  # fmt: skip
+        resources = estimate_resources(config).total
+        full = excess(resources, board.available)
+        rank = full, excess(resources, board.available, ("bram36", "uram"))
+        if full <= 1 and (best is None or rank < best[:2]):
+            best = *rank, config
+    return best[2] if best else None
+
+
+def point_of(config: BuildConfig) -> Point:
+    """The point of a configuration."""
+    values = {item.name: getattr(config, item.name) for item in fields(Point) if item.name != "turns"}
+    return Point(turns=config.tables // config.builders, **values)
+
+
+def _chunks(point: Point) -> tuple[int, ...]:
+    """Values of ``chunk``: those of every point, and whole rounds of the tokens of this one."""
+    tokens = point.groups * point.lanes
+    values = {*VALUES["chunk"], *range(tokens, point.kv_block + 1, tokens)}
+    return tuple(sorted(v for v in values if v <= point.kv_block and (v == 1 or v % 2 == 0)))
+
+
+def _in_rounds(point: Point) -> Iterator[Point]:
+    """The point, and with chunks of whole rounds next to its own: more lanes are idle if the chunk stays behind."""
+    tokens = point.groups * point.lanes
+    rounds = {point.chunk // tokens * tokens, _up(point.chunk, tokens), point.kv_block // tokens * tokens, point.chunk}
+    for chunk in sorted(rounds):
+        if chunk in _chunks(point):
+            yield replace(point, chunk=chunk)
+
+
+def neighbours(point: Point) -> Iterator[Point]:
+    """Points that differ in one parameter by one step. The number of tables goes with ``rows``, so turns follow; the tokens of the
+    engine go with ``groups`` and ``lanes``, so ``chunk`` follows."""
+    for name, values in VALUES.items():
+        own = getattr(point, name)
+        if name == "chunk":
+            values = _chunks(point)
+        steps = [max((v for v in values if v < own), default=None), min((v for v in values if v > own), default=None)]
+        for value in steps if name != "turns" else values:
+            if value is None or value == own:
+                continue
+            changed = replace(point, **{name: value})
+            if name == "rows":
+                yield from (replace(changed, turns=turns) for turns in VALUES["turns"])
+            elif name in ("groups", "lanes", "kv_block"):
+                yield from _in_rounds(changed)
+            else:
+                yield changed
+    # The same lanes in other groups.
+    if point.groups > 1:
+        yield replace(point, groups=point.groups // 2, lanes=point.lanes * 2)
+    if point.lanes % 2 == 0:
+        yield replace(point, groups=point.groups * 2, lanes=point.lanes // 2)
+
+
+def seeds(board: Board) -> list[Point]:
+    """The board's own configuration and a coarse grid around it."""
+    own = point_of(board.config)
+    grid = [
+        replace(own, groups=groups, lanes=lanes, rows=rows, beat_vectors=beat_vectors, turns=turns, query_lanes=query_lanes)
+        for groups, lanes, rows, beat_vectors, turns, query_lanes in product((1, 2, 4), (1, 4), (4, 8), (1, 2), (7, 9), (1, 4))
+    ]
+    return [own, *grid]
+
+
+# ---- timing ----------------------------------------------------------------------------------------------------------
+def time_prompt(model: PassModel, prompt: int) -> float:
+    """Cycles of all passes of a prompt. Of the full ones the first has no cache to read, and the others need ever more of it
+    at the same rate: the second and the last tell."""
+    whole, rest = divmod(prompt - 1, model.chunk)
+
+    def full(number: int) -> float:
+        return model.run(model.chunk, number * model.chunk, logits=False).cycles
+
+    cycles = model.run(rest + 1, whole * model.chunk).cycles
+    if whole:
+        cycles += full(0)
+    if whole > 1:
+        second = full(1)
+        cycles += (whole - 1) * (second + (full(whole - 1) if whole > 2 else second)) / 2
+    return cycles
+
+
+def time_passes(config: BuildConfig, work: Workload) -> tuple[float, float]:
+    """Cycles of one decoded token and of the prompt. Layers are alike, and so are rows of the exact LM head: shallow models with
+    small vocabularies tell what each of them takes."""
+    shape = work.shape
+    rows = _ROWS if work.head == "exact" and shape.vocab > _ROWS[-1] else (shape.vocab,)
+    depths = _LAYERS if shape.layers > _LAYERS[-1] else (shape.layers,)
+
+    def model(layers: int, vocab: int) -> PassModel:
+        return PassModel(config, replace(shape, layers=layers, vocab=vocab), head=work.head)
+
+    least = model(depths[0], rows[0])
+    decode, prompt = least.run(1, work.prompt).cycles, time_prompt(least, work.prompt)
+    more_decode = more_prompt = 0.0
+    if len(depths) > 1:
+        deeper, share = model(depths[1], rows[0]), (shape.layers - depths[0]) / (depths[1] - depths[0])
+        more_decode += share * (deeper.run(1, work.prompt).cycles - decode)
+        more_prompt += share * (time_prompt(deeper, work.prompt) - prompt)
+    if len(rows) > 1:
+        head = (shape.vocab - rows[0]) / (rows[1] - rows[0]) * (model(depths[0], rows[1]).run(1, work.prompt).cycles - decode)
+        more_decode, more_prompt = more_decode + head, more_prompt + head
+    return decode + more_decode, prompt + more_prompt
+
+
+def evaluate(task: tuple[BuildConfig, Workload]) -> Candidate | None:
+    """Time one configuration; None where the model does not fit it. Runs in a worker."""
+    config, work = task
+    try:
+        decode, prompt = time_passes(config, work)
+    except (ConfigError, HwgenError):
+        return None
+    hertz = config.clock_mhz * 1e6
+    return Candidate(
+        config=config, decode_tok_s=hertz / decode, ttft_s=prompt / hertz, resources=estimate_resources(config).total
+    )
+
+
+@contextmanager
+def open_executor(workers: int | None = None, dask: str | None = None) -> Iterator[Executor]:
+    """Local processes, or the workers of the Dask scheduler at address ``dask`` (each needs hwgen installed)."""
+    if dask is None:
+        with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+            yield pool
+        return
+    try:
+        client_of: Any = importlib.import_module("distributed").Client  # has no type information
+    except ImportError as error:
+        raise HwgenError("tool", "--dask needs the Python package distributed", 'pip install "hwgen[cluster]"') from error
+    try:
+        client = client_of(dask, timeout=_DASK_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise HwgenError("tool", f"no Dask scheduler answers at {dask}: {error}", "start one with `dask scheduler`") from error
+    with client:
+        yield client.get_executor()
+
+
+# ---- search ----------------------------------------------------------------------------------------------------------
+def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Candidates that no other one dominates, fastest decoding first; of those in one cell of the resolution the cheapest."""
+    cells: dict[tuple[int, ...], Candidate] = {}
+    for candidate in candidates:
+        held = cells.get(candidate.cell)
+        if held is None or candidate.costs[::-1] < held.costs[::-1]:
+            cells[candidate.cell] = candidate
+    front = [
+        candidate
+        for cell, candidate in cells.items()
+        if not any(other != cell and all(a <= b for a, b in zip(other, cell, strict=True)) for other in cells)
+    ]
+    return sorted(front, key=lambda c: c.costs)
+
+
+def choose(front: Sequence[Candidate], new_tokens: int) -> Candidate:
+    """The candidate whose answer of ``new_tokens`` tokens is whole first; of those within the resolution the one of fewest LUT."""
+    def answer(c: Candidate) -> float:
+        return c.ttft_s + new_tokens / c.decode_tok_s
+
+    limit = (1 + _SAME_ANSWER) * min(map(answer, front))
+    return min((c for c in front if answer(c) <= limit), key=lambda c: (c.resources["lut"], c.costs))
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a search found."""
+
+    evaluated: int
+    front: list[Candidate]
+    chosen: Candidate
+
+
+def explore(
+    board: Board,
+    work: Workload,
+    *,
+    executor: Executor,
+    limit: int = 1000,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Exploration:
+    """Search until the front stands still or ``limit`` configurations have been timed. Does not depend on the workers."""
+    if not board.available:
+        raise HwgenError("configuration", f"board {board.name!r} names no device, so nothing bounds the search",
+                         'give a board whose board.json has a part and its "available" resources')
+    known: dict[Point, Candidate | None] = {}
+    evaluated = 0
+
+    def time_all(points: Iterable[Point]) -> None:
+        nonlocal evaluated
+        new: dict[BuildConfig, Point] = {}
+        for point in points:
+            if point in known or evaluated + len(new) >= limit:
+                continue
+            known[point] = None
+            config = build_of(board, work, point)
+            if config is not None:
+                new.setdefault(config, point)
+        evaluated += len(new)
+        if not new:
+            return
+        for point, candidate in zip(new.values(), executor.map(evaluate, [(c, work) for c in new]), strict=True):
+            known[point] = candidate
+
+    time_all(seeds(board))
+    expanded: set[Point] = set()
+    while True:
+        points = {candidate: point for point, candidate in known.items() if candidate is not None}
+        front = pareto_front(points.keys())
+        if not front:
+            break
+        # Towards the choice first.
+        best = choose(front, work.new_tokens)
+        todo = [c for c in sorted(front, key=lambda c: (c is not best, c.costs)) if points[c] not in expanded][:_BATCH]
+        progress(f"{evaluated} configurations timed, {len(front)} on the front, best {best.decode_tok_s:.1f} tokens/s")
+        if not todo or evaluated >= limit:
+            return Exploration(evaluated, front, best)
+        expanded |= {points[c] for c in todo}
+        time_all(n for c in todo for n in neighbours(points[c]))
+    ceilings = ", ".join(f"{share:.0%} {kind}" for kind, share in CEILINGS.items())
+    raise HwgenError("configuration", f"no configuration of board {board.name!r} holds the model within the ceilings {ceilings}",
+                     "use a larger device or a smaller model")
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+def write_config(path: Path, config: BuildConfig) -> None:
+    """The file that ``--config`` takes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def explore_json(
+    board: Board, model: str, work: Workload, found: Exploration, also: Sequence[str] = ()
+) -> dict[str, Any]:  # fmt: skip
+    """What ``hwgen explore --json`` prints."""
+    return {
+        "board": board.name,
+        "model": model,
+        "prompt": work.prompt,
+        "new_tokens": work.new_tokens,
+        "head": work.head,
+        "also": list(also),
+        "keep_maxima": work.keep_maxima,
+        "estimated": True,
+        "ceilings": CEILINGS,
+        "available": board.available,
+        "evaluated": found.evaluated,
+        "front": [c.to_dict() for c in found.front],
+        "chosen": found.chosen.to_dict(),
+    }
+
+
+def describe_exploration(result: dict[str, Any]) -> list[str]:
+    """The front as a table, and the choice."""
+    names = ("groups", "lanes", "rows", "beat_vectors", "builders", "query_lanes", "chunk", "ring_beats", "panel_rows")
+    head = f"  {'tokens/s':>9}{'first token':>13}{'LUT':>9}  " + "".join(f"{name:>13}" for name in names)
+    lines = [f"{result['model']} on {result['board']}, {result['prompt']} prompt tokens (estimated)", head]
+    for row in result["front"]:
+        mark = "*" if row == result["chosen"] else " "
+        lines.append(f"{mark} {row['decode_tok_s']:>9.2f}{row['ttft_s']:>11.4f} s{row['lut']:>9,}  "
+                     + "".join(f"{row['config'][name]:>13,}" for name in names))
+    chosen = result["chosen"]
+    used = ", ".join(f"{kind} {chosen['resources'][kind] / result['available'][kind]:.0%}"
+                     for kind in CEILINGS if result["available"].get(kind))
+    lines.append(f"* chosen of {result['evaluated']} timed configurations: {chosen['decode_tok_s']:.2f} tokens/s, "
+                 f"first token after {chosen['ttft_s']:.4f} s; {used} of the device (estimated)")
+    return lines
+
+
+def draw_front(result: dict[str, Any], path: Path) -> None:
+    """Draw the front: tokens a second against time to first token, coloured by look-up tables."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    front, chosen = result["front"], result["chosen"]
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    dots = axes.scatter(
+        [row["decode_tok_s"] for row in front], [row["ttft_s"] for row in front], c=[row["lut"] / 1000 for row in front], s=24
+    )
+    axes.scatter([chosen["decode_tok_s"]], [chosen["ttft_s"]], marker="o", s=120, facecolors="none", edgecolors="black")
+    axes.annotate("chosen", (chosen["decode_tok_s"], chosen["ttft_s"]), textcoords="offset points", xytext=(-8, 10), ha="right")
+    axes.set(xlabel="decode (tokens/s)", ylabel=f"time to first token, {result['prompt']} tokens (s)", yscale="log",
+             title=f"{result['model']} on {result['board']} (estimated)")
+    figure.colorbar(dots, label="thousand LUT")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

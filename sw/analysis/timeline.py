@@ -1,0 +1,157 @@
+"""When every operator ran and how full the ring was: from the trace memory of the machine to Perfetto and to a picture.
+
+The trace is read through registers, on a board as in simulation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...descriptors import Descriptor, Opcode
+from ...errors import HwgenError
+from ...registers import TRACE_WORDS, register
+from ..runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PassTrace", "TraceEntry", "draw_timeline", "perfetto_events", "read_trace", "timeline_figure",
+           "write_perfetto"]
+
+#: Lanes of the picture and threads of the trace, top to bottom, and the operators on each.
+TRACKS: dict[str, tuple[Opcode, ...]] = {
+    "loader": (Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY),
+    "vector": (Opcode.NORM, Opcode.DRAIN, Opcode.ROPE),
+    "linear": (Opcode.LINEAR,),
+    "attention": (Opcode.ATTENTION, Opcode.HEAD),
+    "kv writer": (Opcode.KV_WRITE,),
+}
+
+_TRACK_OF = {opcode: track for track, opcodes in TRACKS.items() for opcode in opcodes}
+
+
+@dataclass(frozen=True)
+class TraceEntry:
+    """One operator: cycles from the doorbell, and beats in the ring at both ends."""
+
+    start: int
+    end: int
+    #: Index in the program.
+    tag: int
+    opcode: Opcode
+    #: Active tokens.
+    tokens: int
+    level_start: int
+    level_end: int
+
+
+@dataclass(frozen=True)
+class PassTrace:
+    """The trace of one pass."""
+
+    name: str
+    #: Cycles of the whole pass; the trace may end earlier, when its memory was full.
+    cycles: int
+    entries: tuple[TraceEntry, ...]
+
+
+def read_trace(engine: Engine, name: str, cycles: int) -> PassTrace:
+    """The trace of the latest pass of ``engine``."""
+    config, device = engine.config, engine.device
+    window = register(config, "TRACE")
+    entries = []
+    for number in range(device.read_register(register(config, "TRACE_COUNT").offset)):
+        first = window.offset + TRACE_WORDS * number * window.step
+        start, end, what, level = (device.read_register(first + i * window.step) for i in range(TRACE_WORDS))
+        entries.append(
+            TraceEntry(start, end, what & 0xFFFF, Opcode(what >> 16 & 0xFF), what >> 24, level & 0xFFFF, level >> 16)
+        )
+    return PassTrace(name, cycles, tuple(entries))
+
+
+def perfetto_events(
+    passes: Sequence[PassTrace], program: Sequence[Descriptor], clock_mhz: float
+) -> list[dict[str, Any]]:
+    """Trace Event Format: a process a pass, a thread a unit, a counter for the ring. Times are microseconds at the clock."""
+    events: list[dict[str, Any]] = []
+    begin = 0.0
+    for process, traced in enumerate(passes):
+        events.append({"ph": "M", "pid": process, "name": "process_name", "args": {"name": traced.name}})
+        for thread, track in enumerate(TRACKS):
+            events.append({"ph": "M", "pid": process, "tid": thread, "name": "thread_name", "args": {"name": track}})
+        for entry in sorted(traced.entries, key=lambda e: e.start):
+            descriptor = program[entry.tag]
+            events.append({
+                "ph": "X", "pid": process, "tid": list(TRACKS).index(_TRACK_OF[entry.opcode]),
+                "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
+                "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
+                         "first token": descriptor.token_start, "cycles": entry.end - entry.start},
+            })  # fmt: skip
+        points = sorted(
+            [(e.start, e.level_start) for e in traced.entries] + [(e.end, e.level_end) for e in traced.entries]
+        )
+        events += [
+            {"ph": "C", "pid": process, "name": "ring", "ts": (begin + cycle) / clock_mhz, "args": {"beats": level}}
+            for cycle, level in points
+        ]
+        begin += traced.cycles
+    return events
+
+
+def write_perfetto(
+    path: Path, passes: Sequence[PassTrace], program: Sequence[Descriptor], clock_mhz: float
+) -> None:
+    """A file that https://ui.perfetto.dev and chrome://tracing open."""
+    content = {"traceEvents": perfetto_events(passes, program, clock_mhz), "displayTimeUnit": "ns"}
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content))
+    part.replace(path)
+
+
+def timeline_figure(
+    traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
+) -> Figure:
+    """Bars of every unit above the ring's level, for a window of a pass."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
+
+    last = max((e.end for e in traced.entries), default=1)
+    to_cycle = last if cycles is None else min(last, from_cycle + cycles)
+    shown = [e for e in traced.entries if e.end >= from_cycle and e.start <= to_cycle]
+    kinds = sorted({e.opcode for e in shown})
+    palette = matplotlib.colormaps["tab10"]
+    figure = Figure(figsize=(12, 4.5), layout="constrained")  # of no window system and no notebook
+    bars, ring = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for kind in kinds:
+        for row, opcodes in enumerate(TRACKS.values()):
+            if kind in opcodes:
+                spans = [(e.start, e.end - e.start) for e in shown if e.opcode is kind]
+                style = {"color": palette(int(kind) % 10), "label": kind.name, "edgecolor": "white", "linewidth": 0.3}
+                bars.broken_barh(spans, (row - 0.4, 0.8), **style)
+    bars.set_yticks(range(len(TRACKS)), list(TRACKS))
+    bars.invert_yaxis()
+    bars.legend(loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=len(kinds) or 1, frameon=False, fontsize=8)
+    points = sorted([(e.start, e.level_start) for e in shown] + [(e.end, e.level_end) for e in shown])
+    ring.plot([p[0] for p in points], [p[1] for p in points], linewidth=1)
+    ring.set_ylim(0, capacity * 1.05)
+    ring.set_ylabel("beats in ring")
+    ring.set_xlabel(f"cycle after the doorbell; {title}")
+    ring.set_xlim(from_cycle, to_cycle)
+    return figure
+
+
+def draw_timeline(
+    path: Path, traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
+) -> None:
+    """:func:`timeline_figure` as a file; the format follows the name of ``path``."""
+    figure = timeline_figure(traced, title=title, capacity=capacity, from_cycle=from_cycle, cycles=cycles)
+    part = path.with_name(f".{path.name}")
+    figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
+    part.replace(path)

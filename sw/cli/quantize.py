@@ -1,0 +1,125 @@
+"""``hwgen quantize``: a checkpoint with INT4 matrices, and a table of what it costs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import HwgenError
+from ...int4 import GROUPS
+from ...llama import KV_KINDS, MATRICES, QUERY_KINDS, LlamaWeights, dense
+from ..models.llama_checkpoint import check_output, save_llama
+from ..models.open import open_llama
+from ..training import RECIPES
+from ..verification.perplexity import WINDOW, encode_file
+
+if TYPE_CHECKING:
+    from .output import Output
+
+__all__ = ["add_arguments", "run", "stored_bytes"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="llama model: an added name, a directory in Hugging Face layout or a GGUF file"
+    )
+    parser.add_argument(
+        "--recipe", choices=tuple(RECIPES), default="fireq", help="; ".join(f"{n}: {text}" for n, text in RECIPES.items())
+    )
+    parser.add_argument("--group", type=int, choices=GROUPS, default=128, help="inputs that share a scale; exact-q4_1 has 32")
+    parser.add_argument("--kv", choices=KV_KINDS, default="int8", help="format of cached keys and values")
+    parser.add_argument("--query", choices=QUERY_KINDS, default="int8", help="format of queries")
+    parser.add_argument("--midpoints", action="store_true", help="rtn: scale and midpoint in place of symmetric groups")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="text that perplexity is measured on; none is measured without")
+    parser.add_argument("--tokens", type=int, default=0, metavar="N", help="stop measuring after N tokens; 0 is the whole text")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="text that scales are chosen on (that of --text if not given)"
+    )
+    parser.add_argument("--calibration-tokens", type=int, default=4096, metavar="N", help="tokens of it that are used")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new directory for the checkpoint; nothing is written without")
+    parser.add_argument("--board", default="demo", help="board whose pass length and cache blocks the bit-exact model takes")
+
+
+def stored_bytes(weights: LlamaWeights) -> int:
+    """Bytes of the linear layers: as stored by the machine, or float32."""
+    matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
+    return sum(m.stored_bytes if hasattr(m, "stored_bytes") else dense(m).nbytes for m in matrices)
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    for path in (options.text, options.calibration):
+        if path is not None and not path.is_file():
+            raise HwgenError("usage", f"{path} is no file", "give a text file")
+    if options.out is not None:
+        check_output(options.out)
+
+
+def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+    _check_paths(options)
+    try:
+        from ...golden.float_llama import FloatLlama
+        from ...golden.llama import LlamaModel
+        from ...golden.perplexity import perplexity
+        from ..training.recipes import calibration_windows, needs_calibration, quantize
+    except ImportError as error:
+        raise HwgenError(
+            "tool", f"quantising needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
+        ) from error
+    from ...boards import load_board
+
+    board = load_board(options.board)
+    model = open_llama(options.model, output.progress)
+    ids = encode_file(model.tokenizer, options.text, options.tokens or None)[0] if options.text else []
+    text = options.calibration or (options.text if needs_calibration(options.recipe) else None)
+    windows = None
+    if text is not None:
+        tokens = encode_file(model.tokenizer, text, max(options.calibration_tokens, WINDOW))[0]
+        windows = calibration_windows(tokens, min(WINDOW, len(tokens), model.weights.shape.max_context), options.calibration_tokens)
+    if options.recipe == "exact-q4_1":
+        options.group = 32
+    done = quantize(model.weights, options.recipe, options.group, windows, midpoints=options.midpoints, progress=output.progress)
+    weights = replace(done.weights, kv=options.kv, query=options.query)
+    result: dict[str, Any] = {
+        "model": model.name,
+        "recipe": options.recipe,
+        "text": str(options.text) if options.text else None,
+        "calibration": str(text) if text else None,
+        "calibration_is_text": text is not None and text == options.text,
+        "window": WINDOW,
+        "rows": [],
+        "layers": done.errors,
+        "out": str(options.out) if options.out else None,
+    }
+    if options.out is not None:
+        save_llama(weights, options.out, recipe=options.recipe, tokenizer=model.tokenizer, stop_tokens=model.stop_tokens)
+
+    def measure(name: str, logits: Callable[..., Any]) -> float | None:
+        if not ids:
+            return None
+        output.progress(f"perplexity of {name} on {len(ids) - 1:,} tokens")
+        return perplexity(logits, ids, WINDOW)
+
+    def add(recipe: str, group: int, kv: str, value: float | None, size: int) -> None:
+        row = {"recipe": recipe, "group": group, "kv": kv, "perplexity": value, "bytes": size}
+        result["rows"].append(row)
+        shown = "" if value is None else f"{value:10.4f}"
+        output.show(f"{recipe:28} group {group:3}  kv {kv:5} {shown}  {size:,} bytes")
+
+    add(
+        "float",
+        0,
+        "float",
+        measure("the float model", FloatLlama(model.weights)),
+        sum(dense(getattr(x, n)).nbytes for x in model.weights.layers for n in MATRICES),
+    )
+    size = stored_bytes(weights)
+    add(f"{options.recipe}, float arithmetic", options.group, "float", measure("the stored weights", FloatLlama(weights)), size)
+    for kv in sorted(KV_KINDS, key=lambda k: k != options.kv):
+        exact = LlamaModel(replace(weights, kv=kv), board.config)
+        add(options.recipe, options.group, kv, measure(f"the bit-exact model, {kv} cache", exact.logits), size)
+    mean = {name: sum(layer[name] for layer in done.errors) / len(done.errors) for name in MATRICES}
+    output.show("mean relative weight error  " + "  ".join(f"{name} {value:.4f}" for name, value in mean.items()))
+    return 0, result

@@ -1,0 +1,167 @@
+"""``hwgen serve``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import HwgenError
+from ..runtime.generation import CONTEXT_FULL
+from .output import Output, configured_board
+
+__all__ = ["add_arguments", "run"]
+
+#: Environment variable that holds the API key.
+KEY_VARIABLE = "HWGEN_API_KEY"
+
+#: Contexts that the KV cache holds when nothing else is asked for.
+DEFAULT_CONTEXTS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", default="stories", metavar="MODEL", help="shipped name or directory in Hugging Face layout"
+    )
+    parser.add_argument("--device", default="verilator", help="golden or verilator")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 is any free one")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"file with the key clients must send (or set {KEY_VARIABLE})"
+    )
+    parser.add_argument("--max-sessions", type=int, default=8, metavar="N", help="answers computed at the same time")
+    parser.add_argument("--max-waiting", type=int, default=64, metavar="N", help="requests that wait; more get status 429")
+    parser.add_argument(
+        "--prefill-turn",
+        type=int,
+        default=1,
+        metavar="N",
+        help="operators of a prompt that are computed between two rounds of decoding; 0 is a whole pass",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="longest answer (the context if not given)")
+    parser.add_argument("--max-request-bytes", type=int, default=1 << 20, metavar="N", help="longest request")
+    parser.add_argument(
+        "--cache-tokens",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"KV cache of all sessions and kept prefixes ({DEFAULT_CONTEXTS} contexts if not given)",
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="of requests that state none; 0 is greedy")
+    parser.add_argument("--context-full", choices=CONTEXT_FULL, default="stop", help="what happens when the context is full")
+    parser.add_argument(
+        "--reuse",
+        choices=("exact", "decoded", "off"),
+        default="exact",
+        help="prefix reuse: where the answer stays bit for bit the same, also of earlier answers, or none",
+    )
+    parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
+
+
+def read_key(options: argparse.Namespace) -> str | None:
+    """The API key, from its file or from the environment."""
+    if options.api_key_file is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        key = str(options.api_key_file.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HwgenError("usage", f"{options.api_key_file} cannot be read", "give a text file with the key") from error
+    if not key:
+        raise HwgenError("usage", f"{options.api_key_file} is empty", "write the key into the file")
+    return key
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a port that is taken is told before the model is compiled."""
+    if not 0 <= port < 1 << 16:
+        raise HwgenError("usage", f"--port must be 0 to 65535, not {port}", "choose another --port")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise HwgenError("usage", f"cannot listen at {host}:{port}: {error}", "choose another --host or --port") from error
+    return listener
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM mean nothing but the end of the server: uvicorn raises them again after it has shut down."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: None) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+    """Serve until a signal ends it."""
+    try:
+        import uvicorn
+
+        from ..serve.app import create_app
+        from ..serve.service import Limits, Service
+    except ImportError as error:
+        raise HwgenError(
+            "tool", f"serving needs a Python package that is missing: {error.name}", 'pip install "hwgen[serve]"'
+        ) from error
+    from ..models.open import open_model
+    from ..runtime.llm import LLM
+    from ..runtime.prefix_cache import PrefixCache
+
+    key = read_key(options)
+    configured_board(options)  # refused before the model is read
+    for name in ("max_new_tokens", "max_request_bytes", "cache_tokens"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise HwgenError("usage", f"--{name.replace('_', '-')} must be at least 1, not {value}", "give 1 or more")
+    local = is_loopback(options.host)
+    with listen(options.host, options.port) as listener:
+        if not local and key is None:
+            output.progress("warning: anyone who reaches this address can use the accelerator; set an API key")
+        model = open_model(options.model, output.progress)
+        board = configured_board(options, model.weights.engine)
+        context = min(board.config.max_context, model.weights.shape.max_context)
+        cache = options.cache_tokens or DEFAULT_CONTEXTS * context
+        llm = LLM(model, options.device, board.config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact")
+        if options.reuse == "decoded":
+            llm.prefixes = PrefixCache(llm.engine, decoded=True)
+        limits = Limits(
+            sessions=options.max_sessions,
+            waiting=options.max_waiting,
+            new_tokens=options.max_new_tokens,
+            turn=options.prefill_turn,
+            body_bytes=options.max_request_bytes,
+        )
+        service = Service(llm, limits=limits, temperature=options.temperature, context_full=options.context_full)
+        app = create_app(service, api_key=key, hosts=["localhost", "127.0.0.1", "[::1]"] if local else None)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            limit_concurrency=options.max_sessions + options.max_waiting + 64,  # beyond what may wait, for short requests
+            timeout_graceful_shutdown=options.drain_seconds,
+        )
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        output.progress(f"{service.name} at {url} (Ctrl-C ends the server)")
+        with ended_by_signals():
+            uvicorn.Server(config).run(sockets=[listener])
+    return 0, {"model": service.name, "url": url}

@@ -1,0 +1,152 @@
+"""Where a compiled model keeps things: segments in memory, vectors of a pass on chip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...config import BuildConfig
+from ...errors import HwgenError
+from ...layout import vectors_of
+from ...shape import ModelShape
+
+__all__ = ["SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "align", "check_fit", "plan_scratch", "whole_rounds"]
+
+Bytes = npt.NDArray[np.uint8]
+
+#: Alignment of every segment, in bytes.
+SEGMENT_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Region:
+    """Bytes ``[offset, offset + bytes)`` from the start of the image."""
+
+    offset: int
+    bytes: int
+
+
+def align(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def check_fit(config: BuildConfig, shape: ModelShape) -> None:
+    """Refuse a model that does not fit the build: which maximum, its value, what to set."""
+    w = config.width
+    widest = max(shape.hidden, shape.q_rows, shape.ffn)
+    needs = (
+        ("max_inputs", "inputs of the widest linear layer", align(widest, w)),
+        ("max_query", "query elements of a token", align(shape.q_rows, w)),
+        ("max_heads", "query heads", shape.heads),
+        ("max_kv_heads", "key/value heads", shape.kv_heads),
+        ("max_shared", "query heads a key/value head", shape.heads // shape.kv_heads),
+        ("max_head_dim", "elements of a head", shape.head_dim),
+    )
+    for name, what, value in needs:
+        if value > getattr(config, name):
+            raise HwgenError(
+                "model",
+                f"the model needs {value} {what}, build {config.name!r} has {name}={getattr(config, name)}",
+                f"build with {name}={value} or more",
+            )
+    if shape.head_dim % (2 * w):
+        raise HwgenError(
+            "model",
+            f"head_dim is {shape.head_dim}, build {config.name!r} needs a multiple of {2 * w} (two vectors)",
+            f"build with beats (ports * port_bits) of at most {16 * (shape.head_dim & -shape.head_dim)} bits",
+        )
+
+
+@dataclass(frozen=True)
+class ScratchPlan:
+    """Where one pass keeps its vectors. Token ``t`` of a region is at ``base + t * stride``."""
+
+    #: Tokens of a pass.
+    chunk: int
+    #: Residual stream and its stride.
+    x: int
+    x_stride: int
+    #: Queries | keys | values, and their stride.
+    qkv: int
+    qkv_stride: int
+    #: Attention output, and its stride.
+    a: int
+    a_stride: int
+    #: Feed-forward product (laid over the two before), and its stride.
+    g: int
+    g_stride: int
+    #: Parameter memory: rotary rows at 0, then two places for gains: one norm's is loaded while another's is used. Norms of the
+    #: residual stream and those of attention output and feed-forward product take turns, each with a place of its own.
+    gains: tuple[int, int]
+
+
+def whole_rounds(tokens: int, lanes: int) -> int:
+    """Tokens of a pass when there is room for ``tokens``: whole rounds of lanes, but two rounds that are at least three
+    quarters full rather than one, since one round is normed and drained while the engine works on the other.
+    """
+    if lanes < tokens < 2 * lanes:
+        return tokens // 2 * 2 if 2 * tokens >= 3 * lanes else lanes
+    return tokens - tokens % lanes if tokens > lanes else tokens
+
+
+def plan_scratch(config: BuildConfig, shape: ModelShape, gains: int | None = None) -> ScratchPlan:
+    """Regions of scratch and parameter memory, for as many tokens as fit (a whole number of rounds where that is possible).
+    ``gains``: vectors of parameters besides rotary rows.
+    """
+    hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
+    q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
+    qkv = q + 2 * kv
+    token = hidden + max(qkv + q, ffn)
+    gains = hidden + max(q, ffn) if gains is None else gains
+    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
+    if chunk < 1:
+        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
+        raise HwgenError(
+            "model",
+            f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
+            f"build with {name}={need} or more",
+        )
+    chunk = whole_rounds(chunk, config.tokens)
+    base = chunk * hidden
+    return ScratchPlan(
+        chunk=chunk,
+        x=0,
+        x_stride=hidden,
+        qkv=base,
+        qkv_stride=qkv,
+        a=base + chunk * qkv,
+        a_stride=q,
+        g=base,
+        g_stride=ffn,
+        gains=(chunk * head, chunk * head + hidden),
+    )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Bytes of the image that are made when it is written."""
+
+    region: Region
+    make: Callable[[], Bytes]
+
+
+class SegmentPlan:
+    """Lays segments one behind the other and remembers where they are; their bytes come later, or never."""
+
+    def __init__(self) -> None:
+        self.segments: dict[str, Segment] = {}
+        self.end = 0
+
+    def align(self, step: int) -> None:
+        self.end = align(self.end, step)
+
+    def add(self, name: str, size: int, make: Callable[[], Bytes]) -> int:
+        """Place ``size`` bytes, which ``make`` returns flat; their offset."""
+        self.align(SEGMENT_ALIGNMENT)
+        offset = self.end
+        self.end += size
+        self.segments[name] = Segment(Region(offset, size), make)
+        return offset

@@ -1,0 +1,114 @@
+"""Devices: everything the host knows about an accelerator. The same host code runs on every implementation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...config import BuildConfig
+from ...errors import HwgenError
+from ...registers import MAGIC, register
+from ..compiler.image import check_contract
+
+__all__ = ["Allocator", "Device", "DeviceTimeout", "attach", "open_device"]
+
+Bytes = npt.NDArray[np.uint8]
+
+#: Implementations that :func:`open_device` knows.
+DEVICES = ("golden", "verilator", "pynq")
+
+
+class DeviceTimeout(HwgenError):
+    """A pass did not end in time; ``state`` says where the machine stands."""
+
+    def __init__(self, message: str, state: str = "") -> None:
+        super().__init__("device", message, "run `hwgen verify` to find the operator that hangs")
+        self.state = state
+
+
+class Device(Protocol):
+    """An accelerator with its memory."""
+
+    #: What the accelerator was generated from.
+    config: BuildConfig
+    #: ``"golden"``, ``"verilator"`` or ``"pynq"``.
+    name: str
+    #: True where time is counted in simulated cycles.
+    simulated: bool
+
+    def allocate(self, size: int) -> int:
+        """Address of ``size`` new bytes, 4096-byte aligned."""
+
+    def write(self, address: int, data: Bytes) -> None:
+        """Copy bytes to memory."""
+
+    def read(self, address: int, size: int) -> Bytes:
+        """Copy bytes from memory."""
+
+    def write_register(self, offset: int, value: int) -> None:
+        """Write a 32-bit register."""
+
+    def read_register(self, offset: int) -> int:
+        """Read a 32-bit register."""
+
+    def wait(self, timeout: float) -> None:
+        """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time."""
+
+
+class Allocator:
+    """Hands out 4096-byte aligned pieces of one memory, front to back."""
+
+    STEP = 4096
+
+    def __init__(self, base: int, size: int) -> None:
+        self.next = -(-base // self.STEP) * self.STEP
+        self.end = base + size
+
+    def allocate(self, size: int) -> int:
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size!r}")
+        address = self.next
+        if address + size > self.end:
+            raise HwgenError(
+                "device",
+                f"the device memory has {self.end - address} bytes left, {size} are needed",
+                "use a device with more memory, or a smaller model or context",
+            )
+        self.next = -(-(address + size) // self.STEP) * self.STEP
+        return address
+
+
+def attach(device: Device) -> None:
+    """Refuse a device that is no accelerator of ours, or one of another contract."""
+    config = device.config
+
+    def read(name: str) -> int:
+        return device.read_register(register(config, name).offset)
+
+    magic = read("MAGIC")
+    if magic != MAGIC:
+        raise HwgenError(
+            "device",
+            f"register 0 reads 0x{magic:08x}, 0x{MAGIC:08x} expected: no hwgen accelerator answers there",
+            "load the bitstream, and check the base address",
+        )
+    check_contract(config, read("VERSION"), read("HASH_HIGH") << 32 | read("HASH_LOW"), f"device {device.name!r}")
+
+
+def open_device(name: str, config: BuildConfig, **options: object) -> Device:
+    """A device by name; ``options`` go to its constructor."""
+    if name == "golden":
+        from .golden import GoldenDevice
+
+        return GoldenDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
+    if name == "verilator":
+        from .verilator import VerilatorDevice
+
+        return VerilatorDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
+    if name == "pynq":
+        from .pynq import PynqDevice
+
+        return PynqDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
+    raise HwgenError("device", f"device {name!r} is unknown", f"use one of: {', '.join(DEVICES)}")

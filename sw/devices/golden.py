@@ -1,0 +1,63 @@
+"""The bit-exact functional model as a device: no generated hardware, no time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ...config import BuildConfig
+from ...descriptors import Descriptor
+from ...errors import HwgenError
+from .device import Allocator, Bytes, DeviceTimeout
+
+__all__ = ["GoldenDevice"]
+
+
+class GoldenDevice:
+    """Computes what the hardware computes, operator by operator. Counters of time read 0."""
+
+    name = "golden"
+    simulated = True
+
+    def __init__(self, config: BuildConfig, *, memory_bytes: int = 1 << 30) -> None:
+        try:
+            from ...golden.machine import GoldenMachine
+        except ImportError as error:
+            raise HwgenError(
+                "tool",
+                f"the golden model needs a Python package that is missing: {error.name}",
+                'pip install "hwgen[sim]"',
+            ) from error
+        self.config = config
+        self.machine = GoldenMachine(config, memory_bytes)
+        #: Seconds that preparing the device took.
+        self.build_seconds = 0.0
+        # nothing at address 0, so that an address that was not relocated is caught
+        self._memory = Allocator(Allocator.STEP, memory_bytes - Allocator.STEP)
+        self._hold = False
+
+    def allocate(self, size: int) -> int:
+        return self._memory.allocate(size)
+
+    def write(self, address: int, data: Bytes) -> None:
+        self.machine.memory[address : address + data.size] = data.reshape(-1)
+
+    def read(self, address: int, size: int) -> Bytes:
+        return self.machine.memory[address : address + size].copy()
+
+    def write_register(self, offset: int, value: int) -> None:
+        if not self._hold:
+            self.machine.write_register(offset, value)
+        elif self.machine.registers.write(offset, value):
+            self._hold = False
+
+    def hold_next_pass(self) -> Callable[[], Iterator[Descriptor]]:
+        """Make the next doorbell wait: the pass runs operator by operator as the iterator of the answer is advanced."""
+        self._hold = True
+        return self.machine.steps
+
+    def read_register(self, offset: int) -> int:
+        return self.machine.read_register(offset)
+
+    def wait(self, timeout: float) -> None:
+        if not self.machine.irq:
+            raise DeviceTimeout("the golden machine raised no interrupt: no pass was started, or the interrupt is off")

@@ -1,0 +1,427 @@
+"""The accelerator on a PYNQ board: of this machine, across the network, or a virtual one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...boards import Board, load_board
+from ...config import BuildConfig
+from ...errors import HwgenError
+from ...registers import Status, register
+from ...vlnv import VLNV
+from .device import Bytes, DeviceTimeout, attach
+from .watch import PassWatch, WatchLimits
+
+if TYPE_CHECKING:
+    from .pynq_driver import AcceleratorDriver
+
+__all__ = ["PynqDevice", "board_name", "overlay_lock", "same_board"]
+
+#: Bytes of a cache line, the unit of cache maintenance.
+LINE = 64
+
+#: PYNQ's remote protocol counts the bytes of a buffer in 32 bits with a sign.
+REMOTE_LIMIT = (1 << 31) - 1
+
+#: What the name of a virtual board ends with.
+SIMULATED_SUFFIX = "-simulated"
+
+BOARD_NAME = "/proc/device-tree/chosen/pynq_board"
+FPGA_STATE = "/sys/class/fpga_manager/fpga0/state"
+
+#: Cycles without movement after which a simulated machine counts as hung: fewer, because each takes longer.
+SIMULATED_IDLE_CYCLES = 400_000
+
+#: Seconds that a pass of a host before us may still take.
+LEFT_OVER_SECONDS = 60.0
+
+
+@contextmanager
+def overlay_lock() -> Iterator[None]:
+    """One process at a time: PYNQ keeps the metadata of overlays in files beside its own code, without a lock."""
+    with open(Path(tempfile.gettempdir()) / f"hwgen-pynq-{os.getuid()}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def same_board(a: str, b: str) -> bool:
+    """Whether two spellings are of one board: PYNQ says "Pynq-Z2" and "Ultra96" where a build says "pynq_z2" and "ultra96v2"."""
+    a, b = (re.sub("[^a-z0-9]", "", name.lower()) for name in (a, b))
+    return bool(a and b) and (a.startswith(b) or b.startswith(a))
+
+
+def board_name(target: Any) -> str:
+    """What board a PYNQ device is, in PYNQ's spelling; empty where the board does not say."""
+    name = str(target.name)
+    if target.has_capability("REMOTE") or name.endswith(SIMULATED_SUFFIX):
+        return "" if name == "Unknown" else name
+    try:
+        return Path(BOARD_NAME).read_text().strip("\0\n")
+    except OSError:
+        return os.environ.get("BOARD", "")
+
+
+class PynqDevice:
+    """An accelerator in an overlay, on top of PYNQ's ``Overlay``, ``MMIO`` and ``allocate``.
+
+    ``overlay``: path of the ``.bit`` file with its ``.hwh`` beside it, or a loaded ``pynq.Overlay``; on a virtual board it may be
+    left out. ``address``: ``HOST`` or ``HOST:PORT`` of a board across the network; else PYNQ's active device (this board, or the
+    first of ``PYNQ_REMOTE_DEVICES``). ``download=False`` attaches to what is loaded already. ``board`` is the name that the board
+    must have. ``target`` is a PYNQ device to use instead.
+    """
+
+    name = "pynq"
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        *,
+        overlay: str | Path | Any | None = None,
+        address: str | None = None,
+        download: bool = True,
+        board: str | None = None,
+        target: Any = None,
+        memory_bytes: int = 0,
+        limits: WatchLimits | None = None,
+        call_seconds: float = 60.0,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config
+        #: Seconds that generating and compiling took: none, it was done elsewhere.
+        self.build_seconds = 0.0
+        self._buffers: dict[int, Any] = {}
+        report = progress or (lambda text: None)
+        self._pynq = _import_pynq()
+        self._target = self._find_target(target, address, call_seconds)
+        self._remote = bool(self._target.has_capability("REMOTE"))
+        self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
+        #: True on a virtual board, where time is counted in cycles.
+        self.simulated = str(self._target.name).endswith(SIMULATED_SUFFIX)
+        found = board_name(self._target)
+        if board and found and not same_board(found.removesuffix(SIMULATED_SUFFIX), board):
+            raise HwgenError(
+                "device",
+                f"{self._where} is a {found}, the build is for {board}",
+                f"use a {board}, or build for the board that you have: hwgen build --board ...",
+            )
+        if memory_bytes:
+            self._check_memory(memory_bytes)
+        with self._answers():
+            self.driver = self._load(overlay, download, board or found.removesuffix(SIMULATED_SUFFIX), report)
+        self.driver.configure(config)
+        limits = limits or (WatchLimits(idle_cycles=SIMULATED_IDLE_CYCLES) if self.simulated else WatchLimits())
+        self._watch = PassWatch(
+            config, self.read_register, self.read, self.driver.pause, simulated=self.simulated, limits=limits
+        )
+        attach(self)
+        self._finish_left_over()
+
+    # ---- opening -------------------------------------------------------------------------------------------------
+    def _find_target(self, target: Any, address: str | None, seconds: float) -> Any:
+        """The PYNQ device, made the active one: PYNQ sets port widths and clocks there whatever device is named."""
+        if target is None and address is not None:
+            from .pynq_remote import connect
+
+            target = connect(address, seconds)
+        if target is None:
+            try:
+                target = self._pynq.Device.active_device
+            except RuntimeError as error:
+                raise HwgenError(
+                    "device",
+                    f"PYNQ finds no board: {error}",
+                    "run this on a board as root (sudo -E), or give the address of one: --address HOST",
+                ) from error
+            if target.has_capability("REMOTE"):
+                from .pynq_remote import add_deadlines
+
+                add_deadlines(target, seconds)
+        self._pynq.Device.active_device = target
+        clocks = self._pynq.Clocks
+        if clocks.device is not target:  # PYNQ would go on setting the clocks of the device before
+            if "_real_instance" in vars(clocks):
+                del clocks._real_instance
+            clocks.set_device(target)
+        return target
+
+    def _load(self, overlay: Any, download: bool, board: str, report: Callable[[str], None]) -> AcceleratorDriver:
+        from .pynq_driver import AcceleratorDriver
+
+        if overlay is None:
+            if not self.simulated:
+                raise HwgenError("usage", "no overlay is given", "give the path of the .bit file: --overlay FILE.bit")
+            overlay = self._simulated_overlay(board)
+        if isinstance(overlay, str | Path):
+            path = Path(overlay).absolute()
+            for needed in (path, path.with_suffix(".hwh")):
+                if not needed.is_file():
+                    raise HwgenError("device", f"{needed} does not exist", "give the .bit file, with its .hwh beside it")
+            if not download:
+                self._check_configured()
+            report(f"loading {path.name}" if download else f"attaching to {path.name}")
+            with overlay_lock():
+                overlay = self._pynq.Overlay(str(path), download=False, device=self._target)
+                self._check_family(overlay, path)
+                if download:
+                    if self._remote:  # PYNQ keeps an old firmware file of the same name
+                        self._target.write_file(f"/lib/firmware/{path.stem}.bin", overlay.parser.bin_data)
+                    overlay.download()
+        for name, description in overlay.ip_dict.items():
+            if str(description["type"]).rpartition(":")[0] == VLNV.rpartition(":")[0]:
+                driver = getattr(overlay, name)
+                if isinstance(driver, AcceleratorDriver):
+                    return driver
+                raise HwgenError(
+                    "device",
+                    f"the overlay has version {description['type']} of the accelerator, this hwgen drives {VLNV}",
+                    "build the bitstream with this version of hwgen",
+                )
+        found = ", ".join(f"{name} ({d['type']})" for name, d in overlay.ip_dict.items()) or "nothing"
+        raise HwgenError(
+            "device",
+            f"the overlay has no hwgen accelerator; it has {found}",
+            "give a bitstream that `hwgen build` made",
+        )
+
+    def _simulated_overlay(self, board: str) -> Path:
+        """The overlay of a virtual board, written where nobody else looks."""
+        from dataclasses import replace
+
+        from .virtual_board import write_overlay
+
+        family = "xc7" if self._target.arch == "armv7l" else ""  # all of a part that a simulated hand-off depends on
+        described: Board = replace(load_board("demo"), name=board, part=family, config=self.config)
+        self._directory = tempfile.TemporaryDirectory(prefix="hwgen-overlay-")
+        return write_overlay(described, Path(self._directory.name))
+
+    def _check_family(self, overlay: Any, path: Path) -> None:
+        """Refuse a design for another processing system before the fabric is configured with it."""
+        family = getattr(overlay.parser, "family_ps", "")
+        expected = {"aarch64": "zynq_ultra_ps_e", "armv7l": "processing_system7"}.get(self._target.arch)
+        if expected and family and family != expected:
+            raise HwgenError(
+                "device",
+                f"{path.name} is for a board with {family}, {self._where} ({self._target.arch}) has {expected}",
+                "give the bitstream of this board",
+            )
+
+    def _check_configured(self) -> None:
+        """Attaching to fabric that was never configured would stop a real bus for good."""
+        state = (self._read_file(FPGA_STATE) or b"operating").strip()
+        if state != b"operating":
+            raise HwgenError(
+                "device", f"no bitstream is loaded: the FPGA manager says {state.decode()!r}", "load it first: without --attach"
+            )
+
+    def _read_file(self, path: str) -> bytes | None:
+        """A file of the board; None where there is none."""
+        if self._remote:
+            with self._answers():
+                if not self._target.exists_file(path).exists:
+                    return None
+                return bytes(self._target.read_file(path))
+        if self.simulated:
+            data: bytes | None = self._target.board.read_file(path)
+            return data
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            return None
+
+    def _finish_left_over(self) -> None:
+        """A host before us may have gone in the middle of a pass."""
+        if Status(self.read_register(register(self.config, "STATUS").offset)) & Status.BUSY:
+            try:
+                self._watch.wait(LEFT_OVER_SECONDS)
+            except DeviceTimeout as error:
+                raise HwgenError(
+                    "device",
+                    f"a pass of an earlier host never ended: {error.message}",
+                    "load the bitstream again: without --attach",
+                ) from error
+
+    # ---- memory --------------------------------------------------------------------------------------------------
+    def _free_memory(self) -> int | None:
+        """Contiguous bytes that are free, as far as the board says."""
+        found = re.search(rb"^CmaFree:\s+(\d+) kB", self._read_file("/proc/meminfo") or b"", re.MULTILINE)
+        return 1024 * int(found[1]) if found else None
+
+    def _no_memory(self, size: int, reason: str) -> HwgenError:
+        free = self._free_memory()
+        known = "" if free is None else f", {free >> 20} MiB are free"
+        return HwgenError(
+            "device",
+            f"{self._where} cannot give {-(-size >> 20)} MiB of contiguous memory{known}" + (f" ({reason})" if reason else ""),
+            f"end other programs that hold buffers, or boot with more: cma={1 << (size >> 20).bit_length()}M in the kernel's "
+            "command line; a smaller model or context needs less",
+        )
+
+    def _check_memory(self, size: int) -> None:
+        free = self._free_memory()
+        if free is not None and free < size:
+            raise self._no_memory(size, "")
+
+    def allocate(self, size: int) -> int:
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size!r}")
+        rounded = -(-size // 4096) * 4096
+        if self._remote and rounded > REMOTE_LIMIT:
+            raise HwgenError(
+                "device", f"{size} bytes are more than PYNQ's remote protocol can allocate (2 GiB)", "run hwgen on the board itself"
+            )
+        try:
+            buffer = self._pynq.allocate((rounded,), "u1", target=self._target, cacheable=1)
+            if self._remote and not buffer.buffer_id:  # how the service says that it has no memory
+                raise MemoryError
+            address = int(buffer.device_address)
+        except HwgenError:
+            raise
+        except Exception as error:
+            if self._is_lost(error):
+                raise self._lost(error) from error
+            # every kind of PYNQ device reports this in its own way
+            raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
+        if not address or address % 4096:
+            raise HwgenError("device", f"the board gave a buffer at address 0x{address:x}", "load the bitstream again")
+        self._buffers[address] = buffer
+        return address
+
+    def _find(self, address: int, size: int) -> tuple[Any, int]:
+        """The buffer that holds these bytes, and where in it they are."""
+        for base, buffer in self._buffers.items():
+            if base <= address and address + size <= base + buffer.nbytes:
+                return buffer, address - base
+        raise HwgenError(
+            "device", f"bytes 0x{address:x} to 0x{address + size:x} lie in no buffer of this device", "allocate them first"
+        )
+
+    def write(self, address: int, data: Bytes) -> None:
+        flat = data.reshape(-1)
+        if not flat.size:
+            return
+        buffer, start = self._find(address, flat.size)
+        end = start + flat.size
+        with self._answers():
+            if self._remote:
+                self._write_remote(buffer, start, flat)
+                return
+            low, high = start // LINE * LINE, -(-end // LINE) * LINE
+            for edge, outside in ((low, start > low), (high - LINE, end < high)):
+                if outside:  # the rest of the line may be newer in memory than in the cache
+                    buffer[edge : edge + LINE].invalidate()
+            buffer[start:end] = flat
+            buffer[low:high].flush()
+
+    def _write_remote(self, buffer: Any, start: int, flat: Bytes) -> None:
+        """The service stores at the start of a buffer, whatever slice is flushed; elsewhere words go the long way."""
+        if start == 0:
+            buffer[: flat.size] = flat
+            buffer[: flat.size].flush()
+            return
+        first, last = start // 4 * 4, -(-(start + flat.size) // 4) * 4
+        memory = self._pynq.MMIO(int(buffer.device_address) + first, last - first, device=self._target)
+        words = bytearray(last - first)
+        for edge in {0, last - first - 4}:
+            words[edge : edge + 4] = int(memory.read(edge)).to_bytes(4, "little")
+        words[start - first : start - first + flat.size] = flat.tobytes()
+        for offset in range(0, len(words), 4):
+            memory.write(offset, int.from_bytes(words[offset : offset + 4], "little"))
+
+    def read(self, address: int, size: int) -> Bytes:
+        buffer, start = self._find(address, size)
+        with self._answers():
+            if self._remote:
+                from .pynq_remote import read_buffer
+
+                return read_buffer(buffer, start, size)
+            low, high = start // LINE * LINE, -(-(start + size) // LINE) * LINE
+            buffer[low:high].invalidate()
+            data: Bytes = buffer[start : start + size].view(np.ndarray).copy()
+            return data
+
+    # ---- registers and passes ------------------------------------------------------------------------------------
+    def write_register(self, offset: int, value: int) -> None:
+        with self._answers():
+            self.driver.mmio.write(offset, int(value))
+
+    def read_register(self, offset: int) -> int:
+        with self._answers():
+            return int(self.driver.mmio.read(offset))
+
+    def wait(self, timeout: float) -> None:
+        self._watch.wait(timeout)
+
+    def describe_state(self) -> str:
+        """Status, current operator, last AXI error and every counter, for people."""
+        return self._watch.describe_state()
+
+    @property
+    def measured_mhz(self) -> float | None:
+        """Fabric clock as measured during passes; None on a virtual board and before a pass was long enough."""
+        return None if self.simulated else self._watch.measured_mhz
+
+    def close(self) -> None:
+        """Give every buffer back."""
+        for buffer in self._buffers.values():
+            try:
+                buffer.freebuffer()
+            except Exception as error:
+                if not self._is_lost(error):
+                    raise
+        self._buffers.clear()
+
+    # ---- a board that is gone ------------------------------------------------------------------------------------
+    def _is_lost(self, error: Exception) -> bool:
+        if not self._remote:
+            return False
+        import grpc
+
+        return isinstance(error, grpc.RpcError)
+
+    def _lost(self, error: Any) -> HwgenError:
+        code = error.code().name
+        if code == "DEADLINE_EXCEEDED":
+            return DeviceTimeout(f"{self._where} did not answer a call in time")
+        if code in ("NOT_FOUND", "INVALID_ARGUMENT"):
+            return HwgenError("device", f"{self._where} refuses: {error.details()}", "open the device again")
+        return HwgenError(
+            "device",
+            f"{self._where} answers no more ({code}): {error.details()}",
+            "check power and network, start its service again, then open the device again",
+        )
+
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Says in our own words what a remote or virtual board reports."""
+        try:
+            yield
+        except HwgenError:
+            raise
+        except Exception as error:
+            if self._is_lost(error):
+                raise self._lost(error) from error
+            if isinstance(error, RuntimeError | ValueError | OSError) or type(error).__name__ == "BusError":
+                raise HwgenError(
+                    "device", f"{self._where} reports: {str(error).splitlines()[0]}", "see docs/troubleshooting.md"
+                ) from error
+            raise
+
+
+def _import_pynq() -> Any:
+    try:
+        import pynq
+    except ImportError as error:
+        raise HwgenError(
+            "tool", f"a PYNQ board needs a Python package that is missing: {error.name}", 'pip install "hwgen[pynq]"'
+        ) from error
+    return pynq
+

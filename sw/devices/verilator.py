@@ -1,0 +1,149 @@
+"""The generated Verilog under Verilator, as a device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from ...config import BuildConfig
+from ...errors import HwgenError
+from ...hw.verilog import cached_verilog
+from ...registers import register
+from .device import Allocator, Bytes, DeviceTimeout
+
+if TYPE_CHECKING:
+    from ...sim.accelerator import SimulatedAccelerator
+    from ...sim.dram import DramTiming
+
+__all__ = ["VerilatorDevice"]
+
+#: First address of the simulated memory; not 0, so that an address that was not relocated is caught.
+MEMORY_BASE = 0x1000_0000
+
+#: Cycles without any movement after which the machine counts as hung.
+IDLE_LIMIT = 100_000
+
+#: Cycles that one operator may take.
+OPERATOR_LIMIT = 200_000_000
+
+
+class VerilatorDevice:
+    """Generates, verilates (once: libraries are cached) and simulates an accelerator with its DRAM.
+
+    ``public`` names registers that faults may be injected into; ``trace`` allows waves. Both make it slower. Without
+    ``optimize`` it is slow too, but soon built.
+    """
+
+    name = "verilator"
+    simulated = True
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        *,
+        memory_bytes: int = 1 << 30,
+        timing: DramTiming | None = None,
+        public: tuple[str, ...] = (),
+        trace: bool = False,
+        optimize: bool = True,
+        verilog: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config
+        begin = time.monotonic()
+        self.accelerator = self._simulate(config, memory_bytes, timing, public, trace, optimize, verilog, progress)
+        #: Seconds that generating, compiling and loading took.
+        self.build_seconds = time.monotonic() - begin
+        self._memory = Allocator(MEMORY_BASE, memory_bytes)
+        self._state = [(name, register(config, name).offset) for name in ("STATUS", "CURRENT", "ERROR")]
+
+    @staticmethod
+    def _simulate(
+        config: BuildConfig,
+        memory_bytes: int,
+        timing: DramTiming | None,
+        public: tuple[str, ...],
+        trace: bool,
+        optimize: bool,
+        verilog: str | None,
+        progress: Callable[[str], None] | None,
+    ) -> SimulatedAccelerator:
+        if verilog is None:
+            verilog = cached_verilog(config, progress or (lambda text: None))
+        from ...hw.accelerator import TOP
+        from ...hw.axi.signature import ID_BITS
+        from ...probes import probes
+        from ...sim.accelerator import SimulatedAccelerator
+        from ...sim.dram import KV260
+        from ...sim.toolchain import BuildFailed, ToolMissing
+        from ...sim.verilate import Probe, build_library
+
+        try:
+            memories = [Probe(p.name, p.depth, p.word_bits, p.lanes) for p in probes(config)] if config.probe else []
+            library = build_library(
+                verilog,
+                top=TOP,
+                ports=config.ports,
+                port_bits=config.port_bits,
+                id_bits=ID_BITS,
+                probes=memories,
+                trace=trace,
+                public=public,
+                optimize=optimize,
+                progress=progress,
+            )
+        except ToolMissing as error:
+            raise HwgenError("tool", error.message, error.fix) from error
+        except BuildFailed as error:
+            raise HwgenError("tool", f"the simulator could not be built: {error}", "run `hwgen doctor`") from error
+        return SimulatedAccelerator(library, memory_bytes=memory_bytes, memory_base=MEMORY_BASE, timing=timing or KV260)
+
+    def allocate(self, size: int) -> int:
+        return self._memory.allocate(size)
+
+    def write(self, address: int, data: Bytes) -> None:
+        start = address - MEMORY_BASE
+        self.accelerator.memory[start : start + data.size] = data.reshape(-1)
+
+    def read(self, address: int, size: int) -> Bytes:
+        start = address - MEMORY_BASE
+        return self.accelerator.memory[start : start + size].copy()
+
+    def write_register(self, offset: int, value: int) -> None:
+        self.accelerator.write_register(offset, value)
+
+    def read_register(self, offset: int) -> int:
+        return self.accelerator.read_register(offset)
+
+    def wait(self, timeout: float) -> None:
+        from ...sim.accelerator import SimulationTimeout
+
+        try:
+            self.accelerator.run_until_irq(int(timeout * self.config.clock_mhz * 1e6), max_idle_cycles=IDLE_LIMIT)
+        except SimulationTimeout as error:
+            raise self.timed_out(error) from error
+
+    def next_operator(self) -> int:
+        """Run to the end of the next operator (needs a build with ``probe``); its ``tag``."""
+        from ...sim.accelerator import SimulationTimeout
+
+        try:
+            self.accelerator.run_until_retire(OPERATOR_LIMIT, max_idle_cycles=IDLE_LIMIT)
+        except SimulationTimeout as error:
+            raise self.timed_out(error) from error
+        return self.accelerator.retire_index
+
+    def mirror(self, name: str) -> npt.NDArray[Any]:
+        """Live view of the memory behind a probe (needs a build with ``probe``)."""
+        return self.accelerator.mirror(name)
+
+    def timed_out(self, error: Exception) -> DeviceTimeout:
+        """What to raise for a machine that stands still, with the registers that tell where."""
+        try:
+            registers = ", ".join(f"{name} 0x{self.read_register(offset):x}" for name, offset in self._state)
+        except RuntimeError:
+            registers = "the register port does not answer"
+        return DeviceTimeout(f"{str(error).splitlines()[0]}; {registers}", getattr(error, "state", ""))

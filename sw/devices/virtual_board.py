@@ -1,0 +1,128 @@
+"""Hardware hand-off and simulated bitstream of a virtual board: what PYNQ reads to know what is in an overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ...boards import Board
+from ...registers import WINDOW_BYTES, Register, register_map
+from ...vlnv import NAME, VLNV
+
+__all__ = ["hwh_text", "write_overlay"]
+
+#: Access of a register in the words of IP-XACT.
+_ACCESS = {"ro": "read-only", "rw": "read-write", "wo": "write-only"}
+
+_AXI = "xilinx.com:interface:aximm:1.0"
+
+
+def _property(parent: ElementTree.Element, name: str, value: object) -> None:
+    ElementTree.SubElement(parent, "PROPERTY", NAME=name, VALUE=str(value))
+
+
+def _register(parent: ElementTree.Element, row: Register, name: str, offset: int) -> None:
+    node = ElementTree.SubElement(parent, "REGISTER", NAME=name)
+    _property(node, "DESCRIPTION", row.description)
+    _property(node, "ADDRESS_OFFSET", f"0x{offset:x}")
+    _property(node, "SIZE", 32)
+    _property(node, "ACCESS", _ACCESS[row.access])
+    _property(node, "IS_ENABLED", "true")
+    fields = ElementTree.SubElement(node, "FIELDS")
+    for item in row.fields:
+        field = ElementTree.SubElement(fields, "FIELD", NAME=item.name)
+        _property(field, "DESCRIPTION", item.description)
+        _property(field, "BIT_OFFSET", item.first)
+        _property(field, "BIT_WIDTH", item.width)
+        _property(field, "ACCESS", _ACCESS[row.access])
+
+
+def _slave(modules: ElementTree.Element, name: str, vlnv: str, interface: str) -> ElementTree.Element:
+    module = ElementTree.SubElement(
+        modules, "MODULE", FULLNAME=f"/{name}", INSTANCE=name, MODTYPE=vlnv.split(":")[2], VLNV=vlnv, IS_PL="TRUE"
+    )
+    buses = ElementTree.SubElement(module, "BUSINTERFACES")
+    ElementTree.SubElement(buses, "BUSINTERFACE", NAME=interface, TYPE="SLAVE", VLNV=_AXI)
+    return module
+
+
+def _clock_parameters(family: str, clock_mhz: float) -> dict[str, object]:
+    """PL clock 0 on, the others off, as the processing system states them."""
+    values: dict[str, object] = {}
+    for i in range(4):
+        if family == "zynq_ultra_ps_e":
+            values[f"PSU__FPGA_PL{i}_ENABLE"] = int(i == 0)
+            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__DIVISOR0"] = max(1, round(1500 / clock_mhz))
+            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__DIVISOR1"] = 1
+            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__SRCSEL"] = "IOPLL"
+        else:
+            values[f"PCW_FPGA_FCLK{i}_ENABLE"] = int(i == 0)
+            values[f"PCW_FCLK{i}_PERIPHERAL_DIVISOR0"] = max(1, round(1000 / clock_mhz))
+            values[f"PCW_FCLK{i}_PERIPHERAL_DIVISOR1"] = 1
+            values[f"PCW_FCLK{i}_PERIPHERAL_CLKSRC"] = "IO PLL"
+    # 1500 MHz and 1000 MHz are the PLLs of the virtual board; PYNQ looks for the frequency under this name on every family
+    values["PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ"] = clock_mhz
+    return values
+
+
+def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
+    """Hand-off of a virtual board: processing system, accelerator, and LEDs that PYNQ's self-test can switch."""
+    seven = board.part.startswith("xc7")
+    family, ps_port = ("processing_system7", "M_AXI_GP0") if seven else ("zynq_ultra_ps_e", "M_AXI_HPM0_FPD")
+    ps_name = f"{family}_0"
+    root = ElementTree.Element("EDKSYSTEM", VERSION="1.2")
+    arch = "zynq" if seven else "zynquplus"
+    ElementTree.SubElement(root, "SYSTEMINFO", ARCH=arch, NAME=f"{board.name}_simulated", PART=board.part)
+    ElementTree.SubElement(root, "EXTERNALPORTS")
+    modules = ElementTree.SubElement(root, "MODULES")
+
+    ps = ElementTree.SubElement(
+        modules, "MODULE", FULLNAME=f"/{ps_name}", INSTANCE=ps_name, MODTYPE=family, VLNV=f"xilinx.com:ip:{family}:3.5"
+    )
+    parameters = ElementTree.SubElement(ps, "PARAMETERS")
+    for name, value in _clock_parameters(family, board.config.clock_mhz).items():
+        ElementTree.SubElement(parameters, "PARAMETER", NAME=name, VALUE=str(value))
+    buses = ElementTree.SubElement(ps, "BUSINTERFACES")
+    ElementTree.SubElement(buses, "BUSINTERFACE", NAME=ps_port, TYPE="MASTER", VLNV=_AXI)
+    ranges = ElementTree.SubElement(ps, "MEMORYMAP")
+
+    accelerator = _slave(modules, NAME, VLNV, "s_axi")
+    block = ElementTree.SubElement(
+        ElementTree.SubElement(accelerator, "ADDRESSBLOCKS"),
+        "ADDRESSBLOCK",
+        ACCESS="read-write", INTERFACE="s_axi", NAME="registers", RANGE=str(WINDOW_BYTES), USAGE="register",
+    )  # fmt: skip
+    registers = ElementTree.SubElement(block, "REGISTERS")
+    for row in register_map(board.config):
+        for i in range(row.count):
+            _register(registers, row, row.name if row.count == 1 else f"{row.name}_{i}", row.offset + i * row.step)
+    _slave(modules, "axi_gpio_leds", "xilinx.com:ip:axi_gpio:2.0", "S_AXI")
+
+    for name, interface, base, size in (
+        (NAME, "s_axi", base_address, WINDOW_BYTES),
+        ("axi_gpio_leds", "S_AXI", leds_address, 0x1_0000),
+    ):
+        ElementTree.SubElement(
+            ranges, "MEMRANGE", ADDRESSBLOCK="registers" if name == NAME else "Reg", INSTANCE=name, MEMTYPE="REGISTER",
+            BASEVALUE=f"0x{base:X}", HIGHVALUE=f"0x{base + size - 1:X}", MASTERBUSINTERFACE=ps_port, SLAVEBUSINTERFACE=interface,
+        )  # fmt: skip
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def write_overlay(board: Board, directory: Path) -> Path:
+    """Write ``<board>.hwh`` and the simulated ``<board>.bit`` for a virtual board; the path of the latter."""
+    from ...sim.board.bitstream import make_bitstream
+    from ...sim.board.board import ACCELERATOR_BASE, LEDS_BASE
+
+    text = hwh_text(board, base_address=ACCELERATOR_BASE, leds_address=LEDS_BASE)
+    directory.mkdir(parents=True, exist_ok=True)
+    bit = directory / f"{board.name}.bit"
+    for path, data in (
+        (bit.with_suffix(".hwh"), text.encode()),
+        (bit, make_bitstream(board.config, text, board.part)),
+    ):
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(data)
+        part.replace(path)
+    return bit

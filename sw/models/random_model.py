@@ -1,0 +1,180 @@
+"""Models of published sizes with seeded random weights, packed as they are drawn: no float master copy is ever held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...config import TRITS_PER_BYTE
+from ...int4 import Int4Matrix
+from ...layout import ZERO_BYTE
+from ...llama import LlamaLayer
+from ...published import engine_of, published_shape
+from ...shape import ModelShape
+from ...weights import Float, LayerWeights, flush, gain_sizes, matrix_shapes
+
+__all__ = ["RandomInt4", "RandomLlama", "RandomModel", "RandomTernary", "random_model"]
+
+#: Rows of the head and the embedding drawn at a time.
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class RandomTernary:
+    """A ternary matrix whose packed bytes are drawn when they are needed; each of -1, 0, 1 is equally likely."""
+
+    rows: int
+    inputs: int
+    scale: float
+    #: Of the generator.
+    seed: tuple[int, ...]
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Five trits a byte ``[rows, ceil(inputs / 5)]``; inputs beyond the last are zero trits."""
+        whole, rest = divmod(self.inputs, TRITS_PER_BYTE)
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.integers(0, 3**TRITS_PER_BYTE, (self.rows, whole), dtype=np.uint8)
+        if not rest:
+            return drawn
+        padding = ZERO_BYTE // 3**rest * 3**rest  # the zero trits above the real ones
+        return np.column_stack((drawn, rng.integers(0, 3**rest, self.rows, dtype=np.uint8) + np.uint8(padding)))
+
+
+class RandomLayers(Sequence[LayerWeights]):
+    """Layers of a :class:`RandomModel`, each made when it is asked for."""
+
+    def __init__(self, shape: ModelShape, seed: int) -> None:
+        self.shape, self.seed = shape, seed
+
+    def __len__(self) -> int:
+        return self.shape.layers
+
+    def __getitem__(self, index: int) -> LayerWeights:  # type: ignore[override]  # one layer a time: compilers take no slices
+        if not 0 <= index < self.shape.layers:
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, index))
+        parts: dict[str, object] = {}
+        for number, (name, (rows, inputs)) in enumerate(matrix_shapes(self.shape).items()):
+            scale = np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5)
+            parts[name] = RandomTernary(rows, inputs, float(scale), (self.seed, index, number))
+        for name, size in gain_sizes(self.shape).items():
+            parts[name] = flush(rng.uniform(0.5, 1.5, size))
+        return LayerWeights(**parts)  # type: ignore[arg-type]  # RandomTernary has what the compiler uses of a TernaryMatrix
+
+
+class RandomModel:
+    """What the compiler needs of `hwgen.weights.ModelWeights`, drawn piece by piece. Equal for equal seeds; a model
+    cut down to fewer layers has the first layers of the whole one."""
+
+    engine = "ternary"
+
+    def __init__(self, shape: ModelShape, seed: int = 0, layers: int | None = None) -> None:
+        self.seed = seed
+        self.shape = shape if layers is None else replace(shape, layers=layers)
+        self.layers: Any = RandomLayers(self.shape, seed)
+        self.norm: Float = flush(self._rng(0).uniform(0.5, 1.5, shape.hidden))
+
+    def _rng(self, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, 1 << 20, stream))
+
+    def embedding_bits(self) -> npt.NDArray[np.uint16]:
+        """bf16 bits of an embedding with elements from -1 to 1 ``[vocab, hidden]``."""
+        rng = self._rng(1)
+        table = np.empty((self.shape.vocab, self.shape.hidden), np.uint16)
+        for first in range(0, len(table), _ROWS):
+            part = table[first : first + _ROWS]
+            # magnitudes from 2^-3 to 1: exponent field 124 to 126, any mantissa, any sign
+            bits = rng.integers(0, 1 << 16, part.shape, dtype=np.uint16)
+            part[:] = (bits & 0x807F) | ((124 + bits % 3) << 7).astype(np.uint16)
+        return table
+
+    def short_head(self) -> tuple[RandomTernary, npt.NDArray[np.uint16]]:
+        """A ternary head that has nothing to do with the exact one, and bf16 bits of its row scales ``[vocab]``."""
+        scales = self._rng(3).integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
+        return RandomTernary(self.shape.vocab, self.shape.hidden, 1.0, (self.seed, 1 << 20, 4)), scales
+
+    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """int8 rows ``[vocab, hidden]`` and bf16 bits of their scales ``[vocab]``."""
+        rng = self._rng(2)
+        rows = rng.integers(-127, 128, (self.shape.vocab, self.shape.hidden), dtype=np.int8)
+        scales = rng.integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
+        return rows, scales
+
+
+class RandomInt4:
+    """What the compiler uses of an `hwgen.int4.Int4Matrix`, drawn when it is needed; every code is equally likely."""
+
+    def __init__(self, rows: int, inputs: int, group: int, seed: tuple[int, ...]) -> None:
+        self.rows, self.inputs, self.group, self.seed = rows, inputs, group, seed
+
+    @cached_property
+    def _drawn(self) -> Int4Matrix:
+        rng = np.random.default_rng(self.seed)
+        groups = -(-self.inputs // self.group)
+        scales = rng.integers(60, 256, (self.rows, groups), dtype=np.uint8)
+        midpoints = rng.integers(-80, 81, (self.rows, groups), dtype=np.int8)
+        unit = rng.uniform(0.7, 1.3, self.rows) / (160 * 4.6 * self.inputs**0.5)
+        codes = rng.integers(-8, 8, (self.rows, self.inputs), dtype=np.int8)
+        return Int4Matrix(codes, self.group, scales, midpoints, unit.astype(np.float32))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._drawn, name)
+
+
+class RandomLlamaLayers(Sequence[LlamaLayer]):
+    """Layers of a :class:`RandomLlama`, each made when it is asked for."""
+
+    def __init__(self, shape: ModelShape, group: int, seed: int) -> None:
+        self.shape, self.group, self.seed = shape, group, seed
+
+    def __len__(self) -> int:
+        return self.shape.layers
+
+    def __getitem__(self, index: int) -> LlamaLayer:  # type: ignore[override]  # one layer a time: compilers take no slices
+        if not 0 <= index < self.shape.layers:
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, index))
+        parts: dict[str, Any] = {
+            name: RandomInt4(rows, inputs, self.group, (self.seed, index, number))
+            for number, (name, (rows, inputs)) in enumerate(matrix_shapes(self.shape).items())
+        }
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            parts[name] = flush(rng.uniform(0.5, 1.5, self.shape.hidden))
+        return LlamaLayer(**parts)
+
+
+class RandomLlama(RandomModel):
+    """What the compiler needs of `hwgen.llama.LlamaWeights`, drawn piece by piece."""
+
+    engine = "int4"
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        seed: int = 0,
+        layers: int | None = None,
+        *,
+        group: int = 128,
+        kv: str = "int8",
+        query: str = "int8",
+    ) -> None:
+        super().__init__(shape, seed, layers)
+        self.kv, self.query, self.group = kv, query, group
+        self.layers: Any = RandomLlamaLayers(self.shape, group, seed)
+
+    def on_machine(self) -> RandomLlama:
+        return self
+
+
+def random_model(shape_name: str, seed: int = 0, layers: int | None = None) -> RandomModel:
+    """Random weights of a published shape, of its family."""
+    shape = published_shape(shape_name)
+    kind = RandomLlama if engine_of(shape_name) == "int4" else RandomModel
+    return kind(shape, seed, layers)

@@ -1,0 +1,181 @@
+"""Reading and writing of safetensors files with numpy alone (bfloat16 included), so that a board needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import HwgenError
+
+__all__ = ["TensorFile", "TensorSet", "widen", "write_tensors"]
+
+#: safetensors name -> numpy type of the stored elements (bfloat16 as its 16 bits).
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+
+#: No header of a real checkpoint is longer; a larger length means the file is no safetensors file.
+_LONGEST_HEADER = 100_000_000
+
+_FIX = "download the file again, or export the checkpoint again"
+
+
+def widen(values: npt.NDArray[Any], kind: str) -> npt.NDArray[np.float32]:
+    """Stored elements of a floating-point tensor as float32."""
+    if kind == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+class TensorFile:
+    """One safetensors file, mapped read-only. A file that is cut short or whose header is damaged is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise HwgenError("checkpoint", f"{path} cannot be read: {error.strerror}", _FIX) from error
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(size - 8, _LONGEST_HEADER):
+                raise HwgenError("checkpoint", f"{path} is truncated or no safetensors file ({size} bytes)", _FIX)
+            try:
+                header = json.loads(file.read(length))
+            except ValueError as error:
+                raise HwgenError("checkpoint", f"{path} has a damaged header", _FIX) from error
+        if not isinstance(header, dict):
+            raise HwgenError("checkpoint", f"{path} has a damaged header", _FIX)
+        header.pop("__metadata__", None)
+        self._entries: dict[str, dict[str, Any]] = header
+        self._start = 8 + length
+        for name, entry in header.items():
+            try:
+                kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+                known = kind in _TYPES
+                expected = int(np.prod(shape, dtype=np.int64)) * _TYPES[kind].itemsize if known else end - begin
+            except (KeyError, TypeError, ValueError) as error:
+                raise HwgenError("checkpoint", f"{path}: the entry of tensor {name} is damaged", _FIX) from error
+            if begin < 0 or end - begin != expected:
+                raise HwgenError(
+                    "checkpoint", f"{path}: tensor {name} has {end - begin} bytes, {expected} expected", _FIX
+                )
+            if self._start + end > size:
+                raise HwgenError(
+                    "checkpoint",
+                    f"{path} is truncated: tensor {name} ends at byte {self._start + end}, the file has {size}",
+                    _FIX,
+                )
+        self._data = np.memmap(path, np.uint8, "r")
+
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def kind(self, name: str) -> str:
+        """safetensors type of a tensor, such as ``"BF16"`` or ``"U8"``."""
+        return str(self._entries[name]["dtype"])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._entries[name]["shape"])
+
+    def stored(self, name: str) -> npt.NDArray[Any]:
+        """The elements as stored (bfloat16 as ``uint16``)."""
+        kind = self.kind(name)
+        if kind not in _TYPES:
+            raise HwgenError(
+                "checkpoint",
+                f"{self.path}: tensor {name} has type {kind}; supported are {', '.join(_TYPES)}",
+                "convert the checkpoint to one of these types",
+            )
+        begin, end = self._entries[name]["data_offsets"]
+        data = self._data[self._start + begin : self._start + end]
+        return np.frombuffer(data.tobytes(), _TYPES[kind]).reshape(self.shape(name))
+
+
+class TensorSet:
+    """Every tensor of a checkpoint directory: one ``*.safetensors`` file or the shards of an index."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._home: dict[str, TensorFile] = {}
+        index = directory / "model.safetensors.index.json"
+        if index.exists():
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as error:
+                raise HwgenError("checkpoint", f"{index} is damaged", _FIX) from error
+            paths = [directory / shard for shard in shards]
+        else:
+            paths = sorted(directory.glob("*.safetensors"))
+        if not paths:
+            raise HwgenError(
+                "checkpoint",
+                f"{directory} has no *.safetensors file",
+                "give a directory in Hugging Face layout with config.json, *.safetensors and tokenizer.json",
+            )
+        for path in paths:
+            if not path.exists():
+                raise HwgenError("checkpoint", f"{path} is missing (named by {index.name})", "download every shard")
+            file = TensorFile(path)
+            self._home.update(dict.fromkeys(file.names(), file))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._home
+
+    def names(self) -> list[str]:
+        return list(self._home)
+
+    def find(self, *names: str) -> str:
+        """The first of ``names`` that exists; an error names them all."""
+        for name in names:
+            if name in self._home:
+                return name
+        raise HwgenError("checkpoint", f"{self.directory} has no tensor {' or '.join(names)}", _FIX)
+
+    def kind(self, name: str) -> str:
+        return self._home[name].kind(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._home[name].shape(name)
+
+    def stored(self, name: str) -> npt.NDArray[Any]:
+        return self._home[name].stored(name)
+
+    def floats(self, name: str) -> npt.NDArray[np.float32]:
+        """A floating-point tensor as float32."""
+        kind = self.kind(name)
+        if kind not in ("F64", "F32", "F16", "BF16"):
+            raise HwgenError("checkpoint", f"tensor {name} has type {kind}, a floating-point type is expected", _FIX)
+        return widen(self.stored(name), kind)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
+    """Write ``{name: (safetensors type, elements as stored)}`` as one safetensors file."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (kind, values) in tensors.items():
+        if values.dtype != _TYPES[kind]:
+            raise ValueError(f"{name} must be stored as {_TYPES[kind]}, not {values.dtype}")
+        header[name] = {"dtype": kind, "shape": list(values.shape), "data_offsets": [offset, offset + values.nbytes]}
+        offset += values.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, values in tensors.values():
+            file.write(np.ascontiguousarray(values).tobytes())

@@ -1,0 +1,449 @@
+"""Engine: an image on a device, run pass by pass. One pass is one doorbell over up to ``chunk`` tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ...config import BuildConfig
+from ...descriptors import Opcode
+from ...errors import HwgenError
+from ...layout import from_planes
+from ...registers import COUNTERS, PassFlag, Register, Status, register_map
+from ..compiler.image import Image, check_contract
+from ..compiler.slices import is_needed
+from ..devices.device import Bytes, Device, attach
+
+__all__ = ["Candidate", "Engine", "PassResult", "Session", "SlicedPass"]
+
+#: Seconds of the device's own time after which a pass counts as hung.
+PASS_TIMEOUT = 60.0
+
+START, ACKNOWLEDGE = 1, 2
+
+#: Regions of an image that say nothing about its model.
+_NO_WEIGHTS = ("program", "logits", "kv", "slices")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that the LM head found likely."""
+
+    token: int
+    logit: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """What one doorbell did."""
+
+    #: Tokens computed.
+    tokens: int
+    #: Best next tokens, best first; empty without logits.
+    candidates: tuple[Candidate, ...]
+    #: Counters of ``hwgen.registers`` by name; those of time are 0 on the golden device.
+    counters: dict[str, int]
+    #: Cycles by operator.
+    opcode_cycles: dict[str, int]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles from doorbell to completion."""
+        return self.counters["cycles"]
+
+    @property
+    def stream_beats(self) -> int:
+        """Beats read through the ring."""
+        return self.counters["stream_beats"]
+
+
+class Session:
+    """One sequence of tokens and its pages of the KV cache. Pages may be shared with other sessions."""
+
+    def __init__(self) -> None:
+        #: Tokens in the cache, first to last.
+        self.tokens: list[int] = []
+        #: Page number of every block of the sequence.
+        self.pages: list[int] = []
+        #: Leading tokens whose passes began at multiples of the chunk, as those of a prefill from the start do: their keys
+        #: and values are bit for bit those that any prompt with the same tokens gets.
+        self.aligned = 0
+        #: Tokens that belong to the sequence and are not yet computed: the last one of an answer.
+        self.pending: list[int] = []
+        #: Content of the pages while they are lent to others (:meth:`Engine.park`).
+        self.parked: Bytes | None = None
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return len(self.tokens)
+
+
+@dataclass(eq=False)
+class SlicedPass:
+    """A pass that is run slice by slice (:meth:`Engine.run_slice`). Its tokens belong to the session when it has ended."""
+
+    session: Session
+    tokens: list[int]
+    #: As for :meth:`Engine.forward`.
+    logits: bool
+    write_logits: bool
+    #: Tokens of the session before it.
+    position: int
+    #: Slice to be run next.
+    next: int = 0
+    #: Sums over the slices that were run.
+    counters: Counter[str] = field(default_factory=Counter)
+    opcode_cycles: Counter[str] = field(default_factory=Counter)
+
+
+class Engine:
+    """Writes an image to a device and runs passes for sessions that share its KV pages."""
+
+    def __init__(self, device: Device, image: Image) -> None:
+        check_contract(device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}")
+        attach(device)
+        self.device = device
+        self.image = image
+        self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
+        self._free = list(range(image.pages - 1, -1, -1))
+        #: Sessions that hold each page.
+        self._holders = [0] * image.pages
+        #: Called when pages run out: gives some back that no running session needs; False when there are none.
+        self.reclaim: Callable[[], bool] = lambda: False
+        self._busy = False
+        #: Page table as the device has it.
+        self._table: list[int | None] = [None] * device.config.max_pages
+        #: Address of the image in device memory.
+        self.base = device.allocate(image.total_bytes)
+        device.write(self.base, image.data)
+        device.write(self.base, np.frombuffer(image.program(self.base), np.uint8))
+        slices, addresses = image.slices(self.base)
+        if slices:
+            device.write(self.base + image.symbols["slices"].offset, np.frombuffer(slices, np.uint8))
+        self._program = self.base + image.symbols["program"].offset
+        #: Programs of the pass beside a suspended one, and of every slice.
+        self._beside, self._slices = addresses[0] if addresses else self._program, addresses[1:]
+        #: The pass whose vectors are in the scratch memory.
+        self._suspended: SlicedPass | None = None
+        self._write_address("LOGITS", self.base + image.symbols["logits"].offset)
+        #: PROGRAM as the device has it.
+        self._loaded = self._program
+        self._write_address("PROGRAM", self._program)
+        self._write("CONTROL", ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
+        self._write("INTERRUPT", 1)
+
+    @property
+    def config(self) -> BuildConfig:
+        return self.device.config
+
+    def _write(self, name: str, value: int, index: int = 0) -> None:
+        row = self._registers[name]
+        self.device.write_register(row.offset + index * row.step, value)
+
+    def _write_address(self, name: str, value: int) -> None:
+        self._write(f"{name}_LOW", value & 0xFFFFFFFF)
+        self._write(f"{name}_HIGH", value >> 32)
+
+    def _read(self, name: str, index: int = 0) -> int:
+        row = self._registers[name]
+        return self.device.read_register(row.offset + index * row.step)
+
+    @cached_property
+    def model_hash(self) -> str:
+        """SHA-256 over shape and weights as the machine reads them; what a saved session is bound to."""
+        digest = hashlib.sha256(json.dumps(self.image.shape.to_dict(), sort_keys=True).encode())
+        for name, region in sorted(self.image.symbols.items()):
+            if name.split(".")[0] not in _NO_WEIGHTS:
+                digest.update(name.encode())
+                digest.update(self.image.data[region.offset : region.offset + region.bytes].tobytes())
+        return digest.hexdigest()
+
+    # ---- pages ---------------------------------------------------------------------------------------------------
+    @property
+    def free_pages(self) -> int:
+        """Pages that no session holds."""
+        return len(self._free)
+
+    def blocks(self, positions: int) -> int:
+        """Pages of ``positions`` tokens."""
+        return -(-positions // self.config.kv_block)
+
+    def _page_address(self, page: int) -> int:
+        return self.base + self.image.symbols["kv"].offset + page * self.image.page_bytes
+
+    def read_pages(self, pages: Sequence[int]) -> Bytes:
+        """Content of pages, ``[pages, page_bytes]``."""
+        size = self.image.page_bytes
+        out = np.empty((len(pages), size), np.uint8)
+        for row, page in zip(out, pages, strict=True):
+            row[:] = self.device.read(self._page_address(page), size)
+        return out
+
+    def write_pages(self, pages: Sequence[int], content: Bytes) -> None:
+        """Replace the content of pages by ``[pages, page_bytes]``."""
+        for row, page in zip(content, pages, strict=True):
+            self.device.write(self._page_address(page), row)
+
+    def _take(self) -> int:
+        page = self._free.pop()
+        self._holders[page] = 1
+        return page
+
+    def _release(self, page: int) -> None:
+        self._holders[page] -= 1
+        if not self._holders[page]:
+            self._free.append(page)
+
+    def _shared(self, session: Session) -> list[int]:
+        """Indices of the pages that the next pass writes and other sessions hold too."""
+        first = session.position // self.config.kv_block
+        return [i for i in range(first, len(session.pages)) if self._holders[session.pages[i]] > 1]
+
+    def _missing(self, session: Session, positions: int) -> int:
+        return max(0, self.blocks(positions) - len(session.pages)) + len(self._shared(session))
+
+    def reserve(self, session: Session, positions: int) -> bool:
+        """Pages of its own for the next tokens of a session up to ``positions``; False, and nothing done, when there are too few.
+
+        A page that is shared and about to be written is copied first.
+        """
+        while self._missing(session, positions) > len(self._free):
+            if not self.reclaim():
+                return False
+        for i in self._shared(session):
+            page = session.pages[i]
+            session.pages[i] = self._take()
+            self.write_pages([session.pages[i]], self.read_pages([page]))
+            self._release(page)
+        while len(session.pages) < self.blocks(positions):
+            session.pages.append(self._take())
+        return True
+
+    # ---- sessions ------------------------------------------------------------------------------------------------
+    def close(self, session: Session) -> None:
+        """Give the pages of a session back. The session is empty then, and may be used again."""
+        for page in reversed(session.pages):
+            self._release(page)
+        session.tokens, session.pages, session.pending = [], [], []
+        session.aligned, session.parked = 0, None
+
+    def share(self, session: Session, positions: int) -> Session:
+        """A new session with the first ``positions`` tokens of another, in the same pages."""
+        new = Session()
+        new.tokens = session.tokens[:positions]
+        new.pages = session.pages[: self.blocks(positions)]
+        new.aligned = min(session.aligned, positions)
+        for page in new.pages:
+            self._holders[page] += 1
+        return new
+
+    def park(self, session: Session) -> None:
+        """Move the pages of a session to memory of the host, so that others can use them."""
+        session.parked = self.read_pages(session.pages)
+        for page in reversed(session.pages):
+            self._release(page)
+        session.pages.clear()
+
+    def unpark(self, session: Session, positions: int) -> bool:
+        """Bring a parked session back, with pages up to ``positions``; False, and nothing done, when there are too few."""
+        if session.parked is not None:
+            if not self.reserve(session, max(positions, session.position)):
+                return False
+            self.write_pages(session.pages[: len(session.parked)], session.parked)
+            session.parked = None
+        return True
+
+    def adopt(self, session: Session, tokens: Sequence[int]) -> None:
+        """Tokens whose keys and values are put into the cache by other means: the session has them and their pages."""
+        self.check_context(session.position + len(tokens))
+        if not self.reserve(session, session.position + len(tokens)):
+            raise HwgenError("context", f"{len(tokens)} tokens need more KV pages than are free", "close another session")
+        session.tokens.extend(tokens)
+
+    def check_context(self, tokens: int) -> None:
+        """Refuse a sequence that the cache cannot hold."""
+        if tokens > self.image.context:
+            raise HwgenError(
+                "context",
+                f"{tokens} tokens are longer than the context of {self.image.context} tokens",
+                "shorten the prompt, or use a model and build with a longer context",
+            )
+
+    # ---- passes --------------------------------------------------------------------------------------------------
+    def start(self, session: Session, tokens: Sequence[int], *, logits: bool, write_logits: bool = False) -> None:
+        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end.
+
+        A pass of one token leaves a suspended one (:meth:`run_slice`) as it is; any other makes that begin anew.
+        """
+        self._check_pass(session, tokens)
+        self._settle(session)
+        if len(tokens) > 1:
+            self._suspended = None
+        self._write_tokens(tokens)
+        self._ring(self._program if self._suspended is None else self._beside, session, len(tokens), logits, write_logits)
+        self._extend(session, tokens)
+
+    def _check_pass(self, session: Session, tokens: Sequence[int]) -> None:
+        if not 1 <= len(tokens) <= self.image.chunk:
+            raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {len(tokens)}")
+        self.check_context(session.position + len(tokens))
+        for token in tokens:
+            if not 0 <= token < self.image.shape.vocab:
+                raise HwgenError(
+                    "usage",
+                    f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
+                    "use the tokenizer of this model",
+                )
+
+    def _write_tokens(self, tokens: Sequence[int]) -> None:
+        for i, token in enumerate(tokens):
+            self._write("TOKEN", token, i)
+
+    def _extend(self, session: Session, tokens: Sequence[int]) -> None:
+        if session.aligned == session.position and session.position % self.image.chunk == 0:
+            session.aligned += len(tokens)
+        session.tokens.extend(tokens)
+
+    def _settle(self, session: Session) -> None:
+        """What must hold before registers are written."""
+        if session.parked is not None:
+            raise ValueError("a parked session must be brought back (unpark) before a pass")
+        if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
+            self.device.wait(PASS_TIMEOUT)
+            self._write("CONTROL", ACKNOWLEDGE)
+            self._busy = False
+
+    def _ring(self, program: int, session: Session, tokens: int, logits: bool, write_logits: bool) -> None:
+        """Run a program over ``tokens`` tokens behind those of a session."""
+        end = session.position + tokens
+        if not self.reserve(session, end):
+            raise HwgenError(
+                "context",
+                f"{self._missing(session, end)} KV pages are needed, {len(self._free)} are free",
+                "close another session, or give the cache more tokens",
+            )
+        if self._loaded != program:
+            self._write_address("PROGRAM", program)
+            self._loaded = program
+        for i, page in enumerate(session.pages):
+            if self._table[i] != page:
+                self._write("PAGE", page, i)
+                self._table[i] = page
+        self._write("POSITION", session.position)
+        self._write("COUNT", tokens)
+        options = (PassFlag.LOGITS if logits else 0) | (PassFlag.WRITE_LOGITS if logits and write_logits else 0)
+        self._write("PASS", int(options))
+        self._write("CONTROL", START)
+        self._busy = True
+
+    def finish(self, tokens: int, *, logits: bool) -> PassResult:
+        """Wait for the pass and read its results."""
+        self.device.wait(PASS_TIMEOUT)
+        status = Status(self._read("STATUS"))
+        self._busy = False
+        self._write("CONTROL", ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
+        if Status.ERROR in status:
+            error = self._read("ERROR")
+            raise HwgenError(
+                "device",
+                f"memory port {error >> 8 & 0xFF} answered a {'write' if error & 4 else 'read'} "
+                f"with response {error & 3} at operator {self._read('CURRENT')}",
+                "check the address of the image in device memory",
+            )
+        counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
+        opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
+        return PassResult(tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes)
+
+    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
+        """One pass over up to ``image.chunk`` tokens behind those the session has; a pass that fails adds none."""
+        position, aligned = session.position, session.aligned
+        try:
+            self.start(session, tokens, logits=logits, write_logits=write_logits)
+            return self.finish(len(tokens), logits=logits)
+        except BaseException:
+            del session.tokens[position:]
+            session.aligned = aligned
+            raise
+
+    # ---- passes that make way ------------------------------------------------------------------------------------
+    @property
+    def slices(self) -> int:
+        """Slices of a pass of the whole chunk; 0 where the scratch memory has no room for another token beside it."""
+        return len(self._slices)
+
+    def begin_slices(
+        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
+    ) -> SlicedPass:
+        """A pass as :meth:`forward` runs it, with the same results, to be run slice by slice. Between slices other sessions
+        may have passes of one token, and this one may be parked; given up by running no more slices.
+        """
+        if not self._slices:
+            raise ValueError("the image must have slices")
+        self._check_pass(session, tokens)
+        return SlicedPass(session, list(tokens), logits, write_logits, session.position)
+
+    def is_suspended(self, sliced: SlicedPass | None) -> bool:
+        """Whether what a pass has computed is still on the device."""
+        return sliced is not None and sliced is self._suspended
+
+    def run_slice(self, sliced: SlicedPass) -> PassResult | None:
+        """The next slice; what the whole pass did, when it was the last one.
+
+        Where other vectors have taken the place of this pass's in the meantime, it begins anew.
+        """
+        if sliced.session.position != sliced.position:
+            raise ValueError(f"the session must have {sliced.position} tokens, not {sliced.session.position}")
+        self._settle(sliced.session)
+        if self._suspended is not sliced:
+            sliced.next = 0
+        self._suspended = None  # of a slice that fails nothing is known
+        tokens = len(sliced.tokens)
+        if not sliced.next:  # the embedding
+            self._write_tokens(sliced.tokens)
+        self._ring(self._slices[sliced.next], sliced.session, tokens, sliced.logits, sliced.write_logits)
+        result = self.finish(tokens, logits=False)
+        sliced.counters.update(result.counters)
+        sliced.opcode_cycles.update(result.opcode_cycles)
+        assert self.image.sliced is not None
+        for number in range(sliced.next + 1, len(self._slices)):
+            if is_needed(self.image.sliced.slices[number], tokens, sliced.logits):
+                sliced.next, self._suspended = number, sliced
+                return None
+        self._extend(sliced.session, sliced.tokens)
+        return PassResult(
+            tokens=tokens,
+            candidates=self._candidates() if sliced.logits else (),
+            counters=dict(sliced.counters),
+            opcode_cycles=dict(sliced.opcode_cycles),
+        )
+
+    def prefill(self, session: Session, tokens: Sequence[int], *, write_logits: bool = False) -> list[PassResult]:
+        """A prompt in chunks; the last pass has the candidates of the next token."""
+        if not tokens:
+            raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
+        self.check_context(session.position + len(tokens))
+        chunk = self.image.chunk
+        results = []
+        for start in range(0, len(tokens), chunk):
+            last = start + chunk >= len(tokens)
+            results.append(self.forward(session, tokens[start : start + chunk], logits=last, write_logits=write_logits))
+        return results
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Every logit of the last pass that wrote them."""
+        region = self.image.symbols["logits"]
+        data = self.device.read(self.base + region.offset, region.bytes)
+        return from_planes(self.config, data).reshape(-1).view(np.float32)[: self.image.shape.vocab].copy()
+
+    def _candidates(self) -> tuple[Candidate, ...]:
+        count = min(self.config.topk, self.image.shape.vocab)
+        words = np.array([self._read("TOPK", i) for i in range(2 * count)], np.uint32)
+        return tuple(Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True))

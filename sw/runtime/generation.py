@@ -1,0 +1,213 @@
+"""Generation: prompt to tokens with statistics, token by token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ...errors import HwgenError
+from .engine import Engine, PassResult, Session
+from .prefix_cache import PrefixCache
+from .sampling import Sampler, Sampling
+
+__all__ = ["CONTEXT_FULL", "GeneratedToken", "Generation", "PassRequest", "Phase"]
+
+#: What happens when the context is full. ``stop``: the answer ends. ``error``: a prompt whose answer might not fit is refused
+#: before anything is computed. ``slide``: the oldest half is forgotten and the rest computed again.
+CONTEXT_FULL = ("stop", "error", "slide")
+
+
+@dataclass
+class Phase:
+    """Sums over the passes of prefill or of decode."""
+
+    tokens: int = 0
+    cycles: int = 0
+    stream_beats: int = 0
+    wall_s: float = 0.0
+
+    def add(self, result: PassResult, wall_s: float) -> None:
+        self.tokens += result.tokens
+        self.cycles += result.cycles
+        self.stream_beats += result.stream_beats
+        self.wall_s += wall_s
+
+    def seconds(self, clock_mhz: float) -> float | None:
+        """Time at the fabric clock; None where no cycles were counted."""
+        return self.cycles / (clock_mhz * 1e6) if self.cycles else None
+
+    def rate(self, clock_mhz: float) -> float | None:
+        """Tokens a second at the fabric clock."""
+        seconds = self.seconds(clock_mhz)
+        return self.tokens / seconds if seconds else None
+
+    @property
+    def port_utilisation(self) -> float:
+        """Share of the cycles in which the ring took a beat."""
+        return self.stream_beats / self.cycles if self.cycles else 0.0
+
+
+@dataclass(frozen=True)
+class GeneratedToken:
+    """One token of the answer and what it took."""
+
+    token: int
+    #: Pass that computed it.
+    result: PassResult
+    #: Why the generation ends with this token: ``stop``, ``length``, ``context``; None where it goes on.
+    stop_reason: str | None
+
+
+@dataclass(frozen=True)
+class PassRequest:
+    """The next pass of a generation."""
+
+    tokens: list[int]
+    #: Whether a token is chosen after it.
+    logits: bool
+    #: Whether every logit is needed for that, and not the best candidates alone.
+    write_logits: bool
+
+
+@dataclass(eq=False)
+class Generation:
+    """One answer. Iterate over it; its sums are complete when the iteration ends.
+
+    Or run it pass by pass, between passes of others: :meth:`next_pass` says what to compute, :meth:`accept` takes the result.
+    """
+
+    engine: Engine
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_tokens: Sequence[int] = ()
+    #: Continued where it already has tokens.
+    session: Session = field(default_factory=Session)
+    prefill: Phase = field(default_factory=Phase)
+    decode: Phase = field(default_factory=Phase)
+    #: Tokens of the answer; a stop token is not one of them.
+    tokens: list[int] = field(default_factory=list)
+    stop_reason: str = "length"
+    #: One of :data:`CONTEXT_FULL`.
+    context_full: str = "stop"
+    #: First tokens that a slide does not forget.
+    keep: int = 0
+    #: Where the beginning of the prompt is looked for.
+    prefixes: PrefixCache | None = None
+    #: Tokens of the prompt that were in the cache already.
+    reused: int = field(default=0, init=False)
+    #: True while several tokens wait to be computed: the prompt, or what a slide kept.
+    prefilling: bool = field(default=True, init=False)
+    #: True when there is nothing left to compute.
+    ended: bool = field(default=False, init=False)
+    _todo: list[int] = field(default_factory=list, init=False)
+    _begun: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.context_full not in CONTEXT_FULL:
+            raise HwgenError(
+                "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
+            )
+        self._sampler = Sampler(self.sampling)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that wait to be computed."""
+        return len(self._todo)
+
+    def check(self) -> None:
+        """Refuse a prompt that cannot be answered."""
+        if not self.prompt:
+            raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
+        length = self.session.position + len(self.session.pending) + len(self.prompt)
+        self.engine.check_context(length)
+        if self.context_full == "error" and length + self.max_new_tokens - 1 > self.engine.image.context:
+            raise HwgenError(
+                "context",
+                f"{length} tokens and an answer of {self.max_new_tokens} are longer than the context of "
+                f"{self.engine.image.context} tokens",
+                "ask for fewer tokens, or shorten the prompt",
+            )
+
+    def _begin(self) -> None:
+        self.check()
+        self._begun = True
+        self._todo = [*self.session.pending, *self.prompt]
+        self.session.pending = []
+        self._seen = [*self.session.tokens, *self._todo]
+        if self.prefixes is not None and not self.session.tokens:
+            self.reused = self.prefixes.start(self.session, self._todo)
+            del self._todo[: self.reused]
+
+    def next_pass(self) -> PassRequest | None:
+        """What to compute next; None when the answer is complete. Asking again gives the same pass."""
+        if not self._begun:
+            self._begin()
+        if self.ended:
+            return None
+        chunk = self.engine.image.chunk
+        logits = len(self._todo) <= chunk
+        return PassRequest(self._todo[:chunk], logits, logits and self.sampling.needs_logits)
+
+    def accept(self, result: PassResult, wall_s: float) -> GeneratedToken | None:
+        """Take the result of :meth:`next_pass`; the token it led to, if it was the last pass before one."""
+        (self.prefill if self.prefilling else self.decode).add(result, wall_s)
+        del self._todo[: result.tokens]
+        if self._todo:
+            return None
+        if self.prefilling and self.prefixes is not None:
+            self.prefixes.add(self.session, whole_pages=True)
+        self.prefilling = False
+        if len(self.tokens) >= self.max_new_tokens:
+            self.ended = True
+            return None
+        token = self._choose(result)
+        reason = self._follow(token)
+        if reason:
+            self.ended, self.stop_reason = True, reason
+            self.session.pending = [token]
+        return GeneratedToken(token, result, reason)
+
+    def _choose(self, result: PassResult) -> int:
+        if not self.sampling.needs_logits:
+            return result.candidates[0].token
+        return self._sampler.choose(self.engine.logits(), self._seen)
+
+    def _follow(self, token: int) -> str | None:
+        """Plan what comes after a chosen token; the reason to stop, if there is one."""
+        if token in self.stop_tokens:
+            return "stop"
+        self.tokens.append(token)
+        self._seen.append(token)
+        if len(self.tokens) == self.max_new_tokens:
+            return "length"
+        self._todo = [token]
+        if self.session.position == self.engine.image.context:
+            if self.context_full != "slide":
+                return "context"
+            self._slide()
+        return None
+
+    def _slide(self) -> None:
+        """Forget the oldest tokens but the first ``keep``; the rest is half a context, and is computed again."""
+        half = self.engine.image.context // 2
+        keep = min(self.keep, max(0, half - 1))
+        history = [*self.session.tokens, *self._todo]
+        self._todo = history[:keep] + history[-max(1, half - keep) :]
+        self.engine.close(self.session)
+        self.prefilling = True
+
+    def release(self) -> None:
+        """Give the pages of the session back, or leave them to prompts that begin alike."""
+        if self.prefixes is not None:
+            self.prefixes.add(self.session)
+        self.engine.close(self.session)
+
+    def __iter__(self) -> Iterator[GeneratedToken]:
+        while (step := self.next_pass()) is not None:
+            begin = time.monotonic()
+            result = self.engine.forward(self.session, step.tokens, logits=step.logits, write_logits=step.write_logits)
+            item = self.accept(result, time.monotonic() - begin)
+            if item is not None:
+                yield item

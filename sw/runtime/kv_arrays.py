@@ -1,0 +1,89 @@
+"""The KV cache as arrays: pages of an image to keys, values and scales by layer, head and position, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...descriptors import Opcode
+from ...errors import HwgenError
+from ...layout import KvBlockLayout, from_planes, to_planes
+from ..compiler.image import Image
+from ..compiler.placement import Region
+
+__all__ = ["KvArrays", "pack_pages", "unpack_pages", "with_cache_tokens"]
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class KvArrays:
+    """Keys and values of a sequence. First index 0 is keys, 1 values."""
+
+    #: int8 ``[2, layers, kv_heads, positions, head_dim]``; -7 to 7 of an image with 4-bit keys and values.
+    elements: npt.NDArray[np.int8]
+    #: bf16 bits ``[2, layers, kv_heads, positions]``.
+    scales: npt.NDArray[np.uint16]
+
+
+def with_cache_tokens(image: Image, tokens: int) -> Image:
+    """The same image with KV pages for ``tokens`` tokens, shared by all sessions."""
+    if tokens < image.context:
+        raise HwgenError(
+            "usage",
+            f"a KV cache of {tokens} tokens is smaller than the context of {image.context} tokens",
+            f"give the cache {image.context} tokens or more",
+        )
+    kv = image.symbols["kv"]  # the last region
+    size = -(-tokens // image.config.kv_block) * image.page_bytes
+    return replace(image, symbols={**image.symbols, "kv": Region(kv.offset, size)}, total_bytes=kv.offset + size)
+
+
+def _block_offsets(image: Image) -> npt.NDArray[np.int64]:
+    """Where the block of every layer and head begins in a page, ``[layers, kv_heads]``: as the program writes it."""
+    start = image.symbols["kv"].offset
+    writes = sorted((d for d in image.descriptors if d.opcode is Opcode.KV_WRITE), key=lambda d: d.layer)
+    return np.array([[d.stream_address - start + h * d.head_stride for h in range(d.kv_heads)] for d in writes])
+
+
+def _shape(image: Image, positions: int) -> tuple[int, int, int, int, int]:
+    s = image.shape
+    return 2, s.layers, s.kv_heads, positions, s.head_dim
+
+
+def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
+    """Keys and values of the first ``positions`` tokens of ``pages [pages, page_bytes]``."""
+    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
+    shape = _shape(image, len(pages) * c.kv_block)
+    elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
+    for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
+        for i, page in enumerate(pages):
+            here = slice(i * c.kv_block, (i + 1) * c.kv_block)
+            beats = from_planes(c, page[offset : offset + layout.bytes])
+            scales[:, layer, head, here] = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, -1)
+            end = layout.header_beats + 2 * layout.data_beats
+            elements[:, layer, head, here] = layout.split(beats[layout.header_beats : end].reshape(2, -1, c.beat_bytes))
+    return KvArrays(elements[..., :positions, :], scales[..., :positions])
+
+
+def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
+    """Inverse of :func:`unpack_pages`; positions behind the last are zero."""
+    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
+    positions = arrays.scales.shape[-1]
+    pages = np.zeros((-(-positions // c.kv_block), image.page_bytes), np.uint8)
+    shape = _shape(image, len(pages) * c.kv_block)
+    elements, scales = np.zeros(shape, np.int8), np.zeros(shape[:-1], np.uint16)
+    elements[..., :positions, :], scales[..., :positions] = arrays.elements, arrays.scales
+    for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
+        for i, page in enumerate(pages):
+            here = slice(i * c.kv_block, (i + 1) * c.kv_block)
+            beats = np.zeros((layout.beats, c.beat_bytes), np.uint8)
+            header = np.ascontiguousarray(scales[:, layer, head, here])
+            beats[: layout.header_beats] = header.view(np.uint8).reshape(layout.header_beats, -1)
+            data = np.ascontiguousarray(layout.join(elements[:, layer, head, here]))
+            end = layout.header_beats + 2 * layout.data_beats
+            beats[layout.header_beats : end] = data.view(np.uint8).reshape(-1, c.beat_bytes)
+            page[offset : offset + layout.bytes] = to_planes(c, beats)
+    return pages

@@ -1,0 +1,260 @@
+"""Several answers at a time on one accelerator: passes of all sessions are interleaved."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ...errors import HwgenError
+from ..devices.device import DeviceTimeout
+from .engine import Engine, PassResult, SlicedPass
+from .generation import GeneratedToken, Generation, PassRequest
+
+__all__ = ["Job", "Observer", "QueueFull", "Scheduler"]
+
+#: Told of every pass: its job, what it did, whether it was of prefill, the seconds it took.
+Observer = Callable[["Job", PassResult, bool, float], None]
+
+
+class QueueFull(HwgenError):
+    """More answers are asked for than may wait."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__("busy", f"{waiting} requests are waiting already", "try again later")
+
+
+@dataclass(eq=False)
+class Job:
+    """One answer in the making. The callbacks are called by the thread that runs the scheduler."""
+
+    generation: Generation
+    on_token: Callable[[GeneratedToken], None]
+    #: Called once, with the error if the answer could not be completed.
+    on_end: Callable[[HwgenError | None], None]
+    cancelled: bool = field(default=False, init=False)
+    #: The pass of prefill that made way for others, and the seconds it has taken.
+    sliced: SlicedPass | None = field(default=None, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+
+class Scheduler:
+    """Runs jobs pass by pass.
+
+    Every decoding session gets one pass a round; after each round comes a turn of the prefill that was asked for first:
+    ``turn`` slices of its pass, a slice being one operator with what it needs (see `hwgen.sw.compiler.slices`), or with 0
+    the whole pass. So with 1 a decoding session never waits longer for another's prompt than one operator takes. Where nobody
+    decodes, and where the scratch memory has no room for slices, a turn is a whole pass. Prompts are computed one after the
+    other, in order: the second of two that begin alike finds what the first has left.
+
+    When the pages of the KV cache run out, kept prefixes are dropped first; then the youngest session is parked in memory of
+    the host and continues, with the same bits, when there is room again.
+    """
+
+    def __init__(
+        self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, turn: int = 1, observer: Observer | None = None
+    ) -> None:
+        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("turn", turn, 0)):
+            if value < least:
+                raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
+        self.engine = engine
+        self.max_running, self.max_waiting, self.turn = max_running, max_waiting, turn
+        self._observe: Observer = observer or (lambda job, result, prefill, seconds: None)
+        #: Guards what several threads change: the waiting jobs and whether more are taken.
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._refusal: HwgenError | None = None
+        #: Jobs that have a session, oldest first, and of these the ones still to be served in this round.
+        self._running: list[Job] = []
+        self._round: deque[Job] = deque()
+        self._thread: threading.Thread | None = None
+
+    # ---- for any thread ------------------------------------------------------------------------------------------
+    @property
+    def running(self) -> int:
+        """Jobs that have a session."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def failure(self) -> HwgenError | None:
+        """Why no more jobs are taken."""
+        return self._refusal
+
+    def submit(self, job: Job) -> None:
+        """Add a job. :class:`QueueFull` when too many wait; a prompt that cannot be answered is refused."""
+        job.generation.check()
+        with self._changed:
+            if self._refusal is not None:
+                raise self._refusal
+            if len(self._waiting) >= self.max_waiting + max(0, self.max_running - len(self._running)):
+                raise QueueFull(len(self._waiting))
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """End a job before its next pass or slice; nothing happens to one that has ended."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify()
+
+    def start(self) -> None:
+        """Run jobs in a thread of its own until :meth:`close`."""
+        self._thread = threading.Thread(target=self._serve, name="hwgen-scheduler", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End every job after the present pass, and take no more."""
+        with self._changed:
+            self._refusal = self._refusal or HwgenError("busy", "the server is shutting down", "try again later")
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._end_all(self._refusal)
+
+    # ---- for the thread that runs it -----------------------------------------------------------------------------
+    def _serve(self) -> None:
+        try:
+            while self._refusal is None:
+                if not self.step():
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running))
+        except DeviceTimeout as error:
+            self._refuse(error)
+        except Exception as error:
+            self._refuse(HwgenError("device", f"the scheduler failed: {error!r}", "restart the server, and report this"))
+            raise
+
+    def _refuse(self, error: HwgenError) -> None:
+        with self._changed:
+            self._refusal = error
+        self._end_all(error)
+
+    def _end_all(self, error: HwgenError | None) -> None:
+        for job in [*self._running, *self._waiting]:
+            self._end(job, error)
+
+    def step(self) -> bool:
+        """One pass, or turn of slices, of one job; False when there is nothing to do."""
+        for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
+            self._end(job, None)
+        self._admit()
+        job_or_none = self._next()
+        if job_or_none is None:
+            return False
+        self._advance(job_or_none)
+        return True
+
+    def _ready(self) -> list[Job]:
+        """Running jobs whose session is on the device."""
+        return [j for j in self._running if j.generation.session.parked is None]
+
+    def _admit(self) -> None:
+        """Bring parked sessions back, oldest first; then begin the next prompt if none is being computed."""
+        for job in [j for j in self._running if j.generation.session.parked is not None]:
+            session = job.generation.session
+            if not self.engine.unpark(session, session.position + job.generation.remaining):
+                if not self._ready():  # nobody here will give pages back
+                    self._end(job, self._no_room(job))
+                return
+        with self._changed:
+            prefill = any(j.generation.prefilling for j in self._running)
+            if self._waiting and len(self._running) < self.max_running and not prefill:
+                self._running.append(self._waiting.popleft())
+
+    def _next(self) -> Job | None:
+        ready = self._ready()
+        while True:
+            while self._round:
+                job = self._round.popleft()
+                if job in ready:
+                    return job
+            self._round.extend(j for j in ready if not j.generation.prefilling)
+            prefill = self._next_prefill(ready)
+            if prefill is not None or not self._round:
+                return prefill
+
+    def _next_prefill(self, ready: list[Job]) -> Job | None:
+        """The one whose pass is under way, then the oldest."""
+        waiting = [j for j in ready if j.generation.prefilling]
+        under_way = [j for j in waiting if self.engine.is_suspended(j.sliced)]
+        return next(iter(under_way + waiting), None)
+
+    def _advance(self, job: Job) -> None:
+        generation = job.generation
+        try:
+            request = generation.next_pass()
+            if request is not None:
+                if not self._make_room(job):
+                    return
+                prefill = generation.prefilling
+                begin = time.monotonic()
+                result = self._run_pass(job, request)
+                job.seconds += time.monotonic() - begin
+                if result is None:
+                    return
+                seconds, job.seconds = job.seconds, 0.0
+                self._observe(job, result, prefill, seconds)
+                token = generation.accept(result, seconds)
+                if token is not None:
+                    job.on_token(token)
+        except DeviceTimeout:
+            raise
+        except HwgenError as error:
+            self._end(job, error)
+            return
+        if generation.ended:
+            self._end(job, None)
+
+    def _run_pass(self, job: Job, request: PassRequest) -> PassResult | None:
+        """One pass from doorbell to completion, or a turn of one that makes way for others: None when it goes on. The only place
+        where the device is occupied.
+        """
+        session, options = job.generation.session, {"logits": request.logits, "write_logits": request.write_logits}
+        if job.sliced is None:
+            decoding = any(not j.generation.prefilling for j in self._ready())
+            if not (self.turn and self.engine.slices and job.generation.prefilling and decoding):
+                return self.engine.forward(session, request.tokens, **options)
+            job.sliced = self.engine.begin_slices(session, request.tokens, **options)
+        for _ in range(max(1, self.turn)):
+            result = self.engine.run_slice(job.sliced)
+            if result is not None:
+                job.sliced = None
+                return result
+            if job.cancelled:
+                break
+        return None
+
+    def _make_room(self, job: Job) -> bool:
+        """Pages for what the job computes next, its whole prompt included; False when the job itself had to make way."""
+        session = job.generation.session
+        while not self.engine.reserve(session, session.position + job.generation.remaining):
+            ready = self._ready()
+            if ready == [job]:
+                raise self._no_room(job)
+            self.engine.park(ready[-1].generation.session)
+            if ready[-1] is job:
+                return False
+        return True
+
+    def _no_room(self, job: Job) -> HwgenError:
+        need = self.engine.blocks(job.generation.session.position + job.generation.remaining)
+        return HwgenError(
+            "context",
+            f"the answer needs {need} KV pages, and too many are held by sessions outside the scheduler",
+            "close these sessions, or give the cache more tokens",
+        )
+
+    def _end(self, job: Job, error: HwgenError | None) -> None:
+        with self._changed:
+            for jobs in (self._running, self._waiting):
+                if job in jobs:
+                    jobs.remove(job)
+        job.generation.release()
+        job.on_end(error)

@@ -1,0 +1,180 @@
+"""Sessions on disk: tokens, keys and values in one safetensors file with a checksum.
+
+A file is bound to the weights (``model_hash``) and to the contract of the build it was made on; any other is refused, and so
+is one with a wrong byte anywhere. It appears under its name complete or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import HwgenError
+from ..compiler.image import Image, check_contract
+from .engine import Engine, Session
+from .kv_arrays import KvArrays, pack_pages, unpack_pages
+
+__all__ = ["KV_BITS", "load_session", "save_session"]
+
+#: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
+KV_BITS = (8, 4)
+
+FORMAT = "hwgen-session-2"
+
+#: Stands where the checksum will be while it is computed.
+_NO_CHECKSUM = "0" * 64
+
+_FIX = "delete the file, and compute the session again from its text"
+
+#: An element of the largest magnitude is 7 in 4 bits: both scales belong to the largest element of token and head.
+_STEPS4 = 7
+
+
+def _steps(image: Image) -> int:
+    """Largest magnitude of an element in the cache."""
+    return 7 if image.int4_kv else 127
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise HwgenError("tool", "the Python package safetensors is missing", "pip install safetensors") from error
+    return safetensors.numpy
+
+
+def _to_nibbles(elements: npt.NDArray[np.int8], steps: int) -> npt.NDArray[np.uint8]:
+    """int8 ``[..., n]`` of up to ``steps`` -> two elements a byte, the even one in the low half, as ``q + 8`` with q in -7..7."""
+    q = np.rint(elements.astype(np.float32) * (_STEPS4 / steps)).astype(np.int8)
+    nibbles: npt.NDArray[np.uint8] = (q + 8).astype(np.uint8)
+    packed: npt.NDArray[np.uint8] = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).astype(np.uint8)
+    return packed
+
+
+def _from_nibbles(packed: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.int8]:
+    q = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
+    elements: npt.NDArray[np.int8] = np.rint(q.reshape(*packed.shape[:-1], -1) * (steps / _STEPS4)).astype(np.int8)
+    return elements
+
+
+def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int = 8) -> int:
+    """Write a session; returns the bytes of the file. The session goes on as before.
+
+    With ``kv_bits=4`` keys and values take half the space and come back rounded: answers may differ.
+    """
+    if kv_bits not in KV_BITS:
+        raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
+    library = _safetensors()
+    pages = engine.read_pages(session.pages) if session.parked is None else session.parked
+    kv = unpack_pages(engine.image, pages, session.position)
+    exact = kv_bits == 8 or engine.image.int4_kv
+    metadata = {
+        "format": FORMAT,
+        "model": engine.image.name,
+        "model_hash": engine.model_hash,
+        "contract_version": str(engine.image.header()["contract_version"]),
+        "contract_hash": f"{engine.config.contract_hash:016x}",
+        "kv_bits": str(kv_bits),
+        "steps": str(_steps(engine.image)),
+        "aligned": str(session.aligned if exact else 0),  # rounded keys and values are not those of a prefill
+        "sha256": _NO_CHECKSUM,
+    }
+    tensors = {
+        "tokens": np.array(session.tokens, np.int32),
+        "pending": np.array(session.pending, np.int32),
+        "kv": np.ascontiguousarray(kv.elements) if kv_bits == 8 else _to_nibbles(kv.elements, _steps(engine.image)),
+        "kv_scales": np.ascontiguousarray(kv.scales),
+    }
+    content: bytes = library.save(tensors, metadata)
+    digest = hashlib.sha256(content).hexdigest()
+    content = content.replace(_NO_CHECKSUM.encode(), digest.encode(), 1)
+    _write_whole(path, content)
+    return len(content)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Replace a file by new content that is on the disk before it has the name."""
+    part = ""
+    try:
+        descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the name too
+        finally:
+            os.close(directory)
+    except BaseException as error:
+        if part:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+        if isinstance(error, OSError):
+            raise HwgenError(
+                "session", f"{path} cannot be written: {error.strerror}", "free space, or choose another place"
+            ) from error
+        raise
+
+
+def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Metadata and tensors of a session file whose checksum is right."""
+    library = _safetensors()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise HwgenError("session", f"{path} cannot be read: {error.strerror}", "check the path") from error
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        metadata = json.loads(content[8:end])["__metadata__"]
+        digest = metadata["sha256"]
+        if metadata["format"] != FORMAT:
+            raise HwgenError("session", f"{path} has format {metadata['format']!r}, {FORMAT!r} expected", _FIX)
+        plain = content[:end].replace(digest.encode(), _NO_CHECKSUM.encode(), 1) + content[end:]
+        if hashlib.sha256(plain).hexdigest() != digest:
+            raise HwgenError("session", f"{path} is damaged: its checksum is wrong", _FIX)
+        return metadata, library.load(content)
+    except HwgenError:
+        raise
+    except Exception as error:  # of JSON, of a missing key, or the library's own
+        raise HwgenError("session", f"{path} is no saved session, or damaged", _FIX) from error
+
+
+def load_session(engine: Engine, path: Path) -> Session:
+    """A session from disk, in pages of its own. Nothing changes when the file is refused or pages are too few."""
+    metadata, tensors = _read_checked(path)
+    check_contract(engine.config, int(metadata["contract_version"]), int(metadata["contract_hash"], 16), f"session {path}")
+    if metadata["model_hash"] != engine.model_hash:
+        raise HwgenError(
+            "session",
+            f"{path} belongs to other weights (of model {metadata['model']!r}) than {engine.image.name!r} has",
+            "load the model that the session was saved with",
+        )
+    if int(metadata["steps"]) != _steps(engine.image):
+        raise HwgenError(
+            "session", f"{path} has keys and values of another format than {engine.image.name!r} keeps",
+            "load the model with the --kv that the session was saved with",
+        )  # fmt: skip
+    elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"], _steps(engine.image))
+    session = Session()
+    tokens = [int(t) for t in tensors["tokens"]]
+    engine.check_context(len(tokens))
+    session.parked = pack_pages(engine.image, KvArrays(elements, tensors["kv_scales"]))
+    session.tokens, session.aligned = tokens, int(metadata["aligned"])
+    session.pending = [int(t) for t in tensors["pending"]]
+    if not engine.unpark(session, len(tokens)):
+        raise HwgenError(
+            "context",
+            f"the session needs {engine.blocks(len(tokens))} KV pages, {engine.free_pages} are free",
+            "close another session, or give the cache more tokens",
+        )
+    return session

@@ -1,0 +1,218 @@
+"""Training of small BitNet b1.58 story models from a text file: tokenizer, model, checkpoint, resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...golden.float_bitnet import BitNet
+from ...shape import ModelShape
+
+__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "read_documents", "train", "train_tokenizer"]
+
+END_OF_TEXT = "<|endoftext|>"
+
+#: The shipped story model: the 2B4T layer (grouped queries, squared ReLU, sub-norms) in 2.56 M parameters.
+STORY_SHAPE = ModelShape(
+    hidden=192, layers=6, heads=6, kv_heads=2, head_dim=32, ffn=512, vocab=1024, activation="relu2", max_context=512
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that fixes a training run besides its text.
+
+    Two-dimensional weights inside the layers are trained with Muon (orthogonalised momentum), embedding and norms
+    with AdamW; the rate warms up, stays, and falls linearly to zero over the last part of the run.
+    """
+
+    #: Optimiser steps.
+    steps: int = 2040
+    #: Tokens in one sequence; the last ``long_fraction`` of the steps uses twice that (and half the batch).
+    length: int = 256
+    #: Sequences in one step.
+    batch: int = 32
+    #: Peak rate of Muon (scaled to match the update size of AdamW).
+    muon_rate: float = 5e-3
+    #: Peak rate of AdamW.
+    adam_rate: float = 4e-3
+    #: Weight decay of the two-dimensional weights.
+    decay: float = 0.05
+    #: Share of the steps spent warming up, and falling.
+    warmup: float = 0.02
+    cooldown: float = 0.6
+    #: Share of the steps, at the end, with sequences of twice the length.
+    long_fraction: float = 0.17
+    seed: int = 1
+
+    def rate(self, step: int) -> float:
+        """Multiplier of the peak rates at ``step``."""
+        rise = (step + 1) / max(1.0, self.warmup * self.steps)
+        fall = (self.steps - step) / max(1.0, self.cooldown * self.steps)
+        return min(1.0, rise, fall)
+
+
+def read_documents(path: Path) -> list[str]:
+    """Documents of a text file, separated by lines ``<|endoftext|>`` (a file without any is one document)."""
+    text = path.read_text(encoding="utf-8")
+    return [d for d in (part.strip() for part in text.split(END_OF_TEXT)) if d]
+
+
+def train_tokenizer(documents: list[str], vocab: int) -> Any:
+    """Byte-level BPE tokenizer (`tokenizers.Tokenizer`) with ``<|endoftext|>`` as token 0."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def encode_documents(tokenizer: Any, documents: list[str]) -> Tensor:
+    """All documents as one row of token ids, each begun by ``<|endoftext|>``."""
+    ids: list[int] = []
+    for encoding in tokenizer.encode_batch(documents):
+        ids.append(0)
+        ids.extend(encoding.ids)
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def evaluate(model: BitNet, tokens: Tensor, window: int, batch: int = 16) -> float:
+    """Mean negative log-likelihood in nats a token over consecutive windows of ``window`` tokens."""
+    model.eval()
+    total, count = 0.0, 0
+    starts = range(0, len(tokens) - 1, window)
+    with torch.no_grad():
+        for s in range(0, len(starts), batch):
+            rows = [tokens[i : i + window + 1] for i in starts[s : s + batch]]
+            for size in {len(r) for r in rows}:
+                same = torch.stack([r for r in rows if len(r) == size])
+                logits = model(same[:, :-1])
+                total += F.cross_entropy(logits.flatten(0, 1), same[:, 1:].flatten(), reduction="sum").item()
+                count += same[:, 1:].numel()
+    model.train()
+    return total / count
+
+
+def optimizers(model: BitNet, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    matrices = [p for n, p in model.model.layers.named_parameters() if p.dim() == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(
+            matrices,
+            lr=recipe.muon_rate,
+            weight_decay=recipe.decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def batches(tokens: Tensor, recipe: Recipe, first_step: int) -> Iterator[tuple[int, Tensor]]:
+    """``(step, tokens [batch, length + 1])`` with random offsets that depend on seed and step alone."""
+    long_from = int(recipe.steps * (1.0 - recipe.long_fraction))
+    for step in range(first_step, recipe.steps):
+        scale = 2 if step >= long_from else 1
+        length, batch = recipe.length * scale, recipe.batch // scale
+        draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        starts = torch.randint(0, len(tokens) - length - 1, (batch,), generator=draw)
+        yield step, torch.stack([tokens[s : s + length + 1] for s in starts.tolist()])
+
+
+def train(
+    shape: ModelShape,
+    recipe: Recipe,
+    text: Path,
+    out: Path,
+    *,
+    validation: Path | None = None,
+    compile_model: bool = True,
+    report: Callable[[dict[str, float]], None] = lambda row: None,
+    every: int = 100,
+) -> dict[str, float]:
+    """Train (or resume) a model in ``out``; returns the last report row.
+
+    ``out/tokenizer.json`` and ``out/train_state.pt`` are written as training goes (the state atomically, every
+    ``every`` steps), so a run that was stopped continues where it was when called again with the same arguments.
+    """
+    from tokenizers import Tokenizer
+
+    out.mkdir(parents=True, exist_ok=True)
+    documents = read_documents(text)
+    tokenizer_file = out / "tokenizer.json"
+    if tokenizer_file.exists():
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    else:
+        tokenizer = train_tokenizer(documents, shape.vocab)
+        tokenizer.save(str(tokenizer_file))
+    tokens = encode_documents(tokenizer, documents)
+    held_out, held_bytes = None, 0
+    if validation is not None:
+        held = read_documents(validation)
+        held_out, held_bytes = encode_documents(tokenizer, held), sum(len(d.encode()) + 1 for d in held)
+
+    torch.manual_seed(recipe.seed)
+    model = BitNet(shape)
+    opts = optimizers(model, recipe)
+    state_file = out / "train_state.pt"
+    first = 0
+    signature = json.dumps([asdict(recipe), shape.to_dict()], sort_keys=True)
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        if state["signature"] != signature:
+            raise ValueError(f"{state_file} belongs to another recipe; delete it or choose another --out")
+        model.load_state_dict(state["model"])
+        for opt, saved in zip(opts, state["optimizers"], strict=True):
+            opt.load_state_dict(saved)
+        first = state["step"]
+    run = torch.compile(model) if compile_model else model
+    row: dict[str, float] = {}
+    begin = time.monotonic()
+    for step, batch in batches(tokens, recipe, first):
+        for opt, peak in zip(opts, (recipe.muon_rate, recipe.adam_rate), strict=True):
+            for group in opt.param_groups:
+                group["lr"] = peak * recipe.rate(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = run(batch[:, :-1])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        done = step + 1
+        if done % every == 0 or done == recipe.steps:
+            row = {"step": done, "steps": recipe.steps, "loss": loss.item(), "seconds": time.monotonic() - begin}
+            if held_out is not None:
+                nats = evaluate(model, held_out, shape.max_context)
+                row["held_out_nats"] = nats
+                row["held_out_bits_per_byte"] = nats * len(held_out) / math.log(2) / held_bytes
+            report(row)
+            state = {
+                "signature": signature,
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in opts],
+                "step": done,
+            }
+            part = state_file.with_suffix(".part")
+            torch.save(state, part)
+            part.replace(state_file)
+    return row

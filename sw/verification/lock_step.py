@@ -1,0 +1,421 @@
+"""Lock-step verification: the Verilated accelerator against the golden machine, after every operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ...config import BuildConfig
+from ...descriptors import Buffers, Descriptor, Flag, Opcode
+from ...errors import HwgenError
+from ...layout import from_planes
+from ...llama import LlamaWeights
+from ...weights import ModelWeights
+from ..compiler.image import Image
+from ..compiler.layers import compile_model
+from ..devices.device import Device, DeviceTimeout
+from ..runtime.engine import Engine, PassResult, Session
+
+if TYPE_CHECKING:
+    from ...golden.machine import GoldenMachine
+    from ..devices.golden import GoldenDevice
+
+__all__ = ["LockStep", "Mismatch", "Outcome", "SteppedDevice", "verify_model"]
+
+Words = npt.NDArray[Any]
+Weights = TypeVar("Weights", bound=ModelWeights | LlamaWeights)
+
+
+class SteppedDevice(Device, Protocol):
+    """A device under test whose passes stop after every operator and whose memories can be seen."""
+
+    def next_operator(self) -> int:
+        """Run to the end of the next operator; its ``tag``. :class:`DeviceTimeout` when nothing moves."""
+
+    def mirror(self, name: str) -> Words:
+        """Live view ``[depth, lanes]`` of the memory behind a probe of ``hwgen.probes``, unsigned words."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One element that differs."""
+
+    operator: str
+    layer: int
+    #: Position in the context.
+    token: int
+    element: int
+    rtl: float | int | str
+    golden: float | int | str
+    #: Which output of the operator.
+    output: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"operator {self.operator} ({self.output}), layer {self.layer}, token {self.token}, element {self.element}: "
+            f"rtl {self.rtl}, golden {self.golden}"
+        )
+
+
+@dataclass
+class Outcome:
+    """What was compared and what differed."""
+
+    operators_compared: int = 0
+    elements_compared: int = 0
+    mismatches: int = 0
+    first: Mismatch | None = None
+    passes: int = 0
+    cycles: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of an operator: equal rows of words, one for each token."""
+
+    #: Who computed it.
+    owner: Descriptor
+    name: str
+    #: Chunk token of every row.
+    tokens: npt.NDArray[np.int64]
+    #: What the device under test has now.
+    rtl: Callable[[], Words]
+    golden: Words
+
+
+def _display(words: Words, kind: str, index: tuple[int, ...]) -> float | int:
+    word = words[index]
+    if kind == "f32":
+        return float(np.uint32(word).view(np.float32))
+    return int(word)
+
+
+class OperatorOutputs:
+    """Finds the outputs of an operator in the state of the golden machine, and where the device under test mirrors them."""
+
+    def __init__(self, config: BuildConfig, device: SteppedDevice, golden: GoldenMachine) -> None:
+        self.config, self.device, self.golden = config, device, golden
+        #: The latest LINEAR of either half of the accumulators.
+        self._linear: dict[Buffers, Descriptor] = {}
+
+    def of(self, d: Descriptor) -> list[Output]:
+        """Every output of ``d``, which the golden machine has just executed.
+
+        Accumulators can be seen only while DRAIN reads them; what differs there is LINEAR's doing.
+        """
+        tokens = np.arange(self.golden.first, self.golden.first + self.golden.count)
+        if d.opcode is Opcode.LINEAR:
+            self._linear[d.buffers & Buffers.ACCUMULATOR] = d
+        elif d.opcode is Opcode.DRAIN:
+            return [self._accumulators(d, tokens), self._scratch(d, d.vectors, tokens)]
+        elif d.opcode is Opcode.EMBED:
+            return [self._scratch(d, d.vectors, tokens)]
+        elif d.opcode is Opcode.ATTENTION:
+            return [self._scratch(d, d.heads * d.head_vectors, tokens)]
+        elif d.opcode is Opcode.ROTARY:
+            return [self._memory(d, "param", self.golden.param, d.dst_stride, d.vectors, tokens)]
+        elif d.opcode is Opcode.PARAM:
+            return [self._memory(d, "param", self.golden.param, 0, d.vectors, tokens[:1])]
+        elif d.opcode is Opcode.NORM:
+            return self._norm(d, tokens)
+        elif d.opcode is Opcode.ROPE:
+            return self._rope(d, tokens)
+        return []
+
+    def whole_memories(self, d: Descriptor) -> Iterator[Output]:
+        """Scratch and parameter memory from end to end: nothing else may have been written."""
+        for name, state in (("scratch", self.golden.scratch), ("param", self.golden.param)):
+            golden = state.view(np.uint32)
+            yield Output(d, f"{name} written besides", np.zeros(len(golden), np.int64), partial(self.device.mirror, name), golden)
+
+    def _mirrored(
+        self, d: Descriptor, name: str, mirror: str, at: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], golden: Words
+    ) -> Output:
+        """Words ``at`` ``[tokens, ...]`` of a mirror against ``golden`` ``[tokens, ...]``, which is copied."""
+        rows, kind = len(tokens), golden.dtype
+        return Output(
+            d,
+            name,
+            tokens,
+            lambda: self.device.mirror(mirror)[at].reshape(rows, -1).view(kind),
+            golden.reshape(rows, -1).copy(),
+        )
+
+    def _memory(
+        self,
+        d: Descriptor,
+        name: str,
+        state: npt.NDArray[np.float32],
+        stride: int,
+        vectors: int,
+        tokens: npt.NDArray[np.int64],
+    ) -> Output:
+        at = d.dst + tokens[:, None] * stride + np.arange(vectors)
+        return self._mirrored(d, name, name, at, tokens, state.view(np.uint32)[at])
+
+    def _scratch(self, d: Descriptor, vectors: int, tokens: npt.NDArray[np.int64]) -> Output:
+        return self._memory(d, "scratch", self.golden.scratch, d.dst_stride, vectors, tokens)
+
+    def _accumulators(self, d: Descriptor, tokens: npt.NDArray[np.int64]) -> Output:
+        c, rows = self.config, len(tokens)
+        half = int(Buffers.ACCUMULATOR in d.buffers)
+        at = (half * c.tokens + np.arange(rows))[:, None] * c.panel_vectors + d.row_blocks + np.arange(d.vectors)
+        golden = self.golden.accumulator[half, :rows, d.row_blocks * c.width : (d.row_blocks + d.vectors) * c.width]
+        sign = 1 << (c.acc_bits - 1)
+
+        def rtl() -> Words:
+            words: npt.NDArray[np.int64] = self.device.mirror("acc")[at].reshape(rows, -1).astype(np.int64)
+            return (words ^ sign) - sign
+
+        owner = self._linear.get(d.buffers & Buffers.ACCUMULATOR, d)
+        return Output(owner, "accumulator", tokens, rtl, golden.copy())
+
+    def _norm(self, d: Descriptor, tokens: npt.NDArray[np.int64]) -> list[Output]:
+        c, g = self.config, self.golden
+        n, rows = d.vectors * c.width, len(tokens)
+        if Flag.TO_QUERY in d.flags:
+            scale = g.head_scale.view(np.uint32)
+            return [
+                self._mirrored(d, "query", "query", np.arange(d.vectors)[None], tokens, g.head_query[:n]),
+                self._mirrored(d, "query_scale", "query_scale", np.zeros((1, 1), np.int64), tokens, scale),
+            ]
+        half = int(Buffers.ACTIVATION in d.buffers)
+        at = (half * c.tokens + np.arange(rows))[:, None] * (c.max_inputs // c.width) + np.arange(d.vectors)
+        return [self._mirrored(d, "activation", "act", at, tokens, g.activation[half, :rows, :n])]
+
+    def _rope(self, d: Descriptor, tokens: npt.NDArray[np.int64]) -> list[Output]:
+        c, g = self.config, self.golden
+        dim, group = d.head_vectors * c.width, d.heads // d.kv_heads
+        head = np.arange(d.heads)
+        slot = (tokens[:, None] * group + head % group) * d.kv_heads + head // group  # [token, head]
+        at = slot[:, :, None] * d.head_vectors + np.arange(d.head_vectors)
+        rotated = d.heads * (Flag.QUERIES in d.flags) + d.kv_heads * (Flag.KEYS in d.flags)
+        outputs = [self._scratch(d, rotated * d.head_vectors, tokens)] if rotated else []
+        if Flag.QUERIES in d.flags:
+            outputs += [
+                self._mirrored(d, "query", "query", at, tokens, g.query[tokens, : d.heads, :dim]),
+                self._mirrored(d, "query_scale", "query_scale", slot, tokens, g.query_scale[tokens, : d.heads].view(np.uint32)),
+            ]
+        for kind, (name, flag) in enumerate((("key", Flag.KEYS), ("value", Flag.VALUES))):
+            if flag not in d.flags:
+                continue
+            place = (tokens[:, None] * 2 + kind) * c.max_kv_heads + np.arange(d.kv_heads)
+            at = place[:, :, None] * (c.max_head_dim // c.width) + np.arange(d.head_vectors)
+            outputs += [
+                self._mirrored(d, name, "kv", at, tokens, g.kv_store[kind, tokens, : d.kv_heads, :dim]),
+                self._mirrored(d, f"{name}_scale", "kv_scale", place, tokens, g.kv_scale[kind, tokens, : d.kv_heads]),
+            ]
+        return outputs
+
+
+class LockStep:
+    """Runs the same passes on both machines and compares the outputs of every operator when it retires; stops at the
+    first operator that differs.
+
+    Units of the machine run at the same time, so operators may retire out of the program's order. The golden machine
+    goes in order; what it computed is kept until the device under test retires the same operator.
+    """
+
+    def __init__(
+        self, config: BuildConfig, image: Image, device: SteppedDevice, golden: GoldenDevice, *, every_operator: bool = True
+    ) -> None:
+        self.config, self.image, self.device, self.golden = config, image, device, golden
+        #: False: only what is left at the end of a pass is compared.
+        self.every_operator = every_operator
+        #: What the device under test reported of the latest pass.
+        self.rtl_result: PassResult | None = None
+        self.rtl_engine, self.golden_engine = Engine(device, image), Engine(golden, image)
+        self.sessions = Session(), Session()
+        self.outcome = Outcome()
+        self._outputs = OperatorOutputs(config, device, golden.machine)
+        self._position = 0
+
+    def forward(self, tokens: list[int], logits: bool) -> PassResult | None:
+        """One pass on both; the result of the golden machine, or None after a mismatch."""
+        self._position = self.sessions[0].position
+        steps = self.golden.hold_next_pass()
+        last: Descriptor | None = None
+        for engine, session in zip((self.golden_engine, self.rtl_engine), self.sessions, strict=True):
+            engine.start(session, tokens, logits=logits, write_logits=True)
+        if self.every_operator:
+            last = self._compare_operators(steps())
+        else:
+            for last in steps():  # noqa: B007  # the last one is used
+                self.outcome.operators_compared += 1
+        if last is None:
+            return None
+        golden = self.golden_engine.finish(len(tokens), logits=logits)
+        try:
+            self.rtl_result = rtl = self.rtl_engine.finish(len(tokens), logits=logits)
+        except DeviceTimeout as error:
+            self._fail(last, "no progress", "done", f"end: {error.message}")
+            return None
+        for output in self._outputs.whole_memories(last):
+            if not np.array_equal(output.rtl(), output.golden):
+                self._compare(output)
+            elif not self.every_operator:
+                self.outcome.elements_compared += output.golden.size
+        self.outcome.passes += 1
+        self.outcome.cycles += rtl.cycles
+        self._compare_cache(len(tokens))
+        if logits:
+            self._compare_logits(rtl, golden)
+        return None if self.outcome.mismatches else golden
+
+    def _compare_operators(self, steps: Iterator[Descriptor]) -> Descriptor | None:
+        """All operators of a pass as they retire; the last one, or None after a mismatch."""
+        waiting: dict[int, tuple[Descriptor, list[Output]]] = {}
+        last: Descriptor | None = None
+        ended = False
+        while not (ended and not waiting):
+            while not waiting and not ended:
+                ended, last = self._step(steps, waiting, last)
+            if ended and not waiting:
+                break
+            try:
+                tag = self.device.next_operator()
+            except DeviceTimeout as error:
+                self._fail(next(iter(waiting.values()))[0], "no progress", "retired", f"end: {error.message}")
+                return None
+            while tag not in waiting and not ended:
+                ended, last = self._step(steps, waiting, last)
+            if tag not in waiting:
+                d = next(iter(waiting.values()))[0]
+                self._fail(d, tag, d.tag, "an operator that does not belong to this pass")
+                return None
+            _, outputs = waiting.pop(tag)
+            self.outcome.operators_compared += 1
+            for output in outputs:
+                self._compare(output)
+            if self.outcome.mismatches:
+                return None
+        return last
+
+    def _step(
+        self, steps: Iterator[Descriptor], waiting: dict[int, tuple[Descriptor, list[Output]]], last: Descriptor | None
+    ) -> tuple[bool, Descriptor | None]:
+        """One operator of the golden machine: whether there was none left, and the latest one."""
+        d = next(steps, None)
+        if d is None:
+            return True, last
+        waiting[d.tag] = d, self._outputs.of(d)
+        return False, d
+
+    def _fail(self, d: Descriptor, rtl: int | str, golden: int | str, output: str) -> None:
+        self.outcome.mismatches += 1
+        self.outcome.first = self.outcome.first or Mismatch(
+            d.opcode.name, d.layer, self._position + self.golden.machine.first, 0, rtl, golden, output
+        )
+
+    def _compare(self, output: Output) -> None:
+        self.outcome.elements_compared += output.golden.size
+        rtl = output.rtl()
+        if np.array_equal(rtl, output.golden):
+            return
+        wrong = np.argwhere(rtl != output.golden)
+        self.outcome.mismatches += len(wrong)
+        if self.outcome.first is None:
+            row, element = (int(i) for i in wrong[0])
+            kind = "f32" if output.golden.dtype == np.uint32 else "int"
+            self.outcome.first = Mismatch(
+                output.owner.opcode.name,
+                output.owner.layer,
+                self._position + int(output.tokens[row]),
+                element,
+                _display(rtl, kind, (row, element)),
+                _display(output.golden, kind, (row, element)),
+                output.name,
+            )
+
+    def _compare_cache(self, count: int) -> None:
+        """The pages this pass wrote to, as they are in both memories."""
+        c = self.config
+        first, last = self._position // c.kv_block, (self._position + count - 1) // c.kv_block
+        for d in self.image.descriptors:
+            if d.opcode is not Opcode.KV_WRITE:
+                continue
+            for block in range(first, last + 1):
+                for head in range(d.kv_heads):
+                    offset = d.stream_address + self.sessions[0].pages[block] * d.stride + head * d.head_stride
+                    size = d.stream_beats * c.beat_bytes
+                    rtl, golden = (
+                        from_planes(c, device.read(base + offset, size)).reshape(1, -1)
+                        for device, base in ((self.device, self.rtl_engine.base), (self.golden, self.golden_engine.base))
+                    )
+                    token = np.array([block * c.kv_block - self._position])
+                    self._compare(Output(d, f"block {block} of head {head}", token, partial(np.asarray, rtl), golden))
+
+    def _compare_logits(self, rtl: PassResult, golden: PassResult) -> None:
+        head = self.image.descriptors[-1]
+        token = np.array([golden.tokens - 1])
+        pairs: dict[str, list[Words]] = {
+            "logits": [e.logits()[None].view(np.uint32) for e in (self.rtl_engine, self.golden_engine)],
+            "candidate": [np.array([[c.token for c in r.candidates]]) for r in (rtl, golden)],
+            "candidate logit": [
+                np.array([[c.logit for c in r.candidates]], np.float32).view(np.uint32) for r in (rtl, golden)
+            ],
+        }
+        for name, (mine, theirs) in pairs.items():
+            self._compare(Output(head, name, token, partial(np.asarray, mine), theirs))
+
+    def run(self, prompt: list[int], new_tokens: int, progress: Callable[[str], None] = lambda text: None) -> Outcome:
+        """A prompt and greedy decoding behind it."""
+        self.rtl_engine.check_context(len(prompt) + max(0, new_tokens - 1))
+        result: PassResult | None = None
+        for start in range(0, len(prompt), self.image.chunk):
+            chunk = prompt[start : start + self.image.chunk]
+            progress(f"prompt token {start + len(chunk)} of {len(prompt)}")
+            result = self.forward(chunk, logits=start + len(chunk) == len(prompt))
+            if result is None:
+                return self.outcome
+        for i in range(1, new_tokens):
+            progress(f"new token {i} of {new_tokens}")
+            result = self.forward([result.candidates[0].token] if result else [], logits=True)
+            if result is None:
+                return self.outcome
+        return self.outcome
+
+
+def truncate_layers(weights: Weights, layers: int) -> Weights:
+    """The model cut down to its first layers."""
+    if layers > weights.shape.layers:
+        raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
+    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]  # of the same family
+
+
+def verify_model(
+    config: BuildConfig,
+    weights: ModelWeights | LlamaWeights,
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    layers: int | None = None,
+    head: str = "exact",
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+    device: SteppedDevice | None = None,
+) -> Outcome:
+    """Compare RTL and golden model over a random prompt and its greedy continuation.
+
+    ``device`` is the machine under test; without one the accelerator is generated with probes and verilated.
+    """
+    from ..devices.golden import GoldenDevice
+    from ..devices.verilator import VerilatorDevice
+
+    if layers is not None:
+        weights = truncate_layers(weights, layers)
+    image = compile_model(config, weights, head=head)
+    memory = -(-(image.total_bytes + (1 << 20)) // 4096) * 4096
+    if device is None:
+        device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, progress=progress)
+    lock_step = LockStep(config, image, device, GoldenDevice(config, memory_bytes=memory))
+    prompt = [int(t) for t in np.random.default_rng(seed).integers(0, weights.shape.vocab, prompt_tokens)]
+    return lock_step.run(prompt, new_tokens, progress)

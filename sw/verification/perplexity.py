@@ -1,0 +1,103 @@
+"""Perplexity of a text file under the float reference and under the machine's arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...config import BuildConfig
+from ...errors import HwgenError
+from ..models.bitnet import LoadedModel
+from ..models.llama import LoadedLlama
+from ..models.tokenizer import Tokenizer
+
+__all__ = ["WINDOW", "compare_perplexity", "encode_file"]
+
+#: Tokens of a window in which llama models are scored.
+WINDOW = 512
+
+SEPARATOR = "<|endoftext|>"
+
+
+def encode_file(tokenizer: Tokenizer, path: Path, limit: int | None = None) -> tuple[list[int], int]:
+    """``(token ids, bytes they stand for)`` of a text file, at most ``limit + 1`` ids (``limit`` of them predicted).
+
+    Documents are separated by lines ``<|endoftext|>``; each starts with the begin token and counts one byte for its end.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HwgenError("usage", f"{path} cannot be read as UTF-8 text", "give a text file") from error
+    begin = [] if tokenizer.begin is None else [tokenizer.begin]
+    ids: list[int] = []
+    size = 0
+    for document in filter(None, (part.strip() for part in text.split(SEPARATOR))):
+        own = tokenizer.encode_text(document)
+        room = len(own) if limit is None else limit + 1 - len(ids) - len(begin)
+        if room <= 0:
+            break
+        ids += begin + own[:room]
+        size += len(document.encode()) + 1 if room >= len(own) else len(tokenizer.decode(own[:room]).encode())
+    if len(ids) < 2:
+        raise HwgenError("usage", f"{path} holds fewer than two tokens", "give a longer text")
+    return ids, size
+
+
+def compare_perplexity(
+    model: LoadedModel | LoadedLlama,
+    path: Path,
+    config: BuildConfig,
+    limit: int | None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """What ``hwgen perplexity --json`` prints."""
+    try:
+        from ...golden.perplexity import compare_likelihood, compare_models
+    except ImportError as error:
+        raise HwgenError(
+            "tool", f"perplexity needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
+        ) from error
+    ids, size = encode_file(model.tokenizer, path, limit)
+    shown = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if done * 20 // total > shown:
+            shown = done * 20 // total
+            progress(f"{done:,} of {total:,} tokens")
+
+    length = min(model.weights.shape.max_context, config.max_context)
+    if isinstance(model, LoadedLlama):
+        from ...golden.float_llama import FloatLlama
+        from ...golden.llama import LlamaModel
+
+        if not model.weights.is_int4:
+            raise HwgenError(
+                "architecture", f"{model.name} has float matrices; the machine takes 4-bit ones",
+                f"hwgen quantize {model.path} --out DIR",
+            )  # fmt: skip
+        exact = LlamaModel(model.weights, config)
+        length = min(length, WINDOW)
+        outcome = compare_models(FloatLlama(model.weights), exact.logits, ids, length=length, batch=1, progress=report)
+    else:
+        outcome = compare_likelihood(model.weights, config, ids, length=length, progress=report)
+
+    def row(nats: float, perplexity: float) -> dict[str, float]:
+        return {
+            "nats_per_token": nats / outcome.tokens,
+            "bits_per_byte": nats / math.log(2) / size,
+            "perplexity": perplexity,
+        }
+
+    return {
+        "model": model.name,
+        "file": str(path),
+        "tokens": outcome.tokens,
+        "bytes": size,
+        "float": row(outcome.float_nats, outcome.float_perplexity),
+        "bit_exact": row(outcome.exact_nats, outcome.exact_perplexity),
+        "gap": outcome.gap,
+        "window": length,
+    }

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwgen.boards import board_names, load_board
+from hwgen.config import BuildConfig
+from hwgen.sw.analysis.area_accepted import accepted_path
+from hwgen.sw.analysis.area_model import KINDS, block_rams, estimate_resources, mux_luts, tree_bits
+from hwgen.sw.analysis.area_report import family_of
+
+#: What Yosys made of a configuration: the accepted figures of every board, and more points that the model was fitted to.
+ACCEPTED = [path for name in board_names() if (path := accepted_path(load_board(name), name)).exists()]
+REPORTS = [*ACCEPTED, *sorted((Path(__file__).parent / "data").glob("report_*.json"))]
+
+
+def name_of(path: Path) -> str:
+    return path.parent.name if path.name == "resources.json" else path.stem
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=name_of)
+def test_model_is_near_to_yosys(path: Path) -> None:
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = {name: row for name, row in report["units"].items() if "/" not in name}
+    found = rows.pop("total")
+    estimate = estimate_resources(BuildConfig.from_dict(report["config"]))
+    # Fitted to UltraScale+; the mapping of the seven series differs a little.
+    seven_series = path in ACCEPTED and family_of(load_board(path.parent.name).part) == "xc7"
+    share, unit_share = (0.1, 0.2) if seven_series else (0.05, 0.15)
+    for kind in KINDS:
+        assert estimate.total[kind] == pytest.approx(found[kind], rel=share, abs=4), kind
+    assert set(estimate.units) == set(rows)
+    for name, row in rows.items():
+        for kind in KINDS:
+            # A few look-up tables of a small unit are no matter.
+            allowed = max(unit_share * row[kind], 600 if kind in ("lut", "ff") else 2)
+            assert abs(getattr(estimate.units[name], kind) - row[kind]) <= allowed, (name, kind)
+
+
+def test_there_are_reports_of_small_and_large_configurations() -> None:
+    sizes = [json.loads(path.read_text(encoding="utf-8"))["units"]["total"]["lut"] for path in REPORTS]
+    assert len(sizes) >= 5 and max(sizes) > 3 * min(sizes)
+
+
+@pytest.mark.parametrize(
+    ("depth", "bits", "count"),
+    [(512, 72, 1), (512, 36, 0.5), (513, 36, 1), (512, 168, 2.5), (2048, 256, 14.5), (4096, 64, 7.5), (1024, 32, 1), (32768, 1, 1)],
+)
+def test_block_rams(depth: int, bits: int, count: float) -> None:
+    assert block_rams(depth, bits) == count
+
+
+def test_multiplexer() -> None:
+    assert [mux_luts(n) for n in (1, 2, 4, 5, 8, 16)] == [0, 1, 1, 3, 3, 5]
+
+
+def test_adder_tree() -> None:
+    # 3 entries of 10 bits: one sum of 11 bits and one entry that waits, then one sum of 12.
+    assert tree_bits(3) == (11 + 12, 11 + 10 + 12)
+    assert tree_bits(1) == (0, 0)
+
+
+BASE = BuildConfig(scratch_memory="ultra", activation_memory="ultra")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("lut", {"lanes": 3}),
+        ("lut", {"groups": 4}),
+        ("lut", {"query_lanes": 4}),
+        ("dsp", {"query_lanes": 4}),
+        ("ff", {"builders": 14, "rows": 8, "lanes": 3}),
+        ("bram36", {"chunk": 16}),
+        ("uram", {"ring_beats": 16384}),
+        ("uram", {"scratch_vectors": 8192}),
+        ("bram36", {"panel_rows": 4096}),
+        ("bram36", {"ring_memory": "block"}),
+        ("bram36", {"scratch_memory": "block"}),
+        ("bram36", {"activation_memory": "block"}),
+    ],
+)
+def test_more_hardware_costs_more(kind: str, changes: dict[str, Any]) -> None:
+    if changes.get("rows") == 8:
+        changes = {**changes, "builders": 7}
+    assert estimate_resources(replace(BASE, **changes)).total[kind] > estimate_resources(BASE).total[kind]
+
+
+def test_without_ultra_memories_there_is_no_ultraram() -> None:
+    config = BuildConfig(ring_memory="block", scratch_memory="block", activation_memory="block")
+    assert estimate_resources(config).total["uram"] == 0

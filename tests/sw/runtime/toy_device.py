@@ -1,0 +1,149 @@
+"""A device that computes no model, but whose answers depend on every token, page and pass boundary as a model's do.
+
+The record of a token, kept in its page, is a hash over all records before it, the token, and where its pass began; logits are
+drawn from the last record. So a page that is wrong, stale or shared by mistake changes every token that follows, in no time.
+
+A pass in slices keeps its tokens in a scratch memory from the first slice to the last, where any pass but one beside it changes
+them; half of each record is written by the first slice, and must still be there in the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from hwgen.config import CONTRACT_VERSION
+from hwgen.layout import to_planes
+from hwgen.registers import MAGIC, PassFlag, Status, register_map
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.slices import is_needed
+from hwgen.sw.devices.device import Allocator, DeviceTimeout
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+
+__all__ = ["ToyDevice", "toy_engine"]
+
+RECORD = 8
+
+
+class ToyDevice:
+    """Registers and memory of an accelerator; see the module."""
+
+    name = "toy"
+    simulated = True
+
+    def __init__(self, image: Image) -> None:
+        self.image, self.config = image, image.config
+        self.memory = np.zeros(image.total_bytes + 3 * Allocator.STEP, np.uint8)
+        self._allocator = Allocator(Allocator.STEP, self.memory.size - Allocator.STEP)
+        self._base = 0
+        self._addresses: tuple[int, ...] = ()
+        #: Position and tokens of the pass whose slices run, and the slice that must come next.
+        self._scratch: tuple[int, list[int], int] | None = None
+        self._names = {r.offset + i * r.step: (r.name, i) for r in register_map(self.config) for i in range(r.count)}
+        code = self.config.contract_hash
+        self.values: dict[tuple[str, int], int] = {
+            ("MAGIC", 0): MAGIC,
+            ("VERSION", 0): CONTRACT_VERSION,
+            ("HASH_LOW", 0): code & 0xFFFFFFFF,
+            ("HASH_HIGH", 0): code >> 32,
+        }
+
+    def allocate(self, size: int) -> int:
+        self._base = self._allocator.allocate(size)
+        self._addresses = self.image.slices(self._base)[1]
+        return self._base
+
+    def write(self, address: int, data: npt.NDArray[np.uint8]) -> None:
+        self.memory[address : address + data.size] = data.reshape(-1)
+
+    def read(self, address: int, size: int) -> npt.NDArray[np.uint8]:
+        return self.memory[address : address + size].copy()
+
+    def read_register(self, offset: int) -> int:
+        return self.values.get(self._names[offset], 0)
+
+    def write_register(self, offset: int, value: int) -> None:
+        name, index = self._names[offset]
+        if name != "CONTROL":
+            self.values[name, index] = value
+        elif value & 1:
+            assert self.values.get(("STATUS", 0), 0) == 0, "a doorbell before the end of the last pass was acknowledged"
+            self._run()
+            self.values["STATUS", 0] = int(Status.DONE)
+        else:
+            self.values["STATUS", 0] = 0
+
+    def wait(self, timeout: float) -> None:
+        if not self.values.get(("STATUS", 0), 0):
+            raise DeviceTimeout("no pass was started")
+
+    def _record(self, position: int) -> npt.NDArray[np.uint8]:
+        """Place of the record of a position."""
+        page = self.values["PAGE", position // self.config.kv_block]
+        start = self._base + self.image.symbols["kv"].offset + page * self.image.page_bytes
+        start += position % self.config.kv_block * RECORD
+        return self.memory[start : start + RECORD]
+
+    def _run(self) -> None:
+        begin, count = self.values["POSITION", 0], self.values["COUNT", 0]
+        tokens = [self.values["TOKEN", i] for i in range(count)]
+        program, addresses = self.values["PROGRAM_LOW", 0], self._addresses
+        if program in addresses[1:]:
+            self._slice(addresses.index(program) - 1, begin, tokens)
+            return
+        if program not in addresses:
+            assert program == self._base + self.image.symbols["program"].offset
+            self._scratch = None
+        else:
+            assert count == 1, "the program beside slices is for one token"
+        self._pass(begin, tokens)
+
+    def _slice(self, number: int, begin: int, tokens: list[int]) -> None:
+        assert self.image.sliced is not None
+        logits = PassFlag.LOGITS in PassFlag(self.values["PASS", 0])
+        needed = [i for i, part in enumerate(self.image.sliced.slices) if is_needed(part, len(tokens), logits)]
+        if number:  # token ids are read by the first one alone
+            assert self._scratch is not None, "the slices before this one are lost"
+            first, kept, following = self._scratch
+            assert (first, len(kept), following) == (begin, len(tokens), number)
+            tokens = kept
+        records = [self._record(begin + i)[: RECORD // 2] for i in range(len(tokens))]
+        halves = [np.array([token, begin], np.uint16).view(np.uint8) for token in tokens]
+        if not number:
+            for record, half in zip(records, halves, strict=True):
+                record[:] = half
+        else:
+            assert all(np.array_equal(*pair) for pair in zip(records, halves, strict=True)), "pages have changed"
+        at = needed.index(number) + 1
+        if at < len(needed):
+            self._scratch = begin, tokens, needed[at]
+        else:
+            self._scratch = None
+            self._pass(begin, tokens)
+
+    def _pass(self, begin: int, tokens: list[int]) -> None:
+        digest = hashlib.blake2b(b"".join(self._record(p).tobytes() for p in range(begin)), digest_size=RECORD)
+        for i, token in enumerate(tokens):
+            digest.update(np.array([token, begin]).tobytes())
+            self._record(begin + i)[:] = np.frombuffer(digest.digest(), np.uint8)
+        options = PassFlag(self.values["PASS", 0])
+        if PassFlag.LOGITS not in options:
+            return
+        rng = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
+        logits = rng.standard_normal(self.image.shape.vocab).astype(np.float32)
+        for i, token in enumerate(np.argsort(-logits)[: self.config.topk].tolist()):
+            self.values["TOPK", 2 * i] = token
+            self.values["TOPK", 2 * i + 1] = int(logits[token : token + 1].view(np.uint32)[0])
+        if PassFlag.WRITE_LOGITS in options:
+            beats = np.zeros(self.image.symbols["logits"].bytes, np.uint8)
+            beats[: logits.nbytes] = logits.view(np.uint8)
+            self.write(self.values["LOGITS_LOW", 0], to_planes(self.config, beats.reshape(-1, self.config.beat_bytes)))
+
+
+def toy_engine(image: Image, cache_tokens: int) -> Engine:
+    """An engine on a device of its own."""
+    image = with_cache_tokens(image, cache_tokens)
+    return Engine(ToyDevice(image), image)

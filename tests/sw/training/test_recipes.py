@@ -1,0 +1,195 @@
+"""Rounding, scaling and recipes of the quantiser on small models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwgen.boards import load_board
+from hwgen.errors import HwgenError
+from hwgen.golden.float_llama import FloatLlama
+from hwgen.golden.llama import LlamaModel
+from hwgen.int4 import spread
+from hwgen.llama import MATRICES, LlamaWeights, dense, random_llama
+from hwgen.sw.cli.main import main
+from hwgen.sw.models.llama import load_llama
+from hwgen.sw.training import RECIPES
+from hwgen.sw.training.recipes import calibration_windows, quantize
+from hwgen.sw.training.rounding import round_gptq, round_to_nearest
+from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
+
+from ..models.llama_files import SHAPE, write_gguf
+
+RNG = np.random.default_rng(1)
+
+
+def floats(seed: int = 1) -> LlamaWeights:
+    """A model with float matrices, some input channels of which are large, as in trained models."""
+    rng = np.random.default_rng(seed)
+    weights = random_llama(SHAPE, seed)
+    layers = []
+    for layer in weights.layers:
+        matrices = {n: np.asarray(rng.normal(0, 1, dense(getattr(layer, n)).shape), np.float32) for n in MATRICES}
+        for w in matrices.values():
+            w *= (w.shape[1] ** -0.5) * np.where(rng.random(w.shape[1]) < 0.1, 6, 1)
+        layers.append(layer.with_matrices(matrices))
+    return replace(weights, layers=tuple(layers))
+
+
+WINDOWS = torch.from_numpy(RNG.integers(0, SHAPE.vocab, (3, 64)))
+
+
+@pytest.mark.parametrize("group", [16, 32, 64, 128])
+@pytest.mark.parametrize("midpoints", [False, True])
+def test_nearest(group: int, midpoints: bool) -> None:
+    w = np.asarray(RNG.normal(0, 1, (7, 160)), np.float32)
+    w[3], w[4, :16], w[5, 7] = 0, 0, 900.0  # a zero row, a zero group, a group that makes the others small
+    matrix = round_to_nearest(w, group, midpoints=midpoints)
+    assert matrix.symmetric != midpoints and matrix.group == group
+    step = spread(np.maximum(matrix.scales, 1) * matrix.row_scale[:, None], group, 160)
+    inside = np.abs(matrix.codes) < 7
+    error = np.abs(matrix.dense() - w)
+    assert (error <= step * 0.5001)[inside].all()
+    assert (error <= step * 1.01 + 8 * matrix.row_scale[:, None])[:5].all()
+    assert (matrix.dense()[3] == 0).all()
+    again = round_to_nearest(matrix.dense(), group, midpoints=midpoints)
+    assert np.abs(again.dense() - matrix.dense()).max() <= np.abs(matrix.dense()).max() / 7
+
+
+def test_gptq_beats_nearest_on_what_it_sees() -> None:
+    """Correlated inputs: less output error; uncorrelated ones: the codes of rounding to nearest."""
+    rng = np.random.default_rng(2)
+    w = np.asarray(rng.normal(0, 1, (24, 160)), np.float32)
+    x = torch.from_numpy(
+        np.asarray(rng.normal(0, 1, (400, 20)) @ rng.normal(0, 1, (20, 160)) + 0.1 * rng.normal(0, 1, (400, 160)), np.float32)
+    )
+
+    def error(dense_weights: np.ndarray) -> float:
+        return float((x @ torch.from_numpy(dense_weights - w).T).square().sum())
+
+    for group in (32, 128):
+        gptq, nearest = round_gptq(w, x.T @ x, group), round_to_nearest(w, group)
+        assert error(gptq.dense()) < 0.7 * error(nearest.dense())
+    same = round_gptq(w, torch.eye(160), 32)
+    assert np.abs(same.dense() - round_to_nearest(w, 32).dense()).max() < 0.6
+    dead = x.clone()
+    dead[:, 5] = 0
+    assert (round_gptq(w, dead.T @ dead, 32).codes[:, 5] == 0).all()
+
+
+def test_folding_keeps_the_function() -> None:
+    weights = floats()
+    layer = {name: getattr(weights.layers[0], name).copy() for name in (*MATRICES, "input_layernorm", "post_attention_layernorm")}
+    rng = np.random.default_rng(3)
+    for names, source in ((("q", "k", "v"), "input_layernorm"), (("gate", "up"), "post_attention_layernorm"), (("down",), "up")):
+        scales = np.asarray(rng.uniform(0.3, 3, layer[names[0]].shape[1]), np.float32)
+        fold_inputs(layer, names, source, scales, SHAPE)
+    head = rng.uniform(0.3, 3, (SHAPE.kv_heads, 1, SHAPE.head_dim))
+    scales = np.broadcast_to(head, (SHAPE.kv_heads, SHAPE.group, SHAPE.head_dim)).reshape(-1).astype(np.float32)
+    fold_inputs(layer, ("o",), "v", scales, SHAPE)
+    key = rng.uniform(0.3, 3, (SHAPE.kv_heads, SHAPE.head_dim // 2))
+    keys = torch.from_numpy(rng.normal(0, 1, (2, SHAPE.kv_heads, 30, SHAPE.head_dim)) * np.concatenate((key, key), 1)[:, None])
+    k, q = rotary_factors(keys, SHAPE)
+    layer["k"], layer["q"] = scale_rows(layer["k"], k), scale_rows(layer["q"], q)  # type: ignore[assignment]
+    assert k.reshape(SHAPE.kv_heads, 2, -1).std(axis=1).max() == 0 and k.std() > 0.1
+    changed = replace(weights, layers=(weights.layers[0].with_matrices(layer), weights.layers[1]))
+    torch.testing.assert_close(FloatLlama(changed)(WINDOWS), FloatLlama(weights)(WINDOWS), rtol=2e-3, atol=2e-3)
+
+
+def test_rotary_factors_level_the_keys() -> None:
+    spread_of = np.linspace(0.1, 20, SHAPE.head_dim // 2)
+    keys = torch.from_numpy(RNG.normal(0, 1, (2, SHAPE.kv_heads, 200, SHAPE.head_dim)) * np.tile(spread_of, 2)).float()
+    k, _ = rotary_factors(keys, SHAPE)
+    largest = (keys * torch.from_numpy(k).reshape(SHAPE.kv_heads, 1, -1)).abs().amax(dim=(0, 2))
+    assert largest.max() / largest.min() < 2 and keys.abs().amax(dim=(0, 2)).max() > 50
+
+
+def test_channel_scales_help_and_share_heads() -> None:
+    weights = floats(4)
+    w = weights.layers[0].o
+    assert isinstance(w, np.ndarray)
+    x = torch.from_numpy(RNG.normal(0, 1, (1, 300, w.shape[1])) * RNG.choice([0.1, 1, 10], w.shape[1])).float()
+    statistics = InputStatistics.of(x)
+    scales = channel_scales([w], statistics, 32, SHAPE.group, SHAPE.head_dim)
+    heads = scales.reshape(SHAPE.kv_heads, SHAPE.group, SHAPE.head_dim)
+    assert (heads == heads[:, :1]).all()
+    free = channel_scales([w], statistics, 32)
+
+    def error(s: np.ndarray) -> float:
+        rounded = round_to_nearest(np.asarray(w * s, np.float32), 32).dense() / s
+        return float((x @ torch.from_numpy(np.asarray(rounded - w, np.float32)).T).square().sum())
+
+    assert error(free) < 0.8 * error(np.ones_like(free))
+
+
+@pytest.mark.parametrize("recipe", ["rtn", "fireq", "gptq", "fireq-gptq"])
+def test_recipes(recipe: str) -> None:
+    weights = floats(6)
+    done = quantize(weights, recipe, 32, None if recipe == "rtn" else WINDOWS)
+    assert done.weights.is_int4 and len(done.errors) == SHAPE.layers and set(done.errors[0]) == set(MATRICES)
+    assert all(0 < e < 0.3 for row in done.errors for e in row.values())
+    reference = FloatLlama(weights)(WINDOWS)
+    error = (FloatLlama(done.weights)(WINDOWS) - reference).std() / reference.std()
+    plain = (FloatLlama(quantize(weights, "rtn", 32).weights)(WINDOWS) - reference).std() / reference.std()
+    assert error == plain if recipe == "rtn" else error < 0.95 * plain
+
+
+def test_exact_keeps_codes_and_rotary_scaling_keeps_the_function(tmp_path: Path) -> None:
+    from hwgen.sw.models.gguf import load_gguf
+
+    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 8), "Q4_1")
+    weights = load_gguf(tmp_path / "m.gguf").weights
+    assert isinstance(weights, LlamaWeights)
+    plain = quantize(weights, "exact-q4_1", 32).weights
+    for a, b in zip(weights.layers, plain.layers, strict=True):
+        for name in MATRICES:
+            np.testing.assert_array_equal(getattr(a, name).codes, getattr(b, name).codes)
+            assert np.abs(dense(getattr(a, name)) - dense(getattr(b, name))).max() < 0.01 * np.abs(dense(getattr(a, name))).max()
+    scaled = quantize(weights, "exact-q4_1", 32, WINDOWS).weights
+    np.testing.assert_array_equal(scaled.layers[0].k.codes, plain.layers[0].k.codes)  # type: ignore[union-attr]
+    torch.testing.assert_close(FloatLlama(scaled)(WINDOWS), FloatLlama(plain)(WINDOWS), rtol=2e-3, atol=2e-3)
+    reference, config = FloatLlama(plain)(WINDOWS), load_board("demo").config
+    errors = [(LlamaModel(replace(w, kv="int4"), config).logits(WINDOWS) - reference).std() for w in (scaled, plain)]
+    assert errors[0] < 1.1 * errors[1]
+    with pytest.raises(HwgenError, match="layer 0 q has floats"):
+        quantize(floats(), "exact-q4_1", 32)
+
+
+def test_refused() -> None:
+    with pytest.raises(HwgenError, match="needs a calibration text"):
+        quantize(floats(), "fireq", 32)
+    with pytest.raises(HwgenError, match="no recipe 'awq'"):
+        quantize(floats(), "awq", 32)
+    with pytest.raises(HwgenError, match="at least 64 are needed"):
+        calibration_windows([1] * 30, 64, 4096)
+    assert calibration_windows(list(range(300)), 64, 200).shape == (3, 64)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table, checkpoint, and the checkpoint loaded again."""
+    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 9), "Q4_1")
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat upon a time. Once there was a cat, and the cat sat. " * 12)
+    out = tmp_path / "out"
+    code = main(["quantize", str(tmp_path / "m.gguf"), "--recipe", "fireq", "--group", "64", "--kv", "int4", "--text", str(text),
+                 "--tokens", "60", "--out", str(out), "--json"])  # fmt: skip
+    result = json.loads(capsys.readouterr().out)
+    assert code == 0 and result["recipe"] == "fireq" and result["calibration_is_text"]
+    assert [(row["recipe"], row["group"], row["kv"]) for row in result["rows"]] == [
+        ("float", 0, "float"), ("fireq, float arithmetic", 64, "float"), ("fireq", 64, "int4"), ("fireq", 64, "int8"),
+    ]  # fmt: skip
+    assert all(row["perplexity"] > 1 and row["bytes"] > 0 for row in result["rows"]) and len(result["layers"]) == 2
+    model = load_llama(out)
+    assert model.weights.kv == "int4" and model.weights.layers[0].q.group == 64  # type: ignore[union-attr]
+    assert model.tokenizer.has_chat_template and model.stop_tokens == (0, SHAPE.vocab - 1)
+    assert main(["quantize", str(tmp_path / "m.gguf"), "--out", str(out), "--recipe", "rtn", "--json"]) == 2
+    assert "exists and is not empty" in capsys.readouterr().out
+    assert main(["perplexity", str(out), str(text), "--tokens", "60", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["bit_exact"]["perplexity"] == pytest.approx(result["rows"][2]["perplexity"], rel=1e-6)
+    assert set(RECIPES) == {"exact-q4_1", "rtn", "fireq", "gptq", "fireq-gptq"}
