@@ -29,7 +29,7 @@ from .int4 import (
     quantize_e4m3,
     quantize_kv4,
     quantize_query_e4m3,
-)  # fmt: skip
+)
 from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
 from .registers import RegisterWindow
@@ -46,7 +46,7 @@ _DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Fla
 #: What else it may be fetched by; LINEAR also finds its data in the ring.
 _OTHER_FETCHES = (
     (Opcode.LINEAR, Fetch.STREAM), (Opcode.EMBED, Fetch.STREAM), (Opcode.HEAD, Fetch.SHORTLIST),
-)  # fmt: skip
+)
 
 #: What an operator's data is fetched by, where it has any.
 _FETCHES = {
@@ -383,7 +383,7 @@ class GoldenMachine:
         keys, values = (
             (torch.from_numpy(self.kv_store[kind, : self.tokens, : d.kv_heads, :dim]).transpose(0, 1),
              _widen(self.kv_scale[kind, : self.tokens, : d.kv_heads]).transpose(0, 1)) for kind in range(2)
-        )  # fmt: skip
+        )
         causal = torch.from_numpy(own <= np.arange(active.start, active.stop)[:, None]).repeat_interleave(group, dim=0)
         state.attend(q8, q_scale, keys, values, causal)
         for block in range(-(-self.position // c.kv_block)):

@@ -101,7 +101,7 @@ class RegisterWindow:
             "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
             "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":
             self.count, "PASS": int(self.options), "CURRENT": self.current, **self._halves,
-        }  # fmt: skip
+        }
         return values.get(row.name, 0)
 
     def _check(self, offset: int) -> None:

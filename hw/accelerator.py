@@ -160,7 +160,7 @@ class Accelerator(wiring.Component):
             ]
         units: dict[Unit, Any] = {
             Unit.LOADER: loader, Unit.VECTOR: vector, Unit.LINEAR: linear, Unit.ATTENTION: attention, Unit.KV_WRITER: kv_writer,
-        }  # fmt: skip
+        }
         for bit, unit in units.items():
             connect(m, sequencer.ops[bit], unit.op)
             m.d.comb += [unit.start.eq(sequencer.starts[bit]), sequencer.dones[bit].eq(unit.done)]
@@ -192,7 +192,7 @@ class Accelerator(wiring.Component):
             m.d.comb += getattr(scratch.write, name).eq(
                 Mux(loader.scratch_write.valid, getattr(loader.scratch_write, name),
                     Mux(attention.scratch_write.valid, getattr(attention.scratch_write, name), getattr(vector.scratch_write, name)))
-            )  # fmt: skip
+            )
 
         if config.has_ternary:  # whose scores are those of a ternary head
             self._connect_shortlist(m, mem, sequencer, vector, attention)
@@ -275,7 +275,7 @@ class Accelerator(wiring.Component):
             watched = {
                 "scratch": scratch.write, "param": param.write, "activation": vector.activation, "query": vector.query,
                 "query_scale": vector.query_scale, "kv": vector.kv, "kv_scale": vector.kv_scale, "accumulator": vector.accumulator,
-            }  # fmt: skip
+            }
             for name, bus in watched.items():
                 target = getattr(observer, name)
                 m.d.comb += [getattr(target, member).eq(getattr(bus, member)) for member in target.signature.members]

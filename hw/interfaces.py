@@ -15,7 +15,7 @@ __all__ = [
     "KvRead", "KvScaleWrite", "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite", "QueryWrite",
     "RowStream", "SCRATCH_LATENCY", "Segment",
     "WriteBeat",
-]  # fmt: skip
+]
 
 #: Bits of an AXI address.
 ADDRESS_BITS = 40
@@ -57,7 +57,7 @@ def Operator(config: BuildConfig) -> Signature:
         "gang": Out(1),
         "write_logits": Out(1),
         "logits": Out(ADDRESS_BITS),
-    })  # fmt: skip
+    })
 
 
 def BeatStream(config: BuildConfig) -> Signature:
@@ -88,7 +88,7 @@ def ActivationWrite(config: BuildConfig) -> Signature:
         "token": Out(index_bits(config.tokens)),
         "addr": Out(index_bits(config.max_inputs // config.width)),
         "data": Out(8 * config.width),
-    })  # fmt: skip
+    })
 
 
 def AccumulatorRead(config: BuildConfig) -> Signature:
@@ -103,7 +103,7 @@ def AccumulatorRead(config: BuildConfig) -> Signature:
         "token": Out(index_bits(config.tokens)),
         "vector": Out(index_bits(config.panel_vectors)),
         "data": In(config.width * config.acc_bits),
-    })  # fmt: skip
+    })
 
 
 def QueryWrite(config: BuildConfig) -> Signature:
@@ -119,7 +119,7 @@ def QueryWrite(config: BuildConfig) -> Signature:
         "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
         "vector": Out(index_bits(max(config.max_inputs, config.max_head_dim) // config.width)),
         "data": Out(8 * config.width),
-    })  # fmt: skip
+    })
 
 
 def QueryScaleWrite(config: BuildConfig) -> Signature:
@@ -130,7 +130,7 @@ def QueryScaleWrite(config: BuildConfig) -> Signature:
         "kv_head": Out(index_bits(config.max_kv_heads)),
         "kv_heads": Out(bits_for(config.max_kv_heads)),
         "scale": Out(32),
-    })  # fmt: skip
+    })
 
 
 def KvWrite(config: BuildConfig) -> Signature:
@@ -144,7 +144,7 @@ def KvWrite(config: BuildConfig) -> Signature:
         "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
         "vector": Out(index_bits(config.max_head_dim // config.width)),
         "data": Out(8 * config.width),
-    })  # fmt: skip
+    })
 
 
 def KvScaleWrite(config: BuildConfig) -> Signature:
@@ -155,7 +155,7 @@ def KvScaleWrite(config: BuildConfig) -> Signature:
         "value": Out(1),
         "head": Out(index_bits(config.max_kv_heads)),
         "scale": Out(16),
-    })  # fmt: skip
+    })
 
 
 def KvRead(config: BuildConfig) -> Signature:
@@ -173,7 +173,7 @@ def KvRead(config: BuildConfig) -> Signature:
         "bank": Out(index_bits(config.chunk)),
         "data": In(8 * config.key_bytes * config.chunk),
         "scales": In(32),
-    })  # fmt: skip
+    })
 
 
 def Segment() -> Signature:

@@ -31,7 +31,7 @@ def ProbeOutputs(config: BuildConfig) -> wiring.Signature:
             "valid": Out(probe.lanes), "addr": Out(index_bits(probe.depth)), "data": Out(probe.lanes * probe.word_bits),
         }))
         for probe in probes(config)
-    })  # fmt: skip
+    })
 
 
 class Observer(wiring.Component):
@@ -66,7 +66,7 @@ class Observer(wiring.Component):
             "running": In(1),
             "opcode": In(8),
             "probe": Out(ProbeOutputs(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -106,7 +106,7 @@ class Board:
             raise HwgenError(
                 "configuration", f"board {self.name!r} has no configuration with engine {engine!r}",
                 f"use one of: {known}; or give --set engine={engine}",
-            )  # fmt: skip
+            )
         values = {**self.config.to_dict(), **self.variants[engine], "engine": engine, "name": f"{self.name}-{engine}"}
         return replace(self, config=BuildConfig.from_dict(values), variant=engine)
 

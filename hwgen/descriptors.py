@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 __all__ = [
     "Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Format", "Opcode", "field_bits", "layout_signature",
     "pack_program", "unpack_program",
-]  # fmt: skip
+]
 
 #: Size of one descriptor in bytes.
 DESCRIPTOR_BYTES = 64
@@ -222,7 +222,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("head_stride", "I"),
     ("scalar0", "f"), ("scalar1", "f"),
     ("tag", "H"), ("buffers", "B"), ("format", "B"),
-)  # fmt: skip
+)
 _LAYOUT = struct.Struct("<" + "".join(code for _, code in FIELDS))
 _BITS = {"B": 8, "H": 16, "I": 32, "Q": 64, "f": 32}
 

@@ -17,7 +17,7 @@ from .int4 import pack_nibbles, unpack_nibbles
 __all__ = [
     "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary",
     "pack_trits", "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
-]  # fmt: skip
+]
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -175,9 +175,9 @@ def random_llama(
             input_layernorm=gain(shape.hidden), post_attention_layernorm=gain(shape.hidden),
         )
         for _ in range(shape.layers)
-    )  # fmt: skip
+    )
     table = (shape.vocab, shape.hidden)
     return LlamaWeights(
         shape=shape, layers=layers, norm=gain(shape.hidden), embedding=flush(rng.normal(0, 1, table)),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)), kv=kv, query=query,
-    )  # fmt: skip
+    )

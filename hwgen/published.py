@@ -29,7 +29,7 @@ SHAPES: dict[str, ModelShape] = {
         hidden=2048, layers=16, heads=32, kv_heads=8, head_dim=64, ffn=8192, vocab=128256, activation="silu",
         max_context=2048, rope_theta=500000.0, rms_eps=1e-5,
     ),
-}  # fmt: skip
+}
 
 #: Shapes of llama models, which the INT4 engine runs; the others are ternary.
 LLAMA_SHAPES = frozenset({"smollm2-135m", "llama-1b"})

@@ -88,7 +88,7 @@ ENGINE_COUNTERS: tuple[tuple[str, str], ...] = (
     ("engine_idle_attention", "Cycles in which no LINEAR ran because ATTENTION or HEAD did."),
     ("engine_idle_loader", "Cycles in which no LINEAR ran because EMBED, PARAM or ROTARY did."),
     ("engine_idle_other", "Cycles in which no LINEAR ran for another reason: descriptors, starts, the last writes of the pass."),
-)  # fmt: skip
+)
 
 #: Stall and activity counters, in the order of their registers; 32 bits each, cleared by a doorbell.
 COUNTERS: tuple[tuple[str, str], ...] = (
@@ -99,7 +99,7 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("write_beats", "Beats written to memory."),
     ("operators", "Operators retired."),
     *ENGINE_COUNTERS,
-)  # fmt: skip
+)
 
 
 def register_map(config: BuildConfig) -> list[Register]:
@@ -134,17 +134,17 @@ def register_map(config: BuildConfig) -> list[Register]:
                  fields=(Field("RESPONSE", 0, 2, "AXI response code."), Field("WRITE", 2, 1, "1 for a write."),
                          Field("PORT", 8, 8, "Port number."))),
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
-    ]  # fmt: skip
+    ]
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
     rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles in which an operator ran, by opcode; several may run at once.",
-                         count=len(Opcode)))  # fmt: skip
+                         count=len(Opcode)))
     base += 4 * len(Opcode)
     rows.append(Register("COUNT_PORT_BUSY", base, "ro", "Read data words taken, by port.", count=config.ports))
     base += 4 * config.ports
     rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
     rows.append(Register("TOPK", TOPK_BASE, "ro", "Candidates of the LM head: token id, then logit as float32 bits, best first.",
-                         count=2 * config.topk))  # fmt: skip
+                         count=2 * config.topk))
     rows.append(Register("TOKEN", TOKENS_BASE, "wo", "Token ids of this pass.", count=config.chunk))
     rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page table: page number of every block.", count=config.max_pages))
     rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "

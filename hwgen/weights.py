@@ -169,7 +169,7 @@ def matrix_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
 def gain_sizes(shape: ModelShape) -> dict[str, int]:
     """``{name: elements}`` of the norm gains of a layer."""
     return {"input_layernorm": shape.hidden, "attn_sub_norm": shape.q_rows,
-            "post_attention_layernorm": shape.hidden, "ffn_sub_norm": shape.ffn}  # fmt: skip
+            "post_attention_layernorm": shape.hidden, "ffn_sub_norm": shape.ffn}
 
 
 def flush(values: npt.ArrayLike) -> Float:
@@ -255,4 +255,4 @@ def random_weights(shape: ModelShape, seed: int = 0) -> ModelWeights:
     return ModelWeights(
         shape=shape, layers=layers, norm=gain(shape.hidden), embedding=round_bf16(rng.normal(0, 1, table)),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)),
-    )  # fmt: skip
+    )

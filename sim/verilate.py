@@ -41,13 +41,13 @@ _MANY = 8  # files from which on a precompiled header saves more than it takes
 _VERILATOR_FLAGS = (
     "--cc", "--prefix", _CLASS, "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--quiet",
     "--output-split", "20000", "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-WIDTH",
-)  # fmt: skip
+)
 # Several libraries may live in one process: none may bind to another's copy of the Verilated run time.
 _COMPILER_FLAGS = (
     "-std=gnu++17", "-march=native", "-fPIC", "-fno-plt", "-fno-gnu-unique", "-fvisibility-inlines-hidden",
     "-fno-semantic-interposition", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0",
     "-DVM_TRACE_VCD=0", "-DVM_TRACE_SAIF=0", "-faligned-new", "-w",
-)  # fmt: skip
+)
 _FAST = "-O3"
 _RUNTIME = "-O1"  # little of it is on the path of a cycle
 _SLOW = "-O1"  # code that runs once: start-up, declarations of waves
@@ -171,7 +171,7 @@ def _toolchain_identity(toolchain: Toolchain) -> list[str]:
     return [
         toolchain.verilator_version, toolchain.compiler, toolchain.compiler_version, toolchain.processor,
         *_VERILATOR_FLAGS, *_COMPILER_FLAGS, _FAST, _SLOW, _PLAIN, _RUNTIME,
-    ]  # fmt: skip
+    ]
 
 
 def _source_identity() -> list[str]:
@@ -288,7 +288,7 @@ class _Builder:
         (work / f"{header}.gch").mkdir()
         self._parallel([
             ["-x", "c++-header", level, "-I.", header, "-o", f"{header}.gch/{level[1:]}"] for level in {self.fast, self.slow}
-        ], work)  # fmt: skip
+        ], work)
 
     def _compile(self, jobs: Sequence[tuple[Path, str]], directory: Path, options: Sequence[str]) -> list[str]:
         # The largest first, so that no long one is left to the end.

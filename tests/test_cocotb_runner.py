@@ -50,7 +50,7 @@ def test_passes_and_reuses_the_build(tmp_path: Path) -> None:
         run_cocotb(
             Accumulator(), test_module=__name__, build_dir=tmp_path, testcase="adds_up",
             parameters={"step": step, "expected_step": step},
-        )  # fmt: skip
+        )
 
 
 def test_reports_a_failing_test(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_reports_a_failing_test(tmp_path: Path) -> None:
         run_cocotb(
             Accumulator(), test_module=__name__, build_dir=tmp_path, testcase="adds_up",
             parameters={"step": 3, "expected_step": 4},
-        )  # fmt: skip
+        )
 
 
 def test_reports_a_dead_simulation(tmp_path: Path) -> None:

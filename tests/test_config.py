@@ -38,7 +38,7 @@ KV260 = load_board("kv260").config
     (KV260, "panel_rows", 2056, 2064),
     (BuildConfig(), "max_context", 1000, 1008),
     (BuildConfig(), "descriptor_queue", 1, 2),
-])  # fmt: skip
+])
 def test_the_nearest_legal_value_is_named_and_legal(config: BuildConfig, name: str, value: object, nearest: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be .*, not {value!r}; the nearest legal value is {nearest!r}$"):
         replace(config, **{name: value})  # type: ignore[arg-type]

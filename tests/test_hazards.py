@@ -62,7 +62,7 @@ def test_what_runs_side_by_side() -> None:
         )
         behind_kv_write = e.opcode is Opcode.KV_WRITE and d.opcode in (
             Opcode.NORM, Opcode.DRAIN, Opcode.LINEAR, Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY,
-        )  # fmt: skip
+        )
         kv_write_behind_loader = d.opcode is Opcode.KV_WRITE and UNIT_OF[e.opcode] is Unit.LOADER
         if behind_linear or before_linear or behind_kv_write or kv_write_behind_loader:
             expected.add((e.opcode, e.buffers, d.opcode, d.buffers))

@@ -22,7 +22,7 @@ def main() -> int:
             if name != "hwgen":
                 (package / name.removeprefix("hwgen.")).symlink_to(ROOT / folder)
         command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir",
-                   str(ROOT / ".mypy_cache"), "-p", "hwgen", *sys.argv[1:]]  # fmt: skip
+                   str(ROOT / ".mypy_cache"), "-p", "hwgen", *sys.argv[1:]]
         return subprocess.run(command, cwd=tree, check=False).returncode
 
 

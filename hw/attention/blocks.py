@@ -82,7 +82,7 @@ class BlockBuffer(wiring.Component):
             "key_scale": Out(16),
             "value_scale": Out(16),
             **({"key_own": In(1), "value_own": In(1)} if config.int4_kv else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -146,7 +146,7 @@ class BlockBuffer(wiring.Component):
             with m.State("IDLE"):
                 m.d.sync += [
                     head.eq(0), own.eq(~self.direct), blocks_left.eq(Mux(self.direct, command.row_blocks - 1, past)), buffer.eq(0),
-                ]  # fmt: skip
+                ]
                 with m.If(self.start):
                     m.next = "BEGIN"
             with m.State("BEGIN"):

@@ -52,7 +52,7 @@ class CandidateList(wiring.Component):
             "busy": Out(1),
             "best_index": Out(32, init=0).array(size),
             "best_logit": Out(32, init=_EMPTY).array(size),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -39,7 +39,7 @@ class Denominator(wiring.Component):
             "correction": In(32).array(config.query_lanes),
             "total": In(32).array(config.query_lanes),
             "reciprocal": Out(stream.Signature(32)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

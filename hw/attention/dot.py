@@ -39,7 +39,7 @@ class DotArray(wiring.Component):
             "valid": In(1),
             "first": In(1),
             **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(self.sizes.sum_bits)},
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

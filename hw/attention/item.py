@@ -74,7 +74,7 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
         "last": 1,
         "release": 1,
         "final": 1,
-    })  # fmt: skip
+    })
 
 
 def delayed(m: Module, value: Value, cycles: int, name: str, *, reset_less: bool = False) -> list[Value]:

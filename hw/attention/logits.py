@@ -44,7 +44,7 @@ class LogitWriter(wiring.Component):
             "idle": Out(1),
             "segment": Out(Segment()),
             "beats": Out(WriteBeat(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -37,7 +37,7 @@ class BlockMemory(wiring.Component):
             "write_data": In(width),
             "addr": In(index_bits(depth)),
             "data": Out(width),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

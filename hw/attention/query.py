@@ -48,7 +48,7 @@ class QueryMemory(wiring.Component):
             "scale_read": In(1),
             "scale": Out(32).array(config.query_lanes),
             **({"e4m3": In(1)} if config.fp8_query else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -56,7 +56,7 @@ class ScaleBuffer(wiring.Component):
             "read_key": In(index_bits(config.kv_block)),
             "key_scale": Out(16),
             "value_scale": Out(16),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

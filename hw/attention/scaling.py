@@ -81,7 +81,7 @@ class ScoreScaler(wiring.Component):
             "maximum": Out(signed(SCORE_BITS)).array(lanes),
             "exponent": Out(8).array(lanes),
             **({"working": Out(1)} if config.probe else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

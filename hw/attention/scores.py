@@ -67,7 +67,7 @@ class ScoreStage(wiring.Component):
             "load": Out(1),
             "release": In(1),
             **({"working": Out(1)} if config.probe else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -116,7 +116,7 @@ class ScoreStage(wiring.Component):
             present.limit.eq(Mux(
                 present.last & (self.op.position[:block_bits] != 0), self.op.position[:block_bits], config.kv_block,
             )),
-        ]  # fmt: skip
+        ]
         if config.probe:
             m.d.comb += self.working.eq(issue)
         if config.int4_kv:
@@ -174,7 +174,7 @@ class ScoreStage(wiring.Component):
                     present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
                     present.own.eq(~self.direct), head.eq(0), word.eq(0), round_word.eq(0), head_word.eq(0), dim.eq(0),
                     blocks_left.eq(Mux(self.direct, command.row_blocks - 1, past)),
-                ]  # fmt: skip
+                ]
                 with m.If(self.start):
                     m.next = "SLOTS"
             with m.State("SLOTS"), m.If(self.slots_ready | self.direct):

@@ -43,7 +43,7 @@ class ShortList(wiring.Component):
             "busy": Out(1),
             "index": In(index_bits(config.shortlist)).array(2),
             "block": Out(INDEX_BITS).array(2),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

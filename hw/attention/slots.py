@@ -50,7 +50,7 @@ class SlotTable(wiring.Component):
             "output_read": In(1),
             "output": Out(index_bits(config.scratch_vectors)).array(lanes),
             "active": Out(1).array(lanes),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

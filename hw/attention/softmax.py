@@ -61,7 +61,7 @@ class OnlineSoftmax(wiring.Component):
             "correction": Out(32).array(lanes),
             "reciprocal": Out(stream.Signature(32)),
             **({"working": Out(1)} if config.probe else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

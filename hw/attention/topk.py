@@ -47,7 +47,7 @@ class TopK(wiring.Component):
             "key": In(32),
             "busy": Out(1),
             "best": Out(index_bits).array(size),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

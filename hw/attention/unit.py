@@ -80,7 +80,7 @@ class AttentionUnit(wiring.Component):
             "topk_index": Out(32).array(config.topk),
             "topk_logit": Out(32).array(config.topk),
             **({name: Out(1) for name in ("scoring", "weighting", "summing")} if config.probe else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -81,7 +81,7 @@ class ValueLane(wiring.Component):
             "store": In(1),
             "store_word": In(word),
             "product": Out(32 * config.key_bytes),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -173,7 +173,7 @@ class ValueStage(wiring.Component):
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "done": Out(1),
             **({"working": Out(1)} if config.probe else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

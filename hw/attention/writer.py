@@ -54,7 +54,7 @@ class KvWriter(wiring.Component):
             "page_number": In(NUMBER_BITS),
             "segment": Out(Segment()),
             "beats": Out(WriteBeat(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

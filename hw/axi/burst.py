@@ -45,7 +45,7 @@ class BurstSplitter(wiring.Component):
             "runs": In(stream.Signature(Run())),
             "bursts": Out(stream.Signature(Burst(burst))),
             "idle": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

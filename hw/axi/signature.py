@@ -33,7 +33,7 @@ def address_channel() -> Signature:
     return Signature({
         "valid": Out(1), "ready": In(1),
         "addr": Out(ADDRESS_BITS), "id": Out(ID_BITS), "len": Out(8), "size": Out(3), "burst": Out(2),
-    })  # fmt: skip
+    })
 
 
 def Axi4Read(data_bits: int) -> Signature:
@@ -43,7 +43,7 @@ def Axi4Read(data_bits: int) -> Signature:
         "r": In(Signature({
             "valid": Out(1), "ready": In(1), "data": Out(data_bits), "id": Out(ID_BITS), "resp": Out(2), "last": Out(1),
         })),
-    })  # fmt: skip
+    })
 
 
 def Axi4Write(data_bits: int) -> Signature:
@@ -54,7 +54,7 @@ def Axi4Write(data_bits: int) -> Signature:
             "valid": Out(1), "ready": In(1), "data": Out(data_bits), "strb": Out(data_bits // 8), "last": Out(1),
         })),
         "b": In(Signature({"valid": Out(1), "ready": In(1), "id": Out(ID_BITS), "resp": Out(2)})),
-    })  # fmt: skip
+    })
 
 
 def Axi4(data_bits: int) -> Signature:
@@ -71,7 +71,7 @@ def Axi4Lite() -> Signature:
         "b": In(Signature({"valid": Out(1), "ready": In(1), "resp": Out(2)})),
         "ar": Out(address),
         "r": In(Signature({"valid": Out(1), "ready": In(1), "data": Out(32), "resp": Out(2)})),
-    })  # fmt: skip
+    })
 
 
 def flat_ports(prefix: str, interface: PureInterface) -> dict[str, tuple[Value, Flow]]:

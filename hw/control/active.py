@@ -23,7 +23,7 @@ def Pass(config: BuildConfig) -> wiring.Signature:
         "tokens": Out(bits_for(config.chunk)),
         "position": Out(bits_for(config.max_context)),
         "want_logits": Out(1),
-    })  # fmt: skip
+    })
 
 
 class ActiveRange(wiring.Component):
@@ -52,7 +52,7 @@ class ActiveRange(wiring.Component):
             "first": Out(bits_for(config.chunk)),
             "count": Out(bits_for(config.chunk)),
             "more": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

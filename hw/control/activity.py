@@ -42,14 +42,14 @@ class EngineActivity(wiring.Component):
             "waits_for_tables": In(1),
             "waits_for_row": In(1),
             "causes": Out(len(ENGINE_COUNTERS)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         groups = self.config.groups
         late: dict[str, Value] = {}
         for name, value in (("busy", self.busy), ("running", self.running), ("tables", self.waits_for_tables),
-                            ("no_row", self.waits_for_row), ("gang_row", self.row & self.gang)):  # fmt: skip
+                            ("no_row", self.waits_for_row), ("gang_row", self.row & self.gang)):
             for stage in range(groups):
                 later = Signal(len(value), name=f"{name}_{stage}")
                 m.d.sync += later.eq(value)

@@ -46,7 +46,7 @@ class Counters(wiring.Component):
             "port_busy": In(config.ports),
             "port_stall": In(config.ports),
             "values": Out(32).array(counter_total(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

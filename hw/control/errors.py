@@ -35,7 +35,7 @@ class ErrorLatch(wiring.Component):
             "valid": Out(1),
             "resp": Out(2),
             "source": Out(index_bits(sources)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

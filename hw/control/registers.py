@@ -78,7 +78,7 @@ class RegisterFile(wiring.Component):
             "counters": In(32).array(counter_total(config)),
             "candidate_index": In(32).array(config.topk),
             "candidate_logit": In(32).array(config.topk),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

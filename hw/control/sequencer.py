@@ -23,7 +23,7 @@ def Retired(config: BuildConfig) -> wiring.Signature:
         "tag": Out(field_bits()["tag"][1]),
         "opcode": Out(field_bits()["opcode"][1]),
         "count": Out(bits_for(config.chunk)),
-    })  # fmt: skip
+    })
 
 
 def _bit(flag: Flag | Buffers) -> int:
@@ -85,7 +85,7 @@ class Sequencer(wiring.Component):
             "tag": Out(field_bits()["tag"][1]),
             "retire": Out(1),
             "retired": Out(Retired(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -132,7 +132,7 @@ class Sequencer(wiring.Component):
         ready_to_go = Signal()
         d = Signal(DescriptorLayout(), reset_less=True)
         meaning = {"end": is_end, "unit": unit, "waits_for": waits_for, "first": first, "count": count, "gang": gang,
-                   "replay": replay, **{other.name: signal for other, signal in halves.items()}}  # fmt: skip
+                   "replay": replay, **{other.name: signal for other, signal in halves.items()}}
         of = {name: Signal.like(source, name=f"next_{name}") for name, source in meaning.items()}
         load = Signal()
         m.d.comb += [
@@ -166,7 +166,7 @@ class Sequencer(wiring.Component):
             with m.If(issue & chosen):
                 m.d.sync += [
                     op.descriptor.eq(d), op.first.eq(of["first"]), op.count.eq(of["count"]), op.gang.eq(of["gang"]),
-                ]  # fmt: skip
+                ]
 
         # End of the program.
         m.d.sync += self.finished.eq(0)

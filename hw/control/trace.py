@@ -52,7 +52,7 @@ class TraceMemory(wiring.Component):
             "count": Out(range(config.trace_entries + 1)),
             "index": In(index_bits(TRACE_WORDS * config.trace_entries)),
             "word": Out(WORD_BITS),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -89,7 +89,7 @@ class TraceMemory(wiring.Component):
                 tag, opcode, (self.retired.count | Const(0, 8))[:8],
                 begun[WORD_BITS:], level,
             )),
-        ]  # fmt: skip
+        ]
         with m.If(self.clear):
             m.d.sync += self.count.eq(0)
         with m.Elif(write.en):

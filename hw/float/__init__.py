@@ -10,4 +10,4 @@ from .sqrt import FloatSqrt
 __all__ = [
     "E4M3_BITS", "E4m3Integers", "FloatAdd", "FloatDiv", "FloatMul", "FloatSqrt", "FloatToE4m3", "FloatToInt", "IntToFloat",
     "e4m3_integer",
-]  # fmt: skip
+]

@@ -32,7 +32,7 @@ def AccumulateBus(config: BuildConfig) -> Signature:
         "add": Out(1),
         "write": Out(index_bits(accumulator_words(config))),
         "write_part": Out(config.vector_blocks),
-    })  # fmt: skip
+    })
 
 
 class AccumulatingLane(wiring.Component):
@@ -75,7 +75,7 @@ class AccumulatingLane(wiring.Component):
             "sum": Out(block),
             "show": In(config.vector_blocks),
             "blocks": Out(block).array(config.vector_blocks),
-        })  # fmt: skip
+        })
 
     def _accumulate(self, m: Module, inverted: Sequence[Value], negate: Sequence[Value]) -> None:
         """Add row r's ``inverted[r]``, or with ``negate[r]`` subtract its inverse, in the cycle of ``accumulate.add``."""

@@ -57,7 +57,7 @@ class ActivationMemory(wiring.Component):
             "token": Out(config.tokens),
             "loaded": Out(1),
             "taken": In(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -80,7 +80,7 @@ class ActivationMemory(wiring.Component):
         tokens_left = Signal.like(self.count)
         last_word, last_token, last, next_offset, words_on = (
             Signal(), Signal(), Signal(), Signal.like(offset), Signal(range(chunks // parts + 2))
-        )  # fmt: skip
+        )
         with m.Switch(offset):
             for value in range(parts):
                 with m.Case(value):
@@ -99,12 +99,12 @@ class ActivationMemory(wiring.Component):
                 m.d.sync += [
                     word.eq(0), token.eq(token << 1), tokens_left.eq(tokens_left - 1), token_head.eq(next_token),
                     address.eq(next_token),
-                ]  # fmt: skip
+                ]
             with m.If(last):
                 m.d.sync += [
                     token.eq(1), tokens_left.eq(self.count), offset.eq(next_offset), slices_left.eq(slices_left - 1),
                     slice_head.eq(next_slice), token_head.eq(next_slice), address.eq(next_slice), reading.eq(0),
-                ]  # fmt: skip
+                ]
         with m.If(self.taken & (slices_left != 0)):
             m.d.sync += reading.eq(1)
         with m.If(begin):
@@ -112,7 +112,7 @@ class ActivationMemory(wiring.Component):
             m.d.sync += [
                 reading.eq(1), word.eq(0), token.eq(1), tokens_left.eq(self.count), offset.eq(0), slices_left.eq(self.slices),
                 slice_head.eq(first), token_head.eq(first), address.eq(first),
-            ]  # fmt: skip
+            ]
 
         # What a word is for accompanies it: read, memory's register, register, rotated register ---------------------
         wanted = Signal(chunks)

@@ -68,7 +68,7 @@ class Int4Dot(wiring.Component):
             "codes": In(CODE_BITS * shape.inputs).array(config.rows),
             "pairs": In((CODE_BITS + 1) * (shape.inputs // 2)).array(config.rows),
             "dot": Out(signed(shape.dot_bits)).array(config.rows),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

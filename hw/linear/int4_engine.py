@@ -77,7 +77,7 @@ class Int4Engine(PanelEngine):
                 tokens = (loader.value_token, loader.center_token, loader.total_token)
                 m.d.comb += [
                     lane.here.eq(Cat(self._here(token, g, number) for token in tokens)), lane.take.eq(take), lane.scales.eq(codes),
-                ]  # fmt: skip
+                ]
                 connect_inputs(m, lane.load, loader.load)
                 for name in ("skewed", "codes", "pairs"):
                     m.d.comb += [a.eq(b) for a, b in zip(getattr(lane, name), getattr(decoder, name), strict=True)]
@@ -105,7 +105,7 @@ class Int4Engine(PanelEngine):
             m.d.sync += [
                 scaling.eq(1), word.eq(0), slices_left.eq(descriptor.vectors),
                 last_word.eq((rows << log2(config.groups)) - 1),
-            ]  # fmt: skip
+            ]
         m.d.comb += [
             scales.write.eq(delayed(m, beats.issue_scales, 1, "write_scales")[-1]),
             scales.word.eq(delayed(m, word, 1, "word")[-1]),

@@ -51,7 +51,7 @@ class Int4Lane(AccumulatingLane):
             "codes": In(CODE_BITS * shape.inputs).array(config.rows),
             "pairs": In((CODE_BITS + 1) * (shape.inputs // 2)).array(config.rows),
             "scales": In(16 * config.rows),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

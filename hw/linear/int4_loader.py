@@ -64,7 +64,7 @@ def Int4LoadBus(shape: Int4Shape) -> Signature:
         "chains": Out(shape.chains),
         "total": Out(signed(shape.total_bits)),
         "complete": Out(1),
-    })  # fmt: skip
+    })
 
 
 class Int4Loader(wiring.Component):
@@ -97,7 +97,7 @@ class Int4Loader(wiring.Component):
             "total_token": Out(config.tokens),
             "loaded": Out(1),
             "taken": In(1),
-        })  # fmt: skip
+        })
 
     @property
     def hold_cycles(self) -> int:

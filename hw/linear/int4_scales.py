@@ -50,7 +50,7 @@ class ScaleMemory(wiring.Component):
             "gang": In(1),
             "block": In(index_bits(self.blocks)),
             "codes": Out(16 * config.rows).array(config.groups),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -65,11 +65,11 @@ class ScaleMemory(wiring.Component):
             m.submodules[f"bank_{number}"] = memory = Memory(
                 shape=8 * config.beat_bytes, depth=depth, init=[],
                 attrs={"ram_style": "distributed" if depth <= DISTRIBUTED_WORDS else "block"},
-            )  # fmt: skip
+            )
             write, read = memory.write_port(), memory.read_port()
             m.d.comb += [
                 write.en.eq(self.write & (bank == number)), write.addr.eq(word), write.data.eq(self.beat), read.addr.eq(address),
-            ]  # fmt: skip
+            ]
             fetched = Signal(8 * config.beat_bytes, name=f"fetched_{number}", reset_less=True)
             m.d.sync += fetched.eq(read.data)
             data.append(fetched)

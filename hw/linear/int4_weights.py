@@ -33,7 +33,7 @@ class Int4Decoder(wiring.Component):
             "skewed": Out(CODE_BITS * config.rows).array(shape.inputs),
             "codes": Out(CODE_BITS * shape.inputs).array(config.rows),
             "pairs": Out((CODE_BITS + 1) * (shape.inputs // 2)).array(config.rows),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -52,7 +52,7 @@ class TernaryLane(AccumulatingLane):
             "buffer": In(1),
             "index": In(data.ArrayLayout(INDEX_BITS, config.tables)).array(config.rows),
             "negate": In(config.tables).array(config.rows),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -38,7 +38,7 @@ class MultiplyAdd(wiring.Component):
             **enables,
             "addend": In(signed(RESULT_BITS)),
             "result": Out(signed(RESULT_BITS)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

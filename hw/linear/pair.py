@@ -37,7 +37,7 @@ class EnginePair(wiring.Component):
             "fp8_read": In(1),
             "busy": Out(1),
             "waiting_tables": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -79,7 +79,7 @@ class PanelEngine(wiring.Component):
             "accumulator": In(AccumulatorRead(config)),
             "busy": Out(1),
             "waiting_tables": Out(1),
-        })  # fmt: skip
+        })
 
     def _issue(self, m: Module, ready: Value, carried: Mapping[str, Value], scales: Value | None = None) -> Beats:
         """Take beats while ``ready`` (the operands of the slice are complete). ``carried`` accompanies every beat.
@@ -122,19 +122,19 @@ class PanelEngine(wiring.Component):
             # A slice of few row blocks must not come back to one before its sum is written.
             m.d.sync += [
                 block.eq(0), first.eq(0), hold.eq(gap), slices_left.eq(slices_left - 1), running.eq(slices_left != 1),
-            ]  # fmt: skip
+            ]
         cycles = AccumulatingLane.ACCUMULATE_CYCLES
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), beat.eq(0), hold.eq(0),
                 slices_left.eq(descriptor.slices), last_block.eq(blocks - 1), gap.eq(Mux(blocks < cycles, cycles - blocks, 0)),
-            ]  # fmt: skip
+            ]
 
         word, part = divmod_power(block, config.vector_blocks)
         track: list[dict[str, Value]] = [{
             "valid": issue, "last": issue & end_of_slice & (slices_left == 1), "first": first,
             "address": self._address(word, descriptor.buffers[0]), "part": part, "block": block, **carried,
-        }]  # fmt: skip
+        }]
         for cycle in range(1, self.add + self.DONE + 1):
             stage: dict[str, Value] = {}
             for name, value in track[-1].items():

@@ -61,7 +61,7 @@ class AccumulatorParity(wiring.Component):
             "sum": In(block).array(config.lanes),
             "write": In(address),
             "write_part": In(config.vector_blocks),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

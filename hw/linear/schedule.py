@@ -34,7 +34,7 @@ def BuildBus(config: BuildConfig) -> Signature:
         "tables": Out(rounds_of(config)),
         "entry": Out(INDEX_BITS),
         "buffer": Out(1),
-    })  # fmt: skip
+    })
 
 
 class TableSchedule(wiring.Component):
@@ -72,7 +72,7 @@ class TableSchedule(wiring.Component):
             "release": In(1),
             "built": Out(1),
             "build": Out(BuildBus(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -113,7 +113,7 @@ class TableSchedule(wiring.Component):
         # Everything else is due one cycle later.
         following = {
             "entry": entry, "enable": building, "begin": step == 0, "tables": turn & building.replicate(rounds), "buffer": buffer
-        }  # fmt: skip
+        }
         for name, value in following.items():
             output = getattr(self.build, name)
             early = Signal.like(output, name=f"early_{name}")

@@ -31,7 +31,7 @@ def _walk() -> tuple[Step, ...]:
     path = [
         (0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (-1, 1, 0), (-1, 1, 1), (0, 1, 1),
         (1, 1, 1), (1, 0, 1), (0, 0, 1), (-1, 0, 1), (-1, -1, 1), (0, -1, 1), (1, -1, 1),
-    ]  # fmt: skip
+    ]
     steps = []
     for before, after in zip(path, path[1:], strict=False):
         operand = next(j for j in range(3) if before[j] != after[j])
@@ -94,7 +94,7 @@ class TableBuilder(wiring.Component):
             "enable": In(1),
             "begin": In(1),
             "entry": Out(signed(ENTRY_BITS)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

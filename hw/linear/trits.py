@@ -63,7 +63,7 @@ class TritDecoder(wiring.Component):
             "beat": In(8 * config.beat_bytes),
             "index": Out(data.ArrayLayout(INDEX_BITS, config.tables)).array(config.rows),
             "negate": Out(config.tables).array(config.rows),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

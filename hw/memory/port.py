@@ -60,7 +60,7 @@ class PortReader(wiring.Component):
             "error": Out(ErrorReport()),
             "waiting": Out(1),
             "idle": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -54,7 +54,7 @@ class Prefetcher(wiring.Component):
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "idle": Out(1, init=1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

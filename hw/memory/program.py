@@ -47,7 +47,7 @@ class ProgramReader(wiring.Component):
             "descriptors": Out(stream.Signature(DescriptorLayout())).array(2),
             "error": Out(ErrorReport()),
             "idle": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -52,7 +52,7 @@ class UramRing(wiring.Component):
             "rewind": In(1),
             "freed": Out(1),
             "level": Out(range(self.depth + 1)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

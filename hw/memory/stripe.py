@@ -32,7 +32,7 @@ class PlaneSplitter(wiring.Component):
             "segments": In(Segment()),
             "runs": Out(stream.Signature(Run())).array(config.ports),
             "idle": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

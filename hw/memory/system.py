@@ -79,7 +79,7 @@ class MemorySystem(wiring.Component):
             "ring_word": Out(1),
             "ring_full": Out(1),
             "ring_level": Out(range(config.ring_beats // config.groups + 1)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -44,7 +44,7 @@ class PortWriter(wiring.Component):
             "axi": Out(Axi4Write(config.port_bits)),
             "error": Out(ErrorReport()),
             "idle": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -129,7 +129,7 @@ class StreamWriter(wiring.Component):
             "axi": Out(Axi4Write(config.port_bits)).array(config.ports),
             "errors": Out(ErrorReport()).array(config.ports),
             "idle": Out(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -58,7 +58,7 @@ class ColumnSum(wiring.Component):
             "variance": Out(32),
             "variance_ready": In(1),
             "busy": Out(1),
-        })  # fmt: skip
+        })
 
     @staticmethod
     def ways_of(config: BuildConfig) -> int:

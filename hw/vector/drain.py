@@ -62,7 +62,7 @@ class DrainSteps(wiring.Component):
             "drained": In(1),
             "sums_busy": In(1),
             "scales_busy": In(1),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

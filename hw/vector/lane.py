@@ -60,7 +60,7 @@ def LaneControl(config: BuildConfig) -> data.StructLayout:
     fields: dict[str, ShapeLike] = {
         "dequantize": 1, "unscaled": 1, "square": 1, "second": 1, "unrotated": 1,
         "chain": 1, "gate": Gate, "addend": Addend, "minus": 1,
-    }  # fmt: skip
+    }
     if config.has_int4 or config.fp8_query:
         fields["e4m3"] = 1
     if config.has_int4 and config.has_ternary:
@@ -104,7 +104,7 @@ class Lane(wiring.Component):
             "product": Out(32),
             "total": Out(32),
             "quantized": Out(8),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

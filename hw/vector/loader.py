@@ -33,7 +33,7 @@ class RingLoader(wiring.Component):
             "beats": In(BeatStream(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, vector_bits)),
             "param_write": Out(MemoryWrite(config.param_vectors, vector_bits)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -34,7 +34,7 @@ class Peak(wiring.Component):
             "o_valid": Out(1),
             "o": Out(32),
             "o_tag": Out(tag_bits),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

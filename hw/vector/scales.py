@@ -106,7 +106,7 @@ class Scales(wiring.Component):
             "kv_heads": In(8),
             "query_scale": Out(QueryScaleWrite(config)),
             "kv_scale": Out(KvScaleWrite(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -13,7 +13,7 @@ from .sigmoid import Sigmoid
 __all__ = [
     "CHAIN_GAP", "CHAIN_SUM", "FIRST_PRODUCT", "GATE", "HELD", "Kind", "OPERANDS", "QUANTIZED", "SECOND_PRODUCT",
     "SHORT_SUM", "Step", "Strobes", "Tag", "place_bits",
-]  # fmt: skip
+]
 
 # Cycles after the one in which a step's address is on the memory bus.
 
@@ -83,7 +83,7 @@ def Tag(config: BuildConfig) -> data.StructLayout:
         "place": place_bits(config),
         "kv_head": index_bits(config.max_kv_heads),
         "index": bits_for(config.max_heads + 2 * config.max_kv_heads - 1),
-    })  # fmt: skip
+    })
 
 
 def Step(config: BuildConfig) -> data.StructLayout:

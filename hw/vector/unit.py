@@ -69,7 +69,7 @@ class VectorUnit(wiring.Component):
             "query_scale": Out(QueryScaleWrite(config)),
             "kv": Out(KvWrite(config)),
             "kv_scale": Out(KvScaleWrite(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

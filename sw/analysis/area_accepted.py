@@ -104,6 +104,6 @@ def compare(accepted: dict[str, dict[str, float]], found: dict[str, dict[str, An
 
 def compare_board(
     path: Path, board: Board, result: dict[str, Any], main_units: Iterable[dict[str, Any]]
-) -> list[Growth]:  # fmt: skip
+) -> list[Growth]:
     """What has grown in a whole report."""
     return compare(load_accepted(path, board), rows_by_name(result, main_units))

@@ -159,7 +159,7 @@ def attention(c: BuildConfig) -> Amount:
     blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(dims), 8 * size) * 2
     scores = Amount(lut=516, ff=972) + Amount(
         lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
-    ) * lanes  # fmt: skip
+    ) * lanes
     queries = (packed_memory(query_words, 8 * c.width) + Amount(bram36=block_rams(query_rows, 32))) * lanes
     output = Amount(
         lut=22.3 * size + 7.8 * c.kv_block + 792 * c.key_bytes + 68,
@@ -233,4 +233,4 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "trace": Amount(lut=126, ff=269, bram36=block_rams(c.trace_entries, 128)),
         "vector": vector(c),
         "top": Amount(lut=190 + bits + 8 * c.beat_bytes, ff=1),
-    })  # fmt: skip
+    })

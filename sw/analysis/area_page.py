@@ -67,7 +67,7 @@ def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]
     above = [
         f"{_HEADINGS[kind]} {total[kind]:,}, ceiling {share * board.available[kind]:,.0f}"
         for kind, share in CEILINGS.items() if total[kind] > share * board.available[kind]
-    ]  # fmt: skip
+    ]
     described = {unit.name: unit.description for unit in MAIN_UNITS}
     mains = {n.partition("/")[2]: row for n, row in accepted["units"].items() if n.startswith("main/")}
     verdict = f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."

@@ -178,7 +178,7 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
 
 
 def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], None], *, fresh: bool = False,
-                     flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:  # fmt: skip
+                     flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:
     """As `synthesize`, from the cache where tool, script and Verilog are the same; ``before`` is called otherwise."""
     from ...sim.verilate import cache_directory
 
@@ -199,12 +199,12 @@ def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], Non
 def measure_main_unit(
     unit: MainUnit, config: BuildConfig, *, family: str = "xcup", fresh: bool = False,
     progress: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Resources and depth of one component by itself, flattened."""
     verilog, tool = unit_verilog(unit.build(config)), yosys_version()
     found = cached_synthesis(
         verilog, "top", tool, lambda: progress(f"synthesizing {unit.name}"), fresh=fresh, flatten=True, family=family
-    )  # fmt: skip
+    )
     return {"name": unit.name, **_rounded(count_resources(found["top"]["cells"])), "depth_luts": int(found["top"]["depth"])}
 
 

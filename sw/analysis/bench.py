@@ -96,7 +96,7 @@ class Bench:
             raise HwgenError(
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens",
                 "use a shorter prompt, or --set max_context",
-            )  # fmt: skip
+            )
         memory = -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(probe, memory_bytes=memory, progress=progress)

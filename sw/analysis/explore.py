@@ -33,7 +33,7 @@ from .estimate import PassModel
 __all__ = [
     "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",
     "model_shape", "open_executor", "pareto_front", "write_config",
-]  # fmt: skip
+]
 
 #: Layers, and rows of the LM head, that are timed; the rest follows on a straight line.
 _LAYERS = (2, 3)
@@ -145,7 +145,7 @@ def model_shape(name: str) -> ModelShape:
         raise HwgenError(
             "usage", f"{name} needs the INT4 engine, and explore knows the resources of ternary builds alone",
             f"use `hwgen estimate --shape {name}` and `hwgen report --engine int4`, with --set",
-        )  # fmt: skip
+        )
     if name in SHAPES:
         return SHAPES[name]
     try:
@@ -222,7 +222,7 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
             plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
             # What a column of the memory holds anyway.
             scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
-        )  # fmt: skip
+        )
         resources = estimate_resources(config).total
         full = excess(resources, board.available)
         rank = full, excess(resources, board.available, ("bram36", "uram"))
@@ -457,7 +457,7 @@ def write_config(path: Path, config: BuildConfig) -> None:
 
 def explore_json(
     board: Board, model: str, work: Workload, found: Exploration, also: Sequence[str] = ()
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What ``hwgen explore --json`` prints."""
     return {
         "board": board.name,

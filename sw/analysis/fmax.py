@@ -84,7 +84,7 @@ def synthesis_script() -> str:
 
 def router_arguments() -> list[str]:
     return [*DEVICE_OPTIONS, "--json", "top.json", "--report", "report.json", "--freq", str(TARGET_MHZ), "--seed", str(SEED),
-            "--lpf-allow-unconstrained", "--timing-allow-fail", "--quiet"]  # fmt: skip
+            "--lpf-allow-unconstrained", "--timing-allow-fail", "--quiet"]
 
 
 def run_router(directory: Path) -> None:

@@ -90,7 +90,7 @@ def perfetto_events(
                 "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
                 "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
                          "first token": descriptor.token_start, "cycles": entry.end - entry.start},
-            })  # fmt: skip
+            })
         points = sorted(
             [(e.start, e.level_start) for e in traced.entries] + [(e.end, e.level_end) for e in traced.entries]
         )

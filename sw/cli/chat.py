@@ -188,7 +188,7 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
     sampling = Sampling(
         temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         repetition_penalty=options.repetition_penalty, seed=options.seed,
-    )  # fmt: skip
+    )
     model = open_model(options.model, output.progress)
     board = configured_board(options, model.weights.engine)
     runner = open_runner(model, options.device, board, output)

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
     rows += [
         {"name": name, "state": "available", "licence": s.licence, "description": s.description, "bytes": s.bytes}
         for name, s in SOURCES.items() if name not in added
-    ]  # fmt: skip
+    ]
     for row in rows:
         output.show(f"{row['name']:12} {row['state']:10} {row['licence']:12} {row['description']}")
     return 0, {"models": rows}

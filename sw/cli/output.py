@@ -378,7 +378,7 @@ def explore(options: argparse.Namespace, output: Output) -> Result:
         shape=search.model_shape(options.model), head=options.head,
         prompt=_at_least(options, "prompt", 1), new_tokens=_at_least(options, "new", 0),
         also=tuple(search.model_shape(name) for name in options.also), keep_maxima=options.keep_maxima,
-    )  # fmt: skip
+    )
     limit, workers = _at_least(options, "limit", 1), _at_least(options, "workers", 0)
     with search.open_executor(workers or None, options.dask) as executor:
         found = search.explore(board, work, executor=executor, limit=limit, progress=output.progress)

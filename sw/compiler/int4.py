@@ -144,7 +144,7 @@ class LlamaCompiler(ModelCompiler):
         middle = self._rows(
             matrices, starts, first, lambda m: np.zeros(m.scales.shape, np.int8) if m.midpoints is None else m.midpoints,
             np.zeros((layout.rows, groups), np.int8),
-        )  # fmt: skip
+        )
         return to_planes(self.config, layout.pack(codes, scales, middle))
 
     def scale_segment(self, matrices: list[Int4Matrix], starts: list[int], first: int, rows: int) -> Bytes:

@@ -402,7 +402,7 @@ class ModelCompiler:
         self.emit(
             Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
             dst_stride=p.a_stride,
-        )  # fmt: skip
+        )
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 
     def layer(self, i: int, w: LayerWeights | LlamaLayer) -> None:
@@ -456,7 +456,7 @@ class ModelCompiler:
                   drained=lambda number, ready: self.rope(i, rounds[number], ready, roped[number])),
             [w.q, w.k, w.v],
             before=load_after(0),
-        )  # fmt: skip
+        )
         self.drain()
         self.attention(i)
         self.project("o", Stage(attended, Flag.ADD, p.x, p.x_stride, ahead=ahead(residual)), [w.o], before=load_after(1))

@@ -266,7 +266,7 @@ class ProgramCutter:
             i for i in range(index - 1, -1, -1)
             if (d := self.program[i]).opcode is Opcode.NORM and d.token_start == linear.token_start
             and not (d.buffers ^ linear.buffers) & Buffers.ACTIVATION
-        )  # fmt: skip
+        )
         drains = []
         for i in range(index + 1, len(self.program)):
             d = self.program[i]

@@ -91,7 +91,7 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
         ElementTree.SubElement(accelerator, "ADDRESSBLOCKS"),
         "ADDRESSBLOCK",
         ACCESS="read-write", INTERFACE="s_axi", NAME="registers", RANGE=str(WINDOW_BYTES), USAGE="register",
-    )  # fmt: skip
+    )
     registers = ElementTree.SubElement(block, "REGISTERS")
     for row in register_map(board.config):
         for i in range(row.count):
@@ -105,7 +105,7 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
         ElementTree.SubElement(
             ranges, "MEMRANGE", ADDRESSBLOCK="registers" if name == NAME else "Reg", INSTANCE=name, MEMTYPE="REGISTER",
             BASEVALUE=f"0x{base:X}", HIGHVALUE=f"0x{base + size - 1:X}", MASTERBUSINTERFACE=ps_port, SLAVEBUSINTERFACE=interface,
-        )  # fmt: skip
+        )
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -121,7 +121,7 @@ def ternary_matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> Ternary
         raise HwgenError(
             "checkpoint", f"{file.path}: tensor {name}.weight has more than one scale, so it is not ternary",
             "take a file with TQ1_0 or TQ2_0 matrices made from the ternary checkpoint",
-        )  # fmt: skip
+        )
     if f"{name}.scale" in file:
         scale = scale * file.floats(f"{name}.scale", (1,))[0]
     return TernaryMatrix(trits, float(flush(scale)))

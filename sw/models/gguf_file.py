@@ -84,7 +84,7 @@ class GgufFile:
             raise HwgenError(
                 "checkpoint", f"{self.path}: tensor {name} has shape {actual}, {expected} expected",
                 "the fields and the tensors of the file belong to different models",
-            )  # fmt: skip
+            )
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Rows first, as numpy has it."""
@@ -100,7 +100,7 @@ class GgufFile:
             raise HwgenError(
                 "checkpoint", f"{self.path}: tensor {name} has type {self.kind(name)}, which is not supported",
                 "take a file with F32, F16, BF16, Q8_0, Q4_0, Q4_1, TQ1_0 or TQ2_0 tensors",
-            ) from error  # fmt: skip
+            ) from error
         if not np.isfinite(values).all():
             raise HwgenError("checkpoint", f"{self.path}: tensor {name} holds values that are not finite", _FIX)
         return values.reshape(shape)

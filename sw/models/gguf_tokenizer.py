@@ -46,7 +46,7 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Any:
         raise HwgenError(
             "tokenizer", f"{file.path}: the word splitting {kind!r} is not supported; supported: smollm, gpt-2, llama-bpe",
             "convert the model to Hugging Face layout, with its tokenizer.json",
-        )  # fmt: skip
+        )
     merges = [tuple(merge.split(" ", 1)) for merge in file.require("tokenizer.ggml.merges")]
     inner = lib.Tokenizer(lib.models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     inner.pre_tokenizer, inner.decoder = words, lib.decoders.ByteLevel()
@@ -83,7 +83,7 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
         raise HwgenError(
             "tokenizer", f"{file.path}: tokenizer model {kind!r} is not supported; supported: 'gpt2', 'llama'",
             "convert the model to Hugging Face layout, with its tokenizer.json",
-        )  # fmt: skip
+        )
     inner = _byte_level(file, tokens) if kind == "gpt2" else _sentence_piece(file, tokens)
     lib = _library()
     types = file.get("tokenizer.ggml.token_type", [])

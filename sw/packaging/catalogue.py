@@ -91,7 +91,7 @@ def ultrascale(settings: Settings) -> Definition:
             interfaces.append(
                 Interface(f"S_AXI_HP{port}_FPD", "aximm", False, "AXI4", width, clock, f"SAXIGP{port + 2}",
                           ultrascale_segments(port))
-            )  # fmt: skip
+            )
             pins.append(Pin(clock, False, 1, "clk", True))
     if enabled(settings, "PSU__FPGA_PL0_ENABLE"):
         pins.append(Pin("pl_clk0", True, 1, "clk"))

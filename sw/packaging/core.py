@@ -97,7 +97,7 @@ def accelerator_core(config: BuildConfig) -> Core:
             {"ASSOCIATED_BUSIF": ":".join(["s_axi", *memories]), "ASSOCIATED_RESET": RESET}),
         Bus(RESET, "reset", False, {"RST": by_name[RESET]}, {"POLARITY": "ACTIVE_LOW"}),
         Bus(INTERRUPT, "interrupt", True, {"INTERRUPT": by_name[INTERRUPT]}, {"SENSITIVITY": "LEVEL_HIGH"}),
-    ]  # fmt: skip
+    ]
     return Core(tuple(ports), tuple(buses), address_bits)
 
 

@@ -108,12 +108,12 @@ def add_registers(parent: ET.Element, config: BuildConfig) -> None:
         ET.SubElement(parent, "ADDRESSBLOCKS"),
         "ADDRESSBLOCK",
         ACCESS="read-write", INTERFACE="s_axi", NAME=BLOCK, RANGE=str(WINDOW_BYTES), USAGE="register",
-    )  # fmt: skip
+    )
     registers = ET.SubElement(block, "REGISTERS")
     for r in flat_registers(config):
         element = ET.SubElement(registers, "REGISTER", NAME=r.name)
         add_properties(element, DESCRIPTION=r.description, ADDRESS_OFFSET=f"0x{r.offset:X}", SIZE="32", ACCESS=r.access,
-                       IS_ENABLED="true", RESET_VALUE="0x0")  # fmt: skip
+                       IS_ENABLED="true", RESET_VALUE="0x0")
         fields = ET.SubElement(element, "FIELDS")
         for f in r.fields:
             add_properties(
@@ -237,7 +237,7 @@ class _Writer:
         family = "zynq" if self.design.processor == "processing_system7" else "zynquplus"
         device, package, grade = split_part(self.design.part)
         ET.SubElement(root, "SYSTEMINFO", ARCH=family, BOARD=self.design.board_part, DEVICE=device, NAME=DESIGN,
-                      PACKAGE=package, SPEEDGRADE=grade)  # fmt: skip
+                      PACKAGE=package, SPEEDGRADE=grade)
         ET.SubElement(root, "EXTERNALPORTS")
         ET.SubElement(root, "EXTERNALINTERFACES")
         modules = ET.SubElement(root, "MODULES")

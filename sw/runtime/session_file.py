@@ -163,7 +163,7 @@ def load_session(engine: Engine, path: Path) -> Session:
         raise HwgenError(
             "session", f"{path} has keys and values of another format than {engine.image.name!r} keeps",
             "load the model with the --kv that the session was saved with",
-        )  # fmt: skip
+        )
     elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"], _steps(engine.image))
     session = Session()
     tokens = [int(t) for t in tensors["tokens"]]

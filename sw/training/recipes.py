@@ -52,7 +52,7 @@ def _exact(layer: LlamaLayer, index: int) -> dict[str, Int4Matrix]:
             raise HwgenError(
                 "usage", f"exact-q4_1 takes 4-bit matrices, but layer {index} {name} has floats",
                 "take a GGUF file with Q4_1 or Q4_0 matrices, or another recipe",
-            )  # fmt: skip
+            )
         matrices[name] = to_machine(matrix) if isinstance(matrix, BlockMatrix) else matrix
     return matrices
 

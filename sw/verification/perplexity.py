@@ -77,7 +77,7 @@ def compare_perplexity(
             raise HwgenError(
                 "architecture", f"{model.name} has float matrices; the machine takes 4-bit ones",
                 f"hwgen quantize {model.path} --out DIR",
-            )  # fmt: skip
+            )
         exact = LlamaModel(model.weights, config)
         length = min(length, WINDOW)
         outcome = compare_models(FloatLlama(model.weights), exact.logits, ids, length=length, batch=1, progress=report)

@@ -21,14 +21,14 @@ from .passes import Host
 
 GROUPED = ModelShape(hidden=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=72, vocab=50, max_context=128)
 MULTI_HEAD = ModelShape(hidden=40, layers=2, heads=3, kv_heads=3, head_dim=16, ffn=56, vocab=37, activation="silu",
-tied=False, max_context=128)  # fmt: skip
+tied=False, max_context=128)
 ODD = ModelShape(
     hidden=20, layers=1, heads=3, kv_heads=1, head_dim=16, ffn=27, vocab=5, max_context=64, rope_theta=500.0
 )
 
 DEFAULT = BuildConfig(max_context=128)
 NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, builders=14, kv_block=8, chunk=8,
-max_context=128, ring_beats=1024, topk=4)  # fmt: skip
+max_context=128, ring_beats=1024, topk=4)
 WIDE = BuildConfig(ports=2, groups=4, lanes=3, rows=2, builders=9, chunk=16, max_context=128)
 NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 
@@ -36,7 +36,7 @@ NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 @pytest.mark.parametrize(("shape", "config", "chunk"), [
     (GROUPED, DEFAULT, 8), (GROUPED, DEFAULT, 5), (GROUPED, NARROW, 8), (GROUPED, WIDE, 12), (GROUPED, NO_REPLAY, 8),
     (MULTI_HEAD, DEFAULT, 8), (MULTI_HEAD, DEFAULT, 1), (MULTI_HEAD, NARROW, 3), (ODD, DEFAULT, 7),
-])  # fmt: skip
+])
 def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> None:
     weights = random_weights(shape, 11)
     tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 43)

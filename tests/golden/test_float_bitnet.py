@@ -43,7 +43,7 @@ def huggingface_model(shape: ModelShape) -> torch.nn.Module:
         max_position_embeddings=shape.max_context, rms_norm_eps=shape.rms_eps, tie_word_embeddings=shape.tied,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}, bos_token_id=0, eos_token_id=1,
         attn_implementation="eager",
-    )  # fmt: skip
+    )
     model = transformers.BitNetForCausalLM(config).eval()
     model = replace_with_bitnet_linear(model, ["lm_head"], quantization).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(3)

@@ -91,7 +91,7 @@ def test_linear_and_drain_equal_rational_model(group: int, symmetric: bool) -> N
         rng.integers(-8, 8, (rows, inputs), dtype=np.int8), group, rng.integers(0, 256, (rows, groups)).astype(np.uint8),
         None if symmetric else rng.integers(-127, 128, (rows, groups)).astype(np.int8),
         rng.uniform(1e-6, 1e-3, rows).astype(np.float32),
-    )  # fmt: skip
+    )
     q, scale = quantize_e4m3(random_floats(g, inputs))
     row_scale = torch.from_numpy(matrix.row_scale)
     acc = int4_matmul(q, torch.from_numpy(matrix.integers()).double())

@@ -16,14 +16,14 @@ from .bits import assert_same_bits
 
 GROUPED = ModelShape(hidden=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=80, vocab=50, activation="silu", max_context=128)
 MULTI_HEAD = ModelShape(hidden=96, layers=1, heads=3, kv_heads=3, head_dim=32, ffn=112, vocab=37, activation="silu", tied=False,
-max_context=128)  # fmt: skip
+max_context=128)
 CONFIG = BuildConfig(max_context=128)
 
 
 @pytest.mark.parametrize(("shape", "kv", "query", "group"), [
     (GROUPED, "int8", "int8", 16), (GROUPED, "int4", "e4m3", 32),
     (MULTI_HEAD, "int4", "int8", 64), (MULTI_HEAD, "int8", "e4m3", 128),
-])  # fmt: skip
+])
 @pytest.mark.parametrize("chunk", [1, 5, 8])
 def test_windows_equal_passes(shape: ModelShape, kv: str, query: str, group: int, chunk: int) -> None:
     weights = random_llama(shape, 3, group=group, kv=kv, query=query)
@@ -72,7 +72,7 @@ def test_reference_equals_transformers(shape: ModelShape) -> None:
         hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads, head_dim=shape.head_dim,
         num_key_value_heads=shape.kv_heads, intermediate_size=shape.ffn, vocab_size=shape.vocab, rms_norm_eps=shape.rms_eps,
         tie_word_embeddings=shape.tied, rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-    )  # fmt: skip
+    )
     state = {"model.embed_tokens.weight": weights.embedding, "model.norm.weight": weights.norm, "lm_head.weight": weights.head_rows}
     for i, layer in enumerate(weights.layers):
         for part, names in (("self_attn", "q k v o"), ("mlp", "gate up down")):

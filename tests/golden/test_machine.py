@@ -95,12 +95,12 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 def param(bench: Bench, **fields: Any) -> Descriptor:
     address, beats = bench.floats(random(WIDTH))
     return Descriptor(opcode=Opcode.PARAM, fetch=Fetch.STREAM, vectors=1, stream_address=address, stream_beats=beats,
-                      **({"token_count": 8} | fields))  # fmt: skip
+                      **({"token_count": 8} | fields))
 
 
 @pytest.mark.parametrize(("tokens", "options", "executed"), [
     (1, 0, [0]), (4, 0, [0]), (5, 0, [0, 2, 3]), (8, 0, [0, 2, 3]), (1, 1, [0, 1]), (5, 1, [0, 1, 2, 3]),
-])  # fmt: skip
+])
 def test_skipped_descriptors(bench: Bench, tokens: int, options: int, executed: list[int]) -> None:
     program = [
         param(bench),
@@ -128,9 +128,9 @@ def test_embed_rotary_and_param(bench: Bench) -> None:
     machine = bench.machine
     machine.scratch[:] = -1.0
     embed = Descriptor(opcode=Opcode.EMBED, fetch=Fetch.TOKEN, token_start=1, token_count=2, vectors=3, dst=10,
-                       dst_stride=5, stream_address=start, stream_beats=2, stride=row_bytes)  # fmt: skip
+                       dst_stride=5, stream_address=start, stream_beats=2, stride=row_bytes)
     turn = Descriptor(opcode=Opcode.ROTARY, fetch=Fetch.POSITION, token_count=8, vectors=2, dst=7, dst_stride=2,
-                      stream_address=rotary_start, stream_beats=2, stride=row_bytes)  # fmt: skip
+                      stream_address=rotary_start, stream_beats=2, stride=row_bytes)
     gains = param(bench, dst=3)
     bench.run([embed, turn, gains], [5, 0, 4, 1], position=9)
     expected = np.full_like(machine.scratch, -1.0)
@@ -143,7 +143,7 @@ def test_embed_rotary_and_param(bench: Bench) -> None:
 
 def norm_program(n: int, **fields: Any) -> Descriptor:
     return Descriptor(opcode=Opcode.NORM, vectors=n // WIDTH, src=4, src_stride=n // WIDTH,
-                      scalar0=float(np.float32(1 / n)), scalar1=float(np.float32(1e-5)), **fields)  # fmt: skip
+                      scalar0=float(np.float32(1 / n)), scalar1=float(np.float32(1e-5)), **fields)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4])
@@ -178,7 +178,7 @@ def linear_program(bench: Bench, trits: np.ndarray, **fields: Any) -> Descriptor
     slices, blocks = matrix_shape(CONFIG, *trits.shape)
     address, beats = bench.place(pack_ternary(CONFIG, trits))
     return Descriptor(**({"opcode": Opcode.LINEAR, "fetch": Fetch.STREAM, "slices": slices, "row_blocks": blocks,
-                         "stream_address": address, "stream_beats": beats, "token_count": 4} | fields))  # fmt: skip
+                         "stream_address": address, "stream_beats": beats, "token_count": 4} | fields))
 
 
 def test_linear_and_drain(bench: Bench) -> None:
@@ -191,7 +191,7 @@ def test_linear_and_drain(bench: Bench) -> None:
     machine.scratch[:] = 0
     machine.scratch[100:106] = other.reshape(-1, WIDTH)
     drain = Descriptor(opcode=Opcode.DRAIN, flags=Flag.ADD, vectors=2, row_blocks=1, src=100, src_stride=2, dst=200,
-                       dst_stride=3, scalar0=0.5, token_count=4, buffers=Buffers.ACCUMULATOR)  # fmt: skip
+                       dst_stride=3, scalar0=0.5, token_count=4, buffers=Buffers.ACCUMULATOR)
     both = Buffers.ACCUMULATOR | Buffers.ACTIVATION
     bench.run([linear_program(bench, trits, buffers=both), drain], [0] * 3)
     acc = machine.activation[1, :3, :90].astype(np.int64) @ trits.T.astype(np.int64)
@@ -243,7 +243,7 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
     page_bytes = heads * layout.bytes
     bench.run([Descriptor(opcode=Opcode.KV_WRITE, token_count=8, heads=2, kv_heads=heads, head_vectors=dim // WIDTH,
                           stream_address=DATA, stream_beats=layout.beats, stride=page_bytes, head_stride=layout.bytes)],
-              [0] * tokens, position)  # fmt: skip
+              [0] * tokens, position)
     changed = np.zeros(machine.memory.size, bool)
     for p in range(position, position + tokens):
         for head in range(heads):
@@ -277,7 +277,7 @@ def test_head_writes_logits_and_candidates(bench: Bench) -> None:
     machine.memory[0x80000:] = 0xA5
     d = Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS | Flag.LAST, fetch=Fetch.STREAM, token_count=1,
                    vectors=n // WIDTH, row_blocks=3, stream_address=address, stream_beats=beats,
-                   stride=vocab)  # fmt: skip
+                   stride=vocab)
     bench.run([d], [0] * 3, options=int(PassFlag.LOGITS | PassFlag.WRITE_LOGITS))
     scale = (scales.astype(np.uint32) << 16).view(np.float32)
     dots = machine.head_query[:n].astype(np.float32) @ w8.T.astype(np.float32)
@@ -301,7 +301,7 @@ def test_head_writes_logits_and_candidates(bench: Bench) -> None:
     ({"token_count": 8}, "LINEAR must have at most 4 tokens, not 5"),
     ({"opcode": Opcode.DRAIN, "fetch": Fetch.NONE}, "DRAIN must have one mode flag"),
     ({"opcode": Opcode.DRAIN, "fetch": Fetch.NONE, "flags": Flag.STORE, "vectors": 1, "dst": 5000}, "DRAIN: "),
-])  # fmt: skip
+])
 def test_refuses_what_is_not_defined(bench: Bench, fields: dict[str, Any], message: str) -> None:
     d = dataclasses.replace(linear_program(bench, np.ones((8, 40), np.int8)), **fields)
     with pytest.raises(ProgramError, match=message):

@@ -16,16 +16,16 @@ SMALL = BuildConfig(
     ports=1, groups=1, lanes=1, rows=4, kv_block=8, chunk=2, builders=7, query_lanes=1, ring_beats=512,
     scratch_vectors=64, param_vectors=64, max_inputs=64, panel_rows=64, max_heads=2, max_kv_heads=1, max_head_dim=8,
     max_query=16, max_context=32, trace_entries=8, topk=2, probe=True,
-)  # fmt: skip
+)
 
 READ = {"araddr": 40, "arid": 1, "arlen": 8, "arsize": 3, "arburst": 2, "arvalid": 1, "rready": 1}
 READ_IN = {"arready": 1, "rdata": 128, "rid": 1, "rresp": 2, "rlast": 1, "rvalid": 1}
 WRITE = {"awaddr": 40, "awid": 1, "awlen": 8, "awsize": 3, "awburst": 2, "awvalid": 1,
-         "wdata": 128, "wstrb": 16, "wlast": 1, "wvalid": 1, "bready": 1}  # fmt: skip
+         "wdata": 128, "wstrb": 16, "wlast": 1, "wvalid": 1, "bready": 1}
 WRITE_IN = {"awready": 1, "wready": 1, "bid": 1, "bresp": 2, "bvalid": 1}
 LITE_ADDRESS = (WINDOW_BYTES - 1).bit_length()
 LITE_IN = {"awaddr": LITE_ADDRESS, "awvalid": 1, "wdata": 32, "wstrb": 4, "wvalid": 1, "bready": 1,
-           "araddr": LITE_ADDRESS, "arvalid": 1, "rready": 1}  # fmt: skip
+           "araddr": LITE_ADDRESS, "arvalid": 1, "rready": 1}
 LITE = {"awready": 1, "wready": 1, "bresp": 2, "bvalid": 1, "arready": 1, "rdata": 32, "rresp": 2, "rvalid": 1}
 
 

@@ -16,7 +16,7 @@ from hwgen.hw.interfaces import SCRATCH_LATENCY
     ("depth", "ram_style"),
     [*((depth, "block") for depth in (24, BLOCK_RAM_DEPTH, BLOCK_RAM_DEPTH + 1, 2 * BLOCK_RAM_DEPTH + LUT_RAM_DEPTH, 600, 2048)),
      (BLOCK_RAM_DEPTH + 1, "ultra")],
-)  # fmt: skip
+)
 def test_writes_are_read(depth: int, ram_style: str) -> None:
     dut = VectorMemory(depth, 16, ram_style)
     rng = random.Random(depth)

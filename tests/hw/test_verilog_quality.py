@@ -25,7 +25,7 @@ SMALL = BuildConfig(
     ring_beats=64, outstanding=2, descriptor_queue=3, ring_memory="ultra", scratch_memory="ultra",
     activation_memory="ultra", scratch_vectors=256, param_vectors=520, max_inputs=80, panel_rows=64, max_heads=4,
     max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32, trace_entries=64, topk=2, shortlist=2,
-)  # fmt: skip
+)
 DEMO = load_board("demo").config
 
 

@@ -87,11 +87,11 @@ _OUTPUTS = {
     "araddr": 40, "arid": ID_BITS, "arlen": 8, "arsize": 3, "arburst": 2, "arvalid": 1, "rready": 1,
     "awaddr": 40, "awid": ID_BITS, "awlen": 8, "awsize": 3, "awburst": 2, "awvalid": 1,
     "wlast": 1, "wvalid": 1, "bready": 1,
-}  # fmt: skip
+}
 _INPUTS = {
     "arready": 1, "rid": ID_BITS, "rresp": 2, "rlast": 1, "rvalid": 1, "awready": 1, "wready": 1,
     "bid": ID_BITS, "bresp": 2, "bvalid": 1,
-}  # fmt: skip
+}
 
 
 def dma_verilog(ports: int, port_bits: int) -> str:

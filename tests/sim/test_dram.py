@@ -50,7 +50,7 @@ def test_copies_leave_everything_else_alone(dma_library: Path, timing: DramTimin
         Job((port << 16) + 0x40 * port, bursts, len, destination=(1 << 21) + (port << 16) + 0x1000 - len % 2 * 0x400,
             flags=COPY | (THROTTLE if port % 2 else 0))
         for port, (bursts, len) in enumerate(shapes)
-    ]  # fmt: skip
+    ]
     jobs[3] = replace_addresses(jobs[3], 0x38000, (1 << 21) + 0x38000)
     expected = dma.memory.copy()
     for job in jobs:

@@ -97,7 +97,7 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
                 max_query=heads * head_dim,
                 max_context=kv_block * pick(1, 2, 3, 5),
                 trace_entries=pick(16, 512), topk=pick(1, 2, 5, 8), shortlist=pick(1, 2, 5), probe=True,
-            )  # fmt: skip
+            )
         except (ConfigError, ValueError):  # slices that the INT4 engine does not have; an empty range of sizes is a ValueError
             continue
 

@@ -23,7 +23,7 @@ CONFIG = BuildConfig(
     name="system", ports=1, groups=1, lanes=2, rows=4, kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4,
     ring_beats=32, outstanding=4, descriptor_queue=3, scratch_vectors=256, param_vectors=64, max_inputs=64, panel_rows=32,
     max_heads=4, max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32, trace_entries=256, topk=4, shortlist=3, probe=True,
-)  # fmt: skip
+)
 SHAPE = ModelShape(
     hidden=30, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=45, vocab=41, activation="silu", max_context=32, tied=False
 )
@@ -32,7 +32,7 @@ SHAPE = ModelShape(
 PUBLIC = (
     "accumulators_0", "bank_1", "base2", "byte_5_trits_0", "entry", "gathered", "kept2", "logit_in", "partial_0_3", "peak_0",
     "product2", "product_1_0", "rows__payload", "shifted2", "slots", "sum_2_1_0", "total_0_2", "words__data",
-)  # fmt: skip
+)
 
 
 @cache

@@ -92,7 +92,7 @@ def read_component(path: Path) -> tuple[str, Definition, list[Path]]:
             interfaces.append(
                 Interface(name, "aximm", master is not None, values["PROTOCOL"], int(values["DATA_WIDTH"]), "", block,
                           maps.get(block, ()), space, spaces.get(space, 0))
-            )  # fmt: skip
+            )
         else:
             output, width = ports[physical[0]]
             short = {"clock": "clk", "reset": "rst", "interrupt": "intr"}.get(kind or "", "")

@@ -48,7 +48,7 @@ __all__ = [
 FORMATS: dict[str, Any] = {
     "fp8_query": True, "int4_kv": True, "chunk": 6, "max_head_dim": 64, "max_query": 512, "max_context": 128, "groups": 4,
     "probe": True,
-}  # fmt: skip
+}
 
 
 def tiny_config(**changes: Any) -> BuildConfig:
@@ -58,7 +58,7 @@ def tiny_config(**changes: Any) -> BuildConfig:
         "kv_block": 8, "chunk": 4, "burst": 16, "ring_beats": 256, "scratch_vectors": 1024, "max_inputs": 64,
         "panel_rows": 64, "max_query": 256,
         "max_heads": 8, "max_kv_heads": 4, "max_head_dim": 32, "max_context": 64, "topk": 4,
-    }  # fmt: skip
+    }
     return BuildConfig(**{**values, **changes})
 
 
@@ -130,7 +130,7 @@ class AttentionBench(wiring.Component):
             "logits_segment": Out(Segment()), "logits": Out(WriteBeat(config)),
             "topk_index": Out(32).array(config.topk), "topk_logit": Out(32).array(config.topk),
             **({"activity": Out(3)} if config.probe else {}),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

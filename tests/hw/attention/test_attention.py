@@ -86,7 +86,7 @@ class Case:
             opcode=Opcode.ATTENTION, heads=self.heads, kv_heads=self.kv_heads, head_vectors=vectors, dst=dst,
             dst_stride=self.heads * vectors + 1, stream_beats=self.layout.beats,
             format=(Format.FP8_QUERY if self.e4m3 else Format.NONE) | (Format.INT4_KV if self.int4 else Format.NONE),
-        )  # fmt: skip
+        )
 
     def beats(self, rng: np.random.Generator) -> list[int]:
         """Past blocks of every head; slots that hold no position are noise."""
@@ -121,7 +121,7 @@ class Case:
             await write_query(
                 dut, self.config, self.query[token, head], float(self.query_scale[token, head]),
                 slot=token * self.group + head % self.group, kv_head=head // self.group, kv_heads=self.kv_heads,
-            )  # fmt: skip
+            )
 
     def expected(self, dst: int) -> dict[int, int]:
         """Scratch words by address."""
@@ -142,7 +142,7 @@ class Case:
             state.attend(
                 query, scale, (kv[0, :, begin:end], kv_scale[0, :, begin:end]), (kv[1, :, begin:end], kv_scale[1, :, begin:end]),
                 valid.expand(self.group * self.count, -1),
-            )  # fmt: skip
+            )
         result = state.result().reshape(self.kv_heads, self.count, self.group, self.head_dim).numpy()
         vectors, stride = self.head_dim // self.config.width, self.descriptor(dst).dst_stride
         words = {}
@@ -233,7 +233,7 @@ def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
         (0.4 * (n % 3 == 1), (0, 97)[n % 5 == 3], (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 5 == 2], position,
          1 + n % chunk, "", formats[(n + turn) % len(formats)])
         for turn in range(2) for n, position in enumerate(positions)
-    ]  # fmt: skip
+    ]
     found += [
         (0.2, 40 * (n % 2) * n, 6, 2, dim, 3 * block - n, 1 + n % chunk, kind, f)
         for n, kind in enumerate(["extremes", "subnormal", "lowest", "wide", "tiny", "huge", "zero", "equal"])
@@ -275,7 +275,7 @@ def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
     run_cocotb(
         AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases(config)},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,4 +291,4 @@ def test_formats(tmp_path: Path, changes: dict[str, Any]) -> None:
     run_cocotb(
         AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": format_cases(config)},
-    )  # fmt: skip
+    )

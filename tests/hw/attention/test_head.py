@@ -66,7 +66,7 @@ async def ranks(dut: Any) -> None:
             stream_beats=blocks * head_block_beats(config, hidden),
             # The formats are those of ATTENTION.
             format=Format.FP8_QUERY | Format.INT4_KV if number % 2 else Format.NONE,
-        )  # fmt: skip
+        )
         write_logits = number % 3 != 2
         drive_operator(dut, command, position=77 % config.max_context, count=1, write_logits=write_logits, logits=ADDRESS)
         items = [pack_bytes(beat) for beat in pack_head(config, rows, scales)]
@@ -93,7 +93,7 @@ async def ranks(dut: Any) -> None:
         row_scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
         logits = head_logits(
             torch.from_numpy(query).float(), torch.tensor(scale, dtype=torch.float32), torch.from_numpy(rows).float(), row_scale,
-        )  # fmt: skip
+        )
         index, best = top_candidates(logits, config.topk)
         found = [int(getattr(dut, f"topk_index__{i}").value) for i in range(config.topk)]
         found_logits = [int(getattr(dut, f"topk_logit__{i}").value) for i in range(config.topk)]
@@ -131,8 +131,8 @@ def test_ranks(tmp_path: Path, changes: dict[str, Any]) -> None:
         (0.0, 0.0, 0, 1, 1, ""), (0.3, 0.0, 0, block - 1, 17, "ties"), (0.0, 0.3, 60, 6 * block + 2, 20, "ties"),
         (0.0, 0.2, 37, 4 * block, inputs, "negative"), (0.5, 0.0, 0, 3, 9, "zero"), (0.0, 0.0, 0, 2 * block + 2, inputs, "huge"),
         (0.0, 0.98, 0, 7 * block + 3, 5, ""),
-    ]  # fmt: skip
+    ]
     run_cocotb(
         AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases},
-    )  # fmt: skip
+    )

@@ -36,7 +36,7 @@ class WriterBench(wiring.Component):
             "op": In(Operator(config)), "start": In(1), "done": Out(1),
             "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
             "segment": Out(Segment()), "beats": Out(WriteBeat(config)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -84,7 +84,7 @@ def expected(
             segments.append((address, [
                 (int.from_bytes((image[i] * mask[i]).tobytes(), "little"), sum(int(bit) << n for n, bit in enumerate(mask[i])))
                 for i in range(layout.beats)
-            ]))  # fmt: skip
+            ]))
     return segments
 
 
@@ -108,7 +108,7 @@ async def writes_blocks(dut: Any) -> None:
             opcode=Opcode.KV_WRITE, kv_heads=HEADS, head_vectors=dim // config.width, stream_address=BASE,
             stream_beats=layout.beats, stride=HEADS * layout.bytes, head_stride=layout.bytes,
             format=Format.INT4_KV if int4 else Format.NONE,
-        )  # fmt: skip
+        )
         limit = 7 if int4 else 127
         data = rng.integers(-limit, limit + 1, (config.chunk, 2, HEADS, dim), dtype=np.int8)
         if turn % 4 == 3:
@@ -172,4 +172,4 @@ def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, s
     run_cocotb(
         WriterBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "head_dim": head_dim, "stall": stall, "passes": passes, "seed": 5, "interrupt": 2},
-    )  # fmt: skip
+    )

@@ -152,7 +152,7 @@ class AxiMemory:
     ADDRESS = ("addr", "id", "len", "size", "burst")
 
     def __init__(self, bench: Bench, prefix: str, memory: bytearray, word_bytes: int, *, max_words: int, rate: float = 1.0,
-                 latency: int = 0, read: bool = True, write: bool = True) -> None:  # fmt: skip
+                 latency: int = 0, read: bool = True, write: bool = True) -> None:
         self.bench, self.memory, self.word_bytes, self.rate, self.latency = bench, memory, word_bytes, rate, latency
         self.max_words = max_words
         self.cycle = 0

@@ -42,7 +42,7 @@ def test_one_cause_a_cycle(groups: int) -> None:
             busy, running = rng.random() < 0.95, rng.choice([0, 0, rng.getrandbits(len(Unit))])
             tables, no_row = rng.random() < 0.2, rng.random() < 0.2
             for name, value in (("busy", busy), ("running", running), ("row", row), ("gang", gang),
-                                ("waits_for_tables", tables), ("waits_for_row", no_row)):  # fmt: skip
+                                ("waits_for_tables", tables), ("waits_for_row", no_row)):
                 ctx.set(getattr(dut, name), int(value))
             if works:
                 cause = "engine_busy"

@@ -30,7 +30,7 @@ CONFIGS = {
                        trace_entries=5),
 }
 IGNORED = {"trace_count": 32, "finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8,
-           "current_operator": 32}  # fmt: skip
+           "current_operator": 32}
 TRACE_PATTERN = 0x10003
 
 
@@ -47,7 +47,7 @@ class Registers(wiring.Component):
             "events": In(len(COUNTERS)), "running": In(len(Unit)), "opcodes": In(8).array(len(Unit)),
             "port_busy": In(config.ports), "port_stall": In(config.ports),
             **{name: In(bits) for name, bits in IGNORED.items()},
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -78,7 +78,7 @@ class Host:
     def __init__(self, bench: Bench) -> None:
         self.bench, self.dut = bench, bench.dut
         for channel, names in (("aw", ("addr", "valid")), ("w", ("data", "strb", "valid")), ("b", ("ready",)),
-                               ("ar", ("addr", "valid")), ("r", ("ready",))):  # fmt: skip
+                               ("ar", ("addr", "valid")), ("r", ("ready",))):
             for name in names:
                 self.signal(channel, name).value = 0
         self.todo: dict[str, int] = {}
@@ -304,4 +304,4 @@ def test_windows_may_not_meet() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_registers(name: str, tmp_path: Path) -> None:
     run_cocotb(Registers(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
-               parameters={"config": asdict(CONFIGS[name])})  # fmt: skip
+               parameters={"config": asdict(CONFIGS[name])})

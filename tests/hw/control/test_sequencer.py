@@ -204,7 +204,7 @@ async def executes(dut: Any) -> None:
                     "write_logits": write_logits, "logits": address,
                     "opcode": d.opcode, "tag": d.tag, "src": d.src, "row_blocks": d.row_blocks, "scalar0": 0,
                     "stream_address": d.stream_address, "buffers": d.buffers,
-                }  # fmt: skip
+                }
                 more = d.token_start + d.token_count < tokens
                 if d.opcode is Opcode.LINEAR and d.flags & Flag.REPLAY and more:
                     held += range(run.start, run.done + 1)
@@ -275,7 +275,7 @@ async def one_retires_a_cycle(dut: Any) -> None:
     dut.current__tokens.value = 1
     await bench.start()
     program = [Descriptor(opcode=Opcode.KV_WRITE, token_count=1, tag=7), Descriptor(opcode=Opcode.LINEAR, token_count=1, tag=8),
-               Descriptor(opcode=Opcode.DRAIN, token_count=1, tag=9, buffers=Buffers.ACCUMULATOR)]  # fmt: skip
+               Descriptor(opcode=Opcode.DRAIN, token_count=1, tag=9, buffers=Buffers.ACCUMULATOR)]
     machine.fixed = {7: 20, 8: 18, 9: 16}
     await machine.run(program)
     dones = [run.done for run in machine.executions]
@@ -343,4 +343,4 @@ async def reset_forgets(dut: Any) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sequencer(name: str, tmp_path: Path) -> None:
     run_cocotb(Sequencer(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
-               parameters={"config": asdict(CONFIGS[name])})  # fmt: skip
+               parameters={"config": asdict(CONFIGS[name])})

@@ -138,7 +138,7 @@ GEOMETRIES: dict[str, dict[str, int]] = {
     "slices_below_a_word": SMALL | {
         "ports": 8, "rows": 32, "groups": 2, "lanes": 1, "kv_block": 64, "max_inputs": 96, "panel_rows": 256,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -147,4 +147,4 @@ def test_activations(tmp_path: Path, name: str) -> None:
     run_cocotb(
         ActivationMemory(config, config.slice_inputs), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict()},
-    )  # fmt: skip
+    )

@@ -195,7 +195,7 @@ GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
          "panel_rows": 2048},
         ["products", "overlap", "throughput", "preparation"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -205,4 +205,4 @@ def test_engine(tmp_path: Path, name: str) -> None:
     run_cocotb(
         LinearEngine(config), test_module=__name__, build_dir=tmp_path, testcase=cases,
         parameters={"config": config.to_dict()},
-    )  # fmt: skip
+    )

@@ -52,7 +52,7 @@ class BothForms(wiring.Component):
             "beat": In(8 * config.beat_bytes),
             "packed": sums,
             "plain": sums,
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -65,7 +65,7 @@ class BothForms(wiring.Component):
         m.d.comb += [
             loader.start.eq(self.start), loader.count.eq(1), loader.slices.eq(self.slices), loader.taken.eq(self.taken),
             self.loaded.eq(loader.loaded), decoder.beat.eq(self.beat),
-        ]  # fmt: skip
+        ]
         for name in ("packed", "plain"):
             m.submodules[name] = dot = Int4Dot(config, shape, packed=name == "packed")
             connect_inputs(m, dot.load, loader.load)
@@ -158,7 +158,7 @@ CASES: dict[str, tuple[dict[str, int], int]] = {
     "chains_of_4": ({"ports": 1, "rows": 1}, 4),
     "word_of_two_chains": ({"ports": 4, "rows": 8, "kv_block": 32}, 4),
     "one_chain_of_8": ({"ports": 1, "rows": 4}, 16),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -170,7 +170,7 @@ def test_products(tmp_path: Path, name: str) -> None:
     run_cocotb(
         BothForms(config, longest_chain), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "longest_chain": longest_chain},
-    )  # fmt: skip
+    )
 
 
 def test_stimulus_is_complete() -> None:

@@ -63,7 +63,7 @@ class Int4Job(PanelJob):
         descriptor = Descriptor(
             opcode=Opcode.LINEAR, format=Format.FP8, slices=layout.slices, vectors=layout.shared, row_blocks=layout.row_blocks,
             buffers=self.buffers,
-        )  # fmt: skip
+        )
         return descriptor, layout.pack(m.codes, m.scales, m.midpoints)
 
     def products(self) -> Integers:
@@ -278,7 +278,7 @@ async def throughput(dut: Any) -> None:
                 late=2 * load_cycles(config, tokens),
             )
             for number in range(3)
-        ]  # fmt: skip
+        ]
         layout = Int4Layout(config, rows, inputs, group)
         blocks = layout.row_blocks // config.groups if gang else layout.row_blocks
         # counted from the first row accepted, which is the last beat of it
@@ -307,7 +307,7 @@ SMALL = {"ports": 1, "groups": 1, "lanes": 1, "max_inputs": 256, "panel_rows": 2
 CASES = [
     "products", "groups", "few_rows", "extremes", "zeros", "largest_panel", "overlap", "back_to_back", "reset_in_the_middle",
     "loading",
-]  # fmt: skip
+]
 #: By slice inputs, rows, groups; width.
 GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
     "one_row": (SMALL | {"rows": 1}, CASES),
@@ -317,7 +317,7 @@ GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
     "slice_4": (SMALL | {"ports": 2, "rows": 8, "groups": 2, "kv_block": 32}, CASES),
     "one_block": (SMALL | {"ports": 2, "beat_vectors": 2, "rows": 4, "groups": 2}, CASES),
     "narrow": (SMALL | {"beat_vectors": 2, "rows": 2, "groups": 4, "lanes": 1}, CASES),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -326,7 +326,7 @@ def test_engine(tmp_path: Path, name: str) -> None:
     config = BuildConfig.from_dict({"name": name, **fields})
     run_cocotb(
         Int4Engine(config), test_module=__name__, build_dir=tmp_path, testcase=cases, parameters={"config": config.to_dict()},
-    )  # fmt: skip
+    )
 
 
 def test_plain_form(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_plain_form(tmp_path: Path) -> None:
     run_cocotb(
         Int4Engine(config, packed=False), test_module=__name__, build_dir=tmp_path, testcase=["products", "extremes", "overlap"],
         parameters={"config": config.to_dict()},
-    )  # fmt: skip
+    )
 
 
 def test_engine_refuses() -> None:

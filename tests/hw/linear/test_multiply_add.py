@@ -28,7 +28,7 @@ class Chain(wiring.Component):
             "take": In(2),
             "c": In(signed(RESULT_BITS)),
             "result": Out(signed(RESULT_BITS)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -38,7 +38,7 @@ class Chain(wiring.Component):
             m.d.comb += [
                 unit.a.eq(getattr(self, f"a_{i}")), unit.b.eq(getattr(self, f"b_{i}")), unit.arrive.eq(self.arrive[i]),
                 unit.take.eq(self.take[i]), unit.addend.eq(result),
-            ]  # fmt: skip
+            ]
             result = unit.result
         m.d.comb += self.result.eq(result)
         return m

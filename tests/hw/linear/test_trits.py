@@ -76,7 +76,7 @@ def test_decoder(tmp_path: Path, ports: int, rows: int) -> None:
     run_cocotb(
         TritDecoder(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict()},
-    )  # fmt: skip
+    )
 
 
 def test_partner_is_the_pairwise_tree() -> None:

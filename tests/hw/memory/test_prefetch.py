@@ -50,7 +50,7 @@ class FetchPath(wiring.Component):
             "segments": Out(Segment()),
             "error": Out(ErrorReport()),
             "idle": Out(2),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -59,7 +59,7 @@ class FetchPath(wiring.Component):
         m.d.comb += [
             program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
-        ]  # fmt: skip
+        ]
         connect(m, program.axi, flipped(self.axi))
         connect(m, program.error, flipped(self.error))
         connect(m, program.descriptors[0], prefetcher.descriptors)
@@ -100,7 +100,7 @@ class Completion:
 
 
 def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], position: int, logits: bool,
-                      pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:  # fmt: skip
+                      pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:
     result = []
     for d in program:
         if d.token_start >= len(tokens) or (d.flags & Flag.LOGITS and not logits):
@@ -142,7 +142,7 @@ def random_descriptor(config: BuildConfig, generator: random.Random) -> Descript
         kv_heads=g.randint(1, 4), stream_address=g.randrange(2**36), stream_beats=g.choice([0, 1, 64, 2**29]) * config.groups,
         stride=g.choice([64, 2**32 - 64, g.randrange(2**24)]), head_stride=g.randrange(2**32),
         src=g.randrange(2**16), scalar0=1.5, row_blocks=row_blocks,
-    )  # fmt: skip
+    )
 
 
 @cocotb.test()
@@ -216,7 +216,7 @@ async def short_list_is_awaited(dut: Any) -> None:
     config = BuildConfig.from_dict(cocotb_parameters()["config"])
     bench = Bench(dut, 6)
     program = [Descriptor(opcode=Opcode.HEAD, fetch=Fetch.SHORTLIST, token_count=1, row_blocks=config.shortlist, stream_beats=64,
-                          stride=7, head_stride=4096)]  # fmt: skip
+                          stride=7, head_stride=4096)]
     AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
     Sink(bench, "descriptors")
     segments = Sink(bench, "segments")
@@ -263,4 +263,4 @@ async def an_error_ends_the_program(dut: Any) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefetch(name: str, tmp_path: Path) -> None:
     run_cocotb(FetchPath(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
-               parameters={"config": asdict(CONFIGS[name])})  # fmt: skip
+               parameters={"config": asdict(CONFIGS[name])})

@@ -25,9 +25,9 @@ from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
 
 SMALL = BuildConfig(ring_beats=64, burst=8, outstanding=3, kv_block=16, chunk=8)
 NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7, ring_beats=32, burst=4,
-                     outstanding=1)  # fmt: skip
+                     outstanding=1)
 WIDE = BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, ring_beats=32, burst=2,
-                   outstanding=4)  # fmt: skip
+                   outstanding=4)
 # Rings whose depth is no power of two, nor a multiple of a burst.
 ODD = BuildConfig(ring_beats=74, burst=8, outstanding=3, kv_block=16, chunk=8)
 CONFIGS = {"small": SMALL, "narrow": NARROW, "wide": WIDE, "odd": ODD}
@@ -45,7 +45,7 @@ class StreamPath(wiring.Component):
             "hold": In(1),
             "rewind": In(1),
             "level": Out(range(config.ring_beats // config.groups + 1)),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -216,9 +216,9 @@ ROWS = ["streams", "fills_and_waits", "sustains_a_word_a_cycle", "replays", "rep
 def test_rows(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
     run_cocotb(StreamPath(config, False), test_module=__name__, build_dir=tmp_path, testcase=ROWS,
-               parameters={"config": asdict(config), "beats": False})  # fmt: skip
+               parameters={"config": asdict(config), "beats": False})
 
 
 def test_beats(tmp_path: Path) -> None:
     run_cocotb(StreamPath(SMALL, True), test_module=__name__, build_dir=tmp_path, testcase="streams",
-               parameters={"config": asdict(SMALL), "beats": True})  # fmt: skip
+               parameters={"config": asdict(SMALL), "beats": True})

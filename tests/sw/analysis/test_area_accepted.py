@@ -94,7 +94,7 @@ def test_accepted_figures_come_back(tmp_path: Path) -> None:
     grown = compare_board(path, KV260, whole_report(2000), [{"name": "sequencer", **ROW, "ff": 9999}])
     assert [(g.unit, g.measure) for g in grown] == [
         ("total", "lut"), ("linear", "lut"), ("linear/lane", "lut"), ("main/sequencer", "ff")
-    ]  # fmt: skip
+    ]
     assert "hwgen report --board kv260 --accept" in path.read_text()
 
 

@@ -126,7 +126,7 @@ def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
         (4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8),
         (28672, 256, 25), (24576, 256, 22), (20736, 64, 6), (4096, 256, 4),
     ],
-)  # fmt: skip
+)
 def test_ultra_rams(depth: int, bits: int, count: int) -> None:
     """As Yosys 0.70 maps them."""
     assert report.ultra_rams(depth, bits) == count

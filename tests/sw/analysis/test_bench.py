@@ -58,7 +58,7 @@ def _check_timeline(directory: Path) -> None:
         (a["name"], b["name"])
         for a in spans for b in spans
         if a["pid"] == b["pid"] and a["tid"] < b["tid"] and a["ts"] < b["ts"] + b["dur"] and b["ts"] < a["ts"] + a["dur"]
-    ]  # fmt: skip
+    ]
     assert ("DRAIN", "LINEAR") in together and ("NORM", "LINEAR") in together
     assert all(e["name"] == "ring" for e in events if e["ph"] == "C") and any(e["ph"] == "C" for e in events)
     assert (directory / "timeline-prefill.svg").stat().st_size > 10_000

@@ -32,7 +32,7 @@ class Sum(wiring.Component):
             "list": In(2).array(2),
             "source": In(stream.Signature(3)),
             "total": Out(8),
-        })  # fmt: skip
+        })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -58,7 +58,7 @@ def test_every_bit_of_the_unit_lies_between_registers(seed: int) -> None:
     design = fmax.Registered(Sum())
     draw = random.Random(seed)
     inputs = {"a": draw.randrange(16), "list_0": draw.randrange(4), "list_1": draw.randrange(4), "source_valid": seed & 1,
-              "source_payload": draw.randrange(8)}  # fmt: skip
+              "source_payload": draw.randrange(8)}
     low, high = draw.randrange(4), draw.randrange(-4, 4)
     total = inputs["a"] + low + high + inputs["list_0"] + inputs["list_1"] + inputs["source_payload"]
     outputs = {"total": 3 * total % 256, "source_ready": inputs["source_valid"]}

@@ -43,7 +43,7 @@ def board_file(tmp_path: Path) -> str:
     path = tmp_path / "board.json"
     path.write_text(json.dumps({
         "name": "small", "description": "", "part": "", "available": {}, "memory_bandwidth": 0, "config": CONFIG.to_dict(),
-    }))  # fmt: skip
+    }))
     return str(path)
 
 
@@ -55,7 +55,7 @@ def model(tmp_path: Path) -> str:
     (path / "tokenizer.json").write_text(json.dumps({
         "version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"},
-    }))  # fmt: skip
+    }))
     return str(path)
 
 

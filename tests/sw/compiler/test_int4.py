@@ -27,7 +27,7 @@ from hwgen.weights import random_weights
 CONFIG = BuildConfig(
     engine="int4", ports=2, rows=2, groups=2, lanes=2, builders=1, panel_rows=64, max_inputs=256, kv_block=16, chunk=12,
     fp8_query=True, int4_kv=True, scratch_vectors=1024, param_vectors=256, max_head_dim=64, max_context=256,
-)  # fmt: skip
+)
 SHAPE = ModelShape(
     hidden=64, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=160, vocab=300, activation="silu", max_context=256
 )

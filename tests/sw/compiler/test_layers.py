@@ -110,7 +110,7 @@ def test_program_of_one_round(weights: ModelWeights) -> None:
     assert units(image, 0)[2:] == [
         o.PARAM, o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.DRAIN, o.DRAIN, o.ROPE, o.ATTENTION, o.KV_WRITE,
         o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.NORM, o.PARAM, o.LINEAR, o.LINEAR, o.DRAIN, o.DRAIN, o.NORM, o.LINEAR, o.DRAIN,
-    ]  # fmt: skip
+    ]
     assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
     assert [d.opcode for d in image.descriptors[-3:]] == [Opcode.DRAIN, Opcode.NORM, Opcode.HEAD]
     assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [Opcode.PARAM, Opcode.NORM, Opcode.HEAD]

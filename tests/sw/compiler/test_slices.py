@@ -144,7 +144,7 @@ def test_slices_are_operators() -> None:
 
 def test_replay() -> None:
     held = {name: [d for part in image_of(name).sliced.slices for d in part if Flag.REPLAY in d.flags]  # type: ignore[union-attr]
-            for name in ("replay", "no replay", "three rounds")}  # fmt: skip
+            for name in ("replay", "no replay", "three rounds")}
     linear = [d for part in image_of("replay").sliced.slices for d in part if d.opcode is Opcode.LINEAR]  # type: ignore[union-attr]
     assert len(held["replay"]) == 2 * len(linear) // 3 and not held["no replay"] and held["three rounds"]
     assert sum(d.fetch is Fetch.STREAM for d in linear) == len(linear) // 3, "a panel is fetched once for all rounds"

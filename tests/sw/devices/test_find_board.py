@@ -39,7 +39,7 @@ def board_file(tmp_path: Path) -> Path:
     path = tmp_path / "board.json"
     path.write_text(json.dumps({
         "name": "small", "description": "", "part": "", "available": {}, "memory_bandwidth": 0, "config": CONFIG.to_dict(),
-    }))  # fmt: skip
+    }))
     return path
 
 

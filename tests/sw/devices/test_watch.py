@@ -30,7 +30,7 @@ class Machine:
             "COUNT_OPERATORS": lambda cycles: cycles >> 4,
         }
         self.names = {register(CONFIG, name).offset: name for name in ("STATUS", "COUNT_CYCLES", "COUNT_OPERATORS", "CURRENT",
-                      "ERROR", "PROGRAM_LOW", "COUNT_STREAM_BEATS")}  # fmt: skip
+                      "ERROR", "PROGRAM_LOW", "COUNT_STREAM_BEATS")}
         self.polls = 0
 
     def cycles(self) -> int:

@@ -25,7 +25,7 @@ TEMPLATE = (
 TENSORS = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
 
 HF = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj",
-      "up": "mlp.up_proj", "down": "mlp.down_proj"}  # fmt: skip
+      "up": "mlp.up_proj", "down": "mlp.down_proj"}
 
 
 def tokenizer_parts(vocab: int) -> tuple[list[str], list[str], Any]:
@@ -105,7 +105,7 @@ def transformers_model(weights: LlamaWeights) -> Any:
         num_key_value_heads=s.kv_heads, intermediate_size=s.ffn, vocab_size=s.vocab, rms_norm_eps=s.rms_eps,
         max_position_embeddings=s.max_context, tie_word_embeddings=s.tied,
         rope_parameters={"rope_type": "default", "rope_theta": s.rope_theta},
-    )  # fmt: skip
+    )
     state = {"model.embed_tokens.weight": weights.embedding, "model.norm.weight": weights.norm, "lm_head.weight": weights.head_rows}
     for i, layer in enumerate(weights.layers):
         for name, place in HF.items():

@@ -131,7 +131,7 @@ def test_sentence_piece(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fields", "words"), [
     ({"llama__rope__scaling__type": "linear"}, "rotary positions are scaled"),
     ({"llama__attention__key_length": 8.0}, "rope.dimension_count is 16"),
-])  # fmt: skip
+])
 def test_refused(fields: dict[str, object], words: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16", **fields)
     with pytest.raises(HwgenError, match=words) as error:
@@ -180,7 +180,7 @@ def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
     names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
              "down": "ffn_down", "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm",
              "post_attention_layernorm": "ffn_norm",
-             "ffn_sub_norm": "ffn_sub_norm"}  # fmt: skip
+             "ffn_sub_norm": "ffn_sub_norm"}
     quant = gguf.GGMLQuantizationType[kind]
     for name in matrix_shapes(s):
         matrix = getattr(layer, name)

@@ -32,7 +32,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/m.gguf", data)
     source = Source(requirement="tiny-wheel==1", member="tiny/m.gguf", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data),
-                    licence="Apache-2.0", description="a small model")  # fmt: skip
+                    licence="Apache-2.0", description="a small model")
     monkeypatch.setattr(store, "SOURCES", {"tiny": source})
     monkeypatch.setenv("HWGEN_DATA", str(tmp_path / "data"))
     return path

@@ -66,7 +66,7 @@ def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool,
     ({"quantization_config": {"quant_method": "gptq"}}, "architecture", "quant_method is 'gptq'"),
     ({"num_attention_heads": 8}, "checkpoint", "(128, 64) expected"),
     ({"hidden_size": None}, "architecture", "no hidden_size"),
-])  # fmt: skip
+])
 def test_refused(change: dict[str, Any], kind: str, words: str, tmp_path: Path) -> None:
     save_llama(random_llama(SHAPE, 5), tmp_path / "m", recipe="rtn")
     path = tmp_path / "m" / "config.json"

@@ -24,7 +24,7 @@ def small_board(name: str) -> Board:
         query_lanes=1, kv_block=2 * width, chunk=2, burst=8, ring_beats=64, ring_memory="block",
         scratch_memory="block", scratch_vectors=64, param_vectors=16, max_inputs=64, max_head_dim=32, max_heads=2,
         max_kv_heads=1, max_shared=2, max_context=4 * width, topk=2, outstanding=2,
-    )  # fmt: skip
+    )
     return replace(board, config=config)
 
 

@@ -102,7 +102,7 @@ LINE = "connect_bd_net [get_bd_pins {}] [get_bd_pins {}]\n"
         ("validate_bd_design\n", "", "no file hwgen.bd is in the project"),
         ("create_bd_design hwgen\n", "create_bd_design hwgen -quick\n", "unknown option -quick"),
     ],
-)  # fmt: skip
+)
 def test_faults_are_reported(old: str, new: str, message: str, tmp_path: Path) -> None:
     outcome = faulty(tmp_path, old, new)
     assert outcome.exit_code == 1

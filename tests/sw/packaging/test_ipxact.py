@@ -64,7 +64,7 @@ def test_every_register_and_field() -> None:
             f.findtext("s:name", "", NS): (int(f.findtext("s:bitOffset", "", NS)), int(f.findtext("s:bitWidth", "", NS)),
                                            f.findtext("s:access", "", NS), f.findtext("s:description", "", NS))
             for f in r.iterfind("s:field", NS)
-        }  # fmt: skip
+        }
         offset = int(r.findtext("s:addressOffset", "", NS), 0)
         assert r.findtext("s:size", "", NS) == "32"
         found[offset] = (r.findtext("s:name", "", NS), r.findtext("s:access", "", NS), r.findtext("s:description", "", NS), fields)
@@ -94,7 +94,7 @@ def test_identity_and_interfaces() -> None:
         kinds[bus.findtext("s:name", "", NS)] = (kind.get(f"{{{SPIRIT}}}name"), side)
     masters = {f"m{i:02d}_axi": ("aximm", "master") for i in range(4)}
     assert kinds == {"s_axi": ("aximm", "slave"), **masters, "aclk": ("clock", "slave"), "aresetn": ("reset", "slave"),
-                     "irq": ("interrupt", "master")}  # fmt: skip
+                     "irq": ("interrupt", "master")}
 
 
 def test_ports_are_those_of_the_generated_module() -> None:

@@ -183,7 +183,7 @@ def test_decode_waits_for_one_operator_at_most(image: Image, turn: int) -> None:
         pass
     assert [c.tokens for c in (*decoding, long)] == [
         *(alone(image, 2, 60, seed) for seed in range(3)), alone(image, 21, 1, 7)
-    ]  # fmt: skip
+    ]
     assert log.count("whole") < 5, "only where nobody decodes"
 
 

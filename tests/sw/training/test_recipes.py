@@ -177,12 +177,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text.write_text("The cat sat upon a time. Once there was a cat, and the cat sat. " * 12)
     out = tmp_path / "out"
     code = main(["quantize", str(tmp_path / "m.gguf"), "--recipe", "fireq", "--group", "64", "--kv", "int4", "--text", str(text),
-                 "--tokens", "60", "--out", str(out), "--json"])  # fmt: skip
+                 "--tokens", "60", "--out", str(out), "--json"])
     result = json.loads(capsys.readouterr().out)
     assert code == 0 and result["recipe"] == "fireq" and result["calibration_is_text"]
     assert [(row["recipe"], row["group"], row["kv"]) for row in result["rows"]] == [
         ("float", 0, "float"), ("fireq, float arithmetic", 64, "float"), ("fireq", 64, "int4"), ("fireq", 64, "int8"),
-    ]  # fmt: skip
+    ]
     assert all(row["perplexity"] > 1 and row["bytes"] > 0 for row in result["rows"]) and len(result["layers"]) == 2
     model = load_llama(out)
     assert model.weights.kv == "int4" and model.weights.layers[0].q.group == 64  # type: ignore[union-attr]

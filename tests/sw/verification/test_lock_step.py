@@ -201,7 +201,7 @@ def test_operators_that_end_out_of_order(weights: ModelWeights, late: dict[Opcod
     (Opcode.LINEAR, lambda m: xor(m.accumulator, (0, 1, 50)), "accumulator", 9, 2),
     (Opcode.DRAIN, lambda m: xor(m.scratch, (48 + 5, 1)), "scratch", 8, 41),
     (Opcode.NORM, lambda m: xor(m.activation, (0, 2, 44)), "activation", 10, 44),
-])  # fmt: skip
+])
 def test_a_flipped_bit_is_named_out_of_order(
     weights: ModelWeights, opcode: Opcode, change: Callable[[GoldenMachine], None], output: str, token: int, element: int
 ) -> None:
@@ -235,7 +235,7 @@ def test_an_operator_that_does_not_belong_to_the_pass(weights: ModelWeights, wro
     first = outcome.first
     assert (first.operator, first.rtl, first.golden, first.output) == (
         "LINEAR", wrong, 20, "an operator that does not belong to this pass",
-    )  # fmt: skip
+    )
 
 
 def test_cache_in_memory_is_compared(weights: ModelWeights) -> None:

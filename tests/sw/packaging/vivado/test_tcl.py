@@ -16,7 +16,7 @@ SHELLS = [
                  marks=pytest.mark.skipif(shutil.which("tclsh") is None, reason="no tclsh")),
     pytest.param(list(TKINTER_SHELL), id="tkinter",
                  marks=pytest.mark.skipif(importlib.util.find_spec("_tkinter") is None, reason="Python without tkinter")),
-]  # fmt: skip
+]
 
 
 def run(text: str, tmp_path: Path, shell: list[str] | None = None) -> tuple[int, list[str], list[list[Word]]]:
