@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..numerics import F32_MAX_BITS, F32_MIN_EXPONENT, SUM_COLUMNS
+from ..rounding import ceil_div
 
 __all__ = [
     "MAX",
@@ -108,7 +109,7 @@ def column_sum(x: Tensor) -> Tensor:
     ``S[c]``, c in 0..127, starts at 0 and takes ``x[i]`` with ``i % 128 == c`` in ascending ``i``. Then for s in 64,
     32, ..., 1: ``S[c] = S[c] + S[c + s]`` for ``c < s``. The sum is ``S[0]``.
     """
-    rows = -(-x.shape[-1] // SUM_COLUMNS)
+    rows = ceil_div(x.shape[-1], SUM_COLUMNS)
     padded = torch.nn.functional.pad(x, (0, rows * SUM_COLUMNS - x.shape[-1]))  # adding +0 changes nothing
     columns = padded.reshape(*x.shape[:-1], rows, SUM_COLUMNS)
     sums = x.new_zeros(*x.shape[:-1], SUM_COLUMNS)

@@ -17,6 +17,7 @@ from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ..layout import Int4Layout, KvBlockLayout, from_planes, head_block_beats, pad_beats, to_planes
 from ..registers import PassFlag
+from ..rounding import ceil_div
 from .attention import AttentionState
 from .float32 import bf16_bits, fmul
 from .head import head_logits, short_list, top_candidates
@@ -386,7 +387,7 @@ class GoldenMachine:
         )
         causal = torch.from_numpy(own <= np.arange(active.start, active.stop)[:, None]).repeat_interleave(group, dim=0)
         state.attend(q8, q_scale, keys, values, causal)
-        for block in range(-(-self.position // c.kv_block)):
+        for block in range(ceil_div(self.position, c.kv_block)):
             keys, values = self._cache_block(d, block, dim)
             valid = torch.arange(c.kv_block) < self.position - block * c.kv_block
             state.attend(q8, q_scale, keys, values, valid)
@@ -434,9 +435,9 @@ class GoldenMachine:
         if d.fetch is Fetch.SHORTLIST:
             self._short_head(d, n)
             return
-        if d.row_blocks != -(-d.stride // c.kv_block):
+        if d.row_blocks != ceil_div(d.stride, c.kv_block):
             raise ProgramError(
-                f"operator {d.tag} HEAD: row_blocks must be {-(-d.stride // c.kv_block)}, not {d.row_blocks}"
+                f"operator {d.tag} HEAD: row_blocks must be {ceil_div(d.stride, c.kv_block)}, not {d.row_blocks}"
             )
         planes = self._stream(d, d.stream_address, d.row_blocks * head_block_beats(c, n))
         rows, row_scale = self._weights.head(d.stream_address, planes, n, d.stride)
@@ -445,7 +446,7 @@ class GoldenMachine:
         self.logits = logits.numpy()
         self._set_candidates(torch.arange(d.stride), logits)
         if PassFlag.WRITE_LOGITS in self.registers.options:
-            size = pad_beats(c, -(-d.stride * 4 // c.beat_bytes))
+            size = pad_beats(c, ceil_div(d.stride * 4, c.beat_bytes))
             beats = np.zeros(size * c.beat_bytes // 4, np.float32)
             beats[: d.stride] = self.logits
             self._write_segment(self.registers.logits, beats.view(np.uint8).reshape(size, c.beat_bytes))
@@ -460,7 +461,7 @@ class GoldenMachine:
         logits the one that comes first in the list's order goes first.
         """
         c = self.config
-        entries = min(c.shortlist, -(-d.stride // c.kv_block))
+        entries = min(c.shortlist, ceil_div(d.stride, c.kv_block))
         if d.row_blocks != entries or self.scores.size != d.stride:
             raise ProgramError(
                 f"operator {d.tag} HEAD must have {entries} blocks of {self.scores.size} scored rows, "

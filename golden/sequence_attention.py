@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..rounding import ceil_div
 from .attention import AttentionState
 
 __all__ = ["attend_windows"]
@@ -22,7 +23,7 @@ def attend_windows(query: Heads, keys: Heads, values: Heads, chunk: int, block: 
     length, heads, d = query[0].shape[1:]
     kv_heads = keys[0].shape[2]
     shared = heads // kv_heads
-    chunks = -(-length // chunk)
+    chunks = ceil_div(length, chunk)
 
     def by_chunk(x: Tensor, group: int) -> Tensor:
         """``[batch, length, heads, ...]`` -> ``[batch, chunks, kv_heads, chunk * group, ...]``, zeros behind the end."""

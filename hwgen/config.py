@@ -10,6 +10,7 @@ from typing import Any
 
 from .int4 import WEIGHT_MAX
 from .numerics import E4M3_LARGEST
+from .rounding import align, ceil_div
 
 __all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION", "ENGINES"]
 
@@ -161,7 +162,7 @@ class BuildConfig:
     @property
     def tables(self) -> int:
         """Look-up tables of one lane: one for every three inputs of a slice, the last may cover fewer."""
-        return -(-self.slice_inputs // 3)
+        return ceil_div(self.slice_inputs, 3)
 
     @property
     def vector_blocks(self) -> int:
@@ -217,7 +218,7 @@ class BuildConfig:
     @property
     def max_pages(self) -> int:
         """Entries of the KV page table."""
-        return -(-self.max_context // self.kv_block)
+        return ceil_div(self.max_context, self.kv_block)
 
     @property
     def max_group(self) -> int:
@@ -251,7 +252,7 @@ class BuildConfig:
                       max(1, self.ring_beats // self.groups) * self.groups)
         self._require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}", "ternary")
         if self.has_int4:
-            most, least = self.beat_bytes // 2, -(-self.beat_bytes // 16)
+            most, least = self.beat_bytes // 2, ceil_div(self.beat_bytes, 16)
             self._require(
                 least <= self.rows <= most, "rows", f"{least} to {most} with an INT4 engine (slices of 4 to 32 inputs)",
                 min(most, max(least, self.rows)),
@@ -286,9 +287,9 @@ class BuildConfig:
         inputs = math.lcm(self.width, self.int4_slice_inputs) if self.has_int4 else self.width
         for name, step in (("max_inputs", inputs), ("max_query", 2 * self.width), ("panel_rows", self.block_step * self.rows)):
             value = getattr(self, name)
-            self._require(value % step == 0, name, f"a multiple of {step}", -(-value // step) * step)
+            self._require(value % step == 0, name, f"a multiple of {step}", align(value, step))
         self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
-                      -(-self.max_context // self.kv_block) * self.kv_block)
+                      align(self.max_context, self.kv_block))
         self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
 
     def _require(self, legal: bool, name: str, what: str, nearest: object) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .rounding import ceil_div
+
 __all__ = [
     "GROUPS",
     "MIDPOINT_STEP",
@@ -57,7 +59,7 @@ def spread(values: npt.NDArray[Any], group: int, inputs: int) -> npt.NDArray[Any
 def _check_groups(codes: npt.NDArray[np.int8], group: int, values: npt.NDArray[Any], name: str) -> None:
     if group not in GROUPS:
         raise ValueError(f"group must be one of {GROUPS}, not {group!r}")
-    expected = (codes.shape[0], -(-codes.shape[1] // group))
+    expected = (codes.shape[0], ceil_div(codes.shape[1], group))
     if values.shape != expected:
         raise ValueError(f"{name} must be {expected}, not {values.shape}")
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .config import TRITS_PER_BYTE, BuildConfig
 from .descriptors import Descriptor
 from .int4 import pack_nibbles, unpack_nibbles
+from .rounding import align, ceil_div
 
 __all__ = [
     "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary",
@@ -30,12 +31,12 @@ ZERO_BYTE = sum(3**j for j in range(TRITS_PER_BYTE))
 
 def vectors_of(config: BuildConfig, elements: int) -> int:
     """Vectors that hold ``elements`` float32 values."""
-    return -(-elements // config.width)
+    return ceil_div(elements, config.width)
 
 
 def pad_beats(config: BuildConfig, beats: int) -> int:
     """``beats`` rounded up to a whole number of ring rows (``groups`` beats)."""
-    return -(-beats // config.groups) * config.groups
+    return align(beats, config.groups)
 
 
 def to_planes(config: BuildConfig, beats: Bytes) -> Bytes:
@@ -53,7 +54,7 @@ def from_planes(config: BuildConfig, data: Bytes) -> Bytes:
 
 def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:
     """Bytes -> ``[n, beat_bytes]`` with zeros up to a whole number of ring rows."""
-    beats = pad_beats(config, -(-data.size // config.beat_bytes))
+    beats = pad_beats(config, ceil_div(data.size, config.beat_bytes))
     out = np.zeros(beats * config.beat_bytes, np.uint8)
     out[: data.size] = data.reshape(-1)
     return out.reshape(beats, config.beat_bytes)
@@ -61,9 +62,9 @@ def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:
 
 def matrix_shape(config: BuildConfig, rows: int, inputs: int) -> tuple[int, int]:
     """``(slices, row_blocks)`` of a ternary matrix; rows are padded to a multiple of ``block_step`` row blocks."""
-    slices = -(-inputs // config.slice_inputs)
+    slices = ceil_div(inputs, config.slice_inputs)
     step = config.block_step
-    return slices, -(-rows // (config.rows * step)) * step
+    return slices, ceil_div(rows, config.rows * step) * step
 
 
 def matrix_beats(config: BuildConfig, rows: int, inputs: int) -> int:
@@ -77,7 +78,7 @@ def pack_trits(trits: npt.NDArray[np.int8]) -> Bytes:
     ``sum((w_j + 1) * 3^j)``; missing inputs are zero trits.
     """
     rows, inputs = trits.shape
-    size = -(-inputs // TRITS_PER_BYTE)
+    size = ceil_div(inputs, TRITS_PER_BYTE)
     full = np.ones((rows, size * TRITS_PER_BYTE), np.uint8)
     full[:, :inputs] = trits
     full[:, :inputs] += 1  # uint8: -1 was stored as 255 and wraps to 0
@@ -133,12 +134,12 @@ class Int4Layout:
             raise ValueError(f"group must be a multiple of {size} (inputs of a slice), not {group!r}")
         step = config.block_step
         #: Slices of the input dimension, those of one group, groups, and row blocks.
-        self.slices = -(-inputs // size)
+        self.slices = ceil_div(inputs, size)
         self.shared = group // size
-        self.groups = -(-self.slices // self.shared)
-        self.row_blocks = -(-rows // (config.rows * step)) * step
+        self.groups = ceil_div(self.slices, self.shared)
+        self.row_blocks = ceil_div(rows, config.rows * step) * step
         #: Scale beats of one group.
-        self.scale_beats = pad_beats(config, -(-2 * self.row_blocks * config.rows // config.beat_bytes))
+        self.scale_beats = pad_beats(config, ceil_div(2 * self.row_blocks * config.rows, config.beat_bytes))
         #: Beats of the panel.
         self.beats = self.groups * self.scale_beats + self.slices * self.row_blocks
 
@@ -237,7 +238,7 @@ def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArr
     """
     vocab, inputs = rows.shape
     block = config.kv_block
-    blocks = -(-vocab // block)
+    blocks = ceil_div(vocab, block)
     padded_inputs = vectors_of(config, inputs) * config.width
     full = np.zeros((blocks * block, padded_inputs), np.int8)
     full[:vocab, :inputs] = rows

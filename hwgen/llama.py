@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .int4 import BlockMatrix, Int4Matrix, to_machine
 from .layout import pack_bf16
+from .rounding import ceil_div
 from .shape import ModelShape
 from .weights import Float, flush, matrix_shapes, quantize_head
 
@@ -159,7 +160,7 @@ def random_llama(
     rng = np.random.default_rng(seed)
 
     def matrix(rows: int, inputs: int) -> Int4Matrix:
-        groups = -(-inputs // group)
+        groups = ceil_div(inputs, group)
         scales = rng.integers(60, 256, (rows, groups)).astype(np.uint8)
         midpoints = None if symmetric else rng.integers(-80, 81, (rows, groups)).astype(np.int8)
         unit = rng.uniform(0.7, 1.3, rows) / (160 * 4.6 * inputs**0.5)

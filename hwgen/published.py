@@ -44,5 +44,5 @@ def engine_of(name: str) -> str:
 def published_shape(name: str) -> ModelShape:
     """The shape called ``name``."""
     if name not in SHAPES:
-        raise HwgenError("usage", f"{name!r} is no published shape", f"use one of: {', '.join(SHAPES)}")
+        raise HwgenError("usage", f"{name!r} is not a published shape", f"use one of: {', '.join(SHAPES)}")
     return SHAPES[name]

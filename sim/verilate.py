@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from ..rounding import ceil_div
 from .toolchain import BuildFailed, Toolchain, ToolMissing, find_toolchain, require_wave_libraries, run
 
 __all__ = [
@@ -84,7 +85,7 @@ class Probe:
         for size in (1, 2, 4, 8):
             if self.word_bits <= 8 * size:
                 return size
-        return -(-self.word_bits // 8)
+        return ceil_div(self.word_bits, 8)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...numerics import E4M3_LARGEST
+from ...rounding import ceil_div
 from ..float import E4M3_BITS
 from ..interfaces import index_bits
 
@@ -26,7 +27,7 @@ class AttentionSizes:
     def __init__(self, config: BuildConfig) -> None:
         lanes = config.query_lanes
         #: Rounds of ``query_lanes`` slots at most.
-        self.rounds = -(-config.max_group // lanes)
+        self.rounds = ceil_div(config.max_group, lanes)
         #: Beats of the keys of one block at most.
         self.dims = config.max_head_dim // config.key_bytes
         #: Beats of the keys of one block of the LM head at most.
@@ -38,10 +39,10 @@ class AttentionSizes:
         # Where the slots of a key/value head do not fill its last round, lanes waste one row of every head.
         wasted = config.max_kv_heads if config.chunk % lanes else 0
         #: Rows of query heads in one bank of the query memory.
-        self.query_rows = -(-config.chunk * config.max_heads // lanes) + wasted
-        elements = -(-config.chunk * config.max_query // lanes) + min(wasted * config.max_head_dim, config.max_query)
+        self.query_rows = ceil_div(config.chunk * config.max_heads, lanes) + wasted
+        elements = ceil_div(config.chunk * config.max_query, lanes) + min(wasted * config.max_head_dim, config.max_query)
         #: Words of one bank of the query memory.
-        self.query_words = -(-max(elements, config.max_inputs) // config.width)
+        self.query_words = ceil_div(max(elements, config.max_inputs), config.width)
         #: Bits of the sums of one lane: lane 0 also computes the LM head.
         dot = (E4M3_LARGEST if config.fp8_query else 127) * 127 * config.max_head_dim
         self.sum_bits = [config.score_bits] + [dot.bit_length() + 1] * (lanes - 1)

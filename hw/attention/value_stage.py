@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
+from ...rounding import ceil_div
 from ..float import FloatAdd, FloatMul, IntToFloat
 from ..interfaces import MemoryWrite, Operator, index_bits
 from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
@@ -65,7 +66,7 @@ class ValueLane(wiring.Component):
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         self.sizes = AttentionSizes(config)
-        self.levels = -(-(config.kv_block - 1).bit_length() // 2)
+        self.levels = ceil_div((config.kv_block - 1).bit_length(), 2)
         self.power_at = 1 + self.levels + IntToFloat.latency
         self.product_at = self.power_at + 1
         self.factor_at = self.product_at - FloatMul.latency

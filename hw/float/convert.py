@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ...rounding import ceil_div
 from .format import BIAS, MANTISSA, normalize, pipelined, significand, unpack
 
 __all__ = ["FloatToInt", "IntToFloat"]
@@ -32,7 +33,7 @@ class IntToFloat(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        groups = -(-self.width // 4)
+        groups = ceil_div(self.width, 4)
 
         # 1: magnitude, at the top of whole groups of four bits
         magnitude = Signal(self.width)

@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ...rounding import ceil_div
 from .format import BIAS, EXPONENT, MANTISSA, pack, pipelined, unpack
 
 __all__ = ["FloatDiv"]
@@ -30,7 +31,7 @@ class FloatDiv(wiring.Component):
     numbers, for b times such a quotient would need 25 bits or more. Nor can rounding reach the next power of two.
     """
 
-    latency = 1 + -(-QUOTIENT // BITS_PER_STAGE) + 1
+    latency = 1 + ceil_div(QUOTIENT, BITS_PER_STAGE) + 1
 
     def __init__(self) -> None:
         super().__init__({"a": In(32), "b": In(32), "o": Out(32)})

@@ -18,7 +18,7 @@ NORMAL = BIAS - 6
 #: Stored bits of an e4m3 mantissa.
 FRACTION = 3
 
-#: Code of the largest finite value, 448; the one above is no number.
+#: Code of the largest finite value, 448; the one above is not a number.
 LARGEST = 0x7E
 
 #: Bits of a value as an integer, in units of 2^-9 (signed).

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ...rounding import ceil_div
 from ..interfaces import ActivationWrite
 
 __all__ = ["ActivationMemory", "LoadBus", "load_parts"]
@@ -75,7 +76,7 @@ class ActivationMemory(wiring.Component):
         slices_left = Signal(16)
         slice_head, token_head, address = (Signal.like(read.addr, name=n) for n in ("slice_head", "token_head", "address"))
         offset = Signal(range(max(2, parts)))  # chunk of the word at which the slice begins
-        word = Signal(range(max(2, -(-(chunks + parts - 1) // parts))))
+        word = Signal(range(max(2, ceil_div(chunks + parts - 1, parts))))
         token = Signal(config.tokens)  # one-hot
         tokens_left = Signal.like(self.count)
         last_word, last_token, last, next_offset, words_on = (

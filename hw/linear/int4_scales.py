@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...layout import pad_beats
+from ...rounding import ceil_div
 from ..interfaces import index_bits
 from .int4_loader import delayed, log2
 from .panel import divmod_power
@@ -42,7 +43,7 @@ class ScaleMemory(wiring.Component):
         #: Row blocks in a beat of scales, and beats side by side.
         self.beat_blocks = config.int4_slice_inputs // 4
         self.banks = max(1, config.groups // self.beat_blocks)
-        self.words = pad_beats(config, -(-self.blocks // self.beat_blocks))
+        self.words = pad_beats(config, ceil_div(self.blocks, self.beat_blocks))
         super().__init__({
             "write": In(1),
             "word": In(index_bits(self.words)),
@@ -59,7 +60,7 @@ class ScaleMemory(wiring.Component):
         m.d.comb += first.eq(Mux(self.gang, self.block << log2(config.groups), self.block))
         address, part = divmod_power(first, self.beat_blocks * self.banks)
         word, bank = divmod_power(self.word, self.banks)
-        depth = -(-self.words // self.banks)
+        depth = ceil_div(self.words, self.banks)
         data: list[Value] = []
         for number in range(self.banks):
             m.submodules[f"bank_{number}"] = memory = Memory(

@@ -40,6 +40,6 @@ def make_bitstream(config: BuildConfig, handoff: str, part: str = "") -> bytes:
 def parse_bitstream(firmware: bytes) -> dict[str, object]:
     """What a simulated bitstream states about its design; ``firmware`` is the payload as the FPGA manager gets it."""
     if not firmware.startswith(_MAGIC):
-        raise ValueError("this is no simulated bitstream; a virtual board cannot load one made by Vivado")
+        raise ValueError("this is not a simulated bitstream; a virtual board cannot load one made by Vivado")
     values: dict[str, object] = json.loads(firmware[len(_MAGIC) :].rstrip(b"\0"))
     return values

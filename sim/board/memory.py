@@ -7,6 +7,8 @@ from bisect import insort
 import numpy as np
 import numpy.typing as npt
 
+from ...rounding import ceil_div
+
 __all__ = ["CachedBuffer", "ContiguousMemory", "OutOfMemory"]
 
 Bytes = npt.NDArray[np.uint8]
@@ -36,7 +38,7 @@ class ContiguousMemory:
 
     def allocate(self, size: int) -> int:
         """Address of ``size`` bytes."""
-        size = max(1, -(-size // self.PAGE)) * self.PAGE
+        size = max(1, ceil_div(size, self.PAGE)) * self.PAGE
         address = self.base
         for start, taken in self._taken:
             if start - address >= size:
@@ -80,14 +82,14 @@ class CachedBuffer:
     def write(self, offset: int, data: bytes) -> None:
         if not data:
             return
-        first, last = offset // LINE, -(-(offset + len(data)) // LINE)
+        first, last = offset // LINE, ceil_div(offset + len(data), LINE)
         self._fetch(first, first + 1)
         self._fetch(last - 1, last)
         self._cache[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
         self._valid[first:last] = self._dirty[first:last] = True
 
     def read(self, offset: int, size: int) -> bytes:
-        self._fetch(offset // LINE, -(-(offset + size) // LINE))
+        self._fetch(offset // LINE, ceil_div(offset + size, LINE))
         return self._cache[offset : offset + size].tobytes()
 
     def flush(self) -> None:

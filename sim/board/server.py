@@ -24,6 +24,7 @@ from pynq.remote import (
     remote_device_pb2_grpc,
 )
 
+from ...rounding import align
 from .board import BusError, VirtualBoard
 from .memory import LINE, CachedBuffer, OutOfMemory
 
@@ -141,7 +142,7 @@ class _Registers(mmio_pb2_grpc.MmioServicer):
 
 class _Buffer(CachedBuffer):
     def __init__(self, board: VirtualBoard, size: int) -> None:
-        rounded = max(LINE, -(-size // LINE) * LINE)
+        rounded = max(LINE, align(size, LINE))
         self.address = board.contiguous.allocate(rounded)
         super().__init__(board.memory(self.address, rounded))
         self.bytes = size

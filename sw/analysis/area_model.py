@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from ...config import BuildConfig
+from ...rounding import ceil_div
 from .area_report import ultra_rams
 
 __all__ = ["ResourceEstimate", "block_rams", "estimate_resources"]
@@ -33,7 +34,7 @@ def block_rams(depth: int, bits: int) -> float:
     best = math.inf
     for words, wide, half in _SHAPES:
         columns, rest = divmod(bits, wide)
-        best = min(best, -(-depth // words) * (columns + (0 if not rest else 0.5 if rest <= half else 1)))
+        best = min(best, ceil_div(depth, words) * (columns + (0 if not rest else 0.5 if rest <= half else 1)))
     return best
 
 
@@ -41,13 +42,13 @@ def mux_luts(inputs: int) -> int:
     """Look-up tables of one bit of a multiplexer: four inputs and their select fill one."""
     if inputs <= 1:
         return 0
-    groups = -(-inputs // 4)
+    groups = ceil_div(inputs, 4)
     return groups + mux_luts(groups)
 
 
 def gate_luts(inputs: int) -> int:
     """Look-up tables of one wide gate: every further one takes five more inputs."""
-    return -(-(inputs - 1) // 5)
+    return ceil_div(inputs - 1, 5)
 
 
 def power_bits(value: int) -> int:
@@ -86,8 +87,8 @@ class ResourceEstimate:
 def memory(kind: str, depth: int, bits: int) -> Amount:
     """A memory of one write and one read port. UltraRAMs one behind the other need a multiplexer."""
     if kind == "ultra":
-        return Amount(uram=ultra_rams(depth, bits), lut=bits * mux_luts(-(-depth // 4096)))
-    return Amount(bram36=block_rams(depth, bits), lut=bits * mux_luts(-(-depth // 32768)))
+        return Amount(uram=ultra_rams(depth, bits), lut=bits * mux_luts(ceil_div(depth, 4096)))
+    return Amount(bram36=block_rams(depth, bits), lut=bits * mux_luts(ceil_div(depth, 32768)))
 
 
 # ---- linear engine ---------------------------------------------------------------------------------------------------
@@ -150,11 +151,11 @@ def packed_memory(depth: int, bits: int) -> Amount:
 
 def attention(c: BuildConfig) -> Amount:
     lanes, size = c.query_lanes, c.beat_bytes
-    rounds = -(-c.max_group // lanes)
+    rounds = ceil_div(c.max_group, lanes)
     wasted = c.max_kv_heads if c.chunk % lanes else 0
-    query_rows = -(-c.chunk * c.max_heads // lanes) + wasted
-    elements = -(-c.chunk * c.max_query // lanes) + min(wasted * c.max_head_dim, c.max_query)
-    query_words = -(-max(elements, c.max_inputs) // c.width)
+    query_rows = ceil_div(c.chunk * c.max_heads, lanes) + wasted
+    elements = ceil_div(c.chunk * c.max_query, lanes) + min(wasted * c.max_head_dim, c.max_query)
+    query_words = ceil_div(max(elements, c.max_inputs), c.width)
     dims = c.max_head_dim // c.key_bytes
     blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(dims), 8 * size) * 2
     scores = Amount(lut=516, ff=972) + Amount(
@@ -197,7 +198,7 @@ def vector_memory(kind: str, depth: int, bits: int) -> Amount:
         stacked = kind == "block" and depth > 512 and depth & (depth - 1)
         return memory(kind, depth, bits) + Amount(lut=bits + 3 if stacked else 0, ff=bits + 1)
     # 64 words of 7 bits fill eight look-up tables.
-    return memory(kind, depth - tail, bits) + Amount(lut=8 * -(-bits // 7) + bits + 2, ff=2 * bits + 1)
+    return memory(kind, depth - tail, bits) + Amount(lut=8 * ceil_div(bits, 7) + bits + 2, ff=2 * bits + 1)
 
 
 def store(c: BuildConfig) -> Amount:
@@ -213,7 +214,7 @@ def store(c: BuildConfig) -> Amount:
 def estimate_resources(config: BuildConfig) -> ResourceEstimate:
     """Resources of the accelerator of ``config``, by unit."""
     c, bits = config, 32 * config.width
-    page_rows = -(-c.max_pages // 64)
+    page_rows = ceil_div(c.max_pages, 64)
     return ResourceEstimate({
         "activity": Amount(lut=15, ff=18),
         "attention": attention(c),

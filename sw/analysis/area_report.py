@@ -27,6 +27,7 @@ from ...boards import RESOURCES, Board
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...hw.verilog import cached_verilog
+from ...rounding import ceil_div
 from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
 
@@ -87,7 +88,7 @@ def count_resources(cells: dict[str, int]) -> dict[str, float]:
         elif not _FREE.fullmatch(kind):
             raise HwgenError(
                 "tool",
-                f"Yosys left {count} cells of kind {kind}, which is no primitive that is counted",
+                f"Yosys left {count} cells of kind {kind}, which is not a primitive that is counted",
                 "look at the memory or register that it comes from",
             )
     return total
@@ -264,7 +265,7 @@ def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
 
 def ultra_rams(depth: int, bits: int) -> int:
     """URAM288 (4096 x 72) of one memory: Yosys lays its banks of 4096 words side by side and cuts that into columns of 72 bits."""
-    return -(-(-(-depth // 4096) * bits) // 72)
+    return ceil_div(ceil_div(depth, 4096) * bits, 72)
 
 
 def predicted_uram(config: BuildConfig) -> int:

@@ -19,6 +19,7 @@ from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...published import engine_of, published_shape
 from ...registers import ENGINE_COUNTERS
+from ...rounding import align, ceil_div
 from ..compiler.image import Image
 from ..compiler.layers import compile_model
 from ..devices.golden import GoldenDevice
@@ -97,7 +98,7 @@ class Bench:
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens",
                 "use a shorter prompt, or --set max_context",
             )
-        memory = -(-(self.image.total_bytes + (1 << 20)) // 4096) * 4096
+        memory = align(self.image.total_bytes + (1 << 20), 4096)
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(probe, memory_bytes=memory, progress=progress)
         self.golden = GoldenDevice(config, memory_bytes=memory) if plan.check != "none" else None
@@ -111,7 +112,7 @@ class Bench:
 
     def _fill_cache(self, tokens: int) -> None:
         """Random keys, values and scales for the first ``tokens`` positions, the same on both machines."""
-        pages = -(-tokens // self.board.config.kv_block)
+        pages = ceil_div(tokens, self.board.config.kv_block)
         rng = np.random.default_rng((self.plan.seed, 1))
         data = rng.integers(0, 256, pages * self.image.page_bytes, dtype=np.uint8)
         data[data == 0x80] = 0  # keys and values are -127 to 127

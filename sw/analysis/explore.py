@@ -24,6 +24,7 @@ from ...config import BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...layout import vectors_of
 from ...published import LLAMA_SHAPES, SHAPES
+from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from ..models.bitnet import find_model, read_config, read_shape
 from .area_model import estimate_resources
@@ -158,10 +159,6 @@ def model_shape(name: str) -> ModelShape:
 
 
 # ---- from a point to a configuration ---------------------------------------------------------------------------------
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
 def sized_for(base: BuildConfig, work: Workload, changes: dict[str, Any]) -> dict[str, Any]:
     """``changes`` and the maxima that the models need in a build with them; :class:`ConfigError` where that is illegal."""
     width = base.beat_bytes // 4 // changes["beat_vectors"]
@@ -180,8 +177,8 @@ def sized_for(base: BuildConfig, work: Workload, changes: dict[str, Any]) -> dic
     if work.keep_maxima:
         needed = {name: max(value, getattr(base, name)) for name, value in needed.items()}
     steps = {"max_inputs": width, "max_query": 2 * width, "max_head_dim": 2 * width}
-    maxima = {name: _up(value, steps.get(name, 1)) for name, value in needed.items()}
-    return {**changes, "panel_rows": _up(changes["panel_rows"], step), **maxima}
+    maxima = {name: align(value, steps.get(name, 1)) for name, value in needed.items()}
+    return {**changes, "panel_rows": align(changes["panel_rows"], step), **maxima}
 
 
 def memories_of(config: BuildConfig, shape: ModelShape) -> tuple[int, int]:
@@ -206,7 +203,7 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
     changes = {item.name: getattr(point, item.name) for item in fields(Point) if item.name != "turns"}
     try:
         changes = sized_for(base, work, changes)
-        tables = -(-5 * base.beat_bytes // changes["rows"] // 3)
+        tables = ceil_div(5 * base.beat_bytes // changes["rows"], 3)
         if tables % point.turns:
             return None
         plain = replace(base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, **changes)
@@ -215,13 +212,13 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
     scratch, param = (max(sizes) for sizes in zip(*(memories_of(plain, shape) for shape in work.shapes), strict=True))
     best: tuple[float, float, BuildConfig] | None = None
     kinds = ("block", "ultra") if board.available.get("uram") else ("block",)
-    sizes = dict.fromkeys((_up(param, 64), _up(param, 512)))
+    sizes = dict.fromkeys((align(param, 64), align(param, 512)))
     # A few parameter vectors beyond a block RAM's depth lie in look-up tables, or fill another row of block RAMs.
     for ring, store, activation, parameters in product(kinds, kinds, kinds, sizes):
         config = replace(
             plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
             # What a column of the memory holds anyway.
-            scratch_vectors=_up(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
+            scratch_vectors=align(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
         )
         resources = estimate_resources(config).total
         full = excess(resources, board.available)
@@ -247,7 +244,7 @@ def _chunks(point: Point) -> tuple[int, ...]:
 def _in_rounds(point: Point) -> Iterator[Point]:
     """The point, and with chunks of whole rounds next to its own: more lanes are idle if the chunk stays behind."""
     tokens = point.groups * point.lanes
-    rounds = {point.chunk // tokens * tokens, _up(point.chunk, tokens), point.kv_block // tokens * tokens, point.chunk}
+    rounds = {point.chunk // tokens * tokens, align(point.chunk, tokens), point.kv_block // tokens * tokens, point.chunk}
     for chunk in sorted(rounds):
         if chunk in _chunks(point):
             yield replace(point, chunk=chunk)

@@ -99,7 +99,7 @@ def find_main_units(names: list[str]) -> list[MainUnit]:
     by_name = {unit.name: unit for unit in MAIN_UNITS}
     for name in names:
         if name not in by_name:
-            raise HwgenError("usage", f"{name!r} is no main unit", f"use one of: {', '.join(by_name)}")
+            raise HwgenError("usage", f"{name!r} is not a main unit", f"use one of: {', '.join(by_name)}")
     return [by_name[name] for name in names] if names else list(MAIN_UNITS)
 
 

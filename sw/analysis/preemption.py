@@ -16,6 +16,7 @@ from ...config import BuildConfig
 from ...descriptors import Flag, Opcode
 from ...errors import HwgenError
 from ...published import SHAPES, engine_of, published_shape
+from ...rounding import ceil_div
 from ...shape import ModelShape
 from ..compiler.layers import HEADS, compiler_of
 from ..compiler.slices import Program, SlicedProgram, is_needed, pack_slices, plan_slices
@@ -116,7 +117,7 @@ def describe(waits: Waits, without_head: Waits, clock_mhz: float) -> list[str]:
             f"the pass alone takes {w.sliced / w.whole:.2f} times as long in slices"
         )
     for turn in (1, 16, 64):
-        turns = -(-len(without_head.slices) // turn)
+        turns = ceil_div(len(without_head.slices), turn)
         wait = max(sum(s.cycles for s in without_head.slices[i : i + turn]) for i in range(0, len(without_head.slices), turn))
         lines.append(
             f"turn of {turn}: {turns} tokens of one other session during a pass, each waits {milliseconds(wait)} at most; "

@@ -21,6 +21,7 @@ import numpy as np
 from ...boards import load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...rounding import align
 from ...shape import ModelShape
 from ...weights import random_weights
 from ..compiler.layers import compile_model
@@ -46,7 +47,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cycles to the first token with and without a saved session of ``history`` tokens before ``question`` more."""
     image = compile_model(config, random_weights(shape, seed=0), name="random")
-    memory = -(-(image.total_bytes + (1 << 20)) // 4096) * 4096
+    memory = align(image.total_bytes + (1 << 20), 4096)
     device = VerilatorDevice(config, memory_bytes=memory, progress=progress) if open_device is None else open_device(config, memory)
     engine = Engine(device, image)
     rng = np.random.default_rng(1)
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     config = load_board(options.board).config
-    context = -(-(options.history + options.question) // config.kv_block) * config.kv_block
+    context = align(options.history + options.question, config.kv_block)
     config = replace(config, max_context=max(config.max_context, context))
 
     def progress(text: str) -> None:

@@ -224,7 +224,7 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
             conversation.reset()
             output.progress("conversation forgotten")
         elif line.startswith("/"):
-            output.progress(f"{line.split()[0]} is no command; there are /reset and /quit")
+            output.progress(f"{line.split()[0]} is not a command; there are /reset and /quit")
         elif line:
             try:
                 turn(line)

@@ -67,7 +67,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise HwgenError("configuration", f"--config {path}: {error}", "give a file that hwgen explore wrote") from error
     if not isinstance(values, dict):
-        raise HwgenError("configuration", f"--config {path} is no JSON object", "give a file that hwgen explore wrote")
+        raise HwgenError("configuration", f"--config {path} is not a JSON object", "give a file that hwgen explore wrote")
     return values
 
 
@@ -92,13 +92,13 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
         if not equals or name not in types:
             raise HwgenError(
                 "configuration",
-                f"--set {item}: {name!r} is no field of the build configuration",
+                f"--set {item}: {name!r} is not a field of the build configuration",
                 f"use NAME=VALUE with one of: {', '.join(sorted(types))}",
             )
         try:
             changes[name] = _PARSERS[str(types[name])](text)
         except ValueError as error:
-            raise HwgenError("configuration", f"--set {item}: {text!r} is no {types[name]}", "give a number") from error
+            raise HwgenError("configuration", f"--set {item}: {text!r} is not {'an' if types[name] == 'int' else 'a'} {types[name]}", "give a number") from error
     return replace(board, config=replace(board.config, **changes)) if changes else board
 
 
@@ -242,7 +242,7 @@ def perplexity(options: argparse.Namespace, output: Output) -> Result:
     from ..verification.perplexity import compare_perplexity
 
     if not options.file.is_file():
-        raise HwgenError("usage", f"{options.file} is no file", "give a text file")
+        raise HwgenError("usage", f"{options.file} is not a file", "give a text file")
     model = open_model(options.model, output.progress)
     board = configured_board(options, model.weights.engine)
     if options.kv is not None:
@@ -421,7 +421,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 def train(options: argparse.Namespace, output: Output) -> Result:
     for path in (options.text, options.validation):
         if path is not None and not Path(path).is_file():
-            raise HwgenError("usage", f"{path} is no file", "give a text file")
+            raise HwgenError("usage", f"{path} is not a file", "give a text file")
     try:
         from ..training import train as training
     except ImportError as error:

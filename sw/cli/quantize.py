@@ -52,7 +52,7 @@ def stored_bytes(weights: LlamaWeights) -> int:
 def _check_paths(options: argparse.Namespace) -> None:
     for path in (options.text, options.calibration):
         if path is not None and not path.is_file():
-            raise HwgenError("usage", f"{path} is no file", "give a text file")
+            raise HwgenError("usage", f"{path} is not a file", "give a text file")
     if options.out is not None:
         check_output(options.out)
 

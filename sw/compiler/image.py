@@ -147,7 +147,7 @@ class Image:
         start = len(_MAGIC) + 8
         length = int.from_bytes(content[len(_MAGIC) : start], "little")
         if content[: len(_MAGIC)] != _MAGIC or len(content) < start + length:
-            raise HwgenError("model", f"{path} is no hwgen image, or cut short", fix)
+            raise HwgenError("model", f"{path} is not an hwgen image, or is cut short", fix)
         try:
             header = json.loads(content[start : start + length])
             version, contract_hash = header["contract_version"], int(header["contract_hash"], 16)

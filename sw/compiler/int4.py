@@ -15,10 +15,10 @@ from ...errors import HwgenError
 from ...int4 import Int4Matrix
 from ...layout import Int4Layout, blob_beats, pad_beats, to_planes, vectors_of
 from ...llama import MATRICES, LlamaWeights
+from ...rounding import align, ceil_div
 from ...weights import flush
 from .image import REGION_ALIGNMENT
 from .layers import Bytes, ModelCompiler, Panel, Span, Stage
-from .placement import align
 
 __all__ = ["LlamaCompiler"]
 
@@ -109,7 +109,7 @@ class LlamaCompiler(ModelCompiler):
             )
             low = first // c.width
             count = min(used - low, height // c.width)
-            beats = pad_beats(c, -(-4 * count * c.width // c.beat_bytes))
+            beats = pad_beats(c, ceil_div(4 * count * c.width, c.beat_bytes))
             scales = self.memory.add(
                 f"{name}.{i}.row_scale", beats * c.beat_bytes, partial(self.scale_segment, matrices, starts, first, count * c.width)
             )

@@ -27,11 +27,12 @@ from ...layout import (
     vectors_of,
 )
 from ...llama import LlamaLayer, LlamaWeights
+from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from ...weights import LayerWeights, ModelWeights, TernaryMatrix, flush, rotary_rows, score_constant
 from ..progress import Ticker
 from .image import REGION_ALIGNMENT, Image, relocate
-from .placement import SEGMENT_ALIGNMENT, Region, SegmentPlan, align, check_fit, plan_scratch
+from .placement import SEGMENT_ALIGNMENT, Region, SegmentPlan, check_fit, plan_scratch
 from .slices import SlicedProgram, pack_slices, plan_slices
 
 __all__ = ["HEADS", "compile_model", "compiler_of", "plan_model"]
@@ -133,7 +134,7 @@ class ModelCompiler:
     def _prepare(self, config: BuildConfig, shape: ModelShape, head: str, gains: int | None = None) -> None:
         check_fit(config, shape)
         if head not in HEADS:
-            raise HwgenError("usage", f"{head!r} is no LM head", f"use one of: {', '.join(HEADS)}")
+            raise HwgenError("usage", f"{head!r} is not an LM head", f"use one of: {', '.join(HEADS)}")
         self.head_kind = head
         self.config, self.shape = config, shape
         self.gain_vectors = gains
@@ -161,14 +162,14 @@ class ModelCompiler:
     def rounds(self) -> Iterator[dict[str, int]]:
         """Token ranges that the lanes work on at the same time."""
         chunk = self.plan.chunk
-        size = -(-chunk // -(-chunk // self.config.tokens))
+        size = ceil_div(chunk, ceil_div(chunk, self.config.tokens))
         for start in range(0, chunk, size):
             yield {"token_start": start, "token_count": min(size, chunk - start)}
 
     def rows(self, name: str, count: int, row_bytes: int, make: Callable[[], npt.NDArray[np.generic]]) -> tuple[int, int, int]:
         """A table of ``count`` rows, each a segment of its own: ``(offset, beats, stride)``."""
         c = self.config
-        beats = pad_beats(c, -(-row_bytes // c.beat_bytes))
+        beats = pad_beats(c, ceil_div(row_bytes, c.beat_bytes))
         stride = align(beats * c.beat_bytes, SEGMENT_ALIGNMENT)
 
         def table() -> Bytes:
@@ -189,7 +190,7 @@ class ModelCompiler:
         """Gains of the norm after the next one to the parameter memory."""
         values = flush(values)
         self.next_gain ^= 1
-        beats = pad_beats(self.config, -(-values.nbytes // self.config.beat_bytes))
+        beats = pad_beats(self.config, ceil_div(values.nbytes, self.config.beat_bytes))
         address = self.memory.add(
             name, beats * self.config.beat_bytes, lambda: to_planes(self.config, blob_beats(self.config, values.view(np.uint8)))
         )
@@ -264,8 +265,8 @@ class ModelCompiler:
         """Rows of a panel: as few panels as possible, or one more where the first seam between matrices then is a seam of
         panels, so that the first matrix is complete early.
         """
-        fewest = -(-total // self.config.panel_rows)
-        heights = [align(-(-total // count), step) for count in (fewest, fewest + 1)]
+        fewest = ceil_div(total, self.config.panel_rows)
+        heights = [align(ceil_div(total, count), step) for count in (fewest, fewest + 1)]
         if seams and seams[0] % heights[0] and seams[0] % heights[1] == 0:
             return heights[1]
         return heights[0]
@@ -273,7 +274,7 @@ class ModelCompiler:
     def panel_bytes(self, parts: list[TernaryMatrix], starts: list[int], first: int, height: int) -> Bytes:
         """Rows ``first`` .. ``first + height`` of matrices that begin at vectors ``starts``, as stored."""
         c, inputs = self.config, parts[0].inputs
-        block = np.full((height, -(-inputs // TRITS_PER_BYTE)), ZERO_BYTE, np.uint8)
+        block = np.full((height, ceil_div(inputs, TRITS_PER_BYTE)), ZERO_BYTE, np.uint8)
         for part, start in zip(parts, starts, strict=True):
             top = start * c.width
             low, high = max(first, top), min(first + height, top + part.rows)
@@ -517,7 +518,7 @@ class ModelCompiler:
             {"token_count": 1},
             flags=Flag.LOGITS | Flag.LAST | Flag.TO_QUERY,
         )
-        blocks = -(-s.vocab // c.kv_block)
+        blocks = ceil_div(s.vocab, c.kv_block)
         self.memory.align(REGION_ALIGNMENT)
         beats = blocks * head_block_beats(c, s.hidden)
         address = self.memory.add(
@@ -589,7 +590,7 @@ class ModelCompiler:
                 )
             )
         self.drain()
-        blocks = -(-s.vocab // c.kv_block)
+        blocks = ceil_div(s.vocab, c.kv_block)
         beats = head_block_beats(c, s.hidden)
 
         def table() -> Bytes:
@@ -614,7 +615,7 @@ class ModelCompiler:
     def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int) -> None:
         """bf16 scales of vocabulary rows to the scratch."""
         c = self.config
-        beats = pad_beats(c, -(-2 * vectors * c.width // c.beat_bytes))
+        beats = pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
         address = self.memory.add(name, beats * c.beat_bytes, lambda: to_planes(c, blob_beats(c, scales.view(np.uint8))[:beats]))
         self.emit(
             Opcode.EMBED,
@@ -652,9 +653,9 @@ class ModelCompiler:
         used = (len(self.program) + PROGRAM_PADDING) * DESCRIPTOR_BYTES
         start = align(used, REGION_ALIGNMENT)
         constants = start + self.memory.end
-        logits = pad_beats(self.config, -(-4 * self.shape.vocab // self.config.beat_bytes)) * self.config.beat_bytes
+        logits = pad_beats(self.config, ceil_div(4 * self.shape.vocab, self.config.beat_bytes)) * self.config.beat_bytes
         kv = constants + align(logits, REGION_ALIGNMENT)
-        pages = -(-self.context // self.config.kv_block)
+        pages = ceil_div(self.context, self.config.kv_block)
 
         def placed(program: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
             return tuple(d for plain in program for d in relocate([plain], kv if plain.opcode in CACHE_USERS else start))

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...layout import vectors_of
+from ...rounding import align
 from ...shape import ModelShape
 
-__all__ = ["SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "align", "check_fit", "plan_scratch", "whole_rounds"]
+__all__ = ["SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit", "plan_scratch", "whole_rounds"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -27,10 +28,6 @@ class Region:
 
     offset: int
     bytes: int
-
-
-def align(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def check_fit(config: BuildConfig, shape: ModelShape) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...registers import MAGIC, register
+from ...rounding import align
 from ..compiler.image import check_contract
 
 __all__ = ["Allocator", "Device", "DeviceTimeout", "attach", "open_device"]
@@ -63,7 +64,7 @@ class Allocator:
     STEP = 4096
 
     def __init__(self, base: int, size: int) -> None:
-        self.next = -(-base // self.STEP) * self.STEP
+        self.next = align(base, self.STEP)
         self.end = base + size
 
     def allocate(self, size: int) -> int:
@@ -76,12 +77,12 @@ class Allocator:
                 f"the device memory has {self.end - address} bytes left, {size} are needed",
                 "use a device with more memory, or a smaller model or context",
             )
-        self.next = -(-(address + size) // self.STEP) * self.STEP
+        self.next = align(address + size, self.STEP)
         return address
 
 
 def attach(device: Device) -> None:
-    """Refuse a device that is no accelerator of ours, or one of another contract."""
+    """Refuse a device that is not an accelerator of ours, or one of another contract."""
     config = device.config
 
     def read(name: str) -> int:

@@ -17,6 +17,7 @@ from ...boards import Board, load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...registers import Status, register
+from ...rounding import align
 from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, attach
 from .watch import PassWatch, WatchLimits
@@ -273,7 +274,7 @@ class PynqDevice:
     def allocate(self, size: int) -> int:
         if size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
-        rounded = -(-size // 4096) * 4096
+        rounded = align(size, 4096)
         if self._remote and rounded > REMOTE_LIMIT:
             raise HwgenError(
                 "device", f"{size} bytes are more than PYNQ's remote protocol can allocate (2 GiB)", "run hwgen on the board itself"
@@ -314,7 +315,7 @@ class PynqDevice:
             if self._remote:
                 self._write_remote(buffer, start, flat)
                 return
-            low, high = start // LINE * LINE, -(-end // LINE) * LINE
+            low, high = start // LINE * LINE, align(end, LINE)
             for edge, outside in ((low, start > low), (high - LINE, end < high)):
                 if outside:  # the rest of the line may be newer in memory than in the cache
                     buffer[edge : edge + LINE].invalidate()
@@ -327,7 +328,7 @@ class PynqDevice:
             buffer[: flat.size] = flat
             buffer[: flat.size].flush()
             return
-        first, last = start // 4 * 4, -(-(start + flat.size) // 4) * 4
+        first, last = start // 4 * 4, align(start + flat.size, 4)
         memory = self._pynq.MMIO(int(buffer.device_address) + first, last - first, device=self._target)
         words = bytearray(last - first)
         for edge in {0, last - first - 4}:
@@ -343,7 +344,7 @@ class PynqDevice:
                 from .pynq_remote import read_buffer
 
                 return read_buffer(buffer, start, size)
-            low, high = start // LINE * LINE, -(-(start + size) // LINE) * LINE
+            low, high = start // LINE * LINE, align(start + size, LINE)
             buffer[low:high].invalidate()
             data: Bytes = buffer[start : start + size].view(np.ndarray).copy()
             return data

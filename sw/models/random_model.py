@@ -15,6 +15,7 @@ from ...int4 import Int4Matrix
 from ...layout import ZERO_BYTE
 from ...llama import LlamaLayer
 from ...published import engine_of, published_shape
+from ...rounding import ceil_div
 from ...shape import ModelShape
 from ...weights import Float, LayerWeights, flush, gain_sizes, matrix_shapes
 
@@ -115,7 +116,7 @@ class RandomInt4:
     @cached_property
     def _drawn(self) -> Int4Matrix:
         rng = np.random.default_rng(self.seed)
-        groups = -(-self.inputs // self.group)
+        groups = ceil_div(self.inputs, self.group)
         scales = rng.integers(60, 256, (self.rows, groups), dtype=np.uint8)
         midpoints = rng.integers(-80, 81, (self.rows, groups), dtype=np.int8)
         unit = rng.uniform(0.7, 1.3, self.rows) / (160 * 4.6 * self.inputs**0.5)

@@ -28,7 +28,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 
-#: No header of a real checkpoint is longer; a larger length means the file is no safetensors file.
+#: No header of a real checkpoint is longer; a larger length means the file is not a safetensors file.
 _LONGEST_HEADER = 100_000_000
 
 _FIX = "download the file again, or export the checkpoint again"

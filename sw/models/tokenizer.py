@@ -42,7 +42,7 @@ class Tokenizer:
         try:
             options = json.loads(options_file.read_text(encoding="utf-8")) if options_file.exists() else {}
         except ValueError as error:
-            raise HwgenError("tokenizer", f"{options_file} is no valid JSON", "download the file again") from error
+            raise HwgenError("tokenizer", f"{options_file} is not valid JSON", "download the file again") from error
         if options.get("add_bos_token") is False:
             begin = None
         template = options.get("chat_template")

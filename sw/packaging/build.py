@@ -42,7 +42,7 @@ def _place(directory: Path, out: Path) -> None:
     old = None
     if out.exists():
         if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
-            raise HwgenError("usage", f"{out} exists and is no earlier build", "choose another --out, or remove it")
+            raise HwgenError("usage", f"{out} exists and is not an earlier build", "choose another --out, or remove it")
         if (out / MANIFEST).exists() and (out / MANIFEST).read_bytes() == (directory / MANIFEST).read_bytes():
             for name in _RESULTS:
                 if (out / name).exists():
@@ -59,7 +59,7 @@ def selected_steps(board: Board, first: str, last: str) -> tuple[list[Step], lis
     """Steps whose files are taken from an earlier build, steps to run, and whether to check the result."""
     for name in (first, last):
         if name not in STEP_NAMES:
-            raise HwgenError("usage", f"{name!r} is no step", f"use one of: {', '.join(STEP_NAMES)}")
+            raise HwgenError("usage", f"{name!r} is not a step", f"use one of: {', '.join(STEP_NAMES)}")
     low, high = STEP_NAMES.index(first), STEP_NAMES.index(last)
     if low > high:
         raise HwgenError("usage", f"step {first} comes after step {last}", f"the order is: {', '.join(STEP_NAMES)}")

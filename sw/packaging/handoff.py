@@ -88,7 +88,7 @@ def split_part(part: str) -> tuple[str, str, str]:
     """Device, package and speed grade of a part number: xczu7ev-ffvc1156-2-e, xc7z020clg400-1."""
     found = re.fullmatch(r"(xc7z\d+|[a-z0-9]+)-?([a-z]+\d+)(-.*)", part)
     if found is None:
-        raise HwgenError("configuration", f"{part} is no part number", "correct the part in board.json")
+        raise HwgenError("configuration", f"{part} is not a part number", "correct the part in board.json")
     return found[1], found[2], found[3]
 
 

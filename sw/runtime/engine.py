@@ -17,6 +17,7 @@ from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
 from ...registers import COUNTERS, PassFlag, Register, Status, register_map
+from ...rounding import ceil_div
 from ..compiler.image import Image, check_contract
 from ..compiler.slices import is_needed
 from ..devices.device import Bytes, Device, attach
@@ -174,7 +175,7 @@ class Engine:
 
     def blocks(self, positions: int) -> int:
         """Pages of ``positions`` tokens."""
-        return -(-positions // self.config.kv_block)
+        return ceil_div(positions, self.config.kv_block)
 
     def _page_address(self, page: int) -> int:
         return self.base + self.image.symbols["kv"].offset + page * self.image.page_bytes

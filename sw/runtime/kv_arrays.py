@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...layout import KvBlockLayout, from_planes, to_planes
+from ...rounding import ceil_div
 from ..compiler.image import Image
 from ..compiler.placement import Region
 
@@ -37,7 +38,7 @@ def with_cache_tokens(image: Image, tokens: int) -> Image:
             f"give the cache {image.context} tokens or more",
         )
     kv = image.symbols["kv"]  # the last region
-    size = -(-tokens // image.config.kv_block) * image.page_bytes
+    size = ceil_div(tokens, image.config.kv_block) * image.page_bytes
     return replace(image, symbols={**image.symbols, "kv": Region(kv.offset, size)}, total_bytes=kv.offset + size)
 
 
@@ -72,7 +73,7 @@ def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
     """Inverse of :func:`unpack_pages`; positions behind the last are zero."""
     c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
     positions = arrays.scales.shape[-1]
-    pages = np.zeros((-(-positions // c.kv_block), image.page_bytes), np.uint8)
+    pages = np.zeros((ceil_div(positions, c.kv_block), image.page_bytes), np.uint8)
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.zeros(shape, np.int8), np.zeros(shape[:-1], np.uint16)
     elements[..., :positions, :], scales[..., :positions] = arrays.elements, arrays.scales

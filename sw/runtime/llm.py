@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...boards import load_board
 from ...config import BuildConfig
+from ...rounding import align
 from ..compiler.layers import compile_model
 from ..devices.device import Device, open_device
 from ..models.bitnet import LoadedModel
@@ -93,7 +94,7 @@ class LLM:
             self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):
             spare = 0 if device == "pynq" else 1 << 20  # on a board this is what must be free, elsewhere what is made
-            options: dict[str, object] = {"memory_bytes": -(-(self.image.total_bytes + spare) // 4096) * 4096}
+            options: dict[str, object] = {"memory_bytes": align(self.image.total_bytes + spare, 4096)}
             if device != "golden":
                 options["progress"] = progress
             device = open_device(device, config, **options, **(device_options or {}))

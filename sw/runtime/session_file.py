@@ -146,7 +146,7 @@ def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any
     except HwgenError:
         raise
     except Exception as error:  # of JSON, of a missing key, or the library's own
-        raise HwgenError("session", f"{path} is no saved session, or damaged", _FIX) from error
+        raise HwgenError("session", f"{path} is not a saved session, or is damaged", _FIX) from error
 
 
 def load_session(engine: Engine, path: Path) -> Session:

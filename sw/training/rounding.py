@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...int4 import BlockMatrix, Float, Int4Matrix, row_scales, spread, to_machine
+from ...rounding import ceil_div
 
 __all__ = ["round_gptq", "round_to_nearest"]
 
@@ -69,7 +70,7 @@ def round_gptq(w: Float, hessian: Tensor, group: int, damping: float = 0.01) -> 
     _, unit = _symmetric_scales(w, group, _MARGIN)
     units = torch.from_numpy(np.where(unit == 0, np.float32(1), unit)).double()
     codes = torch.zeros(rows, inputs, dtype=torch.int8)
-    scales = torch.ones(rows, -(-inputs // group), dtype=torch.float64)
+    scales = torch.ones(rows, ceil_div(inputs, group), dtype=torch.float64)
     for first in range(0, inputs, _BLOCK):
         last = min(first + _BLOCK, inputs)
         block, inverse = rest[:, first:last], upper[first:last, first:last]

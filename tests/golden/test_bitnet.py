@@ -12,6 +12,7 @@ from hwgen.config import BuildConfig
 from hwgen.golden.bitnet import GoldenModel
 from hwgen.golden.floating import float_model
 from hwgen.registers import PassFlag
+from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.layers import compile_model
 from hwgen.weights import random_weights
@@ -42,7 +43,7 @@ def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> N
     tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 43)
     expected = GoldenModel(weights, config, chunk).logits(torch.from_numpy(tokens)[None])[0]
     image = compile_model(config, weights)
-    pages = np.random.default_rng(2).permutation(-(-image.context // config.kv_block)).tolist()
+    pages = np.random.default_rng(2).permutation(ceil_div(image.context, config.kv_block)).tolist()
     host = Host(config, image, pages)
     for first in range(0, len(tokens), chunk):
         part = tokens[first : first + chunk]

@@ -21,6 +21,7 @@ from hwgen.golden.int4 import (
     quantize_query_e4m3,
 )
 from hwgen.int4 import BlockMatrix, Int4Matrix, pack_nibbles, to_machine, unpack_nibbles
+from hwgen.rounding import ceil_div
 from hwgen.weights import score_constant
 
 from . import rational
@@ -86,7 +87,7 @@ def test_every_product(scale: int) -> None:
 def test_linear_and_drain_equal_rational_model(group: int, symmetric: bool) -> None:
     rng, g = np.random.default_rng(group), torch.Generator().manual_seed(group)
     rows, inputs = 5, 208  # the last group of 128, and of 64, is short
-    groups = -(-inputs // group)
+    groups = ceil_div(inputs, group)
     matrix = Int4Matrix(
         rng.integers(-8, 8, (rows, inputs), dtype=np.int8), group, rng.integers(0, 256, (rows, groups)).astype(np.uint8),
         None if symmetric else rng.integers(-127, 128, (rows, groups)).astype(np.int8),

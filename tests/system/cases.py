@@ -13,6 +13,7 @@ from hwgen.config import BuildConfig, ConfigError
 from hwgen.errors import HwgenError
 from hwgen.int4 import GROUPS
 from hwgen.llama import LlamaWeights, random_llama
+from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 from hwgen.sw.compiler.layers import HEADS, compile_model
@@ -73,7 +74,7 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
         groups = pick(1, 2, 4)
         lanes = pick(*range(1, max(1, 4 // groups) + 1))
         step = math.lcm(width // rows, groups) * rows
-        tables = -(-5 * beat // rows // 3)
+        tables = ceil_div(5 * beat // rows, 3)
         if tables * groups * lanes > 120:  # what building takes grows with it
             continue
         kv_block = pick(*[beat // n for n in (1, 2, 4) if n <= width])

@@ -310,7 +310,7 @@ class BlockDesign:
                 if segments[a.segment][0] not in reached:
                     found.append(f"{where} cannot be reached")
                 if a.bytes < _PAGE or a.bytes & (a.bytes - 1):
-                    found.append(f"{where} has a range of {a.bytes:#x}, which is no power of two of at least {_PAGE}")
+                    found.append(f"{where} has a range of {a.bytes:#x}, which is not a power of two of at least {_PAGE}")
                 elif a.base % a.bytes:
                     found.append(f"{where} is not aligned: {a.base:#x} with a range of {a.bytes:#x}")
                 if a.bytes < segments[a.segment][1].bytes:

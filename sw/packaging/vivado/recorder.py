@@ -116,7 +116,7 @@ class VivadoModel(BlockDesignCommands):
             raise CommandError(f"no parameter {name}")
         for folder in folders.items:
             if not Path(folder).is_dir():
-                raise CommandError(f"{folder} is no folder")
+                raise CommandError(f"{folder} is not a folder")
         self.repositories = list(folders.items)
         return ""
 

@@ -17,6 +17,7 @@ from hwgen.golden.attention import AttentionState
 from hwgen.golden.int4 import e4m3_values
 from hwgen.hw.attention.reciprocal import Reciprocal
 from hwgen.layout import KvBlockLayout
+from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
     FORMATS,
@@ -44,7 +45,7 @@ class Case:
         self.config, self.kv_heads, self.head_dim, self.position, self.count = config, kv_heads, head_dim, position, count
         self.heads, self.group = heads, heads // kv_heads
         rng = np.random.default_rng(seed)
-        self.blocks = -(-position // config.kv_block)
+        self.blocks = ceil_div(position, config.kv_block)
         self.e4m3, self.int4 = "e4m3" in formats, "int4" in formats
         self.layout = KvBlockLayout(config, head_dim, int4=self.int4)
         limit = 7 if self.int4 else 127
@@ -210,7 +211,7 @@ async def attends(dut: Any) -> None:
             way = 150 + Reciprocal.latency * config.query_lanes
             past = case.kv_heads * case.blocks * (dims + 2) if case.int4 else len(items)
             assert cycles <= past + case.kv_heads * (beats_in_block + 15) + way, (arguments, cycles)
-        rounds = -(-case.count * case.group // config.query_lanes)
+        rounds = ceil_div(case.count * case.group, config.query_lanes)
         if not stall and rounds > 1 and dims >= config.kv_block + 16:
             # An item takes a cycle for each key beat; beside the items each round has an output pass.
             steps = case.kv_heads * rounds * (case.blocks + 1) * dims

@@ -15,6 +15,7 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Format, Opcode
 from hwgen.golden.head import head_logits, top_candidates
 from hwgen.layout import head_block_beats, pack_head, pad_beats, vectors_of
+from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
     FORMATS,
@@ -60,7 +61,7 @@ async def ranks(dut: Any) -> None:
         padded = np.zeros(vectors_of(config, hidden) * config.width, np.int8)
         padded[:hidden] = query
         await write_query(dut, config, padded, scale, slot=0, kv_head=0, kv_heads=1)
-        blocks = -(-vocab // config.kv_block)
+        blocks = ceil_div(vocab, config.kv_block)
         command = Descriptor(
             opcode=Opcode.HEAD, vectors=vectors_of(config, hidden), row_blocks=blocks, stride=vocab,
             stream_beats=blocks * head_block_beats(config, hidden),
@@ -103,7 +104,7 @@ async def ranks(dut: Any) -> None:
         if not write_logits:
             assert not segments.items and not logit_beats.items
             continue
-        count = pad_beats(config, -(-4 * vocab // config.beat_bytes))
+        count = pad_beats(config, ceil_div(4 * vocab, config.beat_bytes))
         words = config.beat_bytes // 4
         image = np.zeros(count * words, np.float32)
         image[:vocab] = logits.numpy()

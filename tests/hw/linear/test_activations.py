@@ -12,6 +12,7 @@ from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.hw.linear.activations import ActivationMemory, load_parts
+from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 
@@ -94,13 +95,13 @@ async def slices(dut: Any) -> None:
     vectors = config.max_inputs // config.width
     for half in range(2):
         await bench.write(half, config.tokens, vectors)
-    most = -(-config.max_inputs // config.slice_inputs)
+    most = ceil_div(config.max_inputs, config.slice_inputs)
     for pause in (0.0, 0.9):
         for tokens in sorted({1, config.lanes, config.tokens}):
             half, count = int(rng.integers(2)), int(rng.integers(1, most + 1))
             await bench.write(1 - half, 1, vectors)
             waits = await bench.run(half, tokens, count, pause)
-            longest = tokens * -(-(bench.chunks + bench.parts - 1) // bench.parts)
+            longest = tokens * ceil_div(bench.chunks + bench.parts - 1, bench.parts)
             assert all(wait <= longest + ActivationMemory.LATENCY for wait in waits), (waits, longest)
 
 

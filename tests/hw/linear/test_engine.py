@@ -16,6 +16,7 @@ from hwgen.hw.linear.activations import ActivationMemory, load_parts
 from hwgen.hw.linear.engine import LinearEngine
 from hwgen.hw.linear.tables import WALK
 from hwgen.layout import matrix_shape
+from hwgen.rounding import align, ceil_div
 from tests.cocotb_runner import run_cocotb
 
 from .bench import Bench, Job, random_job
@@ -26,7 +27,7 @@ from .bench import Bench, Job, random_job
 def prepare_cycles(config: BuildConfig, tokens: int) -> int:
     """Cycles that a slice takes at least: its tables are built while the next one's activations are loaded."""
     parts, chunks = load_parts(config, config.slice_inputs)
-    words = -(-(chunks + parts - 1) // parts)
+    words = ceil_div(chunks + parts - 1, parts)
     return max(len(WALK) * config.tables // config.builders, tokens * words + ActivationMemory.LATENCY + 2)
 
 
@@ -145,7 +146,7 @@ async def throughput(dut: Any) -> None:
         gang = tokens <= config.lanes
         beats = prepare_cycles(config, tokens) * (config.groups if gang else 1)
         step = config.block_step
-        rows = -(-beats // step) * step * config.rows
+        rows = align(beats, step) * config.rows
         if rows > config.panel_rows:
             assert not gang
             continue

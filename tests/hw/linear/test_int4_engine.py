@@ -19,6 +19,7 @@ from hwgen.golden.int4 import e4m3_codes, e4m3_values, int4_matmul
 from hwgen.hw.linear.int4_engine import Int4Engine
 from hwgen.int4 import GROUPS, Int4Matrix
 from hwgen.layout import Int4Layout
+from hwgen.rounding import align, ceil_div
 from tests.cocotb_runner import run_cocotb
 
 from .bench import Bench, Bytes, Integers, PanelJob
@@ -51,7 +52,7 @@ class Int4Job(PanelJob):
         """Zeros up to whole slices and vectors."""
         inputs = self.activations.shape[1]
         step = max(config.int4_slice_inputs, config.width)
-        full = np.zeros((self.tokens, -(-inputs // step) * step), np.uint8)
+        full = np.zeros((self.tokens, align(inputs, step)), np.uint8)
         full[:, :inputs] = e4m3_codes(torch.from_numpy(self.activations)).numpy()
         if self.minus_zero:
             full[full == 0] = 0x80
@@ -72,7 +73,7 @@ class Int4Job(PanelJob):
 
 
 def int4_matrix(rng: np.random.Generator, rows: int, inputs: int, group: int, *, symmetric: bool = False) -> Int4Matrix:
-    groups = -(-inputs // group)
+    groups = ceil_div(inputs, group)
     codes = rng.integers(-8, 8, (rows, inputs)).astype(np.int8)
     scales = rng.integers(0, 256, (rows, groups)).astype(np.uint8)
     midpoints = None if symmetric else rng.integers(-127, 128, (rows, groups)).astype(np.int8)
@@ -86,7 +87,7 @@ def legal_groups(config: BuildConfig) -> list[int]:
 def random_job(rng: np.random.Generator, config: BuildConfig, rows: int, inputs: int, tokens: int, **options: Any) -> Int4Job:
     group = options.pop("group", None) or int(rng.choice(legal_groups(config)))
     options.setdefault("buffers", Buffers(int(rng.integers(4))))
-    matrix = int4_matrix(rng, rows, -(-inputs // 16) * 16, group, symmetric=bool(rng.integers(2)))
+    matrix = int4_matrix(rng, rows, align(inputs, 16), group, symmetric=bool(rng.integers(2)))
     # half of the activations small: the codes whose integers are odd
     pool = np.concatenate((VALUES, VALUES[np.abs(VALUES) < 32].repeat(8)))
     activations = rng.choice(pool, (tokens, matrix.inputs)).astype(np.int32)
@@ -151,7 +152,7 @@ async def extremes(dut: Any) -> None:
     await bench.start()
     rows, inputs = config.width, config.max_inputs
     group = legal_groups(config)[-1]
-    groups_ = -(-inputs // group)
+    groups_ = ceil_div(inputs, group)
     for tokens in (1, config.tokens):
         for value in (-229376, 229376, 15, -1):
             codes = np.full((rows, inputs), -8, np.int8)
@@ -269,7 +270,7 @@ async def throughput(dut: Any) -> None:
         gang = tokens <= config.lanes
         beats = load_cycles(config, tokens) * (config.groups if gang else 1)
         step = config.block_step
-        rows = -(-beats // step) * step * config.rows
+        rows = align(beats, step) * config.rows
         assert rows <= config.panel_rows
         inputs, group = 4 * config.int4_slice_inputs, max(32, legal_groups(config)[0])
         jobs = [

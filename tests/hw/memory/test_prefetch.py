@@ -21,6 +21,7 @@ from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher, TableRead
 from hwgen.hw.memory.program import ProgramReader
+from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink
 
@@ -118,7 +119,7 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
         elif d.fetch is Fetch.POSITION:
             numbers = [(position + t) * d.stride for t in active]
         elif d.fetch is Fetch.CACHE:
-            blocks = -(-position // config.kv_block)
+            blocks = ceil_div(position, config.kv_block)
             numbers = [pages[b] * d.stride + head * d.head_stride for head in range(d.kv_heads) for b in range(blocks)]
         elif d.fetch is Fetch.SHORTLIST:
             numbers = [shortlist[entry] * d.head_stride for entry in range(d.row_blocks)]

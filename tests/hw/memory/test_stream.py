@@ -28,7 +28,7 @@ NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7,
                      outstanding=1)
 WIDE = BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, ring_beats=32, burst=2,
                    outstanding=4)
-# Rings whose depth is no power of two, nor a multiple of a burst.
+# Rings whose depth is not a power of two, nor a multiple of a burst.
 ODD = BuildConfig(ring_beats=74, burst=8, outstanding=3, kv_block=16, chunk=8)
 CONFIGS = {"small": SMALL, "narrow": NARROW, "wide": WIDE, "odd": ODD}
 

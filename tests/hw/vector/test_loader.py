@@ -13,6 +13,7 @@ from cocotb.triggers import RisingEdge
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
 from hwgen.hw.vector import RingLoader
+from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 from .bench import config_of_width, pack
@@ -123,7 +124,7 @@ async def loads_rows(dut: Any) -> None:
     for stall in (0.0, 0.5, 0.9):
         for vectors, padding in ((1, 0), (1, 1), (2, 0), (3, 2), (7, 1), (12, 0)):
             for first, count in ((0, 1), (2, 3)):
-                narrow, wide = -(-vectors // (2 * held)) + padding, -(-vectors // held) + padding
+                narrow, wide = ceil_div(vectors, 2 * held) + padding, ceil_div(vectors, held) + padding
                 await bench.run(descriptor(Opcode.EMBED, vectors, narrow), first, count, stall)
                 await bench.run(descriptor(Opcode.ROTARY, vectors, wide), first, count, stall)
                 await bench.run(descriptor(Opcode.PARAM, vectors, wide), first, count, stall)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwgen.rounding import ceil_div
 from hwgen.sim.board.memory import LINE, CachedBuffer, ContiguousMemory, OutOfMemory
 
 
@@ -35,7 +36,7 @@ def test_cache_against_a_naive_one(seed: int) -> None:
         action = rng.integers(5)
         offset = int(rng.integers(size))
         length = int(rng.integers(size - offset + 1))
-        touched = range(offset // LINE, -(-(offset + length) // LINE)) if length else range(0)
+        touched = range(offset // LINE, ceil_div(offset + length, LINE)) if length else range(0)
         if action == 0:
             data = rng.integers(0, 256, length, np.uint8).tobytes()
             cached.write(offset, data)

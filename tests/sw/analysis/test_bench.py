@@ -70,5 +70,5 @@ def test_refuses_more_layers_than_the_model_has() -> None:
 
 
 def test_refuses_unknown_shapes() -> None:
-    with pytest.raises(HwgenError, match="'gpt' is no published shape"):
+    with pytest.raises(HwgenError, match="'gpt' is not a published shape"):
         run_bench(load_board("kv260"), BenchPlan(shape="gpt", prompt=1, decode=0))

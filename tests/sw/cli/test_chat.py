@@ -73,7 +73,7 @@ def test_command(
     captured = capsys.readouterr()
     turns = json.loads(captured.out)["turns"]
     assert len(turns) == 2 and turns[0] == turns[1] == turn
-    assert "/help is no command" in captured.err and "forgotten" in captured.err
+    assert "/help is not a command" in captured.err and "forgotten" in captured.err
     # a ternary model that continues text
     code = main(["chat", str(model_directory), "--prompt", "the cat", "--max-new-tokens", "3", "--set", "max_context=128"])
     assert code == 0 and capsys.readouterr().out.strip() != ""

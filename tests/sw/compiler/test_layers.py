@@ -10,6 +10,7 @@ from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
+from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.layers import compile_model
@@ -58,10 +59,10 @@ def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) ->
         height, parts = vectors_of(config, rows) * w, []
         while (part := f"{name}.{len(parts)}") in image.symbols:
             beats = segment(image, part)
-            part_rows = beats.shape[0] // -(-inputs // config.slice_inputs) * config.rows
+            part_rows = beats.shape[0] // ceil_div(inputs, config.slice_inputs) * config.rows
             assert part_rows <= panel_rows
             parts.append(unpack_ternary(config, beats, part_rows, inputs))
-        assert len(parts) in (-(-height // panel_rows), -(-height // panel_rows) + 1)  # one more where it splits q | k | v
+        assert len(parts) in (ceil_div(height, panel_rows), ceil_div(height, panel_rows) + 1)  # one more where it splits q | k | v
         whole = np.concatenate(parts)
         assert not whole[height:].any()
         return whole[:height]
@@ -188,7 +189,7 @@ def test_kv_pages(image: Image) -> None:
         assert len({(d.stream_address, d.stride, d.head_stride, d.stream_beats) for d in users}) == 1
         assert users[0].stream_address == kv + layer * SHAPE.kv_heads * block
         assert users[0].stride == image.page_bytes >= SHAPE.layers * SHAPE.kv_heads * block
-    assert image.pages == -(-SHAPE.max_context // CONFIG.kv_block)
+    assert image.pages == ceil_div(SHAPE.max_context, CONFIG.kv_block)
 
 
 def test_program_moves_with_its_image(image: Image) -> None:

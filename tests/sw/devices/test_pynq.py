@@ -35,6 +35,7 @@ require_pynq()
 
 import pynq  # noqa: E402
 
+from hwgen.rounding import align  # noqa: E402
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
 from hwgen.sim.board.server import BoardServer  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice, overlay_lock  # noqa: E402
@@ -217,7 +218,7 @@ def test_the_cpu_moves_the_bytes_it_must_and_never_the_cache_of_keys(board: Virt
     device = PynqDevice(CONFIG, target=target)
     engine = Engine(device, image())
     program = image().symbols["program"]
-    sizes = [-(-size // 64) * 64 for size in (image().data.size, len(image().program(0)))]
+    sizes = [align(size, 64) for size in (image().data.size, len(image().program(0)))]
     slices = image().symbols["slices"]
     places = (engine.base, engine.base + program.offset, engine.base + slices.offset)
     assert moved == {"flush": list(zip(places, (*sizes, slices.bytes), strict=True)), "invalidate": []}
@@ -227,7 +228,7 @@ def test_the_cpu_moves_the_bytes_it_must_and_never_the_cache_of_keys(board: Virt
     assert len(moved["flush"]) == 3 and not moved["invalidate"]
     engine.logits()
     logits = image().symbols["logits"]
-    assert moved["invalidate"] == [(engine.base + logits.offset, -(-logits.bytes // 64) * 64)]
+    assert moved["invalidate"] == [(engine.base + logits.offset, align(logits.bytes, 64))]
     device.close()
 
 
@@ -326,7 +327,7 @@ def test_an_overlay_that_the_user_loaded(board: VirtualBoard, tmp_path: Path) ->
 def test_nobody_answers() -> None:
     with pytest.raises(HwgenError, match=r"no board answers at 127\.0\.0\.1:9"):
         PynqDevice(CONFIG, address="127.0.0.1:9")
-    with pytest.raises(HwgenError, match="'port' in 'host:port' is no port"):
+    with pytest.raises(HwgenError, match="'port' in 'host:port' is not a port"):
         PynqDevice(CONFIG, address="host:port")
 
 

@@ -68,7 +68,7 @@ def test_wrong_hash(wheel: Path) -> None:
     wheel.write_bytes(b"no wheel")
     with pytest.raises(HwgenError, match="does not hold tiny/m.gguf"):
         add_model("tiny", wheel)
-    with pytest.raises(HwgenError, match="is no file"):
+    with pytest.raises(HwgenError, match="is not a file"):
         add_model("tiny", wheel.with_name("none.whl"))
 
 

@@ -83,7 +83,7 @@ LINE = "connect_bd_net [get_bd_pins {}] [get_bd_pins {}]\n"
          "segments accelerator/s_axi/registers and interrupts/S_AXI/Reg overlap in ps/Data"),
         ("-offset 0xA0020000", "-offset 0xA0021000", "segment interrupts/S_AXI/Reg in ps/Data is not aligned"),
         ("-range 0x20000", "-range 0x1000", "has a range of 0x1000 and needs 0x20000"),
-        ("-range 0x20000", "-range 0x30000", "which is no power of two"),
+        ("-range 0x20000", "-range 0x30000", "which is not a power of two"),
         ("-offset 0xA0000000 -range 0x20000", "-offset 0x10000000000 -range 0x20000", "ends beyond 40 address bits"),
         ("-offset 0xA0000000 -range 0x20000 ", "", "segment accelerator/s_axi/registers needs an offset"),
         ("[get_bd_addr_spaces accelerator/m01_axi] [get_bd_addr_segs ps/SAXIGP3/HP1_DDR_LOW]",

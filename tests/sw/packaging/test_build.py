@@ -118,7 +118,7 @@ def test_resuming_needs_the_same_undamaged_build(tmp_path: Path) -> None:
     (out / "manifest.json").write_text("{}")
     with pytest.raises(HwgenError, match="damaged"):
         build.build_board(board, out, first="registers")
-    for first, last, message in (("core", "verilog", "comes after"), ("route", "check", "'route' is no step")):
+    for first, last, message in (("core", "verilog", "comes after"), ("route", "check", "'route' is not a step")):
         with pytest.raises(HwgenError, match=message):
             build.build_board(board, out, first=first, last=last)
 

@@ -11,6 +11,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hwgen.rounding import ceil_div
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.service import Limits
@@ -353,7 +354,7 @@ def test_metrics(chat_directory: Path) -> None:
     prompt = values["hwgen_prompt_tokens_total"] / 2
     assert values["hwgen_answer_tokens_total"] == 8
     assert values["hwgen_reused_tokens_total"] == (prompt - 1) // 8 * 8 > 0
-    assert values["hwgen_passes_total/decode"] == 6 and values["hwgen_passes_total/prefill"] == -(-prompt // 8) + 1
+    assert values["hwgen_passes_total/decode"] == 6 and values["hwgen_passes_total/prefill"] == ceil_div(prompt, 8) + 1
     assert values["hwgen_first_token_seconds_count"] == 2 and values["hwgen_next_token_seconds_count"] == 6
     assert values["hwgen_running"] == values["hwgen_waiting"] == 0
     assert 0 < values["hwgen_kv_pages_free"] < values["hwgen_kv_pages"] == 16 and values["hwgen_prefixes"] == 1

@@ -15,6 +15,7 @@ from hwgen.descriptors import Descriptor, Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
 from hwgen.probes import probes
+from hwgen.rounding import ceil_div
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.verification.lock_step import Outcome, verify_model
@@ -125,7 +126,7 @@ def check(
 def test_equal_machines(weights: ModelWeights, changes: dict[str, int]) -> None:
     outcome = check(weights, config=replace(CONFIG, **changes))  # type: ignore[arg-type]
     assert outcome.mismatches == 0 and outcome.first is None
-    assert outcome.passes == -(-11 // (changes.get("chunk", CONFIG.chunk))) + 2
+    assert outcome.passes == ceil_div(11, changes.get("chunk", CONFIG.chunk)) + 2
     # every operator that runs is compared: a decode pass alone has 2 + 24 a layer + 3
     assert outcome.operators_compared > outcome.passes * 20 * SHAPE.layers
     assert outcome.elements_compared > 10 * outcome.operators_compared
