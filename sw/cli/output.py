@@ -98,7 +98,8 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
         try:
             changes[name] = _PARSERS[str(types[name])](text)
         except ValueError as error:
-            raise HwgenError("configuration", f"--set {item}: {text!r} is not {'an' if types[name] == 'int' else 'a'} {types[name]}", "give a number") from error
+            kind = f"an {types[name]}" if types[name] == "int" else f"a {types[name]}"
+            raise HwgenError("configuration", f"--set {item}: {text!r} is not {kind}", "give a number") from error
     return replace(board, config=replace(board.config, **changes)) if changes else board
 
 

@@ -34,7 +34,7 @@ def test_bitstream_names_its_design() -> None:
     assert values["contract_hash"] == f"{CONFIG.contract_hash:016x}" and values["configuration"] == CONFIG.name
     assert make_bitstream(CONFIG, "hand-off") == make_bitstream(CONFIG, "hand-off")
     assert make_bitstream(CONFIG, "another") != make_bitstream(CONFIG, "hand-off")
-    with pytest.raises(ValueError, match="no simulated bitstream"):
+    with pytest.raises(ValueError, match="not a simulated bitstream"):
         parse_bitstream(b"\xff" * 64)
 
 

@@ -141,7 +141,7 @@ def test_files_and_bitstreams(channel: Any, buffers: Any, board: VirtualBoard) -
 
     name = buffers.allocate(buffer_pb2.AllocateRequest(size=4096, dtype="|u1")).buffer_id
     put("/lib/firmware/bad.bin", b"x" * 64)
-    with pytest.raises(grpc.RpcError, match="no simulated bitstream"):
+    with pytest.raises(grpc.RpcError, match="not a simulated bitstream"):
         put(FPGA_MANAGER + "firmware", b"bad.bin")
     assert buffers.physical_address(buffer_pb2.AddressRequest(buffer_id=name)).address
     put("/lib/firmware/good.bin", firmware(make_bitstream(CONFIG, "")))

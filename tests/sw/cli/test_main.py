@@ -85,7 +85,7 @@ def test_run_for_people_streams_text_and_statistics(capsys: pytest.CaptureFixtur
         (["run", "MODEL", "--prompt", "x", "--set", "lanes=0"], "configuration", "lanes must be a positive integer"),
         (["run", "MODEL", "--prompt", "x", "--set", "rows=3"], "configuration", "nearest legal value is 2"),
         (["run", "MODEL", "--prompt", "x", "--set", "lanes=many"], "configuration", "is not an int"),
-        (["run", "MODEL", "--prompt", "x", "--set", "speed=1"], "configuration", "no field"),
+        (["run", "MODEL", "--prompt", "x", "--set", "speed=1"], "configuration", "not a field"),
         (["run", "MODEL", "--prompt", "x", "--set", "max_inputs=40"], "model", "max_inputs=40"),
         (["verify", "--model", "MODEL", "--prompt-tokens", "0"], "usage", "at least 1"),
         (["verify", "--model", "MODEL", "--layers", "9"], "usage", "at most 2"),

@@ -269,7 +269,7 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match="cut short"):
         Image.load(path)
     path.write_bytes(b"something else")
-    with pytest.raises(HwgenError, match="no hwgen image"):
+    with pytest.raises(HwgenError, match="not an hwgen image"):
         Image.load(path)
     with pytest.raises(HwgenError, match="cannot be read"):
         Image.load(tmp_path / "none.img")

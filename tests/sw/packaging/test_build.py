@@ -48,11 +48,11 @@ def test_an_earlier_build_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("precious")
-    with pytest.raises(HwgenError, match="no earlier build"):
+    with pytest.raises(HwgenError, match="not an earlier build"):
         build.build_board(BOARD, mine)
     assert (mine / "thesis.txt").read_text() == "precious"
     (tmp_path / "file").write_text("")
-    with pytest.raises(HwgenError, match="no earlier build"):
+    with pytest.raises(HwgenError, match="not an earlier build"):
         build.build_board(BOARD, tmp_path / "file")
     with pytest.raises(HwgenError, match="cannot be written"):
         build.build_board(BOARD, tmp_path / "file" / "below")
