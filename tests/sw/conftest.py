@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,12 @@ from hwgen.weights import ModelWeights, random_weights
 #: Odd on purpose: hidden and ffn are no multiples of a vector, a slice or four rows; grouped queries.
 SHAPE = ModelShape(hidden=45, layers=2, heads=3, kv_heads=1, head_dim=16, ffn=83, vocab=259, max_context=64)
 CONFIG = BuildConfig(name="small", max_context=128)
+
+#: Chat template of the small model.
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('role') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +38,13 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory, weights: ModelWeig
     tokenizer = train_tokenizer(["Once upon a time there was a cat. The cat sat."], SHAPE.vocab)
     tokenizer.save(str(tokenizer_file))  # type: ignore[attr-defined]
     save_model(weights, path, tokenizer_file, end_token=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_directory(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with a chat template."""
+    path = tmp_path_factory.mktemp("chat") / "chatty"
+    shutil.copytree(model_directory, path)
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return path

@@ -158,7 +158,7 @@ def test_board_files_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     outcome = run_build(script, ["project", "project"])
     assert outcome.exit_code == 0 and outcome.model.repositories == [str(tmp_path)]
     monkeypatch.setenv("BOARD_FILES", str(tmp_path / "nowhere"))
-    assert "nowhere is no folder" in run_build(script).error
+    assert "nowhere is not a folder" in run_build(script).error
 
 
 def test_a_wrong_part_is_reported(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import socket
 import threading
 import time
@@ -22,11 +20,6 @@ from hwgen.sw.serve.app import create_app
 from hwgen.sw.serve.service import Limits, Service
 
 from ..conftest import CONFIG
-
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('role') }}{% endif %}"
-    "[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-)
 
 
 @dataclass
@@ -72,15 +65,6 @@ def serving(service: Service, key: str | None = None, hosts: list[str] | None = 
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
-
-
-@pytest.fixture(scope="session")
-def chat_directory(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model with a chat template."""
-    path = tmp_path_factory.mktemp("chat") / "chatty"
-    shutil.copytree(model_directory, path)
-    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
-    return path
 
 
 @pytest.fixture(scope="session")
