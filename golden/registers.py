@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from ..config import CONTRACT_VERSION, BuildConfig
+from ..config import BuildConfig
+from ..contract import CONTRACT_VERSION, contract_hash
 from ..registers import COUNTERS, MAGIC, WINDOW_BYTES, PassFlag, Status, register_map
 
 __all__ = ["RegisterWindow"]
@@ -96,7 +97,7 @@ class RegisterWindow:
             return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
         if row.name.startswith("COUNT_"):
             return self.counters.get(row.name.removeprefix("COUNT_").lower(), 0) & 0xFFFFFFFF
-        contract = self.config.contract_hash
+        contract = contract_hash(self.config)
         values = {
             "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
             "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":

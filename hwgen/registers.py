@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .config import BuildConfig
+from .config import BuildConfig, ConfigError
+from .descriptors import Opcode
 
 __all__ = ["COUNTERS", "ENGINE_COUNTERS", "MAGIC", "Field", "PassFlag", "Register", "Status", "TRACE_WORDS", "WINDOW_BYTES",
            "map_signature", "register_map"]
-
-import enum
 
 #: First register: the letters "hwgn".
 MAGIC = 0x6E677768
@@ -104,8 +102,6 @@ COUNTERS: tuple[tuple[str, str], ...] = (
 
 def register_map(config: BuildConfig) -> list[Register]:
     """Every register of an accelerator built with ``config``, by ascending offset."""
-    from .descriptors import Opcode
-
     rows = [
         Register("MAGIC", 0x000, "ro", 'Constant 0x6E677768 ("hwgn").'),
         Register("VERSION", 0x004, "ro", "Contract version."),
@@ -156,8 +152,6 @@ def register_map(config: BuildConfig) -> list[Register]:
 
 def _check_windows(rows: list[Register]) -> None:
     """Every register ends before the next begins."""
-    from .config import ConfigError
-
     ends = [*(row.offset for row in rows[1:]), WINDOW_BYTES]
     for row, end in zip(rows, ends, strict=True):
         if row.offset + row.count * row.step > end:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
+from ...contract import check_contract
 from ...errors import HwgenError
 from ...registers import MAGIC, register
 from ...rounding import align
-from ..compiler.image import check_contract
 
 __all__ = ["Allocator", "Device", "DeviceTimeout", "attach", "open_device"]
 

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
+from ...contract import check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
 from ...registers import COUNTERS, PassFlag, Register, Status, register_map
 from ...rounding import ceil_div
-from ..compiler.image import Image, check_contract
+from ..compiler.image import Image
 from ..compiler.slices import is_needed
 from ..devices.device import Bytes, Device, attach
 
@@ -109,7 +110,7 @@ class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
     def __init__(self, device: Device, image: Image) -> None:
-        check_contract(device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}")
+        check_contract(device.config, image.header()["contract_version"], contract_hash(image.config), f"image {image.name!r}")
         attach(device)
         self.device = device
         self.image = image

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...contract import check_contract, contract_hash
 from ...errors import HwgenError
-from ..compiler.image import Image, check_contract
+from ..compiler.image import Image
 from .engine import Engine, Session
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 
@@ -81,7 +82,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
         "model": engine.image.name,
         "model_hash": engine.model_hash,
         "contract_version": str(engine.image.header()["contract_version"]),
-        "contract_hash": f"{engine.config.contract_hash:016x}",
+        "contract_hash": f"{contract_hash(engine.config):016x}",
         "kv_bits": str(kv_bits),
         "steps": str(_steps(engine.image)),
         "aligned": str(session.aligned if exact else 0),  # rounded keys and values are not those of a prefill
