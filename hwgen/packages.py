@@ -11,13 +11,15 @@ __all__ = ["needs"]
 
 
 @contextmanager
-def needs(what: str, extra: str) -> Iterator[None]:
-    """Around imports that ``what`` needs: :class:`HwgenError` of kind "tool" when a package of the ``extra`` is missing."""
+def needs(what: str, requirement: str) -> Iterator[None]:
+    """Around imports for ``what``: :class:`HwgenError` of kind "tool" when a package is missing that pip installs with
+    ``requirement``, as "hwgen[sim]". Names that hwgen itself lacks are no such case.
+    """
     try:
         yield
     except ImportError as error:
-        if error.name is None or error.name.split(".")[0] == "hwgen":  # a defect of our own
+        if error.name is None or error.name.split(".")[0] == "hwgen":
             raise
         raise HwgenError(
-            "tool", f"{what} needs a Python package that is missing: {error.name}", f'pip install "hwgen[{extra}]"'
+            "tool", f"{what} needs a Python package that is missing: {error.name}", f'pip install "{requirement}"'
         ) from error

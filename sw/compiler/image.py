@@ -15,6 +15,7 @@ from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Descriptor, Fetch, Format, Opcode, pack_program, unpack_program
 from ...errors import HwgenError
+from ...files import replacing
 from ...shape import ModelShape
 from .placement import Region
 from .slices import SlicedProgram, pack_slices, unpack_slices
@@ -108,8 +109,7 @@ class Image:
     def save(self, path: Path) -> None:
         """Write the image: magic, header length, JSON header, constant bytes."""
         text = json.dumps(self.header()).encode()
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
             data = self.data.copy()
             program = np.frombuffer(self.program(0), np.uint8)
@@ -118,7 +118,6 @@ class Image:
             start = self.symbols["slices"].offset if slices.size else 0
             data[start : start + slices.size] = slices
             file.write(data.tobytes())
-        part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Image:

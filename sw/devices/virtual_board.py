@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...boards import Board
+from ...files import write_whole
 from ...registers import WINDOW_BYTES, Register, register_map
 from ...vlnv import NAME, VLNV
 
@@ -116,13 +117,7 @@ def write_overlay(board: Board, directory: Path) -> Path:
     from ...sim.board.board import ACCELERATOR_BASE, LEDS_BASE
 
     text = hwh_text(board, base_address=ACCELERATOR_BASE, leds_address=LEDS_BASE)
-    directory.mkdir(parents=True, exist_ok=True)
     bit = directory / f"{board.name}.bit"
-    for path, data in (
-        (bit.with_suffix(".hwh"), text.encode()),
-        (bit, make_bitstream(board.config, text, board.part)),
-    ):
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
-        part.replace(path)
+    write_whole(bit.with_suffix(".hwh"), text)
+    write_whole(bit, make_bitstream(board.config, text, board.part))
     return bit

@@ -6,11 +6,8 @@ is one with a wrong byte anywhere. It appears under its name complete or not at 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,8 @@ import numpy.typing as npt
 
 from ...contract import check_contract, contract_hash
 from ...errors import HwgenError
+from ...files import replacing
+from ...packages import needs
 from ..compiler.image import Image
 from .engine import Engine, Session
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
@@ -45,10 +44,8 @@ def _steps(image: Image) -> int:
 
 
 def _safetensors() -> Any:
-    try:
+    with needs("a saved session", "safetensors"):
         import safetensors.numpy
-    except ImportError as error:
-        raise HwgenError("tool", "the Python package safetensors is missing", "pip install safetensors") from error
     return safetensors.numpy
 
 
@@ -97,34 +94,18 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     content: bytes = library.save(tensors, metadata)
     digest = hashlib.sha256(content).hexdigest()
     content = content.replace(_NO_CHECKSUM.encode(), digest.encode(), 1)
-    _write_whole(path, content)
+    _write(path, content)
     return len(content)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Replace a file by new content that is on the disk before it has the name."""
-    part = ""
     try:
-        descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the name too
-        finally:
-            os.close(directory)
-    except BaseException as error:
-        if part:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-        if isinstance(error, OSError):
-            raise HwgenError(
-                "session", f"{path} cannot be written: {error.strerror}", "free space, or choose another place"
-            ) from error
-        raise
+        with replacing(path, durable=True) as part:
+            part.touch(0o600)  # what was said is for its owner
+            part.write_bytes(content)
+    except OSError as error:
+        raise HwgenError("session", f"{path} cannot be written: {error.strerror}", "free space, or choose another place") from error
 
 
 def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:

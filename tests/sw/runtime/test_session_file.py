@@ -284,7 +284,7 @@ def test_disk_that_is_full_later(engine: Engine, saved: Path, monkeypatch: pytes
 KILLED = """
 import os, resource, signal, sys
 from pathlib import Path
-from hwgen.sw.runtime.session_file import _write_whole
+from hwgen.sw.runtime.session_file import _write
 path, step = Path(sys.argv[1]), sys.argv[2]
 content = path.read_bytes()
 if step == "write":  # the system kills whoever writes beyond the limit
@@ -293,7 +293,7 @@ if step == "write":  # the system kills whoever writes beyond the limit
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 else:
     setattr(os, step, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
-_write_whole(path, content)
+_write(path, content)
 """
 
 
@@ -316,12 +316,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from hwgen.errors import HwgenError
-from hwgen.sw.runtime.session_file import _write_whole
+from hwgen.sw.runtime.session_file import _write
 disk = Path(sys.argv[1])
 old = b"old" * 1000
-_write_whole(disk / "s", old)
+_write(disk / "s", old)
 try:
-    _write_whole(disk / "s", bytes(200_000))
+    _write(disk / "s", bytes(200_000))
 except HwgenError as error:
     print(error)
 assert [p.name for p in disk.iterdir()] == ["s"] and (disk / "s").read_bytes() == old
