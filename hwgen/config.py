@@ -184,6 +184,11 @@ class BuildConfig:
         """Elements of every key of a block that one beat carries."""
         return self.beat_bytes // self.kv_block
 
+    @property
+    def header_beats(self) -> int:
+        """Beats of the header of a block of the KV cache (or of the LM head): bf16 scales of its keys, then of its values."""
+        return 4 // self.key_bytes
+
     def macs(self, engine: str) -> int:
         """Multiply-accumulates a cycle of the ``engine`` "ternary" or "int4", with every token lane busy."""
         return self.tokens * self.rows * (self.int4_slice_inputs if engine == "int4" else self.slice_inputs)

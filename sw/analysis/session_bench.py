@@ -47,7 +47,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cycles to the first token with and without a saved session of ``history`` tokens before ``question`` more."""
     image = compile_model(config, random_weights(shape, seed=0), name="random")
-    memory = align(image.total_bytes + (1 << 20), 4096)
+    memory = image.memory_bytes()
     device = VerilatorDevice(config, memory_bytes=memory, progress=progress) if open_device is None else open_device(config, memory)
     engine = Engine(device, image)
     rng = np.random.default_rng(1)

@@ -16,6 +16,7 @@ from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Descriptor, Fetch, Format, Opcode, pack_program, unpack_program
 from ...errors import HwgenError
 from ...files import replacing
+from ...rounding import align
 from ...shape import ModelShape
 from .placement import Region
 from .slices import SlicedProgram, pack_slices, unpack_slices
@@ -75,6 +76,10 @@ class Image:
     def pages(self) -> int:
         """KV pages of the image."""
         return self.symbols["kv"].bytes // self.page_bytes
+
+    def memory_bytes(self, spare: int = 1 << 20) -> int:
+        """Memory of a device for the image and ``spare`` bytes, in whole pages of its allocator."""
+        return align(self.total_bytes + spare, REGION_ALIGNMENT)
 
     def program(self, base: int) -> bytes:
         """Bytes of the program for an image at address ``base``."""

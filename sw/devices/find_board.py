@@ -113,7 +113,7 @@ def _shipped_name(found: str) -> str:
 def _virtual_device(board: Board, progress: Callable[[str], None] | None) -> Any:
     with needs("PYNQ finds no board, and a virtual one", "hwgen[sim,pynq]"):
         from ...sim.board.local import SimulatedDevice
-        from ..cli.board import virtual_board
+        from .virtual_board import virtual_board
 
         return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress=progress))
 

@@ -6,10 +6,10 @@ from xml.etree import ElementTree as ET
 
 from ...config import BuildConfig
 from ...contract import contract_hash
+from ...flat_registers import FlatRegister, flat_registers
 from ...registers import WINDOW_BYTES
 from ...vlnv import LIBRARY, NAME, VENDOR, VERSION
 from .core import WRAPPER, Bus, Core
-from .register_map import FlatRegister, flat_registers
 
 __all__ = ["BLOCK", "GUI_FILE", "MEMORY_MAP", "component_xml", "gui_tcl"]
 

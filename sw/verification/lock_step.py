@@ -15,7 +15,6 @@ from ...descriptors import Buffers, Descriptor, Flag, Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
 from ...llama import LlamaWeights
-from ...rounding import align
 from ...weights import ModelWeights
 from ..compiler.image import Image
 from ..compiler.layers import compile_model
@@ -414,7 +413,7 @@ def verify_model(
     if layers is not None:
         weights = truncate_layers(weights, layers)
     image = compile_model(config, weights, head=head)
-    memory = align(image.total_bytes + (1 << 20), 4096)
+    memory = image.memory_bytes()
     if device is None:
         device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, progress=progress)
     lock_step = LockStep(config, image, device, GoldenDevice(config, memory_bytes=memory))

@@ -15,8 +15,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hwgen.config import BuildConfig, ConfigError
 from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.hazards import UNIT_OF, Unit
+from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Lite
-from hwgen.hw.control.active import Pass
 from hwgen.hw.control.counters import Counters
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS

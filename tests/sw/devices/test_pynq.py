@@ -20,7 +20,8 @@ from hwgen.errors import HwgenError
 from hwgen.registers import register
 from hwgen.sim.board import VirtualBoard
 from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE
-from hwgen.sw.devices.device import Device, DeviceTimeout, open_device
+from hwgen.sw.devices.device import Device, DeviceTimeout
+from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
 from hwgen.sw.devices.watch import WatchLimits
@@ -337,7 +338,7 @@ import sys
 sys.modules["pynq"] = None
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
-from hwgen.sw.devices.device import open_device
+from hwgen.sw.devices.open import open_device
 try:
     open_device("pynq", BuildConfig())
 except HwgenError as error:

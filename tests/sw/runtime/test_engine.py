@@ -12,7 +12,8 @@ from hwgen.golden.bitnet import GoldenModel
 from hwgen.registers import register
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.layers import compile_model
-from hwgen.sw.devices.device import Allocator, DeviceTimeout, open_device
+from hwgen.sw.devices.device import Allocator, DeviceTimeout
+from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, Session
 from hwgen.sw.runtime.generation import Generation
