@@ -43,9 +43,9 @@ class Control(enum.IntFlag):
 class PassFlag(enum.IntFlag):
     """Bits of the PASS register."""
 
-    #: Compute final norm and LM head of the last token.
+    #: Compute final norm and LM head.
     LOGITS = 1
-    #: Also write every logit to LOGITS.
+    #: Also write every logit to LOGITS_ADDRESS.
     WRITE_LOGITS = 2
 
 

@@ -25,7 +25,8 @@ from ..compiler.layers import compile_model
 from ..devices.golden import GoldenDevice
 from ..devices.verilator import VerilatorDevice
 from ..models.random_model import random_model
-from ..runtime.engine import Engine, PassResult, Session
+from ..runtime.engine import Engine, PassResult
+from ..runtime.pages import Session
 from ..verification.lock_step import LockStep
 from .timeline import PassTrace, draw_timeline, read_trace, write_perfetto
 

@@ -27,7 +27,8 @@ from ...weights import random_weights
 from ..compiler.layers import compile_model
 from ..devices.device import Device
 from ..devices.verilator import VerilatorDevice
-from ..runtime.engine import Engine, Session
+from ..runtime.engine import Engine
+from ..runtime.pages import Session
 from ..runtime.session_file import load_session, save_session
 
 __all__ = ["SHAPE", "benchmark", "main"]
@@ -60,7 +61,7 @@ def benchmark(
         saved = save_session(engine, session, path)
         fresh = [*first, *engine.prefill(session, tokens[history:], write_logits=True)]
         logits = engine.logits()
-        engine.close(session)
+        engine.pages.close(session)
         begin = time.monotonic()
         restored = load_session(engine, path)
         load_s = time.monotonic() - begin

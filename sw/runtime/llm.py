@@ -14,9 +14,10 @@ from ..models.bitnet import LoadedModel
 from ..models.llama import LoadedLlama
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
-from .engine import Engine, Session
+from .engine import Engine
 from .generation import Generation
 from .kv_arrays import with_cache_tokens
+from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
 from .session_file import load_session, save_session
@@ -160,4 +161,4 @@ class LLM:
 
     def close_session(self, session: Session) -> None:
         """Give the pages of a session back."""
-        self.engine.close(session)
+        self.engine.pages.close(session)

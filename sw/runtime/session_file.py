@@ -19,8 +19,9 @@ from ...errors import HwgenError
 from ...files import replacing
 from ...packages import needs
 from ..compiler.image import Image
-from .engine import Engine, Session
+from .engine import Engine
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
+from .pages import Session
 
 __all__ = ["KV_BITS", "load_session", "save_session"]
 
@@ -71,7 +72,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     if kv_bits not in KV_BITS:
         raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
     library = _safetensors()
-    pages = engine.read_pages(session.pages) if session.parked is None else session.parked
+    pages = engine.pages.read(session.pages) if session.parked is None else session.parked
     kv = unpack_pages(engine.image, pages, session.position)
     exact = kv_bits == 8 or engine.image.int4_kv
     metadata = {
@@ -153,10 +154,10 @@ def load_session(engine: Engine, path: Path) -> Session:
     session.parked = pack_pages(engine.image, KvArrays(elements, tensors["kv_scales"]))
     session.tokens, session.aligned = tokens, int(metadata["aligned"])
     session.pending = [int(t) for t in tensors["pending"]]
-    if not engine.unpark(session, len(tokens)):
+    if not engine.pages.unpark(session, len(tokens)):
         raise HwgenError(
             "context",
-            f"the session needs {engine.blocks(len(tokens))} KV pages, {engine.free_pages} are free",
+            f"the session needs {engine.pages.blocks(len(tokens))} KV pages, {engine.pages.free} are free",
             "close another session, or give the cache more tokens",
         )
     return session

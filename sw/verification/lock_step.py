@@ -19,7 +19,8 @@ from ...weights import ModelWeights
 from ..compiler.image import Image
 from ..compiler.layers import compile_model
 from ..devices.device import Device, DeviceTimeout
-from ..runtime.engine import Engine, PassResult, Session
+from ..runtime.engine import Engine, PassResult
+from ..runtime.pages import Session
 
 if TYPE_CHECKING:
     from ...golden.machine import GoldenMachine

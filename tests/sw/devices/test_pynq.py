@@ -21,13 +21,14 @@ from hwgen.registers import register
 from hwgen.sim.board import VirtualBoard
 from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE
 from hwgen.sw.devices.device import Device, DeviceTimeout
-from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
 from hwgen.sw.devices.watch import WatchLimits
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.scheduler import Job, Scheduler
 from tests.system.small import MEMORY_BYTES, SmallDevice
 from tests.virtual_board import BOARD, CONFIG, PROMPT, image, new_board, require_pynq, subprocess_board
@@ -410,7 +411,7 @@ def test_as_if_the_board_were_real(board: VirtualBoard, monkeypatch: pytest.Monk
         for _ in range(50):  # a pass during which this process waits for the processor measures nothing
             session = Session()
             engine.forward(session, PROMPT)
-            engine.close(session)
+            engine.pages.close(session)
     assert device.measured_mhz is not None and 0 < device.measured_mhz < 10
     device.close()
 
@@ -487,7 +488,8 @@ def test_the_server_is_killed() -> None:
 
 CLIENT = """
 import os, signal, sys
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.devices.pynq import PynqDevice
 from tests.virtual_board import CONFIG, PROMPT, image
 device = PynqDevice(CONFIG, address=sys.argv[1])
