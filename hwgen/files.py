@@ -9,14 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cache_directory", "locked", "replacing", "write_whole"]
+__all__ = ["cache_directory", "data_directory", "locked", "replacing", "write_whole"]
 
 
 def cache_directory() -> Path:
     """Where what takes long to make is kept: `$HWGEN_CACHE`, else `$XDG_CACHE_HOME/hwgen`, else `~/.cache/hwgen`."""
-    if "HWGEN_CACHE" in os.environ:
-        return Path(os.environ["HWGEN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen"
+    return _directory("HWGEN_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def data_directory() -> Path:
+    """Where added models are kept: `$HWGEN_DATA`, else `$XDG_DATA_HOME/hwgen`, else `~/.local/share/hwgen`."""
+    return _directory("HWGEN_DATA", "XDG_DATA_HOME", ".local/share")
+
+
+def _directory(variable: str, base: str, default: str) -> Path:
+    if variable in os.environ:
+        return Path(os.environ[variable])
+    return Path(os.environ.get(base) or Path.home() / default) / "hwgen"
 
 
 @contextmanager

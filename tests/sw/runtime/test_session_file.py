@@ -106,12 +106,12 @@ def test_restored_session_continues_bit_for_bit(engine: Engine, image: Image, tm
     held = Session()
     other.forward(held, [1])  # so that the pages are others
     restored = load_session(other, path)
-    other.close(held)
+    other.pages.close(held)
     assert restored.tokens == session.tokens and restored.aligned == session.aligned == length
     assert restored.pages != session.pages
     more = prompt(5, seed=9)
     np.testing.assert_array_equal(logits_after(other, restored, more), logits_after(engine, session, more))
-    other.close(restored)
+    other.pages.close(restored)
     assert other.pages.free == image.pages
 
 
