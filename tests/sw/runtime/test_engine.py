@@ -14,7 +14,6 @@ from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.devices.open import open_device
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.pages import Session
@@ -135,11 +134,6 @@ def test_memory_error_is_reported(engine: Engine) -> None:
 def test_device_without_a_pass_times_out(engine: Engine) -> None:
     with pytest.raises(DeviceTimeout, match="no interrupt"):
         engine.device.wait(1.0)
-
-
-def test_unknown_device() -> None:
-    with pytest.raises(HwgenError, match="'toaster' is unknown"):
-        open_device("toaster", CONFIG)
 
 
 def test_memory_too_small(image: Image) -> None:
