@@ -82,7 +82,7 @@ def test_each_gets_what_it_would_get_alone(
     prefixes = PrefixCache(engine) if reuse else None
     parked = []
     park = engine.pages.park
-    monkeypatch.setattr(engine, "park", lambda session: (parked.append(session), park(session)))
+    monkeypatch.setattr(engine.pages, "park", lambda session: (parked.append(session), park(session)))
     scheduler = Scheduler(engine, max_running=8, turn=turn)
     clients = [Client(generation(engine, *c, prefixes=prefixes)) for c in CLIENTS]
     for client in clients:
