@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
         ) from error
     options.board = options.simulate
     board = configured_board(options)
-    simulated = virtual_board(board, options.memory << 20, progress=output.progress)
+    simulated = virtual_board(board, options.memory << 20, output.progress)
     if options.overlay is not None:
         bit = write_overlay(board, options.overlay)
         output.show(f"wrote {bit} and {bit.with_suffix('.hwh')} (simulated)")

@@ -115,7 +115,7 @@ def _virtual_device(board: Board, progress: Callable[[str], None] | None) -> Any
         from ...sim.board.local import SimulatedDevice
         from .virtual_board import virtual_board
 
-        return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress=progress))
+        return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress))
 
 
 def _prepare_remote(found: FoundBoard) -> None:

@@ -1,7 +1,8 @@
-"""A virtual board, with its hand-off and simulated bitstream: what PYNQ reads to know what is in an overlay."""
+"""A virtual board, and its hardware hand-off and simulated bitstream: what PYNQ reads to know what is in an overlay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -113,11 +114,13 @@ def write_overlay(board: Board, directory: Path) -> Path:
     return bit
 
 
-def virtual_board(board: Board, memory_bytes: int, **options: Any) -> VirtualBoard:
+def virtual_board(
+    board: Board, memory_bytes: int, progress: Callable[[str], None] | None = None, **options: Any
+) -> VirtualBoard:
     """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
     from ...sim.board import VirtualBoard
     from .verilator import VerilatorDevice
 
-    device = VerilatorDevice(board.config, memory_bytes=memory_bytes, **options)
+    device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)
     arch = "armv7l" if board.part.startswith("xc7") else "aarch64"
     return VirtualBoard(device.accelerator, board.config, board=board.name, arch=arch)
