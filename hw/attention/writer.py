@@ -61,7 +61,7 @@ class KvWriter(wiring.Component):
         config, op, command = self.config, self.op, self.op.descriptor
         block = config.kv_block
         block_bits = (block - 1).bit_length()
-        header_beats = config.header_beats
+        header_beats = 4 // config.key_bytes
         #: Scales in one header beat, and in the header.
         beat_scales, scales = config.beat_bytes // 2, 2 * block
 
