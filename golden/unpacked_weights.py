@@ -69,7 +69,7 @@ class StationaryWeights:
 
         def unpack() -> tuple[Tensor, ...]:
             blocks = from_planes(c, planes).reshape(-1, head_block_beats(c, inputs), c.beat_bytes)
-            header = 4 * c.kv_block // c.beat_bytes
+            header = c.header_beats
             scales = blocks[:, :header].reshape(len(blocks), -1).view(np.uint16)[:, : c.kv_block].reshape(-1)[:vocab]
             data = blocks[:, header : header + inputs // c.key_bytes].view(np.int8)
             data = (

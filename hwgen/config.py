@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,10 +10,7 @@ from .int4 import WEIGHT_MAX
 from .numerics import E4M3_LARGEST
 from .rounding import align, ceil_div
 
-__all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION", "ENGINES"]
-
-#: Version of the contract between image, hardware and host; raised whenever a layout or a numeric step changes.
-CONTRACT_VERSION = 3
+__all__ = ["BuildConfig", "ConfigError", "ENGINES"]
 
 #: Linear engines of a build: one kind, or both.
 ENGINES = ("ternary", "int4", "both")
@@ -189,6 +184,11 @@ class BuildConfig:
         """Elements of every key of a block that one beat carries."""
         return self.beat_bytes // self.kv_block
 
+    @property
+    def header_beats(self) -> int:
+        """Beats of the header of a block of the KV cache (or of the LM head): bf16 scales of its keys, then of its values."""
+        return 4 // self.key_bytes
+
     def macs(self, engine: str) -> int:
         """Multiply-accumulates a cycle of the ``engine`` "ternary" or "int4", with every token lane busy."""
         return self.tokens * self.rows * (self.int4_slice_inputs if engine == "int4" else self.slice_inputs)
@@ -307,18 +307,3 @@ class BuildConfig:
         if unknown:
             raise ConfigError(f"unknown configuration field {unknown[0]!r}; known fields: {', '.join(sorted(known))}")
         return cls(**values)
-
-    @property
-    def contract_hash(self) -> int:
-        """64-bit hash of the contract version, the descriptor layout and every field that shapes data in memory.
-
-        Image and hardware both carry it; the host refuses to run one on the other when they differ.
-        """
-        from .descriptors import layout_signature
-        from .registers import map_signature
-
-        values = self.to_dict()
-        for name in ("name", "clock_mhz", "probe"):
-            values.pop(name)
-        text = json.dumps([CONTRACT_VERSION, values, layout_signature(), map_signature(self)], sort_keys=True)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

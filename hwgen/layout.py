@@ -198,7 +198,7 @@ class KvBlockLayout:
     """
 
     def __init__(self, config: BuildConfig, head_dim: int, int4: bool = False) -> None:
-        self.header_beats = 4 * config.kv_block // config.beat_bytes
+        self.header_beats = config.header_beats
         #: Beats of the keys (and of the values) of one block.
         self.data_beats = head_dim // config.key_bytes // (2 if int4 else 1)
         #: Beats of a block with padding.
@@ -227,8 +227,7 @@ class KvBlockLayout:
 
 def head_block_beats(config: BuildConfig, inputs: int) -> int:
     """Beats of one block of the LM head: header, then ``kv_block`` rows as key beats, padded to whole ring rows."""
-    header = 4 * config.kv_block // config.beat_bytes
-    return pad_beats(config, header + vectors_of(config, inputs) * config.width // config.key_bytes)
+    return pad_beats(config, config.header_beats + vectors_of(config, inputs) * config.width // config.key_bytes)
 
 
 def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> Bytes:
@@ -249,7 +248,7 @@ def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArr
     header[:, :block] = flat.reshape(blocks, block)
     beats = head_block_beats(config, inputs)
     out = np.zeros((blocks, beats, config.beat_bytes), np.uint8)
-    first = 4 * block // config.beat_bytes
+    first = config.header_beats
     out[:, :first] = header.view(np.uint8).reshape(blocks, first, config.beat_bytes)
     out[:, first : first + data.shape[1]] = data.view(np.uint8)
     return out.reshape(-1, config.beat_bytes)

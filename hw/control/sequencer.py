@@ -10,8 +10,8 @@ from amaranth.utils import bits_for
 from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Opcode, field_bits
 from ...hazards import HAZARDS, UNIT_OF, Unit
+from ..active import ActiveRange, Pass
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Operator
-from .active import ActiveRange, Pass
 
 __all__ = ["Retired", "Sequencer"]
 

@@ -26,6 +26,7 @@ from typing import Any
 from ...boards import RESOURCES, Board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...files import cache_directory, write_whole
 from ...hw.verilog import cached_verilog
 from ...rounding import ceil_div
 from .main_units import MainUnit, unit_verilog
@@ -181,18 +182,13 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
 def cached_synthesis(verilog: str, top: str, tool: str, before: Callable[[], None], *, fresh: bool = False,
                      flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:
     """As `synthesize`, from the cache where tool, script and Verilog are the same; ``before`` is called otherwise."""
-    from ...sim.verilate import cache_directory
-
     script = synthesis_script(top, flatten=flatten, family=family, dsp_modules=bool(_DSP_CELLS.search(verilog)))
     key = hashlib.sha256(f"{tool} {script} {verilog}".encode()).hexdigest()[:24]
     path = cache_directory() / f"report-{key}.json"
     if fresh or not path.exists():
         before()
         result = synthesize(verilog, top, flatten=flatten, family=family)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result))
-        part.replace(path)
+        write_whole(path, json.dumps(result))
     found: dict[str, dict[str, Any]] = json.loads(path.read_text())
     return found
 

@@ -19,13 +19,14 @@ from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...published import engine_of, published_shape
 from ...registers import ENGINE_COUNTERS
-from ...rounding import align, ceil_div
+from ...rounding import ceil_div
 from ..compiler.image import Image
 from ..compiler.layers import compile_model
 from ..devices.golden import GoldenDevice
 from ..devices.verilator import VerilatorDevice
 from ..models.random_model import random_model
-from ..runtime.engine import Engine, PassResult, Session
+from ..runtime.engine import Engine, PassResult
+from ..runtime.pages import Session
 from ..verification.lock_step import LockStep
 from .timeline import PassTrace, draw_timeline, read_trace, write_perfetto
 
@@ -98,7 +99,7 @@ class Bench:
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens",
                 "use a shorter prompt, or --set max_context",
             )
-        memory = align(self.image.total_bytes + (1 << 20), 4096)
+        memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(probe, memory_bytes=memory, progress=progress)
         self.golden = GoldenDevice(config, memory_bytes=memory) if plan.check != "none" else None
@@ -132,7 +133,7 @@ class Bench:
         config, shape = self.board.config, self.image.shape
         cache = next(d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION)
         layers = [d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION]
-        header = 4 * config.kv_block // config.beat_bytes * config.port_bytes
+        header = config.header_beats * config.port_bytes
         for page in range(0, data.size, self.image.page_bytes):
             for number in range(len(layers)):
                 for head in range(shape.kv_heads):

@@ -22,6 +22,7 @@ from typing import Any
 from ...boards import Board
 from ...config import BuildConfig, ConfigError
 from ...errors import HwgenError
+from ...files import write_whole
 from ...layout import vectors_of
 from ...published import LLAMA_SHAPES, SHAPES
 from ...rounding import align, ceil_div
@@ -446,10 +447,7 @@ def explore(
 # ---- results ---------------------------------------------------------------------------------------------------------
 def write_config(path: Path, config: BuildConfig) -> None:
     """The file that ``--config`` takes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def explore_json(

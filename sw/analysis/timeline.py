@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...descriptors import Descriptor, Opcode
-from ...errors import HwgenError
+from ...files import replacing, write_whole
+from ...packages import needs
 from ...registers import TRACE_WORDS, register
 from ..runtime.engine import Engine
 
@@ -107,20 +108,16 @@ def write_perfetto(
 ) -> None:
     """A file that https://ui.perfetto.dev and chrome://tracing open."""
     content = {"traceEvents": perfetto_events(passes, program, clock_mhz), "displayTimeUnit": "ns"}
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content))
-    part.replace(path)
+    write_whole(path, json.dumps(content))
 
 
 def timeline_figure(
     traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
 ) -> Figure:
     """Bars of every unit above the ring's level, for a window of a pass."""
-    try:
+    with needs("drawing", "hwgen[plot]"):
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
 
     last = max((e.end for e in traced.entries), default=1)
     to_cycle = last if cycles is None else min(last, from_cycle + cycles)
@@ -152,6 +149,5 @@ def draw_timeline(
 ) -> None:
     """:func:`timeline_figure` as a file; the format follows the name of ``path``."""
     figure = timeline_figure(traced, title=title, capacity=capacity, from_cycle=from_cycle, cycles=cycles)
-    part = path.with_name(f".{path.name}")
-    figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
-    part.replace(path)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)

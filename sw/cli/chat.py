@@ -45,8 +45,8 @@ class EngineRunner:
     """A model on a device."""
 
     def __init__(self, model: LoadedModel | LoadedLlama, device: str, board: Board, output: Output) -> None:
-        from ..runtime.engine import Session
         from ..runtime.llm import LLM
+        from ..runtime.pages import Session
 
         self._engine = LLM(model, device, board.config, output.progress).engine
         self._session = Session()
@@ -61,7 +61,7 @@ class EngineRunner:
         return self._engine.logits()
 
     def reset(self) -> None:
-        self._engine.close(self._session)
+        self._engine.pages.close(self._session)
 
 
 class LlamaRunner:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import HwgenError
+from ...files import cache_directory
 from ..models.bitnet import load_model, shipped_models
 
 __all__ = ["Check", "run_checks"]
@@ -95,8 +96,6 @@ def check_simulator() -> Check:
 
 
 def check_cache() -> Check:
-    from ...sim.verilate import cache_directory
-
     path = cache_directory()
     fix = "set HWGEN_CACHE to a directory that can be written"
     try:

@@ -135,8 +135,8 @@ def generation_json(generation: Generation, clock_mhz: float, build_seconds: flo
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     from ..models.open import open_model
-    from ..runtime.engine import Session
     from ..runtime.llm import LLM
+    from ..runtime.pages import Session
 
     new_tokens = _at_least(options, "max-new-tokens", 1)
     model = open_model(options.model, output.progress)

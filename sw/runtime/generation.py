@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import HwgenError
-from .engine import Engine, PassResult, Session
+from .engine import Engine, PassResult
+from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, Sampling
 
@@ -195,14 +196,14 @@ class Generation:
         keep = min(self.keep, max(0, half - 1))
         history = [*self.session.tokens, *self._todo]
         self._todo = history[:keep] + history[-max(1, half - keep) :]
-        self.engine.close(self.session)
+        self.engine.pages.close(self.session)
         self.prefilling = True
 
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""
         if self.prefixes is not None:
             self.prefixes.add(self.session)
-        self.engine.close(self.session)
+        self.engine.pages.close(self.session)
 
     def __iter__(self) -> Iterator[GeneratedToken]:
         while (step := self.next_pass()) is not None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from ...boards import load_board
 from ...config import BuildConfig
-from ...rounding import align
 from ..compiler.layers import compile_model
-from ..devices.device import Device, open_device
+from ..devices.device import Device
+from ..devices.open import open_device
 from ..models.bitnet import LoadedModel
 from ..models.llama import LoadedLlama
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
-from .engine import Engine, Session
+from .engine import Engine
 from .generation import Generation
 from .kv_arrays import with_cache_tokens
+from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
 from .session_file import load_session, save_session
@@ -93,8 +94,9 @@ class LLM:
         if cache_tokens is not None:
             self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):
-            spare = 0 if device == "pynq" else 1 << 20  # on a board this is what must be free, elsewhere what is made
-            options: dict[str, object] = {"memory_bytes": align(self.image.total_bytes + spare, 4096)}
+            # on a board this is what must be free, elsewhere what is made
+            memory = self.image.memory_bytes(0) if device == "pynq" else self.image.memory_bytes()
+            options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress
             device = open_device(device, config, **options, **(device_options or {}))
@@ -159,4 +161,4 @@ class LLM:
 
     def close_session(self, session: Session) -> None:
         """Give the pages of a session back."""
-        self.engine.close(session)
+        self.engine.pages.close(session)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...files import replacing
 from ...golden.float_bitnet import BitNet
 from ...shape import ModelShape
 
@@ -212,7 +213,6 @@ def train(
                 "optimizers": [o.state_dict() for o in opts],
                 "step": done,
             }
-            part = state_file.with_suffix(".part")
-            torch.save(state, part)
-            part.replace(state_file)
+            with replacing(state_file) as part:
+                torch.save(state, part)
     return row

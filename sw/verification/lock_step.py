@@ -15,12 +15,12 @@ from ...descriptors import Buffers, Descriptor, Flag, Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
 from ...llama import LlamaWeights
-from ...rounding import align
 from ...weights import ModelWeights
 from ..compiler.image import Image
 from ..compiler.layers import compile_model
 from ..devices.device import Device, DeviceTimeout
-from ..runtime.engine import Engine, PassResult, Session
+from ..runtime.engine import Engine, PassResult
+from ..runtime.pages import Session
 
 if TYPE_CHECKING:
     from ...golden.machine import GoldenMachine
@@ -414,7 +414,7 @@ def verify_model(
     if layers is not None:
         weights = truncate_layers(weights, layers)
     image = compile_model(config, weights, head=head)
-    memory = align(image.total_bytes + (1 << 20), 4096)
+    memory = image.memory_bytes()
     if device is None:
         device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, progress=progress)
     lock_step = LockStep(config, image, device, GoldenDevice(config, memory_bytes=memory))

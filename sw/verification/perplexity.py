@@ -9,6 +9,7 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...packages import needs
 from ..models.bitnet import LoadedModel
 from ..models.llama import LoadedLlama
 from ..models.tokenizer import Tokenizer
@@ -53,12 +54,8 @@ def compare_perplexity(
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """What ``hwgen perplexity --json`` prints."""
-    try:
+    with needs("perplexity", "hwgen[sim]"):
         from ...golden.perplexity import compare_likelihood, compare_models
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"perplexity needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
-        ) from error
     ids, size = encode_file(model.tokenizer, path, limit)
     shown = 0
 

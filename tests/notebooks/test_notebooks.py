@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hwgen.boards import board_names, load_board
-from hwgen.sw.cli.board import virtual_board
 from hwgen.sw.compiler.layers import plan_model
+from hwgen.sw.devices.virtual_board import virtual_board
 from hwgen.sw.models.bitnet import load_model
-from hwgen.sw.runtime.engine import Session
 from hwgen.sw.runtime.llm import LLM
+from hwgen.sw.runtime.pages import Session
 from tests.virtual_board import require_pynq
 
 require_pynq()  # before what imports pynq, so that its absence skips this file

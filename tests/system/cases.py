@@ -199,13 +199,13 @@ def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, Verilator
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
     rng = np.random.default_rng([case.seed, 3])
     pages = [int(p) for p in rng.permutation(image.pages)]
-    step.rtl_engine._free, step.golden_engine._free = pages[:], pages[:]
+    step.rtl_engine.pages._free, step.golden_engine.pages._free = pages[:], pages[:]
     running = 0
     for sequence, tokens, logits in case.passes:
         if sequence != running:
             running = sequence
             for engine, session in zip((step.rtl_engine, step.golden_engine), step.sessions, strict=True):
-                engine.close(session)
+                engine.pages.close(session)
         if step.forward([int(t) for t in rng.integers(0, case.shape.vocab, tokens)], logits) is None:
             break
     return step.outcome, device

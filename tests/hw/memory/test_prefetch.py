@@ -15,8 +15,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
+from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Read
-from hwgen.hw.control.active import Pass
 from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher, TableRead

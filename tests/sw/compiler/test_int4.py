@@ -20,7 +20,8 @@ from hwgen.shape import ModelShape
 from hwgen.sw.compiler.layers import compile_model, plan_model
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.models.random_model import random_model
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.session_file import load_session, save_session
 from hwgen.weights import random_weights
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.config import BuildConfig
+from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
@@ -261,7 +262,7 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match=f"contract version {CONTRACT_VERSION + 1}") as caught:
         Image.load(path)
     assert caught.value.kind == "contract"
-    own = f"{CONFIG.contract_hash:016x}".encode()
+    own = f"{contract_hash(CONFIG):016x}".encode()
     path.write_bytes(good.replace(own, b"0123456789abcdef", 1))
     with pytest.raises(HwgenError, match="contract hash 0123456789abcdef"):
         Image.load(path)

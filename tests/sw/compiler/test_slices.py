@@ -20,8 +20,9 @@ from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.layers import compile_model, compiler_of
 from hwgen.sw.compiler.slices import SlicedProgram, check_slices, is_needed, live_vectors, pack_slices, plan_slices, unpack_slices
 from hwgen.sw.models.random_model import random_model as published_model
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.sw.runtime.pages import Session
 from hwgen.weights import random_weights
 
 from ...system.cases import random_config, random_model
@@ -282,12 +283,12 @@ def test_a_suspended_pass_is_parked() -> None:
     sliced = engine.begin_slices(session, PASSES[0], write_logits=True)
     for _ in range(11):
         engine.run_slice(sliced)
-    engine.park(session)
+    engine.pages.park(session)
     with pytest.raises(ValueError, match="parked"):
         engine.run_slice(sliced)
     for token in range(12):  # in the pages that were free
         engine.forward(other, [token])
-    assert engine.unpark(session, len(PASSES[0]))
+    assert engine.pages.unpark(session, len(PASSES[0]))
     assert finish(engine, sliced) == want
 
 

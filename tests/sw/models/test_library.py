@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.files import data_directory
 from hwgen.llama import random_llama
 from hwgen.sw.cli.main import main
 from hwgen.sw.models import library as store
-from hwgen.sw.models.library import Source, add_model, added_file, added_models, data_directory
+from hwgen.sw.models.library import Source, add_model, added_file, added_models
 from hwgen.sw.models.open import open_llama
 
 from .llama_files import SHAPE, write_gguf

@@ -15,8 +15,9 @@ from hwgen.sw.compiler import layers as compiler
 from hwgen.sw.compiler import slices
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, PassResult, Session, SlicedPass
+from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.kv_arrays import unpack_pages, with_cache_tokens
+from hwgen.sw.runtime.pages import Session
 from hwgen.weights import random_weights
 
 __all__ = ["Interposed", "compile_round_by_round", "golden_engine", "interposed", "poison", "sliced_image", "undisturbed"]
@@ -67,7 +68,7 @@ def poison(engine: Engine) -> None:
 
 
 def cache(engine: Engine, session: Session) -> list[bytes]:
-    arrays = unpack_pages(engine.image, engine.read_pages(session.pages), session.position)
+    arrays = unpack_pages(engine.image, engine.pages.read(session.pages), session.position)
     return [arrays.elements.tobytes(), arrays.scales.tobytes()]
 
 
@@ -95,7 +96,7 @@ class Beside:
         """One more token; a new session when the context is full."""
         if self.session.position == self.engine.image.context:
             self.seen += cache(self.engine, self.session)
-            self.engine.close(self.session)
+            self.engine.pages.close(self.session)
         self.token = self._take(self.engine.forward(self.session, [self.token], write_logits=True))
 
     def all(self) -> list[object]:
