@@ -45,7 +45,7 @@ HAZARDS: dict[Opcode, Hazard] = {
     Opcode.KV_WRITE: _after(Unit.KV_WRITER, Unit.VECTOR, Unit.ATTENTION),
     Opcode.END: _after(*Unit),
 }
-check_complete(HAZARDS, "hwgen/hazards.py, HAZARDS", Opcode)
+check_complete(HAZARDS, "hwgen/hazards.py, HAZARDS", list(Opcode))
 
 
 def must_wait(later: Descriptor, earlier: Descriptor) -> bool:

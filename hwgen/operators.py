@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from .descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 
@@ -57,7 +56,8 @@ class State(enum.Flag):
     SCORES = enum.auto()
 
 
-class Vectors(NamedTuple):
+@dataclass(frozen=True)
+class Vectors:
     """``count`` vectors of every token, those of token ``t`` from ``base + t * stride``."""
 
     base: int = 0

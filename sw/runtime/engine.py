@@ -19,7 +19,7 @@ from ...layout import from_planes
 from ...registers import COUNTERS, PassFlag, Register, Status, register_map
 from ...rounding import ceil_div
 from ..compiler.image import Image, check_contract
-from ..compiler.slices import is_needed
+from ..compiler.programs import is_needed
 from ..devices.device import Bytes, Device, attach
 
 __all__ = ["Candidate", "Engine", "PassResult", "Session", "SlicedPass"]

@@ -11,7 +11,8 @@ from hwgen.boards import load_board
 from hwgen.descriptors import Opcode
 from hwgen.published import published_shape
 from hwgen.shape import ModelShape
-from hwgen.sw.analysis.estimate import PassModel, estimate_json, estimate_model
+from hwgen.sw.analysis.estimate import estimate_json, estimate_model
+from hwgen.sw.analysis.pass_model import PassModel
 
 KV260 = load_board("kv260")
 
