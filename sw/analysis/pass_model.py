@@ -30,7 +30,7 @@ __all__ = ["Calibration", "PassEstimate", "PassModel"]
 class Calibration:
     """Cycles that sizes do not give: depths of pipelines and pauses of state machines, as the RTL has them.
 
-    ``tests/sw/analysis/test_estimate.py`` holds the result against RTL runs.
+    ``tests/sw/analysis/test_bench.py`` holds the result against RTL runs.
     """
 
     #: Beats a cycle that the ports sustain.
