@@ -45,7 +45,6 @@ HAZARDS: dict[Opcode, Hazard] = {
     Opcode.KV_WRITE: _after(Unit.KV_WRITER, Unit.VECTOR, Unit.ATTENTION),
     Opcode.END: _after(*Unit),
 }
-check_complete(HAZARDS, "hwgen/hazards.py, HAZARDS", list(Opcode))
 
 
 def must_wait(later: Descriptor, earlier: Descriptor) -> bool:
@@ -55,3 +54,6 @@ def must_wait(later: Descriptor, earlier: Descriptor) -> bool:
         return True
     half = hazard.halves.get(earlier.opcode, Buffers.NONE)
     return bool(half) and (later.buffers & half) == (earlier.buffers & half)
+
+
+check_complete(HAZARDS, "hwgen/hazards.py, HAZARDS", list(Opcode))
