@@ -71,7 +71,7 @@ def main() -> None:
             out = Path(directory) / "out"
             build_board(load_board(board), out)
             digest = hashlib.sha256()
-            for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"):  # names the generators' hash
+            for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"):  # it hashes the generators
                 digest.update(str(path.relative_to(out)).encode() + path.read_bytes())
             result["builds"][board] = digest.hexdigest()
     print(json.dumps(result, indent=1))

@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 from ...config import BuildConfig
 from ...numerics import E4M3_LARGEST
 from ...rounding import ceil_div
-from ..float import E4M3_BITS
+from ..float.e4m3 import E4M3_BITS
 from ..interfaces import index_bits
 
 __all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "delayed"]

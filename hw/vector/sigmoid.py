@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...numerics import SIGMOID_ONE, sigmoid_table
-from ..float import FloatToInt, IntToFloat
+from ..float.convert import FloatToInt, IntToFloat
 from ..float.format import pipelined
 
 __all__ = ["Sigmoid"]

@@ -30,7 +30,7 @@ from ...shape import ModelShape
 from ..models.bitnet import find_model, read_config, read_shape
 from .area_model import estimate_resources
 from .area_report import CEILINGS
-from .estimate import PassModel
+from .pass_model import PassModel
 
 __all__ = [
     "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",

@@ -19,9 +19,10 @@ from ...published import SHAPES, engine_of, published_shape
 from ...rounding import ceil_div
 from ...shape import ModelShape
 from ..compiler.layers import HEADS, compiler_of
-from ..compiler.slices import Program, SlicedProgram, is_needed, pack_slices, plan_slices
+from ..compiler.programs import Program, SlicedProgram, is_needed, pack_slices
+from ..compiler.slices import plan_slices
 from ..models.random_model import RandomLlama, RandomModel
-from .estimate import PassModel
+from .pass_model import PassModel
 
 __all__ = ["SliceTime", "Waits", "estimate_waits", "slice_times"]
 

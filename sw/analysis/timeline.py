@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...descriptors import Descriptor, Opcode
 from ...files import replacing, write_whole
+from ...operators import OPERATORS, Unit
 from ...packages import needs
 from ...registers import TRACE_WORDS, register
 from ..runtime.engine import Engine
@@ -25,14 +26,8 @@ __all__ = ["PassTrace", "TraceEntry", "draw_timeline", "perfetto_events", "read_
 
 #: Lanes of the picture and threads of the trace, top to bottom, and the operators on each.
 TRACKS: dict[str, tuple[Opcode, ...]] = {
-    "loader": (Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY),
-    "vector": (Opcode.NORM, Opcode.DRAIN, Opcode.ROPE),
-    "linear": (Opcode.LINEAR,),
-    "attention": (Opcode.ATTENTION, Opcode.HEAD),
-    "kv writer": (Opcode.KV_WRITE,),
+    unit.name.lower().replace("_", " "): tuple(o for o, row in OPERATORS.items() if row.unit is unit) for unit in Unit
 }
-
-_TRACK_OF = {opcode: track for track, opcodes in TRACKS.items() for opcode in opcodes}
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def perfetto_events(
         for entry in sorted(traced.entries, key=lambda e: e.start):
             descriptor = program[entry.tag]
             events.append({
-                "ph": "X", "pid": process, "tid": list(TRACKS).index(_TRACK_OF[entry.opcode]),
+                "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit),
                 "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
                 "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
                          "first token": descriptor.token_start, "cycles": entry.end - entry.start},

@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, check_contract, contract_hash
-from ...descriptors import Descriptor, Fetch, Format, Opcode, pack_program, unpack_program
+from ...descriptors import Descriptor, Format, Opcode, pack_program, unpack_program
 from ...errors import HwgenError
 from ...files import replacing
+from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
 from .placement import Region
-from .slices import SlicedProgram, pack_slices, unpack_slices
+from .programs import SlicedProgram, pack_slices, unpack_slices
 
 __all__ = ["Image", "relocate"]
 
@@ -29,13 +30,10 @@ _MAGIC = b"HWGENIMG"
 REGION_ALIGNMENT = 4096
 
 
-def relocate(descriptors: Iterable[Descriptor], base: int) -> list[Descriptor]:
-    """The same operators with every memory address moved by ``base``."""
-
-    def addressed(d: Descriptor) -> bool:  # a replayed LINEAR fetches nothing, but still names its matrix
-        return d.fetch != Fetch.NONE or d.opcode in (Opcode.KV_WRITE, Opcode.LINEAR)
-
-    return [replace(d, stream_address=d.stream_address + base) if addressed(d) else d for d in descriptors]
+def relocate(descriptors: Iterable[Descriptor], base: int, cache: int | None = None) -> list[Descriptor]:
+    """The same operators with every memory address moved by ``base``, or by ``cache`` where it is in the KV pages."""
+    by = {None: 0, Memory.CONSTANTS: base, Memory.CACHE: base if cache is None else cache}
+    return [replace(d, stream_address=d.stream_address + by[OPERATORS[d.opcode].memory]) for d in descriptors]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

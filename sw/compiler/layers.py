@@ -33,7 +33,8 @@ from ...weights import LayerWeights, ModelWeights, TernaryMatrix, flush, rotary_
 from ..progress import Ticker
 from .image import REGION_ALIGNMENT, Image, relocate
 from .placement import SEGMENT_ALIGNMENT, Region, SegmentPlan, check_fit, plan_scratch
-from .slices import SlicedProgram, pack_slices, plan_slices
+from .programs import SlicedProgram, pack_slices
+from .slices import plan_slices
 
 __all__ = ["HEADS", "compile_model", "compiler_of", "plan_model"]
 
@@ -45,8 +46,6 @@ HEADS = ("exact", "shortlist")
 #: Rows of a table that are laid out at a time.
 TABLE_ROWS = 4096
 
-#: Operators whose address is relative to the KV region.
-CACHE_USERS = (Opcode.ATTENTION, Opcode.KV_WRITE)
 
 @dataclass(frozen=True)
 class NormSource:
@@ -658,7 +657,7 @@ class ModelCompiler:
         pages = ceil_div(self.context, self.config.kv_block)
 
         def placed(program: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
-            return tuple(d for plain in program for d in relocate([plain], kv if plain.opcode in CACHE_USERS else start))
+            return tuple(relocate(program, start, kv))
 
         if sliced is not None:
             sliced = SlicedProgram(placed(sliced.beside), tuple(map(placed, sliced.slices)))

@@ -15,7 +15,7 @@ from ...registers import WINDOW_BYTES
 from ...vlnv import NAME, VLNV
 
 if TYPE_CHECKING:
-    from ...sim.board import VirtualBoard
+    from ...sim.board.board import VirtualBoard
 
 __all__ = ["hwh_text", "virtual_board", "write_overlay"]
 
@@ -118,7 +118,7 @@ def virtual_board(
     board: Board, memory_bytes: int, progress: Callable[[str], None] | None = None, **options: Any
 ) -> VirtualBoard:
     """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
-    from ...sim.board import VirtualBoard
+    from ...sim.board.board import VirtualBoard
     from .verilator import VerilatorDevice
 
     device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)

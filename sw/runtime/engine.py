@@ -19,7 +19,7 @@ from ...errors import HwgenError
 from ...layout import from_planes
 from ...registers import COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Control, PassFlag, Register, Status, register_map
 from ..compiler.image import Image
-from ..compiler.slices import is_needed
+from ..compiler.programs import is_needed
 from ..devices.device import Device, attach
 from .pages import PagePool, Session
 

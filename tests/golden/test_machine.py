@@ -12,7 +12,8 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
-from hwgen.golden.machine import GoldenMachine, ProgramError
+from hwgen.golden.machine import GoldenMachine
+from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
 from hwgen.layout import (
     KvBlockLayout,

@@ -8,7 +8,7 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260, RANDOM, DramTiming
-from hwgen.sw.analysis.estimate import PassModel
+from hwgen.sw.analysis.pass_model import PassModel
 from hwgen.sw.analysis.preemption import slice_times
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass

@@ -14,13 +14,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwgen.config import BuildConfig, ConfigError
 from hwgen.contract import CONTRACT_VERSION, contract_hash
-from hwgen.hazards import UNIT_OF, Unit
 from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.counters import Counters
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead
+from hwgen.operators import OPERATORS, Unit
 from hwgen.registers import COUNTERS, MAGIC, TRACE_WORDS, WINDOW_BYTES, Register, Status, register, register_map
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
@@ -268,7 +268,7 @@ async def counters_and_candidates(dut: Any) -> None:
     for _ in range(50):
         now = [bench.random.getrandbits(events), bench.random.getrandbits(busy), bench.random.getrandbits(stall)]
         running = bench.random.getrandbits(len(Unit))
-        opcodes = {unit: bench.random.choice([o for o, u in UNIT_OF.items() if u is unit]) for unit in Unit}
+        opcodes = {unit: bench.random.choice([o for o, row in OPERATORS.items() if row.unit is unit]) for unit in Unit}
         dut.events.value, dut.port_busy.value, dut.port_stall.value = now
         dut.running.value = running
         for unit, opcode in opcodes.items():

@@ -10,7 +10,8 @@ import cocotb
 import torch
 
 from hwgen.golden.int4 import e4m3_codes, e4m3_integers, e4m3_values
-from hwgen.hw.float import FloatToE4m3, FloatToInt
+from hwgen.hw.float.convert import FloatToInt
+from hwgen.hw.float.e4m3 import FloatToE4m3
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, stream, to_bits, to_float

@@ -8,8 +8,8 @@ import pytest
 
 from hwgen.contract import contract_hash
 from hwgen.registers import MAGIC, register
-from hwgen.sim.board import BusError, VirtualBoard, make_bitstream, parse_bitstream
-from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE
+from hwgen.sim.board.bitstream import make_bitstream, parse_bitstream
+from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE, BusError, VirtualBoard
 from tests.virtual_board import CONFIG, new_board
 
 HEADER_END = b"e"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.sim.board import VirtualBoard
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.cli import board as board_command
 from hwgen.sw.cli.main import main
 from hwgen.sw.models.checkpoint import save_model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from hwgen.sim.board import VirtualBoard
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices.device import Device
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.pynq import PynqDevice

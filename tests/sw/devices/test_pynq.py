@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.sim.board import VirtualBoard
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices.device import Device
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.open import open_device

@@ -16,8 +16,7 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.registers import register
-from hwgen.sim.board import VirtualBoard
-from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE
+from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE, VirtualBoard
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
 from hwgen.sw.devices.watch import WatchLimits
@@ -68,7 +67,7 @@ def test_wrong_overlay(opened: Callable[..., PynqDevice], tmp_path: Path) -> Non
     def attempt(changed: str, match: str) -> None:
         path = tmp_path / f"n{abs(hash(match))}" / "small.bit"
         path.parent.mkdir()
-        from hwgen.sim.board import make_bitstream
+        from hwgen.sim.board.bitstream import make_bitstream
 
         path.with_suffix(".hwh").write_text(changed)
         path.write_bytes(make_bitstream(CONFIG, changed))

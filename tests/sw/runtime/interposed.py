@@ -14,6 +14,8 @@ from hwgen.shape import ModelShape
 from hwgen.sw.compiler import layers as compiler
 from hwgen.sw.compiler import slices
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.programs import SlicedProgram
+from hwgen.sw.compiler.slice_proof import written_vectors
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.kv_arrays import unpack_pages, with_cache_tokens
@@ -35,7 +37,7 @@ def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", we
 def compile_round_by_round(config: BuildConfig, shape: ModelShape, head: str = "exact") -> Image:
     """As for a scratch memory that has no room for the feed-forward products of all rounds beside another token."""
 
-    def plan(of: compiler.ModelCompiler) -> slices.SlicedProgram | None:
+    def plan(of: compiler.ModelCompiler) -> SlicedProgram | None:
         p = of.plan
         return slices._checked(of, slices.ProgramCutter(config, of.program, p).cut(p.g + 7 + p.chunk * p.g_stride), 180)
 
@@ -53,7 +55,7 @@ def poison(engine: Engine) -> None:
     device, sliced = engine.device, engine.image.sliced
     assert isinstance(device, GoldenDevice) and sliced is not None
     machine, rng = device.machine, np.random.default_rng(1)
-    machine.scratch[slices._taken(engine.config, sliced.beside)] = np.nan
+    machine.scratch[written_vectors(engine.config, sliced.beside)] = np.nan
     for name in ("param", "activation_scale", "query_scale", "head_scale"):
         getattr(machine, name)[:] = np.nan
     for name in ("activation", "query", "head_query", "kv_store"):

@@ -18,7 +18,7 @@ from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.layout import to_planes
 from hwgen.registers import MAGIC, PassFlag, Status, register_map
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.slices import is_needed
+from hwgen.sw.compiler.programs import is_needed
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
