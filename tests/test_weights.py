@@ -7,23 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hwgen.formats import flush, quantize_head, round_bf16
 from hwgen.shape import ModelShape
-from hwgen.weights import (
-    ModelWeights,
-    TernaryMatrix,
-    flush,
-    quantize_head,
-    quantize_ternary,
-    random_weights,
-    round_bf16,
-)
+from hwgen.ternary import TernaryMatrix, quantize_ternary
+from hwgen.weights import ModelWeights, random_weights
 
 SHAPE = ModelShape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=48, vocab=50)
 
 
 def test_random_weights_repeat() -> None:
     a, b, c = random_weights(SHAPE, 1), random_weights(SHAPE, 1), random_weights(SHAPE, 2)
-    assert np.array_equal(a.layers[1].down.trits, b.layers[1].down.trits) and np.array_equal(a.embedding, b.embedding)
+    assert np.array_equal(a.layers[1].matrices["down"].trits, b.layers[1].matrices["down"].trits) and np.array_equal(a.embedding, b.embedding)
     assert not np.array_equal(a.embedding, c.embedding)
     assert a.head is None and a.head_rows is a.embedding
     assert random_weights(dataclasses.replace(SHAPE, tied=False)).head_rows.shape == (50, 32)

@@ -20,7 +20,7 @@ from hwgen.boards import load_board
 from hwgen.errors import HwgenError
 from hwgen.hw.verilog import cached_verilog
 from hwgen.published import SHAPES
-from hwgen.sw.compiler.layers import compile_model
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.models.open import open_model
 from hwgen.sw.models.random_model import random_model
 from hwgen.sw.packaging.build import build_board

@@ -21,7 +21,7 @@ from ...published import engine_of, published_shape
 from ...registers import ENGINE_COUNTERS
 from ...rounding import align, ceil_div
 from ..compiler.image import Image
-from ..compiler.layers import compile_model
+from ..compiler.compile import compile_model
 from ..devices.golden import GoldenDevice
 from ..devices.verilator import VerilatorDevice
 from ..models.random_model import random_model
@@ -52,7 +52,7 @@ class BenchPlan:
     #: What is compared with golden: "none"; "outputs": what is left after every pass (final hidden state, logits,
     #: candidates, cached keys and values); "full": the outputs of every operator besides.
     check: str = "outputs"
-    #: LM head, one of `hwgen.sw.compiler.layers.HEADS`.
+    #: LM head, one of `hwgen.sw.compiler.compile.HEADS`.
     head: str = "exact"
     seed: int = 0
     #: Directory for the timeline of the first pass of each phase.

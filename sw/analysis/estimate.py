@@ -21,7 +21,7 @@ from ...hazards import UNIT_OF, Unit, must_wait
 from ...layout import Int4Layout, KvBlockLayout
 from ...published import engine_of, published_shape
 from ...shape import ModelShape
-from ..compiler.layers import plan_model
+from ..compiler.compile import plan_model
 from ..models.random_model import RandomLlama, RandomModel
 
 __all__ = ["Calibration", "Estimate", "PassEstimate", "PassModel", "describe_estimate", "estimate_json", "estimate_model"]

@@ -18,7 +18,7 @@ from ...errors import HwgenError
 from ...published import SHAPES, engine_of, published_shape
 from ...rounding import ceil_div
 from ...shape import ModelShape
-from ..compiler.layers import HEADS, compiler_of
+from ..compiler.compile import HEADS, compiler_of
 from ..compiler.slices import Program, SlicedProgram, is_needed, pack_slices, plan_slices
 from ..models.random_model import RandomLlama, RandomModel
 from .estimate import PassModel

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ...config import ENGINES, ConfigError
 from ...errors import HwgenError
-from ...llama import KV_KINDS
+from ...weights import KV_KINDS
 from ...published import LLAMA_SHAPES, SHAPES
 from . import board as board_command
 from . import chat

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import HwgenError
 from ...int4 import GROUPS
-from ...llama import KV_KINDS, MATRICES, QUERY_KINDS, LlamaWeights, dense
+from ...weights import KV_KINDS, ModelWeights, QUERY_KINDS, dense
 from ..models.llama_checkpoint import check_output, save_llama
 from ..models.open import open_llama
 from ..training import RECIPES

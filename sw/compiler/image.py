@@ -22,9 +22,6 @@ __all__ = ["Image", "check_contract", "relocate"]
 
 _MAGIC = b"HWGENIMG"
 
-#: Alignment of the image in memory and of its large regions, in bytes.
-REGION_ALIGNMENT = 4096
-
 
 def relocate(descriptors: Iterable[Descriptor], base: int) -> list[Descriptor]:
     """The same operators with every memory address moved by ``base``."""

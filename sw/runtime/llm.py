@@ -8,7 +8,7 @@ from pathlib import Path
 from ...boards import load_board
 from ...config import BuildConfig
 from ...rounding import align
-from ..compiler.layers import compile_model
+from ..compiler.compile import compile_model
 from ..devices.device import Device, open_device
 from ..models.bitnet import LoadedModel
 from ..models.llama import LoadedLlama

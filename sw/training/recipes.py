@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...errors import HwgenError
 from ...golden.float_llama import FloatLlama
-from ...int4 import BlockMatrix, Float, Int4Matrix, to_machine
-from ...llama import MATRICES, LlamaLayer, LlamaWeights, dense
+from ...formats import Float
+from ...int4 import BlockMatrix, Int4Matrix, to_machine
+from ...weights import LayerWeights, ModelWeights, dense
 from . import RECIPES
 from .rounding import round_gptq, round_to_nearest
 from .scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows

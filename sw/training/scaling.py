@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...int4 import BlockMatrix, Float, Int4Matrix
-from ...llama import Matrix
+from ...formats import Float
+from ...int4 import BlockMatrix, Int4Matrix
+from ...weights import Matrix
 from ...shape import ModelShape
 from .rounding import round_to_nearest
 

@@ -14,11 +14,10 @@ from ...config import BuildConfig
 from ...descriptors import Buffers, Descriptor, Flag, Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
-from ...llama import LlamaWeights
-from ...rounding import align
 from ...weights import ModelWeights
+from ...rounding import align
 from ..compiler.image import Image
-from ..compiler.layers import compile_model
+from ..compiler.compile import compile_model
 from ..devices.device import Device, DeviceTimeout
 from ..runtime.engine import Engine, PassResult, Session
 

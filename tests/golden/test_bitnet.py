@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from hwgen.config import BuildConfig
-from hwgen.golden.bitnet import GoldenModel
-from hwgen.golden.floating import float_model
+from hwgen.golden.decoder import GoldenModel
+from hwgen.golden.float_bitnet import float_model
 from hwgen.registers import PassFlag
 from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
-from hwgen.sw.compiler.layers import compile_model
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.weights import random_weights
 
 from .bits import assert_same_bits

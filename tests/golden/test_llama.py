@@ -8,8 +8,9 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.golden.llama import LlamaModel, LlamaSession
-from hwgen.llama import LlamaWeights, dense, random_llama
+from hwgen.golden.decoder import GoldenModel, GoldenSession
+from hwgen.decoder import LLAMA
+from hwgen.weights import ModelWeights, dense, random_weights
 from hwgen.shape import ModelShape
 
 from .bits import assert_same_bits
@@ -26,11 +27,11 @@ CONFIG = BuildConfig(max_context=128)
 ])
 @pytest.mark.parametrize("chunk", [1, 5, 8])
 def test_windows_equal_passes(shape: ModelShape, kv: str, query: str, group: int, chunk: int) -> None:
-    weights = random_llama(shape, 3, group=group, kv=kv, query=query)
-    model = LlamaModel(weights, CONFIG, chunk)
+    weights = random_weights(shape, 3, LLAMA, "int4", group=group, kv=kv, query=query)
+    model = GoldenModel(weights, CONFIG, chunk)
     tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 40).tolist()
     expected = model.logits(torch.tensor([tokens]))[0]
-    session, first = LlamaSession(), 0
+    session, first = GoldenSession(), 0
     for count in (2 * chunk, chunk, 40 - 3 * chunk):
         assert_same_bits(model.forward(session, tokens[first : first + count]), expected[first + count - 1])
         first += count
@@ -38,15 +39,15 @@ def test_windows_equal_passes(shape: ModelShape, kv: str, query: str, group: int
 
 @pytest.mark.parametrize(("kv", "query", "bound"), [("int8", "int8", 0.1), ("int8", "e4m3", 0.1), ("int4", "int8", 0.3)])
 def test_close_to_the_float_reference(kv: str, query: str, bound: float) -> None:
-    weights = random_llama(GROUPED, 5, kv=kv, query=query)
+    weights = random_weights(GROUPED, 5, LLAMA, "int4", kv=kv, query=query)
     tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 50, (2, 60)))
-    exact, reference = LlamaModel(weights, CONFIG).logits(tokens), FloatLlama(weights)(tokens)
+    exact, reference = GoldenModel(weights, CONFIG).logits(tokens), FloatLlama(weights)(tokens)
     error = (exact - reference).std() / reference.std()
     assert 0 < error < bound
 
 
 def test_later_tokens_do_not_matter() -> None:
-    model = LlamaModel(random_llama(GROUPED, 7, kv="int4", query="e4m3"), CONFIG)
+    model = GoldenModel(random_weights(GROUPED, 7, LLAMA, "int4", kv="int4", query="e4m3"), CONFIG)
     tokens = torch.from_numpy(np.random.default_rng(2).integers(0, 50, (1, 30)))
     other = tokens.clone()
     other[0, 17:] = 3
@@ -54,20 +55,20 @@ def test_later_tokens_do_not_matter() -> None:
 
 
 def test_needs_codes() -> None:
-    weights = random_llama(GROUPED, 7)
-    layer = weights.layers[1].with_matrices({"up": dense(weights.layers[1].up)})
-    floats = LlamaWeights(shape=GROUPED, layers=(weights.layers[0], layer), norm=weights.norm, embedding=weights.embedding)
+    weights = random_weights(GROUPED, 7, LLAMA, "int4")
+    layer = weights.layers[1].with_matrices({"up": dense(weights.layers[1].matrices["up"])})
+    floats = ModelWeights(shape=GROUPED, layers=(weights.layers[0], layer), norm=weights.norm, embedding=weights.embedding)
     assert not floats.is_int4 and weights.is_int4
     with pytest.raises(ValueError, match="layer 1 up must have 4-bit codes"):
-        LlamaModel(floats, CONFIG)
+        GoldenModel(floats, CONFIG)
     with pytest.raises(ValueError, match="kv must be one of"):
-        random_llama(GROUPED, kv="fp8")
+        random_weights(GROUPED, 0, LLAMA, "int4", kv="fp8")
 
 
 @pytest.mark.parametrize("shape", [GROUPED, MULTI_HEAD])
 def test_reference_equals_transformers(shape: ModelShape) -> None:
     transformers = pytest.importorskip("transformers")
-    weights = random_llama(shape, 9)
+    weights = random_weights(shape, 9, LLAMA, "int4")
     config = transformers.LlamaConfig(
         hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads, head_dim=shape.head_dim,
         num_key_value_heads=shape.kv_heads, intermediate_size=shape.ffn, vocab_size=shape.vocab, rms_norm_eps=shape.rms_eps,

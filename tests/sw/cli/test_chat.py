@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 
 from hwgen.boards import load_board
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
-from hwgen.llama import dense, random_llama
 from hwgen.sw.cli.chat import Conversation, LlamaRunner
 from hwgen.sw.cli.main import main
 from hwgen.sw.models.open import open_llama
 from hwgen.sw.runtime.sampling import Sampling
+from hwgen.weights import dense, random_weights
 
 from ..models.llama_files import SHAPE, write_gguf
 
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 2), "Q4_1")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "Q4_1")
     return tmp_path / "m.gguf"
 
 
@@ -80,9 +81,9 @@ def test_command(
 
 
 def test_float_models_need_quantising(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 2), "F16")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "F16")
     model = open_llama(tmp_path / "m.gguf")
-    assert dense(model.weights.layers[0].q).dtype == np.float32
+    assert dense(model.weights.layers[0].matrices["q"]).dtype == np.float32
     with pytest.raises(HwgenError, match="has float matrices") as error:
         LlamaRunner(model, load_board("demo"))
     assert "hwgen quantize" in error.value.fix

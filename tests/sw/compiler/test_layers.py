@@ -9,12 +9,13 @@ import pytest
 from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
+from hwgen.formats import rotary_rows
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
 from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
-from hwgen.weights import ModelWeights, random_weights, rotary_rows
+from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import CONFIG, SHAPE
 
@@ -73,7 +74,7 @@ def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) ->
             whole = unpacked(f"layers.{i}.{name}", matrix.rows, matrix.inputs)
             np.testing.assert_array_equal(whole[: matrix.rows], matrix.trits)
             assert not whole[matrix.rows :].any()
-        parts = [layer.q, layer.k, layer.v]
+        parts = [layer.matrices["q"], layer.matrices["k"], layer.matrices["v"]]
         fused = unpacked(f"layers.{i}.qkv", sum(vectors_of(config, p.rows) * w for p in parts), SHAPE.hidden)
         start = 0
         for part in parts:

@@ -11,13 +11,13 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
+from hwgen.decoder import LLAMA
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
-from hwgen.llama import random_llama
 from hwgen.published import SHAPES, engine_of
 from hwgen.shape import ModelShape
+from hwgen.sw.compiler.compile import compile_model, compiler_of
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model, compiler_of
 from hwgen.sw.compiler.slices import SlicedProgram, check_slices, is_needed, live_vectors, pack_slices, plan_slices, unpack_slices
 from hwgen.sw.models.random_model import random_model as published_model
 from hwgen.sw.runtime.engine import Engine, Session
@@ -117,7 +117,7 @@ def test_random_builds_and_models(seed: int) -> None:
 
 def test_int4() -> None:
     """Drains find their row scales in the parameter memory, which the other token overwrites."""
-    weights = random_llama(INT4_SHAPE, 1, kv="int4", query="e4m3", group=64)
+    weights = random_weights(INT4_SHAPE, 1, LLAMA, "int4", kv="int4", query="e4m3", group=64)
     image = sliced_image(INT4, INT4_SHAPE, weights=weights)
     passes = [list(range(image.chunk)), [5, 8, 200, 7, 1]]
     got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.layout import pack_bf16
+from hwgen.formats import pack_bf16
 from hwgen.shape import ModelShape
 from hwgen.sw.models.bitnet import GAIN_PLACES, MATRIX_PLACES, find_model, load_model, load_weights, read_shape, unpack_trits
 from hwgen.sw.models.checkpoint import pack_trits, save_model
 from hwgen.sw.models.tensors import write_tensors
-from hwgen.weights import ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, random_weights
+from hwgen.ternary import quantize_ternary
+from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import SHAPE
 
@@ -69,8 +70,8 @@ def test_packed_checkpoint(model_directory: Path, weights: ModelWeights) -> None
 
 def test_the_class_decides_what_the_scale_means(edit: Callable[..., Path], weights: ModelWeights) -> None:
     path = edit(quantization_config={"quant_method": "bitnet", "linear_class": "bitlinear"})
-    scale = load_weights(path).layers[1].down.scale
-    assert scale == float(np.float32(1) / np.float32(weights.layers[1].down.scale))
+    scale = load_weights(path).layers[1].matrices["down"].scale
+    assert scale == float(np.float32(1) / np.float32(weights.layers[1].matrices["down"].scale))
     with pytest.raises(HwgenError, match="no quantization_config"):
         load_weights(edit(quantization_config=None))
 
@@ -131,8 +132,8 @@ def test_float_masters_of_the_large_layout(tmp_path: Path) -> None:
             expected = quantize_ternary(masters[f"model.layers.{i}.{MATRIX_PLACES[name]}.weight"])
             np.testing.assert_array_equal(getattr(layer, name).trits, expected.trits)
             assert getattr(layer, name).scale == expected.scale
-        np.testing.assert_array_equal(layer.attn_sub_norm, masters[f"model.layers.{i}.self_attn.inner_attn_ln.weight"])
-        np.testing.assert_array_equal(layer.ffn_sub_norm, masters[f"model.layers.{i}.mlp.ffn_layernorm.weight"])
+        np.testing.assert_array_equal(layer.norms["attn_sub_norm"], masters[f"model.layers.{i}.self_attn.inner_attn_ln.weight"])
+        np.testing.assert_array_equal(layer.norms["ffn_sub_norm"], masters[f"model.layers.{i}.mlp.ffn_layernorm.weight"])
     np.testing.assert_array_equal(weights.head_rows, masters["lm_head.weight"])
 
 

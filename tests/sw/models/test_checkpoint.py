@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from hwgen.errors import HwgenError
-from hwgen.golden.float_bitnet import BitNet
-from hwgen.golden.floating import float_model
+from hwgen.golden.float_bitnet import BitNet, float_model
 from hwgen.shape import ModelShape
 from hwgen.sw.models.bitnet import load_weights
 from hwgen.sw.models.checkpoint import export_training, save_model
 from hwgen.sw.training.train import Recipe, train
-from hwgen.weights import quantize_ternary, random_weights
+from hwgen.ternary import quantize_ternary
+from hwgen.weights import random_weights
 
 
 def test_a_training_run_exports(tmp_path: Path) -> None:
@@ -31,8 +31,8 @@ def test_a_training_run_exports(tmp_path: Path) -> None:
     loaded = load_weights(tmp_path / "model")
     expected = quantize_ternary(state["model"]["model.layers.0.mlp.up_proj.weight"].numpy())
     for w in (weights, loaded):
-        np.testing.assert_array_equal(w.layers[0].up.trits, expected.trits)
-        assert w.layers[0].up.scale == expected.scale
+        np.testing.assert_array_equal(w.layers[0].matrices["up"].trits, expected.trits)
+        assert w.layers[0].matrices["up"].scale == expected.scale
     np.testing.assert_allclose(loaded.embedding, state["model"]["model.embed_tokens.weight"].numpy(), rtol=2**-8)
     assert (tmp_path / "model" / "tokenizer.json").exists()
     # the exported model is the trained one: its float forward pass gives the same logits, the rounded embedding aside

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
 from hwgen.int4 import BlockMatrix
-from hwgen.llama import dense, random_llama
 from hwgen.shape import ModelShape
 from hwgen.sw.models.bitnet import LoadedModel, load_model
 from hwgen.sw.models.gguf import half_split_rows, load_gguf
@@ -20,13 +20,13 @@ from hwgen.sw.models.gguf_file import GgufFile, blocks_from_gguf
 from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
 from hwgen.sw.models.llama import LoadedLlama
 from hwgen.sw.models.open import open_llama, open_model
-from hwgen.weights import gain_sizes, matrix_shapes, random_weights
+from hwgen.weights import dense, random_weights
 
 from .llama_files import SHAPE, interleave, tokenizer_parts, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
-WEIGHTS = random_llama(SHAPE, 2)
+WEIGHTS = random_weights(SHAPE, 2, LLAMA, "int4")
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
@@ -73,7 +73,7 @@ def test_same_logits_as_transformers(tmp_path: Path) -> None:
 
 
 def test_separate_head(tmp_path: Path) -> None:
-    weights = random_llama(replace(SHAPE, tied=False), 4)
+    weights = random_weights(replace(SHAPE, tied=False), 4, LLAMA, "int4")
     write_gguf(tmp_path / "m.gguf", weights, "F32")
     loaded = open_llama(tmp_path / "m.gguf")
     assert not loaded.weights.shape.tied

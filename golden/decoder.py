@@ -1,4 +1,4 @@
-"""Bit-exact model of llama decoders on the INT4 x FP8 engine: over whole token windows, and pass by pass over a cache."""
+"""Bit-exact model of decoders of either number format: over whole token windows, and pass by pass over a cache."""
 
 from __future__ import annotations
 
@@ -10,113 +10,156 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
+from ..decoder import Combine, Stage, Values
+from ..formats import flush, round_bf16, rotary_rows, score_constant, widen_bf16
 from ..int4 import Int4Matrix
-from ..llama import MATRICES, LlamaLayer, LlamaWeights
-from ..weights import flush, quantize_head, rotary_rows, round_bf16, score_constant
+from ..weights import LayerWeights, Matrix, ModelWeights
+from ..ternary import TernaryMatrix
 from .attention import AttentionState
 from .head import head_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
-from .linear import drain
+from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
 from .rotary import quantize_kv, quantize_query, rotate
 from .sequence_attention import attend_windows
 
-__all__ = ["LlamaModel", "LlamaSession"]
+__all__ = ["GoldenModel", "GoldenSession"]
 
-Heads = tuple[Tensor, Tensor]
+#: Integers and their scales.
+Quantized = tuple[Tensor, Tensor]
 
 #: ``attend(layer, query, keys, values) -> [batch, length, heads * head_dim]``.
-Attend = Callable[[int, Heads, Heads, Heads], Tensor]
+Attend = Callable[[int, Quantized, Quantized, Quantized], Tensor]
 
 
-class _Linear:
-    """One INT4 layer with its weights, in units of their row scales, held in float64."""
+class _TernaryLinear:
+    """One ternary layer with its weights held in float32; its inputs are int8."""
+
+    def __init__(self, matrix: TernaryMatrix) -> None:
+        self.weights = torch.from_numpy(matrix.trits).float()
+        self.scale = matrix.scale
+
+    def __call__(self, activation: Quantized) -> Tensor:
+        q, scale = activation
+        return dequantize(integer_matmul(q.float(), self.weights, 127), scale, self.scale)
+
+
+class _Int4Linear:
+    """One INT4 layer with its weights, in units of their row scales, held in float64; its inputs are e4m3."""
 
     def __init__(self, matrix: Int4Matrix) -> None:
         self.weights = torch.from_numpy(matrix.integers()).double()
         self.row_scale = torch.from_numpy(flush(matrix.row_scale))
 
-    def __call__(self, activation: Heads) -> Tensor:
+    def __call__(self, activation: Quantized) -> Tensor:
         q, scale = activation
         return dequantize_rows(int4_matmul(q, self.weights), scale, self.row_scale)
 
 
-class _Layer:
-    def __init__(self, weights: LlamaLayer) -> None:
-        self.q, self.k, self.v, self.o, self.gate, self.up, self.down = (_Linear(getattr(weights, n)) for n in MATRICES)
-        self.attention_gain = torch.from_numpy(flush(weights.input_layernorm))
-        self.ffn_gain = torch.from_numpy(flush(weights.post_attention_layernorm))
+def _linear(matrix: Matrix) -> Callable[[Quantized], Tensor]:
+    if isinstance(matrix, TernaryMatrix):
+        return _TernaryLinear(matrix)
+    assert isinstance(matrix, Int4Matrix)
+    return _Int4Linear(matrix)
+
+
+class _Norm:
+    """Norm and quantisation with a gain."""
+
+    def __init__(self, gain: Tensor, eps: float, function: Callable[[Tensor, Tensor, float, float], Quantized]) -> None:
+        self.gain, self.eps, self.function = gain, eps, function
+        self.inverse_n = float(np.float32(1.0 / gain.numel()))
+
+    def __call__(self, x: Tensor) -> Quantized:
+        return self.function(x, self.gain, self.inverse_n, self.eps)
 
 
 @dataclass
-class LlamaSession:
+class GoldenSession:
     """One sequence: its tokens, and the keys and values of every layer, as ``(codes, scales)`` of all positions so far."""
 
     tokens: list[int] = field(default_factory=list)
-    keys: list[Heads] = field(default_factory=list)
-    values: list[Heads] = field(default_factory=list)
+    keys: list[Quantized] = field(default_factory=list)
+    values: list[Quantized] = field(default_factory=list)
 
     @property
     def position(self) -> int:
         return len(self.tokens)
 
 
-class LlamaModel:
-    """What the machine computes for a llama model, bit for bit.
+class GoldenModel:
+    """What the machine computes for a model, bit for bit, without its memory.
 
-    The order in which attention meets the keys depends on how a sequence is cut into passes of ``chunk`` tokens (the build's,
-    unless given). ``chunk=1`` is token-by-token decoding.
+    The order in which attention meets the keys depends on how a sequence is cut into passes: here into passes of ``chunk``
+    tokens (the build's, unless given), from position 0. ``chunk=1`` is token-by-token decoding.
     """
 
-    def __init__(self, weights: LlamaWeights, config: BuildConfig, chunk: int | None = None) -> None:
+    def __init__(self, weights: ModelWeights, config: BuildConfig, chunk: int | None = None) -> None:
         w = weights.on_machine()
-        self.shape, self.kv, self.query = w.shape, w.kv, w.query
+        self.shape, self.kv, self.query, self.inputs = w.shape, w.kv, w.query, w.layer.inputs
         self.chunk, self.kv_block = config.chunk if chunk is None else chunk, config.kv_block
         if self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk!r}")
+        self._quantize, self._norm = (quantize_e4m3, norm_e4m3) if w.engine == "int4" else (None, norm_quantize)
         self._embedding = torch.from_numpy(round_bf16(w.embedding))
-        self._layers = [_Layer(layer) for layer in w.layers]
-        self._norm = torch.from_numpy(flush(w.norm))
-        self._inverse_n = float(np.float32(1.0 / w.shape.hidden))
-        w8, bits = quantize_head(flush(w.head_rows))
+        self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
+        self._norms = [self._norms_of(layer) for layer in w.layers]
+        self._last_norm = _Norm(torch.from_numpy(flush(w.norm)), w.shape.rms_eps, norm_quantize)
+        w8, bits = w.quantized_head()
         self._head = torch.from_numpy(w8).float()
-        self._head_scale = torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
+        self._head_scale = torch.from_numpy(widen_bf16(bits))
+
+    def _norms_of(self, layer: LayerWeights) -> list[Callable[[Tensor], Quantized]]:
+        """What is in front of every group of stages."""
+        norms: list[Callable[[Tensor], Quantized]] = []
+        for stage, *_ in self.inputs:
+            if stage.norm is not None:
+                norms.append(_Norm(torch.from_numpy(flush(layer.norms[stage.norm])), self.shape.rms_eps, self._norm))
+            elif self._quantize is not None:
+                norms.append(self._quantize)
+            else:
+                raise ValueError(f"stage {stage.name} of a ternary model must have a norm")
+        return norms
 
     # ---- heads ---------------------------------------------------------------------------------------------------
-    def _quantize_query(self, y: Tensor) -> Heads:
+    def _quantize_query(self, y: Tensor) -> Quantized:
         e4m3 = self.query == "e4m3"
         return (quantize_query_e4m3 if e4m3 else quantize_query)(y, score_constant(self.shape.head_dim, e4m3))
 
-    def _quantize_kv(self, y: Tensor) -> Heads:
+    def _quantize_kv(self, y: Tensor) -> Quantized:
         return quantize_kv4(y) if self.kv == "int4" else quantize_kv(y)
 
     # ---- layers --------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def _hidden(self, tokens: Tensor, first: int, attend: Attend) -> Tensor:
         """Residual stream after the last layer of ``tokens [batch, length]`` at positions from ``first``."""
-        s, eps = self.shape, self.shape.rms_eps
-        x = self._embedding[tokens]
-        rows = torch.from_numpy(rotary_rows(s, np.arange(first, first + tokens.shape[1])))[:, None]
-        for i, layer in enumerate(self._layers):
-            a = norm_e4m3(x, layer.attention_gain, self._inverse_n, eps)
-            q, k, v = (p(a).reshape(*tokens.shape, -1, s.head_dim) for p in (layer.q, layer.k, layer.v))
-            query = self._quantize_query(rotate(q, rows))
-            y = attend(i, query, self._quantize_kv(rotate(k, rows)), self._quantize_kv(v))
-            x = drain(layer.o(quantize_e4m3(y)), "add", x)
-            a = norm_e4m3(x, layer.ffn_gain, self._inverse_n, eps)
-            y = drain(layer.up(a), "multiply", drain(layer.gate(a), s.activation))
-            x = drain(layer.down(quantize_e4m3(y)), "add", x)
-        return x
+        state = {Values.RESIDUAL: self._embedding[tokens]}
+        rows = torch.from_numpy(rotary_rows(self.shape, np.arange(first, first + tokens.shape[1])))[:, None]
+        for i, (linears, norms) in enumerate(zip(self._linears, self._norms, strict=True)):
+            for stages, norm in zip(self.inputs, norms, strict=True):
+                activation = norm(state[stages[0].reads])
+                for stage in stages:
+                    results = [linears[name](activation) for name in stage.matrices]
+                    if stage.writes is Values.HEADS:
+                        q, k, v = (y.reshape(*tokens.shape, -1, self.shape.head_dim) for y in results)
+                        query, keys = self._quantize_query(rotate(q, rows)), self._quantize_kv(rotate(k, rows))
+                        state[Values.ATTENDED] = attend(i, query, keys, self._quantize_kv(v))
+                    else:
+                        state[stage.writes] = self._drain(stage, results[0], state.get(stage.writes))
+        return state[Values.RESIDUAL]
+
+    def _drain(self, stage: Stage, y: Tensor, other: Tensor | None) -> Tensor:
+        return drain(y, self.shape.activation if stage.combine is Combine.ACTIVATE else stage.combine.value, other)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        q, scale = norm_quantize(hidden, self._norm, self._inverse_n, self.shape.rms_eps)
+        q, scale = self._last_norm(hidden)
         return head_logits(q.float(), scale, self._head, self._head_scale)
 
     # ---- whole windows -------------------------------------------------------------------------------------------
     def hidden(self, tokens: Tensor) -> Tensor:
         """Residual stream after the last layer ``[batch, length, hidden]`` of windows from position 0."""
 
-        def attend(layer: int, query: Heads, keys: Heads, values: Heads) -> Tensor:
+        def attend(layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
             return attend_windows(query, keys, values, self.chunk, self.kv_block)
 
         return self._hidden(tokens, 0, attend)
@@ -128,7 +171,7 @@ class LlamaModel:
 
     # ---- pass by pass --------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def forward(self, session: LlamaSession, tokens: Sequence[int]) -> Tensor:
+    def forward(self, session: GoldenSession, tokens: Sequence[int]) -> Tensor:
         """Passes of up to ``chunk`` tokens behind those the session has; logits ``[vocab]`` after the last token."""
         if not tokens:
             raise ValueError("tokens must be at least one")
@@ -139,7 +182,7 @@ class LlamaModel:
             session.tokens.extend(part)
         return self._logits(hidden[0, -1])
 
-    def _attend(self, session: LlamaSession, layer: int, query: Heads, keys: Heads, values: Heads) -> Tensor:
+    def _attend(self, session: GoldenSession, layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
         length, d = query[0].shape[1], self.shape.head_dim
         shared, first = self.shape.group, session.position
 
