@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..decoder import Combine, Stage, Values
-from ..formats import flush, round_bf16, rotary_rows, score_constant, widen_bf16
+from ..formats import flush, rotary_rows, round_bf16, score_constant, widen_bf16
 from ..int4 import Int4Matrix
-from ..weights import LayerWeights, Matrix, ModelWeights
 from ..ternary import TernaryMatrix
+from ..weights import LayerWeights, Matrix, ModelWeights
 from .attention import AttentionState
 from .head import head_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
@@ -100,7 +100,9 @@ class GoldenModel:
         self.chunk, self.kv_block = config.chunk if chunk is None else chunk, config.kv_block
         if self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk!r}")
-        self._quantize, self._norm = (quantize_e4m3, norm_e4m3) if w.engine == "int4" else (None, norm_quantize)
+        #: What is in front of a stage with a gain, and of one without; ternary stages have gains.
+        self._norm = norm_e4m3 if w.engine == "int4" else norm_quantize
+        self._quantize = quantize_e4m3 if w.engine == "int4" else None
         self._embedding = torch.from_numpy(round_bf16(w.embedding))
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
         self._norms = [self._norms_of(layer) for layer in w.layers]

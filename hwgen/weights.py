@@ -45,14 +45,14 @@ def engine_of(matrices: Sequence[Matrix]) -> str:
 class LayerWeights:
     """One decoder layer, by the names of its :class:`DecoderLayer`. Rotary pairs are in half-split order."""
 
-    #: ``[rows, inputs]`` each.
-    matrices: Mapping[str, Matrix]
+    #: A :data:`Matrix` ``[rows, inputs]`` each; who reads one knows its format.
+    matrices: Mapping[str, Any]
     #: Gains ``[elements]``.
     norms: Mapping[str, Float]
     #: ``[rows]`` each.
     biases: Mapping[str, Float] = field(default_factory=dict)
 
-    def with_matrices(self, matrices: Mapping[str, Matrix]) -> LayerWeights:
+    def with_matrices(self, matrices: Mapping[str, Any]) -> LayerWeights:
         """The layer with other matrices, by name."""
         return replace(self, matrices={**self.matrices, **matrices})
 

@@ -19,10 +19,10 @@ from ...config import BuildConfig
 from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from ...hazards import UNIT_OF, Unit, must_wait
 from ...layout import Int4Layout, KvBlockLayout
-from ...published import engine_of, published_shape
+from ...published import published_model
 from ...shape import ModelShape
 from ..compiler.compile import plan_model
-from ..models.random_model import RandomLlama, RandomModel
+from ..models.random_model import sized_model
 
 __all__ = ["Calibration", "Estimate", "PassEstimate", "PassModel", "describe_estimate", "estimate_json", "estimate_model"]
 
@@ -164,7 +164,7 @@ class PassModel:
     ) -> None:
         self.config, self.shape = config, shape
         self.calibration = calibration or Calibration()
-        weights: Any = RandomLlama(shape) if engine == "int4" else RandomModel(shape)  # sizes are all that is used
+        weights: Any = sized_model(shape, engine)
         self.program, self.chunk = plan_model(config, weights, head)
 
     def active(self, tokens: int, logits: bool) -> Iterator[tuple[Descriptor, int]]:
@@ -318,10 +318,10 @@ def estimate_json(
     layers: int | None = None,
 ) -> dict[str, Any]:
     """What ``hwgen estimate --json`` prints."""
-    config, shape = board.config, published_shape(shape_name)
+    config, shape = board.config, published_model(shape_name).shape
     if layers is not None:
         shape = replace(shape, layers=layers)
-    engine = engine_of(shape_name)
+    engine = published_model(shape_name).engine
     estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head, engine=engine)
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)

@@ -15,8 +15,8 @@ from ...errors import HwgenError
 from ...formats import flush
 from ...int4 import Int4Matrix
 from ...layout import Int4Layout, blob_beats, pad_beats, to_planes, vectors_of
-from ...weights import ModelWeights
 from ...rounding import align, ceil_div
+from ...weights import ModelWeights
 from .layers import Bytes, ModelCompiler, Panel, Span
 from .placement import REGION_ALIGNMENT
 
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 def check_groups(config: BuildConfig, weights: ModelWeights) -> None:
     """Refuse matrices that the engine of the build cannot cut into slices."""
     build, s = f"build {config.name!r}", weights.shape
-    smallest = min(matrix.group for layer in weights.layers for matrix in layer.matrices.values())  # type: ignore[union-attr]
+    smallest = min(matrix.group for layer in weights.layers for matrix in layer.matrices.values())
     if smallest % config.int4_slice_inputs:
         rows = 2 * config.beat_bytes // smallest
         raise HwgenError(

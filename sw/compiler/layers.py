@@ -17,8 +17,8 @@ from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import flush, rotary_rows, score_constant
 from ...layout import KvBlockLayout, blob_beats, head_block_beats, pack_head, pad_beats, to_planes, vectors_of
-from ...weights import LayerWeights
 from ...rounding import align, ceil_div
+from ...weights import LayerWeights
 from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
 
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]

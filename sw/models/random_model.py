@@ -15,12 +15,13 @@ from ...decoder import DecoderLayer
 from ...formats import Float, flush
 from ...int4 import Int4Matrix
 from ...layout import ZERO_BYTE
-from ...weights import LayerWeights
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
+from ...weights import LayerWeights
+from .families import FAMILIES
 
-__all__ = ["RandomInt4", "RandomModel", "RandomTernary", "random_model"]
+__all__ = ["RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
 
 #: Rows of the head and the embedding drawn at a time.
 _ROWS = 4096
@@ -155,3 +156,8 @@ def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomM
     model = published_model(name)
     shape = model.shape if layers is None else replace(model.shape, layers=layers)
     return RandomModel(shape, model.layer, model.engine, seed)
+
+
+def sized_model(shape: ModelShape, engine: str) -> RandomModel:
+    """Random weights of any shape, in layers of the family whose checkpoints this engine runs: for what depends on sizes alone."""
+    return RandomModel(shape, next(family.layer for family in FAMILIES if family.engine == engine), engine)

@@ -14,10 +14,10 @@ from ...config import BuildConfig
 from ...descriptors import Buffers, Descriptor, Flag, Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
-from ...weights import ModelWeights
 from ...rounding import align
-from ..compiler.image import Image
+from ...weights import ModelWeights
 from ..compiler.compile import compile_model
+from ..compiler.image import Image
 from ..devices.device import Device, DeviceTimeout
 from ..runtime.engine import Engine, PassResult, Session
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["LockStep", "Mismatch", "Outcome", "SteppedDevice", "verify_model"]
 
 Words = npt.NDArray[Any]
-Weights = TypeVar("Weights", bound=ModelWeights | LlamaWeights)
+Weights = TypeVar("Weights", bound=ModelWeights)
 
 
 class SteppedDevice(Device, Protocol):
@@ -388,12 +388,12 @@ def truncate_layers(weights: Weights, layers: int) -> Weights:
     """The model cut down to its first layers."""
     if layers > weights.shape.layers:
         raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
-    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]  # of the same family
+    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])
 
 
 def verify_model(
     config: BuildConfig,
-    weights: ModelWeights | LlamaWeights,
+    weights: ModelWeights,
     *,
     prompt_tokens: int,
     new_tokens: int,

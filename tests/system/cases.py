@@ -42,12 +42,12 @@ class Case:
     #: Number formats of a llama model; None for a ternary one.
     formats: dict[str, Any] | None = None
 
-    def weights(self) -> ModelWeights | ModelWeights:
+    def weights(self) -> ModelWeights:
         """Random weights of the model."""
         return model_weights(self.shape, self.seed, self.formats)
 
 
-def model_weights(shape: ModelShape, seed: int, formats: dict[str, Any] | None) -> ModelWeights | ModelWeights:
+def model_weights(shape: ModelShape, seed: int, formats: dict[str, Any] | None) -> ModelWeights:
     return random_weights(shape, seed) if formats is None else random_weights(shape, seed, LLAMA, "int4", **formats)
 
 

@@ -15,7 +15,7 @@ from hwgen.decoder import LLAMA
 from hwgen.descriptors import Flag, Format, Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.decoder import GoldenModel, GoldenSession
-from hwgen.published import SHAPES, engine_of
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model, plan_model
 from hwgen.sw.devices.golden import GoldenDevice
@@ -137,12 +137,12 @@ def test_the_short_list_needs_ternary_weights() -> None:
         compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4"), head="shortlist")
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if engine_of(name) == "int4"])
+@pytest.mark.parametrize("name", [name for name, model in PUBLISHED.items() if model.engine == "int4"])
 def test_published_llamas_fit_the_kv260(name: str) -> None:
     board = load_board("kv260").for_engine("int4")
     program, chunk = plan_model(board.config, random_model(name))
     assert chunk == board.config.chunk
-    assert sum(d.opcode is Opcode.ATTENTION for d in program) == SHAPES[name].layers
+    assert sum(d.opcode is Opcode.ATTENTION for d in program) == PUBLISHED[name].shape.layers
 
 
 def test_boards_name_the_engines_they_have() -> None:

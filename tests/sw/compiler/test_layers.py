@@ -9,7 +9,7 @@ import pytest
 from hwgen.config import CONTRACT_VERSION, BuildConfig
 from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
-from hwgen.formats import rotary_rows
+from hwgen.formats import rotary_rows, widen_bf16
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
 from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
@@ -70,7 +70,7 @@ def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) ->
 
     for i, layer in enumerate(weights.layers):
         for name in ("o", "gate", "up", "down"):
-            matrix = getattr(layer, name)
+            matrix = layer.matrices[name]
             whole = unpacked(f"layers.{i}.{name}", matrix.rows, matrix.inputs)
             np.testing.assert_array_equal(whole[: matrix.rows], matrix.trits)
             assert not whole[matrix.rows :].any()
@@ -95,7 +95,7 @@ def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
             row = (
                 data.view(np.float32)
                 if opcode is Opcode.ROTARY
-                else (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+                else widen_bf16(data.view(np.uint16))
             )
             np.testing.assert_array_equal(row[: expected.shape[1]], expected[index])
             assert not row[expected.shape[1] :].any()

@@ -14,7 +14,7 @@ from hwgen.config import BuildConfig
 from hwgen.decoder import LLAMA
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
-from hwgen.published import SHAPES, engine_of
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model, compiler_of
 from hwgen.sw.compiler.image import Image
@@ -174,11 +174,12 @@ def test_no_room_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "head"), [(s, h) for s in SHAPES for h in ("exact", "shortlist") if h == "exact" or engine_of(s) == "ternary"]
+    ("shape", "head"),
+    [(s, h) for s, model in PUBLISHED.items() for h in ("exact", "shortlist") if h == "exact" or model.engine == "ternary"],
 )
 def test_published_shapes(shape: str, head: str) -> None:
     """On the build they are measured on, every panel is a slice, and no pass is shorter for it."""
-    config, weights = load_board("kv260").for_engine(engine_of(shape)).config, published_model(shape, layers=2)
+    config, weights = load_board("kv260").for_engine(PUBLISHED[shape].engine).config, published_model(shape, layers=2)
     compiler = compiler_of(config, weights, head)  # type: ignore[arg-type]  # a random model has what compilers use
     compiler.plan_program()
     sliced = plan_slices(compiler)

@@ -84,7 +84,7 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
         writer.add_tensor("output.weight", weights.head)
     for i, layer in enumerate(weights.layers):
         for name, place in TENSORS.items():
-            w = dense(getattr(layer, name))
+            w = dense(layer.matrices[name])
             add(f"blk.{i}.{place}.weight", interleave(w, s.head_dim) if name in ("q", "k") else w)
         add(f"blk.{i}.attn_norm.weight", layer.norms["input_layernorm"])
         add(f"blk.{i}.ffn_norm.weight", layer.norms["post_attention_layernorm"])
@@ -109,9 +109,8 @@ def transformers_model(weights: ModelWeights) -> Any:
     state = {"model.embed_tokens.weight": weights.embedding, "model.norm.weight": weights.norm, "lm_head.weight": weights.head_rows}
     for i, layer in enumerate(weights.layers):
         for name, place in HF.items():
-            state[f"model.layers.{i}.{place}.weight"] = dense(getattr(layer, name))
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            state[f"model.layers.{i}.{name}.weight"] = getattr(layer, name)
+            state[f"model.layers.{i}.{place}.weight"] = dense(layer.matrices[name])
+        state |= {f"model.layers.{i}.{name}.weight": gain for name, gain in layer.norms.items()}
     model = transformers.LlamaForCausalLM(config).eval()
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
     return model
