@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from hwgen.decoder import LLAMA
-from hwgen.formats import flush, quantize_head, round_bf16
 from hwgen.shape import ModelShape
-from hwgen.ternary import TernaryMatrix, quantize_ternary
+from hwgen.ternary import TernaryMatrix
 from hwgen.weights import ModelWeights, random_weights
 
 SHAPE = ModelShape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=48, vocab=50)
@@ -50,33 +49,3 @@ def test_refuses_wrong_parts() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ModelWeights(**(parts | change))
-
-
-def test_ternary_matrix_refuses() -> None:
-    with pytest.raises(ValueError, match="trits must be -1, 0 or 1, not -2"):
-        TernaryMatrix(np.array([[0, -2]], np.int8), 1.0)
-    with pytest.raises(ValueError, match="trits must be an int8 matrix"):
-        TernaryMatrix(np.zeros((2, 2), np.int32), 1.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="scale must be a finite float32 value, not 0.1"):
-        TernaryMatrix(np.zeros((2, 2), np.int8), 0.1)
-
-
-def test_quantize_ternary() -> None:
-    matrix = quantize_ternary([[0.5, -1.5, 0.1], [4.0, -0.9, 0.4]])
-    assert matrix.trits.tolist() == [[0, -1, 0], [1, -1, 0]]
-    assert matrix.scale == np.float32(7.4 / 6)
-    zero = quantize_ternary(np.zeros((2, 3)))
-    assert not zero.trits.any() and zero.scale == np.float32(1e-5)
-
-
-def test_flush_and_bf16() -> None:
-    assert np.array_equal(flush([2.0**-126, -0.0, 2.0**-125, 1.5]), np.array([0, 0, 2.0**-125, 1.5], np.float32))
-    assert not np.signbit(flush([-0.0, -(2.0**-130)])).any()
-    assert round_bf16([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8 + 2**-16)]).tolist() == [1.0, 1 + 2**-6, -(1 + 2**-7)]
-
-
-def test_quantize_head() -> None:
-    rows = np.array([[127.0, -63.5, 0.5, 0.0], [0, 0, 0, 0], [-2.0, 1.0, 2.0, 0.001]], np.float32)
-    w8, scales = quantize_head(rows)
-    assert w8.tolist() == [[127, -64, 0, 0], [0, 0, 0, 0], [-127, 64, 127, 0]]
-    assert scales[:2].tolist() == [0x3F80, 0]

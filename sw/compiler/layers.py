@@ -201,15 +201,8 @@ class ModelCompiler:
             name, beats * self.config.beat_bytes, lambda: to_planes(self.config, blob_beats(self.config, values.view(np.uint8)))
         )
         self.emit(
-            Opcode.PARAM,
-            layer=layer,
-            flags=flags,
-            fetch=Fetch.STREAM,
-            token_count=1,
-            stream_address=address,
-            stream_beats=beats,
-            vectors=vectors_of(self.config, values.size),
-            dst=self.plan.gains[place],
+            Opcode.PARAM, layer=layer, flags=flags, fetch=Fetch.STREAM, token_count=1, stream_address=address,
+            stream_beats=beats, vectors=vectors_of(self.config, values.size), dst=self.plan.gains[place],
         )
 
     def norm(self, source: NormSource, tokens: dict[str, int], i: int = 0, flags: Flag = Flag.NONE) -> None:
@@ -217,18 +210,11 @@ class ModelCompiler:
         to_query = Flag.TO_QUERY in flags
         plain = Format.PLAIN if source.gain is None else Format.NONE
         self.emit(
-            Opcode.NORM,
-            layer=source.layer,
-            flags=flags,
-            buffers=Buffers.NONE if to_query else self.half(source, i),
+            Opcode.NORM, layer=source.layer, flags=flags, buffers=Buffers.NONE if to_query else self.half(source, i),
             format=Format.NONE if to_query else self.linear_format | plain,
-            vectors=vectors_of(self.config, source.size),
-            src=source.address,
-            src_stride=source.stride,
+            vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride,
             param=0 if source.gain is None else self.plan.gains[source.gain],
-            scalar0=float(np.float32(1.0 / source.size)),
-            scalar1=float(np.float32(self.shape.rms_eps)),
-            **tokens,
+            scalar0=float(np.float32(1.0 / source.size)), scalar1=float(np.float32(self.shape.rms_eps)), **tokens,
         )
 
     @staticmethod
@@ -415,27 +401,13 @@ class ModelCompiler:
             "rotary", self.context, 4 * s.head_dim, lambda: rotary_rows(s, np.arange(self.context))
         )
         self.emit(
-            Opcode.ROTARY,
-            fetch=Fetch.POSITION,
-            token_count=p.chunk,
-            vectors=self.head_vectors,
-            dst=0,
-            dst_stride=self.head_vectors,
-            stream_address=offset,
-            stream_beats=beats,
-            stride=stride,
+            Opcode.ROTARY, fetch=Fetch.POSITION, token_count=p.chunk, vectors=self.head_vectors, dst=0,
+            dst_stride=self.head_vectors, stream_address=offset, stream_beats=beats, stride=stride,
         )
         offset, beats, stride = self.rows("embedding", s.vocab, 2 * s.hidden, self.weights.embedding_bits)
         self.emit(
-            Opcode.EMBED,
-            fetch=Fetch.TOKEN,
-            token_count=p.chunk,
-            vectors=p.x_stride,
-            dst=p.x,
-            dst_stride=p.x_stride,
-            stream_address=offset,
-            stream_beats=beats,
-            stride=stride,
+            Opcode.EMBED, fetch=Fetch.TOKEN, token_count=p.chunk, vectors=p.x_stride, dst=p.x, dst_stride=p.x_stride,
+            stream_address=offset, stream_beats=beats, stride=stride,
         )
 
     def head(self) -> None:
@@ -451,15 +423,8 @@ class ModelCompiler:
             "head", beats * c.beat_bytes, lambda: to_planes(c, pack_head(c, *self.weights.quantized_head()))
         )
         self.emit(
-            Opcode.HEAD,
-            layer=s.layers,
-            flags=flags,
-            fetch=Fetch.STREAM,
-            token_count=1,
-            vectors=vectors_of(c, s.hidden),
-            row_blocks=blocks,
-            stream_address=address,
-            stream_beats=beats,
+            Opcode.HEAD, layer=s.layers, flags=flags, fetch=Fetch.STREAM, token_count=1,
+            vectors=vectors_of(c, s.hidden), row_blocks=blocks, stream_address=address, stream_beats=beats,
             stride=s.vocab,
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
-from hwgen.decoder import LLAMA
+from hwgen.decoder import BITNET, LLAMA, DecoderLayer
 from hwgen.descriptors import Flag, Format, Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.decoder import GoldenModel, GoldenSession
@@ -130,6 +130,38 @@ def test_a_format_that_the_build_lacks_is_named(changes: dict[str, Any], formats
 def test_inputs_that_end_in_the_middle_of_a_slice_are_refused() -> None:
     with pytest.raises(HwgenError, match="matrix of 48 inputs"):
         compile_model(CONFIG, random_weights(replace(SHAPE, ffn=48), 1, LLAMA, "int4", group=32))
+
+
+def test_sub_norms_and_int4_matrices_go_together() -> None:
+    """What a layer computes and the format of its matrices are two axes: a decoder of neither published family."""
+    check(CONFIG, random_weights(SHAPE, 4, BITNET, "int4", query="e4m3"), [21, 1, 5])
+    check(replace(CONFIG, engine="both", chunk=1), random_weights(replace(SHAPE, ffn=96), 5, BITNET, "int4", kv="int4"), [3, 1])
+
+
+def test_ternary_matrices_take_the_formats_of_attention() -> None:
+    config = replace(CONFIG, engine="both")
+    check(config, replace(random_weights(SHAPE, 6), kv="int4", query="e4m3"), [14, 1, 3])
+    with pytest.raises(HwgenError, match="4-bit KV cache"):
+        compile_model(replace(config, int4_kv=False), replace(random_weights(SHAPE, 6), kv="int4"))
+
+
+def test_ternary_matrices_need_norms() -> None:
+    weights = random_weights(SHAPE, 7, LLAMA)
+    with pytest.raises(HwgenError, match="stage o of the model has no norm") as caught:
+        compile_model(replace(CONFIG, engine="both"), weights)
+    assert caught.value.kind == "model"
+    with pytest.raises(ValueError, match="stage o of a ternary model must have a norm"):
+        GoldenModel(weights, CONFIG)
+
+
+def test_biases_are_refused_by_name() -> None:
+    qkv, *others = LLAMA.stages
+    biased = DecoderLayer("biased", (replace(qkv, biases=("q_bias", "k_bias", "v_bias")), *others))
+    weights = random_weights(SHAPE, 8, LLAMA, "int4")
+    biases = {name: np.zeros(size, np.float32) for name, size in biased.biases(SHAPE).items()}
+    weights = replace(weights, layer=biased, layers=tuple(replace(layer, biases=biases) for layer in weights.layers))
+    with pytest.raises(HwgenError, match="the model has a bias q_bias"):
+        compile_model(CONFIG, weights)
 
 
 def test_the_short_list_needs_ternary_weights() -> None:
