@@ -257,20 +257,24 @@ class ModelCompiler:
                 yield PlacedStage(stage, source, None if i else number, last is stage.reads, following if ahead else None)
                 last = stage.writes
 
-    def load_following_gains(self, layer: int, number: int) -> None:
-        """Gains of the norm that has some behind norm ``number``, if that has some itself: into the place that this one leaves."""
+    def load_following_gains(self, layer: int, number: int, weights: LayerWeights) -> None:
+        """Gains of the norm that has some behind norm ``number`` of the layer of ``weights``, if that has some itself: into the
+        place that this one leaves.
+        """
         if self.inputs[number][0].norm is None:
             return
         while (source := self.source(layer, number := number + 1)).gain is None:
             pass
         if source.layer == self.shape.layers:
             self.load_gains("norm", self.weights.norm, source.gain, source.layer, Flag.LOGITS)
-        else:
-            self.load_layer_gains(source, number % len(self.inputs))
+            return
+        if source.layer != layer:
+            weights = self.weights.layers[source.layer]
+        self.load_layer_gains(source, number % len(self.inputs), weights)
 
-    def load_layer_gains(self, source: NormSource, number: int) -> None:
-        """Gains of norm ``number`` of the layer of ``source``."""
-        name, weights = self.inputs[number][0].norm, self.weights.layers[source.layer]
+    def load_layer_gains(self, source: NormSource, number: int, weights: LayerWeights) -> None:
+        """Gains of norm ``number`` of a layer."""
+        name = self.inputs[number][0].norm
         assert name is not None and source.gain is not None
         self.load_gains(f"layers.{source.layer}.{name}", weights.norms[name], source.gain, source.layer)
 
@@ -288,7 +292,7 @@ class ModelCompiler:
             self.drain()
             self.norm(source, rounds[0], flags=flags)
         if placed.loads is not None:
-            self.load_following_gains(source.layer, placed.loads)
+            self.load_following_gains(source.layer, placed.loads, weights)
         replay = len(panels) == 1 and panels[0].command.stream_beats <= self.config.ring_beats - 2 * self.config.burst
         for i, tokens in enumerate(rounds):
             for j, panel in enumerate(panels):
@@ -431,7 +435,7 @@ class ModelCompiler:
     def plan_program(self) -> None:
         """Every operator of a pass, and the place of everything in memory."""
         self.first_operators()
-        self.load_layer_gains(self.source(0, 0), 0)
+        self.load_layer_gains(self.source(0, 0), 0, self.weights.layers[0])
         for i, weights in enumerate(self.weights.layers):
             self.layer(i, weights)
         self.head()
