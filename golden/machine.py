@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
+from ..formats import widen_bf16
 from ..layout import Int4Layout, KvBlockLayout, from_planes, head_block_beats, pad_beats
 from ..operators import (
     OPERATORS,
@@ -367,7 +368,7 @@ class GoldenMachine(Memories):
 
 def _widen(bits: npt.NDArray[np.uint16]) -> Tensor:
     """bf16 bits -> the same values in float32."""
-    return torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
+    return torch.from_numpy(widen_bf16(bits))
 
 
 check_complete([o for o in Opcode if hasattr(GoldenMachine, f"_{o.name.lower()}")], "golden/machine.py, methods of GoldenMachine")

@@ -16,7 +16,7 @@ from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary",
+    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_head", "pack_ternary",
     "pack_trits", "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
 ]
 
@@ -181,12 +181,6 @@ class Int4Layout:
         by_row = codes.transpose(1, 0, 2).reshape(codes.shape[1], -1)
         scales, midpoints = pairs[:, : self.rows, 0].T, pairs[:, : self.rows, 1].T.view(np.int8)
         return by_row[: self.rows, : self.inputs], np.ascontiguousarray(scales), np.ascontiguousarray(midpoints)
-
-
-def pack_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """float32 -> bf16 bits, round to nearest even; magnitudes below 2^-125 become 0 (finite values only)."""
-    bits = np.where(np.abs(values) < np.float32(2.0**-125), np.float32(0), values).astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 class KvBlockLayout:

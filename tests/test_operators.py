@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 from hwgen.config import BuildConfig
+from hwgen.decoder import LLAMA
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode
 from hwgen.golden.machine import GoldenMachine
 from hwgen.hazards import HAZARDS
-from hwgen.llama import random_llama
 from hwgen.operators import (
     OPERATORS,
     State,
@@ -29,8 +29,8 @@ from hwgen.operators import (
 )
 from hwgen.sw.analysis.pass_model import COSTS
 from hwgen.sw.analysis.timeline import TRACKS
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.weights import random_weights
 
 from .golden.passes import Host
@@ -178,7 +178,7 @@ def ternary(head: str) -> Callable[[], Image]:
 
 @pytest.mark.parametrize("make", [
     ternary("exact"), ternary("shortlist"),
-    lambda: compile_model(INT4, random_llama(INT4_SHAPE, 1, kv="int4", query="e4m3", group=64)),
+    lambda: compile_model(INT4, random_weights(INT4_SHAPE, 1, LLAMA, "int4", kv="int4", query="e4m3", group=64)),
 ], ids=["exact", "shortlist", "int4"])
 def test_the_table_is_true_of_the_golden_machine(make: Callable[[], Image], monkeypatch: pytest.MonkeyPatch) -> None:
     image = make()

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...boards import Board
 from ...config import BuildConfig
-from ...published import engine_of, published_shape
+from ...published import published_model
 from ...shape import ModelShape
 from .pass_model import PassEstimate, PassModel
 
@@ -67,10 +67,10 @@ def estimate_json(
     layers: int | None = None,
 ) -> dict[str, Any]:
     """What ``hwgen estimate --json`` prints."""
-    config, shape = board.config, published_shape(shape_name)
+    config, shape = board.config, published_model(shape_name).shape
     if layers is not None:
         shape = replace(shape, layers=layers)
-    engine = engine_of(shape_name)
+    engine = published_model(shape_name).engine
     estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head, engine=engine)
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)

@@ -24,10 +24,12 @@ from ...config import BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...files import write_whole
 from ...layout import vectors_of
-from ...published import LLAMA_SHAPES, SHAPES
+from ...published import PUBLISHED
 from ...rounding import align, ceil_div
 from ...shape import ModelShape
-from ..models.bitnet import find_model, read_config, read_shape
+from ..models.config_json import read_config, unsupported
+from ..models.families import family_of_config
+from ..models.library import find_model
 from .area_model import estimate_resources
 from .area_report import CEILINGS
 from .pass_model import PassModel
@@ -138,20 +140,24 @@ class Candidate:
 
 
 #: Published shapes that can be explored.
-TERNARY_SHAPES = [name for name in SHAPES if name not in LLAMA_SHAPES]
+TERNARY_SHAPES = [name for name, model in PUBLISHED.items() if model.engine == "ternary"]
 
 
 def model_shape(name: str) -> ModelShape:
     """Sizes of a published shape, a shipped model or a model directory."""
-    if name in LLAMA_SHAPES:
+    if name in PUBLISHED and name not in TERNARY_SHAPES:
         raise HwgenError(
             "usage", f"{name} needs the INT4 engine, and explore knows the resources of ternary builds alone",
             f"use `hwgen estimate --shape {name}` and `hwgen report --engine int4`, with --set",
         )
-    if name in SHAPES:
-        return SHAPES[name]
+    if name in PUBLISHED:
+        return PUBLISHED[name].shape
     try:
-        return read_shape(read_config(find_model(name)))
+        config = read_config(find_model(name))
+        family = family_of_config(config)
+        if family.engine != "ternary":
+            raise unsupported("model_type", config.get("model_type"), "models with ternary matrices")
+        return family.loader().read_shape(config)
     except HwgenError as error:
         if error.kind == "checkpoint" and not Path(name).exists():
             raise HwgenError("usage", f"{name!r} is neither a published shape nor a model",

@@ -20,8 +20,8 @@ from ...hazards import must_wait
 from ...layout import Int4Layout, KvBlockLayout
 from ...operators import OPERATORS, Unit, active_tokens, check_complete, has_more_rounds, rope_heads, segments, skipped
 from ...shape import ModelShape
-from ..compiler.layers import plan_model
-from ..models.random_model import RandomLlama, RandomModel
+from ..compiler.compile import plan_model
+from ..models.random_model import sized_model
 
 __all__ = ["Calibration", "PassEstimate", "PassModel"]
 
@@ -169,7 +169,7 @@ class PassModel:
     ) -> None:
         self.config, self.shape = config, shape
         self.calibration = calibration or Calibration()
-        weights: Any = RandomLlama(shape) if engine == "int4" else RandomModel(shape)  # sizes are all that is used
+        weights: Any = sized_model(shape, engine)
         self.program, self.chunk = plan_model(config, weights, head)
 
     def run(self, tokens: int, position: int, *, logits: bool = True) -> PassEstimate:

@@ -24,7 +24,7 @@ from ...errors import HwgenError
 from ...rounding import align
 from ...shape import ModelShape
 from ...weights import random_weights
-from ..compiler.layers import compile_model
+from ..compiler.compile import compile_model
 from ..devices.device import Device
 from ..devices.verilator import VerilatorDevice
 from ..runtime.engine import Engine

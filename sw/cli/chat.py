@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
-from ..models.bitnet import LoadedModel
-from ..models.llama import LoadedLlama
+from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream, Tokenizer
 from ..runtime.sampling import Sampler, Sampling
@@ -44,7 +43,7 @@ class Runner(Protocol):
 class EngineRunner:
     """A model on a device."""
 
-    def __init__(self, model: LoadedModel | LoadedLlama, device: str, board: Board, output: Output) -> None:
+    def __init__(self, model: Model, device: str, board: Board, output: Output) -> None:
         from ..runtime.llm import LLM
         from ..runtime.pages import Session
 
@@ -67,21 +66,21 @@ class EngineRunner:
 class LlamaRunner:
     """A llama model on the golden model of whole layers: the bits of the golden device, without programs."""
 
-    def __init__(self, model: LoadedLlama, board: Board) -> None:
+    def __init__(self, model: Model, board: Board) -> None:
         try:
-            from ...golden.llama import LlamaModel, LlamaSession
+            from ...golden.decoder import GoldenModel, GoldenSession
         except ImportError as error:
             raise HwgenError(
                 "tool", f"the golden model needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
             ) from error
-        if not model.weights.is_int4:
+        if not model.weights.is_quantized:
             raise HwgenError(
                 "architecture",
                 f"{model.name} has float matrices; the machine takes 4-bit ones",
                 f"hwgen quantize {model.path} --out DIR",
             )
-        self._model, self._new = LlamaModel(model.weights, board.config), LlamaSession
-        self._session = LlamaSession()
+        self._model, self._new = GoldenModel(model.weights, board.config), GoldenSession
+        self._session = GoldenSession()
         self.context = model.weights.shape.max_context
 
     @property
@@ -96,9 +95,9 @@ class LlamaRunner:
         self._session = self._new()
 
 
-def open_runner(model: LoadedModel | LoadedLlama, device: str, board: Board, output: Output) -> Runner:
+def open_runner(model: Model, device: str, board: Board, output: Output) -> Runner:
     """What runs the model on the device."""
-    if isinstance(model, LoadedLlama) and device == "golden":
+    if model.weights.engine == "int4" and device == "golden":
         return LlamaRunner(model, board)
     return EngineRunner(model, device, board, output)
 

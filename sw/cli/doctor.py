@@ -13,7 +13,8 @@ from typing import Any
 
 from ...errors import HwgenError
 from ...files import cache_directory
-from ..models.bitnet import load_model, shipped_models
+from ..models.library import shipped_models
+from ..models.open import open_model
 
 __all__ = ["Check", "run_checks"]
 
@@ -110,7 +111,7 @@ def check_models() -> Check:
     names = shipped_models()
     try:
         for name in names:
-            load_model(name)
+            open_model(name)
     except HwgenError as error:
         return Check("models", False, error.message, fix)
     return Check("models", bool(names), ", ".join(names) or "not found", fix)

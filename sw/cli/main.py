@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from ...config import ENGINES, ConfigError
 from ...errors import HwgenError
-from ...llama import KV_KINDS
-from ...published import LLAMA_SHAPES, SHAPES
+from ...published import PUBLISHED
+from ...weights import KV_KINDS
 from . import board as board_command
 from . import chat
 from . import model as model_command
@@ -65,7 +65,7 @@ def add_board(parser: Parser, default: str = "demo") -> None:
 
 
 def add_workload(parser: Parser) -> None:
-    parser.add_argument("--shape", default="bitnet-0.73b", help=f"published sizes: {', '.join(SHAPES)}")
+    parser.add_argument("--shape", default="bitnet-0.73b", help=f"published sizes: {', '.join(PUBLISHED)}")
     parser.add_argument("--prompt", type=int, default=128, metavar="P", help="prompt tokens to prefill; 0 is none")
     parser.add_argument("--decode", type=int, default=4, metavar="N", help="tokens to decode")
     parser.add_argument(
@@ -216,7 +216,7 @@ def build_parser() -> Parser:
         "search the configurations of a board for one model with the analytic models",
         "hwgen explore --board kv260 --model bitnet-0.73b",
     )
-    ternary = ", ".join(name for name in SHAPES if name not in LLAMA_SHAPES)
+    ternary = ", ".join(name for name, model in PUBLISHED.items() if model.engine == "ternary")
     p.add_argument("--model", default="bitnet-0.73b", help=f"{ternary}, a shipped model or a model directory")
     p.add_argument(
         "--also", action="append", default=[], metavar="M", help="a model that the choice must hold as well (may be repeated)"

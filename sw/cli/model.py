@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import HwgenError
-from ..models.bitnet import shipped_models
-from ..models.library import SOURCES, add_model, added_models
+from ..models.library import SOURCES, add_model, added_models, shipped_models
 
 if TYPE_CHECKING:
     from .output import Output

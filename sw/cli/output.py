@@ -13,7 +13,7 @@ from typing import Any
 from ...boards import Board, load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
-from ...published import engine_of
+from ...published import published_model
 from ..runtime.generation import Generation
 
 __all__ = [
@@ -238,7 +238,6 @@ def verify(options: argparse.Namespace, output: Output) -> Result:
 
 # ---- perplexity --------------------------------------------------------------------------------------------------
 def perplexity(options: argparse.Namespace, output: Output) -> Result:
-    from ..models.llama import LoadedLlama
     from ..models.open import open_model
     from ..verification.perplexity import compare_perplexity
 
@@ -247,7 +246,7 @@ def perplexity(options: argparse.Namespace, output: Output) -> Result:
     model = open_model(options.model, output.progress)
     board = configured_board(options, model.weights.engine)
     if options.kv is not None:
-        if not isinstance(model, LoadedLlama):
+        if model.weights.engine == "ternary":
             raise HwgenError("usage", f"--kv {options.kv}: {model.name} is a ternary model", "leave --kv out")
         model = replace(model, weights=replace(model.weights, kv=options.kv))
     result = compare_perplexity(
@@ -350,7 +349,7 @@ def bench(options: argparse.Namespace, output: Output) -> Result:
     )
     if plan.prompt + plan.decode == 0:
         raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")
-    result = run_bench(configured_board(options, engine_of(options.shape)), plan, output.progress)
+    result = run_bench(configured_board(options, published_model(options.shape).engine), plan, output.progress)
     for line in describe_bench(result):
         output.show(line)
     return (1 if result["mismatches"] else 0), result
@@ -363,7 +362,7 @@ def estimate(options: argparse.Namespace, output: Output) -> Result:
     if prompt + decode == 0:
         raise HwgenError("usage", "nothing to estimate: --prompt and --decode are both 0", "give one of them")
     cached = _at_least(options, "cached", 0)
-    board = configured_board(options, engine_of(options.shape))
+    board = configured_board(options, published_model(options.shape).engine)
     result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head)
     for line in describe_estimate(result):
         output.show(line)
@@ -453,7 +452,7 @@ def train(options: argparse.Namespace, output: Output) -> Result:
         raise HwgenError("usage", str(error), "change the options, or choose another --out") from error
     result: dict[str, Any] = {"out": str(options.out), "shape": shape.to_dict(), **row}
     if options.export is not None:
-        from ..models.checkpoint import export_training
+        from ..training.train import export_training
 
         export_training(options.out, options.export)
         result["export"] = str(options.export)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import HwgenError
 from ...int4 import GROUPS
-from ...llama import KV_KINDS, MATRICES, QUERY_KINDS, LlamaWeights, dense
-from ..models.llama_checkpoint import check_output, save_llama
-from ..models.open import open_llama
+from ...weights import KV_KINDS, QUERY_KINDS, ModelWeights, dense
+from ..models.llama import check_output, save_llama
+from ..models.open import open_model
 from ..training import RECIPES
 from ..verification.perplexity import WINDOW, encode_file
 
@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", default="demo", help="board whose pass length and cache blocks the bit-exact model takes")
 
 
-def stored_bytes(weights: LlamaWeights) -> int:
+def stored_bytes(weights: ModelWeights) -> int:
     """Bytes of the linear layers: as stored by the machine, or float32."""
-    matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
+    matrices = [matrix for layer in weights.layers for matrix in layer.matrices.values()]
     return sum(m.stored_bytes if hasattr(m, "stored_bytes") else dense(m).nbytes for m in matrices)
 
 
@@ -60,8 +60,8 @@ def _check_paths(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
     _check_paths(options)
     try:
+        from ...golden.decoder import GoldenModel
         from ...golden.float_llama import FloatLlama
-        from ...golden.llama import LlamaModel
         from ...golden.perplexity import perplexity
         from ..training.recipes import calibration_windows, needs_calibration, quantize
     except ImportError as error:
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
     from ...boards import load_board
 
     board = load_board(options.board)
-    model = open_llama(options.model, output.progress)
+    model = open_model(options.model, output.progress, engine="int4")
     ids = encode_file(model.tokenizer, options.text, options.tokens or None)[0] if options.text else []
     text = options.calibration or (options.text if needs_calibration(options.recipe) else None)
     windows = None
@@ -113,13 +113,13 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
         0,
         "float",
         measure("the float model", FloatLlama(model.weights)),
-        sum(dense(getattr(x, n)).nbytes for x in model.weights.layers for n in MATRICES),
+        sum(dense(matrix).nbytes for layer in model.weights.layers for matrix in layer.matrices.values()),
     )
     size = stored_bytes(weights)
     add(f"{options.recipe}, float arithmetic", options.group, "float", measure("the stored weights", FloatLlama(weights)), size)
     for kv in sorted(KV_KINDS, key=lambda k: k != options.kv):
-        exact = LlamaModel(replace(weights, kv=kv), board.config)
+        exact = GoldenModel(replace(weights, kv=kv), board.config)
         add(options.recipe, options.group, kv, measure(f"the bit-exact model, {kv} cache", exact.logits), size)
-    mean = {name: sum(layer[name] for layer in done.errors) / len(done.errors) for name in MATRICES}
+    mean = {name: sum(layer[name] for layer in done.errors) / len(done.errors) for name in done.errors[0]}
     output.show("mean relative weight error  " + "  ".join(f"{name} {value:.4f}" for name, value in mean.items()))
     return 0, result

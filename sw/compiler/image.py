@@ -19,15 +19,12 @@ from ...files import replacing
 from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
-from .placement import Region
+from .placement import REGION_ALIGNMENT, Region
 from .programs import SlicedProgram, pack_slices, unpack_slices
 
 __all__ = ["Image", "relocate"]
 
 _MAGIC = b"HWGENIMG"
-
-#: Alignment of the image in memory and of its large regions, in bytes.
-REGION_ALIGNMENT = 4096
 
 
 def relocate(descriptors: Iterable[Descriptor], base: int, cache: int | None = None) -> list[Descriptor]:

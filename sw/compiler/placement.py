@@ -14,12 +14,17 @@ from ...layout import vectors_of
 from ...rounding import align
 from ...shape import ModelShape
 
-__all__ = ["SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit", "plan_scratch", "whole_rounds"]
+__all__ = [
+    "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit", "plan_scratch", "whole_rounds",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
 #: Alignment of every segment, in bytes.
 SEGMENT_ALIGNMENT = 64
+
+#: Alignment of the image in memory and of its large regions, in bytes.
+REGION_ALIGNMENT = 4096
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from ...boards import load_board
 from ...config import BuildConfig
-from ..compiler.layers import compile_model
+from ..compiler.compile import compile_model
 from ..devices.device import Device
 from ..devices.open import open_device
-from ..models.bitnet import LoadedModel
-from ..models.llama import LoadedLlama
+from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
 from .engine import Engine
@@ -28,7 +27,7 @@ __all__ = ["Answer", "LLM"]
 class Answer:
     """A running answer: iterate over it for pieces of text, or take :attr:`text` at the end."""
 
-    def __init__(self, model: LoadedModel | LoadedLlama, generation: Generation, *, keep_session: bool = False) -> None:
+    def __init__(self, model: Model, generation: Generation, *, keep_session: bool = False) -> None:
         self._model = model
         self._keep_session = keep_session
         #: Tokens, phases and statistics.
@@ -76,7 +75,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str | Path | LoadedModel | LoadedLlama = "stories",
+        model: str | Path | Model = "stories",
         device: str | Device = "verilator",
         board: str | BuildConfig = "demo",
         progress: Callable[[str], None] | None = None,
@@ -87,7 +86,7 @@ class LLM:
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
-        self.model = model if isinstance(model, (LoadedModel, LoadedLlama)) else open_model(model, report)
+        self.model = model if isinstance(model, Model) else open_model(model, report)
         weights = self.model.weights
         config = board if isinstance(board, BuildConfig) else load_board(board).for_engine(weights.engine).config
         self.image = compile_model(config, weights, name=self.model.name, head=head, progress=report)

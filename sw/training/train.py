@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import HwgenError
 from ...files import replacing
 from ...golden.float_bitnet import BitNet
 from ...shape import ModelShape
+from ...weights import ModelWeights
+from ..models.bitnet import save_model, weights_from_state
 
-__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "read_documents", "train", "train_tokenizer"]
+__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "export_training", "read_documents", "train", "train_tokenizer"]
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -216,3 +219,17 @@ def train(
             with replacing(state_file) as part:
                 torch.save(state, part)
     return row
+
+
+def export_training(run: Path, out: Path) -> ModelWeights:
+    """Export the newest state of a training directory (``hwgen train --out``) to directory ``out``."""
+    state_file = run / "train_state.pt"
+    if not state_file.exists():
+        raise HwgenError("checkpoint", f"{state_file} is missing", "give the directory that `hwgen train` wrote")
+    saved = torch.load(state_file, weights_only=True, map_location="cpu")
+    shape = ModelShape(**json.loads(saved["signature"])[1])
+    state = {name: value.float().numpy() for name, value in saved["model"].items()}
+    weights = weights_from_state(shape, state)
+    # documents begin and end with token 0, <|endoftext|>
+    save_model(weights, out, run / "tokenizer.json", end_token=0)
+    return weights

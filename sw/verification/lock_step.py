@@ -13,10 +13,9 @@ from ...config import BuildConfig
 from ...descriptors import Descriptor, Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
-from ...llama import LlamaWeights
 from ...weights import ModelWeights
+from ..compiler.compile import compile_model
 from ..compiler.image import Image
-from ..compiler.layers import compile_model
 from ..devices.device import DeviceTimeout
 from ..runtime.engine import Engine, PassResult
 from ..runtime.pages import Session
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LockStep", "Mismatch", "Outcome", "verify_model"]
 
-Weights = TypeVar("Weights", bound=ModelWeights | LlamaWeights)
+Weights = TypeVar("Weights", bound=ModelWeights)
 
 
 @dataclass(frozen=True)
@@ -242,12 +241,12 @@ def truncate_layers(weights: Weights, layers: int) -> Weights:
     """The model cut down to its first layers."""
     if layers > weights.shape.layers:
         raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
-    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]  # of the same family
+    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])
 
 
 def verify_model(
     config: BuildConfig,
-    weights: ModelWeights | LlamaWeights,
+    weights: ModelWeights,
     *,
     prompt_tokens: int,
     new_tokens: int,

@@ -14,7 +14,7 @@ import pytest
 from hwgen.boards import board_names, load_board
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
-from hwgen.published import SHAPES
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
 from hwgen.sw.analysis import explore as search
 from hwgen.sw.analysis.area_model import estimate_resources
@@ -62,7 +62,7 @@ def test_front_figures_are_those_of_the_whole_estimate(found: search.Exploration
 
 @pytest.mark.parametrize("changes", [{}, {"lanes": 1, "chunk": 2}, {"groups": 1, "lanes": 4, "chunk": 16}], ids=str)
 def test_a_few_layers_and_rows_tell_the_rest(changes: dict[str, int]) -> None:
-    shape = SHAPES["bitnet-0.73b"]
+    shape = PUBLISHED["bitnet-0.73b"].shape
     config = replace(KV260.config, **changes)
     decode, prompt = search.time_passes(config, search.Workload(shape=shape, prompt=70))
     whole = estimate_model(config, shape, 70, 1)
@@ -125,7 +125,7 @@ def test_maxima_are_those_of_the_models_or_of_the_board() -> None:
     def maxima(config: BuildConfig) -> tuple[int, ...]:
         return tuple(getattr(config, name) for name in MAXIMA)
 
-    other = SHAPES["bitnet-0.73b"]
+    other = PUBLISHED["bitnet-0.73b"].shape
     alone, both = built(WORK), built(replace(WORK, also=(other,)))
     assert maxima(alone) == (512, 256, 8, 4, 2, 32)
     assert maxima(both) == (4096, 1536, 16, 16, 2, 96)

@@ -9,14 +9,14 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.descriptors import Opcode
-from hwgen.published import published_shape
+from hwgen.published import published_model
 from hwgen.sw.analysis.pass_model import PassModel
 
 KV260 = load_board("kv260")
 
 
 def test_spans_obey_the_machine() -> None:
-    model = PassModel(KV260.config, published_shape("bitnet-0.73b"))
+    model = PassModel(KV260.config, published_model("bitnet-0.73b").shape)
     traced = model.run(24, 48)
     for opcodes in ({Opcode.LINEAR}, {Opcode.NORM, Opcode.DRAIN, Opcode.ROPE}, {Opcode.ATTENTION, Opcode.HEAD}):
         spans = [s for s in traced.spans if s.descriptor.opcode in opcodes]
@@ -27,7 +27,7 @@ def test_spans_obey_the_machine() -> None:
 
 
 def test_beats_are_those_of_the_program() -> None:
-    shape = published_shape("bitnet-0.73b")
+    shape = published_model("bitnet-0.73b").shape
     traced = PassModel(KV260.config, shape).run(1, 0)
     c = KV260.config
     matrices = shape.linear_weights / (c.slice_inputs * c.rows)
@@ -36,19 +36,19 @@ def test_beats_are_those_of_the_program() -> None:
 
 
 def test_more_context_costs_its_bytes() -> None:
-    model = PassModel(KV260.config, published_shape("bitnet-0.73b"))
+    model = PassModel(KV260.config, published_model("bitnet-0.73b").shape)
     short, long = model.run(1, 128), model.run(1, 1024)
     assert long.cycles - short.cycles == pytest.approx(long.stream_beats - short.stream_beats, rel=0.05)
 
 
 def test_a_smaller_ring_is_never_faster() -> None:
-    shape = published_shape("bitnet-0.73b")
+    shape = published_model("bitnet-0.73b").shape
     cycles = [PassModel(replace(KV260.config, ring_beats=beats), shape).run(1, 128).cycles for beats in (512, 2048, 8192)]
     assert cycles == sorted(cycles, reverse=True)
 
 
 def test_takes_milliseconds_a_pass() -> None:
-    model = PassModel(KV260.config, published_shape("bitnet-0.73b"))
+    model = PassModel(KV260.config, published_model("bitnet-0.73b").shape)
     begin = time.process_time()
     for _ in range(5):
         model.run(1, 128)

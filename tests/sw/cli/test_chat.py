@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 
 from hwgen.boards import load_board
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
-from hwgen.llama import dense, random_llama
 from hwgen.sw.cli.chat import Conversation, LlamaRunner
 from hwgen.sw.cli.main import main
-from hwgen.sw.models.open import open_llama
+from hwgen.sw.models.open import open_model
 from hwgen.sw.runtime.sampling import Sampling
+from hwgen.weights import dense, random_weights
 
 from ..models.llama_files import SHAPE, write_gguf
 
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 2), "Q4_1")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "Q4_1")
     return tmp_path / "m.gguf"
 
 
 def test_turns_reuse_what_was_read(model_file: Path) -> None:
-    model = open_llama(model_file)
+    model = open_model(model_file)
     runner = LlamaRunner(model, load_board("demo"))
     fed: list[int] = []
     feed = runner.feed
@@ -50,7 +51,7 @@ def test_turns_reuse_what_was_read(model_file: Path) -> None:
 
 
 def test_context_ends_a_conversation(model_file: Path) -> None:
-    model = open_llama(model_file)
+    model = open_model(model_file)
     talk = Conversation(LlamaRunner(model, load_board("demo")), model.tokenizer, model.stop_tokens, Sampling(), 500)
     with pytest.raises(HwgenError, match="longer than the context of 128"):
         "".join(talk.say("cat " * 100))
@@ -66,7 +67,7 @@ def test_command(
     result = json.loads(capsys.readouterr().out)
     turn = result["turns"][0]
     assert (
-        code == 0 and turn["prompt_tokens"] == open_llama(model_file).tokenizer.encode_chat("The cat") and len(turn["tokens"]) <= 4
+        code == 0 and turn["prompt_tokens"] == open_model(model_file).tokenizer.encode_chat("The cat") and len(turn["tokens"]) <= 4
     )
     monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n/reset\n/help\n\nThe cat\n/quit\nnever\n"))
     assert main(["chat", str(model_file), "--max-new-tokens", "4", "--json"]) == 0
@@ -80,9 +81,9 @@ def test_command(
 
 
 def test_float_models_need_quantising(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 2), "F16")
-    model = open_llama(tmp_path / "m.gguf")
-    assert dense(model.weights.layers[0].q).dtype == np.float32
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "F16")
+    model = open_model(tmp_path / "m.gguf")
+    assert dense(model.weights.layers[0].matrices["q"]).dtype == np.float32
     with pytest.raises(HwgenError, match="has float matrices") as error:
         LlamaRunner(model, load_board("demo"))
     assert "hwgen quantize" in error.value.fix

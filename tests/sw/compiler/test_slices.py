@@ -10,13 +10,13 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
+from hwgen.decoder import LLAMA
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
-from hwgen.llama import random_llama
-from hwgen.published import SHAPES, engine_of
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
+from hwgen.sw.compiler.compile import compile_model, compiler_of
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model, compiler_of
 from hwgen.sw.compiler.slices import plan_slices
 from hwgen.sw.models.random_model import random_model as published_model
 from hwgen.sw.runtime.engine import Engine
@@ -116,7 +116,7 @@ def test_random_builds_and_models(seed: int) -> None:
 
 def test_int4() -> None:
     """Drains find their row scales in the parameter memory, which the other token overwrites."""
-    weights = random_llama(INT4_SHAPE, 1, kv="int4", query="e4m3", group=64)
+    weights = random_weights(INT4_SHAPE, 1, LLAMA, "int4", kv="int4", query="e4m3", group=64)
     image = sliced_image(INT4, INT4_SHAPE, weights=weights)
     passes = [list(range(image.chunk)), [5, 8, 200, 7, 1]]
     got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)
@@ -173,11 +173,12 @@ def test_no_room_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "head"), [(s, h) for s in SHAPES for h in ("exact", "shortlist") if h == "exact" or engine_of(s) == "ternary"]
+    ("shape", "head"),
+    [(s, h) for s, model in PUBLISHED.items() for h in ("exact", "shortlist") if h == "exact" or model.engine == "ternary"],
 )
 def test_published_shapes(shape: str, head: str) -> None:
     """On the build they are measured on, every panel is a slice, and no pass is shorter for it."""
-    config, weights = load_board("kv260").for_engine(engine_of(shape)).config, published_model(shape, layers=2)
+    config, weights = load_board("kv260").for_engine(PUBLISHED[shape].engine).config, published_model(shape, layers=2)
     compiler = compiler_of(config, weights, head)  # type: ignore[arg-type]  # a random model has what compilers use
     compiler.plan_program()
     sliced = plan_slices(compiler)

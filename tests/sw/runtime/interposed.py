@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.llama import LlamaWeights
 from hwgen.shape import ModelShape
-from hwgen.sw.compiler import layers as compiler
+from hwgen.sw.compiler import compile as compiler
 from hwgen.sw.compiler import slices
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.layers import ModelCompiler
 from hwgen.sw.compiler.programs import SlicedProgram
 from hwgen.sw.compiler.slice_proof import written_vectors
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.kv_arrays import unpack_pages, with_cache_tokens
 from hwgen.sw.runtime.pages import Session
-from hwgen.weights import random_weights
+from hwgen.weights import ModelWeights, random_weights
 
 __all__ = ["Interposed", "compile_round_by_round", "golden_engine", "interposed", "poison", "sliced_image", "undisturbed"]
 
@@ -28,7 +28,7 @@ __all__ = ["Interposed", "compile_round_by_round", "golden_engine", "interposed"
 Prompt = list[list[int]]
 
 
-def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", weights: LlamaWeights | None = None) -> Image:
+def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", weights: ModelWeights | None = None) -> Image:
     image = compiler.compile_model(config, weights or random_weights(shape, seed=11), head=head)
     assert image.sliced is not None
     return with_cache_tokens(image, 2 * image.context)
@@ -37,7 +37,7 @@ def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", we
 def compile_round_by_round(config: BuildConfig, shape: ModelShape, head: str = "exact") -> Image:
     """As for a scratch memory that has no room for the feed-forward products of all rounds beside another token."""
 
-    def plan(of: compiler.ModelCompiler) -> SlicedProgram | None:
+    def plan(of: ModelCompiler) -> SlicedProgram | None:
         p = of.plan
         return slices._checked(of, slices.ProgramCutter(config, of.program, p).cut(p.g + 7 + p.chunk * p.g_stride), 180)
 

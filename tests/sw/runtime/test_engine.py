@@ -8,10 +8,10 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
-from hwgen.golden.bitnet import GoldenModel
+from hwgen.golden.decoder import GoldenModel
 from hwgen.registers import register
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine

@@ -8,8 +8,8 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.generation import GeneratedToken, Generation

@@ -17,8 +17,8 @@ from hwgen.descriptors import Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
 from hwgen.sw.cli.main import main
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
