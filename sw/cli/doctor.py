@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -13,8 +14,11 @@ from typing import Any
 
 from ...errors import HwgenError
 from ..models.bitnet import load_model, shipped_models
+from .output import Output, Result
 
-__all__ = ["Check", "run_checks"]
+__all__ = ["EXAMPLE", "Check", "add_arguments", "run", "run_checks"]
+
+EXAMPLE = "hwgen doctor"
 
 
 @dataclass(frozen=True)
@@ -127,3 +131,15 @@ def run_checks() -> list[Check]:
         check_tcl(),
         *(check() for check in later),
     ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
+    checks = run_checks()
+    for check in checks:
+        hint = "" if check.ok else f"   fix: {check.fix}"
+        output.show(f"{'ok     ' if check.ok else 'missing'} {check.name:24} {check.found}{hint}")
+    return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import HwgenError
 from ...int4 import GROUPS
@@ -15,11 +15,11 @@ from ..models.llama_checkpoint import check_output, save_llama
 from ..models.open import open_llama
 from ..training import RECIPES
 from ..verification.perplexity import WINDOW, encode_file
+from .output import Output, Result
 
-if TYPE_CHECKING:
-    from .output import Output
+__all__ = ["EXAMPLE", "add_arguments", "run", "stored_bytes"]
 
-__all__ = ["add_arguments", "run", "stored_bytes"]
+EXAMPLE = "hwgen quantize smollm2 --recipe fireq --group 128 --text eval.txt --calibration train.txt --out smollm2-int4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def _check_paths(options: argparse.Namespace) -> None:
         check_output(options.out)
 
 
-def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+def run(options: argparse.Namespace, output: Output) -> Result:
     _check_paths(options)
     try:
         from ...golden.float_llama import FloatLlama

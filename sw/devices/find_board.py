@@ -114,9 +114,9 @@ def _shipped_name(found: str) -> str:
 def _virtual_device(board: Board, progress: Callable[[str], None] | None) -> Any:
     try:
         from ...sim.board.local import SimulatedDevice
-        from ..cli.board import virtual_board
+        from .virtual_board import virtual_board
 
-        return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress=progress))
+        return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress))
     except ImportError as error:
         raise HwgenError(
             "tool",

@@ -1,15 +1,20 @@
-"""Hardware hand-off and simulated bitstream of a virtual board: what PYNQ reads to know what is in an overlay."""
+"""A virtual board, and its hardware hand-off and simulated bitstream: what PYNQ reads to know what is in an overlay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from ...boards import Board
 from ...registers import WINDOW_BYTES, Register, register_map
 from ...vlnv import NAME, VLNV
 
-__all__ = ["hwh_text", "write_overlay"]
+if TYPE_CHECKING:
+    from ...sim.board import VirtualBoard
+
+__all__ = ["hwh_text", "virtual_board", "write_overlay"]
 
 #: Access of a register in the words of IP-XACT.
 _ACCESS = {"ro": "read-only", "rw": "read-write", "wo": "write-only"}
@@ -126,3 +131,15 @@ def write_overlay(board: Board, directory: Path) -> Path:
         part.write_bytes(data)
         part.replace(path)
     return bit
+
+
+def virtual_board(
+    board: Board, memory_bytes: int, progress: Callable[[str], None] | None = None, **options: Any
+) -> VirtualBoard:
+    """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
+    from ...sim.board import VirtualBoard
+    from .verilator import VerilatorDevice
+
+    device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)
+    arch = "armv7l" if board.part.startswith("xc7") else "aarch64"
+    return VirtualBoard(device.accelerator, board.config, board=board.name, arch=arch)
