@@ -24,6 +24,15 @@ ENGINES = ("ternary", "int4", "both")
 TRITS_PER_BYTE = 5
 
 
+#: Types of a value, what it must be and what to do, by the type of its field.
+_KINDS: dict[str, tuple[type | tuple[type, ...], str, str]] = {
+    "int": (int, "a positive integer", "; use 1 or more"),
+    "float": ((int, float), "a positive number", ""),
+    "bool": (bool, "true or false", ""),
+    "str": (str, "text", ""),
+}
+
+
 class ConfigError(ValueError):
     """An illegal build configuration; the message states the reason and the nearest legal value."""
 
@@ -228,8 +237,10 @@ class BuildConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigError(f"{item.name} must be a positive integer, not {value!r}; use 1 or more")
+            kinds, what, use = _KINDS[str(item.type)]
+            number = item.type in ("int", "float")
+            if not isinstance(value, kinds) or number and (isinstance(value, bool) or not 0 < value < math.inf):
+                raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
         self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
         self._require(
