@@ -236,7 +236,7 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
+            value: Any = getattr(self, item.name)
             kinds, what, use = _KINDS[str(item.type)]
             number = item.type in ("int", "float")
             if not isinstance(value, kinds) or number and (isinstance(value, bool) or not 0 < value < math.inf):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hwgen import LLM, Conversation, HwgenError, Sampling
 from hwgen.llama import random_llama
 from hwgen.sw.runtime.engine import Engine, PassResult, Session
+from hwgen.sw.runtime.sampling import Sampler
 
 from ..conftest import CONFIG
 from ..models.llama_files import SHAPE, write_gguf
@@ -51,7 +53,15 @@ class Passes:
         return sum(map(len, self.tokens))
 
 
-def test_turns_reuse_what_was_read(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_it_say(llm: LLM, text: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every drawn answer is ``text``, whose tokens are those of its spelling; their number."""
+    tokens = llm.model.tokenizer.encode_text(text)
+    drawn = cycle(tokens)
+    monkeypatch.setattr(Sampler, "choose", lambda *a: next(drawn))
+    return len(tokens)
+
+
+def test_greedy_answers_need_no_logits(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, passes = llm.model.tokenizer, Passes(llm.engine, monkeypatch)
     talk = Conversation(llm, max_new_tokens=6)
     first = "".join(talk.say("cat"))
@@ -59,27 +69,26 @@ def test_turns_reuse_what_was_read(llm: LLM, monkeypatch: pytest.MonkeyPatch) ->
     assert talk.messages[1] == {"role": "assistant", "content": first}
     expected = tokenizer.encode_messages(talk.messages[:1])
     assert list(talk.generation.prompt) == expected == talk.session.tokens[: len(expected)]
-    assert passes.count == talk.session.position and not any(passes.logits)  # greedy: the candidates are enough
-    read = list(talk.session.tokens)
-    passes.tokens.clear()
+    assert passes.count == talk.session.position and not any(passes.logits)
     "".join(talk.say("sat"))
     whole = tokenizer.encode_messages(talk.messages[:3])
     assert talk.session.tokens[: len(whole)] == whole
-    if whole[: len(read)] == read:
-        assert list(talk.generation.prompt) == whole[len(read) :] and passes.count == talk.session.position - len(read)
     talk.reset()
-    assert talk.session.tokens == [] and "".join(talk.say("cat")) == first  # greedy: the same again
+    assert talk.session.tokens == [] and "".join(talk.say("cat")) == first  # the same again
 
 
-def test_bits_are_those_of_the_same_passes_in_a_fresh_session(llama: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = Passes(llama.engine, monkeypatch)
-    talk = Conversation(llama, SAMPLED, max_new_tokens=5)
-    for text in ("The cat", "sat", "upon a mat"):
-        "".join(talk.say(text))
-    assert all(passes.logits[i] for i, tokens in enumerate(passes.tokens) if len(tokens) == 1)
-    logits, expected = llama.engine.logits(), list(passes.tokens)
-    fresh = LLM(llama.model, "golden")
-    session = Session()
+def test_turns_reuse_what_was_read(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And their bits are those of the same passes in a fresh session."""
+    passes = Passes(llm.engine, monkeypatch)
+    talk = Conversation(llm, SAMPLED, max_new_tokens=make_it_say(llm, "The cat.", monkeypatch))
+    for text in ("cat", "sat"):
+        assert "".join(talk.say(text)) == "The cat."
+        whole = llm.model.tokenizer.encode_messages(talk.messages[:-1])
+        assert talk.session.tokens[: len(whole)] == whole
+        assert passes.count == talk.session.position  # no token was computed twice
+        assert talk.generation is not None and talk.generation.stop_reason == "length"
+    logits, expected = llm.engine.logits(), list(passes.tokens)
+    fresh, session = LLM(llm.model, "golden", llm.engine.config), Session()
     for tokens in expected:
         fresh.engine.forward(session, tokens, write_logits=True)
     assert session.tokens == talk.session.tokens
@@ -87,10 +96,14 @@ def test_bits_are_those_of_the_same_passes_in_a_fresh_session(llama: LLM, monkey
 
 
 def test_random_draws_go_on_from_turn_to_turn(llama: LLM) -> None:
-    talk = Conversation(llama, SAMPLED, max_new_tokens=8)
-    first = "".join(talk.say("The cat"))
-    talk.reset()
-    assert "".join(talk.say("The cat")) != first == "".join(Conversation(llama, SAMPLED, max_new_tokens=8).say("The cat"))
+    talk, other = (Conversation(llama, SAMPLED, max_new_tokens=8) for _ in range(2))
+    drawn = []
+    for conversation in (talk, other, talk):
+        conversation.reset()
+        "".join(conversation.say("The cat"))
+        assert conversation.generation is not None
+        drawn.append(conversation.generation.tokens)
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_other_tokens_for_what_was_read_begin_anew(llama: LLM) -> None:
