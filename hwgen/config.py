@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -24,12 +25,12 @@ ENGINES = ("ternary", "int4", "both")
 TRITS_PER_BYTE = 5
 
 
-#: Types of a value, what it must be and what to do, by the type of its field.
-_KINDS: dict[str, tuple[type | tuple[type, ...], str, str]] = {
-    "int": (int, "a positive integer", "; use 1 or more"),
-    "float": ((int, float), "a positive number", ""),
-    "bool": (bool, "true or false", ""),
-    "str": (str, "text", ""),
+#: Whether a value is legal, what it must be and what to do, by the type of its field.
+_LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "int": (lambda value: type(value) is int and value > 0, "a positive integer", "; use 1 or more"),
+    "float": (lambda value: type(value) in (int, float) and 0 < value < math.inf, "a positive number", ""),
+    "bool": (lambda value: type(value) is bool, "true or false", ""),
+    "str": (lambda value: type(value) is str, "text", ""),
 }
 
 
@@ -236,10 +237,9 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value: Any = getattr(self, item.name)
-            kinds, what, use = _KINDS[str(item.type)]
-            number = item.type in ("int", "float")
-            if not isinstance(value, kinds) or number and (isinstance(value, bool) or not 0 < value < math.inf):
+            value = getattr(self, item.name)
+            legal, what, use = _LEGAL[str(item.type)]
+            if not legal(value):
                 raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
         self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
