@@ -104,7 +104,7 @@ _PARSERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "int": (int, "an int", "a whole number"),
     "float": (float, "a float", "a number"),
     "str": (str, "a str", "text"),
-    "bool": (lambda text: _BOOLEANS[text.lower()], "a bool", "true or false (or yes or no, on or off, 1 or 0)"),
+    "bool": (lambda text: _BOOLEANS[text.lower()], "a bool", "true or false, yes or no, on or off, 1 or 0"),
 }
 
 

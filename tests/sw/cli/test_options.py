@@ -32,7 +32,7 @@ def test_numbers_and_text() -> None:
 
 
 @pytest.mark.parametrize(("change", "message", "fix"), [
-    ("fp8_query=maybe", "'maybe' is not a bool", "true or false (or yes or no, on or off, 1 or 0)"),
+    ("fp8_query=maybe", "'maybe' is not a bool", "true or false, yes or no, on or off, 1 or 0"),
     ("fp8_query=", "'' is not a bool", "true or false"),
     ("probe=2", "'2' is not a bool", "true or false"),
     ("lanes=many", "'many' is not an int", "a whole number"),
