@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,6 +18,15 @@ ENGINES = ("ternary", "int4", "both")
 
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
+
+
+#: Whether a value is legal, what it must be and what to do, by the type of its field.
+_LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "int": (lambda value: type(value) is int and value > 0, "a positive integer", "; use 1 or more"),
+    "float": (lambda value: type(value) in (int, float) and 0 < value < math.inf, "a positive number", ""),
+    "bool": (lambda value: type(value) is bool, "true or false", ""),
+    "str": (lambda value: type(value) is str, "text", ""),
+}
 
 
 class ConfigError(ValueError):
@@ -228,8 +238,9 @@ class BuildConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigError(f"{item.name} must be a positive integer, not {value!r}; use 1 or more")
+            legal, what, use = _LEGAL[str(item.type)]
+            if not legal(value):
+                raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
         self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
         self._require(

@@ -24,6 +24,7 @@ from ...config import BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...files import write_whole
 from ...layout import vectors_of
+from ...packages import needs
 from ...published import PUBLISHED
 from ...rounding import align, ceil_div
 from ...shape import ModelShape
@@ -353,10 +354,8 @@ def open_executor(workers: int | None = None, dask: str | None = None) -> Iterat
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
             yield pool
         return
-    try:
+    with needs("--dask", "hwgen[cluster]"):
         client_of: Any = importlib.import_module("distributed").Client  # has no type information
-    except ImportError as error:
-        raise HwgenError("tool", "--dask needs the Python package distributed", 'pip install "hwgen[cluster]"') from error
     try:
         client = client_of(dask, timeout=_DASK_TIMEOUT)
     except (OSError, ValueError) as error:
@@ -496,10 +495,8 @@ def describe_exploration(result: dict[str, Any]) -> list[str]:
 
 def draw_front(result: dict[str, Any], path: Path) -> None:
     """Draw the front: tokens a second against time to first token, coloured by look-up tables."""
-    try:
+    with needs("drawing", "hwgen[plot]"):
         import matplotlib
-    except ImportError as error:
-        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

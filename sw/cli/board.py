@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ...errors import HwgenError
+from ...packages import needs
 from ..devices.virtual_board import virtual_board, write_overlay
+from .options import at_least, check_port, configured_board
+from .output import Output, Result
 
-if TYPE_CHECKING:
-    from .output import Output
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
-__all__ = ["add_arguments", "run"]
+EXAMPLE = "hwgen board --simulate demo --port 7967"
 
 #: PYNQ looks for boards there.
 DEFAULT_PORT = 7967
@@ -31,22 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
-    from .output import configured_board
-
-    if options.memory < 1:
-        raise HwgenError("usage", f"--memory must be at least 1, not {options.memory}", "give 1 or more")
-    if not 0 <= options.port < 1 << 16:
-        raise HwgenError("usage", f"--port must be 0 to 65535, not {options.port}", "give a port")
-    try:
+def run(options: argparse.Namespace, output: Output) -> Result:
+    memory = at_least(options, "memory", 1) << 20
+    check_port(options.port, "give a port")
+    with needs("the virtual board", "hwgen[pynq]"):
         from ...sim.board.server import BoardServer
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"the virtual board needs a Python package that is missing: {error.name}", 'pip install "hwgen[pynq]"'
-        ) from error
     options.board = options.simulate
     board = configured_board(options)
-    simulated = virtual_board(board, options.memory << 20, output.progress)
+    simulated = virtual_board(board, memory, output.progress)
     if options.overlay is not None:
         bit = write_overlay(board, options.overlay)
         output.show(f"wrote {bit} and {bit.with_suffix('.hwh')} (simulated)")

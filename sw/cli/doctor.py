@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -12,11 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import HwgenError
-from ...files import cache_directory
 from ..models.library import shipped_models
 from ..models.open import open_model
+from .output import Output, Result
 
-__all__ = ["Check", "run_checks"]
+__all__ = ["EXAMPLE", "Check", "add_arguments", "run", "run_checks"]
+
+EXAMPLE = "hwgen doctor"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def check_simulator() -> Check:
 
 
 def check_cache() -> Check:
+    from ...files import cache_directory
+
     path = cache_directory()
     fix = "set HWGEN_CACHE to a directory that can be written"
     try:
@@ -127,3 +132,15 @@ def run_checks() -> list[Check]:
         check_tcl(),
         *(check() for check in later),
     ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
+    checks = run_checks()
+    for check in checks:
+        hint = "" if check.ok else f"   fix: {check.fix}"
+        output.show(f"{'ok     ' if check.ok else 'missing'} {check.name:24} {check.found}{hint}")
+    return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}

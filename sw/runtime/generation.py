@@ -81,7 +81,8 @@ class Generation:
     engine: Engine
     prompt: Sequence[int]
     max_new_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
+    #: How tokens are drawn; a sampler goes on with its random numbers.
+    sampling: Sampling | Sampler = field(default_factory=Sampling)
     stop_tokens: Sequence[int] = ()
     #: Continued where it already has tokens.
     session: Session = field(default_factory=Session)
@@ -110,7 +111,7 @@ class Generation:
             raise HwgenError(
                 "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
             )
-        self._sampler = Sampler(self.sampling)
+        self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
 
     @property
     def remaining(self) -> int:
@@ -149,7 +150,7 @@ class Generation:
             return None
         chunk = self.engine.image.chunk
         logits = len(self._todo) <= chunk
-        return PassRequest(self._todo[:chunk], logits, logits and self.sampling.needs_logits)
+        return PassRequest(self._todo[:chunk], logits, logits and self._sampler.sampling.needs_logits)
 
     def accept(self, result: PassResult, wall_s: float) -> GeneratedToken | None:
         """Take the result of :meth:`next_pass`; the token it led to, if it was the last pass before one."""
@@ -171,7 +172,7 @@ class Generation:
         return GeneratedToken(token, result, reason)
 
     def _choose(self, result: PassResult) -> int:
-        if not self.sampling.needs_logits:
+        if not self._sampler.sampling.needs_logits:
             return result.candidates[0].token
         return self._sampler.choose(self.engine.logits(), self._seen)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...boards import load_board
@@ -18,7 +18,7 @@ from .generation import Generation
 from .kv_arrays import with_cache_tokens
 from .pages import Session
 from .prefix_cache import PrefixCache
-from .sampling import Sampling
+from .sampling import Sampler, Sampling
 from .session_file import load_session, save_session
 
 __all__ = ["Answer", "LLM"]
@@ -86,7 +86,7 @@ class LLM:
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
-        self.model = model if isinstance(model, Model) else open_model(model, report)
+        self.model = open_model(model, report) if isinstance(model, (str, Path)) else model
         weights = self.model.weights
         config = board if isinstance(board, BuildConfig) else load_board(board).for_engine(weights.engine).config
         self.image = compile_model(config, weights, name=self.model.name, head=head, progress=report)
@@ -118,7 +118,7 @@ class LLM:
         session: Session | None = None,
         context_full: str = "stop",
     ) -> Answer:
-        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.sw.runtime.sampling.Sampling`.
+        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.Sampling`.
 
         A ``session`` is continued and stays open: close it with :meth:`close_session`. ``context_full``: see
         :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`.
@@ -135,19 +135,31 @@ class LLM:
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
         )
-        generation = Generation(
+        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full)
+        generation.check()
+        return Answer(self.model, generation, keep_session=session is not None)
+
+    def generation(
+        self,
+        tokens: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | Sampler,
+        *,
+        session: Session | None = None,
+        context_full: str = "stop",
+    ) -> Generation:
+        """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here."""
+        return Generation(
             self.engine,
-            ids,
+            tokens,
             max_new_tokens,
             sampling,
             self.model.stop_tokens,
             session=Session() if session is None else session,
             context_full=context_full,
-            keep=0 if tokenizer.begin is None else 1,
+            keep=0 if self.model.tokenizer.begin is None else 1,
             prefixes=self.prefixes,
         )
-        generation.check()
-        return Answer(self.model, generation, keep_session=session is not None)
 
     # ---- sessions ------------------------------------------------------------------------------------------------
     def save_session(self, session: Session, path: str | Path, *, kv_bits: int = 8) -> int:

@@ -21,7 +21,7 @@ from hwgen.sw.analysis.area_model import estimate_resources
 from hwgen.sw.analysis.area_report import CEILINGS
 from hwgen.sw.analysis.estimate import estimate_model
 from hwgen.sw.cli.main import main
-from hwgen.sw.cli.output import configured_board
+from hwgen.sw.cli.options import configured_board
 
 KV260 = load_board("kv260")
 SMALL = ModelShape(hidden=256, layers=6, heads=8, kv_heads=4, head_dim=32, ffn=512, vocab=2048, max_context=512)

@@ -134,7 +134,7 @@ def main_error(arguments: list[str]) -> None:
     from hwgen.sw.cli.main import build_parser
     from hwgen.sw.cli.output import Output
 
-    options = build_parser().parse_args(arguments)
+    options = build_parser(arguments[0]).parse_args(arguments)
     options.run(options, Output(quiet=True))
 
 
