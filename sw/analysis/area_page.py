@@ -8,7 +8,7 @@ from typing import Any
 
 from ...boards import RESOURCES, Board, board_names, load_board
 from .area_accepted import TOLERANCE, accepted_path, load_accepted
-from .area_report import CEILINGS
+from .area_model import CEILINGS
 from .main_units import MAIN_UNITS
 
 __all__ = ["resource_page"]

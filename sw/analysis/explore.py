@@ -27,8 +27,7 @@ from ...published import LLAMA_SHAPES, SHAPES
 from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from ..models.bitnet import find_model, read_config, read_shape
-from .area_model import estimate_resources
-from .area_report import CEILINGS
+from .area_model import CEILINGS, estimate_resources
 from .estimate import PassModel
 
 __all__ = [
