@@ -96,8 +96,8 @@ one after the other, 98.5-99.7% in bursts of 256 bytes (row conflicts between th
 scattered at random.
 """
 
+#: Every port at its full rate after two cycles.
 IDEAL = DramTiming(bytes_per_cycle=0, read_latency=2, write_latency=2, max_reads=64, max_writes=64)
-"""Every port at its full rate after two cycles."""
 
 
 def random_timing(seed: int) -> DramTiming:
@@ -119,8 +119,8 @@ def random_timing(seed: int) -> DramTiming:
     )
 
 
+#: `RANDOM(seed)` stands beside the presets `KV260` and `IDEAL`.
 RANDOM = random_timing
-"""`RANDOM(seed)` stands beside the presets `KV260` and `IDEAL`."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from amaranth.lib.wiring import In
 from ...boards import Board
 from ...errors import HwgenError
 from ...files import cache_directory, write_whole
-from .area_report import run_yosys, yosys_version
 from .main_units import MainUnit, unit_verilog
+from .yosys import run_yosys, yosys_version
 
 __all__ = ["DEVICE", "Registered", "describe_fmax", "route_units"]
 

@@ -34,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     from ..analysis import explore as search
+    from ..analysis.search_space import Workload
 
     board = configured_board(options)
-    work = search.Workload(
+    work = Workload(
         shape=search.model_shape(options.model), head=options.head,
         prompt=at_least(options, "prompt", 1), new_tokens=at_least(options, "new", 0),
         also=tuple(search.model_shape(name) for name in options.also), keep_maxima=options.keep_maxima,

@@ -24,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     from ..analysis.area_accepted import accept, accepted_path, compare_board, load_accepted
-    from ..analysis.area_report import describe_report, family_of, measure_main_unit, report_board, yosys_version
+    from ..analysis.area_report import describe_report, measure_main_unit, report_board
     from ..analysis.main_units import main_units_of
+    from ..analysis.yosys import family_of, yosys_version
 
     board = configured_board(options)
     path = accepted_path(board, options.board)

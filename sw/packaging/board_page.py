@@ -13,9 +13,9 @@ from pathlib import Path
 from ...boards import Board, board_names, load_board
 from ...published import PUBLISHED
 from ..analysis.area_accepted import accepted_path, load_accepted
-from ..analysis.area_model import estimate_resources
-from ..analysis.area_report import CEILINGS
-from ..analysis.explore import Workload, model_shape, time_passes
+from ..analysis.area_model import CEILINGS, estimate_resources
+from ..analysis.explore import model_shape, time_passes
+from ..analysis.search_space import Workload
 from .checks import run_scripts
 from .steps import steps_of
 

@@ -16,8 +16,8 @@ from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, stream, to_bits, to_float
 
+#: Every value that is not negative, ascending.
 VALUES = e4m3_values(torch.arange(0x7F)).double() / 512
-"""Every value that is not negative, ascending."""
 
 
 def arguments() -> list[int]:
