@@ -98,10 +98,7 @@ class ColumnSum(wiring.Component):
             self.sum.eq(read.data[:32]),
         ]
 
-        written = Signal(ADD)
-        target = Signal(ADD * len(way), reset_less=True)
-        m.d.sync += [written.eq(Cat(for_column, written)), target.eq(Cat(way, target))]
-        m.d.comb += [write.en.eq(written[-1]), write.addr.eq(target[-len(way) :]), write.data.eq(self.totals)]
+        self._write_sums(m, write, way, for_column)
 
         m.d.comb += [self.left.eq(read.data), self.right.eq(read.data), self.busy.eq(1)]
         for bit in range(len(fold)):
@@ -135,21 +132,7 @@ class ColumnSum(wiring.Component):
                     with m.Else():
                         m.next = "MEAN"
             with m.State("WAYS"):
-                last_way = way + stride + 1 == filled
-                with m.If(filled > stride):
-                    m.d.sync += right_held.eq(~right_held)
-                    with m.If(right_held):
-                        m.d.comb += [issue.eq(1), self.addend.eq(Addend.COLUMNS_HELD)]
-                        m.d.sync += way.eq(Mux(last_way, 0, way + 1))
-                        with m.If(last_way):
-                            m.d.sync += filled.eq(stride)
-                            m.next = "SETTLE"
-                with m.Elif(stride == 1):  # nothing to add at this distance
-                    m.next = "LANES"
-                with m.If((filled <= stride) | (right_held & last_way)):
-                    m.d.sync += stride.eq(stride >> 1)
-                    with m.If(stride == 1):
-                        m.d.sync += fold.eq(self.width // 2)
+                self._add_ways(m, way, filled, stride, right_held, fold, issue)
             with m.State("LANES"):
                 m.d.comb += issue.eq(1)
                 m.d.sync += fold.eq(fold >> 1)
@@ -168,3 +151,30 @@ class ColumnSum(wiring.Component):
                     m.d.sync += [filled.eq(0), begun.eq(0)]
                     m.next = "ACCUMULATE"
         return m
+
+    def _add_ways(
+        self, m: Module, way: Signal, filled: Signal, stride: Signal, right_held: Signal, fold: Signal, issue: Signal
+    ) -> None:
+        """State that adds to every way the one at distance ``stride``, in two cycles: its right operand, its left."""
+        last_way = way + stride + 1 == filled
+        with m.If(filled > stride):
+            m.d.sync += right_held.eq(~right_held)
+            with m.If(right_held):
+                m.d.comb += [issue.eq(1), self.addend.eq(Addend.COLUMNS_HELD)]
+                m.d.sync += way.eq(Mux(last_way, 0, way + 1))
+                with m.If(last_way):
+                    m.d.sync += filled.eq(stride)
+                    m.next = "SETTLE"
+        with m.Elif(stride == 1):  # nothing to add at this distance
+            m.next = "LANES"
+        with m.If((filled <= stride) | (right_held & last_way)):
+            m.d.sync += stride.eq(stride >> 1)
+            with m.If(stride == 1):
+                m.d.sync += fold.eq(self.width // 2)
+
+    def _write_sums(self, m: Module, write: memory.WritePort, way: Signal, for_column: Signal) -> None:
+        """A sum goes back to its way when it leaves the adder."""
+        written = Signal(ADD)
+        target = Signal(ADD * len(way), reset_less=True)
+        m.d.sync += [written.eq(Cat(for_column, written)), target.eq(Cat(way, target))]
+        m.d.comb += [write.en.eq(written[-1]), write.addr.eq(target[-len(way) :]), write.data.eq(self.totals)]

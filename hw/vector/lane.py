@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
+from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -113,7 +113,7 @@ class Lane(wiring.Component):
         m.submodules.first = first = FloatMul()
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.second = second = FloatMul()
-        m.submodules.adder = adder = FloatAdd()
+        m.submodules.adder = FloatAdd()
         m.submodules.quantizer = quantizer = FloatToInt(8)
         control = self.control
 
@@ -137,23 +137,7 @@ class Lane(wiring.Component):
             m.d.sync += b.eq(held_param)
         m.d.comb += [first.a.eq(a), first.b.eq(b), self.product.eq(first.o)]
 
-        delayed = Signal(32 * Sigmoid.latency, reset_less=True)
-        m.d.sync += delayed.eq(Cat(first.o, delayed))
-        ungated = delayed[-32:]
-        gated = pipelined(m, ungated, "gated")
-        m.d.comb += sigmoid.a.eq(first.o)
-        gate = Signal(32, reset_less=True)
-        with m.Switch(control.gate):
-            with m.Case(Gate.FACTOR):
-                m.d.sync += gate.eq(self.factor)
-            with m.Case(Gate.SIGMOID):
-                m.d.sync += gate.eq(sigmoid.o)
-            with m.Case(Gate.RELU):
-                m.d.sync += gate.eq(ungated)
-            with m.Case(Gate.SCRATCH):
-                m.d.sync += gate.eq(self.scratch)
-        with m.If((control.gate == Gate.RELU) & ungated[31]):
-            m.d.sync += gate.eq(0)
+        gated, gate = self._gate(m, first.o, sigmoid)
 
         with m.If(control.chain):
             m.d.sync += c.eq(gated)
@@ -179,20 +163,48 @@ class Lane(wiring.Component):
             with m.If(control.e4m3):
                 m.d.comb += self.quantized.eq(e4m3.o)
 
+        self._add(m, held, first.o, second.o)
+        return m
+
+    def _gate(self, m: Module, product: Value, sigmoid: Sigmoid) -> tuple[Value, Value]:
+        """The first product, and what it is multiplied by: factor, sigmoid or ReLU of itself, or scratch data."""
+        control = self.control
+        delayed = Signal(32 * Sigmoid.latency, reset_less=True)
+        m.d.sync += delayed.eq(Cat(product, delayed))
+        ungated = delayed[-32:]
+        gated = pipelined(m, ungated, "gated")
+        m.d.comb += sigmoid.a.eq(product)
+        gate = Signal(32, reset_less=True)
+        with m.Switch(control.gate):
+            with m.Case(Gate.FACTOR):
+                m.d.sync += gate.eq(self.factor)
+            with m.Case(Gate.SIGMOID):
+                m.d.sync += gate.eq(sigmoid.o)
+            with m.Case(Gate.RELU):
+                m.d.sync += gate.eq(ungated)
+            with m.Case(Gate.SCRATCH):
+                m.d.sync += gate.eq(self.scratch)
+        with m.If((control.gate == Gate.RELU) & ungated[31]):
+            m.d.sync += gate.eq(0)
+        return gated, gate
+
+    def _add(self, m: Module, held: Value, first: Value, second: Value) -> None:
+        """Operands of the adder, of the two products, the scratch data that is held, and the column sums."""
+        control, adder = self.control, m.submodules.adder
         x, y, minus = Signal(32, reset_less=True), Signal(32, reset_less=True), Signal(reset_less=True)
         m.d.sync += minus.eq(control.minus)
         with m.Switch(control.addend):
             with m.Case(Addend.CHAIN, Addend.RESIDUAL):
-                m.d.sync += x.eq(second.o)
+                m.d.sync += x.eq(second)
             with m.Case(Addend.ROTATED):
-                m.d.sync += x.eq(first.o)
+                m.d.sync += x.eq(first)
             with m.Case(Addend.FIRST_SQUARE):
                 m.d.sync += x.eq(0)
             with m.Default():
                 m.d.sync += x.eq(self.left)
         with m.Switch(control.addend):
             with m.Case(Addend.SQUARE, Addend.FIRST_SQUARE, Addend.ROTATED):
-                m.d.sync += y.eq(second.o)
+                m.d.sync += y.eq(second)
             with m.Case(Addend.CHAIN):
                 m.d.sync += y.eq(0)
             with m.Case(Addend.RESIDUAL):
@@ -200,4 +212,3 @@ class Lane(wiring.Component):
             with m.Case(Addend.COLUMNS):
                 m.d.sync += y.eq(self.right)
         m.d.comb += [adder.a.eq(x), adder.b.eq(y), adder.sub.eq(minus), self.total.eq(adder.o)]
-        return m

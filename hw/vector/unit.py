@@ -128,7 +128,8 @@ class VectorUnit(wiring.Component):
             m.d.sync += [steps.strobes[k + 1].eq(steps.strobes[k]), steps.tags[k + 1].eq(steps.tags[k])]
         drained = Signal()
         m.d.comb += drained.eq(
-            (steps.strobes[QUANTIZED].quantize & steps.tags[QUANTIZED].final) | (steps.strobes[CHAIN_SUM].drain & steps.tags[CHAIN_SUM].final)
+            (steps.strobes[QUANTIZED].quantize & steps.tags[QUANTIZED].final)
+            | (steps.strobes[CHAIN_SUM].drain & steps.tags[CHAIN_SUM].final)
         )
         for _, generator in generators:
             wiring.connect(m, wiring.flipped(op), generator.op)
@@ -161,7 +162,7 @@ class VectorUnit(wiring.Component):
     def _control_lanes(self, m: Module, steps: Pipeline) -> tuple[data.View, Signal]:
         """What all lanes do at every position of the pipeline, and the factor that they multiply by."""
         config, columns, scales = self.config, m.submodules.columns, m.submodules.scales
-        held, product, gate, chained = steps.strobes[HELD], steps.strobes[FIRST_PRODUCT], steps.strobes[GATE], steps.strobes[SECOND_PRODUCT]
+        held, product, gate, chained = (steps.strobes[at] for at in (HELD, FIRST_PRODUCT, GATE, SECOND_PRODUCT))
         held_kind = steps.tags[HELD].kind
         control = Signal(LaneControl(config))
         m.d.comb += [
