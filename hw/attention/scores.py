@@ -107,7 +107,9 @@ class ScoreStage(wiring.Component):
             last_in_word.eq((walk.dim[: sizes.part_bits] + 1)[sizes.part_bits]),
             finish.eq(issue & (walk.dim == walk.last_dim)),
             # The sums of a finished item replace those of the item before: only when these were read.
-            issue.eq(running & Mux(self.direct, self.offer, walk.dim < self.key_limit) & ~((walk.dim == walk.last_dim) & walk.reserved)),
+            issue.eq(
+                running & Mux(self.direct, self.offer, walk.dim < self.key_limit) & ~((walk.dim == walk.last_dim) & walk.reserved)
+            ),
             self.take.eq(issue & self.direct),
             self.key_free.eq(finish & present.release & ~self.direct),
             self.key_buffer.eq(present.buffer),
@@ -149,11 +151,20 @@ class ScoreStage(wiring.Component):
             with m.Else():
                 self._next_block(m, walk)
 
+        self._sequence(m, walk, running, finish)
+
+        self._connect_dot(m, issue, finish, walk.dim)
+        return m
+
+    def _sequence(self, m: Module, walk: Walk, running: Signal, finish: Signal) -> None:
+        """Waits for the slot table, runs until the final item is finished."""
+        command, present = self.op.descriptor, walk.present
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
                     present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
-                    present.own.eq(~self.direct), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0), walk.head_word.eq(0), walk.dim.eq(0),
+                    present.own.eq(~self.direct), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
+                    walk.head_word.eq(0), walk.dim.eq(0),
                     walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.past)),
                 ]
                 with m.If(self.start):
@@ -164,9 +175,6 @@ class ScoreStage(wiring.Component):
                 m.d.comb += running.eq(1)
                 with m.If(finish & present.final):
                     m.next = "IDLE"
-
-        self._connect_dot(m, issue, finish, walk.dim)
-        return m
 
     def _next_round(self, m: Module, walk: Walk, dims: Signal) -> None:
         """More query slots of the same head against the same block."""

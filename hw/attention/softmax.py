@@ -69,49 +69,14 @@ class OnlineSoftmax(wiring.Component):
         key_bits = (config.kv_block - 1).bit_length()
         m.submodules.denominator = denominator = Denominator(config)
         wiring.connect(m, wiring.flipped(self.reciprocal), denominator.reciprocal)
-        # From an item's acceptance until its last use of what the acceptance replaces.
-        period = max(config.kv_block + 3, denominator.latency + 1, lanes + 1, 12)
-        get_key = Signal(key_bits + 2)
         accept = Signal()
         #: Items begun in the scaler and not accepted here.
         ahead = Signal(2)
         get = self._store_keys(m, ahead)
         pending, waiting, maxima, exponents = self._queue_item(m, accept)
 
-        # Sequence of an item: accept, merge the maximum, then c and every key.
         item = Signal(ItemLayout(config))
-        busy, merge, running = Signal(), Signal(), Signal()
-        age = Signal(range(period))
-        step = Signal(range(config.kv_block + 1))
-        last = Signal()
-        #: Items accepted whose results were not taken.
-        unclaimed = Signal(2)
-        m.d.comb += [
-            accept.eq(pending & ~busy & ((unclaimed == 0) | ((unclaimed == 1) & self.willing))),
-            last.eq(running & (step == config.kv_block)),
-        ]
-        m.d.sync += [
-            unclaimed.eq(unclaimed + accept - self.take),
-            ahead.eq(ahead + self.begin - accept),
-            merge.eq(accept),
-        ]
-        with m.If(accept):
-            m.d.sync += [item.eq(waiting), busy.eq(1), age.eq(1)]
-        with m.If(busy):
-            m.d.sync += age.eq(age + 1)
-            with m.If(age == period - 1):
-                m.d.sync += busy.eq(0)
-        with m.If(merge):
-            m.d.sync += [running.eq(1), step.eq(0)]
-        with m.If(running):
-            m.d.sync += step.eq(step + 1)
-            with m.If(step != 0):
-                m.d.sync += get_key.eq(get_key + 1)
-            with m.If(last):
-                m.d.sync += running.eq(0)
-        m.d.comb += get.addr.eq(get_key)
-        if config.probe:
-            m.d.comb += self.working.eq(running)
+        merge, running, step, last = self._sequence_item(m, get, ahead, pending, accept, waiting, item)
 
         # Cycles after the step: 1 key read, 2 difference, 6 probability, 7 product, 8 weight stored.
         keyed = delayed(m, running & (step != 0), 7, "keyed")
@@ -155,6 +120,49 @@ class OnlineSoftmax(wiring.Component):
                 m.d.sync += self.power[i].eq(exponent)
             m.d.comb += [denominator.correction[i].eq(self.correction[i]), denominator.total[i].eq(convert.o)]
         return m
+
+    def _sequence_item(
+        self, m: Module, get: memory.ReadPort, ahead: Signal, pending: Signal, accept: Signal, waiting: data.View, item: data.View
+    ) -> tuple[Signal, Signal, Signal, Signal]:
+        """Accepts an item, merges its maximum, then takes c (step 0) and every key. Returns strobe of the merge, whether a step
+        runs, its number, and whether it is the last."""
+        config = self.config
+        # From an item's acceptance until its last use of what the acceptance replaces.
+        period = max(config.kv_block + 3, m.submodules.denominator.latency + 1, config.query_lanes + 1, 12)
+        get_key = Signal(get.addr.shape())
+        busy, merge, running = Signal(), Signal(), Signal()
+        age = Signal(range(period))
+        step = Signal(range(config.kv_block + 1))
+        last = Signal()
+        #: Items accepted whose results were not taken.
+        unclaimed = Signal(2)
+        m.d.comb += [
+            accept.eq(pending & ~busy & ((unclaimed == 0) | ((unclaimed == 1) & self.willing))),
+            last.eq(running & (step == config.kv_block)),
+        ]
+        m.d.sync += [
+            unclaimed.eq(unclaimed + accept - self.take),
+            ahead.eq(ahead + self.begin - accept),
+            merge.eq(accept),
+        ]
+        with m.If(accept):
+            m.d.sync += [item.eq(waiting), busy.eq(1), age.eq(1)]
+        with m.If(busy):
+            m.d.sync += age.eq(age + 1)
+            with m.If(age == period - 1):
+                m.d.sync += busy.eq(0)
+        with m.If(merge):
+            m.d.sync += [running.eq(1), step.eq(0)]
+        with m.If(running):
+            m.d.sync += step.eq(step + 1)
+            with m.If(step != 0):
+                m.d.sync += get_key.eq(get_key + 1)
+            with m.If(last):
+                m.d.sync += running.eq(0)
+        m.d.comb += get.addr.eq(get_key)
+        if config.probe:
+            m.d.comb += self.working.eq(running)
+        return merge, running, step, last
 
     def _store_keys(self, m: Module, ahead: Signal) -> memory.ReadPort:
         """Keys between scaler and exponential: two items that were not accepted, and the one at work. Returns the port to read

@@ -137,7 +137,7 @@ class Prefetcher(wiring.Component):
     def _find_address(self, m: Module, d: Signal, index: Signal, base: Signal, stride: Signal) -> None:
         """States from an index to the segment's address: its number in the table, times the stride, plus the base."""
         segment = self.segments
-        number = Signal(NUMBER_BITS, name="$signal")
+        number = Signal(NUMBER_BITS, name="$signal")  # what the Verilog calls it
         low, high = Signal(NUMBER_BITS + 16), Signal(NUMBER_BITS + 16)
         with m.State("LOOK_UP"):
             m.next = "NUMBER"
