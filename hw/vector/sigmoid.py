@@ -13,14 +13,14 @@ from ..float.format import pipelined
 
 __all__ = ["Sigmoid"]
 
+#: Fraction bits of the table's argument.
 FRACTION = 10
-"""Fraction bits of the table's argument."""
 
+#: Bits of the table's argument: |y| below 16, larger ones saturate.
 MAGNITUDE = 14
-"""Bits of the table's argument: |y| below 16, larger ones saturate."""
 
+#: Lowest bits of the argument, over which a segment of the table is interpolated.
 STEP = 6
-"""Lowest bits of the argument, over which a segment of the table is interpolated."""
 
 
 class Sigmoid(wiring.Component):
