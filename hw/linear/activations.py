@@ -31,16 +31,23 @@ def LoadBus(config: BuildConfig, slice_inputs: int) -> Signature:
 class ActivationMemory(wiring.Component):
     """Holds the activations of two rounds of tokens (halves), and hands LINEAR those of one slice after the other.
 
-    Members:
-
-    * ``write``: In, at any time. A word counts for an operator that starts in a later cycle.
-    * ``start``: In, strobe; ``half``, ``count`` (tokens, at least 1), ``slices`` (at least 1): In, stable until the last
-      slice has been taken.
-    * ``load``: Out, activations on the way to a lane; ``token``: Out, one-hot, whose they are.
-    * ``loaded``: Out, a slice has arrived in all lanes. ``taken``: In, strobe: it was taken over, the next may arrive.
-
     A slice takes ``count`` times the vectors that it touches (``slice_inputs / width``, rounded up), and `LATENCY` cycles.
     Inputs beyond the last vector that was written are arbitrary.
+
+    Members
+    -------
+    write : In(ActivationWrite)
+        At any time. A word counts for an operator that starts in a later cycle.
+    start : In(1)
+        Strobe.
+    half : In(1), count : In, slices : In(16)
+        ``count`` tokens (at least 1), ``slices`` (at least 1); stable until the last slice has been taken.
+    load : Out(LoadBus), token : Out
+        Activations on the way to a lane, and one-hot whose they are.
+    loaded : Out(1)
+        A slice has arrived in all lanes.
+    taken : In(1)
+        Strobe: it was taken over, the next may arrive.
     """
 
     #: Cycles from the first read of a slice to the first change in a lane.

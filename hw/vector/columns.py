@@ -20,13 +20,6 @@ ADD = 1 + FloatAdd.latency
 class ColumnSum(wiring.Component):
     """``column_sum(x^2) / n + eps`` of a token; the lanes add, this unit remembers and decides what is added next.
 
-    ``valid``: the squares of one vector are on the lanes' second product. ``last``: they are the token's last, and
-    ``inverse_n`` and ``epsilon`` are sampled. ``addend``, ``left``, ``right``: operands of the lanes' adders in every
-    cycle in which no other step adds; none may add from ``last`` until the variance is there. ``totals``: sums of all
-    lanes. ``mean_valid``: strobe, multiply ``sum`` by ``inverse_n_held``; the answer is ``product_valid`` with
-    ``product``, some cycles later. ``variance``: the result, until ``variance_ready``. ``busy``: from the first vector
-    until the result was taken.
-
     The 128 columns are ways x lanes. A way is the row of one vector; it comes round every ``ways`` cycles at the
     earliest, which must not be before its last sum was written::
 
@@ -35,6 +28,26 @@ class ColumnSum(wiring.Component):
 
     Then way ``c`` is added way ``c + s`` for s = ways / 2, ..., 1, where that one was written (the others count as 0).
     The right operand is read a cycle before the left: one read port is enough. Last, lanes of way 0 are added likewise.
+
+    Members
+    -------
+    valid, last : In(1)
+        The squares of one vector are on the lanes' second product; they are the token's last.
+    inverse_n, epsilon : In(32)
+        Sampled with ``last``.
+    addend : Out(Addend), left, right : Out
+        Operands of the lanes' adders in every cycle in which no other step adds; none may add from ``last`` until the variance is
+        there.
+    totals : In
+        Sums of all lanes.
+    mean_valid : Out(1), sum, inverse_n_held : Out(32)
+        Strobe: multiply ``sum`` by ``inverse_n_held``.
+    product_valid : In(1), product : In(32)
+        The answer, some cycles later.
+    variance_valid : Out(1), variance : Out(32), variance_ready : In(1)
+        The result, until ``variance_ready``.
+    busy : Out(1)
+        From the first vector until the result was taken.
     """
 
     def __init__(self, config: BuildConfig) -> None:

@@ -35,10 +35,6 @@ LOAD_LEAD = max(1, Scales.LOAD - SCALE_USE)
 class DrainSteps(wiring.Component):
     """Accumulator requests and steps of DRAIN, a token after the other.
 
-    ``token`` (among the active ones), ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later
-    that it meets the data. ``load``, ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's
-    result is written. Scales must be complete: the operator waits for ``sums_busy`` and ``scales_busy`` to fall.
-
     With an INT4 engine every step and every ``load`` come `ROW_PRODUCT` cycles later, for the accumulators are
     multiplied by row scales first. ``step.tag.param``, the address of those, comes so much before its step.
 
@@ -46,6 +42,20 @@ class DrainSteps(wiring.Component):
 
         IDLE - BASE - READY - LOAD - LEAD - REQUEST - PAUSE -> LOAD of the next token
                                                     \\ FLUSH (drained) - done
+
+    Members
+    -------
+    op : In(Operator), start : In(1), done : Out(1)
+    token, vector : Out
+        Accumulator request, registered; ``token`` among the active ones.
+    step : Out(Step)
+        The step of this cycle, so much later that it meets the data.
+    load : Out(1), load_token : Out
+        Fetch the token's scale.
+    drained : In(1)
+        The ``final`` step's result is written.
+    sums_busy, scales_busy : In(1)
+        Scales must be complete: the operator waits for both to fall.
     """
 
     def __init__(self, config: BuildConfig) -> None:

@@ -71,11 +71,6 @@ def LaneControl(config: BuildConfig) -> data.StructLayout:
 class Lane(wiring.Component):
     """Two multipliers, sigmoid and adder of one element; no stalls, no reset. A third multiplier with an INT4 engine.
 
-    ``scratch``, ``param`` memory data of a step; ``accumulator`` the integer, IntToFloat's latency before the hold
-    register of ``scratch`` is full; ``scale``, ``factor`` float32 operands of all lanes; ``left``, ``right`` operands
-    of the adder from the column sums. ``product`` first product, ``total`` sum, ``quantized`` second product as
-    int8 or e4m3.
-
     With an INT4 engine ``row`` is the float of the accumulator times its row scale, else the float itself. The integer
     and its row scale then come FloatMul's latency earlier: ``param`` one cycle before the float is there.
 
@@ -88,6 +83,20 @@ class Lane(wiring.Component):
 
     A rotary pair (x1, x2), (cos, sin) comes as two successive steps: x1 and cos, then x2 and sin. The first gives
     x1 cos - x2 sin, the second x2 cos + x1 sin.
+
+    Members
+    -------
+    control : In(LaneControl)
+    scratch, param : In(32)
+        Memory data of a step.
+    accumulator : In
+        The integer, IntToFloat's latency before the hold register of ``scratch`` is full.
+    scale, factor : In(32)
+        float32 operands of all lanes.
+    left, right : In(32)
+        Operands of the adder from the column sums.
+    product, total : Out(32), quantized : Out(8)
+        First product; sum; second product as int8 or e4m3.
     """
 
     def __init__(self, config: BuildConfig) -> None:

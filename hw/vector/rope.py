@@ -50,10 +50,6 @@ class RopeSteps(wiring.Component):
     """Steps of ROPE: a token's query, key and value heads once to be rotated and for their maxima, then once to be
     quantised.
 
-    ``step`` is the step of this cycle. ``dividing``: the first head's factor will be there for a step of the next
-    cycle; the others follow at least as fast as their heads. ``rewind``: a token begins. ``drained``: the ``final``
-    step's results leave. The operator waits for ``sums_busy`` and ``scales_busy`` to fall.
-
     ::
 
         IDLE - GROUP (heads / kv_heads) - OFFSET - BASE - READY - TOKEN - ROTATE - WAIT (dividing) - QUANTIZE - GAP ->
@@ -62,6 +58,20 @@ class RopeSteps(wiring.Component):
                                                                                                    - done
 
     Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row.
+
+    Members
+    -------
+    op : In(Operator), start : In(1), done : Out(1)
+    step : Out(Step)
+        The step of this cycle.
+    rewind : Out(1)
+        A token begins.
+    dividing : In(1)
+        The first head's factor will be there for a step of the next cycle; the others follow at least as fast as their heads.
+    drained : In(1)
+        The ``final`` step's results leave.
+    sums_busy, scales_busy : In(1)
+        The operator waits for them to fall.
     """
 
     def __init__(self, config: BuildConfig) -> None:

@@ -48,21 +48,37 @@ def HeadName(config: BuildConfig) -> data.StructLayout:
 class Scales(wiring.Component):
     """Scales of tokens, queries, keys and values, and the factors that elements are quantised with.
 
-    * ``peak_valid``: ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor
-      memory; ``rewind`` returns to index 0. ``dividing`` is high in the cycle in which the first factor after
-      ``rewind`` enters the divider: a step that is registered in the next cycle finds it. Factors of queries and
-      tokens are 127 / peak, of keys and values 1 / scale. ``factor``: that of ``index``, in the same cycle. Scales of
-      heads leave on ``query_scale`` (peak * ``score_constant``) and ``kv_scale`` (bf16 of peak / 127).
-      ``formats`` of the operator: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY, 7
-      for keys and values with INT4_KV.
-    * ``mean_valid``: multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
-    * ``variance_valid``, ``variance``, ``variance_ready``: mean square plus epsilon of ``token``, whose peak came
-      last; its scale is stored, and leaves on ``query_scale`` (slot 0) with ``to_query``. With ``plain`` the root mean
-      square counts as 1. ``busy`` until then.
-    * ``load``: ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
-
     The three requests never meet: maxima come while a token or head passes, the mean before the next token passes,
     loads when nothing else is under way.
+
+    Members
+    -------
+    peak_valid : In(1), peak : In(32), name : In(HeadName)
+        ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor memory: of queries and tokens
+        127 / peak, of keys and values 1 / scale.
+    rewind : In(1)
+        Return to index 0.
+    dividing : Out(1)
+        High in the cycle in which the first factor after ``rewind`` enters the divider: a step that is registered in the next
+        cycle finds it.
+    index : In, factor : Out(32)
+        The factor of ``index``, in the same cycle.
+    query_scale : Out(QueryScaleWrite), kv_scale : Out(KvScaleWrite), score_constant : In(32), kv_heads : In(8)
+        Scales of heads leave: peak * ``score_constant``, and bf16 of peak / 127.
+    formats : In(8)
+        Of the operator, in builds that know any: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY, 7
+        for keys and values with INT4_KV.
+    mean_valid : In(1), sum, inverse_n : In(32), product_valid : Out(1), product : Out(32)
+        Multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
+    variance_valid : In(1), variance : In(32), variance_ready : Out(1), token : In, to_query : In(1)
+        Mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on ``query_scale`` (slot 0) with
+        ``to_query``.
+    plain : In(1)
+        With an INT4 engine only: the root mean square counts as 1.
+    busy : Out(1)
+        Until the scale of the token is stored.
+    load : In(1), load_token : In, weight_scale : In(32), token_scale : Out(32)
+        ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
     """
 
     #: Cycles from a request of the multiplier to its product.

@@ -51,9 +51,7 @@ class Pipeline:
 class VectorUnit(wiring.Component):
     """NORM, DRAIN and ROPE of the numerics contract, ``config.width`` elements a cycle.
 
-    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes
-    are ignored. ``done`` comes at least one cycle after the operator's last write. Memories answer after the
-    latencies of `hwgen.hw.interfaces`; nothing stalls.
+    Memories answer after the latencies of `hwgen.hw.interfaces`; nothing stalls.
 
     The scales of the tokens, which NORM computes and DRAIN uses, stay inside. NORM ends when its activations are
     written: the last scale may follow up to about 150 cycles later, and the next operator of this unit waits for it.
@@ -67,6 +65,17 @@ class VectorUnit(wiring.Component):
         steps | request | hold | operands | * | gate | * | + | write
                                             |-> maximum -> Scales -> factor, scales
                                         squares + ColumnSum
+
+    Members
+    -------
+    op : In(Operator), start : In(1)
+        Strobe with one of the three in ``op``, which must be stable until ``done``; other opcodes are ignored.
+    done : Out(1)
+        Strobe, at least one cycle after the operator's last write.
+    scratch_read, param_read : Out(MemoryRead), scratch_write : Out(MemoryWrite)
+    accumulator : Out(AccumulatorRead), activation : Out(ActivationWrite)
+    query : Out(QueryWrite), query_scale : Out(QueryScaleWrite)
+    kv : Out(KvWrite), kv_scale : Out(KvScaleWrite)
     """
 
     def __init__(self, config: BuildConfig) -> None:
