@@ -71,8 +71,8 @@ class Scales(wiring.Component):
     mean_valid : In(1), sum, inverse_n : In(32), product_valid : Out(1), product : Out(32)
         Multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
     variance_valid : In(1), variance : In(32), variance_ready : Out(1), token : In, to_query : In(1)
-        Mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on ``query_scale`` (slot 0) with
-        ``to_query``.
+        Mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on ``query_scale`` (slot 0)
+        with ``to_query``.
     plain : In(1)
         With an INT4 engine only: the root mean square counts as 1.
     busy : Out(1)
