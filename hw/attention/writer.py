@@ -19,7 +19,7 @@ __all__ = ["KvWriter"]
 class Walk:
     """Where the writer is: head, block and slots, beats to come, and what its parts tell each other."""
 
-    def __init__(self, config: BuildConfig, store: KvRead) -> None:
+    def __init__(self, config: BuildConfig, store: wiring.PureInterface) -> None:
         block_bits = (config.kv_block - 1).bit_length()
         self.head = Signal(index_bits(config.max_kv_heads))
         self.head_offset = Signal(ADDRESS_BITS)

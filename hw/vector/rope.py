@@ -17,7 +17,7 @@ __all__ = ["RopeSteps"]
 class Walk:
     """Where ROPE is: in the operator, the token, the head and the vector; and what of each is the last."""
 
-    def __init__(self, config: BuildConfig, op: Operator, tag: data.View) -> None:
+    def __init__(self, config: BuildConfig, op: wiring.PureInterface, tag: data.View) -> None:
         # The cycle's step, if any
         self.do_rotate, self.do_quantize = Signal(), Signal(name="do_quantize")
         # Of the operator
