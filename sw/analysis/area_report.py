@@ -30,6 +30,7 @@ from ...hw.verilog import cached_verilog
 from ...rounding import ceil_div
 from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
+from .paths import cached_paths, compact_netlist, describe_paths
 
 __all__ = ["CEILINGS", "count_resources", "describe_report", "family_of", "measure_main_unit", "report_board"]
 
@@ -144,6 +145,7 @@ def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup", d
             "clean",
             "check -noinit -assert",
             "tee -q -o stat.json stat -json",
+            "write_json -selected netlist.json",
             # What stays is logic between registers, memories, carry chains and other modules: its longest path is the depth.
             "delete c:* t:LUT* %d t:INV %d",
             "tee -q -o depth.txt ltp",
@@ -152,7 +154,8 @@ def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup", d
 
 
 def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:
-    """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name.
+    """``{module: {"cells": {kind: count}, "depth": longest path in cells, "netlist": as `compact_netlist` has it}}``; cells include
+    submodules by name.
 
     A latch or a signal with two drivers is an error: `check -assert` finds the second, `count_resources` the first.
     """
@@ -162,6 +165,7 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
         (directory / "top.v").write_text(verilog, encoding="utf-8")
         run_yosys(directory, synthesis_script(top, flatten=flatten, family=family, dsp_modules=bool(dsp_modules)))
         stat = json.loads((directory / "stat.json").read_text())
+        netlists = compact_netlist(json.loads((directory / "netlist.json").read_text()))
         depth = dict(
             re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
         )
@@ -169,6 +173,8 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
         m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
         for m, v in stat["modules"].items()
     }
+    for name, netlist in netlists.items():
+        found[name]["netlist"] = netlist
     found |= {name: {"cells": {"DSP48E2": 1}, "depth": 0} for name in dsp_modules}
     if flatten:
         cells: Counter[str] = Counter()
@@ -371,7 +377,12 @@ def report_board(
         found = cached_synthesis(verilog, top, tool, say, fresh=fresh, family=family_of(board.part))
         boxed = {name.lstrip("\\") for name in units} if stubs else set()
         synthesized |= {name: of for name, of in found.items() if name not in boxed}
-    return summarize(board, modules, representative, synthesized)
+    # The delay table is for UltraScale+.
+    netlists = {name: of["netlist"] for name, of in synthesized.items() if "netlist" in of}
+    inside = [name.lstrip("\\") for name in outer]
+    paths = cached_paths(netlists, TOP, inside, fresh=fresh) if family_of(board.part) == "xcup" else []
+    longest = paths[0]["ns"] if paths else None
+    return {**summarize(board, modules, representative, synthesized), "paths": paths, "longest_path_ns": longest}
 
 
 def describe_report(result: dict[str, Any]) -> list[str]:
@@ -402,5 +413,6 @@ def describe_report(result: dict[str, Any]) -> list[str]:
     for engine, of in result["engines"].items():
         per_dsp = f", {of['macs_per_dsp']:.2f} of them a DSP slice" if "macs_per_dsp" in of else ""
         lines.append(f"{engine} engine: {of['macs']:,} multiply-accumulates a cycle, {of['lut_per_mac']:.2f} LUT each{per_dsp}")
+    lines += describe_paths(result["paths"])
     lines.append("estimated with Yosys")
     return lines

@@ -82,7 +82,8 @@ def whole_report(lane_lut: int = 1000) -> dict[str, Any]:
     part = {"name": "lane", "count": 2, **ROW, "lut": lane_lut}
     unit = {"name": "linear", **ROW, "lut": lane_lut + 10, "parts": [part]}
     resources = {kind: unit[kind] for kind in report.RESOURCES}
-    totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0}
+    totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0,
+              "paths": []}
     return {**totals, "engines": {"ternary": {"macs": 100, "lut_per_mac": 10.0}}, "units": [unit]}
 
 
