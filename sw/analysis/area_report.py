@@ -63,6 +63,9 @@ _MEMORY_LUTS = {
 _DSP_MODULE = "multiply_add"
 _DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
 
+#: The head of a module, or a memory in it that is asked to lie in UltraRAM: last bit and last word.
+_ULTRA = re.compile(r'^module (\S+)|\(\* ram_style = "ultra" \*\)\s+reg \[(\d+):0\] \S+\s+\[(\d+):0\];', re.MULTILINE)
+
 #: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
 _FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
 
@@ -175,6 +178,10 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
     }
     for name, netlist in netlists.items():
         found[name]["netlist"] = netlist
+    blocks = ultra_blocks(verilog)
+    for name, count in {top.lstrip("\\"): sum(blocks.values())}.items() if flatten else blocks.items():
+        if "URAM288" in found[name]["cells"]:
+            found[name]["cells"]["URAM288"] = count
     found |= {name: {"cells": {"DSP48E2": 1}, "depth": 0} for name in dsp_modules}
     if flatten:
         cells: Counter[str] = Counter()
@@ -270,8 +277,20 @@ def outer_modules(modules: dict[str, VerilogModule]) -> list[str]:
 
 
 def ultra_rams(depth: int, bits: int) -> int:
-    """URAM288 (4096 x 72) of one memory: Yosys lays its banks of 4096 words side by side and cuts that into columns of 72 bits."""
-    return ceil_div(ceil_div(depth, 4096) * bits, 72)
+    """URAM288 of one memory: a block is 4096 x 72 and has no other shape. Yosys cuts banks laid side by side, and counts fewer."""
+    return ceil_div(depth, 4096) * ceil_div(bits, 72)
+
+
+def ultra_blocks(verilog: str) -> dict[str, int]:
+    """URAM288 of all memories that each module asks to have in UltraRAM."""
+    blocks: Counter[str] = Counter()
+    module = ""
+    for name, bits, depth in _ULTRA.findall(verilog):
+        if name:
+            module = name.lstrip("\\")
+        else:
+            blocks[module] += ultra_rams(int(depth) + 1, int(bits) + 1)
+    return dict(blocks)
 
 
 def predicted_uram(config: BuildConfig) -> int:

@@ -47,7 +47,7 @@ def compact_netlist(netlist: dict[str, Any]) -> dict[str, Any]:
             "cells": {
                 cell: [
                     of["type"],
-                    {k: int(v, 2) for k, v in of.get("parameters", {}).items() if _REGISTERS.fullmatch(k)},
+                    {k: v == "TRUE" or "1" in v for k, v in of.get("parameters", {}).items() if _REGISTERS.fullmatch(k)},
                     of["connections"],
                 ]
                 for cell, of in module["cells"].items()
@@ -101,9 +101,9 @@ class ModuleReader:
         for name, kind, of, pins in cells:
             self._name = name if not name.startswith("$") else self._output_name(pins) or name
             if _MULTIPLY_ADD in kind:
-                own = int("arrive" in pins)
+                own = "arrive" in pins
                 ports = {"a": "A", "b": "B", "addend": "C", "result": "P", "arrive": "CEB", "take": "CEB"}
-                self._dsp({"AREG": own, "BREG": own, "MREG": 1, "PREG": 1},
+                self._dsp({"AREG": own, "BREG": own, "MREG": True, "PREG": True},
                           {ports[port]: bits for port, bits in pins.items() if port in ports})
             elif kind in modules:
                 self.found.children.append((name, kind, pins))
@@ -145,7 +145,7 @@ class ModuleReader:
     def _ends(self, inputs: Sequence[int], ns: float) -> None:
         self.found.ends += [(bit, ns, self._name) for bit in inputs if bit >= 0]
 
-    def _cell(self, kind: str, of: dict[str, int], pins: Pins) -> None:
+    def _cell(self, kind: str, of: dict[str, bool], pins: Pins) -> None:
         clocked = {port: bits for port, bits in pins.items() if not _CLOCK.fullmatch(port)}
         if _LUT.fullmatch(kind):
             self._logic(clocked, delays.LUT, THROUGH_LUT)
@@ -211,32 +211,32 @@ class ModuleReader:
             elif not port.startswith(("DPRA", "ADDR")) or port == written:
                 self._ends(bits, delays.NET + delays.LUT_RAM_SETUP)
 
-    def _memory(self, pins: Pins, of: dict[str, int], registers: tuple[str, str], output: str, ns: tuple[float, float]) -> None:
+    def _memory(self, pins: Pins, of: dict[str, bool], registers: tuple[str, str], output: str, ns: tuple[float, float]) -> None:
         for port, bits in pins.items():
             match = re.fullmatch(output, port)
             if match:
-                self._starts(bits, ns[of.get(registers["AB".index(match[1])], 0) > 0])
+                self._starts(bits, ns[of.get(registers["AB".index(match[1])], False)])
             else:
                 self._ends(bits, delays.NET + delays.MEMORY_SETUP)
 
-    def _dsp(self, of: dict[str, int], pins: Pins) -> None:
+    def _dsp(self, of: dict[str, bool], pins: Pins) -> None:
         for port, bits in pins.items():
             if port in ("P", "PCOUT"):
                 continue
             if port.startswith(("CE", "RST")):
                 self._ends(bits, delays.NET + delays.DSP_SETUP)
                 continue
-            first = of.get(f"{port.replace('CIN', '')}REG", 0)
+            first = of.get(f"{port.replace('CIN', '')}REG", False)
             operand = port in ("A", "B", "D", "ACIN", "BCIN")
             for bit in bits:
                 cascaded = port in ("PCIN", "ACIN", "BCIN") or bit in self._cascade
                 net = delays.DSP_CASCADE if cascaded else delays.NET + (0 if first else delays.DSP_INPUT)
                 self._dsp_stages(bit, net, first, operand, of, pins.get("P", []) + pins.get("PCOUT", []))
 
-    def _dsp_stages(self, bit: int, net: float, first: int, operand: bool, of: dict[str, int], outputs: list[int]) -> None:
+    def _dsp_stages(self, bit: int, net: float, first: bool, operand: bool, of: dict[str, bool], outputs: list[int]) -> None:
         """From one input through multiplier and adder, as far as the registers on the way let it."""
-        stages = [(delays.DSP_PREADD + delays.DSP_MULTIPLY, of.get("MREG", 0))] if operand else []
-        stages.append((delays.DSP_ADD + (delays.DSP_M if operand and not of.get("MREG", 0) else 0), of.get("PREG", 0)))
+        stages = [(delays.DSP_PREADD + delays.DSP_MULTIPLY, of.get("MREG", False))] if operand else []
+        stages.append((delays.DSP_ADD + (delays.DSP_M if operand and not of.get("MREG", False) else 0), of.get("PREG", False)))
         ns, inside = net, False
         if first:
             self._ends([bit], net + delays.DSP_SETUP)
@@ -249,7 +249,7 @@ class ModuleReader:
                 else:
                     self._ends([bit], ns)
                 ns, inside = delays.DSP_REGISTER_OUT, True
-        if not of.get("PREG", 0):
+        if not of.get("PREG", False):
             ns += delays.DSP_OUTPUT
         if inside:
             self._starts(outputs, ns)
