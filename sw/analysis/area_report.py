@@ -64,7 +64,7 @@ _DSP_MODULE = "multiply_add"
 _DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
 
 #: The head of a module, or a memory in it that is asked to lie in UltraRAM: last bit and last word.
-_ULTRA = re.compile(r'^module (\S+)|\(\* ram_style = "ultra" \*\)\s+reg \[(\d+):0\] \S+\s+\[(\d+):0\];', re.MULTILINE)
+_ULTRA = re.compile(r'^module ([^\s(]+)|\(\* ram_style = "ultra" \*\)\s+reg \[(\d+):0\] \S+\s+\[(\d+):0\];', re.MULTILINE)
 
 #: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
 _FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
