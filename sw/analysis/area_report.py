@@ -28,9 +28,10 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...hw.verilog import cached_verilog
 from ...rounding import ceil_div
+from .arcs import compact_netlist
 from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
-from .paths import cached_paths, compact_netlist, describe_paths
+from .paths import cached_paths, describe_paths
 
 __all__ = ["CEILINGS", "count_resources", "describe_report", "family_of", "measure_main_unit", "report_board"]
 

@@ -4,10 +4,9 @@ The part is an xck26-2LV (Kria K26, speed grade 2 at 0.72 V); every value names 
 
 * **K26**: measured on that part after routing with Vivado 2026.1, in published paths of designs that closed at 250 MHz with 36% and
   with 66% of the look-up tables in use.
-* **ZU3**: routed paths of an xczu3eg, speed grade 1 at 0.85 V, as Vivado 2021.2 reports them
-  (github.com/gussmith23/lakeroad-evaluation, ``vivado-eval/.../*-timing-route.v``: `inlining.futil-ultrascale`, `pow.futil-ultrascale`,
-  `lpm.futil-ultrascale`). DS925 1.30, "DSP48 Slice Switching Characteristics", gives both grades the same clock: 644 MHz for the one,
-  645 MHz for the other with all registers used, 440 and 456 MHz without MREG.
+* **ZU3**: routed paths of an xczu3eg, speed grade 1 at 0.85 V, as Vivado 2021.2 reports them: `inlining`, `pow` and
+  `lpm.futil-ultrascale-timing-*` in github.com/gussmith23/lakeroad-evaluation. DS925 1.30, "DSP48 Slice Switching Characteristics",
+  gives both grades nearly the same clock: 645 and 644 MHz with all registers used, 456 and 440 MHz without MREG.
 * **assumed**: nothing was at hand; on the slow side of what the neighbours in this table show.
 
 Nets have the mean length of those of a device of which two thirds are full, whatever their fan-out; nothing is placed. K26's paths
@@ -18,8 +17,8 @@ from __future__ import annotations
 
 __all__ = ["BUDGET", "MARGIN", "NET", "NETS", "TARGET"]
 
-#: Budget of a data path at 250 MHz, from the clock at the first register to the data at the last: 4.000 less skew (0.25 to 0.28) and
-#: uncertainty (0.122), and with the setup of a register, which is after the edge (0.044) [K26].
+#: Budget of a data path at 250 MHz, from the clock at the first register to the data at the last: 4.000 less skew (0.25 to 0.28)
+#: and uncertainty (0.122), and with the setup of a register, which is after the edge (0.044) [K26].
 BUDGET = 3.65
 
 #: Distance to keep to the budget, because the table is not exact, and the longest path that leaves it.
@@ -61,5 +60,5 @@ DSP_M = 0.059  # product to adder without MREG [ZU3]
 DSP_ADD = 0.699  # product, C or PCIN to the sum [ZU3 0.698 and 0.699]
 DSP_OUTPUT = 0.159  # sum to P or PCOUT without PREG [ZU3 0.141 and 0.159]
 DSP_REGISTER_OUT = 0.263  # clock of any of its registers to the next stage or to P [ZU3, of BREG]
-DSP_SETUP = 0.159  # any input that goes to a register, beyond the setup of one [K26's family: CEA2 0.159, else assumed]
+DSP_SETUP = 0.159  # any input that goes to a register, beyond the setup of one [assumed; CEA2 of an UltraScale+ slice 0.159]
 DSP_CASCADE = 0.08  # PCOUT to PCIN of the next slice [ZU3 0.016 to 0.080]
