@@ -4,7 +4,8 @@ Every distinct module is synthesized once, without flattening, and counted as of
 through Yosys together, and what did not change since an earlier report comes from the cache. No look-up tables are packed in pairs,
 so that counts are upper estimates. A `MultiplyAdd` of the INT4 engine counts as the DSP slice that it is made for: Yosys puts
 registers and adders into the slices of the 7 series only. Depth is that of the deepest path inside one module: what runs on through
-a module's ports counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.)
+a module's ports counts in each module by itself. (`measure_main_unit` flattens, and sees such paths whole.) The longest paths in ns
+go through carry chains, memories, DSP slices and ports (`hwgen.sw.analysis.paths`).
 """
 
 from __future__ import annotations
@@ -397,7 +398,7 @@ def report_board(
         found = cached_synthesis(verilog, top, tool, say, fresh=fresh, family=family_of(board.part))
         boxed = {name.lstrip("\\") for name in units} if stubs else set()
         synthesized |= {name: of for name, of in found.items() if name not in boxed}
-    # The delay table is for UltraScale+.
+    # the table of delays is for UltraScale+
     netlists = {name: of["netlist"] for name, of in synthesized.items() if "netlist" in of}
     inside = [name.lstrip("\\") for name in outer]
     paths = cached_paths(netlists, TOP, inside, fresh=fresh) if family_of(board.part) == "xcup" else []

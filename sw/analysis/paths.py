@@ -5,7 +5,8 @@ through any number of ports is seen whole, and one walk in topological order giv
 and the ports of the design carry no path. What belongs to a unit alone is kept apart from what has crossed into another unit.
 
 Yosys maps every module by itself, so that logic does not merge across ports: a path has up to one look-up table more at a boundary
-than with a tool that flattens.
+than with a tool that flattens. Its mapper does not see through carry chains and saves area wherever a cone is not the deepest of
+its module, so that a flattened netlist shows longer paths, not shorter ones: a lane of the vector unit 5.1 ns instead of 3.9.
 """
 
 from __future__ import annotations
