@@ -21,16 +21,17 @@ __all__ = ["OTHER", "THROUGH_CARRY", "THROUGH_LUT", "TimingModule", "compact_net
 OTHER, THROUGH_LUT, THROUGH_CARRY = range(3)
 
 _LUT = re.compile(r"LUT[1-6]|INV")
+_CARRY = re.compile(r"CARRY[48]")
 _REGISTER = re.compile(r"FD[RSCP]E")
 _LUT_RAM = re.compile(r"RAM\d+\w*")
 _SHIFT_REGISTER = re.compile(r"SRL\w+")
 #: Cells that no path goes through.
 _STATIC = re.compile(r"GND|VCC|I?O?BUFG?|\$scopeinfo")
-_CLOCK = re.compile(r"C|CLK\w*|WCLK|clk")
+_CLOCK = re.compile(r"W?CLK\w*")
 #: Parameters that say which registers a cell has.
 _REGISTERS = re.compile(r"DO[AB]_REG|OREG_[AB]|(?:[ABCDMP]|AD)REG")
 #: The module that is one DSP slice (`hwgen.hw.linear.multiply_add`).
-_MULTIPLY_ADD = "multiply_add"
+_MULTIPLY_ADD = re.compile(r".*multiply_add.*")
 
 
 def compact_netlist(netlist: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +95,7 @@ class ModuleReader:
         self._look_around([(kind, pins) for _, kind, _, pins in cells])
         for name, kind, of, pins in cells:
             self._name = name if not name.startswith("$") else self._output_name(pins) or name
-            if _MULTIPLY_ADD in kind:
+            if _MULTIPLY_ADD.fullmatch(kind):
                 own = "arrive" in pins
                 ports = {"a": "A", "b": "B", "addend": "C", "result": "P", "arrive": "CEB", "take": "CEB"}
                 self._dsp({"AREG": own, "BREG": own, "MREG": True, "PREG": True},
@@ -109,19 +110,17 @@ class ModuleReader:
 
     def _look_around(self, cells: list[tuple[str, Pins]]) -> None:
         """Which bits have a short way: from a look-up table into its carry chain, along a chain, from a chain into a register."""
-        def bits_of(what: Sequence[tuple[re.Pattern[str] | str, str]]) -> Iterator[int]:
+        def bits_of(pattern: re.Pattern[str], port: str) -> Iterator[int]:
             for kind, pins in cells:
-                for pattern, port in what:
-                    if re.fullmatch(pattern, kind):
-                        yield from pins.get(port, ())
+                if pattern.fullmatch(kind):
+                    yield from pins.get(port, ())
 
-        carry = "CARRY[48]"
-        into_carry = Counter(bits_of([(carry, "S")]))
-        self._lut_to_carry = {bit for bit in bits_of([(_LUT, "O")]) if into_carry[bit] == 1}
-        self._carry_out = set(bits_of([(carry, "CO")]))
-        into_register = Counter(bits_of([(_REGISTER, "D")]))
-        self._sum_to_register = {bit for bit in bits_of([(carry, "O")]) if into_register[bit] == 1}
-        self._cascade = set(bits_of([(f".*{_MULTIPLY_ADD}.*", "result")]))
+        into_carry = Counter(bits_of(_CARRY, "S"))
+        self._lut_to_carry = {bit for bit in bits_of(_LUT, "O") if into_carry[bit] == 1}
+        self._carry_out = set(bits_of(_CARRY, "CO"))
+        into_register = Counter(bits_of(_REGISTER, "D"))
+        self._sum_to_register = {bit for bit in bits_of(_CARRY, "O") if into_register[bit] == 1}
+        self._cascade = set(bits_of(_MULTIPLY_ADD, "result"))
 
     def _output_name(self, pins: Pins) -> str | None:
         for port in ("Q", "P", "O", "DOUTADOUT", "DOUTBDOUT", "DOUT_A", "DOUT_B", "DOA"):
@@ -147,7 +146,7 @@ class ModuleReader:
             self._logic(clocked, delays.WIDE_MUX, OTHER)
         elif _REGISTER.fullmatch(kind):
             self._register(clocked)
-        elif kind in ("CARRY4", "CARRY8"):
+        elif _CARRY.fullmatch(kind):
             self._carry(clocked)
         elif _SHIFT_REGISTER.fullmatch(kind):
             self._lut_memory(clocked, {"Q": "A", "Q31": "-"})
@@ -163,7 +162,7 @@ class ModuleReader:
             self._lut_memory(clocked, {"O": "A", "SPO": "A", "DPO": "DPRA", **{f"DO{x}": f"ADDR{x}" for x in "ABCDEFGH"}})
         elif not _STATIC.fullmatch(kind):
             raise HwgenError("tool", f"the table of delays has no cell of kind {kind} ({self._name})",
-                             "add it to sw/analysis/delays.py and paths.py, or look at what it comes from")
+                             "add it to sw/analysis/delays.py and arcs.py, or look at what it comes from")
 
     def _logic(self, pins: Pins, ns: float, kind: int) -> None:
         for port, bits in pins.items():
@@ -173,7 +172,7 @@ class ModuleReader:
     def _register(self, pins: Pins) -> None:
         self._starts(pins["Q"], delays.REGISTER_OUT)
         for port, bits in pins.items():
-            if port != "Q":
+            if port not in ("C", "Q"):  # C is the clock
                 near = port == "D" and bits[0] in self._sum_to_register
                 self._ends(bits, delays.CARRY_TO_REGISTER if near else delays.NET)
 
@@ -221,7 +220,7 @@ class ModuleReader:
             if port.startswith(("CE", "RST")):
                 self._ends(bits, delays.NET + delays.DSP_SETUP)
                 continue
-            first = of.get(f"{port.replace('CIN', '')}REG", False)
+            first = port != "PCIN" and of.get(f"{port.removesuffix('CIN')}REG", False)
             operand = port in ("A", "B", "D", "ACIN", "BCIN")
             for bit in bits:
                 cascaded = port in ("PCIN", "ACIN", "BCIN") or bit in self._cascade

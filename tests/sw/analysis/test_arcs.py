@@ -64,6 +64,17 @@ def test_registers_of_a_dsp_slice(registers: dict[str, bool], ns: float, ends: t
     assert dsp_paths(**registers) == [(pytest.approx(ns, abs=1e-3), *ends)]
 
 
+@pytest.mark.parametrize(
+    ("port", "registers", "ns"),
+    [("C", {"PREG": True}, d.NET + d.DSP_INPUT + d.DSP_ADD), ("C", {"CREG": True}, d.NET + d.DSP_SETUP),
+     ("PCIN", {"PREG": True}, d.DSP_CASCADE + d.DSP_ADD), ("CEP", {"PREG": True}, d.NET + d.DSP_SETUP)],
+)
+def test_addend_and_enable_of_a_dsp_slice(port: str, registers: dict[str, bool], ns: float) -> None:
+    cells = {"dsp": ["DSP48E2", registers, {"CLK": [1], port: [10]}], "$a": register(11, 10)}
+    path, = longest_paths(netlist_of(cells, {"a": [10]}), "top", ["top"])
+    assert (path["ns"], path["from"], path["to"]) == (pytest.approx(d.REGISTER_OUT + ns, abs=1e-3), "a", "dsp")
+
+
 def test_s_of_a_carry_chain_takes_a_look_up_table() -> None:
     carry = ["CARRY4", {}, {"CI": ["0"], "CYINIT": ["0"], "DI": ["0"] * 4, "S": [10, "0", "0", "0"], "O": [12, 13, 14, 15]}]
     cells = {"$c": carry, "$a": register(12, 10)}
