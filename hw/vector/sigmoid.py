@@ -8,26 +8,25 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...numerics import SIGMOID_ONE, sigmoid_table
-from ..float import FloatToInt, IntToFloat
+from ..float.convert import FloatToInt, IntToFloat
 from ..float.format import pipelined
 
 __all__ = ["Sigmoid"]
 
+#: Fraction bits of the table's argument.
 FRACTION = 10
-"""Fraction bits of the table's argument."""
 
+#: Bits of the table's argument: |y| below 16, larger ones saturate.
 MAGNITUDE = 14
-"""Bits of the table's argument: |y| below 16, larger ones saturate."""
 
+#: Lowest bits of the argument, over which a segment of the table is interpolated.
 STEP = 6
-"""Lowest bits of the argument, over which a segment of the table is interpolated."""
 
 
 class Sigmoid(wiring.Component):
     """``o = sigmoid(a)`` of the numerics contract; a new one every cycle.
 
-    Members: ``a`` (float32) is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on,
-    that one counted, for one cycle. No reset.
+    No reset.
 
     ::
 
@@ -36,6 +35,13 @@ class Sigmoid(wiring.Component):
         fall = (slope[i] l + 32) >> 6;  start = a < 0 ? base : 2^17 - base  1
         w = a < 0 ? start - fall : start + fall                             1
         float(w 2^-17)                                                      IntToFloat
+
+    Members
+    -------
+    a : In(32)
+        Sampled at one rising edge.
+    o : Out(32)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = FloatToInt.latency + 3 + IntToFloat.latency

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
+from ...files import cache_directory, write_whole
 from . import arcs, delays
 from .arcs import OTHER, THROUGH_CARRY, THROUGH_LUT, TimingModule, read_module
 
@@ -197,17 +198,11 @@ def longest_paths(netlists: dict[str, Any], top: str, outer: Sequence[str]) -> l
 
 def cached_paths(netlists: dict[str, Any], top: str, outer: Sequence[str], *, fresh: bool = False) -> list[dict[str, Any]]:
     """As `longest_paths`, from the cache where netlist, table of delays and this walk are the same."""
-    from ...sim.verilate import cache_directory
-
     rules = "".join(Path(file).read_text(encoding="utf-8") for file in (delays.__file__, arcs.__file__, __file__))
     key = hashlib.sha256(json.dumps([rules, netlists, top, *outer]).encode()).hexdigest()[:24]
     path = cache_directory() / f"paths-{key}.json"
     if fresh or not path.exists():
-        found = longest_paths(netlists, top, outer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        part.replace(path)
+        write_whole(path, json.dumps(longest_paths(netlists, top, outer)))
     known: list[dict[str, Any]] = json.loads(path.read_text())
     return known
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.sim import IDEAL, KV260, RANDOM, DramTiming, SimulatedAccelerator
+from hwgen.sim.accelerator import SimulatedAccelerator
+from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 
 from .dma_engine import COPY, THROTTLE, Job, expected_hashes, read_hashes, start
 

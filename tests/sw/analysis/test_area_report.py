@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hwgen.boards import load_board
+from hwgen.boards import RESOURCES, load_board
 from hwgen.errors import HwgenError
 from hwgen.sw.analysis import area_report as report
-from hwgen.sw.analysis import delays
+from hwgen.sw.analysis import delays, yosys
 from hwgen.sw.analysis.netlist import merge_equal, parse_modules
 
 
@@ -76,7 +76,7 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert linear["ff"] == 3 * 8
     assert result["resources"]["ff"] == linear["ff"] + 1
     assert linear["lut"] > 0 and linear["depth_luts"] >= 1 and result["estimated"] is True
-    assert set(result["available"]) == set(report.RESOURCES)
+    assert set(result["available"]) == set(RESOURCES)
     assert result["lut_per_mac"] == linear["lut"] / 3840
     # Copies of a module are one part; the parts of a unit add up to it.
     assert [(p["name"], p["count"], p["ff"]) for p in linear["parts"]] == [("lane", 2, 16), ("odd", 1, 8), ("own", 1, 0)]
@@ -85,7 +85,7 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     crossing = {"luts": 0, "carries": 0, "from": "linear.lane_0.q[0]", "to": "o"}
     assert result["paths"] == [{"unit": "linear -> top", "ns": result["longest_path_ns"], **crossing}]
     assert result["longest_path_ns"] == pytest.approx(delays.REGISTER_OUT + delays.NET)
-    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
+    monkeypatch.setattr(yosys, "synthesize", lambda *args, **options: pytest.fail("not from the cache"))
     assert report.report_board(load_board("kv260")) == result
     with monkeypatch.context() as patch:  # the table of delays is not for the seven series
         patch.setattr(report, "family_of", lambda part: "xc7")
@@ -95,60 +95,12 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert any("of the device" in line for line in lines) and any(line.startswith("  lane x 2") for line in lines)
     assert not any("above the planning ceiling" in line for line in lines)
     tight = replace(load_board("kv260"), available={**result["available"], "ff": 45})
-    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
     crowded = report.report_board(tight)
     assert crowded["above_ceiling"] == ["ff"]
     assert "above the planning ceiling: ff 25 of 45 (55.6%)" in report.describe_report(crowded)
-
-
-def test_resources_of_cells() -> None:
-    total = report.count_resources(
-        {
-            "LUT6": 3,
-            "LUT1": 1,
-            "RAM32M16": 2,
-            "FDRE": 5,
-            "FDSE": 1,
-            "RAMB36E2": 1,
-            "RAMB18E2": 3,
-            "URAM288": 4,
-            "DSP48E2": 6,
-            "CARRY4": 9,
-            "INV": 1,
-            "MUXF7": 2,
-        }
-    )
-    assert total == {"lut": 20, "lutram": 16, "ff": 6, "bram36": 2.5, "uram": 4, "dsp": 6}
-    with pytest.raises(HwgenError, match="cells of kind LDCE"):
-        report.count_resources({"LDCE": 1})
 
 
 def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HwgenError, match="Yosys is missing"):
         report.report_board(load_board("demo"))
-
-
-@pytest.mark.parametrize(
-    ("depth", "bits", "count"),
-    [
-        (4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 16), (8192, 36, 2), (8192, 37, 2), (16384, 128, 8),
-        (28672, 256, 28), (24576, 256, 24), (20736, 64, 6), (4096, 256, 4),
-    ],
-)
-def test_ultra_rams(depth: int, bits: int, count: int) -> None:
-    """As Vivado lays them out, in whole blocks of 4096 x 72; Yosys 0.70 makes 25 of 28672 x 256."""
-    assert report.ultra_rams(depth, bits) == count
-
-
-def test_memories_in_ultra_ram_by_module() -> None:
-    memory = '  (* ram_style = "{}" *)\n  reg [{}:0] \\words$1  [{}:0];\n'
-    text = "".join(["module \\top.a (clk);\n", memory.format("ultra", 255, 28671), memory.format("ultra", 63, 4096), "endmodule\n",
-                    "module top(clk);\n", memory.format("block", 255, 28671), memory.format("ultra", 71, 4095), "endmodule\n"])
-    assert report.ultra_blocks(text) == {"top.a": 28 + 2, "top": 1}
-
-
-def test_every_ultra_memory_is_predicted() -> None:
-    """Ring 16, scratch 28, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
-    pytest.importorskip("amaranth", reason="sizes of the attention unit come from its generator")
-    assert report.predicted_uram(load_board("kv260").config) == 16 + 28 + 2 + 6

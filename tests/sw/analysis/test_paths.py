@@ -10,8 +10,8 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.sw.analysis import delays as d
-from hwgen.sw.analysis.area_report import synthesize
 from hwgen.sw.analysis.paths import cached_paths, describe_paths, longest_paths
+from hwgen.sw.analysis.yosys import synthesize
 
 from .small_netlist import netlist_of, register
 
