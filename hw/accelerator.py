@@ -209,7 +209,7 @@ class Accelerator(wiring.Component):
         return stream_ready
 
     def _connect_vector_memories(self, m: Module) -> None:
-        """Scratch and parameters. Writers never meet: of loader, vector and attention unit one runs at a time (`HAZARDS`)."""
+        """Scratch and parameters. Writers never meet: of loader, vector and attention unit one runs at a time (`OPERATORS`)."""
         config, vector, loader, attention = self.config, m.submodules.vector, m.submodules.loader, m.submodules.attention
         vector_bits = 32 * config.width
         m.submodules.scratch = scratch = VectorMemory(config.scratch_vectors, vector_bits, config.scratch_memory)

@@ -1,20 +1,20 @@
-"""The operators of the machine: a row an opcode says who executes it, what it may fetch, what it reads and what it writes.
+"""The operators of the machine: a row an opcode says who executes it, what it waits for, what it may fetch, reads and writes.
 
-Compiler, golden machine, generators, estimate and verification all read it here. What must have ended before an operator may start
-is in :mod:`hwgen.hazards`; what it computes, in ``golden/machine.py``.
+Compiler, golden machine, generators, estimate and verification all read it here. What an operator computes is in
+``golden/machine.py``.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 
 __all__ = [
     "OPERATORS", "Memory", "Operator", "State", "Unit", "Vectors", "accumulator_half", "activation_half", "active_tokens",
-    "check_complete", "has_more_rounds", "possible_tokens", "rope_heads", "segments", "skipped",
+    "check_complete", "has_more_rounds", "must_wait", "possible_tokens", "rope_heads", "segments", "skipped",
 ]
 
 
@@ -85,6 +85,10 @@ class Operator:
     """What is true of every descriptor of one opcode, or follows from its fields."""
 
     unit: Unit
+    #: Units that it waits for, its own among them.
+    after: frozenset[Unit]
+    #: Operators that it waits for where they use the same half of a memory.
+    halves: Mapping[Opcode, Buffers] = field(default_factory=dict)
     #: What its data may be fetched by. NONE beside others: it also finds its data in the ring.
     fetches: tuple[Fetch, ...] = (Fetch.NONE,)
     #: Where its ``stream_address`` points, if it has one.
@@ -189,54 +193,77 @@ def _drain_reads(d: Descriptor) -> State:
     return State.ACCUMULATORS | State.SCALES | (State.SCORES if follows else State.NONE)
 
 
+#: Those of the units that read the ring or write the scratch beside VECTOR, which LINEAR and KV_WRITER run beside.
+_ALL_READERS = frozenset({Unit.LOADER, Unit.VECTOR, Unit.LINEAR, Unit.ATTENTION})
+_SCRATCH_WRITERS = frozenset({Unit.VECTOR, Unit.LOADER, Unit.ATTENTION})
+
+#: Operators start in the order of the program. LOADER, LINEAR and ATTENTION, which read the ring, never run at the same time, nor
+#: do LOADER, VECTOR and ATTENTION, which write the scratch; VECTOR runs beside LINEAR and KV_WRITER.
 OPERATORS: Mapping[Opcode, Operator] = {
     Opcode.EMBED: Operator(
-        unit=Unit.LOADER, fetches=(Fetch.TOKEN, Fetch.STREAM), memory=Memory.CONSTANTS,
+        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.TOKEN, Fetch.STREAM), memory=Memory.CONSTANTS,
         scratch_writes=_target,
     ),
     Opcode.PARAM: Operator(
-        unit=Unit.LOADER, fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS, repeatable=True,
+        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS, repeatable=True,
         param_writes=lambda d: Vectors(d.dst, 0, d.vectors),
     ),
     Opcode.ROTARY: Operator(
-        unit=Unit.LOADER, fetches=(Fetch.POSITION,), memory=Memory.CONSTANTS, repeatable=True,
+        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.POSITION,), memory=Memory.CONSTANTS, repeatable=True,
         param_writes=_target,
     ),
     Opcode.NORM: Operator(
-        unit=Unit.VECTOR, repeatable=True,
+        # Writes one half of the activations.
+        unit=Unit.VECTOR, after=_SCRATCH_WRITERS, halves={Opcode.LINEAR: Buffers.ACTIVATION}, repeatable=True,
         scratch_reads=_source, param_reads=_gains,
         writes=lambda d: State.HEAD_INPUT if Flag.TO_QUERY in d.flags else State.ACTIVATIONS | State.SCALES,
     ),
     Opcode.DRAIN: Operator(
-        unit=Unit.VECTOR,
+        # Reads one half of the accumulators.
+        unit=Unit.VECTOR, after=_SCRATCH_WRITERS, halves={Opcode.LINEAR: Buffers.ACCUMULATOR},
         scratch_reads=lambda d: _source(d) if d.flags & (Flag.ADD | Flag.MULTIPLY) else Vectors(), scratch_writes=_target,
         param_reads=lambda d: Vectors(d.param, 0, d.vectors) if Format.FP8 in d.format else Vectors(),
         reads=_drain_reads, writes=lambda d: State.SCORES if Flag.SHORTLIST in d.flags else State.NONE,
     ),
     Opcode.ROPE: Operator(
-        unit=Unit.VECTOR,
+        # Writes queries, and the KV store that KV_WRITE reads.
+        unit=Unit.VECTOR, after=_SCRATCH_WRITERS | {Unit.KV_WRITER},
         scratch_reads=lambda d: Vectors(d.src, d.src_stride, sum(rope_heads(d).values()) * d.head_vectors), scratch_writes=_rotated,
         param_reads=lambda d: Vectors(d.param, d.param_stride, d.head_vectors),
         writes=_rope_writes,
     ),
     Opcode.LINEAR: Operator(
-        unit=Unit.LINEAR, fetches=(Fetch.NONE, Fetch.STREAM), memory=Memory.CONSTANTS,
+        # Reads one half of the activations, writes one of the accumulators.
+        unit=Unit.LINEAR, after=frozenset({Unit.LINEAR, Unit.LOADER, Unit.ATTENTION}),
+        halves={Opcode.NORM: Buffers.ACTIVATION, Opcode.DRAIN: Buffers.ACCUMULATOR},
+        fetches=(Fetch.NONE, Fetch.STREAM), memory=Memory.CONSTANTS,
         reads=lambda d: State.ACTIVATIONS, writes=lambda d: State.ACCUMULATORS,
     ),
     Opcode.ATTENTION: Operator(
-        unit=Unit.ATTENTION, fetches=(Fetch.CACHE,), memory=Memory.CACHE,
+        unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.CACHE,), memory=Memory.CACHE,
         scratch_writes=lambda d: Vectors(d.dst, d.dst_stride, d.heads * d.head_vectors),
         reads=lambda d: State.QUERIES | State.KEYS | State.VALUES,
     ),
     Opcode.HEAD: Operator(
-        unit=Unit.ATTENTION, fetches=(Fetch.STREAM, Fetch.SHORTLIST), memory=Memory.CONSTANTS,
+        unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.STREAM, Fetch.SHORTLIST), memory=Memory.CONSTANTS,
         reads=lambda d: State.HEAD_INPUT | (State.SCORES if d.fetch is Fetch.SHORTLIST else State.NONE),
     ),
     Opcode.KV_WRITE: Operator(
-        unit=Unit.KV_WRITER, memory=Memory.CACHE,
+        unit=Unit.KV_WRITER, after=frozenset({Unit.KV_WRITER, Unit.VECTOR, Unit.ATTENTION}), memory=Memory.CACHE,
         reads=lambda d: State.KEYS | State.VALUES,
     ),
 }
+
+
+def must_wait(later: Descriptor, earlier: Descriptor) -> bool:
+    """Whether ``later`` may start only after ``earlier``, which precedes it in the program, has ended. END waits for everything."""
+    if later.opcode is Opcode.END:
+        return True
+    row, unit = OPERATORS[later.opcode], OPERATORS[earlier.opcode].unit
+    if unit in row.after:
+        return True
+    half = row.halves.get(earlier.opcode, Buffers.NONE)
+    return bool(half) and (later.buffers & half) == (earlier.buffers & half)
 
 
 def check_complete(found: Collection[Opcode], where: str, wanted: Collection[Opcode] | None = None) -> None:

@@ -15,7 +15,6 @@ from hwgen.config import BuildConfig
 from hwgen.decoder import LLAMA
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode
 from hwgen.golden.machine import GoldenMachine
-from hwgen.hazards import HAZARDS
 from hwgen.operators import (
     OPERATORS,
     State,
@@ -46,7 +45,6 @@ EXECUTED = set(Opcode) - {Opcode.END}
     ("reader", "found"),
     [
         ("the table", set(OPERATORS)),
-        ("hazards", set(HAZARDS) - {Opcode.END}),
         ("golden machine", {o for o in Opcode if hasattr(GoldenMachine, f"_{o.name.lower()}")}),
         ("estimate", set(COSTS)),
         ("timeline", {o for opcodes in TRACKS.values() for o in opcodes}),
@@ -82,8 +80,7 @@ def load(name, change=lambda text: text):
 
 descriptors = load("hwgen.descriptors", lambda text: text.replace("    HEAD = 10\\n", "    HEAD = 10\\n    NEW = 11\\n"))
 new, norm = descriptors.Opcode.NEW, descriptors.Opcode.NORM
-for name, table in (("hwgen.operators", "OPERATORS"), ("hwgen.hazards", "HAZARDS"),
-                    ("hwgen.golden.machine", None), ("hwgen.sw.analysis.pass_model", "COSTS")):
+for name, table in (("hwgen.operators", "OPERATORS"), ("hwgen.golden.machine", None), ("hwgen.sw.analysis.pass_model", "COSTS")):
     module = load(name)
     if table:
         getattr(module, table)[new] = getattr(module, table)[norm]
@@ -95,7 +92,7 @@ def test_a_new_opcode_is_refused_everywhere() -> None:
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0].split(",")[0] for line in lines] == [
-        "hwgen/operators.py", "hwgen/hazards.py", "golden/machine.py", "sw/analysis/pass_model.py",
+        "hwgen/operators.py", "golden/machine.py", "sw/analysis/pass_model.py",
     ]
     assert all(line.endswith(": NEW is missing") for line in lines)
 

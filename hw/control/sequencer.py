@@ -9,7 +9,6 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Opcode, field_bits
-from ...hazards import HAZARDS
 from ...operators import OPERATORS, Unit
 from ..active import ActiveRange, Pass
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Operator
@@ -33,8 +32,8 @@ def _bit(flag: Flag | Buffers) -> int:
 
 class Sequencer(wiring.Component):
     """Takes one descriptor after the other, skips those the pass does not need (see `ActiveRange`), and has the unit of
-    its opcode execute each of the others, once the units of `HAZARDS` are idle. Units so work at the same time, with the
-    results of program order. Operators start in program order.
+    its opcode execute each of the others, once the units that its row of `OPERATORS` names are idle. Units so work at the
+    same time, with the results of program order. Operators start in program order.
 
     A unit counts as running from ``start`` until its operator has retired, two cycles after ``done`` (one later for each
     operator before it in the program that has ended but not retired: one retires a cycle). From the retirement of the
@@ -92,7 +91,7 @@ class Sequencer(wiring.Component):
         m = Module()
         units = len(Unit)
         # Operators of other units that must not use the same half of a memory, and the memory's bit.
-        rivals = sorted({other for hazard in HAZARDS.values() for other in hazard.halves})
+        rivals = sorted({other for row in OPERATORS.values() for other in row.halves})
         decoded, drop, meaning = self._decode(m, rivals)
 
         # The next operator waits here.
@@ -209,13 +208,15 @@ class Sequencer(wiring.Component):
             replay.eq(offered.flags[_bit(Flag.REPLAY)] & active.more),
         ]
         with m.Switch(offered.opcode):
-            for opcode, hazard in HAZARDS.items():
+            for opcode, row in OPERATORS.items():
                 with m.Case(opcode):
                     m.d.sync += [
-                        unit.eq(1 << OPERATORS[opcode].unit if opcode in OPERATORS else 0),
-                        waits_for.eq(sum(1 << u for u in hazard.units)),
-                        *(halves[other].eq(int(hazard.halves.get(other, Buffers.NONE))) for other in halves),
+                        unit.eq(1 << row.unit),
+                        waits_for.eq(sum(1 << u for u in row.after)),
+                        *(halves[other].eq(int(row.halves.get(other, Buffers.NONE))) for other in halves),
                     ]
+            with m.Case(Opcode.END):
+                m.d.sync += [unit.eq(0), waits_for.eq(sum(1 << u for u in Unit)), *(half.eq(0) for half in halves.values())]
             with m.Default():
                 m.d.sync += drop.eq(1)
         return decoded, drop, {

@@ -1,7 +1,7 @@
 """Cycles, ring level and bytes of one pass from configuration and model sizes, in milliseconds.
 
 The model walks the same program that the machine runs, with the machine's rules: operators start in order, once the
-units of `hwgen.hazards` are idle; a unit's time follows from sizes (`COSTS`); readers of the ring go no faster than
+units that `hwgen.operators` names are idle; a unit's time follows from sizes (`COSTS`); readers of the ring go no faster than
 beats arrive; beats arrive no faster than the ports deliver, and only where the ring has room.
 """
 
@@ -16,9 +16,8 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
-from ...hazards import must_wait
 from ...layout import Int4Layout, KvBlockLayout
-from ...operators import OPERATORS, Unit, active_tokens, check_complete, has_more_rounds, rope_heads, segments, skipped
+from ...operators import OPERATORS, Unit, active_tokens, check_complete, has_more_rounds, must_wait, rope_heads, segments, skipped
 from ...shape import ModelShape
 from ..compiler.compile import plan_model
 from ..models.random_model import sized_model

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from hwgen.descriptors import Descriptor, Opcode
-from hwgen.hazards import must_wait
+from hwgen.operators import must_wait
 from hwgen.registers import ENGINE_COUNTERS
 from hwgen.sim.dram import KV260, RANDOM
 from hwgen.sw.analysis.timeline import TRACKS, TraceEntry, read_trace

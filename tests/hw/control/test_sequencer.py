@@ -12,9 +12,8 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, field_bits
-from hwgen.hazards import must_wait
 from hwgen.hw.control.sequencer import Sequencer
-from hwgen.operators import OPERATORS, Unit, active_tokens, has_more_rounds, skipped
+from hwgen.operators import OPERATORS, Unit, active_tokens, has_more_rounds, must_wait, skipped
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Source
 from tests.hw.memory.test_prefetch import random_descriptor

@@ -1,4 +1,4 @@
-"""The hazard table against what the operators read, write and occupy."""
+"""What operators wait for, against what the operators read, write and occupy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
-from hwgen.hazards import HAZARDS, must_wait
-from hwgen.operators import OPERATORS, State, Unit
+from hwgen.operators import OPERATORS, State, Unit, must_wait
 
 #: Every way to use an operator that the table knows.
 USES = [
@@ -52,9 +51,8 @@ def pairs() -> list[tuple[Descriptor, Descriptor]]:
 
 def test_every_opcode_has_its_place() -> None:
     assert set(OPERATORS) == set(Opcode) - {Opcode.END}
-    assert set(HAZARDS) == set(Opcode)
-    assert HAZARDS[Opcode.END].units == set(Unit)
-    assert all(row.unit in HAZARDS[opcode].units for opcode, row in OPERATORS.items())
+    assert all(must_wait(Descriptor(), Descriptor(opcode=opcode)) for opcode in OPERATORS)
+    assert all(row.unit in row.after for row in OPERATORS.values())
 
 
 def test_conflicts_wait() -> None:
