@@ -9,6 +9,9 @@ import ctypes
 from dataclasses import asdict, dataclass, fields
 
 
+MAX_PORTS = 16
+
+
 class _TimingStruct(ctypes.Structure):
     pass
 
@@ -23,8 +26,11 @@ class DramTiming:
     """Chance in each cycle that ARREADY, AWREADY or WREADY is high while there is room."""
     data_probability: float = 1.0
     """Chance in each cycle that a read beat or write response that could appear does."""
+    command_latency: int = 0
+    """From the port, which has room for the data, to the controller."""
     read_latency: int = 60
-    """From the DDR data bus to the port; with an idle bus and an open row, from AR handshake to first R beat."""
+    """From the DDR data bus to the port. With an idle bus and an open row the first R beat comes `command_latency` +
+    `read_latency` behind the AR handshake."""
     write_latency: int = 30
     """From the DDR data bus to the write response."""
     latency_jitter: int = 0
@@ -33,21 +39,40 @@ class DramTiming:
     """Read transactions a port may have outstanding."""
     max_writes: int = 16
     """Write transactions a port may have outstanding."""
+    early_beats: int = 0
+    """W beats that a port takes ahead of their address."""
     read_buffer_bytes: int = 8192
-    """What the controller may fetch ahead for one port: bounds what a stalled port can hide."""
+    """Read FIFO of a port. A chunk of up to 256 bytes is asked of the controller when there is room for it, so no more is ever in
+    flight."""
+    port_groups: tuple[int, ...] = tuple(range(MAX_PORTS))
+    """Number of the controller's port that each port leads to. Those that share one take turns."""
+    group_bytes_per_cycle: float = 0
+    """What a port of the controller carries, reads and writes each; 0 is no limit."""
     banks: int = 8
-    """DDR banks, each with one open row."""
+    """DDR banks in all groups, each with one open row."""
+    bank_groups: int = 1
+    """Groups of banks, in which 64-byte bursts lie in turn: rows of one bank of each group are opened together."""
+    hash_banks: bool = True
+    """Banks follow from all bits of the row's number, not from the lowest ones."""
     row_bytes: int = 8192
     """Size of a row over the whole DDR data bus."""
-    row_miss_cycles: int = 8
-    """From a bank being free to data from another of its rows."""
+    row_miss_cycles: float = 8
+    """From a bank being free to data from another of its rows: tRP + tRCD."""
+    row_cycle: float = 0
+    """From the opening of a row to that of another one in the same bank: tRC."""
+    four_activates: float = 0
+    """Time in which at most four rows are opened: tFAW."""
+    same_group_cycles: float = 0
+    """Lost on the data bus where two bursts in a row are of one bank group: tCCD_L - tCCD_S."""
+    open_ahead: bool = False
+    """The controller opens the row of a chunk that waits while others use the data bus."""
     scheduling_window: int = 6
     """How far ahead the controller fills the data bus: row misses hide behind transfers only within it."""
     refresh_interval: int = 0
     """From refresh to refresh; 0 is never."""
     refresh_cycles: int = 0
     """How long a refresh stops the data bus; it also closes every row."""
-    turnaround_cycles: int = 0
+    turnaround_cycles: float = 0
     """Lost on the data bus when it changes between reading and writing."""
     write_batch_bytes: int = 2048
     """Writes are held back until this much is waiting ..."""
@@ -57,6 +82,8 @@ class DramTiming:
     """Transactions of different IDs of a port may overtake each other, at random."""
     interleave: bool = False
     """Read beats of different IDs may be mixed, at random (needs `reorder`)."""
+    cpu_bytes_per_cycle: float = 0
+    """Reads of another master: 64 bytes each, anywhere, at random times, served before those of the ports."""
     seed: int = 1
     """Of every random choice above."""
 
@@ -64,11 +91,17 @@ class DramTiming:
         for name in ("ready_probability", "data_probability"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
-        for name in ("max_reads", "max_writes", "banks", "scheduling_window", "read_buffer_bytes"):
+        for name in ("max_reads", "max_writes", "banks", "bank_groups", "scheduling_window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.bank_groups not in (1, 2, 4) or self.banks % self.bank_groups:
+            raise ValueError(f"bank_groups must be 1, 2 or 4 and divide the banks, not {self.bank_groups!r}")
+        if self.read_buffer_bytes < 256:
+            raise ValueError(f"read_buffer_bytes must be at least 256, not {self.read_buffer_bytes!r}")
+        if len(self.port_groups) > MAX_PORTS or any(not 0 <= group < MAX_PORTS for group in self.port_groups):
+            raise ValueError(f"port_groups must be up to {MAX_PORTS} numbers below {MAX_PORTS}, not {self.port_groups!r}")
         for field in fields(self):
-            if getattr(self, field.name) < 0:
+            if field.name != "port_groups" and getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must be at least 0, not {getattr(self, field.name)!r}")
         if self.row_bytes < 256 or self.row_bytes % 256:
             raise ValueError(f"row_bytes must be a multiple of 256, not {self.row_bytes!r}")
@@ -79,9 +112,8 @@ class DramTiming:
         return _TimingStruct(**asdict(self))
 
 
-_TimingStruct._fields_ = [
-    (field.name, ctypes.c_double if field.type == "float" else ctypes.c_uint64) for field in fields(DramTiming)
-]
+_C_TYPES: dict[str, type] = {"float": ctypes.c_double, "tuple[int, ...]": ctypes.c_uint8 * MAX_PORTS}
+_TimingStruct._fields_ = [(field.name, _C_TYPES.get(str(field.type), ctypes.c_uint64)) for field in fields(DramTiming)]
 
 KV260 = DramTiming(
     bytes_per_cycle=76.8,
@@ -89,7 +121,8 @@ KV260 = DramTiming(
     refresh_cycles=88,
     turnaround_cycles=6,
 )
-"""64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns.
+"""64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns. Its ports are
+wider and deeper than those of a board: `board_timing` has these.
 
 Measured on this model with four 128-bit ports: 99.9% of the ports' 64 bytes a cycle in bursts of 1 KB and more
 one after the other, 98.5-99.7% in bursts of 256 bytes (row conflicts between the ports), 63% when these are
@@ -111,6 +144,7 @@ def random_timing(seed: int) -> DramTiming:
         latency_jitter=90,
         max_reads=1 + 5 * (seed % 4),
         max_writes=1 + 3 * (seed % 3),
+        early_beats=(0, 1, 16)[seed // 2 % 3],
         refresh_interval=700,
         refresh_cycles=60,
         turnaround_cycles=3,
@@ -159,6 +193,9 @@ class PortStatistics:
     reads_outstanding_max: int
     writes_outstanding: int
     writes_outstanding_max: int
+    read_bytes_in_flight: int
+    """Asked of the controller and not yet on the port, now."""
+    read_bytes_in_flight_max: int
 
 
 class StatisticsStruct(ctypes.Structure):
