@@ -24,7 +24,7 @@ Dram::~Dram() { munmap(memory_, bytes_); }
 void Dram::set_timing(const DramTiming& timing) {
   timing_ = timing;
   random_state_ = timing.seed * 0x9E3779B97F4A7C15u + 0x1234567;
-  banks_.assign(std::max<uint64_t>(1, timing.banks / timing.bank_groups), Bank{});
+  banks_.assign(timing.banks, Bank{});
   std::fill(std::begin(activates_), std::end(activates_), -1e18);
   cpu_reads_.clear();
   groups_.clear();

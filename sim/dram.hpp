@@ -43,7 +43,7 @@ struct DramTiming {
   double row_cycle;
   double four_activates;
   double same_group_cycles;
-  uint64_t open_ahead;
+  uint64_t row_patience;
   uint64_t scheduling_window;
   uint64_t refresh_interval;
   uint64_t refresh_cycles;
@@ -108,7 +108,8 @@ class Dram {
   static constexpr uint32_t kMaxChunks = kPageBytes / kChunkBytes + 1;  // an unaligned burst touches one more
   static constexpr uint32_t kBurstBytes = 64;  // what the DDR moves at least: eight beats of eight bytes
   static constexpr uint64_t kNotServed = ~uint64_t(0);
-  static constexpr size_t kCpuQueue = 64;  // reads of the other master that wait; it stands still beyond
+  static constexpr size_t kCpuQueue = 32;  // reads of the other master that wait; it stands still beyond
+  static constexpr double kNever = 1e300;
 
   struct Transaction {
     AddressChannel address;
@@ -144,6 +145,7 @@ class Dram {
     size_t next_read = 0;   // first of `reads` with a chunk not yet served
     size_t next_write = 0;
     size_t next_data = 0;   // the write that takes W beats
+    uint64_t waiting_since = 0;  // the controller served its last chunk then
     std::deque<WriteDataChannel> early;  // W beats ahead of their address
     Transaction* returning = nullptr;  // the read whose burst is under way
     std::vector<std::unique_ptr<Transaction>> owned;
@@ -162,18 +164,25 @@ class Dram {
     uint64_t row = kNotServed;
     double free = 0;    // its last data has crossed the bus
     double opened = -1e18;  // when the first data of its row could have crossed the bus
+    bool used = false;  // some has
   };
 
-  struct Pick {
-    uint32_t group = 0;
-    uint32_t turn = 0;
-    Port* port = nullptr;
-    Transaction* transaction = nullptr;
+  // The chunk of a port that is next.
+  struct Head {
+    uint32_t group;
+    uint32_t turn;
+    Port* port;
+    Transaction* transaction;
+    uint64_t row;
+    uint64_t first;   // number of its first DDR burst
+    uint64_t bursts;
+    uint64_t banks;   // that its bursts lie in
   };
 
   struct CpuRead {
-    uint64_t address;
-    uint64_t ready;
+    uint64_t burst;
+    uint64_t arrival;
+    double opened;  // when its row is open; kNever: it waits for its bank
   };
 
   Transaction* accept(Port& port, uint32_t index, const AddressChannel& address, bool write);
@@ -189,20 +198,27 @@ class Dram {
   void schedule();
   void refresh();
   void ask_for_cpu();
-  void serve_cpu();
+  void open_cpu_rows();
+  bool serve_cpu();
   bool pick_direction();
-  Pick pick_transaction(bool write);
   Transaction* candidate(Port& port, bool write) const;
-  void serve(const Pick& pick, bool write);
-  double transfer(uint64_t begin, uint64_t end, uint64_t ready, bool write);
-  double open_row(Bank& bank, uint64_t row, uint64_t ready);
+  void gather(bool write);
+  bool is_open(const Head& head);
+  double opened(const Head& head);
+  bool is_needed(const Bank& bank);
+  void open_rows();
+  double open_row(Bank& bank, uint64_t row);
+  const Head* first_ready();
+  void serve(const Head& head, bool write);
+  double transfer(uint64_t first, uint64_t bursts, double opened, bool write);
   void bus_word(uint64_t address, uint8_t* word) const;
   bool contains(const AddressChannel& address) const;
-  // A row lies across the banks of one number in all bank groups.
+  // A row lies across the banks of one number in all bank groups, 64 bytes in each in turn.
   uint64_t row_of(uint64_t address) const { return address / (timing_.row_bytes * timing_.bank_groups); }
-  Bank& bank_of(uint64_t row) {
+  Bank& bank_of(uint64_t row, uint64_t burst) {
     uint64_t hash = timing_.hash_banks ? row ^ (row >> 3) ^ (row >> 6) ^ (row >> 9) : row;
-    return banks_[hash % banks_.size()];
+    uint64_t groups = timing_.bank_groups;
+    return banks_[hash % (banks_.size() / groups) * groups + burst % groups];
   }
   bool chance(double probability);
   uint64_t random();
@@ -215,6 +231,7 @@ class Dram {
   DramTiming timing_{};
   std::vector<Port> ports_;
   std::vector<Group> groups_;
+  std::vector<Head> heads_;
   std::vector<AxiMonitor> monitors_;
   std::vector<Bank> banks_;
   uint64_t now_ = 0;  // the cycle whose inputs are being decided
@@ -228,7 +245,6 @@ class Dram {
   std::deque<CpuRead> cpu_reads_;
   uint64_t cpu_bytes_ = 0;
   uint32_t last_group_ = 0;
-  uint32_t hit_streak_ = 0;
   bool writing_ = false;
   uint64_t batch_left_ = 0;
   uint32_t unserved_reads_ = 0;   // transactions with chunks to serve

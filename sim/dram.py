@@ -64,8 +64,8 @@ class DramTiming:
     """Time in which at most four rows are opened: tFAW."""
     same_group_cycles: float = 0
     """Lost on the data bus where two bursts in a row are of one bank group: tCCD_L - tCCD_S."""
-    open_ahead: bool = False
-    """The controller opens the row of a chunk that waits while others use the data bus."""
+    row_patience: int = 48
+    """A row that waiting chunks need stays open until the port that needs another one of its bank has waited this long."""
     scheduling_window: int = 6
     """How far ahead the controller fills the data bus: row misses hide behind transfers only within it."""
     refresh_interval: int = 0

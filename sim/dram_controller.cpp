@@ -5,29 +5,24 @@
 
 namespace hwgen {
 
-namespace {
-// Chunks that may go to open rows before the oldest transaction gets its turn.
-constexpr uint32_t kMaxHitStreak = 16;
-}  // namespace
-
 void Dram::schedule() {
   refresh();
   if (timing_.cpu_bytes_per_cycle > 0) ask_for_cpu();
   bool unlimited = timing_.bytes_per_cycle == 0;
   while ((unserved_reads_ || unserved_writes_ || !cpu_reads_.empty()) &&
          (unlimited || bus_free_ < double(now_ + timing_.scheduling_window))) {
-    if (!cpu_reads_.empty()) {
-      serve_cpu();
-      continue;
-    }
+    if (!cpu_reads_.empty() && serve_cpu()) continue;
     bool write = pick_direction();
-    Pick pick = pick_transaction(write);
-    if (!pick.transaction && unserved_writes_ && !write) {  // no read is here yet, or each waits for room in its port's FIFO
+    gather(write);
+    if (heads_.empty() && unserved_writes_ && !write) {  // no read is here yet, or each waits for room in its port's FIFO
       write = true;
-      pick = pick_transaction(write);
+      gather(write);
     }
-    if (!pick.transaction) return;
-    serve(pick, write);
+    open_cpu_rows();
+    open_rows();
+    const Head* next = first_ready();
+    if (!next) return;
+    serve(*next, write);
   }
 }
 
@@ -41,14 +36,30 @@ void Dram::refresh() {
 // The other master reads 64 bytes anywhere, at random times, as often as gives its rate.
 void Dram::ask_for_cpu() {
   if (cpu_reads_.size() < kCpuQueue && chance(timing_.cpu_bytes_per_cycle / kBurstBytes))
-    cpu_reads_.push_back({random() % (uint64_t(1) << 32) / kBurstBytes * kBurstBytes, now_});
+    cpu_reads_.push_back({random() % ((uint64_t(1) << 32) / kBurstBytes), now_, kNever});
 }
 
-void Dram::serve_cpu() {
-  CpuRead read = cpu_reads_.front();
-  cpu_reads_.pop_front();
-  transfer(read.address, read.address + kBurstBytes, read.ready, false);
+// As `open_rows`; the bank is the read's until it is served.
+void Dram::open_cpu_rows() {
+  for (CpuRead& read : cpu_reads_) {
+    if (read.opened != kNever) continue;
+    uint64_t row = row_of(read.burst * kBurstBytes);
+    Bank& bank = bank_of(row, read.burst);
+    bool patient = now_ - read.arrival < timing_.row_patience;
+    if (bank.row != row && (patient || !bank.used) && is_needed(bank)) continue;
+    read.opened = bank.row == row ? bank.opened : open_row(bank, row);
+    bank.free = std::max(bank.free, read.opened + kBurstBytes / timing_.bytes_per_cycle);
+  }
+}
+
+bool Dram::serve_cpu() {
+  double now = std::max(bus_free_, double(now_));
+  auto read = std::find_if(cpu_reads_.begin(), cpu_reads_.end(), [&](const CpuRead& r) { return r.opened <= now; });
+  if (read == cpu_reads_.end()) return false;
+  transfer(read->burst, 1, read->opened, false);
+  cpu_reads_.erase(read);
   cpu_bytes_ += kBurstBytes;
+  return true;
 }
 
 // Writes wait until a batch is worth the turnaround, has waited too long, or nothing else is to be done.
@@ -71,13 +82,9 @@ Dram::Transaction* Dram::candidate(Port& port, bool write) const {
   return read->served < read->issued && read->ready[read->served] <= now_ ? read : nullptr;
 }
 
-// First ready, first come: open rows first, groups in turn and in a group its ports. When open rows have had it their way for
-// long enough, the oldest transaction is next; without an open row, the one whose bank is free first.
-Dram::Pick Dram::pick_transaction(bool write) {
-  Pick hit;
-  Pick earliest;
-  Pick oldest;
-  double earliest_free = 0;
+// The chunks that the controller may serve next, one a port: groups in turn, and in a group its ports.
+void Dram::gather(bool write) {
+  heads_.clear();
   for (uint32_t offset = 1; offset <= groups_.size(); ++offset) {
     uint32_t number = (last_group_ + offset) % uint32_t(groups_.size());
     const Group& group = groups_[number];
@@ -85,78 +92,114 @@ Dram::Pick Dram::pick_transaction(bool write) {
     for (uint32_t step = 1; step <= members; ++step) {
       uint32_t turn = (group.turn + step) % members;
       Port& port = ports_[group.ports[turn]];
-      Pick pick{number, turn, &port, candidate(port, write)};
-      if (!pick.transaction) continue;
-      uint64_t row = row_of(pick.transaction->chunk_begin(pick.transaction->served));
-      const Bank& bank = bank_of(row);
-      if (bank.row == row && !hit.transaction) hit = pick;
-      if (!earliest.transaction || bank.free < earliest_free) {
-        earliest = pick;
-        earliest_free = bank.free;
-      }
-      if (!oldest.transaction || pick.transaction->arrival < oldest.transaction->arrival) oldest = pick;
+      Transaction* transaction = candidate(port, write);
+      if (!transaction) continue;
+      uint64_t first = transaction->chunk_begin(transaction->served) / kBurstBytes;
+      uint64_t last = (transaction->chunk_end(transaction->served) - 1) / kBurstBytes;
+      uint64_t bursts = last - first + 1;  // the bus moves whole DDR bursts even for a few bytes
+      uint64_t row = row_of(first * kBurstBytes);
+      heads_.push_back({number, turn, &port, transaction, row, first, bursts, std::min(bursts, timing_.bank_groups)});
     }
   }
-  if (!hit.transaction) return earliest;
-  if (hit_streak_++ < kMaxHitStreak) return hit;
-  hit_streak_ = 0;
-  return oldest;
+}
+
+bool Dram::is_open(const Head& head) {
+  for (uint64_t burst = head.first; burst < head.first + head.banks; ++burst)
+    if (bank_of(head.row, burst).row != head.row) return false;
+  return true;
+}
+
+bool Dram::is_needed(const Bank& bank) {
+  return std::any_of(heads_.begin(), heads_.end(), [&](const Head& head) { return head.row == bank.row && is_open(head); });
+}
+
+// Rows are opened as soon as chunks are here that need them, while others use the bus. A row that a chunk still needs stays
+// open until it has been used and the chunk that needs another row of that bank has waited too long.
+void Dram::open_rows() {
+  if (timing_.bytes_per_cycle == 0) return;
+  for (const Head& head : heads_) {
+    bool patient = now_ - head.port->waiting_since < timing_.row_patience;
+    for (uint64_t burst = head.first; burst < head.first + head.banks; ++burst) {
+      Bank& bank = bank_of(head.row, burst);
+      if (bank.row == head.row) continue;
+      if ((patient || !bank.used) && is_needed(bank)) break;
+      open_row(bank, head.row);
+    }
+  }
 }
 
 // When the first data of `row` may cross the bus, its bank having to close another one. Activates are counted at that time,
 // which is tRCD behind them all.
-double Dram::open_row(Bank& bank, uint64_t row, uint64_t ready) {
-  double known = timing_.open_ahead ? double(ready) : double(now_);
-  double opened = std::max(bank.free, known) + timing_.row_miss_cycles;
+double Dram::open_row(Bank& bank, uint64_t row) {
+  double opened = std::max(bank.free, double(now_)) + timing_.row_miss_cycles;
   opened = std::max(opened, bank.opened + timing_.row_cycle);
-  uint32_t groups = uint32_t(timing_.bank_groups);  // one activate in each
-  uint32_t last = (oldest_activate_ + groups - 1) % 4;  // the fourth activate before the last of these
-  if (timing_.four_activates > 0) opened = std::max(opened, activates_[last] + timing_.four_activates);
-  for (uint32_t group = 0; group < groups; ++group) {
-    activates_[oldest_activate_] = opened;
-    oldest_activate_ = (oldest_activate_ + 1) % 4;
-  }
+  if (timing_.four_activates > 0) opened = std::max(opened, activates_[oldest_activate_] + timing_.four_activates);
+  activates_[oldest_activate_] = opened;
+  oldest_activate_ = (oldest_activate_ + 1) % 4;
   bank.row = row;
   bank.opened = opened;
+  bank.used = false;
   return opened;
 }
 
-// Moves the bytes from `begin` to `end`, of one row, over the data bus; when they start. The controller has known of
-// them since `ready`.
-double Dram::transfer(uint64_t begin, uint64_t end, uint64_t ready, bool write) {
+// The chunk whose data can be on the bus first; none where that is too far ahead.
+const Dram::Head* Dram::first_ready() {
+  const Head* chosen = nullptr;
+  double earliest = double(now_ + timing_.scheduling_window);
+  for (const Head& head : heads_) {
+    double start = std::max(bus_free_, double(now_));
+    if (timing_.bytes_per_cycle > 0) {
+      if (!is_open(head)) continue;
+      start = std::max(start, opened(head));
+    }
+    if (chosen ? start < earliest : start <= earliest) {
+      chosen = &head;
+      earliest = start;
+    }
+  }
+  return chosen;
+}
+
+double Dram::opened(const Head& head) {
+  double last = 0;
+  for (uint64_t burst = head.first; burst < head.first + head.banks; ++burst)
+    last = std::max(last, bank_of(head.row, burst).opened);
+  return last;
+}
+
+// Moves bursts of a row that is open from `opened` on over the data bus: when they start.
+double Dram::transfer(uint64_t first, uint64_t bursts, double opened, bool write) {
   bool turned = write != writing_;
   if (turned) {
     writing_ = write;
     batch_left_ = 2 * timing_.write_batch_bytes;
   }
   if (timing_.bytes_per_cycle == 0) return double(now_);
-  // The bus moves whole DDR bursts even for a few bytes.
-  uint64_t first = begin / kBurstBytes;
-  uint64_t behind = (end + kBurstBytes - 1) / kBurstBytes;
-  uint64_t row = row_of(begin);
-  Bank& bank = bank_of(row);
-  double start = std::max(bus_free_, double(now_));
+  double start = std::max({bus_free_, double(now_), opened});
   if (turned)
     start += timing_.turnaround_cycles;
   else if (timing_.bank_groups > 1 && (first - last_burst_) % timing_.bank_groups == 0)
     start += timing_.same_group_cycles;  // bursts lie in the bank groups in turn
-  if (bank.row != row) start = std::max(start, open_row(bank, row, ready));
-  bus_free_ = bank.free = start + double((behind - first) * kBurstBytes) / timing_.bytes_per_cycle;
-  last_burst_ = behind - 1;
+  bus_free_ = start + double(bursts * kBurstBytes) / timing_.bytes_per_cycle;
+  last_burst_ = first + bursts - 1;
   return start;
 }
 
-void Dram::serve(const Pick& pick, bool write) {
-  Port& port = *pick.port;
-  Transaction& transaction = *pick.transaction;
-  Group& group = groups_[pick.group];
-  uint64_t begin = transaction.chunk_begin(transaction.served);
-  uint64_t end = transaction.chunk_end(transaction.served);
-  double finished = transfer(begin, end, write ? now_ : transaction.ready[transaction.served], write);
+void Dram::serve(const Head& head, bool write) {
+  Port& port = *head.port;
+  Transaction& transaction = *head.transaction;
+  Group& group = groups_[head.group];
+  uint64_t bytes = transaction.chunk_end(transaction.served) - transaction.chunk_begin(transaction.served);
+  double finished = transfer(head.first, head.bursts, opened(head), write);
+  for (uint64_t burst = head.first; burst < head.first + head.banks; ++burst) {
+    Bank& bank = bank_of(head.row, burst);
+    bank.free = std::max(bank.free, bus_free_);
+    bank.used = true;
+  }
   if (timing_.group_bytes_per_cycle > 0) {
     double& link_free = write ? group.write_link_free : group.read_link_free;
     finished = std::max(finished, link_free);
-    link_free = finished + double(end - begin) / timing_.group_bytes_per_cycle;
+    link_free = finished + double(bytes) / timing_.group_bytes_per_cycle;
   }
   uint64_t jitter = timing_.latency_jitter ? random() % (timing_.latency_jitter + 1) : 0;
   uint64_t latency = write ? timing_.write_latency : timing_.read_latency;
@@ -164,8 +207,8 @@ void Dram::serve(const Pick& pick, bool write) {
 
   bool last = transaction.served == transaction.chunks;
   if (write) {
-    batch_left_ -= std::min(batch_left_, end - begin);
-    unserved_write_bytes_ -= end - begin;
+    batch_left_ -= std::min(batch_left_, bytes);
+    unserved_write_bytes_ -= bytes;
     if (last) {
       ++port.next_write;
       --unserved_writes_;
@@ -174,8 +217,9 @@ void Dram::serve(const Pick& pick, bool write) {
     ++port.next_read;
     --unserved_reads_;
   }
-  last_group_ = pick.group;
-  group.turn = pick.turn;
+  port.waiting_since = now_;
+  last_group_ = head.group;
+  group.turn = head.turn;
 }
 
 }  // namespace hwgen
