@@ -172,8 +172,8 @@ class SimulatedAccelerator:
         return int(self._c.accelerator_retire_index(self._p))
 
     def reset(self, cycles: int = 8) -> None:
-        """Holds `rst` for some cycles. Memory, mirrors, counts and records stay, and so does what is outstanding, as on a board: reads
-        are answered afterwards, and a write that lacks beats takes those of the next one."""
+        """Holds `rst` for some cycles. Memory, mirrors, counts and records stay, and so does what is outstanding, as on a board:
+        reads are answered afterwards, and a write that lacks beats takes those of the next one."""
         self._c.accelerator_reset(self._p, cycles)
 
     def drop_outstanding(self) -> None:

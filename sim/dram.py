@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 from dataclasses import asdict, dataclass, fields
 
-
 MAX_PORTS = 16
 
 

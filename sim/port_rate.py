@@ -1,4 +1,4 @@
-"""What the memory ports of a board sustain, measured on the memory model: `python -m hwgen.sim.port_rate [--write] BOARD ...`
+"""What the memory ports of boards sustain, measured on the memory model: `python -m hwgen.sim.port_rate [--write] BOARD ...`
 
 Prints the share of one word a port and cycle that streaming readers get, for every idle latency and traffic of the
 processor of the grid. With `--write` it goes to `boards/BOARD/port_rates.json`, which `hwgen estimate` reads.
@@ -12,11 +12,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..boards import Board, load_board
 from ..config import BuildConfig
+from ..errors import HwgenError
+from .board_timing import MemoryConditions, board_timing, latency_ns
 from .dram import DramTiming
 from .toolchain import find_compiler, run
 from .verilate import MEMORY_SOURCES, cached, memory_model_identity
@@ -24,8 +29,10 @@ from .verilate import MEMORY_SOURCES, cached, memory_model_identity
 _SOURCE = "port_rate.cpp"
 _FLAGS = ("-std=gnu++17", "-march=native", "-O2", "-fPIC", "-shared")
 _SPAN = 1 << 30
-STREAM_WORDS = 65_536
-"""Of each port in one stream: a matrix of some megabytes."""
+LATENCIES_NS = (160.0, 240.0, 320.0, 400.0, 480.0, 640.0)
+CPU_BYTES_PER_S = (0.0, 0.5e9, 1e9, 2e9)
+STREAM_WORDS = 32_768
+"""Of each port in one stream: half a megabyte a port."""
 STREAMS = 8
 """Streams whose mean is the rate. Each has its ports' planes elsewhere, at random: how they meet in the banks decides."""
 
@@ -65,3 +72,53 @@ def port_rate(config: BuildConfig, timing: DramTiming) -> float:
     pages = (_SPAN - (STREAM_WORDS + config.ring_beats) * config.port_bytes) // 4096
     planes = rng.integers(0, pages, (STREAMS, config.ports)) * 4096
     return float(np.mean([stream_rate(config, timing, [int(base) for base in stream]) for stream in planes]))
+
+
+def rates_path(board: str) -> Path:
+    """The table of a shipped board."""
+    return Path(str(files("hwgen.board_data"))) / board / "port_rates.json"
+
+
+def rate_table(board: Board) -> dict[str, Any]:
+    """`port_rate` of every idle latency (outer) and traffic of the processor (inner)."""
+    rates = [
+        [
+            round(port_rate(board.config, board_timing(board, MemoryConditions(latency_ns=latency, cpu_bytes_per_s=cpu))), 4)
+            for cpu in CPU_BYTES_PER_S
+        ]
+        for latency in LATENCIES_NS
+    ]
+    return {"latency_ns": LATENCIES_NS, "cpu_bytes_per_s": CPU_BYTES_PER_S, "rates": rates}
+
+
+def tabled_port_rate(board: Board, conditions: MemoryConditions) -> float:
+    """The board's table, linear between its points and constant beyond them.
+
+    Raises `HwgenError` where the board has none.
+    """
+    try:
+        table = json.loads(rates_path(board.name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HwgenError(
+            "configuration", f"the memory ports of board {board.name!r} were not measured",
+            f"python -m hwgen.sim.port_rate --write {board.name}",
+        ) from error
+    rows = [float(np.interp(conditions.cpu_bytes_per_s, table["cpu_bytes_per_s"], row)) for row in table["rates"]]
+    return float(np.interp(latency_ns(board, conditions), table["latency_ns"], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the tables beside the boards")
+    parser.add_argument("boards", nargs="+", metavar="BOARD")
+    options = parser.parse_args()
+    for name in options.boards:
+        table = rate_table(load_board(name))
+        text = ",\n".join(f' "{key}": {json.dumps(value)}' for key, value in table.items())
+        print(f"{{\n{text}\n}}")
+        if options.write:
+            rates_path(name).write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

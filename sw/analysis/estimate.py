@@ -21,6 +21,9 @@ from ...hazards import UNIT_OF, Unit, must_wait
 from ...layout import Int4Layout, KvBlockLayout
 from ...published import engine_of, published_shape
 from ...shape import ModelShape
+from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
+from ...sim.dram import KV260
+from ...sim.port_rate import tabled_port_rate
 from ..compiler.layers import plan_model
 from ..models.random_model import RandomLlama, RandomModel
 
@@ -72,6 +75,17 @@ class Calibration:
     kv_end: int = 20
     #: After END: writes answered, status.
     finish: int = 40
+
+
+def calibration_of(board: Board, conditions: MemoryConditions) -> Calibration:
+    """The calibration with the memory of ``board``; the defaults are that of `KV260`."""
+    usual, timing = Calibration(), board_timing(board, conditions)
+    rate = usual.port_rate if board.platform is None else tabled_port_rate(board, conditions)
+    reads = timing.command_latency + timing.read_latency - KV260.read_latency
+    writes = timing.write_latency - KV260.write_latency
+    return replace(
+        usual, port_rate=rate, first_beat=usual.first_beat + reads, refill=usual.refill + reads, finish=usual.finish + writes
+    )
 
 
 class Ring:
@@ -284,9 +298,10 @@ def estimate_model(
     cached: int = 0,
     head: str = "exact",
     engine: str = "ternary",
+    calibration: Calibration | None = None,
 ) -> Estimate:
     """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and of ``decode`` new tokens."""
-    model = PassModel(config, shape, head=head, engine=engine)
+    model = PassModel(config, shape, head=head, engine=engine, calibration=calibration)
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
@@ -316,13 +331,16 @@ def estimate_json(
     cached: int = 0,
     head: str = "exact",
     layers: int | None = None,
+    memory: MemoryConditions = USUAL,
 ) -> dict[str, Any]:
     """What ``hwgen estimate --json`` prints."""
     config, shape = board.config, published_shape(shape_name)
     if layers is not None:
         shape = replace(shape, layers=layers)
     engine = engine_of(shape_name)
-    estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head, engine=engine)
+    estimate = estimate_model(
+        config, shape, prompt, decode, cached=cached, head=head, engine=engine, calibration=calibration_of(board, memory)
+    )
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)
     beats = sum(p.stream_beats for p in estimate.decode)
@@ -332,6 +350,7 @@ def estimate_json(
         "board": board.name,
         "clock_mhz": config.clock_mhz,
         "head": head,
+        "memory": memory_json(board, memory),
         "estimated": True,
         "prefill": {
             "tokens": prompt,
@@ -370,5 +389,6 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
             f"tokens/s ({at}); ports {decode['port_utilisation']:.1%} busy, port limit {decode['port_limit_tok_s']:.2f} tokens/s"
         )
     ranked = sorted(result["by_operator"].items(), key=lambda item: -item[1])
+    lines.append(describe_memory(result["memory"]))
     lines.append("cycles   " + ", ".join(f"{name} {cycles:,}" for name, cycles in ranked if cycles))
     return lines

@@ -22,6 +22,7 @@ from . import model as model_command
 from . import output as commands
 from . import quantize as quantize_command
 from . import serve as serve
+from .memory import add_memory
 
 __all__ = ["main"]
 
@@ -190,6 +191,7 @@ def build_parser() -> Parser:
     )
     add_workload(p)
     add_head(p)
+    add_memory(p)
     p.add_argument("--timeline", type=Path, metavar="DIR", help="write a Perfetto trace and pictures of the first passes there")
     p.add_argument("--layers", type=int, default=0, metavar="L", help="a quick look at the first L layers; 0 is all")
     p.add_argument(
@@ -207,6 +209,7 @@ def build_parser() -> Parser:
     )
     add_workload(p)
     add_head(p)
+    add_memory(p)
     add_board(p, "kv260")
 
     p = add_command(

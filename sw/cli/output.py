@@ -15,6 +15,7 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...published import engine_of
 from ..runtime.generation import Generation
+from .memory import memory_conditions
 
 __all__ = [
     "Output",
@@ -347,6 +348,7 @@ def bench(options: argparse.Namespace, output: Output) -> Result:
         head=options.head,
         timeline=options.timeline,
         seed=options.seed,
+        memory=memory_conditions(options),
     )
     if plan.prompt + plan.decode == 0:
         raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")
@@ -364,7 +366,8 @@ def estimate(options: argparse.Namespace, output: Output) -> Result:
         raise HwgenError("usage", "nothing to estimate: --prompt and --decode are both 0", "give one of them")
     cached = _at_least(options, "cached", 0)
     board = configured_board(options, engine_of(options.shape))
-    result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head)
+    memory = memory_conditions(options)
+    result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head, memory=memory)
     for line in describe_estimate(result):
         output.show(line)
     return 0, result
