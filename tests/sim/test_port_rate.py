@@ -40,7 +40,7 @@ def test_more_latency_and_more_traffic_are_not_faster(name: str) -> None:
     for row in rates:
         assert all(a >= b - 0.03 for a, b in zip(row, row[1:], strict=False)) and row[0] > row[-1]
     for column in zip(*rates, strict=True):
-        assert all(a >= b - 0.04 for a, b in zip(column, column[1:], strict=False))
+        assert all(a >= b - 0.08 for a, b in zip(column, column[1:], strict=False))
 
 
 def test_between_and_beyond_the_points() -> None:
