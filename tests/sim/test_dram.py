@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hwgen.sim import IDEAL, KV260, RANDOM, DramTiming, SimulatedAccelerator
+from hwgen.boards import load_board
+from hwgen.sim import IDEAL, KV260, RANDOM, DramTiming, SimulatedAccelerator, board_timing
 
 from .dma_engine import COPY, LEAD, THROTTLE, Job, expected_hashes, read_hashes, start
 
@@ -91,14 +93,15 @@ def test_short_reads_in_a_row_lose_a_little(dma: SimulatedAccelerator) -> None:
     assert 0.98 < efficiency(dma, [Job(port * 0x1007000, 5000, 15) for port in range(4)]) < 0.999
 
 
-def test_scattered_short_reads_are_clearly_slower(dma: SimulatedAccelerator) -> None:
+def test_scattered_short_reads_are_clearly_slower(dma_library: Path) -> None:
+    dma = SimulatedAccelerator(dma_library, memory_bytes=1 << 28, timing=board_timing(load_board("kv260")))
     rates = [
         efficiency(dma, [Job(port << 26, 3000, len, scatter=(1 << 25) // (16 * (len + 1)) - 1) for port in range(4)])
         for len in (3, 15, 63)
     ]
     assert rates == sorted(rates)
     assert 0.2 < rates[0] < 0.5
-    assert 0.5 < rates[1] < 0.72
+    assert 0.5 < rates[1] < 0.8
 
 
 def test_fewer_outstanding_reads_are_bound_by_latency(dma_library: Path) -> None:
@@ -226,9 +229,13 @@ def test_the_same_seed_gives_the_same_cycles(dma_library: Path) -> None:
         ({"read_latency": -1}, "read_latency must be at least 0, not -1"),
         ({"row_bytes": 100}, "row_bytes must be a multiple of 256, not 100"),
         ({"interleave": True}, "interleave must be off"),
+        ({"bank_groups": 3}, "bank_groups must be 1, 2 or 4 and divide the banks, not 3"),
+        ({"read_buffer_bytes": 128}, "read_buffer_bytes must be at least 256, not 128"),
+        ({"port_groups": (0, 16)}, r"port_groups must be up to 16 numbers below 16, not \(0, 16\)"),
+        ({"bytes_per_cycle": 0.0, "cpu_bytes_per_cycle": 1.0}, "cpu_bytes_per_cycle must be 0 without a controller"),
     ],
 )
-def test_bad_timing_is_refused(change: dict[str, float], message: str) -> None:
+def test_bad_timing_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(KV260, **change)
 
