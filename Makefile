@@ -39,6 +39,7 @@ fuzz: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python tools/typecheck.py
+	$(BIN)/python tools/check_layers.py
 
 check-system:
 	@sh tools/check_system.sh "$(PYTHON)"

@@ -30,11 +30,11 @@ __all__ = [
     "round_int8",
 ]
 
+#: Smallest positive number.
 MIN = 2.0 ** (F32_MIN_EXPONENT - 127)
-"""Smallest positive number."""
 
+#: Largest number.
 MAX = torch.tensor(F32_MAX_BITS, dtype=torch.int32).view(torch.float32).item()
-"""Largest number."""
 
 _BF16_MAX_BITS = F32_MAX_BITS >> 16
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..shape import ModelShape
+from ..weights import ModelWeights, dense
 
-__all__ = ["Attention", "BitLinear", "BitNet", "FeedForward", "RMSNorm", "quantize_activation", "quantize_weight"]
+__all__ = ["Attention", "BitLinear", "BitNet", "FeedForward", "RMSNorm", "float_model", "quantize_activation", "quantize_weight"]
 
 
 def quantize_weight(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,3 +182,25 @@ class BitNet(nn.Module):
             x = layer(x, cos, sin)
         logits: Tensor = self.lm_head(self.model.norm(x))
         return logits
+
+
+def float_model(weights: ModelWeights) -> BitNet:
+    """The float reference, frozen and in inference mode, with exactly these ternary weights."""
+    model = BitNet(weights.shape)
+    state = {
+        "model.embed_tokens.weight": weights.embedding,
+        "model.norm.weight": weights.norm,
+        "lm_head.weight": weights.head_rows,
+    }
+    for i, layer in enumerate(weights.layers):
+        name = f"model.layers.{i}"
+        for part, names in (("self_attn", "q k v o"), ("mlp", "gate up down")):
+            for letter in names.split():
+                state[f"{name}.{part}.{letter}_proj.weight"] = dense(layer.matrices[letter])
+        places = {"attn_sub_norm": "self_attn.attn_sub_norm", "ffn_sub_norm": "mlp.ffn_sub_norm"}
+        state |= {f"{name}.{places.get(norm, norm)}.weight": gain for norm, gain in layer.norms.items()}
+    model.load_state_dict({key: torch.from_numpy(np.asarray(value, np.float32)) for key, value in state.items()})
+    for module in model.modules():
+        if isinstance(module, BitLinear):
+            module.frozen = True
+    return model.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..llama import MATRICES, LlamaWeights, dense
+from ..weights import ModelWeights, dense
 
 __all__ = ["FloatLlama"]
 
@@ -30,14 +30,13 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class FloatLlama:
     """``tokens [batch, length] -> logits [batch, length, vocab]`` in plain float32, weights dequantised."""
 
-    def __init__(self, weights: LlamaWeights) -> None:
+    def __init__(self, weights: ModelWeights) -> None:
         self.shape = weights.shape
         self._embedding = torch.from_numpy(weights.embedding)
         self._head = torch.from_numpy(weights.head_rows)
         self._norm = torch.from_numpy(weights.norm)
-        names = (*MATRICES, "input_layernorm", "post_attention_layernorm")
         self.layers = [
-            {name: torch.from_numpy(np.ascontiguousarray(dense(getattr(layer, name)))) for name in names}
+            {name: torch.from_numpy(np.ascontiguousarray(dense(w))) for name, w in (*layer.matrices.items(), *layer.norms.items())}
             for layer in weights.layers
         ]
 

@@ -14,8 +14,20 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
-from ..descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Format, Opcode
-from ..layout import Int4Layout, KvBlockLayout, from_planes, head_block_beats, pad_beats, to_planes
+from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
+from ..formats import widen_bf16
+from ..layout import Int4Layout, KvBlockLayout, from_planes, head_block_beats, pad_beats
+from ..operators import (
+    OPERATORS,
+    State,
+    accumulator_half,
+    activation_half,
+    active_tokens,
+    check_complete,
+    has_more_rounds,
+    rope_heads,
+    skipped,
+)
 from ..registers import PassFlag
 from ..rounding import ceil_div
 from .attention import AttentionState
@@ -32,38 +44,18 @@ from .int4 import (
     quantize_query_e4m3,
 )
 from .linear import dequantize, drain, integer_matmul
+from .memories import Memories, ProgramError
 from .norm import norm_quantize
-from .registers import RegisterWindow
 from .rotary import quantize_kv, quantize_query, rotate
 from .unpacked_weights import StationaryWeights
 
 __all__ = ["GoldenMachine", "ProgramError"]
 
-Bytes = npt.NDArray[np.uint8]
-
 #: DRAIN modes by flag.
 _DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Flag.MULTIPLY: "multiply", Flag.ADD: "add"}
 
-#: What else it may be fetched by; LINEAR also finds its data in the ring.
-_OTHER_FETCHES = (
-    (Opcode.LINEAR, Fetch.STREAM), (Opcode.EMBED, Fetch.STREAM), (Opcode.HEAD, Fetch.SHORTLIST),
-)
 
-#: What an operator's data is fetched by, where it has any.
-_FETCHES = {
-    Opcode.EMBED: Fetch.TOKEN,
-    Opcode.PARAM: Fetch.STREAM,
-    Opcode.ROTARY: Fetch.POSITION,
-    Opcode.ATTENTION: Fetch.CACHE,
-    Opcode.HEAD: Fetch.STREAM,
-}
-
-
-class ProgramError(RuntimeError):
-    """A program or a pass that the machine does not define: a fault of the compiler or of the host."""
-
-
-class GoldenMachine:
+class GoldenMachine(Memories):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
     Host side: :attr:`memory`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to its end
@@ -72,44 +64,10 @@ class GoldenMachine:
     """
 
     def __init__(self, config: BuildConfig, memory_bytes: int = 1 << 28) -> None:
-        self.config = config
-        #: External memory, seen by all ports.
-        self.memory: Bytes = np.zeros(memory_bytes, np.uint8)
+        super().__init__(config, memory_bytes)
         #: Called after every executed operator.
         self.on_retire: Callable[[Descriptor, GoldenMachine], None] | None = None
-        c = config
-        #: Scratch memory ``[scratch_vectors, width]`` float32.
-        self.scratch = np.zeros((c.scratch_vectors, c.width), np.float32)
-        #: Parameter memory ``[param_vectors, width]`` float32.
-        self.param = np.zeros((c.param_vectors, c.width), np.float32)
-        #: Activation memory ``[half, i, max_inputs]`` of the i-th active token: int8, or e4m3 codes.
-        self.activation = np.zeros((2, c.tokens, c.max_inputs), np.int8)
-        #: Scale of the activations of every token of the chunk.
-        self.activation_scale = np.zeros(c.chunk, np.float32)
-        #: Accumulators ``[half, i, row]`` of the i-th active token and a row of the panel (with ``gang`` the hardware
-        #: spreads row blocks over the groups).
-        self.accumulator = np.zeros((2, c.tokens, c.panel_rows), np.int64)
-        #: Queries ``[token, head, element]``: int8, or e4m3 codes.
-        self.query = np.zeros((c.chunk, c.max_heads, c.max_head_dim), np.int8)
-        #: Scales of the queries ``[token, head]``.
-        self.query_scale = np.zeros((c.chunk, c.max_heads), np.float32)
-        #: int8 input of the LM head ``[max_inputs]`` (the hardware keeps it in the query memory) and its scale ``[1]``.
-        self.head_query = np.zeros(c.max_inputs, np.int8)
-        self.head_scale = np.zeros(1, np.float32)
-        #: int8 keys (0) and values (1) of the chunk ``[kind, bank, head, element]``: a bank a token.
-        self.kv_store = np.zeros((2, c.chunk, c.max_kv_heads, c.max_head_dim), np.int8)
-        #: Their scales, bf16 bits ``[kind, bank, head]``.
-        self.kv_scale = np.zeros((2, c.chunk, c.max_kv_heads), np.uint16)
-        #: Scores of the rows that DRAIN with SHORTLIST has seen ``[vocab]``.
-        self.scores = np.zeros(0, np.float32)
-        #: All logits of the last HEAD ``[vocab]``.
-        self.logits = np.zeros(0, np.float32)
-        self.registers = RegisterWindow(config)
         self._weights = StationaryWeights(config)
-        #: Matrix segment that the ring holds for the next round (REPLAY): address and beats.
-        self._held: tuple[int, int] | None = None
-        #: Active range of the operator being executed.
-        self.first = self.count = 0
 
     # ---- host side -----------------------------------------------------------------------------------------------
     def write_register(self, offset: int, value: int) -> None:
@@ -125,16 +83,6 @@ class GoldenMachine:
     @property
     def irq(self) -> bool:
         return self.registers.irq
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of this pass."""
-        return self.registers.count
-
-    @property
-    def position(self) -> int:
-        """Context position of the first token of this pass."""
-        return self.registers.position
 
     @property
     def gang(self) -> bool:
@@ -164,10 +112,10 @@ class GoldenMachine:
         try:
             while (d := Descriptor.unpack(self._read(address, DESCRIPTOR_BYTES).tobytes())).opcode is not Opcode.END:
                 address += DESCRIPTOR_BYTES
-                if self._skipped(d):
+                if skipped(d, r.count, PassFlag.LOGITS in r.options):
                     continue
-                self.first = r.count - 1 if Flag.LAST in d.flags else d.token_start
-                self.count = 1 if Flag.LAST in d.flags else min(d.token_count, r.count - d.token_start)
+                active = active_tokens(d, r.count)
+                self.first, self.count = active.start, len(active)
                 r.current = d.tag
                 self._execute(d)
                 r.counters["operators"] += 1
@@ -178,58 +126,13 @@ class GoldenMachine:
         finally:
             r.abandon()
 
-    def _skipped(self, d: Descriptor) -> bool:
-        tokens = self.registers.count
-        return (
-            d.token_start >= tokens
-            or (Flag.LOGITS in d.flags and PassFlag.LOGITS not in self.registers.options)
-            or (Flag.MULTI in d.flags and tokens <= 2 * d.token_count)
-        )
-
-    # ---- memory --------------------------------------------------------------------------------------------------
-    def _read(self, address: int, size: int) -> Bytes:
-        if not 0 <= address <= address + size <= self.memory.size:
-            raise ProgramError(
-                f"read of {size} bytes at {address:#x} is outside the memory of {self.memory.size:#x} bytes"
-            )
-        return self.memory[address : address + size]
-
-    def _write_segment(self, address: int, beats: Bytes) -> None:
-        self._read(address, beats.size)[:] = to_planes(self.config, beats)
-        self.registers.counters["write_beats"] += len(beats)
-
-    def _stream(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
-        """The bytes of one segment as stored; ``beats``: what the operator consumes, if other fields decide it."""
-        if self._held is not None:
-            raise ProgramError(f"operator {d.tag} reads from memory while the ring holds a matrix for replay")
-        if d.stream_beats % self.config.groups:
-            raise ProgramError(
-                f"operator {d.tag}: stream_beats must be a multiple of {self.config.groups}, not {d.stream_beats}"
-            )
-        if beats is not None and d.stream_beats != beats:
-            raise ProgramError(f"operator {d.tag} {d.opcode.name}: stream_beats must be {beats}, not {d.stream_beats}")
-        self.registers.counters["stream_beats"] += d.stream_beats
-        return self._read(address, d.stream_beats * self.config.beat_bytes)
-
-    def _segment(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
-        """The beats of one segment ``[stream_beats, beat_bytes]``."""
-        return from_planes(self.config, self._stream(d, address, beats))
-
-    def _token_segments(self, d: Descriptor) -> list[Bytes]:
-        """One segment an active token, by token id or by position."""
-        active = range(self.first, self.first + self.count)
-        if d.fetch is Fetch.STREAM:
-            return [self._segment(d, d.stream_address)]
-        if d.fetch is Fetch.TOKEN:
-            return [self._segment(d, d.stream_address + self.registers.token_ids[t] * d.stride) for t in active]
-        return [self._segment(d, d.stream_address + (self.position + t) * d.stride) for t in active]
-
     # ---- operators -----------------------------------------------------------------------------------------------
     def _execute(self, d: Descriptor) -> None:
-        needs = _FETCHES.get(d.opcode, Fetch.NONE)
-        if d.fetch is not needs and (d.opcode, d.fetch) not in _OTHER_FETCHES:
-            raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {needs.name}, not {d.fetch.name}")
-        if d.opcode in (Opcode.NORM, Opcode.LINEAR, Opcode.DRAIN) and self.count > self.config.tokens:
+        row = OPERATORS[d.opcode]
+        if d.fetch not in row.fetches:
+            allowed = " or ".join(fetch.name for fetch in row.fetches)
+            raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {allowed}, not {d.fetch.name}")
+        if (row.reads(d) | row.writes(d)) & (State.ACTIVATIONS | State.ACCUMULATORS) and self.count > self.config.tokens:
             raise ProgramError(
                 f"operator {d.tag} {d.opcode.name} must have at most {self.config.tokens} tokens, not {self.count}"
             )
@@ -244,22 +147,9 @@ class GoldenMachine:
         finally:
             torch.set_num_threads(threads)
 
-    def _addresses(self, base: int, stride: int, vectors: int) -> Tensor:
-        """Vector indices ``[active tokens, vectors]``."""
-        tokens = torch.arange(self.first, self.first + self.count)
-        return base + tokens[:, None] * stride + torch.arange(vectors)
-
-    def _load(self, base: int, stride: int, vectors: int) -> Tensor:
-        """``[active tokens, vectors * width]`` from the scratch."""
-        return torch.from_numpy(self.scratch)[self._addresses(base, stride, vectors)].flatten(1)
-
-    def _store(self, base: int, stride: int, values: Tensor) -> None:
-        vectors = values.reshape(self.count, -1, self.config.width)
-        torch.from_numpy(self.scratch)[self._addresses(base, stride, vectors.shape[1])] = vectors
-
     def _embed(self, d: Descriptor) -> None:
         rows = np.stack(self._token_segments(d)).reshape(self.count, -1).view(np.uint16)
-        self._store(d.dst, d.dst_stride, _widen(rows[:, : d.vectors * self.config.width]))
+        self._store(d, _widen(rows[:, : d.vectors * self.config.width]))
 
     def _param(self, d: Descriptor) -> None:
         beats = self._segment(d, d.stream_address)
@@ -267,11 +157,11 @@ class GoldenMachine:
 
     def _rotary(self, d: Descriptor) -> None:
         rows = np.stack(self._token_segments(d)).view(np.float32).reshape(self.count, -1, self.config.width)[:, : d.vectors]
-        self.param[self._addresses(d.dst, d.dst_stride, d.vectors).numpy()] = rows
+        self.param[self._addresses(OPERATORS[d.opcode].param_writes(d)).numpy()] = rows
 
     def _norm(self, d: Descriptor) -> None:
-        x = self._load(d.src, d.src_stride, d.vectors)
-        gain = torch.from_numpy(self.param[d.param : d.param + d.vectors].reshape(-1))
+        x = self._load(d)
+        gain = self._constants(d)
         if Format.FP8 not in d.format:
             q, scale = norm_quantize(x, gain, d.scalar0, d.scalar1)
         else:
@@ -308,8 +198,7 @@ class GoldenMachine:
             raise ProgramError(
                 f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
             )
-        another_round = d.token_start + d.token_count < self.tokens
-        self._held = (address, beats) if Flag.REPLAY in d.flags and another_round else None
+        self._held = (address, beats) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens) else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
         if fp8:
@@ -325,14 +214,14 @@ class GoldenMachine:
         modes = [mode for flag, mode in _DRAIN_MODES.items() if flag in d.flags]
         if len(modes) != 1:
             raise ProgramError(f"operator {d.tag} DRAIN must have one mode flag, not {d.flags!r}")
-        other = self._load(d.src, d.src_stride, d.vectors) if modes[0] in ("multiply", "add") else None
+        other = self._load(d) if modes[0] in ("multiply", "add") else None
         if Format.FP8 in d.format:
-            row_scale = torch.from_numpy(self.param[d.param : d.param + d.vectors].reshape(-1))
+            row_scale = self._constants(d)
             y = dequantize_rows(acc, fmul(scale, torch.tensor(d.scalar0, dtype=torch.float32)), row_scale)
         else:
             y = dequantize(acc, scale, d.scalar0)
         result = drain(y, modes[0], other)
-        self._store(d.dst, d.dst_stride, result)
+        self._store(d, result)
         if Flag.SHORTLIST in d.flags:
             if d.stride == 0:
                 self.scores = np.full(d.head_stride, -np.inf, np.float32)
@@ -344,13 +233,13 @@ class GoldenMachine:
         parts = rope_heads(d)
         if not parts:
             raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
-        heads = self._load(d.src, d.src_stride, sum(parts.values()) * d.head_vectors).reshape(self.count, -1, dim)
+        heads = self._load(d).reshape(self.count, -1, dim)
         active = slice(self.first, self.first + self.count)
-        rows = torch.from_numpy(self.param)[self._addresses(d.param, d.param_stride, d.head_vectors)].flatten(1)
+        rows = torch.from_numpy(self.param)[self._addresses(OPERATORS[d.opcode].param_reads(d))].flatten(1)
         turned = heads.clone()
         rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
         turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
-        self._store(d.src, d.src_stride, turned.flatten(1))
+        self._store(d, turned[:, :rotated])
         of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
             if Format.FP8_QUERY in d.format:
@@ -392,7 +281,7 @@ class GoldenMachine:
             valid = torch.arange(c.kv_block) < self.position - block * c.kv_block
             state.attend(q8, q_scale, keys, values, valid)
         out = state.result().reshape(d.kv_heads, self.count, group * dim).transpose(0, 1)
-        self._store(d.dst, d.dst_stride, out.flatten(1))
+        self._store(d, out.flatten(1))
 
     def _cache_address(self, d: Descriptor, head: int, block: int) -> int:
         return d.stream_address + self.registers.pages[block] * d.stride + head * d.head_stride
@@ -451,7 +340,6 @@ class GoldenMachine:
             beats[: d.stride] = self.logits
             self._write_segment(self.registers.logits, beats.view(np.uint8).reshape(size, c.beat_bytes))
 
-
     def _set_candidates(self, rows: Tensor, logits: Tensor) -> None:
         index, value = top_candidates(logits, self.config.topk)
         self.registers.candidates = list(zip(rows[index].tolist(), value.tolist(), strict=True))
@@ -478,20 +366,9 @@ class GoldenMachine:
         self._set_candidates(torch.cat(rows), torch.cat(logits))
 
 
-def rope_heads(d: Descriptor) -> dict[Flag, int]:
-    """Heads of each kind that ROPE works on, in their order."""
-    counts = {Flag.QUERIES: d.heads, Flag.KEYS: d.kv_heads, Flag.VALUES: d.kv_heads}
-    return {flag: count for flag, count in counts.items() if flag in d.flags}
-
-
-def activation_half(d: Descriptor) -> int:
-    return int(Buffers.ACTIVATION in d.buffers)
-
-
-def accumulator_half(d: Descriptor) -> int:
-    return int(Buffers.ACCUMULATOR in d.buffers)
-
-
 def _widen(bits: npt.NDArray[np.uint16]) -> Tensor:
     """bf16 bits -> the same values in float32."""
-    return torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
+    return torch.from_numpy(widen_bf16(bits))
+
+
+check_complete([o for o in Opcode if hasattr(GoldenMachine, f"_{o.name.lower()}")], "golden/machine.py, methods of GoldenMachine")

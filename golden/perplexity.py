@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..weights import ModelWeights
-from .bitnet import GoldenModel
-from .floating import float_model
+from .decoder import GoldenModel
+from .float_bitnet import float_model
 
 __all__ = ["Comparison", "compare_likelihood", "compare_models", "negative_log_likelihood", "perplexity", "token_windows"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from ..config import CONTRACT_VERSION, BuildConfig
-from ..registers import COUNTERS, MAGIC, WINDOW_BYTES, PassFlag, Status, register_map
+from ..config import BuildConfig
+from ..contract import CONTRACT_VERSION, contract_hash
+from ..registers import COUNTERS, INTERRUPT_ENABLE, MAGIC, WINDOW_BYTES, Control, PassFlag, Status, register_map
 
 __all__ = ["RegisterWindow"]
 
@@ -66,19 +67,19 @@ class RegisterWindow:
         row, index = self._by_offset[offset]
         value &= 0xFFFFFFFF
         if row.name == "CONTROL":
-            if value & 2:
+            if value & Control.ACKNOWLEDGE:
                 self.status &= ~Status.DONE
-            return bool(value & 1) and Status.BUSY not in self.status
+            return bool(value & Control.START) and Status.BUSY not in self.status
         if row.name in self._halves:
             self._halves[row.name] = value
         elif row.name == "INTERRUPT":
-            self.interrupt_enable = bool(value & 1)
+            self.interrupt_enable = bool(INTERRUPT_ENABLE.extract(value))
         elif row.name == "POSITION":
             self.position = value
         elif row.name == "COUNT":
             self.count = value
         elif row.name == "PASS":
-            self.options = PassFlag(value & 3)
+            self.options = PassFlag(value) & (PassFlag.LOGITS | PassFlag.WRITE_LOGITS)
         elif row.name == "TOKEN":
             self.token_ids[index] = value
         elif row.name == "PAGE":
@@ -96,7 +97,7 @@ class RegisterWindow:
             return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
         if row.name.startswith("COUNT_"):
             return self.counters.get(row.name.removeprefix("COUNT_").lower(), 0) & 0xFFFFFFFF
-        contract = self.config.contract_hash
+        contract = contract_hash(self.config)
         values = {
             "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
             "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":

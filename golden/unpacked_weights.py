@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
+from ..formats import widen_bf16
 from ..int4 import MIDPOINT_STEP, spread
 from ..layout import Int4Layout, from_planes, head_block_beats, unpack_ternary
 
@@ -69,13 +70,13 @@ class StationaryWeights:
 
         def unpack() -> tuple[Tensor, ...]:
             blocks = from_planes(c, planes).reshape(-1, head_block_beats(c, inputs), c.beat_bytes)
-            header = 4 * c.kv_block // c.beat_bytes
+            header = c.header_beats
             scales = blocks[:, :header].reshape(len(blocks), -1).view(np.uint16)[:, : c.kv_block].reshape(-1)[:vocab]
             data = blocks[:, header : header + inputs // c.key_bytes].view(np.int8)
             data = (
                 data.reshape(len(blocks), -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3).reshape(-1, inputs)[:vocab]
             )
-            scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
+            scale = torch.from_numpy(widen_bf16(scales))
             return torch.from_numpy(np.ascontiguousarray(data)), scale
 
         rows, scale = self._get((address, inputs, vocab), planes, unpack)

@@ -13,7 +13,7 @@ from amaranth.lib.wiring import Flow, In, Out, connect, flipped
 
 from ..config import BuildConfig
 from ..descriptors import Fetch, Flag, Format, Opcode
-from ..hazards import Unit
+from ..operators import Unit
 from ..registers import COUNTERS, ENGINE_COUNTERS
 from .attention.shortlist import ShortList
 from .attention.store import KvStore

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from ..config import BuildConfig
-from ..errors import HwgenError
+from ..files import cache_directory, write_whole
+from ..packages import needs
 
 __all__ = ["cached_verilog", "generate_verilog"]
 
 
 def generate_verilog(config: BuildConfig) -> str:
     """Run the generators."""
-    try:
+    with needs("generating Verilog", "hwgen[sim]"):
         from .accelerator import generate
-    except ImportError as error:
-        if error.name and error.name.startswith("hwgen"):
-            raise
-        raise HwgenError(
-            "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
-        ) from error
     return generate(config)
 
 
@@ -46,14 +39,8 @@ def generator_identity() -> str:
 
 def cached_verilog(config: BuildConfig, progress: Callable[[str], None] = lambda text: None) -> str:
     """As :func:`generate_verilog`, from the cache where nothing has changed."""
-    try:
+    with needs("generating Verilog", "hwgen[sim]"):
         identity = generator_identity()
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
-        ) from error
-    from ..sim.verilate import cache_directory
-
     values = {**config.to_dict(), "name": "", "clock_mhz": 0}  # neither is in the hardware
     key = hashlib.sha256(json.dumps([identity, values], sort_keys=True).encode()).hexdigest()[:24]
     path = cache_directory() / f"verilog-{key}.v"
@@ -61,8 +48,5 @@ def cached_verilog(config: BuildConfig, progress: Callable[[str], None] = lambda
         return path.read_text(encoding="utf-8")
     progress("generating Verilog")
     text = generate_verilog(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
+    write_whole(path, text)
     return text

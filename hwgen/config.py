@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,16 +11,22 @@ from .int4 import WEIGHT_MAX
 from .numerics import E4M3_LARGEST
 from .rounding import align, ceil_div
 
-__all__ = ["BuildConfig", "ConfigError", "CONTRACT_VERSION", "ENGINES"]
-
-#: Version of the contract between image, hardware and host; raised whenever a layout or a numeric step changes.
-CONTRACT_VERSION = 3
+__all__ = ["BuildConfig", "ConfigError", "ENGINES"]
 
 #: Linear engines of a build: one kind, or both.
 ENGINES = ("ternary", "int4", "both")
 
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
+
+
+#: Whether a value is legal, what it must be and what to do, by the type of its field.
+_LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "int": (lambda value: type(value) is int and value > 0, "a positive integer", "; use 1 or more"),
+    "float": (lambda value: type(value) in (int, float) and 0 < value < math.inf, "a positive number", ""),
+    "bool": (lambda value: type(value) is bool, "true or false", ""),
+    "str": (lambda value: type(value) is str, "text", ""),
+}
 
 
 class ConfigError(ValueError):
@@ -189,6 +194,11 @@ class BuildConfig:
         """Elements of every key of a block that one beat carries."""
         return self.beat_bytes // self.kv_block
 
+    @property
+    def header_beats(self) -> int:
+        """Beats of the header of a block of the KV cache (or of the LM head): bf16 scales of its keys, then of its values."""
+        return 4 // self.key_bytes
+
     def macs(self, engine: str) -> int:
         """Multiply-accumulates a cycle of the ``engine`` "ternary" or "int4", with every token lane busy."""
         return self.tokens * self.rows * (self.int4_slice_inputs if engine == "int4" else self.slice_inputs)
@@ -228,8 +238,9 @@ class BuildConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigError(f"{item.name} must be a positive integer, not {value!r}; use 1 or more")
+            legal, what, use = _LEGAL[str(item.type)]
+            if not legal(value):
+                raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
         self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
         self._require(
@@ -307,18 +318,3 @@ class BuildConfig:
         if unknown:
             raise ConfigError(f"unknown configuration field {unknown[0]!r}; known fields: {', '.join(sorted(known))}")
         return cls(**values)
-
-    @property
-    def contract_hash(self) -> int:
-        """64-bit hash of the contract version, the descriptor layout and every field that shapes data in memory.
-
-        Image and hardware both carry it; the host refuses to run one on the other when they differ.
-        """
-        from .descriptors import layout_signature
-        from .registers import map_signature
-
-        values = self.to_dict()
-        for name in ("name", "clock_mhz", "probe"):
-            values.pop(name)
-        text = json.dumps([CONTRACT_VERSION, values, layout_signature(), map_signature(self)], sort_keys=True)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -241,7 +241,8 @@ def field_bits() -> dict[str, tuple[int, int]]:
 def layout_signature() -> list[object]:
     """What the contract hash covers of this module."""
     kinds: tuple[type[enum.IntEnum] | type[enum.IntFlag], ...] = (Opcode, Fetch, Flag, Buffers, Format)
-    enums: list[object] = [[e.__name__, [[m.name, int(m.value)] for m in e]] for e in kinds]
+    # Python 3.10 iterates over NONE of flags too, later ones do not
+    enums: list[object] = [[e.__name__, [[m.name, int(m)] for m in e if m or issubclass(e, enum.IntEnum)]] for e in kinds]
     return [[list(pair) for pair in FIELDS], *enums]
 
 

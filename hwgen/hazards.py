@@ -1,39 +1,14 @@
-"""Which unit executes an operator, and what must have ended before it may start."""
+"""What must have ended before an operator may start."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .descriptors import Buffers, Descriptor, Opcode
+from .operators import OPERATORS, Unit, check_complete
 
-__all__ = ["HAZARDS", "UNIT_OF", "Hazard", "Unit", "must_wait"]
-
-
-class Unit(enum.IntEnum):
-    """Who executes operators; also the number of its bit wherever there is one a unit."""
-
-    LOADER = 0
-    VECTOR = 1
-    LINEAR = 2
-    ATTENTION = 3
-    KV_WRITER = 4
-
-
-#: Who executes an operator.
-UNIT_OF: dict[Opcode, Unit] = {
-    Opcode.EMBED: Unit.LOADER,
-    Opcode.PARAM: Unit.LOADER,
-    Opcode.ROTARY: Unit.LOADER,
-    Opcode.NORM: Unit.VECTOR,
-    Opcode.DRAIN: Unit.VECTOR,
-    Opcode.ROPE: Unit.VECTOR,
-    Opcode.LINEAR: Unit.LINEAR,
-    Opcode.ATTENTION: Unit.ATTENTION,
-    Opcode.HEAD: Unit.ATTENTION,
-    Opcode.KV_WRITE: Unit.KV_WRITER,
-}
+__all__ = ["HAZARDS", "Hazard", "must_wait"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +49,11 @@ HAZARDS: dict[Opcode, Hazard] = {
 
 def must_wait(later: Descriptor, earlier: Descriptor) -> bool:
     """Whether ``later`` may start only after ``earlier``, which precedes it in the program, has ended."""
-    hazard, unit = HAZARDS[later.opcode], UNIT_OF[earlier.opcode]
-    if unit in hazard.units or unit is UNIT_OF.get(later.opcode):
+    hazard, unit = HAZARDS[later.opcode], OPERATORS[earlier.opcode].unit
+    if unit in hazard.units:
         return True
     half = hazard.halves.get(earlier.opcode, Buffers.NONE)
     return bool(half) and (later.buffers & half) == (earlier.buffers & half)
+
+
+check_complete(HAZARDS, "hwgen/hazards.py, HAZARDS", list(Opcode))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .formats import Float, flush
 from .rounding import ceil_div
 
 __all__ = [
@@ -22,8 +23,6 @@ __all__ = [
     "to_machine",
     "unpack_nibbles",
 ]
-
-Float = npt.NDArray[np.float32]
 
 #: Group sizes of the machine, in inputs.
 GROUPS = (16, 32, 64, 128)
@@ -97,6 +96,11 @@ class BlockMatrix:
         if self.scale.size and self.scale.min() < 0:
             raise ValueError(f"scale must be 0 or more, not {self.scale.min()}")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and inputs."""
+        return self.codes.shape
+
     def dense(self) -> Float:
         """The weights ``[rows, inputs]``."""
         inputs = self.codes.shape[1]
@@ -137,6 +141,11 @@ class Int4Matrix:
             raise ValueError("row_scale must be finite")
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and inputs."""
+        return self.codes.shape
+
+    @property
     def rows(self) -> int:
         return int(self.codes.shape[0])
 
@@ -172,7 +181,7 @@ def row_scales(scale: Float, midpoint: Float | None, scale_max: int = _SCALE_MAX
     unit = scale.max(axis=1) / np.float32(scale_max)
     if midpoint is not None:
         unit = np.maximum(unit, np.abs(midpoint).max(axis=1) / np.float32(MIDPOINT_STEP * midpoint_max))
-    return np.where(unit < np.float32(2.0**-125), np.float32(0), unit).astype(np.float32)
+    return flush(unit)
 
 
 def code_scales(scale: Float, unit: Float) -> npt.NDArray[np.float32]:

@@ -16,7 +16,7 @@ from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_bf16", "pack_head", "pack_ternary",
+    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_head", "pack_ternary",
     "pack_trits", "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
 ]
 
@@ -183,12 +183,6 @@ class Int4Layout:
         return by_row[: self.rows, : self.inputs], np.ascontiguousarray(scales), np.ascontiguousarray(midpoints)
 
 
-def pack_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """float32 -> bf16 bits, round to nearest even; magnitudes below 2^-125 become 0 (finite values only)."""
-    bits = np.where(np.abs(values) < np.float32(2.0**-125), np.float32(0), values).astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
 class KvBlockLayout:
     """One block of the KV cache: ``kv_block`` keys and values of one key/value head.
 
@@ -198,7 +192,7 @@ class KvBlockLayout:
     """
 
     def __init__(self, config: BuildConfig, head_dim: int, int4: bool = False) -> None:
-        self.header_beats = 4 * config.kv_block // config.beat_bytes
+        self.header_beats = config.header_beats
         #: Beats of the keys (and of the values) of one block.
         self.data_beats = head_dim // config.key_bytes // (2 if int4 else 1)
         #: Beats of a block with padding.
@@ -227,8 +221,7 @@ class KvBlockLayout:
 
 def head_block_beats(config: BuildConfig, inputs: int) -> int:
     """Beats of one block of the LM head: header, then ``kv_block`` rows as key beats, padded to whole ring rows."""
-    header = 4 * config.kv_block // config.beat_bytes
-    return pad_beats(config, header + vectors_of(config, inputs) * config.width // config.key_bytes)
+    return pad_beats(config, config.header_beats + vectors_of(config, inputs) * config.width // config.key_bytes)
 
 
 def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> Bytes:
@@ -249,7 +242,7 @@ def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArr
     header[:, :block] = flat.reshape(blocks, block)
     beats = head_block_beats(config, inputs)
     out = np.zeros((blocks, beats, config.beat_bytes), np.uint8)
-    first = 4 * block // config.beat_bytes
+    first = config.header_beats
     out[:, :first] = header.view(np.uint8).reshape(blocks, first, config.beat_bytes)
     out[:, first : first + data.shape[1]] = data.view(np.uint8)
     return out.reshape(-1, config.beat_bytes)

@@ -26,37 +26,37 @@ __all__ = [
     "sigmoid_table",
 ]
 
+#: Largest finite e4m3 value; larger ones saturate.
 E4M3_MAX = 448
-"""Largest finite e4m3 value; larger ones saturate."""
 
+#: Every finite e4m3 value is a whole number of these parts of one: arithmetic with them is that of integers.
 E4M3_UNITS = 512
-"""Every finite e4m3 value is a whole number of these parts of one: arithmetic with them is that of integers."""
 
+#: Largest magnitude of an e4m3 value as such an integer.
 E4M3_LARGEST = E4M3_MAX * E4M3_UNITS
-"""Largest magnitude of an e4m3 value as such an integer."""
 
+#: Smallest exponent field of a number other than zero. One binade above IEEE's smallest normal number, so that every
+#: result that survives was rounded to 24 bits by plain IEEE arithmetic too, whatever it does with subnormals.
 F32_MIN_EXPONENT = 2
-"""Smallest exponent field of a number other than zero. One binade above IEEE's smallest normal number, so that every
-result that survives was rounded to 24 bits by plain IEEE arithmetic too, whatever it does with subnormals."""
 
+#: Bits of the largest finite number: where overflow saturates.
 F32_MAX_BITS = 0x7F7FFFFF
-"""Bits of the largest finite number: where overflow saturates."""
 
+#: Running sums that a reduction of any length is split into before they are added as a tree; the order of additions is
+#: part of the contract and does not depend on how wide the hardware is.
 SUM_COLUMNS = 128
-"""Running sums that a reduction of any length is split into before they are added as a tree; the order of additions is
-part of the contract and does not depend on how wide the hardware is."""
 
+#: Fraction bits of an attention score (a base-2 logarithm).
 SCORE_FRACTION = 10
-"""Fraction bits of an attention score (a base-2 logarithm)."""
 
+#: Bits of an attention score, signed.
 SCORE_BITS = 24
-"""Bits of an attention score, signed."""
 
+#: 1.0 as a probability: what ``exp2(0)`` gives.
 EXP2_ONE = 1 << 15
-"""1.0 as a probability: what ``exp2(0)`` gives."""
 
+#: 1.0 as a result of the sigmoid, before it becomes a float.
 SIGMOID_ONE = 1 << 17
-"""1.0 as a result of the sigmoid, before it becomes a float."""
 
 
 def _segments(base: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .config import BuildConfig
-
-__all__ = ["COUNTERS", "ENGINE_COUNTERS", "MAGIC", "Field", "PassFlag", "Register", "Status", "TRACE_WORDS", "WINDOW_BYTES",
-           "map_signature", "register_map"]
-
 import enum
+from dataclasses import dataclass, field
+
+from .config import BuildConfig, ConfigError
+from .descriptors import Opcode
+
+__all__ = ["COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "TRACE_WORDS",
+           "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map"]
 
 #: First register: the letters "hwgn".
 MAGIC = 0x6E677768
@@ -31,6 +29,15 @@ TOPK_BASE = 0x0800
 COUNTER_BASE = 0x0400
 #: Words of one entry of the trace.
 TRACE_WORDS = 4
+
+
+class Control(enum.IntFlag):
+    """Bits of the CONTROL register."""
+
+    #: Run the program at PROGRAM once (ignored while busy).
+    START = 1
+    #: Clear DONE and the interrupt.
+    ACKNOWLEDGE = 2
 
 
 class PassFlag(enum.IntFlag):
@@ -61,6 +68,23 @@ class Field:
     first: int
     width: int
     description: str
+
+    def extract(self, word: int) -> int:
+        """Value of the field in a word of the register."""
+        return word >> self.first & (1 << self.width) - 1
+
+
+def _bits(*rows: tuple[enum.IntFlag, str]) -> tuple[Field, ...]:
+    return tuple(Field(flag.name or "", flag.bit_length() - 1, 1, description) for flag, description in rows)
+
+
+#: Fields of the ERROR register.
+ERROR_RESPONSE = Field("RESPONSE", 0, 2, "AXI response code.")
+ERROR_WRITE = Field("WRITE", 2, 1, "1 for a write.")
+ERROR_PORT = Field("PORT", 8, 8, "Port number.")
+
+#: The field of the INTERRUPT register.
+INTERRUPT_ENABLE = Field("ENABLE", 0, 1, "Raise irq while DONE is set.")
 
 
 @dataclass(frozen=True)
@@ -104,35 +128,29 @@ COUNTERS: tuple[tuple[str, str], ...] = (
 
 def register_map(config: BuildConfig) -> list[Register]:
     """Every register of an accelerator built with ``config``, by ascending offset."""
-    from .descriptors import Opcode
-
     rows = [
         Register("MAGIC", 0x000, "ro", 'Constant 0x6E677768 ("hwgn").'),
         Register("VERSION", 0x004, "ro", "Contract version."),
         Register("HASH_LOW", 0x008, "ro", "Contract hash, low word; an image is refused when it differs."),
         Register("HASH_HIGH", 0x00C, "ro", "Contract hash, high word."),
         Register("CONTROL", 0x010, "wo", "Doorbell and reset of the pass.",
-                 fields=(Field("START", 0, 1, "Run the program at PROGRAM once (ignored while busy)."),
-                         Field("ACKNOWLEDGE", 1, 1, "Clear DONE and the interrupt."))),
+                 fields=_bits((Control.START, "Run the program at PROGRAM once (ignored while busy)."),
+                              (Control.ACKNOWLEDGE, "Clear DONE and the interrupt."))),
         Register("STATUS", 0x014, "ro", "State of the machine.",
-                 fields=(Field("BUSY", 0, 1, "A pass is running."),
-                         Field("DONE", 1, 1, "A pass has ended."),
-                         Field("ERROR", 2, 1, "A memory port answered with an error."))),
-        Register("INTERRUPT", 0x018, "rw", "Interrupt enable.",
-                 fields=(Field("ENABLE", 0, 1, "Raise irq while DONE is set."),)),
+                 fields=_bits((Status.BUSY, "A pass is running."), (Status.DONE, "A pass has ended."),
+                              (Status.ERROR, "A memory port answered with an error."))),
+        Register("INTERRUPT", 0x018, "rw", "Interrupt enable.", fields=(INTERRUPT_ENABLE,)),
         Register("PROGRAM_LOW", 0x020, "rw", "Address of the program, low word (64-byte aligned)."),
         Register("PROGRAM_HIGH", 0x024, "rw", "Address of the program, high word."),
         Register("POSITION", 0x028, "rw", "Context position of the chunk's first token: tokens already cached."),
         Register("COUNT", 0x02C, "rw", "Tokens of this pass, 1 up to the build's chunk."),
         Register("PASS", 0x030, "rw", "Options of this pass.",
-                 fields=(Field("LOGITS", 0, 1, "Compute final norm and LM head of the last token."),
-                         Field("WRITE_LOGITS", 1, 1, "Also write every logit to LOGITS."))),
+                 fields=_bits((PassFlag.LOGITS, "Compute final norm and LM head of the last token."),
+                              (PassFlag.WRITE_LOGITS, "Also write every logit to LOGITS."))),
         Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a beat-striped segment), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
-        Register("ERROR", 0x040, "ro", "First memory error.",
-                 fields=(Field("RESPONSE", 0, 2, "AXI response code."), Field("WRITE", 2, 1, "1 for a write."),
-                         Field("PORT", 8, 8, "Port number."))),
+        Register("ERROR", 0x040, "ro", "First memory error.", fields=(ERROR_RESPONSE, ERROR_WRITE, ERROR_PORT)),
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
     ]
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
@@ -156,8 +174,6 @@ def register_map(config: BuildConfig) -> list[Register]:
 
 def _check_windows(rows: list[Register]) -> None:
     """Every register ends before the next begins."""
-    from .config import ConfigError
-
     ends = [*(row.offset for row in rows[1:]), WINDOW_BYTES]
     for row, end in zip(rows, ends, strict=True):
         if row.offset + row.count * row.step > end:

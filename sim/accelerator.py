@@ -15,11 +15,11 @@ import numpy.typing as npt
 from .dram import KV260, DramTiming, PortStatistics, StatisticsStruct
 from .verilate import LibraryDescription
 
+#: Cycles a register access may take.
 REGISTER_TIMEOUT = 10_000
-"""Cycles a register access may take."""
 
+#: Cycles simulated between looks at pending signals, so that Ctrl-C works.
 _SLICE = 20_000
-"""Cycles simulated between looks at pending signals, so that Ctrl-C works."""
 
 
 class Stop(enum.IntEnum):

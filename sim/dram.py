@@ -129,8 +129,8 @@ Measured on this model with four 128-bit ports: 99.3-99.9% of the ports' 64 byte
 one after the other, 97-98% in bursts of 256 bytes.
 """
 
+#: Every port at its full rate after two cycles.
 IDEAL = DramTiming(bytes_per_cycle=0, read_latency=2, write_latency=2, max_reads=64, max_writes=64)
-"""Every port at its full rate after two cycles."""
 
 
 def random_timing(seed: int) -> DramTiming:
@@ -153,8 +153,8 @@ def random_timing(seed: int) -> DramTiming:
     )
 
 
+#: `RANDOM(seed)` stands beside the presets `KV260` and `IDEAL`.
 RANDOM = random_timing
-"""`RANDOM(seed)` stands beside the presets `KV260` and `IDEAL`."""
 
 
 @dataclass(frozen=True)

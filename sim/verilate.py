@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,11 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from ..files import cache_directory, locked
 from ..rounding import ceil_div
 from .toolchain import BuildFailed, Toolchain, ToolMissing, find_toolchain, require_wave_libraries, run
 
@@ -26,7 +25,6 @@ __all__ = [
     "Probe",
     "ToolMissing",
     "build_library",
-    "cache_directory",
 ]
 
 Progress = Callable[[str], None]
@@ -111,13 +109,6 @@ class LibraryDescription:
         return cls(**record)
 
 
-def cache_directory() -> Path:
-    """Where libraries are kept: `$HWGEN_CACHE`, else `$XDG_CACHE_HOME/hwgen`, else `~/.cache/hwgen`."""
-    if "HWGEN_CACHE" in os.environ:
-        return Path(os.environ["HWGEN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen"
-
-
 def build_library(
     verilog: str,
     *,
@@ -196,7 +187,7 @@ def cached(name: str, product: str, build: Callable[[Path], None]) -> Path:
     if (entry / product).exists():
         return entry / product
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f"{name}.lock"):
+    with locked(root / f"{name}.lock"):
         if not (entry / product).exists():
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
             try:
@@ -206,13 +197,6 @@ def cached(name: str, product: str, build: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return entry / product
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _Builder:

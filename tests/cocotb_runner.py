@@ -80,7 +80,7 @@ def to_verilog(design: Elaboratable | Fragment, *, top: str = "top", ports: Sequ
 def run_cocotb(
     component: Elaboratable | Fragment,
     *,
-    test_module: str,
+    test_module: str | Sequence[str],
     build_dir: Path,
     top: str = "top",
     parameters: Mapping[str, Any] | None = None,
@@ -91,7 +91,7 @@ def run_cocotb(
 ) -> None:
     """Simulate ``component`` with the cocotb tests of ``test_module`` and raise ``AssertionError`` unless all pass.
 
-    ``test_module``: an importable name, usually ``__name__``. ``build_dir``: where the run leaves its files
+    ``test_module``: an importable name, usually ``__name__``, or several. ``build_dir``: where the run leaves its files
     (``results.xml``, ``simulation.log``, and ``dump.vcd`` when the environment says ``WAVES=1``), usually ``tmp_path``.
     ``parameters``: JSON values that the tests read with `cocotb_parameters`. ``extra_env``: further environment of the
     simulation. ``ports``: needed only for a design that is no ``wiring.Component``. ``testcase``: run only these

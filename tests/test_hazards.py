@@ -3,45 +3,64 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from functools import cache
 
-from hwgen.descriptors import Buffers, Descriptor, Opcode
-from hwgen.hazards import HAZARDS, UNIT_OF, Unit, must_wait
+from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
+from hwgen.hazards import HAZARDS, must_wait
+from hwgen.operators import OPERATORS, State, Unit
+
+#: Every way to use an operator that the table knows.
+USES = [
+    {"flags": flags, "format": format_, "fetch": fetch, "stride": 1, "vectors": 1, "heads": 1, "kv_heads": 1, "head_vectors": 1}
+    for flags in (Flag.NONE, Flag.TO_QUERY, Flag.ADD | Flag.SHORTLIST, Flag.QUERIES | Flag.KEYS | Flag.VALUES)
+    for format_ in (Format.NONE, Format.FP8)
+    for fetch in (Fetch.STREAM, Fetch.SHORTLIST)
+]
+#: What has one user at a time, besides the ring.
+PORTS = {Opcode.ATTENTION: {"kv store port"}, Opcode.HEAD: {"writer"}, Opcode.KV_WRITE: {"kv store port", "writer"}}
+#: In one memory.
+MEMORIES = {State.HEAD_INPUT: State.QUERIES, State.VALUES: State.KEYS}
 
 
+def name(state: State, d: Descriptor) -> str:
+    if state is State.ACTIVATIONS:
+        return f"activations {int(d.buffers & Buffers.ACTIVATION)}"
+    if state is State.ACCUMULATORS:
+        return f"accumulators {int(d.buffers & Buffers.ACCUMULATOR)}"
+    return str(MEMORIES.get(state, state))
+
+
+@cache
 def touches(d: Descriptor) -> tuple[set[str], set[str]]:
-    """What an operator reads, and what it writes or needs for itself alone (ring, ports of shared memories)."""
-    activations = f"activations {int(d.buffers & Buffers.ACTIVATION)}"
-    accumulators = f"accumulators {int(d.buffers & Buffers.ACCUMULATOR)}"
-    return {
-        Opcode.EMBED: (set(), {"ring", "scratch"}),
-        Opcode.PARAM: (set(), {"ring", "parameters"}),
-        Opcode.ROTARY: (set(), {"ring", "parameters"}),
-        Opcode.NORM: ({"scratch", "parameters"}, {activations, "queries", "scales"}),
-        Opcode.LINEAR: ({activations}, {"ring", accumulators}),
-        Opcode.DRAIN: ({accumulators, "scales"}, {"scratch"}),
-        Opcode.ROPE: ({"parameters"}, {"scratch", "queries", "kv store"}),
-        Opcode.ATTENTION: ({"queries", "kv store"}, {"ring", "scratch", "kv store port"}),
-        Opcode.HEAD: ({"queries"}, {"ring", "writer"}),
-        Opcode.KV_WRITE: ({"kv store"}, {"kv store port", "writer"}),
-    }[d.opcode]
+    """What an operator may read, and what it writes or needs for itself alone (ring, ports of shared memories)."""
+    row = OPERATORS[d.opcode]
+    reads, writes = set(), PORTS.get(d.opcode, set()) | ({"ring"} if row.fetches != (Fetch.NONE,) else set())
+    for use in USES:
+        of = replace(d, **use)  # type: ignore[arg-type]  # fields by name
+        reads |= {name(state, d) for state in row.reads(of)}
+        writes |= {name(state, d) for state in row.writes(of)}
+        reads |= {memory for memory, at in (("scratch", row.scratch_reads), ("parameters", row.param_reads)) if at(of).count}
+        writes |= {memory for memory, at in (("scratch", row.scratch_writes), ("parameters", row.param_writes)) if at(of).count}
+    return reads, writes
 
 
 def pairs() -> list[tuple[Descriptor, Descriptor]]:
-    every = [Descriptor(opcode=o, buffers=Buffers(b)) for o in UNIT_OF for b in range(4)]
+    every = [Descriptor(opcode=o, buffers=Buffers(b)) for o in OPERATORS for b in range(4)]
     return list(itertools.product(every, every))
 
 
 def test_every_opcode_has_its_place() -> None:
-    assert set(UNIT_OF) == set(Opcode) - {Opcode.END}
+    assert set(OPERATORS) == set(Opcode) - {Opcode.END}
     assert set(HAZARDS) == set(Opcode)
     assert HAZARDS[Opcode.END].units == set(Unit)
-    assert all(unit in HAZARDS[opcode].units for opcode, unit in UNIT_OF.items())
+    assert all(row.unit in HAZARDS[opcode].units for opcode, row in OPERATORS.items())
 
 
 def test_conflicts_wait() -> None:
     for earlier, later in pairs():
         (read, written), (reads, writes) = touches(earlier), touches(later)
-        conflict = written & (reads | writes) or writes & read or UNIT_OF[earlier.opcode] is UNIT_OF[later.opcode]
+        conflict = written & (reads | writes) or writes & read or OPERATORS[earlier.opcode].unit is OPERATORS[later.opcode].unit
         assert not conflict or must_wait(later, earlier), (later.opcode, earlier.opcode, conflict)
 
 
@@ -63,7 +82,7 @@ def test_what_runs_side_by_side() -> None:
         behind_kv_write = e.opcode is Opcode.KV_WRITE and d.opcode in (
             Opcode.NORM, Opcode.DRAIN, Opcode.LINEAR, Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY,
         )
-        kv_write_behind_loader = d.opcode is Opcode.KV_WRITE and UNIT_OF[e.opcode] is Unit.LOADER
+        kv_write_behind_loader = d.opcode is Opcode.KV_WRITE and OPERATORS[e.opcode].unit is Unit.LOADER
         if behind_linear or before_linear or behind_kv_write or kv_write_behind_loader:
             expected.add((e.opcode, e.buffers, d.opcode, d.buffers))
     assert free == expected

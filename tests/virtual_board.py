@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hwgen.boards import Board, load_board
-from hwgen.sim.board import VirtualBoard
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.compiler.image import Image
 from tests.system.small import CONFIG, SHAPE, SmallDevice, small_image
 

@@ -19,8 +19,8 @@ from typing import Any
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
 from hwgen.hw.verilog import cached_verilog
-from hwgen.published import SHAPES
-from hwgen.sw.compiler.layers import compile_model
+from hwgen.published import PUBLISHED
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.models.open import open_model
 from hwgen.sw.models.random_model import random_model
 from hwgen.sw.packaging.build import build_board
@@ -31,7 +31,7 @@ NAMES = ("stories", "smollm2")
 
 def of_model(name: str, boards: list[str], layers: int | None) -> dict[str, dict[str, str]]:
     """Image and program on every board, with each head that the model has."""
-    weights: Any = random_model(name, layers=layers) if name in SHAPES else open_model(name).weights
+    weights: Any = random_model(name, layers=layers) if name in PUBLISHED else open_model(name).weights
     found = {}
     for board in boards:
         for head in ("exact", "shortlist"):
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--build", action="append", default=[], metavar="BOARD")
-    parser.add_argument("--models", default=",".join([*NAMES, *SHAPES]))
+    parser.add_argument("--models", default=",".join([*NAMES, *PUBLISHED]))
     parser.add_argument("--boards", default="demo,kv260")
     options = parser.parse_args()
     boards = options.boards.split(",")
@@ -71,7 +71,7 @@ def main() -> None:
             out = Path(directory) / "out"
             build_board(load_board(board), out)
             digest = hashlib.sha256()
-            for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"):  # names the generators' hash
+            for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"):  # it hashes the generators
                 digest.update(str(path.relative_to(out)).encode() + path.read_bytes())
             result["builds"][board] = digest.hexdigest()
     print(json.dumps(result, indent=1))

@@ -87,7 +87,7 @@ class BlockBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, sizes, command = self.config, self.sizes, self.op.descriptor
-        header_beats = 4 // config.key_bytes
+        header_beats = config.header_beats
         block_bits = (config.kv_block - 1).bit_length()
         dim_bits = len(self.key_dim)
         m.submodules.scales = scales = ScaleBuffer(config)

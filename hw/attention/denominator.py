@@ -7,7 +7,8 @@ from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ..float import FloatAdd, FloatMul
+from ..float.add import FloatAdd
+from ..float.multiply import FloatMul
 from .item import AttentionSizes, ItemLayout, delayed
 from .reciprocal import Reciprocal
 

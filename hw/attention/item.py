@@ -6,10 +6,10 @@ from amaranth.hdl import Module, Shape, Signal, Value
 from amaranth.lib import data
 from amaranth.utils import bits_for
 
+from ...attention_memory import AttentionMemory
 from ...config import BuildConfig
 from ...numerics import E4M3_LARGEST
-from ...rounding import ceil_div
-from ..float import E4M3_BITS
+from ..float.e4m3 import E4M3_BITS
 from ..interfaces import index_bits
 
 __all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "delayed"]
@@ -21,39 +21,26 @@ BUFFERS = 4
 DOT_LATENCY = 3
 
 
-class AttentionSizes:
+class AttentionSizes(AttentionMemory):
     """Derived sizes of the attention unit."""
 
     def __init__(self, config: BuildConfig) -> None:
-        lanes = config.query_lanes
-        #: Rounds of ``query_lanes`` slots at most.
-        self.rounds = ceil_div(config.max_group, lanes)
-        #: Beats of the keys of one block at most.
-        self.dims = config.max_head_dim // config.key_bytes
+        super().__init__(config)
         #: Beats of the keys of one block of the LM head at most.
         self.head_dims = max(config.max_inputs // config.key_bytes, self.dims)
         #: log2 of the beats of one vector of ``width`` dimensions.
         self.part_bits = (config.width // config.key_bytes - 1).bit_length()
         #: log2 of the query lanes.
-        self.lane_bits = (lanes - 1).bit_length()
-        # Where the slots of a key/value head do not fill its last round, lanes waste one row of every head.
-        wasted = config.max_kv_heads if config.chunk % lanes else 0
-        #: Rows of query heads in one bank of the query memory.
-        self.query_rows = ceil_div(config.chunk * config.max_heads, lanes) + wasted
-        elements = ceil_div(config.chunk * config.max_query, lanes) + min(wasted * config.max_head_dim, config.max_query)
-        #: Words of one bank of the query memory.
-        self.query_words = ceil_div(max(elements, config.max_inputs), config.width)
+        self.lane_bits = (config.query_lanes - 1).bit_length()
         #: Bits of the sums of one lane: lane 0 also computes the LM head.
         dot = (E4M3_LARGEST if config.fp8_query else 127) * 127 * config.max_head_dim
-        self.sum_bits = [config.score_bits] + [dot.bit_length() + 1] * (lanes - 1)
+        self.sum_bits = [config.score_bits] + [dot.bit_length() + 1] * (config.query_lanes - 1)
         #: Bits of a query element at the multipliers (signed): int8, or e4m3 as an integer.
         self.query_bits = E4M3_BITS if config.fp8_query else 8
         #: Cycles from a query's address to its elements.
         self.query_latency = 3 if config.fp8_query else 2
         #: Cycles from a key beat's request to the sums that it ends.
         self.score_latency = self.query_latency + DOT_LATENCY
-        #: Words of one lane's output memory.
-        self.output_words = self.rounds * self.dims
 
 
 def ItemLayout(config: BuildConfig) -> data.StructLayout:

@@ -6,15 +6,10 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from ...attention_memory import last_column
 from ..interfaces import index_bits
 
 __all__ = ["BlockMemory"]
-
-#: ``(depth, bits)`` of one column: a half block RAM up to 1024 words, else a whole one.
-_SHAPES = ((512, 36), (1024, 18), (2048, 18), (4096, 9))
-
-#: Most bits of a last column that lies in distributed memory.
-_DISTRIBUTED_BITS = 2048
 
 
 class BlockMemory(wiring.Component):
@@ -41,11 +36,7 @@ class BlockMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        column = next((bits for words, bits in _SHAPES if self.depth <= words), self.width)
-        rest = self.width % column
-        if self.width < column:
-            rest = 0
-        rest_style = "distributed" if rest * self.depth <= _DISTRIBUTED_BITS else "block"
+        rest, rest_style = last_column(self.width, self.depth)
         parts = []
         for name, bits, style in (("columns", self.width - rest, "block"), ("rest", rest, rest_style)):
             if bits:

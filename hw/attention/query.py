@@ -7,7 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ..float import e4m3_integer
+from ..float.e4m3 import e4m3_integer
 from ..interfaces import QueryScaleWrite, QueryWrite, index_bits
 from .item import AttentionSizes
 from .memory import BlockMemory

@@ -9,7 +9,8 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...numerics import SCORE_BITS, SCORE_FRACTION
-from ..float import FloatMul, FloatToInt, IntToFloat
+from ..float.convert import FloatToInt, IntToFloat
+from ..float.multiply import FloatMul
 from ..interfaces import index_bits
 from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
 

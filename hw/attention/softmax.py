@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...numerics import EXP2_ONE, SCORE_BITS
-from ..float import IntToFloat
+from ..float.convert import IntToFloat
 from .denominator import Denominator
 from .exp2 import Exp2
 from .item import AttentionSizes, ItemLayout, delayed

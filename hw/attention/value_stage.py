@@ -11,7 +11,9 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
 from ...rounding import ceil_div
-from ..float import FloatAdd, FloatMul, IntToFloat
+from ..float.add import FloatAdd
+from ..float.convert import IntToFloat
+from ..float.multiply import FloatMul
 from ..interfaces import MemoryWrite, Operator, index_bits
 from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
 

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...hazards import Unit
+from ...operators import Unit
 from ...registers import ENGINE_COUNTERS
 
 __all__ = ["EngineActivity"]

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Opcode
-from ...hazards import UNIT_OF, Unit
+from ...operators import OPERATORS, Unit
 from ...registers import COUNTERS
 
 __all__ = ["Counters", "counter_total"]
@@ -55,8 +55,8 @@ class Counters(wiring.Component):
         first_opcode = len(COUNTERS)
         first_port = first_opcode + len(Opcode)
         m.d.sync += event[:first_opcode].eq(self.events)
-        for opcode, unit in UNIT_OF.items():
-            m.d.sync += event[first_opcode + opcode].eq(self.running[unit] & (self.opcodes[unit] == opcode))
+        for opcode, row in OPERATORS.items():
+            m.d.sync += event[first_opcode + opcode].eq(self.running[row.unit] & (self.opcodes[row.unit] == opcode))
         m.d.sync += event[first_port : first_port + ports].eq(self.port_busy)
         m.d.sync += event[first_port + ports :].eq(self.port_stall)
         for index, value in enumerate(self.values):

@@ -8,12 +8,13 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from ...config import CONTRACT_VERSION, BuildConfig
+from ...config import BuildConfig
+from ...contract import CONTRACT_VERSION, contract_hash
 from ...registers import MAGIC, Register, register, register_map
+from ..active import Pass
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
 from ..interfaces import ADDRESS_BITS, index_bits
 from ..memory.prefetch import NUMBER_BITS, TableRead
-from .active import Pass
 from .counters import counter_total
 
 __all__ = ["RegisterFile"]
@@ -186,7 +187,7 @@ class RegisterFile(wiring.Component):
     ) -> Iterator[tuple[Register, list[ValueLike]]]:
         """Every readable register but TRACE with its words."""
         config = self.config
-        digest = config.contract_hash
+        digest = contract_hash(config)
         fixed: dict[str, list[ValueLike]] = {
             "MAGIC": [MAGIC],
             "VERSION": [CONTRACT_VERSION],

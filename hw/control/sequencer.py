@@ -9,9 +9,10 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Opcode, field_bits
-from ...hazards import HAZARDS, UNIT_OF, Unit
+from ...hazards import HAZARDS
+from ...operators import OPERATORS, Unit
+from ..active import ActiveRange, Pass
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Operator
-from .active import ActiveRange, Pass
 
 __all__ = ["Retired", "Sequencer"]
 
@@ -121,7 +122,7 @@ class Sequencer(wiring.Component):
             for opcode, hazard in HAZARDS.items():
                 with m.Case(opcode):
                     m.d.sync += [
-                        unit.eq(1 << UNIT_OF[opcode] if opcode in UNIT_OF else 0),
+                        unit.eq(1 << OPERATORS[opcode].unit if opcode in OPERATORS else 0),
                         waits_for.eq(sum(1 << u for u in hazard.units)),
                         *(halves[other].eq(int(hazard.halves.get(other, Buffers.NONE))) for other in halves),
                     ]
@@ -146,9 +147,10 @@ class Sequencer(wiring.Component):
         # Start.
         same_half, clear, issue, over = Signal(len(rivals)), Signal(), Signal(), Signal()
         for number, other in enumerate(rivals):
-            rival = self.ops[UNIT_OF[other]].descriptor
+            unit_of_other = OPERATORS[other].unit
+            rival = self.ops[unit_of_other].descriptor
             shared = (of[other.name] & ~(d.buffers ^ rival.buffers)).any()
-            m.d.comb += same_half[number].eq(self.running[UNIT_OF[other]] & (rival.opcode == other) & shared)
+            m.d.comb += same_half[number].eq(self.running[unit_of_other] & (rival.opcode == other) & shared)
         m.d.comb += [
             clear.eq(~((of["waits_for"] & self.running).any() | same_half.any())),
             issue.eq(ready_to_go & clear & ~of["end"]),

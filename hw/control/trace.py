@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ...hazards import Unit
+from ...operators import Unit
 from ...registers import TRACE_WORDS
 from ..interfaces import index_bits
 from .sequencer import Retired

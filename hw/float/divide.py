@@ -11,8 +11,8 @@ from .format import BIAS, EXPONENT, MANTISSA, pack, pipelined, unpack
 
 __all__ = ["FloatDiv"]
 
+#: Bits of the quotient's fraction: if its integer bit is 0, 24 bits of significand follow and one to round.
 QUOTIENT = MANTISSA + 2
-"""Bits of the quotient's fraction: if its integer bit is 0, 24 bits of significand follow and one to round."""
 
 BITS_PER_STAGE = 2
 

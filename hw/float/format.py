@@ -9,14 +9,14 @@ from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
 
 __all__ = ["BIAS", "EXPONENT", "FLOAT32", "MANTISSA", "normalize", "pack", "pipelined", "significand", "unpack"]
 
+#: Exponent field of 1.0.
 BIAS = 127
-"""Exponent field of 1.0."""
 
+#: Stored bits of the mantissa; the significand has a leading one more.
 MANTISSA = 23
-"""Stored bits of the mantissa; the significand has a leading one more."""
 
+#: Exponents of results before they are held against the range.
 EXPONENT = Shape(10, signed=True)
-"""Exponents of results before they are held against the range."""
 
 FLOAT32 = data.StructLayout({"mantissa": unsigned(MANTISSA), "exponent": unsigned(8), "sign": unsigned(1)})
 

@@ -10,8 +10,8 @@ from .format import BIAS, MANTISSA, unpack
 
 __all__ = ["FloatSqrt"]
 
+#: Bits of the root: the significand and one to round.
 ROOT = MANTISSA + 2
-"""Bits of the root: the significand and one to round."""
 
 
 class FloatSqrt(wiring.Component):

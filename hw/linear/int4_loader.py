@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ..float import E4M3_BITS, E4m3Integers
+from ..float.e4m3 import E4M3_BITS, E4m3Integers
 from ..interfaces import ActivationWrite
 from .activations import ActivationMemory, load_parts
 from .panel import connect_inputs

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
-from ..control.active import ActiveRange, Pass
+from ..active import ActiveRange, Pass
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Segment, index_bits
 
 __all__ = ["NUMBER_BITS", "Prefetcher", "TableRead"]

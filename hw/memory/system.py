@@ -7,9 +7,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ...config import BuildConfig
+from ..active import Pass
 from ..axi.merge import ReadMerge
 from ..axi.signature import Axi4
-from ..control.active import Pass
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, Segment, WriteBeat
 from .port import ErrorReport, PortReader
 from .prefetch import Prefetcher, TableRead

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig, ConfigError, nearest_power_of_two
 from ...numerics import SUM_COLUMNS
-from ..float import FloatAdd
+from ..float.add import FloatAdd
 from .lane import Addend
 
 __all__ = ["ColumnSum"]

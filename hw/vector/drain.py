@@ -8,8 +8,9 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Opcode
-from ..float import FloatMul, IntToFloat
+from ..float.convert import IntToFloat
 from ..float.format import pipelined
+from ..float.multiply import FloatMul
 from ..interfaces import ACCUMULATOR_LATENCY, Operator, index_bits
 from .scales import Scales
 from .step import HELD, Step, Tag

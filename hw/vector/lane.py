@@ -7,8 +7,11 @@ from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ..float import FloatAdd, FloatMul, FloatToE4m3, FloatToInt, IntToFloat
+from ..float.add import FloatAdd
+from ..float.convert import FloatToInt, IntToFloat
+from ..float.e4m3 import FloatToE4m3
 from ..float.format import pipelined
+from ..float.multiply import FloatMul
 from .sigmoid import Sigmoid
 
 __all__ = ["Addend", "Gate", "Lane", "LaneControl", "ONE"]

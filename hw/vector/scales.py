@@ -11,8 +11,10 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import Format
 from ...numerics import E4M3_LARGEST, E4M3_MAX, F32_MAX_BITS
-from ..float import FloatDiv, FloatMul, FloatSqrt
+from ..float.divide import FloatDiv
 from ..float.format import pipelined
+from ..float.multiply import FloatMul
+from ..float.sqrt import FloatSqrt
 from ..interfaces import KvScaleWrite, QueryScaleWrite, index_bits
 from .lane import ONE
 from .step import GATE, Kind, place_bits

@@ -8,19 +8,19 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...numerics import SIGMOID_ONE, sigmoid_table
-from ..float import FloatToInt, IntToFloat
+from ..float.convert import FloatToInt, IntToFloat
 from ..float.format import pipelined
 
 __all__ = ["Sigmoid"]
 
+#: Fraction bits of the table's argument.
 FRACTION = 10
-"""Fraction bits of the table's argument."""
 
+#: Bits of the table's argument: |y| below 16, larger ones saturate.
 MAGNITUDE = 14
-"""Bits of the table's argument: |y| below 16, larger ones saturate."""
 
+#: Lowest bits of the argument, over which a segment of the table is interpolated.
 STEP = 6
-"""Lowest bits of the argument, over which a segment of the table is interpolated."""
 
 
 class Sigmoid(wiring.Component):

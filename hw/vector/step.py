@@ -6,7 +6,9 @@ from amaranth.lib import data, enum
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ..float import FloatAdd, FloatMul, FloatToInt
+from ..float.add import FloatAdd
+from ..float.convert import FloatToInt
+from ..float.multiply import FloatMul
 from ..interfaces import SCRATCH_LATENCY, index_bits
 from .sigmoid import Sigmoid
 

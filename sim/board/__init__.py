@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bitstream import make_bitstream, parse_bitstream
-from .board import BusError, OutOfMemory, VirtualBoard
+from .board import BusError, VirtualBoard
+from .memory import OutOfMemory
 
 __all__ = ["BusError", "OutOfMemory", "VirtualBoard", "make_bitstream", "parse_bitstream"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import struct
 
-from ...config import CONTRACT_VERSION, BuildConfig
+from ...config import BuildConfig
+from ...contract import CONTRACT_VERSION, contract_hash
 
 __all__ = ["make_bitstream", "parse_bitstream"]
 
@@ -22,7 +23,7 @@ def make_bitstream(config: BuildConfig, handoff: str, part: str = "") -> bytes:
 
     values = {
         "contract_version": CONTRACT_VERSION,
-        "contract_hash": f"{config.contract_hash:016x}",
+        "contract_hash": f"{contract_hash(config):016x}",
         "configuration": config.name,
         "handoff_sha256": hashlib.sha256(handoff.encode()).hexdigest(),
     }

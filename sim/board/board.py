@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
+from ...contract import contract_hash
 from ...registers import WINDOW_BYTES, Status, register
 from ..accelerator import SimulatedAccelerator, SimulationTimeout
 from .bitstream import parse_bitstream
@@ -183,7 +184,7 @@ class VirtualBoard:
     def load_bitstream(self, firmware: bytes) -> None:
         """Configure the fabric: the accelerator is reset. A design that this board does not simulate is refused."""
         values = parse_bitstream(firmware)
-        expected = f"{self.config.contract_hash:016x}"
+        expected = f"{contract_hash(self.config):016x}"
         if values["contract_hash"] != expected:
             raise ValueError(
                 f"this board simulates configuration {self.config.name!r} (contract hash {expected}), the bitstream is of "

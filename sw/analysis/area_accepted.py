@@ -12,6 +12,7 @@ from typing import Any
 from ...boards import RESOURCES, Board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...files import write_whole
 
 __all__ = ["Growth", "accept", "accepted_path", "compare", "compare_board", "load_accepted"]
 
@@ -66,9 +67,7 @@ def accept(path: Path, board: Board, result: dict[str, Any], main_units: Iterabl
     head = {"command": f"hwgen report --board {board.name}{engine} --accept", "tool": tool, "lut_per_mac": result["lut_per_mac"]}
     lines = [f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in units.items()]
     text = json.dumps({**head, "config": hardware_of(board)}, indent=2).removesuffix("\n}")
-    part = path.with_suffix(".part")
-    part.write_text(text + ',\n  "units": {\n' + ",\n".join(lines) + "\n  }\n}\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text + ',\n  "units": {\n' + ",\n".join(lines) + "\n  }\n}\n")
 
 
 def load_accepted(path: Path, board: Board) -> dict[str, dict[str, float]]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ...attention_memory import AttentionMemory, last_column
 from ...config import BuildConfig
 from ...rounding import ceil_div
-from .area_report import ultra_rams
 
-__all__ = ["ResourceEstimate", "block_rams", "estimate_resources"]
+__all__ = ["CEILINGS", "ResourceEstimate", "block_rams", "estimate_resources", "predicted_uram", "ultra_rams"]
+
+#: Share of a device that a build is planned to use at most, so that it can still be placed and routed at its clock.
+CEILINGS = {"lut": 0.7, "ff": 0.5, "bram36": 0.8, "uram": 0.8, "dsp": 0.8}
 
 #: Kinds that are estimated.
-KINDS = ("lut", "ff", "bram36", "uram", "dsp")
+KINDS = tuple(CEILINGS)
 
 #: ``(words, bits, bits of a half)`` of a block RAM.
 _SHAPES = ((512, 72, 36), (1024, 36, 18), (2048, 18, 9), (4096, 9, 4), (8192, 4, 2), (16384, 2, 1), (32768, 1, 0))
@@ -36,6 +39,11 @@ def block_rams(depth: int, bits: int) -> float:
         columns, rest = divmod(bits, wide)
         best = min(best, ceil_div(depth, words) * (columns + (0 if not rest else 0.5 if rest <= half else 1)))
     return best
+
+
+def ultra_rams(depth: int, bits: int) -> int:
+    """URAM288 (4096 x 72) of one memory: Yosys lays its banks of 4096 words side by side and cuts that into columns of 72 bits."""
+    return ceil_div(ceil_div(depth, 4096) * bits, 72)
 
 
 def mux_luts(inputs: int) -> int:
@@ -142,33 +150,26 @@ def linear(c: BuildConfig) -> Amount:
 # ---- attention unit --------------------------------------------------------------------------------------------------
 def packed_memory(depth: int, bits: int) -> Amount:
     """`hwgen.hw.attention.memory.BlockMemory`: a small rest beside whole columns lies in look-up tables."""
-    column = next((wide for words, wide in ((512, 36), (1024, 18), (2048, 18), (4096, 9)) if depth <= words), bits)
-    rest = bits % column
-    if rest and bits > column and rest * depth <= 2048:
+    rest, style = last_column(bits, depth)
+    if rest and style == "distributed":
         return Amount(bram36=block_rams(depth, bits - rest), lut=9.5 * rest, ff=rest)
     return Amount(bram36=block_rams(depth, bits))
 
 
 def attention(c: BuildConfig) -> Amount:
-    lanes, size = c.query_lanes, c.beat_bytes
-    rounds = ceil_div(c.max_group, lanes)
-    wasted = c.max_kv_heads if c.chunk % lanes else 0
-    query_rows = ceil_div(c.chunk * c.max_heads, lanes) + wasted
-    elements = ceil_div(c.chunk * c.max_query, lanes) + min(wasted * c.max_head_dim, c.max_query)
-    query_words = ceil_div(max(elements, c.max_inputs), c.width)
-    dims = c.max_head_dim // c.key_bytes
-    blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(dims), 8 * size) * 2
+    lanes, size, words = c.query_lanes, c.beat_bytes, AttentionMemory(c)
+    blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(words.dims), 8 * size) * 2
     scores = Amount(lut=516, ff=972) + Amount(
         lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
     ) * lanes
-    queries = (packed_memory(query_words, 8 * c.width) + Amount(bram36=block_rams(query_rows, 32))) * lanes
+    queries = (packed_memory(words.query_words, 8 * c.width) + Amount(bram36=block_rams(words.query_rows, 32))) * lanes
     output = Amount(
         lut=22.3 * size + 7.8 * c.kv_block + 792 * c.key_bytes + 68,
         ff=36.4 * size + 27.8 * c.kv_block + 644 * c.key_bytes - 321,
         dsp=size + 2 * c.key_bytes,
     )
     values = Amount(lut=-199, ff=805) + (
-        output + memory(c.scratch_memory, rounds * dims, 32 * c.key_bytes)
+        output + memory(c.scratch_memory, words.output_words, 32 * c.key_bytes)
     ) * lanes
     # Scales and sums of a block of keys.
     scaler = Amount(lut=153, ff=250) + Amount(lut=366 + 11.9 * c.kv_block, ff=511 + 27.25 * c.kv_block, dsp=3) * lanes
@@ -235,3 +236,15 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "vector": vector(c),
         "top": Amount(lut=190 + bits + 8 * c.beat_bytes, ff=1),
     })
+
+
+def predicted_uram(config: BuildConfig) -> int:
+    """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM."""
+    engines = config.has_ternary + config.has_int4
+    memories = [
+        (config.ring_memory, config.ports, config.ring_beats // config.groups, config.groups * config.port_bits),
+        (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
+        (config.scratch_memory, config.query_lanes, AttentionMemory(config).output_words, 32 * config.key_bytes),
+        (config.activation_memory, engines, 2 * config.tokens * (config.max_inputs // config.width), 8 * config.width),
+    ]
+    return sum(n * ultra_rams(depth, bits) for kind, n, depth, bits in memories if kind == "ultra")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...boards import RESOURCES, Board, board_names, load_board
 from .area_accepted import TOLERANCE, accepted_path, load_accepted
-from .area_report import CEILINGS
+from .area_model import CEILINGS
 from .main_units import MAIN_UNITS
 
 __all__ = ["resource_page"]
@@ -27,6 +27,10 @@ def _row(name: str, values: dict[str, Any]) -> str:
     return f"| {' | '.join((name, *cells))} |"
 
 
+def _ceilings() -> str:
+    return f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |"
+
+
 def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
     """Units, the parts of the linear engine, and the sum against device and ceilings."""
     units: dict[str, dict[str, Any]] = accepted["units"]
@@ -40,8 +44,7 @@ def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
     lines.append(_row("**total**", total))
     shares = [f"{total[kind] / board.available[kind]:.1%}" for kind in RESOURCES]
     lines.append(f"| of {board.part} | {' | '.join(shares)} | |")
-    lines.append(f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |")
-    return lines
+    return [*lines, _ceilings()]
 
 
 def board_table() -> list[str]:
@@ -57,31 +60,41 @@ def board_table() -> list[str]:
             f"{total[kind]:,} ({total[kind] / board.available[kind]:.1%})" if board.available[kind] else "–" for kind in RESOURCES
         ]
         lines.append(f"| {name} | {' | '.join([*cells, str(total['depth_luts'])])} |")
-    lines.append(f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |")
-    return lines
+    return [*lines, _ceilings()]
 
 
-def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
-    """Markdown. Without ``routed`` the page says how to route the units."""
+def verdict(board: Board, accepted: dict[str, Any]) -> str:
+    """What is above its ceiling."""
     total = accepted["units"]["total"]
     above = [
         f"{_HEADINGS[kind]} {total[kind]:,}, ceiling {share * board.available[kind]:,.0f}"
         for kind, share in CEILINGS.items() if total[kind] > share * board.available[kind]
     ]
+    return f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."
+
+
+def main_table(accepted: dict[str, Any]) -> list[str]:
+    """Every main unit by itself."""
     described = {unit.name: unit.description for unit in MAIN_UNITS}
     mains = {n.partition("/")[2]: row for n, row in accepted["units"].items() if n.startswith("main/")}
-    verdict = f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."
-    by_board = "\n".join(board_table())
-    by_unit = "\n".join(unit_table(board, accepted))
-    by_main = "\n".join(
-        [*_table("unit", *_HEADINGS.values(), "depth"), *(_row(f"{name}: {described[name]}", row) for name, row in mains.items())]
-    )
-    rows = [
+    rows = [_row(f"{name}: {described[name]}", row) for name, row in mains.items()]
+    return _table("unit", *_HEADINGS.values(), "depth") + rows
+
+
+def clock_table(routed: dict[str, Any] | None) -> list[str]:
+    """Routed clock and size of every main unit."""
+    if not routed or not routed["units"]:
+        return ["Not committed for the present build; the command prints them."]
+    return _table("unit", "MHz", "LUT4", "FF", "block RAM", "multiplier") + [
         f"| {row['name']} | {row['fmax_mhz']:.1f} | {row['lut']:,} | {row['ff']:,} | {row['bram']:,} | {row['multiplier']:,} |"
-        for row in (routed["units"] if routed else ())
+        for row in routed["units"]
     ]
-    heading = _table("unit", "MHz", "LUT4", "FF", "block RAM", "multiplier")
-    clocks = "\n".join([*heading, *rows]) if rows else "Not committed for the present build; the command prints them."
+
+
+def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
+    """Markdown. Without ``routed`` the page says how to route the units."""
+    by_board, by_unit = "\n".join(board_table()), "\n".join(unit_table(board, accepted))
+    by_main, clocks = "\n".join(main_table(accepted)), "\n".join(clock_table(routed))
     tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
     return f"""\
 # Resources
@@ -107,7 +120,7 @@ itself. Of `linear`, the parts are shown, copies together.
 
 {by_unit}
 
-{verdict}
+{verdict(board, accepted)}
 
 **{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders,
 builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.

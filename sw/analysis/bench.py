@@ -17,16 +17,17 @@ from ...boards import Board
 from ...config import BuildConfig
 from ...descriptors import Opcode
 from ...errors import HwgenError
-from ...published import engine_of, published_shape
+from ...published import published_model
 from ...registers import ENGINE_COUNTERS
-from ...rounding import align, ceil_div
+from ...rounding import ceil_div
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
+from ..compiler.compile import compile_model
 from ..compiler.image import Image
-from ..compiler.layers import compile_model
 from ..devices.golden import GoldenDevice
 from ..devices.verilator import VerilatorDevice
 from ..models.random_model import random_model
-from ..runtime.engine import Engine, PassResult, Session
+from ..runtime.engine import Engine, PassResult
+from ..runtime.pages import Session
 from ..verification.lock_step import LockStep
 from .timeline import PassTrace, draw_timeline, read_trace, write_perfetto
 
@@ -53,7 +54,7 @@ class BenchPlan:
     #: What is compared with golden: "none"; "outputs": what is left after every pass (final hidden state, logits,
     #: candidates, cached keys and values); "full": the outputs of every operator besides.
     check: str = "outputs"
-    #: LM head, one of `hwgen.sw.compiler.layers.HEADS`.
+    #: LM head, one of `hwgen.sw.compiler.compile.HEADS`.
     head: str = "exact"
     seed: int = 0
     #: How the simulated memory answers.
@@ -87,7 +88,7 @@ class Bench:
     def __init__(self, board: Board, plan: BenchPlan, progress: Callable[[str], None]) -> None:
         self.board, self.plan, self.progress = board, plan, progress
         config = board.config
-        shape = published_shape(plan.shape)
+        shape = published_model(plan.shape).shape
         if plan.layers is not None and plan.layers > shape.layers:
             raise HwgenError("usage", f"--layers must be at most {shape.layers}, not {plan.layers}", "give fewer layers")
         self.layers_full = shape.layers
@@ -101,7 +102,7 @@ class Bench:
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens",
                 "use a shorter prompt, or --set max_context",
             )
-        memory = align(self.image.total_bytes + (1 << 20), 4096)
+        memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(
             probe, memory_bytes=memory, timing=board_timing(board, plan.memory), progress=progress
@@ -137,7 +138,7 @@ class Bench:
         config, shape = self.board.config, self.image.shape
         cache = next(d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION)
         layers = [d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION]
-        header = 4 * config.kv_block // config.beat_bytes * config.port_bytes
+        header = config.header_beats * config.port_bytes
         for page in range(0, data.size, self.image.page_bytes):
             for number in range(len(layers)):
                 for head in range(shape.kv_heads):
@@ -234,7 +235,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
     wall = time.monotonic() - begin
     config, shape = board.config, bench.image.shape
     hertz = config.clock_mhz * 1e6
-    macs = config.macs(engine_of(plan.shape))
+    macs = config.macs(published_model(plan.shape).engine)
     outcome = bench.lock_step.outcome if bench.golden is not None else None
     cycles = prefill.cycles + decode.cycles
     result: dict[str, Any] = {

@@ -14,26 +14,27 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...boards import Board
 from ...config import BuildConfig, ConfigError
 from ...errors import HwgenError
-from ...layout import vectors_of
-from ...published import LLAMA_SHAPES, SHAPES
-from ...rounding import align, ceil_div
+from ...files import write_whole
+from ...packages import needs
+from ...published import PUBLISHED
 from ...shape import ModelShape
-from ..models.bitnet import find_model, read_config, read_shape
-from .area_model import estimate_resources
-from .area_report import CEILINGS
-from .estimate import PassModel
+from ..models.config_json import read_config, unsupported
+from ..models.families import family_of_config
+from ..models.library import find_model
+from .area_model import CEILINGS, estimate_resources
+from .pass_model import PassModel
+from .search_space import Point, Workload, build_of, neighbours, seeds
 
 __all__ = [
-    "Candidate", "Point", "Workload", "choose", "describe_exploration", "draw_front", "explore", "explore_json",
-    "model_shape", "open_executor", "pareto_front", "write_config",
+    "Candidate", "choose", "describe_exploration", "draw_front", "explore", "explore_json", "model_shape", "open_executor",
+    "pareto_front", "time_passes", "write_config",
 ]
 
 #: Layers, and rows of the LM head, that are timed; the rest follows on a straight line.
@@ -51,56 +52,6 @@ _DASK_TIMEOUT = 10
 
 #: Front members whose neighbours are timed before the front is looked at again.
 _BATCH = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What is timed: ``prompt`` tokens to the first new one, then one token at that context. An answer has ``new_tokens``."""
-
-    shape: ModelShape
-    prompt: int = 128
-    new_tokens: int = 128
-    head: str = "exact"
-    #: Models that the configuration must hold beside the one that is timed.
-    also: tuple[ModelShape, ...] = ()
-    #: Maxima of the board that are larger than the models need are kept.
-    keep_maxima: bool = False
-
-    @property
-    def shapes(self) -> tuple[ModelShape, ...]:
-        return self.shape, *self.also
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """The parameters that are searched."""
-
-    groups: int
-    lanes: int
-    rows: int
-    beat_vectors: int
-    #: Tables that one builder fills: ``tables / builders``.
-    turns: int
-    query_lanes: int
-    kv_block: int
-    chunk: int
-    ring_beats: int
-    panel_rows: int
-
-
-#: Values of every parameter, ascending.
-VALUES: dict[str, tuple[int, ...]] = {
-    "groups": (1, 2, 4, 8),
-    "lanes": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32),
-    "rows": (1, 2, 4, 8, 16),
-    "beat_vectors": (1, 2, 4),
-    "turns": (1, 3, 7, 9, 14, 18, 27),
-    "query_lanes": (1, 2, 4, 8),
-    "kv_block": (4, 8, 16, 32, 64, 128),
-    "chunk": (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64),
-    "ring_beats": (512, 1024, 2048, 4096, 8192, 16384),
-    "panel_rows": (256, 512, 1024, 2048, 4096),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,152 +88,29 @@ class Candidate:
 
 
 #: Published shapes that can be explored.
-TERNARY_SHAPES = [name for name in SHAPES if name not in LLAMA_SHAPES]
+TERNARY_SHAPES = [name for name, model in PUBLISHED.items() if model.engine == "ternary"]
 
 
 def model_shape(name: str) -> ModelShape:
     """Sizes of a published shape, a shipped model or a model directory."""
-    if name in LLAMA_SHAPES:
+    if name in PUBLISHED and name not in TERNARY_SHAPES:
         raise HwgenError(
             "usage", f"{name} needs the INT4 engine, and explore knows the resources of ternary builds alone",
             f"use `hwgen estimate --shape {name}` and `hwgen report --engine int4`, with --set",
         )
-    if name in SHAPES:
-        return SHAPES[name]
+    if name in PUBLISHED:
+        return PUBLISHED[name].shape
     try:
-        return read_shape(read_config(find_model(name)))
+        config = read_config(find_model(name))
+        family = family_of_config(config)
+        if family.engine != "ternary":
+            raise unsupported("model_type", config.get("model_type"), "models with ternary matrices")
+        return family.loader().read_shape(config)
     except HwgenError as error:
         if error.kind == "checkpoint" and not Path(name).exists():
             raise HwgenError("usage", f"{name!r} is neither a published shape nor a model",
                              f"use one of: {', '.join(TERNARY_SHAPES)}; or a shipped model or model directory") from error
         raise
-
-
-# ---- from a point to a configuration ---------------------------------------------------------------------------------
-def sized_for(base: BuildConfig, work: Workload, changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` and the maxima that the models need in a build with them; :class:`ConfigError` where that is illegal."""
-    width = base.beat_bytes // 4 // changes["beat_vectors"]
-    for shape in work.shapes:
-        if width < 1 or shape.head_dim % (2 * width):
-            raise ConfigError(f"beat_vectors must make vectors of which head_dim {shape.head_dim} is an even number, not {width}")
-    step = math.lcm(width // math.gcd(width, changes["rows"]), changes["groups"]) * changes["rows"]
-    needed = {
-        "max_inputs": max(max(shape.hidden, shape.q_rows, shape.ffn) for shape in work.shapes),
-        "max_query": max(shape.q_rows for shape in work.shapes),
-        "max_heads": max(shape.heads for shape in work.shapes),
-        "max_kv_heads": max(shape.kv_heads for shape in work.shapes),
-        "max_shared": max(shape.group for shape in work.shapes),
-        "max_head_dim": max(shape.head_dim for shape in work.shapes),
-    }
-    if work.keep_maxima:
-        needed = {name: max(value, getattr(base, name)) for name, value in needed.items()}
-    steps = {"max_inputs": width, "max_query": 2 * width, "max_head_dim": 2 * width}
-    maxima = {name: align(value, steps.get(name, 1)) for name, value in needed.items()}
-    return {**changes, "panel_rows": align(changes["panel_rows"], step), **maxima}
-
-
-def memories_of(config: BuildConfig, shape: ModelShape) -> tuple[int, int]:
-    """Scratch and parameter vectors that hold ``chunk`` tokens."""
-    hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
-    q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
-    token = hidden + max(2 * q + 2 * kv, ffn)
-    return config.chunk * token, config.chunk * head + 2 * max(hidden, q, ffn)
-
-
-def excess(resources: dict[str, float], available: dict[str, int], kinds: Iterable[str] = CEILINGS) -> float:
-    """Largest share of its ceiling that a resource needs; above 1 it does not fit."""
-    return max(
-        resources[kind] / (CEILINGS[kind] * available[kind]) if available.get(kind) else math.inf if resources[kind] else 0.0
-        for kind in kinds
-    )
-
-
-def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
-    """The configuration of a point with its memories where they fit best; None where it is illegal or too large."""
-    base = board.config
-    changes = {item.name: getattr(point, item.name) for item in fields(Point) if item.name != "turns"}
-    try:
-        changes = sized_for(base, work, changes)
-        tables = ceil_div(5 * base.beat_bytes // changes["rows"], 3)
-        if tables % point.turns:
-            return None
-        plain = replace(base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, **changes)
-    except ConfigError:
-        return None
-    scratch, param = (max(sizes) for sizes in zip(*(memories_of(plain, shape) for shape in work.shapes), strict=True))
-    best: tuple[float, float, BuildConfig] | None = None
-    kinds = ("block", "ultra") if board.available.get("uram") else ("block",)
-    sizes = dict.fromkeys((align(param, 64), align(param, 512)))
-    # A few parameter vectors beyond a block RAM's depth lie in look-up tables, or fill another row of block RAMs.
-    for ring, store, activation, parameters in product(kinds, kinds, kinds, sizes):
-        config = replace(
-            plain, ring_memory=ring, scratch_memory=store, activation_memory=activation,
-            # What a column of the memory holds anyway.
-            scratch_vectors=align(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
-        )
-        resources = estimate_resources(config).total
-        full = excess(resources, board.available)
-        rank = full, excess(resources, board.available, ("bram36", "uram"))
-        if full <= 1 and (best is None or rank < best[:2]):
-            best = *rank, config
-    return best[2] if best else None
-
-
-def point_of(config: BuildConfig) -> Point:
-    """The point of a configuration."""
-    values = {item.name: getattr(config, item.name) for item in fields(Point) if item.name != "turns"}
-    return Point(turns=config.tables // config.builders, **values)
-
-
-def _chunks(point: Point) -> tuple[int, ...]:
-    """Values of ``chunk``: those of every point, and whole rounds of the tokens of this one."""
-    tokens = point.groups * point.lanes
-    values = {*VALUES["chunk"], *range(tokens, point.kv_block + 1, tokens)}
-    return tuple(sorted(v for v in values if v <= point.kv_block and (v == 1 or v % 2 == 0)))
-
-
-def _in_rounds(point: Point) -> Iterator[Point]:
-    """The point, and with chunks of whole rounds next to its own: more lanes are idle if the chunk stays behind."""
-    tokens = point.groups * point.lanes
-    rounds = {point.chunk // tokens * tokens, align(point.chunk, tokens), point.kv_block // tokens * tokens, point.chunk}
-    for chunk in sorted(rounds):
-        if chunk in _chunks(point):
-            yield replace(point, chunk=chunk)
-
-
-def neighbours(point: Point) -> Iterator[Point]:
-    """Points that differ in one parameter by one step. The number of tables goes with ``rows``, so turns follow; the tokens of the
-    engine go with ``groups`` and ``lanes``, so ``chunk`` follows."""
-    for name, values in VALUES.items():
-        own = getattr(point, name)
-        if name == "chunk":
-            values = _chunks(point)
-        steps = [max((v for v in values if v < own), default=None), min((v for v in values if v > own), default=None)]
-        for value in steps if name != "turns" else values:
-            if value is None or value == own:
-                continue
-            changed = replace(point, **{name: value})
-            if name == "rows":
-                yield from (replace(changed, turns=turns) for turns in VALUES["turns"])
-            elif name in ("groups", "lanes", "kv_block"):
-                yield from _in_rounds(changed)
-            else:
-                yield changed
-    # The same lanes in other groups.
-    if point.groups > 1:
-        yield replace(point, groups=point.groups // 2, lanes=point.lanes * 2)
-    if point.lanes % 2 == 0:
-        yield replace(point, groups=point.groups * 2, lanes=point.lanes // 2)
-
-
-def seeds(board: Board) -> list[Point]:
-    """The board's own configuration and a coarse grid around it."""
-    own = point_of(board.config)
-    grid = [
-        replace(own, groups=groups, lanes=lanes, rows=rows, beat_vectors=beat_vectors, turns=turns, query_lanes=query_lanes)
-        for groups, lanes, rows, beat_vectors, turns, query_lanes in product((1, 2, 4), (1, 4), (4, 8), (1, 2), (7, 9), (1, 4))
-    ]
-    return [own, *grid]
 
 
 # ---- timing ----------------------------------------------------------------------------------------------------------
@@ -346,10 +174,8 @@ def open_executor(workers: int | None = None, dask: str | None = None) -> Iterat
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
             yield pool
         return
-    try:
+    with needs("--dask", "hwgen[cluster]"):
         client_of: Any = importlib.import_module("distributed").Client  # has no type information
-    except ImportError as error:
-        raise HwgenError("tool", "--dask needs the Python package distributed", 'pip install "hwgen[cluster]"') from error
     try:
         client = client_of(dask, timeout=_DASK_TIMEOUT)
     except (OSError, ValueError) as error:
@@ -446,10 +272,7 @@ def explore(
 # ---- results ---------------------------------------------------------------------------------------------------------
 def write_config(path: Path, config: BuildConfig) -> None:
     """The file that ``--config`` takes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def explore_json(
@@ -492,10 +315,8 @@ def describe_exploration(result: dict[str, Any]) -> list[str]:
 
 def draw_front(result: dict[str, Any], path: Path) -> None:
     """Draw the front: tokens a second against time to first token, coloured by look-up tables."""
-    try:
+    with needs("drawing", "hwgen[plot]"):
         import matplotlib
-    except ImportError as error:
-        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

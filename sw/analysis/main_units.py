@@ -9,6 +9,7 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...packages import needs
 
 __all__ = ["MAIN_UNITS", "MainUnit", "find_main_units", "main_units_of", "unit_verilog"]
 
@@ -109,10 +110,6 @@ _NOISE = re.compile(r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n', r
 
 def unit_verilog(component: Any, *, ports: list[Any] | None = None) -> str:
     """Verilog of one component (or of a design with ``ports``): module ``top``."""
-    try:
+    with needs("generating Verilog", "hwgen[sim]"):
         from amaranth.back import verilog
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"the generators need a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
-        ) from error
     return _NOISE.sub("", verilog.convert(component, name="top", ports=ports, emit_src=False))

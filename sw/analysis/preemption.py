@@ -15,13 +15,14 @@ from ...boards import load_board
 from ...config import BuildConfig
 from ...descriptors import Flag, Opcode
 from ...errors import HwgenError
-from ...published import SHAPES, engine_of, published_shape
+from ...published import PUBLISHED, published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
-from ..compiler.layers import HEADS, compiler_of
-from ..compiler.slices import Program, SlicedProgram, is_needed, pack_slices, plan_slices
-from ..models.random_model import RandomLlama, RandomModel
-from .estimate import PassModel
+from ..compiler.compile import HEADS, compiler_of
+from ..compiler.programs import Program, SlicedProgram, is_needed, pack_slices
+from ..compiler.slices import plan_slices
+from ..models.random_model import sized_model
+from .pass_model import PassModel
 
 __all__ = ["SliceTime", "Waits", "estimate_waits", "slice_times"]
 
@@ -81,7 +82,7 @@ def estimate_waits(
     config: BuildConfig, shape: ModelShape, *, context: int, head: str = "exact", engine: str = "ternary", logits: bool = True
 ) -> Waits:
     """A pass of the whole chunk and the decode of one token, both behind ``context`` cached tokens."""
-    weights: Any = (RandomLlama if engine == "int4" else RandomModel)(shape)  # sizes are all that is used
+    weights: Any = sized_model(shape, engine)
     compiler = compiler_of(config, weights, head)
     compiler.plan_program()
     sliced = plan_slices(compiler)
@@ -130,12 +131,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the waits for a published shape on a board."""
     parser = argparse.ArgumentParser(prog="python -m hwgen.sw.analysis.preemption", description=__doc__)
     parser.add_argument("--board", default="kv260")
-    parser.add_argument("--shape", default="bitnet-2b4t", choices=SHAPES)
+    parser.add_argument("--shape", default="bitnet-2b4t", choices=PUBLISHED)
     parser.add_argument("--head", default="shortlist", choices=HEADS)
     parser.add_argument("--context", type=int, default=512, help="cached tokens of both sessions")
     options = parser.parse_args(arguments)
     try:
-        engine, shape = engine_of(options.shape), published_shape(options.shape)
+        model = published_model(options.shape)
+        engine, shape = model.engine, model.shape
         config = load_board(options.board).for_engine(engine).config
         waits, without_head = (
             estimate_waits(config, shape, context=options.context, head=options.head, engine=engine, logits=logits)

@@ -24,10 +24,11 @@ from ...errors import HwgenError
 from ...rounding import align
 from ...shape import ModelShape
 from ...weights import random_weights
-from ..compiler.layers import compile_model
+from ..compiler.compile import compile_model
 from ..devices.device import Device
 from ..devices.verilator import VerilatorDevice
-from ..runtime.engine import Engine, Session
+from ..runtime.engine import Engine
+from ..runtime.pages import Session
 from ..runtime.session_file import load_session, save_session
 
 __all__ = ["SHAPE", "benchmark", "main"]
@@ -47,7 +48,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cycles to the first token with and without a saved session of ``history`` tokens before ``question`` more."""
     image = compile_model(config, random_weights(shape, seed=0), name="random")
-    memory = align(image.total_bytes + (1 << 20), 4096)
+    memory = image.memory_bytes()
     device = VerilatorDevice(config, memory_bytes=memory, progress=progress) if open_device is None else open_device(config, memory)
     engine = Engine(device, image)
     rng = np.random.default_rng(1)
@@ -60,7 +61,7 @@ def benchmark(
         saved = save_session(engine, session, path)
         fresh = [*first, *engine.prefill(session, tokens[history:], write_logits=True)]
         logits = engine.logits()
-        engine.close(session)
+        engine.pages.close(session)
         begin = time.monotonic()
         restored = load_session(engine, path)
         load_s = time.monotonic() - begin

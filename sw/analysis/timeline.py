@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...descriptors import Descriptor, Opcode
-from ...errors import HwgenError
+from ...files import replacing, write_whole
+from ...operators import OPERATORS, Unit
+from ...packages import needs
 from ...registers import TRACE_WORDS, register
 from ..runtime.engine import Engine
 
@@ -24,14 +26,8 @@ __all__ = ["PassTrace", "TraceEntry", "draw_timeline", "perfetto_events", "read_
 
 #: Lanes of the picture and threads of the trace, top to bottom, and the operators on each.
 TRACKS: dict[str, tuple[Opcode, ...]] = {
-    "loader": (Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY),
-    "vector": (Opcode.NORM, Opcode.DRAIN, Opcode.ROPE),
-    "linear": (Opcode.LINEAR,),
-    "attention": (Opcode.ATTENTION, Opcode.HEAD),
-    "kv writer": (Opcode.KV_WRITE,),
+    unit.name.lower().replace("_", " "): tuple(o for o, row in OPERATORS.items() if row.unit is unit) for unit in Unit
 }
-
-_TRACK_OF = {opcode: track for track, opcodes in TRACKS.items() for opcode in opcodes}
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def perfetto_events(
         for entry in sorted(traced.entries, key=lambda e: e.start):
             descriptor = program[entry.tag]
             events.append({
-                "ph": "X", "pid": process, "tid": list(TRACKS).index(_TRACK_OF[entry.opcode]),
+                "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit),
                 "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
                 "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
                          "first token": descriptor.token_start, "cycles": entry.end - entry.start},
@@ -107,20 +103,16 @@ def write_perfetto(
 ) -> None:
     """A file that https://ui.perfetto.dev and chrome://tracing open."""
     content = {"traceEvents": perfetto_events(passes, program, clock_mhz), "displayTimeUnit": "ns"}
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content))
-    part.replace(path)
+    write_whole(path, json.dumps(content))
 
 
 def timeline_figure(
     traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
 ) -> Figure:
     """Bars of every unit above the ring's level, for a window of a pass."""
-    try:
+    with needs("drawing", "hwgen[plot]"):
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise HwgenError("tool", "drawing needs the Python package matplotlib", 'pip install "hwgen[plot]"') from error
 
     last = max((e.end for e in traced.entries), default=1)
     to_cycle = last if cycles is None else min(last, from_cycle + cycles)
@@ -152,6 +144,5 @@ def draw_timeline(
 ) -> None:
     """:func:`timeline_figure` as a file; the format follows the name of ``path``."""
     figure = timeline_figure(traced, title=title, capacity=capacity, from_cycle=from_cycle, cycles=cycles)
-    part = path.with_name(f".{path.name}")
-    figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
-    part.replace(path)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)

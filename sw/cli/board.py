@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ...boards import Board
 from ...errors import HwgenError
+from ...packages import needs
+from ..devices.virtual_board import virtual_board, write_overlay
+from .options import at_least, check_port, configured_board
+from .output import Output, Result
 
-if TYPE_CHECKING:
-    from ...sim.board import VirtualBoard
-    from .output import Output
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
-__all__ = ["add_arguments", "run", "virtual_board"]
+EXAMPLE = "hwgen board --simulate demo --port 7967"
 
 #: PYNQ looks for boards there.
 DEFAULT_PORT = 7967
@@ -33,39 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def virtual_board(
-    board: Board, memory_bytes: int, output: Output | None = None, *, progress: Callable[[str], None] | None = None, **options: Any
-) -> VirtualBoard:
-    """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
-    from ...sim.board import VirtualBoard
-    from ..devices.verilator import VerilatorDevice
-
-    if output is not None:
-        progress = output.progress
-    device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)
-    arch = "armv7l" if board.part.startswith("xc7") else "aarch64"
-    return VirtualBoard(device.accelerator, board.config, board=board.name, arch=arch)
-
-
-def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
-    from .output import configured_board
-
-    if options.memory < 1:
-        raise HwgenError("usage", f"--memory must be at least 1, not {options.memory}", "give 1 or more")
-    if not 0 <= options.port < 1 << 16:
-        raise HwgenError("usage", f"--port must be 0 to 65535, not {options.port}", "give a port")
-    try:
+def run(options: argparse.Namespace, output: Output) -> Result:
+    memory = at_least(options, "memory", 1) << 20
+    check_port(options.port, "give a port")
+    with needs("the virtual board", "hwgen[pynq]"):
         from ...sim.board.server import BoardServer
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"the virtual board needs a Python package that is missing: {error.name}", 'pip install "hwgen[pynq]"'
-        ) from error
     options.board = options.simulate
     board = configured_board(options)
-    simulated = virtual_board(board, options.memory << 20, output)
+    simulated = virtual_board(board, memory, output.progress)
     if options.overlay is not None:
-        from ..devices.virtual_board import write_overlay
-
         bit = write_overlay(board, options.overlay)
         output.show(f"wrote {bit} and {bit.with_suffix('.hwh')} (simulated)")
     try:

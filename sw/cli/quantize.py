@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...boards import load_board
+from ...config import BuildConfig
 from ...errors import HwgenError
 from ...int4 import GROUPS
-from ...llama import KV_KINDS, MATRICES, QUERY_KINDS, LlamaWeights, dense
-from ..models.llama_checkpoint import check_output, save_llama
-from ..models.open import open_llama
+from ...packages import needs
+from ...weights import KV_KINDS, QUERY_KINDS, ModelWeights, dense
+from ..models.llama import check_output, save_llama
+from ..models.open import open_model
 from ..training import RECIPES
 from ..verification.perplexity import WINDOW, encode_file
+from .output import Output, Result
 
-if TYPE_CHECKING:
-    from .output import Output
+__all__ = ["EXAMPLE", "add_arguments", "run", "stored_bytes"]
 
-__all__ = ["add_arguments", "run", "stored_bytes"]
+EXAMPLE = "hwgen quantize smollm2 --recipe fireq --group 128 --text eval.txt --calibration train.txt --out smollm2-int4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", default="demo", help="board whose pass length and cache blocks the bit-exact model takes")
 
 
-def stored_bytes(weights: LlamaWeights) -> int:
+def stored_bytes(weights: ModelWeights) -> int:
     """Bytes of the linear layers: as stored by the machine, or float32."""
-    matrices = [getattr(layer, name) for layer in weights.layers for name in MATRICES]
+    matrices = [matrix for layer in weights.layers for matrix in layer.matrices.values()]
     return sum(m.stored_bytes if hasattr(m, "stored_bytes") else dense(m).nbytes for m in matrices)
 
 
@@ -57,21 +60,13 @@ def _check_paths(options: argparse.Namespace) -> None:
         check_output(options.out)
 
 
-def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+def run(options: argparse.Namespace, output: Output) -> Result:
     _check_paths(options)
-    try:
-        from ...golden.float_llama import FloatLlama
-        from ...golden.llama import LlamaModel
-        from ...golden.perplexity import perplexity
+    with needs("quantising", "hwgen[sim]"):
         from ..training.recipes import calibration_windows, needs_calibration, quantize
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"quantising needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
-        ) from error
-    from ...boards import load_board
 
-    board = load_board(options.board)
-    model = open_llama(options.model, output.progress)
+    config = load_board(options.board).config
+    model = open_model(options.model, output.progress, engine="int4")
     ids = encode_file(model.tokenizer, options.text, options.tokens or None)[0] if options.text else []
     text = options.calibration or (options.text if needs_calibration(options.recipe) else None)
     windows = None
@@ -82,44 +77,47 @@ def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any
         options.group = 32
     done = quantize(model.weights, options.recipe, options.group, windows, midpoints=options.midpoints, progress=output.progress)
     weights = replace(done.weights, kv=options.kv, query=options.query)
-    result: dict[str, Any] = {
+    if options.out is not None:
+        save_llama(weights, options.out, recipe=options.recipe, tokenizer=model.tokenizer, stop_tokens=model.stop_tokens)
+    rows = []
+    for row in measure(model.weights, weights, options, ids, config, output):
+        rows.append(row)
+        shown = "" if row["perplexity"] is None else f"{row['perplexity']:10.4f}"
+        output.show(f"{row['recipe']:28} group {row['group']:3}  kv {row['kv']:5} {shown}  {row['bytes']:,} bytes")
+    mean = {name: sum(layer[name] for layer in done.errors) / len(done.errors) for name in done.errors[0]}
+    output.show("mean relative weight error  " + "  ".join(f"{name} {value:.4f}" for name, value in mean.items()))
+    return 0, {
         "model": model.name,
         "recipe": options.recipe,
         "text": str(options.text) if options.text else None,
         "calibration": str(text) if text else None,
         "calibration_is_text": text is not None and text == options.text,
         "window": WINDOW,
-        "rows": [],
+        "rows": rows,
         "layers": done.errors,
         "out": str(options.out) if options.out else None,
     }
-    if options.out is not None:
-        save_llama(weights, options.out, recipe=options.recipe, tokenizer=model.tokenizer, stop_tokens=model.stop_tokens)
 
-    def measure(name: str, logits: Callable[..., Any]) -> float | None:
-        if not ids:
-            return None
-        output.progress(f"perplexity of {name} on {len(ids) - 1:,} tokens")
-        return perplexity(logits, ids, WINDOW)
 
-    def add(recipe: str, group: int, kv: str, value: float | None, size: int) -> None:
-        row = {"recipe": recipe, "group": group, "kv": kv, "perplexity": value, "bytes": size}
-        result["rows"].append(row)
-        shown = "" if value is None else f"{value:10.4f}"
-        output.show(f"{recipe:28} group {group:3}  kv {kv:5} {shown}  {size:,} bytes")
+def measure(
+    before: ModelWeights, weights: ModelWeights, options: argparse.Namespace, ids: list[int], config: BuildConfig, output: Output
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table: the float model, the stored weights in float arithmetic, the bit-exact model with each KV cache."""
+    from ...golden.decoder import GoldenModel
+    from ...golden.float_llama import FloatLlama
+    from ...golden.perplexity import perplexity
 
-    add(
-        "float",
-        0,
-        "float",
-        measure("the float model", FloatLlama(model.weights)),
-        sum(dense(getattr(x, n)).nbytes for x in model.weights.layers for n in MATRICES),
-    )
-    size = stored_bytes(weights)
-    add(f"{options.recipe}, float arithmetic", options.group, "float", measure("the stored weights", FloatLlama(weights)), size)
+    def row(recipe: str, group: int, kv: str, size: int, what: str, logits: Callable[..., Any]) -> dict[str, Any]:
+        value = None
+        if ids:
+            output.progress(f"perplexity of {what} on {len(ids) - 1:,} tokens")
+            value = perplexity(logits, ids, WINDOW)
+        return {"recipe": recipe, "group": group, "kv": kv, "perplexity": value, "bytes": size}
+
+    floats = sum(dense(matrix).nbytes for layer in before.layers for matrix in layer.matrices.values())
+    yield row("float", 0, "float", floats, "the float model", FloatLlama(before))
+    recipe, group, size = options.recipe, options.group, stored_bytes(weights)
+    yield row(f"{recipe}, float arithmetic", group, "float", size, "the stored weights", FloatLlama(weights))
     for kv in sorted(KV_KINDS, key=lambda k: k != options.kv):
-        exact = LlamaModel(replace(weights, kv=kv), board.config)
-        add(options.recipe, options.group, kv, measure(f"the bit-exact model, {kv} cache", exact.logits), size)
-    mean = {name: sum(layer[name] for layer in done.errors) / len(done.errors) for name in MATRICES}
-    output.show("mean relative weight error  " + "  ".join(f"{name} {value:.4f}" for name, value in mean.items()))
-    return 0, result
+        exact = GoldenModel(replace(weights, kv=kv), config)
+        yield row(recipe, group, kv, size, f"the bit-exact model, {kv} cache", exact.logits)

@@ -1,4 +1,4 @@
-"""``hwgen serve``."""
+"""``hwgen serve``: a model by the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...errors import HwgenError
+from ...packages import needs
+from ..models.open import open_model
 from ..runtime.generation import CONTEXT_FULL
-from .output import Output, configured_board
+from ..runtime.llm import LLM
+from ..runtime.prefix_cache import PrefixCache
+from .options import add_board, at_least, check_port, configured_board
+from .output import Output, Result
 
-__all__ = ["add_arguments", "run"]
+if TYPE_CHECKING:
+    from ..serve.service import Service
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "hwgen serve stories --device golden --port 8000"
 
 #: Environment variable that holds the API key.
 KEY_VARIABLE = "HWGEN_API_KEY"
@@ -62,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prefix reuse: where the answer stays bit for bit the same, also of earlier answers, or none",
     )
     parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
+    add_board(parser)
 
 
 def read_key(options: argparse.Namespace) -> str | None:
@@ -86,8 +97,7 @@ def is_loopback(host: str) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket, so that a port that is taken is told before the model is compiled."""
-    if not 0 <= port < 1 << 16:
-        raise HwgenError("usage", f"--port must be 0 to 65535, not {port}", "choose another --port")
+    check_port(port, "choose another --port")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -110,49 +120,44 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(options: argparse.Namespace, output: Output) -> tuple[int, dict[str, Any]]:
+def open_service(options: argparse.Namespace, output: Output) -> Service:
+    """The model on its device, ready for requests."""
+    from ..serve.service import Limits, Service
+
+    model = open_model(options.model, output.progress)
+    config = configured_board(options, model.weights.engine).config
+    cache = options.cache_tokens or DEFAULT_CONTEXTS * min(config.max_context, model.weights.shape.max_context)
+    llm = LLM(model, options.device, config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact")
+    if options.reuse == "decoded":
+        llm.prefixes = PrefixCache(llm.engine, decoded=True)
+    limits = Limits(
+        sessions=options.max_sessions,
+        waiting=options.max_waiting,
+        new_tokens=options.max_new_tokens,
+        turn=options.prefill_turn,
+        body_bytes=options.max_request_bytes,
+    )
+    return Service(llm, limits=limits, temperature=options.temperature, context_full=options.context_full)
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
     """Serve until a signal ends it."""
-    try:
+    with needs("serving", "hwgen[serve]"):
         import uvicorn
 
         from ..serve.app import create_app
-        from ..serve.service import Limits, Service
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"serving needs a Python package that is missing: {error.name}", 'pip install "hwgen[serve]"'
-        ) from error
-    from ..models.open import open_model
-    from ..runtime.llm import LLM
-    from ..runtime.prefix_cache import PrefixCache
-
     key = read_key(options)
     configured_board(options)  # refused before the model is read
-    for name in ("max_new_tokens", "max_request_bytes", "cache_tokens"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise HwgenError("usage", f"--{name.replace('_', '-')} must be at least 1, not {value}", "give 1 or more")
+    for name in ("max-new-tokens", "max-request-bytes", "cache-tokens"):
+        if getattr(options, name.replace("-", "_")) is not None:
+            at_least(options, name, 1)
     local = is_loopback(options.host)
     with listen(options.host, options.port) as listener:
         if not local and key is None:
             output.progress("warning: anyone who reaches this address can use the accelerator; set an API key")
-        model = open_model(options.model, output.progress)
-        board = configured_board(options, model.weights.engine)
-        context = min(board.config.max_context, model.weights.shape.max_context)
-        cache = options.cache_tokens or DEFAULT_CONTEXTS * context
-        llm = LLM(model, options.device, board.config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact")
-        if options.reuse == "decoded":
-            llm.prefixes = PrefixCache(llm.engine, decoded=True)
-        limits = Limits(
-            sessions=options.max_sessions,
-            waiting=options.max_waiting,
-            new_tokens=options.max_new_tokens,
-            turn=options.prefill_turn,
-            body_bytes=options.max_request_bytes,
-        )
-        service = Service(llm, limits=limits, temperature=options.temperature, context_full=options.context_full)
-        app = create_app(service, api_key=key, hosts=["localhost", "127.0.0.1", "[::1]"] if local else None)
+        service = open_service(options, output)
         config = uvicorn.Config(
-            app,
+            create_app(service, api_key=key, hosts=["localhost", "127.0.0.1", "[::1]"] if local else None),
             log_level="warning",
             access_log=False,
             lifespan="on",

@@ -11,45 +11,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...config import CONTRACT_VERSION, BuildConfig
-from ...descriptors import Descriptor, Fetch, Format, Opcode, pack_program, unpack_program
+from ...config import BuildConfig
+from ...contract import CONTRACT_VERSION, check_contract, contract_hash
+from ...descriptors import Descriptor, Format, Opcode, pack_program, unpack_program
 from ...errors import HwgenError
+from ...files import replacing
+from ...operators import OPERATORS, Memory
+from ...rounding import align
 from ...shape import ModelShape
-from .placement import Region
-from .slices import SlicedProgram, pack_slices, unpack_slices
+from .placement import REGION_ALIGNMENT, Region
+from .programs import SlicedProgram, pack_slices, unpack_slices
 
-__all__ = ["Image", "check_contract", "relocate"]
+__all__ = ["Image", "relocate"]
 
 _MAGIC = b"HWGENIMG"
 
-#: Alignment of the image in memory and of its large regions, in bytes.
-REGION_ALIGNMENT = 4096
 
-
-def relocate(descriptors: Iterable[Descriptor], base: int) -> list[Descriptor]:
-    """The same operators with every memory address moved by ``base``."""
-
-    def addressed(d: Descriptor) -> bool:  # a replayed LINEAR fetches nothing, but still names its matrix
-        return d.fetch != Fetch.NONE or d.opcode in (Opcode.KV_WRITE, Opcode.LINEAR)
-
-    return [replace(d, stream_address=d.stream_address + base) if addressed(d) else d for d in descriptors]
-
-
-def check_contract(config: BuildConfig, version: int, contract_hash: int, what: str) -> None:
-    """Refuse ``what`` (an image, a device) when it was made for another contract than ``config`` has."""
-    if version != CONTRACT_VERSION:
-        raise HwgenError(
-            "contract",
-            f"{what} has contract version {version}, this hwgen has version {CONTRACT_VERSION}",
-            "build hardware and image with the same version of hwgen",
-        )
-    if contract_hash != config.contract_hash:
-        raise HwgenError(
-            "contract",
-            f"{what} has contract hash {contract_hash:016x}, "
-            f"configuration {config.name!r} has {config.contract_hash:016x}",
-            "build hardware and image from the same configuration",
-        )
+def relocate(descriptors: Iterable[Descriptor], base: int, cache: int | None = None) -> list[Descriptor]:
+    """The same operators with every memory address moved by ``base``, or by ``cache`` where it is in the KV pages."""
+    by = {None: 0, Memory.CONSTANTS: base, Memory.CACHE: base if cache is None else cache}
+    return [replace(d, stream_address=d.stream_address + by[OPERATORS[d.opcode].memory]) for d in descriptors]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +72,10 @@ class Image:
         """KV pages of the image."""
         return self.symbols["kv"].bytes // self.page_bytes
 
+    def memory_bytes(self, spare: int = 1 << 20) -> int:
+        """Memory of a device for the image and ``spare`` bytes, in whole pages of its allocator."""
+        return align(self.total_bytes + spare, REGION_ALIGNMENT)
+
     def program(self, base: int) -> bytes:
         """Bytes of the program for an image at address ``base``."""
         return pack_program(relocate(self.descriptors, base))
@@ -110,7 +95,7 @@ class Image:
         """What the file states about the image, as JSON values."""
         return {
             "contract_version": CONTRACT_VERSION,
-            "contract_hash": f"{self.config.contract_hash:016x}",
+            "contract_hash": f"{contract_hash(self.config):016x}",
             "config": self.config.to_dict(),
             "shape": self.shape.to_dict(),
             "name": self.name,
@@ -124,8 +109,7 @@ class Image:
     def save(self, path: Path) -> None:
         """Write the image: magic, header length, JSON header, constant bytes."""
         text = json.dumps(self.header()).encode()
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
             data = self.data.copy()
             program = np.frombuffer(self.program(0), np.uint8)
@@ -134,7 +118,6 @@ class Image:
             start = self.symbols["slices"].offset if slices.size else 0
             data[start : start + slices.size] = slices
             file.write(data.tobytes())
-        part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Image:
@@ -150,7 +133,7 @@ class Image:
             raise HwgenError("model", f"{path} is not an hwgen image, or is cut short", fix)
         try:
             header = json.loads(content[start : start + length])
-            version, contract_hash = header["contract_version"], int(header["contract_hash"], 16)
+            version, found = header["contract_version"], int(header["contract_hash"], 16)
         except (ValueError, KeyError) as error:
             raise HwgenError("model", f"{path} has a damaged header", fix) from error
         if version != CONTRACT_VERSION:  # before the configuration is read: its fields may differ
@@ -158,7 +141,7 @@ class Image:
                 "contract", f"{path} has contract version {version}, this hwgen has version {CONTRACT_VERSION}", fix
             )
         config = BuildConfig.from_dict(header["config"])
-        check_contract(config, version, contract_hash, str(path))
+        check_contract(config, version, found, str(path))
         symbols = {name: Region(*values) for name, values in header["symbols"].items()}
         data = np.frombuffer(content, np.uint8, offset=start + length)
         if data.size != symbols["logits"].offset:

@@ -1,8 +1,8 @@
-"""Compiler of llama models: INT4 matrices, no sub-norms (docs/numerics-int4.md)."""
+"""INT4 matrices in panels, with their row scales (docs/numerics-int4.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,94 +12,83 @@ import numpy.typing as npt
 from ...config import BuildConfig
 from ...descriptors import Descriptor, Fetch, Format, Opcode
 from ...errors import HwgenError
+from ...formats import flush
 from ...int4 import Int4Matrix
 from ...layout import Int4Layout, blob_beats, pad_beats, to_planes, vectors_of
-from ...llama import MATRICES, LlamaWeights
 from ...rounding import align, ceil_div
-from ...weights import flush
-from .image import REGION_ALIGNMENT
-from .layers import Bytes, ModelCompiler, Panel, Span, Stage
+from ...weights import ModelWeights
+from .layers import Bytes, ModelCompiler, Panel, Span
+from .placement import REGION_ALIGNMENT
 
-__all__ = ["LlamaCompiler"]
+__all__ = ["Int4Compiler"]
 
 Array = npt.NDArray[Any]
 
 
-def check_formats(config: BuildConfig, weights: LlamaWeights) -> None:
-    """Refuse a model whose number formats the build does not have."""
-    model = f"build {config.name!r}"
-    if not config.has_int4:
-        raise HwgenError("model", f"the model has INT4 weights, {model} has no INT4 engine", "build with engine=int4 or both")
-    if weights.kv == "int4" and not config.int4_kv:
-        raise HwgenError("model", f"the model keeps a 4-bit KV cache, {model} has none", "build with int4_kv, or use --kv int8")
-    if weights.query == "e4m3" and not config.fp8_query:
-        raise HwgenError("model", f"the model has e4m3 queries, {model} has none", "build with fp8_query, or use --query int8")
-    groups = {getattr(weights.layers[i], name).group for i in range(len(weights.layers)) for name in MATRICES}
-    if min(groups) % config.int4_slice_inputs:
-        rows = 2 * config.beat_bytes // min(groups)
+def check_groups(config: BuildConfig, weights: ModelWeights) -> None:
+    """Refuse matrices that the engine of the build cannot cut into slices."""
+    build, s = f"build {config.name!r}", weights.shape
+    smallest = min(matrix.group for layer in weights.layers for matrix in layer.matrices.values())
+    if smallest % config.int4_slice_inputs:
+        rows = 2 * config.beat_bytes // smallest
         raise HwgenError(
             "model",
-            f"the model has groups of {min(groups)} inputs, {model} multiplies slices of {config.int4_slice_inputs}",
+            f"the model has groups of {smallest} inputs, {build} multiplies slices of {config.int4_slice_inputs}",
             f"build with rows={rows} or more, or quantise with --group {config.int4_slice_inputs}",
         )
-    odd = [n for n in (weights.shape.hidden, weights.shape.q_rows, weights.shape.ffn) if n % config.int4_slice_inputs]
+    odd = [inputs for _, inputs in weights.layer.matrices(s).values() if inputs % config.int4_slice_inputs]
     if odd:
         raise HwgenError(
             "model",
-            f"the model has a matrix of {odd[0]} inputs, {model} multiplies slices of {config.int4_slice_inputs}",
+            f"the model has a matrix of {odd[0]} inputs, {build} multiplies slices of {config.int4_slice_inputs}",
             "build with more rows (slices of fewer inputs)",
         )
 
 
-class LlamaCompiler(ModelCompiler):
-    """One compilation of a llama model.
+class Int4Compiler(ModelCompiler):
+    """One compilation of a model with INT4 matrices.
 
-    Stages are those of a ternary model without sub-norms: the attention output and the feed-forward product are only
-    quantised. Row scales of a panel are loaded into the parameter memory before it is computed, into the other of two places:
-    in the first the panel before is still being drained.
+    Row scales of a panel are loaded into the parameter memory before it is computed, into the other of two places: in the first
+    the panel before is still being drained.
     """
 
     linear_format = Format.FP8
-    sub_norms = False
 
     def __init__(self, config: BuildConfig, weights: Any, head: str = "exact") -> None:
+        if not config.has_int4:
+            raise HwgenError(
+                "model", f"the model has INT4 weights, build {config.name!r} has no INT4 engine", "build with engine=int4 or both"
+            )
         try:
             weights = weights.on_machine()
         except ValueError as error:
             raise HwgenError("model", str(error), "use hwgen quantize, or a GGUF file with Q4_1 or Q4_0") from error
-        check_formats(config, weights)
         if head != "exact":
             raise HwgenError("usage", f"the {head} head needs ternary weights, the model has INT4", "use --head exact")
-        query = Format.FP8_QUERY if weights.query == "e4m3" else Format.NONE
-        self.attention_format = query | (Format.INT4_KV if weights.kv == "int4" else Format.NONE)
+        check_groups(config, weights)
         s = weights.shape
         step = config.block_step * config.rows
-        widest = max(align(vectors_of(config, n) * config.width, step) for n in (s.q_rows + 2 * s.kv_rows, s.hidden, s.ffn))
+        widest = max(align(vectors_of(config, stage.writes.size(s)) * config.width, step) for stage in weights.layer.stages)
         place = min(config.panel_rows, widest) // config.width
-        hidden = vectors_of(config, s.hidden)
-        self._prepare(config, s, head, 2 * hidden + 2 * place)
-        self.weights = weights
-        first = self.plan.gains[1] + hidden
+        gains = vectors_of(config, max(s.hidden, *weights.layer.norms(s).values()))
+        super().__init__(config, weights, head, 2 * gains + 2 * place)
+        first = self.plan.gains[1] + gains
         self.scale_places = first, first + place
         #: Address of the row scales in either place, and the place of the latest panel.
         self.loaded: list[int | None] = [None, None]
         self.latest_place = 1
 
     # ---- matrices ------------------------------------------------------------------------------------------------
-    def panels(self, name: str, parts: list[Any]) -> list[Panel]:
-        """Place matrices of the same inputs one above the other (each padded to whole vectors of rows), cut into panels of
-        about equal size.
-        """
+    def panels(self, name: str, parts: Sequence[Any]) -> list[Panel]:
         c = self.config
-        matrices: list[Int4Matrix] = parts
+        matrices: Sequence[Int4Matrix] = parts
         groups = {matrix.group for matrix in matrices}
         if len(groups) > 1:
             raise HwgenError(
                 "model", f"{name} has groups of {sorted(groups)} inputs side by side", "quantise the model with one --group"
             )
-        vectors = [vectors_of(c, matrix.rows) for matrix in matrices]
-        starts = [sum(vectors[:i]) * c.width for i in range(len(matrices))]
-        used = sum(vectors)
+        vectors, first_vectors = self.starts(matrices)
+        starts, used = [first * c.width for first in first_vectors], sum(vectors)
         panels = []
         for i, (first, height) in enumerate(self.cuts(vectors)):
             layout = Int4Layout(c, height, matrices[0].inputs, matrices[0].group)
@@ -127,7 +116,7 @@ class LlamaCompiler(ModelCompiler):
         return panels
 
     def _rows(
-        self, matrices: list[Int4Matrix], starts: list[int], first: int, of: Callable[[Int4Matrix], Array], out: Array
+        self, matrices: Sequence[Int4Matrix], starts: list[int], first: int, of: Callable[[Int4Matrix], Array], out: Array
     ) -> Array:
         """Rows from ``first`` of what ``of`` gives of the matrices, which begin at rows ``starts``, into ``out``."""
         for matrix, top in zip(matrices, starts, strict=True):
@@ -136,7 +125,7 @@ class LlamaCompiler(ModelCompiler):
                 out[low - first : high - first] = of(matrix)[low - top : high - top]
         return out
 
-    def int4_panel(self, layout: Int4Layout, matrices: list[Int4Matrix], starts: list[int], first: int) -> Bytes:
+    def int4_panel(self, layout: Int4Layout, matrices: Sequence[Int4Matrix], starts: list[int], first: int) -> Bytes:
         """The panel of ``layout.rows`` rows from ``first``, as stored."""
         inputs, groups = layout.inputs, matrices[0].scales.shape[1]
         codes = self._rows(matrices, starts, first, lambda m: m.codes, np.zeros((layout.rows, inputs), np.int8))
@@ -147,11 +136,11 @@ class LlamaCompiler(ModelCompiler):
         )
         return to_planes(self.config, layout.pack(codes, scales, middle))
 
-    def scale_segment(self, matrices: list[Int4Matrix], starts: list[int], first: int, rows: int) -> Bytes:
+    def scale_segment(self, matrices: Sequence[Int4Matrix], starts: list[int], first: int, rows: int) -> Bytes:
         scales = self._rows(matrices, starts, first, lambda m: flush(m.row_scale), np.zeros(rows, np.float32))
         return to_planes(self.config, blob_beats(self.config, scales.view(np.uint8)))
 
-    def load_row_scales(self, panel: Panel, stage: Stage, tokens: dict[str, int]) -> int:
+    def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> int:
         address, beats = panel.row_scales
         if address in self.loaded:
             place = self.loaded.index(address)
@@ -160,7 +149,7 @@ class LlamaCompiler(ModelCompiler):
             self.loaded[place] = address
             self.emit(
                 Opcode.PARAM,
-                layer=stage.source.layer,
+                layer=layer,
                 fetch=Fetch.STREAM,
                 token_start=tokens["token_start"],
                 token_count=1,

@@ -14,12 +14,17 @@ from ...layout import vectors_of
 from ...rounding import align
 from ...shape import ModelShape
 
-__all__ = ["SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit", "plan_scratch", "whole_rounds"]
+__all__ = [
+    "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit", "plan_scratch", "whole_rounds",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
 #: Alignment of every segment, in bytes.
 SEGMENT_ALIGNMENT = 64
+
+#: Alignment of the image in memory and of its large regions, in bytes.
+REGION_ALIGNMENT = 4096
 
 
 @dataclass(frozen=True)
@@ -30,23 +35,38 @@ class Region:
     bytes: int
 
 
+#: What a model needs of a build, by the maximum that must hold it.
+_NEEDS = {
+    "max_inputs": "inputs of the widest linear layer",
+    "max_query": "query elements of a token",
+    "max_heads": "query heads",
+    "max_kv_heads": "key/value heads",
+    "max_shared": "query heads a key/value head",
+    "max_head_dim": "elements of a head",
+}
+
+
+def maxima_of(shape: ModelShape) -> dict[str, int]:
+    """The maxima of a build that holds a model, before they are rounded up to whole vectors."""
+    return {
+        "max_inputs": max(shape.hidden, shape.q_rows, shape.ffn),
+        "max_query": shape.q_rows,
+        "max_heads": shape.heads,
+        "max_kv_heads": shape.kv_heads,
+        "max_shared": shape.group,
+        "max_head_dim": shape.head_dim,
+    }
+
+
 def check_fit(config: BuildConfig, shape: ModelShape) -> None:
     """Refuse a model that does not fit the build: which maximum, its value, what to set."""
     w = config.width
-    widest = max(shape.hidden, shape.q_rows, shape.ffn)
-    needs = (
-        ("max_inputs", "inputs of the widest linear layer", align(widest, w)),
-        ("max_query", "query elements of a token", align(shape.q_rows, w)),
-        ("max_heads", "query heads", shape.heads),
-        ("max_kv_heads", "key/value heads", shape.kv_heads),
-        ("max_shared", "query heads a key/value head", shape.heads // shape.kv_heads),
-        ("max_head_dim", "elements of a head", shape.head_dim),
-    )
-    for name, what, value in needs:
+    for name, needed in maxima_of(shape).items():
+        value = align(needed, w) if name in ("max_inputs", "max_query") else needed
         if value > getattr(config, name):
             raise HwgenError(
                 "model",
-                f"the model needs {value} {what}, build {config.name!r} has {name}={getattr(config, name)}",
+                f"the model needs {value} {_NEEDS[name]}, build {config.name!r} has {name}={getattr(config, name)}",
                 f"build with {name}={value} or more",
             )
     if shape.head_dim % (2 * w):
@@ -89,14 +109,19 @@ def whole_rounds(tokens: int, lanes: int) -> int:
     return tokens - tokens % lanes if tokens > lanes else tokens
 
 
+def token_vectors(config: BuildConfig, shape: ModelShape) -> int:
+    """Vectors of scratch that a token takes: its residual stream, and attention or the feed-forward product over it."""
+    hidden, ffn, q, kv = (vectors_of(config, n) for n in (shape.hidden, shape.ffn, shape.q_rows, shape.kv_rows))
+    return hidden + max(2 * q + 2 * kv, ffn)
+
+
 def plan_scratch(config: BuildConfig, shape: ModelShape, gains: int | None = None) -> ScratchPlan:
     """Regions of scratch and parameter memory, for as many tokens as fit (a whole number of rounds where that is possible).
     ``gains``: vectors of parameters besides rotary rows.
     """
     hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
     q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
-    qkv = q + 2 * kv
-    token = hidden + max(qkv + q, ffn)
+    qkv, token = q + 2 * kv, token_vectors(config, shape)
     gains = hidden + max(q, ffn) if gains is None else gains
     chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
     if chunk < 1:

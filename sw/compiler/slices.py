@@ -6,218 +6,46 @@ vectors lie where the slices have none that are still needed. So a slice makes a
 rotary rows, and norms, from vectors that have not changed since. What changes its own input (sums, products, rotation, keys and
 values) is never done twice.
 
-Nothing here knows how a layer looks. Which operator needs which is found in the program, and `check_slices` proves of every
-program that is written that no slice reads what another left behind.
+Nothing here knows how a layer looks. Which operator needs which is found in the program, and `slice_proof.check_slices` proves of
+every program that is written that no slice reads what another left behind.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
-from ...descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Format, Opcode, pack_program, unpack_program
-from .placement import ScratchPlan, plan_scratch
+from ...descriptors import Buffers, Descriptor, Fetch, Flag, Opcode
+from ...operators import OPERATORS
+from ...shape import ModelShape
+from .placement import ScratchPlan, SegmentPlan, plan_scratch
+from .programs import Program, SlicedProgram
+from .slice_proof import check_slices, live_vectors, written_vectors
 
-if TYPE_CHECKING:
-    from .layers import ModelCompiler
-
-__all__ = ["SlicedProgram", "check_slices", "is_needed", "pack_slices", "plan_slices", "unpack_slices"]
-
-Program = tuple[Descriptor, ...]
-Mask = npt.NDArray[np.bool_]
-
-#: Operators that may be executed again: what they read is loaded, or still in the scratch.
-REPEATABLE = (Opcode.PARAM, Opcode.ROTARY, Opcode.NORM)
+__all__ = ["Planner", "ProgramCutter", "plan_slices"]
 
 
-@dataclass(frozen=True)
-class SlicedProgram:
-    """What interrupts a pass and what it is cut into."""
+class Planner(Protocol):
+    """What is asked of a compiler: a program with its plan, and another compiler like it."""
 
-    #: One token through the whole model, in scratch vectors of its own.
-    beside: Program
-    slices: tuple[Program, ...]
+    config: BuildConfig
+    shape: ModelShape
+    weights: Any
+    head_kind: str
+    gain_vectors: int | None
+    plan: ScratchPlan
+    memory: SegmentPlan
+    program: list[Descriptor]
 
-    def __post_init__(self) -> None:
-        if not all(self.slices) or not self.beside:
-            raise AssertionError("an empty program ends the list of programs")
+    def __init__(self, config: BuildConfig, weights: Any, head: str) -> None: ...
 
-
-# ---- in memory -------------------------------------------------------------------------------------------------------
-def pack_slices(program: SlicedProgram) -> tuple[bytes, tuple[int, ...]]:
-    """The beside program and every slice one behind the other, each closed by END; and where each begins."""
-    parts, offsets, at = [], [], 0
-    padding = pack_program(())
-    for descriptors in (program.beside, *program.slices):
-        parts.append(pack_program(descriptors)[: (len(descriptors) + 1) * DESCRIPTOR_BYTES])
-        offsets.append(at)
-        at += len(parts[-1])
-    return b"".join([*parts, padding]), tuple(offsets)
-
-
-def unpack_slices(data: bytes) -> SlicedProgram:
-    """Inverse of :func:`pack_slices`."""
-    programs: list[Program] = []
-    at = 0
-    while part := tuple(unpack_program(data[at:])):
-        programs.append(part)
-        at += (len(part) + 1) * DESCRIPTOR_BYTES
-    return SlicedProgram(programs[0], tuple(programs[1:]))
-
-
-def is_needed(program: Program, tokens: int, logits: bool) -> bool:
-    """Whether a slice does anything in a pass of ``tokens`` tokens."""
-    return any(d.opcode not in REPEATABLE and d.token_start < tokens and (logits or Flag.LOGITS not in d.flags) for d in program)
-
-
-# ---- scratch ---------------------------------------------------------------------------------------------------------
-def _vectors(config: BuildConfig, d: Descriptor, base: int, stride: int, vectors: int, chunk: int) -> Mask:
-    """Scratch vectors of every token that ``d`` may work on."""
-    mask = np.zeros(config.scratch_vectors, np.bool_)
-    last = range(chunk) if Flag.LAST in d.flags else range(d.token_start, min(chunk, d.token_start + d.token_count))
-    for token in last:
-        mask[base + token * stride : base + token * stride + vectors] = True
-    return mask
-
-
-def scratch_reads(config: BuildConfig, d: Descriptor, chunk: int) -> Mask:
-    """Scratch vectors that an operator reads."""
-    vectors = 0
-    if d.opcode is Opcode.NORM or (d.opcode is Opcode.DRAIN and d.flags & (Flag.ADD | Flag.MULTIPLY)):
-        vectors = d.vectors
-    elif d.opcode is Opcode.ROPE:
-        vectors = _rope_vectors(d)
-    return _vectors(config, d, d.src, d.src_stride, vectors, chunk)
-
-
-def scratch_writes(config: BuildConfig, d: Descriptor, chunk: int) -> Mask:
-    """Scratch vectors that an operator writes."""
-    vectors = 0
-    if d.opcode in (Opcode.EMBED, Opcode.DRAIN):
-        vectors = d.vectors
-    elif d.opcode is Opcode.ROPE:
-        vectors = _rope_vectors(d)
-    elif d.opcode is Opcode.ATTENTION:
-        vectors = d.heads * d.head_vectors
-    return _vectors(config, d, d.dst, d.dst_stride, vectors, chunk)
-
-
-def _rope_vectors(d: Descriptor) -> int:
-    return d.head_vectors * sum(
-        count for flag, count in ((Flag.QUERIES, d.heads), (Flag.KEYS, d.kv_heads), (Flag.VALUES, d.kv_heads)) if flag in d.flags
-    )
-
-
-def live_vectors(config: BuildConfig, slices: Sequence[Program], chunk: int) -> list[Mask]:
-    """Before every slice: scratch vectors that it or a later one reads before any writes them."""
-    live = np.zeros(config.scratch_vectors, np.bool_)
-    before = []
-    for program in reversed(slices):
-        for d in reversed(program):
-            live = (live & ~scratch_writes(config, d, chunk)) | scratch_reads(config, d, chunk)
-        before.append(live)
-    return before[::-1]
-
-
-# ---- proof -----------------------------------------------------------------------------------------------------------
-class _OnChip:
-    """What a slice has made itself, of everything that does not survive."""
-
-    def __init__(self, rounds: frozenset[int]) -> None:
-        self.rounds = rounds
-        #: Vectors of the parameter memory.
-        self.param: set[int] = set()
-        #: First token of the round in each half.
-        self.activation: dict[bool, int] = {}
-        self.accumulator: dict[bool, int] = {}
-        #: Rounds with activation scales; with each kind of heads; other things by name.
-        self.scales: set[int] = set()
-        self.heads: dict[Flag, set[int]] = {Flag.QUERIES: set(), Flag.KEYS: set(), Flag.VALUES: set()}
-        self.rotary: set[int] = set()
-        self.made: set[str] = set()
-        #: Matrix that the ring keeps for the next round.
-        self.held: int | None = None
-
-    def execute(self, d: Descriptor) -> bool:
-        """Whether ``d`` finds what it needs; it leaves what it makes."""
-        start = -1 if Flag.LAST in d.flags else d.token_start
-        upper = Buffers.ACTIVATION in d.buffers, Buffers.ACCUMULATOR in d.buffers
-        finds = self.held is None or d.fetch is Fetch.NONE
-        if d.opcode is Opcode.PARAM:
-            self.param.update(range(d.dst, d.dst + d.vectors))
-        elif d.opcode is Opcode.ROTARY:
-            self.rotary = set(self.rounds)
-            self.param.difference_update(range(d.dst, d.dst + d.token_count * d.dst_stride))
-        elif d.opcode is Opcode.NORM:
-            finds &= Format.PLAIN in d.format or self.param.issuperset(range(d.param, d.param + d.vectors))
-            if Flag.TO_QUERY in d.flags:
-                self.made.add("head input")
-                self.heads[Flag.QUERIES].clear()
-            else:
-                self.activation[upper[0]] = start
-                self.scales.add(start)
-        elif d.opcode is Opcode.LINEAR:
-            finds &= self.activation.get(upper[0]) == start
-            finds &= d.fetch is Fetch.STREAM or self.held == d.stream_address
-            self.held = d.stream_address if Flag.REPLAY in d.flags else None
-            self.accumulator[upper[1]] = start
-        elif d.opcode is Opcode.DRAIN:
-            finds &= self.accumulator.get(upper[1]) == start and start in self.scales
-            if Format.FP8 in d.format:
-                finds &= self.param.issuperset(range(d.param, d.param + d.vectors))
-            if Flag.SHORTLIST in d.flags:
-                finds &= d.stride == 0 or "short list" in self.made
-                self.made.add("short list")
-        elif d.opcode is Opcode.ROPE:
-            finds &= start in self.rotary
-            for flag, rounds in self.heads.items():
-                rounds.update({start} if flag in d.flags else ())
-        elif d.opcode is Opcode.ATTENTION:
-            finds &= all(rounds == self.rounds for rounds in self.heads.values())
-        elif d.opcode is Opcode.KV_WRITE:
-            finds &= self.heads[Flag.KEYS] == self.rounds == self.heads[Flag.VALUES]
-        elif d.opcode is Opcode.HEAD:
-            finds &= "head input" in self.made and (d.fetch is not Fetch.SHORTLIST or "short list" in self.made)
-        return finds
-
-
-def _identity(d: Descriptor) -> Descriptor:
-    """What an operator does, wherever it keeps it."""
-    return replace(d, tag=0, buffers=Buffers.NONE, flags=d.flags & ~(Flag.REPLAY | Flag.MULTI), fetch=Fetch.NONE, src=0, dst=0)
-
-
-def check_slices(config: BuildConfig, program: Sequence[Descriptor], sliced: SlicedProgram, chunk: int) -> None:
-    """Prove that the slices do what ``program`` does, whatever happens on the chip between them, the beside program included."""
-    rounds = frozenset(d.token_start for d in program if d.opcode is Opcode.LINEAR and Flag.LAST not in d.flags)
-    done = Counter(_identity(d) for part in sliced.slices for d in part if d.opcode not in REPEATABLE)
-    if done != Counter(_identity(d) for d in program if d.opcode not in REPEATABLE):
-        raise AssertionError("the slices must do every operator of the program once")
-    for number, part in enumerate(sliced.slices):
-        chip = _OnChip(rounds)
-        for d in part:
-            if not chip.execute(d):
-                raise AssertionError(f"slice {number}: {d.opcode.name} of layer {d.layer} must find its inputs in the slice")
-        if chip.held is not None:
-            raise AssertionError(f"slice {number} leaves a matrix in the ring")
-    taken = _taken(config, sliced.beside)
-    for number, live in enumerate(live_vectors(config, sliced.slices, chunk)):
-        if (live & taken).any() if number else live.any():
-            raise AssertionError(f"vectors that slice {number} needs do not survive")
-
-
-def _taken(config: BuildConfig, beside: Program) -> Mask:
-    """Scratch vectors that the beside program writes."""
-    mask = np.zeros(config.scratch_vectors, np.bool_)
-    for d in beside:
-        mask |= scratch_writes(config, d, 1)
-    return mask
+    def plan_program(self) -> None: ...
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------
@@ -245,16 +73,14 @@ class ProgramCutter:
     def loaded(self, index: int) -> list[Descriptor]:
         """The PARAM operators whose vectors the operator at ``index`` reads."""
         d = self.program[index]
-        if d.opcode is Opcode.NORM and Format.PLAIN not in d.format or d.opcode is Opcode.DRAIN and Format.FP8 in d.format:
-            missing = set(range(d.param, d.param + d.vectors))
-        else:
-            missing = set()
+        missing = set(OPERATORS[d.opcode].param_reads(d).of(0))
         found = []
         for earlier in reversed(self.program[:index]):
             if not missing:
                 break
-            if earlier.opcode is Opcode.PARAM and missing.intersection(range(earlier.dst, earlier.dst + earlier.vectors)):
-                missing.difference_update(range(earlier.dst, earlier.dst + earlier.vectors))
+            loads = OPERATORS[earlier.opcode].param_writes(earlier).of(0)
+            if earlier.opcode is Opcode.PARAM and missing.intersection(loads):
+                missing.difference_update(loads)
                 found.append(earlier)
         return found[::-1]
 
@@ -371,37 +197,34 @@ class ProgramCutter:
 
 
 # ---- all together ----------------------------------------------------------------------------------------------------
-class SharedSegments:
+class SharedSegments(SegmentPlan):
     """Segments of the beside program: those of the program it stands beside, and what that does not have."""
 
-    def __init__(self, compiler: ModelCompiler) -> None:
-        self.memory = compiler.memory
-
-    @property
-    def end(self) -> int:
-        return self.memory.end
+    def __init__(self, memory: SegmentPlan) -> None:
+        super().__init__()
+        self.memory = memory
 
     def align(self, step: int) -> None:
         """Nothing: what is shared has its place."""
 
-    def add(self, name: str, size: int, make: object) -> int:
+    def add(self, name: str, size: int, make: Callable[[], npt.NDArray[np.uint8]]) -> int:
         known = self.memory.segments.get(name)
         if known is not None and known.region.bytes == size and not name.startswith("short_head.scales"):
             return known.region.offset
-        return self.memory.add(f"slices.{name}", size, make)  # type: ignore[arg-type]  # as add() of the memory takes it
+        return self.memory.add(f"slices.{name}", size, make)
 
 
-def beside_program(compiler: ModelCompiler, base: int) -> Program:
+def beside_program(compiler: Planner, base: int) -> Program:
     """One token through the model of ``compiler``, its vectors from ``base`` on."""
     one = plan_scratch(replace(compiler.config, chunk=1), compiler.shape, compiler.gain_vectors)
     other = type(compiler)(compiler.config, compiler.weights, compiler.head_kind)
     other.plan = replace(one, x=base, qkv=base + one.qkv, a=base + one.a, g=base + one.g, gains=compiler.plan.gains)
-    other.memory = SharedSegments(compiler)  # type: ignore[assignment]  # all that planning uses
+    other.memory = SharedSegments(compiler.memory)
     other.plan_program()
     return tuple(other.program)
 
 
-def plan_slices(compiler: ModelCompiler) -> SlicedProgram | None:
+def plan_slices(compiler: Planner) -> SlicedProgram | None:
     """Slices of a planned program and the program beside them; None where the scratch has no room for another token."""
     c, p = compiler.config, compiler.plan
     one = p.x_stride + max(p.qkv_stride + p.a_stride, p.g_stride)
@@ -428,12 +251,12 @@ def _longest(sliced: SlicedProgram) -> int:
     return max(sum(d.slices * d.row_blocks for d in part if d.opcode is Opcode.LINEAR) for part in sliced.slices)
 
 
-def _checked(compiler: ModelCompiler, slices: Iterable[Program], base: int) -> SlicedProgram | None:
+def _checked(compiler: Planner, slices: Iterable[Program], base: int) -> SlicedProgram | None:
     """The slices with a beside program at ``base``; slices between which its vectors are needed become one."""
     c, chunk = compiler.config, compiler.plan.chunk
     parts = list(slices)
     beside = beside_program(compiler, base)
-    taken = _taken(c, beside)
+    taken = written_vectors(c, beside)
     merged: list[Program] = []
     for number, (part, live) in enumerate(zip(parts, live_vectors(c, parts, chunk), strict=True)):
         if number and (live & taken).any():

@@ -8,17 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
+from ...contract import check_contract
 from ...errors import HwgenError
 from ...registers import MAGIC, register
 from ...rounding import align
-from ..compiler.image import check_contract
 
-__all__ = ["Allocator", "Device", "DeviceTimeout", "attach", "open_device"]
+__all__ = ["Allocator", "Device", "DeviceTimeout", "attach"]
 
 Bytes = npt.NDArray[np.uint8]
-
-#: Implementations that :func:`open_device` knows.
-DEVICES = ("golden", "verilator", "pynq")
 
 
 class DeviceTimeout(HwgenError):
@@ -96,20 +93,3 @@ def attach(device: Device) -> None:
             "load the bitstream, and check the base address",
         )
     check_contract(config, read("VERSION"), read("HASH_HIGH") << 32 | read("HASH_LOW"), f"device {device.name!r}")
-
-
-def open_device(name: str, config: BuildConfig, **options: object) -> Device:
-    """A device by name; ``options`` go to its constructor."""
-    if name == "golden":
-        from .golden import GoldenDevice
-
-        return GoldenDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
-    if name == "verilator":
-        from .verilator import VerilatorDevice
-
-        return VerilatorDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
-    if name == "pynq":
-        from .pynq import PynqDevice
-
-        return PynqDevice(config, **options)  # type: ignore[arg-type]  # passed on by name
-    raise HwgenError("device", f"device {name!r} is unknown", f"use one of: {', '.join(DEVICES)}")

@@ -12,6 +12,7 @@ from typing import Any
 from ...boards import Board, board_names, load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...packages import needs
 from .pynq import SIMULATED_SUFFIX, board_name, same_board
 
 __all__ = ["FoundBoard", "find_board"]
@@ -60,12 +61,10 @@ def find_board(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the order of its own imports, and that there is no device
-        try:
+        with needs("finding a board", "hwgen[pynq]"):
             import pynq
-
+        try:
             device = pynq.Device.active_device
-        except ImportError as error:
-            raise HwgenError("tool", f"the Python package {error.name} is missing", 'pip install "hwgen[pynq]"') from error
         except RuntimeError:  # PYNQ finds nothing
             device = None
     if device is None:
@@ -112,17 +111,11 @@ def _shipped_name(found: str) -> str:
 
 
 def _virtual_device(board: Board, progress: Callable[[str], None] | None) -> Any:
-    try:
+    with needs("PYNQ finds no board, and a virtual one", "hwgen[sim,pynq]"):
         from ...sim.board.local import SimulatedDevice
-        from ..cli.board import virtual_board
+        from .virtual_board import virtual_board
 
-        return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress=progress))
-    except ImportError as error:
-        raise HwgenError(
-            "tool",
-            f"PYNQ finds no board, and to simulate one the Python package {error.name} is missing",
-            'pip install "hwgen[sim,pynq]"',
-        ) from error
+        return SimulatedDevice(virtual_board(board, VIRTUAL_MEMORY_BYTES, progress))
 
 
 def _prepare_remote(found: FoundBoard) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ...config import BuildConfig
 from ...descriptors import Descriptor
-from ...errors import HwgenError
+from ...packages import needs
 from .device import Allocator, Bytes, DeviceTimeout
 
 __all__ = ["GoldenDevice"]
@@ -19,14 +19,8 @@ class GoldenDevice:
     simulated = True
 
     def __init__(self, config: BuildConfig, *, memory_bytes: int = 1 << 30) -> None:
-        try:
+        with needs("the golden model", "hwgen[sim]"):
             from ...golden.machine import GoldenMachine
-        except ImportError as error:
-            raise HwgenError(
-                "tool",
-                f"the golden model needs a Python package that is missing: {error.name}",
-                'pip install "hwgen[sim]"',
-            ) from error
         self.config = config
         self.machine = GoldenMachine(config, memory_bytes)
         #: Seconds that preparing the device took.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
@@ -16,6 +15,8 @@ import numpy as np
 from ...boards import Board, load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...files import locked
+from ...packages import needs
 from ...registers import Status, register
 from ...rounding import align
 from ...vlnv import VLNV
@@ -49,8 +50,7 @@ LEFT_OVER_SECONDS = 60.0
 @contextmanager
 def overlay_lock() -> Iterator[None]:
     """One process at a time: PYNQ keeps the metadata of overlays in files beside its own code, without a lock."""
-    with open(Path(tempfile.gettempdir()) / f"hwgen-pynq-{os.getuid()}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(Path(tempfile.gettempdir()) / f"hwgen-pynq-{os.getuid()}.lock"):
         yield
 
 
@@ -418,11 +418,7 @@ class PynqDevice:
 
 
 def _import_pynq() -> Any:
-    try:
+    with needs("a PYNQ board", "hwgen[pynq]"):
         import pynq
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"a PYNQ board needs a Python package that is missing: {error.name}", 'pip install "hwgen[pynq]"'
-        ) from error
     return pynq
 

@@ -1,18 +1,23 @@
-"""Hardware hand-off and simulated bitstream of a virtual board: what PYNQ reads to know what is in an overlay."""
+"""A virtual board, and its hardware hand-off and simulated bitstream: what PYNQ reads to know what is in an overlay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from ...boards import Board
-from ...registers import WINDOW_BYTES, Register, register_map
+from ...fabric_clocks import PLL_MHZ, clock_parameters
+from ...files import write_whole
+from ...flat_registers import FlatRegister, flat_registers
+from ...registers import WINDOW_BYTES
 from ...vlnv import NAME, VLNV
 
-__all__ = ["hwh_text", "write_overlay"]
+if TYPE_CHECKING:
+    from ...sim.board.board import VirtualBoard
 
-#: Access of a register in the words of IP-XACT.
-_ACCESS = {"ro": "read-only", "rw": "read-write", "wo": "write-only"}
+__all__ = ["hwh_text", "virtual_board", "write_overlay"]
 
 _AXI = "xilinx.com:interface:aximm:1.0"
 
@@ -21,12 +26,12 @@ def _property(parent: ElementTree.Element, name: str, value: object) -> None:
     ElementTree.SubElement(parent, "PROPERTY", NAME=name, VALUE=str(value))
 
 
-def _register(parent: ElementTree.Element, row: Register, name: str, offset: int) -> None:
-    node = ElementTree.SubElement(parent, "REGISTER", NAME=name)
+def _register(parent: ElementTree.Element, row: FlatRegister) -> None:
+    node = ElementTree.SubElement(parent, "REGISTER", NAME=row.name)
     _property(node, "DESCRIPTION", row.description)
-    _property(node, "ADDRESS_OFFSET", f"0x{offset:x}")
+    _property(node, "ADDRESS_OFFSET", f"0x{row.offset:x}")
     _property(node, "SIZE", 32)
-    _property(node, "ACCESS", _ACCESS[row.access])
+    _property(node, "ACCESS", row.access)
     _property(node, "IS_ENABLED", "true")
     fields = ElementTree.SubElement(node, "FIELDS")
     for item in row.fields:
@@ -34,7 +39,7 @@ def _register(parent: ElementTree.Element, row: Register, name: str, offset: int
         _property(field, "DESCRIPTION", item.description)
         _property(field, "BIT_OFFSET", item.first)
         _property(field, "BIT_WIDTH", item.width)
-        _property(field, "ACCESS", _ACCESS[row.access])
+        _property(field, "ACCESS", row.access)
 
 
 def _slave(modules: ElementTree.Element, name: str, vlnv: str, interface: str) -> ElementTree.Element:
@@ -46,23 +51,11 @@ def _slave(modules: ElementTree.Element, name: str, vlnv: str, interface: str) -
     return module
 
 
-def _clock_parameters(family: str, clock_mhz: float) -> dict[str, object]:
+def _clock_parameters(family: str, clock_mhz: float) -> dict[str, str]:
     """PL clock 0 on, the others off, as the processing system states them."""
-    values: dict[str, object] = {}
-    for i in range(4):
-        if family == "zynq_ultra_ps_e":
-            values[f"PSU__FPGA_PL{i}_ENABLE"] = int(i == 0)
-            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__DIVISOR0"] = max(1, round(1500 / clock_mhz))
-            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__DIVISOR1"] = 1
-            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__SRCSEL"] = "IOPLL"
-        else:
-            values[f"PCW_FPGA_FCLK{i}_ENABLE"] = int(i == 0)
-            values[f"PCW_FCLK{i}_PERIPHERAL_DIVISOR0"] = max(1, round(1000 / clock_mhz))
-            values[f"PCW_FCLK{i}_PERIPHERAL_DIVISOR1"] = 1
-            values[f"PCW_FCLK{i}_PERIPHERAL_CLKSRC"] = "IO PLL"
-    # 1500 MHz and 1000 MHz are the PLLs of the virtual board; PYNQ looks for the frequency under this name on every family
-    values["PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ"] = clock_mhz
-    return values
+    divisors = max(1, round(PLL_MHZ[family] / clock_mhz)), 1
+    # PYNQ looks for the frequency under this name on every family
+    return clock_parameters(family, [divisors] * 4) | {"PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ": str(clock_mhz)}
 
 
 def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
@@ -81,7 +74,7 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
     )
     parameters = ElementTree.SubElement(ps, "PARAMETERS")
     for name, value in _clock_parameters(family, board.config.clock_mhz).items():
-        ElementTree.SubElement(parameters, "PARAMETER", NAME=name, VALUE=str(value))
+        ElementTree.SubElement(parameters, "PARAMETER", NAME=name, VALUE=value)
     buses = ElementTree.SubElement(ps, "BUSINTERFACES")
     ElementTree.SubElement(buses, "BUSINTERFACE", NAME=ps_port, TYPE="MASTER", VLNV=_AXI)
     ranges = ElementTree.SubElement(ps, "MEMORYMAP")
@@ -93,9 +86,8 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
         ACCESS="read-write", INTERFACE="s_axi", NAME="registers", RANGE=str(WINDOW_BYTES), USAGE="register",
     )
     registers = ElementTree.SubElement(block, "REGISTERS")
-    for row in register_map(board.config):
-        for i in range(row.count):
-            _register(registers, row, row.name if row.count == 1 else f"{row.name}_{i}", row.offset + i * row.step)
+    for row in flat_registers(board.config):
+        _register(registers, row)
     _slave(modules, "axi_gpio_leds", "xilinx.com:ip:axi_gpio:2.0", "S_AXI")
 
     for name, interface, base, size in (
@@ -116,13 +108,19 @@ def write_overlay(board: Board, directory: Path) -> Path:
     from ...sim.board.board import ACCELERATOR_BASE, LEDS_BASE
 
     text = hwh_text(board, base_address=ACCELERATOR_BASE, leds_address=LEDS_BASE)
-    directory.mkdir(parents=True, exist_ok=True)
     bit = directory / f"{board.name}.bit"
-    for path, data in (
-        (bit.with_suffix(".hwh"), text.encode()),
-        (bit, make_bitstream(board.config, text, board.part)),
-    ):
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
-        part.replace(path)
+    write_whole(bit.with_suffix(".hwh"), text)
+    write_whole(bit, make_bitstream(board.config, text, board.part))
     return bit
+
+
+def virtual_board(
+    board: Board, memory_bytes: int, progress: Callable[[str], None] | None = None, **options: Any
+) -> VirtualBoard:
+    """A virtual board around the Verilated accelerator of ``board``; ``options`` go to :class:`VerilatorDevice`."""
+    from ...sim.board.board import VirtualBoard
+    from .verilator import VerilatorDevice
+
+    device = VerilatorDevice(board.config, memory_bytes=memory_bytes, progress=progress, **options)
+    arch = "armv7l" if board.part.startswith("xc7") else "aarch64"
+    return VirtualBoard(device.accelerator, board.config, board=board.name, arch=arch)

@@ -1,50 +1,35 @@
-"""Models from disk: BitNet b1.58 checkpoints in Hugging Face layout, shipped ones by name."""
+"""BitNet b1.58 checkpoints: float masters or packed ternary weights in Hugging Face layout, read and written; GGUF matrices."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...decoder import BITNET
 from ...errors import HwgenError
+from ...formats import Float, flush, round_bf16
 from ...rounding import ceil_div
 from ...shape import ACTIVATIONS, ModelShape
-from ...weights import (
-    LayerWeights,
-    ModelWeights,
-    TernaryMatrix,
-    flush,
-    gain_sizes,
-    matrix_shapes,
-    quantize_ternary,
-    round_bf16,
-)
+from ...ternary import TernaryMatrix, quantize_ternary
+from ...weights import LayerWeights, ModelWeights
 from ..progress import Ticker
-from .tensors import TensorSet
-from .tokenizer import Tokenizer
+from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
+from .gguf_file import GgufFile
+from .tensors import TensorSet, write_tensors
 
-__all__ = ["LoadedModel", "find_model", "load_model", "load_weights", "read_shape", "shipped_models", "unpack_trits"]
-
-_MODELS = Path(__file__).parent
+__all__ = [
+    "GAIN_PLACES", "assemble", "gguf_matrix", "load_weights", "pack_trits", "read_shape", "save_model", "unpack_trits",
+    "weights_from_state",
+]
 
 #: Trits in one byte of the packed Hugging Face format.
 TRITS_PER_PACKED_BYTE = 4
-
-#: Matrix -> place in a layer of the checkpoint.
-MATRIX_PLACES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 
 #: Gain -> places in a layer, the names of bitnet_b1_58-large last.
 GAIN_PLACES = {
@@ -55,129 +40,25 @@ GAIN_PLACES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model ready to compile."""
-
-    #: Name printed in reports.
-    name: str
-    #: Directory it came from.
-    path: Path
-    weights: ModelWeights
-    tokenizer: Tokenizer
-    #: Token ids that end a generation.
-    stop_tokens: tuple[int, ...] = field(default=())
-
-
-def shipped_models() -> list[str]:
-    """Names of the models inside the package."""
-    if not _MODELS.is_dir():
-        return []
-    return sorted(p.name for p in _MODELS.iterdir() if (p / "config.json").exists())
-
-
-def find_model(name: str | Path) -> Path:
-    """Directory of a model given by shipped name or path."""
-    path = Path(name)
-    shipped = _MODELS / str(name)
-    if not path.exists() and path.name == str(name) and shipped.is_dir():
-        return shipped
-    if not path.exists():
-        raise HwgenError(
-            "checkpoint",
-            f"model {str(name)!r} is neither a directory nor a shipped model",
-            f"shipped models: {', '.join(shipped_models()) or 'none'}; or give a directory in Hugging Face layout",
-        )
-    if not path.is_dir():
-        raise HwgenError(
-            "checkpoint",
-            f"{path} is a file; a model is a directory in Hugging Face layout",
-            "give the directory that holds config.json",
-        )
-    return path
-
-
-def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
-    path = directory / name
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise HwgenError(
-            "checkpoint", f"{path} is missing", "give a directory with config.json, *.safetensors and tokenizer.json"
-        ) from error
-    except ValueError as error:
-        raise HwgenError("checkpoint", f"{path} is not valid JSON: {error}", "download the file again") from error
-    if not isinstance(values, dict):
-        raise HwgenError("checkpoint", f"{path} is not a JSON object", "download the file again")
-    return values
-
-
-def _unsupported(name: str, value: object, supported: str) -> HwgenError:
-    return HwgenError(
-        "architecture",
-        f"config.json: {name} is {value!r}; supported: {supported}",
-        "choose a checkpoint with a supported value",
-    )
+Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
-    """Shape from the fields of ``config.json``; a model that is not a supported BitNet b1.58 decoder is refused."""
-    kind = config.get("model_type")
-    architectures = [str(a).lower() for a in config.get("architectures") or []]
-    # bitnet_b1_58-large calls itself a llama and tells the truth in its architecture
-    if kind not in ("bitnet", "bitnet_b1_58") and not any(a.startswith("bitnet") for a in architectures):
-        raise _unsupported("model_type", kind, "'bitnet' (or an architecture BitNetForCausalLM)")
+    """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
     # a file without a base means the default of its own family
-    default_theta = 500000.0 if kind == "bitnet" else 10000.0
+    default_theta = 500000.0 if config.get("model_type") == "bitnet" else 10000.0
     return shape_from_config(config, activations=ACTIVATIONS, default_activation="relu2", default_theta=default_theta)
 
 
-def shape_from_config(
-    config: dict[str, Any], *, activations: tuple[str, ...], default_activation: str, default_theta: float
-) -> ModelShape:
-    """Shape from the fields that both families share; an option that the machine does not have is refused."""
-    missing = [
-        n
-        for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-        if n not in config
+def assemble(shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None) -> ModelWeights:
+    """The model of parts as a file has them: floats flushed, the embedding rounded to bfloat16."""
+    flushed = [
+        LayerWeights(matrices=layer.matrices, norms={name: flush(gain) for name, gain in layer.norms.items()}) for layer in layers
     ]
-    if missing:
-        raise HwgenError(
-            "architecture", f"config.json has no {missing[0]}", "complete config.json from the model's own page"
-        )
-    activation = config.get("hidden_act", default_activation)
-    if activation not in activations:
-        raise _unsupported("hidden_act", activation, " or ".join(repr(a) for a in activations))
-    for name in ("attention_bias", "mlp_bias"):
-        if config.get(name):
-            raise _unsupported(name, config[name], "false")
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
-    rope_type = scaling.get("rope_type", scaling.get("type", rope.get("rope_type", "default")))
-    if rope_type != "default":
-        raise _unsupported("rope_scaling.rope_type", rope_type, "'default'")
-    heads = config["num_attention_heads"]
-    values: dict[str, Any] = {
-        "hidden": config["hidden_size"],
-        "layers": config["num_hidden_layers"],
-        "heads": heads,
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim")
-        or (config["hidden_size"] // heads if isinstance(heads, int) and heads > 0 else 0),
-        "ffn": config["intermediate_size"],
-        "vocab": config["vocab_size"],
-        "activation": activation,
-        "max_context": config.get("max_position_embeddings", 2048),
-        "rope_theta": float(config.get("rope_theta") or rope.get("rope_theta") or default_theta),
-        "rms_eps": float(config.get("rms_norm_eps", 1e-5)),
-        "tied": bool(config.get("tie_word_embeddings", False)),
-    }
-    try:
-        return ModelShape(**values)
-    except ValueError as error:
-        raise HwgenError(
-            "architecture", f"config.json: {error}", "choose a supported checkpoint"
-        ) from error
+    return ModelWeights(
+        shape=shape, layer=BITNET, layers=tuple(flushed), norm=flush(norm), embedding=round_bf16(embedding),
+        head=None if head is None else flush(head),
+    )
 
 
 def unpack_trits(packed: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int8]:
@@ -207,9 +88,9 @@ def _scale_divides(config: dict[str, Any]) -> bool:
         )
     linear = quantization.get("linear_class", "bitlinear")
     if linear not in ("bitlinear", "autobitlinear"):
-        raise _unsupported("quantization_config.linear_class", linear, "'bitlinear' or 'autobitlinear'")
+        raise unsupported("quantization_config.linear_class", linear, "'bitlinear' or 'autobitlinear'")
     if quantization.get("use_rms_norm"):
-        raise _unsupported("quantization_config.use_rms_norm", True, "false")
+        raise unsupported("quantization_config.use_rms_norm", True, "false")
     return bool(linear == "bitlinear")
 
 
@@ -254,7 +135,7 @@ def _read_matrix(tensors: TensorSet, config: dict[str, Any], place: str, shape: 
 
 def _read_floats(tensors: TensorSet, names: tuple[str, ...], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     name = tensors.find(*names)
-    values = flush(tensors.floats(name))
+    values = tensors.floats(name)
     if values.shape != shape:
         raise HwgenError(
             "checkpoint",
@@ -268,10 +149,10 @@ def _read_floats(tensors: TensorSet, names: tuple[str, ...], shape: tuple[int, .
     return values
 
 
-def load_weights(directory: Path, progress: Callable[[str], None] = lambda text: None) -> ModelWeights:
+def load_weights(
+    directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None
+) -> ModelWeights:
     """Weights of a checkpoint directory: float masters quantised by absmean, or packed ternary matrices."""
-    config = read_config(directory)
-    shape = read_shape(config)
     tensors = TensorSet(directory)
     layers = []
     ticker = Ticker(progress)
@@ -280,43 +161,95 @@ def load_weights(directory: Path, progress: Callable[[str], None] = lambda text:
         prefix = f"model.layers.{i}"
         matrices = {
             name: _read_matrix(tensors, config, f"{prefix}.{MATRIX_PLACES[name]}", size)
-            for name, size in matrix_shapes(shape).items()
+            for name, size in BITNET.matrices(shape).items()
         }
         gains = {
             name: _read_floats(tensors, tuple(f"{prefix}.{place}.weight" for place in GAIN_PLACES[name]), (size,))
-            for name, size in gain_sizes(shape).items()
+            for name, size in BITNET.norms(shape).items()
         }
-        layers.append(LayerWeights(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
+        layers.append(LayerWeights(matrices=matrices, norms=gains))
     table = (shape.vocab, shape.hidden)
     head = None if shape.tied else _read_floats(tensors, ("lm_head.weight",), table)
-    return ModelWeights(
-        shape=shape,
-        layers=tuple(layers),
-        norm=_read_floats(tensors, ("model.norm.weight",), (shape.hidden,)),
-        embedding=round_bf16(_read_floats(tensors, ("model.embed_tokens.weight",), table)),
-        head=head,
-    )
+    norm, embedding = _read_floats(tensors, ("model.norm.weight",), (shape.hidden,)), ("model.embed_tokens.weight",)
+    return assemble(shape, layers, norm, _read_floats(tensors, embedding, table), head)
 
 
-def token_ids(value: object) -> tuple[int, ...]:
-    """``eos_token_id`` of a configuration: absent, one number or a list."""
-    if isinstance(value, int):
-        return (value,)
-    return tuple(v for v in value if isinstance(v, int)) if isinstance(value, list) else ()
+def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> TernaryMatrix:
+    """A matrix of -s, 0 and s, whatever type it is stored in, times the tensor ``.scale`` beside it if there is one."""
+    values = file.floats(f"{place}.weight", BITNET.matrices(shape)[name])
+    scale = np.abs(values).max()
+    trits = np.sign(values).astype(np.int8)
+    if not np.array_equal(trits * scale, values):
+        raise HwgenError(
+            "checkpoint", f"{file.path}: tensor {place}.weight has more than one scale, so it is not ternary",
+            "take a file with TQ1_0 or TQ2_0 matrices made from the ternary checkpoint",
+        )
+    if f"{place}.scale" in file:
+        scale = scale * file.floats(f"{place}.scale", (1,))[0]
+    return TernaryMatrix(trits, float(flush(scale)))
 
 
-def load_model(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel:
-    """A ternary model: a shipped one by name, a checkpoint directory or a GGUF file, with its tokenizer."""
-    if Path(name).is_file() or not (Path(name).exists() or (_MODELS / str(name)).is_dir()):
-        from .open import open_ternary
+def pack_trits(trits: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Trits ``[rows, inputs]`` -> packed Hugging Face matrix ``[ceil(rows / 4), inputs]`` (see :func:`unpack_trits`)."""
+    rows, inputs = trits.shape
+    stored = ceil_div(rows, TRITS_PER_PACKED_BYTE)
+    digits = np.zeros((TRITS_PER_PACKED_BYTE * stored, inputs), np.uint8)
+    digits[:rows] = (trits + 1).astype(np.uint8)
+    packed = np.zeros((stored, inputs), np.uint8)
+    for i in range(TRITS_PER_PACKED_BYTE):
+        packed |= digits[i * stored : (i + 1) * stored] << np.uint8(2 * i)
+    return packed
 
-        return open_ternary(name, progress)
-    path = find_model(name)
-    config = read_config(path)
-    read_shape(config)  # an unsupported model is refused before anything large is read
-    generation = read_config(path, "generation_config.json") if (path / "generation_config.json").exists() else {}
-    begin = token_ids(generation.get("bos_token_id", config.get("bos_token_id")))
-    tokenizer = Tokenizer.load(path, begin=begin[0] if begin else None)
-    weights = load_weights(path, progress)
-    stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
-    return LoadedModel(name=path.name, path=path, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
+
+def save_model(
+    weights: ModelWeights, out: Path, tokenizer: Path | None = None, *, end_token: int | None = None
+) -> None:
+    """Write ``weights`` to directory ``out``; loading it again gives the same bits. ``tokenizer`` is a file to copy."""
+    out.mkdir(parents=True, exist_ok=True)
+    # transformers casts nothing of a packed checkpoint, so that all of its floats must have one type
+    tensors: Stored = {
+        "model.embed_tokens.weight": ("F32", weights.embedding),
+        "model.norm.weight": ("F32", weights.norm),
+    }
+    for i, layer in enumerate(weights.layers):
+        prefix = f"model.layers.{i}"
+        for name, matrix in layer.matrices.items():
+            if not isinstance(matrix, TernaryMatrix):
+                raise ValueError(f"layer {i} {name} must be a TernaryMatrix, not {type(matrix).__name__}")
+            place = MATRIX_PLACES[name]
+            tensors[f"{prefix}.{place}.weight"] = ("U8", pack_trits(matrix.trits))
+            tensors[f"{prefix}.{place}.weight_scale"] = ("F32", np.array([matrix.scale], np.float32))
+        for name, gain in layer.norms.items():
+            tensors[f"{prefix}.{GAIN_PLACES[name][0]}.weight"] = ("F32", gain)
+    if weights.head is not None:
+        tensors["lm_head.weight"] = ("F32", weights.head)
+    write_tensors(out / "model.safetensors", tensors)
+    config = {
+        "architectures": ["BitNetForCausalLM"],
+        "model_type": "bitnet",
+        **config_of(weights.shape),
+        "bos_token_id": end_token,
+        "eos_token_id": end_token,
+        "torch_dtype": "float32",
+        # weight_scale multiplies; the class "bitlinear" would divide by it
+        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
+    }
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    generation = {"bos_token_id": end_token, "eos_token_id": end_token, "do_sample": False}
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    if tokenizer is not None and tokenizer.resolve() != (out / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer, out / "tokenizer.json")
+
+
+def weights_from_state(shape: ModelShape, state: dict[str, npt.NDArray[np.float32]]) -> ModelWeights:
+    """Quantise the float masters of a state dict (names of ``golden.float_bitnet.BitNet``)."""
+    layers = []
+    for i in range(shape.layers):
+        prefix = f"model.layers.{i}"
+        matrices = {
+            name: quantize_ternary(state[f"{prefix}.{MATRIX_PLACES[name]}.weight"]) for name in BITNET.matrices(shape)
+        }
+        gains = {name: state[f"{prefix}.{GAIN_PLACES[name][0]}.weight"] for name in BITNET.norms(shape)}
+        layers.append(LayerWeights(matrices=matrices, norms=gains))
+    head = None if shape.tied else state["lm_head.weight"]
+    return assemble(shape, layers, state["model.norm.weight"], state["model.embed_tokens.weight"], head)

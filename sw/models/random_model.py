@@ -11,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import TRITS_PER_BYTE
+from ...decoder import DecoderLayer
+from ...formats import Float, flush
 from ...int4 import Int4Matrix
 from ...layout import ZERO_BYTE
-from ...llama import LlamaLayer
-from ...published import engine_of, published_shape
+from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
-from ...weights import Float, LayerWeights, flush, gain_sizes, matrix_shapes
+from ...weights import LayerWeights
+from .families import FAMILIES
 
-__all__ = ["RandomInt4", "RandomLlama", "RandomModel", "RandomTernary", "random_model"]
+__all__ = ["RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
 
 #: Rows of the head and the embedding drawn at a time.
 _ROWS = 4096
@@ -46,42 +48,84 @@ class RandomTernary:
         return np.column_stack((drawn, rng.integers(0, 3**rest, self.rows, dtype=np.uint8) + np.uint8(padding)))
 
 
+class RandomInt4:
+    """What the compiler uses of an `hwgen.int4.Int4Matrix`, drawn when it is needed; every code is equally likely."""
+
+    def __init__(self, rows: int, inputs: int, group: int, seed: tuple[int, ...]) -> None:
+        self.rows, self.inputs, self.group, self.seed = rows, inputs, group, seed
+
+    @cached_property
+    def _drawn(self) -> Int4Matrix:
+        rng = np.random.default_rng(self.seed)
+        groups = ceil_div(self.inputs, self.group)
+        scales = rng.integers(60, 256, (self.rows, groups), dtype=np.uint8)
+        midpoints = rng.integers(-80, 81, (self.rows, groups), dtype=np.int8)
+        unit = rng.uniform(0.7, 1.3, self.rows) / (160 * 4.6 * self.inputs**0.5)
+        codes = rng.integers(-8, 8, (self.rows, self.inputs), dtype=np.int8)
+        return Int4Matrix(codes, self.group, scales, midpoints, unit.astype(np.float32))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._drawn, name)
+
+
 class RandomLayers(Sequence[LayerWeights]):
     """Layers of a :class:`RandomModel`, each made when it is asked for."""
 
-    def __init__(self, shape: ModelShape, seed: int) -> None:
-        self.shape, self.seed = shape, seed
+    def __init__(self, model: RandomModel) -> None:
+        self.model = model
 
     def __len__(self) -> int:
-        return self.shape.layers
+        return self.model.shape.layers
 
     def __getitem__(self, index: int) -> LayerWeights:  # type: ignore[override]  # one layer a time: compilers take no slices
-        if not 0 <= index < self.shape.layers:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        rng = np.random.default_rng((self.seed, index))
-        parts: dict[str, object] = {}
-        for number, (name, (rows, inputs)) in enumerate(matrix_shapes(self.shape).items()):
-            scale = np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5)
-            parts[name] = RandomTernary(rows, inputs, float(scale), (self.seed, index, number))
-        for name, size in gain_sizes(self.shape).items():
-            parts[name] = flush(rng.uniform(0.5, 1.5, size))
-        return LayerWeights(**parts)  # type: ignore[arg-type]  # RandomTernary has what the compiler uses of a TernaryMatrix
+        model = self.model
+        rng = np.random.default_rng((model.seed, index))
+
+        def matrix(rows: int, inputs: int, number: int) -> RandomTernary | RandomInt4:
+            seed = model.seed, index, number
+            if model.engine == "int4":
+                return RandomInt4(rows, inputs, model.group, seed)
+            return RandomTernary(rows, inputs, float(np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5)), seed)
+
+        sizes = model.layer.matrices(model.shape).items()
+        matrices: dict[str, Any] = {name: matrix(*size, number) for number, (name, size) in enumerate(sizes)}
+        norms = {name: flush(rng.uniform(0.5, 1.5, size)) for name, size in model.layer.norms(model.shape).items()}
+        return LayerWeights(matrices=matrices, norms=norms)
 
 
+@dataclass(frozen=True)
 class RandomModel:
-    """What the compiler needs of `hwgen.weights.ModelWeights`, drawn piece by piece. Equal for equal seeds; a model
-    cut down to fewer layers has the first layers of the whole one."""
+    """What the compiler needs of `hwgen.weights.ModelWeights`, drawn piece by piece. Equal for equal seeds; a model cut down to
+    fewer layers has the first layers of the whole one.
+    """
 
-    engine = "ternary"
+    shape: ModelShape
+    layer: DecoderLayer
+    engine: str
+    seed: int = 0
+    #: Inputs of an INT4 matrix that share a scale.
+    group: int = 128
+    kv: str = "int8"
+    query: str = "int8"
 
-    def __init__(self, shape: ModelShape, seed: int = 0, layers: int | None = None) -> None:
-        self.seed = seed
-        self.shape = shape if layers is None else replace(shape, layers=layers)
-        self.layers: Any = RandomLayers(self.shape, seed)
-        self.norm: Float = flush(self._rng(0).uniform(0.5, 1.5, shape.hidden))
+    @property
+    def layers(self) -> RandomLayers:
+        return RandomLayers(self)
+
+    @property
+    def norm(self) -> Float:
+        """Gain of the final norm ``[hidden]``."""
+        return flush(self._rng(0).uniform(0.5, 1.5, self.shape.hidden))
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, 1 << 20, stream))
+
+    def on_machine(self) -> RandomModel:
+        return self
 
     def embedding_bits(self) -> npt.NDArray[np.uint16]:
         """bf16 bits of an embedding with elements from -1 to 1 ``[vocab, hidden]``."""
@@ -107,75 +151,13 @@ class RandomModel:
         return rows, scales
 
 
-class RandomInt4:
-    """What the compiler uses of an `hwgen.int4.Int4Matrix`, drawn when it is needed; every code is equally likely."""
-
-    def __init__(self, rows: int, inputs: int, group: int, seed: tuple[int, ...]) -> None:
-        self.rows, self.inputs, self.group, self.seed = rows, inputs, group, seed
-
-    @cached_property
-    def _drawn(self) -> Int4Matrix:
-        rng = np.random.default_rng(self.seed)
-        groups = ceil_div(self.inputs, self.group)
-        scales = rng.integers(60, 256, (self.rows, groups), dtype=np.uint8)
-        midpoints = rng.integers(-80, 81, (self.rows, groups), dtype=np.int8)
-        unit = rng.uniform(0.7, 1.3, self.rows) / (160 * 4.6 * self.inputs**0.5)
-        codes = rng.integers(-8, 8, (self.rows, self.inputs), dtype=np.int8)
-        return Int4Matrix(codes, self.group, scales, midpoints, unit.astype(np.float32))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._drawn, name)
+def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomModel:
+    """Random weights of a published model."""
+    model = published_model(name)
+    shape = model.shape if layers is None else replace(model.shape, layers=layers)
+    return RandomModel(shape, model.layer, model.engine, seed)
 
 
-class RandomLlamaLayers(Sequence[LlamaLayer]):
-    """Layers of a :class:`RandomLlama`, each made when it is asked for."""
-
-    def __init__(self, shape: ModelShape, group: int, seed: int) -> None:
-        self.shape, self.group, self.seed = shape, group, seed
-
-    def __len__(self) -> int:
-        return self.shape.layers
-
-    def __getitem__(self, index: int) -> LlamaLayer:  # type: ignore[override]  # one layer a time: compilers take no slices
-        if not 0 <= index < self.shape.layers:
-            raise IndexError(index)
-        rng = np.random.default_rng((self.seed, index))
-        parts: dict[str, Any] = {
-            name: RandomInt4(rows, inputs, self.group, (self.seed, index, number))
-            for number, (name, (rows, inputs)) in enumerate(matrix_shapes(self.shape).items())
-        }
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            parts[name] = flush(rng.uniform(0.5, 1.5, self.shape.hidden))
-        return LlamaLayer(**parts)
-
-
-class RandomLlama(RandomModel):
-    """What the compiler needs of `hwgen.llama.LlamaWeights`, drawn piece by piece."""
-
-    engine = "int4"
-
-    def __init__(
-        self,
-        shape: ModelShape,
-        seed: int = 0,
-        layers: int | None = None,
-        *,
-        group: int = 128,
-        kv: str = "int8",
-        query: str = "int8",
-    ) -> None:
-        super().__init__(shape, seed, layers)
-        self.kv, self.query, self.group = kv, query, group
-        self.layers: Any = RandomLlamaLayers(self.shape, group, seed)
-
-    def on_machine(self) -> RandomLlama:
-        return self
-
-
-def random_model(shape_name: str, seed: int = 0, layers: int | None = None) -> RandomModel:
-    """Random weights of a published shape, of its family."""
-    shape = published_shape(shape_name)
-    kind = RandomLlama if engine_of(shape_name) == "int4" else RandomModel
-    return kind(shape, seed, layers)
+def sized_model(shape: ModelShape, engine: str) -> RandomModel:
+    """Random weights of any shape, in layers of the family whose checkpoints this engine runs: for what depends on sizes alone."""
+    return RandomModel(shape, next(family.layer for family in FAMILIES if family.engine == engine), engine)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
+from ...formats import widen_bf16
 
 __all__ = ["TensorFile", "TensorSet", "widen", "write_tensors"]
 
@@ -37,7 +38,7 @@ _FIX = "download the file again, or export the checkpoint again"
 def widen(values: npt.NDArray[Any], kind: str) -> npt.NDArray[np.float32]:
     """Stored elements of a floating-point tensor as float32."""
     if kind == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        return widen_bf16(values)
     return values.astype(np.float32)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
+from ...packages import needs
 
 __all__ = ["TextStream", "Tokenizer"]
 
@@ -30,10 +31,8 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.exists():
             raise HwgenError("tokenizer", f"{path} is missing", "copy tokenizer.json of the model beside config.json")
-        try:
+        with needs("a tokenizer", "tokenizers"):
             from tokenizers import Tokenizer as Inner
-        except ImportError as error:
-            raise HwgenError("tool", "the Python package tokenizers is missing", "pip install tokenizers") from error
         try:
             inner = Inner.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
@@ -89,11 +88,9 @@ class Tokenizer:
         """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer."""
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
-        try:
+        with needs("a chat template", "hwgen[chat]"):
             from jinja2 import TemplateError
             from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError as error:
-            raise HwgenError("tool", "the Python package jinja2 is missing", "pip install jinja2") from error
 
         def raise_exception(message: str) -> None:  # templates call it for roles that they do not know
             raise TemplateError(message)

@@ -89,43 +89,6 @@ def needs_platform(board: Board) -> Platform:
     return platform
 
 
-def ultrascale_settings(board: Board, platform: Platform) -> dict[str, str]:
-    settings = {
-        "PSU__USE__M_AXI_GP0": "1",
-        "PSU__MAXIGP0__DATA_WIDTH": "32",
-        "PSU__USE__M_AXI_GP1": "0",
-        "PSU__USE__M_AXI_GP2": "0",
-        "PSU__USE__IRQ0": "1",
-        "PSU__USE__FABRIC__RST": "1",
-        "PSU__FPGA_PL0_ENABLE": "1",
-        "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ": f"{board.config.clock_mhz:g}",
-    }
-    used = [memory_port_index(name) for name in platform.memory_ports[: board.config.ports]]
-    for port in range(4):
-        settings[f"PSU__USE__S_AXI_GP{port + 2}"] = "1" if port in used else "0"
-    for port in used:
-        settings[f"PSU__SAXIGP{port + 2}__DATA_WIDTH"] = str(platform.memory_port_bits)
-    return settings
-
-
-def zynq7000_settings(board: Board, platform: Platform) -> dict[str, str]:
-    settings = {
-        "PCW_USE_M_AXI_GP0": "1",
-        "PCW_USE_M_AXI_GP1": "0",
-        "PCW_USE_FABRIC_INTERRUPT": "1",
-        "PCW_IRQ_F2P_INTR": "1",
-        "PCW_EN_CLK0_PORT": "1",
-        "PCW_EN_RST0_PORT": "1",
-        "PCW_FPGA0_PERIPHERAL_FREQMHZ": f"{board.config.clock_mhz:g}",
-    }
-    used = [memory_port_index(name) for name in platform.memory_ports[: board.config.ports]]
-    for port in range(4):
-        settings[f"PCW_USE_S_AXI_HP{port}"] = "1" if port in used else "0"
-    for port in used:
-        settings[f"PCW_S_AXI_HP{port}_DATA_WIDTH"] = str(platform.memory_port_bits)
-    return settings
-
-
 @dataclass(frozen=True)
 class _Processor:
     """Names of a processing system."""
@@ -139,14 +102,50 @@ class _Processor:
     block: str
     #: True where memory ports speak the protocol of the accelerator.
     direct: bool
+    #: Settings of the control port, the interrupt, the clock and its reset.
+    settings: dict[str, str]
+    #: Name of the setting of the clock in MHz, and formats of those of a memory port: 1 where it is used, and its width.
+    frequency: str
+    port_used: str
+    port_width: str
+
+    def all_settings(self, board: Board, platform: Platform) -> dict[str, str]:
+        """What the board's configuration asks of the processing system, the platform's own settings over it."""
+        used = [memory_port_index(name) for name in platform.memory_ports[: board.config.ports]]
+        return {
+            **self.settings,
+            self.frequency: f"{board.config.clock_mhz:g}",
+            **{self.port_used.format(port=port, gp=port + 2): "1" if port in used else "0" for port in range(4)},
+            **{self.port_width.format(port=port, gp=port + 2): str(platform.memory_port_bits) for port in used},
+            **platform.processor_settings,
+        }
 
 
 _PROCESSORS = {
     "zynq_ultra_ps_e": _Processor(
-        "pl_clk0", "pl_resetn0", "pl_ps_irq0", "maxihpm0_fpd_aclk", "saxihp{port}_fpd_aclk", "SAXIGP{gp}", True
+        "pl_clk0", "pl_resetn0", "pl_ps_irq0", "maxihpm0_fpd_aclk", "saxihp{port}_fpd_aclk", "SAXIGP{gp}", True,
+        {
+            "PSU__USE__M_AXI_GP0": "1",
+            "PSU__MAXIGP0__DATA_WIDTH": "32",
+            "PSU__USE__M_AXI_GP1": "0",
+            "PSU__USE__M_AXI_GP2": "0",
+            "PSU__USE__IRQ0": "1",
+            "PSU__USE__FABRIC__RST": "1",
+            "PSU__FPGA_PL0_ENABLE": "1",
+        },
+        "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ", "PSU__USE__S_AXI_GP{gp}", "PSU__SAXIGP{gp}__DATA_WIDTH",
     ),
     "processing_system7": _Processor(
-        "FCLK_CLK0", "FCLK_RESET0_N", "IRQ_F2P", "M_AXI_GP0_ACLK", "S_AXI_HP{port}_ACLK", "S_AXI_HP{port}", False
+        "FCLK_CLK0", "FCLK_RESET0_N", "IRQ_F2P", "M_AXI_GP0_ACLK", "S_AXI_HP{port}_ACLK", "S_AXI_HP{port}", False,
+        {
+            "PCW_USE_M_AXI_GP0": "1",
+            "PCW_USE_M_AXI_GP1": "0",
+            "PCW_USE_FABRIC_INTERRUPT": "1",
+            "PCW_IRQ_F2P_INTR": "1",
+            "PCW_EN_CLK0_PORT": "1",
+            "PCW_EN_RST0_PORT": "1",
+        },
+        "PCW_FPGA0_PERIPHERAL_FREQMHZ", "PCW_USE_S_AXI_HP{port}", "PCW_S_AXI_HP{port}_DATA_WIDTH",
     ),
 }
 
@@ -155,8 +154,7 @@ def describe_design(board: Board) -> Design:
     """The block design around an accelerator."""
     platform = needs_platform(board)
     names = _PROCESSORS[platform.processor]
-    of_family = ultrascale_settings if platform.processor == "zynq_ultra_ps_e" else zynq7000_settings
-    settings = {**of_family(board, platform), **platform.processor_settings}
+    settings = names.all_settings(board, platform)
     cells = [
         Cell("ps", f"xilinx.com:ip:{platform.processor}", settings),
         Cell(NAME, VLNV),

@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 from ...boards import Board, board_names, load_board
-from ...published import SHAPES
+from ...published import PUBLISHED
 from ..analysis.area_accepted import accepted_path, load_accepted
-from ..analysis.area_model import estimate_resources
-from ..analysis.area_report import CEILINGS
-from ..analysis.explore import Workload, model_shape, time_passes
+from ..analysis.area_model import CEILINGS, estimate_resources
+from ..analysis.explore import model_shape, time_passes
+from ..analysis.search_space import Workload
 from .checks import run_scripts
 from .steps import steps_of
 
@@ -70,7 +70,7 @@ _HEADINGS = {"lut": "LUT", "ff": "FF", "bram36": "BRAM36", "uram": "URAM", "dsp"
 
 def speed(board: Board, model: str) -> str:
     """Estimated tokens a second and time to the first token; of published shapes, those that the board was chosen for."""
-    if model in SHAPES and model not in board.chosen_by.split():
+    if model in PUBLISHED and model not in board.chosen_by.split():
         return "–"
     decode, prompt = time_passes(board.config, Workload(shape=model_shape(model), prompt=_PROMPT))
     hertz = board.config.clock_mhz * 1e6

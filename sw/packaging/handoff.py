@@ -14,21 +14,19 @@ from xml.etree import ElementTree as ET
 from ...boards import Board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...fabric_clocks import PLL_MHZ, clock_parameters
+from ...flat_registers import flat_registers
 from ...registers import WINDOW_BYTES
 from ...vlnv import NAME
 from .block_design import DESIGN, Cell, Design, describe_design
 from .catalogue import CATALOGUE, Definition, Interface, Pin
 from .core import Core, accelerator_core
 from .ipxact import BLOCK
-from .register_map import flat_registers
 
 __all__ = ["handoff_xml", "hwh_text"]
 
 #: Version that is listed for AMD's cores; the one in force is known to Vivado alone.
 _VERSION = "1.0"
-
-#: PLL that the fabric clocks are divided from, MHz: the usual setting of the board presets.
-_PLL = {"zynq_ultra_ps_e": 1500.0, "processing_system7": 1000.0}
 
 _MODCLASS = {"axi_intc": "INTERRUPT_CNTLR", "zynq_ultra_ps_e": "PROCESSOR", "processing_system7": "PROCESSOR"}
 _SIGIS = {"clk": "clk", "rst": "rst", "intr": "INTERRUPT", "": "undef"}
@@ -50,29 +48,16 @@ def core_definition(core: Core) -> Definition:
 
 def divisors(processor: str, mhz: float) -> tuple[int, int, float]:
     """Both divisors of a fabric clock and the frequency that they give."""
-    ratio = max(1, round(_PLL[processor] / mhz))
+    ratio = max(1, round(PLL_MHZ[processor] / mhz))
     first = max(d for d in range(1, 64) if ratio % d == 0)
-    return first, ratio // first, _PLL[processor] / ratio
+    return first, ratio // first, PLL_MHZ[processor] / ratio
 
 
-def clock_parameters(processor: str, mhz: float) -> dict[str, str]:
+def fabric_clock(processor: str, mhz: float) -> dict[str, str]:
+    """Parameters of fabric clock 0 at ``mhz``, as near as its divisors come; the others are off."""
     first, second, actual = divisors(processor, mhz)
-    values: dict[str, str] = {}
-    for i in range(4):
-        one, two = (first, second) if i == 0 else (1, 1)
-        if processor == "zynq_ultra_ps_e":
-            values[f"PSU__FPGA_PL{i}_ENABLE"] = "1" if i == 0 else "0"
-            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__DIVISOR0"] = str(one)
-            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__DIVISOR1"] = str(two)
-            values[f"PSU__CRL_APB__PL{i}_REF_CTRL__SRCSEL"] = "IOPLL"
-        else:
-            values[f"PCW_FPGA_FCLK{i}_ENABLE"] = "1" if i == 0 else "0"
-            values[f"PCW_FCLK{i}_PERIPHERAL_DIVISOR0"] = str(one)
-            values[f"PCW_FCLK{i}_PERIPHERAL_DIVISOR1"] = str(two)
-            values[f"PCW_FCLK{i}_PERIPHERAL_CLKSRC"] = "IO PLL"
     name = "PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ" if processor == "zynq_ultra_ps_e" else "PCW_ACT_FPGA0_PERIPHERAL_FREQMHZ"
-    values[name] = f"{actual:g}"
-    return values
+    return clock_parameters(processor, [(first, second), *[(1, 1)] * 3]) | {name: f"{actual:g}"}
 
 
 def width_parameters(settings: dict[str, str]) -> dict[str, str]:
@@ -219,7 +204,7 @@ class _Writer:
             add_registers(module, self.config)
         parameters = dict(cell.settings)
         if cell.core == self.design.processor:
-            parameters |= clock_parameters(cell.core, self.config.clock_mhz) | width_parameters(cell.settings)
+            parameters |= fabric_clock(cell.core, self.config.clock_mhz) | width_parameters(cell.settings)
         for a in self.design.addresses:
             if a.segment.startswith(f"{cell.name}/") and not a.fixed:
                 parameters |= {"C_BASEADDR": f"0x{a.base:08X}", "C_HIGHADDR": f"0x{a.base + a.bytes - 1:08X}"}

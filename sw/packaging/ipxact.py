@@ -5,10 +5,11 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from ...config import BuildConfig
+from ...contract import contract_hash
+from ...flat_registers import FlatRegister, flat_registers
 from ...registers import WINDOW_BYTES
 from ...vlnv import LIBRARY, NAME, VENDOR, VERSION
 from .core import WRAPPER, Bus, Core
-from .register_map import FlatRegister, flat_registers
 
 __all__ = ["BLOCK", "GUI_FILE", "MEMORY_MAP", "component_xml", "gui_tcl"]
 
@@ -195,7 +196,7 @@ def component_xml(config: BuildConfig, core: Core) -> str:
         add_register(block, register)
     add_model(root, core)
     add_files(root)
-    child(root, "description", f"LLM inference accelerator, contract {config.contract_hash:016x}")
+    child(root, "description", f"LLM inference accelerator, contract {contract_hash(config):016x}")
     parameters = child(child(root, "parameters"), "parameter")
     child(parameters, "name", "Component_Name")
     child(parameters, "value", f"{NAME}_v1_0", id="PARAM_VALUE.Component_Name", resolve="user", order="1")

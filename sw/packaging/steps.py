@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...boards import Board
-from . import block_design, core, ipxact
-from . import handoff as hwh
-from . import scripts as vivado_tcl
+from . import block_design, core, handoff, ipxact, scripts
 from .contract_reference import c_header, reference_markdown, register_json
 
 __all__ = ["STEPS", "Step", "steps_of"]
@@ -55,15 +53,15 @@ def make_core(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
 def make_design(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
     design = block_design.describe_design(board)
     return {
-        "design.tcl": vivado_tcl.design_tcl(design),
-        "build.tcl": vivado_tcl.build_tcl(design),
-        "hwgen.xdc": vivado_tcl.constraints_xdc(design),
-        "Makefile": vivado_tcl.makefile(),
+        "design.tcl": scripts.design_tcl(design),
+        "build.tcl": scripts.build_tcl(design),
+        "hwgen.xdc": scripts.constraints_xdc(design),
+        "Makefile": scripts.makefile(),
     }
 
 
 def make_handoff(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
-    return {f"{block_design.DESIGN}.hwh": hwh.hwh_text(board)}
+    return {f"{block_design.DESIGN}.hwh": handoff.hwh_text(board)}
 
 
 #: In the order in which they run.

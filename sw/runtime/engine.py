@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,21 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
+from ...contract import check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
-from ...registers import COUNTERS, PassFlag, Register, Status, register_map
-from ...rounding import ceil_div
-from ..compiler.image import Image, check_contract
-from ..compiler.slices import is_needed
-from ..devices.device import Bytes, Device, attach
+from ...registers import COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Control, PassFlag, Register, Status, register_map
+from ..compiler.image import Image
+from ..compiler.programs import is_needed
+from ..devices.device import Device, attach
+from .pages import PagePool, Session
 
-__all__ = ["Candidate", "Engine", "PassResult", "Session", "SlicedPass"]
+__all__ = ["Candidate", "Engine", "PassResult", "SlicedPass"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
-
-START, ACKNOWLEDGE = 1, 2
 
 #: Regions of an image that say nothing about its model.
 _NO_WEIGHTS = ("program", "logits", "kv", "slices")
@@ -65,28 +64,6 @@ class PassResult:
         return self.counters["stream_beats"]
 
 
-class Session:
-    """One sequence of tokens and its pages of the KV cache. Pages may be shared with other sessions."""
-
-    def __init__(self) -> None:
-        #: Tokens in the cache, first to last.
-        self.tokens: list[int] = []
-        #: Page number of every block of the sequence.
-        self.pages: list[int] = []
-        #: Leading tokens whose passes began at multiples of the chunk, as those of a prefill from the start do: their keys
-        #: and values are bit for bit those that any prompt with the same tokens gets.
-        self.aligned = 0
-        #: Tokens that belong to the sequence and are not yet computed: the last one of an answer.
-        self.pending: list[int] = []
-        #: Content of the pages while they are lent to others (:meth:`Engine.park`).
-        self.parked: Bytes | None = None
-
-    @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return len(self.tokens)
-
-
 @dataclass(eq=False)
 class SlicedPass:
     """A pass that is run slice by slice (:meth:`Engine.run_slice`). Its tokens belong to the session when it has ended."""
@@ -109,21 +86,18 @@ class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
     def __init__(self, device: Device, image: Image) -> None:
-        check_contract(device.config, image.header()["contract_version"], image.config.contract_hash, f"image {image.name!r}")
+        check_contract(device.config, image.header()["contract_version"], contract_hash(image.config), f"image {image.name!r}")
         attach(device)
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
-        self._free = list(range(image.pages - 1, -1, -1))
-        #: Sessions that hold each page.
-        self._holders = [0] * image.pages
-        #: Called when pages run out: gives some back that no running session needs; False when there are none.
-        self.reclaim: Callable[[], bool] = lambda: False
         self._busy = False
         #: Page table as the device has it.
         self._table: list[int | None] = [None] * device.config.max_pages
         #: Address of the image in device memory.
         self.base = device.allocate(image.total_bytes)
+        #: The KV pages, and which sessions hold them.
+        self.pages = PagePool(device, image, self.base + image.symbols["kv"].offset)
         device.write(self.base, image.data)
         device.write(self.base, np.frombuffer(image.program(self.base), np.uint8))
         slices, addresses = image.slices(self.base)
@@ -138,7 +112,7 @@ class Engine:
         #: PROGRAM as the device has it.
         self._loaded = self._program
         self._write_address("PROGRAM", self._program)
-        self._write("CONTROL", ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
+        self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("INTERRUPT", 1)
 
     @property
@@ -167,105 +141,11 @@ class Engine:
                 digest.update(self.image.data[region.offset : region.offset + region.bytes].tobytes())
         return digest.hexdigest()
 
-    # ---- pages ---------------------------------------------------------------------------------------------------
-    @property
-    def free_pages(self) -> int:
-        """Pages that no session holds."""
-        return len(self._free)
-
-    def blocks(self, positions: int) -> int:
-        """Pages of ``positions`` tokens."""
-        return ceil_div(positions, self.config.kv_block)
-
-    def _page_address(self, page: int) -> int:
-        return self.base + self.image.symbols["kv"].offset + page * self.image.page_bytes
-
-    def read_pages(self, pages: Sequence[int]) -> Bytes:
-        """Content of pages, ``[pages, page_bytes]``."""
-        size = self.image.page_bytes
-        out = np.empty((len(pages), size), np.uint8)
-        for row, page in zip(out, pages, strict=True):
-            row[:] = self.device.read(self._page_address(page), size)
-        return out
-
-    def write_pages(self, pages: Sequence[int], content: Bytes) -> None:
-        """Replace the content of pages by ``[pages, page_bytes]``."""
-        for row, page in zip(content, pages, strict=True):
-            self.device.write(self._page_address(page), row)
-
-    def _take(self) -> int:
-        page = self._free.pop()
-        self._holders[page] = 1
-        return page
-
-    def _release(self, page: int) -> None:
-        self._holders[page] -= 1
-        if not self._holders[page]:
-            self._free.append(page)
-
-    def _shared(self, session: Session) -> list[int]:
-        """Indices of the pages that the next pass writes and other sessions hold too."""
-        first = session.position // self.config.kv_block
-        return [i for i in range(first, len(session.pages)) if self._holders[session.pages[i]] > 1]
-
-    def _missing(self, session: Session, positions: int) -> int:
-        return max(0, self.blocks(positions) - len(session.pages)) + len(self._shared(session))
-
-    def reserve(self, session: Session, positions: int) -> bool:
-        """Pages of its own for the next tokens of a session up to ``positions``; False, and nothing done, when there are too few.
-
-        A page that is shared and about to be written is copied first.
-        """
-        while self._missing(session, positions) > len(self._free):
-            if not self.reclaim():
-                return False
-        for i in self._shared(session):
-            page = session.pages[i]
-            session.pages[i] = self._take()
-            self.write_pages([session.pages[i]], self.read_pages([page]))
-            self._release(page)
-        while len(session.pages) < self.blocks(positions):
-            session.pages.append(self._take())
-        return True
-
     # ---- sessions ------------------------------------------------------------------------------------------------
-    def close(self, session: Session) -> None:
-        """Give the pages of a session back. The session is empty then, and may be used again."""
-        for page in reversed(session.pages):
-            self._release(page)
-        session.tokens, session.pages, session.pending = [], [], []
-        session.aligned, session.parked = 0, None
-
-    def share(self, session: Session, positions: int) -> Session:
-        """A new session with the first ``positions`` tokens of another, in the same pages."""
-        new = Session()
-        new.tokens = session.tokens[:positions]
-        new.pages = session.pages[: self.blocks(positions)]
-        new.aligned = min(session.aligned, positions)
-        for page in new.pages:
-            self._holders[page] += 1
-        return new
-
-    def park(self, session: Session) -> None:
-        """Move the pages of a session to memory of the host, so that others can use them."""
-        session.parked = self.read_pages(session.pages)
-        for page in reversed(session.pages):
-            self._release(page)
-        session.pages.clear()
-
-    def unpark(self, session: Session, positions: int) -> bool:
-        """Bring a parked session back, with pages up to ``positions``; False, and nothing done, when there are too few."""
-        if session.parked is not None:
-            if not self.reserve(session, max(positions, session.position)):
-                return False
-            self.write_pages(session.pages[: len(session.parked)], session.parked)
-            session.parked = None
-        return True
-
     def adopt(self, session: Session, tokens: Sequence[int]) -> None:
         """Tokens whose keys and values are put into the cache by other means: the session has them and their pages."""
         self.check_context(session.position + len(tokens))
-        if not self.reserve(session, session.position + len(tokens)):
+        if not self.pages.reserve(session, session.position + len(tokens)):
             raise HwgenError("context", f"{len(tokens)} tokens need more KV pages than are free", "close another session")
         session.tokens.extend(tokens)
 
@@ -319,16 +199,16 @@ class Engine:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
             self.device.wait(PASS_TIMEOUT)
-            self._write("CONTROL", ACKNOWLEDGE)
+            self._write("CONTROL", Control.ACKNOWLEDGE)
             self._busy = False
 
     def _ring(self, program: int, session: Session, tokens: int, logits: bool, write_logits: bool) -> None:
         """Run a program over ``tokens`` tokens behind those of a session."""
         end = session.position + tokens
-        if not self.reserve(session, end):
+        if not self.pages.reserve(session, end):
             raise HwgenError(
                 "context",
-                f"{self._missing(session, end)} KV pages are needed, {len(self._free)} are free",
+                f"{self.pages.missing(session, end)} KV pages are needed, {self.pages.free} are free",
                 "close another session, or give the cache more tokens",
             )
         if self._loaded != program:
@@ -341,8 +221,8 @@ class Engine:
         self._write("POSITION", session.position)
         self._write("COUNT", tokens)
         options = (PassFlag.LOGITS if logits else 0) | (PassFlag.WRITE_LOGITS if logits and write_logits else 0)
-        self._write("PASS", int(options))
-        self._write("CONTROL", START)
+        self._write("PASS", options)
+        self._write("CONTROL", Control.START)
         self._busy = True
 
     def finish(self, tokens: int, *, logits: bool) -> PassResult:
@@ -350,13 +230,13 @@ class Engine:
         self.device.wait(PASS_TIMEOUT)
         status = Status(self._read("STATUS"))
         self._busy = False
-        self._write("CONTROL", ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
+        self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         if Status.ERROR in status:
             error = self._read("ERROR")
             raise HwgenError(
                 "device",
-                f"memory port {error >> 8 & 0xFF} answered a {'write' if error & 4 else 'read'} "
-                f"with response {error & 3} at operator {self._read('CURRENT')}",
+                f"memory port {ERROR_PORT.extract(error)} answered a {'write' if ERROR_WRITE.extract(error) else 'read'} "
+                f"with response {ERROR_RESPONSE.extract(error)} at operator {self._read('CURRENT')}",
                 "check the address of the image in device memory",
             )
         counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import HwgenError
-from .engine import Engine, PassResult, Session
+from .engine import Engine, PassResult
+from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, Sampling
 
@@ -80,7 +81,8 @@ class Generation:
     engine: Engine
     prompt: Sequence[int]
     max_new_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
+    #: How tokens are drawn; a sampler goes on with its random numbers.
+    sampling: Sampling | Sampler = field(default_factory=Sampling)
     stop_tokens: Sequence[int] = ()
     #: Continued where it already has tokens.
     session: Session = field(default_factory=Session)
@@ -109,7 +111,7 @@ class Generation:
             raise HwgenError(
                 "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
             )
-        self._sampler = Sampler(self.sampling)
+        self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
 
     @property
     def remaining(self) -> int:
@@ -148,7 +150,7 @@ class Generation:
             return None
         chunk = self.engine.image.chunk
         logits = len(self._todo) <= chunk
-        return PassRequest(self._todo[:chunk], logits, logits and self.sampling.needs_logits)
+        return PassRequest(self._todo[:chunk], logits, logits and self._sampler.sampling.needs_logits)
 
     def accept(self, result: PassResult, wall_s: float) -> GeneratedToken | None:
         """Take the result of :meth:`next_pass`; the token it led to, if it was the last pass before one."""
@@ -170,7 +172,7 @@ class Generation:
         return GeneratedToken(token, result, reason)
 
     def _choose(self, result: PassResult) -> int:
-        if not self.sampling.needs_logits:
+        if not self._sampler.sampling.needs_logits:
             return result.candidates[0].token
         return self._sampler.choose(self.engine.logits(), self._seen)
 
@@ -195,14 +197,14 @@ class Generation:
         keep = min(self.keep, max(0, half - 1))
         history = [*self.session.tokens, *self._todo]
         self._todo = history[:keep] + history[-max(1, half - keep) :]
-        self.engine.close(self.session)
+        self.engine.pages.close(self.session)
         self.prefilling = True
 
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""
         if self.prefixes is not None:
             self.prefixes.add(self.session)
-        self.engine.close(self.session)
+        self.engine.pages.close(self.session)
 
     def __iter__(self) -> Iterator[GeneratedToken]:
         while (step := self.next_pass()) is not None:

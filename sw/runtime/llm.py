@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...boards import load_board
 from ...config import BuildConfig
-from ...rounding import align
-from ..compiler.layers import compile_model
-from ..devices.device import Device, open_device
-from ..models.bitnet import LoadedModel
-from ..models.llama import LoadedLlama
+from ..compiler.compile import compile_model
+from ..devices.device import Device
+from ..devices.open import open_device
+from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
-from .engine import Engine, Session
+from .engine import Engine
 from .generation import Generation
 from .kv_arrays import with_cache_tokens
+from .pages import Session
 from .prefix_cache import PrefixCache
-from .sampling import Sampling
+from .sampling import Sampler, Sampling
 from .session_file import load_session, save_session
 
 __all__ = ["Answer", "LLM"]
@@ -27,7 +27,7 @@ __all__ = ["Answer", "LLM"]
 class Answer:
     """A running answer: iterate over it for pieces of text, or take :attr:`text` at the end."""
 
-    def __init__(self, model: LoadedModel | LoadedLlama, generation: Generation, *, keep_session: bool = False) -> None:
+    def __init__(self, model: Model, generation: Generation, *, keep_session: bool = False) -> None:
         self._model = model
         self._keep_session = keep_session
         #: Tokens, phases and statistics.
@@ -75,7 +75,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str | Path | LoadedModel | LoadedLlama = "stories",
+        model: str | Path | Model = "stories",
         device: str | Device = "verilator",
         board: str | BuildConfig = "demo",
         progress: Callable[[str], None] | None = None,
@@ -86,15 +86,16 @@ class LLM:
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
-        self.model = model if isinstance(model, (LoadedModel, LoadedLlama)) else open_model(model, report)
+        self.model = open_model(model, report) if isinstance(model, (str, Path)) else model
         weights = self.model.weights
         config = board if isinstance(board, BuildConfig) else load_board(board).for_engine(weights.engine).config
         self.image = compile_model(config, weights, name=self.model.name, head=head, progress=report)
         if cache_tokens is not None:
             self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):
-            spare = 0 if device == "pynq" else 1 << 20  # on a board this is what must be free, elsewhere what is made
-            options: dict[str, object] = {"memory_bytes": align(self.image.total_bytes + spare, 4096)}
+            # on a board this is what must be free, elsewhere what is made
+            memory = self.image.memory_bytes(0) if device == "pynq" else self.image.memory_bytes()
+            options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress
             device = open_device(device, config, **options, **(device_options or {}))
@@ -117,7 +118,7 @@ class LLM:
         session: Session | None = None,
         context_full: str = "stop",
     ) -> Answer:
-        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.sw.runtime.sampling.Sampling`.
+        """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.Sampling`.
 
         A ``session`` is continued and stays open: close it with :meth:`close_session`. ``context_full``: see
         :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`.
@@ -134,19 +135,31 @@ class LLM:
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
         )
-        generation = Generation(
+        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full)
+        generation.check()
+        return Answer(self.model, generation, keep_session=session is not None)
+
+    def generation(
+        self,
+        tokens: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | Sampler,
+        *,
+        session: Session | None = None,
+        context_full: str = "stop",
+    ) -> Generation:
+        """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here."""
+        return Generation(
             self.engine,
-            ids,
+            tokens,
             max_new_tokens,
             sampling,
             self.model.stop_tokens,
             session=Session() if session is None else session,
             context_full=context_full,
-            keep=0 if tokenizer.begin is None else 1,
+            keep=0 if self.model.tokenizer.begin is None else 1,
             prefixes=self.prefixes,
         )
-        generation.check()
-        return Answer(self.model, generation, keep_session=session is not None)
 
     # ---- sessions ------------------------------------------------------------------------------------------------
     def save_session(self, session: Session, path: str | Path, *, kv_bits: int = 8) -> int:
@@ -159,4 +172,4 @@ class LLM:
 
     def close_session(self, session: Session) -> None:
         """Give the pages of a session back."""
-        self.engine.close(session)
+        self.engine.pages.close(session)

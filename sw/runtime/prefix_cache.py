@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .engine import Engine, Session
+from .engine import Engine
+from .pages import Session
 
 __all__ = ["PrefixCache"]
 
@@ -35,7 +36,7 @@ class PrefixCache:
         self.engine = engine
         self.decoded = decoded
         self._entries: list[Session] = []
-        engine.reclaim = self.evict
+        engine.pages.reclaim = self.evict
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -59,7 +60,7 @@ class PrefixCache:
         if best is not None:
             self._entries.remove(best)
             self._entries.append(best)
-            new = self.engine.share(best, length)
+            new = self.engine.pages.share(best, length)
             session.tokens, session.pages, session.aligned = new.tokens, new.pages, new.aligned
         return length
 
@@ -81,7 +82,7 @@ class PrefixCache:
                 return
             if shared == entry.position:
                 covered.append(entry)
-        self._entries.append(self.engine.share(session, length))
+        self._entries.append(self.engine.pages.share(session, length))
         for entry in covered:
             self._drop(entry)
         if len(self._entries) > self.LIMIT:
@@ -89,7 +90,7 @@ class PrefixCache:
 
     def _drop(self, entry: Session) -> None:
         self._entries.remove(entry)
-        self.engine.close(entry)
+        self.engine.pages.close(entry)
 
     def evict(self) -> bool:
         """Drop the least recently used sequence; False when there is none."""

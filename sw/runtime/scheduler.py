@@ -159,7 +159,7 @@ class Scheduler:
         """Bring parked sessions back, oldest first; then begin the next prompt if none is being computed."""
         for job in [j for j in self._running if j.generation.session.parked is not None]:
             session = job.generation.session
-            if not self.engine.unpark(session, session.position + job.generation.remaining):
+            if not self.engine.pages.unpark(session, session.position + job.generation.remaining):
                 if not self._ready():  # nobody here will give pages back
                     self._end(job, self._no_room(job))
                 return
@@ -234,17 +234,17 @@ class Scheduler:
     def _make_room(self, job: Job) -> bool:
         """Pages for what the job computes next, its whole prompt included; False when the job itself had to make way."""
         session = job.generation.session
-        while not self.engine.reserve(session, session.position + job.generation.remaining):
+        while not self.engine.pages.reserve(session, session.position + job.generation.remaining):
             ready = self._ready()
             if ready == [job]:
                 raise self._no_room(job)
-            self.engine.park(ready[-1].generation.session)
+            self.engine.pages.park(ready[-1].generation.session)
             if ready[-1] is job:
                 return False
         return True
 
     def _no_room(self, job: Job) -> HwgenError:
-        need = self.engine.blocks(job.generation.session.position + job.generation.remaining)
+        need = self.engine.pages.blocks(job.generation.session.position + job.generation.remaining)
         return HwgenError(
             "context",
             f"the answer needs {need} KV pages, and too many are held by sessions outside the scheduler",

@@ -6,21 +6,22 @@ is one with a wrong byte anywhere. It appears under its name complete or not at 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...contract import check_contract, contract_hash
 from ...errors import HwgenError
-from ..compiler.image import Image, check_contract
-from .engine import Engine, Session
+from ...files import replacing
+from ...packages import needs
+from ..compiler.image import Image
+from .engine import Engine
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
+from .pages import Session
 
 __all__ = ["KV_BITS", "load_session", "save_session"]
 
@@ -44,10 +45,8 @@ def _steps(image: Image) -> int:
 
 
 def _safetensors() -> Any:
-    try:
+    with needs("a saved session", "safetensors"):
         import safetensors.numpy
-    except ImportError as error:
-        raise HwgenError("tool", "the Python package safetensors is missing", "pip install safetensors") from error
     return safetensors.numpy
 
 
@@ -73,7 +72,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     if kv_bits not in KV_BITS:
         raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
     library = _safetensors()
-    pages = engine.read_pages(session.pages) if session.parked is None else session.parked
+    pages = engine.pages.read(session.pages) if session.parked is None else session.parked
     kv = unpack_pages(engine.image, pages, session.position)
     exact = kv_bits == 8 or engine.image.int4_kv
     metadata = {
@@ -81,7 +80,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
         "model": engine.image.name,
         "model_hash": engine.model_hash,
         "contract_version": str(engine.image.header()["contract_version"]),
-        "contract_hash": f"{engine.config.contract_hash:016x}",
+        "contract_hash": f"{contract_hash(engine.config):016x}",
         "kv_bits": str(kv_bits),
         "steps": str(_steps(engine.image)),
         "aligned": str(session.aligned if exact else 0),  # rounded keys and values are not those of a prefill
@@ -96,34 +95,18 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     content: bytes = library.save(tensors, metadata)
     digest = hashlib.sha256(content).hexdigest()
     content = content.replace(_NO_CHECKSUM.encode(), digest.encode(), 1)
-    _write_whole(path, content)
+    _write(path, content)
     return len(content)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Replace a file by new content that is on the disk before it has the name."""
-    part = ""
     try:
-        descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the name too
-        finally:
-            os.close(directory)
-    except BaseException as error:
-        if part:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-        if isinstance(error, OSError):
-            raise HwgenError(
-                "session", f"{path} cannot be written: {error.strerror}", "free space, or choose another place"
-            ) from error
-        raise
+        with replacing(path, durable=True) as part:
+            part.touch(0o600)  # what was said is for its owner
+            part.write_bytes(content)
+    except OSError as error:
+        raise HwgenError("session", f"{path} cannot be written: {error.strerror}", "free space, or choose another place") from error
 
 
 def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
@@ -171,10 +154,10 @@ def load_session(engine: Engine, path: Path) -> Session:
     session.parked = pack_pages(engine.image, KvArrays(elements, tensors["kv_scales"]))
     session.tokens, session.aligned = tokens, int(metadata["aligned"])
     session.pending = [int(t) for t in tensors["pending"]]
-    if not engine.unpark(session, len(tokens)):
+    if not engine.pages.unpark(session, len(tokens)):
         raise HwgenError(
             "context",
-            f"the session needs {engine.blocks(len(tokens))} KV pages, {engine.free_pages} are free",
+            f"the session needs {engine.pages.blocks(len(tokens))} KV pages, {engine.pages.free} are free",
             "close another session, or give the cache more tokens",
         )
     return session

@@ -39,7 +39,7 @@ class Metrics:
             ("hwgen_running", "Answers that have a session.", lambda: scheduler.running),
             ("hwgen_waiting", "Answers that wait for one.", lambda: scheduler.waiting),
             ("hwgen_kv_pages", "Pages of the KV cache.", lambda: engine.image.pages),
-            ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: engine.free_pages),
+            ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: engine.pages.free),
             ("hwgen_prefixes", "Token sequences kept for reuse.", lambda: 0 if prefixes is None else len(prefixes)),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)

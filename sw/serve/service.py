@@ -171,15 +171,8 @@ class Service:
                 repetition_penalty=request.repetition_penalty,
                 seed=secrets.randbits(32) if request.seed is None else request.seed,
             )
-            generation = Generation(
-                self.llm.engine,
-                prompt,
-                self._answer_tokens(request, len(prompt)),
-                sampling,
-                self.llm.model.stop_tokens,
-                context_full=self._context_full,
-                keep=0 if self.llm.model.tokenizer.begin is None else 1,
-                prefixes=self.llm.prefixes,
+            generation = self.llm.generation(
+                prompt, self._answer_tokens(request, len(prompt)), sampling, context_full=self._context_full
             )
             completion = Completion(self, generation, request.stops)
             self.scheduler.submit(completion.job)

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from ...errors import HwgenError
+from ...formats import Float
 from ...golden.float_llama import FloatLlama
-from ...int4 import BlockMatrix, Float, Int4Matrix, to_machine
-from ...llama import MATRICES, LlamaLayer, LlamaWeights, dense
+from ...int4 import BlockMatrix, Int4Matrix, to_machine
+from ...weights import LayerWeights, ModelWeights, dense
 from . import RECIPES
 from .rounding import round_gptq, round_to_nearest
 from .scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
 
 __all__ = ["Quantized", "calibration_windows", "needs_calibration", "quantize"]
-
-_GAINS = ("input_layernorm", "post_attention_layernorm")
 
 #: Matrices that share their inputs, and what feeds them.
 _INPUTS = ((("q", "k", "v"), "input_layernorm"), (("o",), "v"), (("gate", "up"), "post_attention_layernorm"), (("down",), "up"))
@@ -30,7 +29,7 @@ _INPUTS = ((("q", "k", "v"), "input_layernorm"), (("o",), "v"), (("gate", "up"),
 class Quantized:
     """A quantised model."""
 
-    weights: LlamaWeights
+    weights: ModelWeights
     #: Relative error of every matrix, by layer: |W - W'| / |W| in the scaling in which it was quantised.
     errors: list[dict[str, float]]
 
@@ -44,31 +43,30 @@ def _relative_error(w: Float, stored: Int4Matrix) -> float:
     return float(np.linalg.norm(w - stored.dense())) / norm if norm else 0.0
 
 
-def _exact(layer: LlamaLayer, index: int) -> dict[str, Int4Matrix]:
-    matrices = {}
-    for name in MATRICES:
-        matrix = getattr(layer, name)
+def _exact(layer: LayerWeights, index: int) -> dict[str, Int4Matrix]:
+    matrices: dict[str, Int4Matrix] = {}
+    for name, matrix in layer.matrices.items():
         if isinstance(matrix, np.ndarray):
             raise HwgenError(
                 "usage", f"exact-q4_1 takes 4-bit matrices, but layer {index} {name} has floats",
                 "take a GGUF file with Q4_1 or Q4_0 matrices, or another recipe",
             )
-        matrices[name] = to_machine(matrix) if isinstance(matrix, BlockMatrix) else matrix
+        matrices[name] = to_machine(matrix) if isinstance(matrix, BlockMatrix) else _as_int4(matrix)
     return matrices
 
 
 class _Calibration:
     """The residual stream of the calibration text, carried from layer to layer through what was quantised so far."""
 
-    def __init__(self, weights: LlamaWeights, windows: Tensor) -> None:
+    def __init__(self, weights: ModelWeights, windows: Tensor) -> None:
         self.weights = weights
         self.stream = torch.from_numpy(weights.embedding)[windows]
 
-    def _run(self, layer: LlamaLayer, observe: Callable[[int, str, Tensor], None] | None = None) -> Tensor:
+    def _run(self, layer: LayerWeights, observe: Callable[[int, str, Tensor], None] | None = None) -> Tensor:
         one = replace(self.weights, shape=replace(self.weights.shape, layers=1), layers=(layer,))
         return FloatLlama(one).run(self.stream, observe)
 
-    def observe(self, layer: LlamaLayer) -> tuple[dict[str, InputStatistics], Tensor]:
+    def observe(self, layer: LayerWeights) -> tuple[dict[str, InputStatistics], Tensor]:
         """Inputs of the matrices (of the first of those that share theirs), and rotated keys."""
         statistics: dict[str, InputStatistics] = {}
         keys = torch.zeros(0)
@@ -83,11 +81,11 @@ class _Calibration:
         self._run(layer, see)
         return statistics, keys
 
-    def advance(self, layer: LlamaLayer) -> None:
+    def advance(self, layer: LayerWeights) -> None:
         self.stream = self._run(layer)
 
 
-def _scale(floats: dict[str, Any], statistics: dict[str, InputStatistics], weights: LlamaWeights, group: int) -> None:
+def _scale(floats: dict[str, Any], statistics: dict[str, InputStatistics], weights: ModelWeights, group: int) -> None:
     """FireQ's scaling of input channels, in place. The fed matrices first: their scales change rows of what is scaled later."""
     s = weights.shape
     for names, source in (_INPUTS[3], _INPUTS[1], _INPUTS[2], _INPUTS[0]):
@@ -98,7 +96,7 @@ def _scale(floats: dict[str, Any], statistics: dict[str, InputStatistics], weigh
 
 
 def quantize(
-    weights: LlamaWeights,
+    weights: ModelWeights,
     recipe: str,
     group: int,
     windows: Tensor | None = None,
@@ -114,26 +112,26 @@ def quantize(
     if needs_calibration(recipe) and windows is None:
         raise HwgenError("usage", f"recipe {recipe} needs a calibration text", "give --calibration FILE")
     calibration = None if windows is None or recipe == "rtn" else _Calibration(weights, windows)
-    layers: list[LlamaLayer] = []
+    layers: list[LayerWeights] = []
     errors: list[dict[str, float]] = []
     for i, layer in enumerate(weights.layers):
         progress(f"layer {i + 1} of {weights.shape.layers}")
         statistics, keys = calibration.observe(layer) if calibration else ({}, torch.zeros(0))
         factors = rotary_factors(keys, weights.shape) if calibration else None
-        gains: dict[str, Float] = {name: getattr(layer, name) for name in _GAINS}
+        floats = {name: dense(matrix) for name, matrix in layer.matrices.items()}
+        gains = layer.norms
         if recipe == "exact-q4_1":
             matrices = _exact(layer, i)
-            floats = {name: dense(getattr(layer, name)) for name in MATRICES}
         else:
-            floats = {name: dense(getattr(layer, name)) for name in MATRICES} | gains
+            floats |= gains
             if recipe.startswith("fireq"):
                 _scale(floats, statistics, weights, group)
             matrices = _round(floats, statistics, recipe, group, midpoints)
-            gains = {name: floats[name] for name in _GAINS}
-        errors.append({name: _relative_error(floats[name], matrices[name]) for name in MATRICES})
+            gains = {name: floats[name] for name in gains}
+        errors.append({name: _relative_error(floats[name], matrix) for name, matrix in matrices.items()})
         if factors is not None:
             matrices["k"], matrices["q"] = (_as_int4(scale_rows(matrices[n], f)) for n, f in zip("kq", factors, strict=True))
-        layers.append(LlamaLayer(**matrices, **gains))  # type: ignore[arg-type]  # split by name, not by type
+        layers.append(LayerWeights(matrices=matrices, norms=gains))
         if calibration:
             calibration.advance(layers[-1])
     return Quantized(replace(weights, layers=tuple(layers)), errors)
@@ -148,7 +146,7 @@ def _round(
     floats: dict[str, Float], statistics: dict[str, InputStatistics], recipe: str, group: int, midpoints: bool
 ) -> dict[str, Int4Matrix]:
     if not recipe.endswith("gptq"):
-        return {name: round_to_nearest(floats[name], group, midpoints=midpoints) for name in MATRICES}
+        return {name: round_to_nearest(floats[name], group, midpoints=midpoints) for names, _ in _INPUTS for name in names}
     matrices: dict[str, Int4Matrix] = {}
     for names, _ in _INPUTS:
         together = round_gptq(np.concatenate([floats[n] for n in names]), statistics[names[0]].hessian, group)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...int4 import BlockMatrix, Float, Int4Matrix, row_scales, spread, to_machine
+from ...formats import Float
+from ...int4 import BlockMatrix, Int4Matrix, row_scales, spread, to_machine
 from ...rounding import ceil_div
 
 __all__ = ["round_gptq", "round_to_nearest"]

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...int4 import BlockMatrix, Float, Int4Matrix
-from ...llama import Matrix
+from ...formats import Float
+from ...int4 import BlockMatrix, Int4Matrix
 from ...shape import ModelShape
 from .rounding import round_to_nearest
 
@@ -112,7 +112,7 @@ def rotary_factors(keys: Tensor, shape: ModelShape) -> tuple[Float, Float]:
     return factor.reshape(-1).float().numpy(), query.reshape(-1).float().numpy()
 
 
-def scale_rows(matrix: Matrix, factors: Float) -> Matrix:
+def scale_rows(matrix: Float | BlockMatrix | Int4Matrix, factors: Float) -> Float | BlockMatrix | Int4Matrix:
     """The matrix with its rows times ``factors``; codes stay as they are."""
     if isinstance(matrix, BlockMatrix):
         midpoint = None if matrix.midpoint is None else matrix.midpoint * factors[:, None]

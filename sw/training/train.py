@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import HwgenError
+from ...files import replacing
 from ...golden.float_bitnet import BitNet
 from ...shape import ModelShape
+from ...weights import ModelWeights
+from ..models.bitnet import save_model, weights_from_state
 
-__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "read_documents", "train", "train_tokenizer"]
+__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "export_training", "read_documents", "train", "train_tokenizer"]
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -84,6 +88,17 @@ def train_tokenizer(documents: list[str], vocab: int) -> Any:
     return tokenizer
 
 
+def open_tokenizer(path: Path, documents: list[str], vocab: int) -> Any:
+    """The tokenizer at ``path``, trained where there is none."""
+    from tokenizers import Tokenizer
+
+    if path.exists():
+        return Tokenizer.from_file(str(path))
+    tokenizer = train_tokenizer(documents, vocab)
+    tokenizer.save(str(path))
+    return tokenizer
+
+
 def encode_documents(tokenizer: Any, documents: list[str]) -> Tensor:
     """All documents as one row of token ids, each begun by ``<|endoftext|>``."""
     ids: list[int] = []
@@ -137,6 +152,47 @@ def batches(tokens: Tensor, recipe: Recipe, first_step: int) -> Iterator[tuple[i
         yield step, torch.stack([tokens[s : s + length + 1] for s in starts.tolist()])
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """The file from which a run goes on: weights, optimisers and steps done of the run that ``signature`` names."""
+
+    path: Path
+    model: BitNet
+    optimizers: list[torch.optim.Optimizer]
+    signature: str
+
+    def load(self) -> int:
+        """Steps done so far; none without a file. :class:`ValueError` for that of another run."""
+        if not self.path.exists():
+            return 0
+        state = torch.load(self.path, weights_only=True)
+        if state["signature"] != self.signature:
+            raise ValueError(f"{self.path} belongs to another recipe; delete it or choose another --out")
+        self.model.load_state_dict(state["model"])
+        for opt, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            opt.load_state_dict(saved)
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Replace the file as one."""
+        states = [o.state_dict() for o in self.optimizers]
+        with replacing(self.path) as part:
+            torch.save({"signature": self.signature, "model": self.model.state_dict(), "optimizers": states, "step": step}, part)
+
+
+def take_step(run: Callable[[Tensor], Tensor], model: BitNet, opts: list[torch.optim.Optimizer], batch: Tensor) -> float:
+    """One step of ``model``, which ``run`` computes, on ``batch [batch, length + 1]``; the loss before it, in nats a token."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = run(batch[:, :-1])
+    loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for opt in opts:
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+    return loss.item()
+
+
 def train(
     shape: ModelShape,
     recipe: Recipe,
@@ -153,16 +209,9 @@ def train(
     ``out/tokenizer.json`` and ``out/train_state.pt`` are written as training goes (the state atomically, every
     ``every`` steps), so a run that was stopped continues where it was when called again with the same arguments.
     """
-    from tokenizers import Tokenizer
-
     out.mkdir(parents=True, exist_ok=True)
     documents = read_documents(text)
-    tokenizer_file = out / "tokenizer.json"
-    if tokenizer_file.exists():
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    else:
-        tokenizer = train_tokenizer(documents, shape.vocab)
-        tokenizer.save(str(tokenizer_file))
+    tokenizer = open_tokenizer(out / "tokenizer.json", documents, shape.vocab)
     tokens = encode_documents(tokenizer, documents)
     held_out, held_bytes = None, 0
     if validation is not None:
@@ -172,47 +221,36 @@ def train(
     torch.manual_seed(recipe.seed)
     model = BitNet(shape)
     opts = optimizers(model, recipe)
-    state_file = out / "train_state.pt"
-    first = 0
-    signature = json.dumps([asdict(recipe), shape.to_dict()], sort_keys=True)
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if state["signature"] != signature:
-            raise ValueError(f"{state_file} belongs to another recipe; delete it or choose another --out")
-        model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["optimizers"], strict=True):
-            opt.load_state_dict(saved)
-        first = state["step"]
+    state = TrainingState(out / "train_state.pt", model, opts, json.dumps([asdict(recipe), shape.to_dict()], sort_keys=True))
     run = torch.compile(model) if compile_model else model
     row: dict[str, float] = {}
     begin = time.monotonic()
-    for step, batch in batches(tokens, recipe, first):
+    for step, batch in batches(tokens, recipe, state.load()):
         for opt, peak in zip(opts, (recipe.muon_rate, recipe.adam_rate), strict=True):
             for group in opt.param_groups:
                 group["lr"] = peak * recipe.rate(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = run(batch[:, :-1])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
+        loss = take_step(run, model, opts, batch)
         done = step + 1
         if done % every == 0 or done == recipe.steps:
-            row = {"step": done, "steps": recipe.steps, "loss": loss.item(), "seconds": time.monotonic() - begin}
+            row = {"step": done, "steps": recipe.steps, "loss": loss, "seconds": time.monotonic() - begin}
             if held_out is not None:
                 nats = evaluate(model, held_out, shape.max_context)
                 row["held_out_nats"] = nats
                 row["held_out_bits_per_byte"] = nats * len(held_out) / math.log(2) / held_bytes
             report(row)
-            state = {
-                "signature": signature,
-                "model": model.state_dict(),
-                "optimizers": [o.state_dict() for o in opts],
-                "step": done,
-            }
-            part = state_file.with_suffix(".part")
-            torch.save(state, part)
-            part.replace(state_file)
+            state.save(done)
     return row
+
+
+def export_training(run: Path, out: Path) -> ModelWeights:
+    """Export the newest state of a training directory (``hwgen train --out``) to directory ``out``."""
+    state_file = run / "train_state.pt"
+    if not state_file.exists():
+        raise HwgenError("checkpoint", f"{state_file} is missing", "give the directory that `hwgen train` wrote")
+    saved = torch.load(state_file, weights_only=True, map_location="cpu")
+    shape = ModelShape(**json.loads(saved["signature"])[1])
+    state = {name: value.float().numpy() for name, value in saved["model"].items()}
+    weights = weights_from_state(shape, state)
+    # documents begin and end with token 0, <|endoftext|>
+    save_model(weights, out, run / "tokenizer.json", end_token=0)
+    return weights

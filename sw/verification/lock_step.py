@@ -5,41 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ...config import BuildConfig
-from ...descriptors import Buffers, Descriptor, Flag, Opcode
+from ...descriptors import Descriptor, Opcode
 from ...errors import HwgenError
 from ...layout import from_planes
-from ...llama import LlamaWeights
-from ...rounding import align
 from ...weights import ModelWeights
+from ..compiler.compile import compile_model
 from ..compiler.image import Image
-from ..compiler.layers import compile_model
-from ..devices.device import Device, DeviceTimeout
-from ..runtime.engine import Engine, PassResult, Session
+from ..devices.device import DeviceTimeout
+from ..runtime.engine import Engine, PassResult
+from ..runtime.pages import Session
+from .operator_outputs import OperatorOutputs, Output, SteppedDevice, Words
 
 if TYPE_CHECKING:
-    from ...golden.machine import GoldenMachine
     from ..devices.golden import GoldenDevice
 
-__all__ = ["LockStep", "Mismatch", "Outcome", "SteppedDevice", "verify_model"]
+__all__ = ["LockStep", "Mismatch", "Outcome", "verify_model"]
 
-Words = npt.NDArray[Any]
-Weights = TypeVar("Weights", bound=ModelWeights | LlamaWeights)
-
-
-class SteppedDevice(Device, Protocol):
-    """A device under test whose passes stop after every operator and whose memories can be seen."""
-
-    def next_operator(self) -> int:
-        """Run to the end of the next operator; its ``tag``. :class:`DeviceTimeout` when nothing moves."""
-
-    def mirror(self, name: str) -> Words:
-        """Live view ``[depth, lanes]`` of the memory behind a probe of ``hwgen.probes``, unsigned words."""
+Weights = TypeVar("Weights", bound=ModelWeights)
 
 
 @dataclass(frozen=True)
@@ -78,143 +65,9 @@ class Outcome:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Output:
-    """One output of an operator: equal rows of words, one for each token."""
-
-    #: Who computed it.
-    owner: Descriptor
-    name: str
-    #: Chunk token of every row.
-    tokens: npt.NDArray[np.int64]
-    #: What the device under test has now.
-    rtl: Callable[[], Words]
-    golden: Words
-
-
-def _display(words: Words, kind: str, index: tuple[int, ...]) -> float | int:
-    word = words[index]
-    if kind == "f32":
-        return float(np.uint32(word).view(np.float32))
-    return int(word)
-
-
-class OperatorOutputs:
-    """Finds the outputs of an operator in the state of the golden machine, and where the device under test mirrors them."""
-
-    def __init__(self, config: BuildConfig, device: SteppedDevice, golden: GoldenMachine) -> None:
-        self.config, self.device, self.golden = config, device, golden
-        #: The latest LINEAR of either half of the accumulators.
-        self._linear: dict[Buffers, Descriptor] = {}
-
-    def of(self, d: Descriptor) -> list[Output]:
-        """Every output of ``d``, which the golden machine has just executed.
-
-        Accumulators can be seen only while DRAIN reads them; what differs there is LINEAR's doing.
-        """
-        tokens = np.arange(self.golden.first, self.golden.first + self.golden.count)
-        if d.opcode is Opcode.LINEAR:
-            self._linear[d.buffers & Buffers.ACCUMULATOR] = d
-        elif d.opcode is Opcode.DRAIN:
-            return [self._accumulators(d, tokens), self._scratch(d, d.vectors, tokens)]
-        elif d.opcode is Opcode.EMBED:
-            return [self._scratch(d, d.vectors, tokens)]
-        elif d.opcode is Opcode.ATTENTION:
-            return [self._scratch(d, d.heads * d.head_vectors, tokens)]
-        elif d.opcode is Opcode.ROTARY:
-            return [self._memory(d, "param", self.golden.param, d.dst_stride, d.vectors, tokens)]
-        elif d.opcode is Opcode.PARAM:
-            return [self._memory(d, "param", self.golden.param, 0, d.vectors, tokens[:1])]
-        elif d.opcode is Opcode.NORM:
-            return self._norm(d, tokens)
-        elif d.opcode is Opcode.ROPE:
-            return self._rope(d, tokens)
-        return []
-
-    def whole_memories(self, d: Descriptor) -> Iterator[Output]:
-        """Scratch and parameter memory from end to end: nothing else may have been written."""
-        for name, state in (("scratch", self.golden.scratch), ("param", self.golden.param)):
-            golden = state.view(np.uint32)
-            yield Output(d, f"{name} written besides", np.zeros(len(golden), np.int64), partial(self.device.mirror, name), golden)
-
-    def _mirrored(
-        self, d: Descriptor, name: str, mirror: str, at: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], golden: Words
-    ) -> Output:
-        """Words ``at`` ``[tokens, ...]`` of a mirror against ``golden`` ``[tokens, ...]``, which is copied."""
-        rows, kind = len(tokens), golden.dtype
-        return Output(
-            d,
-            name,
-            tokens,
-            lambda: self.device.mirror(mirror)[at].reshape(rows, -1).view(kind),
-            golden.reshape(rows, -1).copy(),
-        )
-
-    def _memory(
-        self,
-        d: Descriptor,
-        name: str,
-        state: npt.NDArray[np.float32],
-        stride: int,
-        vectors: int,
-        tokens: npt.NDArray[np.int64],
-    ) -> Output:
-        at = d.dst + tokens[:, None] * stride + np.arange(vectors)
-        return self._mirrored(d, name, name, at, tokens, state.view(np.uint32)[at])
-
-    def _scratch(self, d: Descriptor, vectors: int, tokens: npt.NDArray[np.int64]) -> Output:
-        return self._memory(d, "scratch", self.golden.scratch, d.dst_stride, vectors, tokens)
-
-    def _accumulators(self, d: Descriptor, tokens: npt.NDArray[np.int64]) -> Output:
-        c, rows = self.config, len(tokens)
-        half = int(Buffers.ACCUMULATOR in d.buffers)
-        at = (half * c.tokens + np.arange(rows))[:, None] * c.panel_vectors + d.row_blocks + np.arange(d.vectors)
-        golden = self.golden.accumulator[half, :rows, d.row_blocks * c.width : (d.row_blocks + d.vectors) * c.width]
-        sign = 1 << (c.acc_bits - 1)
-
-        def rtl() -> Words:
-            words: npt.NDArray[np.int64] = self.device.mirror("acc")[at].reshape(rows, -1).astype(np.int64)
-            return (words ^ sign) - sign
-
-        owner = self._linear.get(d.buffers & Buffers.ACCUMULATOR, d)
-        return Output(owner, "accumulator", tokens, rtl, golden.copy())
-
-    def _norm(self, d: Descriptor, tokens: npt.NDArray[np.int64]) -> list[Output]:
-        c, g = self.config, self.golden
-        n, rows = d.vectors * c.width, len(tokens)
-        if Flag.TO_QUERY in d.flags:
-            scale = g.head_scale.view(np.uint32)
-            return [
-                self._mirrored(d, "query", "query", np.arange(d.vectors)[None], tokens, g.head_query[:n]),
-                self._mirrored(d, "query_scale", "query_scale", np.zeros((1, 1), np.int64), tokens, scale),
-            ]
-        half = int(Buffers.ACTIVATION in d.buffers)
-        at = (half * c.tokens + np.arange(rows))[:, None] * (c.max_inputs // c.width) + np.arange(d.vectors)
-        return [self._mirrored(d, "activation", "act", at, tokens, g.activation[half, :rows, :n])]
-
-    def _rope(self, d: Descriptor, tokens: npt.NDArray[np.int64]) -> list[Output]:
-        c, g = self.config, self.golden
-        dim, group = d.head_vectors * c.width, d.heads // d.kv_heads
-        head = np.arange(d.heads)
-        slot = (tokens[:, None] * group + head % group) * d.kv_heads + head // group  # [token, head]
-        at = slot[:, :, None] * d.head_vectors + np.arange(d.head_vectors)
-        rotated = d.heads * (Flag.QUERIES in d.flags) + d.kv_heads * (Flag.KEYS in d.flags)
-        outputs = [self._scratch(d, rotated * d.head_vectors, tokens)] if rotated else []
-        if Flag.QUERIES in d.flags:
-            outputs += [
-                self._mirrored(d, "query", "query", at, tokens, g.query[tokens, : d.heads, :dim]),
-                self._mirrored(d, "query_scale", "query_scale", slot, tokens, g.query_scale[tokens, : d.heads].view(np.uint32)),
-            ]
-        for kind, (name, flag) in enumerate((("key", Flag.KEYS), ("value", Flag.VALUES))):
-            if flag not in d.flags:
-                continue
-            place = (tokens[:, None] * 2 + kind) * c.max_kv_heads + np.arange(d.kv_heads)
-            at = place[:, :, None] * (c.max_head_dim // c.width) + np.arange(d.head_vectors)
-            outputs += [
-                self._mirrored(d, name, "kv", at, tokens, g.kv_store[kind, tokens, : d.kv_heads, :dim]),
-                self._mirrored(d, f"{name}_scale", "kv_scale", place, tokens, g.kv_scale[kind, tokens, : d.kv_heads]),
-            ]
-        return outputs
+def _number(word: Any, kind: np.dtype[Any]) -> float | int:
+    """A word as people read it: those that the golden machine has in 32 bits are float32."""
+    return float(np.uint32(word).view(np.float32)) if kind == np.uint32 else int(word)
 
 
 class LockStep:
@@ -325,14 +178,13 @@ class LockStep:
         self.outcome.mismatches += len(wrong)
         if self.outcome.first is None:
             row, element = (int(i) for i in wrong[0])
-            kind = "f32" if output.golden.dtype == np.uint32 else "int"
             self.outcome.first = Mismatch(
                 output.owner.opcode.name,
                 output.owner.layer,
                 self._position + int(output.tokens[row]),
                 element,
-                _display(rtl, kind, (row, element)),
-                _display(output.golden, kind, (row, element)),
+                _number(rtl[row, element], output.golden.dtype),
+                _number(output.golden[row, element], output.golden.dtype),
                 output.name,
             )
 
@@ -389,12 +241,12 @@ def truncate_layers(weights: Weights, layers: int) -> Weights:
     """The model cut down to its first layers."""
     if layers > weights.shape.layers:
         raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
-    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])  # type: ignore[arg-type]  # of the same family
+    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])
 
 
 def verify_model(
     config: BuildConfig,
-    weights: ModelWeights | LlamaWeights,
+    weights: ModelWeights,
     *,
     prompt_tokens: int,
     new_tokens: int,
@@ -414,7 +266,7 @@ def verify_model(
     if layers is not None:
         weights = truncate_layers(weights, layers)
     image = compile_model(config, weights, head=head)
-    memory = align(image.total_bytes + (1 << 20), 4096)
+    memory = image.memory_bytes()
     if device is None:
         device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, progress=progress)
     lock_step = LockStep(config, image, device, GoldenDevice(config, memory_bytes=memory))

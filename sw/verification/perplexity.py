@@ -9,13 +9,13 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...errors import HwgenError
-from ..models.bitnet import LoadedModel
-from ..models.llama import LoadedLlama
+from ...packages import needs
+from ..models.model import Model
 from ..models.tokenizer import Tokenizer
 
 __all__ = ["WINDOW", "compare_perplexity", "encode_file"]
 
-#: Tokens of a window in which llama models are scored.
+#: Tokens of a window in which quantised models are scored.
 WINDOW = 512
 
 SEPARATOR = "<|endoftext|>"
@@ -46,19 +46,16 @@ def encode_file(tokenizer: Tokenizer, path: Path, limit: int | None = None) -> t
 
 
 def compare_perplexity(
-    model: LoadedModel | LoadedLlama,
+    model: Model,
     path: Path,
     config: BuildConfig,
     limit: int | None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """What ``hwgen perplexity --json`` prints."""
-    try:
-        from ...golden.perplexity import compare_likelihood, compare_models
-    except ImportError as error:
-        raise HwgenError(
-            "tool", f"perplexity needs a Python package that is missing: {error.name}", 'pip install "hwgen[sim]"'
-        ) from error
+    with needs("perplexity", "hwgen[sim]"):
+        from ...golden.decoder import GoldenModel
+        from ...golden.perplexity import compare_models
     ids, size = encode_file(model.tokenizer, path, limit)
     shown = 0
 
@@ -68,21 +65,17 @@ def compare_perplexity(
             shown = done * 20 // total
             progress(f"{done:,} of {total:,} tokens")
 
-    length = min(model.weights.shape.max_context, config.max_context)
-    if isinstance(model, LoadedLlama):
-        from ...golden.float_llama import FloatLlama
-        from ...golden.llama import LlamaModel
-
-        if not model.weights.is_int4:
-            raise HwgenError(
-                "architecture", f"{model.name} has float matrices; the machine takes 4-bit ones",
-                f"hwgen quantize {model.path} --out DIR",
-            )
-        exact = LlamaModel(model.weights, config)
-        length = min(length, WINDOW)
-        outcome = compare_models(FloatLlama(model.weights), exact.logits, ids, length=length, batch=1, progress=report)
-    else:
-        outcome = compare_likelihood(model.weights, config, ids, length=length, progress=report)
+    if not model.weights.is_quantized:
+        raise HwgenError(
+            "architecture", f"{model.name} has float matrices; the machine takes 4-bit ones",
+            f"hwgen quantize {model.path} --out DIR",
+        )
+    family, length = model.family, min(model.shape.max_context, config.max_context)
+    length = min(length, family.window or length)
+    exact = GoldenModel(model.weights, config).logits
+    outcome = compare_models(
+        family.float_reference(model.weights), exact, ids, length=length, batch=family.batch, progress=report
+    )
 
     def row(nats: float, perplexity: float) -> dict[str, float]:
         return {

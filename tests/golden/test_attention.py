@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hwgen.formats import score_constant
 from hwgen.golden.attention import AttentionState, exp2
 from hwgen.golden.float32 import bf16_round
 from hwgen.golden.rotary import quantize_kv, quantize_query
 from hwgen.numerics import exp2_table
-from hwgen.weights import score_constant
 
 from . import rational
 from .bits import assert_same_bits, fractions

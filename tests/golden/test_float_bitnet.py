@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,9 @@ transformers = pytest.importorskip("transformers")
 
 from transformers.integrations.bitnet import AutoBitLinear, replace_with_bitnet_linear  # noqa: E402
 
-from hwgen.golden.float_bitnet import BitNet  # noqa: E402
+from hwgen.golden.float_bitnet import BitNet, float_model  # noqa: E402
 from hwgen.shape import ModelShape  # noqa: E402
+from hwgen.weights import random_weights  # noqa: E402
 
 SHAPES = {
     "grouped queries, squared ReLU, tied": ModelShape(
@@ -85,3 +87,20 @@ def test_freeze_keeps_quantised_weights() -> None:
     assert len(weight.unique()) == 3
     model.freeze()
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight.data, weight)
+
+
+def test_weights_arrive() -> None:
+    for tied in (True, False):
+        shape = ModelShape(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=40, vocab=20, tied=tied)
+        weights = random_weights(shape, 4)
+        model = float_model(weights)
+        up = weights.layers[1].matrices["up"]
+        assert np.array_equal(model.model.layers[1].mlp.up_proj.weight.numpy(), up.trits * np.float32(up.scale))
+        assert np.array_equal(
+            model.model.layers[0].self_attn.attn_sub_norm.weight.numpy(), weights.layers[0].norms["attn_sub_norm"]
+        )
+        assert np.array_equal(model.lm_head.weight.numpy(), weights.head_rows)
+        before = model.model.layers[0].mlp.gate_proj.weight.clone()
+        model.freeze()  # nothing left to quantise
+        assert torch.equal(model.model.layers[0].mlp.gate_proj.weight, before)
+        assert not any(p.requires_grad for p in model.parameters())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hwgen.formats import quantize_head
 from hwgen.golden.head import head_logits, top_candidates
-from hwgen.weights import quantize_head
 
 from . import rational
 from .bits import fractions, random_floats

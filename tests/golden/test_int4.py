@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.formats import score_constant
 from hwgen.golden.int4 import (
     dequantize_rows,
     e4m3_codes,
@@ -22,7 +23,6 @@ from hwgen.golden.int4 import (
 )
 from hwgen.int4 import BlockMatrix, Int4Matrix, pack_nibbles, to_machine, unpack_nibbles
 from hwgen.rounding import ceil_div
-from hwgen.weights import score_constant
 
 from . import rational
 from .bits import assert_same_bits, fractions, random_floats

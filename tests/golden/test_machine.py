@@ -12,23 +12,16 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
-from hwgen.golden.machine import GoldenMachine, ProgramError
+from hwgen.formats import pack_bf16, quantize_head, round_bf16
+from hwgen.golden.machine import GoldenMachine
+from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
-from hwgen.layout import (
-    KvBlockLayout,
-    from_planes,
-    head_block_beats,
-    matrix_shape,
-    pack_bf16,
-    pack_head,
-    pack_ternary,
-    to_planes,
-)
+from hwgen.layout import KvBlockLayout, from_planes, head_block_beats, matrix_shape, pack_head, pack_ternary, to_planes
 from hwgen.registers import PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
-from hwgen.sw.compiler.layers import compile_model
-from hwgen.weights import quantize_head, random_weights, round_bf16
+from hwgen.sw.compiler.compile import compile_model
+from hwgen.weights import random_weights
 
 from .bits import assert_same_bits
 from .passes import Host

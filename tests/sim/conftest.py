@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hwgen.sim import SimulatedAccelerator, build_library
+from hwgen.sim.accelerator import SimulatedAccelerator
+from hwgen.sim.verilate import build_library
 
 from .dma_engine import ID_BITS, PROBES, dma_verilog
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.sim import Probe, SimulatedAccelerator
+from hwgen.sim import Probe
+from hwgen.sim.accelerator import SimulatedAccelerator
 
 CONTROL, BUG, PORT = 0x00, 0x04, 0x40
 PORT_STRIDE = 0x20

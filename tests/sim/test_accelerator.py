@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.sim import IDEAL, KV260, RANDOM, RegisterError, SimulatedAccelerator, SimulationTimeout, build_library
+from hwgen.sim.accelerator import RegisterError, SimulatedAccelerator, SimulationTimeout
+from hwgen.sim.dram import IDEAL, KV260, RANDOM
+from hwgen.sim.verilate import build_library
 
 from .dma_engine import (
     BURSTS,

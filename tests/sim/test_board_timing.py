@@ -9,8 +9,9 @@ import pytest
 
 from hwgen.boards import Board, board_names, load_board
 from hwgen.errors import HwgenError
-from hwgen.sim import DramTiming, MemoryConditions, SimulatedAccelerator, board_timing
-from hwgen.sim.board_timing import LATENCY_NS, USUAL, memory_json
+from hwgen.sim.accelerator import SimulatedAccelerator
+from hwgen.sim.board_timing import LATENCY_NS, USUAL, MemoryConditions, board_timing, memory_json
+from hwgen.sim.dram import DramTiming
 
 from .dma_engine import COPY, THROTTLE, Job, start
 from .test_dram import efficiency

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from hwgen.boards import load_board
-from hwgen.sim import IDEAL, KV260, RANDOM, DramTiming, SimulatedAccelerator, board_timing
+from hwgen.sim.accelerator import SimulatedAccelerator
+from hwgen.sim.board_timing import board_timing
+from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 
 from .dma_engine import COPY, LEAD, THROTTLE, Job, expected_hashes, read_hashes, start
 

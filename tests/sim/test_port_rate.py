@@ -9,7 +9,8 @@ import pytest
 
 from hwgen.boards import board_names, load_board
 from hwgen.errors import HwgenError
-from hwgen.sim import IDEAL, MemoryConditions, board_timing
+from hwgen.sim.board_timing import MemoryConditions, board_timing
+from hwgen.sim.dram import IDEAL
 from hwgen.sim.port_rate import LATENCIES_NS, port_rate, rates_path, stream_rate, tabled_port_rate
 
 KV260 = load_board("kv260")

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from hwgen.sim import BuildFailed, InterfaceMismatch, Probe, SimulatedAccelerator, ToolMissing, build_library
+from hwgen.sim import Probe
 from hwgen.sim import toolchain as toolchain_module
+from hwgen.sim.accelerator import SimulatedAccelerator
+from hwgen.sim.toolchain import BuildFailed, ToolMissing
+from hwgen.sim.verilate import InterfaceMismatch, build_library
 
 from .dma_engine import ID_BITS, PROBES, dma_verilog
 

@@ -10,7 +10,7 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.shape import ModelShape
-from hwgen.sw.models.checkpoint import save_model
+from hwgen.sw.models.bitnet import save_model
 from hwgen.sw.training.train import train_tokenizer
 from hwgen.weights import ModelWeights, random_weights
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from hwgen.config import BuildConfig, ConfigError
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
 from hwgen.int4 import GROUPS
-from hwgen.llama import LlamaWeights, random_llama
 from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
-from hwgen.sw.compiler.layers import HEADS, compile_model
+from hwgen.sw.compiler.compile import HEADS, compile_model
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.sw.verification.lock_step import LockStep, Outcome
@@ -42,13 +42,13 @@ class Case:
     #: Number formats of a llama model; None for a ternary one.
     formats: dict[str, Any] | None = None
 
-    def weights(self) -> ModelWeights | LlamaWeights:
+    def weights(self) -> ModelWeights:
         """Random weights of the model."""
         return model_weights(self.shape, self.seed, self.formats)
 
 
-def model_weights(shape: ModelShape, seed: int, formats: dict[str, Any] | None) -> ModelWeights | LlamaWeights:
-    return random_weights(shape, seed) if formats is None else random_llama(shape, seed, **formats)
+def model_weights(shape: ModelShape, seed: int, formats: dict[str, Any] | None) -> ModelWeights:
+    return random_weights(shape, seed) if formats is None else random_weights(shape, seed, LLAMA, "int4", **formats)
 
 
 def divisors(value: int) -> list[int]:
@@ -133,7 +133,7 @@ def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[M
         )
         formats = random_formats(config, rng)
         try:
-            compile_model(config, random_llama(shape, 0, **formats))
+            compile_model(config, random_weights(shape, 0, LLAMA, "int4", **formats))
         except (HwgenError, ValueError):  # query elements that are no whole slices
             continue
         return shape, formats
@@ -199,13 +199,13 @@ def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, Verilator
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
     rng = np.random.default_rng([case.seed, 3])
     pages = [int(p) for p in rng.permutation(image.pages)]
-    step.rtl_engine._free, step.golden_engine._free = pages[:], pages[:]
+    step.rtl_engine.pages._free, step.golden_engine.pages._free = pages[:], pages[:]
     running = 0
     for sequence, tokens, logits in case.passes:
         if sequence != running:
             running = sequence
             for engine, session in zip((step.rtl_engine, step.golden_engine), step.sessions, strict=True):
-                engine.close(session)
+                engine.pages.close(session)
         if step.forward([int(t) for t in rng.integers(0, case.shape.vocab, tokens)], logits) is None:
             break
     return step.outcome, device

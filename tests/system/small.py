@@ -8,8 +8,8 @@ from hwgen.config import BuildConfig
 from hwgen.hw.verilog import cached_verilog
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260, DramTiming
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.weights import random_weights
 

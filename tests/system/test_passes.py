@@ -15,7 +15,8 @@ from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, PassResult, Session
+from hwgen.sw.runtime.engine import Engine, PassResult
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.verification.lock_step import LockStep
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image

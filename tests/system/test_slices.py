@@ -8,11 +8,12 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260, RANDOM, DramTiming
-from hwgen.sw.analysis.estimate import PassModel
+from hwgen.sw.analysis.pass_model import PassModel
 from hwgen.sw.analysis.preemption import slice_times
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.runtime.engine import Engine, PassResult, Session, SlicedPass
+from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.scheduler import Job, Scheduler
 
 from ..sw.runtime.interposed import compile_round_by_round, golden_engine, interposed, sliced_image, undisturbed

@@ -9,11 +9,10 @@ from typing import Any
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.hw.attention.candidates import CandidateList
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
-from tests.hw.attention.bench import pulse
+from tests.hw.attention.bench import offer_entries
 
 
 @cocotb.test()
@@ -27,22 +26,7 @@ async def sorts(dut: Any) -> None:
         count = choice.choice([0, 1, size - 1, size, size + 1, 40])
         levels = [-3.4e38, -2.5, -1.0, 0.0, 1.5, 3.4e38] if turn % 2 else [choice.gauss(0, 1) for _ in range(50)]
         logits = np.array([choice.choice(levels) for _ in range(count)], np.float32)
-        await pulse(dut, dut.clear)
-        for index, logit in enumerate(logits):
-            while choice.random() < 0.2:
-                dut.valid.value = 0
-                await RisingEdge(dut.clk)
-            dut.valid.value, dut.index.value, dut.logit.value = 1, index, int(logit.view(np.uint32))
-            await RisingEdge(dut.clk)
-        dut.valid.value = 0
-        await RisingEdge(dut.clk)
-        for _ in range((size + 1) * (count + 1)):
-            await ReadOnly()
-            busy = int(dut.busy.value)
-            await RisingEdge(dut.clk)
-            if not busy:
-                break
-        assert not busy
+        await offer_entries(dut, choice, dut.logit, logits.view(np.uint32).tolist(), (size + 1) * (count + 1))
         order = np.argsort(-logits.astype(np.float64), kind="stable")[:size]
         expected = [(int(i), int(logits[i].view(np.uint32))) for i in order]
         expected += [(0, 0xFF7F_FFFF)] * (size - len(expected))

@@ -34,6 +34,54 @@ from tests.hw.attention.bench import (
 ADDRESS = 0x40_0000_1000 >> 8
 
 
+def operands(seed: int, vocab: int, hidden: int, kind: str) -> tuple[Any, Any, Any, float]:
+    """Query ``[hidden]``, rows ``[vocab, hidden]``, bf16 scales of the rows as bits, scale of the query; ``kind`` for extremes."""
+    rng = np.random.default_rng(seed)
+    query = rng.integers(-127, 128, hidden, dtype=np.int8)
+    rows = rng.integers(-127, 128, (vocab, hidden), dtype=np.int8)
+    scales = rng.integers(112 << 7, 118 << 7, vocab, dtype=np.uint16)
+    scale = 3.25e-3
+    if kind == "ties":
+        rows, scales = rows[rng.integers(0, 3, vocab)], np.full(vocab, 115 << 7, np.uint16)
+    if kind == "zero":
+        scales[:] = 0
+    if kind == "negative":
+        query, rows = np.full(hidden, -127, np.int8), np.abs(rows)
+    if kind == "huge":
+        query[:], rows[:], scales[:], scale = 127, 127, 254 << 7, 1e30
+        rows[::3] = -127
+    return query, rows, scales, scale
+
+
+def golden_logits(query: Any, rows: Any, scales: Any, scale: float) -> torch.Tensor:
+    row_scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
+    return head_logits(
+        torch.from_numpy(query).float(), torch.tensor(scale, dtype=torch.float32), torch.from_numpy(rows).float(), row_scale,
+    )
+
+
+def check_results(
+    dut: Any, config: BuildConfig, logits: torch.Tensor, beats: list[int], segments: list[int], write_logits: bool
+) -> None:
+    """The candidates, and in memory the logits with zeros up to whole ring rows, or nothing."""
+    index, best = top_candidates(logits, config.topk)
+    found = [int(getattr(dut, f"topk_index__{i}").value) for i in range(config.topk)]
+    found_logits = [int(getattr(dut, f"topk_logit__{i}").value) for i in range(config.topk)]
+    missing = config.topk - len(index)
+    assert found == index.tolist() + [0] * missing
+    assert found_logits == best.numpy().view(np.uint32).tolist() + [0xFF7F_FFFF] * missing
+    if not write_logits:
+        assert not segments and not beats
+        return
+    count = pad_beats(config, ceil_div(4 * len(logits), config.beat_bytes))
+    words = config.beat_bytes // 4
+    image = np.zeros(count * words, np.float32)
+    image[: len(logits)] = logits.numpy()
+    assert segments == [ADDRESS | count << 40]
+    strobes = ((1 << config.beat_bytes) - 1) << (8 * config.beat_bytes)
+    assert beats == [pack_bytes(beat) | strobes for beat in image.reshape(count, words)]
+
+
 @cocotb.test()
 async def ranks(dut: Any) -> None:
     parameters = cocotb_parameters()
@@ -44,20 +92,7 @@ async def ranks(dut: Any) -> None:
     logit_beats, segments = Sink(dut, "logits", 0.0, 4), Sink(dut, "logits_segment", 0.5, 5)
     await start_clock(dut)
     for number, (stall, back_pressure, interrupt, vocab, hidden, kind) in enumerate(parameters["cases"]):
-        rng = np.random.default_rng(number)
-        query = rng.integers(-127, 128, hidden, dtype=np.int8)
-        rows = rng.integers(-127, 128, (vocab, hidden), dtype=np.int8)
-        scales = rng.integers(112 << 7, 118 << 7, vocab, dtype=np.uint16)
-        scale = 3.25e-3
-        if kind == "ties":
-            rows, scales = rows[rng.integers(0, 3, vocab)], np.full(vocab, 115 << 7, np.uint16)
-        if kind == "zero":
-            scales[:] = 0
-        if kind == "negative":
-            query, rows = np.full(hidden, -127, np.int8), np.abs(rows)
-        if kind == "huge":
-            query[:], rows[:], scales[:], scale = 127, 127, 254 << 7, 1e30
-            rows[::3] = -127
+        query, rows, scales, scale = operands(number, vocab, hidden, kind)
         padded = np.zeros(vectors_of(config, hidden) * config.width, np.int8)
         padded[:hidden] = query
         await write_query(dut, config, padded, scale, slot=0, kv_head=0, kv_heads=1)
@@ -90,27 +125,7 @@ async def ranks(dut: Any) -> None:
         if not stall and not back_pressure and not kind and hidden == config.max_inputs:
             # One beat a cycle.
             assert cycles <= len(items) + 120, (vocab, hidden, cycles)
-
-        row_scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
-        logits = head_logits(
-            torch.from_numpy(query).float(), torch.tensor(scale, dtype=torch.float32), torch.from_numpy(rows).float(), row_scale,
-        )
-        index, best = top_candidates(logits, config.topk)
-        found = [int(getattr(dut, f"topk_index__{i}").value) for i in range(config.topk)]
-        found_logits = [int(getattr(dut, f"topk_logit__{i}").value) for i in range(config.topk)]
-        missing = config.topk - len(index)
-        assert found == index.tolist() + [0] * missing, (kind, vocab, hidden)
-        assert found_logits == best.numpy().view(np.uint32).tolist() + [0xFF7F_FFFF] * missing
-        if not write_logits:
-            assert not segments.items and not logit_beats.items
-            continue
-        count = pad_beats(config, ceil_div(4 * vocab, config.beat_bytes))
-        words = config.beat_bytes // 4
-        image = np.zeros(count * words, np.float32)
-        image[:vocab] = logits.numpy()
-        assert segments.items == [ADDRESS | count << 40]
-        strobes = ((1 << config.beat_bytes) - 1) << (8 * config.beat_bytes)
-        assert logit_beats.items == [pack_bytes(beat) | strobes for beat in image.reshape(count, words)]
+        check_results(dut, config, golden_logits(query, rows, scales, scale), logit_beats.items, segments.items, write_logits)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 from hwgen.config import BuildConfig
 from hwgen.golden.int4 import e4m3_values
 from hwgen.hw.attention.query import QueryMemory
-from hwgen.hw.float import e4m3_integer
+from hwgen.hw.float.e4m3 import e4m3_integer
 
 
 def test_every_code() -> None:

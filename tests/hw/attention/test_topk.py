@@ -8,11 +8,10 @@ from typing import Any
 
 import cocotb
 import pytest
-from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.hw.attention.topk import TopK
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
-from tests.hw.attention.bench import pulse
+from tests.hw.attention.bench import offer_entries
 
 
 @cocotb.test()
@@ -26,22 +25,7 @@ async def sorts(dut: Any) -> None:
         count = choice.choice([0, 1, size - 1, size, size + 1, 40])
         levels = [0, 1, 5, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF] if turn % 2 else [choice.getrandbits(32) for _ in range(50)]
         keys = [choice.choice(levels) for _ in range(count)]
-        await pulse(dut, dut.clear)
-        for index, key in enumerate(keys):
-            while choice.random() < 0.2:
-                dut.valid.value = 0
-                await RisingEdge(dut.clk)
-            dut.valid.value, dut.index.value, dut.key.value = 1, index, key
-            await RisingEdge(dut.clk)
-        dut.valid.value = 0
-        await RisingEdge(dut.clk)
-        for _ in range(size + 1):
-            await ReadOnly()
-            busy = int(dut.busy.value)
-            await RisingEdge(dut.clk)
-            if not busy:
-                break
-        assert not busy
+        await offer_entries(dut, choice, dut.key, keys, size + 1)
         order = sorted(range(count), key=lambda i: (-keys[i], i))[:size]
         found = [int(getattr(dut, f"best__{i}").value) for i in range(size)]
         assert found == order + [0] * (size - len(order)), keys

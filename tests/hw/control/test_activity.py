@@ -9,8 +9,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from hwgen.config import BuildConfig
-from hwgen.hazards import Unit
 from hwgen.hw.control.activity import EngineActivity
+from hwgen.operators import Unit
 from hwgen.registers import COUNTERS, ENGINE_COUNTERS
 
 NAMES = [name for name, _ in ENGINE_COUNTERS]

@@ -12,14 +12,15 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hwgen.config import CONTRACT_VERSION, BuildConfig, ConfigError
-from hwgen.hazards import UNIT_OF, Unit
+from hwgen.config import BuildConfig, ConfigError
+from hwgen.contract import CONTRACT_VERSION, contract_hash
+from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Lite
-from hwgen.hw.control.active import Pass
 from hwgen.hw.control.counters import Counters
 from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead
+from hwgen.operators import OPERATORS, Unit
 from hwgen.registers import COUNTERS, MAGIC, TRACE_WORDS, WINDOW_BYTES, Register, Status, register, register_map
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
@@ -141,7 +142,7 @@ async def holds_values(dut: Any) -> None:
     config, bench, host, at = await set_up(dut, 1)
     assert await host.read(at("MAGIC")) == MAGIC
     assert await host.read(at("VERSION")) == CONTRACT_VERSION
-    assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == config.contract_hash
+    assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == contract_hash(config)
     writable = [row for row in register_map(config) if row.access == "rw"]
     assert len(writable) == 8
     values = {row.name: bench.random.getrandbits(32) & ~1 for row in writable}
@@ -267,7 +268,7 @@ async def counters_and_candidates(dut: Any) -> None:
     for _ in range(50):
         now = [bench.random.getrandbits(events), bench.random.getrandbits(busy), bench.random.getrandbits(stall)]
         running = bench.random.getrandbits(len(Unit))
-        opcodes = {unit: bench.random.choice([o for o, u in UNIT_OF.items() if u is unit]) for unit in Unit}
+        opcodes = {unit: bench.random.choice([o for o, row in OPERATORS.items() if row.unit is unit]) for unit in Unit}
         dut.events.value, dut.port_busy.value, dut.port_stall.value = now
         dut.running.value = running
         for unit, opcode in opcodes.items():

@@ -11,9 +11,10 @@ import cocotb
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Buffers, Descriptor, Flag, Opcode, field_bits
-from hwgen.hazards import UNIT_OF, Unit, must_wait
+from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, field_bits
+from hwgen.hazards import must_wait
 from hwgen.hw.control.sequencer import Sequencer
+from hwgen.operators import OPERATORS, Unit, active_tokens, has_more_rounds, skipped
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Source
 from tests.hw.memory.test_prefetch import random_descriptor
@@ -126,14 +127,7 @@ class Machine:
 
 
 def executed(program: list[Descriptor], tokens: int, logits: bool) -> list[tuple[int, Descriptor]]:
-    result = []
-    for index, d in enumerate(program):
-        if d.token_start >= tokens or (d.flags & Flag.LOGITS and not logits):
-            continue
-        if d.flags & Flag.MULTI and tokens <= 2 * d.token_count:
-            continue
-        result.append((index, d))
-    return result
+    return [(index, d) for index, d in enumerate(program) if not skipped(d, tokens, logits)]
 
 
 def check_times(machine: Machine, chosen: list[tuple[int, Descriptor]], program: list[Descriptor]) -> None:
@@ -196,23 +190,21 @@ async def executes(dut: Any) -> None:
             assert len(machine.executions) == len(chosen)
             rewinds, held = [], []
             for run, (_, d) in zip(machine.executions, chosen, strict=True):
-                first, count = d.token_start, min(d.token_count, tokens - d.token_start)
-                if d.flags & Flag.LAST:
-                    first, count = tokens - 1, 1
+                active = active_tokens(d, tokens)
+                first, count = active.start, len(active)
                 assert run.bus == {
                     "first": first, "count": count, "tokens": tokens, "position": position, "gang": int(count <= config.lanes),
                     "write_logits": write_logits, "logits": address,
                     "opcode": d.opcode, "tag": d.tag, "src": d.src, "row_blocks": d.row_blocks, "scalar0": 0,
                     "stream_address": d.stream_address, "buffers": d.buffers,
                 }
-                more = d.token_start + d.token_count < tokens
-                if d.opcode is Opcode.LINEAR and d.flags & Flag.REPLAY and more:
+                if d.opcode is Opcode.LINEAR and d.flags & Flag.REPLAY and has_more_rounds(d, tokens):
                     held += range(run.start, run.done + 1)
                     rewinds.append(run.done + 1)
             assert machine.rewinds == rewinds and machine.holds == held
             check_times(machine, chosen, program)
             # The ring has one reader at a time, and a rewind comes before the next one starts.
-            ring_readers = {opcode for opcode, unit in UNIT_OF.items() if unit in (Unit.LOADER, Unit.LINEAR, Unit.ATTENTION)}
+            ring_readers = {opcode for opcode, row in OPERATORS.items() if row.fetches != (Fetch.NONE,)}
             readers = [r for r in machine.executions if r.bus["opcode"] in ring_readers]
             for before, after in zip(readers, readers[1:], strict=False):
                 assert after.start > before.done + 1
@@ -230,8 +222,8 @@ async def pairs(dut: Any) -> None:
     dut.current__tokens.value = 1
     dut.current__want_logits.value = 1
     await bench.start()
-    for earlier in UNIT_OF:
-        for later in UNIT_OF:
+    for earlier in OPERATORS:
+        for later in OPERATORS:
             for halves in range(16) if Opcode.LINEAR in (earlier, later) else (0,):
                 program = [
                     Descriptor(opcode=earlier, token_count=1, tag=0, buffers=Buffers(halves & 3)),

@@ -9,8 +9,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from hwgen.config import BuildConfig
-from hwgen.hazards import Unit
 from hwgen.hw.control.trace import TraceMemory
+from hwgen.operators import Unit
 from hwgen.registers import TRACE_WORDS
 
 

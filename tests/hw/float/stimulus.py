@@ -24,8 +24,8 @@ _EDGES = [
     *(0x3F000000, 0x3F000001, 0x3EFFFFFF, 0x3FC00000, 0x40200000),  # halves: ties of integers
     *(0x42FE0000, 0x42FEFFFF, 0x42FF0000, 0x42FD0000, 0x4F000000, 0x4EFFFFFF, 0x4E800000),  # ends of integer ranges
 ]
+#: Bits of the numbers around which something changes, of both signs.
 EDGES = [0, *_EDGES, *(bits | 0x80000000 for bits in _EDGES)]
-"""Bits of the numbers around which something changes, of both signs."""
 
 
 def to_bits(x: Tensor) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import cocotb
 
 from hwgen.golden.float32 import fadd, fsub
-from hwgen.hw.float import FloatAdd
+from hwgen.hw.float.add import FloatAdd
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import check, operand_pairs, stream, to_bits, to_float

@@ -14,7 +14,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.golden.float32 import int_to_f32, round_int
-from hwgen.hw.float import FloatToInt, IntToFloat
+from hwgen.hw.float.convert import FloatToInt, IntToFloat
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, stream, to_bits, to_float

@@ -9,7 +9,7 @@ from typing import Any
 import cocotb
 
 from hwgen.golden.float32 import fdiv
-from hwgen.hw.float import FloatDiv
+from hwgen.hw.float.divide import FloatDiv
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import check, operand_pairs, stream, to_bits, to_float

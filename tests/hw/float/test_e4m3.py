@@ -10,13 +10,14 @@ import cocotb
 import torch
 
 from hwgen.golden.int4 import e4m3_codes, e4m3_integers, e4m3_values
-from hwgen.hw.float import FloatToE4m3, FloatToInt
+from hwgen.hw.float.convert import FloatToInt
+from hwgen.hw.float.e4m3 import FloatToE4m3
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, stream, to_bits, to_float
 
+#: Every value that is not negative, ascending.
 VALUES = e4m3_values(torch.arange(0x7F)).double() / 512
-"""Every value that is not negative, ascending."""
 
 
 def arguments() -> list[int]:

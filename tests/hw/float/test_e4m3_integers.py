@@ -12,7 +12,7 @@ import torch
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.golden.int4 import e4m3_values
-from hwgen.hw.float import E4M3_BITS, E4m3Integers
+from hwgen.hw.float.e4m3 import E4M3_BITS, E4m3Integers
 from tests.cocotb_runner import run_cocotb, start_clock
 
 COUNT = 3

@@ -9,7 +9,7 @@ from typing import Any
 import cocotb
 
 from hwgen.golden.float32 import fmul
-from hwgen.hw.float import FloatMul
+from hwgen.hw.float.multiply import FloatMul
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import check, operand_pairs, stream, to_bits, to_float

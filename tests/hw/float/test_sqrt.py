@@ -10,7 +10,7 @@ import cocotb
 from cocotb.triggers import RisingEdge
 
 from hwgen.golden.float32 import fsqrt
-from hwgen.hw.float import FloatSqrt
+from hwgen.hw.float.sqrt import FloatSqrt
 from tests.cocotb_runner import run_cocotb, start_clock
 
 from .stimulus import EDGES, check, random_numbers, to_bits, to_float

@@ -13,12 +13,11 @@ import numpy.typing as npt
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Buffers, Descriptor, Opcode
+from hwgen.descriptors import Buffers, Descriptor
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY
-from hwgen.layout import matrix_shape, pack_ternary, vectors_of
+from hwgen.layout import vectors_of
 from tests.cocotb_runner import cocotb_parameters, start_clock
 
-Trits = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
@@ -64,43 +63,54 @@ class PanelJob(ABC):
         return expected
 
 
-@dataclass(kw_only=True)
-class Job(PanelJob):
-    """LINEAR of the ternary engine."""
+class EngineJobs(ABC):
+    """What the shared cases ask of one engine: jobs, how long they may be, and how many cycles they take."""
 
-    #: ``[rows, inputs]``
-    weights: Trits
-    #: ``[tokens, inputs]``
-    activations: Integers
+    #: Name of the engine.
+    name: str
+    #: Inputs that a job has at least.
+    least: int
+    #: Inputs of a whole slice, of a long job, and of one in a chain of jobs.
+    slice: int
+    longest: int
+    chained: int
 
-    @property
-    def tokens(self) -> int:
-        return self.activations.shape[0]
+    def __init__(self, config: BuildConfig) -> None:
+        self.config = config
 
-    @property
-    def rows(self) -> int:
-        return len(self.weights)
+    @abstractmethod
+    def random(self, rng: np.random.Generator, rows: int, inputs: int, tokens: int, **options: Any) -> PanelJob: ...
 
-    def codes(self, config: BuildConfig, rng: np.random.Generator) -> Bytes:
-        """Elements beyond the inputs get leftovers, as the last vector of a NORM may have."""
-        inputs = self.activations.shape[1]
-        full = rng.integers(-127, 128, (self.tokens, vectors_of(config, inputs) * config.width))
-        full[:, :inputs] = self.activations
-        return full.astype(np.int8).view(np.uint8)
+    @abstractmethod
+    def largest(self, rng: np.random.Generator, tokens: int, buffers: Buffers) -> PanelJob:
+        """Of as many rows as a panel has."""
 
-    def stream(self, config: BuildConfig) -> tuple[Descriptor, Bytes]:
-        slices, blocks = matrix_shape(config, *self.weights.shape)
-        descriptor = Descriptor(opcode=Opcode.LINEAR, slices=slices, row_blocks=blocks, buffers=self.buffers)
-        return descriptor, pack_ternary(config, self.weights)
+    @abstractmethod
+    def steady(self, rng: np.random.Generator, rows: int, tokens: int, buffers: Buffers) -> PanelJob:
+        """Of whole slices that last longer than their preparation."""
 
-    def products(self) -> Integers:
-        return self.activations @ self.weights.astype(np.int64).T
+    @abstractmethod
+    def prepare_cycles(self, tokens: int) -> int:
+        """Cycles that a slice takes at least, while what it needs is prepared."""
+
+    @abstractmethod
+    def stream_cycles(self, job: PanelJob) -> int:
+        """Cycles of a `steady` job from the first row accepted, which is the last beat of it, to ``done``."""
+
+    @abstractmethod
+    def most_cycles(self, job: PanelJob) -> int:
+        """Cycles that a job of slices with few rows may take."""
 
 
-def random_job(rng: np.random.Generator, rows: int, inputs: int, tokens: int, **options: Any) -> Job:
-    weights = rng.integers(-1, 2, (rows, inputs)).astype(np.int8)
-    options.setdefault("buffers", Buffers(int(rng.integers(4))))
-    return Job(weights=weights, activations=rng.integers(-127, 128, (tokens, inputs)), **options)
+def jobs_of(config: BuildConfig) -> EngineJobs:
+    """Jobs of the engine that the test named."""
+    if cocotb_parameters()["engine"] == "int4":
+        from .int4_jobs import Int4Jobs
+
+        return Int4Jobs(config)
+    from .ternary_jobs import TernaryJobs
+
+    return TernaryJobs(config)
 
 
 class Bench:
@@ -110,6 +120,7 @@ class Bench:
         self.dut = dut
         self.config = BuildConfig.from_dict(cocotb_parameters()["config"])
         self.rng = np.random.default_rng(cocotb_parameters().get("seed", 7))
+        self.jobs = jobs_of(self.config)
 
     async def start(self) -> None:
         dut = self.dut

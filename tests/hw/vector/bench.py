@@ -31,8 +31,8 @@ from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
 Places = dict[tuple[int, ...], int]
 """Contents of a memory by the members of its write bus, in their order."""
 
+#: Exponent fields of random numbers.
 RANGES = {"one": (120, 134), "huge": (245, 254), "tiny": (2, 12), "wide": (2, 254), "spread": (108, 134)}
-"""Exponent fields of random numbers."""
 
 STYLES = (*RANGES, "edges", "zero")
 

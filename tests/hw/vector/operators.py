@@ -19,8 +19,8 @@ MODES = (Flag.STORE, Flag.RELU2, Flag.SILU, Flag.MULTIPLY, Flag.ADD)
 BUFFERS = [Buffers(bits) for bits in range(4)]
 
 
+#: Cycles after which nothing of an operator is left.
 TAIL = 400
-"""Cycles after which nothing of an operator is left."""
 
 
 def formats_of(config: BuildConfig, opcode: Opcode) -> list[Format]:

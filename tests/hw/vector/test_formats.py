@@ -12,7 +12,7 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Flag, Format, Opcode
-from hwgen.hw.vector import VectorUnit
+from hwgen.hw.vector.unit import VectorUnit
 from tests.cocotb_runner import run_cocotb
 
 from .bench import STYLES, config_of_width

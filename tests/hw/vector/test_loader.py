@@ -12,7 +12,7 @@ from cocotb.triggers import RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
-from hwgen.hw.vector import RingLoader
+from hwgen.hw.vector.loader import RingLoader
 from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 

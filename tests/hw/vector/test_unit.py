@@ -11,7 +11,7 @@ import pytest
 
 from hwgen.config import BuildConfig, ConfigError
 from hwgen.descriptors import Descriptor, Flag, Opcode
-from hwgen.hw.vector import VectorUnit
+from hwgen.hw.vector.unit import VectorUnit
 from tests.cocotb_runner import run_cocotb
 
 from .bench import BUSES, STYLES, config_of_width

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from hwgen.contract import contract_hash
 from hwgen.registers import MAGIC, register
-from hwgen.sim.board import BusError, VirtualBoard, make_bitstream, parse_bitstream
-from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE
+from hwgen.sim.board.bitstream import make_bitstream, parse_bitstream
+from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE, BusError, VirtualBoard
 from tests.virtual_board import CONFIG, new_board
 
 HEADER_END = b"e"
@@ -31,7 +32,7 @@ def board() -> VirtualBoard:
 
 def test_bitstream_names_its_design() -> None:
     values = parse_bitstream(firmware(make_bitstream(CONFIG, "hand-off", "xck26")))
-    assert values["contract_hash"] == f"{CONFIG.contract_hash:016x}" and values["configuration"] == CONFIG.name
+    assert values["contract_hash"] == f"{contract_hash(CONFIG):016x}" and values["configuration"] == CONFIG.name
     assert make_bitstream(CONFIG, "hand-off") == make_bitstream(CONFIG, "hand-off")
     assert make_bitstream(CONFIG, "another") != make_bitstream(CONFIG, "hand-off")
     with pytest.raises(ValueError, match="not a simulated bitstream"):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hwgen.sim.board import VirtualBoard, make_bitstream
-from hwgen.sim.board.board import FPGA_MANAGER, LEDS_BASE
+from hwgen.sim.board.bitstream import make_bitstream
+from hwgen.sim.board.board import FPGA_MANAGER, LEDS_BASE, VirtualBoard
 from tests.virtual_board import CONFIG, new_board, require_pynq
 
 from .test_board import firmware

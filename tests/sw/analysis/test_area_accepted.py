@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from hwgen.boards import board_names, load_board
+from hwgen.boards import RESOURCES, board_names, load_board
 from hwgen.errors import HwgenError
 from hwgen.sw.analysis import area_report as report
+from hwgen.sw.analysis import yosys
 from hwgen.sw.analysis.area_accepted import accept, accepted_path, compare, compare_board, load_accepted
-from hwgen.sw.analysis.area_model import estimate_resources
+from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
 from hwgen.sw.analysis.area_page import load_routed, resource_page
 from hwgen.sw.analysis.main_units import MAIN_UNITS, MainUnit, find_main_units, main_units_of
 from hwgen.sw.cli.main import main
@@ -64,7 +65,7 @@ def test_every_board_is_below_the_ceilings(name: str) -> None:
     board = load_board(name)
     path = accepted_path(board, name)
     total = load_accepted(path, board)["total"] if path.exists() else estimate_resources(board.config).total
-    for kind, share in report.CEILINGS.items():
+    for kind, share in CEILINGS.items():
         assert total[kind] <= share * board.available[kind], kind
 
 
@@ -81,7 +82,7 @@ def test_a_new_unit_must_be_accepted_and_one_that_is_gone_need_not() -> None:
 def whole_report(lane_lut: int = 1000) -> dict[str, Any]:
     part = {"name": "lane", "count": 2, **ROW, "lut": lane_lut}
     unit = {"name": "linear", **ROW, "lut": lane_lut + 10, "parts": [part]}
-    resources = {kind: unit[kind] for kind in report.RESOURCES}
+    resources = {kind: unit[kind] for kind in RESOURCES}
     totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0}
     return {**totals, "engines": {"ternary": {"macs": 100, "lut_per_mac": 10.0}}, "units": [unit]}
 
@@ -121,7 +122,7 @@ def test_the_command_accepts_and_checks(
     lane_lut = 1000
     monkeypatch.setattr(report, "report_board", lambda board, **options: whole_report(lane_lut))
     monkeypatch.setattr(report, "measure_main_unit", lambda unit, config, **options: {"name": unit.name, **ROW})
-    monkeypatch.setattr(report, "yosys_version", lambda: "x")
+    monkeypatch.setattr(yosys, "yosys_version", lambda: "x")
 
     def call(*options: str) -> tuple[int, dict[str, Any]]:
         code = main(["report", "--board", str(board), "--json", *options])

@@ -10,8 +10,8 @@ import pytest
 from hwgen.boards import board_names, load_board
 from hwgen.config import BuildConfig
 from hwgen.sw.analysis.area_accepted import accepted_path
-from hwgen.sw.analysis.area_model import KINDS, block_rams, estimate_resources, mux_luts, tree_bits
-from hwgen.sw.analysis.area_report import family_of
+from hwgen.sw.analysis.area_model import KINDS, block_rams, estimate_resources, mux_luts, predicted_uram, tree_bits, ultra_rams
+from hwgen.sw.analysis.yosys import family_of
 
 #: What Yosys made of a configuration: the accepted figures of every board, and more points that the model was fitted to.
 ACCEPTED = [path for name in board_names() if (path := accepted_path(load_board(name), name)).exists()]
@@ -93,3 +93,20 @@ def test_more_hardware_costs_more(kind: str, changes: dict[str, Any]) -> None:
 def test_without_ultra_memories_there_is_no_ultraram() -> None:
     config = BuildConfig(ring_memory="block", scratch_memory="block", activation_memory="block")
     assert estimate_resources(config).total["uram"] == 0
+
+
+@pytest.mark.parametrize(
+    ("depth", "bits", "count"),
+    [
+        (4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8),
+        (28672, 256, 25), (24576, 256, 22), (20736, 64, 6), (4096, 256, 4),
+    ],
+)
+def test_ultra_rams(depth: int, bits: int, count: int) -> None:
+    """As Yosys 0.70 maps them."""
+    assert ultra_rams(depth, bits) == count
+
+
+def test_every_ultra_memory_is_predicted() -> None:
+    """Ring 16, scratch 25, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
+    assert predicted_uram(load_board("kv260").config) == 16 + 25 + 2 + 6

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hwgen.boards import load_board
+from hwgen.boards import RESOURCES, load_board
 from hwgen.errors import HwgenError
 from hwgen.sw.analysis import area_report as report
+from hwgen.sw.analysis import yosys
 from hwgen.sw.analysis.netlist import merge_equal, parse_modules
 
 
@@ -74,65 +75,24 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert linear["ff"] == 3 * 8
     assert result["resources"]["ff"] == linear["ff"] + 1
     assert linear["lut"] > 0 and linear["depth_luts"] >= 1 and result["estimated"] is True
-    assert set(result["available"]) == set(report.RESOURCES)
+    assert set(result["available"]) == set(RESOURCES)
     assert result["lut_per_mac"] == linear["lut"] / 3840
     # Copies of a module are one part; the parts of a unit add up to it.
     assert [(p["name"], p["count"], p["ff"]) for p in linear["parts"]] == [("lane", 2, 16), ("odd", 1, 8), ("own", 1, 0)]
     assert sum(p["lut"] for p in linear["parts"]) == linear["lut"]
     assert result["above_ceiling"] == []
-    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
+    monkeypatch.setattr(yosys, "synthesize", lambda *args, **options: pytest.fail("not from the cache"))
     assert report.report_board(load_board("kv260")) == result
     lines = report.describe_report(result)
     assert any("of the device" in line for line in lines) and any(line.startswith("  lane x 2") for line in lines)
     assert not any("above the planning ceiling" in line for line in lines)
     tight = replace(load_board("kv260"), available={**result["available"], "ff": 45})
-    monkeypatch.setattr(report, "synthesize", lambda verilog, top: pytest.fail("not from the cache"))
     crowded = report.report_board(tight)
     assert crowded["above_ceiling"] == ["ff"]
     assert "above the planning ceiling: ff 25 of 45 (55.6%)" in report.describe_report(crowded)
-
-
-def test_resources_of_cells() -> None:
-    total = report.count_resources(
-        {
-            "LUT6": 3,
-            "LUT1": 1,
-            "RAM32M16": 2,
-            "FDRE": 5,
-            "FDSE": 1,
-            "RAMB36E2": 1,
-            "RAMB18E2": 3,
-            "URAM288": 4,
-            "DSP48E2": 6,
-            "CARRY4": 9,
-            "INV": 1,
-            "MUXF7": 2,
-        }
-    )
-    assert total == {"lut": 20, "lutram": 16, "ff": 6, "bram36": 2.5, "uram": 4, "dsp": 6}
-    with pytest.raises(HwgenError, match="cells of kind LDCE"):
-        report.count_resources({"LDCE": 1})
 
 
 def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HwgenError, match="Yosys is missing"):
         report.report_board(load_board("demo"))
-
-
-@pytest.mark.parametrize(
-    ("depth", "bits", "count"),
-    [
-        (4096, 72, 1), (4097, 72, 2), (1, 1, 1), (4096, 73, 2), (8192, 512, 15), (8192, 36, 1), (8192, 37, 2), (16384, 128, 8),
-        (28672, 256, 25), (24576, 256, 22), (20736, 64, 6), (4096, 256, 4),
-    ],
-)
-def test_ultra_rams(depth: int, bits: int, count: int) -> None:
-    """As Yosys 0.70 maps them."""
-    assert report.ultra_rams(depth, bits) == count
-
-
-def test_every_ultra_memory_is_predicted() -> None:
-    """Ring 16, scratch 25, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
-    pytest.importorskip("amaranth", reason="sizes of the attention unit come from its generator")
-    assert report.predicted_uram(load_board("kv260").config) == 16 + 25 + 2 + 6

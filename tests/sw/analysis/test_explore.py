@@ -14,18 +14,18 @@ import pytest
 from hwgen.boards import board_names, load_board
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
-from hwgen.published import SHAPES
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
 from hwgen.sw.analysis import explore as search
-from hwgen.sw.analysis.area_model import estimate_resources
-from hwgen.sw.analysis.area_report import CEILINGS
+from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
 from hwgen.sw.analysis.estimate import estimate_model
+from hwgen.sw.analysis.search_space import Workload
 from hwgen.sw.cli.main import main
-from hwgen.sw.cli.output import configured_board
+from hwgen.sw.cli.options import configured_board
 
 KV260 = load_board("kv260")
 SMALL = ModelShape(hidden=256, layers=6, heads=8, kv_heads=4, head_dim=32, ffn=512, vocab=2048, max_context=512)
-WORK = search.Workload(shape=SMALL, prompt=40)
+WORK = Workload(shape=SMALL, prompt=40)
 
 
 class InPlace(Executor):
@@ -62,9 +62,9 @@ def test_front_figures_are_those_of_the_whole_estimate(found: search.Exploration
 
 @pytest.mark.parametrize("changes", [{}, {"lanes": 1, "chunk": 2}, {"groups": 1, "lanes": 4, "chunk": 16}], ids=str)
 def test_a_few_layers_and_rows_tell_the_rest(changes: dict[str, int]) -> None:
-    shape = SHAPES["bitnet-0.73b"]
+    shape = PUBLISHED["bitnet-0.73b"].shape
     config = replace(KV260.config, **changes)
-    decode, prompt = search.time_passes(config, search.Workload(shape=shape, prompt=70))
+    decode, prompt = search.time_passes(config, Workload(shape=shape, prompt=70))
     whole = estimate_model(config, shape, 70, 1)
     assert decode == pytest.approx(whole.decode[0].cycles, rel=0.01)
     assert prompt == pytest.approx(sum(p.cycles for p in whole.prefill), rel=0.01)
@@ -106,41 +106,6 @@ def test_result_does_not_depend_on_the_workers(found: search.Exploration) -> Non
     assert again == found
 
 
-def test_no_ultraram_on_a_board_without() -> None:
-    board = replace(KV260, available={**KV260.available, "uram": 0, "bram36": 2000})
-    config = search.build_of(board, WORK, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
-    assert config is not None
-    assert {config.ring_memory, config.scratch_memory, config.activation_memory} == {"block"}
-
-
-MAXIMA = ("max_inputs", "max_query", "max_heads", "max_kv_heads", "max_shared", "max_head_dim")
-
-
-def test_maxima_are_those_of_the_models_or_of_the_board() -> None:
-    def built(work: search.Workload) -> BuildConfig:
-        config = search.build_of(KV260, work, search.point_of(replace(KV260.config, lanes=1, chunk=8)))
-        assert config is not None
-        return config
-
-    def maxima(config: BuildConfig) -> tuple[int, ...]:
-        return tuple(getattr(config, name) for name in MAXIMA)
-
-    other = SHAPES["bitnet-0.73b"]
-    alone, both = built(WORK), built(replace(WORK, also=(other,)))
-    assert maxima(alone) == (512, 256, 8, 4, 2, 32)
-    assert maxima(both) == (4096, 1536, 16, 16, 2, 96)
-    # Each model has room for its tokens.
-    assert both.scratch_vectors > alone.scratch_vectors and both.param_vectors > alone.param_vectors
-    assert maxima(built(replace(WORK, keep_maxima=True))) == maxima(KV260.config)
-
-
-def test_chunk_follows_the_lanes() -> None:
-    point = search.point_of(replace(KV260.config, chunk=12, lanes=6))
-    more = [p for p in search.neighbours(point) if p.lanes == 8 and p.groups == 2]
-    assert {p.chunk for p in more} == {12, 16, 32}
-    assert all(p.chunk <= p.kv_block and (p.chunk == 1 or p.chunk % 2 == 0) for p in search.neighbours(point))
-
-
 def test_too_small_a_device_is_refused() -> None:
     board = replace(KV260, available=dict.fromkeys(KV260.available, 100))
     with pytest.raises(HwgenError, match="no configuration"):
@@ -165,7 +130,7 @@ def test_every_board_runs_the_models_it_was_chosen_for(name: str) -> None:
     models = {"stories", *(model for option, model in zip(chosen, chosen[1:], strict=False) if option in ("--model", "--also"))}
     assert ("bitnet-0.73b" in models) == (name != "pynq-z2")
     for model in models:
-        decode, prompt = search.time_passes(board.config, search.Workload(shape=search.model_shape(model), prompt=20))
+        decode, prompt = search.time_passes(board.config, Workload(shape=search.model_shape(model), prompt=20))
         assert 0 < decode < prompt
     config = board.config
     # What the ports may ask for is what the memory can give.

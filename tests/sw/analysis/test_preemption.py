@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from hwgen.boards import load_board
-from hwgen.published import engine_of, published_shape
+from hwgen.published import published_model
 from hwgen.sw.analysis.preemption import estimate_waits, main
 
 
 @pytest.mark.parametrize(("name", "head"), [("bitnet-0.73b", "exact"), ("bitnet-2b4t", "shortlist"), ("smollm2-135m", "exact")])
 def test_a_slice_is_one_operator(name: str, head: str) -> None:
-    engine = engine_of(name)
-    shape = replace(published_shape(name), layers=2)
+    engine = published_model(name).engine
+    shape = replace(published_model(name).shape, layers=2)
     config = load_board("kv260").for_engine(engine).config
     waits = estimate_waits(config, shape, context=256, head=head, engine=engine, logits=False)
     assert {part.kind for part in waits.slices} == {"embed", "linear", "attention"}

@@ -8,7 +8,8 @@ from hwgen.errors import HwgenError
 from hwgen.sw.analysis import session_bench as session_benchmark
 from hwgen.sw.analysis.session_bench import benchmark
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 
 from ..conftest import CONFIG, SHAPE
 
@@ -30,7 +31,7 @@ def test_wrong_logits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load_wrong(engine: Engine, path: object) -> Session:
         session = load(engine, path)  # type: ignore[arg-type]
-        engine.write_pages(session.pages[:1], np.zeros((1, engine.image.page_bytes), np.uint8))
+        engine.pages.write(session.pages[:1], np.zeros((1, engine.image.page_bytes), np.uint8))
         return session
 
     monkeypatch.setattr(session_benchmark, "load_session", load_wrong)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hwgen.sim.board import VirtualBoard
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.cli import board as board_command
 from hwgen.sw.cli.main import main
-from hwgen.sw.models.checkpoint import save_model
+from hwgen.sw.models.bitnet import save_model
 from hwgen.weights import random_weights
 from tests.system.small import SHAPE
 from tests.virtual_board import CONFIG, new_board, require_pynq

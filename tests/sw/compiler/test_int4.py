@@ -11,18 +11,19 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
+from hwgen.decoder import BITNET, LLAMA, DecoderLayer
 from hwgen.descriptors import Flag, Format, Opcode
 from hwgen.errors import HwgenError
-from hwgen.golden.llama import LlamaModel, LlamaSession
-from hwgen.llama import LlamaWeights, random_llama
-from hwgen.published import SHAPES, engine_of
+from hwgen.golden.decoder import GoldenModel, GoldenSession
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
-from hwgen.sw.compiler.layers import compile_model, plan_model
+from hwgen.sw.compiler.compile import compile_model, plan_model
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.models.random_model import random_model
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.session_file import load_session, save_session
-from hwgen.weights import random_weights
+from hwgen.weights import ModelWeights, random_weights
 
 CONFIG = BuildConfig(
     engine="int4", ports=2, rows=2, groups=2, lanes=2, builders=1, panel_rows=64, max_inputs=256, kv_block=16, chunk=12,
@@ -33,11 +34,11 @@ SHAPE = ModelShape(
 )
 
 
-def check(config: BuildConfig, weights: LlamaWeights, lengths: list[int]) -> None:
+def check(config: BuildConfig, weights: ModelWeights, lengths: list[int]) -> None:
     """Prompts of these lengths, one behind the other: logits equal after each."""
     image = compile_model(config, weights)
     engine, session = Engine(GoldenDevice(config), image), Session()
-    model, reference = LlamaModel(weights, config, chunk=image.chunk), LlamaSession()
+    model, reference = GoldenModel(weights, config, chunk=image.chunk), GoldenSession()
     tokens = np.random.default_rng(3).integers(0, weights.shape.vocab, sum(lengths)).tolist()
     for length in lengths:
         part, tokens = tokens[:length], tokens[length:]
@@ -53,7 +54,7 @@ def check(config: BuildConfig, weights: LlamaWeights, lengths: list[int]) -> Non
     ids=["q4_1", "symmetric 128", "int4 cache", "e4m3 queries", "all"],
 )
 def test_logits_equal_the_golden_models(formats: dict[str, Any]) -> None:
-    check(CONFIG, random_llama(SHAPE, 1, **formats), [21, 1, 1, 5, 1])
+    check(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4", **formats), [21, 1, 1, 5, 1])
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,12 @@ def test_logits_equal_the_golden_models(formats: dict[str, Any]) -> None:
     ids=["one token", "one lane", "many panels", "both engines"],
 )
 def test_other_builds(config: BuildConfig, shape: ModelShape) -> None:
-    check(config, random_llama(shape, 2), [14, 1, 3])
+    check(config, random_weights(shape, 2, LLAMA, "int4"), [14, 1, 3])
 
 
 @pytest.mark.parametrize("kv_bits", [8, 4])
 def test_a_session_with_a_four_bit_cache_is_saved_exactly(kv_bits: int, tmp_path: Path) -> None:
-    image = compile_model(CONFIG, random_llama(SHAPE, 1, kv="int4"))
+    image = compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4", kv="int4"))
     engine, session = Engine(GoldenDevice(CONFIG), image), Session()
     engine.prefill(session, [int(t) for t in np.arange(23) % SHAPE.vocab])
     save_session(engine, session, tmp_path / "s", kv_bits=kv_bits)
@@ -85,12 +86,12 @@ def test_a_session_with_a_four_bit_cache_is_saved_exactly(kv_bits: int, tmp_path
             logits.append(machine.logits())
         assert np.array_equal(*logits)
     with pytest.raises(HwgenError, match="another format"):
-        load_session(Engine(GoldenDevice(CONFIG), compile_model(CONFIG, random_llama(SHAPE, 1))), tmp_path / "s")
+        load_session(Engine(GoldenDevice(CONFIG), compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4"))), tmp_path / "s")
 
 
 def test_row_scales_are_never_overwritten_before_their_last_drain() -> None:
     config = replace(CONFIG, panel_rows=32)
-    image = compile_model(config, random_llama(SHAPE, 1))
+    image = compile_model(config, random_weights(SHAPE, 1, LLAMA, "int4"))
     places: dict[int, int] = {}
     for tokens in (1, 4, 5, 12):
         places.clear()
@@ -111,7 +112,7 @@ def test_a_ternary_model_needs_a_ternary_engine_and_the_other_way_round() -> Non
     with pytest.raises(HwgenError, match="no ternary engine"):
         compile_model(CONFIG, ternary)
     with pytest.raises(HwgenError, match="no INT4 engine"):
-        compile_model(load_board("demo").config, random_llama(SHAPE, 1))
+        compile_model(load_board("demo").config, random_weights(SHAPE, 1, LLAMA, "int4"))
 
 
 @pytest.mark.parametrize(
@@ -124,25 +125,57 @@ def test_a_ternary_model_needs_a_ternary_engine_and_the_other_way_round() -> Non
 )
 def test_a_format_that_the_build_lacks_is_named(changes: dict[str, Any], formats: dict[str, Any], message: str) -> None:
     with pytest.raises(HwgenError, match=message):
-        compile_model(replace(CONFIG, **changes), random_llama(SHAPE, 1, **formats))
+        compile_model(replace(CONFIG, **changes), random_weights(SHAPE, 1, LLAMA, "int4", **formats))
 
 
 def test_inputs_that_end_in_the_middle_of_a_slice_are_refused() -> None:
     with pytest.raises(HwgenError, match="matrix of 48 inputs"):
-        compile_model(CONFIG, random_llama(replace(SHAPE, ffn=48), 1, group=32))
+        compile_model(CONFIG, random_weights(replace(SHAPE, ffn=48), 1, LLAMA, "int4", group=32))
+
+
+def test_sub_norms_and_int4_matrices_go_together() -> None:
+    """What a layer computes and the format of its matrices are two axes: a decoder of neither published family."""
+    check(CONFIG, random_weights(SHAPE, 4, BITNET, "int4", query="e4m3"), [21, 1, 5])
+    check(replace(CONFIG, engine="both", chunk=1), random_weights(replace(SHAPE, ffn=96), 5, BITNET, "int4", kv="int4"), [3, 1])
+
+
+def test_ternary_matrices_take_the_formats_of_attention() -> None:
+    config = replace(CONFIG, engine="both")
+    check(config, replace(random_weights(SHAPE, 6), kv="int4", query="e4m3"), [14, 1, 3])
+    with pytest.raises(HwgenError, match="4-bit KV cache"):
+        compile_model(replace(config, int4_kv=False), replace(random_weights(SHAPE, 6), kv="int4"))
+
+
+def test_ternary_matrices_need_norms() -> None:
+    weights = random_weights(SHAPE, 7, LLAMA)
+    with pytest.raises(HwgenError, match="stage o of the model has no norm") as caught:
+        compile_model(replace(CONFIG, engine="both"), weights)
+    assert caught.value.kind == "model"
+    with pytest.raises(ValueError, match="stage o of a ternary model must have a norm"):
+        GoldenModel(weights, CONFIG)
+
+
+def test_biases_are_refused_by_name() -> None:
+    qkv, *others = LLAMA.stages
+    biased = DecoderLayer("biased", (replace(qkv, biases=("q_bias", "k_bias", "v_bias")), *others))
+    weights = random_weights(SHAPE, 8, LLAMA, "int4")
+    biases = {name: np.zeros(size, np.float32) for name, size in biased.biases(SHAPE).items()}
+    weights = replace(weights, layer=biased, layers=tuple(replace(layer, biases=biases) for layer in weights.layers))
+    with pytest.raises(HwgenError, match="the model has a bias q_bias"):
+        compile_model(CONFIG, weights)
 
 
 def test_the_short_list_needs_ternary_weights() -> None:
     with pytest.raises(HwgenError, match="shortlist"):
-        compile_model(CONFIG, random_llama(SHAPE, 1), head="shortlist")
+        compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4"), head="shortlist")
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if engine_of(name) == "int4"])
+@pytest.mark.parametrize("name", [name for name, model in PUBLISHED.items() if model.engine == "int4"])
 def test_published_llamas_fit_the_kv260(name: str) -> None:
     board = load_board("kv260").for_engine("int4")
     program, chunk = plan_model(board.config, random_model(name))
     assert chunk == board.config.chunk
-    assert sum(d.opcode is Opcode.ATTENTION for d in program) == SHAPES[name].layers
+    assert sum(d.opcode is Opcode.ATTENTION for d in program) == PUBLISHED[name].shape.layers
 
 
 def test_boards_name_the_engines_they_have() -> None:

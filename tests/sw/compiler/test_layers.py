@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.config import CONTRACT_VERSION, BuildConfig
+from hwgen.config import BuildConfig
+from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
+from hwgen.formats import rotary_rows, widen_bf16
 from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
 from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
-from hwgen.weights import ModelWeights, random_weights, rotary_rows
+from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import CONFIG, SHAPE
 
@@ -69,11 +71,11 @@ def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) ->
 
     for i, layer in enumerate(weights.layers):
         for name in ("o", "gate", "up", "down"):
-            matrix = getattr(layer, name)
+            matrix = layer.matrices[name]
             whole = unpacked(f"layers.{i}.{name}", matrix.rows, matrix.inputs)
             np.testing.assert_array_equal(whole[: matrix.rows], matrix.trits)
             assert not whole[matrix.rows :].any()
-        parts = [layer.q, layer.k, layer.v]
+        parts = [layer.matrices["q"], layer.matrices["k"], layer.matrices["v"]]
         fused = unpacked(f"layers.{i}.qkv", sum(vectors_of(config, p.rows) * w for p in parts), SHAPE.hidden)
         start = 0
         for part in parts:
@@ -94,7 +96,7 @@ def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
             row = (
                 data.view(np.float32)
                 if opcode is Opcode.ROTARY
-                else (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+                else widen_bf16(data.view(np.uint16))
             )
             np.testing.assert_array_equal(row[: expected.shape[1]], expected[index])
             assert not row[expected.shape[1] :].any()
@@ -261,7 +263,7 @@ def test_image_file_that_is_refused(image: Image, tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match=f"contract version {CONTRACT_VERSION + 1}") as caught:
         Image.load(path)
     assert caught.value.kind == "contract"
-    own = f"{CONFIG.contract_hash:016x}".encode()
+    own = f"{contract_hash(CONFIG):016x}".encode()
     path.write_bytes(good.replace(own, b"0123456789abcdef", 1))
     with pytest.raises(HwgenError, match="contract hash 0123456789abcdef"):
         Image.load(path)

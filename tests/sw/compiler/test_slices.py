@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
+from hwgen.decoder import LLAMA
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
-from hwgen.llama import random_llama
-from hwgen.published import SHAPES, engine_of
+from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
+from hwgen.sw.compiler.compile import compile_model, compiler_of
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model, compiler_of
-from hwgen.sw.compiler.slices import SlicedProgram, check_slices, is_needed, live_vectors, pack_slices, plan_slices, unpack_slices
+from hwgen.sw.compiler.slices import plan_slices
 from hwgen.sw.models.random_model import random_model as published_model
-from hwgen.sw.runtime.engine import Engine, Session
-from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 from hwgen.weights import random_weights
 
 from ...system.cases import random_config, random_model
@@ -117,7 +116,7 @@ def test_random_builds_and_models(seed: int) -> None:
 
 def test_int4() -> None:
     """Drains find their row scales in the parameter memory, which the other token overwrites."""
-    weights = random_llama(INT4_SHAPE, 1, kv="int4", query="e4m3", group=64)
+    weights = random_weights(INT4_SHAPE, 1, LLAMA, "int4", kv="int4", query="e4m3", group=64)
     image = sliced_image(INT4, INT4_SHAPE, weights=weights)
     passes = [list(range(image.chunk)), [5, 8, 200, 7, 1]]
     got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)
@@ -174,11 +173,12 @@ def test_no_room_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "head"), [(s, h) for s in SHAPES for h in ("exact", "shortlist") if h == "exact" or engine_of(s) == "ternary"]
+    ("shape", "head"),
+    [(s, h) for s, model in PUBLISHED.items() for h in ("exact", "shortlist") if h == "exact" or model.engine == "ternary"],
 )
 def test_published_shapes(shape: str, head: str) -> None:
     """On the build they are measured on, every panel is a slice, and no pass is shorter for it."""
-    config, weights = load_board("kv260").for_engine(engine_of(shape)).config, published_model(shape, layers=2)
+    config, weights = load_board("kv260").for_engine(PUBLISHED[shape].engine).config, published_model(shape, layers=2)
     compiler = compiler_of(config, weights, head)  # type: ignore[arg-type]  # a random model has what compilers use
     compiler.plan_program()
     sliced = plan_slices(compiler)
@@ -186,65 +186,6 @@ def test_published_shapes(shape: str, head: str) -> None:
     for part in sliced.slices[:-1]:
         assert len({d.stream_address for d in part if d.opcode is Opcode.LINEAR}) <= 1
         assert sum(d.opcode is Opcode.ATTENTION for d in part) <= 1
-
-
-# ---- the proof ---------------------------------------------------------------------------------------------------
-def test_the_proof_refuses_what_is_wrong() -> None:
-    image = image_of("three rounds")
-    assert image.sliced is not None
-    slices, chunk = image.sliced.slices, image.chunk
-
-    def refuse(match: str, *parts: tuple, beside: tuple = ()) -> None:  # type: ignore[type-arg]
-        with pytest.raises(AssertionError, match=match):
-            check_slices(CONFIG, image.descriptors, SlicedProgram(beside or image.sliced.beside, parts), chunk)  # type: ignore[union-attr]
-
-    check_slices(CONFIG, image.descriptors, image.sliced, chunk)
-    refuse("once", *slices[:-1])
-    refuse("once", *slices, slices[3])
-    for number in range(1, len(slices)):
-        part = slices[number]
-        for cut in range(1, len(part)):  # everywhere else but at a boundary
-            refuse("find its inputs|leaves a matrix", *slices[:number], part[:cut], part[cut:], *slices[number + 1 :])
-        for i, d in enumerate(part):
-            if d.opcode in (Opcode.PARAM, Opcode.NORM, Opcode.ROTARY):
-                refuse("find its inputs", *slices[:number], (*part[:i], *part[i + 1 :]), *slices[number + 1 :])
-    refuse("survive", *slices, beside=image.descriptors)
-    refuse("survive", slices[1], slices[0], *slices[2:])
-
-
-def test_what_is_needed_of_the_scratch() -> None:
-    image = image_of("three rounds")
-    assert image.sliced is not None
-    live = live_vectors(CONFIG, image.sliced.slices, image.chunk)
-    assert not live[0].any()
-    residual = np.arange(image.chunk * 8)
-    assert all(x[residual].all() for x in live[1:])
-    assert live[1].sum() == len(residual)
-    assert max(x.sum() for x in live) == len(residual) + image.chunk * 16
-
-
-def test_in_memory(tmp_path: Path) -> None:
-    image = image_of("short list")
-    assert image.sliced is not None
-    data, offsets = pack_slices(image.sliced)
-    assert len(data) == image.symbols["slices"].bytes and len(offsets) == 1 + len(image.sliced.slices)
-    again = unpack_slices(data)
-    assert [[replace(d, tag=0) for d in part] for part in again.slices] == [list(part) for part in image.sliced.slices]
-    image.save(tmp_path / "image")
-    loaded = Image.load(tmp_path / "image")
-    assert loaded.slices(0x5000) == image.slices(0x5000)
-    engine = golden_engine(with_cache_tokens(loaded, 64))
-    got = interposed(engine, PASSES, [1], None, lambda number: True, poison)
-    want = undisturbed(golden_engine(image), PASSES, [1], got.boundaries, lambda number: True)
-    assert (got.prompt, got.beside) == (want.prompt, want.beside)
-
-
-def test_is_needed() -> None:
-    image = image_of("round by round")
-    assert image.sliced is not None
-    needed = [sum(is_needed(part, tokens, False) for part in image.sliced.slices) for tokens in range(1, 7)]
-    assert needed[0] == needed[1] < needed[2] == needed[3] < needed[4] == needed[5]
-    assert sum(is_needed(part, 6, True) for part in image.sliced.slices) == needed[5] + 1 == len(image.sliced.slices)
 
 
 # ---- the engine --------------------------------------------------------------------------------------------------
@@ -282,12 +223,12 @@ def test_a_suspended_pass_is_parked() -> None:
     sliced = engine.begin_slices(session, PASSES[0], write_logits=True)
     for _ in range(11):
         engine.run_slice(sliced)
-    engine.park(session)
+    engine.pages.park(session)
     with pytest.raises(ValueError, match="parked"):
         engine.run_slice(sliced)
     for token in range(12):  # in the pages that were free
         engine.forward(other, [token])
-    assert engine.unpark(session, len(PASSES[0]))
+    assert engine.pages.unpark(session, len(PASSES[0]))
     assert finish(engine, sliced) == want
 
 

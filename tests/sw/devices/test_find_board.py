@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.sim.board import VirtualBoard
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices import find_board as board_finder
 from hwgen.sw.devices.find_board import find_board
 from hwgen.sw.devices.virtual_board import write_overlay

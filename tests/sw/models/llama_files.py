@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hwgen.llama import LlamaWeights, dense
 from hwgen.shape import ModelShape
 from hwgen.sw.training.train import train_tokenizer
+from hwgen.weights import ModelWeights, dense
 
 #: Sizes are multiples of 32, so that every block format fits; grouped queries.
 SHAPE = ModelShape(
@@ -43,7 +43,7 @@ def interleave(w: np.ndarray, head_dim: int) -> np.ndarray:
     return w.reshape(-1, 2, head_dim // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
-def write_gguf(path: Path, weights: LlamaWeights, kind: str, **fields: Any) -> None:
+def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> None:
     """A llama GGUF file with linear layers of type ``kind``."""
     import gguf
 
@@ -84,17 +84,17 @@ def write_gguf(path: Path, weights: LlamaWeights, kind: str, **fields: Any) -> N
         writer.add_tensor("output.weight", weights.head)
     for i, layer in enumerate(weights.layers):
         for name, place in TENSORS.items():
-            w = dense(getattr(layer, name))
+            w = dense(layer.matrices[name])
             add(f"blk.{i}.{place}.weight", interleave(w, s.head_dim) if name in ("q", "k") else w)
-        add(f"blk.{i}.attn_norm.weight", layer.input_layernorm)
-        add(f"blk.{i}.ffn_norm.weight", layer.post_attention_layernorm)
+        add(f"blk.{i}.attn_norm.weight", layer.norms["input_layernorm"])
+        add(f"blk.{i}.ffn_norm.weight", layer.norms["post_attention_layernorm"])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def transformers_model(weights: LlamaWeights) -> Any:
+def transformers_model(weights: ModelWeights) -> Any:
     """The same weights in ``transformers``."""
     import torch
     import transformers
@@ -109,9 +109,8 @@ def transformers_model(weights: LlamaWeights) -> Any:
     state = {"model.embed_tokens.weight": weights.embedding, "model.norm.weight": weights.norm, "lm_head.weight": weights.head_rows}
     for i, layer in enumerate(weights.layers):
         for name, place in HF.items():
-            state[f"model.layers.{i}.{place}.weight"] = dense(getattr(layer, name))
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            state[f"model.layers.{i}.{name}.weight"] = getattr(layer, name)
+            state[f"model.layers.{i}.{place}.weight"] = dense(layer.matrices[name])
+        state |= {f"model.layers.{i}.{name}.weight": gain for name, gain in layer.norms.items()}
     model = transformers.LlamaForCausalLM(config).eval()
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()})
     return model

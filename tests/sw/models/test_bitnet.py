@@ -1,3 +1,5 @@
+"""BitNet checkpoints: what is read, what is written, and what is refused."""
+
 from __future__ import annotations
 
 import json
@@ -9,25 +11,36 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.decoder import BITNET
 from hwgen.errors import HwgenError
-from hwgen.layout import pack_bf16
+from hwgen.formats import pack_bf16, widen_bf16
 from hwgen.shape import ModelShape
-from hwgen.sw.models.bitnet import GAIN_PLACES, MATRIX_PLACES, find_model, load_model, load_weights, read_shape, unpack_trits
-from hwgen.sw.models.checkpoint import pack_trits, save_model
+from hwgen.sw.models import bitnet
+from hwgen.sw.models.bitnet import GAIN_PLACES, pack_trits, read_shape, save_model, unpack_trits
+from hwgen.sw.models.config_json import MATRIX_PLACES, read_config
+from hwgen.sw.models.library import find_model
+from hwgen.sw.models.open import open_model
 from hwgen.sw.models.tensors import write_tensors
-from hwgen.weights import ModelWeights, gain_sizes, matrix_shapes, quantize_ternary, random_weights
+from hwgen.ternary import quantize_ternary
+from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import SHAPE
+
+
+def load_weights(directory: Path) -> ModelWeights:
+    config = read_config(directory)
+    return bitnet.load_weights(directory, config, read_shape(config))
 
 
 def assert_same(a: ModelWeights, b: ModelWeights) -> None:
     assert a.shape == b.shape
     for x, y in zip(a.layers, b.layers, strict=True):
-        for name in matrix_shapes(a.shape):
-            np.testing.assert_array_equal(getattr(x, name).trits, getattr(y, name).trits)
-            assert getattr(x, name).scale == getattr(y, name).scale
-        for name in gain_sizes(a.shape):
-            np.testing.assert_array_equal(getattr(x, name), getattr(y, name))
+        assert x.matrices.keys() == y.matrices.keys() and x.norms.keys() == y.norms.keys()
+        for name, matrix in x.matrices.items():
+            np.testing.assert_array_equal(matrix.trits, y.matrices[name].trits)
+            assert matrix.scale == y.matrices[name].scale
+        for name, gain in x.norms.items():
+            np.testing.assert_array_equal(gain, y.norms[name])
     np.testing.assert_array_equal(a.norm, b.norm)
     np.testing.assert_array_equal(a.embedding, b.embedding)
     np.testing.assert_array_equal(a.head_rows, b.head_rows)
@@ -60,7 +73,7 @@ def test_packing_is_that_of_transformers(rows: int) -> None:
 
 
 def test_packed_checkpoint(model_directory: Path, weights: ModelWeights) -> None:
-    model = load_model(model_directory)
+    model = open_model(model_directory)
     assert_same(model.weights, weights)
     assert model.stop_tokens == (0,)
     assert model.tokenizer.encode("cat")[0] == 0
@@ -69,8 +82,8 @@ def test_packed_checkpoint(model_directory: Path, weights: ModelWeights) -> None
 
 def test_the_class_decides_what_the_scale_means(edit: Callable[..., Path], weights: ModelWeights) -> None:
     path = edit(quantization_config={"quant_method": "bitnet", "linear_class": "bitlinear"})
-    scale = load_weights(path).layers[1].down.scale
-    assert scale == float(np.float32(1) / np.float32(weights.layers[1].down.scale))
+    scale = load_weights(path).layers[1].matrices["down"].scale
+    assert scale == float(np.float32(1) / np.float32(weights.layers[1].matrices["down"].scale))
     with pytest.raises(HwgenError, match="no quantization_config"):
         load_weights(edit(quantization_config=None))
 
@@ -80,9 +93,9 @@ def float_checkpoint(path: Path, shape: ModelShape, config: dict[str, Any], old_
     rng = np.random.default_rng(5)
     values: dict[str, np.ndarray] = {}
     for i in range(shape.layers):
-        for name, size in matrix_shapes(shape).items():
+        for name, size in BITNET.matrices(shape).items():
             values[f"model.layers.{i}.{MATRIX_PLACES[name]}.weight"] = rng.normal(0, 0.1, size)
-        for name, count in gain_sizes(shape).items():
+        for name, count in BITNET.norms(shape).items():
             values[f"model.layers.{i}.{GAIN_PLACES[name][-1 if old_names else 0]}.weight"] = rng.uniform(
                 0.5, 1.5, count
             )
@@ -94,7 +107,7 @@ def float_checkpoint(path: Path, shape: ModelShape, config: dict[str, Any], old_
     path.mkdir(exist_ok=True)
     write_tensors(path / "model.safetensors", {name: ("BF16", v) for name, v in bits.items()})
     (path / "config.json").write_text(json.dumps(config))
-    return {name: (v.astype(np.uint32) << 16).view(np.float32) for name, v in bits.items()}
+    return {name: widen_bf16(v) for name, v in bits.items()}
 
 
 def test_float_masters_of_the_large_layout(tmp_path: Path) -> None:
@@ -127,12 +140,12 @@ def test_float_masters_of_the_large_layout(tmp_path: Path) -> None:
     weights = load_weights(tmp_path / "large")
     assert weights.shape == shape
     for i, layer in enumerate(weights.layers):
-        for name in matrix_shapes(shape):
+        for name, matrix in layer.matrices.items():
             expected = quantize_ternary(masters[f"model.layers.{i}.{MATRIX_PLACES[name]}.weight"])
-            np.testing.assert_array_equal(getattr(layer, name).trits, expected.trits)
-            assert getattr(layer, name).scale == expected.scale
-        np.testing.assert_array_equal(layer.attn_sub_norm, masters[f"model.layers.{i}.self_attn.inner_attn_ln.weight"])
-        np.testing.assert_array_equal(layer.ffn_sub_norm, masters[f"model.layers.{i}.mlp.ffn_layernorm.weight"])
+            np.testing.assert_array_equal(matrix.trits, expected.trits)
+            assert matrix.scale == expected.scale
+        np.testing.assert_array_equal(layer.norms["attn_sub_norm"], masters[f"model.layers.{i}.self_attn.inner_attn_ln.weight"])
+        np.testing.assert_array_equal(layer.norms["ffn_sub_norm"], masters[f"model.layers.{i}.mlp.ffn_layernorm.weight"])
     np.testing.assert_array_equal(weights.head_rows, masters["lm_head.weight"])
 
 
@@ -150,7 +163,7 @@ def test_quantisation_is_that_of_the_reference() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, r"model_type is 'llama'; supported: 'bitnet'"),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, r"model_type is 'gpt2'; supported: 'bitnet'"),
         ({"hidden_act": "gelu"}, r"hidden_act is 'gelu'; supported: 'relu2' or 'silu'"),
         ({"attention_bias": True}, r"attention_bias is True; supported: false"),
         ({"rope_scaling": {"rope_type": "llama3"}}, r"rope_type is 'llama3'; supported: 'default'"),
@@ -162,32 +175,32 @@ def test_quantisation_is_that_of_the_reference() -> None:
 )
 def test_unsupported_architecture(edit: Callable[..., Path], fields: dict[str, Any], message: str) -> None:
     with pytest.raises(HwgenError, match=message) as caught:
-        load_model(edit(**fields))
+        open_model(edit(**fields))
     assert caught.value.kind == "architecture" and caught.value.fix
 
 
 def test_missing_files(edit: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match="neither a directory nor a shipped model"):
-        load_model("no-such-model")
+        open_model("no-such-model")
     with pytest.raises(HwgenError, match="neither a directory"):
         find_model(tmp_path / "nowhere")
     path = edit()
     with pytest.raises(HwgenError, match="is a file"):
-        load_model(path / "config.json")
+        open_model(path / "config.json")
     (path / "tokenizer.json").unlink()
     with pytest.raises(HwgenError, match=r"tokenizer\.json is missing") as caught:
-        load_model(path)
+        open_model(path)
     assert caught.value.kind == "tokenizer"
     (path / "tokenizer.json").write_text("{}")
     with pytest.raises(HwgenError, match="cannot be read") as caught:
-        load_model(path)
+        open_model(path)
     assert caught.value.kind == "tokenizer"
     (path / "model.safetensors").unlink()
     with pytest.raises(HwgenError, match=r"no \*\.safetensors file"):
         load_weights(path)
     (path / "config.json").unlink()
     with pytest.raises(HwgenError, match=r"config\.json is missing"):
-        load_model(path)
+        open_model(path)
 
 
 def test_truncated_checkpoint(edit: Callable[..., Path]) -> None:
@@ -195,7 +208,7 @@ def test_truncated_checkpoint(edit: Callable[..., Path]) -> None:
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(HwgenError, match="truncated") as caught:
-        load_model(path)
+        open_model(path)
     assert caught.value.kind == "checkpoint"
 
 
@@ -233,3 +246,19 @@ def test_untied_head_survives(tmp_path: Path) -> None:
     untied = random_weights(ModelShape(**{**SHAPE.to_dict(), "tied": False}), seed=4)  # type: ignore[arg-type]
     save_model(untied, tmp_path / "m")
     assert_same(load_weights(tmp_path / "m"), untied)
+
+
+def test_transformers_reads_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    from hwgen.golden.float_bitnet import float_model
+
+    monkeypatch.setattr("torch._dynamo.config.disable", True)  # unpacking is compiled otherwise, which takes a minute
+    shape = ModelShape(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=50, max_context=32)
+    weights = random_weights(shape, seed=5)
+    save_model(weights, tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, float_model(weights)(tokens), rtol=1e-3, atol=1e-3)

@@ -9,24 +9,23 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.decoder import BITNET, LLAMA
 from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
 from hwgen.int4 import BlockMatrix
-from hwgen.llama import dense, random_llama
 from hwgen.shape import ModelShape
-from hwgen.sw.models.bitnet import LoadedModel, load_model
-from hwgen.sw.models.gguf import half_split_rows, load_gguf
+from hwgen.sw.models.gguf import load_gguf
 from hwgen.sw.models.gguf_file import GgufFile, blocks_from_gguf
 from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
-from hwgen.sw.models.llama import LoadedLlama
-from hwgen.sw.models.open import open_llama, open_model
-from hwgen.weights import gain_sizes, matrix_shapes, random_weights
+from hwgen.sw.models.llama import half_split_rows
+from hwgen.sw.models.open import open_model
+from hwgen.weights import dense, random_weights
 
 from .llama_files import SHAPE, interleave, tokenizer_parts, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
-WEIGHTS = random_llama(SHAPE, 2)
+WEIGHTS = random_weights(SHAPE, 2, LLAMA, "int4")
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
@@ -34,19 +33,19 @@ def test_every_format_has_the_values_of_the_library(kind: str, tmp_path: Path) -
     path = tmp_path / "m.gguf"
     write_gguf(path, WEIGHTS, kind)
     loaded = load_gguf(path)
-    assert isinstance(loaded, LoadedLlama) and loaded.weights.shape == SHAPE and loaded.name == "m"
+    assert loaded.family.layer is LLAMA and loaded.weights.shape == SHAPE and loaded.name == "m"
     reader = gguf.GGUFReader(path)
     tensors = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
     for i, layer in enumerate(loaded.weights.layers):
         for name, place in (("o", "attn_output"), ("down", "ffn_down"), ("q", "attn_q"), ("k", "attn_k")):
-            matrix = getattr(layer, name)
+            matrix = layer.matrices[name]
             assert isinstance(matrix, BlockMatrix) == (kind in ("Q4_0", "Q4_1"))
             w = dense(matrix)
             stored = interleave(w, SHAPE.head_dim) if name in "qk" else w
             np.testing.assert_allclose(stored, tensors[f"blk.{i}.{place}.weight"], rtol=0, atol=1e-6)
     if kind == "F32":
-        for name in matrix_shapes(SHAPE):
-            np.testing.assert_array_equal(getattr(loaded.weights.layers[1], name), dense(getattr(WEIGHTS.layers[1], name)))
+        for name, w in loaded.weights.layers[1].matrices.items():
+            np.testing.assert_array_equal(w, dense(WEIGHTS.layers[1].matrices[name]))
 
 
 def test_blocks_with_negative_scales_keep_their_values() -> None:
@@ -64,7 +63,7 @@ def test_same_logits_as_transformers(tmp_path: Path) -> None:
     """The file through the loader and the float reference, and through transformers' own reader of GGUF."""
     transformers = pytest.importorskip("transformers")
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "Q4_1")
-    ours = FloatLlama(load_gguf(tmp_path / "m.gguf").weights)  # type: ignore[arg-type]
+    ours = FloatLlama(load_gguf(tmp_path / "m.gguf").weights)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32).eval()
     tokens = torch.from_numpy(np.random.default_rng(3).integers(0, SHAPE.vocab, (2, 40)))
     with torch.no_grad():
@@ -73,9 +72,9 @@ def test_same_logits_as_transformers(tmp_path: Path) -> None:
 
 
 def test_separate_head(tmp_path: Path) -> None:
-    weights = random_llama(replace(SHAPE, tied=False), 4)
+    weights = random_weights(replace(SHAPE, tied=False), 4, LLAMA, "int4")
     write_gguf(tmp_path / "m.gguf", weights, "F32")
-    loaded = open_llama(tmp_path / "m.gguf")
+    loaded = open_model(tmp_path / "m.gguf")
     assert not loaded.weights.shape.tied
     np.testing.assert_array_equal(loaded.weights.head, weights.head)
 
@@ -152,10 +151,10 @@ def test_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match="is a file, but no .gguf file"):
         open_model(tmp_path / "m.bin")
     with pytest.raises(HwgenError, match="is a ternary model"):
-        open_llama("stories")
+        open_model("stories", engine="int4")
     path.write_bytes(data)
     with pytest.raises(HwgenError, match="is a llama model"):
-        load_model(path)
+        open_model(path, engine="ternary")
 
 
 TERNARY = ModelShape(hidden=256, layers=1, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=263, activation="silu", max_context=64)
@@ -182,25 +181,23 @@ def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
              "post_attention_layernorm": "ffn_norm",
              "ffn_sub_norm": "ffn_sub_norm"}
     quant = gguf.GGMLQuantizationType[kind]
-    for name in matrix_shapes(s):
-        matrix = getattr(layer, name)
+    for name, matrix in layer.matrices.items():
         scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
         writer.add_tensor(f"blk.0.{names[name]}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
         if separate_scale:
             writer.add_tensor(f"blk.0.{names[name]}.scale", np.array([matrix.scale], np.float32))
-    for name in gain_sizes(s):
-        writer.add_tensor(f"blk.0.{names[name]}.weight", getattr(layer, name))
+    for name, gain in layer.norms.items():
+        writer.add_tensor(f"blk.0.{names[name]}.weight", gain)
     writer.add_tensor("token_embd.weight", weights.embedding)
     writer.add_tensor("output_norm.weight", weights.norm)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    loaded = load_model(tmp_path / "b.gguf")
-    assert isinstance(loaded, LoadedModel) and loaded.weights.shape == replace(s, rope_theta=10000.0)
-    for name in matrix_shapes(s):
-        matrix = getattr(loaded.weights.layers[0], name)
-        np.testing.assert_array_equal(matrix.trits, getattr(layer, name).trits)
-        expected = getattr(layer, name).scale
+    loaded = open_model(tmp_path / "b.gguf")
+    assert loaded.family.layer is BITNET and loaded.weights.shape == replace(s, rope_theta=10000.0)
+    for name, matrix in loaded.weights.layers[0].matrices.items():
+        np.testing.assert_array_equal(matrix.trits, layer.matrices[name].trits)
+        expected = layer.matrices[name].scale
         assert matrix.scale == (expected if separate_scale else float(np.float16(expected)))
     np.testing.assert_array_equal(loaded.weights.embedding, weights.embedding)

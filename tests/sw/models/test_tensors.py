@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.layout import pack_bf16
+from hwgen.formats import pack_bf16
 from hwgen.sw.models.tensors import TensorFile, TensorSet, write_tensors
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwgen.boards import load_board
+from hwgen.contract import contract_hash
 from hwgen.errors import HwgenError
 from hwgen.sw.packaging import build
 
@@ -34,7 +35,7 @@ def test_files_and_manifest(tmp_path: Path, verilog: str) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
-    assert manifest["contract_hash"] == result["contract_hash"] == f"{BOARD.config.contract_hash:016x}"
+    assert manifest["contract_hash"] == result["contract_hash"] == f"{contract_hash(BOARD.config):016x}"
     assert json.loads((out / "config.json").read_text()) == BOARD.config.to_dict() == result["config"]
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 

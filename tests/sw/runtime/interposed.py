@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.llama import LlamaWeights
 from hwgen.shape import ModelShape
-from hwgen.sw.compiler import layers as compiler
+from hwgen.sw.compiler import compile as compiler
 from hwgen.sw.compiler import slices
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.layers import ModelCompiler
+from hwgen.sw.compiler.programs import SlicedProgram
+from hwgen.sw.compiler.slice_proof import written_vectors
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, PassResult, Session, SlicedPass
+from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.kv_arrays import unpack_pages, with_cache_tokens
-from hwgen.weights import random_weights
+from hwgen.sw.runtime.pages import Session
+from hwgen.weights import ModelWeights, random_weights
 
 __all__ = ["Interposed", "compile_round_by_round", "golden_engine", "interposed", "poison", "sliced_image", "undisturbed"]
 
@@ -25,7 +28,7 @@ __all__ = ["Interposed", "compile_round_by_round", "golden_engine", "interposed"
 Prompt = list[list[int]]
 
 
-def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", weights: LlamaWeights | None = None) -> Image:
+def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", weights: ModelWeights | None = None) -> Image:
     image = compiler.compile_model(config, weights or random_weights(shape, seed=11), head=head)
     assert image.sliced is not None
     return with_cache_tokens(image, 2 * image.context)
@@ -34,7 +37,7 @@ def sliced_image(config: BuildConfig, shape: ModelShape, head: str = "exact", we
 def compile_round_by_round(config: BuildConfig, shape: ModelShape, head: str = "exact") -> Image:
     """As for a scratch memory that has no room for the feed-forward products of all rounds beside another token."""
 
-    def plan(of: compiler.ModelCompiler) -> slices.SlicedProgram | None:
+    def plan(of: ModelCompiler) -> SlicedProgram | None:
         p = of.plan
         return slices._checked(of, slices.ProgramCutter(config, of.program, p).cut(p.g + 7 + p.chunk * p.g_stride), 180)
 
@@ -52,7 +55,7 @@ def poison(engine: Engine) -> None:
     device, sliced = engine.device, engine.image.sliced
     assert isinstance(device, GoldenDevice) and sliced is not None
     machine, rng = device.machine, np.random.default_rng(1)
-    machine.scratch[slices._taken(engine.config, sliced.beside)] = np.nan
+    machine.scratch[written_vectors(engine.config, sliced.beside)] = np.nan
     for name in ("param", "activation_scale", "query_scale", "head_scale"):
         getattr(machine, name)[:] = np.nan
     for name in ("activation", "query", "head_query", "kv_store"):
@@ -67,7 +70,7 @@ def poison(engine: Engine) -> None:
 
 
 def cache(engine: Engine, session: Session) -> list[bytes]:
-    arrays = unpack_pages(engine.image, engine.read_pages(session.pages), session.position)
+    arrays = unpack_pages(engine.image, engine.pages.read(session.pages), session.position)
     return [arrays.elements.tobytes(), arrays.scales.tobytes()]
 
 
@@ -95,7 +98,7 @@ class Beside:
         """One more token; a new session when the context is full."""
         if self.session.position == self.engine.image.context:
             self.seen += cache(self.engine, self.session)
-            self.engine.close(self.session)
+            self.engine.pages.close(self.session)
         self.token = self._take(self.engine.forward(self.session, [self.token], write_logits=True))
 
     def all(self) -> list[object]:

@@ -8,14 +8,15 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
-from hwgen.golden.bitnet import GoldenModel
+from hwgen.golden.decoder import GoldenModel
 from hwgen.registers import register
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
-from hwgen.sw.devices.device import Allocator, DeviceTimeout, open_device
+from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.sampling import Sampling
 from hwgen.weights import ModelWeights
 
@@ -60,7 +61,7 @@ def test_sessions_share_the_cache(engine: Engine) -> None:
     def alone(tokens: list[int]) -> list[int]:
         generation = Generation(engine, tokens, 9)
         out = [item.token for item in generation]
-        engine.close(generation.session)
+        engine.pages.close(generation.session)
         return out
 
     first, second = prompt(13, 1), prompt(5, 2)
@@ -81,7 +82,7 @@ def test_pages_run_out_and_come_back(engine: Engine) -> None:
     engine.prefill(full, prompt(SHAPE.max_context))
     with pytest.raises(HwgenError, match="0 are free"):
         engine.forward(Session(), [1])
-    engine.close(full)
+    engine.pages.close(full)
     assert engine.forward(Session(), [1]).candidates
 
 
@@ -135,11 +136,6 @@ def test_device_without_a_pass_times_out(engine: Engine) -> None:
         engine.device.wait(1.0)
 
 
-def test_unknown_device() -> None:
-    with pytest.raises(HwgenError, match="'toaster' is unknown"):
-        open_device("toaster", CONFIG)
-
-
 def test_memory_too_small(image: Image) -> None:
     with pytest.raises(HwgenError, match="bytes left"):
         Engine(GoldenDevice(CONFIG, memory_bytes=1 << 16), image)
@@ -154,7 +150,7 @@ def run(engine: Engine, tokens: list[int], count: int, **options: object) -> Gen
     generation = Generation(engine, tokens, count, **options)  # type: ignore[arg-type]
     for _ in generation:
         pass
-    engine.close(generation.session)
+    engine.pages.close(generation.session)
     return generation
 
 

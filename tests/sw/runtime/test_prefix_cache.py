@@ -8,12 +8,13 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
 from hwgen.weights import ModelWeights
@@ -98,7 +99,7 @@ def test_answers_with_reuse_are_those_without(engine: Engine, first: int, common
     check_like_fresh(engine, prefixes, (shared + other)[:second], reused, 1)
     check_like_fresh(engine, prefixes, (shared + prompt(64, 1))[:first], (first - 1) // CHUNK * CHUNK, 1)  # unharmed
     prefixes.clear()
-    assert engine.free_pages == engine.image.pages
+    assert engine.pages.free == engine.image.pages
 
 
 @pytest.mark.parametrize("new", [new_engine, golden_engine])
@@ -113,7 +114,7 @@ def test_passes_that_end_within_pages(weights: ModelWeights, new: Callable[[Imag
     check_like_fresh(engine, prefixes, prompt(64)[:21] + [0] * 20, 18, 2, new)
     check_like_fresh(engine, prefixes, prompt(40), 36, 2, new)
     prefixes.clear()
-    assert engine.free_pages == image.pages
+    assert engine.pages.free == image.pages
 
 
 def test_answers_are_not_taken_for_prompts(engine: Engine) -> None:
@@ -143,24 +144,24 @@ def test_answers_too(engine: Engine) -> None:
 def test_shared_pages_are_shared(engine: Engine) -> None:
     prefixes = PrefixCache(engine)
     answer(engine, prompt(49), prefixes, 1).release()
-    free = engine.free_pages
+    free = engine.pages.free
     generations = [answer(engine, prompt(49)[:48] + [i], prefixes, 1) for i in range(4)]
     assert [g.session.pages[:3] for g in generations] == [generations[0].session.pages[:3]] * 4
-    assert engine.free_pages == free - 4
+    assert engine.pages.free == free - 4
     for generation in generations:
-        engine.close(generation.session)
+        engine.pages.close(generation.session)
 
 
 def test_pressure_drops_the_least_recently_used(engine: Engine) -> None:
     prefixes = PrefixCache(engine)
     for seed in range(4):  # of 16 pages, all are held in the end
         answer(engine, prompt(64, seed), prefixes, 1).release()
-    assert engine.free_pages == 0 and len(prefixes) == 4
+    assert engine.pages.free == 0 and len(prefixes) == 4
     answer(engine, prompt(64, 0), prefixes, 1).release()
     session = Session()
     engine.prefill(session, prompt(20, 9))
     assert len(prefixes) == 3
-    engine.close(session)
+    engine.pages.close(session)
     check_like_fresh(engine, prefixes, prompt(64, 0), 56, 1)
     check_like_fresh(engine, prefixes, prompt(64, 1), 0, 1)
 
@@ -229,14 +230,14 @@ def test_random_use(weights: ModelWeights, seed: int) -> None:
             reused += generation.reused
     assert reused > 200
     prefixes.clear()
-    assert engine.free_pages == image.pages
+    assert engine.pages.free == image.pages
 
 
 # ---- context full ------------------------------------------------------------------------------------------------
 def test_context_full_error(engine: Engine) -> None:
     with pytest.raises(HwgenError, match="60 tokens and an answer of 6 are longer than the context of 64") as caught:
         next(iter(Generation(engine, prompt(60), 6, context_full="error")))
-    assert caught.value.kind == "context" and engine.free_pages == engine.image.pages
+    assert caught.value.kind == "context" and engine.pages.free == engine.image.pages
     assert len(list(Generation(engine, prompt(60), 5, context_full="error"))) == 5
     with pytest.raises(HwgenError, match="stop, error, slide"):
         Generation(engine, prompt(5), 5, context_full="wrap")
@@ -264,4 +265,4 @@ def test_context_full_slide(engine: Engine, keep: int) -> None:
 def test_context_full_slides_again(engine: Engine) -> None:
     generation = Generation(engine, prompt(60), 5 + 33 + 1, context_full="slide")
     assert len(list(generation)) == 39 and generation.prefill.tokens == 60 + 32 + 32
-    assert engine.free_pages == engine.image.pages - 2
+    assert engine.pages.free == engine.image.pages - 2

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.device import DeviceTimeout
-from hwgen.sw.runtime.engine import Engine, PassResult, Session, SlicedPass
+from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
 from hwgen.sw.runtime.scheduler import Job, QueueFull, Scheduler
@@ -80,8 +81,8 @@ def test_each_gets_what_it_would_get_alone(
     engine = new_engine(image, cache_tokens)
     prefixes = PrefixCache(engine) if reuse else None
     parked = []
-    park = engine.park
-    monkeypatch.setattr(engine, "park", lambda session: (parked.append(session), park(session)))
+    park = engine.pages.park
+    monkeypatch.setattr(engine.pages, "park", lambda session: (parked.append(session), park(session)))
     scheduler = Scheduler(engine, max_running=8, turn=turn)
     clients = [Client(generation(engine, *c, prefixes=prefixes)) for c in CLIENTS]
     for client in clients:
@@ -95,7 +96,7 @@ def test_each_gets_what_it_would_get_alone(
     assert scheduler.running == scheduler.waiting == 0
     if prefixes is not None:
         prefixes.clear()
-    assert engine.free_pages == engine.image.pages
+    assert engine.pages.free == engine.image.pages
 
 
 def test_growing_answers_make_way(image: Image) -> None:
@@ -103,8 +104,8 @@ def test_growing_answers_make_way(image: Image) -> None:
     clients = [(20, 40, 1), (18, 42, 2), (22, 38, 3)]
     engine = toy_engine(image, 96)
     parked: list[int] = []
-    park = engine.park
-    engine.park = lambda session: (parked.append(session.position), park(session))[1]  # type: ignore[method-assign,func-returns-value]
+    park = engine.pages.park
+    engine.pages.park = lambda session: (parked.append(session.position), park(session))[1]  # type: ignore[method-assign,func-returns-value]
     scheduler = Scheduler(engine, turn=0)
     running = [Client(generation(engine, *c)) for c in clients]
     for client in running:
@@ -191,13 +192,13 @@ def test_a_pass_in_slices_is_parked_and_goes_on(image: Image) -> None:
     """Decoding sessions take the pages of a prompt in the middle of its pass, and give them back."""
     engine = toy_engine(image, 64)
     positions: list[tuple[int, bool]] = []
-    park = engine.park
+    park = engine.pages.park
 
     def watched(session: Session) -> None:
         positions.append((session.position, any(engine.is_suspended(c.job.sliced) for c in clients)))
         park(session)
 
-    engine.park = watched  # type: ignore[method-assign]
+    engine.pages.park = watched  # type: ignore[method-assign]
     scheduler = Scheduler(engine)
     wanted = [(12, 30, 1), (30, 2, 2)]
     clients = [Client(generation(engine, *c)) for c in wanted]
@@ -240,7 +241,7 @@ def test_cancel_between_slices(image: Image, turn: int) -> None:
         pass
     assert prompts[0].ends == [None] and prompts[0].tokens == []
     assert decoding.tokens == alone(image, 3, 40, 1) and prompts[1].tokens == alone(image, 30, 4, 3)
-    assert engine.free_pages == engine.image.pages
+    assert engine.pages.free == engine.image.pages
 
 
 def test_observed_once_a_pass(image: Image) -> None:
@@ -285,7 +286,7 @@ def test_cancel(image: Image) -> None:
     while scheduler.step():
         pass
     assert len(clients[1].tokens) == 2 and len(clients[2].tokens) == 20
-    assert all(c.ends == [None] for c in clients) and engine.free_pages == engine.image.pages
+    assert all(c.ends == [None] for c in clients) and engine.pages.free == engine.image.pages
     scheduler.cancel(clients[1].job)
     assert not scheduler.step()
 
@@ -321,7 +322,7 @@ def test_an_error_ends_its_own_job(image: Image) -> None:
         pass
     assert isinstance(bad.ends[0], HwgenError) and "vocabulary" in bad.ends[0].message
     assert good.ends == [None] and len(good.tokens) == 3
-    assert engine.free_pages == engine.image.pages
+    assert engine.pages.free == engine.image.pages
 
 
 def test_pages_held_by_others(image: Image) -> None:
@@ -337,7 +338,7 @@ def test_pages_held_by_others(image: Image) -> None:
         pass
     for client in clients:
         assert isinstance(client.ends[0], HwgenError) and "outside the scheduler" in client.ends[0].message
-    engine.close(outside)
+    engine.pages.close(outside)
     again = Client(generation(engine, 40, 2, 1))
     scheduler.submit(again.job)
     while scheduler.step():
@@ -382,7 +383,7 @@ def test_close_ends_what_runs(image: Image) -> None:
     scheduler.close()
     for c in (client, other):
         assert len(c.ends) == 1 and isinstance(c.ends[0], HwgenError) and len(c.tokens) < 60
-    assert engine.free_pages == engine.image.pages
+    assert engine.pages.free == engine.image.pages
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

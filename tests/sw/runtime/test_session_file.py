@@ -17,13 +17,14 @@ from hwgen.descriptors import Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
 from hwgen.sw.cli.main import main
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.layers import compile_model
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, Session
+from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import KvArrays, pack_pages, unpack_pages, with_cache_tokens
 from hwgen.sw.runtime.llm import LLM
+from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.session_file import load_session, save_session
 from hwgen.weights import ModelWeights, random_weights
 
@@ -59,7 +60,7 @@ def logits_after(engine: Engine, session: Session, tokens: list[int]) -> np.ndar
 def test_arrays_are_what_the_machine_reads(engine: Engine) -> None:
     session = Session()
     engine.prefill(session, prompt(41))
-    kv = unpack_pages(engine.image, engine.read_pages(session.pages), 41)
+    kv = unpack_pages(engine.image, engine.pages.read(session.pages), 41)
     machine = engine.device.machine  # type: ignore[attr-defined]
     assert isinstance(machine, GoldenMachine)
     machine.registers.pages[: len(session.pages)] = session.pages
@@ -105,13 +106,13 @@ def test_restored_session_continues_bit_for_bit(engine: Engine, image: Image, tm
     held = Session()
     other.forward(held, [1])  # so that the pages are others
     restored = load_session(other, path)
-    other.close(held)
+    other.pages.close(held)
     assert restored.tokens == session.tokens and restored.aligned == session.aligned == length
     assert restored.pages != session.pages
     more = prompt(5, seed=9)
     np.testing.assert_array_equal(logits_after(other, restored, more), logits_after(engine, session, more))
-    other.close(restored)
-    assert other.free_pages == image.pages
+    other.pages.close(restored)
+    assert other.pages.free == image.pages
 
 
 def test_answer_goes_on_after_a_restart(engine: Engine, image: Image, tmp_path: Path) -> None:
@@ -139,9 +140,9 @@ def test_four_bits(engine: Engine, tmp_path: Path) -> None:
     elements = 2 * SHAPE.layers * SHAPE.kv_heads * 50 * SHAPE.head_dim
     headers = [int.from_bytes((tmp_path / str(bits)).read_bytes()[:8], "little") for bits in (8, 4)]
     assert (exact - headers[0]) - (small - headers[1]) == elements // 2
-    before = unpack_pages(engine.image, engine.read_pages(session.pages), 50)
+    before = unpack_pages(engine.image, engine.pages.read(session.pages), 50)
     restored = load_session(engine, tmp_path / "4")
-    after = unpack_pages(engine.image, engine.read_pages(restored.pages), 50)
+    after = unpack_pages(engine.image, engine.pages.read(restored.pages), 50)
     np.testing.assert_array_equal(after.scales, before.scales)
     difference = np.abs(after.elements.astype(int) - before.elements)
     assert 0 < difference.max() <= 10  # half of 127 / 7, rounded
@@ -156,7 +157,7 @@ def test_nothing_of_other_sessions_is_saved(engine: Engine, tmp_path: Path) -> N
     """Stale bytes of a page are not written out."""
     used, fresh = Session(), Session()
     engine.prefill(used, prompt(64, 5))
-    engine.close(used)
+    engine.pages.close(used)
     engine.prefill(fresh, prompt(3))
     save_session(engine, fresh, tmp_path / "a")
     other = new_engine(engine.image)
@@ -165,7 +166,7 @@ def test_nothing_of_other_sessions_is_saved(engine: Engine, tmp_path: Path) -> N
     save_session(other, session, tmp_path / "b")
     assert len((tmp_path / "a").read_bytes()) == len((tmp_path / "b").read_bytes())
     restored = [load_session(e, tmp_path / "a") for e in (engine, other)]
-    contents = [e.read_pages(s.pages) for e, s in zip((engine, other), restored, strict=True)]
+    contents = [e.pages.read(s.pages) for e, s in zip((engine, other), restored, strict=True)]
     np.testing.assert_array_equal(contents[0], contents[1])
     np.testing.assert_array_equal(contents[0], pack_pages(engine.image, unpack_pages(engine.image, contents[0], 3)))
 
@@ -176,7 +177,7 @@ def saved(engine: Engine, tmp_path: Path) -> Path:
     session = Session()
     engine.prefill(session, prompt(19))
     save_session(engine, session, tmp_path / "good")
-    engine.close(session)
+    engine.pages.close(session)
     return tmp_path / "good"
 
 
@@ -193,7 +194,7 @@ def test_any_flipped_bit_is_noticed(engine: Engine, saved: Path, tmp_path: Path)
         with pytest.raises(HwgenError) as caught:
             load_session(engine, bad)
         assert caught.value.kind == "session", place
-        assert engine.free_pages == engine.image.pages
+        assert engine.pages.free == engine.image.pages
     assert load_session(engine, saved).position == 19
 
 
@@ -235,7 +236,7 @@ def test_no_pages_left(engine: Engine, saved: Path) -> None:
         engine.prefill(session, prompt(SHAPE.max_context))
     with pytest.raises(HwgenError, match="needs 2 KV pages, 0 are free"):
         load_session(engine, saved)
-    engine.close(full[0])
+    engine.pages.close(full[0])
     assert load_session(engine, saved).position == 19
 
 
@@ -284,7 +285,7 @@ def test_disk_that_is_full_later(engine: Engine, saved: Path, monkeypatch: pytes
 KILLED = """
 import os, resource, signal, sys
 from pathlib import Path
-from hwgen.sw.runtime.session_file import _write_whole
+from hwgen.sw.runtime.session_file import _write
 path, step = Path(sys.argv[1]), sys.argv[2]
 content = path.read_bytes()
 if step == "write":  # the system kills whoever writes beyond the limit
@@ -293,7 +294,7 @@ if step == "write":  # the system kills whoever writes beyond the limit
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 else:
     setattr(os, step, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
-_write_whole(path, content)
+_write(path, content)
 """
 
 
@@ -316,12 +317,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from hwgen.errors import HwgenError
-from hwgen.sw.runtime.session_file import _write_whole
+from hwgen.sw.runtime.session_file import _write
 disk = Path(sys.argv[1])
 old = b"old" * 1000
-_write_whole(disk / "s", old)
+_write(disk / "s", old)
 try:
-    _write_whole(disk / "s", bytes(200_000))
+    _write(disk / "s", bytes(200_000))
 except HwgenError as error:
     print(error)
 assert [p.name for p in disk.iterdir()] == ["s"] and (disk / "s").read_bytes() == old

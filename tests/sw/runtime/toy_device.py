@@ -14,11 +14,11 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from hwgen.config import CONTRACT_VERSION
+from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.layout import to_planes
 from hwgen.registers import MAGIC, PassFlag, Status, register_map
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.slices import is_needed
+from hwgen.sw.compiler.programs import is_needed
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
@@ -43,7 +43,7 @@ class ToyDevice:
         #: Position and tokens of the pass whose slices run, and the slice that must come next.
         self._scratch: tuple[int, list[int], int] | None = None
         self._names = {r.offset + i * r.step: (r.name, i) for r in register_map(self.config) for i in range(r.count)}
-        code = self.config.contract_hash
+        code = contract_hash(self.config)
         self.values: dict[tuple[str, int], int] = {
             ("MAGIC", 0): MAGIC,
             ("VERSION", 0): CONTRACT_VERSION,

@@ -201,7 +201,7 @@ def test_a_client_that_goes_away_frees_its_slot(chat_directory: Path) -> None:
         running.wait_idle()
         prefixes.clear()
         engine = running.service.llm.engine
-        assert engine.free_pages == engine.image.pages
+        assert engine.pages.free == engine.image.pages
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------

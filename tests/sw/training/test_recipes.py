@@ -11,30 +11,31 @@ import pytest
 import torch
 
 from hwgen.boards import load_board
+from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
+from hwgen.golden.decoder import GoldenModel
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.golden.llama import LlamaModel
 from hwgen.int4 import spread
-from hwgen.llama import MATRICES, LlamaWeights, dense, random_llama
 from hwgen.sw.cli.main import main
-from hwgen.sw.models.llama import load_llama
+from hwgen.sw.models.open import open_model
 from hwgen.sw.training import RECIPES
 from hwgen.sw.training.recipes import calibration_windows, quantize
 from hwgen.sw.training.rounding import round_gptq, round_to_nearest
 from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
+from hwgen.weights import LayerWeights, ModelWeights, dense, random_weights
 
 from ..models.llama_files import SHAPE, write_gguf
 
 RNG = np.random.default_rng(1)
 
 
-def floats(seed: int = 1) -> LlamaWeights:
+def floats(seed: int = 1) -> ModelWeights:
     """A model with float matrices, some input channels of which are large, as in trained models."""
     rng = np.random.default_rng(seed)
-    weights = random_llama(SHAPE, seed)
+    weights = random_weights(SHAPE, seed, LLAMA, "int4")
     layers = []
     for layer in weights.layers:
-        matrices = {n: np.asarray(rng.normal(0, 1, dense(getattr(layer, n)).shape), np.float32) for n in MATRICES}
+        matrices = {n: np.asarray(rng.normal(0, 1, m.shape), np.float32) for n, m in layer.matrices.items()}
         for w in matrices.values():
             w *= (w.shape[1] ** -0.5) * np.where(rng.random(w.shape[1]) < 0.1, 6, 1)
         layers.append(layer.with_matrices(matrices))
@@ -84,7 +85,8 @@ def test_gptq_beats_nearest_on_what_it_sees() -> None:
 
 def test_folding_keeps_the_function() -> None:
     weights = floats()
-    layer = {name: getattr(weights.layers[0], name).copy() for name in (*MATRICES, "input_layernorm", "post_attention_layernorm")}
+    first = weights.layers[0]
+    layer = {name: w.copy() for name, w in (*first.matrices.items(), *first.norms.items())}
     rng = np.random.default_rng(3)
     for names, source in ((("q", "k", "v"), "input_layernorm"), (("gate", "up"), "post_attention_layernorm"), (("down",), "up")):
         scales = np.asarray(rng.uniform(0.3, 3, layer[names[0]].shape[1]), np.float32)
@@ -97,7 +99,8 @@ def test_folding_keeps_the_function() -> None:
     k, q = rotary_factors(keys, SHAPE)
     layer["k"], layer["q"] = scale_rows(layer["k"], k), scale_rows(layer["q"], q)  # type: ignore[assignment]
     assert k.reshape(SHAPE.kv_heads, 2, -1).std(axis=1).max() == 0 and k.std() > 0.1
-    changed = replace(weights, layers=(weights.layers[0].with_matrices(layer), weights.layers[1]))
+    folded = LayerWeights(matrices={n: layer[n] for n in first.matrices}, norms={n: layer[n] for n in first.norms})
+    changed = replace(weights, layers=(folded, weights.layers[1]))
     torch.testing.assert_close(FloatLlama(changed)(WINDOWS), FloatLlama(weights)(WINDOWS), rtol=2e-3, atol=2e-3)
 
 
@@ -111,7 +114,7 @@ def test_rotary_factors_level_the_keys() -> None:
 
 def test_channel_scales_help_and_share_heads() -> None:
     weights = floats(4)
-    w = weights.layers[0].o
+    w = weights.layers[0].matrices["o"]
     assert isinstance(w, np.ndarray)
     x = torch.from_numpy(RNG.normal(0, 1, (1, 300, w.shape[1])) * RNG.choice([0.1, 1, 10], w.shape[1])).float()
     statistics = InputStatistics.of(x)
@@ -131,7 +134,7 @@ def test_channel_scales_help_and_share_heads() -> None:
 def test_recipes(recipe: str) -> None:
     weights = floats(6)
     done = quantize(weights, recipe, 32, None if recipe == "rtn" else WINDOWS)
-    assert done.weights.is_int4 and len(done.errors) == SHAPE.layers and set(done.errors[0]) == set(MATRICES)
+    assert done.weights.is_quantized and len(done.errors) == SHAPE.layers and set(done.errors[0]) == set(weights.layers[0].matrices)
     assert all(0 < e < 0.3 for row in done.errors for e in row.values())
     reference = FloatLlama(weights)(WINDOWS)
     error = (FloatLlama(done.weights)(WINDOWS) - reference).std() / reference.std()
@@ -142,19 +145,18 @@ def test_recipes(recipe: str) -> None:
 def test_exact_keeps_codes_and_rotary_scaling_keeps_the_function(tmp_path: Path) -> None:
     from hwgen.sw.models.gguf import load_gguf
 
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 8), "Q4_1")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 8, LLAMA, "int4"), "Q4_1")
     weights = load_gguf(tmp_path / "m.gguf").weights
-    assert isinstance(weights, LlamaWeights)
     plain = quantize(weights, "exact-q4_1", 32).weights
     for a, b in zip(weights.layers, plain.layers, strict=True):
-        for name in MATRICES:
-            np.testing.assert_array_equal(getattr(a, name).codes, getattr(b, name).codes)
-            assert np.abs(dense(getattr(a, name)) - dense(getattr(b, name))).max() < 0.01 * np.abs(dense(getattr(a, name))).max()
+        for name, matrix in a.matrices.items():
+            np.testing.assert_array_equal(matrix.codes, b.matrices[name].codes)
+            assert np.abs(dense(matrix) - dense(b.matrices[name])).max() < 0.01 * np.abs(dense(matrix)).max()
     scaled = quantize(weights, "exact-q4_1", 32, WINDOWS).weights
-    np.testing.assert_array_equal(scaled.layers[0].k.codes, plain.layers[0].k.codes)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(scaled.layers[0].matrices["k"].codes, plain.layers[0].matrices["k"].codes)
     torch.testing.assert_close(FloatLlama(scaled)(WINDOWS), FloatLlama(plain)(WINDOWS), rtol=2e-3, atol=2e-3)
     reference, config = FloatLlama(plain)(WINDOWS), load_board("demo").config
-    errors = [(LlamaModel(replace(w, kv="int4"), config).logits(WINDOWS) - reference).std() for w in (scaled, plain)]
+    errors = [(GoldenModel(replace(w, kv="int4"), config).logits(WINDOWS) - reference).std() for w in (scaled, plain)]
     assert errors[0] < 1.1 * errors[1]
     with pytest.raises(HwgenError, match="layer 0 q has floats"):
         quantize(floats(), "exact-q4_1", 32)
@@ -172,7 +174,7 @@ def test_refused() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Table, checkpoint, and the checkpoint loaded again."""
-    write_gguf(tmp_path / "m.gguf", random_llama(SHAPE, 9), "Q4_1")
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 9, LLAMA, "int4"), "Q4_1")
     text = tmp_path / "text.txt"
     text.write_text("The cat sat upon a time. Once there was a cat, and the cat sat. " * 12)
     out = tmp_path / "out"
@@ -184,8 +186,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("float", 0, "float"), ("fireq, float arithmetic", 64, "float"), ("fireq", 64, "int4"), ("fireq", 64, "int8"),
     ]
     assert all(row["perplexity"] > 1 and row["bytes"] > 0 for row in result["rows"]) and len(result["layers"]) == 2
-    model = load_llama(out)
-    assert model.weights.kv == "int4" and model.weights.layers[0].q.group == 64  # type: ignore[union-attr]
+    model = open_model(out)
+    assert model.weights.kv == "int4" and model.weights.layers[0].matrices["q"].group == 64
     assert model.tokenizer.has_chat_template and model.stop_tokens == (0, SHAPE.vocab - 1)
     assert main(["quantize", str(tmp_path / "m.gguf"), "--out", str(out), "--recipe", "rtn", "--json"]) == 2
     assert "exists and is not empty" in capsys.readouterr().out

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...config import BuildConfig
-from ...registers import Field, register_map
+from .config import BuildConfig
+from .registers import Field, register_map
 
 __all__ = ["FlatRegister", "flat_registers"]
 

@@ -1,3 +1,5 @@
+"""A short training run and its export."""
+
 from __future__ import annotations
 
 import json
@@ -9,13 +11,12 @@ import pytest
 import torch
 
 from hwgen.errors import HwgenError
-from hwgen.golden.float_bitnet import BitNet
-from hwgen.golden.floating import float_model
+from hwgen.golden.float_bitnet import BitNet, float_model
 from hwgen.shape import ModelShape
-from hwgen.sw.models.bitnet import load_weights
-from hwgen.sw.models.checkpoint import export_training, save_model
-from hwgen.sw.training.train import Recipe, train
-from hwgen.weights import quantize_ternary, random_weights
+from hwgen.sw.models.bitnet import load_weights, read_shape
+from hwgen.sw.models.config_json import read_config
+from hwgen.sw.training.train import Recipe, export_training, train
+from hwgen.ternary import quantize_ternary
 
 
 def test_a_training_run_exports(tmp_path: Path) -> None:
@@ -28,11 +29,12 @@ def test_a_training_run_exports(tmp_path: Path) -> None:
     weights = export_training(tmp_path / "run", tmp_path / "model")
     state = torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)
     assert json.loads(state["signature"]) == json.loads(json.dumps([asdict(recipe), shape.to_dict()]))
-    loaded = load_weights(tmp_path / "model")
+    config = read_config(tmp_path / "model")
+    loaded = load_weights(tmp_path / "model", config, read_shape(config))
     expected = quantize_ternary(state["model"]["model.layers.0.mlp.up_proj.weight"].numpy())
     for w in (weights, loaded):
-        np.testing.assert_array_equal(w.layers[0].up.trits, expected.trits)
-        assert w.layers[0].up.scale == expected.scale
+        np.testing.assert_array_equal(w.layers[0].matrices["up"].trits, expected.trits)
+        assert w.layers[0].matrices["up"].scale == expected.scale
     np.testing.assert_allclose(loaded.embedding, state["model"]["model.embed_tokens.weight"].numpy(), rtol=2**-8)
     assert (tmp_path / "model" / "tokenizer.json").exists()
     # the exported model is the trained one: its float forward pass gives the same logits, the rounded embedding aside
@@ -46,16 +48,3 @@ def test_a_training_run_exports(tmp_path: Path) -> None:
 def test_nothing_to_export(tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match=r"train_state\.pt is missing"):
         export_training(tmp_path, tmp_path / "model")
-
-
-def test_transformers_reads_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # unpacking is compiled otherwise, which takes a minute
-    shape = ModelShape(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=50, max_context=32)
-    weights = random_weights(shape, seed=5)
-    save_model(weights, tmp_path)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
-    with torch.no_grad():
-        torch.testing.assert_close(model(tokens).logits, float_model(weights)(tokens), rtol=1e-3, atol=1e-3)

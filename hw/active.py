@@ -7,9 +7,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from ...config import BuildConfig
-from ...descriptors import Flag
-from ..interfaces import DescriptorLayout
+from ..config import BuildConfig
+from ..descriptors import Flag
+from .interfaces import DescriptorLayout
 
 __all__ = ["ActiveRange", "Pass"]
 

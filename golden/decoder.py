@@ -1,0 +1,215 @@
+"""Bit-exact model of decoders of either number format: over whole token windows, and pass by pass over a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import BuildConfig
+from ..decoder import Combine, Stage, Values
+from ..formats import flush, rotary_rows, round_bf16, score_constant, widen_bf16
+from ..int4 import Int4Matrix
+from ..ternary import TernaryMatrix
+from ..weights import LayerWeights, Matrix, ModelWeights
+from .attention import AttentionState
+from .head import head_logits
+from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
+from .linear import dequantize, drain, integer_matmul
+from .norm import norm_quantize
+from .rotary import quantize_kv, quantize_query, rotate
+from .sequence_attention import attend_windows
+
+__all__ = ["GoldenModel", "GoldenSession"]
+
+#: Integers and their scales.
+Quantized = tuple[Tensor, Tensor]
+
+#: ``attend(layer, query, keys, values) -> [batch, length, heads * head_dim]``.
+Attend = Callable[[int, Quantized, Quantized, Quantized], Tensor]
+
+
+class _TernaryLinear:
+    """One ternary layer with its weights held in float32; its inputs are int8."""
+
+    def __init__(self, matrix: TernaryMatrix) -> None:
+        self.weights = torch.from_numpy(matrix.trits).float()
+        self.scale = matrix.scale
+
+    def __call__(self, activation: Quantized) -> Tensor:
+        q, scale = activation
+        return dequantize(integer_matmul(q.float(), self.weights, 127), scale, self.scale)
+
+
+class _Int4Linear:
+    """One INT4 layer with its weights, in units of their row scales, held in float64; its inputs are e4m3."""
+
+    def __init__(self, matrix: Int4Matrix) -> None:
+        self.weights = torch.from_numpy(matrix.integers()).double()
+        self.row_scale = torch.from_numpy(flush(matrix.row_scale))
+
+    def __call__(self, activation: Quantized) -> Tensor:
+        q, scale = activation
+        return dequantize_rows(int4_matmul(q, self.weights), scale, self.row_scale)
+
+
+def _linear(matrix: Matrix) -> Callable[[Quantized], Tensor]:
+    if isinstance(matrix, TernaryMatrix):
+        return _TernaryLinear(matrix)
+    assert isinstance(matrix, Int4Matrix)
+    return _Int4Linear(matrix)
+
+
+class _Norm:
+    """Norm and quantisation with a gain."""
+
+    def __init__(self, gain: Tensor, eps: float, function: Callable[[Tensor, Tensor, float, float], Quantized]) -> None:
+        self.gain, self.eps, self.function = gain, eps, function
+        self.inverse_n = float(np.float32(1.0 / gain.numel()))
+
+    def __call__(self, x: Tensor) -> Quantized:
+        return self.function(x, self.gain, self.inverse_n, self.eps)
+
+
+@dataclass
+class GoldenSession:
+    """One sequence: its tokens, and the keys and values of every layer, as ``(codes, scales)`` of all positions so far."""
+
+    tokens: list[int] = field(default_factory=list)
+    keys: list[Quantized] = field(default_factory=list)
+    values: list[Quantized] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        return len(self.tokens)
+
+
+class GoldenModel:
+    """What the machine computes for a model, bit for bit, without its memory.
+
+    The order in which attention meets the keys depends on how a sequence is cut into passes: here into passes of ``chunk``
+    tokens (the build's, unless given), from position 0. ``chunk=1`` is token-by-token decoding.
+    """
+
+    def __init__(self, weights: ModelWeights, config: BuildConfig, chunk: int | None = None) -> None:
+        w = weights.on_machine()
+        self.shape, self.kv, self.query, self.inputs = w.shape, w.kv, w.query, w.layer.inputs
+        self.chunk, self.kv_block = config.chunk if chunk is None else chunk, config.kv_block
+        if self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1, not {chunk!r}")
+        #: What is in front of a stage with a gain, and of one without; ternary stages have gains.
+        self._norm = norm_e4m3 if w.engine == "int4" else norm_quantize
+        self._quantize = quantize_e4m3 if w.engine == "int4" else None
+        self._embedding = torch.from_numpy(round_bf16(w.embedding))
+        self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
+        self._norms = [self._norms_of(layer) for layer in w.layers]
+        self._last_norm = _Norm(torch.from_numpy(flush(w.norm)), w.shape.rms_eps, norm_quantize)
+        w8, bits = w.quantized_head()
+        self._head = torch.from_numpy(w8).float()
+        self._head_scale = torch.from_numpy(widen_bf16(bits))
+
+    def _norms_of(self, layer: LayerWeights) -> list[Callable[[Tensor], Quantized]]:
+        """What is in front of every group of stages."""
+        norms: list[Callable[[Tensor], Quantized]] = []
+        for stage, *_ in self.inputs:
+            if stage.norm is not None:
+                norms.append(_Norm(torch.from_numpy(flush(layer.norms[stage.norm])), self.shape.rms_eps, self._norm))
+            elif self._quantize is not None:
+                norms.append(self._quantize)
+            else:
+                raise ValueError(f"stage {stage.name} of a ternary model must have a norm")
+        return norms
+
+    # ---- heads ---------------------------------------------------------------------------------------------------
+    def _quantize_query(self, y: Tensor) -> Quantized:
+        e4m3 = self.query == "e4m3"
+        return (quantize_query_e4m3 if e4m3 else quantize_query)(y, score_constant(self.shape.head_dim, e4m3))
+
+    def _quantize_kv(self, y: Tensor) -> Quantized:
+        return quantize_kv4(y) if self.kv == "int4" else quantize_kv(y)
+
+    # ---- layers --------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _hidden(self, tokens: Tensor, first: int, attend: Attend) -> Tensor:
+        """Residual stream after the last layer of ``tokens [batch, length]`` at positions from ``first``."""
+        state = {Values.RESIDUAL: self._embedding[tokens]}
+        rows = torch.from_numpy(rotary_rows(self.shape, np.arange(first, first + tokens.shape[1])))[:, None]
+        for i, (linears, norms) in enumerate(zip(self._linears, self._norms, strict=True)):
+            for stages, norm in zip(self.inputs, norms, strict=True):
+                activation = norm(state[stages[0].reads])
+                for stage in stages:
+                    results = [linears[name](activation) for name in stage.matrices]
+                    if stage.writes is Values.HEADS:
+                        q, k, v = (y.reshape(*tokens.shape, -1, self.shape.head_dim) for y in results)
+                        query, keys = self._quantize_query(rotate(q, rows)), self._quantize_kv(rotate(k, rows))
+                        state[Values.ATTENDED] = attend(i, query, keys, self._quantize_kv(v))
+                    else:
+                        state[stage.writes] = self._drain(stage, results[0], state.get(stage.writes))
+        return state[Values.RESIDUAL]
+
+    def _drain(self, stage: Stage, y: Tensor, other: Tensor | None) -> Tensor:
+        return drain(y, self.shape.activation if stage.combine is Combine.ACTIVATE else stage.combine.value, other)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        q, scale = self._last_norm(hidden)
+        return head_logits(q.float(), scale, self._head, self._head_scale)
+
+    # ---- whole windows -------------------------------------------------------------------------------------------
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Residual stream after the last layer ``[batch, length, hidden]`` of windows from position 0."""
+
+        def attend(layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
+            return attend_windows(query, keys, values, self.chunk, self.kv_block)
+
+        return self._hidden(tokens, 0, attend)
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits after every token ``[batch, length, vocab]`` of windows from position 0."""
+        return self._logits(self.hidden(tokens))
+
+    # ---- pass by pass --------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def forward(self, session: GoldenSession, tokens: Sequence[int]) -> Tensor:
+        """Passes of up to ``chunk`` tokens behind those the session has; logits ``[vocab]`` after the last token."""
+        if not tokens:
+            raise ValueError("tokens must be at least one")
+        hidden = torch.zeros(0)
+        for first in range(0, len(tokens), self.chunk):
+            part = list(tokens[first : first + self.chunk])
+            hidden = self._hidden(torch.tensor([part]), session.position, lambda *args: self._attend(session, *args))
+            session.tokens.extend(part)
+        return self._logits(hidden[0, -1])
+
+    def _attend(self, session: GoldenSession, layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
+        length, d = query[0].shape[1], self.shape.head_dim
+        shared, first = self.shape.group, session.position
+
+        def by_kv_head(x: Tensor, group: int) -> Tensor:
+            """``[1, length, heads, ...]`` -> ``[kv_heads, length * group, ...]``."""
+            return x[0].reshape(length, -1, group, *x.shape[3:]).transpose(0, 1).flatten(1, 2)
+
+        q8, q_scale = (by_kv_head(x, shared) for x in query)
+        own_keys, own_values = ((by_kv_head(c, 1), by_kv_head(s, 1)) for c, s in (keys, values))
+        state = AttentionState.initial(q_scale.shape, d)
+        causal = torch.ones(length, length, dtype=torch.bool).tril().repeat_interleave(shared, dim=0)
+        state.attend(q8, q_scale, own_keys, own_values, causal)
+        if layer < len(session.keys):
+            past_keys, past_values = session.keys[layer], session.values[layer]
+            for start in range(0, first, self.kv_block):
+                block = slice(start, min(start + self.kv_block, first))
+                valid = torch.ones(1, block.stop - start, dtype=torch.bool)
+                one, other = ((c[:, block], s[:, block]) for c, s in (past_keys, past_values))
+                state.attend(q8, q_scale, one, other, valid)
+            own_keys, own_values = (
+                (torch.cat((past[0], own[0]), 1), torch.cat((past[1], own[1]), 1))
+                for past, own in ((past_keys, own_keys), (past_values, own_values))
+            )
+            session.keys[layer], session.values[layer] = own_keys, own_values
+        else:
+            session.keys.append(own_keys)
+            session.values.append(own_values)
+        return state.result().reshape(-1, length, shared, d).permute(1, 0, 2, 3).reshape(1, length, -1)

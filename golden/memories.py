@@ -1,0 +1,129 @@
+"""The memories of the golden machine: what lies on the chip, and how operators read and write it and what is outside."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..config import BuildConfig
+from ..descriptors import Descriptor, Fetch
+from ..layout import from_planes, to_planes
+from ..operators import OPERATORS, Vectors
+from .registers import RegisterWindow
+
+__all__ = ["Bytes", "Memories", "ProgramError"]
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class ProgramError(RuntimeError):
+    """A program or a pass that the machine does not define: a fault of the compiler or of the host."""
+
+
+class Memories:
+    """Registers, memories on the chip, and ``memory_bytes`` of memory outside."""
+
+    def __init__(self, config: BuildConfig, memory_bytes: int) -> None:
+        self.config = config
+        #: External memory, seen by all ports.
+        self.memory: Bytes = np.zeros(memory_bytes, np.uint8)
+        #: Scratch memory ``[scratch_vectors, width]`` float32.
+        self.scratch = np.zeros((config.scratch_vectors, config.width), np.float32)
+        #: Parameter memory ``[param_vectors, width]`` float32.
+        self.param = np.zeros((config.param_vectors, config.width), np.float32)
+        #: Activation memory ``[half, i, max_inputs]`` of the i-th active token: int8, or e4m3 codes.
+        self.activation = np.zeros((2, config.tokens, config.max_inputs), np.int8)
+        #: Scale of the activations of every token of the chunk.
+        self.activation_scale = np.zeros(config.chunk, np.float32)
+        #: Accumulators ``[half, i, row]`` of the i-th active token and a row of the panel (with ``gang`` the hardware
+        #: spreads row blocks over the groups).
+        self.accumulator = np.zeros((2, config.tokens, config.panel_rows), np.int64)
+        #: Queries ``[token, head, element]``: int8, or e4m3 codes.
+        self.query = np.zeros((config.chunk, config.max_heads, config.max_head_dim), np.int8)
+        #: Scales of the queries ``[token, head]``.
+        self.query_scale = np.zeros((config.chunk, config.max_heads), np.float32)
+        #: int8 input of the LM head ``[max_inputs]`` (the hardware keeps it in the query memory) and its scale ``[1]``.
+        self.head_query = np.zeros(config.max_inputs, np.int8)
+        self.head_scale = np.zeros(1, np.float32)
+        #: int8 keys (0) and values (1) of the chunk ``[kind, bank, head, element]``: a bank a token.
+        self.kv_store = np.zeros((2, config.chunk, config.max_kv_heads, config.max_head_dim), np.int8)
+        #: Their scales, bf16 bits ``[kind, bank, head]``.
+        self.kv_scale = np.zeros((2, config.chunk, config.max_kv_heads), np.uint16)
+        #: Scores of the rows that DRAIN with SHORTLIST has seen ``[vocab]``.
+        self.scores = np.zeros(0, np.float32)
+        #: All logits of the last HEAD ``[vocab]``.
+        self.logits = np.zeros(0, np.float32)
+        self.registers = RegisterWindow(config)
+        #: Matrix segment that the ring holds for the next round (REPLAY): address and beats.
+        self._held: tuple[int, int] | None = None
+        #: Active range of the operator being executed.
+        self.first = self.count = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of this pass."""
+        return self.registers.count
+
+    @property
+    def position(self) -> int:
+        """Context position of the first token of this pass."""
+        return self.registers.position
+
+    def _read(self, address: int, size: int) -> Bytes:
+        if not 0 <= address <= address + size <= self.memory.size:
+            raise ProgramError(
+                f"read of {size} bytes at {address:#x} is outside the memory of {self.memory.size:#x} bytes"
+            )
+        return self.memory[address : address + size]
+
+    def _write_segment(self, address: int, beats: Bytes) -> None:
+        self._read(address, beats.size)[:] = to_planes(self.config, beats)
+        self.registers.counters["write_beats"] += len(beats)
+
+    def _stream(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
+        """The bytes of one segment as stored; ``beats``: what the operator consumes, if other fields decide it."""
+        if self._held is not None:
+            raise ProgramError(f"operator {d.tag} reads from memory while the ring holds a matrix for replay")
+        if d.stream_beats % self.config.groups:
+            raise ProgramError(
+                f"operator {d.tag}: stream_beats must be a multiple of {self.config.groups}, not {d.stream_beats}"
+            )
+        if beats is not None and d.stream_beats != beats:
+            raise ProgramError(f"operator {d.tag} {d.opcode.name}: stream_beats must be {beats}, not {d.stream_beats}")
+        self.registers.counters["stream_beats"] += d.stream_beats
+        return self._read(address, d.stream_beats * self.config.beat_bytes)
+
+    def _segment(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
+        """The beats of one segment ``[stream_beats, beat_bytes]``."""
+        return from_planes(self.config, self._stream(d, address, beats))
+
+    def _token_segments(self, d: Descriptor) -> list[Bytes]:
+        """One segment an active token, by token id or by position."""
+        active = range(self.first, self.first + self.count)
+        if d.fetch is Fetch.STREAM:
+            return [self._segment(d, d.stream_address)]
+        if d.fetch is Fetch.TOKEN:
+            return [self._segment(d, d.stream_address + self.registers.token_ids[t] * d.stride) for t in active]
+        return [self._segment(d, d.stream_address + (self.position + t) * d.stride) for t in active]
+
+    # ---- vectors of the active tokens ----------------------------------------------------------------------------
+    def _addresses(self, at: Vectors) -> Tensor:
+        """Vector indices ``[active tokens, vectors]``."""
+        tokens = torch.arange(self.first, self.first + self.count)
+        return at.base + tokens[:, None] * at.stride + torch.arange(at.count)
+
+    def _load(self, d: Descriptor) -> Tensor:
+        """``[active tokens, vectors * width]`` from the scratch."""
+        return torch.from_numpy(self.scratch)[self._addresses(OPERATORS[d.opcode].scratch_reads(d))].flatten(1)
+
+    def _store(self, d: Descriptor, values: Tensor) -> None:
+        """``[active tokens, vectors * width]`` to the scratch."""
+        at = OPERATORS[d.opcode].scratch_writes(d)
+        torch.from_numpy(self.scratch)[self._addresses(at)] = values.reshape(self.count, at.count, self.config.width)
+
+    def _constants(self, d: Descriptor) -> Tensor:
+        """``[vectors * width]`` from the parameter memory: the same for every token."""
+        at = OPERATORS[d.opcode].param_reads(d)
+        return torch.from_numpy(self.param[at.base : at.base + at.count].reshape(-1))

@@ -1,0 +1,251 @@
+"""The operators of the machine: a row an opcode says who executes it, what it may fetch, what it reads and what it writes.
+
+Compiler, golden machine, generators, estimate and verification all read it here. What must have ended before an operator may start
+is in :mod:`hwgen.hazards`; what it computes, in ``golden/machine.py``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from .descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
+
+__all__ = [
+    "OPERATORS", "Memory", "Operator", "State", "Unit", "Vectors", "accumulator_half", "activation_half", "active_tokens",
+    "check_complete", "has_more_rounds", "possible_tokens", "rope_heads", "segments", "skipped",
+]
+
+
+class Unit(enum.IntEnum):
+    """Who executes operators; also the number of its bit wherever there is one a unit."""
+
+    LOADER = 0
+    VECTOR = 1
+    LINEAR = 2
+    ATTENTION = 3
+    KV_WRITER = 4
+
+
+class Memory(enum.Enum):
+    """Where ``stream_address`` of a descriptor points."""
+
+    #: The constant part of the image.
+    CONSTANTS = enum.auto()
+    #: The pages of keys and values.
+    CACHE = enum.auto()
+
+
+class State(enum.Flag):
+    """What operators leave on the chip for one another, besides vectors of scratch and parameter memory."""
+
+    NONE = 0
+    #: Activations and accumulators, in the half that ``buffers`` names.
+    ACTIVATIONS = enum.auto()
+    ACCUMULATORS = enum.auto()
+    #: Scales of the activations.
+    SCALES = enum.auto()
+    #: Queries, and in the same memory the input of the LM head.
+    QUERIES = enum.auto()
+    HEAD_INPUT = enum.auto()
+    #: Keys and values of the chunk, in the KV store.
+    KEYS = enum.auto()
+    VALUES = enum.auto()
+    #: Scores of vocabulary rows, and the short list of their blocks.
+    SCORES = enum.auto()
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """``count`` vectors of every token, those of token ``t`` from ``base + t * stride``."""
+
+    base: int = 0
+    stride: int = 0
+    count: int = 0
+
+    def of(self, token: int) -> range:
+        first = self.base + token * self.stride
+        return range(first, first + self.count)
+
+
+Place = Callable[[Descriptor], Vectors]
+
+
+def _nowhere(d: Descriptor) -> Vectors:
+    return Vectors()
+
+
+def _nothing(d: Descriptor) -> State:
+    return State.NONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """What is true of every descriptor of one opcode, or follows from its fields."""
+
+    unit: Unit
+    #: What its data may be fetched by. NONE beside others: it also finds its data in the ring.
+    fetches: tuple[Fetch, ...] = (Fetch.NONE,)
+    #: Where its ``stream_address`` points, if it has one.
+    memory: Memory | None = None
+    #: May be executed again: what it reads is loaded, or still in the scratch.
+    repeatable: bool = False
+    #: Vectors of the scratch and of the parameter memory.
+    scratch_reads: Place = _nowhere
+    scratch_writes: Place = _nowhere
+    param_reads: Place = _nowhere
+    param_writes: Place = _nowhere
+    #: Everything else.
+    reads: Callable[[Descriptor], State] = _nothing
+    writes: Callable[[Descriptor], State] = _nothing
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------------------
+def skipped(d: Descriptor, tokens: int, logits: bool) -> bool:
+    """Whether a pass of ``tokens`` tokens leaves the descriptor out."""
+    return (
+        d.token_start >= tokens
+        or (Flag.LOGITS in d.flags and not logits)
+        or (Flag.MULTI in d.flags and tokens <= 2 * d.token_count)
+    )
+
+
+def active_tokens(d: Descriptor, tokens: int) -> range:
+    """Tokens of the chunk that the descriptor works on in a pass of ``tokens`` tokens which does not skip it."""
+    if Flag.LAST in d.flags:
+        return range(tokens - 1, tokens)
+    return range(d.token_start, min(d.token_start + d.token_count, tokens))
+
+
+def possible_tokens(d: Descriptor, chunk: int) -> range:
+    """Tokens that the descriptor works on in any pass of up to ``chunk`` tokens."""
+    return range(chunk) if Flag.LAST in d.flags else active_tokens(d, chunk)
+
+
+def has_more_rounds(d: Descriptor, tokens: int) -> bool:
+    """Whether the pass has tokens behind those of the descriptor: REPLAY then holds the matrix."""
+    return d.token_start + d.token_count < tokens
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+def segments(d: Descriptor, tokens: int, blocks: int) -> int:
+    """Segments of ``stream_beats`` that are fetched for ``tokens`` active tokens behind ``blocks`` cached blocks."""
+    return {
+        Fetch.NONE: 0,
+        Fetch.STREAM: 1,
+        Fetch.TOKEN: tokens,
+        Fetch.POSITION: tokens,
+        Fetch.CACHE: d.kv_heads * blocks,
+        Fetch.SHORTLIST: d.row_blocks,
+    }[d.fetch]
+
+
+def rope_heads(d: Descriptor) -> dict[Flag, int]:
+    """Heads of each kind that ROPE works on, in the order in which they lie."""
+    counts = {Flag.QUERIES: d.heads, Flag.KEYS: d.kv_heads, Flag.VALUES: d.kv_heads}
+    return {flag: count for flag, count in counts.items() if flag in d.flags}
+
+
+def activation_half(d: Descriptor) -> int:
+    return int(Buffers.ACTIVATION in d.buffers)
+
+
+def accumulator_half(d: Descriptor) -> int:
+    return int(Buffers.ACCUMULATOR in d.buffers)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+def _source(d: Descriptor) -> Vectors:
+    return Vectors(d.src, d.src_stride, d.vectors)
+
+
+def _target(d: Descriptor) -> Vectors:
+    return Vectors(d.dst, d.dst_stride, d.vectors)
+
+
+def _gains(d: Descriptor) -> Vectors:
+    return Vectors() if Format.PLAIN in d.format else Vectors(d.param, 0, d.vectors)
+
+
+def _rotated(d: Descriptor) -> Vectors:
+    """Queries and keys, where they lie; values stay as they are."""
+    heads = sum(count for flag, count in rope_heads(d).items() if flag is not Flag.VALUES)
+    return Vectors(d.src, d.src_stride, heads * d.head_vectors)
+
+
+_HEADS = {Flag.QUERIES: State.QUERIES, Flag.KEYS: State.KEYS, Flag.VALUES: State.VALUES}
+
+
+def _rope_writes(d: Descriptor) -> State:
+    state = State.NONE
+    for flag in rope_heads(d):
+        state |= _HEADS[flag]
+    return state
+
+
+def _drain_reads(d: Descriptor) -> State:
+    follows = Flag.SHORTLIST in d.flags and d.stride > 0
+    return State.ACCUMULATORS | State.SCALES | (State.SCORES if follows else State.NONE)
+
+
+OPERATORS: Mapping[Opcode, Operator] = {
+    Opcode.EMBED: Operator(
+        unit=Unit.LOADER, fetches=(Fetch.TOKEN, Fetch.STREAM), memory=Memory.CONSTANTS,
+        scratch_writes=_target,
+    ),
+    Opcode.PARAM: Operator(
+        unit=Unit.LOADER, fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS, repeatable=True,
+        param_writes=lambda d: Vectors(d.dst, 0, d.vectors),
+    ),
+    Opcode.ROTARY: Operator(
+        unit=Unit.LOADER, fetches=(Fetch.POSITION,), memory=Memory.CONSTANTS, repeatable=True,
+        param_writes=_target,
+    ),
+    Opcode.NORM: Operator(
+        unit=Unit.VECTOR, repeatable=True,
+        scratch_reads=_source, param_reads=_gains,
+        writes=lambda d: State.HEAD_INPUT if Flag.TO_QUERY in d.flags else State.ACTIVATIONS | State.SCALES,
+    ),
+    Opcode.DRAIN: Operator(
+        unit=Unit.VECTOR,
+        scratch_reads=lambda d: _source(d) if d.flags & (Flag.ADD | Flag.MULTIPLY) else Vectors(), scratch_writes=_target,
+        param_reads=lambda d: Vectors(d.param, 0, d.vectors) if Format.FP8 in d.format else Vectors(),
+        reads=_drain_reads, writes=lambda d: State.SCORES if Flag.SHORTLIST in d.flags else State.NONE,
+    ),
+    Opcode.ROPE: Operator(
+        unit=Unit.VECTOR,
+        scratch_reads=lambda d: Vectors(d.src, d.src_stride, sum(rope_heads(d).values()) * d.head_vectors), scratch_writes=_rotated,
+        param_reads=lambda d: Vectors(d.param, d.param_stride, d.head_vectors),
+        writes=_rope_writes,
+    ),
+    Opcode.LINEAR: Operator(
+        unit=Unit.LINEAR, fetches=(Fetch.NONE, Fetch.STREAM), memory=Memory.CONSTANTS,
+        reads=lambda d: State.ACTIVATIONS, writes=lambda d: State.ACCUMULATORS,
+    ),
+    Opcode.ATTENTION: Operator(
+        unit=Unit.ATTENTION, fetches=(Fetch.CACHE,), memory=Memory.CACHE,
+        scratch_writes=lambda d: Vectors(d.dst, d.dst_stride, d.heads * d.head_vectors),
+        reads=lambda d: State.QUERIES | State.KEYS | State.VALUES,
+    ),
+    Opcode.HEAD: Operator(
+        unit=Unit.ATTENTION, fetches=(Fetch.STREAM, Fetch.SHORTLIST), memory=Memory.CONSTANTS,
+        reads=lambda d: State.HEAD_INPUT | (State.SCORES if d.fetch is Fetch.SHORTLIST else State.NONE),
+    ),
+    Opcode.KV_WRITE: Operator(
+        unit=Unit.KV_WRITER, memory=Memory.CACHE,
+        reads=lambda d: State.KEYS | State.VALUES,
+    ),
+}
+
+
+def check_complete(found: Collection[Opcode], where: str, wanted: Collection[Opcode] | None = None) -> None:
+    """Refuse a module whose table ``found`` has forgotten an operator; ``wanted``: all of them, if not given. Called on import."""
+    expected = set(Opcode) - {Opcode.END} if wanted is None else set(wanted)
+    wrong = sorted(expected ^ set(found))
+    if wrong:
+        names = ", ".join(f"{o.name} {'is missing' if o in expected else 'does not belong there'}" for o in wrong)
+        raise AssertionError(f"{where}: {names}")
+
+
+check_complete(OPERATORS, "hwgen/operators.py, OPERATORS")

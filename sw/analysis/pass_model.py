@@ -1,0 +1,287 @@
+"""Cycles, ring level and bytes of one pass from configuration and model sizes, in milliseconds.
+
+The model walks the same program that the machine runs, with the machine's rules: operators start in order, once the
+units of `hwgen.hazards` are idle; a unit's time follows from sizes (`COSTS`); readers of the ring go no faster than
+beats arrive; beats arrive no faster than the ports deliver, and only where the ring has room.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from ...config import BuildConfig
+from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
+from ...hazards import must_wait
+from ...layout import Int4Layout, KvBlockLayout
+from ...operators import OPERATORS, Unit, active_tokens, check_complete, has_more_rounds, rope_heads, segments, skipped
+from ...shape import ModelShape
+from ..compiler.compile import plan_model
+from ..models.random_model import sized_model
+
+__all__ = ["Calibration", "PassEstimate", "PassModel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Cycles that sizes do not give: depths of pipelines and pauses of state machines, as the RTL has them.
+
+    ``tests/sw/analysis/test_bench.py`` holds the result against RTL runs.
+    """
+
+    #: Beats a cycle that the ports sustain.
+    port_rate: float = 0.995
+    #: From the doorbell to the first beat in the ring.
+    first_beat: int = 130
+    #: From a row that is freed to the beat that takes its place.
+    refill: int = 90
+    #: From the end of an operator to the start of one that waited for it; between starts.
+    start: int = 5
+    issue: int = 2
+    #: LINEAR: before the first beat (first tables), behind the last.
+    linear_begin: int = 150
+    linear_end: int = 15
+    #: LINEAR of the INT4 engine, beside loading the first slice.
+    int4_begin: int = 20
+    #: NORM: a token, beside two passes over its vectors; once.
+    norm_token: int = 38
+    norm_end: int = 20
+    #: DRAIN: a token beside its vectors; once.
+    drain_token: int = 4
+    drain_end: int = 30
+    #: ROPE: a token beside two passes; once.
+    rope_token: int = 16
+    rope_end: int = 45
+    #: ATTENTION: a key/value head beside its items; the output of a round of queries; once.
+    attention_head: int = 80
+    attention_output: int = 43
+    attention_end: int = 100
+    #: HEAD: a block beside its beats; once.
+    head_block: int = 1
+    head_end: int = 100
+    #: RingLoader: a row; once.
+    loader_row: int = 2
+    loader_end: int = 6
+    #: KV_WRITE: a beat, where a head's keys are rotated into their place; once.
+    kv_beat: float = 6.03
+    kv_end: int = 20
+    #: After END: writes answered, status.
+    finish: int = 40
+
+
+class Ring:
+    """Beats between the ports and their readers, in steps of ``step`` beats."""
+
+    def __init__(self, config: BuildConfig, calibration: Calibration, step: int = 256) -> None:
+        self.capacity, self.step = config.ring_beats, step
+        self.calibration = calibration
+        #: Beats fetched, and when the last of them arrived.
+        self.fetched, self.arrived = 0, float(calibration.first_beat)
+        #: Beats freed, and when: both ascending.
+        self.freed_beats: list[int] = [0]
+        self.freed_times: list[float] = [0.0]
+
+    def _room(self, beats: int) -> float:
+        """When the ring has had room for ``beats`` beats in all."""
+        excess = beats - self.capacity
+        if excess <= 0:
+            return 0.0
+        at = bisect_left(self.freed_beats, excess)
+        if at == len(self.freed_beats):  # a matrix that is held for replay: freed when it is read for the last time
+            return self.freed_times[-1]
+        return self.freed_times[at] + self.calibration.refill
+
+    def read(self, start: float, beats: int, rate: float, *, fetch: bool, free: bool) -> float:
+        """When ``beats`` beats have been read at up to ``rate`` a cycle, beginning at ``start``."""
+        now = start
+        done = 0
+        while done < beats:
+            part = min(self.step, beats - done)
+            if fetch:
+                self.fetched += part
+                self.arrived = max(self.arrived + part / self.calibration.port_rate, self._room(self.fetched))
+                now = max(now, self.arrived)
+            now = max(now, start) + part / rate if rate else now
+            done += part
+            if free:
+                self.freed_beats.append(self.freed_beats[-1] + part)
+                self.freed_times.append(now)
+        return now
+
+
+@dataclass(frozen=True)
+class Span:
+    """One operator in time."""
+
+    descriptor: Descriptor
+    count: int
+    start: float
+    end: float
+
+
+@dataclass
+class PassEstimate:
+    """One pass."""
+
+    cycles: float
+    spans: list[Span]
+    stream_beats: int
+    #: Cycles in which the engine takes beats.
+    engine_busy: float
+
+    @property
+    def by_operator(self) -> dict[str, float]:
+        total: Counter[str] = Counter()
+        for span in self.spans:
+            total[span.descriptor.opcode.name.lower()] += span.end - span.start  # type: ignore[assignment]  # cycles are fractions
+        return dict(total)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One operator of a pass."""
+
+    descriptor: Descriptor
+    #: Active tokens; tokens of the pass and position of the first.
+    count: int
+    tokens: int
+    position: int
+    start: float
+    #: Beats that are fetched for it.
+    beats: int
+
+
+class PassModel:
+    """Passes of one model on one build."""
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        shape: ModelShape,
+        *,
+        head: str = "exact",
+        engine: str = "ternary",
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.config, self.shape = config, shape
+        self.calibration = calibration or Calibration()
+        weights: Any = sized_model(shape, engine)
+        self.program, self.chunk = plan_model(config, weights, head)
+
+    def run(self, tokens: int, position: int, *, logits: bool = True) -> PassEstimate:
+        """One pass of ``tokens`` tokens behind ``position`` cached ones."""
+        c = self.calibration
+        ring = Ring(self.config, c)
+        running: dict[Unit, Span] = {}
+        spans: list[Span] = []
+        issued = float(c.first_beat) / 2
+        beats = 0
+        busy = 0.0
+        for d in self.program:
+            if skipped(d, tokens, logits):
+                continue
+            unit, count = OPERATORS[d.opcode].unit, len(active_tokens(d, tokens))
+            ready = max(
+                (span.end for other, span in running.items() if other is unit or must_wait(d, span.descriptor)), default=0.0
+            )
+            start = max(issued + c.issue, ready + c.start)
+            issued = start
+            fetched = d.stream_beats * segments(d, count, ceil(position / self.config.kv_block))
+            end = COSTS[d.opcode](self, Work(d, count, tokens, position, start, fetched), ring)
+            if d.opcode is Opcode.LINEAR:
+                busy += self._linear_beats(d) / (self.config.groups if count <= self.config.lanes else 1)
+            beats += fetched
+            running[unit] = Span(d, count, start, end)
+            spans.append(running[unit])
+        return PassEstimate(max(span.end for span in running.values()) + c.finish, spans, beats, busy)
+
+    def _linear_beats(self, d: Descriptor) -> int:
+        """Beats that LINEAR takes, fetched or held for replay."""
+        return Int4Layout.of(self.config, d).beats if Format.FP8 in d.format else d.slices * d.row_blocks
+
+    # ---- costs: when an operator ends ----------------------------------------------------------------------------
+    def _linear(self, w: Work, ring: Ring) -> float:
+        c, config, d = self.calibration, self.config, w.descriptor
+        rate = float(config.groups if w.count <= config.lanes else 1)
+        held = Flag.REPLAY in d.flags and has_more_rounds(d, w.tokens)
+        total = self._linear_beats(d)
+        if Format.FP8 in d.format:
+            layout = Int4Layout.of(config, d)
+            load = w.count * ceil(config.int4_slice_inputs / config.width) + 4
+            cycles = d.slices * max(d.row_blocks / rate, load) + layout.groups * layout.scale_beats
+            begin = w.start + load + c.int4_begin
+        else:
+            cycles = d.slices * max(d.row_blocks / rate, self.table_cycles(w.count))
+            begin = w.start + c.linear_begin
+        return ring.read(begin, total, total / cycles, fetch=w.beats > 0, free=not held) + c.linear_end
+
+    def table_cycles(self, count: int) -> int:
+        """Cycles between two slices of LINEAR at least: building the tables, or loading the activations."""
+        config = self.config
+        tables = ceil(config.tables / config.builders) * 14
+        return max(tables + 2, count * ceil(config.slice_inputs / config.width) + 4)
+
+    def _norm(self, w: Work, ring: Ring) -> float:
+        c = self.calibration
+        return w.start + w.count * (2 * w.descriptor.vectors + c.norm_token) + c.norm_end
+
+    def _drain(self, w: Work, ring: Ring) -> float:
+        c = self.calibration
+        return w.start + w.count * (w.descriptor.vectors + c.drain_token) + c.drain_end
+
+    def _rope(self, w: Work, ring: Ring) -> float:
+        c, d = self.calibration, w.descriptor
+        vectors = sum(rope_heads(d).values()) * d.head_vectors
+        return w.start + w.count * (2 * vectors + c.rope_token) + c.rope_end
+
+    def _load(self, w: Work, ring: Ring) -> float:
+        c, d = self.calibration, w.descriptor
+        rows = 1 if d.opcode is Opcode.PARAM else w.count
+        cycles = rows * (max(d.vectors, d.stream_beats) + c.loader_row)
+        return ring.read(w.start, w.beats, w.beats / cycles, fetch=True, free=True) + c.loader_end
+
+    def _attention(self, w: Work, ring: Ring) -> float:
+        c, config, d = self.calibration, self.config, w.descriptor
+        layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
+        rounds = ceil(w.count * d.heads // d.kv_heads / config.query_lanes)
+        item = max(layout.data_beats, config.kv_block)
+        past = ceil(w.position / config.kv_block)
+        now = w.start
+        for _ in range(d.kv_heads):
+            now += rounds * (item + c.attention_output) + c.attention_head
+            if past:
+                cycles = past * max(rounds * item, layout.beats)
+                now = ring.read(now, past * layout.beats, past * layout.beats / cycles, fetch=True, free=True)
+        return now + c.attention_end
+
+    def _head(self, w: Work, ring: Ring) -> float:
+        c, d = self.calibration, w.descriptor
+        if d.fetch is Fetch.SHORTLIST:  # fetched when it has started
+            ring.arrived = max(ring.arrived, w.start + c.refill)
+        rate = w.beats / (w.beats + d.row_blocks * c.head_block)
+        return ring.read(w.start, w.beats, rate, fetch=True, free=True) + c.head_end
+
+    def _kv_write(self, w: Work, ring: Ring) -> float:
+        c, d, block = self.calibration, w.descriptor, self.config.kv_block
+        blocks = (w.position + w.tokens - 1) // block - w.position // block + 1
+        return w.start + d.kv_heads * blocks * d.stream_beats * c.kv_beat + c.kv_end
+
+
+#: When an operator that starts at its time ends.
+COSTS: Mapping[Opcode, Callable[[PassModel, Work, Ring], float]] = {
+    Opcode.EMBED: PassModel._load,
+    Opcode.PARAM: PassModel._load,
+    Opcode.ROTARY: PassModel._load,
+    Opcode.NORM: PassModel._norm,
+    Opcode.DRAIN: PassModel._drain,
+    Opcode.ROPE: PassModel._rope,
+    Opcode.LINEAR: PassModel._linear,
+    Opcode.ATTENTION: PassModel._attention,
+    Opcode.HEAD: PassModel._head,
+    Opcode.KV_WRITE: PassModel._kv_write,
+}
+check_complete(COSTS, "sw/analysis/pass_model.py, COSTS")

@@ -1,0 +1,155 @@
+"""Options that several commands have: the parser, board and build configuration, workload, sampling."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ...boards import Board, load_board
+from ...config import ENGINES, BuildConfig, ConfigError
+from ...errors import HwgenError
+from ...published import PUBLISHED
+from ..runtime.sampling import Sampling
+
+__all__ = [
+    "Parser",
+    "add_board",
+    "add_head",
+    "add_sampling",
+    "add_workload",
+    "at_least",
+    "check_port",
+    "configured_board",
+    "sampling_of",
+]
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong usage as the same kind of error as everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise HwgenError("usage", message, f"see `{self.prog} --help`")
+
+
+def at_least(options: argparse.Namespace, name: str, least: int) -> int:
+    """The value of the option ``--name``; one below ``least`` is refused."""
+    value = int(getattr(options, name.replace("-", "_")))
+    if value < least:
+        raise HwgenError("usage", f"--{name} must be at least {least}, not {value}", f"give {least} or more")
+    return value
+
+
+def check_port(port: int, fix: str) -> None:
+    """Refuse a value of ``--port`` that is no port; 0 is any free one."""
+    if not 0 <= port < 1 << 16:
+        raise HwgenError("usage", f"--port must be 0 to 65535, not {port}", fix)
+
+
+# ---- workload ----------------------------------------------------------------------------------------------------
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", default="bitnet-0.73b", help=f"published sizes: {', '.join(PUBLISHED)}")
+    parser.add_argument("--prompt", type=int, default=128, metavar="P", help="prompt tokens to prefill; 0 is none")
+    parser.add_argument("--decode", type=int, default=4, metavar="N", help="tokens to decode")
+    parser.add_argument(
+        "--cached", type=int, default=0, metavar="C", help="tokens of context (random keys and values) before the prompt"
+    )
+
+
+def add_head(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--head",
+        default="exact",
+        choices=("exact", "shortlist"),
+        help="LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks",
+    )
+
+
+# ---- sampling ----------------------------------------------------------------------------------------------------
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K best tokens; 0 is all")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the best tokens of total probability P")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
+    parser.add_argument("--seed", type=int, default=0, help="of the random draw")
+
+
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """What the options of :func:`add_sampling` say."""
+    return Sampling(**{item.name: getattr(options, item.name) for item in fields(Sampling)})
+
+
+# ---- board and build configuration -------------------------------------------------------------------------------
+def add_board(parser: argparse.ArgumentParser, default: str = "demo") -> None:
+    parser.add_argument("--board", default=default, help="board: a shipped name or the path of a board.json")
+    parser.add_argument("--engine", choices=ENGINES, help="linear engines of the build (what the model needs if not given)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a field of the build configuration (may be repeated)",
+    )
+
+
+#: Words for the two values of a boolean field, in any case.
+_BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
+
+#: Text of ``--set`` to a field, what the values are, and what to give, by the type of the field.
+_PARSERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "int": (int, "an int", "a whole number"),
+    "float": (float, "a float", "a number"),
+    "str": (str, "a str", "text"),
+    "bool": (lambda text: _BOOLEANS[text.lower()], "a bool", "true or false, yes or no, on or off, 1 or 0"),
+}
+
+
+def read_change(item: str) -> tuple[str, Any]:
+    """Name and value of a field from the ``NAME=VALUE`` of ``--set``."""
+    types = {f.name: str(f.type) for f in fields(BuildConfig)}
+    name, equals, text = item.partition("=")
+    if not equals or name not in types:
+        raise HwgenError(
+            "configuration",
+            f"--set {item}: {name!r} is not a field of the build configuration",
+            f"use NAME=VALUE with one of: {', '.join(sorted(types))}",
+        )
+    parse, kind, legal = _PARSERS[types[name]]
+    try:
+        return name, parse(text)
+    except (ValueError, KeyError) as error:
+        raise HwgenError("configuration", f"--set {item}: {text!r} is not {kind}", f"give {legal}") from error
+
+
+def read_config(path: Path, config: BuildConfig) -> BuildConfig:
+    """``config`` with the fields of a JSON file (``hwgen explore`` writes one); their types are checked."""
+    fix = "give a file that hwgen explore wrote"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise HwgenError("configuration", f"--config {path} is not a JSON object", fix)
+        return BuildConfig.from_dict(config.to_dict() | values)
+    except ConfigError as error:
+        raise HwgenError("configuration", f"--config {path}: {error}", "correct the field in this file") from error
+    except (OSError, ValueError) as error:
+        raise HwgenError("configuration", f"--config {path}: {error}", fix) from error
+
+
+def configured_board(options: argparse.Namespace, engine: str | None = None) -> Board:
+    """The board of ``--board`` in its configuration for ``--engine``, with the fields of ``--config`` and the changes of
+    ``--set``. Where none of them names an engine, the configuration for ``engine``: what the model needs.
+    """
+    board = load_board(options.board)
+    chosen, file = getattr(options, "engine", None), getattr(options, "config", None)
+    if chosen is None and file is None and not any(item.startswith("engine=") for item in options.set):
+        chosen = engine
+    if chosen is not None:
+        board = board.for_engine(chosen)
+    if file is not None:
+        board = replace(board, config=read_config(file, board.config))
+    changes = dict(read_change(item) for item in options.set)
+    return replace(board, config=replace(board.config, **changes)) if changes else board

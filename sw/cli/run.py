@@ -1,0 +1,133 @@
+"""``hwgen run``: an answer to one prompt, and what it took."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...boards import Board
+from ...errors import HwgenError
+from ..models.open import open_model
+from ..runtime.generation import Generation
+from ..runtime.llm import LLM
+from ..runtime.pages import Session
+from .options import add_board, add_head, add_sampling, at_least, configured_board, sampling_of
+from .output import Output, Result
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = 'hwgen run --prompt "Once upon a time"'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", default="stories", metavar="MODEL", help="shipped name or directory in Hugging Face layout"
+    )
+    parser.add_argument("--prompt", required=True, help="text to continue")
+    parser.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
+    parser.add_argument("--device", default="verilator", help="golden, verilator or pynq")
+    parser.add_argument(
+        "--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one"
+    )
+    parser.add_argument(
+        "--overlay", type=Path, metavar="FILE.bit", help="with --device pynq: the bitstream, its .hwh beside it"
+    )
+    parser.add_argument("--attach", action="store_true", help="with --device pynq: use the bitstream that is loaded already")
+    add_sampling(parser)
+    add_head(parser)
+    parser.add_argument(
+        "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
+    )
+    parser.add_argument(
+        "--kv-bits", type=int, choices=(8, 4), default=8, help="of saved keys and values: exact, or half the space"
+    )
+    add_board(parser)
+
+
+def device_options(options: argparse.Namespace, board: Board) -> dict[str, Any]:
+    """Where to find a board, with ``--device pynq``."""
+    if options.device != "pynq":
+        if options.address or options.overlay or options.attach:
+            raise HwgenError("usage", "--address, --overlay and --attach are for a board", "add --device pynq")
+        return {}
+    named = board.name if board.part else None  # a configuration without a part has no board to check
+    return {"address": options.address, "overlay": options.overlay, "download": not options.attach, "board": named}
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
+    new_tokens, sampling = at_least(options, "max-new-tokens", 1), sampling_of(options)
+    model = open_model(options.model, output.progress)
+    board = configured_board(options, model.weights.engine)
+    places = device_options(options, board)
+    llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
+    session = None
+    if options.session is not None:
+        session = llm.load_session(options.session) if options.session.exists() else Session()
+    answer = llm.generate(options.prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
+    output.show("" if options.chat else options.prompt, end="")
+    for piece in answer:
+        output.show(piece, end="")
+    if session is not None:
+        llm.save_session(session, options.session, kv_bits=options.kv_bits)
+    result = {
+        "model": llm.model.name,
+        "device": options.device,
+        "board": board.name,
+        "text": answer.text,
+        "simulated": llm.device.simulated,
+        **generation_json(answer.generation, board.config.clock_mhz, getattr(llm.device, "build_seconds", 0.0)),
+    }
+    output.show("\n")
+    for line in describe_run(result):
+        output.show(line)
+    return 0, result
+
+
+def generation_json(generation: Generation, clock_mhz: float, build_seconds: float) -> dict[str, Any]:
+    """The part of the answer that speaks of tokens and time (keys as documented for ``hwgen run --json``)."""
+    prefill, decode = generation.prefill, generation.decode
+    busy = decode if decode.tokens else prefill
+    wall_rate = decode.tokens / decode.wall_s if decode.wall_s else None
+    return {
+        "prompt_tokens": list(generation.prompt),
+        "tokens": generation.tokens,
+        "stop_reason": generation.stop_reason,
+        "clock_mhz": clock_mhz,
+        "prefill": {"tokens": prefill.tokens, "cycles": prefill.cycles, "ttft_s": prefill.seconds(clock_mhz)},
+        "decode": {"tokens": decode.tokens, "cycles": decode.cycles, "tok_s": decode.rate(clock_mhz)},
+        "port_utilisation": busy.port_utilisation,
+        "wall": {
+            "build_s": build_seconds,
+            "prefill_s": prefill.wall_s,
+            "decode_s": decode.wall_s,
+            "decode_tok_s": wall_rate,
+        },
+    }
+
+
+def describe_run(result: dict[str, Any]) -> list[str]:
+    """The statistics of a run for people."""
+    prefill, decode, wall = result["prefill"], result["decode"], result["wall"]
+    lines = [
+        f"{len(result['tokens'])} tokens (stopped by {result['stop_reason']}), model {result['model']}, "
+        f"device {result['device']}, board {result['board']}"
+    ]
+    where = f"simulated at {result['clock_mhz']:g} MHz" if result["simulated"] else f"at {result['clock_mhz']:g} MHz"
+    if prefill["cycles"]:
+        lines.append(
+            f"prefill  {prefill['tokens']} tokens, {prefill['cycles']:,} cycles, {1e3 * prefill['ttft_s']:.3f} ms ({where})"
+        )
+    if decode["cycles"]:
+        lines.append(
+            f"decode   {decode['tokens']} tokens, {decode['cycles']:,} cycles, {decode['cycles'] // decode['tokens']:,} "
+            f"cycles a token, {decode['tok_s']:,.0f} tokens/s ({where})"
+        )
+        lines.append(f"ports    {result['port_utilisation']:.1%} of the cycles carry a beat")
+    rate = f", {wall['decode_tok_s']:.1f} tokens/s" if wall["decode_tok_s"] else ""
+    lines.append(
+        f"wall     build {wall['build_s']:.1f} s, prefill {wall['prefill_s']:.1f} s, decode {wall['decode_s']:.1f} s{rate}"
+    )
+    return lines

@@ -1,0 +1,49 @@
+"""``hwgen verify``: Verilog and golden model in lock step."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..models.open import open_model
+from ..verification.lock_step import verify_model
+from .options import add_board, add_head, at_least, configured_board
+from .output import Output, Result
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "hwgen verify --model stories --prompt-tokens 37 --new-tokens 64"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_head(parser)
+    parser.add_argument("--model", default="stories", help="shipped name or directory in Hugging Face layout")
+    parser.add_argument("--prompt-tokens", type=int, default=16, metavar="P", help="length of the random prompt")
+    parser.add_argument("--new-tokens", type=int, default=8, metavar="N", help="tokens to decode")
+    parser.add_argument("--layers", type=int, default=0, metavar="L", help="use only the first L layers; 0 is all")
+    parser.add_argument("--seed", type=int, default=0, help="of the random prompt")
+    add_board(parser)
+
+
+def run(options: argparse.Namespace, output: Output) -> Result:
+    prompt, new = at_least(options, "prompt-tokens", 1), at_least(options, "new-tokens", 0)
+    layers = at_least(options, "layers", 0)
+    model = open_model(options.model, output.progress)
+    board = configured_board(options, model.weights.engine)
+    outcome = verify_model(
+        board.config,
+        model.weights,
+        prompt_tokens=prompt,
+        new_tokens=new,
+        layers=layers or None,
+        head=options.head,
+        seed=options.seed,
+        progress=output.progress,
+    )
+    result = {"model": model.name, "board": board.name, **outcome.to_dict()}
+    output.show(
+        f"{outcome.operators_compared:,} operators, {outcome.elements_compared:,} elements compared, "
+        f"{outcome.mismatches:,} mismatches"
+    )
+    if outcome.first is not None:
+        output.show(f"first mismatch: {outcome.first}")
+    return (1 if outcome.mismatches else 0), result

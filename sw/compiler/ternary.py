@@ -1,0 +1,199 @@
+"""Ternary matrices in panels, and the LM head with a short list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...config import TRITS_PER_BYTE, BuildConfig
+from ...descriptors import Buffers, Descriptor, Fetch, Flag, Opcode
+from ...errors import HwgenError
+from ...layout import (
+    ZERO_BYTE,
+    arrange_ternary,
+    blob_beats,
+    head_block_beats,
+    matrix_shape,
+    pack_head,
+    pad_beats,
+    to_planes,
+    vectors_of,
+)
+from ...rounding import ceil_div
+from ...ternary import TernaryMatrix
+from .layers import Bytes, ModelCompiler, Panel, Span
+from .placement import REGION_ALIGNMENT
+
+__all__ = ["TernaryCompiler"]
+
+#: Flags of the operators of a head.
+LAST = Flag.LOGITS | Flag.LAST
+
+
+class PackedRows:
+    """Packed rows of matrices; the latest matrix is kept, since its panels come one after the other."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[TernaryMatrix, Bytes] | None = None
+
+    def of(self, matrix: TernaryMatrix) -> Bytes:
+        if self._latest is None or self._latest[0] is not matrix:
+            self._latest = matrix, matrix.packed()
+        return self._latest[1]
+
+
+class TernaryCompiler(ModelCompiler):
+    """One compilation of a model with ternary matrices."""
+
+    def __init__(self, config: BuildConfig, weights: Any, head: str = "exact") -> None:
+        if not config.has_ternary:
+            raise HwgenError(
+                "model", f"the model is ternary, build {config.name!r} has no ternary engine", "build with engine=ternary or both"
+            )
+        super().__init__(config, weights, head)
+        plain = [stages[0].name for stages in self.inputs if stages[0].norm is None]
+        if plain:
+            raise HwgenError(
+                "model", f"stage {plain[0]} of the model has no norm, which ternary matrices need", "choose a model with sub-norms"
+            )
+        self.packed = PackedRows()
+
+    def panels(self, name: str, parts: Sequence[Any]) -> list[Panel]:
+        c, inputs = self.config, parts[0].inputs
+        vectors, starts = self.starts(parts)
+        panels = []
+        for i, (first, height) in enumerate(self.cuts(vectors)):
+            slices, blocks = matrix_shape(c, height, inputs)
+            self.memory.align(REGION_ALIGNMENT)
+            make = partial(self.panel_bytes, parts, starts, first, height)
+            address = self.memory.add(f"{name}.{i}", slices * blocks * c.beat_bytes, make)
+            command = Descriptor(
+                opcode=Opcode.LINEAR,
+                fetch=Fetch.STREAM,
+                slices=slices,
+                row_blocks=blocks,
+                stream_address=address,
+                stream_beats=slices * blocks,
+            )
+            low, high = first // c.width, (first + height) // c.width
+            spans = []
+            for part, start, size in zip(parts, starts, vectors, strict=True):
+                begin, end = max(low, start), min(high, start + size)
+                if begin < end:
+                    spans.append(Span(part.scale, begin - low, begin, end - begin))
+            panels.append(Panel(command, tuple(spans)))
+        return panels
+
+    def panel_bytes(self, parts: Sequence[TernaryMatrix], starts: list[int], first: int, height: int) -> Bytes:
+        """Rows ``first`` .. ``first + height`` of matrices that begin at vectors ``starts``, as stored."""
+        c, inputs = self.config, parts[0].inputs
+        block = np.full((height, ceil_div(inputs, TRITS_PER_BYTE)), ZERO_BYTE, np.uint8)
+        for part, start in zip(parts, starts, strict=True):
+            top = start * c.width
+            low, high = max(first, top), min(first + height, top + part.rows)
+            if low < high:
+                block[low - first : high - first] = self.packed.of(part)[low - top : high - top]
+        return to_planes(c, arrange_ternary(c, block, inputs))
+
+    def head(self) -> None:
+        """Exact logits, of all rows or of the blocks of a short list."""
+        if self.head_kind != "shortlist":
+            super().head()
+            return
+        matrix, scales = self.weights.short_head()
+        panels = self.panels("short_head", [matrix])
+        source = self.source(self.shape.layers, 0)
+        self.drain()
+        self.norm(source, {"token_count": 1}, flags=LAST)
+        self.norm(source, {"token_count": 1}, flags=LAST | Flag.TO_QUERY)
+        self.scores(panels, scales, self.half(source))
+        self.short_list()
+
+    def scores(self, panels: list[Panel], scales: npt.NDArray[np.uint16], half: Buffers) -> None:
+        """Scores of all rows from the ternary head."""
+        s, c = self.shape, self.config
+        # Behind the residual stream the scratch is free: scores of a panel, then row scales of as many panels as fit.
+        scores = self.plan.qkv
+        first_scale = scores + c.panel_vectors
+        room = (c.scratch_vectors - first_scale) // c.panel_vectors
+        if room < 1:
+            raise HwgenError(
+                "model",
+                f"the short-list head needs {first_scale + c.panel_vectors} vectors of scratch, build {c.name!r} has "
+                f"scratch_vectors={c.scratch_vectors}",
+                "use --head exact, or build with smaller panel_rows or larger scratch_vectors",
+            )
+        for number, panel in enumerate(panels):
+            (span,) = panel.spans
+            if number % room == 0:
+                self.drain()
+                base = span.target
+                count = sum(part.spans[0].vectors for part in panels[number : number + room])
+                rows = scales[base * c.width : (base + count) * c.width]
+                self.row_scales(f"short_head.scales.{number // room}", rows, count, first_scale)
+            accumulator = self.next_accumulator()
+            self.program.append(replace(panel.command, layer=s.layers, flags=LAST, buffers=half | accumulator, token_count=1))
+            self.drain()
+            self.undrained.append(
+                Descriptor(
+                    opcode=Opcode.DRAIN,
+                    layer=s.layers,
+                    flags=LAST | Flag.MULTIPLY | Flag.SHORTLIST,
+                    buffers=accumulator,
+                    token_count=1,
+                    vectors=span.vectors,
+                    row_blocks=span.first,
+                    src=first_scale + span.target - base,
+                    dst=scores,
+                    scalar0=span.scale,
+                    stride=span.target * c.width,
+                    head_stride=s.vocab,
+                )
+            )
+        self.drain()
+    def short_list(self) -> None:
+        """Exact logits of the blocks with the best scores."""
+        s, c = self.shape, self.config
+        blocks = ceil_div(s.vocab, c.kv_block)
+        beats = head_block_beats(c, s.hidden)
+
+        def table() -> Bytes:
+            data = pack_head(c, *self.weights.quantized_head()).reshape(blocks, beats, c.ports, c.port_bytes)
+            return np.ascontiguousarray(data.transpose(0, 2, 1, 3)).reshape(-1)
+
+        self.memory.align(REGION_ALIGNMENT)
+        self.emit(
+            Opcode.HEAD,
+            layer=s.layers,
+            flags=LAST,
+            fetch=Fetch.SHORTLIST,
+            token_count=1,
+            vectors=vectors_of(c, s.hidden),
+            row_blocks=min(c.shortlist, blocks),
+            stream_address=self.memory.add("head", blocks * beats * c.beat_bytes, table),
+            stream_beats=beats,
+            stride=s.vocab,
+            head_stride=beats * c.beat_bytes,
+        )
+
+    def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int) -> None:
+        """bf16 scales of vocabulary rows to the scratch."""
+        c = self.config
+        beats = pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
+        address = self.memory.add(name, beats * c.beat_bytes, lambda: to_planes(c, blob_beats(c, scales.view(np.uint8))[:beats]))
+        self.emit(
+            Opcode.EMBED,
+            layer=self.shape.layers,
+            flags=LAST,
+            fetch=Fetch.STREAM,
+            token_count=1,
+            vectors=vectors,
+            dst=dst,
+            stream_address=address,
+            stream_beats=beats,
+        )

@@ -1,0 +1,106 @@
+"""Families of models: a row each. What a row names is imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ...decoder import BITNET, LLAMA, DecoderLayer
+from ...formats import Float
+from ...shape import ModelShape
+from ...weights import LayerWeights, Matrix, ModelWeights
+from .config_json import unsupported
+
+if TYPE_CHECKING:
+    from .gguf_file import GgufFile
+
+__all__ = ["FAMILIES", "Family", "Loader", "family_of_config", "family_of_gguf"]
+
+
+class Loader(Protocol):
+    """What the module of a family has."""
+
+    def read_shape(self, config: dict[str, Any]) -> ModelShape:
+        """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
+
+    def load_weights(
+        self, directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None]
+    ) -> ModelWeights:
+        """Weights of a checkpoint in Hugging Face layout."""
+
+    def gguf_matrix(self, file: GgufFile, name: str, place: str, shape: ModelShape) -> Matrix:
+        """Matrix ``name`` of a layer, which the file has at ``place``."""
+
+    def assemble(
+        self, shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None
+    ) -> ModelWeights:
+        """The model of parts as a file has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A row of :data:`FAMILIES`."""
+
+    #: What a layer computes; its name is that of the family and of its GGUF architecture.
+    layer: DecoderLayer
+    #: ``model_type`` of ``config.json``.
+    model_types: tuple[str, ...]
+    #: Linear engine for its checkpoints: "ternary" or "int4".
+    engine: str
+    #: What a name in ``architectures`` begins with, in small letters, that decides whatever ``model_type`` is.
+    architecture: str | None = None
+    #: Gate function of its GGUF files, which do not name theirs.
+    gguf_activation: str
+    #: Module that loads it, a :class:`Loader`.
+    module: str
+    #: Float reference: module of :mod:`hwgen.golden` and what makes it of weights.
+    reference: tuple[str, str]
+    #: Tokens of a window in which it is scored at most, None for the whole context, and windows that are scored at a time.
+    window: int | None
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
+
+    def loader(self) -> Loader:
+        """The module that loads it."""
+        return cast(Loader, import_module(f".{self.module}", __package__))
+
+    def float_reference(self, weights: ModelWeights) -> Callable[[Any], Any]:
+        """``tokens [batch, length] -> logits [batch, length, vocab]`` in float; needs torch."""
+        module, name = self.reference
+        make: Callable[[ModelWeights], Callable[[Any], Any]] = getattr(import_module(f"...golden.{module}", __package__), name)
+        return make(weights)
+
+
+#: In the order in which they are asked. bitnet_b1_58-large calls itself a llama and tells the truth in its architecture.
+FAMILIES = (
+    Family(
+        layer=BITNET, engine="ternary", model_types=("bitnet", "bitnet_b1_58"), architecture="bitnet", gguf_activation="silu",
+        module="bitnet", reference=("float_bitnet", "float_model"), window=None, batch=4,
+    ),
+    Family(
+        layer=LLAMA, engine="int4", model_types=("llama",), gguf_activation="silu", module="llama",
+        reference=("float_llama", "FloatLlama"), window=512, batch=1,
+    ),
+)
+
+
+def family_of_config(config: dict[str, Any]) -> Family:
+    """The family that ``config.json`` describes."""
+    kind, architectures = config.get("model_type"), [str(a).lower() for a in config.get("architectures") or []]
+    for family in FAMILIES:
+        named = family.architecture is not None and any(a.startswith(family.architecture) for a in architectures)
+        if named or kind in family.model_types:
+            return family
+    supported = ", ".join(repr(name) for family in FAMILIES for name in family.model_types)
+    raise unsupported("model_type", kind, f"{supported} (or an architecture BitNetForCausalLM)")
+
+
+def family_of_gguf(architecture: str) -> Family | None:
+    """The family of a GGUF architecture, or None."""
+    return next((family for family in FAMILIES if family.name == architecture), None)

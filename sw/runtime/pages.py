@@ -1,0 +1,139 @@
+"""Sessions and the pages of the KV cache that they hold, alone or together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ...rounding import ceil_div
+from ..compiler.image import Image
+from ..devices.device import Bytes, Device
+
+__all__ = ["PagePool", "Session"]
+
+
+class Session:
+    """One sequence of tokens and its pages of the KV cache. Pages may be shared with other sessions."""
+
+    def __init__(self) -> None:
+        #: Tokens in the cache, first to last.
+        self.tokens: list[int] = []
+        #: Page number of every block of the sequence.
+        self.pages: list[int] = []
+        #: Leading tokens whose passes began at multiples of the chunk, as those of a prefill from the start do: their keys
+        #: and values are bit for bit those that any prompt with the same tokens gets.
+        self.aligned = 0
+        #: Tokens that belong to the sequence and are not yet computed: the last one of an answer.
+        self.pending: list[int] = []
+        #: Content of the pages while they are lent to others (:meth:`PagePool.park`).
+        self.parked: Bytes | None = None
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return len(self.tokens)
+
+
+class PagePool:
+    """The pages of one image on a device. A page goes back when the last session that holds it gives it up."""
+
+    def __init__(self, device: Device, image: Image, start: int) -> None:
+        self._device = device
+        #: Address of page 0, bytes of a page, tokens of a page.
+        self._start, self._page_bytes, self._page_tokens = start, image.page_bytes, image.config.kv_block
+        self._free = list(range(image.pages - 1, -1, -1))
+        #: Sessions that hold each page.
+        self._holders = [0] * image.pages
+        #: Called when pages run out: gives some back that no running session needs; False when there are none.
+        self.reclaim: Callable[[], bool] = lambda: False
+
+    @property
+    def free(self) -> int:
+        """Pages that no session holds."""
+        return len(self._free)
+
+    def blocks(self, positions: int) -> int:
+        """Pages of ``positions`` tokens."""
+        return ceil_div(positions, self._page_tokens)
+
+    def read(self, pages: Sequence[int]) -> Bytes:
+        """Content of pages, ``[pages, page_bytes]``."""
+        out = np.empty((len(pages), self._page_bytes), np.uint8)
+        for row, page in zip(out, pages, strict=True):
+            row[:] = self._device.read(self._start + page * self._page_bytes, self._page_bytes)
+        return out
+
+    def write(self, pages: Sequence[int], content: Bytes) -> None:
+        """Replace the content of pages by ``[pages, page_bytes]``."""
+        for row, page in zip(content, pages, strict=True):
+            self._device.write(self._start + page * self._page_bytes, row)
+
+    def _take(self) -> int:
+        page = self._free.pop()
+        self._holders[page] = 1
+        return page
+
+    def _release(self, page: int) -> None:
+        self._holders[page] -= 1
+        if not self._holders[page]:
+            self._free.append(page)
+
+    def _shared(self, session: Session) -> list[int]:
+        """Indices of the pages that the next pass writes and other sessions hold too."""
+        first = session.position // self._page_tokens
+        return [i for i in range(first, len(session.pages)) if self._holders[session.pages[i]] > 1]
+
+    def missing(self, session: Session, positions: int) -> int:
+        """Pages that a session has yet to get to have its own up to ``positions``."""
+        return max(0, self.blocks(positions) - len(session.pages)) + len(self._shared(session))
+
+    def reserve(self, session: Session, positions: int) -> bool:
+        """Pages of its own for the next tokens of a session up to ``positions``; False, and nothing done, when there are too few.
+
+        A page that is shared and about to be written is copied first.
+        """
+        while self.missing(session, positions) > len(self._free):
+            if not self.reclaim():
+                return False
+        for i in self._shared(session):
+            page = session.pages[i]
+            session.pages[i] = self._take()
+            self.write([session.pages[i]], self.read([page]))
+            self._release(page)
+        while len(session.pages) < self.blocks(positions):
+            session.pages.append(self._take())
+        return True
+
+    def close(self, session: Session) -> None:
+        """Give the pages of a session back. The session is empty then, and may be used again."""
+        for page in reversed(session.pages):
+            self._release(page)
+        session.tokens, session.pages, session.pending = [], [], []
+        session.aligned, session.parked = 0, None
+
+    def share(self, session: Session, positions: int) -> Session:
+        """A new session with the first ``positions`` tokens of another, in the same pages."""
+        new = Session()
+        new.tokens = session.tokens[:positions]
+        new.pages = session.pages[: self.blocks(positions)]
+        new.aligned = min(session.aligned, positions)
+        for page in new.pages:
+            self._holders[page] += 1
+        return new
+
+    def park(self, session: Session) -> None:
+        """Move the pages of a session to memory of the host, so that others can use them."""
+        session.parked = self.read(session.pages)
+        for page in reversed(session.pages):
+            self._release(page)
+        session.pages.clear()
+
+    def unpark(self, session: Session, positions: int) -> bool:
+        """Bring a parked session back, with pages up to ``positions``; False, and nothing done, when there are too few."""
+        if session.parked is not None:
+            if not self.reserve(session, max(positions, session.position)):
+                return False
+            self.write(session.pages[: len(session.parked)], session.parked)
+            session.parked = None
+        return True

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.sw.analysis.yosys import count_resources
+
+
+def test_resources_of_cells() -> None:
+    total = count_resources(
+        {
+            "LUT6": 3,
+            "LUT1": 1,
+            "RAM32M16": 2,
+            "FDRE": 5,
+            "FDSE": 1,
+            "RAMB36E2": 1,
+            "RAMB18E2": 3,
+            "URAM288": 4,
+            "DSP48E2": 6,
+            "CARRY4": 9,
+            "INV": 1,
+            "MUXF7": 2,
+        }
+    )
+    assert total == {"lut": 20, "lutram": 16, "ff": 6, "bram36": 2.5, "uram": 4, "dsp": 6}
+    with pytest.raises(HwgenError, match="cells of kind LDCE"):
+        count_resources({"LDCE": 1})

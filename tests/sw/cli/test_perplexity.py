@@ -1,0 +1,26 @@
+"""``hwgen perplexity``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from .calls import SMALL, call
+
+
+def test_perplexity(capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("Once upon a time there was a cat.\n<|endoftext|>\nThe cat sat upon a cat.\n")
+    code, result = call(capsys, "perplexity", str(model_directory), str(file), *SMALL)
+    assert code == 0 and result["bytes"] == file.stat().st_size - len("<|endoftext|>\n")
+    for name in ("float", "bit_exact"):
+        row = result[name]
+        assert row["perplexity"] == pytest.approx(math.exp(row["nats_per_token"]))
+        assert row["bits_per_byte"] * math.log(2) * result["bytes"] == pytest.approx(
+            row["nats_per_token"] * result["tokens"]
+        )
+    assert result["gap"] == pytest.approx(result["bit_exact"]["perplexity"] / result["float"]["perplexity"] - 1)
+    _, short = call(capsys, "perplexity", str(model_directory), str(file), "--tokens", "4", *SMALL)
+    assert short["tokens"] == 4 and short["bytes"] < result["bytes"]

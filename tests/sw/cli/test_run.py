@@ -1,0 +1,88 @@
+"""``hwgen run``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hwgen.sw.cli.main import main
+
+from .calls import SMALL, call
+
+
+def test_run(capsys: pytest.CaptureFixture[str], model_directory: Path) -> None:
+    code, result = call(
+        capsys,
+        "run",
+        str(model_directory),
+        "--prompt",
+        "the cat",
+        "--device",
+        "golden",
+        "--max-new-tokens",
+        "5",
+        *SMALL,
+    )
+    assert code == 0
+    assert {
+        "model",
+        "device",
+        "board",
+        "prompt_tokens",
+        "tokens",
+        "text",
+        "stop_reason",
+        "clock_mhz",
+        "simulated",
+        "prefill",
+        "decode",
+        "port_utilisation",
+        "wall",
+    } <= set(result)
+    assert set(result["prefill"]) == {"tokens", "cycles", "ttft_s"} and set(result["decode"]) == {
+        "tokens",
+        "cycles",
+        "tok_s",
+    }
+    assert {"build_s", "prefill_s", "decode_s", "decode_tok_s"} == set(result["wall"])
+    assert result["prompt_tokens"][0] == 0 and result["prefill"]["tokens"] == len(result["prompt_tokens"])
+    assert len(result["tokens"]) <= 5 and result["model"] == "small" and result["board"] == "demo"
+
+
+def test_run_for_people_streams_text_and_statistics(capsys: pytest.CaptureFixture[str], model_directory: Path) -> None:
+    assert (
+        main(
+            ["run", str(model_directory), "--prompt", "the cat", "--device", "golden", "--max-new-tokens", "4", *SMALL]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert out.startswith("the cat") and "4 tokens (stopped by" in out and "wall" in out
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("config.json", "checkpoint"), ("model.safetensors", "checkpoint"), ("tokenizer.json", "tokenizer")],
+)
+def test_missing_file(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path, file: str, kind: str
+) -> None:
+    shutil.copytree(model_directory, tmp_path / "m")
+    (tmp_path / "m" / file).unlink()
+    code, result = call(capsys, "run", str(tmp_path / "m"), "--prompt", "x")
+    assert code == 2 and result["error"]["kind"] == kind
+
+
+def test_missing_compiler(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("hwgen.sw.devices.verilator.cached_verilog", lambda *a: "module hwgen_accelerator; endmodule")
+    code, result = call(capsys, "run", str(model_directory), "--prompt", "x")
+    assert code == 2 and result["error"]["kind"] == "tool" and "no-such-compiler" in result["error"]["message"]
+    assert "apt-get install" in result["error"]["fix"]
+    code, result = call(capsys, "doctor")
+    failed = {c["name"]: c for c in result["checks"] if not c["ok"]}
+    assert code == 1 and failed["g++"]["fix"] == "sudo apt-get install g++"

@@ -1,0 +1,49 @@
+"""The registry: every row works, and answers for its own files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.shape import ModelShape
+from hwgen.sw.models.config_json import config_of
+from hwgen.sw.models.families import FAMILIES, Family, family_of_config, family_of_gguf
+from hwgen.sw.models.open import open_model
+from hwgen.weights import random_weights
+
+from .llama_files import SHAPE
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_row_and_its_module(family: Family) -> None:
+    for kind in family.model_types:
+        config = {"model_type": kind, **config_of(SHAPE)}
+        assert family_of_config(config) is family and family_of_gguf(family.name) is family
+        assert family.loader().read_shape(config) == SHAPE
+    weights = random_weights(SHAPE, 1, family.layer, family.engine)
+    again = family.loader().assemble(SHAPE, list(weights.layers), weights.norm, weights.embedding, weights.head)
+    assert again.layer is family.layer and again.engine == family.engine
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_float_references(family: Family) -> None:
+    torch = pytest.importorskip("torch")
+    shape = ModelShape(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=20, activation="silu")
+    logits = family.float_reference(random_weights(shape, 1, family.layer, family.engine))(torch.tensor([[1, 2, 3]]))
+    assert logits.shape == (1, 3, 20) and logits.std() > 0
+
+
+def test_the_architecture_goes_before_the_model_type() -> None:
+    assert family_of_config({"model_type": "llama", "architectures": ["BitnetForCausalLM"]}).name == "bitnet"
+    assert family_of_config({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}).name == "llama"
+    assert family_of_gguf("gpt2") is None
+
+
+def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(HwgenError, match="model_type is 'gpt2'; supported: 'bitnet', 'bitnet_b1_58', 'llama'") as caught:
+        open_model(tmp_path)
+    assert caught.value.kind == "architecture"
