@@ -122,15 +122,34 @@ class Accelerator(wiring.Component):
         m.submodules.registers = registers = RegisterFile(config)
         m.submodules.memory = mem = MemorySystem(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
-        m.submodules.loader = loader = RingLoader(config)
+        m.submodules.loader = RingLoader(config)
         m.submodules.vector = vector = VectorUnit(config)
-        m.submodules.linear = linear = linear_engine(config)
+        m.submodules.linear = linear_engine(config)
         m.submodules.attention = attention = AttentionUnit(config)
-        m.submodules.store = store = KvStore(config)
-        m.submodules.kv_writer = kv_writer = KvWriter(config)
-        running = sequencer.running
+        m.submodules.store = KvStore(config)
+        m.submodules.kv_writer = KvWriter(config)
+        self._connect_control(m)
+        self._connect_units(m)
+        stream_ready = self._connect_ring(m)
+        self._connect_vector_memories(m)
+        if config.has_ternary:  # whose scores are those of a ternary head
+            self._connect_shortlist(m, mem, sequencer, vector, attention)
+        self._connect_operands(m)
+        self._connect_memory_writes(m)
+        for number, axi in enumerate(self.m_axi):
+            connect(m, mem.axi[number], flipped(axi))
+        self._connect_errors(m, mem, registers)
+        self._connect_activity(m)
+        self._connect_counters(m, stream_ready)
+        self._connect_trace(m)
+        if config.probe:
+            self._connect_observer(m)
+        return m
 
-        # Control.
+    def _connect_control(self, m: Module) -> None:
+        """Registers start the pass and say what it is; sequencer, memory and KV writer ask them."""
+        registers, mem, sequencer = m.submodules.registers, m.submodules.memory, m.submodules.sequencer
+        attention, kv_writer = m.submodules.attention, m.submodules.kv_writer
         connect(m, flipped(self.s_axi), registers.bus)
         connect(m, registers.current, mem.current)
         connect(m, mem.tokens, registers.tokens)
@@ -153,20 +172,28 @@ class Accelerator(wiring.Component):
             mem.hold.eq(sequencer.hold),
             mem.rewind.eq(sequencer.rewind),
         ]
-        for index in range(config.topk):
+        for index in range(self.config.topk):
             m.d.comb += [
                 registers.candidate_index[index].eq(attention.topk_index[index]),
                 registers.candidate_logit[index].eq(attention.topk_logit[index]),
             ]
+
+    def _connect_units(self, m: Module) -> None:
+        """The sequencer starts the units and hears when they are done."""
+        sequencer, parts = m.submodules.sequencer, m.submodules
         units: dict[Unit, Any] = {
-            Unit.LOADER: loader, Unit.VECTOR: vector, Unit.LINEAR: linear, Unit.ATTENTION: attention, Unit.KV_WRITER: kv_writer,
+            Unit.LOADER: parts.loader, Unit.VECTOR: parts.vector, Unit.LINEAR: parts.linear, Unit.ATTENTION: parts.attention,
+            Unit.KV_WRITER: parts.kv_writer,
         }
         for bit, unit in units.items():
             connect(m, sequencer.ops[bit], unit.op)
             m.d.comb += [unit.start.eq(sequencer.starts[bit]), sequencer.dones[bit].eq(unit.done)]
 
-        # Ring. Units that are idle are never ready, so that all of them may see what is offered.
-        m.submodules.beats = beats = RowToBeats(config)
+    def _connect_ring(self, m: Module) -> Signal:
+        """Rows and beats of the ring to its readers; returns whether one is ready. Units that are idle are never ready, so that
+        all of them may see what is offered."""
+        mem, linear, loader, attention = m.submodules.memory, m.submodules.linear, m.submodules.loader, m.submodules.attention
+        m.submodules.beats = beats = RowToBeats(self.config)
         stream_ready = Signal()
         m.d.comb += [
             linear.rows.valid.eq(mem.rows.valid),
@@ -179,8 +206,11 @@ class Accelerator(wiring.Component):
         ]
         for reader in (loader, attention):
             m.d.comb += [reader.beats.valid.eq(beats.beats.valid), reader.beats.payload.eq(beats.beats.payload)]
+        return stream_ready
 
-        # Scratch and parameters. Writers never meet: of loader, vector and attention unit one runs at a time (`HAZARDS`).
+    def _connect_vector_memories(self, m: Module) -> None:
+        """Scratch and parameters. Writers never meet: of loader, vector and attention unit one runs at a time (`HAZARDS`)."""
+        config, vector, loader, attention = self.config, m.submodules.vector, m.submodules.loader, m.submodules.attention
         vector_bits = 32 * config.width
         m.submodules.scratch = scratch = VectorMemory(config.scratch_vectors, vector_bits, config.scratch_memory)
         m.submodules.param = param = VectorMemory(config.param_vectors, vector_bits, "block")
@@ -194,26 +224,29 @@ class Accelerator(wiring.Component):
                     Mux(attention.scratch_write.valid, getattr(attention.scratch_write, name), getattr(vector.scratch_write, name)))
             )
 
-        if config.has_ternary:  # whose scores are those of a ternary head
-            self._connect_shortlist(m, mem, sequencer, vector, attention)
-
-        # Activations, accumulators, queries, keys and values. The KV writer and the attention unit never run together.
+    def _connect_operands(self, m: Module) -> None:
+        """Activations, accumulators, queries, keys and values. The KV writer and the attention unit never run together."""
+        sequencer, vector, linear = m.submodules.sequencer, m.submodules.vector, m.submodules.linear
+        attention, store, kv_writer = m.submodules.attention, m.submodules.store, m.submodules.kv_writer
         connect(m, vector.activation, linear.activation)
         connect(m, vector.accumulator, linear.accumulator)
-        if config.engine == "both":
+        if self.config.engine == "both":
             m.d.comb += linear.fp8_read.eq((sequencer.ops[Unit.VECTOR].descriptor.format & Format.FP8).any())
         connect(m, vector.query, attention.query)
         connect(m, vector.query_scale, attention.query_scale)
         connect(m, vector.kv, store.kv)
         connect(m, vector.kv_scale, store.kv_scale)
-        writing_kv = running[Unit.KV_WRITER]
+        writing_kv = sequencer.running[Unit.KV_WRITER]
         for name in ("value", "head", "head_vectors", "dim", "bank"):
             of_writer, of_unit = getattr(kv_writer.store, name), getattr(attention.store, name)
             m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, of_writer, of_unit))
         for reader in (kv_writer, attention):
             m.d.comb += [reader.store.data.eq(store.read.data), reader.store.scales.eq(store.read.scales)]
 
-        # Writes to memory.
+    def _connect_memory_writes(self, m: Module) -> None:
+        """Segments and beats of whichever runs, KV writer or attention unit."""
+        mem, attention, kv_writer = m.submodules.memory, m.submodules.attention, m.submodules.kv_writer
+        writing_kv = m.submodules.sequencer.running[Unit.KV_WRITER]
         for stream, of_kv, of_head in (
             (mem.segments, kv_writer.segment, attention.logits_segment),
             (mem.beats, kv_writer.beats, attention.logits),
@@ -225,20 +258,22 @@ class Accelerator(wiring.Component):
                 of_head.ready.eq(stream.ready & ~writing_kv),
             ]
 
-        for number, axi in enumerate(self.m_axi):
-            connect(m, mem.axi[number], flipped(axi))
-        self._connect_errors(m, mem, registers)
-
-        m.submodules.activity = activity = EngineActivity(config)
+    def _connect_activity(self, m: Module) -> None:
+        """What the linear engine does in every cycle."""
+        registers, sequencer, linear = m.submodules.registers, m.submodules.sequencer, m.submodules.linear
+        m.submodules.activity = activity = EngineActivity(self.config)
         m.d.comb += [
             activity.busy.eq(registers.busy),
-            activity.running.eq(running),
+            activity.running.eq(sequencer.running),
             activity.row.eq(linear.rows.valid & linear.rows.ready),
             activity.gang.eq(sequencer.ops[Unit.LINEAR].gang),
             activity.waits_for_tables.eq(linear.waiting_tables),
             activity.waits_for_row.eq(linear.rows.ready & ~linear.rows.valid),
         ]
-        m.submodules.counters = counters = Counters(config)
+
+    def _connect_counters(self, m: Module, stream_ready: Signal) -> None:
+        registers, mem, sequencer = m.submodules.registers, m.submodules.memory, m.submodules.sequencer
+        m.submodules.counters = counters = Counters(self.config)
         events: dict[str, ValueLike] = {
             "cycles": registers.busy,
             "stream_beats": mem.ring_word,
@@ -246,19 +281,21 @@ class Accelerator(wiring.Component):
             "ring_empty": stream_ready & ~mem.rows.valid,
             "write_beats": mem.write_word[0],
             "operators": sequencer.retire,
-            **{name: activity.causes[bit] for bit, (name, _) in enumerate(ENGINE_COUNTERS)},
+            **{name: m.submodules.activity.causes[bit] for bit, (name, _) in enumerate(ENGINE_COUNTERS)},
         }
         m.d.comb += [
             counters.clear.eq(registers.start),
             counters.events.eq(Cat(events[name] for name, _ in COUNTERS)),
-            counters.running.eq(running),
+            counters.running.eq(sequencer.running),
             *(opcode.eq(op.descriptor.opcode) for opcode, op in zip(counters.opcodes, sequencer.ops, strict=True)),
             counters.port_busy.eq(mem.read_word),
             counters.port_stall.eq(mem.read_stall),
             *(registers.counters[i].eq(value) for i, value in enumerate(counters.values)),
         ]
 
-        m.submodules.trace = trace = TraceMemory(config)
+    def _connect_trace(self, m: Module) -> None:
+        registers, mem, sequencer = m.submodules.registers, m.submodules.memory, m.submodules.sequencer
+        m.submodules.trace = trace = TraceMemory(self.config)
         connect(m, sequencer.retired, trace.retired)
         m.d.comb += [
             trace.clear.eq(registers.start),
@@ -270,24 +307,26 @@ class Accelerator(wiring.Component):
             registers.trace_word.eq(trace.word),
         ]
 
-        if config.probe:
-            m.submodules.observer = observer = Observer(config)
-            watched = {
-                "scratch": scratch.write, "param": param.write, "activation": vector.activation, "query": vector.query,
-                "query_scale": vector.query_scale, "kv": vector.kv, "kv_scale": vector.kv_scale, "accumulator": vector.accumulator,
-            }
-            for name, bus in watched.items():
-                target = getattr(observer, name)
-                m.d.comb += [getattr(target, member).eq(getattr(bus, member)) for member in target.signature.members]
-            m.d.comb += [
-                observer.accumulator_data.eq(vector.accumulator.data),
-                observer.running.eq(running[Unit.VECTOR]),
-                observer.opcode.eq(sequencer.ops[Unit.VECTOR].descriptor.opcode),
-                self.retire_valid.eq(sequencer.retire),
-                self.retire_index.eq(sequencer.retired.tag),
-            ]
-            connect(m, observer.probe, flipped(self.probe))
-        return m
+    def _connect_observer(self, m: Module) -> None:
+        """What the operators read and write, for co-simulation."""
+        sequencer, vector = m.submodules.sequencer, m.submodules.vector
+        m.submodules.observer = observer = Observer(self.config)
+        watched = {
+            "scratch": m.submodules.scratch.write, "param": m.submodules.param.write, "activation": vector.activation,
+            "query": vector.query,
+            "query_scale": vector.query_scale, "kv": vector.kv, "kv_scale": vector.kv_scale, "accumulator": vector.accumulator,
+        }
+        for name, bus in watched.items():
+            target = getattr(observer, name)
+            m.d.comb += [getattr(target, member).eq(getattr(bus, member)) for member in target.signature.members]
+        m.d.comb += [
+            observer.accumulator_data.eq(vector.accumulator.data),
+            observer.running.eq(sequencer.running[Unit.VECTOR]),
+            observer.opcode.eq(sequencer.ops[Unit.VECTOR].descriptor.opcode),
+            self.retire_valid.eq(sequencer.retire),
+            self.retire_index.eq(sequencer.retired.tag),
+        ]
+        connect(m, observer.probe, flipped(self.probe))
 
     def _connect_shortlist(
         self, m: Module, mem: MemorySystem, sequencer: Sequencer, vector: VectorUnit, attention: AttentionUnit

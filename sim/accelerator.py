@@ -25,12 +25,12 @@ _SLICE = 20_000
 class Stop(enum.IntEnum):
     """Why a run ended."""
 
+    #: The cycles asked for are over.
     BUDGET = 0
-    """The cycles asked for are over."""
     IRQ = 1
     RETIRE = 2
+    #: No memory handshake, probe write or retirement for too long.
     NO_PROGRESS = 3
-    """No memory handshake, probe write or retirement for too long."""
     REGISTER = 4
     BUS_ERROR = 5
 
@@ -52,8 +52,8 @@ class Record:
     """Something that should not have happened, at a rising edge."""
 
     cycle: int
+    #: Memory port, or None for what has no port.
     port: int | None
-    """Memory port, or None for what has no port."""
     text: str
 
 

@@ -14,8 +14,8 @@ from ..boards import Board, Platform
 from ..errors import HwgenError
 from .dram import KV260, MAX_PORTS, DramTiming
 
+#: Idle latency where none is asked for: between the 240 and 480 ns that are told of these ports.
 LATENCY_NS = 320.0
-"""Idle latency where none is asked for: between the 240 and 480 ns that are told of these ports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,8 @@ CHIPS = {
     ),
 }
 
+#: K26 boot code: lpr_max_starve 64 clocks (PERFLPR1).
 ROW_PATIENCE_NS = 120.0
-"""K26 boot code: lpr_max_starve 64 clocks (PERFLPR1)."""
 
 
 @dataclass(frozen=True, kw_only=True)

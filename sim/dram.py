@@ -19,72 +19,72 @@ class _TimingStruct(ctypes.Structure):
 class DramTiming:
     """How the memory answers. Times are clock cycles of the accelerator, unless the name says otherwise."""
 
+    #: Bandwidth of the DDR data bus shared by all ports; 0 is no controller: no limit, no banks, no refresh.
     bytes_per_cycle: float
-    """Bandwidth of the DDR data bus shared by all ports; 0 is no controller: no limit, no banks, no refresh."""
+    #: Chance in each cycle that ARREADY, AWREADY or WREADY is high while there is room.
     ready_probability: float = 1.0
-    """Chance in each cycle that ARREADY, AWREADY or WREADY is high while there is room."""
+    #: Chance in each cycle that a read beat or write response that could appear does.
     data_probability: float = 1.0
-    """Chance in each cycle that a read beat or write response that could appear does."""
+    #: From the port, which has room for the data, to the controller.
     command_latency: int = 0
-    """From the port, which has room for the data, to the controller."""
+    #: From the DDR data bus to the port. With an idle bus and an open row the first R beat comes `command_latency` +
+    #: `read_latency` behind the AR handshake.
     read_latency: int = 60
-    """From the DDR data bus to the port. With an idle bus and an open row the first R beat comes `command_latency` +
-    `read_latency` behind the AR handshake."""
+    #: From the DDR data bus to the write response.
     write_latency: int = 30
-    """From the DDR data bus to the write response."""
+    #: Every chunk of up to 256 bytes is late by a random number of cycles up to this.
     latency_jitter: int = 0
-    """Every chunk of up to 256 bytes is late by a random number of cycles up to this."""
+    #: Read transactions a port may have outstanding.
     max_reads: int = 16
-    """Read transactions a port may have outstanding."""
+    #: Write transactions a port may have outstanding.
     max_writes: int = 16
-    """Write transactions a port may have outstanding."""
+    #: W beats that a port takes ahead of their address.
     early_beats: int = 0
-    """W beats that a port takes ahead of their address."""
+    #: Read FIFO of a port. A chunk of up to 256 bytes is asked of the controller when there is room for it, so no more is ever in
+    #: flight.
     read_buffer_bytes: int = 8192
-    """Read FIFO of a port. A chunk of up to 256 bytes is asked of the controller when there is room for it, so no more is ever in
-    flight."""
+    #: Number of the controller's port that each port leads to. Those that share one take turns.
     port_groups: tuple[int, ...] = tuple(range(MAX_PORTS))
-    """Number of the controller's port that each port leads to. Those that share one take turns."""
+    #: What a port of the controller carries, reads and writes each; 0 is no limit.
     group_bytes_per_cycle: float = 0
-    """What a port of the controller carries, reads and writes each; 0 is no limit."""
+    #: DDR banks in all groups, each with one open row.
     banks: int = 8
-    """DDR banks in all groups, each with one open row."""
+    #: Groups of banks, in which 64-byte bursts lie in turn: rows of one bank of each group are opened together.
     bank_groups: int = 1
-    """Groups of banks, in which 64-byte bursts lie in turn: rows of one bank of each group are opened together."""
+    #: Banks follow from all bits of the row's number, not from the lowest ones.
     hash_banks: bool = True
-    """Banks follow from all bits of the row's number, not from the lowest ones."""
+    #: Size of a row over the whole DDR data bus.
     row_bytes: int = 8192
-    """Size of a row over the whole DDR data bus."""
+    #: From a bank being free to data from another of its rows: tRP + tRCD.
     row_miss_cycles: float = 8
-    """From a bank being free to data from another of its rows: tRP + tRCD."""
+    #: From the opening of a row to that of another one in the same bank: tRC.
     row_cycle: float = 0
-    """From the opening of a row to that of another one in the same bank: tRC."""
+    #: Time in which at most four rows are opened: tFAW.
     four_activates: float = 0
-    """Time in which at most four rows are opened: tFAW."""
+    #: Lost on the data bus where two bursts in a row are of one bank group: tCCD_L - tCCD_S.
     same_group_cycles: float = 0
-    """Lost on the data bus where two bursts in a row are of one bank group: tCCD_L - tCCD_S."""
+    #: A row that waiting chunks need stays open until the port that needs another one of its bank has waited this long.
     row_patience: int = 48
-    """A row that waiting chunks need stays open until the port that needs another one of its bank has waited this long."""
+    #: How far ahead the controller fills the data bus: row misses hide behind transfers only within it.
     scheduling_window: int = 6
-    """How far ahead the controller fills the data bus: row misses hide behind transfers only within it."""
+    #: From refresh to refresh; 0 is never.
     refresh_interval: int = 0
-    """From refresh to refresh; 0 is never."""
+    #: How long a refresh stops the data bus; it also closes every row.
     refresh_cycles: int = 0
-    """How long a refresh stops the data bus; it also closes every row."""
+    #: Lost on the data bus when it changes between reading and writing.
     turnaround_cycles: float = 0
-    """Lost on the data bus when it changes between reading and writing."""
+    #: Writes are held back until this much is waiting ...
     write_batch_bytes: int = 2048
-    """Writes are held back until this much is waiting ..."""
+    #: ... or one has waited for this long, or there is nothing to read.
     write_patience: int = 64
-    """... or one has waited for this long, or there is nothing to read."""
+    #: Transactions of different IDs of a port may overtake each other, at random.
     reorder: bool = False
-    """Transactions of different IDs of a port may overtake each other, at random."""
+    #: Read beats of different IDs may be mixed, at random (needs `reorder`).
     interleave: bool = False
-    """Read beats of different IDs may be mixed, at random (needs `reorder`)."""
+    #: Reads of another master: 64 bytes each, anywhere, at random times, served before those of the ports.
     cpu_bytes_per_cycle: float = 0
-    """Reads of another master: 64 bytes each, anywhere, at random times, served before those of the ports."""
+    #: Of every random choice above.
     seed: int = 1
-    """Of every random choice above."""
 
     def __post_init__(self) -> None:
         for name in ("ready_probability", "data_probability"):
@@ -116,18 +116,17 @@ class DramTiming:
 _C_TYPES: dict[str, type] = {"float": ctypes.c_double, "tuple[int, ...]": ctypes.c_uint8 * MAX_PORTS}
 _TimingStruct._fields_ = [(field.name, _C_TYPES.get(str(field.type), ctypes.c_uint64)) for field in fields(DramTiming)]
 
+#: 64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns. Its ports are
+#: wider and deeper than those of a board: `board_timing` has these.
+#:
+#: Measured on this model with four 128-bit ports: 99.3-99.9% of the ports' 64 bytes a cycle in bursts of 1 KB and more
+#: one after the other, 97-98% in bursts of 256 bytes.
 KV260 = DramTiming(
     bytes_per_cycle=76.8,
     refresh_interval=1950,
     refresh_cycles=88,
     turnaround_cycles=6,
 )
-"""64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns. Its ports are
-wider and deeper than those of a board: `board_timing` has these.
-
-Measured on this model with four 128-bit ports: 99.3-99.9% of the ports' 64 bytes a cycle in bursts of 1 KB and more
-one after the other, 97-98% in bursts of 256 bytes.
-"""
 
 #: Every port at its full rate after two cycles.
 IDEAL = DramTiming(bytes_per_cycle=0, read_latency=2, write_latency=2, max_reads=64, max_writes=64)
@@ -164,37 +163,37 @@ class PortStatistics:
     Every cycle is exactly one of read_beats, read_stalled, read_waiting and read_idle; likewise for writes.
     """
 
+    #: AR handshakes.
     read_commands: int
-    """AR handshakes."""
+    #: R handshakes: the cycles in which the read side was busy.
     read_beats: int
-    """R handshakes: the cycles in which the read side was busy."""
+    #: RVALID without RREADY: the accelerator held the memory up.
     read_stalled: int
-    """RVALID without RREADY: the accelerator held the memory up."""
+    #: Reads outstanding and RVALID low: the memory held the accelerator up.
     read_waiting: int
-    """Reads outstanding and RVALID low: the memory held the accelerator up."""
+    #: No read outstanding.
     read_idle: int
-    """No read outstanding."""
+    #: ARVALID without ARREADY.
     read_address_stalled: int
-    """ARVALID without ARREADY."""
+    #: AW handshakes.
     write_commands: int
-    """AW handshakes."""
+    #: W handshakes: the cycles in which the write side was busy.
     write_beats: int
-    """W handshakes: the cycles in which the write side was busy."""
+    #: WVALID without WREADY: the memory held the accelerator up.
     write_stalled: int
-    """WVALID without WREADY: the memory held the accelerator up."""
+    #: Writes outstanding and WVALID low.
     write_waiting: int
-    """Writes outstanding and WVALID low."""
+    #: No write outstanding and WVALID low.
     write_idle: int
-    """No write outstanding and WVALID low."""
+    #: AWVALID without AWREADY.
     write_address_stalled: int
-    """AWVALID without AWREADY."""
+    #: Now.
     reads_outstanding: int
-    """Now."""
     reads_outstanding_max: int
     writes_outstanding: int
     writes_outstanding_max: int
+    #: Asked of the controller and not yet on the port, now.
     read_bytes_in_flight: int
-    """Asked of the controller and not yet on the port, now."""
     read_bytes_in_flight_max: int
 
 

@@ -31,10 +31,10 @@ _FLAGS = ("-std=gnu++17", "-march=native", "-O2", "-fPIC", "-shared")
 _SPAN = 1 << 30
 LATENCIES_NS = (160.0, 240.0, 320.0, 400.0, 480.0, 640.0)
 CPU_BYTES_PER_S = (0.0, 0.5e9, 1e9, 2e9)
+#: Of each port in one stream: half a megabyte a port.
 STREAM_WORDS = 32_768
-"""Of each port in one stream: half a megabyte a port."""
+#: Streams whose mean is the rate. Each has its ports' planes elsewhere, at random: how they meet in the banks decides.
 STREAMS = 8
-"""Streams whose mean is the rate. Each has its ports' planes elsewhere, at random: how they meet in the banks decides."""
 
 
 @cache

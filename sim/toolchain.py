@@ -33,8 +33,8 @@ class Toolchain:
     compiler: str
     verilator_version: str
     compiler_version: str
+    #: The instruction set extensions of this machine: libraries are built for them.
     processor: str
-    """The instruction set extensions of this machine: libraries are built for them."""
 
     @property
     def include(self) -> Path:

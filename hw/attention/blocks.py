@@ -18,6 +18,32 @@ from .scales import ScaleBuffer
 __all__ = ["BlockBuffer"]
 
 
+class Walk:
+    """Where loading is: block, part of it and beat; and how far the buffers are filled."""
+
+    def __init__(self, config: BuildConfig, sizes: AttentionSizes, dim_bits: int) -> None:
+        self.buffer = Signal((BUFFERS - 1).bit_length())
+        self.used, self.keys_ahead, self.values_ahead = (
+            Signal(range(BUFFERS + 1), name=n) for n in ("used", "keys_ahead", "values_ahead")
+        )
+        self.head = Signal(bits_for(config.max_kv_heads))
+        #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one.
+        self.blocks_left = Signal(32)
+        self.past = Signal(bits_for(config.max_pages))
+        self.own = Signal()
+        self.step = Signal(range(sizes.head_dims))
+        self.last_step = Signal(range(sizes.head_dims))
+        #: Beats since the last multiple of ``groups``.
+        self.phase = Signal(index_bits(config.groups))
+        self.aligned = Signal()
+        self.in_header, self.in_keys, self.in_values, self.in_padding = (Signal(name="$signal") for _ in range(4))
+        #: HEAD: beats from here on into the queue, and those that were written there.
+        self.queued, self.offered = (Signal(range((BUFFERS << dim_bits) + 1), name=n) for n in ("$signal", "offered"))
+        self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
+        #: Past blocks hold two elements a byte.
+        self.int4: Value = Signal(name="int4") if config.int4_kv else Const(0)
+
+
 class BlockBuffer(wiring.Component):
     """Loads blocks into ``BUFFERS`` local buffers, used in turn, ahead of the stages that work on them.
 
@@ -86,144 +112,146 @@ class BlockBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, sizes, command = self.config, self.sizes, self.op.descriptor
-        header_beats = config.header_beats
-        block_bits = (config.kv_block - 1).bit_length()
-        dim_bits = len(self.key_dim)
-        m.submodules.scales = scales = ScaleBuffer(config)
-
-        buffer = Signal(len(self.key_buffer))
-        used, keys_ahead, values_ahead = (Signal(range(BUFFERS + 1), name=n) for n in ("used", "keys_ahead", "values_ahead"))
-        head = Signal(bits_for(config.max_kv_heads))
-        #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one.
-        blocks_left = Signal(32)
-        past = Signal(bits_for(config.max_pages))
-        own = Signal()
-        step = Signal(range(sizes.head_dims))
-        last_step = Signal(range(sizes.head_dims))
-        #: Beats since the last multiple of ``groups``.
-        phase = Signal(index_bits(config.groups))
-        in_header, in_keys, in_values, in_padding = Signal(), Signal(), Signal(), Signal()
-        #: HEAD: beats from here on into the queue, and those that were written there.
-        queued, offered = Signal(range((BUFFERS << dim_bits) + 1)), Signal(range((BUFFERS << dim_bits) + 1))
-        begin, wanted, accept, last = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += [
-            past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
-            wanted.eq(in_header | (in_keys & (~self.direct | (queued != BUFFERS << dim_bits))) | in_values | in_padding),
-            self.beats.ready.eq(wanted & ~own),
-            # The store answers every request.
-            accept.eq(wanted & (own | self.beats.valid)),
-            last.eq(step == last_step),
+        m.submodules.scales = ScaleBuffer(self.config)
+        walk = Walk(self.config, self.sizes, len(self.key_dim))
+        self._count_beats(m, walk)
+        from_store = [
+            delayed(m, walk.own & state, KV_LATENCY, n)
+            for state, n in ((walk.in_keys, "own_keys"), (walk.in_values, "own_values"))
         ]
-        #: Past blocks hold two elements a byte.
-        int4: Value = Const(0)
-        if config.int4_kv:
-            int4 = Signal()
-            m.d.sync += int4.eq((command.format & Format.INT4_KV).any() & ~self.direct)
-            m.d.comb += last.eq(step == Mux(int4 & ~own, last_step >> 1, last_step))
-        m.d.sync += last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1)
-        aligned = Signal()
-        m.d.comb += aligned.eq(phase == config.groups - 1)
-        with m.If(accept):
-            m.d.sync += [step.eq(step + 1), phase.eq(Mux(aligned, 0, phase + 1))]
-
-        # What lands in the buffers: beats as they come, or what the store answers.
-        from_store = [delayed(m, own & state, KV_LATENCY, n) for state, n in ((in_keys, "own_keys"), (in_values, "own_values"))]
-        own_last = delayed(m, last, KV_LATENCY, "own_last", reset_less=True)[-1]
-        own_step = delayed(m, step[:dim_bits], KV_LATENCY, "own_step", reset_less=True)[-1]
+        own_last = delayed(m, walk.last, KV_LATENCY, "own_last", reset_less=True)[-1]
+        own_step = delayed(m, walk.step[: len(self.key_dim)], KV_LATENCY, "own_step", reset_less=True)[-1]
         landed = Signal()
         m.d.comb += landed.eq(~Cat(*from_store[0], *from_store[1]).any())
+        self._sequence(m, walk, landed)
+        self._fill_buffers(m, walk, from_store[0][-1], from_store[1][-1], own_last, own_step)
+        self._connect_store(m, walk)
+        return m
 
-        def end_block() -> None:
-            m.d.sync += [buffer.eq(buffer + 1), blocks_left.eq(blocks_left - 1), own.eq(0)]
-            m.next = "BEGIN"
-            with m.If(blocks_left == 0):
-                m.d.sync += [head.eq(head + 1), own.eq(1), blocks_left.eq(past)]
-                with m.If(self.direct | (head == command.kv_heads - 1)):
-                    m.next = "IDLE"
+    def _count_beats(self, m: Module, walk: Walk) -> None:
+        """Takes the beats that are wanted, and counts them."""
+        config, sizes, command = self.config, self.sizes, self.op.descriptor
+        block_bits, dim_bits = (config.kv_block - 1).bit_length(), len(self.key_dim)
+        m.d.comb += [
+            walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
+            walk.wanted.eq(
+                walk.in_header | (walk.in_keys & (~self.direct | (walk.queued != BUFFERS << dim_bits)))
+                | walk.in_values | walk.in_padding
+            ),
+            self.beats.ready.eq(walk.wanted & ~walk.own),
+            # The store answers every request.
+            walk.accept.eq(walk.wanted & (walk.own | self.beats.valid)),
+            walk.last.eq(walk.step == walk.last_step),
+        ]
+        if config.int4_kv:
+            m.d.sync += walk.int4.eq((command.format & Format.INT4_KV).any() & ~self.direct)
+            m.d.comb += walk.last.eq(walk.step == Mux(walk.int4 & ~walk.own, walk.last_step >> 1, walk.last_step))
+        m.d.sync += walk.last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1)
+        m.d.comb += walk.aligned.eq(walk.phase == config.groups - 1)
+        with m.If(walk.accept):
+            m.d.sync += [walk.step.eq(walk.step + 1), walk.phase.eq(Mux(walk.aligned, 0, walk.phase + 1))]
 
+    def _end_block(self, m: Module, walk: Walk) -> None:
+        """The next block follows, of the next head after the last, until nothing is left."""
+        command = self.op.descriptor
+        m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1), walk.own.eq(0)]
+        m.next = "BEGIN"
+        with m.If(walk.blocks_left == 0):
+            m.d.sync += [walk.head.eq(walk.head + 1), walk.own.eq(1), walk.blocks_left.eq(walk.past)]
+            with m.If(self.direct | (walk.head == command.kv_heads - 1)):
+                m.next = "IDLE"
+
+    def _sequence(self, m: Module, walk: Walk, landed: Signal) -> None:
+        """Header, keys, values and padding of block after block; the pass's own has no header and no padding."""
+        command, scales, header_beats = self.op.descriptor, m.submodules.scales, self.config.header_beats
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
-                    head.eq(0), own.eq(~self.direct), blocks_left.eq(Mux(self.direct, command.row_blocks - 1, past)), buffer.eq(0),
+                    walk.head.eq(0), walk.own.eq(~self.direct),
+                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.past)), walk.buffer.eq(0),
                 ]
                 with m.If(self.start):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
-                m.d.sync += [step.eq(0), phase.eq(0)]
-                with m.If((used != BUFFERS) & ~scales.busy):
-                    m.d.comb += [begin.eq(1), scales.pour.eq(own)]
+                m.d.sync += [walk.step.eq(0), walk.phase.eq(0)]
+                with m.If((walk.used != BUFFERS) & ~scales.busy):
+                    m.d.comb += [walk.begin.eq(1), scales.pour.eq(walk.own)]
                     m.next = "HEADER"
-                    with m.If(own):
+                    with m.If(walk.own):
                         m.next = "KEYS"
             with m.State("HEADER"):
-                m.d.comb += in_header.eq(1)
-                with m.If(accept & (step == header_beats - 1)):
+                m.d.comb += walk.in_header.eq(1)
+                with m.If(walk.accept & (walk.step == header_beats - 1)):
                     m.d.comb += scales.pour.eq(1)
-                    m.d.sync += step.eq(0)
+                    m.d.sync += walk.step.eq(0)
                     m.next = "KEYS"
             with m.State("KEYS"):
-                m.d.comb += in_keys.eq(1)
-                with m.If(accept & last):
-                    m.d.sync += step.eq(0)
+                m.d.comb += walk.in_keys.eq(1)
+                with m.If(walk.accept & walk.last):
+                    m.d.sync += walk.step.eq(0)
                     m.next = "VALUES"
                     with m.If(self.direct):
                         m.next = "PADDING"
-                        with m.If(aligned):
-                            end_block()
+                        with m.If(walk.aligned):
+                            self._end_block(m, walk)
             with m.State("VALUES"):
-                m.d.comb += in_values.eq(1)
-                with m.If(accept & last):
+                m.d.comb += walk.in_values.eq(1)
+                with m.If(walk.accept & walk.last):
                     m.next = "PADDING"
-                    with m.If(own):
+                    with m.If(walk.own):
                         m.next = "LAND"
-                    with m.Elif(aligned):
-                        end_block()
+                    with m.Elif(walk.aligned):
+                        self._end_block(m, walk)
             with m.State("LAND"), m.If(landed & ~scales.busy):
-                end_block()
+                self._end_block(m, walk)
             with m.State("PADDING"):
-                m.d.comb += in_padding.eq(1)
-                with m.If(accept & aligned):
-                    end_block()
+                m.d.comb += walk.in_padding.eq(1)
+                with m.If(walk.accept & walk.aligned):
+                    self._end_block(m, walk)
 
+    def _fill_buffers(
+        self, m: Module, walk: Walk, own_keys: Value, own_values: Value, own_last: Value, own_step: Value
+    ) -> None:
+        """What lands in the buffers: beats as they come, or what the store answers."""
+        config, sizes, dim_bits = self.config, self.sizes, len(self.key_dim)
         key_written, value_written, last_written = Signal(), Signal(), Signal()
-        write_step, write_buffer = Signal(dim_bits), Signal(len(buffer))
+        write_step, write_buffer = Signal(dim_bits), Signal(len(walk.buffer))
         data = Signal(8 * config.beat_bytes, reset_less=True)
         m.d.sync += [
-            key_written.eq(from_store[0][-1] | (accept & in_keys & ~own)),
-            value_written.eq(from_store[1][-1] | (accept & in_values & ~own)),
-            last_written.eq(Mux(own, own_last, last)),
-            write_step.eq(Mux(own, own_step, step)),
-            write_buffer.eq(buffer),
-            data.eq(Mux(own, self.store.data, self.beats.payload)),
+            key_written.eq(own_keys | (walk.accept & walk.in_keys & ~walk.own)),
+            value_written.eq(own_values | (walk.accept & walk.in_values & ~walk.own)),
+            last_written.eq(Mux(walk.own, own_last, walk.last)),
+            write_step.eq(Mux(walk.own, own_step, walk.step)),
+            write_buffer.eq(walk.buffer),
+            data.eq(Mux(walk.own, self.store.data, self.beats.payload)),
         ]
         keys_written = Signal(range(sizes.dims))
         with m.If(key_written):
             m.d.sync += keys_written.eq(Mux(last_written, 0, write_step + 1))
             if config.int4_kv:
-                with m.If(int4 & ~own & ~last_written):
+                with m.If(walk.int4 & ~walk.own & ~last_written):
                     m.d.sync += keys_written.eq((write_step + 1) << 1)
-        write_place, read_place = Signal(dim_bits + len(buffer)), Signal(dim_bits + len(buffer))
+        write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
         m.d.sync += [
-            used.eq(used + begin - self.free),
-            keys_ahead.eq(keys_ahead + (key_written & last_written & ~self.direct) - self.key_free),
-            values_ahead.eq(values_ahead + (value_written & last_written) - (self.free & ~self.direct)),
-            queued.eq(queued + (accept & in_keys & self.direct) - self.take),
-            offered.eq(offered + (key_written & self.direct) - self.take),
+            walk.used.eq(walk.used + walk.begin - self.free),
+            walk.keys_ahead.eq(walk.keys_ahead + (key_written & last_written & ~self.direct) - self.key_free),
+            walk.values_ahead.eq(walk.values_ahead + (value_written & last_written) - (self.free & ~self.direct)),
+            walk.queued.eq(walk.queued + (walk.accept & walk.in_keys & self.direct) - self.take),
+            walk.offered.eq(walk.offered + (key_written & self.direct) - self.take),
             read_place.eq(read_place + self.take),
             write_place.eq(write_place + (key_written & self.direct)),
         ]
         m.d.comb += [
-            self.key_limit.eq(Mux(keys_ahead != 0, sizes.dims, keys_written)),
-            self.value_ready.eq(values_ahead != 0),
-            self.next_value_ready.eq(values_ahead > 1),
-            self.offer.eq(offered != 0),
+            self.key_limit.eq(Mux(walk.keys_ahead != 0, sizes.dims, keys_written)),
+            self.value_ready.eq(walk.values_ahead != 0),
+            self.next_value_ready.eq(walk.values_ahead > 1),
+            self.offer.eq(walk.offered != 0),
         ]
 
         m.submodules.keys = keys = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
         m.submodules.values = values = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
-        key, key_dim = self._expanded(m, "key", int4, keys.data)
-        value, value_dim = self._expanded(m, "value", int4, values.data)
+        key, key_dim = self._expanded(m, "key", walk.int4, keys.data)
+        value, value_dim = self._expanded(m, "value", walk.int4, values.data)
         m.d.comb += [
             keys.write_en.eq(key_written),
             keys.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
@@ -235,25 +263,30 @@ class BlockBuffer(wiring.Component):
             values.write_data.eq(data),
             values.addr.eq(Cat(value_dim, self.value_buffer)),
             self.value.eq(value),
-            self.store.value.eq(in_values),
-            self.store.head.eq(head),
+        ]
+
+    def _connect_store(self, m: Module, walk: Walk) -> None:
+        """The store is asked for the pass's own block; scales go to their buffer."""
+        command, scales = self.op.descriptor, m.submodules.scales
+        m.d.comb += [
+            self.store.value.eq(walk.in_values),
+            self.store.head.eq(walk.head),
             self.store.head_vectors.eq(command.head_vectors),
-            self.store.dim.eq(step),
+            self.store.dim.eq(walk.step),
             self.store.bank.eq(scales.bank),
             scales.bank_scales.eq(self.store.scales),
-            scales.put.eq(accept & in_header),
-            scales.part.eq(step),
+            scales.put.eq(walk.accept & walk.in_header),
+            scales.part.eq(walk.step),
             scales.beat.eq(self.beats.payload),
-            scales.begin.eq(begin),
-            scales.buffer.eq(buffer),
-            scales.own.eq(own),
+            scales.begin.eq(walk.begin),
+            scales.buffer.eq(walk.buffer),
+            scales.own.eq(walk.own),
             self.scales_ready.eq(scales.ready),
             scales.read_buffer.eq(self.scale_buffer),
             scales.read_key.eq(self.scale_key),
             self.key_scale.eq(scales.key_scale),
             self.value_scale.eq(scales.value_scale),
         ]
-        return m
 
     def _expanded(self, m: Module, kind: str, int4: Value, beat: Value) -> tuple[Value, Value]:
         """The elements ``[dim, dim + 1) * key_bytes``, made of the beat that the memory gives, and where to read that."""

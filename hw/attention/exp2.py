@@ -17,8 +17,12 @@ _LAST_SHIFT = 16
 class Exp2(wiring.Component):
     """``p = 2^-(d / 1024)`` with 15 fraction bits (numerics contract, ``exp2``), 0 with ``zero``; a new one every cycle.
 
-    Members: ``d`` and ``zero`` are sampled at one rising edge; ``p`` has the result from the ``latency``-th edge on, that one
-    counted, for one cycle.
+    Members
+    -------
+    d : In, zero : In(1)
+        Sampled at one rising edge.
+    p : Out(16)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = 4

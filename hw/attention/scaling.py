@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -141,43 +141,50 @@ class ScoreScaler(wiring.Component):
         m.d.comb += self.done.eq(lasts[-1])
 
         for lane, bits in enumerate(sizes.sum_bits):
-            m.submodules[f"convert_{lane}"] = convert = IntToFloat(bits)
-            m.submodules[f"by_key_{lane}"] = by_key = FloatMul()
-            m.submodules[f"by_query_{lane}"] = by_query = FloatMul()
-            m.submodules[f"round_{lane}"] = to_score = FloatToInt(SCORE_BITS, fraction=SCORE_FRACTION)
-            dot = Signal(signed(bits), name=f"dot_{lane}", reset_less=True)
-            usable = Signal(name=f"usable_{lane}")
-            scale = Signal(32, name=f"scale_{lane}")
-            m.d.sync += [
-                dot.eq(held[lane].word_select(key, bits)),
-                # The pass's own block: key t is that of token t.
-                usable.eq(Mux(working.own, key <= self.token[lane], key < working.limit)),
-            ]
-            with m.If(firsts[scaled_at - 1]):
-                m.d.sync += scale.eq(self.scale[lane])
-            m.d.comb += [
-                convert.i.eq(dot),
-                by_key.a.eq(convert.o),
-                by_key.b.eq(Cat(Const(0, 16), key_scales[-1])),
-                by_query.a.eq(by_key.o),
-                by_query.b.eq(scale),
-                to_score.a.eq(by_query.o),
-                self.score[lane].eq(to_score.o),
-                self.usable[lane].eq(delayed(m, usable, self.latency - 1, f"usable_{lane}")[-1]),
-            ]
-            if lane == 0:
-                m.d.comb += self.logit.eq(by_query.o)
+            # The pass's own block: key t is that of token t.
+            takes = Mux(working.own, key <= self.token[lane], key < working.limit)
+            self._scale(m, lane, held[lane].word_select(key, bits), takes, key_scales[-1], firsts[scaled_at - 1])
 
-            takes = self.usable[lane]
-            higher = firsts[-1] | (self.score[lane] > self.maximum[lane])
-            field = self.key_value_scale[7:15]
-            with m.If(valid[-1]):
-                with m.If(takes & higher):
-                    m.d.sync += self.maximum[lane].eq(self.score[lane])
-                with m.Elif(firsts[-1]):
-                    m.d.sync += self.maximum[lane].eq(-(1 << (SCORE_BITS - 1)))
-                with m.If(takes & (firsts[-1] | (field > self.exponent[lane]))):
-                    m.d.sync += self.exponent[lane].eq(field)
-                with m.Elif(firsts[-1]):
-                    m.d.sync += self.exponent[lane].eq(0)
+            self._track_maxima(m, lane, valid[-1], firsts[-1])
         return m
+
+    def _track_maxima(self, m: Module, lane: int, valid: Value, first: Value) -> None:
+        """Over the keys that take part, the largest score and the largest exponent of a value scale."""
+        takes = self.usable[lane]
+        higher = first | (self.score[lane] > self.maximum[lane])
+        field = self.key_value_scale[7:15]
+        with m.If(valid):
+            with m.If(takes & higher):
+                m.d.sync += self.maximum[lane].eq(self.score[lane])
+            with m.Elif(first):
+                m.d.sync += self.maximum[lane].eq(-(1 << (SCORE_BITS - 1)))
+            with m.If(takes & (first | (field > self.exponent[lane]))):
+                m.d.sync += self.exponent[lane].eq(field)
+            with m.Elif(first):
+                m.d.sync += self.exponent[lane].eq(0)
+
+    def _scale(self, m: Module, lane: int, sums: Value, takes: Value, key_scale: Value, first: Value) -> None:
+        """The sum of one key becomes a score. ``takes``: the key takes part; ``first``: the query's scale is there."""
+        bits = self.sizes.sum_bits[lane]
+        m.submodules[f"convert_{lane}"] = convert = IntToFloat(bits)
+        m.submodules[f"by_key_{lane}"] = by_key = FloatMul()
+        m.submodules[f"by_query_{lane}"] = by_query = FloatMul()
+        m.submodules[f"round_{lane}"] = to_score = FloatToInt(SCORE_BITS, fraction=SCORE_FRACTION)
+        dot = Signal(signed(bits), name=f"dot_{lane}", reset_less=True)
+        usable = Signal(name=f"usable_{lane}")
+        scale = Signal(32, name=f"scale_{lane}")
+        m.d.sync += [dot.eq(sums), usable.eq(takes)]
+        with m.If(first):
+            m.d.sync += scale.eq(self.scale[lane])
+        m.d.comb += [
+            convert.i.eq(dot),
+            by_key.a.eq(convert.o),
+            by_key.b.eq(Cat(Const(0, 16), key_scale)),
+            by_query.a.eq(by_key.o),
+            by_query.b.eq(scale),
+            to_score.a.eq(by_query.o),
+            self.score[lane].eq(to_score.o),
+            self.usable[lane].eq(delayed(m, usable, self.latency - 1, f"usable_{lane}")[-1]),
+        ]
+        if lane == 0:
+            m.d.comb += self.logit.eq(by_query.o)

@@ -17,6 +17,23 @@ from .query import QueryMemory
 __all__ = ["ScoreStage"]
 
 
+class Walk:
+    """Where the stage is: the present item, its head, the query words of its rounds, and the dimension."""
+
+    def __init__(self, config: BuildConfig, sizes: AttentionSizes, word_bits: int) -> None:
+        #: The sums of the item before were not read yet.
+        self.reserved = Signal(name="$signal")
+        self.dim, self.last_dim = Signal(range(sizes.head_dims)), Signal(range(sizes.head_dims), name="last_dim")
+        self.present = Signal(ItemLayout(config))
+        self.head = Signal(bits_for(config.max_kv_heads))
+        self.blocks_left = Signal(32)
+        self.past = Signal(bits_for(config.max_pages))
+        #: Query word now, of this round's first vector, and of round 0; words and rows from one round to the next.
+        self.word, self.round_word, self.head_word, self.round_words = (
+            Signal(word_bits, name=n) for n in ("word", "round_word", "head_word", "round_words")
+        )
+
+
 class ScoreStage(wiring.Component):
     """Query memory, dot products and the order of items: heads, in them blocks (own, then past), in them rounds.
 
@@ -74,43 +91,38 @@ class ScoreStage(wiring.Component):
         config, sizes, command = self.config, self.sizes, self.op.descriptor
         block_bits = (config.kv_block - 1).bit_length()
         m.submodules.query = query = QueryMemory(config)
-        m.submodules.dot = dot = DotArray(config)
+        m.submodules.dot = DotArray(config)
         wiring.connect(m, wiring.flipped(self.write), query.write)
         wiring.connect(m, wiring.flipped(self.write_scale), query.write_scale)
 
-        running, reserved, issue, finish = Signal(), Signal(), Signal(), Signal()
-        dim, last_dim = Signal(range(sizes.head_dims)), Signal(range(sizes.head_dims))
-        present = Signal(ItemLayout(config))
-        head = Signal(bits_for(config.max_kv_heads))
-        blocks_left = Signal(32)
-        past = Signal(bits_for(config.max_pages))
-        #: Query word now, of this round's first vector, and of round 0; words and rows from one round to the next.
-        word, round_word, head_word, round_words = (
-            Signal(len(query.addr), name=n) for n in ("word", "round_word", "head_word", "round_words")
-        )
+        walk = Walk(config, sizes, len(query.addr))
+        present = walk.present
+        running, issue, finish = (Signal(name="$signal") for _ in range(3))
         dims = Signal(range(sizes.head_dims + 1))
         last_in_word = Signal()
         m.d.comb += [
-            past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
+            walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
             dims.eq(Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits),
-            last_dim.eq(dims - 1),
-            last_in_word.eq((dim[: sizes.part_bits] + 1)[sizes.part_bits]),
-            finish.eq(issue & (dim == last_dim)),
+            walk.last_dim.eq(dims - 1),
+            last_in_word.eq((walk.dim[: sizes.part_bits] + 1)[sizes.part_bits]),
+            finish.eq(issue & (walk.dim == walk.last_dim)),
             # The sums of a finished item replace those of the item before: only when these were read.
-            issue.eq(running & Mux(self.direct, self.offer, dim < self.key_limit) & ~((dim == last_dim) & reserved)),
+            issue.eq(
+                running & Mux(self.direct, self.offer, walk.dim < self.key_limit) & ~((walk.dim == walk.last_dim) & walk.reserved)
+            ),
             self.take.eq(issue & self.direct),
             self.key_free.eq(finish & present.release & ~self.direct),
             self.key_buffer.eq(present.buffer),
-            self.key_dim.eq(dim),
-            query.addr.eq(word),
-            query.part.eq(dim[: sizes.part_bits]),
+            self.key_dim.eq(walk.dim),
+            query.addr.eq(walk.word),
+            query.part.eq(walk.dim[: sizes.part_bits]),
             query.scale_addr.eq(self.scale_addr),
             query.scale_read.eq(self.scale_read),
             present.first.eq(present.own),
-            present.last.eq(blocks_left == 0),
+            present.last.eq(walk.blocks_left == 0),
             present.release.eq(self.direct | (present.round == self.last_round)),
             present.final.eq(
-                present.release & present.last & (self.direct | (head == command.kv_heads - 1))
+                present.release & present.last & (self.direct | (walk.head == command.kv_heads - 1))
             ),
             # The last past block ends at ``position``.
             present.limit.eq(Mux(
@@ -124,56 +136,36 @@ class ScoreStage(wiring.Component):
         if config.fp8_query:
             m.d.sync += query.e4m3.eq((command.format & Format.FP8_QUERY).any() & ~self.direct)
         m.d.comb += [mine.eq(theirs) for mine, theirs in zip(self.scale, query.scale, strict=True)]
-        m.d.sync += round_words.eq(command.kv_heads * command.head_vectors)
+        m.d.sync += walk.round_words.eq(command.kv_heads * command.head_vectors)
 
         with m.If(self.release):
-            m.d.sync += reserved.eq(0)
+            m.d.sync += walk.reserved.eq(0)
         with m.If(issue):
-            m.d.sync += dim.eq(dim + 1)
+            m.d.sync += walk.dim.eq(walk.dim + 1)
             with m.If(last_in_word):
-                m.d.sync += word.eq(word + 1)
+                m.d.sync += walk.word.eq(walk.word + 1)
         with m.If(finish):
-            m.d.sync += [dim.eq(0), self.item.eq(present), reserved.eq(1)]
+            m.d.sync += [walk.dim.eq(0), self.item.eq(present), walk.reserved.eq(1)]
             with m.If(~present.release):
-                following = Signal(len(word))
-                m.d.comb += following.eq(round_word + round_words)
-                m.d.sync += [
-                    present.round.eq(present.round + 1),
-                    present.output.eq(present.output + dims),
-                    present.query_scale.eq(present.query_scale + command.kv_heads),
-                    word.eq(following),
-                    round_word.eq(following),
-                ]
+                self._next_round(m, walk, dims)
             with m.Else():
-                m.d.sync += [
-                    present.buffer.eq(present.buffer + 1),
-                    present.round.eq(0),
-                    present.output.eq(0),
-                    present.query_scale.eq(head),
-                    present.own.eq(0),
-                    word.eq(head_word),
-                    round_word.eq(head_word),
-                    blocks_left.eq(blocks_left - 1),
-                ]
-                with m.If(present.last & ~self.direct):
-                    following_head = Signal(len(word))
-                    m.d.comb += following_head.eq(head_word + command.head_vectors)
-                    m.d.sync += [
-                        head.eq(head + 1),
-                        head_word.eq(following_head),
-                        word.eq(following_head),
-                        round_word.eq(following_head),
-                        present.query_scale.eq(head + 1),
-                        present.own.eq(1),
-                        blocks_left.eq(past),
-                    ]
+                self._next_block(m, walk)
 
+        self._sequence(m, walk, running, finish)
+
+        self._connect_dot(m, issue, finish, walk.dim)
+        return m
+
+    def _sequence(self, m: Module, walk: Walk, running: Signal, finish: Signal) -> None:
+        """Waits for the slot table, runs until the final item is finished."""
+        command, present = self.op.descriptor, walk.present
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
                     present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
-                    present.own.eq(~self.direct), head.eq(0), word.eq(0), round_word.eq(0), head_word.eq(0), dim.eq(0),
-                    blocks_left.eq(Mux(self.direct, command.row_blocks - 1, past)),
+                    present.own.eq(~self.direct), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
+                    walk.head_word.eq(0), walk.dim.eq(0),
+                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.past)),
                 ]
                 with m.If(self.start):
                     m.next = "SLOTS"
@@ -184,6 +176,48 @@ class ScoreStage(wiring.Component):
                 with m.If(finish & present.final):
                     m.next = "IDLE"
 
+    def _next_round(self, m: Module, walk: Walk, dims: Signal) -> None:
+        """More query slots of the same head against the same block."""
+        command, present = self.op.descriptor, walk.present
+        following = Signal(len(walk.word))
+        m.d.comb += following.eq(walk.round_word + walk.round_words)
+        m.d.sync += [
+            present.round.eq(present.round + 1),
+            present.output.eq(present.output + dims),
+            present.query_scale.eq(present.query_scale + command.kv_heads),
+            walk.word.eq(following),
+            walk.round_word.eq(following),
+        ]
+
+    def _next_block(self, m: Module, walk: Walk) -> None:
+        """Round 0 of the next block, or of the next head's first one."""
+        command, present = self.op.descriptor, walk.present
+        m.d.sync += [
+            present.buffer.eq(present.buffer + 1),
+            present.round.eq(0),
+            present.output.eq(0),
+            present.query_scale.eq(walk.head),
+            present.own.eq(0),
+            walk.word.eq(walk.head_word),
+            walk.round_word.eq(walk.head_word),
+            walk.blocks_left.eq(walk.blocks_left - 1),
+        ]
+        with m.If(present.last & ~self.direct):
+            following_head = Signal(len(walk.word))
+            m.d.comb += following_head.eq(walk.head_word + command.head_vectors)
+            m.d.sync += [
+                walk.head.eq(walk.head + 1),
+                walk.head_word.eq(following_head),
+                walk.word.eq(following_head),
+                walk.round_word.eq(following_head),
+                present.query_scale.eq(walk.head + 1),
+                present.own.eq(1),
+                walk.blocks_left.eq(walk.past),
+            ]
+
+    def _connect_dot(self, m: Module, issue: Signal, finish: Signal, dim: Signal) -> None:
+        """Keys meet the query words that were read for them; ``load`` comes with the sums."""
+        config, sizes, query, dot = self.config, self.sizes, m.submodules.query, m.submodules.dot
         arriving = delayed(m, issue, sizes.query_latency, "arriving")
         opening = delayed(m, dim == 0, sizes.query_latency, "opening")
         finished = delayed(m, finish, sizes.score_latency, "finished")
@@ -199,4 +233,3 @@ class ScoreStage(wiring.Component):
                 dot.query[lane].eq(query.data[lane]),
                 getattr(self, f"scores_{lane}").eq(getattr(dot, f"scores_{lane}")),
             ]
-        return m

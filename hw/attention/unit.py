@@ -131,40 +131,15 @@ class AttentionUnit(wiring.Component):
             ]
         if config.int4_kv:
             m.d.comb += [blocks.key_own.eq(scores.key_own), blocks.value_own.eq(values.value_own)]
-        m.d.comb += [
-            getattr(sink, name).eq(getattr(source, name))
-            for source, sink, names in (
-                (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
-                (blocks, scores, ("key", "key_limit", "offer")),
-                (scores, scaler, ("load", "item", *(f"scores_{lane}" for lane in range(config.query_lanes)))),
-                (scaler, scores, ("release", "scale_addr", "scale_read")),
-                (scaler, blocks, ("scale_buffer", "scale_key")),
-                (blocks, scaler, ("scales_ready", "key_scale", "value_scale")),
-                (scaler, slots, ("token_round", "token_read")),
-                (scaler, softmax, ("usable", "key_value_scale", "present")),
-                (softmax, values, ("ready", "item")),
-                (values, softmax, ("take", "willing")),
-                (values, blocks, ("value_buffer", "value_dim")),
-                (blocks, values, ("value", "value_ready", "next_value_ready")),
-                (values, slots, ("output_round", "output_read")),
-            )
-            for name in names
-        ]
-        m.d.comb += [
-            getattr(sink, name)[lane].eq(getattr(source, name)[lane])
-            for source, sink, names in (
-                (scores, scaler, ("scale",)),
-                (slots, scaler, ("token",)),
-                (scaler, softmax, ("score", "maximum", "exponent")),
-                (softmax, values, ("weights", "power", "correction")),
-                (slots, values, ("output", "active")),
-            )
-            for name in names
-            for lane in range(config.query_lanes)
-        ]
+        self._connect_stages(m)
 
-        # HEAD: rows are numbered as they come, or block by block from the short list; those beyond the vocabulary are no
-        # candidates.
+        self._connect_head(m, start, direct)
+        return m
+
+    def _connect_head(self, m: Module, start: Signal, direct: Signal) -> None:
+        """HEAD: rows are numbered as they come, or block by block from the short list; those beyond the vocabulary are no
+        candidates."""
+        config, scaler, topk, writer = self.config, m.submodules.scaler, m.submodules.topk, m.submodules.logit_writer
         row = Signal(INDEX_BITS)
         block_bits = (config.kv_block - 1).bit_length()
         listed, entry, opened = Signal(), Signal(len(self.list_index)), Signal()
@@ -203,7 +178,42 @@ class AttentionUnit(wiring.Component):
             m.d.sync += finished.eq(0)
         with m.Elif(scaler.done & direct & scaler.present.final):
             m.d.sync += finished.eq(1)
-        m.d.sync += self.done.eq(head_done | values.done)
+        m.d.sync += self.done.eq(head_done | m.submodules.value_stage.done)
         for i in range(config.topk):
             m.d.comb += [self.topk_index[i].eq(topk.best_index[i]), self.topk_logit[i].eq(topk.best_logit[i])]
-        return m
+
+    def _connect_stages(self, m: Module) -> None:
+        """What one stage asks of another, and what it answers, under the same name on both sides."""
+        slots, blocks, scores, scaler = (m.submodules[name] for name in ("slots", "blocks", "score_stage", "scaler"))
+        softmax, values, config = m.submodules.softmax, m.submodules.value_stage, self.config
+        m.d.comb += [
+            getattr(sink, name).eq(getattr(source, name))
+            for source, sink, names in (
+                (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
+                (blocks, scores, ("key", "key_limit", "offer")),
+                (scores, scaler, ("load", "item", *(f"scores_{lane}" for lane in range(config.query_lanes)))),
+                (scaler, scores, ("release", "scale_addr", "scale_read")),
+                (scaler, blocks, ("scale_buffer", "scale_key")),
+                (blocks, scaler, ("scales_ready", "key_scale", "value_scale")),
+                (scaler, slots, ("token_round", "token_read")),
+                (scaler, softmax, ("usable", "key_value_scale", "present")),
+                (softmax, values, ("ready", "item")),
+                (values, softmax, ("take", "willing")),
+                (values, blocks, ("value_buffer", "value_dim")),
+                (blocks, values, ("value", "value_ready", "next_value_ready")),
+                (values, slots, ("output_round", "output_read")),
+            )
+            for name in names
+        ]
+        m.d.comb += [
+            getattr(sink, name)[lane].eq(getattr(source, name)[lane])
+            for source, sink, names in (
+                (scores, scaler, ("scale",)),
+                (slots, scaler, ("token",)),
+                (scaler, softmax, ("score", "maximum", "exponent")),
+                (softmax, values, ("weights", "power", "correction")),
+                (slots, values, ("output", "active")),
+            )
+            for name in names
+            for lane in range(config.query_lanes)
+        ]

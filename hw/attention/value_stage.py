@@ -124,6 +124,25 @@ class ValueLane(wiring.Component):
         return m
 
 
+class Walk:
+    """Where the stage is: the item, its power and factor of every lane, and the step."""
+
+    def __init__(self, config: BuildConfig, sizes: AttentionSizes, depth: int, pause: int) -> None:
+        lanes = config.query_lanes
+        self.item = Signal(ItemLayout(config))
+        self.power, self.factor = (
+            [Signal(8 * n, name=f"{name}_{i}") for i in range(lanes)] for name, n in (("power", 1), ("factor", 4))
+        )
+        self.dim, self.last_dim = Signal(index_bits(sizes.dims)), Signal(index_bits(sizes.dims), name="last_dim")
+        #: Cycles since the pass over the dimensions began, at most the pipeline's depth; cycles to pause.
+        self.age = Signal(range(depth + 1))
+        self.rest = Signal(max(1, pause.bit_length()))
+        self.stepping, self.idle, self.output_pass, self.aged = (Signal(name="$signal") for _ in range(4))
+        self.step, self.first, self.ended, self.follow = (Signal(name="$signal") for _ in range(4))
+        self.head_offset = Signal(index_bits(config.scratch_vectors))
+        self.popped = Signal(range(lanes + 1))
+
+
 class ValueStage(wiring.Component):
     """Takes items from the softmax, in order; after the last block of a head it multiplies the sums by the reciprocal of the
     denominator and writes them to the scratch: slot of kv_head ``h`` at ``output + h * group_vectors``.
@@ -180,72 +199,80 @@ class ValueStage(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, sizes, lanes = self.config, self.sizes, self.config.query_lanes
+        sizes, lanes = self.sizes, self.config.query_lanes
         parts = 1 << sizes.part_bits
-        value_lanes = [ValueLane(config) for _ in range(lanes)]
+        value_lanes = [ValueLane(self.config) for _ in range(lanes)]
         for i, value_lane in enumerate(value_lanes):
             m.submodules[f"lane_{i}"] = value_lane
-        shape = value_lanes[0]
         # A beat's data reaches the lanes two cycles after its step.
-        store_at, product_at, factor_at = (2 + at for at in (shape.store_at, shape.product_at, shape.factor_at))
+        store_at, product_at = 2 + value_lanes[0].store_at, 2 + value_lanes[0].product_at
         depth = max(store_at + 2, product_at + lanes + 3)
         # Lanes write one after the other: with more lanes than beats in a vector the steps of the output pass pause.
         pause = max(0, lanes - parts)
 
-        item = Signal(ItemLayout(config))
-        power, factor = ([Signal(8 * n, name=f"{name}_{i}") for i in range(lanes)] for name, n in (("power", 1), ("factor", 4)))
-        dim, last_dim = Signal(index_bits(sizes.dims)), Signal(index_bits(sizes.dims))
-        age = Signal(range(depth + 1))
-        rest = Signal(max(1, pause.bit_length()))
-        stepping, idle, output_pass, aged = Signal(), Signal(), Signal(), Signal()
-        step, first, ended, follow = Signal(), Signal(), Signal(), Signal()
-        head_offset = Signal(len(self.output[0]))
-        popped = Signal(range(lanes + 1))
+        walk = Walk(self.config, sizes, depth, pause)
+        self._take_steps(m, walk, depth, pause)
+        self._sequence(m, walk)
+
+        steps = delayed(m, walk.step, store_at, "step")
+        firsts = delayed(m, walk.first, store_at, "first")
+        outputs = delayed(m, walk.output_pass, product_at, "output")
+        self._connect_lanes(m, walk, value_lanes, steps, firsts, outputs)
+        return m
+
+    def _take_steps(self, m: Module, walk: Walk, depth: int, pause: int) -> None:
+        """Items are taken, and their dimensions counted."""
+        config, sizes, lanes = self.config, self.sizes, self.config.query_lanes
+        parts = 1 << sizes.part_bits
         if config.probe:
-            m.d.comb += self.working.eq(step & ~output_pass)
+            m.d.comb += self.working.eq(walk.step & ~walk.output_pass)
         if config.int4_kv:
-            m.d.comb += self.value_own.eq(item.own)
+            m.d.comb += self.value_own.eq(walk.item.own)
         m.d.comb += [
-            last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1),
-            self.willing.eq(idle & self.value_ready),
-            self.take.eq((self.willing | follow) & self.ready),
-            self.value_buffer.eq(item.buffer),
-            self.value_dim.eq(dim),
-            self.output_round.eq(item.round),
-            step.eq(stepping & (rest == 0)),
-            first.eq(step & (dim == 0)),
-            aged.eq(age == depth),
-            ended.eq(~stepping & aged),
+            walk.last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1),
+            self.willing.eq(walk.idle & self.value_ready),
+            self.take.eq((self.willing | walk.follow) & self.ready),
+            self.value_buffer.eq(walk.item.buffer),
+            self.value_dim.eq(walk.dim),
+            self.output_round.eq(walk.item.round),
+            walk.step.eq(walk.stepping & (walk.rest == 0)),
+            walk.first.eq(walk.step & (walk.dim == 0)),
+            walk.aged.eq(walk.age == depth),
+            walk.ended.eq(~walk.stepping & walk.aged),
         ]
-        with m.If(~aged):
-            m.d.sync += age.eq(age + 1)
-        with m.If(rest != 0):
-            m.d.sync += rest.eq(rest - 1)
-        with m.If(step):
-            m.d.sync += dim.eq(dim + 1)
-            with m.If(output_pass & ((dim & (parts - 1)) == parts - 1)):
-                m.d.sync += rest.eq(pause)
-            with m.If(dim == last_dim):
-                m.d.sync += [dim.eq(0), stepping.eq(0)]
+        with m.If(~walk.aged):
+            m.d.sync += walk.age.eq(walk.age + 1)
+        with m.If(walk.rest != 0):
+            m.d.sync += walk.rest.eq(walk.rest - 1)
+        with m.If(walk.step):
+            m.d.sync += walk.dim.eq(walk.dim + 1)
+            with m.If(walk.output_pass & ((walk.dim & (parts - 1)) == parts - 1)):
+                m.d.sync += walk.rest.eq(pause)
+            with m.If(walk.dim == walk.last_dim):
+                m.d.sync += [walk.dim.eq(0), walk.stepping.eq(0)]
 
         with m.If(self.take):
-            m.d.sync += [item.eq(self.item), stepping.eq(1), output_pass.eq(0), age.eq(0)]
+            m.d.sync += [walk.item.eq(self.item), walk.stepping.eq(1), walk.output_pass.eq(0), walk.age.eq(0)]
             for i in range(lanes):
-                m.d.sync += [power[i].eq(self.power[i]), factor[i].eq(self.correction[i])]
+                m.d.sync += [walk.power[i].eq(self.power[i]), walk.factor[i].eq(self.correction[i])]
+
+    def _sequence(self, m: Module, walk: Walk) -> None:
+        """Passes that add up the values of a block; after the last block of a head a pass that writes the output."""
+        item, factor, lanes = walk.item, walk.factor, self.config.query_lanes
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += idle.eq(1)
+                m.d.comb += walk.idle.eq(1)
                 with m.If(self.take):
                     m.next = "ACCUMULATE"
             with m.State("ACCUMULATE"):
-                m.d.sync += popped.eq(0)
+                m.d.sync += walk.popped.eq(0)
                 # Another pass may follow the last step, its values being there.
-                m.d.comb += follow.eq(
-                    step & (dim == last_dim) & aged & ~item.last & Mux(item.release, self.next_value_ready, 1)
+                m.d.comb += walk.follow.eq(
+                    walk.step & (walk.dim == walk.last_dim) & walk.aged & ~item.last & Mux(item.release, self.next_value_ready, 1)
                 )
-                with m.If(ended | self.take):
+                with m.If(walk.ended | self.take):
                     m.d.comb += self.free.eq(item.release)
-                with m.If(ended):
+                with m.If(walk.ended):
                     m.next = "IDLE"
                     with m.If(item.last):
                         m.next = "RECIPROCAL"
@@ -253,28 +280,31 @@ class ValueStage(wiring.Component):
                 m.d.comb += [self.reciprocal.ready.eq(1), self.output_read.eq(1)]
                 with m.If(self.reciprocal.valid):
                     m.d.sync += [
-                        popped.eq(popped + 1),
+                        walk.popped.eq(walk.popped + 1),
                         factor[-1].eq(self.reciprocal.payload),
                         *(before.eq(after) for before, after in zip(factor, factor[1:], strict=False)),
                     ]
-                    with m.If(popped == lanes - 1):
-                        m.d.sync += [stepping.eq(1), output_pass.eq(1), age.eq(0)]
+                    with m.If(walk.popped == lanes - 1):
+                        m.d.sync += [walk.stepping.eq(1), walk.output_pass.eq(1), walk.age.eq(0)]
                         m.next = "OUTPUT"
-            with m.State("OUTPUT"), m.If(ended):
+            with m.State("OUTPUT"), m.If(walk.ended):
                 m.next = "IDLE"
                 with m.If(item.release):
-                    m.d.sync += head_offset.eq(head_offset + self.group_vectors)
+                    m.d.sync += walk.head_offset.eq(walk.head_offset + self.group_vectors)
                 with m.If(item.final):
-                    m.d.sync += age.eq(0)
+                    m.d.sync += walk.age.eq(0)
                     m.next = "DRAIN"
-            with m.State("DRAIN"), m.If(aged):
+            with m.State("DRAIN"), m.If(walk.aged):
                 m.d.comb += self.done.eq(1)
-                m.d.sync += head_offset.eq(0)
+                m.d.sync += walk.head_offset.eq(0)
                 m.next = "IDLE"
 
-        steps = delayed(m, step, store_at, "step")
-        firsts = delayed(m, first, store_at, "first")
-        outputs = delayed(m, output_pass, product_at, "output")
+    def _connect_lanes(
+        self, m: Module, walk: Walk, value_lanes: list[ValueLane], steps: list[Value], firsts: list[Value], outputs: list[Value]
+    ) -> None:
+        """Values, weights, powers, factors and words reach the lanes when these need them; the output goes to the scratch."""
+        config, sizes, shape = self.config, self.sizes, value_lanes[0]
+        store_at, product_at, factor_at = (2 + at for at in (shape.store_at, shape.product_at, shape.factor_at))
         value = Signal(8 * config.beat_bytes)
         with m.If(steps[1] & ~outputs[1]):
             m.d.sync += value.eq(self.value)
@@ -282,7 +312,7 @@ class ValueStage(wiring.Component):
         for target, at in ((word, factor_at - 2), (store_word, store_at)):
             # Registers that hold their word in cycle ``at`` after the step.
             with m.If(firsts[at - 1]):
-                m.d.sync += target.eq(item.output)
+                m.d.sync += target.eq(walk.item.output)
             with m.Elif(steps[at - 1]):
                 m.d.sync += target.eq(target + 1)
 
@@ -290,16 +320,16 @@ class ValueStage(wiring.Component):
         storing = delayed(m, ~outputs[-1] & steps[product_at], store_at - product_at, "storing")[-1]
         # The last beat of the pass before still needs its weights.
         taken = delayed(m, self.take, 2, "taken")[-1]
-        writes, addresses, vectors = [], [], []
+        results = []
         for i, value_lane in enumerate(value_lanes):
             weights = Signal(16 * config.kv_block, name=f"weights_{i}")
             with m.If(taken):
                 m.d.sync += weights.eq(self.weights[i])
             used_power, used_factor = Signal(8, name=f"used_power_{i}"), Signal(32, name=f"used_factor_{i}")
             with m.If(firsts[2 + shape.power_at - 1]):
-                m.d.sync += used_power.eq(power[i])
+                m.d.sync += used_power.eq(walk.power[i])
             with m.If(firsts[factor_at - 1]):
-                m.d.sync += used_factor.eq(factor[i])
+                m.d.sync += used_factor.eq(walk.factor[i])
             m.d.comb += [
                 value_lane.value.eq(value),
                 value_lane.weights.eq(weights),
@@ -310,31 +340,36 @@ class ValueStage(wiring.Component):
                 value_lane.store.eq(storing),
                 value_lane.store_word.eq(store_word),
             ]
+            leaving, opening = steps[product_at] & outputs[product_at], firsts[product_at - 1] & outputs[product_at - 1]
+            results.append(self._gather(m, walk, i, value_lane.product, leaving, opening))
 
-            # Output pass: lane i is i cycles behind, so that one write port serves all.
-            leaving = delayed(m, steps[product_at] & outputs[product_at], i, f"leaving_{i}")[-1]
-            opening = delayed(m, firsts[product_at - 1] & outputs[product_at - 1], i, f"opening_{i}")[-1]
-            product = delayed(m, value_lane.product, i, f"product_{i}")[-1]
-            part = Signal(max(1, sizes.part_bits), name=f"part_{i}")
-            gathered = Signal(32 * config.width, name=f"gathered_{i}")
-            complete, vector = Signal(name=f"complete_{i}"), Signal(32 * config.width, name=f"vector_{i}")
-            address = Signal(len(head_offset), name=f"address_{i}")
-            m.d.comb += [
-                vector.eq(Cat(gathered, product)[len(product) :]),
-                complete.eq(leaving & ((part == parts - 1) if parts > 1 else 1)),
-            ]
-            with m.If(leaving):
-                m.d.sync += [gathered.eq(vector), part.eq(part + 1)]
-            with m.If(opening):
-                m.d.sync += [address.eq(self.output[i] + head_offset), part.eq(0)]
-            with m.Elif(complete):
-                m.d.sync += address.eq(address + 1)
-            writes.append(complete & self.active[i])
-            addresses.append(address)
-            vectors.append(vector)
-
-        m.d.sync += self.scratch_write.valid.eq(Cat(writes).any())
-        for write, address, vector in zip(writes, addresses, vectors, strict=True):
+        m.d.sync += self.scratch_write.valid.eq(Cat(write for write, _, _ in results).any())
+        for write, address, vector in results:
             with m.If(write):
                 m.d.sync += [self.scratch_write.addr.eq(address), self.scratch_write.data.eq(vector)]
-        return m
+
+    def _gather(
+        self, m: Module, walk: Walk, i: int, product: Value, leaving: Value, opening: Value
+    ) -> tuple[Value, Signal, Signal]:
+        """Output pass: lane i is i cycles behind, so that one write port serves all. ``leaving``: products of the pass leave the
+        lanes; ``opening``: in the next cycle its first do. Returns ``(write, address, vector)``."""
+        config, sizes = self.config, self.sizes
+        parts = 1 << sizes.part_bits
+        leaving = delayed(m, leaving, i, f"leaving_{i}")[-1]
+        opening = delayed(m, opening, i, f"opening_{i}")[-1]
+        product = delayed(m, product, i, f"product_{i}")[-1]
+        part = Signal(max(1, sizes.part_bits), name=f"part_{i}")
+        gathered = Signal(32 * config.width, name=f"gathered_{i}")
+        complete, vector = Signal(name=f"complete_{i}"), Signal(32 * config.width, name=f"vector_{i}")
+        address = Signal(len(walk.head_offset), name=f"address_{i}")
+        m.d.comb += [
+            vector.eq(Cat(gathered, product)[len(product) :]),
+            complete.eq(leaving & ((part == parts - 1) if parts > 1 else 1)),
+        ]
+        with m.If(leaving):
+            m.d.sync += [gathered.eq(vector), part.eq(part + 1)]
+        with m.If(opening):
+            m.d.sync += [address.eq(self.output[i] + walk.head_offset), part.eq(0)]
+        with m.Elif(complete):
+            m.d.sync += address.eq(address + 1)
+        return complete & self.active[i], address, vector

@@ -16,6 +16,39 @@ from .nibbles import push_beat
 __all__ = ["KvWriter"]
 
 
+class Walk:
+    """Where the writer is: head, block and slots, beats to come, and what its parts tell each other."""
+
+    def __init__(self, config: BuildConfig, store: wiring.PureInterface) -> None:
+        block_bits = (config.kv_block - 1).bit_length()
+        self.head = Signal(index_bits(config.max_kv_heads))
+        self.head_offset = Signal(ADDRESS_BITS)
+        #: The second of the blocks that the pass touches.
+        self.second = Signal()
+        #: Slots ``[low, high)`` of the present block belong to this pass.
+        self.low = Signal(block_bits)
+        self.high = Signal(block_bits + 2)
+        self.end = Signal(block_bits + 2)
+        self.slots = Signal(config.kv_block)
+        #: Beats still to come of the segment, and those of the header; whether the present one is the last of the values, and
+        #: whether it is padding.
+        self.left = Signal(32)
+        self.header_left = Signal(range(config.header_beats + 1))
+        self.padding, self.last = Signal(), Signal(name="last")
+        #: What is read next: a slot's scale, then a beat of keys or values.
+        self.scale = Signal(range(2 * config.kv_block))
+        self.value = Signal()
+        self.dim, self.last_dim = Signal(len(store.dim)), Signal(len(store.dim), name="last_dim")
+        self.wait = Signal(range(KV_LATENCY + 1))
+        #: Strobes: read a scale, take the beat that was read; all turns are done.
+        self.fill, self.load = Signal(), Signal(name="load")
+        self.turned = Signal()
+        #: The register that becomes a beat.
+        self.beat = Signal(8 * config.beat_bytes, reset_less=True)
+        #: The first of two beats of the store that make one of 4-bit elements.
+        self.first_half: Value = Const(0)
+
+
 class KvWriter(wiring.Component):
     """KV_WRITE: for every key/value head and every cache block that the pass touches (one or two) a segment of
     ``stream_beats`` beats at ``stream_address + page * stride + head * head_stride``.
@@ -58,65 +91,57 @@ class KvWriter(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, op, command = self.config, self.op, self.op.descriptor
-        block = config.kv_block
-        block_bits = (block - 1).bit_length()
-        header_beats = 4 // config.key_bytes
-        #: Scales in one header beat, and in the header.
-        beat_scales, scales = config.beat_bytes // 2, 2 * block
+        walk = Walk(self.config, self.store)
+        self._find_slots(m, walk)
+        filled, of_value = self._read_store(m, walk)
+        self._turn_beat(m, walk, filled, of_value)
+        self._connect_beats(m, walk)
+        self._sequence(m, walk, filled)
+        return m
 
-        head = Signal(index_bits(config.max_kv_heads))
-        head_offset = Signal(ADDRESS_BITS)
-        second = Signal()
-        #: Slots ``[low, high)`` of the present block belong to this pass.
-        low = Signal(block_bits)
-        high = Signal(block_bits + 2)
-        end = Signal(block_bits + 2)
-        page_offset = Signal(ADDRESS_BITS)
-        slots = Signal(block)
-        #: Beats still to come of the segment, and those of the header; whether the present one is the last of the values, and
-        #: whether it is padding.
-        left = Signal(32)
-        header_left = Signal(range(header_beats + 1))
-        padding, last = Signal(), Signal()
+    def _find_slots(self, m: Module, walk: Walk) -> None:
+        """Page and slots of the present block."""
+        op, command, block = self.op, self.op.descriptor, self.config.kv_block
+        block_bits = (block - 1).bit_length()
         m.d.comb += [
-            end.eq(op.position[:block_bits] + op.count),
-            low.eq(Mux(second, 0, op.position[:block_bits])),
-            high.eq(Mux(second, end - block, end)),
-            self.page_index.eq((op.position >> block_bits) + second),
+            walk.end.eq(op.position[:block_bits] + op.count),
+            walk.low.eq(Mux(walk.second, 0, op.position[:block_bits])),
+            walk.high.eq(Mux(walk.second, walk.end - block, walk.end)),
+            self.page_index.eq((op.position >> block_bits) + walk.second),
             self.segment.payload.beats.eq(command.stream_beats),
         ]
 
-        # Reads: the scales of slot after slot, then keys and values, each as soon as the beat before it was loaded.
-        scale = Signal(range(scales))
-        value = Signal()
-        dim, last_dim = Signal(len(self.store.dim)), Signal(len(self.store.dim))
-        wait = Signal(range(KV_LATENCY + 1))
-        fill, load = Signal(), Signal()
+    def _read_store(self, m: Module, walk: Walk) -> tuple[Value, Value]:
+        """The scales of slot after slot, then keys and values, each as soon as the beat before it was loaded. Returns
+        whether a scale arrives, and whether it is a value's."""
+        config, op, command = self.config, self.op, self.op.descriptor
         parts = config.width // config.key_bytes
         m.d.comb += [
-            self.store.head.eq(head),
+            self.store.head.eq(walk.head),
             self.store.head_vectors.eq(command.head_vectors),
-            self.store.value.eq(value),
-            self.store.dim.eq(dim),
-            self.store.bank.eq(scale - op.position),
+            self.store.value.eq(walk.value),
+            self.store.dim.eq(walk.dim),
+            self.store.bank.eq(walk.scale - op.position),
         ]
-        m.d.sync += last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
-        filled = delayed(m, fill, KV_LATENCY, "filled")[-1]
-        of_value = delayed(m, scale >= block, KV_LATENCY, "of_value", reset_less=True)[-1]
-        with m.If(fill):
-            m.d.sync += scale.eq(scale + 1)
-        with m.If(wait != 0):
-            m.d.sync += wait.eq(wait - 1)
-        with m.If(load):
-            m.d.sync += [dim.eq(dim + 1), wait.eq(KV_LATENCY)]
-            with m.If(dim == last_dim):
-                m.d.sync += [dim.eq(0), value.eq(1)]
+        m.d.sync += walk.last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
+        filled = delayed(m, walk.fill, KV_LATENCY, "filled")[-1]
+        of_value = delayed(m, walk.scale >= config.kv_block, KV_LATENCY, "of_value", reset_less=True)[-1]
+        with m.If(walk.fill):
+            m.d.sync += walk.scale.eq(walk.scale + 1)
+        with m.If(walk.wait != 0):
+            m.d.sync += walk.wait.eq(walk.wait - 1)
+        with m.If(walk.load):
+            m.d.sync += [walk.dim.eq(walk.dim + 1), walk.wait.eq(KV_LATENCY)]
+            with m.If(walk.dim == walk.last_dim):
+                m.d.sync += [walk.dim.eq(0), walk.value.eq(1)]
+        return filled, of_value
 
-        # The register that becomes a beat: slot t leaves at slot (t + position) % kv_block. Rotating down by n is rotating up by
-        # kv_block - n.
+    def _turn_beat(self, m: Module, walk: Walk, filled: Value, of_value: Value) -> None:
+        """The register that becomes a beat: slot t leaves at slot (t + position) % kv_block. Rotating down by n is rotating up by
+        kv_block - n."""
+        config, op, beat = self.config, self.op, walk.beat
+        block_bits = (config.kv_block - 1).bit_length()
         bits = 8 * config.key_bytes
-        beat = Signal(8 * config.beat_bytes, reset_less=True)
         turns = [Signal(min(2, block_bits - at), name=f"turns_{at}") for at in range(0, block_bits, 2)]
         scale_bits = Mux(of_value, self.store.scales[16:], self.store.scales[:16])
         # One multiplexer of few inputs, chosen by an encoded number.
@@ -131,19 +156,17 @@ class KvWriter(wiring.Component):
         else:
             choose_scale = len(inputs)
             inputs.append(Cat(beat[16:], scale_bits))
-        with m.If(load):
+        with m.If(walk.load):
             m.d.comb += choice.eq(choose_load)
-            m.d.sync += [Cat(turns).eq(-op.position[:block_bits]), last.eq(value & (dim == last_dim))]
+            m.d.sync += [Cat(turns).eq(-op.position[:block_bits]), walk.last.eq(walk.value & (walk.dim == walk.last_dim))]
         with m.Elif(filled):
             m.d.comb += choice.eq(choose_scale)
-        #: The first of two beats of the store that make one of 4-bit elements.
-        first_half: Value = Const(0)
         if config.int4_kv:
-            int4 = (command.format & Format.INT4_KV).any()
-            first_half = int4 & ~dim[0]
-            with m.If(load & int4):
+            int4 = (op.descriptor.format & Format.INT4_KV).any()
+            walk.first_half = int4 & ~walk.dim[0]
+            with m.If(walk.load & int4):
                 m.d.comb += choice.eq(len(inputs))
-            with m.If(load & first_half):
+            with m.If(walk.load & walk.first_half):
                 m.d.sync += Cat(turns).eq(0)
             inputs.append(push_beat(beat, self.store.data))
         for i, turn in reversed(list(enumerate(turns))):
@@ -152,99 +175,120 @@ class KvWriter(wiring.Component):
         for i, turn in enumerate(turns):
             with m.If((turn != 0) & (choice == i)):
                 m.d.sync += turn.eq(turn - 1)
-        with m.If(load | filled | Cat(turns).any()), m.Switch(choice):
+        with m.If(walk.load | filled | Cat(turns).any()), m.Switch(choice):
             for i, taken in enumerate(inputs):
                 with m.Case(i):
                     m.d.sync += beat.eq(taken)
-        turned = Signal()
-        m.d.comb += turned.eq(~Cat(turns).any())
+        m.d.comb += walk.turned.eq(~Cat(turns).any())
 
+    def _connect_beats(self, m: Module, walk: Walk) -> None:
+        """Strobes of the slots of this pass's tokens, for header and data; padding has none."""
+        config, slots = self.config, walk.slots
+        header_beats = config.header_beats
         data_strobe = Cat(bit.replicate(config.key_bytes) for bit in slots)
         header_strobe = Cat(bit.replicate(2) for bit in Cat(slots, slots))
         strobe = Signal(config.beat_bytes)
         m.d.comb += [
             strobe.eq(data_strobe),
-            self.beats.payload.data.eq(beat),
-            self.beats.payload.strobe.eq(Mux(padding, 0, strobe)),
+            self.beats.payload.data.eq(walk.beat),
+            self.beats.payload.strobe.eq(Mux(walk.padding, 0, strobe)),
         ]
         for i in range(header_beats):
-            with m.If(header_left == header_beats - i):
+            with m.If(walk.header_left == header_beats - i):
                 m.d.comb += strobe.eq(header_strobe.word_select(i, config.beat_bytes))
 
+    def _sequence(self, m: Module, walk: Walk, filled: Value) -> None:
+        """One segment after the other: its address and slots, its header, its data."""
+        config, command = self.config, self.op.descriptor
+        #: Scales in one header beat, and how many of them have come.
+        beat_scales = config.beat_bytes // 2
         landed = Signal(range(beat_scales + 1))
-        slot = Signal(block_bits)
         m.d.sync += self.done.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [head.eq(0), head_offset.eq(0), second.eq(0)]
+                m.d.sync += [walk.head.eq(0), walk.head_offset.eq(0), walk.second.eq(0)]
                 with m.If(self.start):
                     m.next = "PAGE"
-            with m.State("PAGE"):
-                m.d.sync += slot.eq(0)
-                m.next = "MULTIPLY"
-            with m.State("MULTIPLY"):
-                m.d.sync += page_offset.eq(self.page_number * command.stride)
-                m.next = "ADD"
-            with m.State("ADD"):
-                m.d.sync += self.segment.payload.address.eq(page_offset + head_offset)
-                m.next = "BASE"
-            with m.State("BASE"):
-                m.d.sync += self.segment.payload.address.eq(self.segment.payload.address + command.stream_address)
-                m.next = "SLOTS"
-            with m.State("SLOTS"):
-                m.d.sync += [slots.eq(Cat(slots[1:], (slot >= low) & (slot < high))), slot.eq(slot + 1)]
-                with m.If(slot == block - 1):
-                    m.next = "SEGMENT"
+            self._open_segment(m, walk)
             with m.State("SEGMENT"):
                 m.d.comb += self.segment.valid.eq(1)
                 m.d.sync += [
-                    last.eq(0),
-                    left.eq(command.stream_beats),
-                    header_left.eq(header_beats),
-                    padding.eq(0),
-                    scale.eq(0),
-                    value.eq(0),
-                    dim.eq(0),
-                    wait.eq(KV_LATENCY),
+                    walk.last.eq(0),
+                    walk.left.eq(command.stream_beats),
+                    walk.header_left.eq(config.header_beats),
+                    walk.padding.eq(0),
+                    walk.scale.eq(0),
+                    walk.value.eq(0),
+                    walk.dim.eq(0),
+                    walk.wait.eq(KV_LATENCY),
                     landed.eq(0),
                 ]
                 with m.If(self.segment.ready):
                     m.next = "REQUEST"
             with m.State("REQUEST"):
-                m.d.comb += fill.eq(1)
-                with m.If((scale & (beat_scales - 1)) == beat_scales - 1):
+                m.d.comb += walk.fill.eq(1)
+                with m.If((walk.scale & (beat_scales - 1)) == beat_scales - 1):
                     m.next = "FILL"
             with m.State("FILL"), m.If(landed == beat_scales):
                 m.next = "SEND"
-            with m.State("LOAD"), m.If(wait == 0):
-                m.d.comb += load.eq(1)
+            with m.State("LOAD"), m.If(walk.wait == 0):
+                m.d.comb += walk.load.eq(1)
                 m.next = "TURN"
                 if config.int4_kv:
-                    with m.If(first_half):
+                    with m.If(walk.first_half):
                         m.next = "LOAD"
-            with m.State("TURN"), m.If(turned):
+            with m.State("TURN"), m.If(walk.turned):
                 m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += self.beats.valid.eq(1)
                 m.d.sync += landed.eq(0)
                 with m.If(self.beats.ready):
-                    m.d.sync += left.eq(left - 1)
-                    m.next = "LOAD"
-                    with m.If(left == 1):
-                        m.d.sync += second.eq(~second)
-                        m.next = "PAGE"
-                        with m.If(second | (end <= block)):
-                            m.d.sync += [second.eq(0), head.eq(head + 1), head_offset.eq(head_offset + command.head_stride)]
-                            with m.If(head == command.kv_heads - 1):
-                                m.d.sync += self.done.eq(1)
-                                m.next = "IDLE"
-                    with m.Elif(header_left != 0):
-                        m.d.sync += header_left.eq(header_left - 1)
-                        with m.If(header_left != 1):
-                            m.next = "REQUEST"
-                    with m.Elif(padding | last):
-                        m.d.sync += padding.eq(1)
-                        m.next = "SEND"
+                    self._next_beat(m, walk)
         with m.If(filled):
             m.d.sync += landed.eq(landed + 1)
-        return m
+
+    def _open_segment(self, m: Module, walk: Walk) -> None:
+        """States that find the segment's address and its slots."""
+        command, block = self.op.descriptor, self.config.kv_block
+        page_offset = Signal(ADDRESS_BITS)
+        slot = Signal((block - 1).bit_length())
+        address = self.segment.payload.address
+        with m.State("PAGE"):
+            m.d.sync += slot.eq(0)
+            m.next = "MULTIPLY"
+        with m.State("MULTIPLY"):
+            m.d.sync += page_offset.eq(self.page_number * command.stride)
+            m.next = "ADD"
+        with m.State("ADD"):
+            m.d.sync += address.eq(page_offset + walk.head_offset)
+            m.next = "BASE"
+        with m.State("BASE"):
+            m.d.sync += address.eq(address + command.stream_address)
+            m.next = "SLOTS"
+        with m.State("SLOTS"):
+            m.d.sync += [walk.slots.eq(Cat(walk.slots[1:], (slot >= walk.low) & (slot < walk.high))), slot.eq(slot + 1)]
+            with m.If(slot == block - 1):
+                m.next = "SEGMENT"
+
+    def _next_beat(self, m: Module, walk: Walk) -> None:
+        """Where a beat that was taken leads: more of its segment, the next block or head, or the end."""
+        command, block = self.op.descriptor, self.config.kv_block
+        m.d.sync += walk.left.eq(walk.left - 1)
+        m.next = "LOAD"
+        with m.If(walk.left == 1):
+            m.d.sync += walk.second.eq(~walk.second)
+            m.next = "PAGE"
+            with m.If(walk.second | (walk.end <= block)):
+                m.d.sync += [
+                    walk.second.eq(0), walk.head.eq(walk.head + 1), walk.head_offset.eq(walk.head_offset + command.head_stride),
+                ]
+                with m.If(walk.head == command.kv_heads - 1):
+                    m.d.sync += self.done.eq(1)
+                    m.next = "IDLE"
+        with m.Elif(walk.header_left != 0):
+            m.d.sync += walk.header_left.eq(walk.header_left - 1)
+            with m.If(walk.header_left != 1):
+                m.next = "REQUEST"
+        with m.Elif(walk.padding | walk.last):
+            m.d.sync += walk.padding.eq(1)
+            m.next = "SEND"

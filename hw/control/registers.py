@@ -138,7 +138,15 @@ class RegisterFile(wiring.Component):
         with m.Elif(self.finished):
             m.d.sync += [self.busy.eq(0), done.eq(1)]
 
-        # Tables that the host writes and the machine reads. A table with several readers is stored once a reader.
+        self._connect_tables(m, rows, write, address, data, strobe)
+
+        self._answer_reads(m, rows, stored, done, awake)
+        return m
+
+    def _connect_tables(
+        self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal
+    ) -> None:
+        """Tables that the host writes and the machine reads. A table with several readers is stored once a reader."""
         for name, tables in (("TOKEN", [self.tokens]), ("PAGE", list(self.pages))):
             chosen, index = self._window(address, rows[name])
             for number, table in enumerate(tables):
@@ -154,7 +162,10 @@ class RegisterFile(wiring.Component):
                     table.number.eq(read.data),
                 ]
 
-        # Reads: the address is registered, then the word it selects, then that or the word of the trace.
+    def _answer_reads(
+        self, m: Module, rows: dict[str, Register], stored: dict[str, Signal], done: Signal, awake: Signal
+    ) -> None:
+        """The address is registered, then the word it selects, then that or the word of the trace."""
         ar, r = self.bus.ar, self.bus.r
         selected, fetched, read_address, word = Signal(), Signal(), Signal(LITE_ADDRESS_BITS), Signal(32)
         m.d.comb += ar.ready.eq(~selected & ~fetched & ~r.valid & awake)
@@ -174,7 +185,6 @@ class RegisterFile(wiring.Component):
             m.d.sync += [r.valid.eq(1), r.data.eq(Mux(of_trace, self.trace_word, word))]
         with m.Elif(r.ready):
             m.d.sync += r.valid.eq(0)
-        return m
 
     @staticmethod
     def _window(address: Signal, row: Register) -> tuple[Value, Value]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -90,50 +90,14 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
         units = len(Unit)
-
-        # Decode: what the offered descriptor means, a cycle after it came.
-        offered = self.descriptors.p
-        m.submodules.active = active = ActiveRange(config)
-        m.d.comb += [
-            active.descriptor.eq(offered),
-            active.current.tokens.eq(self.current.tokens),
-            active.current.position.eq(self.current.position),
-            active.current.want_logits.eq(self.current.want_logits),
-        ]
-        decoded, drop, is_end = Signal(), Signal(), Signal()
-        unit, waits_for = Signal(units), Signal(units)
         # Operators of other units that must not use the same half of a memory, and the memory's bit.
         rivals = sorted({other for hazard in HAZARDS.values() for other in hazard.halves})
-        halves = {other: Signal(len(Buffers), name=f"half_{other.name.lower()}") for other in rivals}
-        first, count = Signal.like(active.first), Signal.like(active.count)
-        gang, replay = Signal(), Signal()
-        m.d.sync += [
-            decoded.eq(self.descriptors.valid & ~self.descriptors.ready),
-            drop.eq(active.skip & (offered.opcode != Opcode.END)),
-            is_end.eq(offered.opcode == Opcode.END),
-            first.eq(active.first),
-            count.eq(active.count),
-            gang.eq(active.count <= config.lanes),
-            replay.eq(offered.flags[_bit(Flag.REPLAY)] & active.more),
-        ]
-        with m.Switch(offered.opcode):
-            for opcode, hazard in HAZARDS.items():
-                with m.Case(opcode):
-                    m.d.sync += [
-                        unit.eq(1 << OPERATORS[opcode].unit if opcode in OPERATORS else 0),
-                        waits_for.eq(sum(1 << u for u in hazard.units)),
-                        *(halves[other].eq(int(hazard.halves.get(other, Buffers.NONE))) for other in halves),
-                    ]
-            with m.Default():
-                m.d.sync += drop.eq(1)
+        decoded, drop, meaning = self._decode(m, rivals)
 
         # The next operator waits here.
         ready_to_go = Signal()
         d = Signal(DescriptorLayout(), reset_less=True)
-        meaning = {"end": is_end, "unit": unit, "waits_for": waits_for, "first": first, "count": count, "gang": gang,
-                   "replay": replay, **{other.name: signal for other, signal in halves.items()}}
         of = {name: Signal.like(source, name=f"next_{name}") for name, source in meaning.items()}
         load = Signal()
         m.d.comb += [
@@ -141,7 +105,7 @@ class Sequencer(wiring.Component):
             self.descriptors.ready.eq(decoded & (drop | ~ready_to_go)),
         ]
         with m.If(load):
-            m.d.sync += [ready_to_go.eq(1), d.eq(offered)]
+            m.d.sync += [ready_to_go.eq(1), d.eq(self.descriptors.p)]
             m.d.sync += [of[name].eq(source) for name, source in meaning.items()]
 
         # Start.
@@ -175,7 +139,14 @@ class Sequencer(wiring.Component):
         with m.If(over & self.quiet):
             m.d.sync += [self.finished.eq(1), ready_to_go.eq(0), over.eq(0)]
 
-        # Retirement: of the operators that have ended, the one that started first.
+        self._retire(m, issue, of["unit"])
+
+        self._replay(m, issue & of["unit"][Unit.LINEAR], of["replay"])
+        return m
+
+    def _retire(self, m: Module, issue: Signal, unit: Signal) -> None:
+        """Of the operators that have ended, the one that started first."""
+        units = len(Unit)
         ended, retiring = Signal(units), Signal(units)
         for u in Unit:
             earlier = []
@@ -183,15 +154,15 @@ class Sequencer(wiring.Component):
                 if v == u:
                     continue
                 before = Signal(name=f"{v.name.lower()}_before_{u.name.lower()}")
-                with m.If(issue & of["unit"][u]):
+                with m.If(issue & unit[u]):
                     m.d.sync += before.eq(1)
-                with m.Elif(issue & of["unit"][v]):
+                with m.Elif(issue & unit[v]):
                     m.d.sync += before.eq(0)
                 earlier.append(before & ended[v])
             m.d.comb += retiring[u].eq(ended[u] & ~Cat(earlier).any())
         m.d.sync += [
             ended.eq((ended | (self.dones & self.running)) & ~retiring),
-            self.running.eq((self.running | (of["unit"] & issue.replicate(units))) & ~retiring),
+            self.running.eq((self.running | (unit & issue.replicate(units))) & ~retiring),
             self.retire.eq(retiring.any()),
             self.retired.unit.eq(retiring),
         ]
@@ -203,11 +174,51 @@ class Sequencer(wiring.Component):
                     self.retired.count.eq(op.count),
                 ]
 
-        # Replay.
+    def _replay(self, m: Module, issue: Value, replay: Signal) -> None:
+        """The ring keeps what LINEAR reads, and starts over for the next round of tokens."""
         end_of_hold = self.dones[Unit.LINEAR] & self.hold
         m.d.sync += self.rewind.eq(end_of_hold)
-        with m.If(issue & of["unit"][Unit.LINEAR]):
-            m.d.sync += self.hold.eq(of["replay"])
+        with m.If(issue):
+            m.d.sync += self.hold.eq(replay)
         with m.Elif(end_of_hold):
             m.d.sync += self.hold.eq(0)
-        return m
+
+    def _decode(self, m: Module, rivals: list[Opcode]) -> tuple[Signal, Signal, dict[str, Signal]]:
+        """What the offered descriptor means, a cycle after it came: ``(decoded, drop, meaning)``."""
+        config, units = self.config, len(Unit)
+        offered = self.descriptors.p
+        m.submodules.active = active = ActiveRange(config)
+        m.d.comb += [
+            active.descriptor.eq(offered),
+            active.current.tokens.eq(self.current.tokens),
+            active.current.position.eq(self.current.position),
+            active.current.want_logits.eq(self.current.want_logits),
+        ]
+        decoded, drop, is_end = Signal(), Signal(), Signal()
+        unit, waits_for = Signal(units), Signal(units)
+        halves = {other: Signal(len(Buffers), name=f"half_{other.name.lower()}") for other in rivals}
+        first, count = Signal.like(active.first), Signal.like(active.count)
+        gang, replay = Signal(), Signal()
+        m.d.sync += [
+            decoded.eq(self.descriptors.valid & ~self.descriptors.ready),
+            drop.eq(active.skip & (offered.opcode != Opcode.END)),
+            is_end.eq(offered.opcode == Opcode.END),
+            first.eq(active.first),
+            count.eq(active.count),
+            gang.eq(active.count <= config.lanes),
+            replay.eq(offered.flags[_bit(Flag.REPLAY)] & active.more),
+        ]
+        with m.Switch(offered.opcode):
+            for opcode, hazard in HAZARDS.items():
+                with m.Case(opcode):
+                    m.d.sync += [
+                        unit.eq(1 << OPERATORS[opcode].unit if opcode in OPERATORS else 0),
+                        waits_for.eq(sum(1 << u for u in hazard.units)),
+                        *(halves[other].eq(int(hazard.halves.get(other, Buffers.NONE))) for other in halves),
+                    ]
+            with m.Default():
+                m.d.sync += drop.eq(1)
+        return decoded, drop, {
+            "end": is_end, "unit": unit, "waits_for": waits_for, "first": first, "count": count, "gang": gang, "replay": replay,
+            **{other.name: signal for other, signal in halves.items()},
+        }

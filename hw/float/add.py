@@ -14,9 +14,7 @@ __all__ = ["FloatAdd"]
 class FloatAdd(wiring.Component):
     """``o = flush(a + b)``, or ``flush(a - b)`` with ``sub``; a new operation every cycle.
 
-    Members: ``a``, ``b``, ``sub`` are sampled at one rising edge; their result is on ``o`` from the ``latency``-th edge
-    on, that one counted, for one cycle. Tie ``sub`` to a constant and its logic vanishes. No reset: after power-up
-    ``o`` has no meaning for ``latency`` cycles.
+    No reset: after power-up ``o`` has no meaning for ``latency`` cycles. Tie ``sub`` to a constant and its logic vanishes.
 
     ::
 
@@ -25,6 +23,13 @@ class FloatAdd(wiring.Component):
         3 add       larger +- smaller in 24 bits + guard, round, sticky
         4 normalize leading one to the top
         5 round     to 24 bits, exponent less the leading zeros in the same carry chain; flush or saturate
+
+    Members
+    -------
+    a, b : In(32), sub : In(1)
+        Sampled at one rising edge.
+    o : Out(32)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = 5

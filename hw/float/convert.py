@@ -16,8 +16,14 @@ class IntToFloat(wiring.Component):
     """``o`` = the number nearest to ``i * 2**-fraction``, ``i`` a signed integer of ``width`` bits (ties to even); a new one
     every cycle.
 
-    Members: ``i`` is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on, that one
-    counted, for one cycle. No reset.
+    No reset.
+
+    Members
+    -------
+    i : In
+        Sampled at one rising edge.
+    o : Out(32)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = 3
@@ -63,10 +69,16 @@ class IntToFloat(wiring.Component):
 class FloatToInt(wiring.Component):
     """``o = round(a * 2**fraction)``, ties to even, saturated to +-(2**(bits-1) - 1); a new one every cycle.
 
-    Members: ``a`` is sampled at one rising edge; its result is on ``o``, a signed integer of ``bits`` bits, from the
-    ``latency``-th edge on, that one counted, for one cycle. No reset.
+    No reset.
 
     ``fraction`` is a constant of the unit: how many of the result's bits lie behind the binary point.
+
+    Members
+    -------
+    a : In(32)
+        Sampled at one rising edge.
+    o : Out
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = 3

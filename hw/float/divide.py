@@ -20,8 +20,7 @@ BITS_PER_STAGE = 2
 class FloatDiv(wiring.Component):
     """``o = flush(a / b)``, and 0 where ``b`` is 0; a new operation every cycle.
 
-    Members: ``a`` and ``b`` are sampled at one rising edge; their result is on ``o`` from the ``latency``-th edge on,
-    that one counted, for one cycle. No reset.
+    No reset.
 
     Non-restoring long division of the significands, two bits a stage: ``r[0] = a - b``; quotient bit
     ``q[i] = (r[i] >= 0)``; ``r[i+1] = 2 r[i] - b`` where ``q[i]`` is 1, else ``2 r[i] + b``. The bits equal those of
@@ -29,6 +28,13 @@ class FloatDiv(wiring.Component):
 
     The remainder is not needed for rounding: a quotient of two 24-bit integers never lies halfway between two 24-bit
     numbers, for b times such a quotient would need 25 bits or more. Nor can rounding reach the next power of two.
+
+    Members
+    -------
+    a, b : In(32)
+        Sampled at one rising edge.
+    o : Out(32)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = 1 + ceil_div(QUOTIENT, BITS_PER_STAGE) + 1

@@ -29,14 +29,20 @@ class FloatToE4m3(wiring.Component):
     """``o`` = the 8-bit e4m3 code nearest to ``a``: ties to even mantissa, subnormals, saturated at +-448; what rounds
     to zero is +0 (0x00). A new one every cycle.
 
-    Members: ``a`` is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on, that one
-    counted, for one cycle. No reset. The latency is that of `FloatToInt`: the two may stand side by side.
+    No reset. The latency is that of `FloatToInt`: the two may stand side by side.
 
     ::
 
         1 range   below 2^-6 the significand must go right by one bit more for each binade, by five at most
         2 shift   the leading one and three bits, one to round by, and whether anything lies lower
         3 round   exponent field and mantissa in one carry chain; saturate
+
+    Members
+    -------
+    a : In(32)
+        Sampled at one rising edge.
+    o : Out(8)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = FloatToInt.latency
@@ -105,8 +111,12 @@ class E4m3Integers(wiring.Component):
                 signed mantissa,      shift by 0..3      shift by 0, 4, 8, 12
                 shift
 
-    Members: ``codes``: In; ``integers``: Out, `E4M3_BITS` bits each, `LATENCY` cycles later. Code 0x80 is 0; what NaN codes
-    give is not defined.
+    Members
+    -------
+    codes : In
+        Code 0x80 is 0; what NaN codes give is not defined.
+    integers : Out
+        `E4M3_BITS` bits each, `LATENCY` cycles later.
     """
 
     #: Cycles from ``codes`` to ``integers``.

@@ -14,11 +14,17 @@ __all__ = ["FloatMul"]
 class FloatMul(wiring.Component):
     """``o = flush(a * b)``; a new operation every cycle.
 
-    Members: ``a`` and ``b`` are sampled at one rising edge; their result is on ``o`` from the ``latency``-th edge on,
-    that one counted, for one cycle. No reset.
+    No reset.
 
     The significands are multiplied by a plain 24 x 24 bit ``*`` with one register before and two behind it, which
     synthesis moves into the DSP slices (two DSP48E2). The fourth stage rounds.
+
+    Members
+    -------
+    a, b : In(32)
+        Sampled at one rising edge.
+    o : Out(32)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = 4

@@ -17,13 +17,19 @@ ROOT = MANTISSA + 2
 class FloatSqrt(wiring.Component):
     """``o = flush(sqrt(a))``, and 0 where ``a`` is 0 or negative; one operation at a time.
 
-    Members: at a rising edge with ``start``, ``a`` is sampled. ``done`` is high for the one cycle that begins with the
-    ``latency``-th edge, that one counted; ``o`` has the result from then until the next ``done``. A ``start`` before
-    ``done`` drops the running operation for the new one. Reset drops it too.
-
     Schoolbook root extraction: each cycle takes two bits of the radicand and gives one of the root. As in `FloatDiv` no
     remainder is needed for rounding: the square of a number halfway between two 24-bit numbers has more than 24 bits. A
     root is never too small or too large, and rounding never reaches the next power of two.
+
+    Members
+    -------
+    start : In(1), a : In(32)
+        ``a`` is sampled at a rising edge with ``start``. A ``start`` before ``done`` drops the running operation for the new one.
+        Reset drops it too.
+    done : Out(1)
+        High for the one cycle that begins with the ``latency``-th edge, that one counted.
+    o : Out(32)
+        The result, from ``done`` until the next one.
     """
 
     latency = ROOT + 2

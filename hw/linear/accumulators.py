@@ -44,18 +44,27 @@ class AccumulatingLane(wiring.Component):
                 read    keep    own     row + sum       write
                                         (syndrome)
 
-    Members, beside those of the lane:
-
-    * ``active``: In, the lane has a token; without it nothing is accumulated.
-    * ``accumulate``: In, from the engine.
-    * ``read``: In, address in the accumulators: the beat's in cycle 0, or the one that DRAIN reads.
-    * ``own``: Out, two cycles after ``read``, the kept row block; zero without a token. ``syndrome``: In, three cycles after
-      ``read``, and ``repair``: In, with it: DRAIN had the port, the beat's row block is ``own ^ syndrome``.
-    * ``sum``: Out, the sums in the cycle in which they are written; zero without a token.
-    * ``show``: In, one cycle after ``read``: parts of the word to put into ``blocks``; the others become zero.
-    * ``blocks[p]``: Out, the shown row blocks (``rows`` accumulators each), two cycles after ``read``.
-
     A row block may be used again `ACCUMULATE_CYCLES` cycles later.
+
+    Members
+    -------
+    (those of the lane)
+    active : In(1)
+        The lane has a token; without it nothing is accumulated.
+    accumulate : In(AccumulateBus)
+        From the engine.
+    read : In
+        Address in the accumulators: the beat's in cycle 0, or the one that DRAIN reads.
+    own : Out
+        Two cycles after ``read``, the kept row block; zero without a token.
+    syndrome : In, repair : In(1)
+        Three cycles after ``read``. ``repair``: DRAIN had the port, the beat's row block is ``own ^ syndrome``.
+    sum : Out
+        The sums in the cycle in which they are written; zero without a token.
+    show : In
+        One cycle after ``read``: parts of the word to put into ``blocks``; the others become zero.
+    blocks : Out per part
+        The shown row blocks (``rows`` accumulators each), two cycles after ``read``.
     """
 
     #: Cycles from one beat of a row block to the next that finds its sum, also in the parity.

@@ -31,16 +31,23 @@ def LoadBus(config: BuildConfig, slice_inputs: int) -> Signature:
 class ActivationMemory(wiring.Component):
     """Holds the activations of two rounds of tokens (halves), and hands LINEAR those of one slice after the other.
 
-    Members:
-
-    * ``write``: In, at any time. A word counts for an operator that starts in a later cycle.
-    * ``start``: In, strobe; ``half``, ``count`` (tokens, at least 1), ``slices`` (at least 1): In, stable until the last
-      slice has been taken.
-    * ``load``: Out, activations on the way to a lane; ``token``: Out, one-hot, whose they are.
-    * ``loaded``: Out, a slice has arrived in all lanes. ``taken``: In, strobe: it was taken over, the next may arrive.
-
     A slice takes ``count`` times the vectors that it touches (``slice_inputs / width``, rounded up), and `LATENCY` cycles.
     Inputs beyond the last vector that was written are arbitrary.
+
+    Members
+    -------
+    write : In(ActivationWrite)
+        At any time. A word counts for an operator that starts in a later cycle.
+    start : In(1)
+        Strobe.
+    half : In(1), count : In, slices : In(16)
+        ``count`` tokens (at least 1), ``slices`` (at least 1); stable until the last slice has been taken.
+    load : Out(LoadBus), token : Out
+        Activations on the way to a lane, and one-hot whose they are.
+    loaded : Out(1)
+        A slice has arrived in all lanes.
+    taken : In(1)
+        Strobe: it was taken over, the next may arrive.
     """
 
     #: Cycles from the first read of a slice to the first change in a lane.
@@ -71,7 +78,7 @@ class ActivationMemory(wiring.Component):
         read = memory.read_port()
         parts, chunks = load_parts(config, self.slice_inputs)
 
-        # Walk: the words of a slice, token after token, slice after slice -------------------------------------------
+        # Walk: the words of a slice, token after token, slice after slice.
         begin, reading, full = Signal(), Signal(), Signal()
         slices_left = Signal(16)
         slice_head, token_head, address = (Signal.like(read.addr, name=n) for n in ("slice_head", "token_head", "address"))
@@ -115,12 +122,22 @@ class ActivationMemory(wiring.Component):
                 slice_head.eq(first), token_head.eq(first), address.eq(first),
             ]
 
-        # What a word is for accompanies it: read, memory's register, register, rotated register ---------------------
         wanted = Signal(chunks)
         for c in range(chunks):
             in_word = Cat((offset == o) & (word == (o + c) // parts) for o in range(parts))
             m.d.comb += wanted[c].eq(reading & in_word.any())
-        stage: dict[str, Value] = {"chunks": wanted, "token": token, "offset": offset, "last": last}
+        arrived = self._send(m, read.data, {"chunks": wanted, "token": token, "offset": offset, "last": last})
+        m.d.comb += self.loaded.eq(full)
+        with m.If(arrived):
+            m.d.sync += full.eq(1)
+        with m.If(self.taken | self.start):
+            m.d.sync += full.eq(0)
+        return m
+
+    def _send(self, m: Module, data: Value, stage: dict[str, Value]) -> Value:
+        """What a word is for accompanies it: read, memory's register, register, rotated register. Returns when the last came."""
+        config = self.config
+        parts, _ = load_parts(config, self.slice_inputs)
         for cycle in range(1, self.LATENCY):
             following: dict[str, Value] = {}
             for name, value in stage.items():
@@ -129,7 +146,7 @@ class ActivationMemory(wiring.Component):
                     m.d.sync += following[name].eq(value)
             stage, rotation = following, stage["offset"]
         fetched = Signal(8 * config.width, reset_less=True)
-        m.d.sync += fetched.eq(read.data)
+        m.d.sync += fetched.eq(data)
         # Chunk c lies in part (offset + c) % parts of its word: turned by the offset, it is in part c % parts.
         turned = Signal(8 * config.width)
         with m.Switch(rotation):
@@ -137,12 +154,8 @@ class ActivationMemory(wiring.Component):
                 with m.Case(value):
                     m.d.comb += turned.eq(fetched.rotate_right(value * 8 * config.width // parts))
         m.d.sync += self.load.data.eq(turned)
-        m.d.comb += [self.load.chunks.eq(stage["chunks"]), self.token.eq(stage["token"]), self.loaded.eq(full)]
-        with m.If(stage["last"]):
-            m.d.sync += full.eq(1)
-        with m.If(self.taken | self.start):
-            m.d.sync += full.eq(0)
-        return m
+        m.d.comb += [self.load.chunks.eq(stage["chunks"]), self.token.eq(stage["token"])]
+        return stage["last"]
 
     def _write(self, m: Module, port: wiring.PureInterface, words: int) -> None:
         """Two registers: first vector of the token by table, then its sum with the vector."""

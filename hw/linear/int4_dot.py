@@ -45,15 +45,19 @@ class Int4Dot(wiring.Component):
                            product   result       chains
                            of position p: p % chain cycles later
 
-    Members:
-
-    * ``load``, ``here``: In, from the loader; bits of ``here``: values, centres are for this token.
-    * ``take``: In, positions p of the slice that has arrived are taken over in cycle ``p % chain`` of this vector: ``take[i]`` is
-      ``take[0]`` i cycles later; ``take[0]`` is one cycle ahead of the operands of its first beat.
-    * ``skewed``, ``codes``, ``pairs``: In, from `Int4Decoder`.
-    * ``dot[r]``: Out, ``dot_cycle`` cycles after the issue.
-
     With ``packed=False`` it is plain products and a sum in place of all that, with the same timing.
+
+    Members
+    -------
+    load : In(Int4LoadBus), here : In(2)
+        From the loader; bits of ``here``: values, centres are for this token.
+    take : In
+        Positions p of the slice that has arrived are taken over in cycle ``p % chain`` of this vector: ``take[i]`` is ``take[0]``
+        i cycles later; ``take[0]`` is one cycle ahead of the operands of its first beat.
+    skewed, codes, pairs : In
+        From `Int4Decoder`.
+    dot : Out per row
+        ``dot_cycle`` cycles after the issue.
     """
 
     def __init__(self, config: BuildConfig, shape: Int4Shape, *, packed: bool = True) -> None:

@@ -30,12 +30,17 @@ class Int4Lane(AccumulatingLane):
                 M, X       8 M X        + D dot     row + sum     write
                            D, dot
 
-    Members:
-
-    * ``load``, ``here``: In, from the loader; bits of ``here``: values, centres, total are for this token.
-    * ``take``: In, strobe, two cycles before the operands of the first beat of the slice that has arrived.
-    * ``skewed``, ``codes``, ``pairs``: In, from `Int4Decoder`. ``scales``: In, D and M of the rows, in cycle ``dot_cycle - 2``.
-    * Those of `AccumulatingLane`, whose cycle 3 is cycle ``dot_cycle + 2`` here.
+    Members
+    -------
+    (those of `AccumulatingLane`, whose cycle 3 is cycle ``dot_cycle + 2`` here)
+    load, here : In
+        From the loader; bits of ``here``: values, centres, total are for this token.
+    take : In
+        Strobe, two cycles before the operands of the first beat of the slice that has arrived.
+    skewed, codes, pairs : In
+        From `Int4Decoder`.
+    scales : In
+        D and M of the rows, in cycle ``dot_cycle - 2``.
     """
 
     #: Cycles from the sums over a slice to the cycle in which they are added.

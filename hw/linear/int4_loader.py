@@ -75,12 +75,15 @@ class Int4Loader(wiring.Component):
         cycle   0 .. 2      3 .. 5     6          7 .. levels + 6    levels + 7
                 memory      convert    values     tree of a word     sums over words
 
-    Members: those of `ActivationMemory`, but
-
-    * ``load``: Out, an `Int4LoadBus`; ``value_token``, ``center_token``, ``total_token``: Out, one-hot, whose ``values``,
-      ``centers`` and ``total`` are on it.
-    * ``taken``: In, strobe: position p of a slice is taken over from the word registers of the lanes ``2 + p % chain`` cycles
-      later, the total ``dot_cycle - 1`` cycles later. The loader holds the next slice back until then.
+    Members
+    -------
+    (those of `ActivationMemory`, but)
+    load : Out(Int4LoadBus)
+    value_token, center_token, total_token : Out
+        One-hot, whose ``values``, ``centers`` and ``total`` are on ``load``.
+    taken : In(1)
+        Strobe: position p of a slice is taken over from the word registers of the lanes ``2 + p % chain`` cycles later, the total
+        ``dot_cycle - 1`` cycles later. The loader holds the next slice back until then.
     """
 
     def __init__(self, config: BuildConfig, shape: Int4Shape) -> None:

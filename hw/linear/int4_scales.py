@@ -25,13 +25,16 @@ class ScaleMemory(wiring.Component):
 
     Where a ring row of blocks needs more than one beat of scales, several beats lie side by side in ``banks``.
 
-    Members:
-
-    * ``write``: In, strobe, with ``beat``: word ``word``. It counts for reads of later cycles only.
-    * ``block``, ``gang``: In, a row block: of all groups, or with ``gang`` the ``block``-th of every group.
-    * ``codes[g]``: Out, bytes D, M of the rows of group g's block, `LATENCY` cycles later.
-
     There is one copy: beats write and read it in the order in which they are taken.
+
+    Members
+    -------
+    write : In(1), beat, word : In
+        Strobe: ``beat`` is word ``word``. It counts for reads of later cycles only.
+    block : In, gang : In(1)
+        A row block: of all groups, or with ``gang`` the ``block``-th of every group.
+    codes : Out per group
+        Bytes D, M of the rows of the group's block, `LATENCY` cycles later.
     """
 
     #: Cycles from ``block`` to ``codes``.

@@ -17,13 +17,19 @@ CODE_BITS = 4
 class Int4Decoder(wiring.Component):
     """Codes of a beat, once for all lanes of a group: each in the cycle of its DSP, and sums of two neighbours.
 
-    Input p of row r is nibble ``r * inputs + p`` of the beat. Members, in cycles after ``beat``:
+    Input p of row r is nibble ``r * inputs + p`` of the beat. Cycles count from ``beat``.
 
-    * ``beat``: In, a beat at any time.
-    * ``skewed[p]``: Out, ``p % chain`` cycles later, the codes of position p, row 0 lowest.
-    * ``codes[r]``: Out, one cycle later, those of row r as they are.
-    * ``pairs[r]``: Out, with ``codes``, 5 bits for each pair of neighbours: their sum; the codes of even rows count as 0..15 (code
-      + 8) in it, those of odd rows as -8..7.
+    Members
+    -------
+    beat : In
+        A beat at any time.
+    skewed : Out per position p
+        ``p % chain`` cycles later, the codes of the position, row 0 lowest.
+    codes : Out per row
+        One cycle later, those of the row as they are.
+    pairs : Out per row
+        With ``codes``, 5 bits for each pair of neighbours: their sum; the codes of even rows count as 0..15 (code + 8) in it, those
+        of odd rows as -8..7.
     """
 
     def __init__(self, config: BuildConfig, shape: Int4Shape) -> None:

@@ -26,15 +26,19 @@ class TernaryLane(AccumulatingLane):
                 look up    adder tree      sign          row + sum     write
                 entries    (a level each)                (own, syndrome)
 
-    Members:
-
-    * ``active``: In, the lane has a token. Without it nothing is built, looked up or accumulated. Stable while any of
-      that goes on.
-    * ``load``, ``here``: In, activations that arrive, and that they are this lane's.
-    * ``take``, ``build``: In, from `TableSchedule`.
-    * ``look_up``: In, codes of a beat are at ``index`` (cycle 0), for table copy ``buffer``.
-    * ``index``, ``negate``: In, from `TritDecoder`; ``negate`` bits arrive in the cycle of their adders.
-    * Those of `AccumulatingLane`, whose cycle 3 is cycle ``levels`` + 2 here.
+    Members
+    -------
+    (those of `AccumulatingLane`, whose cycle 3 is cycle ``levels`` + 2 here)
+    active : In(1)
+        The lane has a token. Without it nothing is built, looked up or accumulated. Stable while any of that goes on.
+    load : In(LoadBus), here : In(1)
+        Activations that arrive, and that they are this lane's.
+    take, build : In
+        From `TableSchedule`.
+    look_up : In
+        Codes of a beat are at ``index`` (cycle 0), for table copy ``buffer``.
+    index, negate : In
+        From `TritDecoder`; ``negate`` bits arrive in the cycle of their adders.
     """
 
     #: Cycles from the last level of the adder tree to the cycle in which a beat is added.

@@ -21,12 +21,17 @@ class MultiplyAdd(wiring.Component):
         cycle   0           1           2           3
                 (operands)  multiply    add         result
 
-    Members:
-
-    * ``a``, ``b``: In, signed, in cycle 1; ``addend``: In, signed, in cycle 2 (``result`` of another slice: its cascade).
-      ``result``: Out, in cycle 3.
-    * With ``operand_registers``, ``a`` is in cycle 0, and ``b`` passes two registers: the first takes it while ``arrive``, the
-      second takes the first while ``take``, in cycle 0 at the latest.
+    Members
+    -------
+    a, b : In
+        Signed, in cycle 1. With ``operand_registers``, ``a`` is in cycle 0, and ``b`` passes two registers.
+    addend : In
+        Signed, in cycle 2 (``result`` of another slice: its cascade).
+    result : Out
+        In cycle 3.
+    arrive, take : In(1)
+        With ``operand_registers`` only: the first register takes ``b`` while ``arrive``, the second takes the first while ``take``,
+        in cycle 0 at the latest.
     """
 
     def __init__(self, *, operand_registers: bool) -> None:

@@ -21,8 +21,13 @@ __all__ = ["EnginePair", "linear_engine"]
 class EnginePair(wiring.Component):
     """Ternary and INT4 engine, each with its own activations and accumulators: the members of `LinearEngine`.
 
-    LINEAR goes to the INT4 engine with `Format.FP8`. Activations are written to both. ``fp8_read``: In, whose accumulators are
-    read; stable from a request to its data.
+    LINEAR goes to the INT4 engine with `Format.FP8`. Activations are written to both.
+
+    Members
+    -------
+    (those of `LinearEngine`)
+    fp8_read : In(1)
+        Whose accumulators are read; stable from a request to its data.
     """
 
     def __init__(self, config: BuildConfig) -> None:

@@ -49,20 +49,28 @@ class PanelEngine(wiring.Component):
     a stalled beat for every vector that is drained makes LINEAR as slow as without any overlap; a second memory that
     takes the sums of the last slice costs as much block memory once more.)
 
-    Members:
-
-    * ``op``: In, stable from ``start`` to ``done``. Of the descriptor, ``slices``, ``row_blocks`` (a multiple of
-      ``block_step``) and ``buffers`` count, and what the engine names.
-    * ``start``: In, strobe. Activations must have been written at least one cycle earlier.
-    * ``done``: Out, strobe: all accumulators are written. Another ``start`` may follow in the next cycle.
-    * ``rows``: In. ``ready`` only while an operator needs the row.
-    * ``activation``: In, writes; not to the half that LINEAR uses.
-    * ``accumulator``: In, serves one vector a cycle, `ACCUMULATOR_LATENCY` cycles after the request. What is read of the half
-      that LINEAR uses has no meaning.
-    * ``busy``: Out, between ``start`` and ``done``.
-    * ``waiting_tables``: Out, a row is offered but the operands of its slice are not complete.
-
     An engine computes addends of ``acc_bits`` accumulators and adds them ``add`` cycles after the issue of their beat.
+
+    Members
+    -------
+    op : In(Operator)
+        Stable from ``start`` to ``done``. Of the descriptor, ``slices``, ``row_blocks`` (a multiple of ``block_step``) and
+        ``buffers`` count, and what the engine names.
+    start : In(1)
+        Strobe. Activations must have been written at least one cycle earlier.
+    done : Out(1)
+        Strobe: all accumulators are written. Another ``start`` may follow in the next cycle.
+    rows : In(stream)
+        ``ready`` only while an operator needs the row.
+    activation : In(ActivationWrite)
+        Writes; not to the half that LINEAR uses.
+    accumulator : In(AccumulatorRead)
+        Serves one vector a cycle, `ACCUMULATOR_LATENCY` cycles after the request. What is read of the half that LINEAR uses has no
+        meaning.
+    busy : Out(1)
+        Between ``start`` and ``done``.
+    waiting_tables : Out(1)
+        A row is offered but the operands of its slice are not complete.
     """
 
     #: Cycles from the cycle in which the last beat is added to ``done``.

@@ -38,14 +38,19 @@ class AccumulatorParity(wiring.Component):
         cycle   0       1       2           3           4       5
                 read    keep    own ->      syndrome    sum     write
 
-    Members:
-
-    * ``read``: In, LINEAR's address; ``keep``: In, one cycle later, the part of the word (one-hot; none for a beat of
-      the first slice, whose syndrome is zero).
-    * ``own``: In, from every lane, two cycles after ``read``; zero in lanes without a token.
-    * ``syndrome``: Out, three cycles after ``read``.
-    * ``sum``: In, from every lane, the new sums, four cycles after ``read``; zero in lanes without a token.
-    * ``write``, ``write_part`` (one-hot; none without a beat): In, five cycles after ``read``.
+    Members
+    -------
+    read : In, keep : In
+        LINEAR's address; one cycle later, the part of the word (one-hot; none for a beat of the first slice, whose syndrome is
+        zero).
+    own : In per lane
+        Two cycles after ``read``; zero in lanes without a token.
+    syndrome : Out
+        Three cycles after ``read``.
+    sum : In per lane
+        The new sums, four cycles after ``read``; zero in lanes without a token.
+    write, write_part : In
+        Address and part (one-hot; none without a beat), five cycles after ``read``.
     """
 
     def __init__(self, config: BuildConfig, acc_bits: int) -> None:

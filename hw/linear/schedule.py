@@ -40,19 +40,24 @@ def BuildBus(config: BuildConfig) -> Signature:
 class TableSchedule(wiring.Component):
     """Builds the tables of the slices of one LINEAR operator, one slice after the other.
 
-    Members:
-
-    * ``start``: In, strobe: begin with slice 0; all table copies are free.
-    * ``loaded``: In, the activations of the next slice have arrived; falls with ``taken``.
-    * ``taken``: Out, strobe: the slice is being taken over. ``take``: Out, the same one cycle later, to every lane: what has
-      arrived becomes the slice that is built.
-    * ``release``: In, strobe: one table copy is free again.
-    * ``build``: Out, to every lane.
-    * ``built``: Out, strobe: the tables of one more slice are complete `WRITE_LATENCY` cycles later. Copies alternate,
-      beginning with copy 0.
-
     A slice takes ``13 * tables / builders`` cycles; the next one follows at once when it has arrived and a table copy is
     free. The first entry is written at least `RELEASE_LATENCY` cycles after ``release``.
+
+    Members
+    -------
+    start : In(1)
+        Strobe: begin with slice 0; all table copies are free.
+    loaded : In(1)
+        The activations of the next slice have arrived; falls with ``taken``.
+    taken : Out(1), take : Out(1)
+        Strobe: the slice is being taken over; the same one cycle later, to every lane: what has arrived becomes the slice that is
+        built.
+    release : In(1)
+        Strobe: one table copy is free again.
+    build : Out
+        To every lane.
+    built : Out(1)
+        Strobe: the tables of one more slice are complete `WRITE_LATENCY` cycles later. Copies alternate, beginning with copy 0.
     """
 
     #: Cycles from the last step of a slice to the cycle in which a lane writes its entry.

@@ -71,13 +71,18 @@ def add_inverted(inverted: Value, value: Value, carry: Value, bits: int) -> Valu
 class TableBuilder(wiring.Component):
     """Computes the entries of one table after another along `WALK`.
 
-    Members:
-
-    * ``operands``: In, activations of the tables that this builder fills, three a table, stable while selected.
-    * ``select``, ``negate``: In, the operand of a step, and whether to subtract it.
-    * ``begin``: In, one cycle after ``select``: the first step of a table, which starts from 0.
-    * ``entry``: Out, the entry, two cycles after ``select``.
-    * ``enable``: In, one cycle after ``select``: take the step; without it ``entry`` stays.
+    Members
+    -------
+    operands : In
+        Activations of the tables that this builder fills, three a table, stable while selected.
+    select, negate : In
+        The operand of a step, and whether to subtract it.
+    begin : In(1)
+        One cycle after ``select``: the first step of a table, which starts from 0.
+    entry : Out
+        The entry, two cycles after ``select``.
+    enable : In(1)
+        One cycle after ``select``: take the step; without it ``entry`` stays.
     """
 
     #: Cycles from ``select`` to ``entry``.

@@ -40,15 +40,17 @@ class TritDecoder(wiring.Component):
     operand as the first tables of both operands agree or differ in sign, and what it returns has the sign of its left
     operand. So there is one decision for every table but the first, and that one belongs to the final sum.
 
-    Members:
-
-    * ``valid``: In, a new ``beat`` (bytes above 242 give arbitrary codes).
-    * ``index[r][t]``: Out, abs(k), `INDEX_LATENCY` cycles after ``beat``.
-    * ``negate[r][t]``: Out, for t > 0: subtract the right operand of the adder that `partner` describes,
-      `INDEX_LATENCY` + 1 + level cycles after ``beat``; for t = 0: the sum of the row counts negative,
-      `INDEX_LATENCY` + 1 + ``levels`` cycles after ``beat``.
-
     One beat a cycle. No stage changes without a valid beat in it.
+
+    Members
+    -------
+    beat : In, valid : In(1)
+        A new ``beat`` (bytes above 242 give arbitrary codes).
+    index : Out per row and table
+        abs(k), `INDEX_LATENCY` cycles after ``beat``.
+    negate : Out per row and table
+        Of table t > 0: subtract the right operand of the adder that `partner` describes, `INDEX_LATENCY` + 1 + level cycles after
+        ``beat``; of table 0: the sum of the row counts negative, `INDEX_LATENCY` + 1 + ``levels`` cycles after ``beat``.
     """
 
     #: Cycles from ``beat`` to ``index``.

@@ -72,8 +72,7 @@ class Prefetcher(wiring.Component):
         last = Signal.like(index)
         heads = Signal.like(d.kv_heads)
         base = Signal(ADDRESS_BITS)
-        number, stride = Signal(NUMBER_BITS), Signal(32)
-        low, high = Signal(NUMBER_BITS + 16), Signal(NUMBER_BITS + 16)
+        stride = Signal(32)
         block_bits = config.kv_block.bit_length() - 1
         blocks = Signal(range(config.max_pages + 1))
         segment = self.segments
@@ -123,25 +122,7 @@ class Prefetcher(wiring.Component):
                         m.next = "TAKE"
             with m.State("HOLD"), m.If(self.shortlist_complete):
                 m.next = "LOOK_UP"
-            with m.State("LOOK_UP"):
-                m.next = "NUMBER"
-            with m.State("NUMBER"):
-                with m.Switch(d.fetch):
-                    with m.Case(Fetch.TOKEN):
-                        m.d.sync += number.eq(self.tokens.number)
-                    with m.Case(Fetch.POSITION):
-                        m.d.sync += number.eq(self.current.position + index)
-                    with m.Case(Fetch.SHORTLIST):
-                        m.d.sync += number.eq(self.shortlist.number)
-                    with m.Default():
-                        m.d.sync += number.eq(self.pages.number)
-                m.next = "MULTIPLY"
-            with m.State("MULTIPLY"):
-                m.d.sync += [low.eq(number * stride[:16]), high.eq(number * stride[16:])]
-                m.next = "ADD"
-            with m.State("ADD"):
-                m.d.sync += [segment.valid.eq(1), segment.p.address.eq(base + low + (high << 16))]
-                m.next = "EMIT"
+            self._find_address(m, d, index, base, stride)
             with m.State("EMIT"), m.If(segment.ready):
                 m.d.sync += [segment.valid.eq(0), index.eq(index + 1)]
                 with m.If(index != last):
@@ -152,3 +133,28 @@ class Prefetcher(wiring.Component):
                 with m.Else():
                     m.next = "TAKE"
         return m
+
+    def _find_address(self, m: Module, d: Signal, index: Signal, base: Signal, stride: Signal) -> None:
+        """States from an index to the segment's address: its number in the table, times the stride, plus the base."""
+        segment = self.segments
+        number = Signal(NUMBER_BITS, name="$signal")  # what the Verilog calls it
+        low, high = Signal(NUMBER_BITS + 16), Signal(NUMBER_BITS + 16)
+        with m.State("LOOK_UP"):
+            m.next = "NUMBER"
+        with m.State("NUMBER"):
+            with m.Switch(d.fetch):
+                with m.Case(Fetch.TOKEN):
+                    m.d.sync += number.eq(self.tokens.number)
+                with m.Case(Fetch.POSITION):
+                    m.d.sync += number.eq(self.current.position + index)
+                with m.Case(Fetch.SHORTLIST):
+                    m.d.sync += number.eq(self.shortlist.number)
+                with m.Default():
+                    m.d.sync += number.eq(self.pages.number)
+            m.next = "MULTIPLY"
+        with m.State("MULTIPLY"):
+            m.d.sync += [low.eq(number * stride[:16]), high.eq(number * stride[16:])]
+            m.next = "ADD"
+        with m.State("ADD"):
+            m.d.sync += [segment.valid.eq(1), segment.p.address.eq(base + low + (high << 16))]
+            m.next = "EMIT"

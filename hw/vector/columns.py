@@ -20,13 +20,6 @@ ADD = 1 + FloatAdd.latency
 class ColumnSum(wiring.Component):
     """``column_sum(x^2) / n + eps`` of a token; the lanes add, this unit remembers and decides what is added next.
 
-    ``valid``: the squares of one vector are on the lanes' second product. ``last``: they are the token's last, and
-    ``inverse_n`` and ``epsilon`` are sampled. ``addend``, ``left``, ``right``: operands of the lanes' adders in every
-    cycle in which no other step adds; none may add from ``last`` until the variance is there. ``totals``: sums of all
-    lanes. ``mean_valid``: strobe, multiply ``sum`` by ``inverse_n_held``; the answer is ``product_valid`` with
-    ``product``, some cycles later. ``variance``: the result, until ``variance_ready``. ``busy``: from the first vector
-    until the result was taken.
-
     The 128 columns are ways x lanes. A way is the row of one vector; it comes round every ``ways`` cycles at the
     earliest, which must not be before its last sum was written::
 
@@ -35,6 +28,26 @@ class ColumnSum(wiring.Component):
 
     Then way ``c`` is added way ``c + s`` for s = ways / 2, ..., 1, where that one was written (the others count as 0).
     The right operand is read a cycle before the left: one read port is enough. Last, lanes of way 0 are added likewise.
+
+    Members
+    -------
+    valid, last : In(1)
+        The squares of one vector are on the lanes' second product; they are the token's last.
+    inverse_n, epsilon : In(32)
+        Sampled with ``last``.
+    addend : Out(Addend), left, right : Out
+        Operands of the lanes' adders in every cycle in which no other step adds; none may add from ``last`` until the variance is
+        there.
+    totals : In
+        Sums of all lanes.
+    mean_valid : Out(1), sum, inverse_n_held : Out(32)
+        Strobe: multiply ``sum`` by ``inverse_n_held``.
+    product_valid : In(1), product : In(32)
+        The answer, some cycles later.
+    variance_valid : Out(1), variance : Out(32), variance_ready : In(1)
+        The result, until ``variance_ready``.
+    busy : Out(1)
+        From the first vector until the result was taken.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -98,10 +111,7 @@ class ColumnSum(wiring.Component):
             self.sum.eq(read.data[:32]),
         ]
 
-        written = Signal(ADD)
-        target = Signal(ADD * len(way), reset_less=True)
-        m.d.sync += [written.eq(Cat(for_column, written)), target.eq(Cat(way, target))]
-        m.d.comb += [write.en.eq(written[-1]), write.addr.eq(target[-len(way) :]), write.data.eq(self.totals)]
+        self._write_sums(m, write, way, for_column)
 
         m.d.comb += [self.left.eq(read.data), self.right.eq(read.data), self.busy.eq(1)]
         for bit in range(len(fold)):
@@ -135,21 +145,7 @@ class ColumnSum(wiring.Component):
                     with m.Else():
                         m.next = "MEAN"
             with m.State("WAYS"):
-                last_way = way + stride + 1 == filled
-                with m.If(filled > stride):
-                    m.d.sync += right_held.eq(~right_held)
-                    with m.If(right_held):
-                        m.d.comb += [issue.eq(1), self.addend.eq(Addend.COLUMNS_HELD)]
-                        m.d.sync += way.eq(Mux(last_way, 0, way + 1))
-                        with m.If(last_way):
-                            m.d.sync += filled.eq(stride)
-                            m.next = "SETTLE"
-                with m.Elif(stride == 1):  # nothing to add at this distance
-                    m.next = "LANES"
-                with m.If((filled <= stride) | (right_held & last_way)):
-                    m.d.sync += stride.eq(stride >> 1)
-                    with m.If(stride == 1):
-                        m.d.sync += fold.eq(self.width // 2)
+                self._add_ways(m, way, filled, stride, right_held, fold, issue)
             with m.State("LANES"):
                 m.d.comb += issue.eq(1)
                 m.d.sync += fold.eq(fold >> 1)
@@ -168,3 +164,30 @@ class ColumnSum(wiring.Component):
                     m.d.sync += [filled.eq(0), begun.eq(0)]
                     m.next = "ACCUMULATE"
         return m
+
+    def _add_ways(
+        self, m: Module, way: Signal, filled: Signal, stride: Signal, right_held: Signal, fold: Signal, issue: Signal
+    ) -> None:
+        """State that adds to every way the one at distance ``stride``, in two cycles: its right operand, its left."""
+        last_way = way + stride + 1 == filled
+        with m.If(filled > stride):
+            m.d.sync += right_held.eq(~right_held)
+            with m.If(right_held):
+                m.d.comb += [issue.eq(1), self.addend.eq(Addend.COLUMNS_HELD)]
+                m.d.sync += way.eq(Mux(last_way, 0, way + 1))
+                with m.If(last_way):
+                    m.d.sync += filled.eq(stride)
+                    m.next = "SETTLE"
+        with m.Elif(stride == 1):  # nothing to add at this distance
+            m.next = "LANES"
+        with m.If((filled <= stride) | (right_held & last_way)):
+            m.d.sync += stride.eq(stride >> 1)
+            with m.If(stride == 1):
+                m.d.sync += fold.eq(self.width // 2)
+
+    def _write_sums(self, m: Module, write: memory.WritePort, way: Signal, for_column: Signal) -> None:
+        """A sum goes back to its way when it leaves the adder."""
+        written = Signal(ADD)
+        target = Signal(ADD * len(way), reset_less=True)
+        m.d.sync += [written.eq(Cat(for_column, written)), target.eq(Cat(way, target))]
+        m.d.comb += [write.en.eq(written[-1]), write.addr.eq(target[-len(way) :]), write.data.eq(self.totals)]

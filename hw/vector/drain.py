@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
@@ -36,10 +36,6 @@ LOAD_LEAD = max(1, Scales.LOAD - SCALE_USE)
 class DrainSteps(wiring.Component):
     """Accumulator requests and steps of DRAIN, a token after the other.
 
-    ``token`` (among the active ones), ``vector``: accumulator request, registered. ``step``: the step of this cycle, so much later
-    that it meets the data. ``load``, ``load_token``: fetch the token's scale. ``drained``: the ``final`` step's
-    result is written. Scales must be complete: the operator waits for ``sums_busy`` and ``scales_busy`` to fall.
-
     With an INT4 engine every step and every ``load`` come `ROW_PRODUCT` cycles later, for the accumulators are
     multiplied by row scales first. ``step.tag.param``, the address of those, comes so much before its step.
 
@@ -47,6 +43,20 @@ class DrainSteps(wiring.Component):
 
         IDLE - BASE - READY - LOAD - LEAD - REQUEST - PAUSE -> LOAD of the next token
                                                     \\ FLUSH (drained) - done
+
+    Members
+    -------
+    op : In(Operator), start : In(1), done : Out(1)
+    token, vector : Out
+        Accumulator request, registered; ``token`` among the active ones.
+    step : Out(Step)
+        The step of this cycle, so much later that it meets the data.
+    load : Out(1), load_token : Out
+        Fetch the token's scale.
+    drained : In(1)
+        The ``final`` step's result is written.
+    sums_busy, scales_busy : In(1)
+        Scales must be complete: the operator waits for both to fall.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -68,7 +78,6 @@ class DrainSteps(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         op, descriptor = self.op, self.op.descriptor
-        row_product = ROW_PRODUCT if self.config.has_int4 else 0
 
         source_offset, target_offset = Signal(16, reset_less=True), Signal(16, reset_less=True)
         source, target = Signal(16, reset_less=True), Signal(16, reset_less=True)
@@ -87,26 +96,9 @@ class DrainSteps(wiring.Component):
             tag.final.eq(last_token & last_vector),
         ]
         do_load = Signal()
-        load, load_token = do_load, op.first + position
-        for k in range(row_product):
-            load_next = Signal(name=f"load_{k}")
-            m.d.sync += load_next.eq(load)
-            load, load_token = load_next, pipelined(m, load_token[: len(self.load_token)], f"load_token_{k}")
-        m.d.comb += [self.load.eq(load), self.load_token.eq(load_token)]
+        self._send_load(m, do_load, position)
 
-        # The step waits for the accumulators.
-        do_drain = do_request
-        for k in range(REQUEST_LEAD + row_product):
-            do_drain_next = Signal(name=f"do_drain_{k}")
-            tag_next = Signal(Tag(self.config), name=f"tag_{k}", reset_less=True)
-            m.d.sync += [do_drain_next.eq(do_drain), tag_next.eq(tag)]
-            do_drain, tag = do_drain_next, tag_next
-        m.d.comb += [self.step.strobes.drain.eq(do_drain), self.step.tag.eq(tag)]
-        if row_product:
-            param = descriptor.param + vector
-            for k in range(REQUEST_LEAD):
-                param = pipelined(m, param[: len(tag.param)], f"param_{k}")
-            m.d.comb += self.step.tag.param.eq(param)
+        self._send_step(m, do_request, tag, vector)
         m.d.sync += [self.token.eq(position), self.vector.eq(descriptor.row_blocks + vector)]
 
         with m.If(do_request):
@@ -156,3 +148,29 @@ class DrainSteps(wiring.Component):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
         return m
+
+    def _send_load(self, m: Module, do_load: Signal, position: Signal) -> None:
+        """Fetches the scale of the token at ``position`` among the active ones."""
+        op, row_product = self.op, ROW_PRODUCT if self.config.has_int4 else 0
+        load, load_token = do_load, op.first + position
+        for k in range(row_product):
+            load_next = Signal(name=f"load_{k}")
+            m.d.sync += load_next.eq(load)
+            load, load_token = load_next, pipelined(m, load_token[: len(self.load_token)], f"load_token_{k}")
+        m.d.comb += [self.load.eq(load), self.load_token.eq(load_token)]
+
+    def _send_step(self, m: Module, do_request: Signal, tag: data.View, vector: Signal) -> None:
+        """The step waits for the accumulators."""
+        descriptor, row_product = self.op.descriptor, ROW_PRODUCT if self.config.has_int4 else 0
+        do_drain = do_request
+        for k in range(REQUEST_LEAD + row_product):
+            do_drain_next = Signal(name=f"do_drain_{k}")
+            tag_next = Signal(Tag(self.config), name=f"tag_{k}", reset_less=True)
+            m.d.sync += [do_drain_next.eq(do_drain), tag_next.eq(tag)]
+            do_drain, tag = do_drain_next, tag_next
+        m.d.comb += [self.step.strobes.drain.eq(do_drain), self.step.tag.eq(tag)]
+        if row_product:
+            param = descriptor.param + vector
+            for k in range(REQUEST_LEAD):
+                param = pipelined(m, param[: len(tag.param)], f"param_{k}")
+            m.d.comb += self.step.tag.param.eq(param)

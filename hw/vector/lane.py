@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
+from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,11 +74,6 @@ def LaneControl(config: BuildConfig) -> data.StructLayout:
 class Lane(wiring.Component):
     """Two multipliers, sigmoid and adder of one element; no stalls, no reset. A third multiplier with an INT4 engine.
 
-    ``scratch``, ``param`` memory data of a step; ``accumulator`` the integer, IntToFloat's latency before the hold
-    register of ``scratch`` is full; ``scale``, ``factor`` float32 operands of all lanes; ``left``, ``right`` operands
-    of the adder from the column sums. ``product`` first product, ``total`` sum, ``quantized`` second product as
-    int8 or e4m3.
-
     With an INT4 engine ``row`` is the float of the accumulator times its row scale, else the float itself. The integer
     and its row scale then come FloatMul's latency earlier: ``param`` one cycle before the float is there.
 
@@ -91,6 +86,20 @@ class Lane(wiring.Component):
 
     A rotary pair (x1, x2), (cos, sin) comes as two successive steps: x1 and cos, then x2 and sin. The first gives
     x1 cos - x2 sin, the second x2 cos + x1 sin.
+
+    Members
+    -------
+    control : In(LaneControl)
+    scratch, param : In(32)
+        Memory data of a step.
+    accumulator : In
+        The integer, IntToFloat's latency before the hold register of ``scratch`` is full.
+    scale, factor : In(32)
+        float32 operands of all lanes.
+    left, right : In(32)
+        Operands of the adder from the column sums.
+    product, total : Out(32), quantized : Out(8)
+        First product; sum; second product as int8 or e4m3.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -116,7 +125,7 @@ class Lane(wiring.Component):
         m.submodules.first = first = FloatMul()
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.second = second = FloatMul()
-        m.submodules.adder = adder = FloatAdd()
+        m.submodules.adder = FloatAdd()
         m.submodules.quantizer = quantizer = FloatToInt(8)
         control = self.control
 
@@ -140,23 +149,7 @@ class Lane(wiring.Component):
             m.d.sync += b.eq(held_param)
         m.d.comb += [first.a.eq(a), first.b.eq(b), self.product.eq(first.o)]
 
-        delayed = Signal(32 * Sigmoid.latency, reset_less=True)
-        m.d.sync += delayed.eq(Cat(first.o, delayed))
-        ungated = delayed[-32:]
-        gated = pipelined(m, ungated, "gated")
-        m.d.comb += sigmoid.a.eq(first.o)
-        gate = Signal(32, reset_less=True)
-        with m.Switch(control.gate):
-            with m.Case(Gate.FACTOR):
-                m.d.sync += gate.eq(self.factor)
-            with m.Case(Gate.SIGMOID):
-                m.d.sync += gate.eq(sigmoid.o)
-            with m.Case(Gate.RELU):
-                m.d.sync += gate.eq(ungated)
-            with m.Case(Gate.SCRATCH):
-                m.d.sync += gate.eq(self.scratch)
-        with m.If((control.gate == Gate.RELU) & ungated[31]):
-            m.d.sync += gate.eq(0)
+        gated, gate = self._gate(m, first.o, sigmoid)
 
         with m.If(control.chain):
             m.d.sync += c.eq(gated)
@@ -182,20 +175,48 @@ class Lane(wiring.Component):
             with m.If(control.e4m3):
                 m.d.comb += self.quantized.eq(e4m3.o)
 
+        self._add(m, held, first.o, second.o)
+        return m
+
+    def _gate(self, m: Module, product: Value, sigmoid: Sigmoid) -> tuple[Value, Value]:
+        """The first product, and what it is multiplied by: factor, sigmoid or ReLU of itself, or scratch data."""
+        control = self.control
+        delayed = Signal(32 * Sigmoid.latency, reset_less=True)
+        m.d.sync += delayed.eq(Cat(product, delayed))
+        ungated = delayed[-32:]
+        gated = pipelined(m, ungated, "gated")
+        m.d.comb += sigmoid.a.eq(product)
+        gate = Signal(32, reset_less=True)
+        with m.Switch(control.gate):
+            with m.Case(Gate.FACTOR):
+                m.d.sync += gate.eq(self.factor)
+            with m.Case(Gate.SIGMOID):
+                m.d.sync += gate.eq(sigmoid.o)
+            with m.Case(Gate.RELU):
+                m.d.sync += gate.eq(ungated)
+            with m.Case(Gate.SCRATCH):
+                m.d.sync += gate.eq(self.scratch)
+        with m.If((control.gate == Gate.RELU) & ungated[31]):
+            m.d.sync += gate.eq(0)
+        return gated, gate
+
+    def _add(self, m: Module, held: Value, first: Value, second: Value) -> None:
+        """Operands of the adder, of the two products, the scratch data that is held, and the column sums."""
+        control, adder = self.control, m.submodules.adder
         x, y, minus = Signal(32, reset_less=True), Signal(32, reset_less=True), Signal(reset_less=True)
         m.d.sync += minus.eq(control.minus)
         with m.Switch(control.addend):
             with m.Case(Addend.CHAIN, Addend.RESIDUAL):
-                m.d.sync += x.eq(second.o)
+                m.d.sync += x.eq(second)
             with m.Case(Addend.ROTATED):
-                m.d.sync += x.eq(first.o)
+                m.d.sync += x.eq(first)
             with m.Case(Addend.FIRST_SQUARE):
                 m.d.sync += x.eq(0)
             with m.Default():
                 m.d.sync += x.eq(self.left)
         with m.Switch(control.addend):
             with m.Case(Addend.SQUARE, Addend.FIRST_SQUARE, Addend.ROTATED):
-                m.d.sync += y.eq(second.o)
+                m.d.sync += y.eq(second)
             with m.Case(Addend.CHAIN):
                 m.d.sync += y.eq(0)
             with m.Case(Addend.RESIDUAL):
@@ -203,4 +224,3 @@ class Lane(wiring.Component):
             with m.Case(Addend.COLUMNS):
                 m.d.sync += y.eq(self.right)
         m.d.comb += [adder.a.eq(x), adder.b.eq(y), adder.sub.eq(minus), self.total.eq(adder.o)]
-        return m

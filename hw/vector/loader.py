@@ -16,11 +16,19 @@ __all__ = ["RingLoader"]
 class RingLoader(wiring.Component):
     """Moves rows from ``beats`` to the scratch (EMBED) or the parameter memory (PARAM, ROTARY).
 
-    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes
-    are ignored. ``done`` comes after the last write and the last beat. Each row takes ``stream_beats`` beats and
-    writes ``vectors`` vectors; what follows them in the row is dropped. Rows of token ``t`` go to ``dst + t *
-    dst_stride``; PARAM is a single row at ``dst``. A beat holds ``beat_vectors`` vectors of float32, for EMBED twice as
-    many of bf16, the first in its low bits; each takes a cycle. ``ready`` is low outside an operator.
+    Each row takes ``stream_beats`` beats and writes ``vectors`` vectors; what follows them in the row is dropped. Rows of token
+    ``t`` go to ``dst + t * dst_stride``; PARAM is a single row at ``dst``. A beat holds ``beat_vectors`` vectors of float32, for
+    EMBED twice as many of bf16, the first in its low bits; each takes a cycle.
+
+    Members
+    -------
+    op : In(Operator), start : In(1)
+        Strobe with one of the three in ``op``, which must be stable until ``done``; other opcodes are ignored.
+    done : Out(1)
+        Strobe, after the last write and the last beat.
+    beats : In(BeatStream)
+        ``ready`` is low outside an operator.
+    scratch_write, param_write : Out(MemoryWrite)
     """
 
     def __init__(self, config: BuildConfig) -> None:

@@ -17,15 +17,24 @@ __all__ = ["NormSteps"]
 class NormSteps(wiring.Component):
     """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised.
 
-    ``step`` is the step of this cycle. ``dividing``: the token's factor will be there for a step of the next cycle.
-    ``drained``: the ``final`` step's results leave. ``rewind``: a token begins; ``token`` is its number until
-    ``sums_busy`` falls. ``scales_busy``: a token's scale is still being computed: the operator ends without waiting
-    for it, except with TO_QUERY.
-
     ::
 
         IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - QUANTIZE - GAP -> next token
                                                                                    \\ FLUSH (drained) - done
+
+    Members
+    -------
+    op : In(Operator), start : In(1), done : Out(1)
+    step : Out(Step)
+        The step of this cycle.
+    dividing : In(1)
+        The token's factor will be there for a step of the next cycle.
+    drained : In(1)
+        The ``final`` step's results leave.
+    rewind : Out(1), token : Out
+        A token begins; its number until ``sums_busy`` falls.
+    sums_busy, scales_busy : In(1)
+        ``scales_busy``: a token's scale is still being computed: the operator ends without waiting for it, except with TO_QUERY.
     """
 
     def __init__(self, config: BuildConfig) -> None:

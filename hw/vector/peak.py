@@ -14,9 +14,14 @@ __all__ = ["Peak"]
 class Peak(wiring.Component):
     """``o = max |x|`` over vectors of ``width`` float32 values; ``width`` is a power of two.
 
-    ``valid``: ``x`` is a vector, ``first`` or ``last`` or both of its series. ``o_valid``: strobe, ``o`` is the
-    maximum of the series whose last vector came ``latency`` cycles before. Series may follow each other without a
-    gap. ``tag`` of the last vector is on ``o_tag`` with it.
+    Series may follow each other without a gap.
+
+    Members
+    -------
+    valid, first, last : In(1), x : In, tag : In
+        ``x`` is a vector, ``first`` or ``last`` or both of its series.
+    o_valid : Out(1), o : Out(32), o_tag : Out
+        Strobe: ``o`` is the maximum of the series whose last vector came ``latency`` cycles before, with that vector's ``tag``.
     """
 
     def __init__(self, width: int, tag_bits: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
@@ -14,13 +14,41 @@ from .step import CHAIN_GAP, Kind, Step
 __all__ = ["RopeSteps"]
 
 
+class Walk:
+    """Where ROPE is: in the operator, the token, the head and the vector; and what of each is the last."""
+
+    def __init__(self, config: BuildConfig, op: wiring.PureInterface, tag: data.View) -> None:
+        # The cycle's step, if any
+        self.do_rotate, self.do_quantize = Signal(), Signal(name="do_quantize")
+        # Of the operator
+        self.group, self.heads_left = Signal(8), Signal(8, name="heads_left")  # query heads of one key/value head
+        self.source_offset = Signal(16, reset_less=True, name="$signal")
+        self.param_offset = Signal(16, reset_less=True)
+        self.first_kind, self.last_kind = Signal(Kind), Signal(Kind, name="last_kind")
+        # Of the token
+        self.position = Signal.like(op.count, name="position")
+        self.source, self.param = Signal(16, reset_less=True), Signal(16, reset_less=True, name="param")
+        self.slot_base = Signal(index_bits(config.max_group))
+        self.token = Signal.like(op.count, name="token")  # of the pass
+        self.may_quantize = Signal()
+        self.gap = Signal(range(CHAIN_GAP + 1))
+        # Of the head
+        self.kind = Signal(Kind, init=Kind.QUERY)
+        self.kv_head = Signal.like(tag.kv_head, name="kv_head")
+        self.member = Signal(8)
+        self.index = Signal.like(tag.index, name="index")
+        self.head = Signal(16, reset_less=True)  # scratch address
+        # Of the vector
+        self.pair = Signal(index_bits(config.max_head_dim // config.width))
+        self.second = Signal()
+        self.vector = Signal.like(op.descriptor.head_vectors, name="vector")
+        self.address = Signal(16)
+        self.last_vector, self.last_head, self.last_token = Signal(), Signal(), Signal(name="last_token")
+
+
 class RopeSteps(wiring.Component):
     """Steps of ROPE: a token's query, key and value heads once to be rotated and for their maxima, then once to be
     quantised.
-
-    ``step`` is the step of this cycle. ``dividing``: the first head's factor will be there for a step of the next
-    cycle; the others follow at least as fast as their heads. ``rewind``: a token begins. ``drained``: the ``final``
-    step's results leave. The operator waits for ``sums_busy`` and ``scales_busy`` to fall.
 
     ::
 
@@ -30,6 +58,20 @@ class RopeSteps(wiring.Component):
                                                                                                    - done
 
     Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row.
+
+    Members
+    -------
+    op : In(Operator), start : In(1), done : Out(1)
+    step : Out(Step)
+        The step of this cycle.
+    rewind : Out(1)
+        A token begins.
+    dividing : In(1)
+        The first head's factor will be there for a step of the next cycle; the others follow at least as fast as their heads.
+    drained : In(1)
+        The ``final`` step's results leave.
+    sums_busy, scales_busy : In(1)
+        The operator waits for them to fall.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -48,158 +90,150 @@ class RopeSteps(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        op, descriptor = self.op, self.op.descriptor
-        tag = self.step.tag
-        do_rotate, do_quantize = Signal(), Signal()
-        m.d.comb += [self.step.strobes.rotate.eq(do_rotate), self.step.strobes.quantize.eq(do_quantize)]
+        walk = Walk(self.config, self.op, self.step.tag)
+        self._connect_step(m, walk)
+        self._next_vector(m, walk)
+        self._sequence(m, walk)
+        return m
 
-        # Of the operator
-        group, heads_left = Signal(8), Signal(8)  # query heads of one key/value head
-        source_offset, param_offset = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        # Of the token
-        position = Signal.like(op.count)
-        source, param = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        slot_base = Signal(index_bits(self.config.max_group))
-        token = Signal.like(op.count)  # of the pass
-        may_quantize = Signal()
-        gap = Signal(range(CHAIN_GAP + 1))
-        # Of the head
-        kind = Signal(Kind, init=Kind.QUERY)
-        kv_head = Signal.like(tag.kv_head)
-        member = Signal(8)
-        index = Signal.like(tag.index)
-        head = Signal(16, reset_less=True)  # scratch address
-        # Of the vector
-        pair = Signal(index_bits(self.config.max_head_dim // self.config.width))
-        second = Signal()
-        vector = Signal.like(descriptor.head_vectors)
-        address = Signal(16)
+    def _connect_step(self, m: Module, walk: Walk) -> None:
+        """The step of this cycle, and what it is the last of."""
+        op, descriptor, tag = self.op, self.op.descriptor, self.step.tag
+        m.d.comb += [self.step.strobes.rotate.eq(walk.do_rotate), self.step.strobes.quantize.eq(walk.do_quantize)]
 
         def has(flag: Flag) -> Signal:
             return descriptor.flags[flag.value.bit_length() - 1]
 
-        first_kind, last_kind = Signal(Kind), Signal(Kind)
         m.d.comb += [
-            first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
-            last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
+            walk.first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
+            walk.last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
         ]
         half = descriptor.head_vectors[1:]
-        last_vector, last_head, last_token = Signal(), Signal(), Signal()
         m.d.comb += [
-            vector.eq(Mux(do_rotate & second, pair + half, pair)),
-            last_token.eq(position + 1 == op.count),
-            last_head.eq(
-                (kind == last_kind) & (kv_head + 1 == descriptor.kv_heads) & ((kind != Kind.QUERY) | (member + 1 == group))
+            walk.vector.eq(Mux(walk.do_rotate & walk.second, walk.pair + half, walk.pair)),
+            walk.last_token.eq(walk.position + 1 == op.count),
+            walk.last_head.eq(
+                (walk.kind == walk.last_kind) & (walk.kv_head + 1 == descriptor.kv_heads)
+                & ((walk.kind != Kind.QUERY) | (walk.member + 1 == walk.group))
             ),
-            last_vector.eq(Mux(do_rotate, second & (pair + 1 == half), pair + 1 == descriptor.head_vectors)),
-            address.eq(head + vector),
-            tag.source.eq(address),
-            tag.target.eq(Mux(do_rotate, address, vector)),
-            tag.param.eq(param + vector),
-            tag.first.eq((pair == 0) & ~second),
-            tag.last.eq(last_vector),
-            tag.final.eq(last_token & last_head & last_vector),
-            tag.second.eq(second),
-            tag.kind.eq(kind),
-            tag.place.eq(Mux(kind == Kind.QUERY, slot_base + member, token)),
-            tag.kv_head.eq(kv_head),
-            tag.index.eq(index),
+            walk.last_vector.eq(
+                Mux(walk.do_rotate, walk.second & (walk.pair + 1 == half), walk.pair + 1 == descriptor.head_vectors)
+            ),
+            walk.address.eq(walk.head + walk.vector),
+            tag.source.eq(walk.address),
+            tag.target.eq(Mux(walk.do_rotate, walk.address, walk.vector)),
+            tag.param.eq(walk.param + walk.vector),
+            tag.first.eq((walk.pair == 0) & ~walk.second),
+            tag.last.eq(walk.last_vector),
+            tag.final.eq(walk.last_token & walk.last_head & walk.last_vector),
+            tag.second.eq(walk.second),
+            tag.kind.eq(walk.kind),
+            tag.place.eq(Mux(walk.kind == Kind.QUERY, walk.slot_base + walk.member, walk.token)),
+            tag.kv_head.eq(walk.kv_head),
+            tag.index.eq(walk.index),
         ]
-        with m.If(do_rotate):
-            m.d.sync += second.eq(~second)
-        with m.If(do_quantize | (do_rotate & second)):
-            m.d.sync += pair.eq(Mux(last_vector, 0, pair + 1))
-        with m.If((do_rotate | do_quantize) & last_vector):
-            self._next_head(m, kind, kv_head, member, group)
-            with m.If(last_head):
-                m.d.sync += kind.eq(first_kind)
-            m.d.sync += [head.eq(head + descriptor.head_vectors), index.eq(index + 1)]
-            with m.If(last_head):
-                m.d.sync += [head.eq(source), index.eq(0)]
-        with m.If(self.dividing):
-            m.d.sync += may_quantize.eq(1)
 
+    def _next_vector(self, m: Module, walk: Walk) -> None:
+        """What the next step works on."""
+        descriptor = self.op.descriptor
+        with m.If(walk.do_rotate):
+            m.d.sync += walk.second.eq(~walk.second)
+        with m.If(walk.do_quantize | (walk.do_rotate & walk.second)):
+            m.d.sync += walk.pair.eq(Mux(walk.last_vector, 0, walk.pair + 1))
+        with m.If((walk.do_rotate | walk.do_quantize) & walk.last_vector):
+            self._next_head(m, walk)
+            with m.If(walk.last_head):
+                m.d.sync += walk.kind.eq(walk.first_kind)
+            m.d.sync += [walk.head.eq(walk.head + descriptor.head_vectors), walk.index.eq(walk.index + 1)]
+            with m.If(walk.last_head):
+                m.d.sync += [walk.head.eq(walk.source), walk.index.eq(0)]
+        with m.If(self.dividing):
+            m.d.sync += walk.may_quantize.eq(1)
+
+    def _sequence(self, m: Module, walk: Walk) -> None:
+        op, descriptor = self.op, self.op.descriptor
         with m.FSM(name="state"):
             with m.State("IDLE"):
                 m.d.sync += [
-                    group.eq(0),
-                    heads_left.eq(descriptor.heads),
-                    position.eq(0),
-                    pair.eq(0),
-                    second.eq(0),
-                    kind.eq(first_kind),
-                    kv_head.eq(0),
-                    member.eq(0),
-                    index.eq(0),
+                    walk.group.eq(0),
+                    walk.heads_left.eq(descriptor.heads),
+                    walk.position.eq(0),
+                    walk.pair.eq(0),
+                    walk.second.eq(0),
+                    walk.kind.eq(walk.first_kind),
+                    walk.kv_head.eq(0),
+                    walk.member.eq(0),
+                    walk.index.eq(0),
                 ]
                 with m.If(self.start & (descriptor.opcode == Opcode.ROPE)):
                     m.next = "GROUP"
             with m.State("GROUP"):
-                m.d.sync += [heads_left.eq(heads_left - descriptor.kv_heads), group.eq(group + 1)]
-                with m.If(heads_left <= descriptor.kv_heads):
+                m.d.sync += [walk.heads_left.eq(walk.heads_left - descriptor.kv_heads), walk.group.eq(walk.group + 1)]
+                with m.If(walk.heads_left <= descriptor.kv_heads):
                     m.next = "OFFSET"
             with m.State("OFFSET"):
                 m.d.sync += [
-                    source_offset.eq(op.first * descriptor.src_stride),
-                    param_offset.eq(op.first * descriptor.param_stride),
-                    slot_base.eq(op.first * group),
-                    token.eq(op.first),
+                    walk.source_offset.eq(op.first * descriptor.src_stride),
+                    walk.param_offset.eq(op.first * descriptor.param_stride),
+                    walk.slot_base.eq(op.first * walk.group),
+                    walk.token.eq(op.first),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):
-                m.d.sync += [source.eq(descriptor.src + source_offset), param.eq(descriptor.param + param_offset)]
+                m.d.sync += [
+                    walk.source.eq(descriptor.src + walk.source_offset), walk.param.eq(descriptor.param + walk.param_offset),
+                ]
                 m.next = "READY"
             with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
                 m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += self.rewind.eq(1)
-                m.d.sync += [head.eq(source), may_quantize.eq(0)]
+                m.d.sync += [walk.head.eq(walk.source), walk.may_quantize.eq(0)]
                 m.next = "ROTATE"
             with m.State("ROTATE"):
-                m.d.comb += do_rotate.eq(1)
-                with m.If(last_vector & last_head):
+                m.d.comb += walk.do_rotate.eq(1)
+                with m.If(walk.last_vector & walk.last_head):
                     m.next = "WAIT"
-            with m.State("WAIT"), m.If(may_quantize | self.dividing):
+            with m.State("WAIT"), m.If(walk.may_quantize | self.dividing):
                 m.next = "QUANTIZE"
             with m.State("QUANTIZE"):
-                m.d.comb += do_quantize.eq(1)
-                with m.If(last_vector & last_head):
+                m.d.comb += walk.do_quantize.eq(1)
+                with m.If(walk.last_vector & walk.last_head):
                     m.d.sync += [
-                        position.eq(position + 1),
-                        source.eq(source + descriptor.src_stride),
-                        param.eq(param + descriptor.param_stride),
-                        slot_base.eq(slot_base + group),
-                        token.eq(token + 1),
-                        gap.eq(CHAIN_GAP),
+                        walk.position.eq(walk.position + 1),
+                        walk.source.eq(walk.source + descriptor.src_stride),
+                        walk.param.eq(walk.param + descriptor.param_stride),
+                        walk.slot_base.eq(walk.slot_base + walk.group),
+                        walk.token.eq(walk.token + 1),
+                        walk.gap.eq(CHAIN_GAP),
                     ]
                     m.next = "GAP"
-                    with m.If(last_token):
+                    with m.If(walk.last_token):
                         m.next = "FLUSH"
             with m.State("GAP"):
-                m.d.sync += gap.eq(gap - 1)
-                with m.If(gap == 1):
+                m.d.sync += walk.gap.eq(walk.gap - 1)
+                with m.If(walk.gap == 1):
                     m.next = "TOKEN"
             with m.State("FLUSH"), m.If(self.drained):
                 m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
-        return m
 
-    def _next_head(self, m: Module, kind: Signal, kv_head: Signal, member: Signal, group: Signal) -> None:
-        """Step to the head after this one: the group of each key/value head's queries, then the keys, then the
+    def _next_head(self, m: Module, walk: Walk) -> None:
+        """Step to the walk.head after this one: the walk.group of each key/value walk.head's queries, then the keys, then the
         values."""
-        last_kv_head = kv_head + 1 == self.op.descriptor.kv_heads
-        with m.If((kind == Kind.QUERY) & (member + 1 != group)):
-            m.d.sync += member.eq(member + 1)
+        last_kv_head = walk.kv_head + 1 == self.op.descriptor.kv_heads
+        with m.If((walk.kind == Kind.QUERY) & (walk.member + 1 != walk.group)):
+            m.d.sync += walk.member.eq(walk.member + 1)
         with m.Else():
-            m.d.sync += [member.eq(0), kv_head.eq(kv_head + 1)]
+            m.d.sync += [walk.member.eq(0), walk.kv_head.eq(walk.kv_head + 1)]
             with m.If(last_kv_head):
-                m.d.sync += kv_head.eq(0)
-                with m.Switch(kind):
+                m.d.sync += walk.kv_head.eq(0)
+                with m.Switch(walk.kind):
                     with m.Case(Kind.QUERY):
-                        m.d.sync += kind.eq(Kind.KEY)
+                        m.d.sync += walk.kind.eq(Kind.KEY)
                     with m.Case(Kind.KEY):
-                        m.d.sync += kind.eq(Kind.VALUE)
+                        m.d.sync += walk.kind.eq(Kind.VALUE)
                     with m.Default():
-                        m.d.sync += kind.eq(Kind.QUERY)
+                        m.d.sync += walk.kind.eq(Kind.QUERY)

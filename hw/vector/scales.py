@@ -50,21 +50,37 @@ def HeadName(config: BuildConfig) -> data.StructLayout:
 class Scales(wiring.Component):
     """Scales of tokens, queries, keys and values, and the factors that elements are quantised with.
 
-    * ``peak_valid``: ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor
-      memory; ``rewind`` returns to index 0. ``dividing`` is high in the cycle in which the first factor after
-      ``rewind`` enters the divider: a step that is registered in the next cycle finds it. Factors of queries and
-      tokens are 127 / peak, of keys and values 1 / scale. ``factor``: that of ``index``, in the same cycle. Scales of
-      heads leave on ``query_scale`` (peak * ``score_constant``) and ``kv_scale`` (bf16 of peak / 127).
-      ``formats`` of the operator: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY, 7
-      for keys and values with INT4_KV.
-    * ``mean_valid``: multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
-    * ``variance_valid``, ``variance``, ``variance_ready``: mean square plus epsilon of ``token``, whose peak came
-      last; its scale is stored, and leaves on ``query_scale`` (slot 0) with ``to_query``. With ``plain`` the root mean
-      square counts as 1. ``busy`` until then.
-    * ``load``: ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
-
     The three requests never meet: maxima come while a token or head passes, the mean before the next token passes,
     loads when nothing else is under way.
+
+    Members
+    -------
+    peak_valid : In(1), peak : In(32), name : In(HeadName)
+        ``peak`` is the maximum of ``name``. Its factor is stored at the next index of the factor memory: of queries and tokens
+        127 / peak, of keys and values 1 / scale.
+    rewind : In(1)
+        Return to index 0.
+    dividing : Out(1)
+        High in the cycle in which the first factor after ``rewind`` enters the divider: a step that is registered in the next
+        cycle finds it.
+    index : In, factor : Out(32)
+        The factor of ``index``, in the same cycle.
+    query_scale : Out(QueryScaleWrite), kv_scale : Out(KvScaleWrite), score_constant : In(32), kv_heads : In(8)
+        Scales of heads leave: peak * ``score_constant``, and bf16 of peak / 127.
+    formats : In(8)
+        Of the operator, in builds that know any: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY, 7
+        for keys and values with INT4_KV.
+    mean_valid : In(1), sum, inverse_n : In(32), product_valid : Out(1), product : Out(32)
+        Multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
+    variance_valid : In(1), variance : In(32), variance_ready : Out(1), token : In, to_query : In(1)
+        Mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on ``query_scale`` (slot 0)
+        with ``to_query``.
+    plain : In(1)
+        With an INT4 engine only: the root mean square counts as 1.
+    busy : Out(1)
+        Until the scale of the token is stored.
+    load : In(1), load_token : In, weight_scale : In(32), token_scale : Out(32)
+        ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
     """
 
     #: Cycles from a request of the multiplier to its product.
@@ -123,28 +139,7 @@ class Scales(wiring.Component):
         )
         factor_write, factor_read = factors.write_port(), factors.read_port(domain="comb")
         token_write, token_read = tokens.write_port(), tokens.read_port(domain="comb")
-        name = self.name
-        multiply = self.MULTIPLY
-
-        # Multiplier: peak * constant, sum / n, or token scale * weight scale.
-        m.d.comb += token_read.addr.eq(self.load_token)
-        constant = Mux(name.kind == Kind.QUERY, self.score_constant, self._inverse_largest(name))
-        x = Mux(self.peak_valid, self.peak, Mux(self.mean_valid, self.sum, token_read.data))
-        y = Mux(self.peak_valid, constant, Mux(self.mean_valid, self.inverse_n, self.weight_scale))
-        m.d.comb += [multiplier.a.eq(pipelined(m, x, "x")), multiplier.b.eq(pipelined(m, y, "y"))]
-        peaks, means, loads = (Signal(multiply, name=kind) for kind in ("peaks", "means", "loads"))
-        m.d.sync += [
-            peaks.eq(Cat(self.peak_valid, peaks)),
-            means.eq(Cat(self.mean_valid, means)),
-            loads.eq(Cat(self.load, loads)),
-        ]
-        m.d.comb += [self.product.eq(multiplier.o), self.product_valid.eq(means[-1])]
-        with m.If(loads[-1]):
-            m.d.sync += self.token_scale.eq(multiplier.o)
-        peak, head = self.peak, name.as_value()
-        for k in range(multiply):
-            peak, head = pipelined(m, peak, f"peak_{k}"), pipelined(m, head, f"head_{k}")
-        named = data.View(HeadName(self.config), head)
+        peaks, peak, named = self._multiply(m, token_read)
 
         # Scale and division of one maximum.
         of_kv = Signal()
@@ -156,10 +151,8 @@ class Scales(wiring.Component):
             bf16.eq(Mux(rounded > F32_MAX_BITS >> 16, F32_MAX_BITS >> 16, rounded)),
         ]
         numerator, denominator = Signal(32, reset_less=True), Signal(32, reset_less=True)
-        do_factor, do_scale = (
-            Signal(),
-            Signal(),
-        )  # the division that starts in this cycle is for a factor, a token's scale
+        # The division that starts in this cycle is for a factor, a token's scale.
+        do_factor, do_scale = Signal(), Signal()
         token_numerator, root_numerator = Signal(32), Signal(32)
         root_waits = Signal()
         start_scale = Signal()
@@ -177,48 +170,9 @@ class Scales(wiring.Component):
         factor_pipe, scale_pipe = Signal(FloatDiv.latency), Signal(FloatDiv.latency)
         m.d.sync += [factor_pipe.eq(Cat(do_factor, factor_pipe)), scale_pipe.eq(Cat(do_scale, scale_pipe))]
 
-        # Factors, in the order of their maxima.
-        entry = Signal(range(self.factors))
-        announced = Signal()
-        m.d.comb += [
-            self.dividing.eq(do_factor & ~announced),
-            factor_write.en.eq(factor_pipe[-1]),
-            factor_write.addr.eq(entry),
-            factor_write.data.eq(divider.o),
-            factor_read.addr.eq(self.index),
-            self.factor.eq(factor_read.data),
-        ]
-        with m.If(do_factor):
-            m.d.sync += announced.eq(1)
-        with m.If(factor_pipe[-1]):
-            m.d.sync += entry.eq(entry + 1)
-        with m.If(self.rewind):
-            m.d.sync += [entry.eq(0), announced.eq(0)]
+        self._store_factors(m, do_factor, factor_pipe[-1], factor_write, factor_read)
 
-        # Scale of a token: peak / largest code / sqrt(variance).
-        token = Signal.like(self.token)
-        to_query = Signal()
-        m.d.comb += [
-            self.variance_ready.eq(~self.busy),
-            root.start.eq(self.variance_valid & self.variance_ready),
-            root.a.eq(Mux(self.plain, ONE, self.variance) if self.config.has_int4 else self.variance),
-            token_write.en.eq(scale_pipe[-1]),
-            token_write.addr.eq(token),
-            token_write.data.eq(divider.o),
-        ]
-        with m.If(root.start):
-            m.d.sync += [
-                self.busy.eq(1),
-                root_numerator.eq(token_numerator),
-                token.eq(self.token),
-                to_query.eq(self.to_query),
-            ]
-        with m.If(root.done):
-            m.d.sync += root_waits.eq(1)
-        with m.Elif(start_scale):
-            m.d.sync += root_waits.eq(0)
-        with m.If(scale_pipe[-1]):
-            m.d.sync += self.busy.eq(0)
+        to_query = self._scale_token(m, token_write, scale_pipe[-1], start_scale, token_numerator, root_numerator, root_waits)
 
         # Scales that leave.
         query, kv = self.query_scale, self.kv_scale
@@ -235,6 +189,84 @@ class Scales(wiring.Component):
         ]
         m.d.comb += query.kv_heads.eq(self.kv_heads)
         return m
+
+    def _scale_token(
+        self, m: Module, token_write: memory.WritePort, divided: Value, start_scale: Signal,
+        token_numerator: Signal, root_numerator: Signal, root_waits: Signal,
+    ) -> Signal:
+        """Scale of a token: peak / largest code / sqrt(variance). ``divided``: the divider has it. Returns whether it is a
+        query's."""
+        root, divider = m.submodules.root, m.submodules.divider
+        token = Signal.like(self.token)
+        to_query = Signal()
+        m.d.comb += [
+            self.variance_ready.eq(~self.busy),
+            root.start.eq(self.variance_valid & self.variance_ready),
+            root.a.eq(Mux(self.plain, ONE, self.variance) if self.config.has_int4 else self.variance),
+            token_write.en.eq(divided),
+            token_write.addr.eq(token),
+            token_write.data.eq(divider.o),
+        ]
+        with m.If(root.start):
+            m.d.sync += [
+                self.busy.eq(1),
+                root_numerator.eq(token_numerator),
+                token.eq(self.token),
+                to_query.eq(self.to_query),
+            ]
+        with m.If(root.done):
+            m.d.sync += root_waits.eq(1)
+        with m.Elif(start_scale):
+            m.d.sync += root_waits.eq(0)
+        with m.If(divided):
+            m.d.sync += self.busy.eq(0)
+        return to_query
+
+    def _store_factors(
+        self, m: Module, do_factor: Signal, divided: Value, factor_write: memory.WritePort, factor_read: memory.ReadPort
+    ) -> None:
+        """Factors, in the order of their maxima. ``divided``: the divider has one."""
+        divider = m.submodules.divider
+        entry = Signal(range(self.factors))
+        announced = Signal()
+        m.d.comb += [
+            self.dividing.eq(do_factor & ~announced),
+            factor_write.en.eq(divided),
+            factor_write.addr.eq(entry),
+            factor_write.data.eq(divider.o),
+            factor_read.addr.eq(self.index),
+            self.factor.eq(factor_read.data),
+        ]
+        with m.If(do_factor):
+            m.d.sync += announced.eq(1)
+        with m.If(divided):
+            m.d.sync += entry.eq(entry + 1)
+        with m.If(self.rewind):
+            m.d.sync += [entry.eq(0), announced.eq(0)]
+
+    def _multiply(self, m: Module, token_read: memory.ReadPort) -> tuple[Signal, Value, data.View]:
+        """Multiplier: peak * constant, sum / n, or token scale * weight scale. Returns whether the product is of a maximum (the
+        last bit), the maximum, and whose it is."""
+        multiplier, name, multiply = m.submodules.multiplier, self.name, self.MULTIPLY
+        m.d.comb += token_read.addr.eq(self.load_token)
+        constant = Mux(name.kind == Kind.QUERY, self.score_constant, self._inverse_largest(name))
+        x = Mux(self.peak_valid, self.peak, Mux(self.mean_valid, self.sum, token_read.data))
+        y = Mux(self.peak_valid, constant, Mux(self.mean_valid, self.inverse_n, self.weight_scale))
+        m.d.comb += [multiplier.a.eq(pipelined(m, x, "x")), multiplier.b.eq(pipelined(m, y, "y"))]
+        peaks, means, loads = (Signal(multiply, name=kind) for kind in ("peaks", "means", "loads"))
+        m.d.sync += [
+            peaks.eq(Cat(self.peak_valid, peaks)),
+            means.eq(Cat(self.mean_valid, means)),
+            loads.eq(Cat(self.load, loads)),
+        ]
+        m.d.comb += [self.product.eq(multiplier.o), self.product_valid.eq(means[-1])]
+        with m.If(loads[-1]):
+            m.d.sync += self.token_scale.eq(multiplier.o)
+        peak, head = self.peak, name.as_value()
+        for k in range(multiply):
+            peak, head = pipelined(m, peak, f"peak_{k}"), pipelined(m, head, f"head_{k}")
+
+        return peaks, peak, data.View(HeadName(self.config), head)
 
     def _has(self, format: Format) -> Value:
         """The operator has this format, one that the build knows."""

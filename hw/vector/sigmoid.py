@@ -26,8 +26,7 @@ STEP = 6
 class Sigmoid(wiring.Component):
     """``o = sigmoid(a)`` of the numerics contract; a new one every cycle.
 
-    Members: ``a`` (float32) is sampled at one rising edge; its result is on ``o`` from the ``latency``-th edge on,
-    that one counted, for one cycle. No reset.
+    No reset.
 
     ::
 
@@ -36,6 +35,13 @@ class Sigmoid(wiring.Component):
         fall = (slope[i] l + 32) >> 6;  start = a < 0 ? base : 2^17 - base  1
         w = a < 0 ? start - fall : start + fall                             1
         float(w 2^-17)                                                      IntToFloat
+
+    Members
+    -------
+    a : In(32)
+        Sampled at one rising edge.
+    o : Out(32)
+        The result, from the ``latency``-th edge on, that one counted, for one cycle.
     """
 
     latency = FloatToInt.latency + 3 + IntToFloat.latency

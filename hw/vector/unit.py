@@ -31,12 +31,27 @@ from .step import CHAIN_SUM, FIRST_PRODUCT, GATE, HELD, QUANTIZED, SECOND_PRODUC
 __all__ = ["VectorUnit"]
 
 
+class Pipeline:
+    """The steps on their way, and what the operator wants of them.
+
+    ``strobes``, ``tags``: position k of the pipeline is k cycles after the address is on the memory bus. ``formats`` is a cycle
+    behind the operator, before its first step.
+    """
+
+    def __init__(self, config: BuildConfig, descriptor: data.View) -> None:
+        self.flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
+        self.formats = Signal(8, reset_less=True)
+        self.strobes = [Signal(Strobes(), name=f"strobes_{k}") for k in range(CHAIN_SUM + 1)]
+        self.tags = [Signal(Tag(config), name=f"tag_{k}", reset_less=True) for k in range(CHAIN_SUM + 1)]
+
+    def has(self, format: Format) -> Value:
+        return (self.formats & format).any()
+
+
 class VectorUnit(wiring.Component):
     """NORM, DRAIN and ROPE of the numerics contract, ``config.width`` elements a cycle.
 
-    ``start`` strobe with one of the three in ``op``, which must be stable until the ``done`` strobe; other opcodes
-    are ignored. ``done`` comes at least one cycle after the operator's last write. Memories answer after the
-    latencies of `hwgen.hw.interfaces`; nothing stalls.
+    Memories answer after the latencies of `hwgen.hw.interfaces`; nothing stalls.
 
     The scales of the tokens, which NORM computes and DRAIN uses, stay inside. NORM ends when its activations are
     written: the last scale may follow up to about 150 cycles later, and the next operator of this unit waits for it.
@@ -50,6 +65,17 @@ class VectorUnit(wiring.Component):
         steps | request | hold | operands | * | gate | * | + | write
                                             |-> maximum -> Scales -> factor, scales
                                         squares + ColumnSum
+
+    Members
+    -------
+    op : In(Operator), start : In(1)
+        Strobe with one of the three in ``op``, which must be stable until ``done``; other opcodes are ignored.
+    done : Out(1)
+        Strobe, at least one cycle after the operator's last write.
+    scratch_read, param_read : Out(MemoryRead), scratch_write : Out(MemoryWrite)
+    accumulator : Out(AccumulatorRead), activation : Out(ActivationWrite)
+    query : Out(QueryWrite), query_scale : Out(QueryScaleWrite)
+    kv : Out(KvWrite), kv_scale : Out(KvScaleWrite)
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -73,35 +99,46 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, op, descriptor = self.config, self.op, self.op.descriptor
-        m.submodules.columns = columns = ColumnSum(config)
-        m.submodules.norm = norm = NormSteps(config)
-        m.submodules.drain = drain = DrainSteps(config)
-        m.submodules.rope = rope = RopeSteps(config)
-        m.submodules.scales = scales = Scales(config)
-        m.submodules.peak = peak = Peak(config.width, HeadName(config).size)
-        flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
-        to_query = flags[Flag.TO_QUERY]
-        formats = Signal(8, reset_less=True)  # a cycle behind the operator, before its first step
+        config = self.config
+        m.submodules.columns = ColumnSum(config)
+        m.submodules.norm = NormSteps(config)
+        m.submodules.drain = DrainSteps(config)
+        m.submodules.rope = RopeSteps(config)
+        m.submodules.scales = Scales(config)
+        m.submodules.peak = Peak(config.width, HeadName(config).size)
+        steps = Pipeline(config, self.op.descriptor)
         if formats_of(config):
-            m.d.sync += formats.eq(descriptor.format & formats_of(config))
+            m.d.sync += steps.formats.eq(self.op.descriptor.format & formats_of(config))
+        self._connect_generators(m, steps)
+        self._request_operands(m, steps)
+        control, factor = self._control_lanes(m, steps)
+        products, totals, quantized = self._connect_lanes(m, control, factor)
+        self._sum_columns(m, steps, totals)
+        self._measure(m, steps, products, totals)
+        self._connect_scales(m, steps)
+        self._write_scratch(m, steps, totals)
+        self._connect_quantized(
+            m, steps.strobes[QUANTIZED].quantize, steps.tags[QUANTIZED], Cat(quantized), steps.flags[Flag.TO_QUERY]
+        )
+        return m
 
-        def has(format: Format) -> Value:
-            return (formats & format).any()
-
-        # Steps: position k of the pipeline is k cycles after the address is on the memory bus.
-        strobes = [Signal(Strobes(), name=f"strobes_{k}") for k in range(CHAIN_SUM + 1)]
-        tags = [Signal(Tag(config), name=f"tag_{k}", reset_less=True) for k in range(CHAIN_SUM + 1)]
-        generators = ((Opcode.NORM, norm), (Opcode.DRAIN, drain), (Opcode.ROPE, rope))
+    def _connect_generators(self, m: Module, steps: Pipeline) -> None:
+        """The generator of the operator feeds the pipeline; ``drained`` tells it that its last result has left."""
+        op, descriptor = self.op, self.op.descriptor
+        columns, scales = m.submodules.columns, m.submodules.scales
+        generators = (
+            (Opcode.NORM, m.submodules.norm), (Opcode.DRAIN, m.submodules.drain), (Opcode.ROPE, m.submodules.rope),
+        )
         with m.Switch(descriptor.opcode):
             for opcode, generator in generators:
                 with m.Case(opcode):
-                    m.d.sync += [strobes[0].eq(generator.step.strobes), tags[0].eq(generator.step.tag)]
+                    m.d.sync += [steps.strobes[0].eq(generator.step.strobes), steps.tags[0].eq(generator.step.tag)]
         for k in range(CHAIN_SUM):
-            m.d.sync += [strobes[k + 1].eq(strobes[k]), tags[k + 1].eq(tags[k])]
+            m.d.sync += [steps.strobes[k + 1].eq(steps.strobes[k]), steps.tags[k + 1].eq(steps.tags[k])]
         drained = Signal()
         m.d.comb += drained.eq(
-            (strobes[QUANTIZED].quantize & tags[QUANTIZED].final) | (strobes[CHAIN_SUM].drain & tags[CHAIN_SUM].final)
+            (steps.strobes[QUANTIZED].quantize & steps.tags[QUANTIZED].final)
+            | (steps.strobes[CHAIN_SUM].drain & steps.tags[CHAIN_SUM].final)
         )
         for _, generator in generators:
             wiring.connect(m, wiring.flipped(op), generator.op)
@@ -113,14 +150,17 @@ class VectorUnit(wiring.Component):
             ]
         m.d.comb += self.done.eq(Cat(generator.done for _, generator in generators).any())
 
-        # Requests. DRAIN reads the scratch late, when its data meets the product (MULTIPLY) or the sum (ADD).
+    def _request_operands(self, m: Module, steps: Pipeline) -> None:
+        """Addresses of scratch, parameters and accumulators. DRAIN reads the scratch late, when its data meets the product
+        (MULTIPLY) or the sum (ADD)."""
+        op, descriptor, drain = self.op, self.op.descriptor, m.submodules.drain
         late_multiply = GATE - HELD
         late_add = SECOND_PRODUCT - HELD
-        m.d.comb += [self.scratch_read.addr.eq(tags[0].source), self.param_read.addr.eq(tags[0].param)]
-        with m.If(strobes[late_multiply].drain & flags[Flag.MULTIPLY]):
-            m.d.comb += self.scratch_read.addr.eq(tags[late_multiply].source)
-        with m.Elif(strobes[late_add].drain & flags[Flag.ADD]):
-            m.d.comb += self.scratch_read.addr.eq(tags[late_add].source)
+        m.d.comb += [self.scratch_read.addr.eq(steps.tags[0].source), self.param_read.addr.eq(steps.tags[0].param)]
+        with m.If(steps.strobes[late_multiply].drain & steps.flags[Flag.MULTIPLY]):
+            m.d.comb += self.scratch_read.addr.eq(steps.tags[late_multiply].source)
+        with m.Elif(steps.strobes[late_add].drain & steps.flags[Flag.ADD]):
+            m.d.comb += self.scratch_read.addr.eq(steps.tags[late_add].source)
         m.d.comb += [
             self.accumulator.gang.eq(op.gang),
             self.accumulator.half.eq((descriptor.buffers & Buffers.ACCUMULATOR).any()),
@@ -128,9 +168,11 @@ class VectorUnit(wiring.Component):
             self.accumulator.vector.eq(drain.vector),
         ]
 
-        # Lanes
-        held, product, gate, chained = strobes[HELD], strobes[FIRST_PRODUCT], strobes[GATE], strobes[SECOND_PRODUCT]
-        held_kind = tags[HELD].kind
+    def _control_lanes(self, m: Module, steps: Pipeline) -> tuple[data.View, Signal]:
+        """What all lanes do at every position of the pipeline, and the factor that they multiply by."""
+        config, columns, scales = self.config, m.submodules.columns, m.submodules.scales
+        held, product, gate, chained = (steps.strobes[at] for at in (HELD, FIRST_PRODUCT, GATE, SECOND_PRODUCT))
+        held_kind = steps.tags[HELD].kind
         control = Signal(LaneControl(config))
         m.d.comb += [
             control.dequantize.eq(held.drain),
@@ -138,38 +180,44 @@ class VectorUnit(wiring.Component):
                 (held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & (held_kind == Kind.VALUE))
             ),
             control.square.eq(held.sum),
-            control.second.eq(held.rotate & tags[HELD].second),
+            control.second.eq(held.rotate & steps.tags[HELD].second),
             control.unrotated.eq(held.rotate & (held_kind == Kind.VALUE)),
             control.chain.eq(gate.quantize | gate.drain),
             control.addend.eq(columns.addend),
-            control.minus.eq(product.rotate & ~tags[FIRST_PRODUCT].second),
+            control.minus.eq(product.rotate & ~steps.tags[FIRST_PRODUCT].second),
         ]
         if config.has_int4:
-            with m.If((held.sum | held.quantize) & has(Format.PLAIN)):
+            with m.If((held.sum | held.quantize) & steps.has(Format.PLAIN)):
                 m.d.comb += control.unscaled.eq(1)
         if config.has_int4 and config.has_ternary:
-            m.d.comb += control.row_scaled.eq(has(Format.FP8))
+            m.d.comb += control.row_scaled.eq(steps.has(Format.FP8))
         if config.has_int4 or config.fp8_query:
             e4m3 = Signal(reset_less=True)
-            of_token, of_query = (tags[QUANTIZED - 1].kind == kind for kind in (Kind.TOKEN, Kind.QUERY))
-            m.d.sync += e4m3.eq((of_token & has(Format.FP8)) | (of_query & has(Format.FP8_QUERY)))
+            of_token, of_query = (steps.tags[QUANTIZED - 1].kind == kind for kind in (Kind.TOKEN, Kind.QUERY))
+            m.d.sync += e4m3.eq((of_token & steps.has(Format.FP8)) | (of_query & steps.has(Format.FP8_QUERY)))
             m.d.comb += control.e4m3.eq(e4m3)
         with m.If(chained.drain):
-            m.d.comb += control.addend.eq(Mux(flags[Flag.ADD], Addend.RESIDUAL, Addend.CHAIN))
+            m.d.comb += control.addend.eq(Mux(steps.flags[Flag.ADD], Addend.RESIDUAL, Addend.CHAIN))
         with m.Elif(product.rotate):
             m.d.comb += control.addend.eq(Addend.ROTATED)
-        with m.If(strobes[GATE - 1].drain):
-            with m.If(flags[Flag.SILU]):
+        with m.If(steps.strobes[GATE - 1].drain):
+            with m.If(steps.flags[Flag.SILU]):
                 m.d.comb += control.gate.eq(Gate.SIGMOID)
-            with m.Elif(flags[Flag.RELU2]):
+            with m.Elif(steps.flags[Flag.RELU2]):
                 m.d.comb += control.gate.eq(Gate.RELU)
-            with m.Elif(flags[Flag.MULTIPLY]):
+            with m.Elif(steps.flags[Flag.MULTIPLY]):
                 m.d.comb += control.gate.eq(Gate.SCRATCH)
         factor = Signal(32, reset_less=True)
-        m.d.comb += scales.index.eq(tags[GATE - 2].index)
-        m.d.sync += factor.eq(Mux(strobes[GATE - 2].drain, ONE, scales.factor))
+        m.d.comb += scales.index.eq(steps.tags[GATE - 2].index)
+        m.d.sync += factor.eq(Mux(steps.strobes[GATE - 2].drain, ONE, scales.factor))
+        return control, factor
 
-        products, totals, quantized = [], [], []
+    def _connect_lanes(self, m: Module, control: data.View, factor: Signal) -> tuple[list[Value], list[Value], list[Value]]:
+        """``(products, totals, quantized)`` of every lane."""
+        config, columns, scales = self.config, m.submodules.columns, m.submodules.scales
+        products: list[Value] = []
+        totals: list[Value] = []
+        quantized: list[Value] = []
         for k in range(config.width):
             m.submodules[f"lane_{k}"] = lane = Lane(config)
             m.d.comb += [
@@ -185,11 +233,14 @@ class VectorUnit(wiring.Component):
             products.append(lane.product)
             totals.append(lane.total)
             quantized.append(lane.quantized)
+        return products, totals, quantized
 
-        # Column sums of NORM
+    def _sum_columns(self, m: Module, steps: Pipeline, totals: list[Value]) -> None:
+        """Column sums of NORM."""
+        descriptor, columns, scales = self.op.descriptor, m.submodules.columns, m.submodules.scales
         m.d.comb += [
-            columns.valid.eq(product.sum),
-            columns.last.eq(tags[FIRST_PRODUCT].last),
+            columns.valid.eq(steps.strobes[FIRST_PRODUCT].sum),
+            columns.last.eq(steps.tags[FIRST_PRODUCT].last),
             columns.inverse_n.eq(descriptor.scalar0),
             columns.epsilon.eq(descriptor.scalar1),
             columns.totals.eq(Cat(totals)),
@@ -203,12 +254,14 @@ class VectorUnit(wiring.Component):
             scales.variance.eq(columns.variance),
         ]
 
-        # Maxima: of products with `sum`, of totals with `rotate`
-        rotated, rotated_tag = strobes[SHORT_SUM], tags[SHORT_SUM]
-        measured = Signal(Tag(config))
-        name = Signal(HeadName(config))
+    def _measure(self, m: Module, steps: Pipeline, products: list[Value], totals: list[Value]) -> None:
+        """Maxima: of products with `sum`, of totals with `rotate`."""
+        peak, product = m.submodules.peak, steps.strobes[FIRST_PRODUCT]
+        rotated, rotated_tag = steps.strobes[SHORT_SUM], steps.tags[SHORT_SUM]
+        measured = Signal(Tag(self.config))
+        name = Signal(HeadName(self.config))
         m.d.comb += [
-            measured.eq(Mux(rotated.rotate, rotated_tag.as_value(), tags[FIRST_PRODUCT].as_value())),
+            measured.eq(Mux(rotated.rotate, rotated_tag.as_value(), steps.tags[FIRST_PRODUCT].as_value())),
             name.kind.eq(measured.kind),
             name.place.eq(measured.place),
             name.kv_head.eq(measured.kv_head),
@@ -219,7 +272,10 @@ class VectorUnit(wiring.Component):
             peak.tag.eq(name),
         ]
 
-        # Scales and factors
+    def _connect_scales(self, m: Module, steps: Pipeline) -> None:
+        """Scales and factors."""
+        config, descriptor, scales = self.config, self.op.descriptor, m.submodules.scales
+        norm, rope, drain, peak = m.submodules.norm, m.submodules.rope, m.submodules.drain, m.submodules.peak
         token_to_query = Signal()  # of the token whose scale is computed, maybe after its operator's end
         m.d.comb += [
             scales.rewind.eq(norm.rewind | rope.rewind),
@@ -237,26 +293,26 @@ class VectorUnit(wiring.Component):
             rope.dividing.eq(scales.dividing),
         ]
         with m.If(norm.rewind):
-            m.d.sync += token_to_query.eq(to_query)
+            m.d.sync += token_to_query.eq(steps.flags[Flag.TO_QUERY])
         if formats_of(config):
-            m.d.comb += scales.formats.eq(formats)
+            m.d.comb += scales.formats.eq(steps.formats)
         if config.has_int4:
             token_plain = Signal()
             with m.If(norm.rewind):
-                m.d.sync += token_plain.eq(has(Format.PLAIN))
+                m.d.sync += token_plain.eq(steps.has(Format.PLAIN))
             m.d.comb += scales.plain.eq(token_plain)
         wiring.connect(m, scales.query_scale, wiring.flipped(self.query_scale))
         wiring.connect(m, scales.kv_scale, wiring.flipped(self.kv_scale))
 
-        # Results
-        drain_write = strobes[CHAIN_SUM].drain
+    def _write_scratch(self, m: Module, steps: Pipeline, totals: list[Value]) -> None:
+        """Results of DRAIN, and heads that were rotated."""
+        rotated, rotated_tag = steps.strobes[SHORT_SUM], steps.tags[SHORT_SUM]
+        drain_write = steps.strobes[CHAIN_SUM].drain
         m.d.comb += [
             self.scratch_write.valid.eq(drain_write | (rotated.rotate & (rotated_tag.kind != Kind.VALUE))),
-            self.scratch_write.addr.eq(Mux(drain_write, tags[CHAIN_SUM].target, rotated_tag.target)),
+            self.scratch_write.addr.eq(Mux(drain_write, steps.tags[CHAIN_SUM].target, rotated_tag.target)),
             self.scratch_write.data.eq(Cat(totals)),
         ]
-        self._connect_quantized(m, strobes[QUANTIZED].quantize, tags[QUANTIZED], Cat(quantized), to_query)
-        return m
 
     def _connect_quantized(self, m: Module, valid: Value, tag: data.View, elements: Value, to_query: Value) -> None:
         """Vectors of int8 or e4m3: tokens to the activation memory (the query memory with TO_QUERY), heads to their memories."""
