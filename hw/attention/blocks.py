@@ -36,6 +36,7 @@ class Walk:
         #: Beats since the last multiple of ``groups``.
         self.phase = Signal(index_bits(config.groups))
         self.aligned = Signal()
+        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.in_header, self.in_keys, self.in_values, self.in_padding = (Signal(name="$signal") for _ in range(4))
         #: HEAD: beats from here on into the queue, and those that were written there.
         self.queued, self.offered = (Signal(range((BUFFERS << dim_bits) + 1), name=n) for n in ("$signal", "offered"))

@@ -42,7 +42,7 @@ class ScaleBuffer(wiring.Component):
         buffer = (BUFFERS - 1).bit_length()
         super().__init__({
             "put": In(1),
-            "part": In(index_bits(4 // config.key_bytes)),
+            "part": In(index_bits(config.header_beats)),
             "beat": In(8 * config.beat_bytes),
             "begin": In(1),
             "buffer": In(buffer),
@@ -63,7 +63,7 @@ class ScaleBuffer(wiring.Component):
         config, block = self.config, self.config.kv_block
         header = Signal(32 * block)
         beat = len(self.beat)
-        for i in range(4 // config.key_bytes):
+        for i in range(config.header_beats):
             with m.If(self.put & (self.part == i)):
                 m.d.sync += header[i * beat : (i + 1) * beat].eq(self.beat)
 

@@ -21,6 +21,7 @@ class Walk:
     """Where the stage is: the present item, its head, the query words of its rounds, and the dimension."""
 
     def __init__(self, config: BuildConfig, sizes: AttentionSizes, word_bits: int) -> None:
+        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         #: The sums of the item before were not read yet.
         self.reserved = Signal(name="$signal")
         self.dim, self.last_dim = Signal(range(sizes.head_dims)), Signal(range(sizes.head_dims), name="last_dim")

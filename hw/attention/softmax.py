@@ -172,6 +172,7 @@ class OnlineSoftmax(wiring.Component):
             shape=16 + lanes * (1 + SCORE_BITS), depth=4 * config.kv_block, init=[], attrs={"ram_style": "distributed"}
         )
         put, get = keys.write_port(), keys.read_port()
+        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         put_key = Signal((config.kv_block - 1).bit_length() + 2, name="$signal")
         m.d.comb += [
             put.en.eq(self.valid),

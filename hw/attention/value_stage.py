@@ -137,6 +137,7 @@ class Walk:
         #: Cycles since the pass over the dimensions began, at most the pipeline's depth; cycles to pause.
         self.age = Signal(range(depth + 1))
         self.rest = Signal(max(1, pause.bit_length()))
+        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.stepping, self.idle, self.output_pass, self.aged = (Signal(name="$signal") for _ in range(4))
         self.step, self.first, self.ended, self.follow = (Signal(name="$signal") for _ in range(4))
         self.head_offset = Signal(index_bits(config.scratch_vectors))

@@ -137,7 +137,8 @@ class Prefetcher(wiring.Component):
     def _find_address(self, m: Module, d: Signal, index: Signal, base: Signal, stride: Signal) -> None:
         """States from an index to the segment's address: its number in the table, times the stride, plus the base."""
         segment = self.segments
-        number = Signal(NUMBER_BITS, name="$signal")  # what the Verilog calls it
+        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
+        number = Signal(NUMBER_BITS, name="$signal")
         low, high = Signal(NUMBER_BITS + 16), Signal(NUMBER_BITS + 16)
         with m.State("LOOK_UP"):
             m.next = "NUMBER"

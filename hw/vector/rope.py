@@ -22,6 +22,7 @@ class Walk:
         self.do_rotate, self.do_quantize = Signal(), Signal(name="do_quantize")
         # Of the operator
         self.group, self.heads_left = Signal(8), Signal(8, name="heads_left")  # query heads of one key/value head
+        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.source_offset = Signal(16, reset_less=True, name="$signal")
         self.param_offset = Signal(16, reset_less=True)
         self.first_kind, self.last_kind = Signal(Kind), Signal(Kind, name="last_kind")
