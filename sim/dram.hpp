@@ -145,7 +145,7 @@ class Dram {
     size_t next_read = 0;   // first of `reads` with a chunk not yet served
     size_t next_write = 0;
     size_t next_data = 0;   // the write that takes W beats
-    uint64_t waiting_since = 0;  // the controller served its last chunk then
+    uint64_t served_at = 0;  // the controller served its last chunk then
     std::deque<WriteDataChannel> early;  // W beats ahead of their address
     Transaction* returning = nullptr;  // the read whose burst is under way
     std::vector<std::unique_ptr<Transaction>> owned;
@@ -177,6 +177,7 @@ class Dram {
     uint64_t first;   // number of its first DDR burst
     uint64_t bursts;
     uint64_t banks;   // that its bursts lie in
+    uint64_t since;   // when it was here and its port's turn
   };
 
   struct CpuRead {

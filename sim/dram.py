@@ -63,7 +63,7 @@ class DramTiming:
     four_activates: float = 0
     #: Lost on the data bus where two bursts in a row are of one bank group: tCCD_L - tCCD_S.
     same_group_cycles: float = 0
-    #: A row that chunks need stays open until the port that needs another one of its bank was not served for this long.
+    #: A row that chunks need stays open until one that needs another row of its bank has waited this long.
     row_patience: int = 48
     #: How far ahead the controller fills the data bus: row misses hide behind transfers only within it.
     scheduling_window: int = 6

@@ -98,7 +98,9 @@ void Dram::gather(bool write) {
       uint64_t last = (transaction->chunk_end(transaction->served) - 1) / kBurstBytes;
       uint64_t bursts = last - first + 1;  // the bus moves whole DDR bursts even for a few bytes
       uint64_t row = row_of(first * kBurstBytes);
-      heads_.push_back({number, turn, &port, transaction, row, first, bursts, std::min(bursts, timing_.bank_groups)});
+      uint64_t here = write ? transaction->arrival : transaction->ready[transaction->served];
+      heads_.push_back({number, turn, &port, transaction, row, first, bursts, std::min(bursts, timing_.bank_groups),
+                        std::max(port.served_at, here)});
     }
   }
 }
@@ -118,7 +120,7 @@ bool Dram::is_needed(const Bank& bank) {
 void Dram::open_rows() {
   if (timing_.bytes_per_cycle == 0) return;
   for (const Head& head : heads_) {
-    bool patient = now_ - head.port->waiting_since < timing_.row_patience;
+    bool patient = now_ - head.since < timing_.row_patience;
     for (uint64_t burst = head.first; burst < head.first + head.banks; ++burst) {
       Bank& bank = bank_of(head.row, burst);
       if (bank.row == head.row) continue;
@@ -217,7 +219,7 @@ void Dram::serve(const Head& head, bool write) {
     ++port.next_read;
     --unserved_reads_;
   }
-  port.waiting_since = now_;
+  port.served_at = now_;
   last_group_ = head.group;
   group.turn = head.turn;
 }
