@@ -42,8 +42,8 @@ def block_rams(depth: int, bits: int) -> float:
 
 
 def ultra_rams(depth: int, bits: int) -> int:
-    """URAM288 (4096 x 72) of one memory: Yosys lays its banks of 4096 words side by side and cuts that into columns of 72 bits."""
-    return ceil_div(ceil_div(depth, 4096) * bits, 72)
+    """URAM288 of one memory: a block is 4096 x 72 and has no other shape. Yosys cuts banks laid side by side, and counts fewer."""
+    return ceil_div(depth, 4096) * ceil_div(bits, 72)
 
 
 def mux_luts(inputs: int) -> int:

@@ -3,7 +3,7 @@
 Every distinct module is synthesized once, without flattening, and counted as often as it is used; the modules of a unit go
 through Yosys together, and what did not change since an earlier report comes from the cache. Depth is that of the deepest path
 inside one module: what runs on through a module's ports counts in each module by itself. (`measure_main_unit` flattens, and sees
-such paths whole.)
+such paths whole.) The longest paths in ns go through carry chains, memories, DSP slices and ports (`hwgen.sw.analysis.paths`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ...hw.verilog import cached_verilog
 from .area_model import CEILINGS, predicted_uram
 from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
+from .paths import cached_paths, describe_paths
 from .yosys import cached_synthesis, count_resources, family_of, yosys_version
 
 __all__ = ["describe_report", "measure_main_unit", "report_board"]
@@ -182,7 +183,12 @@ def report_board(
         found = cached_synthesis(verilog, top, tool, say, fresh=fresh, family=family_of(board.part))
         boxed = {name.lstrip("\\") for name in units} if stubs else set()
         synthesized |= {name: of for name, of in found.items() if name not in boxed}
-    return summarize(board, modules, representative, synthesized)
+    # the table of delays is for UltraScale+
+    netlists = {name: of["netlist"] for name, of in synthesized.items() if "netlist" in of}
+    inside = [name.lstrip("\\") for name in outer]
+    paths = cached_paths(netlists, TOP, inside, fresh=fresh) if family_of(board.part) == "xcup" else []
+    longest = paths[0]["ns"] if paths else None
+    return {**summarize(board, modules, representative, synthesized), "paths": paths, "longest_path_ns": longest}
 
 
 def describe_report(result: dict[str, Any]) -> list[str]:
@@ -213,5 +219,6 @@ def describe_report(result: dict[str, Any]) -> list[str]:
     for engine, of in result["engines"].items():
         per_dsp = f", {of['macs_per_dsp']:.2f} of them a DSP slice" if "macs_per_dsp" in of else ""
         lines.append(f"{engine} engine: {of['macs']:,} multiply-accumulates a cycle, {of['lut_per_mac']:.2f} LUT each{per_dsp}")
+    lines += describe_paths(result["paths"])
     lines.append("estimated with Yosys")
     return lines

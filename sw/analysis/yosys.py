@@ -22,6 +22,8 @@ from typing import Any
 from ...boards import RESOURCES
 from ...errors import HwgenError
 from ...files import cache_directory, write_whole
+from .arcs import compact_netlist
+from .area_model import ultra_rams
 
 __all__ = ["cached_synthesis", "count_resources", "family_of", "run_yosys", "synthesize", "yosys_version"]
 
@@ -48,6 +50,9 @@ _MEMORY_LUTS = {
 #: In the name of a module that is one DSP slice with everything in it (`hwgen.hw.linear.multiply_add`).
 _DSP_MODULE = "multiply_add"
 _DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
+
+#: The head of a module, or a memory in it that is asked to lie in UltraRAM: last bit and last word.
+_ULTRA = re.compile(r'^module ([^\s(]+)|\(\* ram_style = "ultra" \*\)\s+reg \[(\d+):0\] \S+\s+\[(\d+):0\];', re.MULTILINE)
 
 #: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
 _FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
@@ -131,6 +136,7 @@ def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup", d
             "clean",
             "check -noinit -assert",
             "tee -q -o stat.json stat -json",
+            "write_json -selected netlist.json",
             # What stays is logic between registers, memories, carry chains and other modules: its longest path is the depth.
             "delete c:* t:LUT* %d t:INV %d",
             "tee -q -o depth.txt ltp",
@@ -138,8 +144,21 @@ def synthesis_script(top: str, *, flatten: bool = False, family: str = "xcup", d
     )
 
 
+def ultra_blocks(verilog: str) -> dict[str, int]:
+    """URAM288 of all memories that each module asks to have in UltraRAM."""
+    blocks: Counter[str] = Counter()
+    module = ""
+    for name, bits, depth in _ULTRA.findall(verilog):
+        if name:
+            module = name.lstrip("\\")
+        else:
+            blocks[module] += ultra_rams(int(depth) + 1, int(bits) + 1)
+    return dict(blocks)
+
+
 def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:
-    """``{module: {"cells": {kind: count}, "depth": longest path in cells}}``; cells include submodules by name.
+    """``{module: {"cells": {kind: count}, "depth": longest path in cells, "netlist": as `compact_netlist` has it}}``; cells include
+    submodules by name.
 
     A latch or a signal with two drivers is an error: `check -assert` finds the second, `count_resources` the first.
     """
@@ -149,6 +168,7 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
         (directory / "top.v").write_text(verilog, encoding="utf-8")
         run_yosys(directory, synthesis_script(top, flatten=flatten, family=family, dsp_modules=bool(dsp_modules)))
         stat = json.loads((directory / "stat.json").read_text())
+        netlists = compact_netlist(json.loads((directory / "netlist.json").read_text()))
         depth = dict(
             re.findall(r"Longest topological path in (\S+) \(length=(\d+)\)", (directory / "depth.txt").read_text())
         )
@@ -156,6 +176,12 @@ def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "
         m.lstrip("\\"): {"cells": v["num_cells_by_type"], "depth": int(depth.get(m.lstrip("\\"), 0))}
         for m, v in stat["modules"].items()
     }
+    for name, netlist in netlists.items():
+        found[name]["netlist"] = netlist
+    blocks = ultra_blocks(verilog)
+    for name, count in {top.lstrip("\\"): sum(blocks.values())}.items() if flatten else blocks.items():
+        if "URAM288" in found[name]["cells"]:
+            found[name]["cells"]["URAM288"] = count
     found |= {name: {"cells": {"DSP48E2": 1}, "depth": 0} for name in dsp_modules}
     if flatten:
         cells: Counter[str] = Counter()

@@ -28,7 +28,7 @@ COMMANDS = {
     "verify": "compare Verilog and golden model at every operator",
     "perplexity": "compare float and bit-exact model on a text",
     "build": "write everything that Vivado needs for a board",
-    "report": "estimate resources with Yosys",
+    "report": "estimate resources and longest paths with Yosys",
     "fmax": "routed clock of the main units on a Lattice ECP5 (open flow, a stand-in)",
     "bench": "run a model of published size (random weights) in RTL and say where the cycles go",
     "estimate": "cycles of a model of published size from the analytic model, in a second",

