@@ -53,6 +53,9 @@ class Platform:
     memory_port_bits: int
     #: The memory, for people.
     memory_text: str
+    #: Kind of its chips, as the memory model names them, and width of the data bus.
+    memory_chips: str
+    memory_bits: int
     memory: tuple[MemoryRange, ...]
     #: Parameters of the processing system beyond what every design sets.
     processor_settings: dict[str, str] = field(default_factory=dict)

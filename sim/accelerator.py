@@ -92,6 +92,8 @@ def _load(path: str) -> ctypes.CDLL:
         "retire_index": (u64, [handle]),
         "irq": (number, [handle]),
         "reset": (None, [handle, u64]),
+        "drop_outstanding": (None, [handle]),
+        "cpu_bytes": (u64, [handle]),
         "forget_idle": (None, [handle]),
         "run": (u32, [handle, u64, u64, number, number]),
         "write_register": (u32, [handle, u32, u32, u64]),
@@ -170,8 +172,13 @@ class SimulatedAccelerator:
         return int(self._c.accelerator_retire_index(self._p))
 
     def reset(self, cycles: int = 8) -> None:
-        """Holds `rst` for some cycles and drops what is outstanding; memory, mirrors, counts and records stay."""
+        """Holds `rst` for some cycles. Memory, mirrors, counts and records stay, and so does what is outstanding, as on a board:
+        reads are answered afterwards, and a write that lacks beats takes those of the next one."""
         self._c.accelerator_reset(self._p, cycles)
+
+    def drop_outstanding(self) -> None:
+        """Resets the FIFOs of the ports: nothing asked of the memory so far is answered or written. The accelerator is not told."""
+        self._c.accelerator_drop_outstanding(self._p)
 
     def tick(self, cycles: int = 1) -> None:
         """Runs for exactly this many cycles."""
@@ -288,6 +295,11 @@ class SimulatedAccelerator:
             self._c.accelerator_statistics(self._p, port, ctypes.byref(counts))
             result.append(counts.as_dataclass())
         return result
+
+    @property
+    def cpu_bytes(self) -> int:
+        """Bytes that the other master has read since construction."""
+        return int(self._c.accelerator_cpu_bytes(self._p))
 
     def clear_statistics(self) -> None:
         self._c.accelerator_clear_statistics(self._p)

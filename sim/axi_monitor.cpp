@@ -21,6 +21,7 @@ void RecordLog::clear() {
 void AxiMonitor::reset() {
   held_ar_.valid = held_aw_.valid = held_w_.valid = false;
   writes_.clear();
+  early_.clear();
   write_beat_ = 0;
   orphan_cycles_ = 0;
 }
@@ -69,16 +70,22 @@ void AxiMonitor::check_write_data(uint64_t cycle, const MasterSignals& master, c
              memcmp(now.data, held_w_.data, port_bytes_) != 0)
       violation(cycle, "W payload changed while waiting for WREADY");
   }
-  if (now.valid && writes_.empty()) {
+  if ((now.valid || !early_.empty()) && writes_.empty()) {
     if (++orphan_cycles_ == kOrphanDataCycles)
-      violation(cycle, "more W beats than AW promised (WVALID for %u cycles without an address)", kOrphanDataCycles);
+      violation(cycle, "more W beats than AW promised (W beats for %u cycles without an address)", kOrphanDataCycles);
   } else {
     orphan_cycles_ = 0;
   }
   held_w_.valid = now.valid && !slave.wready;
   if (held_w_.valid) held_w_ = now;
-  if (!now.valid || !slave.wready || writes_.empty()) return;
+  if (!now.valid || !slave.wready) return;
+  if (writes_.empty())
+    early_.push_back(now);
+  else
+    check_write_beat(cycle, now);
+}
 
+void AxiMonitor::check_write_beat(uint64_t cycle, const WriteDataChannel& now) {
   const AddressChannel& address = writes_.front();
   uint64_t beat_address = address.beat_address(write_beat_);
   uint32_t beat_bytes = 1u << address.size;
@@ -100,10 +107,11 @@ void AxiMonitor::check_write_data(uint64_t cycle, const MasterSignals& master, c
 
 void AxiMonitor::observe(uint64_t cycle, const MasterSignals& master, const SlaveSignals& slave) {
   if (master.ar.valid || held_ar_.valid) check_address(cycle, "AR", master.ar, held_ar_, slave.arready);
-  if (master.w.valid || held_w_.valid) check_write_data(cycle, master, slave);
+  if (master.w.valid || held_w_.valid || !early_.empty()) check_write_data(cycle, master, slave);
   if (master.aw.valid || held_aw_.valid) {
     check_address(cycle, "AW", master.aw, held_aw_, slave.awready);
     if (master.aw.valid && slave.awready) writes_.push_back(master.aw);
+    for (; !early_.empty() && !writes_.empty(); early_.pop_front()) check_write_beat(cycle, early_.front());
   }
 }
 

@@ -41,6 +41,7 @@ class AxiMonitor {
  private:
   void check_address(uint64_t cycle, const char* channel, const AddressChannel& now, AddressChannel& held, bool ready);
   void check_write_data(uint64_t cycle, const MasterSignals& master, const SlaveSignals& slave);
+  void check_write_beat(uint64_t cycle, const WriteDataChannel& beat);
   void violation(uint64_t cycle, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
   // Write data may lead its address, but an address that never follows hangs the port.
@@ -53,6 +54,7 @@ class AxiMonitor {
   AddressChannel held_aw_;
   WriteDataChannel held_w_;
   std::deque<AddressChannel> writes_;  // accepted, W beats still to come
+  std::deque<WriteDataChannel> early_;  // W beats accepted, their address still to come
   uint32_t write_beat_ = 0;
   uint32_t orphan_cycles_ = 0;
 };

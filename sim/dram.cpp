@@ -25,22 +25,37 @@ void Dram::set_timing(const DramTiming& timing) {
   timing_ = timing;
   random_state_ = timing.seed * 0x9E3779B97F4A7C15u + 0x1234567;
   banks_.assign(timing.banks, Bank{});
+  std::fill(std::begin(activates_), std::end(activates_), -1e18);
+  cpu_reads_.clear();
+  groups_.clear();
+  for (uint32_t number = 0; number < kMaxPorts; ++number) {
+    Group group;
+    for (uint32_t port = 0; port < port_count_; ++port)
+      if (timing.port_groups[port % kMaxPorts] == number) group.ports.push_back(port);
+    if (!group.ports.empty()) groups_.push_back(group);
+  }
+  last_group_ = 0;
   bus_free_ = double(now_);
   next_refresh_ = timing.refresh_interval ? now_ + timing.refresh_interval : kNotServed;
 }
 
 void Dram::reset() {
+  for (AxiMonitor& monitor : monitors_) monitor.reset();
+}
+
+void Dram::drop() {
+  reset();
   for (Port& port : ports_) {
     for (Queue* queue : {&port.reads, &port.writes}) {
       port.free.insert(port.free.end(), queue->begin(), queue->end());
       queue->clear();
     }
-    port.next_read = port.next_write = port.next_data = 0;
+    port.next_issue = port.next_read = port.next_write = port.next_data = 0;
+    port.early.clear();
     port.returning = nullptr;
-    port.buffered_bytes = 0;
   }
-  for (AxiMonitor& monitor : monitors_) monitor.reset();
-  for (PortStatistics& port : statistics) port.reads_outstanding = port.writes_outstanding = 0;
+  for (PortStatistics& port : statistics)
+    port.reads_outstanding = port.writes_outstanding = port.read_bytes_in_flight = 0;
   unserved_reads_ = unserved_writes_ = 0;
   unserved_write_bytes_ = 0;
   writing_ = false;
@@ -84,7 +99,7 @@ Dram::Transaction* Dram::accept(Port& port, uint32_t index, const AddressChannel
   transaction->outside = !contains(transaction->address);
   transaction->arrival = now_;
   transaction->beat = 0;
-  transaction->served = 0;
+  transaction->issued = transaction->served = 0;
   transaction->chunks = transaction->chunk_of(address.len) + 1;
   transaction->complete = false;
   if (write) {
@@ -122,7 +137,19 @@ Dram::Transaction* Dram::choose(const Queue& queue, bool (*available)(const Tran
   return chosen;
 }
 
-void Dram::present_read(Port& port, SlaveSignals& slave) {
+// One chunk a cycle, while the read FIFO has room for it.
+void Dram::issue_reads(Port& port, PortStatistics& count) {
+  if (port.next_issue == port.reads.size()) return;
+  Transaction& transaction = *port.reads[port.next_issue];
+  uint64_t bytes = transaction.chunk_end(transaction.issued) - transaction.chunk_begin(transaction.issued);
+  if (count.read_bytes_in_flight + bytes > timing_.read_buffer_bytes) return;
+  count.read_bytes_in_flight += bytes;
+  count.read_bytes_in_flight_max = std::max(count.read_bytes_in_flight_max, count.read_bytes_in_flight);
+  transaction.ready[transaction.issued++] = now_ + timing_.command_latency;
+  if (transaction.issued == transaction.chunks) ++port.next_issue;
+}
+
+void Dram::present_read(Port& port, PortStatistics& count, SlaveSignals& slave) {
   auto available = [](const Transaction& t, uint64_t now) {
     uint32_t chunk = t.chunk_of(t.beat);
     return chunk < t.served && t.done[chunk] <= now;
@@ -140,9 +167,10 @@ void Dram::present_read(Port& port, SlaveSignals& slave) {
     memset(slave.rdata, 0xEE, port_bytes_);
   else
     bus_word(address.beat_address(transaction->beat), slave.rdata);
-  port.buffered_bytes -= uint64_t(1) << address.size;
+  count.read_bytes_in_flight -= uint64_t(1) << address.size;
   ++transaction->beat;
   if (slave.rlast) {
+    --port.next_issue;
     finish(port, port.reads, port.next_read, transaction);
     port.returning = nullptr;
   } else {
@@ -181,8 +209,9 @@ void Dram::read_edge(uint32_t index, const MasterSignals& master, SlaveSignals& 
       ++count.read_address_stalled;
     }
   }
-  if (!slave.rvalid && !port.reads.empty()) present_read(port, slave);
-  slave.arready = port.reads.size() < timing_.max_reads && chance(timing_.ready_probability);
+  issue_reads(port, count);
+  if (!slave.rvalid && !port.reads.empty()) present_read(port, count, slave);
+  slave.arready = count.reads_outstanding < timing_.max_reads && chance(timing_.ready_probability);
 }
 
 void Dram::commit(const Transaction& transaction) {
@@ -214,6 +243,18 @@ void Dram::present_response(Port& port, SlaveSignals& slave) {
   finish(port, port.writes, port.next_write, transaction);
 }
 
+void Dram::take_write_beat(Port& port, const WriteDataChannel& beat) {
+  Transaction* transaction = port.writes[port.next_data];
+  memcpy(transaction->data.data() + size_t(transaction->beat) * port_bytes_, beat.data, port_bytes_);
+  transaction->strobes[transaction->beat] = beat.strb;
+  if (transaction->beat++ == transaction->address.len) {  // the address counts, a wrong WLAST is the monitor's
+    transaction->complete = true;
+    ++port.next_data;
+    ++unserved_writes_;
+    unserved_write_bytes_ += uint64_t(transaction->address.beats()) << transaction->address.size;
+  }
+}
+
 void Dram::write_edge(uint32_t index, const MasterSignals& master, SlaveSignals& slave) {
   Port& port = ports_[index];
   PortStatistics& count = statistics[index];
@@ -225,15 +266,10 @@ void Dram::write_edge(uint32_t index, const MasterSignals& master, SlaveSignals&
   }
   if (master.w.valid) {
     if (slave.wready) {
-      Transaction* transaction = port.writes[port.next_data];
-      memcpy(transaction->data.data() + size_t(transaction->beat) * port_bytes_, master.w.data, port_bytes_);
-      transaction->strobes[transaction->beat] = master.w.strb;
-      if (transaction->beat++ == transaction->address.len) {  // the address counts, a wrong WLAST is the monitor's
-        transaction->complete = true;
-        ++port.next_data;
-        ++unserved_writes_;
-        unserved_write_bytes_ += uint64_t(transaction->address.beats()) << transaction->address.size;
-      }
+      if (port.next_data < port.writes.size())
+        take_write_beat(port, master.w);
+      else
+        port.early.push_back(master.w);
       ++count.write_beats;
       ++handshakes_;
     } else {
@@ -255,9 +291,12 @@ void Dram::write_edge(uint32_t index, const MasterSignals& master, SlaveSignals&
       ++count.write_address_stalled;
     }
   }
+  for (; !port.early.empty() && port.next_data < port.writes.size(); port.early.pop_front())
+    take_write_beat(port, port.early.front());
   if (!slave.bvalid && !port.writes.empty()) present_response(port, slave);
   slave.awready = port.writes.size() < timing_.max_writes && chance(timing_.ready_probability);
-  slave.wready = port.next_data < port.writes.size() && chance(timing_.ready_probability);
+  bool room = port.next_data < port.writes.size() || port.early.size() < timing_.early_beats;
+  slave.wready = room && chance(timing_.ready_probability);
 }
 
 void Dram::edge(uint64_t cycle, const MasterSignals* masters, SlaveSignals* slaves) {

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 from dataclasses import asdict, dataclass, fields
 
+MAX_PORTS = 16
+
 
 class _TimingStruct(ctypes.Structure):
     pass
@@ -23,7 +25,10 @@ class DramTiming:
     ready_probability: float = 1.0
     #: Chance in each cycle that a read beat or write response that could appear does.
     data_probability: float = 1.0
-    #: From the DDR data bus to the port; with an idle bus and an open row, from AR handshake to first R beat.
+    #: From the port, which has room for the data, to the controller.
+    command_latency: int = 0
+    #: From the DDR data bus to the port. With an idle bus and an open row the first R beat comes `command_latency` +
+    #: `read_latency` behind the AR handshake.
     read_latency: int = 60
     #: From the DDR data bus to the write response.
     write_latency: int = 30
@@ -33,14 +38,33 @@ class DramTiming:
     max_reads: int = 16
     #: Write transactions a port may have outstanding.
     max_writes: int = 16
-    #: What the controller may fetch ahead for one port: bounds what a stalled port can hide.
+    #: W beats that a port takes ahead of their address.
+    early_beats: int = 0
+    #: Read FIFO of a port. A chunk of up to 256 bytes is asked of the controller when there is room for it, so no more is ever in
+    #: flight.
     read_buffer_bytes: int = 8192
-    #: DDR banks, each with one open row.
+    #: Number of the controller's port that each port leads to. Those that share one take turns.
+    port_groups: tuple[int, ...] = tuple(range(MAX_PORTS))
+    #: What a port of the controller carries, reads and writes each; 0 is no limit.
+    group_bytes_per_cycle: float = 0
+    #: DDR banks in all groups, each with one open row.
     banks: int = 8
+    #: Groups of banks, in which 64-byte bursts lie in turn: rows of one bank of each group are opened together.
+    bank_groups: int = 1
+    #: Banks follow from all bits of the row's number, not from the lowest ones.
+    hash_banks: bool = True
     #: Size of a row over the whole DDR data bus.
     row_bytes: int = 8192
-    #: From a bank being free to data from another of its rows.
-    row_miss_cycles: int = 8
+    #: From a bank being free to data from another of its rows: tRP + tRCD.
+    row_miss_cycles: float = 8
+    #: From the opening of a row to that of another one in the same bank: tRC.
+    row_cycle: float = 0
+    #: Time in which at most four rows are opened: tFAW.
+    four_activates: float = 0
+    #: Lost on the data bus where two bursts in a row are of one bank group: tCCD_L - tCCD_S.
+    same_group_cycles: float = 0
+    #: A row that chunks need stays open until one that needs another row of its bank has waited this long.
+    row_patience: int = 48
     #: How far ahead the controller fills the data bus: row misses hide behind transfers only within it.
     scheduling_window: int = 6
     #: From refresh to refresh; 0 is never.
@@ -48,7 +72,7 @@ class DramTiming:
     #: How long a refresh stops the data bus; it also closes every row.
     refresh_cycles: int = 0
     #: Lost on the data bus when it changes between reading and writing.
-    turnaround_cycles: int = 0
+    turnaround_cycles: float = 0
     #: Writes are held back until this much is waiting ...
     write_batch_bytes: int = 2048
     #: ... or one has waited for this long, or there is nothing to read.
@@ -57,6 +81,8 @@ class DramTiming:
     reorder: bool = False
     #: Read beats of different IDs may be mixed, at random (needs `reorder`).
     interleave: bool = False
+    #: Reads of another master: 64 bytes each, anywhere, at random times, served before those of the ports.
+    cpu_bytes_per_cycle: float = 0
     #: Of every random choice above.
     seed: int = 1
 
@@ -64,14 +90,22 @@ class DramTiming:
         for name in ("ready_probability", "data_probability"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
-        for name in ("max_reads", "max_writes", "banks", "scheduling_window", "read_buffer_bytes"):
+        for name in ("max_reads", "max_writes", "banks", "bank_groups", "scheduling_window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.bank_groups not in (1, 2, 4) or self.banks % self.bank_groups:
+            raise ValueError(f"bank_groups must be 1, 2 or 4 and divide the banks, not {self.bank_groups!r}")
+        if self.read_buffer_bytes < 256:
+            raise ValueError(f"read_buffer_bytes must be at least 256, not {self.read_buffer_bytes!r}")
+        if len(self.port_groups) > MAX_PORTS or any(not 0 <= group < MAX_PORTS for group in self.port_groups):
+            raise ValueError(f"port_groups must be up to {MAX_PORTS} numbers below {MAX_PORTS}, not {self.port_groups!r}")
         for field in fields(self):
-            if getattr(self, field.name) < 0:
+            if field.name != "port_groups" and getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must be at least 0, not {getattr(self, field.name)!r}")
         if self.row_bytes < 256 or self.row_bytes % 256:
             raise ValueError(f"row_bytes must be a multiple of 256, not {self.row_bytes!r}")
+        if self.cpu_bytes_per_cycle and not self.bytes_per_cycle:
+            raise ValueError(f"cpu_bytes_per_cycle must be 0 without a controller, not {self.cpu_bytes_per_cycle!r}")
         if self.interleave and not self.reorder:
             raise ValueError("interleave must be off when reorder is, not True")
 
@@ -79,15 +113,14 @@ class DramTiming:
         return _TimingStruct(**asdict(self))
 
 
-_TimingStruct._fields_ = [
-    (field.name, ctypes.c_double if field.type == "float" else ctypes.c_uint64) for field in fields(DramTiming)
-]
+_C_TYPES: dict[str, type] = {"float": ctypes.c_double, "tuple[int, ...]": ctypes.c_uint8 * MAX_PORTS}
+_TimingStruct._fields_ = [(field.name, _C_TYPES.get(str(field.type), ctypes.c_uint64)) for field in fields(DramTiming)]
 
-#: 64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns.
+#: 64-bit DDR4-2400 (19.2 GB/s) seen from a fabric clock of 250 MHz: refresh every 7.8 us for 350 ns. Its ports are
+#: wider and deeper than those of a board: `board_timing` has these.
 #:
-#: Measured on this model with four 128-bit ports: 99.9% of the ports' 64 bytes a cycle in bursts of 1 KB and more
-#: one after the other, 98.5-99.7% in bursts of 256 bytes (row conflicts between the ports), 63% when these are
-#: scattered at random.
+#: Measured on this model with four 128-bit ports: 99.3-99.9% of the ports' 64 bytes a cycle in bursts of 1 KB and more
+#: one after the other, 97-98% in bursts of 256 bytes.
 KV260 = DramTiming(
     bytes_per_cycle=76.8,
     refresh_interval=1950,
@@ -110,6 +143,7 @@ def random_timing(seed: int) -> DramTiming:
         latency_jitter=90,
         max_reads=1 + 5 * (seed % 4),
         max_writes=1 + 3 * (seed % 3),
+        early_beats=(0, 1, 16)[seed // 2 % 3],
         refresh_interval=700,
         refresh_cycles=60,
         turnaround_cycles=3,
@@ -158,6 +192,9 @@ class PortStatistics:
     reads_outstanding_max: int
     writes_outstanding: int
     writes_outstanding_max: int
+    #: Asked of the controller and not yet on the port, now.
+    read_bytes_in_flight: int
+    read_bytes_in_flight_max: int
 
 
 class StatisticsStruct(ctypes.Structure):

@@ -181,11 +181,15 @@ void Accelerator::reset(uint64_t cycles) {
   model_->rst = 1;
   model_->s_axi_awvalid = model_->s_axi_wvalid = model_->s_axi_arvalid = 0;
   model_->s_axi_bready = model_->s_axi_rready = 0;
-  std::fill(std::begin(slaves_), std::end(slaves_), SlaveSignals{});
   dram.reset();
   for (uint64_t i = 0; i < cycles; ++i) step();
   model_->rst = 0;
   forget_idle();
+}
+
+void Accelerator::drop_outstanding() {
+  std::fill(std::begin(slaves_), std::end(slaves_), SlaveSignals{});
+  dram.drop();
 }
 
 Stop Accelerator::run(uint64_t max_cycles, uint64_t max_idle_cycles, bool until_irq, bool until_retire) {

@@ -28,6 +28,7 @@ class Accelerator {
   ~Accelerator();
 
   void reset(uint64_t cycles);
+  void drop_outstanding();
   void step();
   Stop run(uint64_t max_cycles, uint64_t max_idle_cycles, bool until_irq, bool until_retire);
   Stop write_register(uint32_t offset, uint32_t value, uint64_t max_cycles);

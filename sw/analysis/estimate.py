@@ -11,9 +11,12 @@ from ...boards import Board
 from ...config import BuildConfig
 from ...published import published_model
 from ...shape import ModelShape
-from .pass_model import PassEstimate, PassModel
+from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
+from ...sim.dram import KV260
+from ...sim.port_rate import tabled_port_rate
+from .pass_model import Calibration, PassEstimate, PassModel
 
-__all__ = ["Estimate", "describe_estimate", "estimate_json", "estimate_model"]
+__all__ = ["Estimate", "calibration_of", "describe_estimate", "estimate_json", "estimate_model"]
 
 
 @dataclass
@@ -22,6 +25,17 @@ class Estimate:
 
     prefill: list[PassEstimate] = field(default_factory=list)
     decode: list[PassEstimate] = field(default_factory=list)
+
+
+def calibration_of(board: Board, conditions: MemoryConditions) -> Calibration:
+    """The calibration with the memory of ``board``; the defaults are that of `KV260`."""
+    usual, timing = Calibration(), board_timing(board, conditions)
+    rate = usual.port_rate if board.platform is None else tabled_port_rate(board, conditions)
+    reads = timing.command_latency + timing.read_latency - KV260.read_latency
+    writes = timing.write_latency - KV260.write_latency
+    return replace(
+        usual, port_rate=rate, first_beat=usual.first_beat + reads, refill=usual.refill + reads, finish=usual.finish + writes
+    )
 
 
 def estimate_model(
@@ -33,9 +47,10 @@ def estimate_model(
     cached: int = 0,
     head: str = "exact",
     engine: str = "ternary",
+    calibration: Calibration | None = None,
 ) -> Estimate:
     """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and of ``decode`` new tokens."""
-    model = PassModel(config, shape, head=head, engine=engine)
+    model = PassModel(config, shape, head=head, engine=engine, calibration=calibration)
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
@@ -65,13 +80,16 @@ def estimate_json(
     cached: int = 0,
     head: str = "exact",
     layers: int | None = None,
+    memory: MemoryConditions = USUAL,
 ) -> dict[str, Any]:
     """What ``hwgen estimate --json`` prints."""
     config, shape = board.config, published_model(shape_name).shape
     if layers is not None:
         shape = replace(shape, layers=layers)
     engine = published_model(shape_name).engine
-    estimate = estimate_model(config, shape, prompt, decode, cached=cached, head=head, engine=engine)
+    estimate = estimate_model(
+        config, shape, prompt, decode, cached=cached, head=head, engine=engine, calibration=calibration_of(board, memory)
+    )
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)
     beats = sum(p.stream_beats for p in estimate.decode)
@@ -81,6 +99,7 @@ def estimate_json(
         "board": board.name,
         "clock_mhz": config.clock_mhz,
         "head": head,
+        "memory": memory_json(board, memory),
         "estimated": True,
         "prefill": {
             "tokens": prompt,
@@ -119,5 +138,6 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
             f"tokens/s ({at}); ports {decode['port_utilisation']:.1%} busy, port limit {decode['port_limit_tok_s']:.2f} tokens/s"
         )
     ranked = sorted(result["by_operator"].items(), key=lambda item: -item[1])
+    lines.append(describe_memory(result["memory"]))
     lines.append("cycles   " + ", ".join(f"{name} {cycles:,}" for name, cycles in ranked if cycles))
     return lines

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import HwgenError
 from ...published import published_model
+from .memory import add_memory, memory_conditions
 from .options import add_board, add_head, add_workload, at_least, configured_board
 from .output import Output, Result
 
@@ -18,6 +19,7 @@ EXAMPLE = "hwgen bench --board kv260 --shape bitnet-0.73b --prompt 128 --decode 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
     add_head(parser)
+    add_memory(parser)
     parser.add_argument(
         "--timeline", type=Path, metavar="DIR", help="write a Perfetto trace and pictures of the first passes there"
     )
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         head=options.head,
         timeline=options.timeline,
         seed=options.seed,
+        memory=memory_conditions(options),
     )
     if plan.prompt + plan.decode == 0:
         raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")

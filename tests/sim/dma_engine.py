@@ -15,7 +15,7 @@ PORT_STRIDE = 0x20
 SOURCE, DESTINATION, BURSTS, LEN, SCATTER, FLAGS = range(0, 24, 4)
 HASHES = 0x100
 UNMAPPED = 0x800
-COPY, THROTTLE = 1, 2
+COPY, THROTTLE, LEAD = 1, 2, 4
 ID_BITS = 2
 PROBES = (Probe("beats", 64, 32, 2), Probe("odd", 64, 5, 3), Probe("wide", 8, 72))
 
@@ -114,6 +114,7 @@ def dma_verilog(ports: int, port_bits: int) -> str:
             f".bursts(config_words[{word + 2}][15:0])",
             f".len(config_words[{word + 3}][7:0]), .scatter(config_words[{word + 4}])",
             f".copy(config_words[{word + 5}][0]), .throttle(config_words[{word + 5}][1]), .bug(config_words[1][3:0])",
+            f".lead(config_words[{word + 5}][2])",
             f".busy(busy[{port}]), .hashes(hashes[{port * 256} +: 256])",
         ]
         instances.append(f"  dma_port #(.W(W), .IDB({ID_BITS})) port{port} ({', '.join(pins)});")

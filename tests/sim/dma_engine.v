@@ -4,6 +4,7 @@ module dma_port #(parameter W = 128, parameter IDB = 2) (
   input [39:0] source, input [39:0] destination, input [15:0] bursts, input [7:0] len,
   input [31:0] scatter,       // mask of a random burst index, 0: one burst after the other
   input copy, input throttle, // throttle: RREADY and BREADY come and go
+  input lead,                 // W beats are offered as they come, their address much later
   input [3:0] bug,
   output reg busy,
   output reg [64*(1<<IDB)-1:0] hashes,
@@ -26,6 +27,7 @@ module dma_port #(parameter W = 128, parameter IDB = 2) (
   reg [10:0] unclaimed;  // beats in the FIFO no AW was sent for
   reg [10:0] claimed;    // beats an AW was sent for and W was not
   reg [7:0] wbeat;
+  reg [6:0] delay;       // until AW is offered
   reg [39:0] waddr;
   wire [8:0] beats = len + 1;
   wire [39:0] burst_bytes = {31'b0, beats} << LOG;
@@ -42,7 +44,8 @@ module dma_port #(parameter W = 128, parameter IDB = 2) (
   wire room = !copy || credit >= beats;
   wire take_ar = next_ar && to_read != 0 && room;
 
-  assign awvalid = copy && to_address != 0 && unclaimed >= beats;
+  wire whole = copy && to_address != 0 && unclaimed >= beats;
+  assign awvalid = whole && (!lead || delay == 127);
   assign awaddr = waddr;
   assign awid = 0;
   assign awlen = len;
@@ -77,7 +80,8 @@ module dma_port #(parameter W = 128, parameter IDB = 2) (
     if (bvalid && bready) to_respond <= to_respond - 1;
     credit <= credit - (take_ar && copy ? beats : 0) + w;
     unclaimed <= unclaimed + (beat && copy) - (aw ? beats : 0);
-    claimed <= claimed + (aw ? beats : 0) - w;
+    claimed <= claimed + (lead ? beat && copy : aw ? beats : 0) - w;
+    delay <= aw || !whole ? 0 : delay == 127 ? 127 : delay + 1;
     if (reading == 0 && to_respond == 0) busy <= 0;
     if (start) begin
       busy <= 1; to_read <= bursts; reading <= bursts; waddr <= destination; hashes <= 0; lfsr <= 32'hACE1;
@@ -87,6 +91,7 @@ module dma_port #(parameter W = 128, parameter IDB = 2) (
     if (rst) begin
       busy <= 0; arvalid <= 0; to_read <= 0; reading <= 0; to_address <= 0; to_respond <= 0; head <= 0; tail <= 0;
       credit <= 1023; unclaimed <= 0; claimed <= 0; wbeat <= 0; lfsr <= 32'hACE1;
+      delay <= 0;
     end
   end
 endmodule

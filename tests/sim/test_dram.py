@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hwgen.boards import load_board
 from hwgen.sim.accelerator import SimulatedAccelerator
+from hwgen.sim.board_timing import board_timing
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 
-from .dma_engine import COPY, THROTTLE, Job, expected_hashes, read_hashes, start
+from .dma_engine import COPY, LEAD, THROTTLE, Job, expected_hashes, read_hashes, start
 
 PORT_BYTES = 16
 CONTENTS = np.random.default_rng(7).integers(0, 256, 1 << 21, dtype=np.uint8)
@@ -92,14 +95,15 @@ def test_short_reads_in_a_row_lose_a_little(dma: SimulatedAccelerator) -> None:
     assert 0.98 < efficiency(dma, [Job(port * 0x1007000, 5000, 15) for port in range(4)]) < 0.999
 
 
-def test_scattered_short_reads_are_clearly_slower(dma: SimulatedAccelerator) -> None:
+def test_scattered_short_reads_are_clearly_slower(dma_library: Path) -> None:
+    dma = SimulatedAccelerator(dma_library, memory_bytes=1 << 28, timing=board_timing(load_board("kv260")))
     rates = [
         efficiency(dma, [Job(port << 26, 3000, len, scatter=(1 << 25) // (16 * (len + 1)) - 1) for port in range(4)])
         for len in (3, 15, 63)
     ]
     assert rates == sorted(rates)
-    assert 0.2 < rates[0] < 0.45
-    assert 0.5 < rates[1] < 0.72
+    assert 0.2 < rates[0] < 0.5
+    assert 0.5 < rates[1] < 0.8
 
 
 def test_fewer_outstanding_reads_are_bound_by_latency(dma_library: Path) -> None:
@@ -126,7 +130,7 @@ def test_latency_of_a_single_read(dma_library: Path) -> None:
 def test_bandwidth_is_shared_and_limited(dma_library: Path) -> None:
     timing = replace(KV260, bytes_per_cycle=32.0, refresh_interval=0)
     dma = SimulatedAccelerator(dma_library, memory_bytes=1 << 26, timing=timing)
-    assert efficiency(dma, [Job(port << 24, 200, 255) for port in range(4)]) == pytest.approx(0.5, abs=0.01)
+    assert efficiency(dma, [Job(port << 24, 200, 255) for port in range(4)]) == pytest.approx(0.5, abs=0.02)
 
 
 def test_copying_pays_for_both_directions(dma: SimulatedAccelerator) -> None:
@@ -227,8 +231,65 @@ def test_the_same_seed_gives_the_same_cycles(dma_library: Path) -> None:
         ({"read_latency": -1}, "read_latency must be at least 0, not -1"),
         ({"row_bytes": 100}, "row_bytes must be a multiple of 256, not 100"),
         ({"interleave": True}, "interleave must be off"),
+        ({"bank_groups": 3}, "bank_groups must be 1, 2 or 4 and divide the banks, not 3"),
+        ({"read_buffer_bytes": 128}, "read_buffer_bytes must be at least 256, not 128"),
+        ({"port_groups": (0, 16)}, r"port_groups must be up to 16 numbers below 16, not \(0, 16\)"),
+        ({"bytes_per_cycle": 0.0, "cpu_bytes_per_cycle": 1.0}, "cpu_bytes_per_cycle must be 0 without a controller"),
     ],
 )
-def test_bad_timing_is_refused(change: dict[str, float], message: str) -> None:
+def test_bad_timing_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(KV260, **change)
+
+
+@pytest.mark.parametrize("timing", TIMINGS.values(), ids=TIMINGS.keys())
+def test_reads_owed_from_before_a_reset_are_answered(dma_library: Path, timing: DramTiming) -> None:
+    dma = SimulatedAccelerator(dma_library, memory_bytes=1 << 20, timing=timing)
+    start(dma, [Job(0, 40, 15)])
+    while not dma.port_statistics()[0].reads_outstanding:
+        dma.tick()
+    owed = dma.port_statistics()[0]
+    dma.reset()
+    assert dma.port_statistics()[0].reads_outstanding == owed.reads_outstanding
+    dma.tick(4000)
+    port = dma.port_statistics()[0]
+    assert (port.read_commands, port.read_beats, port.reads_outstanding) == (owed.read_commands, 16 * owed.read_commands, 0)
+    assert not dma.violations()
+
+
+def test_a_write_cut_short_by_a_reset_waits_until_it_is_dropped(dma_library: Path) -> None:
+    dma = SimulatedAccelerator(dma_library, memory_bytes=1 << 20, timing=KV260)
+    dma.memory[: 1 << 16] = 1
+    job = Job(0, 1, 255, destination=0x8000, flags=COPY)
+    start(dma, [job])
+    while dma.port_statistics()[0].write_beats < 5:
+        dma.tick()
+    dma.reset()
+    dma.tick(3000)
+    assert dma.port_statistics()[0].writes_outstanding == 1
+    assert (dma.memory[0x8000:0x9000] == 1).all()  # what was there: nothing of it landed
+    dma.drop_outstanding()
+    assert dma.port_statistics()[0].writes_outstanding == 0
+    dma.memory[:0x1000] = 7
+    start(dma, [job])
+    dma.run_until_irq(3000)
+    assert (dma.memory[0x8000:0x9000] == 7).all()
+
+
+@pytest.mark.parametrize("early", [0, 1, 16, 128])
+@pytest.mark.parametrize("name", ["kv260", "ideal", "random3", "random5", "interleaved"])
+def test_data_may_be_offered_before_its_address(dma_library: Path, name: str, early: int) -> None:
+    dma = SimulatedAccelerator(dma_library, memory_bytes=1 << 21, timing=replace(TIMINGS[name], early_beats=early))
+    dma.memory[: 1 << 20] = CONTENTS[: 1 << 20]
+    jobs = [Job(port << 16, 30, 15, destination=(1 << 20) + (port << 16), flags=COPY | LEAD) for port in range(4)]
+    expected = dma.memory.copy()
+    for job in jobs:
+        expected[job.destination : job.destination + 30 * 256] = expected[job.source : job.source + 30 * 256]
+    start(dma, jobs)
+    while not dma.port_statistics()[0].write_commands:
+        dma.tick()
+    assert dma.port_statistics()[0].write_beats == min(early, 16 * 30, dma.port_statistics()[0].write_beats)
+    assert (dma.port_statistics()[0].write_beats > 0) == (early > 0)
+    dma.run_until_irq(200_000, max_idle_cycles=5_000)
+    np.testing.assert_array_equal(dma.memory, expected)
+    assert not dma.violations() and not dma.errors()

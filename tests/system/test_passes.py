@@ -51,6 +51,7 @@ def test_reset_in_a_pass(cycles: int, expected: list[object]) -> None:
     engine.start(Session(), PROMPT[:4], logits=True, write_logits=True)
     device.accelerator.tick(cycles)
     assert device.read_register(register(CONFIG, "STATUS").offset) == Status.BUSY
+    device.accelerator.drop_outstanding()
     device.accelerator.reset()
     assert device.read_register(register(CONFIG, "STATUS").offset) == 0
     assert results(Engine(device, small_image()), Session()) == expected

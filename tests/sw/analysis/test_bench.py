@@ -32,7 +32,8 @@ def test_two_layers_of_a_published_shape(shape: str, head: str, prompt: int, tmp
         busy = result[phase]["cycles"] if phase == "prefill" else sum(result[phase]["passes"])
         idle = sum(result[phase]["stalls"].values())
         assert 0 < idle < busy and len(result[phase]["stalls"]) == len(ENGINE_COUNTERS) - 1
-    assert result["decode"]["port_utilisation"] > 0.98
+    assert result["decode"]["port_utilisation"] > 0.9
+    assert result["memory"] == {"latency_ns": 320.0, "cpu_bytes_per_s": 0.0}
     _check_timeline(tmp_path)
     _check_estimate(result, estimate_json(board, shape, prompt, 1, head=head, layers=LAYERS))
 

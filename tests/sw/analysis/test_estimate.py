@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from hwgen.boards import load_board
 from hwgen.shape import ModelShape
-from hwgen.sw.analysis.estimate import estimate_json, estimate_model
+from hwgen.sim.board_timing import MemoryConditions
+from hwgen.sim.port_rate import tabled_port_rate
+from hwgen.sw.analysis.estimate import calibration_of, estimate_json, estimate_model
+from hwgen.sw.analysis.pass_model import Calibration
 
 KV260 = load_board("kv260")
 
@@ -19,3 +22,11 @@ def test_any_shape() -> None:
     shape = ModelShape(hidden=64, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=96, vocab=50, max_context=64)
     estimate = estimate_model(load_board("demo").config, shape, 13, 2)
     assert len(estimate.prefill) == 2 and len(estimate.decode) == 2
+
+
+def test_calibration_has_the_memory_of_the_board() -> None:
+    slow = MemoryConditions(latency_ns=480, cpu_bytes_per_s=1e9)
+    usual, calibration = Calibration(), calibration_of(KV260, slow)
+    assert calibration.port_rate == tabled_port_rate(KV260, slow) < calibration_of(KV260, MemoryConditions()).port_rate
+    assert calibration.refill - usual.refill == calibration.first_beat - usual.first_beat == 120 - 60
+    assert calibration_of(load_board("demo"), MemoryConditions()) == usual  # the memory that the figures were taken with
