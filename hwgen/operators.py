@@ -7,7 +7,7 @@ Compiler, golden machine, generators, estimate and verification all read it here
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
@@ -54,6 +54,10 @@ class State(enum.Flag):
     VALUES = enum.auto()
     #: Scores of vocabulary rows, and the short list of their blocks.
     SCORES = enum.auto()
+
+    def each(self) -> Iterator[State]:
+        """The kinds one by one (Python 3.10 does not iterate over a flag)."""
+        return (kind for kind in State if kind is not State.NONE and kind in self)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def touches(d: Descriptor) -> tuple[set[str], set[str]]:
     reads, writes = set(), PORTS.get(d.opcode, set()) | ({"ring"} if row.fetches != (Fetch.NONE,) else set())
     for use in USES:
         of = replace(d, **use)  # type: ignore[arg-type]  # fields by name
-        reads |= {name(state, d) for state in row.reads(of)}
-        writes |= {name(state, d) for state in row.writes(of)}
+        reads |= {name(state, d) for state in row.reads(of).each()}
+        writes |= {name(state, d) for state in row.writes(of).each()}
         reads |= {memory for memory, at in (("scratch", row.scratch_reads), ("parameters", row.param_reads)) if at(of).count}
         writes |= {memory for memory, at in (("scratch", row.scratch_writes), ("parameters", row.param_writes)) if at(of).count}
     return reads, writes

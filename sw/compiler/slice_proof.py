@@ -86,9 +86,9 @@ class _OnChip:
 
         finds = self.held is None or d.fetch is Fetch.NONE
         finds &= self._param(d, row.param_reads(d)).items() <= self.param.items()
-        finds &= all(rounds <= self.made[place(state)] for state in row.reads(d))
+        finds &= all(rounds <= self.made[place(state)] for state in row.reads(d).each())
         self.param.update(self._param(d, row.param_writes(d)))
-        for state in row.writes(d):
+        for state in row.writes(d).each():
             if state in _HALVES:
                 self.made[place(state)].clear()
             self.made[place(state)] |= rounds

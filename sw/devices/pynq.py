@@ -148,7 +148,8 @@ class PynqDevice:
                 add_deadlines(target, seconds)
         self._pynq.Device.active_device = target
         clocks = self._pynq.Clocks
-        if clocks.device is not target:  # PYNQ would go on setting the clocks of the device before
+        # PYNQ would go on setting the clocks of the device before; PYNQ 3.0 knows the clocks of its own board alone
+        if hasattr(clocks, "set_device") and clocks.device is not target:
             if "_real_instance" in vars(clocks):
                 del clocks._real_instance
             clocks.set_device(target)
