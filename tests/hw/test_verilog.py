@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,4 +38,11 @@ def test_identity_covers_the_generators(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert before == verilog.generator_identity()
     (tmp_path / "new.py").write_text("x = 1\n")
     monkeypatch.setattr(hwgen.hw, "__path__", [*hwgen.hw.__path__, str(tmp_path)])
+    assert verilog.generator_identity() != before
+
+
+def test_identity_covers_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Python may give signals other names, so it must not find this one's text."""
+    before = verilog.generator_identity()
+    monkeypatch.setattr(verilog, "sys", SimpleNamespace(version_info=SimpleNamespace(major=3, minor=99)))
     assert verilog.generator_identity() != before
