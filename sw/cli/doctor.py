@@ -62,7 +62,7 @@ _PROGRAMS = (("g++", "g++"), ("make", "make"), ("perl", "perl"))
 
 
 def check_python() -> Check:
-    return Check("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or newer")
+    return Check("python", sys.version_info >= (3, 10), platform.python_version(), "install Python 3.10 or newer")
 
 
 def check_package(name: str, extra: str, optional: bool) -> Check:
