@@ -20,7 +20,7 @@ from hwgen.boards import load_board
 from hwgen.errors import HwgenError
 from hwgen.hw.verilog import cached_verilog
 from hwgen.published import PUBLISHED
-from hwgen.sw.compiler.compile import compile_model
+from hwgen.sw.compiler.compile import HEADS, compile_model
 from hwgen.sw.models.open import open_model
 from hwgen.sw.models.random_model import random_model
 from hwgen.sw.packaging.build import build_board
@@ -34,7 +34,7 @@ def of_model(name: str, boards: list[str], layers: int | None) -> dict[str, dict
     weights: Any = random_model(name, layers=layers) if name in PUBLISHED else open_model(name).weights
     found = {}
     for board in boards:
-        for head in ("exact", "shortlist"):
+        for head in HEADS:
             try:
                 image = compile_model(load_board(board).for_engine(weights.engine).config, weights, name=name, head=head)
             except HwgenError as error:

@@ -60,10 +60,12 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
 
 
 def add_head(parser: argparse.ArgumentParser) -> None:
+    from ..compiler.compile import HEADS
+
     parser.add_argument(
         "--head",
         default="exact",
-        choices=("exact", "shortlist"),
+        choices=HEADS,
         help="LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks",
     )
 

@@ -134,7 +134,7 @@ class ModelCompiler:
         """Place matrices of the same inputs one above the other (each padded to whole vectors of rows), cut into panels of about
         equal size.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # of the number format: TernaryCompiler, Int4Compiler
 
     def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> int:
         """Where in the parameter memory the row scales of a panel are when it is drained; ternary panels have none."""
