@@ -45,7 +45,11 @@ CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 TIMESCALE = ("1ns", "1ps")
 # Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit.
-BUILD_ARGS = ("-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "-MAKEFLAGS", "OPT_FAST=-O0")
+# cocotb's runner makes every signal public, which stops Verilator from optimising: only the ports are (see `_public_ports`).
+BUILD_ARGS = (
+    "-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "-MAKEFLAGS", "OPT_FAST=-O0",
+    "--no-public-flat-rw",
+)
 
 _SRC_ATTRIBUTE = re.compile(r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n', re.MULTILINE)
 
@@ -144,13 +148,15 @@ def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="building_") as scratch:
         source = Path(scratch) / f"{top}.v"
         source.write_text(text)
+        public = Path(scratch) / "public.vlt"
+        public.write_text(_public_ports(text, top))
         log = Path(scratch) / "build.log"
         objects = Path(scratch) / "obj"
         if library.exists():
             shutil.copytree(library, objects)
         try:
             get_runner("verilator").build(
-                sources=[source],
+                sources=[public, source],
                 hdl_toplevel=top,
                 build_dir=objects,
                 always=True,
@@ -167,6 +173,15 @@ def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
         # Several pytest workers may build the same design: the last to finish replaces an identical file.
         os.replace(objects / top, executable)
     return executable
+
+
+def _public_ports(text: str, top: str) -> str:
+    """A Verilator configuration that lets cocotb see the ports of ``top``, and nothing else of the design."""
+    header = re.search(rf"^module {re.escape(top)}\((.*?)\);", text, re.MULTILINE | re.DOTALL)
+    if header is None:
+        raise AssertionError(f"module {top!r} is not in the Verilog")
+    ports = (port.strip().lstrip("\\") for port in header[1].split(","))
+    return "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports if port)
 
 
 def _keep_library(objects: Path, staging: Path, library: Path) -> None:
