@@ -27,7 +27,7 @@ from tests.hw.axi.bench import Bench
 
 CONFIGS = {
     "default": BuildConfig(),
-    "odd": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
+    "odd": BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
                        trace_entries=5),
 }
 IGNORED = {"trace_count": 32, "finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8,

@@ -223,7 +223,7 @@ def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -
         ({"max_heads": 2}, r"needs 3 query heads"),
         ({"max_shared": 2}, r"needs 3 query heads a key/value head"),
         (
-            {"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
+            {"ports": 4, "beat_bytes": 64, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
             r"head_dim is 16, .* a multiple of 32",
         ),
         ({"scratch_vectors": 8}, r"has scratch_vectors=8"),
