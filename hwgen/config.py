@@ -144,6 +144,16 @@ class BuildConfig:
         return self.burst * self.port_bytes // self.beat_bytes
 
     @property
+    def beat_words(self) -> int:
+        """Port words of one beat."""
+        return self.beat_bytes // self.port_bytes
+
+    @property
+    def port_queue(self) -> int:
+        """Words that wait behind a read port until they are whole beats."""
+        return max(32, 4 * self.beat_words)
+
+    @property
     def width(self) -> int:
         """Vector width: float32 elements that the vector unit handles in one cycle."""
         return self.beat_bytes // 4 // self.beat_vectors
