@@ -159,6 +159,7 @@ class Accelerator(wiring.Component):
             self.irq.eq(registers.irq),
             mem.start.eq(registers.start),
             mem.program.eq(registers.program),
+            mem.port_enable.eq(-1),
             sequencer.current.tokens.eq(registers.current.tokens),
             sequencer.current.position.eq(registers.current.position),
             sequencer.current.want_logits.eq(registers.current.want_logits),
@@ -276,10 +277,10 @@ class Accelerator(wiring.Component):
         m.submodules.counters = counters = Counters(self.config)
         events: dict[str, ValueLike] = {
             "cycles": registers.busy,
-            "stream_beats": mem.ring_word,
+            "stream_beats": mem.ring_beat,
             "ring_full": mem.ring_full,
             "ring_empty": stream_ready & ~mem.rows.valid,
-            "write_beats": mem.write_word[0],
+            "write_beats": mem.write_beat,
             "operators": sequencer.retire,
             **{name: m.submodules.activity.causes[bit] for bit, (name, _) in enumerate(ENGINE_COUNTERS)},
         }
@@ -353,17 +354,16 @@ class Accelerator(wiring.Component):
 
     def _connect_errors(self, m: Module, mem: MemorySystem, registers: RegisterFile) -> None:
         ports = self.config.ports
-        m.submodules.errors = errors = ErrorLatch(2 * ports + 1)
-        for source, report in zip(errors.sources, [*mem.read_errors, mem.program_error, *mem.write_errors], strict=True):
+        m.submodules.errors = errors = ErrorLatch(ports + 2)
+        for source, report in zip(errors.sources, [*mem.read_errors, mem.program_error, mem.write_error], strict=True):
             m.d.comb += [source.valid.eq(report.valid), source.resp.eq(report.resp)]
-        of_write = errors.source > ports
         m.d.comb += [
             errors.clear.eq(registers.start),
             registers.error.eq(errors.valid),
             registers.error_response.eq(errors.resp),
-            registers.error_write.eq(of_write),
-            # Sources: read of every port, program (on port 0), write of every port.
-            registers.error_port.eq(Mux(of_write, errors.source - (ports + 1), Mux(errors.source == ports, 0, errors.source))),
+            # Sources: read of every port, program and write (both on port 0).
+            registers.error_write.eq(errors.source == ports + 1),
+            registers.error_port.eq(Mux(errors.source >= ports, 0, errors.source)),
         ]
 
     def ports(self) -> dict[str, tuple[Any, Flow]]:

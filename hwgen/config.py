@@ -22,6 +22,9 @@ TRITS_PER_BYTE = 5
 #: Memory ports of a build at most.
 MAX_PORTS = 8
 
+#: Banks that a segment is read from in turn.
+MAX_READ_STREAMS = 4
+
 #: Whether a value is legal, what it must be and what to do, by the type of its field.
 _LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "int": (lambda value: type(value) is int and value > 0, "a positive integer", "; use 1 or more"),
@@ -125,6 +128,8 @@ class BuildConfig:
     shortlist: int = 8
     #: Longest AXI burst, in port words. A read burst crosses no multiple of its bytes, and these are whole beats.
     burst: int = 16
+    #: Bytes after which memory goes on in another bank (a power of two). Long segments are read from several banks in turn.
+    bank_bytes: int = 16384
     #: Read bursts a port keeps in flight.
     outstanding: int = 8
     #: Descriptors held on chip between program reader, prefetcher and sequencer.
@@ -147,6 +152,18 @@ class BuildConfig:
     def beat_words(self) -> int:
         """Port words of one beat."""
         return self.beat_bytes // self.port_bytes
+
+    @property
+    def read_streams(self) -> int:
+        """Banks that a long segment is read from in turn: at most `MAX_READ_STREAMS`, and their `bank_bytes` each take an eighth of
+        the ring together."""
+        room = self.ring_beats * self.beat_bytes // (8 * self.bank_bytes)
+        return min(MAX_READ_STREAMS, nearest_power_of_two(room))
+
+    @property
+    def bank_bursts(self) -> int:
+        """Longest bursts in a bank."""
+        return self.bank_bytes // (self.burst * self.port_bytes)
 
     @property
     def port_queue(self) -> int:
@@ -263,7 +280,7 @@ class BuildConfig:
             power_of_two(self.beat_vectors) and self.beat_vectors <= self.beat_bytes // 8, "beat_vectors",
             f"a power of two up to {self.beat_bytes // 8}", 1,
         )
-        for name in ("kv_block", "query_lanes", "burst"):
+        for name in ("kv_block", "query_lanes", "burst", "bank_bytes"):
             value = getattr(self, name)
             self._require(power_of_two(value), name, "a power of two", nearest_power_of_two(value))
         legal_rows = [r for r in range(1, self.width + 1) if self.width % r == 0 and power_of_two(r)]
@@ -301,8 +318,8 @@ class BuildConfig:
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
-        least = self.beat_bytes // self.port_bytes
-        self._require(self.burst >= least, "burst", f"at least a beat ({least} words)", least)
+        self._require(self.burst >= self.beat_words, "burst", f"at least a beat ({self.beat_words} words)", self.beat_words)
+        self._require(self.bank_bytes >= self.burst * self.port_bytes, "bank_bytes", "at least a burst", self.burst * self.port_bytes)
         for name in ("ring_memory", "scratch_memory", "activation_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
         self._require(self.ring_beats >= 8 * self.burst_beats, "ring_beats",
