@@ -88,18 +88,18 @@ class Dispatcher(wiring.Component):
                 ]
 
         # The port that gets it is chosen in the cycle before.
-        chosen = Signal(config.ports)
-        m.d.comb += [turns.asks.eq(self.free & self.enabled), turns.take.eq(~chosen.any() | issue)]
+        chosen, usable = Signal(config.ports), Signal()
+        m.d.comb += [turns.asks.eq(self.free & self.enabled), turns.take.eq(~usable), usable.eq((chosen & self.enabled).any())]
         with m.If(issue):
             m.d.sync += chosen.eq(0)
-        with m.Elif(~chosen.any()):
+        with m.Elif(~usable):
             m.d.sync += chosen.eq(turns.chosen)
 
         room = Signal(range(config.ring_beats + 1), init=config.ring_beats)
         fits = self._has_room(m, room, next_burst)
         tag, tags_left = self._complete(m, issue, next_burst)
         m.d.comb += [
-            issue.eq(held & chosen.any() & fits & tags_left & ~self.halt),
+            issue.eq(held & usable & fits & tags_left & ~self.halt),
             self.waiting.eq(held & ~fits),
         ]
         m.d.sync += room.eq(room - next_burst.beats * issue + config.groups * self.freed)

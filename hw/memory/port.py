@@ -113,7 +113,7 @@ class PortReader(wiring.Component):
         with m.If(request.valid):
             beats_less_one = Signal(8 - word_bits)
             m.d.comb += beats_less_one.eq(request.beats - 1)
-            m.d.sync += [ar.valid.eq(1), ar.addr.eq(request.address), ar.len.eq(Cat(Const(-1, word_bits), beats_less_one))]
+            m.d.sync += [ar.valid.eq(1), ar.addr.eq(request.address), ar.len.eq(Cat(Const(config.beat_words - 1, word_bits), beats_less_one))]
         with m.Elif(ar.ready):
             m.d.sync += ar.valid.eq(0)
 

@@ -102,7 +102,7 @@ class StreamWriter(wiring.Component):
     def _words_less_one(self, m: Module, beats: Signal) -> Cat:
         less_one = Signal(bits_for(self.burst))
         m.d.comb += less_one.eq(beats - 1)
-        return Cat(Const(-1, self.config.beat_words.bit_length() - 1), less_one)
+        return Cat(Const(self.config.beat_words - 1, self.config.beat_words.bit_length() - 1), less_one)
 
     def _send(self, m: Module, issue: Signal, beats: Signal) -> tuple[Signal, Signal, Signal]:
         """Beats to words and bursts of them to the port; returns when a whole beat was queued, whether another burst may begin, and
