@@ -1,8 +1,7 @@
-"""Layout of data in memory: ternary packing, segments striped over the ports, KV blocks. Host side, numpy only.
+"""Layout of data in memory: segments, ternary packing, KV blocks. Host side, numpy only.
 
-A *segment* is a run of N beats at address A. Port ``p`` holds its share as one contiguous plane of
-``N * port_bytes`` bytes at ``A + p * N * port_bytes``; beat ``i`` is the concatenation over the ports of word ``i`` of
-every plane (port 0 in the low bytes). Every segment holds a multiple of ``groups`` beats.
+A *segment* of N beats at address A is ``N * beat_bytes`` consecutive bytes, beat ``i`` at ``A + i * beat_bytes``. A is a multiple
+of ``beat_bytes``, N of ``groups``.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_head", "pack_ternary",
-    "pack_trits", "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
+    "Int4Layout", "KvBlockLayout", "arrange_ternary", "matrix_beats", "pack_head", "pack_ternary", "pack_trits", "pad_beats",
+    "unpack_ternary", "vectors_of",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -37,19 +36,6 @@ def vectors_of(config: BuildConfig, elements: int) -> int:
 def pad_beats(config: BuildConfig, beats: int) -> int:
     """``beats`` rounded up to a whole number of ring rows (``groups`` beats)."""
     return align(beats, config.groups)
-
-
-def to_planes(config: BuildConfig, beats: Bytes) -> Bytes:
-    """``[n, beat_bytes]`` beats -> flat bytes of the segment as stored in memory."""
-    n = beats.shape[0]
-    planes = beats.reshape(n, config.ports, config.port_bytes).transpose(1, 0, 2)
-    return np.ascontiguousarray(planes).reshape(-1)
-
-
-def from_planes(config: BuildConfig, data: Bytes) -> Bytes:
-    """Inverse of :func:`to_planes`: flat segment bytes -> ``[n, beat_bytes]``."""
-    planes = data.reshape(config.ports, -1, config.port_bytes)
-    return np.ascontiguousarray(planes.transpose(1, 0, 2)).reshape(-1, config.beat_bytes)
 
 
 def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:

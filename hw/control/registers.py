@@ -40,6 +40,9 @@ class RegisterFile(wiring.Component):
         Addresses.
     current : Out(Pass)
     write_logits : Out(1)
+    port_enable : Out(ports)
+        Ports that may read segments in this pass: PORT_ENABLE as it was at the doorbell, from the cycle after ``start``; all where
+        that was zero. Never zero.
     tokens : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
     current_operator : In(32)
@@ -66,6 +69,7 @@ class RegisterFile(wiring.Component):
             "logits": Out(ADDRESS_BITS),
             "current": Out(Pass(config)),
             "write_logits": Out(1),
+            "port_enable": Out(config.ports, init=(1 << config.ports) - 1),
             "tokens": In(TableRead(config.chunk)),
             "pages": In(TableRead(config.max_pages)).array(2),
             "current_operator": In(32),
@@ -110,10 +114,12 @@ class RegisterFile(wiring.Component):
         for row in rows.values():
             if row.access == "rw":
                 stored[row.name] = register = Signal(32, name=row.name.lower())
+                if row.name == "PORT_ENABLE":
+                    stored[row.name] = register = Signal.like(self.port_enable, name="ports_enabled")
                 with m.If(write & (address[2:] == row.offset // 4)):
-                    for byte in range(4):
-                        with m.If(strobe[byte]):
-                            m.d.sync += register.word_select(byte, 8).eq(data.word_select(byte, 8))
+                    for first in range(0, len(register), 8):
+                        with m.If(strobe[first // 8]):
+                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
         chunk = Const(config.chunk, len(self.current.tokens))
         m.d.comb += [
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
@@ -134,7 +140,8 @@ class RegisterFile(wiring.Component):
         with m.If(control & data[1]):
             m.d.sync += done.eq(0)
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), done.eq(0)]
+            enabled = stored["PORT_ENABLE"]
+            m.d.sync += [self.busy.eq(1), done.eq(0), self.port_enable.eq(Mux(enabled.any(), enabled, ~Const(0, config.ports)))]
         with m.Elif(self.finished):
             m.d.sync += [self.busy.eq(0), done.eq(1)]
 
