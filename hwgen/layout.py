@@ -192,7 +192,8 @@ class KvBlockLayout:
         """Elements ``[..., slots, head_dim]`` of keys or of values -> what their data beats hold ``[..., data_beats, slots,
         key_bytes]``; any number of slots.
         """
-        pieces = elements.reshape(*elements.shape[:-1], -1, self._shape[1]).swapaxes(-3, -2)
+        key_bytes = self._shape[1]
+        pieces = elements.reshape(*elements.shape[:-1], elements.shape[-1] // key_bytes, key_bytes).swapaxes(-3, -2)
         if self.int4:
             pieces = pieces[..., 0::2, :, :] & 15 | pieces[..., 1::2, :, :] << 4
         return pieces
@@ -201,8 +202,10 @@ class KvBlockLayout:
         """Inverse of :meth:`join` for whole data beats ``[..., data_beats, beat_bytes]``: ``[..., kv_block, head_dim]``."""
         pieces = beats.view(np.int8).reshape(*beats.shape[:-1], *self._shape)
         if self.int4:
-            pieces = np.stack((pieces << 4 >> 4, pieces >> 4), axis=-3).reshape(*beats.shape[:-2], -1, *self._shape)
-        return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], self._shape[0], -1)
+            pieces = np.stack((pieces << 4 >> 4, pieces >> 4), axis=-3)
+            pieces = pieces.reshape(*beats.shape[:-2], 2 * beats.shape[-2], *self._shape)
+        slots, key_bytes = self._shape
+        return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], slots, pieces.shape[-3] * key_bytes)
 
 
 def head_block_beats(config: BuildConfig, inputs: int) -> int:

@@ -154,7 +154,7 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
     ]
     rows.append(Register("PORT_ENABLE", 0x048, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken "
-                         "over by a doorbell, all ones after reset. The program and what is written go through port 0 in any case."))
+                         "over by a doorbell, all ones after reset. The program, and what is written, go through port 0 always."))
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
     rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles in which an operator ran, by opcode; several may run at once.",

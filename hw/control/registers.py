@@ -41,8 +41,7 @@ class RegisterFile(wiring.Component):
     current : Out(Pass)
     write_logits : Out(1)
     port_enable : Out(ports)
-        Ports that may read segments in this pass: PORT_ENABLE as it was at the doorbell, from the cycle after ``start``; all where
-        that was zero. Never zero.
+        PORT_ENABLE as it is now; the memory system takes it over with ``start``.
     tokens : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
     current_operator : In(32)
@@ -69,7 +68,7 @@ class RegisterFile(wiring.Component):
             "logits": Out(ADDRESS_BITS),
             "current": Out(Pass(config)),
             "write_logits": Out(1),
-            "port_enable": Out(config.ports, init=(1 << config.ports) - 1),
+            "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)),
             "pages": In(TableRead(config.max_pages)).array(2),
             "current_operator": In(32),
@@ -115,7 +114,7 @@ class RegisterFile(wiring.Component):
             if row.access == "rw":
                 stored[row.name] = register = Signal(32, name=row.name.lower())
                 if row.name == "PORT_ENABLE":
-                    stored[row.name] = register = Signal.like(self.port_enable, name="ports_enabled")
+                    stored[row.name] = register = Signal(config.ports, init=-1, name="port_enabled")
                 with m.If(write & (address[2:] == row.offset // 4)):
                     for first in range(0, len(register), 8):
                         with m.If(strobe[first // 8]):
@@ -128,6 +127,7 @@ class RegisterFile(wiring.Component):
             self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"])),
             self.current.want_logits.eq(stored["PASS"][0]),
             self.write_logits.eq(stored["PASS"][1]),
+            self.port_enable.eq(stored["PORT_ENABLE"]),
         ]
 
         # Doorbell and completion.
@@ -140,8 +140,7 @@ class RegisterFile(wiring.Component):
         with m.If(control & data[1]):
             m.d.sync += done.eq(0)
         with m.If(self.start):
-            enabled = stored["PORT_ENABLE"]
-            m.d.sync += [self.busy.eq(1), done.eq(0), self.port_enable.eq(Mux(enabled.any(), enabled, ~Const(0, config.ports)))]
+            m.d.sync += [self.busy.eq(1), done.eq(0)]
         with m.Elif(self.finished):
             m.d.sync += [self.busy.eq(0), done.eq(1)]
 

@@ -59,8 +59,7 @@ def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
     c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
-    header = layout.header_beats * c.beat_bytes
-    data = 2 * layout.data_beats * c.beat_bytes
+    header, data = layout.header_beats * c.beat_bytes, 2 * layout.data_beats * c.beat_bytes
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
         start = offset + header
         block_scales = np.ascontiguousarray(pages[:, offset:start]).view(np.uint16).reshape(-1, 2, c.kv_block)
@@ -78,15 +77,12 @@ def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.zeros(shape, np.int8), np.zeros(shape[:-1], np.uint16)
     elements[..., :positions, :], scales[..., :positions] = arrays.elements, arrays.scales
+    header, data = layout.header_beats * c.beat_bytes, 2 * layout.data_beats * c.beat_bytes
+    by_page = 2, len(pages), c.kv_block
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
-        # Of every page: scales, then elements, of its keys and values.
-        parts = (
-            scales[:, layer, head].reshape(2, len(pages), c.kv_block).swapaxes(0, 1),
-            layout.join(elements[:, layer, head].reshape(2, len(pages), c.kv_block, -1).swapaxes(0, 1)),
-        )
-        start = int(offset)
-        for part in parts:
-            flat = np.ascontiguousarray(part).reshape(len(pages), -1).view(np.uint8)
-            pages[:, start : start + flat.shape[1]] = flat
-            start += flat.shape[1]
+        start = offset + header
+        block_scales = np.ascontiguousarray(scales[:, layer, head].reshape(by_page).swapaxes(0, 1))
+        pages[:, offset:start] = block_scales.view(np.uint8).reshape(-1, header)
+        beats = layout.join(elements[:, layer, head].reshape(*by_page, image.shape.head_dim).swapaxes(0, 1))
+        pages[:, start : start + data] = np.ascontiguousarray(beats).view(np.uint8).reshape(-1, data)
     return pages
