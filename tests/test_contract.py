@@ -32,7 +32,8 @@ def test_everything_that_shapes_data_is_in_the_contract_hash() -> None:
     config = BuildConfig()
     for name, value, same in (
         ("name", "other", True), ("clock_mhz", 100.0, True), ("probe", True, True),
-        ("panel_rows", 1024, False), ("beat_vectors", 2, False), ("burst", 8, False), ("topk", 4, False), ("trace_entries", 256, False),
+        ("panel_rows", 1024, False), ("beat_vectors", 2, False), ("burst", 8, False), ("topk", 4, False),
+        ("trace_entries", 256, False),
     ):
         assert (contract_hash(replace(config, **{name: value})) == contract_hash(config)) is same, name  # type: ignore[arg-type]
 

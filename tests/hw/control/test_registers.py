@@ -43,7 +43,8 @@ class Registers(wiring.Component):
         super().__init__({
             "bus": In(Axi4Lite()), "start": Out(1), "busy": Out(1), "irq": Out(1), "program": Out(ADDRESS_BITS),
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
-            "port_enable": Out(config.ports), "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
+            "port_enable": Out(config.ports),
+            "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
             "candidate_index": In(32).array(config.topk), "candidate_logit": In(32).array(config.topk),
             "events": In(len(COUNTERS)), "running": In(len(Unit)), "opcodes": In(8).array(len(Unit)),
             "port_busy": In(config.ports), "port_stall": In(config.ports),
