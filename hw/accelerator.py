@@ -159,7 +159,7 @@ class Accelerator(wiring.Component):
             self.irq.eq(registers.irq),
             mem.start.eq(registers.start),
             mem.program.eq(registers.program),
-            mem.port_enable.eq(-1),
+            mem.port_enable.eq(registers.port_enable),
             sequencer.current.tokens.eq(registers.current.tokens),
             sequencer.current.position.eq(registers.current.position),
             sequencer.current.want_logits.eq(registers.current.want_logits),

@@ -171,6 +171,11 @@ class BuildConfig:
         return max(32, 4 * self.beat_words)
 
     @property
+    def replay_beats(self) -> int:
+        """Beats of the largest matrix that the ring holds for the next round of tokens, with two bursts beside it."""
+        return self.ring_beats - 2 * self.burst_beats
+
+    @property
     def width(self) -> int:
         """Vector width: float32 elements that the vector unit handles in one cycle."""
         return self.beat_bytes // 4 // self.beat_vectors
