@@ -51,7 +51,7 @@ def _library() -> Callable[..., float]:
     function = ctypes.CDLL(str(path)).port_rate
     u32, u64, pointer = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
     function.restype = ctypes.c_double
-    function.argtypes = [pointer, u32, u32, u32, u32, u32, u64, u32, u64, pointer, u32, u64]
+    function.argtypes = [pointer, *(5 * (u32,)), u64, *(3 * (u32,)), u64, pointer, u32, u64]
     return function
 
 
@@ -62,8 +62,8 @@ def stream_rate(config: BuildConfig, timing: DramTiming, segments: list[int], se
     addresses = (ctypes.c_uint64 * len(segments))(*segments)
     return float(_library()(
         ctypes.byref(timing.as_struct()), config.ports, config.port_bytes, config.beat_bytes // config.port_bytes, config.burst,
-        config.outstanding, config.ring_beats, config.port_queue, _SPAN, addresses, len(segments),
-        segment_bytes // config.beat_bytes,
+        config.outstanding, config.ring_beats, config.port_queue, config.read_streams, config.bank_bursts, _SPAN, addresses,
+        len(segments), segment_bytes // config.beat_bytes,
     ))
 
 
