@@ -261,6 +261,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
             "context": plan.cached + plan.prompt,
             "cycles_per_token": decode.cycles / decode.tokens if decode.tokens else None,
             "tok_s": decode.tokens * hertz / decode.cycles if decode.cycles else None,
+            # Both against a beat a cycle, whatever the number of ports.
             "port_utilisation": decode.count("stream_beats") / decode.cycles if decode.cycles else None,
             "port_limit_tok_s": decode.tokens * hertz / decode.count("stream_beats") if decode.cycles else None,
             "passes": [r.cycles for r in decode.results],
@@ -292,8 +293,8 @@ def describe_bench(result: dict[str, Any]) -> list[str]:
     if decode["tokens"]:
         lines.append(
             f"decode   {decode['tokens']} tokens at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, "
-            f"{decode['tok_s']:.2f} tokens/s ({at}); ports {decode['port_utilisation']:.1%} busy, "
-            f"port limit {decode['port_limit_tok_s']:.2f} tokens/s"
+            f"{decode['tok_s']:.2f} tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, "
+            f"port limit (one in every cycle) {decode['port_limit_tok_s']:.2f} tokens/s"
         )
     lines.append(describe_memory(result["memory"]))
     for title, phase in (("prefill", prefill), ("decode", decode)):

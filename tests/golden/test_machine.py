@@ -209,6 +209,17 @@ def test_changed_weights_are_noticed(bench: Bench) -> None:
     assert machine.accumulator[0, 0, 0] == -120
 
 
+def test_a_segment_is_consecutive_bytes(bench: Bench) -> None:
+    """Beat i at A + i * beat_bytes: vectors lie in memory as they come out, and a crooked address is refused."""
+    values = random(1, 6 * WIDTH, seed=1).reshape(-1)
+    bench.machine.memory[DATA : DATA + values.nbytes] = values.view(np.uint8)
+    d = Descriptor(opcode=Opcode.PARAM, fetch=Fetch.STREAM, token_count=1, vectors=6, stream_address=DATA, stream_beats=6)
+    bench.run([d])
+    assert np.array_equal(bench.machine.param[:6].reshape(-1), values)
+    with pytest.raises(ProgramError, match="must begin at a multiple of 32 bytes, not at 0x10010"):
+        bench.run([dataclasses.replace(d, stream_address=DATA + 16)])
+
+
 def test_replay_over_rounds(bench: Bench) -> None:
     d = linear_program(bench, np.ones((8, 40), np.int8), flags=Flag.REPLAY)
     second = dataclasses.replace(d, fetch=Fetch.NONE, flags=Flag.NONE, token_start=4)
