@@ -48,6 +48,12 @@ class PortReader(wiring.Component):
         A burst waits for room in the ring.
     idle : Out(1)
         Nothing is requested or in flight.
+    halt : In(1)
+        Level: no burst is requested.
+    drained : Out(1)
+        Nothing is in flight.
+    unasked : Out(1)
+        Strobe: a word came while nothing was in flight; it is not delivered.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -60,6 +66,9 @@ class PortReader(wiring.Component):
             "error": Out(ErrorReport()),
             "waiting": Out(1),
             "idle": Out(1),
+            "halt": In(1),
+            "drained": Out(1),
+            "unasked": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -81,13 +90,16 @@ class PortReader(wiring.Component):
         room = Signal(range(config.ring_beats + 1), init=config.ring_beats)
         in_flight = Signal(range(config.outstanding + 1))
         burst = splitter.bursts
-        issue, ended, fits, may_fly = Signal(), Signal(), Signal(), Signal()
+        issue, ended, fits, may_fly, asked = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             fits.eq(room >= burst.p.words),
             may_fly.eq(in_flight != config.outstanding),
-            issue.eq(burst.valid & fits & may_fly & (~ar.valid | ar.ready)),
+            issue.eq(burst.valid & fits & may_fly & ~self.halt & (~ar.valid | ar.ready)),
             burst.ready.eq(issue),
-            ended.eq(r.valid & r.last),
+            self.drained.eq(in_flight == 0),
+            asked.eq(r.valid & ~self.drained),
+            self.unasked.eq(r.valid & self.drained),
+            ended.eq(asked & r.last),
             self.waiting.eq(burst.valid & ~fits),
             self.idle.eq(~queue.r_rdy & splitter.idle & (in_flight == 0)),
             ar.size.eq(config.port_bytes.bit_length() - 1),
@@ -104,9 +116,9 @@ class PortReader(wiring.Component):
             m.d.sync += ar.valid.eq(0)
 
         m.d.sync += [
-            self.words.valid.eq(r.valid),
+            self.words.valid.eq(asked),
             self.words.data.eq(r.data),
-            self.error.valid.eq(r.valid & (r.resp != RESPONSE_OKAY)),
+            self.error.valid.eq(asked & (r.resp != RESPONSE_OKAY)),
             self.error.resp.eq(r.resp),
         ]
         return m

@@ -36,6 +36,8 @@ class ProgramReader(wiring.Component):
         A word came with an error response; the descriptor is replaced by END, so that the pass ends.
     idle : Out(1)
         No program is being read and nothing is in flight (descriptors may still be queued).
+    halt, drained, unasked
+        See `PortReader`.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -47,6 +49,9 @@ class ProgramReader(wiring.Component):
             "descriptors": Out(stream.Signature(DescriptorLayout())).array(2),
             "error": Out(ErrorReport()),
             "idle": Out(1),
+            "halt": In(1),
+            "drained": Out(1),
+            "unasked": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -57,7 +62,7 @@ class ProgramReader(wiring.Component):
         words = DESCRIPTOR_BYTES // config.port_bytes
 
         running, in_flight = Signal(), Signal(range(IN_FLIGHT + 1))
-        fits, requested, received, store = Signal(), Signal(), Signal(), Signal()
+        fits, requested, received, store, asked = Signal(), Signal(), Signal(), Signal(), Signal()
 
         # Request side: a descriptor is asked for when both readers will have room for it.
         used = [Signal(range(depth + 1), name=f"used{i}") for i in range(2)]
@@ -66,8 +71,11 @@ class ProgramReader(wiring.Component):
             ar.burst.eq(BURST_INCR),
             ar.len.eq(words - 1),
             fits.eq((in_flight != IN_FLIGHT) & Cat(count + in_flight < depth for count in used).all()),
-            requested.eq(running & fits & (~ar.valid | ar.ready)),
-            received.eq(r.valid & r.last),
+            requested.eq(running & fits & ~self.halt & (~ar.valid | ar.ready)),
+            self.drained.eq(in_flight == 0),
+            asked.eq(r.valid & ~self.drained),
+            self.unasked.eq(r.valid & self.drained),
+            received.eq(asked & r.last),
             r.ready.eq(1),
             self.idle.eq(~running & (in_flight == 0)),
         ]
@@ -82,11 +90,11 @@ class ProgramReader(wiring.Component):
         failed = Signal()
         gathered = Signal(DescriptorLayout(), reset_less=True)
         m.d.sync += [
-            self.error.valid.eq(r.valid & (r.resp != RESPONSE_OKAY)),
+            self.error.valid.eq(asked & (r.resp != RESPONSE_OKAY)),
             self.error.resp.eq(r.resp),
             store.eq(received),
         ]
-        with m.If(r.valid):
+        with m.If(asked):
             m.d.sync += [
                 gathered.as_value().eq(Cat(gathered.as_value(), r.data)[config.port_bits :]),
                 failed.eq((failed & ~store) | (r.resp != RESPONSE_OKAY)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -18,7 +18,11 @@ from .ring import UramRing
 from .stripe import PlaneSplitter
 from .writer import StreamWriter
 
-__all__ = ["MemorySystem"]
+__all__ = ["SETTLE_CYCLES", "MemorySystem"]
+
+#: After reset, cycles without an answer that nobody asked for before the first pass begins: one that comes later is then
+#: never one from before the reset.
+SETTLE_CYCLES = 1024
 
 
 class MemorySystem(wiring.Component):
@@ -27,7 +31,8 @@ class MemorySystem(wiring.Component):
     Members
     -------
     start : In(1)
-        Strobe: a pass begins with the program at ``program``.
+        Strobe: a pass begins with the program at ``program``. The first one after reset waits until no unasked answer has come
+        for `SETTLE_CYCLES`.
     current, tokens, pages, shortlist, shortlist_complete
         See `Prefetcher`.
     descriptors : Out(stream of DescriptorLayout)
@@ -50,6 +55,13 @@ class MemorySystem(wiring.Component):
         Port 0 waits for room in the ring.
     ring_level : Out
         Rows in the ring, see `UramRing`.
+    halt : In(1)
+        Level: no read or write burst is requested.
+    drained : Out(1)
+        Nothing is in flight on any port, and no address or data is offered. With ``halt`` it stays so, and the memory system
+        may be reset alone.
+    unasked : Out
+        Read words and write responses of this cycle that nobody asked for. They are discarded.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -79,6 +91,9 @@ class MemorySystem(wiring.Component):
             "ring_word": Out(1),
             "ring_full": Out(1),
             "ring_level": Out(range(config.ring_beats // config.groups + 1)),
+            "halt": In(1),
+            "drained": Out(1),
+            "unasked": Out(range(2 * config.ports + 1)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -90,7 +105,8 @@ class MemorySystem(wiring.Component):
         m.submodules.ring = ring = UramRing(config)
         m.submodules.writer = writer = StreamWriter(config)
 
-        m.d.comb += [program.start.eq(self.start), program.address.eq(self.program)]
+        start = self._settled_start(m)
+        m.d.comb += [program.start.eq(start), program.address.eq(self.program), program.halt.eq(self.halt)]
         connect(m, program.error, flipped(self.program_error))
         connect(m, program.descriptors[0], prefetcher.descriptors)
         connect(m, program.descriptors[1], flipped(self.descriptors))
@@ -113,7 +129,7 @@ class MemorySystem(wiring.Component):
             connect(m, reader.words, ring.words[number])
             connect(m, reader.error, flipped(self.read_errors[number]))
             connect(m, writer.errors[number], flipped(self.write_errors[number]))
-            m.d.comb += reader.freed.eq(ring.freed)
+            m.d.comb += [reader.freed.eq(ring.freed), reader.halt.eq(self.halt)]
             port = reader.axi
             if number == 0:
                 # The program shares the first port.
@@ -136,6 +152,25 @@ class MemorySystem(wiring.Component):
             self.ring_word.eq(readers[0].words.valid),
             self.ring_full.eq(readers[0].waiting),
             self.ring_level.eq(ring.level),
-            self.quiet.eq(program.idle & prefetcher.idle & planes.idle & Cat(r.idle for r in readers).all() & writer.idle),
+            self.quiet.eq(
+                program.idle & prefetcher.idle & planes.idle & Cat(r.idle for r in readers).all() & writer.idle
+            ),
+            writer.halt.eq(self.halt),
+            self.drained.eq(program.drained & Cat(r.drained for r in readers).all() & writer.drained),
+            self.unasked.eq(sum((r.unasked for r in readers), program.unasked) + sum(writer.unasked)),
         ]
         return m
+
+    def _settled_start(self, m: Module) -> Signal:
+        """``start``, held back after reset."""
+        start, pending, settled = Signal(), Signal(), Signal()
+        quiet_cycles = Signal(range(SETTLE_CYCLES))
+        with m.If(self.unasked != 0):
+            m.d.sync += quiet_cycles.eq(0)
+        with m.Else():
+            m.d.sync += quiet_cycles.eq(quiet_cycles + 1)
+            with m.If(quiet_cycles == SETTLE_CYCLES - 1):
+                m.d.sync += settled.eq(1)
+        m.d.comb += start.eq((self.start | pending) & settled)
+        m.d.sync += pending.eq((self.start | pending) & ~settled)
+        return start

@@ -34,6 +34,12 @@ class PortWriter(wiring.Component):
     error : Out(ErrorReport)
     idle : Out(1)
         Nothing is held or awaits a response.
+    halt : In(1)
+        Level: no burst is requested.
+    drained : Out(1)
+        No burst awaits data or response.
+    unasked : Out(1)
+        Strobe: a response came that no burst awaited.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -44,6 +50,9 @@ class PortWriter(wiring.Component):
             "axi": Out(Axi4Write(config.port_bits)),
             "error": Out(ErrorReport()),
             "idle": Out(1),
+            "halt": In(1),
+            "drained": Out(1),
+            "unasked": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -71,14 +80,16 @@ class PortWriter(wiring.Component):
         waiting = Signal(range(config.outstanding + 1))
         burst, issue, answered = splitter.bursts, Signal(), Signal()
         m.d.comb += [
-            issue.eq(burst.valid & lengths.w_rdy & (waiting != config.outstanding) & ~aw.valid),
+            issue.eq(burst.valid & lengths.w_rdy & (waiting != config.outstanding) & ~self.halt & ~aw.valid),
+            self.drained.eq(waiting == 0),
+            self.unasked.eq(b.valid & self.drained),
             burst.ready.eq(issue),
             aw.size.eq(config.port_bytes.bit_length() - 1),
             aw.burst.eq(BURST_INCR),
             lengths.w_data.eq(aw.len),
             lengths.w_en.eq(aw.valid & aw.ready),
             b.ready.eq(1),
-            answered.eq(b.valid),
+            answered.eq(b.valid & ~self.drained),
             self.idle.eq(~runs.r_rdy & splitter.idle & (waiting == 0)),
         ]
         m.d.sync += waiting.eq(waiting + issue - answered)
@@ -103,7 +114,7 @@ class PortWriter(wiring.Component):
         with m.Elif(w.ready):
             m.d.sync += w.valid.eq(0)
 
-        m.d.sync += [self.error.valid.eq(b.valid & (b.resp != RESPONSE_OKAY)), self.error.resp.eq(b.resp)]
+        m.d.sync += [self.error.valid.eq(answered & (b.resp != RESPONSE_OKAY)), self.error.resp.eq(b.resp)]
         return m
 
 
@@ -119,6 +130,9 @@ class StreamWriter(wiring.Component):
     errors : Out(ErrorReport) per port
     idle : Out(1)
         Every accepted segment is in memory.
+    halt, drained : In(1), Out(1)
+        See `PortWriter`, of all ports.
+    unasked : Out, one bit a port
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -129,6 +143,9 @@ class StreamWriter(wiring.Component):
             "axi": Out(Axi4Write(config.port_bits)).array(config.ports),
             "errors": Out(ErrorReport()).array(config.ports),
             "idle": Out(1),
+            "halt": In(1),
+            "drained": Out(1),
+            "unasked": Out(config.ports),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -150,6 +167,8 @@ class StreamWriter(wiring.Component):
                     self.beats.p.strobe.word_select(number, config.port_bytes),
                 )),
                 port.words.valid.eq(accept),
+                port.halt.eq(self.halt),
+                self.unasked[number].eq(port.unasked),
             ]
             ports.append(port)
         m.d.comb += [
@@ -157,5 +176,6 @@ class StreamWriter(wiring.Component):
             self.beats.ready.eq(Cat(port.words.ready for port in ports).all()),
             accept.eq(self.beats.valid & self.beats.ready),
             self.idle.eq(planes.idle & Cat(port.idle for port in ports).all()),
+            self.drained.eq(Cat(port.drained for port in ports).all()),
         ]
         return m
