@@ -28,7 +28,7 @@ from ..operators import (
     rope_heads,
     skipped,
 )
-from ..registers import PassFlag
+from ..registers import PassFlag, Status
 from ..rounding import ceil_div
 from .attention import AttentionState
 from .float32 import bf16_bits, fmul
@@ -100,7 +100,9 @@ class GoldenMachine(Memories):
         return [logit for _, logit in self.registers.candidates]
 
     def steps(self) -> Iterator[Descriptor]:
-        """Run one pass with the present registers; yields after every executed operator (after ``on_retire``)."""
+        """Run one pass with the present registers; yields after every executed operator (after ``on_retire``). STOP, written
+        between two of them, ends it.
+        """
         r, c = self.registers, self.config
         if not 1 <= r.count <= c.chunk:
             raise ProgramError(f"COUNT must be 1 to {c.chunk}, not {r.count}")
@@ -122,6 +124,8 @@ class GoldenMachine(Memories):
                 if self.on_retire is not None:
                     self.on_retire(d, self)
                 yield d
+                if Status.STOPPED in r.status:
+                    return
             r.end()
         finally:
             r.abandon()

@@ -55,6 +55,10 @@ class RegisterWindow:
         """What the end of the program does to the registers."""
         self.status = Status.DONE
 
+    def stop(self) -> None:
+        """What the end of a pass by STOP does to the registers."""
+        self.status = Status.DONE | Status.STOPPED
+
     def abandon(self) -> None:
         """Leave a pass that did not end, as a reset would; nothing after :meth:`end`."""
         self.status &= ~Status.BUSY
@@ -71,6 +75,9 @@ class RegisterWindow:
         if row.name == "CONTROL":
             if value & Control.ACKNOWLEDGE:
                 self.status &= ~Status.DONE
+            if value & Control.STOP and Status.BUSY in self.status:
+                self.stop()
+                return False
             return bool(value & Control.START) and Status.BUSY not in self.status
         if row.name in self._halves:
             self._halves[row.name] = value

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Elaboratable, Module, Mux, Signal, ValueLike
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Elaboratable, Module, Mux, ResetInserter, Signal, ValueLike
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Flow, In, Out, connect, flipped
@@ -25,6 +25,7 @@ from .control.counters import Counters
 from .control.errors import ErrorLatch
 from .control.registers import RegisterFile
 from .control.sequencer import Sequencer
+from .control.stop import StopControl
 from .control.trace import TraceMemory
 from .interfaces import SCRATCH_LATENCY, MemoryRead, MemoryWrite
 from .linear.pair import linear_engine
@@ -120,7 +121,9 @@ class Accelerator(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.registers = registers = RegisterFile(config)
-        m.submodules.memory = mem = MemorySystem(config)
+        m.submodules.stop = stop = StopControl()
+        mem = MemorySystem(config)
+        m.submodules.memory = ResetInserter(stop.flush)(mem)
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.loader = RingLoader(config)
         m.submodules.vector = vector = VectorUnit(config)
@@ -129,6 +132,7 @@ class Accelerator(wiring.Component):
         m.submodules.store = KvStore(config)
         m.submodules.kv_writer = KvWriter(config)
         self._connect_control(m)
+        self._connect_stop(m)
         self._connect_units(m)
         stream_ready = self._connect_ring(m)
         self._connect_vector_memories(m)
@@ -167,6 +171,7 @@ class Accelerator(wiring.Component):
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
             registers.finished.eq(sequencer.finished),
+            registers.unasked.eq(mem.unasked),
             registers.current_operator.eq(sequencer.tag),
             registers.pages[1].index.eq(kv_writer.page_index),
             kv_writer.page_number.eq(registers.pages[1].number),
@@ -178,6 +183,20 @@ class Accelerator(wiring.Component):
                 registers.candidate_index[index].eq(attention.topk_index[index]),
                 registers.candidate_logit[index].eq(attention.topk_logit[index]),
             ]
+
+    def _connect_stop(self, m: Module) -> None:
+        """STOP: the sequencer pauses, the memory system halts, and both forget what they hold of the program."""
+        stop, registers, mem, sequencer = m.submodules.stop, m.submodules.registers, m.submodules.memory, m.submodules.sequencer
+        m.d.comb += [
+            stop.request.eq(registers.stop),
+            stop.finished.eq(sequencer.finished),
+            stop.running.eq(sequencer.running),
+            stop.drained.eq(mem.drained),
+            sequencer.pause.eq(stop.pause),
+            sequencer.flush.eq(stop.flush),
+            mem.halt.eq(stop.halt),
+            registers.stopped.eq(stop.stopped),
+        ]
 
     def _connect_units(self, m: Module) -> None:
         """The sequencer starts the units and hears when they are done."""
@@ -194,7 +213,8 @@ class Accelerator(wiring.Component):
         """Rows and beats of the ring to its readers; returns whether one is ready. Units that are idle are never ready, so that
         all of them may see what is offered."""
         mem, linear, loader, attention = m.submodules.memory, m.submodules.linear, m.submodules.loader, m.submodules.attention
-        m.submodules.beats = beats = RowToBeats(self.config)
+        beats = RowToBeats(self.config)
+        m.submodules.beats = ResetInserter(m.submodules.stop.flush)(beats)
         stream_ready = Signal()
         m.d.comb += [
             linear.rows.valid.eq(mem.rows.valid),

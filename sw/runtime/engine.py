@@ -225,11 +225,17 @@ class Engine:
         self._busy = True
 
     def finish(self, tokens: int, *, logits: bool) -> PassResult:
-        """Wait for the pass and read its results."""
-        self.device.wait(PASS_TIMEOUT)
+        """Wait for the pass and read its results. Ctrl-C stops it."""
+        try:
+            self.device.wait(PASS_TIMEOUT)
+        except KeyboardInterrupt:
+            self.device.stop()
+            raise
         status = Status(self._read("STATUS"))
         self._busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
+        if Status.STOPPED in status:
+            raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
         if Status.ERROR in status:
             error = self._read("ERROR")
             raise HwgenError(

@@ -79,6 +79,9 @@ class ToyDevice:
         if not self.values.get(("STATUS", 0), 0):
             raise DeviceTimeout("no pass was started")
 
+    def stop(self) -> None:
+        """No pass is ever running."""
+
     def _record(self, position: int) -> npt.NDArray[np.uint8]:
         """Place of the record of a position."""
         page = self.values["PAGE", position // self.config.kv_block]
