@@ -162,8 +162,13 @@ class BuildConfig:
 
     @property
     def bank_bursts(self) -> int:
-        """Longest bursts in a bank."""
-        return self.bank_bytes // (self.burst * self.port_bytes)
+        """Longest bursts that follow each other in a bank, where segments are read from several in turn; 1 where they are not."""
+        return self.bank_bytes // (self.burst * self.port_bytes) if self.read_streams > 1 else 1
+
+    @property
+    def block_beats(self) -> int:
+        """Beats of a block: what is read from `read_streams` banks in turn."""
+        return self.read_streams * self.bank_bursts * self.burst_beats
 
     @property
     def port_queue(self) -> int:
@@ -324,7 +329,8 @@ class BuildConfig:
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
         self._require(self.burst >= self.beat_words, "burst", f"at least a beat ({self.beat_words} words)", self.beat_words)
-        self._require(self.bank_bytes >= self.burst * self.port_bytes, "bank_bytes", "at least a burst", self.burst * self.port_bytes)
+        burst_bytes = self.burst * self.port_bytes
+        self._require(self.bank_bytes >= burst_bytes, "bank_bytes", "at least a burst", burst_bytes)
         for name in ("ring_memory", "scratch_memory", "activation_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
         self._require(self.ring_beats >= 8 * self.burst_beats, "ring_beats",

@@ -99,10 +99,7 @@ class DramTiming:
             raise ValueError(f"bank_groups must be 1, 2 or 4 and divide the banks, not {self.bank_groups!r}")
         if self.read_buffer_bytes < 256:
             raise ValueError(f"read_buffer_bytes must be at least 256, not {self.read_buffer_bytes!r}")
-        if len(self.port_groups) > MAX_PORTS or any(not 0 <= group < MAX_PORTS for group in self.port_groups):
-            raise ValueError(f"port_groups must be up to {MAX_PORTS} numbers below {MAX_PORTS}, not {self.port_groups!r}")
-        if len(self.port_latency) > MAX_PORTS or any(not 0 <= cycles < 256 for cycles in self.port_latency):
-            raise ValueError(f"port_latency must be up to {MAX_PORTS} numbers below 256, not {self.port_latency!r}")
+        self._check_ports()
         for field in fields(self):
             if field.name not in ("port_groups", "port_latency") and getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must be at least 0, not {getattr(self, field.name)!r}")
@@ -112,6 +109,12 @@ class DramTiming:
             raise ValueError(f"cpu_bytes_per_cycle must be 0 without a controller, not {self.cpu_bytes_per_cycle!r}")
         if self.interleave and not self.reorder:
             raise ValueError("interleave must be off when reorder is, not True")
+
+    def _check_ports(self) -> None:
+        for name, end in (("port_groups", MAX_PORTS), ("port_latency", 256)):
+            values = getattr(self, name)
+            if len(values) > MAX_PORTS or any(not 0 <= value < end for value in values):
+                raise ValueError(f"{name} must be up to {MAX_PORTS} numbers below {end}, not {values!r}")
 
     def as_struct(self) -> ctypes.Structure:
         return _TimingStruct(**asdict(self))

@@ -1,7 +1,8 @@
 """What the memory ports of boards sustain, measured on the memory model: `python -m hwgen.sim.port_rate [--write] BOARD ...`
 
 Prints the share of one beat a cycle that a linear stream gets, spread over the ports as the memory system does it, for every
-idle latency and traffic of the processor of the grid. With `--write` it goes to `boards/BOARD/port_rates.json`, which `hwgen estimate` reads.
+idle latency and traffic of the processor of the grid. With `--write` it goes to `boards/BOARD/port_rates.json`, which
+`hwgen estimate` reads.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ class Dispatcher(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
-        self.splitter = BurstSplitter(beat_bytes=config.beat_bytes, burst=config.burst_beats, order=Interleave(config.read_streams, config.bank_bursts if config.read_streams > 1 else 1))
+        order = Interleave(config.read_streams, config.bank_bursts)
+        self.splitter = BurstSplitter(beat_bytes=config.beat_bytes, burst=config.burst_beats, order=order)
         super().__init__({
             "segments": In(Segment()),
             "enabled": In(config.ports),
@@ -59,7 +60,7 @@ class Dispatcher(wiring.Component):
             "free": In(config.ports),
             "done": In(1),
             "done_tag": In(tag_bits(config)),
-            "complete": Out(range(config.burst_beats * self.splitter.order.bursts + 1)),
+            "complete": Out(range(config.block_beats + 1)),
             "waiting": Out(1),
             "idle": Out(1),
         })
@@ -117,7 +118,7 @@ class Dispatcher(wiring.Component):
         """Room of the cycle before, in which no burst was given away: none was chosen for a port then."""
         for_burst, for_block, fits = Signal(), Signal(), Signal()
         longest = self.config.burst_beats.bit_length() - 1
-        block = (self.config.burst_beats * self.splitter.order.bursts).bit_length() - 1
+        block = self.config.block_beats.bit_length() - 1
         m.d.sync += [for_burst.eq(room[longest:] != 0), for_block.eq(room[block:] != 0)]
         m.d.comb += fits.eq(for_burst & (for_block | ~burst.opens))
         return fits
@@ -125,8 +126,8 @@ class Dispatcher(wiring.Component):
     def _complete(self, m: Module, issue: Signal, burst: Signal) -> tuple[Signal, Signal]:
         """The bursts that are not complete, in order; returns the tag of the next one and whether it is free.
 
-        A burst is done when its bits in two memories are equal. They are made different when it is given away, so that nothing has to
-        be cleared, and each memory has one writer.
+        A burst is done when its bits in two memories are equal. They are made different when it is given away, so that nothing has
+        to be cleared, and each memory has one writer.
         """
         width = tag_bits(self.config)
         depth = 1 << width

@@ -57,7 +57,7 @@ def BeatOffer(config: BuildConfig) -> wiring.Signature:
 class PortReader(wiring.Component):
     """Reads bursts through one AXI4 port, in order, and offers their beats one by one.
 
-    Words wait in a queue of ``port_queue`` words; ``axi.r.ready`` falls when it is nearly full, which only happens while other ports
+    Words wait in a queue of ``port_queue`` words; ``axi.r.ready`` falls when it is nearly full, which only happens while the ports
     deliver more than a beat a cycle between them. At most ``outstanding`` bursts are in flight. A beat may be offered three cycles
     after its last word was on the bus.
 
@@ -113,7 +113,8 @@ class PortReader(wiring.Component):
         with m.If(request.valid):
             beats_less_one = Signal(8 - word_bits)
             m.d.comb += beats_less_one.eq(request.beats - 1)
-            m.d.sync += [ar.valid.eq(1), ar.addr.eq(request.address), ar.len.eq(Cat(Const(config.beat_words - 1, word_bits), beats_less_one))]
+            words_less_one = Cat(Const(config.beat_words - 1, word_bits), beats_less_one)
+            m.d.sync += [ar.valid.eq(1), ar.addr.eq(request.address), ar.len.eq(words_less_one)]
         with m.Elif(ar.ready):
             m.d.sync += ar.valid.eq(0)
 

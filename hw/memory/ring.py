@@ -87,10 +87,9 @@ class UramRing(wiring.Component):
         self.depth = config.ring_beats // config.groups
         if self.depth < 2:
             raise ValueError(f"the ring must be at least 2 rows deep, not {self.depth!r}")
-        block = config.burst_beats * config.bank_bursts * config.read_streams
         super().__init__({
             "write": In(BeatWrite(config)),
-            "complete": In(range(max(config.burst_beats, block if config.read_streams > 1 else 1) + 1)),
+            "complete": In(range(config.block_beats + 1)),
             "rows": Out(RowStream(config)),
             "hold": In(1),
             "rewind": In(1),
