@@ -18,6 +18,8 @@ class RegisterWindow:
         self.config = config
         self.status = Status(0)
         self.interrupt_enable = False
+        #: Ports that the host allows; which of them reads changes no bit.
+        self._all_ports = self.port_enable = (1 << config.ports) - 1
         self.position = 0
         self.count = 0
         self.options = PassFlag(0)
@@ -53,6 +55,10 @@ class RegisterWindow:
         """What the end of the program does to the registers."""
         self.status = Status.DONE
 
+    def stop(self) -> None:
+        """What the end of a pass by STOP does to the registers."""
+        self.status = Status.DONE | Status.STOPPED
+
     def abandon(self) -> None:
         """Leave a pass that did not end, as a reset would; nothing after :meth:`end`."""
         self.status &= ~Status.BUSY
@@ -69,11 +75,16 @@ class RegisterWindow:
         if row.name == "CONTROL":
             if value & Control.ACKNOWLEDGE:
                 self.status &= ~Status.DONE
+            if value & Control.STOP and Status.BUSY in self.status:
+                self.stop()
+                return False
             return bool(value & Control.START) and Status.BUSY not in self.status
         if row.name in self._halves:
             self._halves[row.name] = value
         elif row.name == "INTERRUPT":
             self.interrupt_enable = bool(INTERRUPT_ENABLE.extract(value))
+        elif row.name == "PORT_ENABLE":
+            self.port_enable = value & self._all_ports
         elif row.name == "POSITION":
             self.position = value
         elif row.name == "COUNT":
@@ -101,7 +112,8 @@ class RegisterWindow:
         values = {
             "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
             "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":
-            self.count, "PASS": int(self.options), "CURRENT": self.current, **self._halves,
+            self.count, "PASS": int(self.options), "CURRENT": self.current, "PORT_ENABLE":
+            self.port_enable, **self._halves,
         }
         return values.get(row.name, 0)
 

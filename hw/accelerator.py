@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Elaboratable, Module, Mux, Signal, ValueLike
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Elaboratable, Module, Mux, ResetInserter, Signal, ValueLike
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Flow, In, Out, connect, flipped
@@ -25,6 +25,7 @@ from .control.counters import Counters
 from .control.errors import ErrorLatch
 from .control.registers import RegisterFile
 from .control.sequencer import Sequencer
+from .control.stop import StopControl
 from .control.trace import TraceMemory
 from .interfaces import SCRATCH_LATENCY, MemoryRead, MemoryWrite
 from .linear.pair import linear_engine
@@ -120,7 +121,9 @@ class Accelerator(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.registers = registers = RegisterFile(config)
-        m.submodules.memory = mem = MemorySystem(config)
+        m.submodules.stop = stop = StopControl()
+        mem = MemorySystem(config)
+        m.submodules.memory = ResetInserter(stop.flush)(mem)
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.loader = RingLoader(config)
         m.submodules.vector = vector = VectorUnit(config)
@@ -129,6 +132,7 @@ class Accelerator(wiring.Component):
         m.submodules.store = KvStore(config)
         m.submodules.kv_writer = KvWriter(config)
         self._connect_control(m)
+        self._connect_stop(m)
         self._connect_units(m)
         stream_ready = self._connect_ring(m)
         self._connect_vector_memories(m)
@@ -159,6 +163,7 @@ class Accelerator(wiring.Component):
             self.irq.eq(registers.irq),
             mem.start.eq(registers.start),
             mem.program.eq(registers.program),
+            mem.port_enable.eq(registers.port_enable),
             sequencer.current.tokens.eq(registers.current.tokens),
             sequencer.current.position.eq(registers.current.position),
             sequencer.current.want_logits.eq(registers.current.want_logits),
@@ -166,6 +171,7 @@ class Accelerator(wiring.Component):
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
             registers.finished.eq(sequencer.finished),
+            registers.unasked.eq(mem.unasked),
             registers.current_operator.eq(sequencer.tag),
             registers.pages[1].index.eq(kv_writer.page_index),
             kv_writer.page_number.eq(registers.pages[1].number),
@@ -177,6 +183,20 @@ class Accelerator(wiring.Component):
                 registers.candidate_index[index].eq(attention.topk_index[index]),
                 registers.candidate_logit[index].eq(attention.topk_logit[index]),
             ]
+
+    def _connect_stop(self, m: Module) -> None:
+        """STOP: the sequencer pauses, the memory system halts, and both forget what they hold of the program."""
+        stop, registers, mem, sequencer = m.submodules.stop, m.submodules.registers, m.submodules.memory, m.submodules.sequencer
+        m.d.comb += [
+            stop.request.eq(registers.stop),
+            stop.finished.eq(sequencer.finished),
+            stop.running.eq(sequencer.running),
+            stop.drained.eq(mem.drained),
+            sequencer.pause.eq(stop.pause),
+            sequencer.flush.eq(stop.flush),
+            mem.halt.eq(stop.halt),
+            registers.stopped.eq(stop.stopped),
+        ]
 
     def _connect_units(self, m: Module) -> None:
         """The sequencer starts the units and hears when they are done."""
@@ -193,7 +213,8 @@ class Accelerator(wiring.Component):
         """Rows and beats of the ring to its readers; returns whether one is ready. Units that are idle are never ready, so that
         all of them may see what is offered."""
         mem, linear, loader, attention = m.submodules.memory, m.submodules.linear, m.submodules.loader, m.submodules.attention
-        m.submodules.beats = beats = RowToBeats(self.config)
+        beats = RowToBeats(self.config)
+        m.submodules.beats = ResetInserter(m.submodules.stop.flush)(beats)
         stream_ready = Signal()
         m.d.comb += [
             linear.rows.valid.eq(mem.rows.valid),
@@ -276,10 +297,10 @@ class Accelerator(wiring.Component):
         m.submodules.counters = counters = Counters(self.config)
         events: dict[str, ValueLike] = {
             "cycles": registers.busy,
-            "stream_beats": mem.ring_word,
+            "stream_beats": mem.ring_beat,
             "ring_full": mem.ring_full,
             "ring_empty": stream_ready & ~mem.rows.valid,
-            "write_beats": mem.write_word[0],
+            "write_beats": mem.write_beat,
             "operators": sequencer.retire,
             **{name: m.submodules.activity.causes[bit] for bit, (name, _) in enumerate(ENGINE_COUNTERS)},
         }
@@ -353,17 +374,16 @@ class Accelerator(wiring.Component):
 
     def _connect_errors(self, m: Module, mem: MemorySystem, registers: RegisterFile) -> None:
         ports = self.config.ports
-        m.submodules.errors = errors = ErrorLatch(2 * ports + 1)
-        for source, report in zip(errors.sources, [*mem.read_errors, mem.program_error, *mem.write_errors], strict=True):
+        m.submodules.errors = errors = ErrorLatch(ports + 2)
+        for source, report in zip(errors.sources, [*mem.read_errors, mem.program_error, mem.write_error], strict=True):
             m.d.comb += [source.valid.eq(report.valid), source.resp.eq(report.resp)]
-        of_write = errors.source > ports
         m.d.comb += [
             errors.clear.eq(registers.start),
             registers.error.eq(errors.valid),
             registers.error_response.eq(errors.resp),
-            registers.error_write.eq(of_write),
-            # Sources: read of every port, program (on port 0), write of every port.
-            registers.error_port.eq(Mux(of_write, errors.source - (ports + 1), Mux(errors.source == ports, 0, errors.source))),
+            # Sources: read of every port, program and write (both on port 0).
+            registers.error_write.eq(errors.source == ports + 1),
+            registers.error_port.eq(Mux(errors.source >= ports, 0, errors.source)),
         ]
 
     def ports(self) -> dict[str, tuple[Any, Flow]]:

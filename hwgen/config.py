@@ -19,6 +19,11 @@ ENGINES = ("ternary", "int4", "both")
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
 
+#: Memory ports of a build at most.
+MAX_PORTS = 8
+
+#: Banks that a segment is read from in turn.
+MAX_READ_STREAMS = 4
 
 #: Whether a value is legal, what it must be and what to do, by the type of its field.
 _LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
@@ -51,10 +56,12 @@ class BuildConfig:
 
     #: Name of the configuration, printed in reports.
     name: str = "custom"
-    #: AXI4 memory ports.
+    #: AXI4 memory ports, 1 to 8. Any of them reads any part of memory; port 0 alone writes.
     ports: int = 2
     #: Data width of one port, in bits (32, 64 or 128).
     port_bits: int = 128
+    #: Bytes of one beat: what memory is laid out in and what the operators take in a cycle, 16 to 256.
+    beat_bytes: int = 32
     #: Fabric clock that cycle counts are converted with, in MHz.
     clock_mhz: float = 250.0
 
@@ -119,8 +126,10 @@ class BuildConfig:
     topk: int = 8
     #: Blocks of ``kv_block`` vocabulary rows that the short-list head rescores exactly.
     shortlist: int = 8
-    #: Longest AXI burst, in port words.
-    burst: int = 64
+    #: Longest AXI burst, in port words. A read burst crosses no multiple of its bytes, and these are whole beats.
+    burst: int = 16
+    #: Bytes after which memory goes on in another bank (a power of two). Long segments are read from several banks in turn.
+    bank_bytes: int = 16384
     #: Read bursts a port keeps in flight.
     outstanding: int = 8
     #: Descriptors held on chip between program reader, prefetcher and sequencer.
@@ -135,9 +144,41 @@ class BuildConfig:
         return self.port_bits // 8
 
     @property
-    def beat_bytes(self) -> int:
-        """Bytes of one beat: one word of every port."""
-        return self.ports * self.port_bytes
+    def burst_beats(self) -> int:
+        """Beats of the longest burst."""
+        return self.burst * self.port_bytes // self.beat_bytes
+
+    @property
+    def beat_words(self) -> int:
+        """Port words of one beat."""
+        return self.beat_bytes // self.port_bytes
+
+    @property
+    def read_streams(self) -> int:
+        """Banks that a long segment is read from in turn: at most `MAX_READ_STREAMS`, and their `bank_bytes` each take an eighth of
+        the ring together."""
+        room = self.ring_beats * self.beat_bytes // (8 * self.bank_bytes)
+        return min(MAX_READ_STREAMS, nearest_power_of_two(room))
+
+    @property
+    def bank_bursts(self) -> int:
+        """Longest bursts that follow each other in a bank, where segments are read from several in turn; 1 where they are not."""
+        return self.bank_bytes // (self.burst * self.port_bytes) if self.read_streams > 1 else 1
+
+    @property
+    def block_beats(self) -> int:
+        """Beats of a block: what is read from `read_streams` banks in turn."""
+        return self.read_streams * self.bank_bursts * self.burst_beats
+
+    @property
+    def port_queue(self) -> int:
+        """Words that wait behind a read port until they are whole beats."""
+        return max(32, 4 * self.beat_words)
+
+    @property
+    def replay_beats(self) -> int:
+        """Beats of the largest matrix that the ring holds for the next round of tokens, with two bursts beside it."""
+        return self.ring_beats - 2 * self.burst_beats
 
     @property
     def width(self) -> int:
@@ -242,15 +283,14 @@ class BuildConfig:
             if not legal(value):
                 raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
-        self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
-        self._require(
-            self.beat_bytes >= 16, "ports", "large enough for a beat of 16 bytes", max(1, 16 // self.port_bytes)
-        )
+        self._require(self.ports <= MAX_PORTS, "ports", f"at most {MAX_PORTS}", MAX_PORTS)
+        self._require(power_of_two(self.beat_bytes) and 16 <= self.beat_bytes <= 256, "beat_bytes", "a power of two, 16 to 256",
+                      min(256, max(16, nearest_power_of_two(self.beat_bytes))))
         self._require(
             power_of_two(self.beat_vectors) and self.beat_vectors <= self.beat_bytes // 8, "beat_vectors",
             f"a power of two up to {self.beat_bytes // 8}", 1,
         )
-        for name in ("kv_block", "query_lanes", "burst"):
+        for name in ("kv_block", "query_lanes", "burst", "bank_bytes"):
             value = getattr(self, name)
             self._require(power_of_two(value), name, "a power of two", nearest_power_of_two(value))
         legal_rows = [r for r in range(1, self.width + 1) if self.width % r == 0 and power_of_two(r)]
@@ -288,10 +328,13 @@ class BuildConfig:
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
+        self._require(self.burst >= self.beat_words, "burst", f"at least a beat ({self.beat_words} words)", self.beat_words)
+        burst_bytes = self.burst * self.port_bytes
+        self._require(self.bank_bytes >= burst_bytes, "bank_bytes", "at least a burst", burst_bytes)
         for name in ("ring_memory", "scratch_memory", "activation_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
-        self._require(self.ring_beats >= 8 * self.burst, "ring_beats",
-                      "at least eight bursts", nearest_power_of_two(16 * self.burst - 1))
+        self._require(self.ring_beats >= 8 * self.burst_beats, "ring_beats",
+                      "at least eight bursts", 8 * self.burst_beats)
         step = 2 * self.width
         self._require(self.max_head_dim % step == 0, "max_head_dim",
                       f"a multiple of {step} (two vectors)", max(step, self.max_head_dim // step * step))

@@ -38,6 +38,8 @@ class Control(enum.IntFlag):
     START = 1
     #: Clear DONE and the interrupt.
     ACKNOWLEDGE = 2
+    #: End the pass at the next operator boundary, with nothing left in flight (ignored while none runs).
+    STOP = 4
 
 
 class PassFlag(enum.IntFlag):
@@ -58,6 +60,8 @@ class Status(enum.IntFlag):
     DONE = 2
     #: A memory port answered with an error response; ERROR tells which.
     ERROR = 4
+    #: The pass was ended by STOP.
+    STOPPED = 8
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,12 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("HASH_HIGH", 0x00C, "ro", "Contract hash, high word."),
         Register("CONTROL", 0x010, "wo", "Doorbell and reset of the pass.",
                  fields=_bits((Control.START, "Run the program at PROGRAM once (ignored while busy)."),
-                              (Control.ACKNOWLEDGE, "Clear DONE and the interrupt."))),
+                              (Control.ACKNOWLEDGE, "Clear DONE and the interrupt."),
+                              (Control.STOP, "End the pass at the next operator boundary, with nothing left in flight."))),
         Register("STATUS", 0x014, "ro", "State of the machine.",
                  fields=_bits((Status.BUSY, "A pass is running."), (Status.DONE, "A pass has ended."),
-                              (Status.ERROR, "A memory port answered with an error."))),
+                              (Status.ERROR, "A memory port answered with an error."),
+                              (Status.STOPPED, "The pass was ended by STOP; cleared by a doorbell."))),
         Register("INTERRUPT", 0x018, "rw", "Interrupt enable.", fields=(INTERRUPT_ENABLE,)),
         Register("PROGRAM_LOW", 0x020, "rw", "Address of the program, low word (64-byte aligned)."),
         Register("PROGRAM_HIGH", 0x024, "rw", "Address of the program, high word."),
@@ -147,12 +153,16 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("PASS", 0x030, "rw", "Options of this pass.",
                  fields=_bits((PassFlag.LOGITS, "Compute final norm and LM head of the last token."),
                               (PassFlag.WRITE_LOGITS, "Also write every logit to LOGITS."))),
-        Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a beat-striped segment), low word."),
+        Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a segment of float32), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
         Register("ERROR", 0x040, "ro", "First memory error.", fields=(ERROR_RESPONSE, ERROR_WRITE, ERROR_PORT)),
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
     ]
+    rows.append(Register("PORT_ENABLE", 0x048, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken "
+                         "over by a doorbell, all ones after reset. The program, and what is written, go through port 0 always."))
+    rows.append(Register("UNASKED", 0x04C, "ro", "Read words and write responses that nobody had asked for, since reset (at most "
+                         "0xFFFFFFFF): left over from before, and discarded."))
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
     rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles in which an operator ran, by opcode; several may run at once.",

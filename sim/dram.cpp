@@ -145,7 +145,8 @@ void Dram::issue_reads(Port& port, PortStatistics& count) {
   if (count.read_bytes_in_flight + bytes > timing_.read_buffer_bytes) return;
   count.read_bytes_in_flight += bytes;
   count.read_bytes_in_flight_max = std::max(count.read_bytes_in_flight_max, count.read_bytes_in_flight);
-  transaction.ready[transaction.issued++] = now_ + timing_.command_latency;
+  uint64_t latency = timing_.command_latency + timing_.port_latency[(&port - ports_.data()) % kMaxPorts];
+  transaction.ready[transaction.issued++] = now_ + latency;
   if (transaction.issued == transaction.chunks) ++port.next_issue;
 }
 

@@ -34,6 +34,7 @@ struct DramTiming {
   uint64_t early_beats;
   uint64_t read_buffer_bytes;
   uint8_t port_groups[kMaxPorts];
+  uint8_t port_latency[kMaxPorts];
   double group_bytes_per_cycle;
   uint64_t banks;
   uint64_t bank_groups;

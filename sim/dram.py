@@ -45,6 +45,8 @@ class DramTiming:
     read_buffer_bytes: int = 8192
     #: Number of the controller's port that each port leads to. Those that share one take turns.
     port_groups: tuple[int, ...] = tuple(range(MAX_PORTS))
+    #: Cycles that each port takes longer than `command_latency`.
+    port_latency: tuple[int, ...] = (0,) * MAX_PORTS
     #: What a port of the controller carries, reads and writes each; 0 is no limit.
     group_bytes_per_cycle: float = 0
     #: DDR banks in all groups, each with one open row.
@@ -97,10 +99,9 @@ class DramTiming:
             raise ValueError(f"bank_groups must be 1, 2 or 4 and divide the banks, not {self.bank_groups!r}")
         if self.read_buffer_bytes < 256:
             raise ValueError(f"read_buffer_bytes must be at least 256, not {self.read_buffer_bytes!r}")
-        if len(self.port_groups) > MAX_PORTS or any(not 0 <= group < MAX_PORTS for group in self.port_groups):
-            raise ValueError(f"port_groups must be up to {MAX_PORTS} numbers below {MAX_PORTS}, not {self.port_groups!r}")
+        self._check_ports()
         for field in fields(self):
-            if field.name != "port_groups" and getattr(self, field.name) < 0:
+            if field.name not in ("port_groups", "port_latency") and getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must be at least 0, not {getattr(self, field.name)!r}")
         if self.row_bytes < 256 or self.row_bytes % 256:
             raise ValueError(f"row_bytes must be a multiple of 256, not {self.row_bytes!r}")
@@ -108,6 +109,12 @@ class DramTiming:
             raise ValueError(f"cpu_bytes_per_cycle must be 0 without a controller, not {self.cpu_bytes_per_cycle!r}")
         if self.interleave and not self.reorder:
             raise ValueError("interleave must be off when reorder is, not True")
+
+    def _check_ports(self) -> None:
+        for name, end in (("port_groups", MAX_PORTS), ("port_latency", 256)):
+            values = getattr(self, name)
+            if len(values) > MAX_PORTS or any(not 0 <= value < end for value in values):
+                raise ValueError(f"{name} must be up to {MAX_PORTS} numbers below {end}, not {values!r}")
 
     def as_struct(self) -> ctypes.Structure:
         return _TimingStruct(**asdict(self))

@@ -1,7 +1,8 @@
 """What the memory ports of boards sustain, measured on the memory model: `python -m hwgen.sim.port_rate [--write] BOARD ...`
 
-Prints the share of one word a port and cycle that streaming readers get, for every idle latency and traffic of the
-processor of the grid. With `--write` it goes to `boards/BOARD/port_rates.json`, which `hwgen estimate` reads.
+Prints the share of one beat a cycle that a linear stream gets, spread over the ports as the memory system does it, for every
+idle latency and traffic of the processor of the grid. With `--write` it goes to `boards/BOARD/port_rates.json`, which
+`hwgen estimate` reads.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _FLAGS = ("-std=gnu++17", "-march=native", "-O2", "-fPIC", "-shared")
 _SPAN = 1 << 30
 LATENCIES_NS = (160.0, 240.0, 320.0, 400.0, 480.0, 640.0)
 CPU_BYTES_PER_S = (0.0, 0.5e9, 1e9, 2e9)
-#: Of each port in one stream: half a megabyte a port.
-STREAM_WORDS = 32_768
-#: Streams whose mean is the rate. Each has its ports' planes elsewhere, at random: how they meet in the banks decides.
-STREAMS = 8
+#: Bytes of a segment: a matrix of a small model.
+SEGMENT_BYTES = 256 * 1024
+#: Segments of one measurement, one after the other at random addresses.
+SEGMENTS = 16
 
 
 @cache
@@ -50,28 +51,27 @@ def _library() -> Callable[..., float]:
     path = cached(f"port_rate-{hashlib.sha256(identity.encode()).hexdigest()[:24]}", "libport_rate.so", build)
     function = ctypes.CDLL(str(path)).port_rate
     u32, u64, pointer = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
-    function.restype, function.argtypes = ctypes.c_double, [pointer, u32, u32, pointer, u64, u32, u32, u64, u64]
+    function.restype = ctypes.c_double
+    function.argtypes = [pointer, *(5 * (u32,)), u64, *(3 * (u32,)), u64, pointer, u32, u64]
     return function
 
 
-def stream_rate(config: BuildConfig, timing: DramTiming, bases: list[int], words: int = STREAM_WORDS) -> float:
-    """Words that every port of `config` delivers in a cycle while it streams from `bases`, byte addresses below 1 GiB less the
-    stream: at most 1. Bursts, their number in flight and the ring are those of the configuration.
+def stream_rate(config: BuildConfig, timing: DramTiming, segments: list[int], segment_bytes: int = SEGMENT_BYTES) -> float:
+    """Beats that enter the ring of `config` in a cycle, at most 1, while it reads segments at these byte addresses, below 1 GiB
+    less a segment. Ports, bursts, their number in flight and the ring are those of the configuration.
     """
-    assert len(bases) == config.ports
-    addresses = (ctypes.c_uint64 * len(bases))(*bases)
+    addresses = (ctypes.c_uint64 * len(segments))(*segments)
     return float(_library()(
-        ctypes.byref(timing.as_struct()), config.ports, config.port_bytes, addresses, _SPAN,
-        config.burst, config.outstanding, config.ring_beats, words,
+        ctypes.byref(timing.as_struct()), config.ports, config.port_bytes, config.beat_bytes // config.port_bytes, config.burst,
+        config.outstanding, config.ring_beats, config.port_queue, config.read_streams, config.bank_bursts, _SPAN, addresses,
+        len(segments), segment_bytes // config.beat_bytes,
     ))
 
 
 def port_rate(config: BuildConfig, timing: DramTiming) -> float:
-    """The mean of `stream_rate` over `STREAMS` streams at random addresses."""
-    rng = np.random.default_rng(1)
-    pages = (_SPAN - (STREAM_WORDS + config.ring_beats) * config.port_bytes) // 4096
-    planes = rng.integers(0, pages, (STREAMS, config.ports)) * 4096
-    return float(np.mean([stream_rate(config, timing, [int(base) for base in stream]) for stream in planes]))
+    """`stream_rate` over `SEGMENTS` segments at random multiples of 4096."""
+    pages = np.random.default_rng(1).integers(0, (_SPAN - SEGMENT_BYTES) // 4096, SEGMENTS)
+    return stream_rate(config, timing, [int(page) * 4096 for page in pages])
 
 
 def rates_path(board: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
@@ -31,15 +31,21 @@ class RegisterFile(wiring.Component):
     bus : In(Axi4Lite)
     start : Out(1)
         Strobe: the doorbell, only while no pass is running.
+    stop : Out(1)
+        Strobe: STOP, only while a pass is running.
     busy : Out(1)
-        From ``start`` to ``finished``.
-    finished : In(1)
-        Strobe: the pass has ended.
+        From ``start`` to ``finished`` or ``stopped``.
+    finished, stopped : In(1)
+        Strobe: the pass has ended, by itself or by STOP.
+    unasked : In
+        Answers of this cycle that nobody had asked for.
     irq : Out(1)
     program, logits : Out
         Addresses.
     current : Out(Pass)
     write_logits : Out(1)
+    port_enable : Out(ports)
+        PORT_ENABLE as it is now; the memory system takes it over with ``start``.
     tokens : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
     current_operator : In(32)
@@ -59,13 +65,17 @@ class RegisterFile(wiring.Component):
         super().__init__({
             "bus": In(Axi4Lite()),
             "start": Out(1),
+            "stop": Out(1),
             "busy": Out(1),
             "finished": In(1),
+            "stopped": In(1),
+            "unasked": In(range(2 * config.ports + 2)),
             "irq": Out(1),
             "program": Out(ADDRESS_BITS),
             "logits": Out(ADDRESS_BITS),
             "current": Out(Pass(config)),
             "write_logits": Out(1),
+            "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)),
             "pages": In(TableRead(config.max_pages)).array(2),
             "current_operator": In(32),
@@ -110,10 +120,12 @@ class RegisterFile(wiring.Component):
         for row in rows.values():
             if row.access == "rw":
                 stored[row.name] = register = Signal(32, name=row.name.lower())
+                if row.name == "PORT_ENABLE":
+                    stored[row.name] = register = Signal(config.ports, init=-1, name="port_enabled")
                 with m.If(write & (address[2:] == row.offset // 4)):
-                    for byte in range(4):
-                        with m.If(strobe[byte]):
-                            m.d.sync += register.word_select(byte, 8).eq(data.word_select(byte, 8))
+                    for first in range(0, len(register), 8):
+                        with m.If(strobe[first // 8]):
+                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
         chunk = Const(config.chunk, len(self.current.tokens))
         m.d.comb += [
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
@@ -122,25 +134,33 @@ class RegisterFile(wiring.Component):
             self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"])),
             self.current.want_logits.eq(stored["PASS"][0]),
             self.write_logits.eq(stored["PASS"][1]),
+            self.port_enable.eq(stored["PORT_ENABLE"]),
         ]
 
         # Doorbell and completion.
-        done, control = Signal(), Signal()
+        done, control, was_stopped = Signal(), Signal(), Signal()
         m.d.comb += [
             control.eq(write & (address[2:] == rows["CONTROL"].offset // 4) & strobe[0]),
             self.start.eq(control & data[0] & ~self.busy),
+            self.stop.eq(control & data[2] & self.busy),
         ]
         m.d.sync += self.irq.eq(done & stored["INTERRUPT"][0])
         with m.If(control & data[1]):
             m.d.sync += done.eq(0)
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), done.eq(0)]
-        with m.Elif(self.finished):
-            m.d.sync += [self.busy.eq(0), done.eq(1)]
+            m.d.sync += [self.busy.eq(1), done.eq(0), was_stopped.eq(0)]
+        with m.Elif(self.finished | self.stopped):
+            m.d.sync += [self.busy.eq(0), done.eq(1), was_stopped.eq(self.stopped)]
+
+        unasked, recent = Signal(32), Signal.like(self.unasked)
+        more = Signal(33)
+        m.d.comb += more.eq(unasked + recent)
+        m.d.sync += [recent.eq(self.unasked), unasked.eq(more[:32] | more[32].replicate(32))]
 
         self._connect_tables(m, rows, write, address, data, strobe)
 
-        self._answer_reads(m, rows, stored, done, awake)
+        states = {"STATUS": Cat(self.busy, done, self.error, was_stopped), "UNASKED": unasked}
+        self._answer_reads(m, rows, stored | states, awake)
         return m
 
     def _connect_tables(
@@ -163,7 +183,7 @@ class RegisterFile(wiring.Component):
                 ]
 
     def _answer_reads(
-        self, m: Module, rows: dict[str, Register], stored: dict[str, Signal], done: Signal, awake: Signal
+        self, m: Module, rows: dict[str, Register], stored: Mapping[str, Value], awake: Signal
     ) -> None:
         """The address is registered, then the word it selects, then that or the word of the trace."""
         ar, r = self.bus.ar, self.bus.r
@@ -173,7 +193,7 @@ class RegisterFile(wiring.Component):
         with m.If(ar.ready):
             m.d.sync += read_address.eq(ar.addr)
         with m.Switch(read_address[2:]):
-            for row, values in self._readable(rows, stored, done):
+            for row, values in self._readable(rows, stored):
                 for index, value in enumerate(values):
                     with m.Case((row.offset + index * row.step) // 4):
                         m.d.sync += word.eq(value)
@@ -193,7 +213,7 @@ class RegisterFile(wiring.Component):
         return (address[2:] >= row.offset // 4) & (index < row.count), index[: index_bits(row.count)]
 
     def _readable(
-        self, rows: dict[str, Register], stored: dict[str, Signal], done: Signal
+        self, rows: dict[str, Register], stored: Mapping[str, Value]
     ) -> Iterator[tuple[Register, list[ValueLike]]]:
         """Every readable register but TRACE with its words."""
         config = self.config
@@ -203,7 +223,6 @@ class RegisterFile(wiring.Component):
             "VERSION": [CONTRACT_VERSION],
             "HASH_LOW": [digest & 0xFFFFFFFF],
             "HASH_HIGH": [digest >> 32],
-            "STATUS": [Cat(self.busy, done, self.error)],
             "CURRENT": [self.current_operator],
             "ERROR": [Mux(self.error, Cat(self.error_response, self.error_write, Const(0, 5), self.error_port), 0)],
             "TRACE_COUNT": [self.trace_count],

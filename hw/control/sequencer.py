@@ -60,6 +60,10 @@ class Sequencer(wiring.Component):
         Nothing is in flight to or from memory and the prefetcher has reached END.
     finished : Out(1)
         Strobe: END was reached, all units are idle, and the machine is quiet.
+    pause : In(1)
+        Level: no operator starts, and ``finished`` does not come.
+    flush : In(1)
+        Strobe, only with ``pause`` and while nothing runs: what was taken from ``descriptors`` is dropped.
     tag : Out
         Of the operator that started last.
     retire : Out(1)
@@ -82,6 +86,8 @@ class Sequencer(wiring.Component):
             "rewind": Out(1),
             "quiet": In(1),
             "finished": Out(1),
+            "pause": In(1),
+            "flush": In(1),
             "tag": Out(field_bits()["tag"][1]),
             "retire": Out(1),
             "retired": Out(Retired(config)),
@@ -116,7 +122,7 @@ class Sequencer(wiring.Component):
             m.d.comb += same_half[number].eq(self.running[unit_of_other] & (rival.opcode == other) & shared)
         m.d.comb += [
             clear.eq(~((of["waits_for"] & self.running).any() | same_half.any())),
-            issue.eq(ready_to_go & clear & ~of["end"]),
+            issue.eq(ready_to_go & clear & ~of["end"] & ~self.pause),
         ]
         m.d.sync += [self.starts.eq(of["unit"] & issue.replicate(units)), over.eq(ready_to_go & clear & of["end"])]
         with m.If(issue):
@@ -135,8 +141,10 @@ class Sequencer(wiring.Component):
 
         # End of the program.
         m.d.sync += self.finished.eq(0)
-        with m.If(over & self.quiet):
+        with m.If(over & self.quiet & ~self.pause):
             m.d.sync += [self.finished.eq(1), ready_to_go.eq(0), over.eq(0)]
+        with m.If(self.flush):
+            m.d.sync += [decoded.eq(0), ready_to_go.eq(0), over.eq(0)]
 
         self._retire(m, issue, of["unit"])
 

@@ -1,19 +1,21 @@
-"""One AXI4 read port of the weight stream."""
+"""One AXI4 read port of the stream."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
-from amaranth.lib import fifo, stream, wiring
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import fifo, memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ..axi.burst import BurstSplitter, Run
 from ..axi.signature import BURST_INCR, RESPONSE_OKAY, Axi4Read
+from ..interfaces import ADDRESS_BITS, index_bits
+from .following import following
 
-__all__ = ["RUN_QUEUE", "ErrorReport", "PortReader", "WordStrobe"]
+__all__ = ["BeatOffer", "ErrorReport", "PortReader", "Request", "tag_bits"]
 
-#: Runs that wait in front of a port, so that ports may run apart.
-RUN_QUEUE = 4
+#: Words that may still come after ``r.ready`` was taken back.
+SLACK = 4
 
 
 def ErrorReport() -> wiring.Signature:
@@ -21,92 +23,155 @@ def ErrorReport() -> wiring.Signature:
     return wiring.Signature({"valid": Out(1), "resp": Out(2)})
 
 
-def WordStrobe(config: BuildConfig) -> wiring.Signature:
-    """One word of a port while ``valid``; there is no refusing it."""
-    return wiring.Signature({"valid": Out(1), "data": Out(config.port_bits)})
+def tag_bits(config: BuildConfig) -> int:
+    """Bits of the number of a burst among those that are not complete: more than the ports may have in flight."""
+    return int(bits_for(config.ports * config.outstanding))
+
+
+def Request(config: BuildConfig) -> wiring.Signature:
+    """Strobe ``valid``: read ``beats`` beats at ``address`` for the ring's beats from ``slot`` on; ``tag`` numbers the burst."""
+    return wiring.Signature({
+        "valid": Out(1),
+        "address": Out(ADDRESS_BITS),
+        "beats": Out(bits_for(config.burst_beats)),
+        "slot": Out(index_bits(config.ring_beats)),
+        "tag": Out(tag_bits(config)),
+    })
+
+
+def BeatOffer(config: BuildConfig) -> wiring.Signature:
+    """A whole beat waits while ``valid``; ``slot``, ``tag`` and whether it is the ``last`` of its burst are known then. After the
+    strobe ``start`` its words appear on ``word``, one a cycle from the next cycle on; the next beat may start when the last of them
+    appears.
+    """
+    return wiring.Signature({
+        "valid": Out(1),
+        "start": In(1),
+        "slot": Out(index_bits(config.ring_beats)),
+        "tag": Out(tag_bits(config)),
+        "last": Out(1),
+        "word": Out(config.port_bits),
+    })
 
 
 class PortReader(wiring.Component):
-    """Reads runs of words through one AXI4 port, in order, and hands the words to the ring.
+    """Reads bursts through one AXI4 port, in order, and offers their beats one by one.
 
-    A burst is requested only when the ring has room for all of it: the port starts with room for ``ring_beats`` words
-    and gets ``groups`` words back with every ``freed``. Read data therefore never waits (``axi.r.ready`` is constant 1).
-    At most ``outstanding`` bursts are in flight.
+    Words wait in a queue of ``port_queue`` words; ``axi.r.ready`` falls when it is nearly full, which only happens while the ports
+    deliver more than a beat a cycle between them. At most ``outstanding`` bursts are in flight. A beat may be offered three cycles
+    after its last word was on the bus.
 
     Members
     -------
-    runs : In(stream of Run)
-        This port's share of each segment.
-    freed : In(1)
-        Strobe: the ring freed one row.
+    request : In(Request)
+        Only while ``free``.
+    free : Out(1)
+        A burst may be asked for.
     axi : Out(Axi4Read)
-    words : Out(WordStrobe)
-        One cycle after the word was read.
+    offer : Out(BeatOffer)
     error : Out(ErrorReport)
         One cycle after a word came with an error response; the word is delivered all the same.
-    waiting : Out(1)
-        A burst waits for room in the ring.
+    unasked : Out(1)
+        Strobe: a word came that was not asked for. It was dropped.
     idle : Out(1)
-        Nothing is requested or in flight.
+        Nothing is requested or in flight on the port.
     """
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         super().__init__({
-            "runs": In(stream.Signature(Run())),
-            "freed": In(1),
+            "request": In(Request(config)),
+            "free": Out(1),
             "axi": Out(Axi4Read(config.port_bits)),
-            "words": Out(WordStrobe(config)),
+            "offer": Out(BeatOffer(config)),
             "error": Out(ErrorReport()),
-            "waiting": Out(1),
+            "unasked": Out(1),
             "idle": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        ar, r = self.axi.ar, self.axi.r
+        ar, r, request = self.axi.ar, self.axi.r, self.request
+        word_bits = config.beat_words.bit_length() - 1
 
-        m.submodules.queue = queue = fifo.SyncFIFO(width=Run().size, depth=RUN_QUEUE)
-        m.submodules.splitter = splitter = BurstSplitter(word_bytes=config.port_bytes, burst=config.burst)
-        m.d.comb += [
-            queue.w_data.eq(self.runs.p.as_value()),
-            queue.w_en.eq(self.runs.valid),
-            self.runs.ready.eq(queue.w_rdy),
-            splitter.runs.p.as_value().eq(queue.r_data),
-            splitter.runs.valid.eq(queue.r_rdy),
-            queue.r_en.eq(splitter.runs.ready),
-        ]
-
-        room = Signal(range(config.ring_beats + 1), init=config.ring_beats)
         in_flight = Signal(range(config.outstanding + 1))
-        burst = splitter.bursts
-        issue, ended, fits, may_fly = Signal(), Signal(), Signal(), Signal()
+        taken, ended = Signal(), Signal()
         m.d.comb += [
-            fits.eq(room >= burst.p.words),
-            may_fly.eq(in_flight != config.outstanding),
-            issue.eq(burst.valid & fits & may_fly & (~ar.valid | ar.ready)),
-            burst.ready.eq(issue),
-            ended.eq(r.valid & r.last),
-            self.waiting.eq(burst.valid & ~fits),
-            self.idle.eq(~queue.r_rdy & splitter.idle & (in_flight == 0)),
+            taken.eq(r.valid & r.ready & (in_flight != 0)),
+            ended.eq(taken & r.last),
             ar.size.eq(config.port_bytes.bit_length() - 1),
             ar.burst.eq(BURST_INCR),
-            r.ready.eq(1),
+            self.idle.eq(~ar.valid & (in_flight == 0)),
         ]
         m.d.sync += [
-            room.eq(room - burst.p.words * issue + config.groups * self.freed),
-            in_flight.eq(in_flight + issue - ended),
+            in_flight.eq(in_flight + request.valid - ended),
+            self.unasked.eq(r.valid & r.ready & (in_flight == 0)),
+            self.error.valid.eq(taken & (r.resp != RESPONSE_OKAY)),
+            self.error.resp.eq(r.resp),
         ]
-        with m.If(issue):
-            m.d.sync += [ar.valid.eq(1), ar.addr.eq(burst.p.address), ar.len.eq(burst.p.words - 1)]
+        with m.If(request.valid):
+            beats_less_one = Signal(8 - word_bits)
+            m.d.comb += beats_less_one.eq(request.beats - 1)
+            words_less_one = Cat(Const(config.beat_words - 1, word_bits), beats_less_one)
+            m.d.sync += [ar.valid.eq(1), ar.addr.eq(request.address), ar.len.eq(words_less_one)]
         with m.Elif(ar.ready):
             m.d.sync += ar.valid.eq(0)
 
-        m.d.sync += [
-            self.words.valid.eq(r.valid),
-            self.words.data.eq(r.data),
-            self.error.valid.eq(r.valid & (r.resp != RESPONSE_OKAY)),
-            self.error.resp.eq(r.resp),
-        ]
+        room = self._take_bursts(m)
+        m.d.comb += self.free.eq(~ar.valid & (in_flight != config.outstanding) & room)
+        self._queue_words(m, taken)
         return m
+
+    def _take_bursts(self, m: Module) -> Signal:
+        """Which slots of the ring the beats fill; returns whether another burst can be noted."""
+        config, request, offer = self.config, self.request, self.offer
+        # Also holds bursts whose words are all here.
+        depth = 1 << bits_for(config.outstanding)
+        note = Cat(request.slot, request.tag, request.beats)
+        m.submodules.bursts = bursts = fifo.SyncFIFO(width=len(note), depth=depth)
+        left = Signal(range(config.burst_beats + 1))
+        m.d.comb += [
+            bursts.w_data.eq(note),
+            bursts.w_en.eq(request.valid),
+            offer.last.eq(left == 1),
+            bursts.r_en.eq((left == 0) | (offer.start & offer.last)),
+        ]
+        with m.If(offer.start):
+            m.d.sync += [left.eq(left - 1), offer.slot.eq(following(offer.slot, config.ring_beats))]
+        with m.If(bursts.r_en):
+            m.d.sync += [Cat(offer.slot, offer.tag).eq(bursts.r_data), left.eq(0)]
+            with m.If(bursts.r_rdy):
+                m.d.sync += left.eq(bursts.r_data[len(request.slot) + len(request.tag) :])
+        return bursts.w_rdy
+
+    def _queue_words(self, m: Module, taken: Signal) -> None:
+        """From the bus through a register into the queue, and out of it."""
+        config, r, offer = self.config, self.axi.r, self.offer
+        words, depth = config.beat_words, config.port_queue
+        m.submodules.words = queue = memory.Memory(
+            shape=config.port_bits, depth=depth, init=[], attrs={"ram_style": "distributed"}
+        )
+        write, read = queue.write_port(), queue.read_port(domain="comb")
+        data = Signal(config.port_bits, reset_less=True)
+        held, beats = Signal(range(depth + 1)), Signal(range(depth // words + 1))
+        sending, whole = Signal(range(words + 1)), Signal()
+        m.d.comb += [
+            write.data.eq(data),
+            offer.word.eq(read.data),
+            offer.valid.eq((beats != 0) & (sending <= 1)),
+        ]
+        m.d.sync += [
+            data.eq(r.data),
+            write.en.eq(taken),
+            r.ready.eq(held <= depth - SLACK),
+            held.eq(held + write.en - (sending != 0)),
+            beats.eq(beats + whole - offer.start),
+        ]
+        with m.If(write.en):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        m.d.comb += whole.eq(write.en & (write.addr[: words.bit_length() - 1] == words - 1))
+        with m.If(sending != 0):
+            m.d.sync += [sending.eq(sending - 1), read.addr.eq(read.addr + 1)]
+        with m.If(offer.start):
+            m.d.sync += sending.eq(words)

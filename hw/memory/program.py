@@ -10,8 +10,8 @@ from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Opcode
 from ..axi.signature import BURST_INCR, RESPONSE_OKAY, Axi4Read
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, index_bits
+from .following import following
 from .port import ErrorReport
-from .ring import following
 
 __all__ = ["ProgramReader"]
 
@@ -29,13 +29,19 @@ class ProgramReader(wiring.Component):
     start : In(1)
         Strobe: read the program at ``address`` (64-byte aligned). Only while ``idle``.
     address : In
+    halt : In(1)
+        Level: nothing is requested.
     axi : Out(Axi4Read)
     descriptors : Out(stream of DescriptorLayout) per reader
         END is delivered last.
     error : Out(ErrorReport)
         A word came with an error response; the descriptor is replaced by END, so that the pass ends.
+    unasked : Out(1)
+        Strobe: a word came that was not asked for. It was dropped.
     idle : Out(1)
         No program is being read and nothing is in flight (descriptors may still be queued).
+    in_flight : Out(1)
+        Something is requested or in flight.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -43,10 +49,13 @@ class ProgramReader(wiring.Component):
         super().__init__({
             "start": In(1),
             "address": In(ADDRESS_BITS),
+            "halt": In(1),
             "axi": Out(Axi4Read(config.port_bits)),
             "descriptors": Out(stream.Signature(DescriptorLayout())).array(2),
             "error": Out(ErrorReport()),
+            "unasked": Out(1),
             "idle": Out(1),
+            "in_flight": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -57,7 +66,7 @@ class ProgramReader(wiring.Component):
         words = DESCRIPTOR_BYTES // config.port_bytes
 
         running, in_flight = Signal(), Signal(range(IN_FLIGHT + 1))
-        fits, requested, received, store = Signal(), Signal(), Signal(), Signal()
+        fits, requested, taken, received, store = Signal(), Signal(), Signal(), Signal(), Signal()
 
         # Request side: a descriptor is asked for when both readers will have room for it.
         used = [Signal(range(depth + 1), name=f"used{i}") for i in range(2)]
@@ -66,10 +75,12 @@ class ProgramReader(wiring.Component):
             ar.burst.eq(BURST_INCR),
             ar.len.eq(words - 1),
             fits.eq((in_flight != IN_FLIGHT) & Cat(count + in_flight < depth for count in used).all()),
-            requested.eq(running & fits & (~ar.valid | ar.ready)),
-            received.eq(r.valid & r.last),
+            requested.eq(running & fits & ~ar.valid & ~self.halt),
+            taken.eq(r.valid & (in_flight != 0)),
+            received.eq(taken & r.last),
             r.ready.eq(1),
             self.idle.eq(~running & (in_flight == 0)),
+            self.in_flight.eq(in_flight != 0),
         ]
         m.d.sync += in_flight.eq(in_flight + requested - store)
         upcoming = Signal(ADDRESS_BITS)
@@ -82,11 +93,12 @@ class ProgramReader(wiring.Component):
         failed = Signal()
         gathered = Signal(DescriptorLayout(), reset_less=True)
         m.d.sync += [
-            self.error.valid.eq(r.valid & (r.resp != RESPONSE_OKAY)),
+            self.error.valid.eq(taken & (r.resp != RESPONSE_OKAY)),
             self.error.resp.eq(r.resp),
+            self.unasked.eq(r.valid & (in_flight == 0)),
             store.eq(received),
         ]
-        with m.If(r.valid):
+        with m.If(taken):
             m.d.sync += [
                 gathered.as_value().eq(Cat(gathered.as_value(), r.data)[config.port_bits :]),
                 failed.eq((failed & ~store) | (r.resp != RESPONSE_OKAY)),

@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ..interfaces import RowStream, index_bits
-from .port import WordStrobe
+from .following import following
+from .gather import BeatWrite
 
 __all__ = ["UramRing"]
 
+#: Bits of an UltraRAM's word, and of a block RAM's with as many rows.
+ULTRA_BITS = 72
+BLOCK_BITS = 9
 
-def following(index: Signal, depth: int) -> Value:
-    """The index after ``index`` in a circular memory of ``depth`` entries."""
-    return Mux(index == depth - 1, Const(0, len(index)), index + 1)
+#: Rows that may be fetched without asking the counter of rows: as many as it takes to count.
+CREDITS = 3
 
 
-class UramRing(wiring.Component):
-    """Ring of rows of ``groups`` beats. Every port writes its own bank, so that ports may run apart; a row can be read
-    when all banks hold it.
+class BeatMemory(wiring.Component):
+    """``depth`` beats, one write and one read port; ``data`` is the beat at ``index`` of the last cycle with ``enable``.
 
-    The ring never refuses a word: each port reader knows from ``freed`` how much room is left. A row leaves three cycles
-    after its last word came; one row a cycle is sustained. A row that was taken is freed at once, except while ``hold``
-    is 1: then it is kept, and freed one row a cycle after ``hold`` falls, or read once more after ``rewind``.
+    A few bits beyond whole UltraRAMs lie in block RAM.
 
     Members
     -------
-    words : In(WordStrobe) per port
+    write, address, beat : In
+    enable, index : In
+    data : Out
+    """
+
+    def __init__(self, depth: int, bits: int, ram_style: str) -> None:
+        self.depth, self.bits, self.ram_style = depth, bits, ram_style
+        super().__init__({
+            "write": In(1), "address": In(index_bits(depth)), "beat": In(bits),
+            "enable": In(1), "index": In(index_bits(depth)), "data": Out(bits),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        rest = self.bits % ULTRA_BITS if self.ram_style == "ultra" else 0
+        body = self.bits - rest if rest <= BLOCK_BITS else self.bits
+        for name, first, end, style in (("words", 0, body, self.ram_style), ("rest", body, self.bits, "block")):
+            if first == end:
+                continue
+            m.submodules[name] = words = memory.Memory(
+                shape=end - first, depth=self.depth, init=[], attrs={"ram_style": style}
+            )
+            write, read = words.write_port(), words.read_port()
+            m.d.comb += [
+                write.en.eq(self.write), write.addr.eq(self.address), write.data.eq(self.beat[first:end]),
+                read.en.eq(self.enable), read.addr.eq(self.index), self.data[first:end].eq(read.data),
+            ]
+        return m
+
+
+class UramRing(wiring.Component):
+    """Ring of rows of ``groups`` beats, written in any order.
+
+    A row that is complete leaves five cycles later; one row a cycle is sustained. A row that was taken is freed, except while
+    ``hold`` is 1: then it is kept, and freed one row a cycle after ``hold`` falls, or read once more after ``rewind``.
+
+    Members
+    -------
+    write : In(BeatWrite)
+        Beats of rows that are free.
+    complete : In
+        That many more beats, in the order of their slots, are written.
     rows : Out(RowStream)
     hold : In(1)
         Level: keep the rows that are taken.
     rewind : In(1)
-        Strobe: reading starts over at the oldest kept row; ``rows`` is invalid in the cycle of the strobe.
+        Strobe, ``hold`` being 0: reading starts over at the oldest kept row. No row may be taken in the cycle of the strobe and the
+        one after it; ``rows`` is withdrawn then.
     freed : Out(1)
-        Strobe: one row was freed (the cycle after).
+        Strobe: one row was freed (two cycles after it was taken).
     level : Out
         Rows that are complete and not freed.
     """
@@ -46,7 +88,8 @@ class UramRing(wiring.Component):
         if self.depth < 2:
             raise ValueError(f"the ring must be at least 2 rows deep, not {self.depth!r}")
         super().__init__({
-            "words": In(WordStrobe(config)).array(config.ports),
+            "write": In(BeatWrite(config)),
+            "complete": In(range(config.block_beats + 1)),
             "rows": Out(RowStream(config)),
             "hold": In(1),
             "rewind": In(1),
@@ -57,80 +100,85 @@ class UramRing(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, depth = self.config, self.depth
-        bits = index_bits(depth)
-        fetch_index, free_index = Signal(bits), Signal(bits)
-        fetch, take, free, complete = Signal(), Signal(), Signal(), Signal()
-        #: Complete rows that were not fetched; rows taken and kept.
-        unread, kept = Signal(range(depth + 1)), Signal(range(depth + 1))
+        # Everything that counts works one cycle late, on registers.
+        took, hold, rewind = Signal(), Signal(), Signal()
+        m.d.sync += [took.eq(self.rows.valid & self.rows.ready), hold.eq(self.hold), rewind.eq(self.rewind)]
+
+        more = self._complete_rows(m, rewind)
+        # Rows taken and kept.
+        kept, keeps = Signal(range(depth + 1)), Signal()
+        free, free_index = Signal(), Signal(index_bits(depth))
+        m.d.comb += [keeps.eq(kept != 0), free.eq(~hold & ~rewind & (took | keeps))]
+        m.d.sync += [self.freed.eq(free), self.level.eq(self.level + more - free)]
+        with m.If(free):
+            m.d.sync += free_index.eq(following(free_index, depth))
+        with m.If(rewind):
+            m.d.sync += kept.eq(0)
+        with m.Elif(took ^ free):
+            m.d.sync += kept.eq(Mux(took, kept + 1, kept - 1))
+
+        fetch, fetch_index = Signal(), Signal(index_bits(depth))
+        credit = self._give_credit(m, more, fetch, rewind)
         # Two stages after the memory's address: its own output register and one more, both held while the row waits.
         fetched, shown = Signal(), Signal()
         advance, show = Signal(), Signal()
-
         m.d.comb += [
-            self.rows.valid.eq(shown & ~self.rewind),
-            take.eq(self.rows.valid & self.rows.ready),
+            self.rows.valid.eq(shown),
             show.eq(~shown | self.rows.ready),
             advance.eq(~fetched | show),
-            fetch.eq((unread != 0) & advance & ~self.rewind),
-            free.eq(~self.hold & ~self.rewind & (take | (kept != 0))),
+            fetch.eq(credit & advance & ~rewind),
         ]
-
-        pending, data = [], []
-        for port, words in enumerate(self.words):
-            m.submodules[f"bank{port}"] = bank = memory.Memory(
-                shape=config.groups * config.port_bits, depth=depth, init=[], attrs={"ram_style": config.ring_memory}
-            )
-            write, read = bank.write_port(), bank.read_port()
-            row_ready = Signal(name=f"row_ready{port}")
-            # The first words of a row wait in registers until its last one comes.
-            earlier = [Signal(config.port_bits, name=f"earlier{port}_{g}", reset_less=True) for g in range(config.groups - 1)]
-            part = Signal(index_bits(config.groups), name=f"part{port}")
-            with m.If(words.valid):
-                m.d.sync += part.eq(Mux(part == config.groups - 1, 0, part + 1))
-            for number, register in enumerate(earlier):
-                with m.If(words.valid & (part == number)):
-                    m.d.sync += register.eq(words.data)
-            m.d.comb += [
-                row_ready.eq(words.valid & (part == config.groups - 1)),
-                write.en.eq(row_ready),
-                write.data.eq(Cat(*earlier, words.data)),
-                read.en.eq(fetch),
-                read.addr.eq(fetch_index),
-            ]
-            with m.If(row_ready):
-                m.d.sync += write.addr.eq(following(write.addr, depth))
-            ahead = Signal(range(depth + 1), name=f"ahead{port}")
-            m.d.sync += ahead.eq(ahead + row_ready - complete)
-            pending.append(ahead != 0)
-            shown_word = Signal(config.groups * config.port_bits, name=f"shown{port}", reset_less=True)
-            with m.If(show & fetched):
-                m.d.sync += shown_word.eq(read.data)
-            data.append(shown_word)
-        m.d.comb += complete.eq(Cat(*pending).all())
-
-        # A row's beats are its words of all ports, group by group.
-        width = config.port_bits
-        m.d.comb += self.rows.payload.eq(
-            Cat(word[g * width : (g + 1) * width] for g in range(config.groups) for word in data)
-        )
-
-        m.d.sync += [self.freed.eq(free), self.level.eq(self.level + complete - free)]
-        with m.If(free):
-            m.d.sync += free_index.eq(following(free_index, depth))
-        with m.If(self.rewind):
-            m.d.sync += [
-                fetch_index.eq(free_index),
-                unread.eq(self.level + complete),
-                kept.eq(0),
-                fetched.eq(0),
-                shown.eq(0),
-            ]
+        with m.If(rewind):
+            m.d.sync += [fetch_index.eq(free_index), fetched.eq(0), shown.eq(0)]
         with m.Else():
-            m.d.sync += [unread.eq(unread + complete - fetch), kept.eq(kept + take - free)]
             with m.If(fetch):
                 m.d.sync += fetch_index.eq(following(fetch_index, depth))
             with m.If(advance):
                 m.d.sync += fetched.eq(fetch)
             with m.If(show):
                 m.d.sync += shown.eq(fetched)
+
+        group_bits = config.groups.bit_length() - 1
+        data = []
+        for group in range(config.groups):
+            m.submodules[f"group{group}"] = beats = BeatMemory(depth, 8 * config.beat_bytes, config.ring_memory)
+            beat = Signal(8 * config.beat_bytes, name=f"shown{group}", reset_less=True)
+            m.d.comb += [
+                beats.write.eq(self.write.valid & (self.write.slot[:group_bits] == group)),
+                beats.address.eq(self.write.slot[group_bits:]),
+                beats.beat.eq(self.write.data),
+                beats.enable.eq(fetch),
+                beats.index.eq(fetch_index),
+            ]
+            with m.If(show & fetched):
+                m.d.sync += beat.eq(beats.data)
+            data.append(beat)
+        m.d.comb += self.rows.payload.eq(Cat(data))
         return m
+
+    def _complete_rows(self, m: Module, rewind: Signal) -> Signal:
+        """Rows that became complete; none in the cycle of ``rewind``, when the level is read."""
+        group_bits = self.config.groups.bit_length() - 1
+        partial, total = Signal(range(self.config.groups)), Signal(len(self.complete) + 1)
+        more, waiting = Signal(len(total) - group_bits), Signal(len(total) - group_bits)
+        m.d.comb += [total.eq(self.complete + partial), more.eq(Mux(rewind, 0, waiting))]
+        m.d.sync += partial.eq(total[:group_bits])
+        # Bursts are complete in single cycles, far apart compared with the one that a rewind takes.
+        m.d.sync += waiting.eq(total[group_bits:] + Mux(rewind, waiting, 0))
+        return more
+
+    def _give_credit(self, m: Module, more: Value, fetch: Signal, rewind: Signal) -> Signal:
+        """Whether a row may be fetched: a few are granted ahead, out of those that are complete and not fetched."""
+        unread = Signal(range(self.depth + 1))
+        granted = Signal(range(CREDITS + 1))
+        grant, any_unread = Signal(), Signal()
+        m.d.comb += [
+            any_unread.eq(unread != 0),
+            grant.eq(any_unread & (granted != CREDITS)),
+        ]
+        with m.If(rewind):
+            m.d.sync += [unread.eq(self.level), granted.eq(0)]
+        with m.Else():
+            m.d.sync += [unread.eq(unread + more - grant), granted.eq(granted + grant - fetch)]
+        return granted != 0
+

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -11,23 +11,30 @@ from ..active import Pass
 from ..axi.merge import ReadMerge
 from ..axi.signature import Axi4
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, Segment, WriteBeat
-from .port import ErrorReport, PortReader
+from .port import ErrorReport
 from .prefetch import Prefetcher, TableRead
 from .program import ProgramReader
-from .ring import UramRing
-from .stripe import PlaneSplitter
+from .reader import StreamReader
 from .writer import StreamWriter
 
-__all__ = ["MemorySystem"]
+__all__ = ["SETTLE_CYCLES", "MemorySystem"]
+
+#: The first program after a reset waits until nothing unasked has come for so long: longer than any memory takes to answer.
+SETTLE_CYCLES = 1024
 
 
 class MemorySystem(wiring.Component):
-    """Program reader, prefetcher, port readers, ring and writers.
+    """Program reader, prefetcher, read stream and writer. Port 0 also reads the program, and it alone writes.
+
+    Ports may answer what was asked before a reset. Such answers are dropped and counted: nothing is asked for before they have
+    ceased (`SETTLE_CYCLES`), so that none is taken for another one.
 
     Members
     -------
     start : In(1)
         Strobe: a pass begins with the program at ``program``.
+    port_enable : In, one bit a port
+        Ports that the stream is read through, as they are at ``start``; all of them where no bit is set.
     current, tokens, pages, shortlist, shortlist_complete
         See `Prefetcher`.
     descriptors : Out(stream of DescriptorLayout)
@@ -38,16 +45,24 @@ class MemorySystem(wiring.Component):
         What is written, see `StreamWriter`.
     axi : Out(Axi4) per port
     quiet : Out(1)
-        END was prefetched, and nothing is in flight to or from memory.
-    read_errors, write_errors : Out(ErrorReport) per port
-    program_error : Out(ErrorReport)
-        An error on port 0 while the program was read.
-    read_word, read_stall, write_word : Out, one bit a port
-        A word was taken, was offered but not taken, was written.
-    ring_word : Out(1)
-        A word of port 0, and so one beat, enters the ring.
+        END was prefetched, and nothing is in flight to or from memory (as it was in the cycle before).
+    halt : In(1)
+        Level: no read or write burst begins. Those that have begun come to their end.
+    drained : Out(1)
+        No port offers anything, and nothing is in flight (as it was in the cycle before).
+    read_errors : Out(ErrorReport) per port
+    program_error, write_error : Out(ErrorReport)
+        Errors on port 0 while the program was read, or in writing.
+    unasked : Out
+        Read words and write responses that nobody had asked for: in this cycle alone.
+    read_word, read_stall : Out, one bit a port
+        A word was taken, was offered but not taken.
+    write_beat : Out(1)
+        A beat was written.
+    ring_beat : Out(1)
+        A beat enters the ring.
     ring_full : Out(1)
-        Port 0 waits for room in the ring.
+        The stream waits for room in the ring.
     ring_level : Out
         Rows in the ring, see `UramRing`.
     """
@@ -57,6 +72,7 @@ class MemorySystem(wiring.Component):
         super().__init__({
             "start": In(1),
             "program": In(ADDRESS_BITS),
+            "port_enable": In(config.ports),
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.max_pages)),
@@ -70,13 +86,16 @@ class MemorySystem(wiring.Component):
             "beats": In(WriteBeat(config)),
             "axi": Out(Axi4(config.port_bits)).array(config.ports),
             "quiet": Out(1),
+            "halt": In(1),
+            "drained": Out(1),
             "read_errors": Out(ErrorReport()).array(config.ports),
             "program_error": Out(ErrorReport()),
-            "write_errors": Out(ErrorReport()).array(config.ports),
+            "write_error": Out(ErrorReport()),
+            "unasked": Out(range(2 * config.ports + 2)),
             "read_word": Out(config.ports),
             "read_stall": Out(config.ports),
-            "write_word": Out(config.ports),
-            "ring_word": Out(1),
+            "write_beat": Out(1),
+            "ring_beat": Out(1),
             "ring_full": Out(1),
             "ring_level": Out(range(config.ring_beats // config.groups + 1)),
         })
@@ -86,11 +105,9 @@ class MemorySystem(wiring.Component):
         config = self.config
         m.submodules.program = program = ProgramReader(config)
         m.submodules.prefetcher = prefetcher = Prefetcher(config)
-        m.submodules.planes = planes = PlaneSplitter(config)
-        m.submodules.ring = ring = UramRing(config)
+        m.submodules.reader = reader = StreamReader(config)
         m.submodules.writer = writer = StreamWriter(config)
 
-        m.d.comb += [program.start.eq(self.start), program.address.eq(self.program)]
         connect(m, program.error, flipped(self.program_error))
         connect(m, program.descriptors[0], prefetcher.descriptors)
         connect(m, program.descriptors[1], flipped(self.descriptors))
@@ -98,44 +115,65 @@ class MemorySystem(wiring.Component):
         connect(m, prefetcher.tokens, flipped(self.tokens))
         connect(m, prefetcher.pages, flipped(self.pages))
         connect(m, prefetcher.shortlist, flipped(self.shortlist))
-        m.d.comb += prefetcher.shortlist_complete.eq(self.shortlist_complete)
-        connect(m, prefetcher.segments, planes.segments)
-        connect(m, ring.rows, flipped(self.rows))
+        connect(m, prefetcher.segments, reader.segments)
+        connect(m, reader.rows, flipped(self.rows))
         connect(m, flipped(self.segments), writer.segments)
         connect(m, flipped(self.beats), writer.beats)
-        m.d.comb += [ring.hold.eq(self.hold), ring.rewind.eq(self.rewind)]
+        connect(m, writer.error, flipped(self.write_error))
+        enabled = Signal(config.ports, init=-1)
+        with m.If(self.start):
+            m.d.sync += enabled.eq(Mux(self.port_enable.any(), self.port_enable, -1))
+        m.d.comb += [
+            program.address.eq(self.program),
+            prefetcher.shortlist_complete.eq(self.shortlist_complete),
+            reader.enabled.eq(enabled), reader.hold.eq(self.hold), reader.rewind.eq(self.rewind),
+            *(unit.halt.eq(self.halt) for unit in (program, reader, writer)),
+            self.ring_beat.eq(reader.beat),
+            self.ring_full.eq(reader.waiting),
+            self.ring_level.eq(reader.level),
+        ]
+        m.d.sync += [
+            self.quiet.eq(program.idle & prefetcher.idle & reader.idle & writer.idle),
+            self.drained.eq(~program.in_flight & ~reader.in_flight & ~writer.in_flight),
+        ]
+        self._connect_ports(m)
+        self._settle(m)
+        return m
 
-        readers = []
+    def _connect_ports(self, m: Module) -> None:
+        """Reads of every port; the program and writes on the first one."""
+        program, reader, writer = m.submodules.program, m.submodules.reader, m.submodules.writer
+        m.submodules.merge = merge = ReadMerge(self.config.port_bits)
+        connect(m, reader.axi[0], merge.low)
+        connect(m, program.axi, merge.high)
+        for channel in ("aw", "w", "b"):
+            connect(m, getattr(writer.axi, channel), getattr(flipped(self.axi[0]), channel))
+        m.d.comb += self.write_beat.eq(writer.beat)
         for number, axi in enumerate(self.axi):
-            reader = PortReader(config)
-            m.submodules[f"reader{number}"] = reader
-            connect(m, planes.runs[number], reader.runs)
-            connect(m, reader.words, ring.words[number])
-            connect(m, reader.error, flipped(self.read_errors[number]))
-            connect(m, writer.errors[number], flipped(self.write_errors[number]))
-            m.d.comb += reader.freed.eq(ring.freed)
-            port = reader.axi
-            if number == 0:
-                # The program shares the first port.
-                m.submodules.merge = merge = ReadMerge(config.port_bits)
-                connect(m, reader.axi, merge.low)
-                connect(m, program.axi, merge.high)
-                port = merge.port
+            port = reader.axi[number] if number else merge.port
             for channel in ("ar", "r"):
-                inner, outer = getattr(port, channel), getattr(flipped(axi), channel)
-                connect(m, inner, outer)
-            for channel in ("aw", "w", "b"):
-                connect(m, getattr(writer.axi[number], channel), getattr(flipped(axi), channel))
+                connect(m, getattr(port, channel), getattr(flipped(axi), channel))
+            connect(m, reader.errors[number], flipped(self.read_errors[number]))
             m.d.comb += [
                 self.read_word[number].eq(axi.r.valid & axi.r.ready),
                 self.read_stall[number].eq(axi.r.valid & ~axi.r.ready),
-                self.write_word[number].eq(axi.w.valid & axi.w.ready),
             ]
-            readers.append(reader)
-        m.d.comb += [
-            self.ring_word.eq(readers[0].words.valid),
-            self.ring_full.eq(readers[0].waiting),
-            self.ring_level.eq(ring.level),
-            self.quiet.eq(program.idle & prefetcher.idle & planes.idle & Cat(r.idle for r in readers).all() & writer.idle),
-        ]
-        return m
+            if number:
+                m.d.comb += axi.b.ready.eq(1)
+
+    def _settle(self, m: Module) -> None:
+        """Answers that nobody asked for, and the start of the first program behind the last of them."""
+        program, reader, writer = m.submodules.program, m.submodules.reader, m.submodules.writer
+        others = Signal(self.config.ports)
+        m.d.sync += others.eq(Cat(axi.b.valid for axi in self.axi[1:]))
+        answers = Cat(reader.unasked, program.unasked, writer.unasked, others)
+        m.d.sync += self.unasked.eq(sum(answers))
+        quiet_for, settled = Signal(range(SETTLE_CYCLES)), Signal()
+        with m.If(answers.any()):
+            m.d.sync += quiet_for.eq(0)
+        with m.Elif(~settled):
+            m.d.sync += [quiet_for.eq(quiet_for + 1), settled.eq(quiet_for == SETTLE_CYCLES - 1)]
+        waits = Signal()
+        m.d.comb += program.start.eq((self.start | waits) & settled)
+        with m.If(self.start | settled):
+            m.d.sync += waits.eq(self.start & ~settled)

@@ -2,160 +2,145 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import fifo, stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import bits_for
 
 from ...config import BuildConfig
-from ..axi.burst import BurstSplitter, Run
+from ..axi.burst import BurstSplitter
 from ..axi.signature import BURST_INCR, RESPONSE_OKAY, Axi4Write
-from ..interfaces import Segment, WriteBeat
-from .port import RUN_QUEUE, ErrorReport
-from .stripe import PlaneSplitter
+from ..interfaces import Segment, WriteBeat, index_bits
+from .port import ErrorReport
 
-__all__ = ["PortWriter", "StreamWriter"]
+__all__ = ["StreamWriter"]
 
-#: Words and bursts that wait in a port.
-WORD_QUEUE = 16
+#: Words of a write burst at most, but a beat at least.
+BURST_WORDS = 16
+#: Bursts whose words are sent, or wait for that, after their address was.
 BURST_QUEUE = 4
 
 
-class PortWriter(wiring.Component):
-    """Writes runs of words through one AXI4 port.
-
-    A burst's words are offered after its address was taken. At most ``outstanding`` bursts await their response.
-
-    Members
-    -------
-    runs : In(stream of Run)
-    words : In(stream)
-        ``{strobe, data}``, data in the low bits, in the order of the runs.
-    axi : Out(Axi4Write)
-    error : Out(ErrorReport)
-    idle : Out(1)
-        Nothing is held or awaits a response.
-    """
-
-    def __init__(self, config: BuildConfig) -> None:
-        self.config = config
-        super().__init__({
-            "runs": In(stream.Signature(Run())),
-            "words": In(stream.Signature(config.port_bits + config.port_bytes)),
-            "axi": Out(Axi4Write(config.port_bits)),
-            "error": Out(ErrorReport()),
-            "idle": Out(1),
-        })
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        config = self.config
-        aw, w, b = self.axi.aw, self.axi.w, self.axi.b
-
-        m.submodules.runs = runs = fifo.SyncFIFO(width=Run().size, depth=RUN_QUEUE)
-        m.submodules.words = words = fifo.SyncFIFO(width=len(self.words.payload), depth=WORD_QUEUE)
-        m.submodules.lengths = lengths = fifo.SyncFIFO(width=8, depth=BURST_QUEUE)
-        m.submodules.splitter = splitter = BurstSplitter(word_bytes=config.port_bytes, burst=config.burst)
-        m.d.comb += [
-            runs.w_data.eq(self.runs.p.as_value()),
-            runs.w_en.eq(self.runs.valid),
-            self.runs.ready.eq(runs.w_rdy),
-            splitter.runs.p.as_value().eq(runs.r_data),
-            splitter.runs.valid.eq(runs.r_rdy),
-            runs.r_en.eq(splitter.runs.ready),
-            words.w_data.eq(self.words.payload),
-            words.w_en.eq(self.words.valid),
-            self.words.ready.eq(words.w_rdy),
-        ]
-
-        # Addresses.
-        waiting = Signal(range(config.outstanding + 1))
-        burst, issue, answered = splitter.bursts, Signal(), Signal()
-        m.d.comb += [
-            issue.eq(burst.valid & lengths.w_rdy & (waiting != config.outstanding) & ~aw.valid),
-            burst.ready.eq(issue),
-            aw.size.eq(config.port_bytes.bit_length() - 1),
-            aw.burst.eq(BURST_INCR),
-            lengths.w_data.eq(aw.len),
-            lengths.w_en.eq(aw.valid & aw.ready),
-            b.ready.eq(1),
-            answered.eq(b.valid),
-            self.idle.eq(~runs.r_rdy & splitter.idle & (waiting == 0)),
-        ]
-        m.d.sync += waiting.eq(waiting + issue - answered)
-        with m.If(issue):
-            m.d.sync += [aw.valid.eq(1), aw.addr.eq(burst.p.address), aw.len.eq(burst.p.words - 1)]
-        with m.Elif(aw.ready):
-            m.d.sync += aw.valid.eq(0)
-
-        # Data.
-        index = Signal(8)
-        take, last = Signal(), Signal()
-        m.d.comb += [
-            take.eq(lengths.r_rdy & words.r_rdy & (~w.valid | w.ready)),
-            last.eq(index == lengths.r_data),
-            words.r_en.eq(take),
-            lengths.r_en.eq(take & last),
-        ]
-        with m.If(take):
-            m.d.sync += [w.valid.eq(1), Cat(w.data, w.strb).eq(words.r_data), w.last.eq(last), index.eq(index + 1)]
-            with m.If(last):
-                m.d.sync += index.eq(0)
-        with m.Elif(w.ready):
-            m.d.sync += w.valid.eq(0)
-
-        m.d.sync += [self.error.valid.eq(b.valid & (b.resp != RESPONSE_OKAY)), self.error.resp.eq(b.resp)]
-        return m
-
-
 class StreamWriter(wiring.Component):
-    """Writes segments of beats, striped over the ports like everything that is streamed.
+    """Writes segments of beats through one AXI4 port.
+
+    A burst begins when all its words are here, so that it always comes to an end; its words then do not wait for its address to be
+    taken. At most ``outstanding`` bursts await their response.
 
     Members
     -------
     segments : In(Segment)
     beats : In(WriteBeat)
         The beats of all segments, in order.
-    axi : Out(Axi4Write) per port
-    errors : Out(ErrorReport) per port
+    halt : In(1)
+        Level: no burst begins.
+    axi : Out(Axi4Write)
+    error : Out(ErrorReport)
+    unasked : Out(1)
+        Strobe: a response came that nobody waits for. It was dropped.
+    beat : Out(1)
+        A beat goes to the port.
     idle : Out(1)
         Every accepted segment is in memory.
+    in_flight : Out(1)
+        Something is offered or in flight on the port.
     """
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
+        #: Beats of a burst.
+        self.burst = max(1, min(config.burst, BURST_WORDS) // config.beat_words)
         super().__init__({
             "segments": In(Segment()),
             "beats": In(WriteBeat(config)),
-            "axi": Out(Axi4Write(config.port_bits)).array(config.ports),
-            "errors": Out(ErrorReport()).array(config.ports),
+            "halt": In(1),
+            "axi": Out(Axi4Write(config.port_bits)),
+            "error": Out(ErrorReport()),
+            "unasked": Out(1),
+            "beat": Out(1),
             "idle": Out(1),
+            "in_flight": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        m.submodules.planes = planes = PlaneSplitter(config)
-        connect(m, flipped(self.segments), planes.segments)
+        aw, b = self.axi.aw, self.axi.b
+        m.submodules.splitter = splitter = BurstSplitter(beat_bytes=config.beat_bytes, burst=self.burst)
+        connect(m, flipped(self.segments), splitter.segments)
+        burst = splitter.bursts
 
-        ports, accept = [], Signal()
-        for number in range(config.ports):
-            port = PortWriter(config)
-            m.submodules[f"port{number}"] = port
-            connect(m, planes.runs[number], port.runs)
-            connect(m, port.axi, flipped(self.axi[number]))
-            connect(m, port.error, flipped(self.errors[number]))
-            m.d.comb += [
-                port.words.payload.eq(Cat(
-                    self.beats.p.data.word_select(number, config.port_bits),
-                    self.beats.p.strobe.word_select(number, config.port_bytes),
-                )),
-                port.words.valid.eq(accept),
-            ]
-            ports.append(port)
+        held = Signal(range(2 * self.burst + 1))
+        waiting = Signal(range(config.outstanding + 1))
+        issue, answered = Signal(), Signal()
+        queued, lengths_left, sending = self._send(m, issue, burst.p.beats)
         m.d.comb += [
-            # A beat is taken when every port has room for its word.
-            self.beats.ready.eq(Cat(port.words.ready for port in ports).all()),
-            accept.eq(self.beats.valid & self.beats.ready),
-            self.idle.eq(planes.idle & Cat(port.idle for port in ports).all()),
+            issue.eq(
+                burst.valid & (held >= burst.p.beats) & lengths_left & (waiting != config.outstanding) & ~aw.valid & ~self.halt
+            ),
+            burst.ready.eq(issue),
+            aw.size.eq(config.port_bytes.bit_length() - 1),
+            aw.burst.eq(BURST_INCR),
+            b.ready.eq(1),
+            answered.eq(b.valid & (waiting != 0)),
+            self.in_flight.eq(aw.valid | sending | (waiting != 0)),
+            self.idle.eq(splitter.idle & (waiting == 0)),
         ]
+        m.d.sync += [
+            held.eq(held + queued - Mux(issue, burst.p.beats, 0)),
+            waiting.eq(waiting + issue - answered),
+            self.unasked.eq(b.valid & (waiting == 0)),
+            self.error.valid.eq(answered & (b.resp != RESPONSE_OKAY)),
+            self.error.resp.eq(b.resp),
+        ]
+        with m.If(issue):
+            m.d.sync += [aw.valid.eq(1), aw.addr.eq(burst.p.address), aw.len.eq(self._words_less_one(m, burst.p.beats))]
+        with m.Elif(aw.ready):
+            m.d.sync += aw.valid.eq(0)
         return m
+
+    def _words_less_one(self, m: Module, beats: Signal) -> Cat:
+        less_one = Signal(bits_for(self.burst))
+        m.d.comb += less_one.eq(beats - 1)
+        return Cat(Const(self.config.beat_words - 1, self.config.beat_words.bit_length() - 1), less_one)
+
+    def _send(self, m: Module, issue: Signal, beats: Signal) -> tuple[Signal, Signal, Signal]:
+        """Beats to words and bursts of them to the port; returns when a whole beat was queued, whether another burst may begin, and
+        whether words of one are left."""
+        config, w = self.config, self.axi.w
+        words = config.beat_words
+        bits = config.port_bits + config.port_bytes
+        m.submodules.words = queue = fifo.SyncFIFO(width=bits, depth=2 * self.burst * words)
+        m.submodules.lengths = lengths = fifo.SyncFIFO(width=bits_for(self.burst), depth=BURST_QUEUE)
+
+        place, queued = Signal(index_bits(words)), Signal()
+        m.d.comb += [
+            queue.w_data.eq(Cat(
+                self.beats.p.data.word_select(place, config.port_bits),
+                self.beats.p.strobe.word_select(place, config.port_bytes),
+            )),
+            queue.w_en.eq(self.beats.valid),
+            self.beats.ready.eq(queue.w_rdy & (place == words - 1)),
+            queued.eq(self.beats.valid & self.beats.ready),
+            lengths.w_data.eq(beats),
+            lengths.w_en.eq(issue),
+        ]
+        with m.If(self.beats.valid & queue.w_rdy):
+            m.d.sync += place.eq(Mux(place == words - 1, 0, place + 1))
+
+        index, sent = Signal(index_bits(words)), Signal(bits_for(self.burst))
+        take, end_of_beat, last = Signal(), Signal(), Signal()
+        m.d.comb += [
+            take.eq(lengths.r_rdy & (~w.valid | w.ready)),
+            end_of_beat.eq(index == words - 1),
+            last.eq(end_of_beat & (sent == lengths.r_data - 1)),
+            queue.r_en.eq(take),
+            lengths.r_en.eq(take & last),
+            self.beat.eq(take & end_of_beat),
+        ]
+        with m.If(take):
+            m.d.sync += [w.valid.eq(1), Cat(w.data, w.strb).eq(queue.r_data), w.last.eq(last)]
+            m.d.sync += [index.eq(Mux(end_of_beat, 0, index + 1)), sent.eq(Mux(last, 0, sent + end_of_beat))]
+        with m.Elif(w.ready):
+            m.d.sync += w.valid.eq(0)
+        return queued, lengths.w_rdy, lengths.r_rdy | w.valid

@@ -32,13 +32,16 @@ FPGA_MANAGER = "/sys/class/fpga_manager/fpga0/"
 #: Registers of the processing system that PYNQ touches: first address, bytes.
 _PS_WINDOWS = (
     (0xFF5E_0000, 0x1000),  # CRL_APB: PL clocks
-    (0xFD1A_0000, 0x1000),  # CRF_APB: PLLs
+    (0xFD1A_0000, 0x1000),  # CRF_APB: PLLs, resets
     (0xFD61_5000, 0x1000),  # FPD_SLCR: width of the master ports
     (0xFF41_9000, 0x1000),  # LPD_SLCR
     (0xFD36_0000, 0x6_0000),  # AFIFM0 to 5: width of the slave ports
     (0xFF9B_0000, 0x1000),  # AFIFM6
     (0xF800_0000, 0x1000),  # SLCR of the Zynq-7000
 )
+
+#: RST_FPD_TOP of the UltraScale+, and the resets of AFIFM0 to 5: the FIFOs of the memory ports.
+_RST_FPD_TOP, _AFI_RESETS = 0xFD1A_0100, 0x1F80
 
 #: A PLL of the UltraScale+ at 1.5 GHz: 33.33 MHz times 90, halved. PL clocks start at 100 MHz.
 _PLL, _PL_CLOCK = 90 << 8 | 1 << 16, 1 << 24 | 1 << 16 | 15 << 8
@@ -148,6 +151,8 @@ class VirtualBoard:
                     self._running = True
             else:
                 self._ps[address] = value
+                if address == _RST_FPD_TOP and value & _AFI_RESETS and self.arch == "aarch64":
+                    self.accelerator.drop_outstanding()
 
     def _advance(self) -> None:
         """Let simulated time pass while a pass runs."""
@@ -182,7 +187,9 @@ class VirtualBoard:
                 self._files[path] = data
 
     def load_bitstream(self, firmware: bytes) -> None:
-        """Configure the fabric: the accelerator is reset. A design that this board does not simulate is refused."""
+        """Configure the fabric: the accelerator is reset, in whatever it does; the memory ports still owe what it asked for. A design
+        that this board does not simulate is refused.
+        """
         values = parse_bitstream(firmware)
         expected = f"{contract_hash(self.config):016x}"
         if values["contract_hash"] != expected:
@@ -191,7 +198,6 @@ class VirtualBoard:
                 f"{values['configuration']!r} ({values['contract_hash']}): start `hwgen board --simulate` with that board"
             )
         with self.lock:
-            self.accelerator.drop_outstanding()
             self.accelerator.reset()
             self._running = False
             self.loaded = True

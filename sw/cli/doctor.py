@@ -122,6 +122,21 @@ def check_models() -> Check:
     return Check("models", bool(names), ", ".join(names) or "not found", fix)
 
 
+def check_leftovers() -> list[Check]:
+    """Of the accelerator that is loaded on this board, if one is: answers of memory that it had not asked for."""
+    try:
+        import pynq
+    except ImportError:
+        return []
+    from ..devices.loading import unasked_answers
+
+    count = unasked_answers(pynq)
+    if count is None:
+        return []
+    fix = "none needed: they were left over from before the bitstream was loaded, and discarded"
+    return [Check("unasked answers", not count, f"{count} since the bitstream was loaded", fix, optional=True)]
+
+
 def run_checks() -> list[Check]:
     """Every check, in the order in which things should be repaired."""
     later: tuple[Callable[[], Check], ...] = (check_simulator, check_cache, check_models)
@@ -131,6 +146,7 @@ def run_checks() -> list[Check]:
         *(check_program(*p) for p in _PROGRAMS),
         check_tcl(),
         *(check() for check in later),
+        *check_leftovers(),
     ]
 
 

@@ -13,7 +13,7 @@ from ...errors import HwgenError
 from ...registers import MAGIC, register
 from ...rounding import align
 
-__all__ = ["Allocator", "Device", "DeviceTimeout", "attach"]
+__all__ = ["Allocator", "Device", "DeviceTimeout", "StopFailed", "attach"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -24,6 +24,16 @@ class DeviceTimeout(HwgenError):
     def __init__(self, message: str, state: str = "") -> None:
         super().__init__("device", message, "run `hwgen verify` to find the operator that hangs")
         self.state = state
+
+
+class StopFailed(HwgenError):
+    """A pass goes on though the machine was told to stop: it may read and write its memory for good."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "device", f"the machine does not stop: {reason}; its memory is not given back",
+            "load the bitstream again; if that fails, switch the board off and on",
+        )
 
 
 class Device(Protocol):
@@ -53,6 +63,11 @@ class Device(Protocol):
 
     def wait(self, timeout: float) -> None:
         """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time."""
+
+    def stop(self) -> None:
+        """End the pass that runs, if one does, at the next operator boundary at the latest. Nothing of it reads or writes memory when
+        this returns; STATUS then says that the pass has ended. :class:`StopFailed` when the machine does not stop.
+        """
 
 
 class Allocator:

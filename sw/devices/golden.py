@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from ...config import BuildConfig
 from ...descriptors import Descriptor
 from ...packages import needs
+from ...registers import Control, register
 from .device import Allocator, Bytes, DeviceTimeout
 
 __all__ = ["GoldenDevice"]
@@ -55,3 +56,7 @@ class GoldenDevice:
     def wait(self, timeout: float) -> None:
         if not self.machine.irq:
             raise DeviceTimeout("the golden machine raised no interrupt: no pass was started, or the interrupt is off")
+
+    def stop(self) -> None:
+        # Without a pass that runs this does nothing, as in hardware: only one that is held between operators does.
+        self.machine.write_register(register(self.config, "CONTROL").offset, Control.STOP)

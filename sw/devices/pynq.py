@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,11 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...files import locked
 from ...packages import needs
-from ...registers import Status, register
 from ...rounding import align
 from ...vlnv import VLNV
-from .device import Bytes, DeviceTimeout, attach
+from .device import Bytes, DeviceTimeout, StopFailed, attach
+from .loading import reset_ports, stop_left_over
+from .pass_stop import Holdings, PassStop
 from .watch import PassWatch, WatchLimits
 
 if TYPE_CHECKING:
@@ -42,9 +44,6 @@ FPGA_STATE = "/sys/class/fpga_manager/fpga0/state"
 
 #: Cycles without movement after which a simulated machine counts as hung: fewer, because each takes longer.
 SIMULATED_IDLE_CYCLES = 400_000
-
-#: Seconds that a pass of a host before us may still take.
-LEFT_OVER_SECONDS = 60.0
 
 
 @contextmanager
@@ -99,7 +98,6 @@ class PynqDevice:
         self.config = config
         #: Seconds that generating and compiling took: none, it was done elsewhere.
         self.build_seconds = 0.0
-        self._buffers: dict[int, Any] = {}
         report = progress or (lambda text: None)
         self._pynq = _import_pynq()
         self._target = self._find_target(target, address, call_seconds)
@@ -119,12 +117,17 @@ class PynqDevice:
         with self._answers():
             self.driver = self._load(overlay, download, board or found.removesuffix(SIMULATED_SUFFIX), report)
         self.driver.configure(config)
+        mmio, remote = self.driver.mmio, self._remote
+        self._stop = PassStop(lambda offset: int(mmio.read(offset)), lambda offset, value: mmio.write(offset, int(value)))
+        self._holdings = Holdings(self._stop, lambda error: _is_lost(error, remote))
+        # Also when nobody holds the device any more, and at the end of the interpreter.
+        self._finalizer = weakref.finalize(self, self._holdings.release)
         limits = limits or (WatchLimits(idle_cycles=SIMULATED_IDLE_CYCLES) if self.simulated else WatchLimits())
         self._watch = PassWatch(
             config, self.read_register, self.read, self.driver.pause, simulated=self.simulated, limits=limits
         )
         attach(self)
-        self._finish_left_over()
+        self._stop_left_over()
 
     # ---- opening -------------------------------------------------------------------------------------------------
     def _find_target(self, target: Any, address: str | None, seconds: float) -> Any:
@@ -174,9 +177,14 @@ class PynqDevice:
                 overlay = self._pynq.Overlay(str(path), download=False, device=self._target)
                 self._check_family(overlay, path)
                 if download:
+                    if not self._remote and not self.simulated:  # no record says what the fabric of another machine holds
+                        found = stop_left_over(self._pynq, self._target)
+                        if found:
+                            report(found)
                     if self._remote:  # PYNQ keeps an old firmware file of the same name
                         self._target.write_file(f"/lib/firmware/{path.stem}.bin", overlay.parser.bin_data)
                     overlay.download()
+                    reset_ports(self._pynq, self._target, overlay.parser)
         for name, description in overlay.ip_dict.items():
             if str(description["type"]).rpartition(":")[0] == VLNV.rpartition(":")[0]:
                 driver = getattr(overlay, name)
@@ -239,17 +247,16 @@ class PynqDevice:
         except OSError:
             return None
 
-    def _finish_left_over(self) -> None:
+    def _stop_left_over(self) -> None:
         """A host before us may have gone in the middle of a pass."""
-        if Status(self.read_register(register(self.config, "STATUS").offset)) & Status.BUSY:
-            try:
-                self._watch.wait(LEFT_OVER_SECONDS)
-            except DeviceTimeout as error:
-                raise HwgenError(
-                    "device",
-                    f"a pass of an earlier host never ended: {error.message}",
-                    "load the bitstream again: without --attach",
-                ) from error
+        try:
+            self.stop()
+        except StopFailed as error:
+            raise HwgenError(
+                "device",
+                f"a pass of an earlier host goes on: {error.message}",
+                "load the bitstream again: without --attach",
+            ) from error
 
     # ---- memory --------------------------------------------------------------------------------------------------
     def _free_memory(self) -> int | None:
@@ -288,18 +295,18 @@ class PynqDevice:
         except HwgenError:
             raise
         except Exception as error:
-            if self._is_lost(error):
+            if _is_lost(error, self._remote):
                 raise self._lost(error) from error
             # every kind of PYNQ device reports this in its own way
             raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
         if not address or address % 4096:
             raise HwgenError("device", f"the board gave a buffer at address 0x{address:x}", "load the bitstream again")
-        self._buffers[address] = buffer
+        self._holdings.buffers[address] = buffer
         return address
 
     def _find(self, address: int, size: int) -> tuple[Any, int]:
         """The buffer that holds these bytes, and where in it they are."""
-        for base, buffer in self._buffers.items():
+        for base, buffer in self._holdings.buffers.items():
             if base <= address and address + size <= base + buffer.nbytes:
                 return buffer, address - base
         raise HwgenError(
@@ -371,24 +378,19 @@ class PynqDevice:
         """Fabric clock as measured during passes; None on a virtual board and before a pass was long enough."""
         return None if self.simulated else self._watch.measured_mhz
 
+    def stop(self) -> None:
+        with self._answers():
+            self._stop()
+
     def close(self) -> None:
-        """Give every buffer back."""
-        for buffer in self._buffers.values():
-            try:
-                buffer.freebuffer()
-            except Exception as error:
-                if not self._is_lost(error):
-                    raise
-        self._buffers.clear()
+        """Stop the machine and give every buffer back. The end of the interpreter does so too, for a device that is still open.
+
+        :class:`StopFailed` when the machine does not stop: the buffers are then kept while this process lives.
+        """
+        with self._answers():
+            self._holdings.release()
 
     # ---- a board that is gone ------------------------------------------------------------------------------------
-    def _is_lost(self, error: Exception) -> bool:
-        if not self._remote:
-            return False
-        import grpc
-
-        return isinstance(error, grpc.RpcError)
-
     def _lost(self, error: Any) -> HwgenError:
         code = error.code().name
         if code == "DEADLINE_EXCEEDED":
@@ -409,13 +411,22 @@ class PynqDevice:
         except HwgenError:
             raise
         except Exception as error:
-            if self._is_lost(error):
+            if _is_lost(error, self._remote):
                 raise self._lost(error) from error
             if isinstance(error, RuntimeError | ValueError | OSError) or type(error).__name__ == "BusError":
                 raise HwgenError(
                     "device", f"{self._where} reports: {str(error).splitlines()[0]}", "see docs/troubleshooting.md"
                 ) from error
             raise
+
+
+def _is_lost(error: Exception, remote: bool) -> bool:
+    """Whether an exception says that a remote board answers no more."""
+    if not remote:
+        return False
+    import grpc
+
+    return isinstance(error, grpc.RpcError)
 
 
 def _import_pynq() -> Any:

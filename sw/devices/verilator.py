@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...hw.verilog import cached_verilog
-from ...registers import register
-from .device import Allocator, Bytes, DeviceTimeout
+from ...registers import Control, Status, register
+from .device import Allocator, Bytes, DeviceTimeout, StopFailed
 
 if TYPE_CHECKING:
     from ...sim.accelerator import SimulatedAccelerator
@@ -75,6 +75,7 @@ class VerilatorDevice:
             verilog = cached_verilog(config, progress or (lambda text: None))
         from ...hw.accelerator import TOP
         from ...hw.axi.signature import ID_BITS
+        from ...hw.memory.system import SETTLE_CYCLES
         from ...probes import probes
         from ...sim.accelerator import SimulatedAccelerator
         from ...sim.dram import KV260
@@ -99,7 +100,9 @@ class VerilatorDevice:
             raise HwgenError("tool", error.message, error.fix) from error
         except BuildFailed as error:
             raise HwgenError("tool", f"the simulator could not be built: {error}", "run `hwgen doctor`") from error
-        return SimulatedAccelerator(library, memory_bytes=memory_bytes, memory_base=MEMORY_BASE, timing=timing or KV260)
+        accelerator = SimulatedAccelerator(library, memory_bytes=memory_bytes, memory_base=MEMORY_BASE, timing=timing or KV260)
+        accelerator.tick(SETTLE_CYCLES)  # a host on a board needs longer to its first doorbell, which so never waits
+        return accelerator
 
     def allocate(self, size: int) -> int:
         return self._memory.allocate(size)
@@ -125,6 +128,18 @@ class VerilatorDevice:
             self.accelerator.run_until_irq(int(timeout * self.config.clock_mhz * 1e6), max_idle_cycles=IDLE_LIMIT)
         except SimulationTimeout as error:
             raise self.timed_out(error) from error
+
+    def stop(self) -> None:
+        from ...sim.accelerator import SimulationTimeout
+
+        status = register(self.config, "STATUS").offset
+        if Status.BUSY not in Status(self.read_register(status)):
+            return
+        self.write_register(register(self.config, "CONTROL").offset, Control.STOP)
+        try:
+            self.accelerator.run_until_register(status, Status.BUSY, 0, OPERATOR_LIMIT, interval=20, max_idle_cycles=IDLE_LIMIT)
+        except SimulationTimeout as error:
+            raise StopFailed(str(self.timed_out(error))) from error
 
     def next_operator(self) -> int:
         """Run to the end of the next operator (needs a build with ``probe``); its ``tag``."""

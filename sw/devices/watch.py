@@ -163,6 +163,7 @@ class PassWatch:
         for port in range(self._config.ports):
             words, stalled = self.read("COUNT_PORT_BUSY", port), self.read("COUNT_PORT_STALL", port)
             lines.append(f"port {port}: {words:,} words read, {stalled:,} cycles stalled")
+        lines.append(f"{self.read('UNASKED'):,} answers that nobody had asked for, since reset")
         if self.measured_mhz is not None and not self._simulated:
             lines.append(f"clock {self.measured_mhz:.1f} MHz")
         return "\n".join(lines)

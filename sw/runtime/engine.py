@@ -16,7 +16,6 @@ from ...config import BuildConfig
 from ...contract import check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
-from ...layout import from_planes
 from ...registers import COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Control, PassFlag, Register, Status, register_map
 from ..compiler.image import Image
 from ..compiler.programs import is_needed
@@ -226,11 +225,17 @@ class Engine:
         self._busy = True
 
     def finish(self, tokens: int, *, logits: bool) -> PassResult:
-        """Wait for the pass and read its results."""
-        self.device.wait(PASS_TIMEOUT)
+        """Wait for the pass and read its results. Ctrl-C stops it."""
+        try:
+            self.device.wait(PASS_TIMEOUT)
+        except KeyboardInterrupt:
+            self.device.stop()
+            raise
         status = Status(self._read("STATUS"))
         self._busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
+        if Status.STOPPED in status:
+            raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
         if Status.ERROR in status:
             error = self._read("ERROR")
             raise HwgenError(
@@ -320,9 +325,8 @@ class Engine:
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Every logit of the last pass that wrote them."""
-        region = self.image.symbols["logits"]
-        data = self.device.read(self.base + region.offset, region.bytes)
-        return from_planes(self.config, data).reshape(-1).view(np.float32)[: self.image.shape.vocab].copy()
+        address = self.base + self.image.symbols["logits"].offset
+        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32).copy()
 
     def _candidates(self) -> tuple[Candidate, ...]:
         count = min(self.config.topk, self.image.shape.vocab)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,6 +35,15 @@ class Session:
         return len(self.tokens)
 
 
+def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of ``pages`` that lie one behind the other in memory: of a device, few accesses are much faster than many."""
+    first = 0
+    for end in range(1, len(pages) + 1):
+        if end == len(pages) or pages[end] != pages[end - 1] + 1:
+            yield first, end
+            first = end
+
+
 class PagePool:
     """The pages of one image on a device. A page goes back when the last session that holds it gives it up."""
 
@@ -60,14 +69,15 @@ class PagePool:
     def read(self, pages: Sequence[int]) -> Bytes:
         """Content of pages, ``[pages, page_bytes]``."""
         out = np.empty((len(pages), self._page_bytes), np.uint8)
-        for row, page in zip(out, pages, strict=True):
-            row[:] = self._device.read(self._start + page * self._page_bytes, self._page_bytes)
+        for first, end in _runs(pages):
+            data = self._device.read(self._start + pages[first] * self._page_bytes, (end - first) * self._page_bytes)
+            out[first:end] = data.reshape(-1, self._page_bytes)
         return out
 
     def write(self, pages: Sequence[int], content: Bytes) -> None:
         """Replace the content of pages by ``[pages, page_bytes]``."""
-        for row, page in zip(content, pages, strict=True):
-            self._device.write(self._start + page * self._page_bytes, row)
+        for first, end in _runs(pages):
+            self._device.write(self._start + pages[first] * self._page_bytes, content[first:end].reshape(-1))
 
     def _take(self) -> int:
         page = self._free.pop()

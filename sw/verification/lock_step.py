@@ -12,7 +12,6 @@ import numpy as np
 from ...config import BuildConfig
 from ...descriptors import Descriptor, Opcode
 from ...errors import HwgenError
-from ...layout import from_planes
 from ...weights import ModelWeights
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
@@ -200,7 +199,7 @@ class LockStep:
                     offset = d.stream_address + self.sessions[0].pages[block] * d.stride + head * d.head_stride
                     size = d.stream_beats * c.beat_bytes
                     rtl, golden = (
-                        from_planes(c, device.read(base + offset, size)).reshape(1, -1)
+                        device.read(base + offset, size).reshape(1, -1)
                         for device, base in ((self.device, self.rtl_engine.base), (self.golden, self.golden_engine.base))
                     )
                     token = np.array([block * c.kv_block - self._position])

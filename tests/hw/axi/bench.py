@@ -126,13 +126,14 @@ class Channel:
 
     def __init__(self, bench: Bench, prefix: str, fields: Sequence[str], rate: float) -> None:
         self.bench, self.rate = bench, rate
+        self.open = True
         self.signals = {name: getattr(bench.dut, f"{prefix}__{name}") for name in fields}
         self.valid, self.ready = getattr(bench.dut, f"{prefix}__valid"), getattr(bench.dut, f"{prefix}__ready")
         self.ready.value = 0
         self.standing: dict[str, int] | None = None
 
     def drive(self) -> None:
-        self.taking = self.bench.random.random() < self.rate
+        self.taking = self.open and self.bench.random.random() < self.rate
         self.ready.value = int(self.taking)
 
     def sample(self) -> dict[str, int] | None:
@@ -147,7 +148,9 @@ class Channel:
 
 class AxiMemory:
     """Memory behind one AXI4 master port. ``rate``: chance of ready or of data in a cycle; ``latency``: cycles from request to
-    data at least; ``size`` bytes, other addresses answer with DECERR."""
+    data at least; addresses beyond ``memory`` answer with DECERR. Write data may come before its address.
+
+    ``open`` False: nothing is taken and nothing new is answered."""
 
     ADDRESS = ("addr", "id", "len", "size", "burst")
 
@@ -155,6 +158,7 @@ class AxiMemory:
                  latency: int = 0, read: bool = True, write: bool = True) -> None:
         self.bench, self.memory, self.word_bytes, self.rate, self.latency = bench, memory, word_bytes, rate, latency
         self.max_words = max_words
+        self.open = True
         self.cycle = 0
         self.requests: list[dict[str, int]] = []
         self.most_in_flight = 0
@@ -171,6 +175,8 @@ class AxiMemory:
             self.w = Channel(bench, f"{prefix}__w", ("data", "strb", "last"), rate)
             self.b = {name: getattr(dut, f"{prefix}__b__{name}") for name in ("valid", "ready", "id", "resp")}
             self.bursts: deque[list[int]] = deque()
+            self.words: deque[dict[str, int]] = deque()
+            self.early_words = 0
             self.responses: deque[tuple[int, int]] = deque()
             self.responding = False
             self.b["valid"].value = 0
@@ -188,9 +194,11 @@ class AxiMemory:
 
     def drive(self) -> None:
         self.cycle += 1
+        for channel in ((self.ar,) if self.read else ()) + ((self.aw, self.w) if self.write else ()):
+            channel.open = self.open
         if self.read:
             self.ar.drive()
-            ready = [i for i, q in self.queues.items() if q and q[0][2] <= self.cycle]
+            ready = [i for i, q in self.queues.items() if q and q[0][2] <= self.cycle and self.open]
             if self.answer is None and ready and self.bench.random.random() < self.rate:
                 number = self.bench.random.choice(ready)
                 address, last, _ = self.queues[number].popleft()
@@ -203,7 +211,7 @@ class AxiMemory:
         if self.write:
             self.aw.drive()
             self.w.drive()
-            answers = bool(self.responses) and self.responses[0][0] <= self.cycle
+            answers = self.open and bool(self.responses) and self.responses[0][0] <= self.cycle
             if not self.responding and answers and self.bench.random.random() < self.rate:
                 self.responding = True
                 self.b["resp"].value = self.responses[0][1]
@@ -223,22 +231,26 @@ class AxiMemory:
             if self.responding and self.b["ready"].value:
                 self.responses.popleft()
                 self.responding = False
-            word = self.w.sample()
-            if word is not None:
-                assert self.bursts, "data before its address"
-                burst = self.bursts[0]
-                for i in range(self.word_bytes):
-                    if word["strb"] >> i & 1 and burst[0] + i < len(self.memory):
-                        self.memory[burst[0] + i] = word["data"] >> 8 * i & 255
-                burst[0] += self.word_bytes
-                burst[1] -= 1
-                assert word["last"] == (burst[1] == 0), "last on the wrong word"
-                if burst[1] == 0:
-                    self.bursts.popleft()
-                    self.responses.append((self.cycle + self.latency, 3 if burst[0] > len(self.memory) else 0))
+            if (word := self.w.sample()) is not None:
+                self.early_words += not self.bursts
+                self.words.append(word)
             if (request := self.aw.sample()) is not None:
                 self.bursts.append([request["addr"], self.check(request)])
                 self.most_in_flight = max(self.most_in_flight, len(self.bursts) + len(self.responses))
+            while self.words and self.bursts:
+                self.store(self.words.popleft())
+
+    def store(self, word: dict[str, int]) -> None:
+        burst = self.bursts[0]
+        for i in range(self.word_bytes):
+            if word["strb"] >> i & 1 and burst[0] + i < len(self.memory):
+                self.memory[burst[0] + i] = word["data"] >> 8 * i & 255
+        burst[0] += self.word_bytes
+        burst[1] -= 1
+        assert word["last"] == (burst[1] == 0), "last on the wrong word"
+        if burst[1] == 0:
+            self.bursts.popleft()
+            self.responses.append((self.cycle + self.latency, 3 if burst[0] > len(self.memory) else 0))
 
 
 def pattern(size: int) -> bytearray:

@@ -1,4 +1,4 @@
-"""Segments -> ports -> ring -> rows: data, protocol, credits, replay."""
+"""Segments -> ports -> ring -> rows: data, protocol, room, order, replay, and ports that behave badly."""
 
 from __future__ import annotations
 
@@ -14,169 +14,192 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwgen.config import BuildConfig
-from hwgen.hw.axi.signature import Axi4Read
-from hwgen.hw.interfaces import BeatStream, RowStream, Segment
+from hwgen.hw.interfaces import BeatStream, Segment
 from hwgen.hw.memory.beats import RowToBeats
-from hwgen.hw.memory.port import ErrorReport, PortReader
-from hwgen.hw.memory.ring import UramRing
-from hwgen.hw.memory.stripe import PlaneSplitter
+from hwgen.hw.memory.reader import StreamReader
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
 
-SMALL = BuildConfig(ring_beats=64, burst=8, outstanding=3, kv_block=16, chunk=8)
-NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7, ring_beats=32, burst=4,
+# Four banks of two bursts in turn: a block is 64 beats.
+SMALL = BuildConfig(ring_beats=256, burst=8, outstanding=3, kv_block=16, chunk=8, bank_bytes=256)
+# One port, one beat a burst, a ring of eight bursts.
+NARROW = BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, builders=7, ring_beats=8, burst=1,
                      outstanding=1)
-WIDE = BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, ring_beats=32, burst=2,
-                   outstanding=4)
-# Rings whose depth is not a power of two, nor a multiple of a burst.
-ODD = BuildConfig(ring_beats=74, burst=8, outstanding=3, kv_block=16, chunk=8)
-CONFIGS = {"small": SMALL, "narrow": NARROW, "wide": WIDE, "odd": ODD}
+# More ports than a beat has words: they wait for the ring.
+MANY = BuildConfig(ports=6, beat_bytes=32, groups=2, kv_block=16, chunk=8, ring_beats=128, burst=4, outstanding=4, bank_bytes=256)
+# Narrow words, as many to a beat as a queue has room for four times.
+WORDS = BuildConfig(ports=3, port_bits=32, beat_bytes=64, groups=4, lanes=1, rows=1, kv_block=32, builders=107, ring_beats=64,
+                    burst=32, outstanding=2, bank_bytes=128)
+# A ring whose depth is not a power of two, nor a multiple of a burst or of a block.
+ODD = BuildConfig(ports=3, ring_beats=274, burst=8, outstanding=3, kv_block=16, chunk=8, bank_bytes=256)
+CONFIGS = {"small": SMALL, "narrow": NARROW, "many": MANY, "words": WORDS, "odd": ODD}
 
 
-class StreamPath(wiring.Component):
-    def __init__(self, config: BuildConfig, beats: bool) -> None:
-        self.config, self.beats = config, beats
-        super().__init__({
-            "segments": In(Segment()),
-            "axi": Out(Axi4Read(config.port_bits)).array(config.ports),
-            "rows": Out(BeatStream(config) if beats else RowStream(config)),
-            "error": Out(ErrorReport()).array(config.ports),
-            "idle": Out(config.ports),
-            "hold": In(1),
-            "rewind": In(1),
-            "level": Out(range(config.ring_beats // config.groups + 1)),
-        })
+class BeatPath(wiring.Component):
+    """The stream reader with single beats."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.reader = StreamReader(config)
+        self.converter = RowToBeats(config)
+        members = dict(self.reader.signature.members.items())
+        super().__init__({**members, "rows": Out(BeatStream(config)), "segments": In(Segment())})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.planes = planes = PlaneSplitter(self.config)
-        m.submodules.ring = ring = UramRing(self.config)
-        connect(m, flipped(self.segments), planes.segments)
-        for number in range(self.config.ports):
-            m.submodules[f"port{number}"] = port = PortReader(self.config)
-            connect(m, planes.runs[number], port.runs)
-            connect(m, port.axi, flipped(self.axi[number]))
-            connect(m, port.words, ring.words[number])
-            connect(m, port.error, flipped(self.error[number]))
-            m.d.comb += [port.freed.eq(ring.freed), self.idle[number].eq(port.idle)]
-        m.d.comb += [ring.hold.eq(self.hold), ring.rewind.eq(self.rewind), self.level.eq(ring.level)]
-        if self.beats:
-            m.submodules.converter = converter = RowToBeats(self.config)
-            connect(m, ring.rows, converter.rows)
-            connect(m, converter.beats, flipped(self.rows))
-        else:
-            connect(m, ring.rows, flipped(self.rows))
+        m.submodules.reader, m.submodules.converter = reader, converter = self.reader, self.converter
+        connect(m, reader.rows, converter.rows)
+        connect(m, converter.beats, flipped(self.rows))
+        connect(m, flipped(self.segments), reader.segments)
+        for name in ("enabled", "halt", "hold", "rewind"):
+            m.d.comb += getattr(reader, name).eq(getattr(self, name))
+        for name in ("level", "unasked", "beat", "waiting", "idle", "in_flight"):
+            m.d.comb += getattr(self, name).eq(getattr(reader, name))
+        for outer, inner in zip(self.axi, reader.axi, strict=True):
+            connect(m, inner, flipped(outer))
+        for outer, inner in zip(self.errors, reader.errors, strict=True):
+            connect(m, inner, flipped(outer))
         return m
 
 
 def segment_beats(config: BuildConfig, memory: bytearray, address: int, beats: int) -> list[int]:
-    size = config.port_bytes
-    planes = [address + p * beats * size for p in range(config.ports)]
-    return [int.from_bytes(b"".join(memory[a + i * size : a + (i + 1) * size] for a in planes), "little") for i in range(beats)]
+    size = config.beat_bytes
+    return [int.from_bytes(memory[address + i * size : address + (i + 1) * size], "little") for i in range(beats)]
 
 
 def gather(values: list[int], bits: int, group: int) -> list[int]:
     return [sum(v << (bits * k) for k, v in enumerate(values[i : i + group])) for i in range(0, len(values), group)]
 
 
-async def set_up(
-    dut: Any, rate: float, latency: int, seed: int
-) -> tuple[BuildConfig, Bench, bytearray, list[AxiMemory], Source, Sink]:
-    config = BuildConfig.from_dict(cocotb_parameters()["config"])
-    bench = Bench(dut, seed)
-    dut.hold.value = 0
-    dut.rewind.value = 0
-    segments, rows = Source(bench, "segments", rate=max(rate, 0.3)), Sink(bench, "rows", rate=rate)
-    memory = pattern(1 << 16)
-    ports = [
-        AxiMemory(bench, f"axi__{p}", memory, config.port_bytes, max_words=config.burst, rate=rate, latency=latency, write=False)
-        for p in range(config.ports)
-    ]
-    await bench.start()
-    return config, bench, memory, ports, segments, rows
+class Stream:
+    """A bench with a memory behind every port; ``ports`` gives each its rate and latency."""
+
+    def __init__(self, dut: Any, seed: int, ports: list[tuple[float, int]], rate: float = 1.0) -> None:
+        self.dut = dut
+        self.config = config = BuildConfig.from_dict(cocotb_parameters()["config"])
+        self.bench = bench = Bench(dut, seed)
+        dut.hold.value = dut.rewind.value = dut.halt.value = 0
+        dut.enabled.value = (1 << config.ports) - 1
+        self.segments, self.rows = Source(bench, "segments", rate=max(rate, 0.3)), Sink(bench, "rows", rate=rate)
+        self.memory = pattern(1 << 16)
+        self.ports = [
+            AxiMemory(bench, f"axi__{p}", self.memory, config.port_bytes, max_words=config.burst, rate=of_port, latency=latency,
+                      write=False)
+            for p, (of_port, latency) in zip(range(config.ports), ports * config.ports, strict=False)
+        ]
+
+    async def start(self) -> None:
+        await self.bench.start()
+
+    def ask(self, segments: list[tuple[int, int]]) -> list[int]:
+        """Queues segments; returns their rows (or beats)."""
+        self.segments.items.extend(a | n << 40 for a, n in segments)
+        beats = [b for a, n in segments for b in segment_beats(self.config, self.memory, a, n)]
+        if cocotb_parameters()["beats"]:
+            return beats
+        return gather(beats, 8 * self.config.beat_bytes, self.config.groups)
+
+    async def expect(self, rows: list[int]) -> None:
+        await self.bench.until(lambda: len(self.rows.items) >= len(rows))
+        await self.bench.step(20)
+        assert self.rows.items == rows
+        assert int(self.dut.level.value) == 0 and self.dut.idle.value and not self.dut.in_flight.value
+        self.rows.items.clear()
 
 
 def random_segments(config: BuildConfig, generator: random.Random, count: int, longest: int) -> list[tuple[int, int]]:
-    """Some start or end at a 4 KB boundary or one word beside it."""
+    """Some start or end at a 4 KB boundary or one beat beside it; some are one row, some at an uneven beat."""
     segments = []
     for _ in range(count):
-        beats = config.groups * generator.randint(1, longest // config.groups)
+        beats = config.groups * generator.choice([1, generator.randint(1, max(1, longest // config.groups))])
         near = generator.choice([0, 0, 4096, 8192])
-        address = generator.randrange(0, 0x8000 // config.port_bytes) * config.port_bytes
+        address = generator.randrange(0, 0x8000 // config.beat_bytes) * config.beat_bytes
         if near:
-            address = near + config.port_bytes * generator.choice([-beats, -beats + 1, -1, 0, 1])
+            address = near + config.beat_bytes * generator.choice([-beats, -beats + 1, -1, 0, 1])
         segments.append((max(0, address), beats))
     return segments
 
 
+def longest_segment(config: BuildConfig) -> int:
+    return min(3 * config.ring_beats // 2, 0x8000 // config.beat_bytes)
+
+
+#: Rate of data and ready, and latency, of every port in turn.
+PORTS = {
+    "ideal": [(1.0, 0)],
+    "late": [(1.0, 40)],
+    "halting": [(0.5, 10)],
+    "unequal": [(1.0, 3), (0.7, 30), (0.3, 12)],
+    "one_slow": [(0.05, 90), (1.0, 2), (1.0, 5), (0.9, 7), (1.0, 3), (0.8, 1)],
+}
+
+
 @cocotb.test()
 async def streams(dut: Any) -> None:
-    beats_out = cocotb_parameters()["beats"]
-    for rate, latency, seed in ((1.0, 0, 1), (1.0, 40, 2), (0.5, 10, 3), (0.9, 3, 4)):
-        config, bench, memory, ports, segments, rows = await set_up(dut, rate, latency, seed)
-        chosen = random_segments(config, bench.random, 25, 3 * config.ring_beats // 4)
-        segments.items.extend(a | n << 40 for a, n in chosen)
-        beats = [b for a, n in chosen for b in segment_beats(config, memory, a, n)]
-        expected = beats if beats_out else gather(beats, 8 * config.beat_bytes, config.groups)
-        await bench.until(lambda rows=rows, expected=expected: len(rows.items) == len(expected))
-        await bench.step(60)
-        assert rows.items == expected
-        assert int(dut.idle.value) == (1 << config.ports) - 1
-        assert int(dut.level.value) == 0
-        assert all(p.most_in_flight <= config.outstanding for p in ports)
+    for seed, (name, ports) in enumerate(PORTS.items()):
+        path = Stream(dut, seed, ports, rate=0.9 if name == "unequal" else 1.0)
+        await path.start()
+        most = 6 if name == "one_slow" else 12
+        await path.expect(path.ask(random_segments(path.config, path.bench.random, most, longest_segment(path.config))))
+        assert all(0 < p.most_in_flight <= path.config.outstanding for p in path.ports)
+        assert all(r["addr"] // unit == (r["addr"] + r["len"] * path.config.port_bytes) // unit
+                   for p in path.ports for r in p.requests for unit in [path.config.burst * path.config.port_bytes])
 
 
 @cocotb.test()
-async def fills_and_waits(dut: Any) -> None:
-    """Nothing is taken: the ports stop exactly where the ring is full; reset in the middle starts over."""
-    config, bench, memory, ports, segments, rows = await set_up(dut, 1.0, 5, 5)
-    rows.enable = False
-    segments.items.append(0x1000 | (4 * config.ring_beats) << 40)
-    await bench.step(6 * config.ring_beats + 100)
-    whole_bursts = config.ring_beats // config.burst * config.burst
-    assert sum(r["len"] + 1 for r in ports[0].requests) == whole_bursts
-    assert int(dut.level.value) == whole_bursts // config.groups
-    rows.enable = True
-    await bench.step(20)
-    segments.items.clear()
-    await bench.reset()
-    for port in ports:
-        port.queues.clear()
-        port.answer = None
-    rows.items.clear()
-    rows.forget()
-    segments.items.append(0x40 | config.groups << 40)
-    await bench.until(lambda: len(rows.items) == 1)
-    assert rows.items == gather(segment_beats(config, memory, 0x40, config.groups), 8 * config.beat_bytes, config.groups)
+async def stops_where_the_ring_is_full(dut: Any) -> None:
+    path = Stream(dut, 5, [(1.0, 5)])
+    config = path.config
+    await path.start()
+    path.rows.enable = False
+    # Only just not a block, so that everything is asked for in ascending order.
+    beats = [(config.ring_beats // config.burst_beats + 2) * config.burst_beats]
+    path.ask([(config.beat_bytes, n - config.groups) for n in beats])
+    await path.bench.step(6 * config.ring_beats + 100)
+    asked = sum(r["len"] + 1 for p in path.ports for r in p.requests) // config.beat_words
+    assert config.ring_beats - config.block_beats < asked <= config.ring_beats
+    assert path.dut.waiting.value and not path.dut.in_flight.value
+    path.rows.enable = True
+    await path.bench.step(20)
+    path.segments.items.clear()
+    path.segments.offered = False
+    await path.bench.until(lambda: bool(path.dut.idle.value))
+    await path.bench.step(config.ring_beats + 20)
+    await path.bench.reset()
+    path.rows.items.clear()
+    await path.expect(path.ask([(0x40, config.groups)]))
 
 
 @cocotb.test()
-async def sustains_a_word_a_cycle(dut: Any) -> None:
-    config, bench, _, ports, segments, rows = await set_up(dut, 1.0, 4, 6)
-    total = 40 * config.burst
-    segments.items.append(total << 40)
-    cycles = await bench.until(lambda: len(rows.items) == total // config.groups)
-    if config.burst >= 8:
-        assert cycles < total + 40, f"{total} beats took {cycles} cycles"
+async def sustains_a_beat_a_cycle(dut: Any) -> None:
+    path = Stream(dut, 6, [(1.0, 4)])
+    config = path.config
+    await path.start()
+    total = min(60 * config.burst_beats, 0x10000 // config.beat_bytes)
+    rows = path.ask([(0, total)])
+    cycles = await path.bench.until(lambda: len(path.rows.items) == len(rows))
+    words_a_cycle = min(config.beat_words, config.ports)
+    if config.outstanding * config.burst >= 24 and config.burst_beats > 1:
+        longest = total * config.beat_words // words_a_cycle + 50 + config.block_beats // config.groups
+        assert cycles < longest, f"{total} beats: {cycles} cycles"
 
 
 @cocotb.test()
 async def replays(dut: Any) -> None:
     """Operators of any size that fits, read one to four times, with reads ahead going on meanwhile."""
-    for rate, seed in ((1.0, 7), (0.6, 8)):
-        config, bench, memory, _, segments, rows = await set_up(dut, rate, 7, seed)
-        depth = config.ring_beats // config.groups
-        for number in range(14):
+    for ports, rate, seed in (("ideal", 1.0, 7), ("unequal", 0.6, 8)):
+        path = Stream(dut, seed, PORTS[ports], rate=rate)
+        bench, rows, config = path.bench, path.rows, path.config
+        await path.start()
+        depth = (config.ring_beats - 2 * config.burst_beats) // config.groups
+        for number in range(10):
             count = [1, depth - 1, depth, 2][number] if number < 4 else bench.random.randint(1, depth)
             rounds = bench.random.choice([1, 2, 2, 3, 4])
-            address = bench.random.randrange(0x400) * config.port_bytes
-            segments.items.append(address | (count * config.groups) << 40)
-            expected = gather(segment_beats(config, memory, address, count * config.groups), 8 * config.beat_bytes, config.groups)
+            expected = path.ask([(bench.random.randrange(0x200) * config.beat_bytes, count * config.groups)])
             for turn in range(rounds):
                 hold = turn < rounds - 1
                 dut.hold.value = int(hold)
                 rows.enable = False
-                await bench.step(bench.random.choice([1, 1, 3, 30]))
+                await bench.step(bench.random.choice([2, 3, 30]))
                 rows.items.clear()
                 rows.enable = True
                 # The consumer takes exactly the operator's rows and no more.
@@ -188,37 +211,103 @@ async def replays(dut: Any) -> None:
                     await bench.step(bench.random.choice([0, 0, 5]))
                     dut.hold.value = 0
                     dut.rewind.value = 1
-                    rows.forget()
                     await bench.step()
                     dut.rewind.value = 0
+                    rows.forget()
+                    await bench.step()
+                    rows.forget()
         await bench.step(40)
         assert int(dut.level.value) == 0
 
 
 @cocotb.test()
-async def reports_errors(dut: Any) -> None:
-    config, bench, _, _, segments, rows = await set_up(dut, 1.0, 2, 9)
-    segments.items.append(((1 << 20) + 64) | config.groups << 40)
-    seen: set[int] = set()
-    while len(rows.items) < 1:
+async def uses_enabled_ports_alone(dut: Any) -> None:
+    path = Stream(dut, 11, PORTS["unequal"])
+    await path.start()
+    for number in range(path.config.ports):
+        dut.enabled.value = 1 << number
+        for port in path.ports:
+            port.requests.clear()
+        await path.expect(path.ask(random_segments(path.config, path.bench.random, 3, 40)))
+        assert [bool(p.requests) for p in path.ports] == [p == number for p in range(path.config.ports)]
+
+
+@cocotb.test()
+async def halts_and_drains(dut: Any) -> None:
+    """While halted no burst begins, and what is in flight comes to its end; then everything goes on."""
+    path = Stream(dut, 12, PORTS["unequal"])
+    bench = path.bench
+    await path.start()
+    rows = path.ask(random_segments(path.config, bench.random, 12, longest_segment(path.config)))
+    for _ in range(8):
+        await bench.step(bench.random.randint(1, 60))
+        dut.halt.value = 1
+        await bench.step(2)
+        begun = [len(p.requests) for p in path.ports]
+        await bench.until(lambda: not dut.in_flight.value)
+        # An address on offer at the halt is still taken: one a port.
+        assert all(len(p.requests) <= before + 1 for p, before in zip(path.ports, begun, strict=True))
+        begun = [len(p.requests) for p in path.ports]
+        await bench.step(bench.random.randint(1, 40))
+        assert not dut.in_flight.value and begun == [len(p.requests) for p in path.ports]
+        assert not any(p.ar.valid.value for p in path.ports)
+        dut.halt.value = 0
+    await path.expect(rows)
+
+
+@cocotb.test()
+async def drops_what_nobody_asked_for(dut: Any) -> None:
+    """Answers of before a reset are dropped, counted and not delivered."""
+    path = Stream(dut, 13, PORTS["late"])
+    bench, config = path.bench, path.config
+    await path.start()
+    path.ask([(0, 4 * config.burst_beats * config.groups)])
+    await bench.until(lambda: all(p.queues.get(0) for p in path.ports))
+    path.segments.items.clear()
+    path.segments.offered = False
+    await bench.reset()
+    path.rows.items.clear()
+    path.rows.forget()
+    owed = sum(len(p.queues[0]) + (p.answer is not None) for p in path.ports)
+    dropped = 0
+    for _ in range(400):
         await bench.step()
+        dropped += int(dut.unasked.value).bit_count()
+    assert owed - len(path.ports) <= dropped <= owed and dropped > 0
+    assert not path.rows.items and int(dut.level.value) == 0 and dut.idle.value
+    await path.expect(path.ask(random_segments(config, bench.random, 4, 40)))
+    assert not int(dut.unasked.value)
+
+
+@cocotb.test()
+async def reports_errors(dut: Any) -> None:
+    path = Stream(dut, 9, [(1.0, 2)])
+    config = path.config
+    await path.start()
+    # As many bursts as ports: each of them gets one.
+    path.segments.items.append((1 << 20) | (config.ports * config.burst_beats * config.groups) << 40)
+    seen: set[int] = set()
+    for _ in range(300):
+        await path.bench.step()
         for p in range(config.ports):
-            if getattr(dut, f"error__{p}__valid").value:
-                assert int(getattr(dut, f"error__{p}__resp").value) == 3
+            if getattr(dut, f"errors__{p}__valid").value:
+                assert int(getattr(dut, f"errors__{p}__resp").value) == 3
                 seen.add(p)
     assert seen == set(range(config.ports))
+    assert len(path.rows.items) == config.ports * config.burst_beats  # delivered all the same
 
 
-ROWS = ["streams", "fills_and_waits", "sustains_a_word_a_cycle", "replays", "reports_errors"]
+ROWS = ["streams", "stops_where_the_ring_is_full", "sustains_a_beat_a_cycle", "replays", "uses_enabled_ports_alone",
+        "halts_and_drains", "drops_what_nobody_asked_for", "reports_errors"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rows(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
-    run_cocotb(StreamPath(config, False), test_module=__name__, build_dir=tmp_path, testcase=ROWS,
+    run_cocotb(StreamReader(config), test_module=__name__, build_dir=tmp_path, testcase=ROWS,
                parameters={"config": asdict(config), "beats": False})
 
 
 def test_beats(tmp_path: Path) -> None:
-    run_cocotb(StreamPath(SMALL, True), test_module=__name__, build_dir=tmp_path, testcase="streams",
+    run_cocotb(BeatPath(SMALL), test_module=__name__, build_dir=tmp_path, testcase="streams",
                parameters={"config": asdict(SMALL), "beats": True})

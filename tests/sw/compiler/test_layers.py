@@ -11,11 +11,12 @@ from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.descriptors import Buffers, Fetch, Flag, Opcode, unpack_program
 from hwgen.errors import HwgenError
 from hwgen.formats import rotary_rows, widen_bf16
-from hwgen.layout import KvBlockLayout, from_planes, unpack_ternary, vectors_of
-from hwgen.rounding import ceil_div
+from hwgen.layout import KvBlockLayout, unpack_ternary, vectors_of
+from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.placement import SEGMENT_ALIGNMENT
 from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import CONFIG, SHAPE
@@ -28,14 +29,14 @@ def image(weights: ModelWeights) -> Image:
 
 def segment(image: Image, name: str) -> np.ndarray:
     region = image.symbols[name]
-    return from_planes(image.config, image.data[region.offset : region.offset + region.bytes])
+    return image.data[region.offset : region.offset + region.bytes].reshape(-1, image.config.beat_bytes)
 
 
 def test_regions_do_not_overlap(image: Image) -> None:
     end = 0
     for name, region in sorted(image.symbols.items(), key=lambda item: item[1].offset):
         assert region.offset >= end, name
-        assert region.offset % 64 == 0, name
+        assert region.offset % SEGMENT_ALIGNMENT == 0, name
         end = region.offset + region.bytes
     assert end == image.total_bytes
     for name in ("embedding", "rotary", "layers.1.down.0", "head", "logits", "kv"):
@@ -49,6 +50,15 @@ def test_segments_are_whole_rows_inside_the_image(image: Image) -> None:
             continue
         assert d.stream_beats % CONFIG.groups == 0 and d.stream_beats > 0
         assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= image.total_bytes
+        assert d.stream_address % SEGMENT_ALIGNMENT == 0
+        if d.fetch in (Fetch.TOKEN, Fetch.POSITION, Fetch.CACHE):
+            assert d.stride % SEGMENT_ALIGNMENT == d.head_stride % SEGMENT_ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("sizes", [{"ports": 1}, {"ports": 3}, {"ports": 6, "port_bits": 32}])
+def test_ports_do_not_shape_the_image(image: Image, weights: ModelWeights, sizes: dict[str, int]) -> None:
+    other = compile_model(replace(CONFIG, **sizes), weights)  # type: ignore[arg-type]  # sizes
+    assert (other.data == image.data).all() and other.symbols == image.symbols and other.program(0) == image.program(0)
 
 
 @pytest.mark.parametrize("panel_rows", [CONFIG.panel_rows, 32])
@@ -92,7 +102,7 @@ def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
         d = by_opcode[opcode]
         for index in (0, 1, len(expected) - 1):
             start = d.stream_address + index * d.stride
-            data = from_planes(CONFIG, image.data[start : start + d.stream_beats * CONFIG.beat_bytes]).reshape(-1)
+            data = image.data[start : start + d.stream_beats * CONFIG.beat_bytes]
             row = (
                 data.view(np.float32)
                 if opcode is Opcode.ROTARY
@@ -184,7 +194,7 @@ def test_replay_where_the_matrix_fits(ring: int, replayed: bool) -> None:
 
 
 def test_kv_pages(image: Image) -> None:
-    block = KvBlockLayout(CONFIG, SHAPE.head_dim).bytes
+    block = align(KvBlockLayout(CONFIG, SHAPE.head_dim).bytes, SEGMENT_ALIGNMENT)
     kv = image.symbols["kv"].offset
     for layer in range(SHAPE.layers):
         users = [d for d in image.descriptors if d.layer == layer and d.opcode in (Opcode.ATTENTION, Opcode.KV_WRITE)]
@@ -223,7 +233,7 @@ def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -
         ({"max_heads": 2}, r"needs 3 query heads"),
         ({"max_shared": 2}, r"needs 3 query heads a key/value head"),
         (
-            {"ports": 4, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
+            {"ports": 4, "beat_bytes": 64, "rows": 8, "builders": 2, "kv_block": 32, "max_head_dim": 64},
             r"head_dim is 16, .* a multiple of 32",
         ),
         ({"scratch_vectors": 8}, r"has scratch_vectors=8"),

@@ -49,6 +49,20 @@ def test_pages_are_apart_and_come_back(pool: PagePool) -> None:
     assert pool.reserve(two, 25) and pool.free == 0 and one.position == 0 and not one.pages
 
 
+def test_pages_in_any_order(pool: PagePool) -> None:
+    """Pages side by side are one access."""
+    device, accesses = pool._device, []
+    inner = device.read
+    device.read = lambda address, size: accesses.append((address, size)) or inner(address, size)  # type: ignore[method-assign]
+    content = np.arange(4 * PAGE_BYTES, dtype=np.uint8).reshape(4, PAGE_BYTES)
+    pool.write([2, 3, 1, 0], content)
+    np.testing.assert_array_equal(pool.read([0, 1, 2, 3]), content[[3, 2, 0, 1]])
+    np.testing.assert_array_equal(pool.read([3, 2, 0, 1]), content[[1, 0, 3, 2]])
+    assert pool.read([]).shape == (0, PAGE_BYTES)
+    at = [START + n * PAGE_BYTES for n in range(PAGES)]
+    assert accesses == [(at[0], 4 * PAGE_BYTES), (at[3], PAGE_BYTES), (at[2], PAGE_BYTES), (at[0], 2 * PAGE_BYTES)]
+
+
 def test_a_shared_page_is_copied_before_it_is_written(pool: PagePool) -> None:
     one = filled(pool, 12, 1)
     two = pool.share(one, 10)

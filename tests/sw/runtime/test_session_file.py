@@ -211,6 +211,15 @@ def test_cut_short_is_noticed(engine: Engine, saved: Path, tmp_path: Path) -> No
         load_session(engine, tmp_path / "none")
 
 
+def test_a_file_of_an_earlier_format_is_refused(engine: Engine, saved: Path, tmp_path: Path) -> None:
+    """One line, before anything of its content is looked at."""
+    old = tmp_path / "old.session"
+    old.write_bytes(saved.read_bytes().replace(b"hwgen-session-3", b"hwgen-session-2"))
+    with pytest.raises(HwgenError, match="^.*old.session has format 'hwgen-session-2', 'hwgen-session-3' expected") as caught:
+        load_session(engine, old)
+    assert caught.value.kind == "session" and engine.pages.free == engine.image.pages
+
+
 def test_other_weights_and_other_builds(image: Image, saved: Path) -> None:
     other = Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY), compile_model(CONFIG, random_weights(SHAPE, seed=4)))
     with pytest.raises(HwgenError, match="belongs to other weights") as caught:

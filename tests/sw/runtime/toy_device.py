@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.contract import CONTRACT_VERSION, contract_hash
-from hwgen.layout import to_planes
 from hwgen.registers import MAGIC, PassFlag, Status, register_map
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.programs import is_needed
@@ -80,6 +79,9 @@ class ToyDevice:
         if not self.values.get(("STATUS", 0), 0):
             raise DeviceTimeout("no pass was started")
 
+    def stop(self) -> None:
+        """No pass is ever running."""
+
     def _record(self, position: int) -> npt.NDArray[np.uint8]:
         """Place of the record of a position."""
         page = self.values["PAGE", position // self.config.kv_block]
@@ -140,7 +142,7 @@ class ToyDevice:
         if PassFlag.WRITE_LOGITS in options:
             beats = np.zeros(self.image.symbols["logits"].bytes, np.uint8)
             beats[: logits.nbytes] = logits.view(np.uint8)
-            self.write(self.values["LOGITS_LOW", 0], to_planes(self.config, beats.reshape(-1, self.config.beat_bytes)))
+            self.write(self.values["LOGITS_LOW", 0], beats)
 
 
 def toy_engine(image: Image, cache_tokens: int) -> Engine:
