@@ -66,7 +66,9 @@ def make_deaf(board: VirtualBoard, patch: pytest.MonkeyPatch) -> None:
 
 
 # ---- memory is given back ----------------------------------------------------------------------------------------
-def test_close_stops_the_pass(opened: Callable[..., PynqDevice], board: VirtualBoard, expected: tuple[list[int], list[int]]) -> None:
+def test_close_stops_the_pass(
+    opened: Callable[..., PynqDevice], board: VirtualBoard, expected: tuple[list[int], list[int]]
+) -> None:
     device = opened()
     start(device)
     board.accelerator.tick(1500)
