@@ -1,10 +1,8 @@
-"""A pass is stopped before its memory is given back, and before a bitstream is loaded over it."""
+"""A pass is stopped before its memory is given back."""
 
 from __future__ import annotations
 
 import gc
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,21 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from hwgen.registers import Control, Status, register
-from hwgen.sim.board.board import ACCELERATOR_BASE, VirtualBoard
-from hwgen.sw.devices import loading
+from hwgen.registers import Status, register
+from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices.device import StopFailed
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.virtual_board import write_overlay
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.pages import Session
 from tests.system.small import MEMORY_BYTES
-from tests.virtual_board import BOARD, CONFIG, PROMPT, image, new_board, require_pynq
+from tests.virtual_board import (
+    BOARD,
+    CONFIG,
+    PROMPT,
+    image,
+    make_deaf,
+    new_board,
+    outstanding,
+    require_pynq,
+    start_pass,
+    status,
+)
 
 require_pynq()
-
-import pynq  # noqa: E402
-from pynq.pl_server import global_state  # noqa: E402
 
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
 from hwgen.sim.board.server import BoardServer  # noqa: E402
@@ -44,33 +49,12 @@ ROOT = Path(__file__).parents[3]
 ENDED = Status.DONE | Status.STOPPED
 
 
-def start(device: PynqDevice) -> None:
-    """A pass that has come some way."""
-    Engine(device, image()).start(Session(), PROMPT, logits=True)
-
-
-def status(board: VirtualBoard) -> Status:
-    return Status(board.accelerator.read_register(register(CONFIG, "STATUS").offset))
-
-
-def outstanding(board: VirtualBoard) -> int:
-    return sum(port.reads_outstanding + port.writes_outstanding for port in board.accelerator.port_statistics())
-
-
-def make_deaf(board: VirtualBoard, patch: pytest.MonkeyPatch) -> None:
-    """The machine hears of no STOP, and no time passes."""
-    write, control = board.write_word, ACCELERATOR_BASE + register(CONFIG, "CONTROL").offset
-    patch.setattr("hwgen.sw.devices.pass_stop.STOP_SECONDS", 0.1)
-    patch.setattr(board, "_advance", lambda: None)
-    patch.setattr(board, "write_word", lambda at, value: None if at == control else write(at, value))
-
-
 # ---- memory is given back ----------------------------------------------------------------------------------------
 def test_close_stops_the_pass(
     opened: Callable[..., PynqDevice], board: VirtualBoard, expected: tuple[list[int], list[int]]
 ) -> None:
     device = opened()
-    start(device)
+    start_pass(device)
     board.accelerator.tick(1500)
     assert status(board) == Status.BUSY
     device.close()
@@ -82,7 +66,7 @@ def test_close_stops_the_pass(
 
 def test_a_device_that_nobody_holds_any_more(board: VirtualBoard) -> None:
     device = PynqDevice(CONFIG, target=SimulatedDevice(board))
-    start(device)
+    start_pass(device)
     board.accelerator.tick(500)
     del device
     gc.collect()
@@ -94,7 +78,7 @@ def test_the_pass_of_another_device_goes_on(board: VirtualBoard, tmp_path: Path)
     old = PynqDevice(CONFIG, target=SimulatedDevice(board))
     old.allocate(1)
     new = PynqDevice(CONFIG, target=SimulatedDevice(board), overlay=write_overlay(BOARD, tmp_path), download=False)
-    start(new)
+    start_pass(new)
     old.close()
     assert status(board) == Status.BUSY
     new.stop()
@@ -108,7 +92,7 @@ def test_memory_of_a_machine_that_does_not_stop_is_kept(monkeypatch: pytest.Monk
     monkeypatch.setattr("hwgen.sw.devices.pass_stop.STOP_SECONDS", 0.1)
     board = new_board()
     device = PynqDevice(CONFIG, target=SimulatedDevice(board))
-    start(device)
+    start_pass(device)
     free = board.contiguous.free_bytes
     make_deaf(board, monkeypatch)
     with pytest.raises(StopFailed, match=r"does not stop: .*within 0\.1 s; its memory is not given back") as caught:
@@ -158,139 +142,3 @@ def test_golden_stops_between_operators() -> None:
             device.stop()
     assert done == 5 and device.read_register(register(CONFIG, "STATUS").offset) == ENDED
     assert device.read_register(register(CONFIG, "COUNT_OPERATORS").offset) == 5
-
-
-# ---- a bitstream is loaded ---------------------------------------------------------------------------------------
-@pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
-    """Makes PYNQ's record say that a bitstream is loaded; the record. Files of FPGA manager and device tree are beside it."""
-    manager, overlays = tmp_path / "fpga0", tmp_path / "overlays"
-    manager.mkdir()
-    overlays.mkdir()
-    (manager / "state").write_text("operating\n")
-    (manager / "flags").write_text("0\n")
-    monkeypatch.setattr(loading, "FPGA_MANAGER", manager)
-    monkeypatch.setattr(loading, "TREE_OVERLAYS", overlays)
-    monkeypatch.setattr(global_state, "STATE_DIR", str(tmp_path))
-
-    def write(bit: Path) -> Path:
-        path = tmp_path / "global_pl_state_.json"
-        path.write_text(json.dumps({"bitfile_name": str(bit), "active_name": "edge", "timestamp": ""}))
-        return path
-
-    return write
-
-
-def test_a_pass_is_stopped_before_a_load(
-    board: VirtualBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: Callable[[Path], Path]
-) -> None:
-    """As if the board were real: PYNQ knows what it loaded."""
-    bit = write_overlay(BOARD, tmp_path)
-    first = PynqDevice(CONFIG, target=SimulatedDevice(board), overlay=bit)
-    start(first)
-    board.accelerator.tick(1500)
-    record(bit)
-    target = SimulatedDevice(board)
-    target.name = "edge"
-    monkeypatch.setenv("BOARD", "small")
-    found: list[tuple[Status, int]] = []
-    load = board.load_bitstream
-
-    def look_and_load(firmware: bytes) -> None:
-        found.append((status(board), outstanding(board)))
-        load(firmware)
-
-    monkeypatch.setattr(board, "load_bitstream", look_and_load)
-    said: list[str] = []
-    PynqDevice(CONFIG, target=target, overlay=bit, progress=said.append).close()
-    assert found == [(ENDED, 0)] and said == ["loading small.bit", "stopped the pass of an earlier host"]
-    assert loading.unasked_answers(pynq) == 0
-    # One that does not stop is loaded over.
-    start(first)
-    with pytest.MonkeyPatch.context() as patch:
-        make_deaf(board, patch)
-        PynqDevice(CONFIG, target=target, overlay=bit, progress=said.append).close()
-    assert "goes on until the bitstream is loaded" in said[-1] and status(board) == 0
-    first.close()
-
-
-def test_nothing_is_read_where_nothing_is_known_to_be_loaded(tmp_path: Path, record: Callable[[Path], Path]) -> None:
-    """A read of an address without a slave stops a Zynq for good."""
-    assert loading.loaded_accelerator() is None, "no record"
-    bit = write_overlay(BOARD, tmp_path)
-    path = record(bit)
-    assert loading.loaded_accelerator() == ACCELERATOR_BASE
-    manager, handoff, written = tmp_path / "fpga0", bit.with_suffix(".hwh"), path.stat().st_mtime
-
-    for name, text in (("state", "unknown"), ("flags", "100")):
-        before = (manager / name).read_text()
-        (manager / name).write_text(text)
-        assert loading.loaded_accelerator() is None, name
-        (manager / name).write_text(before)
-    os.utime(handoff, (written + 5, written + 5))
-    assert loading.loaded_accelerator() is None, "built anew since"
-    os.utime(handoff, (written - 5, written - 5))
-    assert loading.loaded_accelerator() == ACCELERATOR_BASE
-    other = tmp_path / "overlays" / "k26-starter-kits"
-    other.mkdir()
-    os.utime(other, (written + 5, written + 5))
-    assert loading.loaded_accelerator() is None, "another loader came after"
-    os.utime(other, (written - 5, written - 5))
-    assert loading.loaded_accelerator() == ACCELERATOR_BASE
-    text = handoff.read_text()
-    for changed in (text.replace("hwgen:hwgen:accelerator", "acme:ip:toaster"), "no XML"):
-        handoff.write_text(changed)
-        os.utime(handoff, (written - 5, written - 5))
-        assert loading.loaded_accelerator() is None
-    handoff.unlink()
-    assert loading.loaded_accelerator() is None
-
-
-def test_ports_forget_the_fabric_of_before(board: VirtualBoard, expected: tuple[list[int], list[int]]) -> None:
-    """A load in the middle of writes: without a reset of the ports, the next write's data would end the old one."""
-    device = PynqDevice(CONFIG, target=SimulatedDevice(board))
-    start(device)
-    for _ in range(20_000):
-        if board.accelerator.port_statistics()[0].writes_outstanding:
-            break
-        board.accelerator.tick()
-    assert outstanding(board)
-    again = PynqDevice(CONFIG, target=SimulatedDevice(board))
-    assert not outstanding(board) and generate(again) == expected
-    again.close()
-
-
-def test_a_reset_of_the_ports_leaves_its_neighbours_alone(board: VirtualBoard) -> None:
-    written: list[tuple[int, int]] = []
-    target = SimulatedDevice(board)
-    board.write_word(loading.RST_FPD_TOP, 1 << 16 | 1 << 8 | 1)
-    write = board.write_word
-    widths: list[str] = []
-    target.set_axi_port_width = lambda parser: widths.append(parser)
-
-    def spy(address: int, value: int) -> None:
-        written.append((address, value))
-        write(address, value)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(board, "write_word", spy)
-        loading.reset_ports(pynq, target, "parser")
-    assert written == [(loading.RST_FPD_TOP, 1 << 16 | 0x1F80 | 1), (loading.RST_FPD_TOP, 1 << 16 | 1)]
-    assert widths == ["parser"], "a port's reset takes its width back"
-    board.write_word(loading.RST_FPD_TOP, 0)
-
-
-def test_a_zynq_7000_has_no_such_reset(expected: tuple[list[int], list[int]]) -> None:
-    """What its ports owe is answered to the new fabric, which discards it."""
-    board = new_board("Pynq-Z2", arch="armv7l")
-    device = PynqDevice(CONFIG, target=SimulatedDevice(board))
-    start(device)
-    while board.accelerator.port_statistics()[0].reads_outstanding < 3:
-        board.accelerator.tick()
-    again = PynqDevice(CONFIG, target=SimulatedDevice(board))
-    assert outstanding(board)
-    assert generate(again) == expected
-    assert again.read_register(register(CONFIG, "UNASKED").offset) >= 3
-    assert " answers that nobody had asked for" in again.describe_state()
-    again.write_register(register(CONFIG, "CONTROL").offset, Control.ACKNOWLEDGE)
-    again.close()
