@@ -72,17 +72,17 @@ class Holdings:
         """Stop the pass that runs on them, then give every buffer back. Where it does not stop it may write to them for good: they
         are kept. A pass on other buffers is of another device, opened after this one.
         """
+        if not self.buffers:
+            return
         places = [range(base, base + buffer.nbytes) for base, buffer in self.buffers.items()]
         buffers = list(self.buffers.values())
         self.buffers.clear()
-        if not buffers:
-            return
         try:
             program = self._stop.program
             if any(program in place for place in places):
                 self._stop()
-        except Exception as error:
-            if not self._is_lost(error):
+        except BaseException as error:  # Ctrl-C too: nobody knows then whether the machine has stopped
+            if not (isinstance(error, Exception) and self._is_lost(error)):
                 _KEPT.extend(buffers)
                 raise
         for buffer in buffers:
