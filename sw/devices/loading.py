@@ -18,7 +18,7 @@ from ...vlnv import VLNV
 from .device import StopFailed
 from .pass_stop import PassStop
 
-__all__ = ["loaded_accelerator", "reset_ports", "stop_left_over", "unasked_answers"]
+__all__ = ["FPGA_MANAGER", "loaded_accelerator", "reset_ports", "stop_left_over", "unasked_answers"]
 
 #: State and flags of Linux's FPGA manager.
 FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")

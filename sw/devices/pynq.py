@@ -21,7 +21,7 @@ from ...packages import needs
 from ...rounding import align
 from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, StopFailed, attach
-from .loading import reset_ports, stop_left_over
+from .loading import FPGA_MANAGER, reset_ports, stop_left_over
 from .pass_stop import Holdings, PassStop
 from .watch import PassWatch, WatchLimits
 
@@ -40,7 +40,7 @@ REMOTE_LIMIT = (1 << 31) - 1
 SIMULATED_SUFFIX = "-simulated"
 
 BOARD_NAME = "/proc/device-tree/chosen/pynq_board"
-FPGA_STATE = "/sys/class/fpga_manager/fpga0/state"
+FPGA_STATE = str(FPGA_MANAGER / "state")
 
 #: Cycles without movement after which a simulated machine counts as hung: fewer, because each takes longer.
 SIMULATED_IDLE_CYCLES = 400_000
