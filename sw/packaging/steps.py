@@ -42,7 +42,7 @@ def make_registers(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
 
 
 def make_core(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
-    described = core.accelerator_core(board.config)
+    described = core.accelerator_core(board)
     return {
         f"{core.WRAPPER}.v": core.wrapper_verilog(described, TOP),
         "component.xml": ipxact.component_xml(board.config, described),
