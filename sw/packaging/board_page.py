@@ -17,6 +17,7 @@ from ..analysis.area_model import CEILINGS, estimate_resources
 from ..analysis.explore import model_shape, time_passes
 from ..analysis.search_space import Workload
 from .checks import run_scripts
+from .placing import MANIFEST
 from .steps import steps_of
 
 __all__ = ["configuration_table", "sections", "support_table"]
@@ -28,6 +29,7 @@ def scripts_outcome(board: Board) -> str:
     """What the recording model says of the board's core description and scripts; the Verilog plays no part in it."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        (directory / MANIFEST).write_text("{}", encoding="utf-8")
         for step in steps_of(board):
             for file, text in step.make(board, lambda: "").items():
                 (directory / file).parent.mkdir(exist_ok=True)
