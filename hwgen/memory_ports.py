@@ -36,8 +36,6 @@ class MemoryPort:
     widths: AxiWidths
     #: Data widths that can be set.
     data_bits: tuple[int, ...]
-    #: Beats of a burst that is not split.
-    burst: int
     #: Short name, in front of the names of its address segments: "HP0".
     short: str
     #: Clock pin, and block of its address segments.
@@ -64,7 +62,7 @@ class RegisterField:
 def _ultrascale(short: str, number: int) -> MemoryPort:
     """Port ``number`` in the parameters' counting, which is that of the AFIFM modules too."""
     return MemoryPort(
-        name=f"S_AXI_{short}_FPD", protocol="AXI4", widths=AxiWidths(6, 49, 1), data_bits=(32, 64, 128), burst=16, short=short,
+        name=f"S_AXI_{short}_FPD", protocol="AXI4", widths=AxiWidths(6, 49, 1), data_bits=(32, 64, 128), short=short,
         clock=f"saxi{short.lower()}_fpd_aclk", block=f"SAXIGP{number}", used=f"PSU__USE__S_AXI_GP{number}",
         width=f"PSU__SAXIGP{number}__DATA_WIDTH", afi=0xFD36_0000 + 0x1_0000 * number,
     )
@@ -73,7 +71,7 @@ def _ultrascale(short: str, number: int) -> MemoryPort:
 def _zynq7000(number: int) -> MemoryPort:
     name = f"S_AXI_HP{number}"
     return MemoryPort(
-        name=name, protocol="AXI3", widths=AxiWidths(6, 32, 0), data_bits=(32, 64), burst=16, short=f"HP{number}",
+        name=name, protocol="AXI3", widths=AxiWidths(6, 32, 0), data_bits=(32, 64), short=f"HP{number}",
         clock=f"{name}_ACLK", block=name, used=f"PCW_USE_{name}", width=f"PCW_{name}_DATA_WIDTH",
         afi=0xF800_8000 + 0x1000 * number,
     )

@@ -28,6 +28,7 @@ __all__ = ["STEP_NAMES", "build_board"]
 #: Names that ``--from`` and ``--to`` take, in order.
 STEP_NAMES = (*(s.name for s in STEPS), CHECK)
 
+
 def distribution_version(name: str) -> str:
     try:
         return version(name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,12 @@ MANIFEST = "manifest.json"
 
 #: What the scripts of a build add to its directory.
 RESULTS = ("work", "overlay")
+
+#: Stands for the contract of a manifest that cannot be read.
+UNKNOWN = "unknown"
+
+
+_RESULT_NAMES = re.compile(rf"({'|'.join(RESULTS)})(-([0-9a-f]{{16}}|{UNKNOWN})-[0-9a-f]{{8}}(-\d+)?)?")
 
 
 @dataclass
@@ -38,11 +45,11 @@ def build_name(manifest: Path) -> str:
 
 
 def contract_of(manifest: Path) -> str:
-    """Contract hash in a manifest; "unknown" where it cannot be read."""
+    """Contract hash in a manifest."""
     try:
         return str(json.loads(manifest.read_text(encoding="utf-8"))["contract_hash"])
     except (ValueError, KeyError, TypeError):
-        return "unknown"
+        return UNKNOWN
 
 
 def generated_files(directory: Path) -> set[str]:
@@ -54,8 +61,10 @@ def generated_files(directory: Path) -> set[str]:
 
 
 def results_in(out: Path) -> list[Path]:
-    """Results of Vivado in a build directory, those that were set aside too."""
-    return sorted(p for name in RESULTS for p in (*out.glob(name), *out.glob(f"{name}-*")) if p.is_dir())
+    """Results of Vivado in a build directory, those that were set aside too; none where there is no build."""
+    if not (out / MANIFEST).exists():
+        return []
+    return sorted(p for p in out.iterdir() if p.is_dir() and _RESULT_NAMES.fullmatch(p.name))
 
 
 def free_name(path: Path) -> Path:
@@ -98,34 +107,46 @@ def _finish_earlier(out: Path, old: Path) -> None:
             old.rename(out)
 
 
+def _move_results(directory: Path, out: Path, placed: Placed) -> None:
+    """Set aside what Vivado made for the build in ``out``, and bring back what it made for that in ``directory``."""
+    earlier, present = build_name(out / MANIFEST), build_name(directory / MANIFEST)
+    for name in RESULTS:
+        if earlier != present and (out / name).exists():
+            aside = free_name(out / f"{name}-{earlier}")
+            (out / name).rename(aside)
+            placed.set_aside[name] = aside.name
+        if not (out / name).exists() and (out / f"{name}-{present}").exists():
+            (out / f"{name}-{present}").rename(out / name)
+            placed.restored[f"{name}-{present}"] = name
+
+
 def place_build(directory: Path, out: Path, clean: bool = False) -> Placed:
     """Move the complete build ``directory`` to ``out``, in place of an earlier one there; ``clean`` removes what Vivado made for
     any. Anything but an earlier build is refused.
     """
     placed = Placed()
     old = out.with_name(f".{out.name}.old")
-    _finish_earlier(out, old)
-    if not out.exists():
+    try:
+        _finish_earlier(out, old)
+        if not out.exists():
+            directory.rename(out)
+            return placed
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
+            raise HwgenError("usage", f"{out} exists and is not an earlier build", "choose another --out, or remove it")
+        if (out / MANIFEST).exists():
+            placed.before = contract_of(out / MANIFEST)
+            if clean:
+                for path in results_in(out):
+                    shutil.rmtree(path)
+                    placed.removed.append(path.name)
+            else:
+                _move_results(directory, out, placed)
+        out.rename(old)
         directory.rename(out)
-        return placed
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
-        raise HwgenError("usage", f"{out} exists and is not an earlier build", "choose another --out, or remove it")
-    if (out / MANIFEST).exists():
-        placed.before = contract_of(out / MANIFEST)
-        earlier, present = build_name(out / MANIFEST), build_name(directory / MANIFEST)
-        for name in RESULTS:
-            if earlier != present and (out / name).exists() and not clean:
-                aside = free_name(out / f"{name}-{earlier}")
-                (out / name).rename(aside)
-                placed.set_aside[name] = aside.name
-            if not (out / name).exists() and (out / f"{name}-{present}").exists() and not clean:
-                (out / f"{name}-{present}").rename(out / name)
-                placed.restored[f"{name}-{present}"] = name
-    if clean:
-        for path in results_in(out):
-            shutil.rmtree(path)
-            placed.removed.append(path.name)
-    out.rename(old)
-    directory.rename(out)
-    _move_rest(old, out)
+        _move_rest(old, out)
+    except OSError as error:
+        raise HwgenError(
+            "usage", f"{error.filename} cannot be moved or removed: {error.strerror}",
+            f"change its permissions and run this again; nothing is lost, {old} has what is not in {out}",
+        ) from error
     return placed

@@ -155,7 +155,8 @@ def test_a_port_that_the_processor_has_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["component.xml", "hwgen_accelerator.v", "hwgen_ip.v", "hwgen.xdc", "design.tcl", "xgui/accelerator_v1_0.tcl"]
+    "name",
+    ["component.xml", "hwgen_accelerator.v", "hwgen_ip.v", "hwgen.xdc", "design.tcl", "xgui/accelerator_v1_0.tcl", "manifest.json"],
 )
 def test_a_missing_file_is_reported(name: str, tmp_path: Path) -> None:
     script = write_build(load_board("kv260"), tmp_path)
