@@ -57,6 +57,8 @@ class Platform:
     memory_chips: str
     memory_bits: int
     memory: tuple[MemoryRange, ...]
+    #: True for boards whose system loads Kria apps (``xmutil loadapp``).
+    kria: bool = False
     #: Parameters of the processing system beyond what every design sets.
     processor_settings: dict[str, str] = field(default_factory=dict)
     #: Constraints of the whole design, one a line.

@@ -12,6 +12,9 @@ for board in "$@"; do
     for check in lint scripts; do
         grep -q "^$check: clean$" "$out/$board.log" || { echo "$board: $check is not clean, see $out/$board.log" >&2; exit 1; }
     done
+    if grep "^device tree: " "$out/$board.log" | grep -qv ": clean$"; then
+        echo "$board: the device tree was not checked, see $out/$board.log" >&2; exit 1
+    fi
     empty=$(mktemp -d)
     HWGEN_CACHE=$empty "$hwgen" build --board "$board" --out "$out/second/$board" >"$out/$board.log" 2>&1 ||
         { cat "$out/$board.log" >&2; rm -rf "$empty"; exit 1; }

@@ -10,8 +10,9 @@ from ...boards import RESOURCES, Board, board_names, load_board
 from .area_accepted import TOLERANCE, accepted_path, load_accepted
 from .area_model import CEILINGS
 from .main_units import MAIN_UNITS
+from .outside_cores import describe_outside, outside_resources
 
-__all__ = ["resource_page"]
+__all__ = ["resource_page", "with_outside"]
 
 BOARD = "kv260"
 
@@ -23,12 +24,18 @@ def _table(first: str, *rest: str) -> list[str]:
 
 
 def _row(name: str, values: dict[str, Any]) -> str:
-    cells = [f"{values[kind]:,}" for kind in (*RESOURCES, "depth_luts")]
+    cells = [f"{values[kind]:,}" if values[kind] != "" else "" for kind in (*RESOURCES, "depth_luts")]
     return f"| {' | '.join((name, *cells))} |"
 
 
 def _ceilings() -> str:
     return f"| planning ceiling | {' | '.join(f'{CEILINGS[k]:.0%}' if k in CEILINGS else '' for k in RESOURCES)} | |"
+
+
+def with_outside(board: Board, total: dict[str, Any]) -> dict[str, Any]:
+    """What the accelerator takes, and AMD's cores around it."""
+    outside = outside_resources(board)
+    return {kind: total[kind] + outside[kind] for kind in RESOURCES}
 
 
 def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
@@ -42,30 +49,34 @@ def unit_table(board: Board, accepted: dict[str, Any]) -> list[str]:
         elif name.startswith("linear/"):
             lines.append(_row(f"– {name.partition('/')[2]}", row))
     lines.append(_row("**total**", total))
-    shares = [f"{total[kind] / board.available[kind]:.1%}" for kind in RESOURCES]
+    lines.append(_row("outside the core", {**outside_resources(board), "depth_luts": ""}))
+    whole = with_outside(board, total)
+    lines.append(_row("**with it**", {**whole, "depth_luts": ""}))
+    shares = [f"{whole[kind] / board.available[kind]:.1%}" for kind in RESOURCES]
     lines.append(f"| of {board.part} | {' | '.join(shares)} | |")
     return [*lines, _ceilings()]
 
 
 def board_table() -> list[str]:
-    """Totals of every board with a device, with their shares of it."""
+    """Totals of every board with a device, AMD's cores around the accelerator included, with their shares of it."""
     lines = _table("board", *_HEADINGS.values(), "depth")
     for name in board_names():
         board = load_board(name)
         path = accepted_path(board, name)
         if not board.available or not path.exists():
             continue
-        total = load_accepted(path, board)["total"]
+        accepted = load_accepted(path, board)["total"]
+        total = with_outside(board, accepted)
         cells = [
             f"{total[kind]:,} ({total[kind] / board.available[kind]:.1%})" if board.available[kind] else "–" for kind in RESOURCES
         ]
-        lines.append(f"| {name} | {' | '.join([*cells, str(total['depth_luts'])])} |")
+        lines.append(f"| {name} | {' | '.join([*cells, str(accepted['depth_luts'])])} |")
     return [*lines, _ceilings()]
 
 
 def verdict(board: Board, accepted: dict[str, Any]) -> str:
     """What is above its ceiling."""
-    total = accepted["units"]["total"]
+    total = with_outside(board, accepted["units"]["total"])
     above = [
         f"{_HEADINGS[kind]} {total[kind]:,}, ceiling {share * board.available[kind]:,.0f}"
         for kind, share in CEILINGS.items() if total[kind] > share * board.available[kind]
@@ -95,6 +106,7 @@ def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any]
     """Markdown. Without ``routed`` the page says how to route the units."""
     by_board, by_unit = "\n".join(board_table()), "\n".join(unit_table(board, accepted))
     by_main, clocks = "\n".join(main_table(accepted)), "\n".join(clock_table(routed))
+    outside = "\n".join(f"* {text}" for text in describe_outside(board))
     tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
     return f"""\
 # Resources
@@ -105,7 +117,8 @@ that the build fits or closes timing.
 
 ## By board
 
-The default configuration of every board ([boards.md](boards.md)) whose figures are accepted: `hwgen report --board B --accept`.
+The default configuration of every board ([boards.md](boards.md)) whose figures are accepted: `hwgen report --board B --accept`;
+with AMD's cores around the accelerator, as told below.
 
 {by_board}
 
@@ -121,6 +134,10 @@ itself. Of `linear`, the parts are shown, copies together.
 {by_unit}
 
 {verdict(board, accepted)}
+
+*Outside the core* are AMD's cores of the block design, which no synthesis of ours sees. Figures of others, or assumed:
+
+{outside}
 
 **{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders,
 builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.

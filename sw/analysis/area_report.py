@@ -20,6 +20,7 @@ from ...hw.verilog import cached_verilog
 from .area_model import CEILINGS, predicted_uram
 from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
+from .outside_cores import describe_outside, outside_resources
 from .paths import cached_paths, describe_paths
 from .yosys import cached_synthesis, count_resources, family_of, yosys_version
 
@@ -137,12 +138,16 @@ def summarize(
     units.append({"name": "top", **_rounded(count_resources(own)), "depth_luts": depth, "parts": []})
     engines = linear_use(board.config, units)
     used = _rounded(count_resources(totals.cells(TOP)))
+    outside = outside_resources(board)
+    whole = {kind: used[kind] + outside[kind] for kind in RESOURCES}
     return {
         "board": board.name,
         "resources": used,
+        "outside": outside,
+        "outside_sources": describe_outside(board),
         "available": board.available,
         "ceilings": CEILINGS,
-        "above_ceiling": [k for k, share in CEILINGS.items() if used[k] > share * board.available.get(k, math.inf)],
+        "above_ceiling": [k for k, share in CEILINGS.items() if whole[k] > share * board.available.get(k, math.inf)],
         "predicted_uram": predicted_uram(board.config),
         "units": units,
         "engine": board.config.engine,
@@ -208,6 +213,10 @@ def describe_report(result: dict[str, Any]) -> list[str]:
             label = f"  {part['name']}" + (f" x {part['count']}" if part["count"] > 1 else "")
             lines.append(row(label, part) + f"{part['depth_luts']:>7}")
     lines.append(row("total", total) + f"{result['depth_luts']:>7}")
+    if result["outside_sources"]:
+        lines.append(row("outside the core", result["outside"]))
+        total = {kind: total[kind] + result["outside"][kind] for kind in RESOURCES}
+        lines.append(row("with it", total))
     if available:
         lines.append(row("of the device", {k: total[k] / available[k] for k in RESOURCES if available.get(k)}, ">10.1%"))
         limits = (f"{CEILINGS[k]:>10.0%}" if k in CEILINGS else " " * 10 for k in RESOURCES)
@@ -220,5 +229,6 @@ def describe_report(result: dict[str, Any]) -> list[str]:
         per_dsp = f", {of['macs_per_dsp']:.2f} of them a DSP slice" if "macs_per_dsp" in of else ""
         lines.append(f"{engine} engine: {of['macs']:,} multiply-accumulates a cycle, {of['lut_per_mac']:.2f} LUT each{per_dsp}")
     lines += describe_paths(result["paths"])
-    lines.append("estimated with Yosys")
+    lines += [f"outside the core: {text}" for text in result["outside_sources"]]
+    lines.append("estimated with Yosys, but for what is outside the core")
     return lines

@@ -15,6 +15,7 @@ from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from ..compiler.placement import maxima_of, token_vectors
 from .area_model import CEILINGS, estimate_resources
+from .outside_cores import outside_resources
 
 __all__ = ["VALUES", "Point", "Workload", "build_of", "excess", "neighbours", "point_of", "seeds"]
 
@@ -112,6 +113,7 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
         return None
     scratch, param = (max(sizes) for sizes in zip(*(memories_of(plain, shape) for shape in work.shapes), strict=True))
     best: tuple[float, float, BuildConfig] | None = None
+    outside = outside_resources(board)
     kinds = ("block", "ultra") if board.available.get("uram") else ("block",)
     sizes = dict.fromkeys((align(param, 64), align(param, 512)))
     # A few parameter vectors beyond a block RAM's depth lie in look-up tables, or fill another row of block RAMs.
@@ -121,7 +123,7 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
             # What a column of the memory holds anyway.
             scratch_vectors=align(scratch, 4096 if store == "ultra" else 512), param_vectors=parameters,
         )
-        resources = estimate_resources(config).total
+        resources = {kind: value + outside[kind] for kind, value in estimate_resources(config).total.items()}
         full = excess(resources, board.available)
         rank = full, excess(resources, board.available, ("bram36", "uram"))
         if full <= 1 and (best is None or rank < best[:2]):

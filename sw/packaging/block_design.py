@@ -1,8 +1,8 @@
 """The block design of a board as data: cells, connections and addresses. Tcl and hand-off are both rendered from it.
 
 The control port of the processing system reaches the accelerator and an interrupt controller through a SmartConnect. Memory
-ports connect directly where the protocols are equal (Zynq UltraScale+), and through a SmartConnect each where they are not
-(Zynq-7000 speaks AXI3). One clock and one reset serve everything.
+ports connect directly where they speak AXI4 (Zynq UltraScale+): the core then has their pins, bit for bit (`core.py`). Where they
+speak AXI3 (Zynq-7000) a SmartConnect each converts protocol, ID and address. One clock and one reset serve everything.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from ...boards import Board, Platform
 from ...errors import HwgenError
+from ...memory_ports import MEMORY_PORTS, MemoryPort, memory_port
 from ...registers import WINDOW_BYTES
 from ...vlnv import NAME, VLNV
-from .catalogue import memory_port_index
 from .core import CLOCK, INTERRUPT, RESET
 from .ipxact import BLOCK, MEMORY_MAP
 
@@ -86,7 +86,18 @@ def needs_platform(board: Board) -> Platform:
             f"port_bits must be {platform.memory_port_bits} on {board.name}, not {config.port_bits}",
             f"set port_bits to {platform.memory_port_bits}",
         )
+    for port in used_ports(board, platform):
+        if config.port_bits not in port.data_bits:
+            widths = ", ".join(map(str, port.data_bits))
+            raise HwgenError(
+                "configuration", f"{port.name} of {board.name} has {widths} bits, not {config.port_bits}", "correct board.json"
+            )
     return platform
+
+
+def used_ports(board: Board, platform: Platform) -> list[MemoryPort]:
+    """Ports of the processing system that the ports of the accelerator take, in their order."""
+    return [memory_port(platform.processor, name) for name in platform.memory_ports[: board.config.ports]]
 
 
 @dataclass(frozen=True)
@@ -96,34 +107,28 @@ class _Processor:
     clock: str
     reset: str
     interrupt: str
-    #: Format of the clock pin of an interface, and of the block of its segments.
+    #: Clock pin of the control port.
     control_clock: str
-    memory_clock: str
-    block: str
-    #: True where memory ports speak the protocol of the accelerator.
-    direct: bool
     #: Settings of the control port, the interrupt, the clock and its reset.
     settings: dict[str, str]
-    #: Name of the setting of the clock in MHz, and formats of those of a memory port: 1 where it is used, and its width.
+    #: Name of the setting of the clock in MHz.
     frequency: str
-    port_used: str
-    port_width: str
 
     def all_settings(self, board: Board, platform: Platform) -> dict[str, str]:
         """What the board's configuration asks of the processing system, the platform's own settings over it."""
-        used = [memory_port_index(name) for name in platform.memory_ports[: board.config.ports]]
+        used = used_ports(board, platform)
         return {
             **self.settings,
             self.frequency: f"{board.config.clock_mhz:g}",
-            **{self.port_used.format(port=port, gp=port + 2): "1" if port in used else "0" for port in range(4)},
-            **{self.port_width.format(port=port, gp=port + 2): str(platform.memory_port_bits) for port in used},
+            **{port.used: "1" if port in used else "0" for port in MEMORY_PORTS[platform.processor]},
+            **{port.width: str(platform.memory_port_bits) for port in used},
             **platform.processor_settings,
         }
 
 
 _PROCESSORS = {
     "zynq_ultra_ps_e": _Processor(
-        "pl_clk0", "pl_resetn0", "pl_ps_irq0", "maxihpm0_fpd_aclk", "saxihp{port}_fpd_aclk", "SAXIGP{gp}", True,
+        "pl_clk0", "pl_resetn0", "pl_ps_irq0", "maxihpm0_fpd_aclk",
         {
             "PSU__USE__M_AXI_GP0": "1",
             "PSU__MAXIGP0__DATA_WIDTH": "32",
@@ -133,10 +138,10 @@ _PROCESSORS = {
             "PSU__USE__FABRIC__RST": "1",
             "PSU__FPGA_PL0_ENABLE": "1",
         },
-        "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ", "PSU__USE__S_AXI_GP{gp}", "PSU__SAXIGP{gp}__DATA_WIDTH",
+        "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ",
     ),
     "processing_system7": _Processor(
-        "FCLK_CLK0", "FCLK_RESET0_N", "IRQ_F2P", "M_AXI_GP0_ACLK", "S_AXI_HP{port}_ACLK", "S_AXI_HP{port}", False,
+        "FCLK_CLK0", "FCLK_RESET0_N", "IRQ_F2P", "M_AXI_GP0_ACLK",
         {
             "PCW_USE_M_AXI_GP0": "1",
             "PCW_USE_M_AXI_GP1": "0",
@@ -145,7 +150,7 @@ _PROCESSORS = {
             "PCW_EN_CLK0_PORT": "1",
             "PCW_EN_RST0_PORT": "1",
         },
-        "PCW_FPGA0_PERIPHERAL_FREQMHZ", "PCW_USE_S_AXI_HP{port}", "PCW_S_AXI_HP{port}_DATA_WIDTH",
+        "PCW_FPGA0_PERIPHERAL_FREQMHZ",
     ),
 }
 
@@ -176,20 +181,19 @@ def describe_design(board: Board) -> Design:
         Address("ps/Data", "interrupts/S_AXI/Reg", platform.interrupt_controller, INTERRUPT_CONTROLLER_BYTES),
     ]
     excluded = []
-    for number, memory_port in enumerate(platform.memory_ports[: board.config.ports]):
-        port = memory_port_index(memory_port)
+    for number, port in enumerate(used_ports(board, platform)):
         master = f"{NAME}/m{number:02d}_axi"
-        if names.direct:
-            interfaces.append((master, f"ps/{memory_port}"))
+        if port.protocol == "AXI4":
+            interfaces.append((master, f"ps/{port.name}"))
         else:
             cells.append(Cell(f"memory_{number}", "xilinx.com:ip:smartconnect", {"NUM_SI": "1", "NUM_MI": "1"}))
-            interfaces += [(master, f"memory_{number}/S00_AXI"), (f"memory_{number}/M00_AXI", f"ps/{memory_port}")]
+            interfaces += [(master, f"memory_{number}/S00_AXI"), (f"memory_{number}/M00_AXI", f"ps/{port.name}")]
             clocks.append(f"memory_{number}/aclk")
             resets.append(f"memory_{number}/aresetn")
-        clocks.append("ps/" + names.memory_clock.format(port=port))
-        block = "ps/" + names.block.format(port=port, gp=port + 2)
+        clocks.append(f"ps/{port.clock}")
+        block = f"ps/{port.block}"
         addresses += [
-            Address(master, f"{block}/HP{port}_{m.name}", m.base, m.bytes, fixed=True) for m in platform.memory
+            Address(master, f"{block}/{port.short}_{m.name}", m.base, m.bytes, fixed=True) for m in platform.memory
         ]
         excluded.append((master, f"{block}/*"))
     nets = [

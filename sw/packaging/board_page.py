@@ -15,8 +15,10 @@ from ...published import PUBLISHED
 from ..analysis.area_accepted import accepted_path, load_accepted
 from ..analysis.area_model import CEILINGS, estimate_resources
 from ..analysis.explore import model_shape, time_passes
+from ..analysis.outside_cores import outside_resources
 from ..analysis.search_space import Workload
 from .checks import run_scripts
+from .placing import MANIFEST
 from .steps import steps_of
 
 __all__ = ["configuration_table", "sections", "support_table"]
@@ -28,6 +30,7 @@ def scripts_outcome(board: Board) -> str:
     """What the recording model says of the board's core description and scripts; the Verilog plays no part in it."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        (directory / MANIFEST).write_text("{}", encoding="utf-8")
         for step in steps_of(board):
             for file, text in step.make(board, lambda: "").items():
                 (directory / file).parent.mkdir(exist_ok=True)
@@ -79,11 +82,15 @@ def speed(board: Board, model: str) -> str:
 
 
 def use_of(board: Board) -> list[str]:
-    """Resources as accepted, with their share of the device; those of the closed form, marked ~, where none are accepted yet."""
+    """Resources as accepted and of AMD's cores around them, with their share of the device; those of the closed form, marked ~,
+    where none are accepted yet.
+    """
     path = accepted_path(board, board.name)
     about = not path.exists()
     modelled = {kind: round(value) for kind, value in estimate_resources(board.config).total.items()}
-    total = modelled if about else load_accepted(path, board)["total"]
+    inside = modelled if about else load_accepted(path, board)["total"]
+    outside = outside_resources(board)
+    total = {kind: inside[kind] + outside[kind] for kind in CEILINGS}
     return [
         f"{'~' * about}{total[kind]:,} ({total[kind] / board.available[kind]:.0%})" if board.available[kind] else "–"
         for kind in CEILINGS

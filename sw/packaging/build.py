@@ -1,4 +1,6 @@
-"""``hwgen build``: everything generated for one board, in one directory that appears whole or not at all."""
+"""``hwgen build``: everything generated for one board, in one directory that appears whole or not at all; what Vivado made there
+is kept.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,17 +20,13 @@ from ...errors import HwgenError
 from ...hw.verilog import cached_verilog, generator_identity
 from ...vlnv import VLNV
 from .checks import check_directory
+from .placing import MANIFEST, place_build, results_in
 from .steps import CHECK, STEPS, TOP, Step, steps_of
 
 __all__ = ["STEP_NAMES", "build_board"]
 
-MANIFEST = "manifest.json"
-
 #: Names that ``--from`` and ``--to`` take, in order.
 STEP_NAMES = (*(s.name for s in STEPS), CHECK)
-
-#: What the scripts of a build add to its directory; it survives a second, identical build.
-_RESULTS = ("work", "overlay")
 
 
 def distribution_version(name: str) -> str:
@@ -35,24 +34,6 @@ def distribution_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _place(directory: Path, out: Path) -> None:
-    """Move a complete directory to ``out``; an earlier build there is replaced, anything else is kept and refused."""
-    old = None
-    if out.exists():
-        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists()):
-            raise HwgenError("usage", f"{out} exists and is not an earlier build", "choose another --out, or remove it")
-        if (out / MANIFEST).exists() and (out / MANIFEST).read_bytes() == (directory / MANIFEST).read_bytes():
-            for name in _RESULTS:
-                if (out / name).exists():
-                    (out / name).rename(directory / name)
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    directory.rename(out)
-    if old is not None:
-        shutil.rmtree(old)
 
 
 def selected_steps(board: Board, first: str, last: str) -> tuple[list[Step], list[Step], bool]:
@@ -67,6 +48,11 @@ def selected_steps(board: Board, first: str, last: str) -> tuple[list[Step], lis
     before = [s for s in steps if STEP_NAMES.index(s.name) < low]
     run = [s for s in steps if low <= STEP_NAMES.index(s.name) <= high]
     return before, run, last == CHECK
+
+
+def size_text(path: Path) -> str:
+    """Size of everything below a folder, for people."""
+    return f"{sum(p.lstat().st_size for p in path.rglob('*') if not p.is_dir()) / 1e6:,.1f} MB"
 
 
 def describe_build(board: Board) -> dict[str, Any]:
@@ -114,8 +100,11 @@ def build_board(
     progress: Callable[[str], None] = lambda text: None,
     first: str = STEP_NAMES[0],
     last: str = STEP_NAMES[-1],
+    clean: bool = False,
 ) -> dict[str, Any]:
-    """Write the build of a board to ``out``, from step ``first`` to step ``last``; what ``hwgen build --json`` prints."""
+    """Write the build of a board to ``out``, from step ``first`` to step ``last``; what ``hwgen build --json`` prints. What
+    Vivado made there stays, unless ``clean``.
+    """
     out = out.absolute()
     config = board.config
     if config.probe:
@@ -144,9 +133,11 @@ def build_board(
             (work / name).write_text(text, encoding="utf-8")
         checks = {}
         if check:
-            progress(f"step {CHECK}: linter and recording model of Vivado")
+            progress(f"step {CHECK}: linter, recording model of Vivado, device tree compiler")
             checks = check_directory(work)
-        _place(work, out)
+        for path in results_in(out) if clean else ():
+            progress(f"removing {path}, {size_text(path)}")
+        placed = place_build(work, out, clean)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -159,4 +150,5 @@ def build_board(
         "config": config.to_dict(),
         "steps": list(made),
         "checks": checks,
+        "results": asdict(placed),
     }

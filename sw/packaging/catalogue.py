@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "Definition", "Interface", "Pin", "SegmentOf", "memory_port_index"]
+from ...memory_ports import MEMORY_PORTS, AxiWidths, MemoryPort
+
+__all__ = ["CATALOGUE", "Definition", "Interface", "Pin", "SegmentOf"]
 
 Settings = Mapping[str, str]
 
@@ -49,6 +51,8 @@ class Interface:
     #: Address space of a master, below the cell.
     space: str = ""
     address_bits: int = 0
+    #: Widths of its other pins; None where it adapts to its peer or has AXI4-Lite.
+    widths: AxiWidths | None = None
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,32 @@ def enabled(settings: Settings, name: str) -> bool:
     return settings.get(name, "0") in ("1", "true", "TRUE")
 
 
-def memory_port_index(name: str) -> int:
-    """Number of a memory port of a processing system: 2 for "S_AXI_HP2_FPD"."""
-    return int(name.removeprefix("S_AXI_HP").removesuffix("_FPD"))
-
-
-def ultrascale_segments(port: int) -> tuple[SegmentOf, ...]:
+def ultrascale_segments(port: MemoryPort) -> tuple[SegmentOf, ...]:
     """What a memory port of Zynq UltraScale+ reaches; the high memory is that of a board with 4 GB."""
     return (
-        SegmentOf(f"HP{port}_DDR_LOW", 0x8000_0000, 0x0),
-        SegmentOf(f"HP{port}_DDR_HIGH", 0x8000_0000, 0x8_0000_0000),
-        SegmentOf(f"HP{port}_QSPI", 0x2000_0000, 0xC000_0000),
-        SegmentOf(f"HP{port}_LPS_OCM", 0x100_0000, 0xFF00_0000),
+        SegmentOf(f"{port.short}_DDR_LOW", 0x8000_0000, 0x0),
+        SegmentOf(f"{port.short}_DDR_HIGH", 0x8000_0000, 0x8_0000_0000),
+        SegmentOf(f"{port.short}_QSPI", 0x2000_0000, 0xC000_0000),
+        SegmentOf(f"{port.short}_LPS_OCM", 0x100_0000, 0xFF00_0000),
     )
+
+
+def zynq7000_segments(port: MemoryPort) -> tuple[SegmentOf, ...]:
+    return (SegmentOf(f"{port.short}_DDR_LOWOCM", 0x2000_0000, 0x0),)
+
+
+def memory_interfaces(
+    processor: str, settings: Settings, segments: Callable[[MemoryPort], tuple[SegmentOf, ...]]
+) -> tuple[list[Interface], list[Pin]]:
+    """Memory ports that are switched on, and their clocks."""
+    interfaces, pins = [], []
+    for port in MEMORY_PORTS[processor]:
+        if enabled(settings, port.used):
+            width = int(settings.get(port.width, str(max(port.data_bits))))
+            interfaces.append(Interface(port.name, "aximm", False, port.protocol, width, port.clock, port.block, segments(port),
+                                        widths=port.widths))
+            pins.append(Pin(port.clock, False, 1, "clk", True))
+    return interfaces, pins
 
 
 def ultrascale(settings: Settings) -> Definition:
@@ -84,15 +101,9 @@ def ultrascale(settings: Settings) -> Definition:
             width = int(settings.get(f"PSU__MAXIGP{number}__DATA_WIDTH", "128"))
             interfaces.append(Interface(name, "aximm", True, "AXI4", width, clock, space="Data", address_bits=40))
             pins.append(Pin(clock, False, 1, "clk", True))
-    for port in range(4):
-        if enabled(settings, f"PSU__USE__S_AXI_GP{port + 2}"):
-            clock = f"saxihp{port}_fpd_aclk"
-            width = int(settings.get(f"PSU__SAXIGP{port + 2}__DATA_WIDTH", "128"))
-            interfaces.append(
-                Interface(f"S_AXI_HP{port}_FPD", "aximm", False, "AXI4", width, clock, f"SAXIGP{port + 2}",
-                          ultrascale_segments(port))
-            )
-            pins.append(Pin(clock, False, 1, "clk", True))
+    memory, clocks = memory_interfaces("zynq_ultra_ps_e", settings, ultrascale_segments)
+    interfaces += memory
+    pins += clocks
     if enabled(settings, "PSU__FPGA_PL0_ENABLE"):
         pins.append(Pin("pl_clk0", True, 1, "clk"))
     if enabled(settings, "PSU__USE__FABRIC__RST"):
@@ -110,13 +121,9 @@ def zynq7000(settings: Settings) -> Definition:
             name = f"M_AXI_GP{number}"
             interfaces.append(Interface(name, "aximm", True, "AXI3", 32, f"{name}_ACLK", space="Data", address_bits=32))
             pins.append(Pin(f"{name}_ACLK", False, 1, "clk", True))
-    for port in range(4):
-        if enabled(settings, f"PCW_USE_S_AXI_HP{port}"):
-            name = f"S_AXI_HP{port}"
-            width = int(settings.get(f"PCW_{name}_DATA_WIDTH", "64"))
-            segments = (SegmentOf(f"HP{port}_DDR_LOWOCM", 0x2000_0000, 0x0),)
-            interfaces.append(Interface(name, "aximm", False, "AXI3", width, f"{name}_ACLK", name, segments))
-            pins.append(Pin(f"{name}_ACLK", False, 1, "clk", True))
+    memory, clocks = memory_interfaces("processing_system7", settings, zynq7000_segments)
+    interfaces += memory
+    pins += clocks
     if enabled(settings, "PCW_EN_CLK0_PORT"):
         pins.append(Pin("FCLK_CLK0", True, 1, "clk"))
     if enabled(settings, "PCW_EN_RST0_PORT"):

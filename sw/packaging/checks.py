@@ -1,8 +1,10 @@
-"""Checks of a build directory: Verilator's linter reads the Verilog, the recording model of Vivado runs the scripts."""
+"""Checks of a build directory: Verilator's linter reads the Verilog, the recording model of Vivado runs the scripts, dtc the
+device tree."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -12,11 +14,12 @@ from ...sim.toolchain import BuildFailed, Toolchain, ToolMissing
 from ..analysis.netlist import black_box, parse_modules
 from .core import WRAPPER
 from .ipxact import SOURCES
+from .kria_app import APP_DIRECTORY
 from .steps import TOP
 from .vivado.recorder import run_build
 from .vivado.tcl import find_tcl
 
-__all__ = ["check_directory", "lint", "lint_boundary", "run_scripts"]
+__all__ = ["check_directory", "compile_tree", "lint", "lint_boundary", "run_scripts"]
 
 CLEAN = "clean"
 
@@ -71,6 +74,22 @@ def run_scripts(directory: Path) -> str:
     return CLEAN
 
 
+def compile_tree(source: Path) -> str:
+    """"clean", or why there was no check: the device tree overlay through its compiler."""
+    compiler = shutil.which("dtc")
+    if compiler is None:
+        return "skipped: there is no device tree compiler (sudo apt-get install device-tree-compiler)"
+    done = subprocess.run(
+        [compiler, "-@", "-I", "dts", "-O", "dtb", "-o", "/dev/null", str(source)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        first = (done.stderr.strip().splitlines() or [f"dtc ended with code {done.returncode}"])[0]
+        raise HwgenError("tool", f"the device tree is not clean: {first}", "correct the platform in board.json")
+    return CLEAN
+
+
 def check_directory(directory: Path) -> dict[str, str]:
     """Every check, ``{name: outcome}``."""
-    return {"lint": lint(directory), "scripts": run_scripts(directory)}
+    found = {"lint": lint(directory), "scripts": run_scripts(directory)}
+    tree = directory / APP_DIRECTORY / "hwgen.dtsi"
+    return {**found, "device tree": compile_tree(tree)} if tree.exists() else found

@@ -240,4 +240,4 @@ def handoff_xml(design: Design, config: BuildConfig, core: Core) -> str:
 
 def hwh_text(board: Board) -> str:
     """Hand-off of a board's block design."""
-    return handoff_xml(describe_design(board), board.config, accelerator_core(board.config))
+    return handoff_xml(describe_design(board), board.config, accelerator_core(board))

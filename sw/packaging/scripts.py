@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ...boards import Board
 from ...vlnv import LIBRARY, VENDOR
 from .block_design import DESIGN, Design
 from .ipxact import GUI_FILE, SOURCES
+from .kria_app import app_makefile
+from .placing import MANIFEST
 
 __all__ = ["STEPS", "build_tcl", "constraints_xdc", "design_tcl", "makefile"]
 
@@ -110,6 +113,7 @@ proc step_project {} {
   global here work project part board_part
   file delete -force $work
   file mkdir [file join $work core xgui]
+  file copy -force [file join $here @MANIFEST@] [file join $work @MANIFEST@]
   foreach name {@CORE_FILES@} {
     file copy -force [file join $here $name] [file join $work core $name]
   }
@@ -191,8 +195,21 @@ proc step_timing {} {
   set timing_met 1
 }
 
+# The project was made of the files beside this script, and `hwgen build` has not written others since.
+proc check_sources {} {
+  global here work
+  foreach folder [list $here $work] {
+    set file [open [file join $folder @MANIFEST@] rb]
+    lappend manifests [read $file]
+    close $file
+  }
+  if {[lindex $manifests 0] ne [lindex $manifests 1]} {
+    error "the project in work/ is of another build than the files here; run all steps: make FROM=@FIRST@"
+  }
+}
+
 proc step_bitstream {} {
-  global project overlay timing_met
+  global work project overlay timing_met
   # A build may resume here.
   if {!$timing_met} { step_timing }
   run_to_end impl_1 -to_step write_bitstream
@@ -202,9 +219,11 @@ proc step_bitstream {} {
     lappend handoff {*}[glob -nocomplain [file join $project hwgen.$folder sources_1 bd @DESIGN@ hw_handoff @DESIGN@.hwh]]
   }
   if {[llength $handoff] == 0} { error "Vivado wrote no hand-off @DESIGN@.hwh" }
+  check_sources
   file mkdir $overlay
   file copy -force [lindex $handoff 0] [file join $overlay @DESIGN@.hwh]
   file copy -force $bit [file join $overlay @DESIGN@.bit]
+  file copy -force [file join $work @MANIFEST@] [file join $overlay @MANIFEST@]
   puts "hwgen: wrote overlay/@DESIGN@.bit and overlay/@DESIGN@.hwh"
 }
 
@@ -215,7 +234,10 @@ proc build {from to} {
   if {$first < 0 || $last < $first} { error "steps are: $steps; cannot go from \\"$from\\" to \\"$to\\"" }
   # A bitstream of an earlier build must not outlive a failure of this one.
   file delete -force $overlay
-  if {$first > 0} { open_project [file join $project hwgen.xpr] }
+  if {$first > 0} {
+    open_project [file join $project hwgen.xpr]
+    check_sources
+  }
   foreach step [lrange $steps $first $last] {
     puts "hwgen: step $step"
     step_$step
@@ -240,6 +262,8 @@ def build_tcl(design: Design) -> str:
         "BOARD_FILES": design.board_files,
         "CORE_FILES": " ".join(("component.xml", *SOURCES, GUI_FILE)),
         "DESIGN": DESIGN,
+        "MANIFEST": MANIFEST,
+        "FIRST": STEPS[0],
     }
     text = _BUILD
     for name, value in values.items():
@@ -252,8 +276,13 @@ def constraints_xdc(design: Design) -> str:
     return "\n".join([_HEADER, *design.constraints, ""])
 
 
-def makefile() -> str:
+def makefile(board: Board) -> str:
     """``make`` in the build directory."""
+    kria = board.platform is not None and board.platform.kria
+    missing = (
+        f"hwgen: vivado was not found; install AMD Vivado with the device {board.part}, then `source <Vivado>/settings64.sh`, or"
+        " give VIVADO=/path/to/vivado"
+    )
     return "\n".join(
         [
             _HEADER,
@@ -261,6 +290,8 @@ def makefile() -> str:
             "# make timing                 the same without the bitstream",
             "# make bitstream FROM=timing  resume; steps: " + " ".join(STEPS),
             "# make BOARD_FILES=FOLDER     where the files of a board lie that is not part of Vivado",
+            *(["# make app                    the Kria app of the bitstream; sudo make install-app on the board"] if kria else []),
+            "# make clean                  removes work/ and overlay/, which take hours to make",
             "",
             "VIVADO ?= vivado",
             f"FROM ?= {STEPS[0]}",
@@ -271,8 +302,11 @@ def makefile() -> str:
             "",
             # The first target is what a bare `make` builds.
             f"{STEPS[-1]} {' '.join(STEPS[:-1])}:",
+            # quoted so that the shell shows the back quotes
+            f"\t@command -v $(firstword $(VIVADO)) >/dev/null || {{ echo '{missing}' >&2; exit 2; }}",
             "\t$(VIVADO) -mode batch -nojournal -nolog -source build.tcl -tclargs $(FROM) $@ $(JOBS)",
             "",
+            *(app_makefile(board) if kria else []),
             "clean:",
             "\trm -rf work overlay",
             "",

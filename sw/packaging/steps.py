@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...boards import Board
-from . import block_design, core, handoff, ipxact, scripts
+from . import block_design, core, handoff, ipxact, kria_app, scripts
 from .contract_reference import c_header, reference_markdown, register_json
 
 __all__ = ["STEPS", "Step", "steps_of"]
@@ -42,7 +42,7 @@ def make_registers(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
 
 
 def make_core(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
-    described = core.accelerator_core(board.config)
+    described = core.accelerator_core(board)
     return {
         f"{core.WRAPPER}.v": core.wrapper_verilog(described, TOP),
         "component.xml": ipxact.component_xml(board.config, described),
@@ -56,12 +56,17 @@ def make_design(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
         "design.tcl": scripts.design_tcl(design),
         "build.tcl": scripts.build_tcl(design),
         "hwgen.xdc": scripts.constraints_xdc(design),
-        "Makefile": scripts.makefile(),
+        "Makefile": scripts.makefile(board),
     }
 
 
 def make_handoff(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
     return {f"{block_design.DESIGN}.hwh": handoff.hwh_text(board)}
+
+
+def make_app(board: Board, verilog: Callable[[], str]) -> dict[str, str]:
+    platform = block_design.needs_platform(board)
+    return kria_app.app_files(board) if platform.kria else {}
 
 
 #: In the order in which they run.
@@ -71,6 +76,7 @@ STEPS = (
     Step("core", "IP-XACT description and wrapper", make_core),
     Step("design", "block design, constraints and build scripts", make_design, platform=True),
     Step("handoff", "hand-off for PYNQ", make_handoff, platform=True),
+    Step("app", "Kria app, for boards that load one", make_app, platform=True),
 )
 
 #: Name of the last step, which writes nothing: the checks of what was built.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from ....memory_ports import AxiWidths
 from ..catalogue import CATALOGUE, Definition, Interface, Pin, SegmentOf
 from ..ipxact import SPIRIT
 from .tcl import CommandError
@@ -43,9 +44,29 @@ _DEFAULTS = {
 }
 
 
+def describe_widths(widths: AxiWidths) -> str:
+    return f"{widths.id} bits of ID, {widths.address} of address and {widths.user} of AxUSER"
+
+
 def text_of(element: ET.Element, path: str) -> str:
     found = element.find(path, _NS)
     return (found.text or "").strip() if found is not None else ""
+
+
+def read_widths(bus: ET.Element, ports: dict[str, tuple[bool, int]], values: dict[str, str]) -> AxiWidths | None:
+    """Widths of an AXI4 interface from its pins, which must be what its parameters say."""
+    if values["PROTOCOL"] == "AXI4LITE":
+        return None
+    pins = {
+        text_of(m, "s:logicalPort/s:name"): ports[text_of(m, "s:physicalPort/s:name")][1]
+        for m in bus.iterfind("s:portMaps/s:portMap", _NS)
+    }
+    for channel in ("AR", "AW"):
+        for pin, parameter in (("ID", "ID_WIDTH"), ("ADDR", "ADDR_WIDTH"), ("USER", f"{channel}USER_WIDTH")):
+            width, said = pins.get(channel + pin, 0), int(values.get(parameter, "0"))
+            if width != said:
+                raise CommandError(f"{text_of(bus, 's:name')}: {channel}{pin} has {width} bits and {parameter} says {said}")
+    return AxiWidths(pins["ARID"], pins["ARADDR"], pins.get("ARUSER", 0))
 
 
 def read_component(path: Path) -> tuple[str, Definition, list[Path]]:
@@ -91,7 +112,7 @@ def read_component(path: Path) -> tuple[str, Definition, list[Path]]:
             block = (slave.get(f"{{{SPIRIT}}}memoryMapRef") or "") if slave is not None else ""
             interfaces.append(
                 Interface(name, "aximm", master is not None, values["PROTOCOL"], int(values["DATA_WIDTH"]), "", block,
-                          maps.get(block, ()), space, spaces.get(space, 0))
+                          maps.get(block, ()), space, spaces.get(space, 0), read_widths(bus, ports, values))
             )
         else:
             output, width = ports[physical[0]]
@@ -219,6 +240,8 @@ class BlockDesign:
             raise CommandError(f"{one} speaks {a.protocol} and {two} {b.protocol}")
         if a.width and b.width and a.width != b.width:
             raise CommandError(f"{one} is {a.width} bits wide and {two} {b.width}")
+        if a.widths and b.widths and a.widths != b.widths:
+            raise CommandError(f"pins of {one} are {describe_widths(a.widths)}, those of {two} {describe_widths(b.widths)}")
         self.links |= {one: two, two: one}
 
     def connect_pins(self, pins: list[str]) -> None:

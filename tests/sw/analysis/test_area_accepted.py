@@ -17,6 +17,7 @@ from hwgen.sw.analysis.area_accepted import accept, accepted_path, compare, comp
 from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
 from hwgen.sw.analysis.area_page import load_routed, resource_page
 from hwgen.sw.analysis.main_units import MAIN_UNITS, MainUnit, find_main_units, main_units_of
+from hwgen.sw.analysis.outside_cores import outside_resources
 from hwgen.sw.cli.main import main
 
 KV260 = load_board("kv260")
@@ -59,8 +60,9 @@ def test_growth_over_five_percent_names_the_unit(measure: str, found: float, ove
     assert all(str(g).startswith(f"linear/lane: {measure} grew from") for g in grown)
 
 
-#: Chosen while whole blocks of UltraRAM were not counted: 52 of 64 and 82 of 96. The next choice of a configuration is below.
-ABOVE = {("kv260", "uram"), ("zcu104", "uram")}
+#: Chosen while whole blocks of UltraRAM were not counted, 52 of 64 and 82 of 96, nor what stands around the accelerator, which
+#: makes it 70.5% of the kv260's look-up tables. The next choice of a configuration is below.
+ABOVE = {("kv260", "uram"), ("zcu104", "uram"), ("kv260", "lut")}
 
 
 @pytest.mark.parametrize("name", [name for name in board_names() if load_board(name).available])
@@ -69,8 +71,9 @@ def test_every_board_is_below_the_ceilings(name: str) -> None:
     board = load_board(name)
     path = accepted_path(board, name)
     total = load_accepted(path, board)["total"] if path.exists() else estimate_resources(board.config).total
+    outside = outside_resources(board)
     for kind, share in CEILINGS.items():
-        assert (total[kind] > share * board.available[kind]) == ((name, kind) in ABOVE), kind
+        assert (total[kind] + outside[kind] > share * board.available[kind]) == ((name, kind) in ABOVE), kind
 
 
 def test_small_units_may_grow_by_a_few() -> None:
@@ -88,7 +91,7 @@ def whole_report(lane_lut: int = 1000) -> dict[str, Any]:
     unit = {"name": "linear", **ROW, "lut": lane_lut + 10, "parts": [part]}
     resources = {kind: unit[kind] for kind in RESOURCES}
     totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0,
-              "paths": []}
+              "paths": [], "outside": {}, "outside_sources": []}
     return {**totals, "engines": {"ternary": {"macs": 100, "lut_per_mac": 10.0}}, "units": [unit]}
 
 
@@ -174,4 +177,4 @@ def test_the_page_says_what_is_above_a_ceiling() -> None:
     page = resource_page(KV260, accepted, routed)
     assert "Every kind is below" in page and "**10.46 LUT**" in page and "| – lane | 1,000 |" in page
     tight = replace(KV260, available={**KV260.available, "ff": 3999})
-    assert "Above the planning ceilings: FF 2,000, ceiling 2,000." in resource_page(tight, accepted, routed)
+    assert "Above the planning ceilings: FF 3,094, ceiling 2,000." in resource_page(tight, accepted, routed)

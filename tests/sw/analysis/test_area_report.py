@@ -94,10 +94,13 @@ def test_counts_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     lines = report.describe_report(result)
     assert any("of the device" in line for line in lines) and any(line.startswith("  lane x 2") for line in lines)
     assert not any("above the planning ceiling" in line for line in lines)
-    tight = replace(load_board("kv260"), available={**result["available"], "ff": 45})
+    assert any(line.startswith("outside the core ") for line in lines) and any(line.startswith("with it ") for line in lines)
+    # What is around the accelerator counts: 904 + 150 + 40.
+    assert result["outside"]["ff"] == 1094
+    tight = replace(load_board("kv260"), available={**result["available"], "ff": 2000})
     crowded = report.report_board(tight)
     assert crowded["above_ceiling"] == ["ff"]
-    assert "above the planning ceiling: ff 25 of 45 (55.6%)" in report.describe_report(crowded)
+    assert "above the planning ceiling: ff 1,119 of 2,000 (56.0%)" in report.describe_report(crowded)
 
 
 def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def generate(board: Board) -> dict[str, str]:
 def write_build(board: Board, directory: Path) -> Path:
     """A build directory with a stub for the Verilog; returns the build script."""
     files = generated(board.name) if board == load_board(board.name) else generate(board)
-    for name, text in files.items():
+    for name, text in {**files, "manifest.json": "{}\n"}.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     return directory / "build.tcl"

@@ -12,6 +12,8 @@ from hwgen.boards import load_board
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
 from hwgen.sw.packaging.block_design import describe_design
+from hwgen.sw.packaging.core import accelerator_core
+from hwgen.sw.packaging.ipxact import component_xml
 from hwgen.sw.packaging.vivado.recorder import BOARDS as INSTALLED
 from hwgen.sw.packaging.vivado.recorder import Outcome, VivadoModel, run_build
 from hwgen.sw.packaging.vivado.tcl import find_tcl
@@ -116,8 +118,45 @@ def test_zynq_7000_needs_a_converter(tmp_path: Path) -> None:
     assert "accelerator/m00_axi speaks AXI4 and ps/S_AXI_HP0 AXI3" in outcome.error
 
 
+def test_a_direct_connection_has_the_pins_of_the_port(tmp_path: Path) -> None:
+    """A core with the accelerator's own widths needs something in between."""
+    board = load_board("kv260")
+    script = write_build(board, tmp_path)
+    (tmp_path / "component.xml").write_text(component_xml(board.config, accelerator_core(replace(board, platform=None))))
+    assert (
+        "pins of accelerator/m00_axi are 1 bits of ID, 40 of address and 0 of AxUSER, "
+        "those of ps/S_AXI_HP0_FPD 6 bits of ID, 49 of address and 1 of AxUSER" in run_build(script).error
+    )
+
+
+def test_any_memory_ports_in_any_order(tmp_path: Path) -> None:
+    """Coherent ports too; a board may list more ports than the accelerator has."""
+    board = load_board("kv260")
+    assert board.platform is not None
+    names = ("S_AXI_HP3_FPD", "S_AXI_HPC1_FPD", "S_AXI_HP0_FPD", "S_AXI_HPC0_FPD", "S_AXI_HP1_FPD", "S_AXI_HP2_FPD")
+    board = replace(board, platform=replace(board.platform, memory_ports=names))
+    outcome = run_build(write_build(board, tmp_path), ["project", "design"])
+    assert outcome.error == "" and outcome.model.design is not None
+    built = outcome.model.design
+    assert [built.links[f"accelerator/m{i:02d}_axi"] for i in range(4)] == [f"ps/{name}" for name in names[:4]]
+    assert [a.segment for a in built.assigned["accelerator/m01_axi"]] == ["ps/SAXIGP1/HPC1_DDR_LOW", "ps/SAXIGP1/HPC1_DDR_HIGH"]
+    assert built.nets["ps/saxihpc1_fpd_aclk"] == built.nets["ps/pl_clk0"]
+
+
+def test_a_port_that_the_processor_has_not() -> None:
+    board = load_board("pynq-z2")
+    assert board.platform is not None
+    wrong = replace(board.platform, memory_ports=("S_AXI_HP0", "S_AXI_ACP"))
+    with pytest.raises(HwgenError, match="processing_system7 has no memory port S_AXI_ACP"):
+        describe_design(replace(board, platform=wrong))
+    wide = replace(board, config=replace(board.config, port_bits=128), platform=replace(board.platform, memory_port_bits=128))
+    with pytest.raises(HwgenError, match="S_AXI_HP0 of pynq-z2 has 32, 64 bits, not 128"):
+        describe_design(wide)
+
+
 @pytest.mark.parametrize(
-    "name", ["component.xml", "hwgen_accelerator.v", "hwgen_ip.v", "hwgen.xdc", "design.tcl", "xgui/accelerator_v1_0.tcl"]
+    "name",
+    ["component.xml", "hwgen_accelerator.v", "hwgen_ip.v", "hwgen.xdc", "design.tcl", "xgui/accelerator_v1_0.tcl", "manifest.json"],
 )
 def test_a_missing_file_is_reported(name: str, tmp_path: Path) -> None:
     script = write_build(load_board("kv260"), tmp_path)
@@ -131,6 +170,8 @@ def test_a_missing_file_is_reported(name: str, tmp_path: Path) -> None:
     [
         ("<spirit:name>hwgen_ip.v</spirit:name>", "<spirit:name>hwgen_top.v</spirit:name>", "hwgen_top.v does not exist"),
         ("<spirit:name>m00_axi_araddr</spirit:name>", "<spirit:name>m00_axi_address</spirit:name>", "maps port m00_axi_address"),
+        ('ID_WIDTH">6<', 'ID_WIDTH">5<', "m00_axi: ARID has 6 bits and ID_WIDTH says 5"),
+        ('ADDR_WIDTH">49<', 'ADDR_WIDTH">40<', "m00_axi: ARADDR has 49 bits and ADDR_WIDTH says 40"),
         ("s_axi:m00_axi:m01_axi", "s_axi:m00_axi", "interface m01_axi has no clock"),
         ("<spirit:version>1.0</spirit:version>", "<spirit:version>1.1</spirit:version>", "hwgen:hwgen:accelerator:1.0 is not"),
     ],
@@ -169,7 +210,7 @@ def test_a_wrong_part_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (BuildConfig(ports=8, builders=1), "ports must be at most 4 on kv260, not 8"),
+        (BuildConfig(ports=8, builders=1), "ports must be at most 6 on kv260, not 8"),
         (BuildConfig(ports=4, port_bits=64, builders=1), "port_bits must be 128 on kv260, not 64"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -7,7 +8,7 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.registers import WINDOW_BYTES, register_map
-from hwgen.sw.packaging.core import accelerator_core
+from hwgen.sw.packaging.core import accelerator_core, wrapper_verilog
 from hwgen.sw.packaging.ipxact import SPIRIT, component_xml
 from hwgen.vlnv import LIBRARY, NAME, VENDOR, VERSION, VLNV
 
@@ -25,8 +26,8 @@ def schema() -> object:
 
 
 def xml_of(name: str) -> str:
-    config = load_board(name).config
-    return component_xml(config, accelerator_core(config))
+    board = load_board(name)
+    return component_xml(board.config, accelerator_core(board))
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -97,18 +98,40 @@ def test_identity_and_interfaces() -> None:
                      "irq": ("interrupt", "master")}
 
 
-def test_ports_are_those_of_the_generated_module() -> None:
-    """Every port of the accelerator is in an interface, with its width; the wrapper adds clock, reset and sidebands."""
+@pytest.mark.parametrize(
+    ("name", "id_bits", "address_bits", "user"), [("kv260", 6, 49, ["aruser", "awuser"]), ("pynq-z2", 1, 40, [])]
+)
+def test_ports_are_those_of_the_generated_module(name: str, id_bits: int, address_bits: int, user: list[str]) -> None:
+    """Every port of the accelerator is in an interface; the wrapper adds clock, reset and sidebands, and has the widths of the
+    processing system where it connects to it directly.
+    """
     from amaranth.hdl import Value
 
     from hwgen.hw.accelerator import Accelerator
 
-    config = load_board("pynq-z2").config
-    core = accelerator_core(config)
+    board = load_board(name)
+    core = accelerator_core(board)
     ports = {p.name: p.width for p in core.ports}
-    for name, (value, _) in Accelerator(config).ports().items():
-        assert ports.pop(name) == len(Value.cast(value))
-    extra = {f"m0{i}_axi_a{c}{s}" for i in range(2) for c in "rw" for s in ("cache", "prot")}
+    wide = re.compile(r"m\d+_axi_(a[rw]addr|arid|rid|awid|bid)")
+    for port, (value, _) in Accelerator(board.config).ports().items():
+        found = wide.fullmatch(port)
+        expected = len(Value.cast(value)) if not found else address_bits if found[1].endswith("addr") else id_bits
+        assert ports.pop(port) == expected, port
+    sidebands = [f"a{c}{s}" for s in ("cache", "prot", "qos", "lock") for c in "rw"]
+    extra = {f"m0{i}_axi_{s}" for i in range(board.config.ports) for s in (*sidebands, *user)}
     assert set(ports) == {"aclk", "aresetn"} | extra
     mapped = [p.name for b in core.buses for p in b.ports.values()]
     assert sorted(mapped) == sorted(p.name for p in core.ports)
+
+
+def test_pins_of_the_wrapper() -> None:
+    """Zeros above the IDs and addresses of the accelerator, and the constants of AXI."""
+    text = wrapper_verilog(accelerator_core(load_board("kv260")), "hwgen_accelerator")
+    for line in (
+        "output wire [5:0] m00_axi_arid", "input wire [5:0] m00_axi_rid", "output wire [48:0] m03_axi_awaddr",
+        "assign m00_axi_arid[5:1] = 5'b0;", ".m00_axi_arid(m00_axi_arid[0:0])", ".m00_axi_rid(m00_axi_rid[0:0])",
+        "assign m03_axi_awaddr[48:40] = 9'b0;", ".m03_axi_awaddr(m03_axi_awaddr[39:0])",
+        "assign m00_axi_arcache = 4'b0011;", "assign m00_axi_awcache = 4'b0010;", "assign m01_axi_arqos = 4'b0000;",
+        "assign m02_axi_awlock = 1'b0;", "assign m02_axi_aruser = 1'b0;",
+    ):
+        assert line in text, line

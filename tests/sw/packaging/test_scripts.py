@@ -19,7 +19,7 @@ from .builds import write_build
 
 pytestmark = pytest.mark.skipif(find_tcl() is None, reason="no Tcl interpreter: apt-get install tcl")
 
-OVERLAY = ["hwgen.bit", "hwgen.hwh"]
+OVERLAY = ["hwgen.bit", "hwgen.hwh", "manifest.json"]
 
 
 @pytest.fixture
@@ -100,16 +100,26 @@ def test_steps_left_out(script: Path) -> None:
     assert "impl_1 needs synth_1" in run_build(script, ["implementation"]).error
 
 
+def test_a_project_of_other_files_is_not_resumed(script: Path) -> None:
+    """`hwgen build` has written another build since."""
+    assert run_build(script, ["project", "implementation"]).exit_code == 0
+    (script.parent / "manifest.json").write_text("{ }\n")
+    outcome = run_build(script, ["timing"])
+    assert outcome.exit_code == 1 and "of another build than the files here; run all steps: make FROM=project" in outcome.error
+    assert run_build(script).exit_code == 0
+    assert (script.parent / "overlay" / "manifest.json").read_text() == "{ }\n"
+
+
+def run_make(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments], cwd=script.parent, capture_output=True, text=True, check=False,
+        env={**os.environ, "MAKEFLAGS": "", **environment},
+    )
+
+
 def make(script: Path, *arguments: str, setup: str = "0.1") -> subprocess.CompletedProcess[str]:
     vivado = f"{sys.executable} -m hwgen.sw.packaging.vivado.recorder --setup {setup}"
-    return subprocess.run(
-        ["make", f"VIVADO={vivado}", *arguments],
-        cwd=script.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "MAKEFLAGS": ""},
-    )
+    return run_make(script, f"VIVADO={vivado}", *arguments)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
@@ -123,3 +133,15 @@ def test_makefile(script: Path) -> None:
     assert make(script, "clean").returncode == 0
     assert not (script.parent / "work").exists() and overlay(script) == []
     assert "hwgen.xpr does not exist" in make(script, "FROM=design").stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_without_vivado_says_what_to_install(script: Path) -> None:
+    failed = run_make(script, "VIVADO=vivado-of-nobody")
+    assert failed.returncode == 2
+    said = [line for line in failed.stderr.splitlines() if not line.startswith("make:")]
+    assert said == [
+        "hwgen: vivado was not found; install AMD Vivado with the device xck26-sfvc784-2LV-c, then "
+        "`source <Vivado>/settings64.sh`, or give VIVADO=/path/to/vivado"
+    ]
+    assert not (script.parent / "work").exists()
