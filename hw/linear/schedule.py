@@ -42,8 +42,8 @@ class TableSchedule(wiring.Component):
     """Builds the tables of the slices of one LINEAR operator, one slice after the other.
 
     A slice takes ``13 * tables / builders`` cycles; the next one follows at once when it has arrived and a table copy is
-    free. The first entry is written at least `RELEASE_LATENCY` cycles after ``release``. Entry 0, which no step writes, becomes 0 in
-    both copies in the two cycles from ``start`` on, before there can be a step.
+    free. The first entry is written at least `RELEASE_LATENCY` cycles after ``release``. Entry 0, which no step writes, becomes 0
+    in both copies in the two cycles from ``start`` on, before there can be a step.
 
     Members
     -------
