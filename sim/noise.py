@@ -61,7 +61,8 @@ def _add_to_module(text: str) -> str:
         if rest:
             raise NoiseError(f"part of a word of memory {name} is read: {statement[0].strip()}")
         uses[name] += 1
-        meets = [f"(({enable}) && ({there}) == ({address}))" for enable, there in written[name]]
+        # a blank ends an escaped name
+        meets = [f"(({enable} ) && ({there} ) == ({address} ))" for enable, there in written[name]]
         if not meets:
             return statement[0]
         noise = ", ".join(["$urandom"] * ceil_div(memories[name], 32))
