@@ -153,6 +153,7 @@ void Accelerator::dump(uint64_t half) {
 }
 
 void Accelerator::step() {
+  Verilated::threadContextp(context_.get());  // whose noise a design asks for; several accelerators share a thread
   // Low phase: this cycle's inputs settle through the combinational logic; the values now are those at the rising edge.
   drive();
   model_->clk = 0;

@@ -132,6 +132,7 @@ class TernaryLane(AccumulatingLane):
                 builder.enable.eq(self.build.enable & self.active),
                 builder.negate.eq(self.build.negate),
                 builder.begin.eq(self.build.begin),
+                builder.clear.eq(self.build.clear),
             ]
         for table in range(config.tables):
             turn, number = divmod(table, config.builders)
