@@ -23,6 +23,8 @@ _REGISTER = re.compile(r"^(  reg (?:\[\d+:0\] )?(?:\\\S+ |\w+)) ?= \d+'[bdh][0-9
 _PROCESS = re.compile(r"^  always @\(posedge [^)]+\)(?: begin\n.*?^  end$|\n.*?;$)", re.MULTILINE | re.DOTALL)
 #: What is in one: an assignment, maybe under a condition.
 _STATEMENT = re.compile(r"^ +(?:if \((?P<enable>.*)\)\n +)?(?P<target>\S.*?) <= (?P<source>.*?);$", re.MULTILINE)
+#: Contents that are all zero: what Amaranth writes for a memory without any.
+_ZERO = re.compile(r"^ *initial begin\n(?: *\S+ ?\[\d+\] = \d+'[dh]0+;\n)+ *end\n", re.MULTILINE)
 _INITIAL = re.compile(r"^  initial begin\n.*?^  end\n", re.MULTILINE | re.DOTALL)
 
 
@@ -33,7 +35,7 @@ class NoiseError(ValueError):
 def add_noise(verilog: str) -> str:
     """Verilog as Amaranth writes it, with
 
-    * no first values of registers: whoever simulates it chooses them. Memories keep contents that are not zero (tables);
+    * no first values of registers, and of memories those only that are not all zero (tables): whoever simulates it chooses them;
     * noise from a clocked read (`$urandom`) of a word that is written in the same cycle, even in part. Where the design asks for
       the word being written ("transparent"), the statement that takes it comes after the read and stays.
 
@@ -44,6 +46,7 @@ def add_noise(verilog: str) -> str:
 
 
 def _add_to_module(text: str) -> str:
+    text = _ZERO.sub("", text)
     memories = {name.strip(): int(bits) + 1 for bits, name in _MEMORY.findall(text)}
     written: dict[str, list[tuple[str, str]]] = defaultdict(list)
     uses = dict.fromkeys(memories, 0)

@@ -259,8 +259,8 @@ def verify_model(
 ) -> Outcome:
     """Compare RTL and golden model over a random prompt and its greedy continuation.
 
-    ``device`` is the machine under test; without one the accelerator is generated with probes and verilated, with ``noise`` (a seed)
-    in everything that a board does not promise (`hwgen.sim.noise`).
+    ``device`` is the machine under test; without one the accelerator is generated with probes and verilated, with ``noise``
+    (a seed) in everything that a board does not promise (`hwgen.sim.noise`).
     """
     from ..devices.golden import GoldenDevice
     from ..devices.verilator import VerilatorDevice

@@ -49,8 +49,11 @@ def test_every_unit_has_a_reset_register() -> None:
     assert [name for name, text in found.items() if "reset_root" in text and name not in {*units, "", TOP}] == []
 
 
-@pytest.mark.parametrize("config", [load_board("demo").config, replace(load_board("kv260").config, probe=True)], ids=["demo", "kv260"])
-def test_no_reset_has_too_many_loads(config: BuildConfig) -> None:
+@pytest.mark.parametrize("board", ["demo", "kv260"])
+def test_no_reset_has_too_many_loads(board: str) -> None:
+    config = load_board(board).config
+    # with probes, as another test simulates it: the Verilog comes from the cache
+    config = replace(config, probe=board == "kv260")
     loads: dict[str, int] = {}
     for name, text in modules(config).items():
         unit = name.split(".")[0]
