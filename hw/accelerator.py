@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Elaboratable, Module, Mux, ResetInserter, Signal, ValueLike
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, ValueLike
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Flow, In, Out, connect, flipped
@@ -32,6 +32,7 @@ from .linear.pair import linear_engine
 from .memory.beats import RowToBeats
 from .memory.system import MemorySystem
 from .observe import Observer, ProbeOutputs
+from .reset import ResetTree
 from .vector.loader import RingLoader
 from .vector.unit import VectorUnit
 
@@ -407,34 +408,13 @@ _NOISE = re.compile(
 )
 
 
-class ResetStage(Elaboratable):
-    """``design`` with its reset registered once: a short reset tree in the fabric, and in simulation no logic that
-    depends on the reset input."""
-
-    def __init__(self, design: Accelerator) -> None:
-        self.design = design
-        self.clk = Signal()
-        self.rst = Signal()
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.domains.input = ClockDomain(reset_less=True)
-        m.domains.sync = sync = ClockDomain()
-        m.d.comb += [ClockSignal("input").eq(self.clk), ClockSignal("sync").eq(self.clk)]
-        registered = Signal()
-        m.d.input += registered.eq(self.rst)
-        m.d.comb += sync.rst.eq(registered)
-        m.submodules.design = self.design
-        return m
-
-
 def generate(config: BuildConfig) -> str:
     """Verilog of the accelerator: module `TOP` with clock ``clk``, synchronous reset ``rst``, and the ports of
     `Accelerator.ports`. The same configuration gives the same text."""
     accelerator = Accelerator(config)
     direction = {In: PortDirection.Input, Out: PortDirection.Output}
-    stage = ResetStage(accelerator)
+    tree = ResetTree(accelerator)
     ports = {name: (value, direction[flow]) for name, (value, flow) in accelerator.ports().items()}
-    ports |= {"clk": (stage.clk, PortDirection.Input), "rst": (stage.rst, PortDirection.Input)}
-    text = verilog.convert(stage, name=TOP, ports=ports, emit_src=False)
+    ports |= {"clk": (tree.clk, PortDirection.Input), "rst": (tree.rst, PortDirection.Input)}
+    text = verilog.convert(tree, name=TOP, ports=ports, emit_src=False)
     return _NOISE.sub("", text)

@@ -60,9 +60,9 @@ class Record:
 class _Handle:
     """Owns the C++ object. Views of its memory hold on to it, so they stay valid for as long as they live."""
 
-    def __init__(self, library: ctypes.CDLL, base: int, size: int) -> None:
+    def __init__(self, library: ctypes.CDLL, base: int, size: int, noise: int) -> None:
         self.library = library
-        self.pointer = library.accelerator_new(base, size)
+        self.pointer = library.accelerator_new(base, size, noise)
         if not self.pointer:
             raise MemoryError(f"no address space for {size} bytes of simulated memory")
 
@@ -81,7 +81,7 @@ def _load(path: str) -> ctypes.CDLL:
     library = ctypes.CDLL(path)
     u64, u32, number, text, handle = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
     signatures: dict[str, tuple[object, list[object]]] = {
-        "new": (handle, [u64, u64]),
+        "new": (handle, [u64, u64, ctypes.c_int32]),
         "delete": (None, [handle]),
         "memory": (handle, [handle]),
         "set_timing": (None, [handle, handle]),
@@ -120,7 +120,7 @@ class SimulatedAccelerator:
 
     `library` comes from `build_library`. Bus addresses `memory_base` to `memory_base + memory_bytes` are memory;
     only what is touched takes memory of the host. Several accelerators may live in one process; one accelerator may be
-    used by one thread at a time.
+    used by one thread at a time. A library built with ``noise`` needs the seed of the noise, and no other takes one.
     """
 
     def __init__(
@@ -130,6 +130,7 @@ class SimulatedAccelerator:
         memory_bytes: int = 1 << 30,
         memory_base: int = 0,
         timing: DramTiming = KV260,
+        noise: int | None = None,
     ) -> None:
         for name, value in (("memory_bytes", memory_bytes), ("memory_base", memory_base)):
             if value < 0 or value % 4096:
@@ -137,11 +138,15 @@ class SimulatedAccelerator:
         if not memory_bytes:
             raise ValueError("memory_bytes must be above 0, not 0")
         self.description = LibraryDescription.load(Path(library))
+        if self.description.noise != (noise is not None):
+            raise ValueError(f"noise must be {'a seed' if self.description.noise else 'None'} with this library, not {noise!r}")
+        if noise is not None and not 0 < noise < 1 << 31:  # Verilator takes 0 for any seed
+            raise ValueError(f"noise must be 1 to {(1 << 31) - 1}, not {noise!r}")
         self.memory_base = memory_base
         self.state_dump: Callable[[SimulatedAccelerator], str] | None = None
         """Called for more to say about the state of the accelerator when it hangs."""
         self._c = _load(str(Path(library).resolve()))
-        self._handle = _Handle(self._c, memory_base, memory_bytes)
+        self._handle = _Handle(self._c, memory_base, memory_bytes, noise or 0)
         self._p = self._handle.pointer
         self.memory = self._handle.view(self._c.accelerator_memory(self._p), memory_bytes)
         """The memory itself, not a copy: element 0 is at bus address `memory_base`."""

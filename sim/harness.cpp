@@ -25,12 +25,16 @@ const uint8_t* bytes_of(const Signal& signal) {
 
 }  // namespace
 
-Accelerator::Accelerator(uint64_t base, uint64_t bytes)
+Accelerator::Accelerator(uint64_t base, uint64_t bytes, int32_t noise)
     : dram(HWGEN_PORTS, HWGEN_PORT_BYTES, base, bytes), context_(std::make_unique<VerilatedContext>()) {
 #if HWGEN_TRACE
   context_->traceEverOn(true);
 #endif
   Verilated::threadContextp(context_.get());
+  if (noise) {
+    context_->randReset(2);  // what has no first value gets noise
+    context_->randSeed(noise);
+  }
   model_ = std::make_unique<HWGEN_MODEL>(context_.get(), "TOP");
 #define HWGEN_MIRROR(index, name, depth, word_bits, word_bytes, lanes) \
   mirrors.emplace_back(#name, depth, word_bits, word_bytes, lanes);
@@ -149,6 +153,7 @@ void Accelerator::dump(uint64_t half) {
 }
 
 void Accelerator::step() {
+  Verilated::threadContextp(context_.get());  // whose noise a design asks for; several accelerators share a thread
   // Low phase: this cycle's inputs settle through the combinational logic; the values now are those at the rising edge.
   drive();
   model_->clk = 0;

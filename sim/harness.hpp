@@ -24,7 +24,7 @@ enum class Stop : uint32_t { kBudget = 0, kIrq = 1, kRetire = 2, kNoProgress = 3
 
 class Accelerator {
  public:
-  Accelerator(uint64_t base, uint64_t bytes);
+  Accelerator(uint64_t base, uint64_t bytes, int32_t noise);  // noise: seed, 0 for none
   ~Accelerator();
 
   void reset(uint64_t cycles);

@@ -9,9 +9,9 @@ using hwgen::RecordLog;
 
 extern "C" {
 
-Accelerator* accelerator_new(uint64_t base, uint64_t bytes) {
+Accelerator* accelerator_new(uint64_t base, uint64_t bytes, int32_t noise) {
   try {
-    return new Accelerator(base, bytes);
+    return new Accelerator(base, bytes, noise);
   } catch (const std::bad_alloc&) {
     return nullptr;
   }

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..files import cache_directory, locked
 from ..rounding import ceil_div
+from .noise import add_noise
 from .toolchain import BuildFailed, Toolchain, ToolMissing, find_toolchain, require_wave_libraries, run
 
 __all__ = [
@@ -42,6 +43,7 @@ _VERILATOR_FLAGS = (
     "--cc", "--prefix", _CLASS, "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--quiet",
     "--output-split", "20000", "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-WIDTH",
 )
+_NOISE_FLAGS = ("--x-assign", "unique", "--x-initial", "unique")  # the last of two settings counts
 # Several libraries may live in one process: none may bind to another's copy of the Verilated run time.
 _COMPILER_FLAGS = (
     "-std=gnu++17", "-march=native", "-fPIC", "-fno-plt", "-fno-gnu-unique", "-fvisibility-inlines-hidden",
@@ -100,6 +102,7 @@ class LibraryDescription:
     trace: bool
     public: tuple[str, ...]
     optimize: bool
+    noise: bool
 
     @classmethod
     def load(cls, library: Path) -> LibraryDescription:
@@ -120,13 +123,15 @@ def build_library(
     trace: bool = False,
     public: Sequence[str] = (),
     optimize: bool = True,
+    noise: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """The shared library for `SimulatedAccelerator`; from the cache if this very design was built before.
 
     `public` names registers and memories (signal names as in the Verilog, without their hierarchy) that faults may
     be injected into; it costs speed. `trace` allows waves and costs speed too. Without `optimize` a build is much shorter and
-    a cycle takes several times as long. `progress` is called with a line of text
+    a cycle takes several times as long. With `noise` registers and memories begin with noise, and a read that meets a write returns
+    noise (`add_noise`); the seed is the simulation's. `progress` is called with a line of text
     as each step of a build begins, and not at all when the library comes from the cache.
     """
     if port_bits not in (32, 64, 128):
@@ -149,6 +154,7 @@ def build_library(
         trace=trace,
         public=tuple(sorted(set(public))),
         optimize=optimize,
+        noise=noise,
     )
     identity = json.dumps([asdict(description), _toolchain_identity(toolchain), _source_identity(), verilog])
     name = f"{re.sub(r'[^A-Za-z0-9_]', '_', top)}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
@@ -169,7 +175,8 @@ def _toolchain_identity(toolchain: Toolchain) -> list[str]:
 
 def _source_identity() -> list[str]:
     here = Path(__file__).parent
-    return [*memory_model_identity(), *((here / name).read_text() for name in (*_SOURCES, *_HEADERS, Path(__file__).name))]
+    names = (*_SOURCES, *_HEADERS, Path(__file__).name, "noise.py")
+    return [*memory_model_identity(), *((here / name).read_text() for name in names)]
 
 
 def memory_model_identity() -> list[str]:
@@ -244,8 +251,9 @@ class _Builder:
         _description_path(directory / _LIBRARY).write_text(json.dumps(asdict(self.description), indent=1))
 
     def _verilate(self, verilog: str, work: Path) -> None:
-        (work / "design.v").write_text(verilog)
-        arguments = [*_VERILATOR_FLAGS, "--top-module", self.description.top, "--Mdir", "."]
+        noise = self.description.noise
+        (work / "design.v").write_text(add_noise(verilog) if noise else verilog)
+        arguments = [*_VERILATOR_FLAGS, *(_NOISE_FLAGS if noise else ()), "--top-module", self.description.top, "--Mdir", "."]
         if self.description.trace:
             arguments += ["--trace-fst", "--trace-structs"]
         if self.description.public:

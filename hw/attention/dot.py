@@ -58,13 +58,14 @@ class DotArray(wiring.Component):
             for key in range(config.kv_block):
                 products = []
                 for i in range(config.key_bytes):
-                    product = Signal(signed(product_bits), name=f"product_{lane}_{key}_{i}")
+                    product = Signal(signed(product_bits), name=f"product_{lane}_{key}_{i}", reset_less=True)
                     element = self.key.word_select(key * config.key_bytes + i, 8).as_signed()
                     with m.If(self.valid):
                         m.d.sync += product.eq(element * self.query[lane].word_select(i, query_bits).as_signed())
                     products.append(product)
-                partial = Signal(signed(product_bits + (config.key_bytes - 1).bit_length()), name=f"partial_{lane}_{key}")
-                total = Signal(signed(bits), name=f"total_{lane}_{key}")
+                partial_bits = product_bits + (config.key_bytes - 1).bit_length()
+                partial = Signal(signed(partial_bits), name=f"partial_{lane}_{key}", reset_less=True)
+                total = Signal(signed(bits), name=f"total_{lane}_{key}", reset_less=True)
                 with m.If(valid[0]):
                     m.d.sync += partial.eq(sum(products[1:], start=products[0]))
                 with m.If(valid[1]):

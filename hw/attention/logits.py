@@ -54,7 +54,7 @@ class LogitWriter(wiring.Component):
         depth = 2 * config.kv_block
         m.submodules.queue = queue = fifo.SyncFIFO(width=32, depth=depth)
 
-        gathered = Signal(8 * config.beat_bytes)
+        gathered = Signal(8 * config.beat_bytes, reset_less=True)
         count = Signal(word_bits)
         left = Signal(32)
         reserved = Signal(range(depth + 1))

@@ -7,6 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ..data_register import data_register
 from ..float.e4m3 import e4m3_integer
 from ..interfaces import QueryScaleWrite, QueryWrite, index_bits
 from .item import AttentionSizes
@@ -59,7 +60,7 @@ class QueryMemory(wiring.Component):
         # 1: row; 2: word
         row, addr = Signal(len(self.scale_addr)), Signal(len(self.addr))
         lane = [Signal(max(1, lane_bits), name=f"lane_{i}") for i in range(2)]
-        vector, data = Signal(len(write.vector)), [Signal(len(write.data), name=f"data_{i}") for i in range(2)]
+        vector, data = Signal(len(write.vector)), [Signal(len(write.data), name=f"data_{i}", reset_less=True) for i in range(2)]
         valid = [Signal(name=f"valid_{i}") for i in range(2)]
         m.d.sync += [
             valid[0].eq(write.valid),
@@ -102,12 +103,12 @@ class QueryMemory(wiring.Component):
             codes = bank.data.word_select(part, 8 * config.key_bytes)
             if config.fp8_query:
                 codes = self._integers(m, i, codes)
-            m.d.sync += self.data[i].eq(codes)
+            m.d.sync += data_register(m, self.data[i]).eq(codes)
         return m
 
     def _integers(self, m: Module, lane: int, codes: Value) -> Value:
         """Elements of a lane as integers, a cycle later."""
-        fetched = Signal(len(codes), name=f"codes_{lane}")
+        fetched = Signal(len(codes), name=f"codes_{lane}", reset_less=True)
         m.d.sync += fetched.eq(codes)
         elements = []
         for i in range(self.config.key_bytes):

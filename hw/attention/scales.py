@@ -61,7 +61,7 @@ class ScaleBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, block = self.config, self.config.kv_block
-        header = Signal(32 * block)
+        header = Signal(32 * block, reset_less=True)
         beat = len(self.beat)
         for i in range(config.header_beats):
             with m.If(self.put & (self.part == i)):

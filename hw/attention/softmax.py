@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...numerics import EXP2_ONE, SCORE_BITS
+from ..data_register import data_register
 from ..float.convert import IntToFloat
 from .denominator import Denominator
 from .exp2 import Exp2
@@ -222,17 +223,18 @@ class OnlineSoftmax(wiring.Component):
         m.d.comb += places.eq((exponent - value_scale[7:15] + 6)[:9])
         m.d.sync += shift.eq(Mux(places[5:].any(), 31, places))
         shifts = delayed(m, shift, 5, f"shift_{i}")
-        product, weight = Signal(24, name=f"product_{i}"), Signal(16, name=f"weight_{i}")
+        product, weight = Signal(24, name=f"product_{i}", reset_less=True), Signal(16, name=f"weight_{i}")
         m.d.sync += product.eq(probability)
         m.d.comb += weight.eq(((product >> shifts[5]) + 1) >> 1)
+        weights = data_register(m, self.weights[i])
         with m.If(keyed):
-            m.d.sync += self.weights[i].eq(Cat(self.weights[i][16:], weight))
+            m.d.sync += weights.eq(Cat(weights[16:], weight))
 
     def _sum(
         self, m: Module, i: int, probability: Value, convert: IntToFloat, keyed: Value, first: Value, opening: list[Value]
     ) -> None:
         """The sum of the probabilities, and c."""
-        total = Signal(len(convert.i) - 1, name=f"sum_{i}")
+        total = Signal(len(convert.i) - 1, name=f"sum_{i}", reset_less=True)
         with m.If(keyed):
             m.d.sync += total.eq(Mux(first, 0, total) + probability)
         m.d.comb += convert.i.eq(Mux(opening[6], probability, total))

@@ -7,6 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 
 from ...config import BuildConfig
+from ..data_register import data_register
 from ..interfaces import KV_LATENCY, KvRead, KvScaleWrite, KvWrite
 
 __all__ = ["KvStore"]
@@ -47,7 +48,7 @@ class KvStore(wiring.Component):
         write_addr, read_addr = Signal(vector + len(kv.head) + 1), Signal(vector + len(kv.head) + 1)
         bank, valid = Signal(len(kv.bank)), Signal()
         #: What even banks take, and odd ones: the halves change places for odd tokens.
-        data = [Signal(word, name=f"data_{i}") for i in range(halves)]
+        data = [Signal(word, name=f"data_{i}", reset_less=True) for i in range(halves)]
         part = [Signal(max(1, part_bits), name=f"part_{i}") for i in range(KV_LATENCY - 1)]
         m.d.sync += [
             write_addr.eq(Cat(kv.vector, kv.head, kv.value)),
@@ -68,6 +69,7 @@ class KvStore(wiring.Component):
             upper, read_half, select = part[0][-1], part[1][-1], part[1][:-1]
 
         bits = 8 * config.key_bytes
+        answer = data_register(m, read.data)
         fetched = [Signal(word, name=f"fetched_{i}") for i in range(config.chunk)]
         for i in range(config.chunk):
             m.submodules[f"bank_{i}"] = elements = memory.Memory(shape=word, depth=halves << len(write_addr), init=[])
@@ -83,7 +85,7 @@ class KvStore(wiring.Component):
             else:
                 m.d.comb += [write.en.eq(valid & (bank == i)), write.addr.eq(write_addr), fetch.addr.eq(read_addr)]
             own = Mux(read_half, fetched[i ^ 1], fetched[i]) if halves == 2 else fetched[i]
-            m.d.sync += read.data[i * bits : (i + 1) * bits].eq(own.word_select(select, bits))
+            m.d.sync += answer[i * bits : (i + 1) * bits].eq(own.word_select(select, bits))
         return m
 
     def _scales(self, m: Module) -> None:

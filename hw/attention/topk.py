@@ -56,10 +56,10 @@ class TopK(wiring.Component):
         m.d.sync += [valid.eq(self.valid & ~self.clear), key.eq(self.key), index.eq(self.index)]
         passing = [valid]
         for i in range(self.size):
-            occupied, own_key = Signal(name=f"occupied_{i}"), Signal(32, name=f"key_{i}")
-            own_index = Signal(self.index_bits, name=f"index_{i}")
-            next_valid, next_key = Signal(name=f"valid_{i}"), Signal(32, name=f"pass_{i}")
-            next_index = Signal(self.index_bits, name=f"pass_index_{i}")
+            occupied, own_key = Signal(name=f"occupied_{i}"), Signal(32, name=f"key_{i}", reset_less=True)
+            own_index = Signal(self.index_bits, name=f"index_{i}", reset_less=True)
+            next_valid, next_key = Signal(name=f"valid_{i}"), Signal(32, name=f"pass_{i}", reset_less=True)
+            next_index = Signal(self.index_bits, name=f"pass_index_{i}", reset_less=True)
             better, next_ousted = Signal(name=f"better_{i}"), Signal(name=f"ousted_{i}")
             m.d.comb += better.eq(~occupied | ousted | (key > own_key))
             m.d.sync += next_valid.eq(valid & (occupied | ~better) & ~self.clear)

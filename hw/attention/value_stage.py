@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
 from ...rounding import ceil_div
+from ..data_register import data_register
 from ..float.add import FloatAdd
 from ..float.convert import IntToFloat
 from ..float.multiply import FloatMul
@@ -27,7 +28,7 @@ def tree_sum(m: Module, terms: Sequence[Value], enables: Sequence[Value], name: 
         fan = min(4, len(terms))
         sums = []
         for i in range(0, len(terms), fan):
-            total = Signal(signed(len(terms[0]) + (fan - 1).bit_length()), name=f"{name}_{stage}_{i}")
+            total = Signal(signed(len(terms[0]) + (fan - 1).bit_length()), name=f"{name}_{stage}_{i}", reset_less=True)
             with m.If(enables[stage]):
                 m.d.sync += total.eq(sum(terms[i + 1 : i + fan], start=terms[i]))
             sums.append(total)
@@ -94,14 +95,14 @@ class ValueLane(wiring.Component):
             shape=shape, depth=self.sizes.output_words, init=[], attrs={"ram_style": config.scratch_memory}
         )
         put, get = outputs.write_port(), outputs.read_port()
-        old = Signal(shape)
+        old = Signal(shape, reset_less=True)
         m.d.sync += old.eq(get.data)
         m.d.comb += [get.addr.eq(self.word), put.en.eq(self.store), put.addr.eq(self.store_word)]
         valid = delayed(m, self.valid, self.levels, "valid")
         for i in range(config.key_bytes):
             products: list[Value] = []
             for key in range(config.kv_block):
-                product = Signal(signed(24), name=f"product_{i}_{key}")
+                product = Signal(signed(24), name=f"product_{i}_{key}", reset_less=True)
                 weight = self.weights.word_select(key, 16)
                 with m.If(self.valid):
                     m.d.sync += product.eq(weight * self.value.word_select(key * config.key_bytes + i, 8).as_signed())
@@ -110,7 +111,7 @@ class ValueLane(wiring.Component):
             m.submodules[f"convert_{i}"] = convert = IntToFloat(len(total))
             m.submodules[f"multiply_{i}"] = multiply = FloatMul()
             m.submodules[f"add_{i}"] = add = FloatAdd()
-            scaled = Signal(32, name=f"scaled_{i}")
+            scaled = Signal(32, name=f"scaled_{i}", reset_less=True)
             m.d.sync += scaled.eq(scale_power(convert.o, self.power))
             m.d.comb += [
                 convert.i.eq(total),
@@ -131,7 +132,7 @@ class Walk:
         lanes = config.query_lanes
         self.item = Signal(ItemLayout(config))
         self.power, self.factor = (
-            [Signal(8 * n, name=f"{name}_{i}") for i in range(lanes)] for name, n in (("power", 1), ("factor", 4))
+            [Signal(8 * n, name=f"{name}_{i}", reset_less=True) for i in range(lanes)] for name, n in (("power", 1), ("factor", 4))
         )
         self.dim, self.last_dim = Signal(index_bits(sizes.dims)), Signal(index_bits(sizes.dims), name="last_dim")
         #: Cycles since the pass over the dimensions began, at most the pipeline's depth; cycles to pause.
@@ -306,7 +307,7 @@ class ValueStage(wiring.Component):
         """Values, weights, powers, factors and words reach the lanes when these need them; the output goes to the scratch."""
         config, sizes, shape = self.config, self.sizes, value_lanes[0]
         store_at, product_at, factor_at = (2 + at for at in (shape.store_at, shape.product_at, shape.factor_at))
-        value = Signal(8 * config.beat_bytes)
+        value = Signal(8 * config.beat_bytes, reset_less=True)
         with m.If(steps[1] & ~outputs[1]):
             m.d.sync += value.eq(self.value)
         word, store_word = Signal(index_bits(sizes.output_words)), Signal(index_bits(sizes.output_words))
@@ -323,10 +324,11 @@ class ValueStage(wiring.Component):
         taken = delayed(m, self.take, 2, "taken")[-1]
         results = []
         for i, value_lane in enumerate(value_lanes):
-            weights = Signal(16 * config.kv_block, name=f"weights_{i}")
+            weights = Signal(16 * config.kv_block, name=f"weights_{i}", reset_less=True)
             with m.If(taken):
                 m.d.sync += weights.eq(self.weights[i])
-            used_power, used_factor = Signal(8, name=f"used_power_{i}"), Signal(32, name=f"used_factor_{i}")
+            used_power = Signal(8, name=f"used_power_{i}", reset_less=True)
+            used_factor = Signal(32, name=f"used_factor_{i}", reset_less=True)
             with m.If(firsts[2 + shape.power_at - 1]):
                 m.d.sync += used_power.eq(walk.power[i])
             with m.If(firsts[factor_at - 1]):
@@ -345,9 +347,10 @@ class ValueStage(wiring.Component):
             results.append(self._gather(m, walk, i, value_lane.product, leaving, opening))
 
         m.d.sync += self.scratch_write.valid.eq(Cat(write for write, _, _ in results).any())
+        written = data_register(m, self.scratch_write.data)
         for write, address, vector in results:
             with m.If(write):
-                m.d.sync += [self.scratch_write.addr.eq(address), self.scratch_write.data.eq(vector)]
+                m.d.sync += [self.scratch_write.addr.eq(address), written.eq(vector)]
 
     def _gather(
         self, m: Module, walk: Walk, i: int, product: Value, leaving: Value, opening: Value
@@ -358,9 +361,9 @@ class ValueStage(wiring.Component):
         parts = 1 << sizes.part_bits
         leaving = delayed(m, leaving, i, f"leaving_{i}")[-1]
         opening = delayed(m, opening, i, f"opening_{i}")[-1]
-        product = delayed(m, product, i, f"product_{i}")[-1]
+        product = delayed(m, product, i, f"product_{i}", reset_less=True)[-1]
         part = Signal(max(1, sizes.part_bits), name=f"part_{i}")
-        gathered = Signal(32 * config.width, name=f"gathered_{i}")
+        gathered = Signal(32 * config.width, name=f"gathered_{i}", reset_less=True)
         complete, vector = Signal(name=f"complete_{i}"), Signal(32 * config.width, name=f"vector_{i}")
         address = Signal(len(walk.head_offset), name=f"address_{i}")
         m.d.comb += [

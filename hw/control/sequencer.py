@@ -11,6 +11,7 @@ from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Opcode, field_bits
 from ...operators import OPERATORS, Unit
 from ..active import ActiveRange, Pass
+from ..data_register import data_register
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Operator
 
 __all__ = ["Retired", "Sequencer"]
@@ -134,9 +135,10 @@ class Sequencer(wiring.Component):
                 op.write_logits.eq(self.write_logits),
                 op.logits.eq(self.logits),
             ]
+            descriptor = data_register(m, op.descriptor)
             with m.If(issue & chosen):
                 m.d.sync += [
-                    op.descriptor.eq(d), op.first.eq(of["first"]), op.count.eq(of["count"]), op.gang.eq(of["gang"]),
+                    descriptor.eq(d), op.first.eq(of["first"]), op.count.eq(of["count"]), op.gang.eq(of["gang"]),
                 ]
 
         # End of the program.

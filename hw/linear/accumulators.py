@@ -12,6 +12,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Flow, In, Out, Signature
 
 from ...config import BuildConfig
+from ..data_register import data_register
 from ..interfaces import index_bits
 from .parity import accumulator_words
 from .tables import add_inverted
@@ -107,19 +108,21 @@ class AccumulatingLane(wiring.Component):
             with m.Else():
                 m.d.sync += kept_part.eq(0)
             kept.append(kept_part)
+            shown = data_register(m, self.blocks[part])
             with m.If(self.show[part]):
-                m.d.sync += self.blocks[part].eq(read.data)
+                m.d.sync += shown.eq(read.data)
             with m.Else():
-                m.d.sync += self.blocks[part].eq(0)
+                m.d.sync += shown.eq(0)
         # Parts that are not kept are zero: to select is to merge.
         own = Signal(len(self.sum), reset_less=True)
         m.d.comb += self.own.eq(reduce(or_, kept))
         m.d.sync += own.eq(self.own)
+        sums = data_register(m, self.sum)
         for row in range(config.rows):
             bits = slice(row * acc_bits, (row + 1) * acc_bits)
             old = own[bits] ^ (self.syndrome[bits] & self.repair.replicate(acc_bits))
             total = add_inverted(inverted[row], old, negate[row], acc_bits)
             with m.If(~self.active):
-                m.d.sync += self.sum[bits].eq(0)
+                m.d.sync += sums[bits].eq(0)
             with m.Elif(self.accumulate.add):
-                m.d.sync += self.sum[bits].eq(total)
+                m.d.sync += sums[bits].eq(total)

@@ -16,6 +16,10 @@ from .trits import GROUP, INDEX_BITS
 
 __all__ = ["TernaryLane"]
 
+#: Rows that read one memory of a table: a RAM32M16 holds two bits of 32 entries with one write port and seven read ports, so that
+#: an entry takes five of them for seven rows, 40 look-up tables where seven memories with one read port take 56.
+SHARED_ROWS = 7
+
 
 class TernaryLane(AccumulatingLane):
     """Looks up the partial sums of ``rows`` rows for one token, adds them, accumulates over slices; one beat a cycle.
@@ -128,6 +132,7 @@ class TernaryLane(AccumulatingLane):
                 builder.enable.eq(self.build.enable & self.active),
                 builder.negate.eq(self.build.negate),
                 builder.begin.eq(self.build.begin),
+                builder.clear.eq(self.build.clear),
             ]
         for table in range(config.tables):
             turn, number = divmod(table, config.builders)
@@ -135,15 +140,16 @@ class TernaryLane(AccumulatingLane):
                 source = GROUP * table + j
                 operand = window[source] if source < len(window) else Const(0, 8)
                 m.d.comb += builders[number].operands[GROUP * turn + j].eq(operand.as_signed())
-            m.submodules[f"table_{table}"] = memory = Memory(
-                shape=signed(ENTRY_BITS), depth=BUFFERS << INDEX_BITS, init=[], attrs={"ram_style": "distributed"}
-            )
-            port = memory.write_port()
-            m.d.comb += [port.en.eq(write[turn]), port.addr.eq(address), port.data.eq(builders[number].entry)]
-            for row in range(config.rows):
-                read = memory.read_port(domain="comb")
-                m.d.comb += read.addr.eq(Cat(self.index[row][table], self.buffer))
-                entries[row].append(read.data)
+            for first in range(0, config.rows, SHARED_ROWS):
+                m.submodules[f"table_{table}_{first}"] = memory = Memory(
+                    shape=signed(ENTRY_BITS), depth=BUFFERS << INDEX_BITS, init=[], attrs={"ram_style": "distributed"}
+                )
+                port = memory.write_port()
+                m.d.comb += [port.en.eq(write[turn]), port.addr.eq(address), port.data.eq(builders[number].entry)]
+                for row in range(first, min(first + SHARED_ROWS, config.rows)):
+                    read = memory.read_port(domain="comb")
+                    m.d.comb += read.addr.eq(Cat(self.index[row][table], self.buffer))
+                    entries[row].append(read.data)
         return entries
 
     def _tree(self, m: Module, valid: list[Value], values: list[Value], row: int) -> Value:

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ..data_register import data_register
 from ..interfaces import ACCUMULATOR_LATENCY, AccumulatorRead, ActivationWrite, Operator, RowStream, index_bits
 from .accumulators import AccumulatingLane
 from .parity import AccumulatorParity
@@ -254,6 +255,7 @@ class PanelEngine(wiring.Component):
             m.d.sync += register.eq(gang)
             gang = register
         size = config.rows * self.acc_bits
+        served = data_register(m, self.accumulator.data)
         blocks: list[list[Value]] = []
         for g, group in enumerate(lanes):
             blocks.append([])
@@ -270,7 +272,7 @@ class PanelEngine(wiring.Component):
                 data = Mux(gang, reduce(or_, [blocks[g][p] for g, p in ganged]), data)
             for row in range(config.rows):
                 value = data.word_select(row, self.acc_bits).as_signed()
-                m.d.sync += self.accumulator.data.word_select(j * config.rows + row, config.acc_bits).eq(value)
+                m.d.sync += served.word_select(j * config.rows + row, config.acc_bits).eq(value)
 
 
 def divmod_power(value: Value, divisor: int) -> tuple[Value, Value]:

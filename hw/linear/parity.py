@@ -11,6 +11,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ..data_register import data_register
 from ..interfaces import index_bits
 
 __all__ = ["AccumulatorParity", "accumulator_words"]
@@ -92,5 +93,5 @@ class AccumulatorParity(wiring.Component):
             with m.Else():
                 m.d.sync += kept_part.eq(0)
             kept.append(kept_part)
-        m.d.sync += self.syndrome.eq(reduce(xor, self.own) ^ reduce(or_, kept))
+        m.d.sync += data_register(m, self.syndrome).eq(reduce(xor, self.own) ^ reduce(or_, kept))
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, Signature
 
@@ -24,13 +24,14 @@ def rounds_of(config: BuildConfig) -> int:
 
 def BuildBus(config: BuildConfig) -> Signature:
     """Steps of the table builders: ``select``, ``negate``, ``enable`` and ``begin`` as `TableBuilder` takes them. One cycle
-    after ``enable`` the entries are complete; ``tables`` (a bit for every round, aligned with ``enable``) says whose
+    after ``enable`` or ``clear`` the entries are complete; ``tables`` (a bit for every round, aligned with both) says whose
     entry ``entry`` of copy ``buffer`` they are."""
     return Signature({
         "select": Out(index_bits(GROUP * rounds_of(config))),
         "negate": Out(1),
         "enable": Out(1),
         "begin": Out(1),
+        "clear": Out(1),
         "tables": Out(rounds_of(config)),
         "entry": Out(INDEX_BITS),
         "buffer": Out(1),
@@ -41,7 +42,8 @@ class TableSchedule(wiring.Component):
     """Builds the tables of the slices of one LINEAR operator, one slice after the other.
 
     A slice takes ``13 * tables / builders`` cycles; the next one follows at once when it has arrived and a table copy is
-    free. The first entry is written at least `RELEASE_LATENCY` cycles after ``release``.
+    free. The first entry is written at least `RELEASE_LATENCY` cycles after ``release``. Entry 0, which no step writes, becomes 0
+    in both copies in the two cycles from ``start`` on, before there can be a step.
 
     Members
     -------
@@ -88,6 +90,8 @@ class TableSchedule(wiring.Component):
         base = Signal(range(GROUP * rounds))
         turn = Signal(rounds, init=1)  # one-hot: the round
         building = Signal()
+        started = Signal()  # the cycle after ``start``
+        clear = Signal()
 
         last_step, last = Signal(), Signal()
         m.d.comb += [
@@ -96,7 +100,8 @@ class TableSchedule(wiring.Component):
             self.built.eq(building & turn[-1] & (step == len(WALK) - 1 - (self.WRITE_LATENCY - self.STEP_LATENCY))),
             self.taken.eq(self.loaded & (free != 0) & (~building | last)),
         ]
-        m.d.sync += [self.take.eq(self.taken), free.eq(free + self.release - self.taken)]
+        m.d.comb += clear.eq(self.start | started)
+        m.d.sync += [started.eq(self.start), self.take.eq(self.taken), free.eq(free + self.release - self.taken)]
         with m.If(building):
             m.d.sync += step.eq(step + 1)
             with m.If(last_step):
@@ -117,7 +122,8 @@ class TableSchedule(wiring.Component):
         m.d.sync += [self.build.select.eq(base + operand), self.build.negate.eq(negate)]
         # Everything else is due one cycle later.
         following = {
-            "entry": entry, "enable": building, "begin": step == 0, "tables": turn & building.replicate(rounds), "buffer": buffer
+            "entry": entry & (~clear).replicate(INDEX_BITS), "enable": building, "begin": step == 0, "clear": clear,
+            "tables": (turn & building.replicate(rounds)) | clear.replicate(rounds), "buffer": Mux(clear, started, buffer),
         }
         for name, value in following.items():
             output = getattr(self.build, name)

@@ -39,8 +39,8 @@ def _walk() -> tuple[Step, ...]:
     return tuple(steps)
 
 
-#: The order in which the entries are filled. The first step starts from zero. Entry 0 is zero in every table: the memories
-#: begin with it and it is never written.
+#: The order in which the entries are filled. The first step starts from zero. Entry 0 is zero in every table, so that it is
+#: written once, before the first slice of an operator.
 WALK = _walk()
 
 
@@ -83,6 +83,8 @@ class TableBuilder(wiring.Component):
         The entry, two cycles after ``select``.
     enable : In(1)
         One cycle after ``select``: take the step; without it ``entry`` stays.
+    clear : In(1)
+        With the timing of ``enable`` and without it: ``entry`` becomes 0.
     """
 
     #: Cycles from ``select`` to ``entry``.
@@ -98,6 +100,7 @@ class TableBuilder(wiring.Component):
             "negate": In(1),
             "enable": In(1),
             "begin": In(1),
+            "clear": In(1),
             "entry": Out(signed(ENTRY_BITS)),
         })
 
@@ -110,7 +113,11 @@ class TableBuilder(wiring.Component):
             for i, value in enumerate(self.operands):
                 with m.Case(i) if i < len(self.operands) - 1 else m.Default():
                     m.d.sync += operand.eq(value ^ self.negate.replicate(8))
-        base = self.entry & (~self.begin).replicate(ENTRY_BITS)
-        with m.If(self.enable):
-            m.d.sync += self.entry.eq(add_inverted(operand, base, negate, ENTRY_BITS))
+        entry = Signal(signed(ENTRY_BITS), reset_less=True)
+        base = entry & (~self.begin).replicate(ENTRY_BITS)
+        m.d.comb += self.entry.eq(entry)
+        with m.If(self.clear):
+            m.d.sync += entry.eq(0)  # the synchronous reset of the flip-flops
+        with m.Elif(self.enable):
+            m.d.sync += entry.eq(add_inverted(operand, base, negate, ENTRY_BITS))
         return m

@@ -89,8 +89,10 @@ class TritDecoder(wiring.Component):
                 group += [Const(1, 2)] * (GROUP - len(group))
                 folded = Signal(INDEX_BITS + 1, name=f"folded_{row}_{table}")
                 fold(m, Cat(group), folded)
+                index = Signal(INDEX_BITS, name=f"index_{row}_{table}", reset_less=True)
+                m.d.comb += self.index[row][table].eq(index)
                 with m.If(valid[3]):
-                    m.d.sync += Cat(self.index[row][table], signs[table]).eq(folded)
+                    m.d.sync += Cat(index, signs[table]).eq(folded)
             self._relative_signs(m, valid[self.INDEX_LATENCY :], signs, row)
         return m
 

@@ -59,7 +59,7 @@ class Prefetcher(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        d = Signal(DescriptorLayout())
+        d = Signal(DescriptorLayout(), reset_less=True)
         m.submodules.active = active = ActiveRange(config)
         m.d.comb += [
             active.descriptor.eq(d),

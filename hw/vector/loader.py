@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Opcode
+from ..data_register import data_register
 from ..interfaces import BeatStream, MemoryWrite, Operator, index_bits
 
 __all__ = ["RingLoader"]
@@ -74,12 +75,13 @@ class RingLoader(wiring.Component):
         wide = beat.word_select(part[: index_bits(self.config.beat_vectors)], 32 * width)
         do_write = do_vector & (vector < descriptor.vectors)
         m.d.sync += [self.scratch_write.valid.eq(do_write & is_embed), self.param_write.valid.eq(do_write & ~is_embed)]
+        scratch_data, param_data = data_register(m, self.scratch_write.data), data_register(m, self.param_write.data)
         with m.If(do_vector):
             m.d.sync += [
                 self.scratch_write.addr.eq(base + vector),
-                self.scratch_write.data.eq(widened),
+                scratch_data.eq(widened),
                 self.param_write.addr.eq(base + vector),
-                self.param_write.data.eq(wide),
+                param_data.eq(wide),
                 vector.eq(vector + 1),
                 part.eq(Mux(last_part, 0, part + 1)),
             ]

@@ -22,6 +22,7 @@ from .main_units import MainUnit, unit_verilog
 from .netlist import VerilogModule, black_box, merge_equal, parse_modules
 from .outside_cores import describe_outside, outside_resources
 from .paths import cached_paths, describe_paths
+from .reset_loads import widest_reset
 from .yosys import cached_synthesis, count_resources, family_of, yosys_version
 
 __all__ = ["describe_report", "measure_main_unit", "report_board"]
@@ -193,7 +194,10 @@ def report_board(
     inside = [name.lstrip("\\") for name in outer]
     paths = cached_paths(netlists, TOP, inside, fresh=fresh) if family_of(board.part) == "xcup" else []
     longest = paths[0]["ns"] if paths else None
-    return {**summarize(board, modules, representative, synthesized), "paths": paths, "longest_path_ns": longest}
+    return {
+        **summarize(board, modules, representative, synthesized), "paths": paths, "longest_path_ns": longest,
+        "reset_loads": widest_reset(netlists, TOP),
+    }
 
 
 def describe_report(result: dict[str, Any]) -> list[str]:
@@ -228,6 +232,8 @@ def describe_report(result: dict[str, Any]) -> list[str]:
     for engine, of in result["engines"].items():
         per_dsp = f", {of['macs_per_dsp']:.2f} of them a DSP slice" if "macs_per_dsp" in of else ""
         lines.append(f"{engine} engine: {of['macs']:,} multiply-accumulates a cycle, {of['lut_per_mac']:.2f} LUT each{per_dsp}")
+    if (reset := result["reset_loads"])["loads"]:
+        lines.append(f"reset net with the most loads: {reset['loads']:,}, {reset['net']} in {reset['module']}")
     lines += describe_paths(result["paths"])
     lines += [f"outside the core: {text}" for text in result["outside_sources"]]
     lines.append("estimated with Yosys, but for what is outside the core")

@@ -21,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=int, default=8, metavar="N", help="tokens to decode")
     parser.add_argument("--layers", type=int, default=0, metavar="L", help="use only the first L layers; 0 is all")
     parser.add_argument("--seed", type=int, default=0, help="of the random prompt")
+    parser.add_argument(
+        "--noise", type=int, default=0, metavar="SEED",
+        help="noise in registers and memories at the start, and from reads that meet a write; 0 is none",
+    )
     add_board(parser)
 
 
@@ -37,6 +41,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         layers=layers or None,
         head=options.head,
         seed=options.seed,
+        noise=at_least(options, "noise", 0) or None,
         progress=output.progress,
     )
     result = {"model": model.name, "board": board.name, **outcome.to_dict()}

@@ -34,7 +34,8 @@ class VerilatorDevice:
     """Generates, verilates (once: libraries are cached) and simulates an accelerator with its DRAM.
 
     ``public`` names registers that faults may be injected into; ``trace`` allows waves. Both make it slower. Without
-    ``optimize`` it is slow too, but soon built.
+    ``optimize`` it is slow too, but soon built. ``noise`` is the seed of noise in everything that a board does not promise
+    (`hwgen.sim.noise`).
     """
 
     name = "verilator"
@@ -49,12 +50,13 @@ class VerilatorDevice:
         public: tuple[str, ...] = (),
         trace: bool = False,
         optimize: bool = True,
+        noise: int | None = None,
         verilog: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
         begin = time.monotonic()
-        self.accelerator = self._simulate(config, memory_bytes, timing, public, trace, optimize, verilog, progress)
+        self.accelerator = self._simulate(config, memory_bytes, timing, public, trace, optimize, noise, verilog, progress)
         #: Seconds that generating, compiling and loading took.
         self.build_seconds = time.monotonic() - begin
         self._memory = Allocator(MEMORY_BASE, memory_bytes)
@@ -68,6 +70,7 @@ class VerilatorDevice:
         public: tuple[str, ...],
         trace: bool,
         optimize: bool,
+        noise: int | None,
         verilog: str | None,
         progress: Callable[[str], None] | None,
     ) -> SimulatedAccelerator:
@@ -94,13 +97,16 @@ class VerilatorDevice:
                 trace=trace,
                 public=public,
                 optimize=optimize,
+                noise=noise is not None,
                 progress=progress,
             )
         except ToolMissing as error:
             raise HwgenError("tool", error.message, error.fix) from error
         except BuildFailed as error:
             raise HwgenError("tool", f"the simulator could not be built: {error}", "run `hwgen doctor`") from error
-        accelerator = SimulatedAccelerator(library, memory_bytes=memory_bytes, memory_base=MEMORY_BASE, timing=timing or KV260)
+        accelerator = SimulatedAccelerator(
+            library, memory_bytes=memory_bytes, memory_base=MEMORY_BASE, timing=timing or KV260, noise=noise
+        )
         accelerator.tick(SETTLE_CYCLES)  # a host on a board needs longer to its first doorbell, which so never waits
         return accelerator
 

@@ -192,9 +192,12 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
 
 
 def run_case(case: Case, verilog: str | None = None) -> tuple[Outcome, VerilatorDevice]:
-    """Run on RTL and golden machine in lock-step; pages are dealt in random order."""
+    """Run on RTL and golden machine in lock-step; pages are dealt in random order. Registers and memories of the RTL begin with
+    noise, another one for every case, and a read that meets a write returns noise."""
     image = compile_model(case.config, case.weights(), head=case.head)
-    device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, verilog=verilog)
+    device = VerilatorDevice(
+        case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, noise=case.seed + 1, verilog=verilog
+    )
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
     rng = np.random.default_rng([case.seed, 3])
     pages = [int(p) for p in rng.permutation(image.pages)]

@@ -30,6 +30,7 @@ async def builds(dut: Any) -> None:
         await RisingEdge(dut.clk)
         dut.start.value = 0
         slices = 8
+        cleared: list[int] = []  # copies
         writes: list[tuple[int, int, int, int]] = []  # cycle, copy, round, entry
         releases: list[int] = []
         builts: list[int] = []
@@ -48,7 +49,11 @@ async def builds(dut: Any) -> None:
             if dut.built.value == 1:
                 builts.append(cycle)
             tables = int(dut.build__tables.value)
-            if tables:
+            if dut.build__clear.value == 1:
+                # entry 0 of a copy, in every round, before any other
+                assert tables == (1 << rounds) - 1 and dut.build__entry.value == 0 and not writes
+                cleared.append(int(dut.build__buffer.value))
+            elif tables:
                 assert dut.build__enable.value == 1 and tables & tables - 1 == 0
                 # a lane writes one cycle later
                 entry = dut.build__entry.value.to_unsigned()
@@ -57,6 +62,7 @@ async def builds(dut: Any) -> None:
             cycle += 1
             assert cycle < 20000
         dut.loaded.value = dut.release.value = 0
+        assert cleared == [0, 1]
         for s in range(slices):
             part = writes[s * rounds * len(WALK) : (s + 1) * rounds * len(WALK)]
             assert [w[1:] for w in part] == [(s % BUFFERS, r, step.entry) for r in range(rounds) for step in WALK]

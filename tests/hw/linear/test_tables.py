@@ -30,8 +30,8 @@ def balanced_digits(k: int) -> list[int]:
 async def fills_tables(dut: Any) -> None:
     tables = cocotb_parameters()["tables"]
     rng = random.Random(3)
-    dut.enable.value = 0
-    dut.begin.value = 0
+    for name in ("enable", "begin", "clear"):
+        getattr(dut, name).value = 0
     await start_clock(dut)
     for trial in range(60):
         choices = (-127, 127, 0, -128) if trial < 30 else range(-127, 128)
@@ -55,6 +55,13 @@ async def fills_tables(dut: Any) -> None:
                 table, step = steps[cycle - 2]
                 expected = sum(c * operands[3 * table + j] for j, c in enumerate(balanced_digits(step.entry)))
                 assert dut.entry.value.to_signed() == expected, (trial, table, step)
+            await RisingEdge(dut.clk)
+        if trial % 2:  # otherwise the first step itself starts from zero
+            dut.enable.value, dut.clear.value = 0, 1
+            await RisingEdge(dut.clk)
+            dut.clear.value = 0
+            await ReadOnly()
+            assert dut.entry.value == 0
             await RisingEdge(dut.clk)
 
 

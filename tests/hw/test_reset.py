@@ -1,0 +1,62 @@
+"""The reset tree in the Verilog: a register for every unit, none of which has too many loads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from hwgen.boards import load_board
+from hwgen.config import BuildConfig
+from hwgen.hw.accelerator import TOP
+from hwgen.hw.verilog import cached_verilog
+
+from .test_accelerator import SMALL
+
+#: Register bits behind a reset net: a net with more than about 10,000 loads does not cross a K26 in a cycle, and BUFG is for 25,000
+#: and more (UG904).
+LIMIT = 5000
+
+LEAF = '  (* dont_touch = "true" *)\n  (* keep = "true" *)\n  reg rst = 1\'h1;\n'
+
+
+def modules(config: BuildConfig) -> dict[str, str]:
+    """Text of every module by the path of its instance below the design."""
+    found = {}
+    for text in re.split(r"(?<=^endmodule\n)", cached_verilog(config), flags=re.MULTILINE):
+        head = re.search(r"^module \\?(\S+?) ?\(", text, re.MULTILINE)
+        if head:
+            found[head[1].removeprefix(f"{TOP}.design").lstrip(".")] = text
+    return found
+
+
+def reset_bits(text: str) -> int:
+    """Register bits of a module that the reset sets."""
+    bits = {name: int(high or 0) + 1 for high, name in re.findall(r"^  reg (?:\[(\d+):0\] )?(\\\S+|\w+)", text, re.MULTILINE)}
+    return sum(bits[name] for name in re.findall(r"^    if \(rst\) begin\n +(\\\S+|\w+) +=", text, re.MULTILINE))
+
+
+def test_every_unit_has_a_reset_register() -> None:
+    found = modules(SMALL)
+    units = {name for name in found if name and "." not in name} - {TOP}
+    assert {"registers", "memory", "linear", "vector", "attention", "scratch"} <= units
+    for name in units:
+        assert found[name].count(LEAF) == 1 and "    rst <= reset_root;\n" in found[name], name
+    assert found[TOP].count("reset_root <= rst;") == 1
+    # The design has no register of its own, and what is inside a unit has the unit's reset.
+    assert "always @(posedge" not in found[""]
+    assert [name for name, text in found.items() if "reset_root" in text and name not in {*units, "", TOP}] == []
+
+
+@pytest.mark.parametrize("board", ["demo", "kv260"])
+def test_no_reset_has_too_many_loads(board: str) -> None:
+    config = load_board(board).config
+    # with probes, as another test simulates it: the Verilog comes from the cache
+    config = replace(config, probe=board == "kv260")
+    loads: dict[str, int] = {}
+    for name, text in modules(config).items():
+        unit = name.split(".")[0]
+        loads[unit] = loads.get(unit, 0) + reset_bits(text)
+    assert 1000 < max(loads.values()) < LIMIT, loads
+    assert loads.keys() >= {"attention", "memory", "linear"} and loads[""] == loads[TOP] == 0
