@@ -21,6 +21,7 @@ from ...registers import Status, register
 from ...rounding import align
 from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, attach
+from .pynq_library import ENTER, active_device, import_pynq, missing_library
 from .watch import PassWatch, WatchLimits
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class PynqDevice:
         self.build_seconds = 0.0
         self._buffers: dict[int, Any] = {}
         report = progress or (lambda text: None)
-        self._pynq = _import_pynq()
+        self._pynq = import_pynq()
         self._target = self._find_target(target, address, call_seconds)
         self._remote = bool(self._target.has_capability("REMOTE"))
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
@@ -130,18 +131,16 @@ class PynqDevice:
     def _find_target(self, target: Any, address: str | None, seconds: float) -> Any:
         """The PYNQ device, made the active one: PYNQ sets port widths and clocks there whatever device is named."""
         if target is None and address is not None:
-            from .pynq_remote import connect
+            with needs("a board across the network", "pynq>=3.1"):
+                from .pynq_remote import connect
 
             target = connect(address, seconds)
         if target is None:
-            try:
-                target = self._pynq.Device.active_device
-            except RuntimeError as error:
+            target = active_device(self._pynq)
+            if target is None:
                 raise HwgenError(
-                    "device",
-                    f"PYNQ finds no board: {error}",
-                    "run this on a board as root (sudo -E), or give the address of one: --address HOST",
-                ) from error
+                    "device", "PYNQ finds no board", f"on a board, {ENTER}; elsewhere give the address of one: --address HOST"
+                )
             if target.has_capability("REMOTE"):
                 from .pynq_remote import add_deadlines
 
@@ -290,6 +289,9 @@ class PynqDevice:
         except Exception as error:
             if self._is_lost(error):
                 raise self._lost(error) from error
+            missing = missing_library(error)
+            if missing is not None:
+                raise missing from error
             # every kind of PYNQ device reports this in its own way
             raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
         if not address or address % 4096:
@@ -411,15 +413,11 @@ class PynqDevice:
         except Exception as error:
             if self._is_lost(error):
                 raise self._lost(error) from error
+            missing = None if self._remote else missing_library(error)
+            if missing is not None:
+                raise missing from error
             if isinstance(error, RuntimeError | ValueError | OSError) or type(error).__name__ == "BusError":
                 raise HwgenError(
                     "device", f"{self._where} reports: {str(error).splitlines()[0]}", "see docs/troubleshooting.md"
                 ) from error
             raise
-
-
-def _import_pynq() -> Any:
-    with needs("a PYNQ board", "hwgen[pynq]"):
-        import pynq
-    return pynq
-
