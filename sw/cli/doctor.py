@@ -142,9 +142,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     if options.board is not None:
-        options.board = options.board or shipped_name(named_board(BoardSystem()))
+        system = BoardSystem()
+        options.board = options.board or shipped_name(named_board(system))
         needed = model_bytes(options) if options.model else 0
-        checks = check_board(configured_board(options), needed=needed)
+        checks = check_board(configured_board(options), system, needed=needed)
     elif options.model or options.set:
         raise HwgenError("usage", "--model and --set are for a board", "say which one: --board BOARD")
     else:

@@ -319,12 +319,11 @@ def _check_left_over(system: BoardSystem, board: Board, overlay: _Overlay) -> Ch
     return Check("leftover pass", not busy, "a pass is running" if busy else "none", fix)
 
 
-def check_board(board: Board, *, needed: int = 0, system: BoardSystem | None = None) -> list[Check]:
+def check_board(board: Board, system: BoardSystem, *, needed: int = 0) -> list[Check]:
     """Every check of a board that has, or will have, the build of ``board``, in the order in which things should be repaired.
 
     ``needed``: bytes of contiguous memory that a model takes.
     """
-    system = system or BoardSystem()
     overlay = _loaded_overlay(system)
     checks = [
         *(check(system) for check in (_check_python, _check_pynq, _check_xrt, _check_xclbinutil, _check_root)),

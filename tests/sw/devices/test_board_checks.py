@@ -59,7 +59,7 @@ class Made:
         self.system = replace(self.system, **fields)
 
     def checks(self, needed: int = 0) -> dict[str, Check]:
-        return {check.name: check for check in check_board(BOARD, needed=needed, system=self.system)}
+        return {check.name: check for check in check_board(BOARD, self.system, needed=needed)}
 
     def set_register(self, name: str, value: int) -> None:
         self.words[BASE + register(BOARD.config, name).offset] = value

@@ -16,6 +16,7 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices.device import Device
+from hwgen.sw.devices.fabric_clock import fabric_mhz
 from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.virtual_board import write_overlay
 from hwgen.sw.runtime.engine import Engine
@@ -84,6 +85,7 @@ def test_zynq_7000(expected: tuple[list[int], list[int]], tmp_path: Path) -> Non
         address = f"127.0.0.1:{server.port}"
         device = PynqDevice(slow.config, address=address, overlay=write_overlay(slow, tmp_path), board="pynq_z2")
         assert round(pynq.Clocks.fclk0_mhz) == 100
+        assert fabric_mhz("processing_system7", board.read_word) == pytest.approx(pynq.Clocks.fclk0_mhz)
         assert generate(device, 1)[0] == expected[0][:1]
         device.close()
         PynqDevice(slow.config, address=address).close()
@@ -98,6 +100,7 @@ def test_clocks_of_a_second_board(board: VirtualBoard, server: BoardServer) -> N
     board.write_word(clock, board.read_word(clock) | 15 << 8)
     PynqDevice(CONFIG, target=SimulatedDevice(board)).close()
     assert board.read_word(clock) >> 8 & 0x3F == 6  # 250 MHz of 1500
+    assert fabric_mhz("zynq_ultra_ps_e", board.read_word) == pytest.approx(pynq.Clocks.fclk0_mhz, rel=1e-5)
 
 
 def test_by_name(board: VirtualBoard) -> None:

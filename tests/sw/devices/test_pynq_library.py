@@ -51,7 +51,8 @@ def test_a_board_without_xrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     manager.write_text("")
     monkeypatch.setattr(EmbeddedDevice, "BS_FPGA_MAN", str(manager))
     nothing_found(monkeypatch)
-    with pytest.raises(HwgenError, match=r"PYNQ cannot reach the board: (this Python has no pyxrt|XILINX_XRT is not set)") as caught:
+    missing = "(this Python has no pyxrt|XILINX_XRT is not set)"
+    with pytest.raises(HwgenError, match=f"PYNQ cannot reach the board: {missing}") as caught:
         active_device(pynq)
     assert caught.value.kind == "device" and "pynq_venv.sh" in caught.value.fix
 
@@ -101,7 +102,9 @@ def raising(error: Exception) -> Any:
         (OSError("Root permissions required."), "PYNQ needs root: Root permissions required"),
     ],
 )
-def test_registers_that_cannot_be_reached(board: VirtualBoard, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+def test_registers_that_cannot_be_reached(
+    board: VirtualBoard, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
     device = PynqDevice(CONFIG, target=SimulatedDevice(board))
     monkeypatch.setattr(board, "read_word", raising(error))
     with pytest.raises(HwgenError, match=message):
