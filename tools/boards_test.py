@@ -23,10 +23,19 @@ TOOLS = (
     "jinja2>=3.1", "safetensors>=0.5",
 )
 
-#: Files of the tests; none of their tests needs torch.
-TESTS = (
-    "tests/sim/board",
-    "tests/sw/devices",
+#: Tests of what a board runs. One that needs torch says so itself, by a skip.
+TESTS = tuple(
+    f"tests/{name}"
+    for name in (
+        *(f"test_{unit}.py" for unit in ("attention_memory", "boards", "config", "decoder", "files", "formats", "operator_hazards",
+                                         "packages", "ternary", "weights")),
+        "notebooks/test_imports.py",
+        "sim/board",
+        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options")),
+        "sw/devices",
+        *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),
+        *(f"sw/runtime/test_{unit}.py" for unit in ("llm", "pages", "prefix_cache", "sampling", "scheduler")),
+    )
 )
 
 

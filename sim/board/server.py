@@ -108,6 +108,12 @@ class _Files(remote_device_pb2_grpc.RemoteDeviceServicer):
         return remote_device_pb2.SetBitstreamAttrsResponse(status=True)
 
 
+def _sent(word: int) -> int:
+    """A 32-bit word as the protocol carries it: PYNQ 3.1 has declared it with a sign."""
+    field = mmio_pb2.ReadResponse.DESCRIPTOR.fields_by_name["data"]
+    return word - (1 << 32) if field.type == field.TYPE_INT32 and word >> 31 else word
+
+
 class _Registers(mmio_pb2_grpc.MmioServicer):
     def __init__(self, board: VirtualBoard) -> None:
         self.board = board
@@ -125,7 +131,7 @@ class _Registers(mmio_pb2_grpc.MmioServicer):
     def read(self, request: Any, context: grpc.ServicerContext) -> Any:
         address = self._address(request, context)
         try:
-            return mmio_pb2.ReadResponse(status=True, data=self.board.read_word(address))
+            return mmio_pb2.ReadResponse(status=True, data=_sent(self.board.read_word(address)))
         except (BusError, RuntimeError) as error:
             return mmio_pb2.ReadResponse(status=False, msg=str(error))
 

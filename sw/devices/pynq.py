@@ -21,7 +21,7 @@ from ...registers import Status, register
 from ...rounding import align
 from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, attach
-from .pynq_library import ENTER, active_device, import_pynq, missing_library
+from .pynq_library import ENTER, WORD, active_device, import_pynq, missing_library
 from .watch import PassWatch, WatchLimits
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class PynqDevice:
         memory = self._pynq.MMIO(int(buffer.device_address) + first, last - first, device=self._target)
         words = bytearray(last - first)
         for edge in {0, last - first - 4}:
-            words[edge : edge + 4] = int(memory.read(edge)).to_bytes(4, "little")
+            words[edge : edge + 4] = (int(memory.read(edge)) & WORD).to_bytes(4, "little")
         words[start - first : start - first + flat.size] = flat.tobytes()
         for offset in range(0, len(words), 4):
             memory.write(offset, int.from_bytes(words[offset : offset + 4], "little"))
@@ -359,7 +359,7 @@ class PynqDevice:
 
     def read_register(self, offset: int) -> int:
         with self._answers():
-            return int(self.driver.mmio.read(offset))
+            return int(self.driver.mmio.read(offset)) & WORD
 
     def wait(self, timeout: float) -> None:
         self._watch.wait(timeout)

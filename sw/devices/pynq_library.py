@@ -9,10 +9,13 @@ from typing import Any
 from ...errors import HwgenError
 from ...packages import needs
 
-__all__ = ["ENTER", "active_device", "import_pynq", "missing_library"]
+__all__ = ["ENTER", "WORD", "active_device", "import_pynq", "missing_library"]
 
 #: How to get into the environment that an image of a board brings; it says where XRT is, too.
 ENTER = "enter the board's own environment as root (sudo -i, then source /etc/profile.d/pynq_venv.sh)"
+
+#: Mask of a register's value: PYNQ 3.1 gives the words of a remote board with a sign.
+WORD = 0xFFFF_FFFF
 
 _INSTALL = "run install.sh of Kria-PYNQ on a Kria board, or use a PYNQ image of the board (docs/boards.md)"
 

@@ -10,7 +10,7 @@ from ..conftest import CONFIG, SHAPE
 
 
 def test_llm(model_directory: Path) -> None:
-
+    pytest.importorskip("torch")
     llm = LLM(model_directory, device="golden", board=CONFIG)
     answer = llm.generate("the cat", max_new_tokens=6)
     pieces = list(answer)
