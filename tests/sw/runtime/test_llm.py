@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hwgen import LLM
 
 from ..conftest import CONFIG, SHAPE
