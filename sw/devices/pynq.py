@@ -23,6 +23,7 @@ from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, StopFailed, attach
 from .loading import FPGA_MANAGER, reset_ports, stop_left_over
 from .pass_stop import Holdings, PassStop
+from .pynq_library import ENTER, WORD, active_device, import_pynq, missing_library
 from .watch import PassWatch, WatchLimits
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class PynqDevice:
         #: Seconds that generating and compiling took: none, it was done elsewhere.
         self.build_seconds = 0.0
         report = progress or (lambda text: None)
-        self._pynq = _import_pynq()
+        self._pynq = import_pynq()
         self._target = self._find_target(target, address, call_seconds)
         self._remote = bool(self._target.has_capability("REMOTE"))
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
@@ -133,18 +134,16 @@ class PynqDevice:
     def _find_target(self, target: Any, address: str | None, seconds: float) -> Any:
         """The PYNQ device, made the active one: PYNQ sets port widths and clocks there whatever device is named."""
         if target is None and address is not None:
-            from .pynq_remote import connect
+            with needs("a board across the network", "pynq>=3.1"):
+                from .pynq_remote import connect
 
             target = connect(address, seconds)
         if target is None:
-            try:
-                target = self._pynq.Device.active_device
-            except RuntimeError as error:
+            target = active_device(self._pynq)
+            if target is None:
                 raise HwgenError(
-                    "device",
-                    f"PYNQ finds no board: {error}",
-                    "run this on a board as root (sudo -E), or give the address of one: --address HOST",
-                ) from error
+                    "device", "PYNQ finds no board", f"on a board, {ENTER}; elsewhere give the address of one: --address HOST"
+                )
             if target.has_capability("REMOTE"):
                 from .pynq_remote import add_deadlines
 
@@ -301,6 +300,9 @@ class PynqDevice:
         except Exception as error:
             if _is_lost(error, self._remote):
                 raise self._lost(error) from error
+            missing = missing_library(error)
+            if missing is not None:
+                raise missing from error
             # every kind of PYNQ device reports this in its own way
             raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
         if not address or address % 4096:
@@ -344,7 +346,7 @@ class PynqDevice:
         memory = self._pynq.MMIO(int(buffer.device_address) + first, last - first, device=self._target)
         words = bytearray(last - first)
         for edge in {0, last - first - 4}:
-            words[edge : edge + 4] = int(memory.read(edge)).to_bytes(4, "little")
+            words[edge : edge + 4] = (int(memory.read(edge)) & WORD).to_bytes(4, "little")
         words[start - first : start - first + flat.size] = flat.tobytes()
         for offset in range(0, len(words), 4):
             memory.write(offset, int.from_bytes(words[offset : offset + 4], "little"))
@@ -368,7 +370,7 @@ class PynqDevice:
 
     def read_register(self, offset: int) -> int:
         with self._answers():
-            return int(self.driver.mmio.read(offset))
+            return int(self.driver.mmio.read(offset)) & WORD
 
     def wait(self, timeout: float) -> None:
         self._watch.wait(timeout)
@@ -417,6 +419,9 @@ class PynqDevice:
         except Exception as error:
             if _is_lost(error, self._remote):
                 raise self._lost(error) from error
+            missing = None if self._remote else missing_library(error)
+            if missing is not None:
+                raise missing from error
             if isinstance(error, RuntimeError | ValueError | OSError) or type(error).__name__ == "BusError":
                 raise HwgenError(
                     "device", f"{self._where} reports: {str(error).splitlines()[0]}", "see docs/troubleshooting.md"
@@ -431,10 +436,3 @@ def _is_lost(error: Exception, remote: bool) -> bool:
     import grpc
 
     return isinstance(error, grpc.RpcError)
-
-
-def _import_pynq() -> Any:
-    with needs("a PYNQ board", "hwgen[pynq]"):
-        import pynq
-    return pynq
-

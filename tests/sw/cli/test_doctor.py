@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from hwgen.sw.cli import doctor
+from hwgen.sw.cli.main import main
 from hwgen.sw.devices import loading
+from hwgen.sw.devices.board_checks import BoardSystem
 
 from .calls import call
 
@@ -30,3 +32,23 @@ def test_answers_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path
     (check,) = doctor.check_leftovers()
     assert check.ok and check.found == "7 since the bitstream was loaded"
     assert doctor.check_leftovers() == []
+
+
+def test_of_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a board that has nothing; what is found in which case is tested with the checks themselves."""
+    system = BoardSystem(root=tmp_path, environment={"BOARD": "Pynq-Z2"}, user=0)
+    monkeypatch.setattr(doctor, "BoardSystem", lambda: system)
+    code, result = call(capsys, "doctor", "--board", "--model", "stories")
+    checks = {check["name"]: check for check in result["checks"]}
+    assert code == 1 and checks["board"]["ok"] and checks["board"]["found"] == "Pynq-Z2"
+    assert not checks["permissions"]["ok"] and checks["permissions"]["fix"]
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("CmaTotal: 131072 kB\nCmaFree: 1024 kB\n")
+    assert main(["doctor", "--board", "pynq-z2", "--model", "stories"]) == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if " memory " in line)
+    assert line.startswith("not ok  memory") and "the model needs" in line and "fix: shut notebooks" in line
+    code, result = call(capsys, "doctor", "--model", "stories")
+    assert code == 2 and "are for a board" in result["error"]["message"]
+    monkeypatch.setattr(doctor, "BoardSystem", lambda: BoardSystem(root=tmp_path, environment={}))
+    code, result = call(capsys, "doctor", "--board")
+    assert code == 2 and "does not say what it is" in result["error"]["message"] and "kv260" in result["error"]["fix"]
