@@ -67,7 +67,7 @@ class RegisterFile(wiring.Component):
             "busy": Out(1),
             "finished": In(1),
             "stopped": In(1),
-            "unasked": In(range(2 * config.ports + 1)),
+            "unasked": In(range(2 * config.ports + 2)),
             "irq": Out(1),
             "program": Out(ADDRESS_BITS),
             "logits": Out(ADDRESS_BITS),

@@ -93,7 +93,7 @@ class MemorySystem(wiring.Component):
             "ring_level": Out(range(config.ring_beats // config.groups + 1)),
             "halt": In(1),
             "drained": Out(1),
-            "unasked": Out(range(2 * config.ports + 1)),
+            "unasked": Out(range(2 * config.ports + 2)),
         })
 
     def elaborate(self, platform: object) -> Module:
