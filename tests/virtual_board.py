@@ -15,11 +15,18 @@ from pathlib import Path
 import pytest
 
 from hwgen.boards import Board, load_board
-from hwgen.sim.board.board import VirtualBoard
+from hwgen.registers import Status, register
+from hwgen.sim.board.board import ACCELERATOR_BASE, VirtualBoard
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.devices.device import Device
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 from tests.system.small import CONFIG, SHAPE, SmallDevice, small_image
 
-__all__ = ["BOARD", "CONFIG", "PROMPT", "image", "new_board", "require_pynq", "subprocess_board"]
+__all__ = [
+    "BOARD", "CONFIG", "PROMPT", "image", "make_deaf", "new_board", "outstanding", "require_pynq", "start_pass", "status",
+    "subprocess_board",
+]
 
 #: 3 tokens are two rounds of the build's two lanes.
 PROMPT = [5, 40, 17]
@@ -37,6 +44,29 @@ def image() -> Image:
 
 def new_board(name: str = BOARD.name, **options: str) -> VirtualBoard:
     return VirtualBoard(SmallDevice().accelerator, CONFIG, board=name, **options)
+
+
+def start_pass(device: Device) -> None:
+    """A pass that nobody waits for."""
+    Engine(device, image()).start(Session(), PROMPT, logits=True)
+
+
+def status(board: VirtualBoard) -> Status:
+    """Of the accelerator, without time passing as it does for a host."""
+    return Status(board.accelerator.read_register(register(CONFIG, "STATUS").offset))
+
+
+def outstanding(board: VirtualBoard) -> int:
+    """Reads and writes that memory owes the accelerator."""
+    return sum(port.reads_outstanding + port.writes_outstanding for port in board.accelerator.port_statistics())
+
+
+def make_deaf(board: VirtualBoard, patch: pytest.MonkeyPatch) -> None:
+    """The machine hears of no STOP, and no time passes."""
+    write, control = board.write_word, ACCELERATOR_BASE + register(CONFIG, "CONTROL").offset
+    patch.setattr("hwgen.sw.devices.pass_stop.STOP_SECONDS", 0.1)
+    patch.setattr(board, "_advance", lambda: None)
+    patch.setattr(board, "write_word", lambda at, value: None if at == control else write(at, value))
 
 
 @contextmanager

@@ -187,8 +187,8 @@ class VirtualBoard:
                 self._files[path] = data
 
     def load_bitstream(self, firmware: bytes) -> None:
-        """Configure the fabric: the accelerator is reset, in whatever it does; the memory ports still owe what it asked for. A design
-        that this board does not simulate is refused.
+        """Configure the fabric: the accelerator is reset, in whatever it does; the memory ports still owe what it asked for.
+        A design that this board does not simulate is refused.
         """
         values = parse_bitstream(firmware)
         expected = f"{contract_hash(self.config):016x}"

@@ -231,6 +231,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
+        "stop": Amount(lut=13, ff=8),
         "store": store(c),
         "trace": Amount(lut=126, ff=269, bram36=block_rams(c.trace_entries, 128)),
         "vector": vector(c),

@@ -124,17 +124,16 @@ def check_models() -> Check:
 
 def check_leftovers() -> list[Check]:
     """Of the accelerator that is loaded on this board, if one is: answers of memory that it had not asked for."""
+    from ..devices import loading
+
+    if not loading.FPGA_MANAGER.is_dir():  # no board: PYNQ is not even imported
+        return []
     try:
         import pynq
     except ImportError:
         return []
-    from ..devices.loading import unasked_answers
-
-    count = unasked_answers(pynq)
-    if count is None:
-        return []
-    fix = "none needed: they were left over from before the bitstream was loaded, and discarded"
-    return [Check("unasked answers", not count, f"{count} since the bitstream was loaded", fix, optional=True)]
+    count = loading.unasked_answers(pynq)
+    return [] if count is None else [Check("unasked answers", True, f"{count} since the bitstream was loaded", "", optional=True)]
 
 
 def run_checks() -> list[Check]:

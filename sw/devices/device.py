@@ -65,8 +65,8 @@ class Device(Protocol):
         """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time."""
 
     def stop(self) -> None:
-        """End the pass that runs, if one does, at the next operator boundary at the latest. Nothing of it reads or writes memory when
-        this returns; STATUS then says that the pass has ended. :class:`StopFailed` when the machine does not stop.
+        """End the pass that runs, if one does, at the next operator boundary at the latest. Nothing of it reads or writes memory
+        when this returns; STATUS then says that the pass has ended. :class:`StopFailed` when the machine does not stop.
         """
 
 

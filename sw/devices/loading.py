@@ -18,7 +18,7 @@ from ...vlnv import VLNV
 from .device import StopFailed
 from .pass_stop import PassStop
 
-__all__ = ["loaded_accelerator", "reset_ports", "stop_left_over", "unasked_answers"]
+__all__ = ["FPGA_MANAGER", "loaded_accelerator", "reset_ports", "stop_left_over", "unasked_answers"]
 
 #: State and flags of Linux's FPGA manager.
 FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")
@@ -46,8 +46,8 @@ def _base_address(handoff: Path) -> int | None:
 
 
 def loaded_accelerator() -> int | None:
-    """Address of the registers of the accelerator in the fabric of this machine; None where PYNQ's record does not say that there is
-    one: nothing was loaded since power-up, the record is of another design, or its files or the fabric may have changed since.
+    """Address of the registers of the accelerator in the fabric of this machine. None where PYNQ's record does not say that there
+    is one: nothing was loaded since power-up, the record is of another design, or its files or the fabric may have changed since.
     """
     from pynq.pl_server import global_state
 
@@ -98,8 +98,12 @@ def stop_left_over(pynq: Any, target: Any) -> str:
     mmio = _registers(pynq, target)
     if mmio is None:
         return ""
+    stop = PassStop(mmio)
+    if not stop.is_busy:
+        return ""
     try:
-        return "stopped the pass of an earlier host" if PassStop(mmio.read, mmio.write)() else ""
+        stop()
+        return "stopped the pass of an earlier host"
     except StopFailed as error:
         return f"the pass of an earlier host goes on until the bitstream is loaded ({error.message})"
 

@@ -23,14 +23,17 @@ _KEPT: list[Any] = []
 
 
 class PassStop:
-    """Stops the pass of one accelerator through its registers, by offset; those that this uses are the same in every build."""
+    """Stops the pass of one accelerator through its registers, a `pynq.MMIO`; those that this uses are the same in every build."""
 
-    def __init__(self, read: Callable[[int], int], write: Callable[[int, int], None], *, seconds: float = STOP_SECONDS) -> None:
-        self._read, self._write, self._seconds = read, write, seconds
+    def __init__(self, mmio: Any) -> None:
+        self._mmio, self._seconds = mmio, STOP_SECONDS
         config = BuildConfig()
         self._status, self._control, self._low, self._high = (
             register(config, name).offset for name in ("STATUS", "CONTROL", "PROGRAM_LOW", "PROGRAM_HIGH")
         )
+
+    def _read(self, offset: int) -> int:
+        return int(self._mmio.read(offset))
 
     @property
     def is_busy(self) -> bool:
@@ -42,19 +45,16 @@ class PassStop:
         """Address of the program that runs, or ran last."""
         return self._read(self._high) << 32 | self._read(self._low)
 
-    def __call__(self) -> bool:
-        """Stop the pass that runs and return when it has ended, with nothing in flight; False where none runs.
+    def __call__(self) -> None:
+        """Stop the pass that runs, if one does, and return when it has ended, with nothing in flight.
         :class:`StopFailed` when the machine does not stop.
         """
-        if not self.is_busy:
-            return False
-        self._write(self._control, Control.STOP)
+        self._mmio.write(self._control, int(Control.STOP))
         end = time.monotonic() + self._seconds
         while self.is_busy:
             if time.monotonic() > end:
                 raise StopFailed(f"the operator that runs has not ended within {self._seconds:g} s")
             time.sleep(POLL_SECONDS)
-        return True
 
 
 class Holdings:
@@ -72,16 +72,17 @@ class Holdings:
         """Stop the pass that runs on them, then give every buffer back. Where it does not stop it may write to them for good: they
         are kept. A pass on other buffers is of another device, opened after this one.
         """
+        if not self.buffers:
+            return
         places = [range(base, base + buffer.nbytes) for base, buffer in self.buffers.items()]
         buffers = list(self.buffers.values())
         self.buffers.clear()
-        if not buffers:
-            return
         try:
-            if self._stop.is_busy and any(self._stop.program in place for place in places):
+            program = self._stop.program
+            if any(program in place for place in places):
                 self._stop()
-        except Exception as error:
-            if not self._is_lost(error):
+        except BaseException as error:  # Ctrl-C too: nobody knows then whether the machine has stopped
+            if not (isinstance(error, Exception) and self._is_lost(error)):
                 _KEPT.extend(buffers)
                 raise
         for buffer in buffers:

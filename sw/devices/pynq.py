@@ -21,7 +21,7 @@ from ...packages import needs
 from ...rounding import align
 from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, StopFailed, attach
-from .loading import reset_ports, stop_left_over
+from .loading import FPGA_MANAGER, reset_ports, stop_left_over
 from .pass_stop import Holdings, PassStop
 from .watch import PassWatch, WatchLimits
 
@@ -40,7 +40,7 @@ REMOTE_LIMIT = (1 << 31) - 1
 SIMULATED_SUFFIX = "-simulated"
 
 BOARD_NAME = "/proc/device-tree/chosen/pynq_board"
-FPGA_STATE = "/sys/class/fpga_manager/fpga0/state"
+FPGA_STATE = str(FPGA_MANAGER / "state")
 
 #: Cycles without movement after which a simulated machine counts as hung: fewer, because each takes longer.
 SIMULATED_IDLE_CYCLES = 400_000
@@ -117,8 +117,8 @@ class PynqDevice:
         with self._answers():
             self.driver = self._load(overlay, download, board or found.removesuffix(SIMULATED_SUFFIX), report)
         self.driver.configure(config)
-        mmio, remote = self.driver.mmio, self._remote
-        self._stop = PassStop(lambda offset: int(mmio.read(offset)), lambda offset, value: mmio.write(offset, int(value)))
+        remote = self._remote  # and not self, which would then live as long as the finalizer
+        self._stop = PassStop(self.driver.mmio)
         self._holdings = Holdings(self._stop, lambda error: _is_lost(error, remote))
         # Also when nobody holds the device any more, and at the end of the interpreter.
         self._finalizer = weakref.finalize(self, self._holdings.release)
@@ -177,14 +177,7 @@ class PynqDevice:
                 overlay = self._pynq.Overlay(str(path), download=False, device=self._target)
                 self._check_family(overlay, path)
                 if download:
-                    if not self._remote and not self.simulated:  # no record says what the fabric of another machine holds
-                        found = stop_left_over(self._pynq, self._target)
-                        if found:
-                            report(found)
-                    if self._remote:  # PYNQ keeps an old firmware file of the same name
-                        self._target.write_file(f"/lib/firmware/{path.stem}.bin", overlay.parser.bin_data)
-                    overlay.download()
-                    reset_ports(self._pynq, self._target, overlay.parser)
+                    self._download(overlay, path, report)
         for name, description in overlay.ip_dict.items():
             if str(description["type"]).rpartition(":")[0] == VLNV.rpartition(":")[0]:
                 driver = getattr(overlay, name)
@@ -201,6 +194,17 @@ class PynqDevice:
             f"the overlay has no hwgen accelerator; it has {found}",
             "give a bitstream that `hwgen build` made",
         )
+
+    def _download(self, overlay: Any, path: Path, report: Callable[[str], None]) -> None:
+        """Configure the fabric, with nothing of what was there before in flight."""
+        if not self._remote and not self.simulated:  # no record says what the fabric of another machine holds
+            found = stop_left_over(self._pynq, self._target)
+            if found:
+                report(found)
+        if self._remote:  # PYNQ keeps an old firmware file of the same name
+            self._target.write_file(f"/lib/firmware/{path.stem}.bin", overlay.parser.bin_data)
+        overlay.download()
+        reset_ports(self._pynq, self._target, overlay.parser)
 
     def _simulated_overlay(self, board: str) -> Path:
         """The overlay of a virtual board, written where nobody else looks."""

@@ -7,7 +7,7 @@ import pytest
 from hwgen.config import BuildConfig
 from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.golden.registers import RegisterWindow
-from hwgen.registers import MAGIC, WINDOW_BYTES, Status, register, register_map
+from hwgen.registers import MAGIC, WINDOW_BYTES, Control, Status, register, register_map
 
 CONFIG = BuildConfig()
 
@@ -52,6 +52,20 @@ def test_doorbell_status_and_interrupt() -> None:
     assert window.read(offset("STATUS")) == Status.DONE and window.irq
     assert not window.write(offset("CONTROL"), 2)
     assert window.read(offset("STATUS")) == 0 and not window.irq
+
+
+def test_stop() -> None:
+    window = RegisterWindow(CONFIG)
+    window.write(offset("INTERRUPT"), 1)
+    assert not window.write(offset("CONTROL"), Control.STOP) and window.read(offset("STATUS")) == 0
+    assert window.write(offset("CONTROL"), Control.START | Control.STOP)
+    window.begin()
+    assert not window.write(offset("CONTROL"), Control.START | Control.STOP)
+    assert window.read(offset("STATUS")) == Status.DONE | Status.STOPPED and window.irq
+    window.write(offset("CONTROL"), Control.ACKNOWLEDGE)
+    assert window.read(offset("STATUS")) == Status.STOPPED and not window.irq
+    window.begin()
+    assert window.read(offset("STATUS")) == Status.BUSY and window.read(offset("UNASKED")) == 0
 
 
 def test_addresses_and_holes() -> None:

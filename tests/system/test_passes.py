@@ -44,7 +44,7 @@ def expected() -> list[object]:
     return results(Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), small_image()), Session())
 
 
-@pytest.mark.parametrize("cycles", [1, 37, 400, 1500, 3000, 4801, 6200])
+@pytest.mark.parametrize("cycles", [1, 1500, 6200])  # in every operator: test_stop.py
 def test_reset_in_a_pass(cycles: int, expected: list[object]) -> None:
     device = SmallDevice(RANDOM(cycles))
     engine = Engine(device, small_image())

@@ -21,7 +21,7 @@ from hwgen.hw.control.registers import RegisterFile
 from hwgen.hw.interfaces import ADDRESS_BITS
 from hwgen.hw.memory.prefetch import TableRead
 from hwgen.operators import OPERATORS, Unit
-from hwgen.registers import COUNTERS, MAGIC, TRACE_WORDS, WINDOW_BYTES, Register, Status, register, register_map
+from hwgen.registers import COUNTERS, MAGIC, TRACE_WORDS, WINDOW_BYTES, Control, Register, Status, register, register_map
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
 
@@ -30,8 +30,8 @@ CONFIGS = {
     "odd": BuildConfig(ports=3, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
                        trace_entries=5),
 }
-IGNORED = {"trace_count": 32, "finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8,
-           "current_operator": 32}
+IGNORED = {"trace_count": 32, "finished": 1, "stopped": 1, "unasked": 2, "error": 1, "error_response": 2, "error_write": 1,
+           "error_port": 8, "current_operator": 32}
 TRACE_PATTERN = 0x10003
 
 
@@ -41,7 +41,7 @@ class Registers(wiring.Component):
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         super().__init__({
-            "bus": In(Axi4Lite()), "start": Out(1), "busy": Out(1), "irq": Out(1), "program": Out(ADDRESS_BITS),
+            "bus": In(Axi4Lite()), "start": Out(1), "stop": Out(1), "busy": Out(1), "irq": Out(1), "program": Out(ADDRESS_BITS),
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
             "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
@@ -63,7 +63,7 @@ class Registers(wiring.Component):
             connect(m, flipped(outer), inner)
         m.d.comb += [
             *(getattr(self, name).eq(getattr(r, name))
-              for name in ("start", "busy", "irq", "program", "logits", "write_logits", "port_enable")),
+              for name in ("start", "stop", "busy", "irq", "program", "logits", "write_logits", "port_enable")),
             *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "position", "want_logits")),
             *(getattr(r, name).eq(getattr(self, name)) for name in IGNORED),
             Cat(r.candidate_index, r.candidate_logit).eq(Cat(self.candidate_index, self.candidate_logit)),
@@ -183,13 +183,14 @@ async def shows_the_pass(dut: Any) -> None:
 
 class Doorbells:
     def __init__(self, bench: Bench) -> None:
-        self.dut, self.rung = bench.dut, 0
+        self.dut, self.rung, self.stops = bench.dut, 0, 0
         bench.agents.append(self)
 
     def drive(self) -> None: ...
 
     def sample(self) -> None:
         self.rung += int(self.dut.start.value)
+        self.stops += int(self.dut.stop.value)
 
 
 @cocotb.test()
@@ -228,6 +229,47 @@ async def doorbell_and_interrupt(dut: Any) -> None:
     assert await host.read(at("ERROR")) == 0
     dut.current_operator.value = 0xABCD1234
     assert await host.read(at("CURRENT")) == 0xABCD1234
+
+
+@cocotb.test()
+async def stop_and_leftovers(dut: Any) -> None:
+    _, bench, host, at = await set_up(dut, 7)
+    bells = Doorbells(bench)
+
+    async def pulse(name: str) -> None:
+        getattr(dut, name).value = 1
+        await bench.step()
+        getattr(dut, name).value = 0
+        await bench.step(2)
+
+    await host.write(at("INTERRUPT"), 1)
+    await host.write(at("CONTROL"), Control.STOP)
+    assert bells.stops == 0, "no pass runs"
+    await host.write(at("CONTROL"), Control.START | Control.STOP)
+    assert (bells.rung, bells.stops) == (1, 0)
+    await host.write(at("CONTROL"), Control.START | Control.STOP)
+    assert (bells.rung, bells.stops) == (1, 1)
+    assert await host.read(at("STATUS")) == Status.BUSY and not dut.irq.value
+    await pulse("stopped")
+    assert await host.read(at("STATUS")) == Status.DONE | Status.STOPPED and dut.irq.value
+    await host.write(at("CONTROL"), Control.ACKNOWLEDGE)
+    assert await host.read(at("STATUS")) == Status.STOPPED and not dut.irq.value
+    await host.write(at("CONTROL"), Control.START)
+    assert await host.read(at("STATUS")) == Status.BUSY
+    await pulse("finished")
+    assert await host.read(at("STATUS")) == Status.DONE
+
+    total = 0
+    for _ in range(50):
+        count = bench.random.choice([0, 1, 1, 2])
+        total += count
+        dut.unasked.value = count
+        await bench.step()
+    dut.unasked.value = 0
+    assert await host.read(at("UNASKED")) == total
+    await host.write(at("CONTROL"), Control.START)
+    await host.write(at("UNASKED"), 0)
+    assert await host.read(at("UNASKED")) == total, "since reset, not since the doorbell"
 
 
 @cocotb.test()

@@ -306,6 +306,36 @@ async def unknown_opcodes_pass(dut: Any) -> None:
 
 
 @cocotb.test()
+async def a_pause_and_a_flush(dut: Any) -> None:
+    """Nothing starts or ends in a pause; what was taken is dropped with the flush, and the next program starts as ever."""
+    bench = Bench(dut, 9)
+    machine = Machine(bench, 1.0, [10])
+    dut.quiet.value = 1
+    dut.current__tokens.value = 1
+    await bench.start()
+    dut.pause.value = 1
+    program = [Descriptor(opcode=Opcode.LINEAR, token_count=1, tag=3), Descriptor(opcode=Opcode.DRAIN, token_count=1, tag=4)]
+    for flushed in (program, []):  # an operator, END
+        machine.total = len(flushed) + 1
+        machine.source.items.extend([*(int.from_bytes(d.pack(), "little") for d in flushed), 0])
+        await bench.step(20)
+        assert not machine.executions and not machine.finished and not int(dut.running.value)
+        machine.source.items.clear()
+        machine.source.offered = False
+        dut.descriptors__valid.value = 0
+        dut.flush.value = 1
+        await bench.step()
+        dut.flush.value = 0
+        await bench.step(5)
+    dut.pause.value = 0
+    await bench.step(10)
+    assert not machine.executions and not machine.finished
+    machine.times = [3]
+    await machine.run([Descriptor(opcode=Opcode.LINEAR, token_count=1, tag=5)])
+    assert [run.bus["tag"] for run in machine.executions] == [5] and len(machine.finished) == 1
+
+
+@cocotb.test()
 async def reset_forgets(dut: Any) -> None:
     """Reset while units run and an operator waits: the next program starts as if nothing had been."""
     bench = Bench(dut, 8)

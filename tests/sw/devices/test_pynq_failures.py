@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.registers import register
+from hwgen.registers import Status, register
 from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE, VirtualBoard
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
@@ -290,14 +290,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_the_host_is_killed(
     server: BoardServer, board: VirtualBoard, expected: tuple[list[int], list[int]], tmp_path: Path
 ) -> None:
-    """In the middle of a pass. The next host attaches, waits for its end and goes on; one that loads the bitstream gets
-    back the memory too."""
+    """In the middle of a pass. The next host attaches, stops it and goes on; one that loads the bitstream gets back the memory
+    too."""
     address = f"127.0.0.1:{server.port}"
     result = subprocess.run([sys.executable, "-c", CLIENT, address], cwd=ROOT)
     assert result.returncode == -signal.SIGKILL
     status = ACCELERATOR_BASE + register(CONFIG, "STATUS").offset
     assert board.accelerator.read_register(status - ACCELERATOR_BASE) == 1
     device = PynqDevice(CONFIG, address=address, overlay=write_overlay(BOARD, tmp_path), download=False)
+    assert Status.STOPPED in Status(board.accelerator.read_register(status - ACCELERATOR_BASE))
     assert generate(device) == expected
     device.close()
     assert board.contiguous.free_bytes < board.contiguous.size
@@ -311,12 +312,13 @@ def test_a_pass_of_an_earlier_host_that_never_ends(
     address = f"127.0.0.1:{server.port}"
     device = PynqDevice(CONFIG, address=address)
     Engine(device, image()).start(Session(), PROMPT, logits=True)
+    monkeypatch.setattr("hwgen.sw.devices.pass_stop.STOP_SECONDS", 0.2)
+    write, control = board.write_word, ACCELERATOR_BASE + register(CONFIG, "CONTROL").offset
     monkeypatch.setattr(board, "_advance", lambda: None)
-    read, counter = board.read_word, ACCELERATOR_BASE + register(CONFIG, "COUNT_CYCLES").offset
-    monkeypatch.setattr(board, "read_word", lambda at: 5 if at == counter else read(at))
+    monkeypatch.setattr(board, "write_word", lambda at, value: None if at == control else write(at, value))
     options: dict[str, Any] = {"address": address, "overlay": write_overlay(BOARD, tmp_path)}
-    with pytest.raises(HwgenError, match="a pass of an earlier host never ended") as caught:
-        PynqDevice(CONFIG, download=False, limits=WatchLimits(silence=0.2), **options)
+    with pytest.raises(HwgenError, match="a pass of an earlier host goes on: the machine does not stop") as caught:
+        PynqDevice(CONFIG, download=False, **options)
     assert "without --attach" in caught.value.fix
     monkeypatch.undo()
     PynqDevice(CONFIG, **options).close()
