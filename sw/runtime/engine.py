@@ -112,6 +112,7 @@ class Engine:
         self._loaded = self._program
         self._write_address("PROGRAM", self._program)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
+        self._write("PORT_ENABLE", (1 << device.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
 
     @property
