@@ -111,6 +111,7 @@ async def halts_and_drains(dut: Any) -> None:
         await machine.start()
         await machine.step(bench.random.randint(3, 120))
         dut.halt.value = 1
+        await machine.step(3)
         await bench.until(lambda: bool(dut.drained.value), 400)
         await machine.step(2)
         assert dut.drained.value and not machine.asks()
