@@ -33,7 +33,7 @@ _SPAN = 1 << 30
 LATENCIES_NS = (160.0, 240.0, 320.0, 400.0, 480.0, 640.0)
 CPU_BYTES_PER_S = (0.0, 0.5e9, 1e9, 2e9)
 #: Bytes of a segment: a matrix of a small model.
-SEGMENT_BYTES = 256 * 1024
+SEGMENT_BYTES = 512 * 1024
 #: Segments of one measurement, one after the other at random addresses.
 SEGMENTS = 16
 

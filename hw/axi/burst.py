@@ -51,7 +51,8 @@ class BurstSplitter(wiring.Component):
     Bursts come in ascending order but in blocks: where ``order.bursts`` bursts from a multiple of their bytes on belong to the
     segment, they come in the order of ``order``.
 
-    The first burst is offered three cycles after its segment was taken, then one a cycle. Empty segments are dropped.
+    The first burst is offered three cycles after its segment was taken, then one a cycle. A segment is taken every two cycles at
+    most. Empty segments are dropped.
 
     Members
     -------
@@ -88,7 +89,7 @@ class BurstSplitter(wiring.Component):
         m.d.comb += [
             empty.eq((ends == 0) & (tail == first)),
             emit.eq(active & ~empty & (~self.bursts.valid | self.bursts.ready)),
-            self.segments.ready.eq(~pending | ~active | empty),
+            self.segments.ready.eq(~pending),
             self.idle.eq(~pending & ~active & ~self.bursts.valid),
         ]
         with m.If(~active | empty):

@@ -126,7 +126,7 @@ class UramRing(wiring.Component):
             self.rows.valid.eq(shown),
             show.eq(~shown | self.rows.ready),
             advance.eq(~fetched | show),
-            fetch.eq(credit & advance & ~rewind),
+            fetch.eq(credit & advance),  # in the cycle of a rewind to no effect
         ]
         with m.If(rewind):
             m.d.sync += [fetch_index.eq(free_index), fetched.eq(0), shown.eq(0)]

@@ -47,7 +47,7 @@ class MemorySystem(wiring.Component):
     quiet : Out(1)
         END was prefetched, and nothing is in flight to or from memory (as it was in the cycle before).
     halt : In(1)
-        Level: no read or write burst begins. Those that have begun come to their end.
+        Level: no read or write burst begins, from the next cycle on. Those that have begun come to their end.
     drained : Out(1)
         No port offers anything, and nothing is in flight (as it was in the cycle before).
     read_errors : Out(ErrorReport) per port
@@ -120,6 +120,8 @@ class MemorySystem(wiring.Component):
         connect(m, flipped(self.segments), writer.segments)
         connect(m, flipped(self.beats), writer.beats)
         connect(m, writer.error, flipped(self.write_error))
+        halt = Signal()
+        m.d.sync += halt.eq(self.halt)
         enabled = Signal(config.ports, init=-1)
         with m.If(self.start):
             m.d.sync += enabled.eq(Mux(self.port_enable.any(), self.port_enable, -1))
@@ -127,7 +129,7 @@ class MemorySystem(wiring.Component):
             program.address.eq(self.program),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
             reader.enabled.eq(enabled), reader.hold.eq(self.hold), reader.rewind.eq(self.rewind),
-            *(unit.halt.eq(self.halt) for unit in (program, reader, writer)),
+            *(unit.halt.eq(halt) for unit in (program, reader, writer)),
             self.ring_beat.eq(reader.beat),
             self.ring_full.eq(reader.waiting),
             self.ring_level.eq(reader.level),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import fifo, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
@@ -99,12 +99,12 @@ class StreamWriter(wiring.Component):
             m.d.sync += aw.valid.eq(0)
         return m
 
-    def _words_less_one(self, m: Module, beats: Signal) -> Cat:
+    def _words_less_one(self, m: Module, beats: Signal) -> Value:
         less_one = Signal(bits_for(self.burst))
         m.d.comb += less_one.eq(beats - 1)
         return Cat(Const(self.config.beat_words - 1, self.config.beat_words.bit_length() - 1), less_one)
 
-    def _send(self, m: Module, issue: Signal, beats: Signal) -> tuple[Signal, Signal, Signal]:
+    def _send(self, m: Module, issue: Signal, beats: Signal) -> tuple[Value, Value, Value]:
         """Beats to words and bursts of them to the port; returns when a whole beat was queued, whether another burst may begin, and
         whether words of one are left."""
         config, w = self.config, self.axi.w

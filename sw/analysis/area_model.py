@@ -184,9 +184,18 @@ def vector(c: BuildConfig) -> Amount:
     return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width)
 
 
+def ring_bits(c: BuildConfig) -> tuple[int, int]:
+    """Bits of a beat in UltraRAM and in block RAM, where a few beyond whole words of UltraRAM lie."""
+    bits = 8 * c.beat_bytes
+    if c.ring_memory != "ultra":
+        return 0, bits
+    return (bits, 0) if bits % 72 > 9 else (bits - bits % 72, bits % 72)
+
+
 def memory_system(c: BuildConfig) -> Amount:
     # The ring is a bank for every beat of a row, which is shown from registers.
-    bank = memory(c.ring_memory, c.ring_beats // c.groups, 8 * c.beat_bytes) + Amount(ff=16 * c.beat_bytes)
+    depth, (ultra, block) = c.ring_beats // c.groups, ring_bits(c)
+    bank = memory("ultra", depth, ultra) + memory("block", depth, block) + Amount(ff=8 * c.beat_bytes)
     port = Amount(lut=641, ff=520, dsp=2)
     return Amount(lut=1171 + 7 * c.beat_bytes, ff=2640 + 11.1 * c.beat_bytes, dsp=-2) + port * c.ports + bank * c.groups
 
@@ -243,7 +252,7 @@ def predicted_uram(config: BuildConfig) -> int:
     """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM."""
     engines = config.has_ternary + config.has_int4
     memories = [
-        (config.ring_memory, config.groups, config.ring_beats // config.groups, 8 * config.beat_bytes),
+        (config.ring_memory, config.groups, config.ring_beats // config.groups, ring_bits(config)[0]),
         (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
         (config.scratch_memory, config.query_lanes, AttentionMemory(config).output_words, 32 * config.key_bytes),
         (config.activation_memory, engines, 2 * config.tokens * (config.max_inputs // config.width), 8 * config.width),

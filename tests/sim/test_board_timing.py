@@ -59,6 +59,19 @@ def test_idle_latency_is_as_asked(dma_library: Path, latency: float) -> None:
     assert dma.port_statistics()[0].read_waiting == pytest.approx(latency / 4, abs=1)
 
 
+def test_a_port_through_the_coherent_interconnect_answers_later(dma_library: Path) -> None:
+    usual = board_timing(KV260)
+    assert KV260.platform is not None and KV260.platform.memory_ports[4] == "S_AXI_HPC0_FPD"
+    assert usual.port_latency[:5] == (0, 0, 0, 0, 40)
+    dma = dma_with(dma_library, replace(usual, refresh_interval=0, port_latency=(0, 0, 0, 40)))
+    for port, cycles in ((0, 80), (3, 120)):
+        for _ in range(2):  # the first opens the row
+            dma.clear_statistics()
+            start(dma, [Job(0, number == port, 0) for number in range(4)])
+            dma.run_until_irq(1000)
+        assert dma.port_statistics()[port].read_waiting == pytest.approx(cycles, abs=1)
+
+
 def test_one_stream_is_bound_by_its_window(dma_library: Path) -> None:
     """2 KB in a round trip, once that is longer than the time they take."""
     timing = replace(board_timing(KV260, MemoryConditions(latency_ns=1000)), refresh_interval=0)

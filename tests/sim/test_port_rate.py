@@ -1,4 +1,4 @@
-"""What streaming readers get of the memory model, and the tables beside the boards."""
+"""What the read stream gets of the memory model, and the tables beside the boards."""
 
 from __future__ import annotations
 
@@ -17,13 +17,23 @@ KV260 = load_board("kv260")
 PLATFORMS = [name for name in board_names() if load_board(name).platform is not None]
 
 
-def test_an_ideal_memory_gives_a_word_a_cycle() -> None:
-    assert stream_rate(KV260.config, IDEAL, [port << 24 for port in range(4)], 20_000) > 0.998
+@pytest.mark.parametrize("ports", [4, 5, 8])
+def test_an_ideal_memory_gives_a_beat_a_cycle(ports: int) -> None:
+    assert stream_rate(replace(KV260.config, ports=ports), IDEAL, [0], 4 << 20) > 0.995
+
+
+def test_fewer_ports_than_a_beat_has_words_give_their_words() -> None:
+    for ports in (1, 2, 3):
+        rate = stream_rate(replace(KV260.config, ports=ports), IDEAL, [0], 4 << 20)
+        assert rate == pytest.approx(ports / 4, rel=0.02)
 
 
 def test_a_window_bounds_the_rate() -> None:
     timing = replace(IDEAL, read_latency=200, max_reads=8, read_buffer_bytes=2048)
-    assert stream_rate(KV260.config, timing, [port << 24 for port in range(4)], 20_000) == pytest.approx(128 / 215, abs=0.05)
+    # A port has 128 words in flight for 200 cycles and the time that they take; a beat is four.
+    for ports in (1, 3):
+        rate = stream_rate(replace(KV260.config, ports=ports), timing, [0], 1 << 20)
+        assert rate == pytest.approx(ports * 128 / 215 / 4, rel=0.05)
 
 
 @pytest.mark.parametrize("name", PLATFORMS)

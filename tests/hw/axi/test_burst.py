@@ -16,7 +16,7 @@ from tests.hw.axi.bench import Bench, Sink, Source
 CASES = {"ascending": (16, 4, 1, 1), "single": (64, 1, 2, 4), "blocks": (32, 8, 4, 2), "pairs": (16, 2, 2, 1)}
 
 
-def bursts_of(address: int, beats: int, beat_bytes: int, burst: int, order: Interleave) -> list[tuple[int, int, int, int, int, int]]:
+def bursts_of(address: int, beats: int, beat_bytes: int, burst: int, order: Interleave) -> list[tuple[int, ...]]:
     """The naive cutter: address, beats, position, advance, defer, opens."""
     found = []
     unit, first, end = burst * beat_bytes, address // beat_bytes, address // beat_bytes + beats

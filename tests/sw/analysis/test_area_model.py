@@ -108,5 +108,5 @@ def test_ultra_rams(depth: int, bits: int, count: int) -> None:
 
 
 def test_every_ultra_memory_is_predicted() -> None:
-    """Ring 16, scratch 28, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
-    assert predicted_uram(load_board("kv260").config) == 16 + 28 + 2 + 6
+    """Ring 14, scratch 28, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
+    assert predicted_uram(load_board("kv260").config) == 14 + 28 + 2 + 6

@@ -1,0 +1,148 @@
+"""MemorySystem: what a reset leaves behind, and the start that waits for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cocotb
+
+from hwgen.config import BuildConfig
+from hwgen.descriptors import Descriptor, Fetch, Opcode, pack_program
+from hwgen.hw.memory.system import SETTLE_CYCLES, MemorySystem
+from tests.cocotb_runner import run_cocotb
+from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
+from tests.hw.memory.test_stream import gather, segment_beats
+
+CONFIG = BuildConfig(
+    ports=3, port_bits=64, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, ring_beats=64, burst=4,
+    outstanding=2, max_context=64, descriptor_queue=3, bank_bytes=64,
+)
+PROGRAM = 0x8000
+BEATS = 40
+
+
+class Machine:
+    """A memory system with a program of one segment behind three ports that share a memory."""
+
+    def __init__(self, dut: Any, seed: int) -> None:
+        self.dut = dut
+        self.bench = bench = Bench(dut, seed)
+        for name in ("start", "halt", "hold", "rewind", "shortlist_complete", "current__position"):
+            getattr(dut, name).value = 0
+        dut.program.value, dut.port_enable.value = PROGRAM, 0
+        dut.current__tokens.value, dut.current__want_logits.value = 1, 1
+        self.memory = pattern(1 << 16)
+        stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=0x100, stream_beats=BEATS, token_count=1)
+        program = pack_program([stream, Descriptor(opcode=Opcode.END)])
+        self.memory[PROGRAM : PROGRAM + len(program)] = program
+        self.ports = [AxiMemory(bench, f"axi__{p}", self.memory, CONFIG.port_bytes, max_words=8, latency=20 * p, write=p == 0)
+                      for p in range(CONFIG.ports)]
+        for port in range(CONFIG.ports):
+            getattr(dut, f"axi__{port}__b__valid").value = 0
+        self.segments, self.beats = Source(bench, "segments"), Source(bench, "beats")
+        self.rows, self.descriptors = Sink(bench, "rows"), Sink(bench, "descriptors")
+        self.unasked = 0
+
+    async def step(self, cycles: int = 1) -> None:
+        for _ in range(cycles):
+            await self.bench.step()
+            self.unasked += int(self.dut.unasked.value)
+
+    async def start(self) -> None:
+        self.dut.start.value = 1
+        await self.step()
+        self.dut.start.value = 0
+
+    async def finish(self) -> None:
+        expected = gather(segment_beats(CONFIG, self.memory, 0x100, BEATS), 8 * CONFIG.beat_bytes, CONFIG.groups)
+        for _ in range(600):
+            await self.step()
+            if len(self.rows.items) == len(expected) and self.dut.quiet.value and self.dut.drained.value:
+                break
+        assert self.rows.items == expected and self.dut.quiet.value and self.dut.drained.value
+        assert len(self.descriptors.items) == 2
+        self.rows.items.clear()
+        self.descriptors.items.clear()
+
+    def asks(self) -> bool:
+        return any(port.ar.valid.value for port in self.ports)
+
+
+@cocotb.test()
+async def the_first_program_waits_for_the_last_leftover(dut: Any) -> None:
+    machine = Machine(dut, 1)
+    await machine.bench.start()
+    # Words of each ID, and write responses, come now and then, the last one 700 cycles behind the start.
+    leftovers = {100: (0, 0), 300: (0, 1), 301: (2, 0), 900: (1, 0)}
+    await machine.step(200)
+    count = len(leftovers) + 1
+    for cycle, (number, identity) in leftovers.items():
+        port = machine.ports[number]
+        port.queues.setdefault(identity, deque()).append((0x40, 1, port.cycle + cycle))
+    machine.ports[0].responses.append((machine.ports[0].cycle + 500, 0))
+    await machine.start()
+    waited = 0
+    while not machine.asks():
+        await machine.step()
+        waited += 1
+        assert waited < 900 + SETTLE_CYCLES + 20, "the program is not read"
+    assert waited >= 900 + SETTLE_CYCLES - 5
+    assert machine.unasked == count
+    await machine.finish()
+    # It is settled now: the next one starts at once.
+    await machine.start()
+    await machine.step(5)
+    assert machine.asks() or machine.ports[0].requests
+    await machine.finish()
+    assert machine.unasked == count
+
+
+@cocotb.test()
+async def halts_and_drains(dut: Any) -> None:
+    """Halted anywhere in a pass it drains; from a reset then it runs the program anew."""
+    machine = Machine(dut, 2)
+    bench = machine.bench
+    await bench.start()
+    await machine.step(SETTLE_CYCLES)
+    for number in range(6):
+        await machine.start()
+        await machine.step(bench.random.randint(3, 120))
+        dut.halt.value = 1
+        await machine.step(3)
+        await bench.until(lambda: bool(dut.drained.value), 400)
+        await machine.step(2)
+        assert dut.drained.value and not machine.asks()
+        if number % 2:
+            await bench.reset()  # as a flush is: drained, so that nothing is left over
+            machine.rows.items.clear()
+            machine.descriptors.items.clear()
+            machine.rows.forget()
+            machine.descriptors.forget()
+            dut.halt.value = 0
+            await machine.step(SETTLE_CYCLES + 2)
+            assert machine.unasked == 0
+            await machine.start()
+        dut.halt.value = 0
+        await machine.finish()
+
+
+@cocotb.test()
+async def takes_over_the_enabled_ports_at_the_start(dut: Any) -> None:
+    machine = Machine(dut, 3)
+    await machine.bench.start()
+    await machine.step(SETTLE_CYCLES)
+    for enable, used in ((0b100, {2}), (0, {0, 1, 2}), (0b011, {0, 1})):
+        for port in machine.ports:
+            port.requests.clear()
+        dut.port_enable.value = enable
+        await machine.start()
+        dut.port_enable.value = 0b010  # not before the next one
+        await machine.finish()
+        assert {p for p, port in enumerate(machine.ports) if any(not r["id"] for r in port.requests)} == used
+
+
+def test_system(tmp_path: Path) -> None:
+    run_cocotb(MemorySystem(CONFIG), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(CONFIG)})
