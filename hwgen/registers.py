@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
 
-__all__ = ["COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "TRACE_WORDS",
-           "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map"]
+__all__ = ["COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "NUMBER_BITS",
+           "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map"]
 
 #: First register: the letters "hwgn".
 MAGIC = 0x6E677768
 
 #: Size of the register window in bytes.
 WINDOW_BYTES = 0x20000
+
+#: Bits of an entry of the token and page windows that count: of a token id, a position or a page number in an address.
+NUMBER_BITS = 24
 
 #: Base of the token window: one word a token of the chunk.
 TOKENS_BASE = 0x1000
