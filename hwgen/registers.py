@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
 
-__all__ = ["COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "NUMBER_BITS",
-           "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map"]
+__all__ = [
+    "COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC",
+    "NUMBER_BITS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature",
+    "register", "register_map",
+]
 
 #: First register: the letters "hwgn".
 MAGIC = 0x6E677768

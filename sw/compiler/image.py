@@ -102,6 +102,12 @@ class Image:
     stored_hash: str | None = None
 
     @property
+    def engine(self) -> str:
+        """Linear engine that it needs: "ternary" or "int4"."""
+        fp8 = any(d.opcode is Opcode.LINEAR and Format.FP8 in d.format for d in self.descriptors)
+        return "int4" if fp8 else "ternary"
+
+    @property
     def int4_kv(self) -> bool:
         """Keys and values in the cache have 4 bits."""
         return any(d.opcode is Opcode.KV_WRITE and Format.INT4_KV in d.format for d in self.descriptors)

@@ -95,7 +95,8 @@ class PynqMemory(ABC):
         known = "" if free is None else f", {free >> 20} MiB are free"
         return HwgenError(
             "device",
-            f"{self._where} cannot give {ceil_div(size, 1 << 20)} MiB of contiguous memory{known}" + (f" ({reason})" if reason else ""),
+            f"{self._where} cannot give {ceil_div(size, 1 << 20)} MiB of contiguous memory{known}"
+            + (f" ({reason})" if reason else ""),
             contiguous_advice(size, self._memory_row("MemTotal")),
         )
 

@@ -10,19 +10,22 @@ import pytest
 
 from hwgen.sw.runtime.pages import PagePool, Session
 
-PAGES, PAGE_BYTES, TOKENS, START = 4, 16, 8, 32
+PAGES, PAGE_BYTES, TOKENS = 4, 4096, 8
+
+#: Pages lie wherever memory was free.
+ADDRESSES = [3 * PAGE_BYTES, 4 * PAGE_BYTES, PAGE_BYTES, 6 * PAGE_BYTES]
 
 
 @pytest.fixture
 def pool() -> PagePool:
-    memory = np.zeros(START + PAGES * PAGE_BYTES, np.uint8)
+    memory = np.zeros(7 * PAGE_BYTES, np.uint8)
 
     def write(address: int, data: Any) -> None:
-        memory[address : address + data.size] = data
+        memory[address : address + data.size] = data.reshape(-1)
 
     device: Any = SimpleNamespace(read=lambda address, size: memory[address : address + size].copy(), write=write)
     image: Any = SimpleNamespace(pages=PAGES, page_bytes=PAGE_BYTES, config=SimpleNamespace(kv_block=TOKENS))
-    return PagePool(device, image, START)
+    return PagePool(device, image, ADDRESSES)
 
 
 def filled(pool: PagePool, tokens: int, value: int) -> Session:
