@@ -180,15 +180,15 @@ def save_image(
     }
 
     def encoded(start: int, model_hash: str, checksum: int) -> tuple[bytes, dict[str, Section], int]:
-        """The header of sections that begin at ``start``, always of the same length."""
+        """The header where checksums begin at ``start``, the sections then, and the end of the last one."""
         sections, end = _place(sizes, start + 4 * blocks)
         values = {
             "model_hash": model_hash, "checksums": [start, blocks, f"{checksum:08x}"], "bytes": end,
             "sections": {name: section.to_list() for name, section in sections.items()},
         }
-        return json.dumps(header | values).encode().ljust(start - PREAMBLE), sections, end
+        return json.dumps(header | values).encode(), sections, end
 
-    room = align(PREAMBLE + len(encoded(1 << 40, "0" * 64, 0)[0].strip()) + 256, REGION_ALIGNMENT)
+    room = align(PREAMBLE + len(encoded(1 << 40, "0" * 64, 0)[0]), REGION_ALIGNMENT)  # longest numbers
     _, sections, end = encoded(room, "", 0)
     try:
         with replacing(path) as part, part.open("wb") as file:
@@ -199,7 +199,7 @@ def save_image(
             model_hash = _write_model(writer, image, Ticker(progress))
             file.seek(room)
             file.write(writer.checksums.tobytes())
-            content = encoded(room, model_hash, zlib.crc32(writer.checksums.tobytes()))[0]
+            content = encoded(room, model_hash, zlib.crc32(writer.checksums.tobytes()))[0].ljust(room - PREAMBLE)
             file.seek(0)
             file.write(MAGIC + len(content).to_bytes(8, "little") + zlib.crc32(content).to_bytes(4, "little") + bytes(4) + content)
             file.truncate(end)
