@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
 from ..formats import widen_bf16
-from ..layout import Int4Layout, KvBlockLayout, from_planes, head_block_beats, pad_beats
+from ..layout import Int4Layout, KvBlockLayout, head_block_beats, pad_beats
 from ..operators import (
     OPERATORS,
     State,
@@ -181,24 +181,24 @@ class GoldenMachine(Memories):
     def _linear(self, d: Descriptor) -> None:
         fp8 = Format.FP8 in d.format
         layout = Int4Layout.of(self.config, d) if fp8 else None
-        beats = d.slices * d.row_blocks if layout is None else layout.beats
+        size = d.slices * d.row_blocks if layout is None else layout.beats
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
-            planes = self._stream(d, address, beats)
-        elif self._held is not None and self._held[1] == beats:
+            beats = self._segment(d, address, size)
+        elif self._held is not None and self._held[1] == size:
             address = self._held[0]
-            planes = self._read(address, beats * self.config.beat_bytes)
+            beats = self._beats(address, size)
         else:
-            raise ProgramError(f"operator {d.tag} LINEAR must find {beats} beats held in the ring, not {self._held}")
+            raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
         if layout is None:
-            matrix = self._weights.ternary(address, planes, d.slices, d.row_blocks)
+            matrix = self._weights.ternary(address, beats, d.slices, d.row_blocks)
         else:
-            matrix = self._weights.int4(address, planes, layout)
+            matrix = self._weights.int4(address, beats, layout)
         if matrix.shape[0] > self.config.panel_rows:
             raise ProgramError(
                 f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
             )
-        self._held = (address, beats) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens) else None
+        self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens) else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
         if fp8:
@@ -308,8 +308,7 @@ class GoldenMachine(Memories):
             for block in np.unique(positions // c.kv_block).tolist():
                 mine = positions[positions // c.kv_block == block]
                 banks, slot = mine - self.position, mine % c.kv_block
-                address = self._cache_address(d, head, block)
-                beats = from_planes(c, self._read(address, layout.bytes))
+                beats = self._written_segment(self._cache_address(d, head, block), layout.beats)
                 header = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, c.kv_block)
                 header[:, slot] = self.kv_scale[:, banks, head]
                 for kind in range(2):
@@ -317,7 +316,6 @@ class GoldenMachine(Memories):
                     data = beats[first : first + layout.data_beats].view(np.int8)
                     data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
                     data[:, slot] = layout.join(self.kv_store[kind, banks, head, :dim])
-                self._write_segment(address, beats)
 
     def _head(self, d: Descriptor) -> None:
         c, n = self.config, d.vectors * self.config.width
@@ -328,17 +326,16 @@ class GoldenMachine(Memories):
             raise ProgramError(
                 f"operator {d.tag} HEAD: row_blocks must be {ceil_div(d.stride, c.kv_block)}, not {d.row_blocks}"
             )
-        planes = self._stream(d, d.stream_address, d.row_blocks * head_block_beats(c, n))
-        rows, row_scale = self._weights.head(d.stream_address, planes, n, d.stride)
+        beats = self._segment(d, d.stream_address, d.row_blocks * head_block_beats(c, n))
+        rows, row_scale = self._weights.head(d.stream_address, beats, n, d.stride)
         q = torch.from_numpy(self.head_query[:n]).float()
         logits = head_logits(q, torch.from_numpy(self.head_scale)[0], rows, row_scale)
         self.logits = logits.numpy()
         self._set_candidates(torch.arange(d.stride), logits)
         if PassFlag.WRITE_LOGITS in self.registers.options:
-            size = pad_beats(c, ceil_div(d.stride * 4, c.beat_bytes))
-            beats = np.zeros(size * c.beat_bytes // 4, np.float32)
-            beats[: d.stride] = self.logits
-            self._write_segment(self.registers.logits, beats.view(np.uint8).reshape(size, c.beat_bytes))
+            written = self._written_segment(self.registers.logits, pad_beats(c, ceil_div(d.stride * 4, c.beat_bytes))).reshape(-1)
+            written[:] = 0
+            written[: 4 * d.stride] = self.logits.view(np.uint8)
 
     def _set_candidates(self, rows: Tensor, logits: Tensor) -> None:
         index, value = top_candidates(logits, self.config.topk)
@@ -359,7 +356,7 @@ class GoldenMachine(Memories):
         for block in short_list(torch.from_numpy(self.scores), c.kv_block, entries).tolist():
             address = d.stream_address + block * d.head_stride
             size = min(c.kv_block, d.stride - block * c.kv_block)
-            weights, scale = self._weights.head(address, self._stream(d, address, head_block_beats(c, n)), n, size)
+            weights, scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)
             q = torch.from_numpy(self.head_query[:n]).float()
             logits.append(head_logits(q, torch.from_numpy(self.head_scale)[0], weights, scale))
             rows.append(block * c.kv_block + torch.arange(size))

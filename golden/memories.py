@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..descriptors import Descriptor, Fetch
-from ..layout import from_planes, to_planes
 from ..operators import OPERATORS, Vectors
 from .registers import RegisterWindow
 
@@ -78,12 +77,22 @@ class Memories:
             )
         return self.memory[address : address + size]
 
-    def _write_segment(self, address: int, beats: Bytes) -> None:
-        self._read(address, beats.size)[:] = to_planes(self.config, beats)
-        self.registers.counters["write_beats"] += len(beats)
+    def _beats(self, address: int, beats: int) -> Bytes:
+        """``[beats, beat_bytes]`` of memory itself, not a copy."""
+        return self._read(address, beats * self.config.beat_bytes).reshape(beats, self.config.beat_bytes)
 
-    def _stream(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
-        """The bytes of one segment as stored; ``beats``: what the operator consumes, if other fields decide it."""
+    def _written_segment(self, address: int, beats: int) -> Bytes:
+        """``[beats, beat_bytes]`` of memory that the machine writes."""
+        self.registers.counters["write_beats"] += beats
+        return self._beats(address, beats)
+
+    def _segment(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
+        """The beats of one segment ``[stream_beats, beat_bytes]``; ``beats``: what the operator consumes, if other fields decide.
+        """
+        if address % self.config.beat_bytes:
+            raise ProgramError(
+                f"operator {d.tag}: a segment must begin at a multiple of {self.config.beat_bytes} bytes, not at {address:#x}"
+            )
         if self._held is not None:
             raise ProgramError(f"operator {d.tag} reads from memory while the ring holds a matrix for replay")
         if d.stream_beats % self.config.groups:
@@ -93,11 +102,7 @@ class Memories:
         if beats is not None and d.stream_beats != beats:
             raise ProgramError(f"operator {d.tag} {d.opcode.name}: stream_beats must be {beats}, not {d.stream_beats}")
         self.registers.counters["stream_beats"] += d.stream_beats
-        return self._read(address, d.stream_beats * self.config.beat_bytes)
-
-    def _segment(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
-        """The beats of one segment ``[stream_beats, beat_bytes]``."""
-        return from_planes(self.config, self._stream(d, address, beats))
+        return self._beats(address, d.stream_beats)
 
     def _token_segments(self, d: Descriptor) -> list[Bytes]:
         """One segment an active token, by token id or by position."""

@@ -18,6 +18,8 @@ class RegisterWindow:
         self.config = config
         self.status = Status(0)
         self.interrupt_enable = False
+        #: Ports that the host allows; which of them reads changes no bit.
+        self._all_ports = self.port_enable = (1 << config.ports) - 1
         self.position = 0
         self.count = 0
         self.options = PassFlag(0)
@@ -74,6 +76,8 @@ class RegisterWindow:
             self._halves[row.name] = value
         elif row.name == "INTERRUPT":
             self.interrupt_enable = bool(INTERRUPT_ENABLE.extract(value))
+        elif row.name == "PORT_ENABLE":
+            self.port_enable = value & self._all_ports
         elif row.name == "POSITION":
             self.position = value
         elif row.name == "COUNT":
@@ -101,7 +105,8 @@ class RegisterWindow:
         values = {
             "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
             "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":
-            self.count, "PASS": int(self.options), "CURRENT": self.current, **self._halves,
+            self.count, "PASS": int(self.options), "CURRENT": self.current, "PORT_ENABLE":
+            self.port_enable, **self._halves,
         }
         return values.get(row.name, 0)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..formats import widen_bf16
 from ..int4 import MIDPOINT_STEP, spread
-from ..layout import Int4Layout, from_planes, head_block_beats, unpack_ternary
+from ..layout import Int4Layout, head_block_beats, unpack_ternary
 
 __all__ = ["StationaryWeights"]
 
@@ -41,35 +41,35 @@ class StationaryWeights:
             entry = self._entries[key] = _Entry(packed.copy(), unpack())
         return entry.unpacked
 
-    def ternary(self, address: int, planes: Bytes, slices: int, row_blocks: int) -> Tensor:
-        """The matrix packed in ``planes`` (a segment as stored), int8 ``[row_blocks * rows, slices * slice_inputs]``."""
+    def ternary(self, address: int, beats: Bytes, slices: int, row_blocks: int) -> Tensor:
+        """The matrix packed in ``beats``, int8 ``[row_blocks * rows, slices * slice_inputs]``."""
         c = self.config
 
         def unpack() -> tuple[Tensor, ...]:
-            trits = unpack_ternary(c, from_planes(c, planes), row_blocks * c.rows, slices * c.slice_inputs)
+            trits = unpack_ternary(c, beats, row_blocks * c.rows, slices * c.slice_inputs)
             return (torch.from_numpy(trits),)
 
-        return self._get((address, slices, row_blocks), planes, unpack)[0]
+        return self._get((address, slices, row_blocks), beats, unpack)[0]
 
-    def int4(self, address: int, planes: Bytes, layout: Int4Layout) -> Tensor:
-        """The panel packed in ``planes`` in units of its row scales, int16 ``[rows, inputs]``."""
+    def int4(self, address: int, beats: Bytes, layout: Int4Layout) -> Tensor:
+        """The panel packed in ``beats`` in units of its row scales, int16 ``[rows, inputs]``."""
 
         def unpack() -> tuple[Tensor, ...]:
-            codes, scales, midpoints = layout.unpack(from_planes(self.config, planes))
+            codes, scales, midpoints = layout.unpack(beats)
             shape = layout.group, layout.inputs
             w = codes * spread(scales.astype(np.int16), *shape) + MIDPOINT_STEP * spread(midpoints.astype(np.int16), *shape)
             return (torch.from_numpy(w),)
 
-        return self._get((address, layout.rows, layout.inputs, layout.group), planes, unpack)[0]
+        return self._get((address, layout.rows, layout.inputs, layout.group), beats, unpack)[0]
 
-    def head(self, address: int, planes: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
+    def head(self, address: int, beats: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
         """int8 rows ``[vocab, inputs]`` and their scales ``[vocab]``, packed as by
         ``layout.pack_head``.
         """
         c = self.config
 
         def unpack() -> tuple[Tensor, ...]:
-            blocks = from_planes(c, planes).reshape(-1, head_block_beats(c, inputs), c.beat_bytes)
+            blocks = beats.reshape(-1, head_block_beats(c, inputs), c.beat_bytes)
             header = c.header_beats
             scales = blocks[:, :header].reshape(len(blocks), -1).view(np.uint16)[:, : c.kv_block].reshape(-1)[:vocab]
             data = blocks[:, header : header + inputs // c.key_bytes].view(np.int8)
@@ -79,5 +79,5 @@ class StationaryWeights:
             scale = torch.from_numpy(widen_bf16(scales))
             return torch.from_numpy(np.ascontiguousarray(data)), scale
 
-        rows, scale = self._get((address, inputs, vocab), planes, unpack)
+        rows, scale = self._get((address, inputs, vocab), beats, unpack)
         return rows, scale

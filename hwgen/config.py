@@ -19,6 +19,8 @@ ENGINES = ("ternary", "int4", "both")
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
 
+#: Memory ports of a build at most.
+MAX_PORTS = 8
 
 #: Whether a value is legal, what it must be and what to do, by the type of its field.
 _LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
@@ -51,10 +53,12 @@ class BuildConfig:
 
     #: Name of the configuration, printed in reports.
     name: str = "custom"
-    #: AXI4 memory ports.
+    #: AXI4 memory ports, 1 to 8. Any of them reads any part of memory; port 0 alone writes.
     ports: int = 2
     #: Data width of one port, in bits (32, 64 or 128).
     port_bits: int = 128
+    #: Bytes of one beat: what memory is laid out in and what the operators take in a cycle, 16 to 256.
+    beat_bytes: int = 32
     #: Fabric clock that cycle counts are converted with, in MHz.
     clock_mhz: float = 250.0
 
@@ -119,8 +123,8 @@ class BuildConfig:
     topk: int = 8
     #: Blocks of ``kv_block`` vocabulary rows that the short-list head rescores exactly.
     shortlist: int = 8
-    #: Longest AXI burst, in port words.
-    burst: int = 64
+    #: Longest AXI burst, in port words. A read burst crosses no multiple of its bytes, and these are whole beats.
+    burst: int = 16
     #: Read bursts a port keeps in flight.
     outstanding: int = 8
     #: Descriptors held on chip between program reader, prefetcher and sequencer.
@@ -135,9 +139,14 @@ class BuildConfig:
         return self.port_bits // 8
 
     @property
-    def beat_bytes(self) -> int:
-        """Bytes of one beat: one word of every port."""
-        return self.ports * self.port_bytes
+    def burst_beats(self) -> int:
+        """Beats of the longest burst."""
+        return self.burst * self.port_bytes // self.beat_bytes
+
+    @property
+    def replay_beats(self) -> int:
+        """Beats of the largest matrix that the ring holds for the next round of tokens, with two bursts beside it."""
+        return self.ring_beats - 2 * self.burst_beats
 
     @property
     def width(self) -> int:
@@ -242,10 +251,9 @@ class BuildConfig:
             if not legal(value):
                 raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
-        self._require(power_of_two(self.ports), "ports", "a power of two", nearest_power_of_two(self.ports))
-        self._require(
-            self.beat_bytes >= 16, "ports", "large enough for a beat of 16 bytes", max(1, 16 // self.port_bytes)
-        )
+        self._require(self.ports <= MAX_PORTS, "ports", f"at most {MAX_PORTS}", MAX_PORTS)
+        self._require(power_of_two(self.beat_bytes) and 16 <= self.beat_bytes <= 256, "beat_bytes", "a power of two, 16 to 256",
+                      min(256, max(16, nearest_power_of_two(self.beat_bytes))))
         self._require(
             power_of_two(self.beat_vectors) and self.beat_vectors <= self.beat_bytes // 8, "beat_vectors",
             f"a power of two up to {self.beat_bytes // 8}", 1,
@@ -288,10 +296,12 @@ class BuildConfig:
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))
+        least = self.beat_bytes // self.port_bytes
+        self._require(self.burst >= least, "burst", f"at least a beat ({least} words)", least)
         for name in ("ring_memory", "scratch_memory", "activation_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
-        self._require(self.ring_beats >= 8 * self.burst, "ring_beats",
-                      "at least eight bursts", nearest_power_of_two(16 * self.burst - 1))
+        self._require(self.ring_beats >= 8 * self.burst_beats, "ring_beats",
+                      "at least eight bursts", 8 * self.burst_beats)
         step = 2 * self.width
         self._require(self.max_head_dim % step == 0, "max_head_dim",
                       f"a multiple of {step} (two vectors)", max(step, self.max_head_dim // step * step))

@@ -1,8 +1,7 @@
-"""Layout of data in memory: ternary packing, segments striped over the ports, KV blocks. Host side, numpy only.
+"""Layout of data in memory: segments, ternary packing, KV blocks. Host side, numpy only.
 
-A *segment* is a run of N beats at address A. Port ``p`` holds its share as one contiguous plane of
-``N * port_bytes`` bytes at ``A + p * N * port_bytes``; beat ``i`` is the concatenation over the ports of word ``i`` of
-every plane (port 0 in the low bytes). Every segment holds a multiple of ``groups`` beats.
+A *segment* of N beats at address A is ``N * beat_bytes`` consecutive bytes, beat ``i`` at ``A + i * beat_bytes``. A is a multiple
+of ``beat_bytes``, N of ``groups``.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KvBlockLayout", "arrange_ternary", "from_planes", "matrix_beats", "pack_head", "pack_ternary",
-    "pack_trits", "pad_beats", "to_planes", "unpack_ternary", "vectors_of",
+    "Int4Layout", "KvBlockLayout", "arrange_ternary", "matrix_beats", "pack_head", "pack_ternary", "pack_trits", "pad_beats",
+    "unpack_ternary", "vectors_of",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -37,19 +36,6 @@ def vectors_of(config: BuildConfig, elements: int) -> int:
 def pad_beats(config: BuildConfig, beats: int) -> int:
     """``beats`` rounded up to a whole number of ring rows (``groups`` beats)."""
     return align(beats, config.groups)
-
-
-def to_planes(config: BuildConfig, beats: Bytes) -> Bytes:
-    """``[n, beat_bytes]`` beats -> flat bytes of the segment as stored in memory."""
-    n = beats.shape[0]
-    planes = beats.reshape(n, config.ports, config.port_bytes).transpose(1, 0, 2)
-    return np.ascontiguousarray(planes).reshape(-1)
-
-
-def from_planes(config: BuildConfig, data: Bytes) -> Bytes:
-    """Inverse of :func:`to_planes`: flat segment bytes -> ``[n, beat_bytes]``."""
-    planes = data.reshape(config.ports, -1, config.port_bytes)
-    return np.ascontiguousarray(planes.transpose(1, 0, 2)).reshape(-1, config.beat_bytes)
 
 
 def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:
@@ -206,7 +192,8 @@ class KvBlockLayout:
         """Elements ``[..., slots, head_dim]`` of keys or of values -> what their data beats hold ``[..., data_beats, slots,
         key_bytes]``; any number of slots.
         """
-        pieces = elements.reshape(*elements.shape[:-1], -1, self._shape[1]).swapaxes(-3, -2)
+        key_bytes = self._shape[1]
+        pieces = elements.reshape(*elements.shape[:-1], elements.shape[-1] // key_bytes, key_bytes).swapaxes(-3, -2)
         if self.int4:
             pieces = pieces[..., 0::2, :, :] & 15 | pieces[..., 1::2, :, :] << 4
         return pieces
@@ -215,8 +202,10 @@ class KvBlockLayout:
         """Inverse of :meth:`join` for whole data beats ``[..., data_beats, beat_bytes]``: ``[..., kv_block, head_dim]``."""
         pieces = beats.view(np.int8).reshape(*beats.shape[:-1], *self._shape)
         if self.int4:
-            pieces = np.stack((pieces << 4 >> 4, pieces >> 4), axis=-3).reshape(*beats.shape[:-2], -1, *self._shape)
-        return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], self._shape[0], -1)
+            pieces = np.stack((pieces << 4 >> 4, pieces >> 4), axis=-3)
+            pieces = pieces.reshape(*beats.shape[:-2], 2 * beats.shape[-2], *self._shape)
+        slots, key_bytes = self._shape
+        return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], slots, pieces.shape[-3] * key_bytes)
 
 
 def head_block_beats(config: BuildConfig, inputs: int) -> int:

@@ -153,12 +153,14 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("PASS", 0x030, "rw", "Options of this pass.",
                  fields=_bits((PassFlag.LOGITS, "Compute final norm and LM head of the last token."),
                               (PassFlag.WRITE_LOGITS, "Also write every logit to LOGITS."))),
-        Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a beat-striped segment), low word."),
+        Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a segment of float32), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
         Register("ERROR", 0x040, "ro", "First memory error.", fields=(ERROR_RESPONSE, ERROR_WRITE, ERROR_PORT)),
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
     ]
+    rows.append(Register("PORT_ENABLE", 0x048, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken "
+                         "over by a doorbell, all ones after reset. The program, and what is written, go through port 0 always."))
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
     rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles in which an operator ran, by opcode; several may run at once.",

@@ -87,8 +87,9 @@ def test_platforms(name: str) -> None:
     assert platform.control_port == ("M_AXI_GP0" if zynq else "M_AXI_HPM0_FPD")
     assert platform.memory_port_bits == (64 if zynq else 128)
     assert platform.memory[0].base == 0 and all(m.bytes > 0 for m in platform.memory)
-    # The ports can at most take what the memory delivers, with some room for what bursts lose.
-    assert config.ports * config.port_bytes * config.clock_mhz * 1e6 <= 1.35 * board.memory_bandwidth
+    # A beat a cycle is what the ports can bring, and at most what the memory delivers, with some room for what bursts lose.
+    assert config.beat_bytes <= config.ports * config.port_bytes
+    assert config.beat_bytes * config.clock_mhz * 1e6 <= 1.35 * board.memory_bandwidth
 
 
 def test_a_damaged_platform(tmp_path: Path) -> None:

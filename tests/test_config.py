@@ -15,15 +15,18 @@ KV260 = load_board("kv260").config
 
 @pytest.mark.parametrize(("config", "name", "value", "nearest"), [
     (BuildConfig(), "port_bits", 256, 128),
-    (BuildConfig(), "ports", 3, 2),
-    (BuildConfig(port_bits=32, ports=4, rows=1, builders=27, kv_block=8, chunk=8), "ports", 2, 4),
+    (BuildConfig(), "ports", 9, 8),
+    (BuildConfig(), "beat_bytes", 33, 32),
+    (BuildConfig(beat_bytes=16, rows=1, builders=27, kv_block=8, chunk=8), "beat_bytes", 8, 16),
+    (BuildConfig(beat_bytes=256, kv_block=128, max_head_dim=128, builders=1), "beat_bytes", 512, 256),
     (BuildConfig(), "beat_vectors", 8, 1),
     (BuildConfig(), "burst", 48, 32),
+    (BuildConfig(), "burst", 1, 2),
     (BuildConfig(builders=1), "rows", 3, 2),
     (BuildConfig(builders=1), "rows", 16, 8),
     (BuildConfig(), "groups", 3, 2),
     (BuildConfig(groups=4), "ring_beats", 4098, 4096),
-    (BuildConfig(), "ring_beats", 256, 512),
+    (BuildConfig(), "ring_beats", 32, 64),
     (BuildConfig(), "builders", 8, 7),
     (BuildConfig(), "builders", 28, 14),
     (BuildConfig(), "kv_block", 64, 16),
@@ -48,7 +51,7 @@ def test_the_nearest_legal_value_is_named_and_legal(config: BuildConfig, name: s
 @pytest.mark.parametrize("beat_vectors", [4, 8])
 def test_a_beat_holds_at_most_a_vector_of_a_key(beat_vectors: int) -> None:
     """Keys of 4 elements a beat need vectors of at least 4."""
-    sizes: dict[str, Any] = {"ports": 4, "beat_vectors": beat_vectors, "rows": 2, "builders": 1, "chunk": 8}
+    sizes: dict[str, Any] = {"beat_bytes": 64, "beat_vectors": beat_vectors, "rows": 2, "builders": 1, "chunk": 8}
     narrow = 16 // beat_vectors
     if narrow >= 4:
         assert BuildConfig(**sizes, kv_block=16).key_bytes == 4

@@ -40,6 +40,8 @@ class RegisterFile(wiring.Component):
         Addresses.
     current : Out(Pass)
     write_logits : Out(1)
+    port_enable : Out(ports)
+        PORT_ENABLE as it is now; the memory system takes it over with ``start``.
     tokens : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
     current_operator : In(32)
@@ -66,6 +68,7 @@ class RegisterFile(wiring.Component):
             "logits": Out(ADDRESS_BITS),
             "current": Out(Pass(config)),
             "write_logits": Out(1),
+            "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)),
             "pages": In(TableRead(config.max_pages)).array(2),
             "current_operator": In(32),
@@ -110,10 +113,12 @@ class RegisterFile(wiring.Component):
         for row in rows.values():
             if row.access == "rw":
                 stored[row.name] = register = Signal(32, name=row.name.lower())
+                if row.name == "PORT_ENABLE":
+                    stored[row.name] = register = Signal(config.ports, init=-1, name="port_enabled")
                 with m.If(write & (address[2:] == row.offset // 4)):
-                    for byte in range(4):
-                        with m.If(strobe[byte]):
-                            m.d.sync += register.word_select(byte, 8).eq(data.word_select(byte, 8))
+                    for first in range(0, len(register), 8):
+                        with m.If(strobe[first // 8]):
+                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
         chunk = Const(config.chunk, len(self.current.tokens))
         m.d.comb += [
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
@@ -122,6 +127,7 @@ class RegisterFile(wiring.Component):
             self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"])),
             self.current.want_logits.eq(stored["PASS"][0]),
             self.write_logits.eq(stored["PASS"][1]),
+            self.port_enable.eq(stored["PORT_ENABLE"]),
         ]
 
         # Doorbell and completion.

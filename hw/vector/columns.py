@@ -81,8 +81,8 @@ class ColumnSum(wiring.Component):
             return ways
         widest = nearest_power_of_two(SUM_COLUMNS // (ADD + 1))
         raise ConfigError(
-            f"ports must be small enough for vectors of {widest} elements, or a sum comes round before the adder "
-            f"has it, not {config.ports!r}; the nearest legal value is {max(1, 32 * widest // config.port_bits)!r}"
+            f"beat_bytes must be small enough for vectors of {widest} elements, or a sum comes round before the adder "
+            f"has it, not {config.beat_bytes!r}; the nearest legal value is {4 * widest * config.beat_vectors!r}"
         )
 
     def elaborate(self, platform: object) -> Module:

@@ -185,10 +185,10 @@ def vector(c: BuildConfig) -> Amount:
 
 
 def memory_system(c: BuildConfig) -> Amount:
-    port = Amount(lut=641, ff=520 + (2 * c.groups - 1) * c.port_bits, dsp=2) + memory(
-        c.ring_memory, c.ring_beats // c.groups, c.groups * c.port_bits
-    )
-    return Amount(lut=1171 + 7 * c.beat_bytes, ff=2640 + 19.1 * c.beat_bytes, dsp=-2) + port * c.ports
+    # The ring is a bank for every beat of a row, which is shown from registers.
+    bank = memory(c.ring_memory, c.ring_beats // c.groups, 8 * c.beat_bytes) + Amount(ff=16 * c.beat_bytes)
+    port = Amount(lut=641, ff=520, dsp=2)
+    return Amount(lut=1171 + 7 * c.beat_bytes, ff=2640 + 11.1 * c.beat_bytes, dsp=-2) + port * c.ports + bank * c.groups
 
 
 def vector_memory(kind: str, depth: int, bits: int) -> Amount:
@@ -242,7 +242,7 @@ def predicted_uram(config: BuildConfig) -> int:
     """URAM288 that a configuration needs: every memory that it asks to have in UltraRAM."""
     engines = config.has_ternary + config.has_int4
     memories = [
-        (config.ring_memory, config.ports, config.ring_beats // config.groups, config.groups * config.port_bits),
+        (config.ring_memory, config.groups, config.ring_beats // config.groups, 8 * config.beat_bytes),
         (config.scratch_memory, 1, config.scratch_vectors, 32 * config.width),
         (config.scratch_memory, config.query_lanes, AttentionMemory(config).output_words, 32 * config.key_bytes),
         (config.activation_memory, engines, 2 * config.tokens * (config.max_inputs // config.width), 8 * config.width),

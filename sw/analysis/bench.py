@@ -132,19 +132,13 @@ class Bench:
 
     def _random_scales(self, data: npt.NDArray[np.uint8], rng: np.random.Generator) -> None:
         """bf16 scales of order 1/127 in the header of every block."""
-        config, shape = self.board.config, self.image.shape
-        cache = next(d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION)
-        layers = [d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION]
-        header = config.header_beats * config.port_bytes
-        for page in range(0, data.size, self.image.page_bytes):
-            for number in range(len(layers)):
-                for head in range(shape.kv_heads):
-                    at = page + number * (layers[-1].stream_address - cache.stream_address) // max(1, len(layers) - 1)
-                    at += head * cache.head_stride
-                    for port in range(config.ports):  # the header is the first words of every port's plane
-                        first = at + port * cache.stream_beats * config.port_bytes
-                        scales = rng.integers(0x3C00, 0x3C80, header // 2, dtype=np.uint16)
-                        data[first : first + header] = scales.view(np.uint8)
+        pages, start = data.reshape(-1, self.image.page_bytes), self.image.symbols["kv"].offset
+        header = self.board.config.header_beats * self.board.config.beat_bytes
+        for d in (d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION):
+            for head in range(d.kv_heads):
+                first = d.stream_address - start + head * d.head_stride
+                scales = rng.integers(0x3C00, 0x3C80, (len(pages), header // 2), dtype=np.uint16)
+                pages[:, first : first + header] = scales.view(np.uint8)
 
     def forward(self, tokens: Sequence[int], logits: bool) -> PassResult:
         """One pass, compared as the plan says."""
@@ -264,6 +258,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
             "context": plan.cached + plan.prompt,
             "cycles_per_token": decode.cycles / decode.tokens if decode.tokens else None,
             "tok_s": decode.tokens * hertz / decode.cycles if decode.cycles else None,
+            # Both against a beat a cycle, whatever the number of ports.
             "port_utilisation": decode.count("stream_beats") / decode.cycles if decode.cycles else None,
             "port_limit_tok_s": decode.tokens * hertz / decode.count("stream_beats") if decode.cycles else None,
             "passes": [r.cycles for r in decode.results],
@@ -295,8 +290,8 @@ def describe_bench(result: dict[str, Any]) -> list[str]:
     if decode["tokens"]:
         lines.append(
             f"decode   {decode['tokens']} tokens at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, "
-            f"{decode['tok_s']:.2f} tokens/s ({at}); ports {decode['port_utilisation']:.1%} busy, "
-            f"port limit {decode['port_limit_tok_s']:.2f} tokens/s"
+            f"{decode['tok_s']:.2f} tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, "
+            f"port limit (one in every cycle) {decode['port_limit_tok_s']:.2f} tokens/s"
         )
     lines.append(describe_memory(result["memory"]))
     for title, phase in (("prefill", prefill), ("decode", decode)):

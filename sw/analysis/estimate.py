@@ -114,6 +114,7 @@ def estimate_json(
             "context": cached + prompt,
             "cycles_per_token": later / decode if decode else None,
             "tok_s": decode * hertz / later if later else None,
+            # Both against a beat a cycle, whatever the number of ports.
             "port_utilisation": beats / later if later else None,
             "port_limit_tok_s": decode * hertz / beats if beats else None,
             "stream_bytes": beats * config.beat_bytes,
@@ -135,7 +136,8 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
     if decode["tok_s"]:
         lines.append(
             f"decode   at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, {decode['tok_s']:.2f} "
-            f"tokens/s ({at}); ports {decode['port_utilisation']:.1%} busy, port limit {decode['port_limit_tok_s']:.2f} tokens/s"
+            f"tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, port limit (one in every cycle) "
+            f"{decode['port_limit_tok_s']:.2f} tokens/s"
         )
     ranked = sorted(result["by_operator"].items(), key=lambda item: -item[1])
     lines.append(describe_memory(result["memory"]))

@@ -32,7 +32,7 @@ class Calibration:
     ``tests/sw/analysis/test_bench.py`` holds the result against RTL runs.
     """
 
-    #: Beats a cycle that the ports sustain.
+    #: Words a cycle that each port sustains; the ring takes no more than a beat.
     port_rate: float = 0.995
     #: From the doorbell to the first beat in the ring.
     first_beat: int = 130
@@ -77,6 +77,8 @@ class Ring:
 
     def __init__(self, config: BuildConfig, calibration: Calibration, step: int = 256) -> None:
         self.capacity, self.step = config.ring_beats, step
+        #: Beats that the ports bring in a cycle.
+        self.rate = min(1.0, calibration.port_rate * config.ports * config.port_bytes / config.beat_bytes)
         self.calibration = calibration
         #: Beats fetched, and when the last of them arrived.
         self.fetched, self.arrived = 0, float(calibration.first_beat)
@@ -102,7 +104,7 @@ class Ring:
             part = min(self.step, beats - done)
             if fetch:
                 self.fetched += part
-                self.arrived = max(self.arrived + part / self.calibration.port_rate, self._room(self.fetched))
+                self.arrived = max(self.arrived + part / self.rate, self._room(self.fetched))
                 now = max(now, self.arrived)
             now = max(now, start) + part / rate if rate else now
             done += part

@@ -166,14 +166,9 @@ class Image:
 
     def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Embedding rows of tokens as the machine reads them, ``[tokens, row_bytes]``."""
-        c = self.config
         out = np.zeros((len(tokens), self.row_bytes), np.uint8)
         found = self.embedding.gather(tokens).view(np.uint8).reshape(len(tokens), -1)
-        beats = pad_beats(c, ceil_div(found.shape[1], c.beat_bytes))
-        plain = np.zeros((len(tokens), beats * c.beat_bytes), np.uint8)
-        plain[:, : found.shape[1]] = found
-        planes = plain.reshape(-1, beats, c.ports, c.port_bytes).transpose(0, 2, 1, 3)
-        out[:, : plain.shape[1]] = planes.reshape(len(tokens), -1)
+        out[:, : found.shape[1]] = found
         return out
 
     @cached_property

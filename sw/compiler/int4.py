@@ -14,7 +14,7 @@ from ...descriptors import Descriptor, Fetch, Format, Opcode
 from ...errors import HwgenError
 from ...formats import flush
 from ...int4 import Int4Matrix
-from ...layout import Int4Layout, blob_beats, pad_beats, to_planes, vectors_of
+from ...layout import Int4Layout, blob_beats, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import ModelWeights
 from .layers import Bytes, ModelCompiler, Panel, Span
@@ -134,11 +134,11 @@ class Int4Compiler(ModelCompiler):
             matrices, starts, first, lambda m: np.zeros(m.scales.shape, np.int8) if m.midpoints is None else m.midpoints,
             np.zeros((layout.rows, groups), np.int8),
         )
-        return to_planes(self.config, layout.pack(codes, scales, middle))
+        return layout.pack(codes, scales, middle).reshape(-1)
 
     def scale_segment(self, matrices: Sequence[Int4Matrix], starts: list[int], first: int, rows: int) -> Bytes:
         scales = self._rows(matrices, starts, first, lambda m: flush(m.row_scale), np.zeros(rows, np.float32))
-        return to_planes(self.config, blob_beats(self.config, scales.view(np.uint8)))
+        return blob_beats(self.config, scales.view(np.uint8)).reshape(-1)
 
     def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> int:
         address, beats = panel.row_scales

@@ -16,7 +16,7 @@ from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import flush, rotary_rows, score_constant
-from ...layout import KvBlockLayout, blob_beats, head_block_beats, pack_head, pad_beats, to_planes, vectors_of
+from ...layout import KvBlockLayout, blob_beats, head_block_beats, pack_head, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
 from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
@@ -24,9 +24,6 @@ from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, Segment
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
 
 Bytes = npt.NDArray[np.uint8]
-
-#: Rows of a table that are laid out at a time.
-TABLE_ROWS = 4096
 
 #: How DRAIN combines results, the gate function aside.
 COMBINE = {Combine.STORE: Flag.STORE, Combine.MULTIPLY: Flag.MULTIPLY, Combine.ADD: Flag.ADD}
@@ -106,7 +103,8 @@ class ModelCompiler:
             Format.INT4_KV if weights.kv == "int4" else Format.NONE
         )
         self.block = KvBlockLayout(config, s.head_dim, Format.INT4_KV in self.attention_format)
-        self.layer_bytes = align(s.kv_heads * self.block.bytes, SEGMENT_ALIGNMENT)
+        self.head_bytes = align(self.block.bytes, SEGMENT_ALIGNMENT)
+        self.layer_bytes = s.kv_heads * self.head_bytes
         self.page_bytes = align(s.layers * self.layer_bytes, REGION_ALIGNMENT)
         for source in (self.source(layer, number) for layer in (0, 1) for number in range(len(self.inputs))):
             if source.gain == 0 and source.size > s.hidden:  # this place has the size of the residual stream
@@ -188,12 +186,7 @@ class ModelCompiler:
         def table() -> Bytes:
             data = np.ascontiguousarray(make()).view(np.uint8).reshape(count, -1)
             full = np.zeros((count, stride), np.uint8)
-            for first in range(0, count, TABLE_ROWS):
-                part = data[first : first + TABLE_ROWS]
-                plain = np.zeros((len(part), beats * c.beat_bytes), np.uint8)
-                plain[:, : part.shape[1]] = part
-                planes = plain.reshape(-1, beats, c.ports, c.port_bytes).transpose(0, 2, 1, 3)
-                full[first : first + TABLE_ROWS, : plain.shape[1]] = planes.reshape(len(part), -1)
+            full[:, : data.shape[1]] = data
             return full.reshape(-1)
 
         self.memory.align(REGION_ALIGNMENT)
@@ -204,7 +197,7 @@ class ModelCompiler:
         values = flush(values)
         beats = pad_beats(self.config, ceil_div(values.nbytes, self.config.beat_bytes))
         address = self.memory.add(
-            name, beats * self.config.beat_bytes, lambda: to_planes(self.config, blob_beats(self.config, values.view(np.uint8)))
+            name, beats * self.config.beat_bytes, lambda: blob_beats(self.config, values.view(np.uint8)).reshape(-1)
         )
         self.emit(
             Opcode.PARAM, layer=layer, flags=flags, fetch=Fetch.STREAM, token_count=1, stream_address=address,
@@ -299,7 +292,7 @@ class ModelCompiler:
             self.norm(source, rounds[0], flags=flags)
         if placed.loads is not None:
             self.load_following_gains(source.layer, placed.loads, weights)
-        replay = len(panels) == 1 and panels[0].command.stream_beats <= self.config.ring_beats - 2 * self.config.burst
+        replay = len(panels) == 1 and panels[0].command.stream_beats <= self.config.replay_beats
         for i, tokens in enumerate(rounds):
             for j, panel in enumerate(panels):
                 command = panel.command
@@ -387,7 +380,7 @@ class ModelCompiler:
             "stream_address": layer * self.layer_bytes,
             "stream_beats": self.block.beats,
             "stride": FRAME_BYTES,
-            "head_stride": self.block.bytes,
+            "head_stride": self.head_bytes,
         }
         self.emit(
             Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
@@ -429,7 +422,7 @@ class ModelCompiler:
         self.memory.align(REGION_ALIGNMENT)
         beats = blocks * head_block_beats(c, s.hidden)
         address = self.memory.add(
-            "head", beats * c.beat_bytes, lambda: to_planes(c, pack_head(c, *self.weights.quantized_head()))
+            "head", beats * c.beat_bytes, lambda: pack_head(c, *self.weights.quantized_head()).reshape(-1)
         )
         self.emit(
             Opcode.HEAD, layer=s.layers, flags=flags, fetch=Fetch.STREAM, token_count=1,

@@ -21,8 +21,9 @@ __all__ = [
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Alignment of every segment, in bytes.
-SEGMENT_ALIGNMENT = 64
+#: Alignment of every segment, and of everything that lies at a stride, in bytes: the bursts that ports fetch on most boards, and
+#: the largest beat.
+SEGMENT_ALIGNMENT = 256
 
 #: Alignment of buffers and of their large regions, in bytes.
 REGION_ALIGNMENT = 4096
@@ -104,7 +105,7 @@ def check_fit(config: BuildConfig, shape: ModelShape) -> None:
         raise HwgenError(
             "model",
             f"head_dim is {shape.head_dim}, build {config.name!r} needs a multiple of {2 * w} (two vectors)",
-            f"build with beats (ports * port_bits) of at most {16 * (shape.head_dim & -shape.head_dim)} bits",
+            f"build with beat_bytes={max(16, 2 * config.beat_vectors * (shape.head_dim & -shape.head_dim))} or less",
         )
 
 

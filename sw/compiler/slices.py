@@ -107,7 +107,7 @@ class ProgramCutter:
     def panel(self, rounds: Sequence[Round]) -> Program:
         """One panel for some rounds: while the engine works on one, the next is normed and the one before drained."""
         c = self.config
-        replayed = len(rounds) > 1 and rounds[0].linear.stream_beats <= c.ring_beats - 2 * c.burst
+        replayed = len(rounds) > 1 and rounds[0].linear.stream_beats <= c.replay_beats
         program = list(dict.fromkeys(need for part in rounds for need in part.needs))
 
         def norm(i: int) -> Descriptor:

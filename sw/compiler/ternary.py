@@ -21,13 +21,12 @@ from ...layout import (
     matrix_shape,
     pack_head,
     pad_beats,
-    to_planes,
     vectors_of,
 )
-from ...rounding import ceil_div
+from ...rounding import align, ceil_div
 from ...ternary import TernaryMatrix
 from .layers import Bytes, ModelCompiler, Panel, Span
-from .placement import REGION_ALIGNMENT
+from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT
 
 __all__ = ["TernaryCompiler"]
 
@@ -98,7 +97,7 @@ class TernaryCompiler(ModelCompiler):
             low, high = max(first, top), min(first + height, top + part.rows)
             if low < high:
                 block[low - first : high - first] = self.packed.of(part)[low - top : high - top]
-        return to_planes(c, arrange_ternary(c, block, inputs))
+        return arrange_ternary(c, block, inputs).reshape(-1)
 
     def head(self) -> None:
         """Exact logits, of all rows or of the blocks of a short list."""
@@ -156,15 +155,18 @@ class TernaryCompiler(ModelCompiler):
                 )
             )
         self.drain()
+
     def short_list(self) -> None:
         """Exact logits of the blocks with the best scores."""
         s, c = self.shape, self.config
         blocks = ceil_div(s.vocab, c.kv_block)
         beats = head_block_beats(c, s.hidden)
+        stride = align(beats * c.beat_bytes, SEGMENT_ALIGNMENT)
 
         def table() -> Bytes:
-            data = pack_head(c, *self.weights.quantized_head()).reshape(blocks, beats, c.ports, c.port_bytes)
-            return np.ascontiguousarray(data.transpose(0, 2, 1, 3)).reshape(-1)
+            full = np.zeros((blocks, stride), np.uint8)
+            full[:, : beats * c.beat_bytes] = pack_head(c, *self.weights.quantized_head()).reshape(blocks, -1)
+            return full.reshape(-1)
 
         self.memory.align(REGION_ALIGNMENT)
         self.emit(
@@ -175,17 +177,17 @@ class TernaryCompiler(ModelCompiler):
             token_count=1,
             vectors=vectors_of(c, s.hidden),
             row_blocks=min(c.shortlist, blocks),
-            stream_address=self.memory.add("head", blocks * beats * c.beat_bytes, table),
+            stream_address=self.memory.add("head", blocks * stride, table),
             stream_beats=beats,
             stride=s.vocab,
-            head_stride=beats * c.beat_bytes,
+            head_stride=stride,
         )
 
     def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int) -> None:
         """bf16 scales of vocabulary rows to the scratch."""
         c = self.config
         beats = pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
-        address = self.memory.add(name, beats * c.beat_bytes, lambda: to_planes(c, blob_beats(c, scales.view(np.uint8))[:beats]))
+        address = self.memory.add(name, beats * c.beat_bytes, lambda: blob_beats(c, scales.view(np.uint8))[:beats].reshape(-1))
         self.emit(
             Opcode.EMBED,
             layer=self.shape.layers,

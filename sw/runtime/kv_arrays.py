@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...descriptors import Opcode
 from ...errors import HwgenError
-from ...layout import KvBlockLayout, from_planes, to_planes
+from ...layout import KvBlockLayout
 from ...rounding import ceil_div
 from ..compiler.image import Image
 
@@ -55,13 +55,13 @@ def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
     c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
+    header, data = layout.header_beats * c.beat_bytes, 2 * layout.data_beats * c.beat_bytes
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
-        for i, page in enumerate(pages):
-            here = slice(i * c.kv_block, (i + 1) * c.kv_block)
-            beats = from_planes(c, page[offset : offset + layout.bytes])
-            scales[:, layer, head, here] = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, -1)
-            end = layout.header_beats + 2 * layout.data_beats
-            elements[:, layer, head, here] = layout.split(beats[layout.header_beats : end].reshape(2, -1, c.beat_bytes))
+        start = offset + header
+        block_scales = np.ascontiguousarray(pages[:, offset:start]).view(np.uint16).reshape(-1, 2, c.kv_block)
+        scales[:, layer, head] = block_scales.swapaxes(0, 1).reshape(2, -1)
+        beats = np.ascontiguousarray(pages[:, start : start + data]).reshape(-1, 2, layout.data_beats, c.beat_bytes)
+        elements[:, layer, head] = layout.split(beats).swapaxes(0, 1).reshape(2, -1, image.shape.head_dim)
     return KvArrays(elements[..., :positions, :], scales[..., :positions])
 
 
@@ -73,14 +73,12 @@ def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.zeros(shape, np.int8), np.zeros(shape[:-1], np.uint16)
     elements[..., :positions, :], scales[..., :positions] = arrays.elements, arrays.scales
+    header, data = layout.header_beats * c.beat_bytes, 2 * layout.data_beats * c.beat_bytes
+    by_page = 2, len(pages), c.kv_block
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
-        for i, page in enumerate(pages):
-            here = slice(i * c.kv_block, (i + 1) * c.kv_block)
-            beats = np.zeros((layout.beats, c.beat_bytes), np.uint8)
-            header = np.ascontiguousarray(scales[:, layer, head, here])
-            beats[: layout.header_beats] = header.view(np.uint8).reshape(layout.header_beats, -1)
-            data = np.ascontiguousarray(layout.join(elements[:, layer, head, here]))
-            end = layout.header_beats + 2 * layout.data_beats
-            beats[layout.header_beats : end] = data.view(np.uint8).reshape(-1, c.beat_bytes)
-            page[offset : offset + layout.bytes] = to_planes(c, beats)
+        start = offset + header
+        block_scales = np.ascontiguousarray(scales[:, layer, head].reshape(by_page).swapaxes(0, 1))
+        pages[:, offset:start] = block_scales.view(np.uint8).reshape(-1, header)
+        beats = layout.join(elements[:, layer, head].reshape(*by_page, image.shape.head_dim).swapaxes(0, 1))
+        pages[:, start : start + data] = np.ascontiguousarray(beats).view(np.uint8).reshape(-1, data)
     return pages

@@ -74,25 +74,28 @@ class PagePool:
         """Where a page lies."""
         return self._addresses[page]
 
-    def _runs(self, pages: Sequence[int]) -> Iterator[tuple[slice, int]]:
-        """Neighbours of one buffer among ``pages``: where they stand there, and the address of the first."""
+    def _runs(self, pages: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """Ranges of ``pages`` that lie one behind the other in a buffer, and the address of the first: of a device, few accesses
+        are much faster than many.
+        """
         first = 0
-        for i in range(1, len(pages) + 1):
-            if i == len(pages) or pages[i] != pages[i - 1] + 1 or pages[i] % self._together == 0:
-                yield slice(first, i), self._addresses[pages[first]]
-                first = i
+        for end in range(1, len(pages) + 1):
+            if end == len(pages) or pages[end] != pages[end - 1] + 1 or pages[end] % self._together == 0:
+                yield first, end, self._addresses[pages[first]]
+                first = end
 
     def read(self, pages: Sequence[int]) -> Bytes:
-        """Content of pages, ``[pages, page_bytes]``; neighbours at once."""
+        """Content of pages, ``[pages, page_bytes]``."""
         out = np.empty((len(pages), self._page_bytes), np.uint8)
-        for run, address in self._runs(pages):
-            out[run] = self._device.read(address, out[run].size).reshape(-1, self._page_bytes)
+        for first, end, address in self._runs(pages):
+            data = self._device.read(address, (end - first) * self._page_bytes)
+            out[first:end] = data.reshape(-1, self._page_bytes)
         return out
 
     def write(self, pages: Sequence[int], content: Bytes) -> None:
-        """Replace the content of pages by ``[pages, page_bytes]``; neighbours at once."""
-        for run, address in self._runs(pages):
-            self._device.write(address, content[run])
+        """Replace the content of pages by ``[pages, page_bytes]``."""
+        for first, end, address in self._runs(pages):
+            self._device.write(address, content[first:end].reshape(-1))
 
     def _take(self) -> int:
         page = self._free.pop()

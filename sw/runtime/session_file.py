@@ -28,7 +28,7 @@ __all__ = ["KV_BITS", "load_session", "save_session"]
 #: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
 KV_BITS = (8, 4)
 
-FORMAT = "hwgen-session-2"
+FORMAT = "hwgen-session-3"
 
 #: Stands where the checksum will be while it is computed.
 _NO_CHECKSUM = "0" * 64

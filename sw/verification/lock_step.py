@@ -12,7 +12,6 @@ import numpy as np
 from ...config import BuildConfig
 from ...descriptors import Descriptor, Opcode
 from ...errors import HwgenError
-from ...layout import from_planes
 from ...weights import ModelWeights
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
@@ -200,7 +199,7 @@ class LockStep:
                     offset, page = d.stream_address + head * d.head_stride, self.sessions[0].pages[block]
                     size = d.stream_beats * c.beat_bytes
                     rtl, golden = (
-                        from_planes(c, engine.device.read(engine.pages.address(page) + offset, size)).reshape(1, -1)
+                        engine.device.read(engine.pages.address(page) + offset, size).reshape(1, -1)
                         for engine in (self.rtl_engine, self.golden_engine)
                     )
                     token = np.array([block * c.kv_block - self._position])

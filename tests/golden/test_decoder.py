@@ -35,9 +35,9 @@ ODD = ModelShape(
 )
 
 DEFAULT = BuildConfig(max_context=128)
-NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, builders=14, kv_block=8, chunk=8,
+NARROW = BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, builders=14, kv_block=8, chunk=8,
 max_context=128, ring_beats=1024, topk=4)
-WIDE = BuildConfig(ports=2, groups=4, lanes=3, rows=2, builders=9, chunk=16, max_context=128)
+WIDE = BuildConfig(ports=2, beat_bytes=32, groups=4, lanes=3, rows=2, builders=9, chunk=16, max_context=128)
 NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 
 

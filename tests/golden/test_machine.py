@@ -16,7 +16,7 @@ from hwgen.formats import pack_bf16, quantize_head, round_bf16
 from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
-from hwgen.layout import KvBlockLayout, from_planes, head_block_beats, matrix_shape, pack_head, pack_ternary, to_planes
+from hwgen.layout import KvBlockLayout, head_block_beats, matrix_shape, pack_head, pack_ternary
 from hwgen.registers import PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
@@ -41,7 +41,7 @@ class Bench:
 
     def place(self, beats: np.ndarray) -> tuple[int, int]:
         """Store beats as a segment: ``(address, beats)``."""
-        address, data = self.next, to_planes(self.config, beats)
+        address, data = self.next, beats.reshape(-1)
         self.machine.memory[address : address + data.size] = data
         self.next += align(data.size, 64)
         return address, len(beats)
@@ -203,10 +203,21 @@ def test_changed_weights_are_noticed(bench: Bench) -> None:
     d = linear_program(bench, np.ones((8, 40), np.int8))
     bench.run([d])
     assert machine.accumulator[0, 0, 0] == 120
-    data = to_planes(CONFIG, pack_ternary(CONFIG, -np.ones((8, 40), np.int8)))
+    data = pack_ternary(CONFIG, -np.ones((8, 40), np.int8)).reshape(-1)
     machine.memory[d.stream_address : d.stream_address + data.size] = data
     bench.run([d])
     assert machine.accumulator[0, 0, 0] == -120
+
+
+def test_a_segment_is_consecutive_bytes(bench: Bench) -> None:
+    """Beat i at A + i * beat_bytes: vectors lie in memory as they come out, and a crooked address is refused."""
+    values = random(1, 6 * WIDTH, seed=1).reshape(-1)
+    bench.machine.memory[DATA : DATA + values.nbytes] = values.view(np.uint8)
+    d = Descriptor(opcode=Opcode.PARAM, fetch=Fetch.STREAM, token_count=1, vectors=6, stream_address=DATA, stream_beats=6)
+    bench.run([d])
+    assert np.array_equal(bench.machine.param[:6].reshape(-1), values)
+    with pytest.raises(ProgramError, match="must begin at a multiple of 32 bytes, not at 0x10010"):
+        bench.run([dataclasses.replace(d, stream_address=DATA + 16)])
 
 
 def test_replay_over_rounds(bench: Bench) -> None:
@@ -242,7 +253,7 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
     for p in range(position, position + tokens):
         for head in range(heads):
             address = DATA + (3, 0, 2)[p // 16] * page_bytes + head * layout.bytes
-            beats = from_planes(CONFIG, machine.memory[address : address + layout.bytes])
+            beats = machine.memory[address : address + layout.bytes].reshape(-1, CONFIG.beat_bytes)
             slot, bank = p % 16, p - position
             header = beats[: layout.header_beats].reshape(-1)
             for kind in range(2):
@@ -255,7 +266,7 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
             mark.reshape(-1)[: layout.header_beats * CONFIG.beat_bytes].view(np.uint16)[[slot, 16 + slot]] = 0xFFFF
             columns = slice(slot * CONFIG.key_bytes, (slot + 1) * CONFIG.key_bytes)
             mark[layout.header_beats : layout.header_beats + 2 * layout.data_beats, columns] = 1
-            changed[address : address + layout.bytes] |= to_planes(CONFIG, mark).astype(bool)
+            changed[address : address + layout.bytes] |= mark.reshape(-1).astype(bool)
     assert (machine.memory[DATA:][~changed[DATA:]] == 0xA5).all()
 
 
@@ -277,7 +288,7 @@ def test_head_writes_logits_and_candidates(bench: Bench) -> None:
     dots = machine.head_query[:n].astype(np.float32) @ w8.T.astype(np.float32)
     expected = dots * scale * np.float32(0.5)
     assert np.array_equal(machine.logits, expected)
-    stored = from_planes(CONFIG, machine.memory[0x80000 : 0x80000 + 6 * CONFIG.beat_bytes]).reshape(-1).view(np.float32)
+    stored = machine.memory[0x80000 : 0x80000 + 6 * CONFIG.beat_bytes].view(np.float32)
     assert np.array_equal(stored[:vocab], expected) and not stored[vocab:].any()
     assert (machine.memory[0x80000 + 6 * CONFIG.beat_bytes :] == 0xA5).all()
     order = sorted(range(vocab), key=lambda row: (-expected[row], row))[: CONFIG.topk]

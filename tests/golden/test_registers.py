@@ -34,6 +34,13 @@ def test_access_rules() -> None:
     assert window.token_ids[-1] == window.pages[-1] == 3
 
 
+def test_enabled_ports() -> None:
+    window = RegisterWindow(CONFIG)
+    assert window.read(offset("PORT_ENABLE")) == window.port_enable == (1 << CONFIG.ports) - 1
+    window.write(offset("PORT_ENABLE"), 0xFFFF_FFF1)
+    assert window.read(offset("PORT_ENABLE")) == window.port_enable == 1
+
+
 def test_doorbell_status_and_interrupt() -> None:
     window = RegisterWindow(CONFIG)
     window.write(offset("INTERRUPT"), 1)

@@ -13,7 +13,7 @@ from hwgen.probes import probes
 from hwgen.registers import WINDOW_BYTES
 
 SMALL = BuildConfig(
-    ports=1, groups=1, lanes=1, rows=4, kv_block=8, chunk=2, builders=7, query_lanes=1, ring_beats=512,
+    ports=1, beat_bytes=16, groups=1, lanes=1, rows=4, kv_block=8, chunk=2, builders=7, query_lanes=1, ring_beats=512,
     scratch_vectors=64, param_vectors=64, max_inputs=64, panel_rows=64, max_heads=2, max_kv_heads=1, max_head_dim=8,
     max_query=16, max_context=32, trace_entries=8, topk=2, probe=True,
 )
@@ -56,7 +56,7 @@ def test_ports(text: str) -> None:
 
 
 def test_every_port_has_its_own_names() -> None:
-    config = replace(SMALL, ports=4, kv_block=32, rows=16, builders=1, max_head_dim=32, max_query=32, probe=False)
+    config = replace(SMALL, ports=4, beat_bytes=64, kv_block=32, rows=16, builders=1, max_head_dim=32, max_query=32, probe=False)
     names = Accelerator(config).ports()
     assert {name[:7] for name in names if name.startswith("m")} == {f"m{p:02d}_axi" for p in range(4)}
     assert not [name for name in names if name.startswith("probe")]

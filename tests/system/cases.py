@@ -64,10 +64,7 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
         return int(rng.choice(values))
 
     while True:
-        ports, port_bits = pick(1, 2, 2, 4), pick(32, 64, 128)
-        beat = ports * port_bits // 8
-        if not 16 <= beat <= 32:
-            continue
+        ports, port_bits, beat = pick(1, 2, 3, 4), pick(32, 64, 128), pick(16, 32)
         beat_vectors = pick(1, 1, 2)
         width = beat // 4 // beat_vectors
         rows = pick(*[r for r in (1, 2, 4, 8) if r <= width])
@@ -79,16 +76,18 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
             continue
         kv_block = pick(*[beat // n for n in (1, 2, 4) if n <= width])
         chunks = [n for n in (1, 2, 4, 6, 8, 10, 14, 16) if n <= kv_block]
-        burst = pick(1, 2, 4, 8, 16, 32)
+        burst = beat * 8 // port_bits * pick(1, 2, 4, 8)
         head_dim = 2 * width * pick(1, 1, 2)
         kv_heads = pick(1, 2, 3)
         heads = kv_heads * pick(1, 2, 3)
         try:
             return BuildConfig(
-                name=f"random{seed}", engine=engine, **formats, ports=ports, port_bits=port_bits, groups=groups, lanes=lanes,
-                rows=rows, beat_vectors=beat_vectors, builders=pick(*divisors(tables)), query_lanes=pick(1, 2, 4),
+                name=f"random{seed}", engine=engine, **formats, ports=ports, port_bits=port_bits, beat_bytes=beat,
+                groups=groups, lanes=lanes, rows=rows, beat_vectors=beat_vectors, builders=pick(*divisors(tables)),
+                query_lanes=pick(1, 2, 4),
                 kv_block=kv_block, chunk=pick(*chunks, max(chunks), max(chunks)),
-                burst=burst, ring_beats=8 * burst * pick(1, 2, 8), outstanding=pick(1, 2, 5, 8), descriptor_queue=pick(2, 3, 5, 16),
+                burst=burst, ring_beats=burst * port_bits // beat * pick(1, 2, 8), outstanding=pick(1, 2, 5, 8),
+                descriptor_queue=pick(2, 3, 5, 16),
                 ring_memory="block", scratch_memory=str(rng.choice(["block", "ultra"])),
                 activation_memory=str(rng.choice(["block", "ultra"])),
                 scratch_vectors=pick(128, 200, 512), param_vectors=pick(64, 100, 256),

@@ -20,7 +20,7 @@ MEMORY_BYTES = 1 << 20
 #: Three rounds of tokens, several panels a matrix, and a ring so small that the largest panel cannot stay in it for the next
 #: round.
 CONFIG = BuildConfig(
-    name="system", ports=1, groups=1, lanes=2, rows=4, kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4,
+    name="system", ports=1, beat_bytes=16, groups=1, lanes=2, rows=4, kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4,
     ring_beats=32, outstanding=4, descriptor_queue=3, scratch_vectors=256, param_vectors=64, max_inputs=64, panel_rows=32,
     max_heads=4, max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32, trace_entries=256, topk=4, shortlist=3, probe=True,
 )

@@ -55,7 +55,7 @@ FORMATS: dict[str, Any] = {
 def tiny_config(**changes: Any) -> BuildConfig:
     """A small build: beats of 16 bytes, blocks of 8 keys."""
     values: dict[str, Any] = {
-        "ports": 1, "port_bits": 128, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "query_lanes": 2,
+        "beat_bytes": 16, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "query_lanes": 2,
         "kv_block": 8, "chunk": 4, "burst": 16, "ring_beats": 256, "scratch_vectors": 1024, "max_inputs": 64,
         "panel_rows": 64, "max_query": 256,
         "max_heads": 8, "max_kv_heads": 4, "max_head_dim": 32, "max_context": 64, "topk": 4,

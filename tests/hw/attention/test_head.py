@@ -134,7 +134,7 @@ async def ranks(dut: Any) -> None:
         {"chunk": 6, "max_head_dim": 64, "max_query": 512},
         {"query_lanes": 1, "kv_block": 4, "chunk": 4},
         {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4},
-        {"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2, "query_lanes": 4},
+        {"beat_bytes": 32, "kv_block": 16, "chunk": 10, "beat_vectors": 2, "query_lanes": 4},
         FORMATS,
     ],
 )

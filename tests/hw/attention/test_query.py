@@ -38,7 +38,7 @@ def test_every_code() -> None:
 
 def test_formats_of_a_memory() -> None:
     config = BuildConfig(
-        ports=1, groups=1, builders=7, kv_block=8, chunk=4, max_heads=4, max_kv_heads=2, max_head_dim=16, max_query=32,
+        beat_bytes=16, groups=1, builders=7, kv_block=8, chunk=4, max_heads=4, max_kv_heads=2, max_head_dim=16, max_query=32,
         fp8_query=True,
     )
     dut = QueryMemory(config)

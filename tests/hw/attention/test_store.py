@@ -20,11 +20,11 @@ from hwgen.hw.interfaces import KV_LATENCY
         {"kv_block": 16, "chunk": 4, "max_kv_heads": 3},
         {"kv_block": 8, "chunk": 1},  # no neighbour
         {"kv_block": 4, "chunk": 2},  # a beat holds whole vectors
-        {"ports": 2, "kv_block": 16, "chunk": 6, "beat_vectors": 2},
+        {"beat_bytes": 32, "kv_block": 16, "chunk": 6, "beat_vectors": 2},
     ],
 )
 def test_every_element_comes_back(sizes: dict[str, int]) -> None:
-    config = BuildConfig(**{"ports": 1, "groups": 1, "builders": 7, "max_kv_heads": 2, "max_head_dim": 16} | sizes)  # type: ignore[arg-type]  # ints
+    config = BuildConfig(**{"beat_bytes": 16, "groups": 1, "builders": 7, "max_kv_heads": 2, "max_head_dim": 16} | sizes)  # type: ignore[arg-type]  # ints
     dut = KvStore(config)
     rng = random.Random(5)
     width, bits = config.width, 8 * config.key_bytes

@@ -150,7 +150,7 @@ async def writes_blocks(dut: Any) -> None:
         ({"kv_block": 16, "chunk": 2, "rows": 1, "groups": 4}, 32),
         ({"kv_block": 8, "chunk": 1}, 24),
         ({"kv_block": 8, "chunk": 6}, 16),
-        ({"ports": 2, "kv_block": 16, "chunk": 10, "beat_vectors": 2}, 32),
+        ({"beat_bytes": 32, "kv_block": 16, "chunk": 10, "beat_vectors": 2}, 32),
         ({"kv_block": 4, "chunk": 4, "int4_kv": True}, 32),
         ({"kv_block": 8, "chunk": 6, "int4_kv": True, "groups": 4}, 24),
         ({"kv_block": 16, "chunk": 10, "int4_kv": True, "rows": 1}, 8),

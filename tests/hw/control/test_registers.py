@@ -27,7 +27,7 @@ from tests.hw.axi.bench import Bench
 
 CONFIGS = {
     "default": BuildConfig(),
-    "odd": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
+    "odd": BuildConfig(ports=3, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
                        trace_entries=5),
 }
 IGNORED = {"trace_count": 32, "finished": 1, "error": 1, "error_response": 2, "error_write": 1, "error_port": 8,
@@ -43,6 +43,7 @@ class Registers(wiring.Component):
         super().__init__({
             "bus": In(Axi4Lite()), "start": Out(1), "busy": Out(1), "irq": Out(1), "program": Out(ADDRESS_BITS),
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
+            "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
             "candidate_index": In(32).array(config.topk), "candidate_logit": In(32).array(config.topk),
             "events": In(len(COUNTERS)), "running": In(len(Unit)), "opcodes": In(8).array(len(Unit)),
@@ -61,7 +62,8 @@ class Registers(wiring.Component):
         for outer, inner in zip(self.pages, r.pages, strict=True):
             connect(m, flipped(outer), inner)
         m.d.comb += [
-            *(getattr(self, name).eq(getattr(r, name)) for name in ("start", "busy", "irq", "program", "logits", "write_logits")),
+            *(getattr(self, name).eq(getattr(r, name))
+              for name in ("start", "busy", "irq", "program", "logits", "write_logits", "port_enable")),
             *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "position", "want_logits")),
             *(getattr(r, name).eq(getattr(self, name)) for name in IGNORED),
             Cat(r.candidate_index, r.candidate_logit).eq(Cat(self.candidate_index, self.candidate_logit)),
@@ -144,12 +146,16 @@ async def holds_values(dut: Any) -> None:
     assert await host.read(at("VERSION")) == CONTRACT_VERSION
     assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == contract_hash(config)
     writable = [row for row in register_map(config) if row.access == "rw"]
-    assert len(writable) == 8
+    assert len(writable) == 9
+    every_port = (1 << config.ports) - 1
+    assert await host.read(at("PORT_ENABLE")) == int(dut.port_enable.value) == every_port
     values = {row.name: bench.random.getrandbits(32) & ~1 for row in writable}
     for row in writable:
         await host.write(row.offset, values[row.name])
+    values["PORT_ENABLE"] &= every_port
     for row in writable:
         assert await host.read(row.offset) == values[row.name], row.name
+    assert int(dut.port_enable.value) == values["PORT_ENABLE"]
     await host.write(at("POSITION"), 0xFFFFFFFF, strobe=0b0010)
     assert await host.read(at("POSITION")) == values["POSITION"] | 0xFF00
     assert int(dut.program.value) == (values["PROGRAM_LOW"] | values["PROGRAM_HIGH"] << 32) % 2**40

@@ -128,16 +128,16 @@ async def one_word(dut: Any) -> None:
         dut.taken.value = 0
 
 
-SMALL = {"ports": 1, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "max_inputs": 240, "panel_rows": 240}
+SMALL = {"beat_bytes": 16, "groups": 1, "lanes": 1, "rows": 2, "builders": 1, "max_inputs": 240, "panel_rows": 240}
 GEOMETRIES: dict[str, dict[str, int]] = {
     "small": SMALL,
     "twelve_tokens": {
-        "ports": 4, "beat_vectors": 2, "rows": 8, "groups": 2, "lanes": 6, "builders": 2, "kv_block": 32, "max_inputs": 488,
+        "beat_bytes": 64, "beat_vectors": 2, "rows": 8, "groups": 2, "lanes": 6, "builders": 2, "kv_block": 32, "max_inputs": 488,
     },
-    "half_words": SMALL | {"ports": 4, "rows": 8, "lanes": 3, "max_inputs": 208},
-    "slices_of_five_quarters": SMALL | {"ports": 4, "rows": 16, "lanes": 2, "max_inputs": 208},
+    "half_words": SMALL | {"beat_bytes": 64, "rows": 8, "lanes": 3, "max_inputs": 208},
+    "slices_of_five_quarters": SMALL | {"beat_bytes": 64, "rows": 16, "lanes": 2, "max_inputs": 208},
     "slices_below_a_word": SMALL | {
-        "ports": 8, "rows": 32, "groups": 2, "lanes": 1, "kv_block": 64, "max_inputs": 96, "panel_rows": 256,
+        "beat_bytes": 128, "rows": 32, "groups": 2, "lanes": 1, "kv_block": 64, "max_inputs": 96, "panel_rows": 256,
     },
 }
 

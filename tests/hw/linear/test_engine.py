@@ -35,7 +35,7 @@ async def extremes(dut: Any) -> None:
                 await bench.check(Job(weights=weights, activations=np.full((tokens, config.max_inputs), activation)))
 
 
-SMALL = {"ports": 1, "groups": 1, "lanes": 1, "max_inputs": 240, "panel_rows": 240}
+SMALL = {"beat_bytes": 16, "groups": 1, "lanes": 1, "max_inputs": 240, "panel_rows": 240}
 CASES = ["products", "few_rows", "extremes", "largest_panel", "overlap", "reset_in_the_middle", "preparation"]
 #: Row blocks of a vector and groups: 4 and 1, 1 and 1, 2 and 2, 4 and 4, 2 and 4, 1 and 2; then wider beats.
 GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
@@ -50,11 +50,11 @@ GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
         [*CASES, "throughput"],
     ),
     "short_slices": (
-        {"ports": 4, "rows": 16, "groups": 1, "lanes": 1, "builders": 1, "max_inputs": 208},
+        {"beat_bytes": 64, "rows": 16, "groups": 1, "lanes": 1, "builders": 1, "max_inputs": 208},
         ["products", "overlap", "preparation"],
     ),
     "width_8": (
-        {"ports": 4, "beat_vectors": 2, "rows": 8, "groups": 2, "lanes": 1, "builders": 2, "max_inputs": 240, "kv_block": 32,
+        {"beat_bytes": 64, "beat_vectors": 2, "rows": 8, "groups": 2, "lanes": 1, "builders": 2, "max_inputs": 240, "kv_block": 32,
          "panel_rows": 2048},
         ["products", "overlap", "throughput", "preparation"],
     ),

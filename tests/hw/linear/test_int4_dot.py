@@ -153,11 +153,11 @@ async def products(dut: Any) -> None:
 
 #: 32, 32, 32, 16 and 8 inputs a slice; the last but one has words longer than its chains.
 CASES: dict[str, tuple[dict[str, int], int]] = {
-    "chains_of_16": ({"ports": 2, "rows": 2}, 16),
-    "chains_of_8": ({"ports": 2, "rows": 2}, 8),
-    "chains_of_4": ({"ports": 1, "rows": 1}, 4),
-    "word_of_two_chains": ({"ports": 4, "rows": 8, "kv_block": 32}, 4),
-    "one_chain_of_8": ({"ports": 1, "rows": 4}, 16),
+    "chains_of_16": ({"beat_bytes": 32, "rows": 2}, 16),
+    "chains_of_8": ({"beat_bytes": 32, "rows": 2}, 8),
+    "chains_of_4": ({"beat_bytes": 16, "rows": 1}, 4),
+    "word_of_two_chains": ({"beat_bytes": 64, "rows": 8, "kv_block": 32}, 4),
+    "one_chain_of_8": ({"beat_bytes": 16, "rows": 4}, 16),
 }
 
 
@@ -175,7 +175,7 @@ def test_products(tmp_path: Path, name: str) -> None:
 
 def test_stimulus_is_complete() -> None:
     """Every code meets every weight in every row, alone and beside extremes, and every place every code."""
-    config = BuildConfig(engine="int4", ports=2, rows=2)
+    config = BuildConfig(engine="int4", beat_bytes=32, rows=2)
     codes, weights = stimulus(config)
     seen = {(c, w, r) for s, b, r, p in np.ndindex(weights.shape) for c, w in [(codes[s, p], weights[s, b, r, p])]}
     assert seen == {(c, w, r) for c in CODES for w in range(-8, 8) for r in range(2)}

@@ -93,7 +93,7 @@ async def back_to_back(dut: Any) -> None:
             await bench.compare(job)
 
 
-SMALL = {"ports": 1, "groups": 1, "lanes": 1, "max_inputs": 256, "panel_rows": 256, "engine": "int4"}
+SMALL = {"beat_bytes": 16, "groups": 1, "lanes": 1, "max_inputs": 256, "panel_rows": 256, "engine": "int4"}
 MODULES = engine_cases.__name__, __name__
 CASES = [
     "products", "groups", "few_rows", "extremes", "zeros", "largest_panel", "overlap", "back_to_back", "reset_in_the_middle",
@@ -102,11 +102,11 @@ CASES = [
 #: By slice inputs, rows, groups; width.
 GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
     "one_row": (SMALL | {"rows": 1}, CASES),
-    "two_groups": (SMALL | {"ports": 2, "rows": 2, "groups": 2, "lanes": 2, "panel_rows": 512}, [*CASES, "throughput"]),
+    "two_groups": (SMALL | {"beat_bytes": 32, "rows": 2, "groups": 2, "lanes": 2, "panel_rows": 512}, [*CASES, "throughput"]),
     "slice_16": (SMALL | {"rows": 2, "groups": 1, "lanes": 3}, CASES),
     "slice_8": (SMALL | {"rows": 4, "groups": 4}, CASES),
-    "slice_4": (SMALL | {"ports": 2, "rows": 8, "groups": 2, "kv_block": 32}, CASES),
-    "one_block": (SMALL | {"ports": 2, "beat_vectors": 2, "rows": 4, "groups": 2}, CASES),
+    "slice_4": (SMALL | {"beat_bytes": 32, "rows": 8, "groups": 2, "kv_block": 32}, CASES),
+    "one_block": (SMALL | {"beat_bytes": 32, "beat_vectors": 2, "rows": 4, "groups": 2}, CASES),
     "narrow": (SMALL | {"beat_vectors": 2, "rows": 2, "groups": 4, "lanes": 1}, CASES),
 }
 

@@ -66,8 +66,8 @@ async def codes(dut: Any) -> None:
 
 #: Blocks of a beat, groups: 8 and 2, 1 and 4.
 GEOMETRIES: dict[str, dict[str, int]] = {
-    "beats_of_blocks": {"ports": 2, "rows": 2, "groups": 2, "panel_rows": 304},
-    "banks": {"ports": 1, "rows": 4, "groups": 8, "beat_vectors": 1, "panel_rows": 352},
+    "beats_of_blocks": {"beat_bytes": 32, "rows": 2, "groups": 2, "panel_rows": 304},
+    "banks": {"beat_bytes": 16, "rows": 4, "groups": 8, "beat_vectors": 1, "panel_rows": 352},
 }
 
 

@@ -69,5 +69,5 @@ async def builds(dut: Any) -> None:
 
 @pytest.mark.parametrize("builders", [2, 7, 14])
 def test_schedule(tmp_path: Path, builders: int) -> None:
-    config = BuildConfig(ports=1, rows=2, groups=1, builders=builders)
+    config = BuildConfig(beat_bytes=16, rows=2, groups=1, builders=builders)
     run_cocotb(TableSchedule(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})

@@ -28,10 +28,10 @@ from tests.hw.axi.bench import AxiMemory, Bench, Sink
 
 CONFIGS = {
     "default": BuildConfig(descriptor_queue=5),
-    "narrow": BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, descriptor_queue=2),
+    "narrow": BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, descriptor_queue=2),
     "many_rounds": BuildConfig(groups=1, lanes=1, chunk=6, descriptor_queue=3),
     "words": BuildConfig(
-        ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, descriptor_queue=8
+        ports=4, beat_bytes=16, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, descriptor_queue=8
     ),
 }
 

@@ -24,9 +24,9 @@ from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
 
 SMALL = BuildConfig(ring_beats=64, burst=8, outstanding=3, kv_block=16, chunk=8)
-NARROW = BuildConfig(ports=1, groups=1, lanes=1, rows=2, kv_block=8, builders=7, ring_beats=32, burst=4,
+NARROW = BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, builders=7, ring_beats=32, burst=4,
                      outstanding=1)
-WIDE = BuildConfig(ports=4, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, ring_beats=32, burst=2,
+WIDE = BuildConfig(ports=4, beat_bytes=16, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, ring_beats=32, burst=4,
                    outstanding=4)
 # Rings whose depth is not a power of two, nor a multiple of a burst.
 ODD = BuildConfig(ring_beats=74, burst=8, outstanding=3, kv_block=16, chunk=8)

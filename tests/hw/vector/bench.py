@@ -50,9 +50,9 @@ BUSES = {
 def config_of_width(width: int, **changes: Any) -> BuildConfig:
     """A small build with vectors of ``width`` elements, 1, 2 or 4 of them in a beat."""
     sizes: dict[int, dict[str, Any]] = {
-        4: {"ports": 4, "beat_vectors": 4, "groups": 1, "lanes": 3, "kv_block": 32, "chunk": 10, "builders": 1},
-        8: {"ports": 4, "beat_vectors": 2, "groups": 2, "lanes": 2, "kv_block": 32, "chunk": 6, "builders": 1},
-        16: {"ports": 4, "groups": 2, "lanes": 1, "kv_block": 32, "builders": 27},
+        4: {"beat_bytes": 64, "beat_vectors": 4, "groups": 1, "lanes": 3, "kv_block": 32, "chunk": 10, "builders": 1},
+        8: {"beat_bytes": 64, "beat_vectors": 2, "groups": 2, "lanes": 2, "kv_block": 32, "chunk": 6, "builders": 1},
+        16: {"beat_bytes": 64, "groups": 2, "lanes": 1, "kv_block": 32, "builders": 27},
     }
     return BuildConfig(**{"scratch_vectors": 1024, "param_vectors": 256, "burst": 16, **sizes[width], **changes})
 

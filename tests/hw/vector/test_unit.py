@@ -198,8 +198,8 @@ def test_widest(tmp_path: Path) -> None:
 
 
 def test_too_wide() -> None:
-    config = BuildConfig(ports=8, kv_block=64, rows=4, groups=2, builders=1)
+    config = BuildConfig(beat_bytes=128, kv_block=64, rows=4, groups=2, builders=1)
     with pytest.raises(
-        ConfigError, match=r"^ports must be .* vectors of 16 elements.*, not 8; the nearest legal value is 4"
+        ConfigError, match=r"^beat_bytes must be .* vectors of 16 elements.*, not 128; the nearest legal value is 64"
     ):
         VectorUnit(config)

@@ -48,7 +48,7 @@ def test_every_configuration_is_legal_and_below_the_ceilings(found: search.Explo
         assert BuildConfig.from_dict(candidate.config.to_dict()) == candidate.config
         for kind, share in CEILINGS.items():
             assert estimate_resources(candidate.config).total[kind] <= share * KV260.available[kind]
-        given = ("ports", "port_bits", "clock_mhz", "max_context")
+        given = ("ports", "port_bits", "beat_bytes", "clock_mhz", "max_context")
         assert all(getattr(candidate.config, name) == getattr(KV260.config, name) for name in given)
 
 

@@ -26,7 +26,7 @@ from hwgen.sw.runtime.session_file import load_session, save_session
 from hwgen.weights import ModelWeights, random_weights
 
 CONFIG = BuildConfig(
-    engine="int4", ports=2, rows=2, groups=2, lanes=2, builders=1, panel_rows=64, max_inputs=256, kv_block=16, chunk=12,
+    engine="int4", beat_bytes=32, rows=2, groups=2, lanes=2, builders=1, panel_rows=64, max_inputs=256, kv_block=16, chunk=12,
     fp8_query=True, int4_kv=True, scratch_vectors=1024, param_vectors=256, max_head_dim=64, max_context=256,
 )
 SHAPE = ModelShape(

@@ -17,10 +17,11 @@ BOARDS = [name for name in board_names() if load_board(name).platform is not Non
 def small_board(name: str) -> Board:
     """A shipped board with its ports and clock, and little behind them."""
     board = load_board(name)
-    ports, bits = board.config.ports, board.config.port_bits
-    width = ports * bits // 32
+    ports, bits, beat = board.config.ports, board.config.port_bits, board.config.beat_bytes
+    width = beat // 4
     config = BuildConfig(
-        name=name, ports=ports, port_bits=bits, clock_mhz=board.config.clock_mhz, groups=1, lanes=1, rows=width, builders=1,
+        name=name, ports=ports, port_bits=bits, beat_bytes=beat, clock_mhz=board.config.clock_mhz, groups=1, lanes=1, rows=width,
+        builders=1,
         query_lanes=1, kv_block=2 * width, chunk=2, burst=8, ring_beats=64, ring_memory="block",
         scratch_memory="block", scratch_vectors=64, param_vectors=16, max_inputs=64, max_head_dim=32, max_heads=2,
         max_kv_heads=1, max_shared=2, max_context=4 * width, topk=2, outstanding=2,

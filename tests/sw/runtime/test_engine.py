@@ -180,7 +180,7 @@ def test_odd_build(weights: ModelWeights) -> None:
     config = BuildConfig(
         name="narrow",
         ports=1,
-        port_bits=128,
+        beat_bytes=16,
         groups=1,
         lanes=3,
         rows=2,

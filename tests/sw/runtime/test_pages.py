@@ -12,8 +12,8 @@ from hwgen.sw.runtime.pages import PagePool, Session
 
 PAGES, PAGE_BYTES, TOKENS = 4, 4096, 8
 
-#: Pages lie wherever memory was free.
-ADDRESSES = [3 * PAGE_BYTES, 4 * PAGE_BYTES, PAGE_BYTES, 6 * PAGE_BYTES]
+#: Two pages of this size share a buffer; buffers lie wherever memory was free.
+ADDRESSES = [5 * PAGE_BYTES, 6 * PAGE_BYTES, PAGE_BYTES, 2 * PAGE_BYTES]
 
 
 @pytest.fixture
@@ -50,6 +50,21 @@ def test_pages_are_apart_and_come_back(pool: PagePool) -> None:
     assert not pool.reserve(two, 25) and len(two.pages) == 1 and pool.missing(two, 25) == 3
     pool.close(one)
     assert pool.reserve(two, 25) and pool.free == 0 and one.position == 0 and not one.pages
+
+
+def test_pages_in_any_order(pool: PagePool) -> None:
+    """Pages side by side in a buffer are one access."""
+    device, accesses = pool._device, []
+    inner = device.read
+    device.read = lambda address, size: accesses.append((address, size)) or inner(address, size)  # type: ignore[method-assign]
+    content = np.arange(4 * PAGE_BYTES, dtype=np.uint8).reshape(4, PAGE_BYTES)
+    pool.write([2, 3, 1, 0], content)
+    np.testing.assert_array_equal(pool.read([0, 1, 2, 3]), content[[3, 2, 0, 1]])
+    np.testing.assert_array_equal(pool.read([3, 2, 0, 1]), content[[1, 0, 3, 2]])
+    assert pool.read([]).shape == (0, PAGE_BYTES)
+    at = ADDRESSES
+    buffers = [(at[0], 2 * PAGE_BYTES), (at[2], 2 * PAGE_BYTES)]
+    assert accesses == [*buffers, (at[3], PAGE_BYTES), (at[2], PAGE_BYTES), buffers[0]]
 
 
 def test_a_shared_page_is_copied_before_it_is_written(pool: PagePool) -> None:

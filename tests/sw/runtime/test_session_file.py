@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen.boards import load_board
 from hwgen.descriptors import Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
 from hwgen.sw.cli.main import main
 from hwgen.sw.compiler.compile import compile_model
+from hwgen.sw.compiler.constants import ArrayRows
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.image_file import load_image, save_image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
@@ -210,6 +213,15 @@ def test_cut_short_is_noticed(engine: Engine, saved: Path, tmp_path: Path) -> No
         load_session(engine, tmp_path / "none")
 
 
+def test_a_file_of_an_earlier_format_is_refused(engine: Engine, saved: Path, tmp_path: Path) -> None:
+    """One line, before anything of its content is looked at."""
+    old = tmp_path / "old.session"
+    old.write_bytes(saved.read_bytes().replace(b"hwgen-session-3", b"hwgen-session-2"))
+    with pytest.raises(HwgenError, match="^.*old.session has format 'hwgen-session-2', 'hwgen-session-3' expected") as caught:
+        load_session(engine, old)
+    assert caught.value.kind == "session" and engine.pages.free == engine.image.pages
+
+
 def test_other_weights_and_other_builds(image: Image, saved: Path) -> None:
     other = Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY), compile_model(CONFIG, random_weights(SHAPE, seed=4)))
     with pytest.raises(HwgenError, match="belongs to other weights") as caught:
@@ -223,10 +235,12 @@ def test_other_weights_and_other_builds(image: Image, saved: Path) -> None:
 
 
 def test_model_hash_is_the_same_for_a_loaded_image(image: Image, tmp_path: Path) -> None:
-    """An image from disk has the program filled in; a larger cache changes nothing of the weights."""
-    image.save(tmp_path / "image")
-    hashes = {new_engine(i).model_hash for i in (image, Image.load(tmp_path / "image"), with_cache_tokens(image, 192))}
-    assert len(hashes) == 1
+    """A file states it, as it was written; a larger cache changes nothing of the weights."""
+    save_image(tmp_path / "a.hwimage", image, None, load_board("demo"), "exact")
+    loaded = load_image(tmp_path / "a.hwimage").image
+    unstated = replace(loaded, stored_hash=None)
+    assert len({i.model_hash for i in (image, loaded, unstated, with_cache_tokens(image, 192))}) == 1
+    assert replace(image, embedding=ArrayRows(image.embedding.gather(range(SHAPE.vocab)) ^ 1)).model_hash != image.model_hash
 
 
 def test_no_pages_left(engine: Engine, saved: Path) -> None:

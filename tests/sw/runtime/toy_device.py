@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.contract import CONTRACT_VERSION, contract_hash
-from hwgen.layout import to_planes
 from hwgen.registers import MAGIC, PassFlag, Status, register_map
 from hwgen.sw.compiler.image import Image, Places, Programs
 from hwgen.sw.compiler.placement import FRAME_BYTES
@@ -163,7 +162,7 @@ class ToyDevice:
         if PassFlag.WRITE_LOGITS in options:
             beats = np.zeros(self.image.logits_bytes, np.uint8)
             beats[: logits.nbytes] = logits.view(np.uint8)
-            self.write(self.values["LOGITS_LOW", 0], to_planes(self.config, beats.reshape(-1, self.config.beat_bytes)))
+            self.write(self.values["LOGITS_LOW", 0], beats)
 
 
 def toy_engine(image: Image, cache_tokens: int) -> Engine:
