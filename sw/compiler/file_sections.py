@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,10 @@ __all__ = ["MISSING", "FileConstants", "FileRows", "Section", "read_section"]
 
 #: What to do about a file with wrong bytes.
 MISSING = "copy the file again, or compile the model again: hwgen compile"
+
+
+#: Bytes that are read at a time.
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class _BlockChecker:
 
 
 class FileConstants:
-    """Constants in an image file. While a window is read, the one before is checked: both take no interpreter."""
+    """Constants in an image file. While a piece of a window is read, the one before is checked: neither holds the interpreter."""
 
     def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
         self._path, self._section, self._checksums = path, section, checksums
@@ -83,27 +88,29 @@ class FileConstants:
     @contextmanager
     def reading(self) -> Iterator[Reader]:
         checker = _BlockChecker(self._path, self._section, self._checksums)
-        checks: list[Future[None]] = []
         with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
             file.seek(self._section.offset)
 
             def read(window: Bytes) -> None:
-                view = memoryview(window)
-                while view:
-                    try:
-                        count = file.readinto(view)
-                    except OSError as error:
-                        raise HwgenError("model", f"{self._path} cannot be read: {error.strerror}", "check the disk") from error
-                    if not count:
-                        raise HwgenError("model", f"{self._path} was cut short while it was read", MISSING)
-                    view = view[count:]
-                checks.append(pool.submit(checker.check, window))
-                while len(checks) > 2:
-                    checks.pop(0).result()
+                checks: list[Future[None]] = []
+                for first in range(0, window.size, PIECE):
+                    piece = window[first : first + PIECE]
+                    self._read(file, memoryview(piece))
+                    checks.append(pool.submit(checker.check, piece))
+                for check in checks:
+                    check.result()
 
             yield read
-            for check in checks:
-                check.result()
+
+    def _read(self, file: RawIOBase, view: memoryview) -> None:
+        while view:
+            try:
+                count = file.readinto(view)
+            except OSError as error:
+                raise HwgenError("model", f"{self._path} cannot be read: {error.strerror}", "check the disk") from error
+            if not count:
+                raise HwgenError("model", f"{self._path} was cut short while it was read", MISSING)
+            view = view[count:]
 
 
 class FileRows:

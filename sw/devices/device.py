@@ -19,7 +19,7 @@ __all__ = ["Allocator", "Device", "DeviceTimeout", "attach", "windows"]
 Bytes = npt.NDArray[np.uint8]
 
 #: Bytes that :meth:`Device.fill` asks for at a time.
-WINDOW = 1 << 22
+WINDOW = 1 << 24
 
 
 def windows(memory: Bytes) -> Iterator[Bytes]:
