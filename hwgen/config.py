@@ -301,7 +301,7 @@ class BuildConfig:
         for name in ("ring_memory", "scratch_memory", "activation_memory"):
             self._require(getattr(self, name) in ("ultra", "block"), name, '"ultra" or "block"', "ultra")
         self._require(self.ring_beats >= 8 * self.burst_beats, "ring_beats",
-                      "at least eight bursts", 8 * self.burst_beats)
+                      "at least eight bursts", align(8 * self.burst_beats, self.groups))
         step = 2 * self.width
         self._require(self.max_head_dim % step == 0, "max_head_dim",
                       f"a multiple of {step} (two vectors)", max(step, self.max_head_dim // step * step))

@@ -174,9 +174,9 @@ class Descriptor:
     param: int = 0
     #: Parameter vectors from one token to the next (ROPE).
     param_stride: int = 0
-    #: First stream address in bytes.
+    #: First stream address in bytes, a multiple of ``beat_bytes``, as are strides between segments.
     stream_address: int = 0
-    #: Beats of one segment, a multiple of ``groups``.
+    #: Beats of one segment (consecutive bytes of memory), a multiple of ``groups``.
     stream_beats: int = 0
     #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST: first row.
     stride: int = 0

@@ -158,9 +158,9 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
         Register("ERROR", 0x040, "ro", "First memory error.", fields=(ERROR_RESPONSE, ERROR_WRITE, ERROR_PORT)),
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
+        Register("PORT_ENABLE", 0x04C, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken over by "
+                 "a doorbell, all ones after reset. The program, and what is written, go through port 0 always."),
     ]
-    rows.append(Register("PORT_ENABLE", 0x048, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken "
-                         "over by a doorbell, all ones after reset. The program, and what is written, go through port 0 always."))
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
     rows.append(Register("COUNT_OPCODE", base, "ro", "Cycles in which an operator ran, by opcode; several may run at once.",

@@ -100,6 +100,7 @@ class Engine:
         for i in range(image.chunk):  # token i finds its embedding in row i
             self._write("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
+        self._write("PORT_ENABLE", (1 << device.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
 
     @property

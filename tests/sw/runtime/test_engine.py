@@ -175,6 +175,14 @@ def test_sampling_from_logits(engine: Engine) -> None:
     assert len(set(penalised.tokens)) == 8
 
 
+def test_every_port_is_used_whatever_was_left(image: Image) -> None:
+    device = GoldenDevice(CONFIG, memory_bytes=MEMORY)
+    enable = register(CONFIG, "PORT_ENABLE").offset
+    device.write_register(enable, 1)
+    Engine(device, image)
+    assert device.read_register(enable) == 0b11
+
+
 def test_odd_build(weights: ModelWeights) -> None:
     """One port of a narrow kind, chunk smaller than the lanes, one group."""
     config = BuildConfig(
