@@ -1,5 +1,6 @@
 # `make demo`: a language model tells a story through generated hardware, under Verilator.
 # `make boards`: every board built twice, checked and compared byte for byte; takes about ten minutes.
+# `make boards-test`: host and virtual board under PYNQ 3.0.1, 3.1.2 (Python 3.10) and 4.0.0 (Python 3.12).
 # `make test`: linters, type checker and every test.
 # `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
@@ -11,12 +12,14 @@ TOKENS ?= 200
 SEED ?= 1
 # Seeds of `make fuzz`, FIRST:END.
 SEEDS ?= 0:20
+# Environments of `make boards-test`: build/boards/NAME; all if none is named.
+ENVIRONMENTS ?=
 # Test workers; each may run one simulator.
 JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test boards notebooks fuzz lint check-system clean
+.PHONY: demo test boards boards-test notebooks fuzz lint check-system clean
 
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
@@ -32,12 +35,18 @@ notebooks: $(VENV)/.installed-notebook
 boards: $(VENV)/.installed-sim
 	sh tools/build_boards.sh $(BIN)/hwgen build/boards
 
+# Host and virtual board in the Pythons and PYNQs that boards have; needs Python 3.10 and 3.12 beside $(PYTHON).
+boards-test: $(VENV)/.installed-dev
+	$(BIN)/python tools/boards_test.py $(ENVIRONMENTS)
+
 # Random builds, models and memory timings against golden; takes minutes a seed.
 fuzz: $(VENV)/.installed-dev
 	HWGEN_FUZZ_SEEDS=$(SEEDS) $(BIN)/pytest tests/system/test_random.py
 
+# Boards have Python 3.10. vermin takes Tensor.long for the long of Python 2.
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/vermin --quiet --no-tips --violations --exclude long --target=3.10- boards golden hw hwgen notebooks sim sw
 	$(BIN)/python tools/typecheck.py
 	$(BIN)/python tools/check_layers.py
 

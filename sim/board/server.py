@@ -1,8 +1,9 @@
-"""The virtual board behind PYNQ 4's remote protocol: gRPC services whose classes ``pynq`` itself ships.
+"""The virtual board behind PYNQ's remote protocol: gRPC services whose classes ``pynq`` itself ships.
 
 Behaves like AMD's server where hosts can tell the difference: a buffer is written from its start and read as a whole
 whatever range a request names, a register write takes four bytes, a failed allocation answers without a buffer, identifiers
-that were never given are refused. One thing is kinder: loading a bitstream frees the buffers of hosts that are gone.
+that were never given are refused. There is no PS GPIO: gRPC itself says so. One thing is kinder: loading a bitstream frees
+the buffers of hosts that are gone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import grpc
 from pynq.remote import (
     buffer_pb2,
     buffer_pb2_grpc,
-    gpio_pb2_grpc,
     mmio_pb2,
     mmio_pb2_grpc,
     remote_device_pb2,
@@ -108,6 +108,12 @@ class _Files(remote_device_pb2_grpc.RemoteDeviceServicer):
         return remote_device_pb2.SetBitstreamAttrsResponse(status=True)
 
 
+def _sent(word: int) -> int:
+    """A 32-bit word as the protocol carries it: PYNQ 3.1 has declared it with a sign."""
+    field = mmio_pb2.ReadResponse.DESCRIPTOR.fields_by_name["data"]
+    return word - (1 << 32) if field.type == field.TYPE_INT32 and word >> 31 else word
+
+
 class _Registers(mmio_pb2_grpc.MmioServicer):
     def __init__(self, board: VirtualBoard) -> None:
         self.board = board
@@ -125,7 +131,7 @@ class _Registers(mmio_pb2_grpc.MmioServicer):
     def read(self, request: Any, context: grpc.ServicerContext) -> Any:
         address = self._address(request, context)
         try:
-            return mmio_pb2.ReadResponse(status=True, data=self.board.read_word(address))
+            return mmio_pb2.ReadResponse(status=True, data=_sent(self.board.read_word(address)))
         except (BusError, RuntimeError) as error:
             return mmio_pb2.ReadResponse(status=False, msg=str(error))
 
@@ -234,7 +240,6 @@ class BoardServer:
         remote_device_pb2_grpc.add_RemoteDeviceServicer_to_server(_Files(board, buffers.free_all), self._server)
         mmio_pb2_grpc.add_MmioServicer_to_server(_Registers(board), self._server)
         buffer_pb2_grpc.add_RemoteBufferServicer_to_server(buffers, self._server)
-        gpio_pb2_grpc.add_GpioServicer_to_server(gpio_pb2_grpc.GpioServicer(), self._server)  # no PS GPIO: unimplemented
         try:
             #: Port that is listened on.
             self.port: int = self._server.add_insecure_port(f"{host}:{port}")

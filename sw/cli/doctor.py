@@ -8,35 +8,22 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
 
 from ...errors import HwgenError
+from ..compiler.compile import plan_image
+from ..compiler.image_file import is_image_file, load_image
+from ..devices.board_checks import BoardSystem, Check, check_board, named_board
+from ..devices.find_board import shipped_name
 from ..models.library import shipped_models
 from ..models.open import open_model
+from .options import configured_board
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "Check", "add_arguments", "run", "run_checks"]
 
-EXAMPLE = "hwgen doctor"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked for."""
-
-    name: str
-    ok: bool
-    #: What was found, or "not found".
-    found: str
-    #: What to do where it is missing.
-    fix: str
-    #: True where hwgen works without it.
-    optional: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+EXAMPLE = "hwgen doctor --board"
 
 
 #: Distribution, what needs it, extra that brings it.
@@ -134,13 +121,40 @@ def run_checks() -> list[Check]:
     ]
 
 
+def model_bytes(options: argparse.Namespace) -> int:
+    """Contiguous bytes that ``--model`` takes on ``--board``."""
+    if is_image_file(options.model):
+        return load_image(Path(options.model)).image.contiguous_bytes
+    weights = open_model(options.model).weights
+    return plan_image(configured_board(options, weights.engine).config, weights).contiguous_bytes
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It takes none."""
+    parser.add_argument(
+        "--board",
+        nargs="?",
+        const="",
+        metavar="BOARD",
+        help="check the board that this runs on; BOARD is a shipped name or the board.json of its build, if it does not say itself",
+    )
+    parser.add_argument("--model", help="with --board: check that contiguous memory holds this model")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="with --board: a field of the build configuration"
+    )
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
-    checks = run_checks()
+    if options.board is not None:
+        system = BoardSystem()
+        options.board = options.board or shipped_name(named_board(system))
+        needed = model_bytes(options) if options.model else 0
+        checks = check_board(configured_board(options), system, needed=needed)
+    elif options.model or options.set:
+        raise HwgenError("usage", "--model and --set are for a board", "say which one: --board BOARD")
+    else:
+        checks = run_checks()
     for check in checks:
         hint = "" if check.ok else f"   fix: {check.fix}"
-        output.show(f"{'ok     ' if check.ok else 'missing'} {check.name:24} {check.found}{hint}")
+        verdict = "ok" if check.ok else "note" if check.optional else "not ok"
+        output.show(f"{verdict:7} {check.name:24} {check.found}{hint}")
     return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,9 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...packages import needs
 from .pynq import SIMULATED_SUFFIX, board_name, same_board
+from .pynq_library import active_device, import_pynq
 
-__all__ = ["FoundBoard", "find_board"]
+__all__ = ["FoundBoard", "find_board", "shipped_name"]
 
 #: Contiguous memory of a virtual board in this process.
 VIRTUAL_MEMORY_BYTES = 1 << 28
@@ -59,19 +59,13 @@ def find_board(
     ``board`` is the name of a shipped board or the path of a ``board.json``, for a build other than the one that ships for the
     board found. A virtual board gets a bitstream of its own; without a real board it simulates ``board``, else ``simulate``.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the order of its own imports, and that there is no device
-        with needs("finding a board", "hwgen[pynq]"):
-            import pynq
-        try:
-            device = pynq.Device.active_device
-        except RuntimeError:  # PYNQ finds nothing
-            device = None
+    pynq = import_pynq()
+    device = active_device(pynq)
     if device is None:
         described = load_board(board or simulate)
         device = pynq.Device.active_device = _virtual_device(described, progress)
     else:
-        described = load_board(board or _shipped_name(board_name(device)))
+        described = load_board(board or shipped_name(board_name(device)))
     if str(device.name).endswith(SIMULATED_SUFFIX):
         from .virtual_board import write_overlay
 
@@ -97,7 +91,7 @@ def find_board(
     return found
 
 
-def _shipped_name(found: str) -> str:
+def shipped_name(found: str) -> str:
     """The shipped board of a name as PYNQ spells it."""
     plain = found.removesuffix(SIMULATED_SUFFIX)
     for name in board_names():

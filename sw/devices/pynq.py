@@ -18,6 +18,7 @@ from ...packages import needs
 from ...registers import Status, register
 from ...vlnv import VLNV
 from .device import DeviceTimeout, attach
+from .pynq_library import ENTER, WORD, active_device, import_pynq, missing_library
 from .pynq_memory import PynqMemory
 from .watch import PassWatch, WatchLimits
 
@@ -93,7 +94,7 @@ class PynqDevice(PynqMemory):
         self.build_seconds = 0.0
         super().__init__()
         report = progress or (lambda text: None)
-        self._pynq = _import_pynq()
+        self._pynq = import_pynq()
         self._target = self._find_target(target, address, call_seconds)
         self._remote = bool(self._target.has_capability("REMOTE"))
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
@@ -122,18 +123,16 @@ class PynqDevice(PynqMemory):
     def _find_target(self, target: Any, address: str | None, seconds: float) -> Any:
         """The PYNQ device, made the active one: PYNQ sets port widths and clocks there whatever device is named."""
         if target is None and address is not None:
-            from .pynq_remote import connect
+            with needs("a board across the network", "pynq>=3.1"):
+                from .pynq_remote import connect
 
             target = connect(address, seconds)
         if target is None:
-            try:
-                target = self._pynq.Device.active_device
-            except RuntimeError as error:
+            target = active_device(self._pynq)
+            if target is None:
                 raise HwgenError(
-                    "device",
-                    f"PYNQ finds no board: {error}",
-                    "run this on a board as root (sudo -E), or give the address of one: --address HOST",
-                ) from error
+                    "device", "PYNQ finds no board", f"on a board, {ENTER}; elsewhere give the address of one: --address HOST"
+                )
             if target.has_capability("REMOTE"):
                 from .pynq_remote import add_deadlines
 
@@ -250,7 +249,7 @@ class PynqDevice(PynqMemory):
 
     def read_register(self, offset: int) -> int:
         with self._answers():
-            return int(self.driver.mmio.read(offset))
+            return int(self.driver.mmio.read(offset)) & WORD
 
     def wait(self, timeout: float) -> None:
         self._watch.wait(timeout)
@@ -294,15 +293,11 @@ class PynqDevice(PynqMemory):
         except Exception as error:
             if self._is_lost(error):
                 raise self._lost(error) from error
+            missing = None if self._remote else missing_library(error)
+            if missing is not None:
+                raise missing from error
             if isinstance(error, RuntimeError | ValueError | OSError) or type(error).__name__ == "BusError":
                 raise HwgenError(
                     "device", f"{self._where} reports: {str(error).splitlines()[0]}", "see docs/troubleshooting.md"
                 ) from error
             raise
-
-
-def _import_pynq() -> Any:
-    with needs("a PYNQ board", "hwgen[pynq]"):
-        import pynq
-    return pynq
-

@@ -11,6 +11,7 @@ from pynq import DefaultIP
 from ...config import BuildConfig
 from ...registers import Register, register_map
 from ...vlnv import VLNV
+from .pynq_library import WORD
 
 __all__ = ["AcceleratorDriver"]
 
@@ -37,7 +38,7 @@ class AcceleratorDriver(DefaultIP):
 
     def read_register(self, name: str, index: int = 0) -> int:
         row = self._rows[name]
-        return int(self.mmio.read(row.offset + index * row.step))
+        return int(self.mmio.read(row.offset + index * row.step)) & WORD
 
     def write_register(self, name: str, value: int, index: int = 0) -> None:
         row = self._rows[name]
@@ -72,7 +73,7 @@ def _wait_for(interrupt: Any) -> bool:
     async def wait() -> None:
         try:
             await asyncio.wait_for(interrupt.wait(), INTERRUPT_SLICE)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
             return
 
     loop.run_until_complete(wait())

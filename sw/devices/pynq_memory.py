@@ -14,8 +14,9 @@ import numpy as np
 from ...errors import HwgenError
 from ...rounding import align, ceil_div
 from .device import WINDOW, Bytes, windows
+from .pynq_library import WORD, missing_library
 
-__all__ = ["PynqMemory", "contiguous_advice"]
+__all__ = ["PynqMemory", "cma_limit", "cma_wanted", "contiguous_advice"]
 
 #: Bytes of a cache line, the unit of cache maintenance.
 LINE = 64
@@ -34,12 +35,22 @@ LOW_MEMORY, KEPT_BY_LINUX = 2 << 30, 200 << 20
 SPARE_CMA = 32 << 20
 
 
+def cma_wanted(size: int) -> int:
+    """Value of ``cma=`` in MiB for buffers of ``size`` bytes."""
+    return ceil_div(size + SPARE_CMA, 4 << 20) * 4
+
+
+def cma_limit(installed: int) -> int:
+    """The largest ``cma=`` in MiB that a board with ``installed`` bytes of memory should be asked for."""
+    return max(0, min(installed, LOW_MEMORY) - KEPT_BY_LINUX) >> 20
+
+
 def contiguous_advice(size: int, installed: int | None) -> str:
     """What to do where ``size`` contiguous bytes are needed on a board with ``installed`` bytes of memory (None: unknown)."""
-    wanted = ceil_div(size + SPARE_CMA, 4 << 20) * 4
-    if installed is not None and (limit := min(installed, LOW_MEMORY) - KEPT_BY_LINUX) < wanted << 20:
+    wanted = cma_wanted(size)
+    if installed is not None and cma_limit(installed) < wanted:
         return (
-            f"such a board can give about {max(0, limit) >> 20} MiB: compile with a shorter --context, keep fewer tokens "
+            f"such a board can give about {cma_limit(installed)} MiB: compile with a shorter --context, keep fewer tokens "
             "(--cache-tokens), or use a smaller model"
         )
     return (
@@ -124,6 +135,9 @@ class PynqMemory(ABC):
         except Exception as error:
             if self._is_lost(error):
                 raise self._lost(error) from error
+            missing = missing_library(error)
+            if missing is not None:
+                raise missing from error
             # every kind of PYNQ device reports this in its own way
             raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
         if not address or address % 4096:
@@ -241,7 +255,7 @@ class PynqMemory(ABC):
         memory = self._pynq.MMIO(int(buffer.device_address) + first, last - first, device=self._target)
         words = bytearray(last - first)
         for edge in {0, last - first - 4}:
-            words[edge : edge + 4] = int(memory.read(edge)).to_bytes(4, "little")
+            words[edge : edge + 4] = (int(memory.read(edge)) & WORD).to_bytes(4, "little")
         words[start - first : start - first + flat.size] = flat.tobytes()
         for offset in range(0, len(words), 4):
             memory.write(offset, int.from_bytes(words[offset : offset + 4], "little"))

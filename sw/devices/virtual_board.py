@@ -70,7 +70,8 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
     modules = ElementTree.SubElement(root, "MODULES")
 
     ps = ElementTree.SubElement(
-        modules, "MODULE", FULLNAME=f"/{ps_name}", INSTANCE=ps_name, MODTYPE=family, VLNV=f"xilinx.com:ip:{family}:3.5"
+        modules, "MODULE", FULLNAME=f"/{ps_name}", INSTANCE=ps_name, MODTYPE=family, VLNV=f"xilinx.com:ip:{family}:3.5",
+        IS_PL="FALSE",  # by which pynqmetadata 0.1 knows it
     )
     parameters = ElementTree.SubElement(ps, "PARAMETERS")
     for name, value in _clock_parameters(family, board.config.clock_mhz).items():

@@ -196,6 +196,7 @@ class _Writer:
             INSTANCE=cell.name,
             IPTYPE="PROCESSOR" if cell.core == self.design.processor else "PERIPHERAL",
             IS_ENABLE="1",
+            IS_PL="FALSE" if cell.core == self.design.processor else "TRUE",  # pynqmetadata 0.1 knows the processor by it
             MODCLASS=_MODCLASS.get(cell.core, "PERIPHERAL"),
             MODTYPE=cell.core,
             VLNV=vlnv,

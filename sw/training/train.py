@@ -20,10 +20,9 @@ from ...golden.float_bitnet import BitNet
 from ...shape import ModelShape
 from ...weights import ModelWeights
 from ..models.bitnet import save_model, weights_from_state
+from .documents import open_tokenizer, read_documents
 
-__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "export_training", "read_documents", "train", "train_tokenizer"]
-
-END_OF_TEXT = "<|endoftext|>"
+__all__ = ["STORY_SHAPE", "Recipe", "evaluate", "export_training", "train"]
 
 #: The shipped story model: the 2B4T layer (grouped queries, squared ReLU, sub-norms) in 2.56 M parameters.
 STORY_SHAPE = ModelShape(
@@ -63,40 +62,6 @@ class Recipe:
         rise = (step + 1) / max(1.0, self.warmup * self.steps)
         fall = (self.steps - step) / max(1.0, self.cooldown * self.steps)
         return min(1.0, rise, fall)
-
-
-def read_documents(path: Path) -> list[str]:
-    """Documents of a text file, separated by lines ``<|endoftext|>`` (a file without any is one document)."""
-    text = path.read_text(encoding="utf-8")
-    return [d for d in (part.strip() for part in text.split(END_OF_TEXT)) if d]
-
-
-def train_tokenizer(documents: list[str], vocab: int) -> Any:
-    """Byte-level BPE tokenizer (`tokenizers.Tokenizer`) with ``<|endoftext|>`` as token 0."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
-
-
-def open_tokenizer(path: Path, documents: list[str], vocab: int) -> Any:
-    """The tokenizer at ``path``, trained where there is none."""
-    from tokenizers import Tokenizer
-
-    if path.exists():
-        return Tokenizer.from_file(str(path))
-    tokenizer = train_tokenizer(documents, vocab)
-    tokenizer.save(str(path))
-    return tokenizer
 
 
 def encode_documents(tokenizer: Any, documents: list[str]) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 from hwgen.config import BuildConfig
 from hwgen.shape import ModelShape
 from hwgen.sw.models.bitnet import save_model
-from hwgen.sw.training.train import train_tokenizer
+from hwgen.sw.training.documents import train_tokenizer
 from hwgen.weights import ModelWeights, random_weights
 
 #: Odd on purpose: hidden and ffn are no multiples of a vector, a slice or four rows; grouped queries.

@@ -9,11 +9,11 @@ import pytest
 
 from hwgen.sim.board.bitstream import make_bitstream
 from hwgen.sim.board.board import FPGA_MANAGER, LEDS_BASE, VirtualBoard
-from tests.virtual_board import CONFIG, new_board, require_pynq
+from tests.virtual_board import CONFIG, new_board, require_remote
 
 from .test_board import firmware
 
-require_pynq()
+require_remote()
 
 import grpc  # noqa: E402
 from pynq.remote import (  # noqa: E402

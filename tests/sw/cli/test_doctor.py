@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hwgen.sw.cli import doctor
+from hwgen.sw.cli.main import main
+from hwgen.sw.devices.board_checks import BoardSystem
 
 from .calls import call
 
@@ -14,3 +18,23 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(set(c) >= {"name", "ok", "found", "fix"} for c in result["checks"])
     assert {c["name"]: c["ok"] for c in result["checks"]}["numpy"]
     assert not doctor.check_package("no-such-distribution", "sim", False).ok
+
+
+def test_of_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a board that has nothing; what is found in which case is tested with the checks themselves."""
+    system = BoardSystem(root=tmp_path, environment={"BOARD": "Pynq-Z2"}, user=0)
+    monkeypatch.setattr(doctor, "BoardSystem", lambda: system)
+    code, result = call(capsys, "doctor", "--board", "--model", "stories")
+    checks = {check["name"]: check for check in result["checks"]}
+    assert code == 1 and checks["board"]["ok"] and checks["board"]["found"] == "Pynq-Z2"
+    assert not checks["permissions"]["ok"] and checks["permissions"]["fix"]
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("CmaTotal: 131072 kB\nCmaFree: 1024 kB\n")
+    assert main(["doctor", "--board", "pynq-z2", "--model", "stories"]) == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if " memory " in line)
+    assert line.startswith("not ok  memory") and "the model needs" in line and "fix: shut notebooks" in line
+    code, result = call(capsys, "doctor", "--model", "stories")
+    assert code == 2 and "are for a board" in result["error"]["message"]
+    monkeypatch.setattr(doctor, "BoardSystem", lambda: BoardSystem(root=tmp_path, environment={}))
+    code, result = call(capsys, "doctor", "--board")
+    assert code == 2 and "does not say what it is" in result["error"]["message"] and "kv260" in result["error"]["fix"]

@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 from hwgen.sim.board.board import VirtualBoard
-from hwgen.sw.devices.device import Device
-from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.pynq import PynqDevice
-from hwgen.sw.runtime.engine import Engine
-from hwgen.sw.runtime.generation import Generation
-from hwgen.sw.runtime.pages import Session
-from tests.system.small import MEMORY_BYTES
-from tests.virtual_board import CONFIG, PROMPT, image, new_board
+from tests.golden_answers import golden_answer
+from tests.virtual_board import CONFIG, new_board, serve_board
 
 if TYPE_CHECKING:
     from hwgen.sim.board.server import BoardServer
-
-NEW_TOKENS = 3
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +23,7 @@ def board() -> VirtualBoard:
 
 @pytest.fixture(scope="module")
 def server(board: VirtualBoard) -> Iterator[BoardServer]:
-    from hwgen.sim.board.server import BoardServer
-
-    with BoardServer(board, port=0) as server:
+    with serve_board(board, port=0) as server:
         yield server
 
 
@@ -65,14 +55,7 @@ def opened(request: pytest.FixtureRequest, board: VirtualBoard) -> Iterator[Call
         device.close()
 
 
-def generate(device: Device, tokens: int = NEW_TOKENS) -> tuple[list[int], list[int]]:
-    """Tokens that the model answers, and the bits of its last logits."""
-    engine = Engine(device, image())
-    answer = [item.token for item in Generation(engine, PROMPT, tokens)]
-    engine.forward(Session(), PROMPT, write_logits=True)
-    return answer, engine.logits().view(np.uint32).tolist()
-
-
 @pytest.fixture(scope="module")
 def expected() -> tuple[list[int], list[int]]:
-    return generate(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
+    answer: tuple[list[int], list[int]] = golden_answer("generate")
+    return answer

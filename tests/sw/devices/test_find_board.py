@@ -14,16 +14,14 @@ from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices import find_board as board_finder
 from hwgen.sw.devices.find_board import find_board
 from hwgen.sw.devices.virtual_board import write_overlay
-from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq
+from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq, serve_board
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
 
 import pynq  # noqa: E402
 
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sim.board.server import BoardServer  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
-from hwgen.sw.devices.pynq_remote import connect  # noqa: E402
 
 #: Of PYNQ's own code.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
@@ -114,8 +112,10 @@ def test_a_board_without_a_build(
 
 def test_a_board_across_the_network(board: VirtualBoard, board_file: Path) -> None:
     """An old firmware file of the same name is replaced, which PYNQ alone does not do."""
-    with BoardServer(board, port=0) as server:
+    with serve_board(board, port=0) as server:
         board.write_file("/lib/firmware/small.bin", b"what was there before")
+        from hwgen.sw.devices.pynq_remote import connect
+
         pynq.Device.active_device = connect(f"127.0.0.1:{server.port}")
         found = find_board(board=board_file)
         assert found.simulated and str(found).startswith("virtual board small-simulated at 127.0.0.1")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,25 +16,22 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices.device import Device
-from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.devices.fabric_clock import fabric_mhz
 from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.virtual_board import write_overlay
-from hwgen.sw.runtime.engine import Engine
-from hwgen.sw.runtime.generation import Generation
-from hwgen.sw.runtime.kv_arrays import with_cache_tokens
-from hwgen.sw.runtime.scheduler import Job, Scheduler
-from tests.system.small import MEMORY_BYTES, SmallDevice
-from tests.virtual_board import BOARD, CONFIG, PROMPT, image, new_board, require_pynq
+from tests.golden_answers import generate, generate_in_slices, golden_answer
+from tests.system.small import SmallDevice
+from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq, serve_board
 
 require_pynq()
 
 import pynq  # noqa: E402
 
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sim.board.server import BoardServer  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice, overlay_lock  # noqa: E402
 
-from .conftest import generate  # noqa: E402
+if TYPE_CHECKING:
+    from hwgen.sim.board.server import BoardServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code
@@ -44,7 +42,7 @@ pytestmark = [
 # ---- the same host code everywhere -------------------------------------------------------------------------------
 @pytest.mark.parametrize("where", ["verilated", "pynq in process", "pynq remote"])
 def test_equal_tokens_everywhere(
-    where: str, board: VirtualBoard, server: BoardServer, expected: tuple[list[int], list[int]]
+    where: str, board: VirtualBoard, expected: tuple[list[int], list[int]], request: pytest.FixtureRequest
 ) -> None:
     """One program, three devices: tokens and the bits of every logit are those of golden."""
     device: Device
@@ -53,7 +51,7 @@ def test_equal_tokens_everywhere(
     elif where == "pynq in process":
         device = PynqDevice(CONFIG, target=SimulatedDevice(board))
     else:
-        device = PynqDevice(CONFIG, address=f"127.0.0.1:{server.port}")
+        device = PynqDevice(CONFIG, address=f"127.0.0.1:{request.getfixturevalue('server').port}")
     assert generate(device) == expected
     if isinstance(device, PynqDevice):
         device.close()
@@ -69,21 +67,9 @@ def test_board(opened: Callable[..., PynqDevice], expected: tuple[list[int], lis
 def test_a_prompt_makes_way_for_decoding(opened: Callable[..., PynqDevice], board: VirtualBoard) -> None:
     """Slices are doorbells: the device knows nothing of them."""
 
-    def answers(device: Device) -> tuple[list[list[int]], int]:
-        engine = Engine(device, with_cache_tokens(image(), 64))
-        tokens: list[list[int]] = [[], []]
-        scheduler = Scheduler(engine)
-        for number, (prompt, count) in enumerate((([3], 6), (PROMPT, 1))):
-            job = Job(Generation(engine, prompt, count), lambda item, to=tokens[number]: to.append(item.token), lambda error: None)  # type: ignore[misc]
-            scheduler.submit(job)
-        most = 0
-        while scheduler.step():
-            most = max(most, sum(engine.is_suspended(job.sliced) for job in scheduler._running))
-        return tokens, most
-
-    wanted, suspended = answers(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
+    wanted, suspended = golden_answer("generate_in_slices")
     assert suspended == 1 and [len(part) for part in wanted] == [6, 1]
-    assert answers(opened()) == (wanted, 1)
+    assert generate_in_slices(opened()) == (wanted, 1)
     assert not board.accelerator.violation_count and not board.accelerator.error_count
 
 
@@ -91,10 +77,11 @@ def test_zynq_7000(expected: tuple[list[int], list[int]], tmp_path: Path) -> Non
     """The other family: its clock registers, and a name that PYNQ spells in its own way."""
     board = new_board("Pynq-Z2", arch="armv7l")
     slow = replace(BOARD, name="pynq_z2", part="xc7z020clg400-1", config=replace(CONFIG, clock_mhz=100.0))
-    with BoardServer(board, port=0) as server:
+    with serve_board(board, port=0) as server:
         address = f"127.0.0.1:{server.port}"
         device = PynqDevice(slow.config, address=address, overlay=write_overlay(slow, tmp_path), board="pynq_z2")
         assert round(pynq.Clocks.fclk0_mhz) == 100
+        assert fabric_mhz("processing_system7", board.read_word) == pytest.approx(pynq.Clocks.fclk0_mhz)
         assert generate(device, 1)[0] == expected[0][:1]
         device.close()
         PynqDevice(slow.config, address=address).close()
@@ -102,13 +89,14 @@ def test_zynq_7000(expected: tuple[list[int], list[int]], tmp_path: Path) -> Non
 
 def test_clocks_of_a_second_board(board: VirtualBoard, server: BoardServer) -> None:
     """PYNQ keeps the clocks of the first device it used; opening another one must not reach back to that."""
-    with BoardServer(new_board("other"), port=0) as first:
+    with serve_board(new_board("other"), port=0) as first:
         PynqDevice(CONFIG, address=f"127.0.0.1:{first.port}").close()
     PynqDevice(CONFIG, address=f"127.0.0.1:{server.port}").close()
     clock = 0xFF5E_00C0
     board.write_word(clock, board.read_word(clock) | 15 << 8)
     PynqDevice(CONFIG, target=SimulatedDevice(board)).close()
     assert board.read_word(clock) >> 8 & 0x3F == 6  # 250 MHz of 1500
+    assert fabric_mhz("zynq_ultra_ps_e", board.read_word) == pytest.approx(pynq.Clocks.fclk0_mhz, rel=1e-5)
 
 
 def test_by_name(board: VirtualBoard) -> None:
@@ -169,6 +157,7 @@ def test_more_than_the_protocol_can_count(server: BoardServer) -> None:
 # ---- PYNQ without hwgen ------------------------------------------------------------------------------------------
 def test_selftest(server: BoardServer, tmp_path: Path) -> None:
     """Every step of PYNQ's own test of a remote board, as its users run it."""
+    pytest.importorskip("pynq.remote.selftest", reason="PYNQ has a self-test since 4.0")
     bit = write_overlay(BOARD, tmp_path)
     with overlay_lock():
         place = ["--ip", "127.0.0.1", "--port", str(server.port), "--bitstream", str(bit)]
@@ -203,7 +192,7 @@ def test_plain_pynq_finds_the_board(board: VirtualBoard, tmp_path: Path) -> None
     pid = os.getpid()
     host = f"127.{1 + pid % 250}.{pid // 250 % 250}.7"
     environment = {**os.environ, "PYNQ_REMOTE_DEVICES": host, "no_grpc_proxy": host}
-    with BoardServer(board, host=host), overlay_lock():
+    with serve_board(board, host=host), overlay_lock():
         result = subprocess.run(
             [sys.executable, "-c", PLAIN.format(bit=str(bit))], capture_output=True, text=True, env=environment
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,17 +24,18 @@ from hwgen.sw.devices.watch import WatchLimits
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.pages import Session
-from tests.virtual_board import BOARD, CONFIG, PROMPT, image, require_pynq, subprocess_board
+from tests.golden_answers import NEW_TOKENS, generate
+from tests.virtual_board import BOARD, CONFIG, PROMPT, image, require_pynq, require_remote, subprocess_board
 
 require_pynq()
 
 import pynq  # noqa: E402
 
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sim.board.server import BoardServer  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
 
-from .conftest import NEW_TOKENS, generate  # noqa: E402
+if TYPE_CHECKING:
+    from hwgen.sim.board.server import BoardServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code
@@ -116,10 +118,18 @@ def test_an_overlay_that_the_user_loaded(board: VirtualBoard, tmp_path: Path) ->
 
 
 def test_nobody_answers() -> None:
+    require_remote()
     with pytest.raises(HwgenError, match=r"no board answers at 127\.0\.0\.1:9"):
         PynqDevice(CONFIG, address="127.0.0.1:9")
     with pytest.raises(HwgenError, match="'port' in 'host:port' is not a port"):
         PynqDevice(CONFIG, address="host:port")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq.remote") is not None, reason="PYNQ has a remote protocol since 3.1")
+def test_no_remote_protocol() -> None:
+    with pytest.raises(HwgenError, match="a board across the network needs") as caught:
+        PynqDevice(CONFIG, address="127.0.0.1:9")
+    assert "pynq>=3.1" in caught.value.fix
 
 
 def test_no_pynq() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,11 +23,12 @@ from tests.virtual_board import BOARD, CONFIG, PROMPT, image, require_pynq
 require_pynq()
 
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sim.board.server import BoardServer  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
 from hwgen.sw.devices.pynq_memory import contiguous_advice  # noqa: E402
+from tests.golden_answers import NEW_TOKENS  # noqa: E402
 
-from .conftest import NEW_TOKENS  # noqa: E402
+if TYPE_CHECKING:
+    from hwgen.sim.board.server import BoardServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code

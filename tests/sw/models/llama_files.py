@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwgen.shape import ModelShape
-from hwgen.sw.training.train import train_tokenizer
+from hwgen.sw.training.documents import train_tokenizer
 from hwgen.weights import ModelWeights, dense
 
 #: Sizes are multiples of 32, so that every block format fits; grouped queries.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hwgen import LLM
 
 from ..conftest import CONFIG, SHAPE
 
 
 def test_llm(model_directory: Path) -> None:
-
+    pytest.importorskip("torch")
     llm = LLM(model_directory, device="golden", board=CONFIG)
     answer = llm.generate("the cat", max_new_tokens=6)
     pieces = list(answer)

@@ -39,6 +39,7 @@ def new_engine(image: Image) -> Engine:
 
 
 def golden_engine(image: Image) -> Engine:
+    pytest.importorskip("torch")
     return Engine(GoldenDevice(image.config, memory_bytes=MEMORY), image)
 
 
