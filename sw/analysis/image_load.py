@@ -33,9 +33,6 @@ from ..runtime.image_memory import ImageMemory
 
 __all__ = ["HostBuffers", "describe", "load", "main", "measure"]
 
-#: Times that the file is read by either.
-REPEATS = 3
-
 
 class HostBuffers:
     """The memory of a device, and nothing else of it: every buffer is anonymous memory of this process."""
@@ -88,10 +85,10 @@ def _cat(path: Path) -> float:
     return time.monotonic() - begin
 
 
-def measure(path: Path) -> dict[str, Any]:
-    """Times and memory of opening an image file that is there; the best of `REPEATS` each."""
+def measure(path: Path, repeats: int = 3) -> dict[str, Any]:
+    """Times and memory of opening an image file that is there; the best of ``repeats`` each."""
     runs, cats = [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         _forget(path)
         command = [sys.executable, "-m", "hwgen.sw.analysis.image_load", "--load", str(path)]
         runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
