@@ -90,6 +90,7 @@ class FileConstants:
         checker = _BlockChecker(self._path, self._section, self._checksums)
         with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
             file.seek(self._section.offset)
+            os.posix_fadvise(file.fileno(), self._section.offset, self._section.bytes, os.POSIX_FADV_SEQUENTIAL)
 
             def read(window: Bytes) -> None:
                 checks: list[Future[None]] = []
