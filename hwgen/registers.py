@@ -171,7 +171,8 @@ def register_map(config: BuildConfig) -> list[Register]:
     rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
     rows.append(Register("TOPK", TOPK_BASE, "ro", "Candidates of the LM head: token id, then logit as float32 bits, best first.",
                          count=2 * config.topk))
-    rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.", count=config.chunk))
+    rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
+                         count=config.chunk))
     rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page table: page number of every block.", count=config.max_pages))
     rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "
                          "start, cycle of the end (the doorbell is cycle 0), tag | opcode << 16 | active tokens << 24, "

@@ -26,8 +26,9 @@ import numpy as np
 from ...boards import load_board
 from ...published import PUBLISHED, published_model
 from ..compiler.compile import HEADS, plan_image
-from ..compiler.image_file import SUFFIX, load_image, save_image
+from ..compiler.image_file import load_image, save_image
 from ..devices.device import Bytes, windows
+from ..models.open import IMAGE_SUFFIX
 from ..models.random_model import RandomModel
 from ..runtime.image_memory import ImageMemory
 
@@ -135,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     board = load_board(options.board).for_engine(model.engine)
     weights: Any = RandomModel(replace(model.shape, max_context=options.context), model.layer, model.engine)
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
-        path, begin = Path(folder) / f"{options.shape}{SUFFIX}", time.monotonic()
+        path, begin = Path(folder) / f"{options.shape}{IMAGE_SUFFIX}", time.monotonic()
         image = plan_image(board.config, weights, name=options.shape, head=options.head)
         save_image(path, image, None, board, options.head, lambda text: print(text, file=sys.stderr, flush=True))
         result = {"shape": options.shape, "board": board.name, "write_s": time.monotonic() - begin, **measure(path)}

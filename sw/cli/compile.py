@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...errors import HwgenError
 from ..compiler.compile import plan_image
-from ..compiler.image_file import SUFFIX, is_image_file, save_image
-from ..models.open import open_model
+from ..compiler.image_file import is_image_file, save_image
+from ..models.open import IMAGE_SUFFIX, open_model
 from .options import add_board, add_context, add_head, configured_board, shortened
 from .output import Output, Result
 
@@ -23,16 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="shipped or added name, directory in Hugging Face layout or GGUF file"
     )
-    parser.add_argument("--out", type=Path, metavar=f"FILE{SUFFIX}", help=f"file to write (MODEL{SUFFIX} here if not given)")
+    parser.add_argument("--out", type=Path, metavar=f"FILE{IMAGE_SUFFIX}", help=f"file to write (MODEL{IMAGE_SUFFIX} here if not given)")
     add_context(parser)
     add_head(parser)
     add_board(parser, "kv260")
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
-    out = options.out or Path(f"{Path(options.model).stem}{SUFFIX}")
+    out = options.out or Path(f"{Path(options.model).stem}{IMAGE_SUFFIX}")
     if not is_image_file(out):
-        raise HwgenError("usage", f"--out {out} does not end with {SUFFIX}", f"give a name that does: {out.stem}{SUFFIX}")
+        raise HwgenError("usage", f"--out {out} does not end with {IMAGE_SUFFIX}", f"give a name that does: {out.stem}{IMAGE_SUFFIX}")
     if not out.parent.is_dir():
         raise HwgenError("usage", f"{out.parent} is not a directory", "give --out in a directory that is there")
     begin = time.monotonic()

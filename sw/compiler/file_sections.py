@@ -65,7 +65,7 @@ class _BlockChecker:
 
     def check(self, data: Bytes) -> None:
         section = self._section
-        view = memoryview(data)
+        view = data.data
         while view:
             left = section.block - self._at % section.block
             part, view = view[:left], view[left:]
@@ -96,7 +96,7 @@ class FileConstants:
                 checks: list[Future[None]] = []
                 for first in range(0, window.size, PIECE):
                     piece = window[first : first + PIECE]
-                    self._read(file, memoryview(piece))
+                    self._read(file, piece.data)
                     checks.append(pool.submit(checker.check, piece))
                 for check in checks:
                     check.result()

@@ -182,7 +182,7 @@ class Image:
             for first in range(0, self.constants.bytes, WINDOW):
                 part = window[: self.constants.bytes - first]
                 read(part)
-                digest.update(part)
+                digest.update(part.data)
         for first in range(0, self.shape.vocab, ROWS):
-            digest.update(self.embedding.gather(range(first, min(first + ROWS, self.shape.vocab))))
+            digest.update(self.embedding.gather(range(first, min(first + ROWS, self.shape.vocab))).data)
         return digest.hexdigest()

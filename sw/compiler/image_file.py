@@ -27,6 +27,7 @@ from ...files import replacing
 from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from ..models.model import Model
+from ..models.open import IMAGE_SUFFIX
 from ..models.tokenizer import Tokenizer
 from ..progress import Ticker
 from .file_sections import MISSING, FileConstants, FileRows, Section, read_section
@@ -34,10 +35,7 @@ from .image import ROWS, WINDOW, Image
 from .placement import REGION_ALIGNMENT, Region
 from .programs import pack_slices, unpack_slices
 
-__all__ = ["SUFFIX", "CompiledModel", "check_same_build", "is_image_file", "load_image", "save_image"]
-
-#: What the name of an image file ends with.
-SUFFIX = ".hwimage"
+__all__ = ["CompiledModel", "check_same_build", "is_image_file", "load_image", "save_image"]
 
 MAGIC = b"HWIMAGE1"
 
@@ -85,7 +83,7 @@ class CompiledModel:
 
 def is_image_file(name: object) -> bool:
     """Whether a model is given as an image file."""
-    return str(name).endswith(SUFFIX)
+    return str(name).endswith(IMAGE_SUFFIX)
 
 
 def check_same_build(compiled: CompiledModel, config: BuildConfig) -> None:

@@ -25,6 +25,8 @@ def test_compiled_runs_as_the_checkpoint_does(model_directory: Path, tmp_path: P
     for change in (["--board", "kv260"], ["--head", "shortlist"], ["--set", "max_context=96"]):
         code, refused = call(capsys, "run", out, *change, *options)
         assert code == 2 and "compiled" in refused["error"]["message"] and refused["error"]["fix"]
+    code, refused = call(capsys, "verify", "--model", out)
+    assert code == 2 and "needs the one it was compiled from" in refused["error"]["message"]
 
 
 @pytest.mark.parametrize(
