@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="shipped or added name, directory in Hugging Face layout or GGUF file"
     )
-    parser.add_argument("--out", type=Path, metavar=f"FILE{IMAGE_SUFFIX}", help=f"file to write (MODEL{IMAGE_SUFFIX} here if not given)")
+    parser.add_argument("--out", type=Path, metavar=f"FILE{IMAGE_SUFFIX}", help="file to write (named like MODEL if not given)")
     add_context(parser)
     add_head(parser)
     add_board(parser, "kv260")
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> Result:
     out = options.out or Path(f"{Path(options.model).stem}{IMAGE_SUFFIX}")
     if not is_image_file(out):
-        raise HwgenError("usage", f"--out {out} does not end with {IMAGE_SUFFIX}", f"give a name that does: {out.stem}{IMAGE_SUFFIX}")
+        fix = f"give a name that does: {out.stem}{IMAGE_SUFFIX}"
+        raise HwgenError("usage", f"--out {out} does not end with {IMAGE_SUFFIX}", fix)
     if not out.parent.is_dir():
         raise HwgenError("usage", f"{out.parent} is not a directory", "give --out in a directory that is there")
     begin = time.monotonic()

@@ -48,7 +48,8 @@ def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: 
         model = load_directory(find_model(name), progress)
     elif file.suffix == IMAGE_SUFFIX:
         raise HwgenError(
-            "checkpoint", f"{file} is a compiled model; this command needs the one it was compiled from", "give the checkpoint or GGUF file"
+            "checkpoint", f"{file} is a compiled model; this command needs the one it was compiled from",
+            "give the checkpoint or GGUF file",
         )
     elif file.suffix.lower() != ".gguf":
         raise HwgenError(
