@@ -49,8 +49,12 @@ class Environment:
 
 
 ENVIRONMENTS = (
-    # Kria-PYNQ's versions of July 2024; PYNQ's images 3.0.1
-    Environment("py310-pynq301", "3.10", ("pynq==3.0.1", "pynqmetadata==0.1.2", "pynqutils==0.1.1", "numpy==1.26.4")),
+    # the versions that Kria-PYNQ's install.sh of July 2024 and the images of PYNQ 3.0.1 name
+    Environment(
+        "py310-pynq301",
+        "3.10",
+        ("pynq==3.0.1", "pynqmetadata==0.1.2", "pynqutils==0.1.1", "pydantic==1.9.1", "pycparser==2.19", "numpy==1.26.4"),
+    ),
     Environment("py310-pynq312", "3.10", ("pynq==3.1.2",)),
     Environment("py312-pynq400", "3.12", ("pynq==4.0.0",)),
 )

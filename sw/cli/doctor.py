@@ -158,6 +158,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="check the board that this runs on; BOARD is a shipped name or the board.json of its build, if it does not say itself",
     )
     parser.add_argument("--model", help="with --board: check that contiguous memory holds this model")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="with --board: the config.json of the build")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="with --board: a field of the build configuration"
     )
@@ -169,8 +170,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         options.board = options.board or shipped_name(named_board(system))
         needed = model_bytes(options) if options.model else 0
         checks = check_board(configured_board(options), system, needed=needed)
-    elif options.model or options.set:
-        raise HwgenError("usage", "--model and --set are for a board", "say which one: --board BOARD")
+    elif options.model or options.config or options.set:
+        raise HwgenError("usage", "--model, --config and --set are for a board", "say which one: --board BOARD")
     else:
         checks = run_checks()
     models = {} if options.board is None or options.model else published_bytes(options)

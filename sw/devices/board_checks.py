@@ -162,7 +162,9 @@ def _check_name(system: BoardSystem, board: Board) -> Check:
         model = system.text("/proc/device-tree/model") or "not found"
         found = f"no name; the device tree says {model}"
         return Check("board", False, found, f"{ENTER}, which sets BOARD; or export BOARD={board.name}")
-    return Check("board", same_board(found, board.name), found, f"give the build of this board: --board {found.lower()}")
+    names = (board.name, board.platform.pynq_board if board.platform else "")
+    good = any(same_board(found, name) for name in names)
+    return Check("board", good, found, f"give the build of this board: --board {found.lower()}")
 
 
 def _check_python(system: BoardSystem) -> Check:
@@ -281,7 +283,7 @@ def _check_overlay(system: BoardSystem, board: Board, overlay: _Overlay) -> Chec
         return Check("overlay", False, f"contract version {number}, this hwgen has {CONTRACT_VERSION}", fix)
     expected = contract_hash(board.config)
     if found != expected:
-        fix = "give the board.json, or --set, that the bitstream was built with, or build again"
+        fix = "give the configuration that the bitstream was built with, its config.json with --config; or build again"
         return Check("overlay", False, f"contract hash {found:016x}, {board.name} has {expected:016x}", fix)
     return Check("overlay", True, overlay.bitstream, "")
 

@@ -26,7 +26,7 @@ import pynq  # noqa: E402
 from hwgen.sim.board.server import BoardServer  # noqa: E402
 
 #: Of PYNQ's own code.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ FAILURES: dict[str, tuple[Callable[[Made], None], str, str, str]] = {
     ),
     "another design": (lambda m: m.set_register("MAGIC", 7), "overlay", "reads 0x00000007", "load the bitstream"),
     "older hwgen": (lambda m: m.set_register("VERSION", 1), "overlay", "contract version 1", "same version of hwgen"),
-    "another build": (lambda m: m.set_register("HASH_LOW", 1), "overlay", "contract hash", "give the board.json"),
+    "another build": (lambda m: m.set_register("HASH_LOW", 1), "overlay", "contract hash", "--config"),
     "slow clock": (
         lambda m: m.words.update({CLOCK: 1 << 24 | 1 << 16 | 15 << 8}), "clock", "99.999 MHz by registers", "fclk0_mhz = 250",
     ),

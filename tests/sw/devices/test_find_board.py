@@ -24,7 +24,7 @@ from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
 
 #: Of PYNQ's own code.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PYNQ's own code
     pytest.mark.usefixtures("active_device"),
 ]
 
