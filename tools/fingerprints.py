@@ -1,8 +1,8 @@
 """SHA-256 of what hwgen makes, so that a change that should change nothing can show it.
 
 Prints one JSON object: the Verilog of every configuration of the boards, and of every model that fits one the hash of its
-constants and embedding, and its programs. With ``--build BOARD`` also the files that ``hwgen build`` writes. Random models of published
-sizes are cut to ``--layers`` (0 is all of them: minutes and gigabytes).
+constants and embedding, and its programs. With ``--build BOARD`` also the files that ``hwgen build`` writes. Random models of
+published sizes are cut to ``--layers`` (0 is all of them: minutes and gigabytes).
 
 Usage: fingerprints.py [--layers N] [--build BOARD] [--models NAME,...] [--boards NAME,...]
 """

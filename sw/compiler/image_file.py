@@ -216,14 +216,14 @@ def _write_model(writer: _Writer, image: Image, ticker: Ticker) -> str:
             for first in range(0, total, WINDOW):
                 part = window[: total - first]
                 read(part)
-                digest.update(part)
+                digest.update(part.data)
                 ticker.tick(f"{first >> 20} of {total >> 20} MiB written")
                 yield part
 
     def embedding() -> Iterator[Any]:
         for first in range(0, image.shape.vocab, ROWS):
             part = image.embedding.gather(range(first, min(first + ROWS, image.shape.vocab)))
-            digest.update(part)
+            digest.update(part.data)
             yield part
 
     writer.section("constants", constants())

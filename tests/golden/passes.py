@@ -12,20 +12,12 @@ from hwgen.descriptors import Descriptor
 from hwgen.golden.machine import GoldenMachine
 from hwgen.registers import PassFlag, register
 from hwgen.rounding import align
-from hwgen.sw.compiler.constants import Constants
 from hwgen.sw.compiler.image import Image, Places
 from hwgen.sw.compiler.placement import FRAME_BYTES
+from tests.sw.compiler.content import content
 
 #: Address of the first buffer: not 0, so that a forgotten base shows.
 BASE = 8192
-
-
-def content(constants: Constants) -> npt.NDArray[np.uint8]:
-    """Every byte of the constants of an image."""
-    data = np.empty(constants.bytes, np.uint8)
-    with constants.reading() as read:
-        read(data)
-    return data
 
 
 class Host:

@@ -17,8 +17,8 @@ from hwgen.sw.models.random_model import RandomModel
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.weights import ModelWeights
 
-from ...golden.passes import content
 from ..conftest import CONFIG, SHAPE
+from .content import content
 
 MIB = 1 << 20
 

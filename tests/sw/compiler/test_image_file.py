@@ -25,8 +25,8 @@ from hwgen.sw.models.random_model import sized_model
 from hwgen.sw.runtime.llm import LLM
 from hwgen.weights import ModelWeights
 
-from ...golden.passes import content
 from ..conftest import CONFIG, SHAPE
+from .content import content
 
 BOARD: Board = replace(load_board("demo"), name="small", config=CONFIG)
 
@@ -74,6 +74,7 @@ def test_sections_are_aligned(saved: Path) -> None:
 
 
 def test_answers_are_those_of_the_checkpoint(saved: Path, chat_directory: Path) -> None:
+    pytest.importorskip("torch", reason="the golden model needs torch")
     fresh = LLM(chat_directory, "golden", CONFIG).generate("the cat", max_new_tokens=6)
     from_file = LLM(str(saved), "golden").generate("the cat", max_new_tokens=6)
     assert from_file.text == fresh.text and from_file.generation.tokens == fresh.generation.tokens

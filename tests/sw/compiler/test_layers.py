@@ -17,8 +17,8 @@ from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.placement import FRAME_BYTES, SEGMENT_ALIGNMENT
 from hwgen.weights import ModelWeights, random_weights
 
-from ...golden.passes import content
 from ..conftest import CONFIG, SHAPE
+from .content import content
 
 
 @pytest.fixture(scope="module")
