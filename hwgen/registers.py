@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
 
-__all__ = ["COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "TRACE_WORDS",
-           "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map"]
+__all__ = [
+    "COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC",
+    "NUMBER_BITS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature",
+    "register", "register_map",
+]
 
 #: First register: the letters "hwgn".
 MAGIC = 0x6E677768
 
 #: Size of the register window in bytes.
 WINDOW_BYTES = 0x20000
+
+#: Bits of an entry of the token and page windows that count: of a token id, a position or a page number in an address.
+NUMBER_BITS = 24
 
 #: Base of the token window: one word a token of the chunk.
 TOKENS_BASE = 0x1000
@@ -173,7 +179,8 @@ def register_map(config: BuildConfig) -> list[Register]:
     rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
     rows.append(Register("TOPK", TOPK_BASE, "ro", "Candidates of the LM head: token id, then logit as float32 bits, best first.",
                          count=2 * config.topk))
-    rows.append(Register("TOKEN", TOKENS_BASE, "wo", "Token ids of this pass.", count=config.chunk))
+    rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
+                         count=config.chunk))
     rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page table: page number of every block.", count=config.max_pages))
     rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "
                          "start, cycle of the end (the doorbell is cycle 0), tag | opcode << 16 | active tokens << 24, "

@@ -1,8 +1,8 @@
 """SHA-256 of what hwgen makes, so that a change that should change nothing can show it.
 
-Prints one JSON object: the Verilog of every configuration of the boards, and of every model that fits one the constant bytes of
-its image and its program. With ``--build BOARD`` also the files that ``hwgen build`` writes. Random models of published sizes
-are cut to ``--layers`` (0 is all of them: minutes and gigabytes).
+Prints one JSON object: the Verilog of every configuration of the boards, and of every model that fits one the hash of its
+constants and embedding, and its programs. With ``--build BOARD`` also the files that ``hwgen build`` writes. Random models of
+published sizes are cut to ``--layers`` (0 is all of them: minutes and gigabytes).
 
 Usage: fingerprints.py [--layers N] [--build BOARD] [--models NAME,...] [--boards NAME,...]
 """
@@ -21,6 +21,7 @@ from hwgen.errors import HwgenError
 from hwgen.hw.verilog import cached_verilog
 from hwgen.published import PUBLISHED
 from hwgen.sw.compiler.compile import HEADS, compile_model
+from hwgen.sw.compiler.image import Places
 from hwgen.sw.models.open import open_model
 from hwgen.sw.models.random_model import random_model
 from hwgen.sw.packaging.build import build_board
@@ -41,9 +42,8 @@ def of_model(name: str, boards: list[str], layers: int | None) -> dict[str, dict
                 found[f"{name}, {board}, {head}"] = {"refused": str(error)}
                 continue
             found[f"{name}, {board}, {head}"] = {
-                "image": hashlib.sha256(image.data.tobytes()).hexdigest(),
-                "program": hashlib.sha256(image.program(0)).hexdigest(),
-                "slices": hashlib.sha256(image.slices(0)[0]).hexdigest(),
+                "model": image.model_hash,
+                "programs": hashlib.sha256(image.programs(Places(0, 0, 0)).data).hexdigest(),
             }
     return found
 

@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Format
+from ...registers import NUMBER_BITS
 from ..interfaces import ADDRESS_BITS, KV_LATENCY, KvRead, Operator, Segment, WriteBeat, index_bits
-from ..memory.prefetch import NUMBER_BITS
 from .item import delayed
 from .nibbles import push_beat
 

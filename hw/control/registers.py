@@ -10,11 +10,11 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, contract_hash
-from ...registers import MAGIC, Register, register, register_map
+from ...registers import MAGIC, NUMBER_BITS, Register, register, register_map
 from ..active import Pass
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
 from ..interfaces import ADDRESS_BITS, index_bits
-from ..memory.prefetch import NUMBER_BITS, TableRead
+from ..memory.prefetch import TableRead
 from .counters import counter_total
 
 __all__ = ["RegisterFile"]

@@ -8,13 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
+from ...registers import NUMBER_BITS
 from ..active import ActiveRange, Pass
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, Segment, index_bits
 
-__all__ = ["NUMBER_BITS", "Prefetcher", "TableRead"]
-
-#: Bits of a token id, a position or a page number in an address.
-NUMBER_BITS = 24
+__all__ = ["Prefetcher", "TableRead"]
 
 
 def TableRead(depth: int) -> wiring.Signature:

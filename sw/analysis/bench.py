@@ -123,15 +123,12 @@ class Bench:
         data = rng.integers(0, 256, pages * self.image.page_bytes, dtype=np.uint8)
         data[data == 0x80] = 0  # keys and values are -127 to 127
         self._random_scales(data, rng)
-        engines = [(self.device, self.engine, self.session)]
+        engines = [(self.engine, self.session)]
         if self.golden is not None:
-            engines.append((self.golden, self.lock_step.golden_engine, self.lock_step.sessions[1]))  # type: ignore[arg-type]
-        for device, engine, session in engines:
+            engines.append((self.lock_step.golden_engine, self.lock_step.sessions[1]))
+        for engine, session in engines:
             engine.adopt(session, [0] * tokens)
-            start = engine.base + self.image.symbols["kv"].offset
-            for i, page in enumerate(session.pages):
-                part = data[i * self.image.page_bytes : (i + 1) * self.image.page_bytes]
-                device.write(start + page * self.image.page_bytes, part)
+            engine.pages.write(session.pages, data.reshape(pages, -1))
 
     def _random_scales(self, data: npt.NDArray[np.uint8], rng: np.random.Generator) -> None:
         """bf16 scales of order 1/127 in the header of every block."""

@@ -14,9 +14,12 @@ from ...shape import ModelShape
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
 from ...sim.dram import KV260
 from ...sim.port_rate import tabled_port_rate
+from ..compiler.compile import plan_image
+from ..compiler.image import Image
+from ..models.random_model import sized_model
 from .pass_model import Calibration, PassEstimate, PassModel
 
-__all__ = ["Estimate", "calibration_of", "describe_estimate", "estimate_json", "estimate_model"]
+__all__ = ["Estimate", "calibration_of", "describe_estimate", "estimate_json", "estimate_model", "planned_image"]
 
 
 @dataclass
@@ -60,6 +63,13 @@ def estimate_model(
     return result
 
 
+def planned_image(config: BuildConfig, shape: ModelShape, engine: str, head: str = "exact", context: int | None = None) -> Image:
+    """The image of a model of these sizes: where everything lies, and not a byte of it."""
+    shape = shape if context is None else replace(shape, max_context=min(context, shape.max_context))
+    weights: Any = sized_model(shape, engine)  # what compilers ask of weights
+    return plan_image(config, weights, head=head)
+
+
 def _cycles(passes: Sequence[PassEstimate]) -> float:
     return sum(p.cycles for p in passes)
 
@@ -81,8 +91,9 @@ def estimate_json(
     head: str = "exact",
     layers: int | None = None,
     memory: MemoryConditions = USUAL,
+    context: int | None = None,
 ) -> dict[str, Any]:
-    """What ``hwgen estimate --json`` prints."""
+    """What ``hwgen estimate --json`` prints. ``context``: tokens that the KV cache holds (those of shape and build if None)."""
     config, shape = board.config, published_model(shape_name).shape
     if layers is not None:
         shape = replace(shape, layers=layers)
@@ -90,6 +101,7 @@ def estimate_json(
     estimate = estimate_model(
         config, shape, prompt, decode, cached=cached, head=head, engine=engine, calibration=calibration_of(board, memory)
     )
+    placed = planned_image(config, shape, engine, head, context)
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)
     beats = sum(p.stream_beats for p in estimate.decode)
@@ -120,6 +132,9 @@ def estimate_json(
             "stream_bytes": beats * config.beat_bytes,
         },
         "by_operator": _by_operator([*estimate.prefill, *estimate.decode]),
+        "context": placed.context,
+        "contiguous_bytes": placed.contiguous_bytes,
+        "buffers": {name: sum(sizes) for name, sizes in placed.buffers().items()},
     }
 
 
@@ -141,5 +156,8 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
         )
     ranked = sorted(result["by_operator"].items(), key=lambda item: -item[1])
     lines.append(describe_memory(result["memory"]))
+    parts = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in result["buffers"].items())
+    total = f"{result['contiguous_bytes'] / 1e6:,.0f} MB of contiguous memory"
+    lines.append(f"buffers  {total} at context {result['context']} (MB: {parts})")
     lines.append("cycles   " + ", ".join(f"{name} {cycles:,}" for name, cycles in ranked if cycles))
     return lines

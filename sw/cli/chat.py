@@ -7,10 +7,9 @@ import sys
 from typing import Any
 
 from ...errors import HwgenError
-from ..models.open import open_model
 from ..runtime.conversation import Conversation
 from ..runtime.llm import LLM
-from .options import add_board, add_sampling, at_least, configured_board, sampling_of
+from .options import MODEL_HELP, add_board, add_device, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -24,20 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="stories",
         metavar="MODEL",
-        help="shipped or added name, directory in Hugging Face layout or GGUF file",
+        help=MODEL_HELP,
     )
     parser.add_argument("--prompt", help="one message in place of a conversation; the command ends after the answer")
-    parser.add_argument("--device", default="golden", help="golden or verilator")
+    add_device(parser, "golden")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer")
     add_sampling(parser)
-    add_board(parser)
+    add_board(parser, None)
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling = at_least(options, "max-new-tokens", 1), sampling_of(options)
-    model = open_model(options.model, output.progress)
-    board = configured_board(options, model.weights.engine)
-    talk = Conversation(LLM(model, options.device, board.config, output.progress), sampling, max_new_tokens=new_tokens)
+    model, board = opened_model(options, output)
+    llm = LLM(model, options.device, board.config, output.progress, device_options=device_options(options, board))
+    talk = Conversation(llm, sampling, max_new_tokens=new_tokens)
     turns: list[dict[str, Any]] = []
     result = {"model": model.name, "device": options.device, "board": board.name, "turns": turns}
     if options.prompt is not None:

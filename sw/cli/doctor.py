@@ -12,6 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ...errors import HwgenError
+from ...published import PUBLISHED
+from ...rounding import ceil_div
+from ..compiler.compile import plan_image
+from ..compiler.image_file import is_image_file, load_image
 from ..devices.board_checks import BoardSystem, Check, check_board, named_board
 from ..devices.find_board import shipped_name
 from ..models.library import shipped_models
@@ -22,6 +26,9 @@ from .output import Output, Result
 __all__ = ["EXAMPLE", "Check", "add_arguments", "run", "run_checks"]
 
 EXAMPLE = "hwgen doctor --board"
+
+#: Context at which the memory of published models is stated.
+DOCTOR_CONTEXT = 2048
 
 
 #: Distribution, what needs it, extra that brings it.
@@ -136,10 +143,25 @@ def run_checks() -> list[Check]:
 
 def model_bytes(options: argparse.Namespace) -> int:
     """Contiguous bytes that ``--model`` takes on ``--board``."""
-    from ..compiler.compile import compile_model
-
+    if is_image_file(options.model):
+        return load_image(Path(options.model)).image.contiguous_bytes
     weights = open_model(options.model).weights
-    return compile_model(configured_board(options, weights.engine).config, weights).memory_bytes(0)
+    return plan_image(configured_board(options, weights.engine).config, weights).contiguous_bytes
+
+
+def published_bytes(options: argparse.Namespace) -> dict[str, int]:
+    """Contiguous bytes of the published models that fit the build of ``--board``, with the smallest head each has."""
+    from ..analysis.estimate import planned_image
+
+    found = {}
+    for name, model in PUBLISHED.items():
+        try:
+            config = configured_board(options, model.engine).config
+            head = "shortlist" if model.engine == "ternary" else "exact"
+            found[name] = planned_image(config, model.shape, model.engine, head, DOCTOR_CONTEXT).contiguous_bytes
+        except HwgenError:
+            continue  # too large for the build
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,8 +189,12 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         raise HwgenError("usage", "--model, --config and --set are for a board", "say which one: --board BOARD")
     else:
         checks = run_checks()
+    models = {} if options.board is None or options.model else published_bytes(options)
     for check in checks:
         hint = "" if check.ok else f"   fix: {check.fix}"
         verdict = "ok" if check.ok else "note" if check.optional else "not ok"
         output.show(f"{verdict:7} {check.name:24} {check.found}{hint}")
-    return (0 if all(c.ok or c.optional for c in checks) else 1), {"checks": [c.to_dict() for c in checks]}
+    for name, size in models.items():
+        output.show(f"needs   {name:24} {ceil_div(size, 1 << 20)} MiB of contiguous memory at context {DOCTOR_CONTEXT}")
+    result = {"checks": [c.to_dict() for c in checks], "contiguous_bytes": models}
+    return (0 if all(c.ok or c.optional for c in checks) else 1), result

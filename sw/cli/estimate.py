@@ -7,7 +7,7 @@ import argparse
 from ...errors import HwgenError
 from ...published import published_model
 from .memory import add_memory, memory_conditions
-from .options import add_board, add_head, add_workload, at_least, configured_board
+from .options import add_board, add_context, add_head, add_workload, at_least, configured_board
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -18,6 +18,7 @@ EXAMPLE = "hwgen estimate --board kv260 --shape bitnet-0.73b --prompt 128 --deco
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
     add_head(parser)
+    add_context(parser)
     add_memory(parser)
     add_board(parser, "kv260")
 
@@ -31,7 +32,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     cached = at_least(options, "cached", 0)
     board = configured_board(options, published_model(options.shape).engine)
     memory = memory_conditions(options)
-    result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head, memory=memory)
+    context = None if options.context is None else at_least(options, "context", 1)
+    result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head, memory=memory, context=context)
     for line in describe_estimate(result):
         output.show(line)
     return 0, result

@@ -25,6 +25,7 @@ __all__ = ["COMMANDS", "build_parser", "main"]
 COMMANDS = {
     "run": "answer a prompt",
     "serve": "serve a model by the OpenAI protocol",
+    "compile": "write a model as one file for a board",
     "verify": "compare Verilog and golden model at every operator",
     "perplexity": "compare float and bit-exact model on a text",
     "build": "write everything that Vivado needs for a board",

@@ -13,19 +13,37 @@ from ...boards import Board, load_board
 from ...config import ENGINES, BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...published import PUBLISHED
+from ...shape import ModelShape
+from ..compiler.image_file import CompiledModel, check_same_build, is_image_file, load_image
+from ..models.model import Model
+from ..models.open import open_model
 from ..runtime.sampling import Sampling
+from .output import Output
 
 __all__ = [
+    "MODEL_HELP",
     "Parser",
     "add_board",
+    "add_context",
+    "add_device",
     "add_head",
     "add_sampling",
     "add_workload",
     "at_least",
     "check_port",
     "configured_board",
+    "device_options",
+    "opened_model",
     "sampling_of",
+    "shortened",
 ]
+
+
+#: What a model may be where it is run.
+MODEL_HELP = "shipped or added name, directory in Hugging Face layout, GGUF file, or .hwimage of hwgen compile"
+
+#: Board of a command that says no other.
+DEFAULT_BOARD = "demo"
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,15 +77,30 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_head(parser: argparse.ArgumentParser) -> None:
+def add_head(parser: argparse.ArgumentParser, default: str | None = "exact") -> None:
+    """``default`` None: the head of an image, or the exact one."""
     from ..compiler.compile import HEADS
 
+    other = "" if default else " (that of an image, else exact)"
     parser.add_argument(
         "--head",
-        default="exact",
+        default=default,
         choices=HEADS,
-        help="LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks",
+        help=f"LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks{other}",
     )
+
+
+def add_context(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="longest context in tokens (that of model and build if not given)"
+    )
+
+
+def shortened(options: argparse.Namespace, shape: ModelShape) -> ModelShape:
+    """A shape with at most the context of ``--context``."""
+    if options.context is None:
+        return shape
+    return replace(shape, max_context=min(at_least(options, "context", 1), shape.max_context))
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------
@@ -85,8 +118,10 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 # ---- board and build configuration -------------------------------------------------------------------------------
-def add_board(parser: argparse.ArgumentParser, default: str = "demo") -> None:
-    parser.add_argument("--board", default=default, help="board: a shipped name or the path of a board.json")
+def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD) -> None:
+    """``default`` None: the board of an image, or `DEFAULT_BOARD`."""
+    other = "" if default else f" (that of an image, else {DEFAULT_BOARD})"
+    parser.add_argument("--board", default=default, help=f"board: a shipped name or the path of a board.json{other}")
     parser.add_argument("--engine", choices=ENGINES, help="linear engines of the build (what the model needs if not given)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")
     parser.add_argument(
@@ -145,7 +180,7 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
     """The board of ``--board`` in its configuration for ``--engine``, with the fields of ``--config`` and the changes of
     ``--set``. Where none of them names an engine, the configuration for ``engine``: what the model needs.
     """
-    board = load_board(options.board)
+    board = load_board(options.board or DEFAULT_BOARD)
     chosen, file = getattr(options, "engine", None), getattr(options, "config", None)
     if chosen is None and file is None and not any(item.startswith("engine=") for item in options.set):
         chosen = engine
@@ -155,3 +190,40 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
         board = replace(board, config=read_config(file, board.config))
     changes = dict(read_change(item) for item in options.set)
     return replace(board, config=replace(board.config, **changes)) if changes else board
+
+
+# ---- model and device --------------------------------------------------------------------------------------------
+def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | CompiledModel, Board]:
+    """The model of ``options.model``, and the board to run it on: of an image file, the one it was compiled for."""
+    if not is_image_file(options.model):
+        model = open_model(options.model, output.progress)
+        return model, configured_board(options, model.weights.engine)
+    compiled = load_image(Path(options.model))
+    if options.board or options.engine or options.config or options.set:
+        board = configured_board(options, compiled.image.engine)
+        check_same_build(compiled, board.config)
+        return compiled, board
+    return compiled, replace(
+        load_board(DEFAULT_BOARD), name=compiled.board, part=compiled.part, config=compiled.image.config
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--device", default=default, help="golden, verilator or pynq")
+    parser.add_argument(
+        "--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one"
+    )
+    parser.add_argument(
+        "--overlay", type=Path, metavar="FILE.bit", help="with --device pynq: the bitstream, its .hwh beside it"
+    )
+    parser.add_argument("--attach", action="store_true", help="with --device pynq: use the bitstream that is loaded already")
+
+
+def device_options(options: argparse.Namespace, board: Board) -> dict[str, Any]:
+    """Where to find a board, with ``--device pynq``."""
+    if options.device != "pynq":
+        if options.address or options.overlay or options.attach:
+            raise HwgenError("usage", "--address, --overlay and --attach are for a board", "add --device pynq")
+        return {}
+    named = board.name if board.part else None  # a configuration without a part has no board to check
+    return {"address": options.address, "overlay": options.overlay, "download": not options.attach, "board": named}

@@ -7,13 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...boards import Board
-from ...errors import HwgenError
-from ..models.open import open_model
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
-from .options import add_board, add_head, add_sampling, at_least, configured_board, sampling_of
+from .options import MODEL_HELP, add_board, add_device, add_head, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -23,44 +20,26 @@ EXAMPLE = 'hwgen run --prompt "Once upon a time"'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="stories", metavar="MODEL", help="shipped name or directory in Hugging Face layout"
+        "model", nargs="?", default="stories", metavar="MODEL", help=MODEL_HELP
     )
     parser.add_argument("--prompt", required=True, help="text to continue")
     parser.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
-    parser.add_argument("--device", default="verilator", help="golden, verilator or pynq")
-    parser.add_argument(
-        "--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one"
-    )
-    parser.add_argument(
-        "--overlay", type=Path, metavar="FILE.bit", help="with --device pynq: the bitstream, its .hwh beside it"
-    )
-    parser.add_argument("--attach", action="store_true", help="with --device pynq: use the bitstream that is loaded already")
+    add_device(parser, "verilator")
     add_sampling(parser)
-    add_head(parser)
+    add_head(parser, None)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
     )
     parser.add_argument(
         "--kv-bits", type=int, choices=(8, 4), default=8, help="of saved keys and values: exact, or half the space"
     )
-    add_board(parser)
-
-
-def device_options(options: argparse.Namespace, board: Board) -> dict[str, Any]:
-    """Where to find a board, with ``--device pynq``."""
-    if options.device != "pynq":
-        if options.address or options.overlay or options.attach:
-            raise HwgenError("usage", "--address, --overlay and --attach are for a board", "add --device pynq")
-        return {}
-    named = board.name if board.part else None  # a configuration without a part has no board to check
-    return {"address": options.address, "overlay": options.overlay, "download": not options.attach, "board": named}
+    add_board(parser, None)
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling = at_least(options, "max-new-tokens", 1), sampling_of(options)
-    model = open_model(options.model, output.progress)
-    board = configured_board(options, model.weights.engine)
+    model, board = opened_model(options, output)
     places = device_options(options, board)
     llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
     session = None

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import HwgenError
 from ...packages import needs
-from ..models.open import open_model
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
-from .options import add_board, at_least, check_port, configured_board
+from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
 from .output import Output, Result
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ DEFAULT_CONTEXTS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="stories", metavar="MODEL", help="shipped name or directory in Hugging Face layout"
+        "model", nargs="?", default="stories", metavar="MODEL", help=MODEL_HELP
     )
-    parser.add_argument("--device", default="verilator", help="golden or verilator")
+    add_device(parser, "verilator")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 is any free one")
     parser.add_argument(
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help=f"KV cache of all sessions and kept prefixes ({DEFAULT_CONTEXTS} contexts if not given)",
+        help=f"KV cache of all sessions and kept prefixes (if not given: {DEFAULT_CONTEXTS} contexts, on a board one)",
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="of requests that state none; 0 is greedy")
     parser.add_argument("--context-full", choices=CONTEXT_FULL, default="stop", help="what happens when the context is full")
@@ -72,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prefix reuse: where the answer stays bit for bit the same, also of earlier answers, or none",
     )
     parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
-    add_board(parser)
+    add_board(parser, None)
 
 
 def read_key(options: argparse.Namespace) -> str | None:
@@ -124,10 +123,13 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
     """The model on its device, ready for requests."""
     from ..serve.service import Limits, Service
 
-    model = open_model(options.model, output.progress)
-    config = configured_board(options, model.weights.engine).config
-    cache = options.cache_tokens or DEFAULT_CONTEXTS * min(config.max_context, model.weights.shape.max_context)
-    llm = LLM(model, options.device, config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact")
+    model, board = opened_model(options, output)
+    contexts = 1 if options.device == "pynq" else DEFAULT_CONTEXTS
+    cache = options.cache_tokens or contexts * min(board.config.max_context, model.shape.max_context)
+    llm = LLM(
+        model, options.device, board.config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact",
+        device_options=device_options(options, board),
+    )
     if options.reuse == "decoded":
         llm.prefixes = PrefixCache(llm.engine, decoded=True)
     limits = Limits(

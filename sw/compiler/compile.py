@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-import numpy as np
+from collections.abc import Callable
+from dataclasses import replace
 
 from ...config import BuildConfig
-from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor
+from ...descriptors import Descriptor
 from ...errors import HwgenError
-from ...layout import pad_beats
-from ...rounding import align, ceil_div
+from ...rounding import ceil_div
 from ...weights import ModelWeights
-from ..progress import Ticker
-from .image import Image, relocate
+from .constants import ArrayRows, LazyRows, PackedConstants
+from .image import Image
 from .int4 import Int4Compiler
 from .layers import ModelCompiler
-from .placement import REGION_ALIGNMENT, Region
-from .programs import SlicedProgram, pack_slices
 from .slices import plan_slices
 from .ternary import TernaryCompiler
 
-__all__ = ["HEADS", "compile_model", "compiler_of", "plan_model"]
+__all__ = ["HEADS", "compile_model", "compiler_of", "plan_image", "plan_model"]
 
 #: LM heads: exact int8 rows alone; or ternary scores of all rows, then exact logits of a short list of blocks.
 HEADS = ("exact", "shortlist")
@@ -44,6 +40,37 @@ def plan_model(config: BuildConfig, weights: ModelWeights, head: str = "exact") 
     return compiler.program, compiler.plan.chunk
 
 
+def plan_image(
+    config: BuildConfig,
+    weights: ModelWeights,
+    *,
+    name: str = "model",
+    head: str = "exact",
+    progress: Callable[[str], None] = lambda text: None,
+) -> Image:
+    """Image and program of a model, with one of `HEADS`; :class:`HwgenError` of kind ``model`` where it does not fit the build.
+    Sizes alone decide: not a byte of weights is touched before one is read from the image.
+    """
+    compiler = compiler_of(config, weights, head)
+    compiler.plan_program()
+    sliced = plan_slices(compiler)
+    return Image(
+        config=config,
+        shape=compiler.shape,
+        name=name,
+        descriptors=tuple(compiler.program),
+        sliced=sliced,
+        constants=PackedConstants(compiler.memory, progress),
+        embedding=LazyRows(compiler.weights.embedding_bits),
+        symbols={symbol: segment.region for symbol, segment in compiler.memory.segments.items()},
+        row_bytes=compiler.row_bytes,
+        chunk=compiler.plan.chunk,
+        context=compiler.context,
+        page_bytes=compiler.page_bytes,
+        pages=ceil_div(compiler.context, config.kv_block),
+    )
+
+
 def compile_model(
     config: BuildConfig,
     weights: ModelWeights,
@@ -52,46 +79,7 @@ def compile_model(
     head: str = "exact",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Image:
-    """Image and program of a model, with one of `HEADS`; :class:`HwgenError` of kind ``model`` where it does not fit the build."""
-    ticker = Ticker(progress)
-    compiler = compiler_of(config, weights, head)
-    compiler.plan_program()
-    memory = compiler.memory
-    sliced = plan_slices(compiler)
-    if sliced is not None:
-        size = len(pack_slices(sliced)[0])
-        memory.add("slices", size, lambda: np.zeros(size, np.uint8))  # written with their addresses, as the program is
-        memory.align(REGION_ALIGNMENT)
-    used = (len(compiler.program) + PROGRAM_PADDING) * DESCRIPTOR_BYTES
-    start = align(used, REGION_ALIGNMENT)
-    constants = start + memory.end
-    logits = pad_beats(config, ceil_div(4 * compiler.shape.vocab, config.beat_bytes)) * config.beat_bytes
-    kv = constants + align(logits, REGION_ALIGNMENT)
-    pages = ceil_div(compiler.context, config.kv_block)
-
-    def placed(program: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
-        return tuple(relocate(program, start, kv))
-
-    if sliced is not None:
-        sliced = SlicedProgram(placed(sliced.beside), tuple(map(placed, sliced.slices)))
-    symbols = {"program": Region(0, used)}
-    data = np.zeros(constants, np.uint8)
-    for symbol, segment in memory.segments.items():
-        ticker.tick(f"packing {symbol}")
-        region = Region(segment.region.offset + start, segment.region.bytes)
-        symbols[symbol] = region
-        data[region.offset : region.offset + region.bytes] = segment.make()
-    symbols.update({"logits": Region(constants, logits), "kv": Region(kv, pages * compiler.page_bytes)})
-    return Image(
-        config=config,
-        shape=compiler.shape,
-        name=name,
-        descriptors=placed(compiler.program),
-        data=data,
-        symbols=symbols,
-        total_bytes=kv + pages * compiler.page_bytes,
-        chunk=compiler.plan.chunk,
-        context=compiler.context,
-        page_bytes=compiler.page_bytes,
-        sliced=sliced,
-    )
+    """:func:`plan_image` with every byte packed, in memory."""
+    image = plan_image(config, weights, name=name, head=head, progress=progress)
+    assert isinstance(image.constants, PackedConstants)
+    return replace(image, constants=image.constants.packed(), embedding=ArrayRows(weights.embedding_bits()))

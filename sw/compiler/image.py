@@ -1,164 +1,188 @@
-"""The memory image of one model on one build: bytes, where everything lies, and the program that uses it."""
+"""A compiled model on one build: its programs, its bytes, and the buffers of contiguous memory that it needs."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
-from ...contract import CONTRACT_VERSION, check_contract, contract_hash
-from ...descriptors import Descriptor, Format, Opcode, pack_program, unpack_program
-from ...errors import HwgenError
-from ...files import replacing
+from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
+from ...layout import pad_beats
 from ...operators import OPERATORS, Memory
-from ...rounding import align
+from ...rounding import align, ceil_div
 from ...shape import ModelShape
-from .placement import REGION_ALIGNMENT, Region
-from .programs import SlicedProgram, pack_slices, unpack_slices
+from .constants import Constants, EmbeddingRows
+from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_together
+from .programs import SlicedProgram, pack_slices
 
-__all__ = ["Image", "relocate"]
+__all__ = ["Image", "Places", "Programs"]
 
-_MAGIC = b"HWGENIMG"
+#: Bytes that are read at a time where all of them are wanted.
+WINDOW = 1 << 22
+
+#: Embedding rows that are read at a time where all of them are wanted.
+ROWS = 4096
 
 
-def relocate(descriptors: Iterable[Descriptor], base: int, cache: int | None = None) -> list[Descriptor]:
-    """The same operators with every memory address moved by ``base``, or by ``cache`` where it is in the KV pages."""
-    by = {None: 0, Memory.CONSTANTS: base, Memory.CACHE: base if cache is None else cache}
-    return [replace(d, stream_address=d.stream_address + by[OPERATORS[d.opcode].memory]) for d in descriptors]
+@dataclass(frozen=True)
+class Places:
+    """Addresses of the buffers that programs refer to."""
+
+    #: The constants.
+    constants: int
+    #: Embedding rows of a pass.
+    rows: int
+    #: The programs themselves.
+    programs: int
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Programs of an image at their places."""
+
+    #: Content of the buffer ``programs``.
+    data: bytes
+    #: Address of the program of a pass, of the program beside a suspended one, and of every slice.
+    whole: int
+    beside: int
+    slices: tuple[int, ...]
+
+
+def relocate(descriptors: Iterable[Descriptor], places: Places) -> Iterator[Descriptor]:
+    """The same operators with addresses in memory in place of offsets in buffers. Those of KV pages count from the page."""
+    for d in descriptors:
+        if d.fetch is Fetch.TOKEN:
+            yield replace(d, stream_address=d.stream_address + places.rows)
+        elif OPERATORS[d.opcode].memory is Memory.CONSTANTS:
+            yield replace(d, stream_address=d.stream_address + places.constants)
+        else:
+            yield d
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Image:
-    """A compiled model. Addresses count from the start of the image; :meth:`program` gives them a base.
+    """A compiled model. Addresses of its operators are offsets in buffers; :meth:`programs` gives them places.
 
-    The constant part (``data``) is written to the device once; logits and KV pages behind it belong to the machine.
+    Contiguous memory holds five kinds of buffers (:meth:`buffers`), apart because the host's cache maintenance walks whole ones:
+    constants (written once), programs (written once), embedding rows of a pass (written before every pass), logits (read), and
+    KV pages (read and written in pieces). The embedding itself stays with the host.
     """
 
     config: BuildConfig
     shape: ModelShape
     #: Name of the model.
     name: str
-    #: Operators of one pass, addresses relative to the image.
+    #: Operators of one pass.
     descriptors: tuple[Descriptor, ...]
-    #: Constant bytes from offset 0; the program's place is filled by :meth:`program`.
-    data: npt.NDArray[np.uint8]
-    #: Regions by name: ``program``, ``embedding``, ``rotary``, ``layers.0.qkv``, ..., ``head``, ``slices``, ``logits``,
-    #: ``kv``.
+    #: The same pass in slices, where the scratch memory has room for a token of another session between them.
+    sliced: SlicedProgram | None = None
+    #: What the machine reads and never writes.
+    constants: Constants
+    #: The embedding, by row.
+    embedding: EmbeddingRows
+    #: Regions of the constants by name: ``rotary``, ``layers.0.qkv.0``, ..., ``head``.
     symbols: dict[str, Region]
-    #: Bytes of the whole image, logits and KV pages included.
-    total_bytes: int
+    #: Bytes from one embedding row of a pass to the next.
+    row_bytes: int
     #: Tokens in one pass at most (the build's chunk, or fewer where the scratch memory is smaller).
     chunk: int
     #: Longest context in tokens.
     context: int
     #: Bytes of one KV page (``kv_block`` positions of every layer and head).
     page_bytes: int
-    #: The same pass in slices, where the scratch memory has room for a token of another session between them.
-    sliced: SlicedProgram | None = None
+    #: KV pages, of all sessions together.
+    pages: int
+    #: :attr:`model_hash` where it is known already.
+    stored_hash: str | None = None
+
+    @property
+    def engine(self) -> str:
+        """Linear engine that it needs: "ternary" or "int4"."""
+        fp8 = any(d.opcode is Opcode.LINEAR and Format.FP8 in d.format for d in self.descriptors)
+        return "int4" if fp8 else "ternary"
 
     @property
     def int4_kv(self) -> bool:
         """Keys and values in the cache have 4 bits."""
         return any(d.opcode is Opcode.KV_WRITE and Format.INT4_KV in d.format for d in self.descriptors)
 
+    # ---- memory --------------------------------------------------------------------------------------------------
     @property
-    def pages(self) -> int:
-        """KV pages of the image."""
-        return self.symbols["kv"].bytes // self.page_bytes
+    def program_bytes(self) -> int:
+        """Bytes of the program of a pass; the slices follow, aligned."""
+        return align((len(self.descriptors) + PROGRAM_PADDING) * DESCRIPTOR_BYTES, REGION_ALIGNMENT)
 
-    def memory_bytes(self, spare: int = 1 << 20) -> int:
-        """Memory of a device for the image and ``spare`` bytes, in whole pages of its allocator."""
-        return align(self.total_bytes + spare, REGION_ALIGNMENT)
+    @property
+    def logits_bytes(self) -> int:
+        """Bytes that the machine writes as logits."""
+        c = self.config
+        return pad_beats(c, ceil_div(4 * self.shape.vocab, c.beat_bytes)) * c.beat_bytes
 
-    def program(self, base: int) -> bytes:
-        """Bytes of the program for an image at address ``base``."""
-        return pack_program(relocate(self.descriptors, base))
+    @property
+    def page_buffers(self) -> list[int]:
+        """Bytes of every buffer of KV pages: `pages_together` pages each, the last one what is left."""
+        together = pages_together(self.page_bytes)
+        return [min(together, self.pages - first) * self.page_bytes for first in range(0, self.pages, together)]
 
-    def slices(self, base: int) -> tuple[bytes, tuple[int, ...]]:
-        """Bytes of region ``slices`` for an image at ``base``; address of the program beside the slices, then of each slice."""
-        if self.sliced is None:
-            return b"", ()
-        moved = SlicedProgram(
-            tuple(relocate(self.sliced.beside, base)), tuple(tuple(relocate(part, base)) for part in self.sliced.slices)
-        )
-        data, offsets = pack_slices(moved)
-        start = base + self.symbols["slices"].offset
-        return data, tuple(start + offset for offset in offsets)
-
-    def header(self) -> dict[str, Any]:
-        """What the file states about the image, as JSON values."""
+    def buffers(self) -> dict[str, list[int]]:
+        """Bytes of the buffers of contiguous memory, by what is in them."""
+        slices = 0 if self.sliced is None else len(pack_slices(self.sliced)[0])
         return {
-            "contract_version": CONTRACT_VERSION,
-            "contract_hash": f"{contract_hash(self.config):016x}",
-            "config": self.config.to_dict(),
-            "shape": self.shape.to_dict(),
-            "name": self.name,
-            "bytes": self.total_bytes,
-            "chunk": self.chunk,
-            "context": self.context,
-            "page_bytes": self.page_bytes,
-            "symbols": {name: [r.offset, r.bytes] for name, r in self.symbols.items()},
+            "constants": [self.constants.bytes],
+            "programs": [self.program_bytes + slices],
+            "rows": [self.chunk * self.row_bytes],
+            "logits": [self.logits_bytes],
+            "pages": self.page_buffers,
         }
 
-    def save(self, path: Path) -> None:
-        """Write the image: magic, header length, JSON header, constant bytes."""
-        text = json.dumps(self.header()).encode()
-        with replacing(path) as part, part.open("wb") as file:
-            file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
-            data = self.data.copy()
-            program = np.frombuffer(self.program(0), np.uint8)
-            data[: program.size] = program
-            slices = np.frombuffer(self.slices(0)[0], np.uint8)
-            start = self.symbols["slices"].offset if slices.size else 0
-            data[start : start + slices.size] = slices
-            file.write(data.tobytes())
+    @property
+    def contiguous_bytes(self) -> int:
+        """Contiguous memory of a board that the image takes, with what Linux loses between buffers."""
+        return sum(contiguous_bytes(size) for sizes in self.buffers().values() for size in sizes)
 
-    @classmethod
-    def load(cls, path: Path) -> Image:
-        """Read an image; one of another contract version, or cut short, is refused."""
-        fix = "compile the model again"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise HwgenError("model", f"{path} cannot be read: {error.strerror}", fix) from error
-        start = len(_MAGIC) + 8
-        length = int.from_bytes(content[len(_MAGIC) : start], "little")
-        if content[: len(_MAGIC)] != _MAGIC or len(content) < start + length:
-            raise HwgenError("model", f"{path} is not an hwgen image, or is cut short", fix)
-        try:
-            header = json.loads(content[start : start + length])
-            version, found = header["contract_version"], int(header["contract_hash"], 16)
-        except (ValueError, KeyError) as error:
-            raise HwgenError("model", f"{path} has a damaged header", fix) from error
-        if version != CONTRACT_VERSION:  # before the configuration is read: its fields may differ
-            raise HwgenError(
-                "contract", f"{path} has contract version {version}, this hwgen has version {CONTRACT_VERSION}", fix
-            )
-        config = BuildConfig.from_dict(header["config"])
-        check_contract(config, version, found, str(path))
-        symbols = {name: Region(*values) for name, values in header["symbols"].items()}
-        data = np.frombuffer(content, np.uint8, offset=start + length)
-        if data.size != symbols["logits"].offset:
-            raise HwgenError("model", f"{path} is cut short: {data.size} bytes of {symbols['logits'].offset}", fix)
-        program = symbols["program"]
-        descriptors = tuple(unpack_program(data[program.offset : program.offset + program.bytes].tobytes()))
-        sliced = symbols.get("slices")
-        return cls(
-            config=config,
-            shape=ModelShape(**header["shape"]),
-            name=header["name"],
-            descriptors=descriptors,
-            data=data,
-            symbols=symbols,
-            total_bytes=header["bytes"],
-            chunk=header["chunk"],
-            context=header["context"],
-            page_bytes=header["page_bytes"],
-            sliced=unpack_slices(data[sliced.offset : sliced.offset + sliced.bytes].tobytes()) if sliced else None,
+    def memory_bytes(self, spare: int = 1 << 20) -> int:
+        """Memory of a simulated device for the buffers and ``spare`` bytes."""
+        needed = sum(align(size, REGION_ALIGNMENT) for sizes in self.buffers().values() for size in sizes)
+        return align(needed + spare, REGION_ALIGNMENT)
+
+    # ---- content -------------------------------------------------------------------------------------------------
+    def programs(self, places: Places) -> Programs:
+        """What the buffer ``programs`` must hold, and where in it programs begin."""
+        data = pack_program(relocate(self.descriptors, places)).ljust(self.program_bytes, b"\0")
+        if self.sliced is None:
+            return Programs(data, places.programs, places.programs, ())
+        moved = SlicedProgram(
+            tuple(relocate(self.sliced.beside, places)), tuple(tuple(relocate(part, places)) for part in self.sliced.slices)
         )
+        slices, offsets = pack_slices(moved)
+        beside, *addresses = (places.programs + len(data) + offset for offset in offsets)
+        return Programs(data + slices, places.programs, beside, tuple(addresses))
+
+    def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Embedding rows of tokens as the machine reads them, ``[tokens, row_bytes]``."""
+        out = np.zeros((len(tokens), self.row_bytes), np.uint8)
+        found = self.embedding.gather(tokens).view(np.uint8).reshape(len(tokens), -1)
+        out[:, : found.shape[1]] = found
+        return out
+
+    @cached_property
+    def model_hash(self) -> str:
+        """SHA-256 over shape, constants and embedding; what a saved session is bound to."""
+        if self.stored_hash is not None:
+            return self.stored_hash
+        digest = hashlib.sha256(json.dumps(self.shape.to_dict(), sort_keys=True).encode())
+        window = np.empty(min(WINDOW, self.constants.bytes), np.uint8)
+        with self.constants.reading() as read:
+            for first in range(0, self.constants.bytes, WINDOW):
+                part = window[: self.constants.bytes - first]
+                read(part)
+                digest.update(part.data)
+        for first in range(0, self.shape.vocab, ROWS):
+            digest.update(self.embedding.gather(range(first, min(first + ROWS, self.shape.vocab))).data)
+        return digest.hexdigest()

@@ -19,7 +19,7 @@ from ...formats import flush, rotary_rows, score_constant
 from ...layout import KvBlockLayout, blob_beats, head_block_beats, pack_head, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
-from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
+from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
 
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
 
@@ -83,7 +83,7 @@ class PlacedStage:
 
 
 class ModelCompiler:
-    """One compilation. Offsets count from the end of the program until :mod:`.compile` knows how long that is."""
+    """One compilation. Addresses are offsets: in the constants, in the embedding rows of a pass, in a KV page."""
 
     #: Format of norms, matrices and drains.
     linear_format = Format.NONE
@@ -109,6 +109,8 @@ class ModelCompiler:
         for source in (self.source(layer, number) for layer in (0, 1) for number in range(len(self.inputs))):
             if source.gain == 0 and source.size > s.hidden:  # this place has the size of the residual stream
                 raise HwgenError("model", "norms of the residual stream and others do not take turns", "choose another model")
+        #: Bytes of an embedding row in the buffer of the rows of a pass.
+        self.row_bytes = align(self.row_beats(2 * s.hidden) * config.beat_bytes, SEGMENT_ALIGNMENT)
         self.memory = SegmentPlan()
         self.program: list[Descriptor] = []
         #: What follows the next LINEAR, which runs beside it: drains of the latest panel, and rotations of heads that are complete.
@@ -171,10 +173,14 @@ class ModelCompiler:
         size = ceil_div(chunk, ceil_div(chunk, self.config.tokens))
         return [{"token_start": start, "token_count": min(size, chunk - start)} for start in range(0, chunk, size)]
 
+    def row_beats(self, row_bytes: int) -> int:
+        """Beats of a row that is a segment of its own."""
+        return pad_beats(self.config, ceil_div(row_bytes, self.config.beat_bytes))
+
     def rows(self, name: str, count: int, row_bytes: int, make: Callable[[], npt.NDArray[np.generic]]) -> tuple[int, int, int]:
         """A table of ``count`` rows, each a segment of its own: ``(offset, beats, stride)``."""
         c = self.config
-        beats = pad_beats(c, ceil_div(row_bytes, c.beat_bytes))
+        beats = self.row_beats(row_bytes)
         stride = align(beats * c.beat_bytes, SEGMENT_ALIGNMENT)
 
         def table() -> Bytes:
@@ -373,7 +379,7 @@ class ModelCompiler:
         cache = {
             "stream_address": layer * self.layer_bytes,
             "stream_beats": self.block.beats,
-            "stride": self.page_bytes,
+            "stride": FRAME_BYTES,
             "head_stride": self.head_bytes,
         }
         self.emit(
@@ -401,10 +407,9 @@ class ModelCompiler:
             Opcode.ROTARY, fetch=Fetch.POSITION, token_count=p.chunk, vectors=self.head_vectors, dst=0,
             dst_stride=self.head_vectors, stream_address=offset, stream_beats=beats, stride=stride,
         )
-        offset, beats, stride = self.rows("embedding", s.vocab, 2 * s.hidden, self.weights.embedding_bits)
         self.emit(
             Opcode.EMBED, fetch=Fetch.TOKEN, token_count=p.chunk, vectors=p.x_stride, dst=p.x, dst_stride=p.x_stride,
-            stream_address=offset, stream_beats=beats, stride=stride,
+            stream_address=0, stream_beats=self.row_beats(2 * s.hidden), stride=self.row_bytes,
         )
 
     def head(self) -> None:

@@ -15,7 +15,8 @@ from ...rounding import align
 from ...shape import ModelShape
 
 __all__ = [
-    "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit", "plan_scratch", "whole_rounds",
+    "FRAME_BYTES", "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit",
+    "contiguous_bytes", "pages_together", "plan_scratch", "whole_rounds",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -24,13 +25,43 @@ Bytes = npt.NDArray[np.uint8]
 #: the largest beat.
 SEGMENT_ALIGNMENT = 256
 
-#: Alignment of the image in memory and of its large regions, in bytes.
+#: Alignment of buffers and of their large regions, in bytes.
 REGION_ALIGNMENT = 4096
+
+#: Unit of the page table: entry ``b`` is the address of the page of block ``b`` in units of this many bytes. So pages may lie
+#: anywhere, in buffers of their own.
+FRAME_BYTES = 4096
+
+#: Smallest buffer of contiguous memory: XRT gives no smaller one (pynq's `allocate_bo`).
+LEAST_BUFFER = 8192
+
+#: Linux aligns contiguous memory to its size, rounded up to a power of two, and to this at most (CONFIG_CMA_ALIGNMENT = 8,
+#: kernel/dma/contiguous.c).
+CMA_ALIGNMENT = 1 << 20
+
+#: Contiguous memory that a buffer of KV pages may take, for every byte of its pages.
+PAGE_OVERHEAD = 1.2
+
+
+def contiguous_bytes(size: int) -> int:
+    """Contiguous memory that a buffer of ``size`` bytes takes: what lies before the next aligned place is lost to large ones."""
+    size = align(max(size, LEAST_BUFFER), REGION_ALIGNMENT)
+    return align(size, min(CMA_ALIGNMENT, 1 << (size - 1).bit_length()))
+
+
+def pages_together(page_bytes: int) -> int:
+    """KV pages that share a buffer. Few, because cache maintenance walks whole buffers; enough to waste little of the contiguous
+    memory.
+    """
+    count = 1
+    while contiguous_bytes(count * page_bytes) > PAGE_OVERHEAD * count * page_bytes:
+        count += 1
+    return count
 
 
 @dataclass(frozen=True)
 class Region:
-    """Bytes ``[offset, offset + bytes)`` from the start of the image."""
+    """Bytes ``[offset, offset + bytes)`` from the start of the constants."""
 
     offset: int
     bytes: int

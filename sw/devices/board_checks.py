@@ -29,6 +29,7 @@ from ...vlnv import VLNV
 from .fabric_clock import fabric_mhz, kernel_mhz
 from .pynq import BOARD_NAME, FPGA_STATE, same_board
 from .pynq_library import ENTER
+from .pynq_memory import LOW_MEMORY, cma_limit, cma_wanted
 
 __all__ = ["BoardSystem", "Check", "check_board", "named_board"]
 
@@ -37,9 +38,6 @@ CLOCK_TOLERANCE = 0.005
 
 #: PYNQ releases that reach XRT through pyxrt, and do so only where the device tree names the board.
 PYXRT_SINCE = (3, 1)
-
-#: What `cma=` should be above what a model needs, and the most that a board with 2 GB below 4 GiB was seen to reserve, in MB.
-CMA_MARGIN_MB, CMA_MOST_MB = 64, 1900
 
 _KERNEL = "use the kernel of a PYNQ or Kria image, and no container"
 _LOAD = "load the bitstream: hwgen run --device pynq --board B --overlay FILE.bit"
@@ -241,7 +239,7 @@ def _check_fpga_manager(system: BoardSystem) -> Check:
 
 
 def _check_memory(system: BoardSystem, needed: int) -> Check:
-    values = dict(re.findall(r"^(Cma\w+):\s+(\d+) kB", system.text("/proc/meminfo") or "", re.MULTILINE))
+    values = dict(re.findall(r"^(Cma\w+|MemTotal):\s+(\d+) kB", system.text("/proc/meminfo") or "", re.MULTILINE))
     if "CmaTotal" not in values:
         fix = "boot with cma=1000M in the kernel's command line"
         return Check("memory", False, "the kernel has no contiguous memory (CMA)", fix)
@@ -251,11 +249,11 @@ def _check_memory(system: BoardSystem, needed: int) -> Check:
         found += f", the model needs {-(-needed >> 20)} MiB"
     if free >= max(needed, 1):
         return Check("memory", True, found, "")
-    wanted = -(-needed // 10**6) + CMA_MARGIN_MB
+    wanted, most = cma_wanted(needed), cma_limit(int(values.get("MemTotal", LOW_MEMORY >> 10)) * 1024)
     if needed <= total:
         fix = "shut notebooks and programs down that hold buffers (sudo systemctl restart jupyter), or reboot"
-    elif wanted > CMA_MOST_MB:
-        fix = f"this board cannot give that much (cma={CMA_MOST_MB}M at most): take a smaller model, context or head"
+    elif wanted > most:
+        fix = f"this board cannot give that much (cma={most}M at most): take a smaller model, context or head"
     else:
         fix = f"boot with cma={wanted}M: on Kria in /etc/default/flash-kernel, then sudo flash-kernel and reboot"
     return Check("memory", False, found, fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +14,17 @@ from ...errors import HwgenError
 from ...registers import MAGIC, register
 from ...rounding import align
 
-__all__ = ["Allocator", "Device", "DeviceTimeout", "StopFailed", "attach"]
+__all__ = ["Allocator", "Device", "DeviceTimeout", "StopFailed", "attach", "windows"]
 
 Bytes = npt.NDArray[np.uint8]
+
+#: Bytes that :meth:`Device.fill` asks for at a time.
+WINDOW = 1 << 24
+
+
+def windows(memory: Bytes) -> Iterator[Bytes]:
+    """``memory`` in pieces of `WINDOW` bytes."""
+    return (memory[first : first + WINDOW] for first in range(0, memory.size, WINDOW))
 
 
 class DeviceTimeout(HwgenError):
@@ -51,6 +60,11 @@ class Device(Protocol):
 
     def write(self, address: int, data: Bytes) -> None:
         """Copy bytes to memory."""
+
+    def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
+        """Let ``read`` fill all of ``size`` new bytes at ``address``, the beginning of what :meth:`allocate` gave: window by
+        window, first to last, in place where the memory is of this machine.
+        """
 
     def read(self, address: int, size: int) -> Bytes:
         """Copy bytes from memory."""

@@ -8,7 +8,7 @@ from ...config import BuildConfig
 from ...descriptors import Descriptor
 from ...packages import needs
 from ...registers import Control, register
-from .device import Allocator, Bytes, DeviceTimeout
+from .device import Allocator, Bytes, DeviceTimeout, windows
 
 __all__ = ["GoldenDevice"]
 
@@ -35,6 +35,10 @@ class GoldenDevice:
 
     def write(self, address: int, data: Bytes) -> None:
         self.machine.memory[address : address + data.size] = data.reshape(-1)
+
+    def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
+        for window in windows(self.machine.memory[address : address + size]):
+            read(window)
 
     def read(self, address: int, size: int) -> Bytes:
         return self.machine.memory[address : address + size].copy()

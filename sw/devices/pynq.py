@@ -11,31 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...boards import Board, load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...files import locked
 from ...packages import needs
-from ...rounding import align
 from ...vlnv import VLNV
-from .device import Bytes, DeviceTimeout, StopFailed, attach
+from .device import DeviceTimeout, StopFailed, attach
 from .loading import FPGA_MANAGER, reset_ports, stop_left_over
 from .pass_stop import Holdings, PassStop
 from .pynq_library import ENTER, WORD, active_device, import_pynq, missing_library
+from .pynq_memory import PynqMemory
 from .watch import PassWatch, WatchLimits
 
 if TYPE_CHECKING:
     from .pynq_driver import AcceleratorDriver
 
 __all__ = ["PynqDevice", "board_name", "overlay_lock", "same_board"]
-
-#: Bytes of a cache line, the unit of cache maintenance.
-LINE = 64
-
-#: PYNQ's remote protocol counts the bytes of a buffer in 32 bits with a sign.
-REMOTE_LIMIT = (1 << 31) - 1
 
 #: What the name of a virtual board ends with.
 SIMULATED_SUFFIX = "-simulated"
@@ -71,7 +63,7 @@ def board_name(target: Any) -> str:
         return os.environ.get("BOARD", "")
 
 
-class PynqDevice:
+class PynqDevice(PynqMemory):
     """An accelerator in an overlay, on top of PYNQ's ``Overlay``, ``MMIO`` and ``allocate``.
 
     ``overlay``: path of the ``.bit`` file with its ``.hwh`` beside it, or a loaded ``pynq.Overlay``; on a virtual board it may be
@@ -99,6 +91,7 @@ class PynqDevice:
         self.config = config
         #: Seconds that generating and compiling took: none, it was done elsewhere.
         self.build_seconds = 0.0
+        super().__init__()
         report = progress or (lambda text: None)
         self._pynq = import_pynq()
         self._target = self._find_target(target, address, call_seconds)
@@ -120,7 +113,7 @@ class PynqDevice:
         self.driver.configure(config)
         remote = self._remote  # and not self, which would then live as long as the finalizer
         self._stop = PassStop(self.driver.mmio)
-        self._holdings = Holdings(self._stop, lambda error: _is_lost(error, remote))
+        self._holdings = Holdings(self._stop, lambda error: is_lost(error, remote))
         # Also when nobody holds the device any more, and at the end of the interpreter.
         self._finalizer = weakref.finalize(self, self._holdings.release)
         limits = limits or (WatchLimits(idle_cycles=SIMULATED_IDLE_CYCLES) if self.simulated else WatchLimits())
@@ -261,108 +254,6 @@ class PynqDevice:
                 "load the bitstream again: without --attach",
             ) from error
 
-    # ---- memory --------------------------------------------------------------------------------------------------
-    def _free_memory(self) -> int | None:
-        """Contiguous bytes that are free, as far as the board says."""
-        found = re.search(rb"^CmaFree:\s+(\d+) kB", self._read_file("/proc/meminfo") or b"", re.MULTILINE)
-        return 1024 * int(found[1]) if found else None
-
-    def _no_memory(self, size: int, reason: str) -> HwgenError:
-        free = self._free_memory()
-        known = "" if free is None else f", {free >> 20} MiB are free"
-        return HwgenError(
-            "device",
-            f"{self._where} cannot give {-(-size >> 20)} MiB of contiguous memory{known}" + (f" ({reason})" if reason else ""),
-            f"end other programs that hold buffers, or boot with more: cma={1 << (size >> 20).bit_length()}M in the kernel's "
-            "command line; a smaller model or context needs less",
-        )
-
-    def _check_memory(self, size: int) -> None:
-        free = self._free_memory()
-        if free is not None and free < size:
-            raise self._no_memory(size, "")
-
-    def allocate(self, size: int) -> int:
-        if size < 1:
-            raise ValueError(f"size must be at least 1, not {size!r}")
-        rounded = align(size, 4096)
-        if self._remote and rounded > REMOTE_LIMIT:
-            raise HwgenError(
-                "device", f"{size} bytes are more than PYNQ's remote protocol can allocate (2 GiB)", "run hwgen on the board itself"
-            )
-        try:
-            buffer = self._pynq.allocate((rounded,), "u1", target=self._target, cacheable=1)
-            if self._remote and not buffer.buffer_id:  # how the service says that it has no memory
-                raise MemoryError
-            address = int(buffer.device_address)
-        except HwgenError:
-            raise
-        except Exception as error:
-            if _is_lost(error, self._remote):
-                raise self._lost(error) from error
-            missing = missing_library(error)
-            if missing is not None:
-                raise missing from error
-            # every kind of PYNQ device reports this in its own way
-            raise self._no_memory(size, str(error).splitlines()[0] if str(error) else "") from error
-        if not address or address % 4096:
-            raise HwgenError("device", f"the board gave a buffer at address 0x{address:x}", "load the bitstream again")
-        self._holdings.buffers[address] = buffer
-        return address
-
-    def _find(self, address: int, size: int) -> tuple[Any, int]:
-        """The buffer that holds these bytes, and where in it they are."""
-        for base, buffer in self._holdings.buffers.items():
-            if base <= address and address + size <= base + buffer.nbytes:
-                return buffer, address - base
-        raise HwgenError(
-            "device", f"bytes 0x{address:x} to 0x{address + size:x} lie in no buffer of this device", "allocate them first"
-        )
-
-    def write(self, address: int, data: Bytes) -> None:
-        flat = data.reshape(-1)
-        if not flat.size:
-            return
-        buffer, start = self._find(address, flat.size)
-        end = start + flat.size
-        with self._answers():
-            if self._remote:
-                self._write_remote(buffer, start, flat)
-                return
-            low, high = start // LINE * LINE, align(end, LINE)
-            for edge, outside in ((low, start > low), (high - LINE, end < high)):
-                if outside:  # the rest of the line may be newer in memory than in the cache
-                    buffer[edge : edge + LINE].invalidate()
-            buffer[start:end] = flat
-            buffer[low:high].flush()
-
-    def _write_remote(self, buffer: Any, start: int, flat: Bytes) -> None:
-        """The service stores at the start of a buffer, whatever slice is flushed; elsewhere words go the long way."""
-        if start == 0:
-            buffer[: flat.size] = flat
-            buffer[: flat.size].flush()
-            return
-        first, last = start // 4 * 4, align(start + flat.size, 4)
-        memory = self._pynq.MMIO(int(buffer.device_address) + first, last - first, device=self._target)
-        words = bytearray(last - first)
-        for edge in {0, last - first - 4}:
-            words[edge : edge + 4] = (int(memory.read(edge)) & WORD).to_bytes(4, "little")
-        words[start - first : start - first + flat.size] = flat.tobytes()
-        for offset in range(0, len(words), 4):
-            memory.write(offset, int.from_bytes(words[offset : offset + 4], "little"))
-
-    def read(self, address: int, size: int) -> Bytes:
-        buffer, start = self._find(address, size)
-        with self._answers():
-            if self._remote:
-                from .pynq_remote import read_buffer
-
-                return read_buffer(buffer, start, size)
-            low, high = start // LINE * LINE, align(start + size, LINE)
-            buffer[low:high].invalidate()
-            data: Bytes = buffer[start : start + size].view(np.ndarray).copy()
-            return data
-
     # ---- registers and passes ------------------------------------------------------------------------------------
     def write_register(self, offset: int, value: int) -> None:
         with self._answers():
@@ -388,15 +279,10 @@ class PynqDevice:
         with self._answers():
             self._stop()
 
-    def close(self) -> None:
-        """Stop the machine and give every buffer back. The end of the interpreter does so too, for a device that is still open.
-
-        :class:`StopFailed` when the machine does not stop: the buffers are then kept while this process lives.
-        """
-        with self._answers():
-            self._holdings.release()
-
     # ---- a board that is gone ------------------------------------------------------------------------------------
+    def _is_lost(self, error: Exception) -> bool:
+        return is_lost(error, self._remote)
+
     def _lost(self, error: Any) -> HwgenError:
         code = error.code().name
         if code == "DEADLINE_EXCEEDED":
@@ -417,7 +303,7 @@ class PynqDevice:
         except HwgenError:
             raise
         except Exception as error:
-            if _is_lost(error, self._remote):
+            if self._is_lost(error):
                 raise self._lost(error) from error
             missing = None if self._remote else missing_library(error)
             if missing is not None:
@@ -429,7 +315,7 @@ class PynqDevice:
             raise
 
 
-def _is_lost(error: Exception, remote: bool) -> bool:
+def is_lost(error: Exception, remote: bool) -> bool:
     """Whether an exception says that a remote board answers no more."""
     if not remote:
         return False

@@ -6,7 +6,7 @@ Importing this module needs ``pynq``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,16 @@ from pynq.remote import buffer_pb2
 from ...errors import HwgenError
 from .device import Bytes
 
-__all__ = ["BoardConnection", "add_deadlines", "connect", "read_buffer"]
+__all__ = ["BoardConnection", "add_deadlines", "connect", "read_buffer", "write_buffer"]
 
 #: Seconds that one call may take. PYNQ sets no limit of its own: a board that stops answering would hang its host.
 CALL_SECONDS = 60.0
+
+#: Bytes of a message, as in PYNQ's own transfers.
+MESSAGE = 2 << 20
+
+#: Bytes a second below which a connection counts as lost: a call that moves more may take longer than others.
+SLOWEST = 2e6
 
 #: Hosts that gRPC reaches without a proxy; it takes no other spelling.
 _NO_PROXY = "no_grpc_proxy"
@@ -129,3 +135,30 @@ def read_buffer(buffer: Any, start: int, size: int) -> Bytes:
     if position < start + size:
         raise RuntimeError(f"the board sent {position} bytes, {start + size} were expected")
     return out
+
+
+def write_buffer(buffer: Any, parts: Iterable[Bytes], size: int) -> None:
+    """Replace the first ``size`` bytes of a remote buffer by ``parts``, sent as they come: no second copy is held here."""
+    failed: list[BaseException] = []
+
+    def requests() -> Iterator[Any]:
+        try:
+            for part in parts:
+                for first in range(0, part.size, MESSAGE):
+                    data = part[first : first + MESSAGE].tobytes()
+                    yield buffer_pb2.BufferWriteRequest(buffer_id=buffer.buffer_id, data=data)
+        except BaseException as error:  # gRPC, which runs this in a thread of its own, tells nobody what it was
+            failed.append(error)
+            raise
+
+    options = {"timeout": size / SLOWEST} if size > SLOWEST * CALL_SECONDS else {}
+    try:
+        responses = [buffer.stub.write(requests(), **options)]
+    except grpc.RpcError:
+        if failed:
+            raise failed[0] from None
+        raise
+    responses.append(buffer.stub.flush(buffer_pb2.FlushRequest(buffer_id=buffer.buffer_id)))
+    for response in responses:
+        if response.msg:
+            raise RuntimeError(response.msg)

@@ -12,7 +12,7 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...hw.verilog import cached_verilog
 from ...registers import Control, Status, register
-from .device import Allocator, Bytes, DeviceTimeout, StopFailed
+from .device import Allocator, Bytes, DeviceTimeout, StopFailed, windows
 
 if TYPE_CHECKING:
     from ...sim.accelerator import SimulatedAccelerator
@@ -116,6 +116,11 @@ class VerilatorDevice:
     def write(self, address: int, data: Bytes) -> None:
         start = address - MEMORY_BASE
         self.accelerator.memory[start : start + data.size] = data.reshape(-1)
+
+    def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
+        start = address - MEMORY_BASE
+        for window in windows(self.accelerator.memory[start : start + size]):
+            read(window)
 
     def read(self, address: int, size: int) -> Bytes:
         start = address - MEMORY_BASE

@@ -12,7 +12,10 @@ from .library import added_file, find_model
 from .model import Model
 from .tokenizer import Tokenizer
 
-__all__ = ["open_model"]
+__all__ = ["IMAGE_SUFFIX", "open_model"]
+
+#: What the name of a compiled model ends with.
+IMAGE_SUFFIX = ".hwimage"
 
 #: What to say when a model with the matrices of one engine is given where those of the other are wanted.
 _WRONG_ENGINE = {
@@ -43,6 +46,11 @@ def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: 
         file = added_file(str(name))
     if file is None:
         model = load_directory(find_model(name), progress)
+    elif file.suffix == IMAGE_SUFFIX:
+        raise HwgenError(
+            "checkpoint", f"{file} is a compiled model; this command needs the one it was compiled from",
+            "give the checkpoint or GGUF file",
+        )
     elif file.suffix.lower() != ".gguf":
         raise HwgenError(
             "checkpoint", f"{file} is a file, but no .gguf file", "give a GGUF file, or the directory that holds config.json"

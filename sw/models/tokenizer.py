@@ -50,6 +50,22 @@ class Tokenizer:
             template = template_file.read_text(encoding="utf-8")
         return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None, end=end)
 
+    @classmethod
+    def from_json(cls, text: str, begin: int | None, end: int | None, chat_template: str | None) -> Tokenizer:
+        """From the text of a ``tokenizer.json``."""
+        with needs("a tokenizer", "tokenizers"):
+            from tokenizers import Tokenizer as Inner
+        return cls(Inner.from_str(text), begin=begin, chat_template=chat_template, end=end)
+
+    def to_json(self) -> str:
+        """The text of its ``tokenizer.json``."""
+        return str(self._inner.to_str())
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's chat template."""
+        return self._chat_template
+
     @property
     def size(self) -> int:
         """Tokens of the vocabulary."""

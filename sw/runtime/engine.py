@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
-from ...contract import check_contract, contract_hash
+from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...registers import COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Control, PassFlag, Register, Status, register_map
 from ..compiler.image import Image
 from ..compiler.programs import is_needed
 from ..devices.device import Device, attach
+from .image_memory import ImageMemory
 from .pages import PagePool, Session
 
 __all__ = ["Candidate", "Engine", "PassResult", "SlicedPass"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
-
-#: Regions of an image that say nothing about its model.
-_NO_WEIGHTS = ("program", "logits", "kv", "slices")
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -85,7 +79,7 @@ class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
     def __init__(self, device: Device, image: Image) -> None:
-        check_contract(device.config, image.header()["contract_version"], contract_hash(image.config), f"image {image.name!r}")
+        check_contract(device.config, CONTRACT_VERSION, contract_hash(image.config), f"image {image.name!r}")
         attach(device)
         self.device = device
         self.image = image
@@ -93,24 +87,18 @@ class Engine:
         self._busy = False
         #: Page table as the device has it.
         self._table: list[int | None] = [None] * device.config.max_pages
-        #: Address of the image in device memory.
-        self.base = device.allocate(image.total_bytes)
+        #: Where the image lies on the device.
+        self.memory = ImageMemory(device, image)
         #: The KV pages, and which sessions hold them.
-        self.pages = PagePool(device, image, self.base + image.symbols["kv"].offset)
-        device.write(self.base, image.data)
-        device.write(self.base, np.frombuffer(image.program(self.base), np.uint8))
-        slices, addresses = image.slices(self.base)
-        if slices:
-            device.write(self.base + image.symbols["slices"].offset, np.frombuffer(slices, np.uint8))
-        self._program = self.base + image.symbols["program"].offset
-        #: Programs of the pass beside a suspended one, and of every slice.
-        self._beside, self._slices = addresses[0] if addresses else self._program, addresses[1:]
+        self.pages = PagePool(device, image, self.memory.pages)
         #: The pass whose vectors are in the scratch memory.
         self._suspended: SlicedPass | None = None
-        self._write_address("LOGITS", self.base + image.symbols["logits"].offset)
+        self._write_address("LOGITS", self.memory.logits)
         #: PROGRAM as the device has it.
-        self._loaded = self._program
-        self._write_address("PROGRAM", self._program)
+        self._loaded = self.memory.programs.whole
+        self._write_address("PROGRAM", self._loaded)
+        for i in range(image.chunk):  # token i finds its embedding in row i
+            self._write("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("PORT_ENABLE", (1 << device.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
@@ -130,16 +118,6 @@ class Engine:
     def _read(self, name: str, index: int = 0) -> int:
         row = self._registers[name]
         return self.device.read_register(row.offset + index * row.step)
-
-    @cached_property
-    def model_hash(self) -> str:
-        """SHA-256 over shape and weights as the machine reads them; what a saved session is bound to."""
-        digest = hashlib.sha256(json.dumps(self.image.shape.to_dict(), sort_keys=True).encode())
-        for name, region in sorted(self.image.symbols.items()):
-            if name.split(".")[0] not in _NO_WEIGHTS:
-                digest.update(name.encode())
-                digest.update(self.image.data[region.offset : region.offset + region.bytes].tobytes())
-        return digest.hexdigest()
 
     # ---- sessions ------------------------------------------------------------------------------------------------
     def adopt(self, session: Session, tokens: Sequence[int]) -> None:
@@ -168,8 +146,10 @@ class Engine:
         self._settle(session)
         if len(tokens) > 1:
             self._suspended = None
-        self._write_tokens(tokens)
-        self._ring(self._program if self._suspended is None else self._beside, session, len(tokens), logits, write_logits)
+        self.memory.write_rows(tokens)
+        programs = self.memory.programs
+        program = programs.whole if self._suspended is None else programs.beside
+        self._ring(program, session, len(tokens), logits, write_logits)
         self._extend(session, tokens)
 
     def _check_pass(self, session: Session, tokens: Sequence[int]) -> None:
@@ -183,10 +163,6 @@ class Engine:
                     f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
                     "use the tokenizer of this model",
                 )
-
-    def _write_tokens(self, tokens: Sequence[int]) -> None:
-        for i, token in enumerate(tokens):
-            self._write("TOKEN", token, i)
 
     def _extend(self, session: Session, tokens: Sequence[int]) -> None:
         if session.aligned == session.position and session.position % self.image.chunk == 0:
@@ -216,7 +192,7 @@ class Engine:
             self._loaded = program
         for i, page in enumerate(session.pages):
             if self._table[i] != page:
-                self._write("PAGE", page, i)
+                self._write("PAGE", self.pages.frame(page), i)
                 self._table[i] = page
         self._write("POSITION", session.position)
         self._write("COUNT", tokens)
@@ -264,7 +240,7 @@ class Engine:
     @property
     def slices(self) -> int:
         """Slices of a pass of the whole chunk; 0 where the scratch memory has no room for another token beside it."""
-        return len(self._slices)
+        return len(self.memory.programs.slices)
 
     def begin_slices(
         self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
@@ -272,7 +248,7 @@ class Engine:
         """A pass as :meth:`forward` runs it, with the same results, to be run slice by slice. Between slices other sessions
         may have passes of one token, and this one may be parked; given up by running no more slices.
         """
-        if not self._slices:
+        if not self.memory.programs.slices:
             raise ValueError("the image must have slices")
         self._check_pass(session, tokens)
         return SlicedPass(session, list(tokens), logits, write_logits, session.position)
@@ -294,13 +270,13 @@ class Engine:
         self._suspended = None  # of a slice that fails nothing is known
         tokens = len(sliced.tokens)
         if not sliced.next:  # the embedding
-            self._write_tokens(sliced.tokens)
-        self._ring(self._slices[sliced.next], sliced.session, tokens, sliced.logits, sliced.write_logits)
+            self.memory.write_rows(sliced.tokens)
+        self._ring(self.memory.programs.slices[sliced.next], sliced.session, tokens, sliced.logits, sliced.write_logits)
         result = self.finish(tokens, logits=False)
         sliced.counters.update(result.counters)
         sliced.opcode_cycles.update(result.opcode_cycles)
         assert self.image.sliced is not None
-        for number in range(sliced.next + 1, len(self._slices)):
+        for number in range(sliced.next + 1, len(self.memory.programs.slices)):
             if is_needed(self.image.sliced.slices[number], tokens, sliced.logits):
                 sliced.next, self._suspended = number, sliced
                 return None
@@ -326,8 +302,7 @@ class Engine:
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Every logit of the last pass that wrote them."""
-        address = self.base + self.image.symbols["logits"].offset
-        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32).copy()
+        return self.device.read(self.memory.logits, 4 * self.image.shape.vocab).view(np.float32).copy()
 
     def _candidates(self) -> tuple[Candidate, ...]:
         count = min(self.config.topk, self.image.shape.vocab)

@@ -12,7 +12,6 @@ from ...errors import HwgenError
 from ...layout import KvBlockLayout
 from ...rounding import ceil_div
 from ..compiler.image import Image
-from ..compiler.placement import Region
 
 __all__ = ["KvArrays", "pack_pages", "unpack_pages", "with_cache_tokens"]
 
@@ -37,16 +36,13 @@ def with_cache_tokens(image: Image, tokens: int) -> Image:
             f"a KV cache of {tokens} tokens is smaller than the context of {image.context} tokens",
             f"give the cache {image.context} tokens or more",
         )
-    kv = image.symbols["kv"]  # the last region
-    size = ceil_div(tokens, image.config.kv_block) * image.page_bytes
-    return replace(image, symbols={**image.symbols, "kv": Region(kv.offset, size)}, total_bytes=kv.offset + size)
+    return replace(image, pages=ceil_div(tokens, image.config.kv_block))
 
 
 def _block_offsets(image: Image) -> npt.NDArray[np.int64]:
     """Where the block of every layer and head begins in a page, ``[layers, kv_heads]``: as the program writes it."""
-    start = image.symbols["kv"].offset
     writes = sorted((d for d in image.descriptors if d.opcode is Opcode.KV_WRITE), key=lambda d: d.layer)
-    return np.array([[d.stream_address - start + h * d.head_stride for h in range(d.kv_heads)] for d in writes])
+    return np.array([[d.stream_address + h * d.head_stride for h in range(d.kv_heads)] for d in writes])
 
 
 def _shape(image: Image, positions: int) -> tuple[int, int, int, int, int]:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from ...boards import load_board
 from ...config import BuildConfig
+from ...errors import HwgenError
 from ..compiler.compile import compile_model
+from ..compiler.image import Image
+from ..compiler.image_file import CompiledModel, check_same_build, is_image_file, load_image
 from ..devices.device import Device
 from ..devices.open import open_device
 from ..models.model import Model
@@ -27,7 +30,7 @@ __all__ = ["Answer", "LLM"]
 class Answer:
     """A running answer: iterate over it for pieces of text, or take :attr:`text` at the end."""
 
-    def __init__(self, model: Model, generation: Generation, *, keep_session: bool = False) -> None:
+    def __init__(self, model: Model | CompiledModel, generation: Generation, *, keep_session: bool = False) -> None:
         self._model = model
         self._keep_session = keep_session
         #: Tokens, phases and statistics.
@@ -63,38 +66,58 @@ class Answer:
         return self.text
 
 
+def config_of(board: str | BuildConfig | None, engine: str) -> BuildConfig:
+    """The build configuration of a board for the matrices of a model."""
+    return board if isinstance(board, BuildConfig) else load_board(board or "demo").for_engine(engine).config
+
+
+def compiled_image(compiled: CompiledModel, board: str | BuildConfig | None, head: str | None) -> Image:
+    """The image of a file, where it is for this board and has this head."""
+    if board is not None:
+        check_same_build(compiled, config_of(board, compiled.image.engine))
+    if head not in (None, compiled.head):
+        raise HwgenError(
+            "usage", f"{compiled.path} was compiled with the {compiled.head} head, not {head}", "leave --head out, or compile again"
+        )
+    return compiled.image
+
+
 class LLM:
     """A language model on an accelerator.
 
-    ``model``: a shipped or added name, a directory in Hugging Face layout, or a GGUF file. ``device``: ``"verilator"``,
-    ``"golden"``, ``"pynq"`` or an open device; ``device_options`` go to its constructor. ``board``: the name of a board (in its
-    configuration for the model), or a build configuration.
-    ``head``: ``"exact"`` or ``"shortlist"``. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if
-    not given). ``reuse``: prompts start from the pages of earlier ones that begin alike.
+    ``model``: a shipped or added name, a directory in Hugging Face layout, a GGUF file, or an image file of ``hwgen compile``,
+    which needs no compiler and no checkpoint. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an open device;
+    ``device_options`` go to its constructor. ``board``: the name of a board (in its configuration for the model), or a build
+    configuration; if not given, that of an image, else ``"demo"``. ``head``: ``"exact"`` (if not given) or ``"shortlist"``; an
+    image has one of them. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if not given). ``reuse``:
+    prompts start from the pages of earlier ones that begin alike.
     """
 
     def __init__(
         self,
-        model: str | Path | Model = "stories",
+        model: str | Path | Model | CompiledModel = "stories",
         device: str | Device = "verilator",
-        board: str | BuildConfig = "demo",
+        board: str | BuildConfig | None = None,
         progress: Callable[[str], None] | None = None,
         *,
-        head: str = "exact",
+        head: str | None = None,
         cache_tokens: int | None = None,
         reuse: bool = True,
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         report = progress or (lambda text: None)
-        self.model = open_model(model, report) if isinstance(model, (str, Path)) else model
-        weights = self.model.weights
-        config = board if isinstance(board, BuildConfig) else load_board(board).for_engine(weights.engine).config
-        self.image = compile_model(config, weights, name=self.model.name, head=head, progress=report)
+        if isinstance(model, (str, Path)):
+            model = load_image(Path(model)) if is_image_file(model) else open_model(model, report)
+        self.model = model
+        self.image = compiled_image(model, board, head) if isinstance(model, CompiledModel) else compile_model(
+            config_of(board, model.weights.engine), model.weights, name=model.name, head=head or "exact", progress=report
+        )
+        config = self.image.config
         if cache_tokens is not None:
             self.image = with_cache_tokens(self.image, cache_tokens)
         if isinstance(device, str):
             # on a board this is what must be free, elsewhere what is made
-            memory = self.image.memory_bytes(0) if device == "pynq" else self.image.memory_bytes()
+            memory = self.image.contiguous_bytes if device == "pynq" else self.image.memory_bytes()
             options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ...errors import HwgenError
+from ...registers import NUMBER_BITS
 from ...rounding import ceil_div
 from ..compiler.image import Image
+from ..compiler.placement import FRAME_BYTES, pages_together
 from ..devices.device import Bytes, Device
 
 __all__ = ["PagePool", "Session"]
@@ -35,22 +38,19 @@ class Session:
         return len(self.tokens)
 
 
-def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of ``pages`` that lie one behind the other in memory: of a device, few accesses are much faster than many."""
-    first = 0
-    for end in range(1, len(pages) + 1):
-        if end == len(pages) or pages[end] != pages[end - 1] + 1:
-            yield first, end
-            first = end
-
-
 class PagePool:
-    """The pages of one image on a device. A page goes back when the last session that holds it gives it up."""
+    """The pages of one image on a device, at ``addresses``. A page goes back when the last session that holds it gives it up."""
 
-    def __init__(self, device: Device, image: Image, start: int) -> None:
+    def __init__(self, device: Device, image: Image, addresses: Sequence[int]) -> None:
         self._device = device
-        #: Address of page 0, bytes of a page, tokens of a page.
-        self._start, self._page_bytes, self._page_tokens = start, image.page_bytes, image.config.kv_block
+        #: Address of every page, bytes of a page, tokens of a page, neighbouring pages that share a buffer.
+        self._addresses, self._page_bytes, self._page_tokens = addresses, image.page_bytes, image.config.kv_block
+        self._together = pages_together(image.page_bytes)
+        for address in addresses:
+            if address % FRAME_BYTES or address >= FRAME_BYTES << NUMBER_BITS:
+                raise HwgenError(
+                    "device", f"a KV page lies at 0x{address:x}, which the page table cannot say", "use memory below 64 GiB"
+                )
         self._free = list(range(image.pages - 1, -1, -1))
         #: Sessions that hold each page.
         self._holders = [0] * image.pages
@@ -66,18 +66,36 @@ class PagePool:
         """Pages of ``positions`` tokens."""
         return ceil_div(positions, self._page_tokens)
 
+    def frame(self, page: int) -> int:
+        """What the page table of the machine says of a page."""
+        return self._addresses[page] // FRAME_BYTES
+
+    def address(self, page: int) -> int:
+        """Where a page lies."""
+        return self._addresses[page]
+
+    def _runs(self, pages: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """Ranges of ``pages`` that lie one behind the other in a buffer, and the address of the first: of a device, few accesses
+        are much faster than many.
+        """
+        first = 0
+        for end in range(1, len(pages) + 1):
+            if end == len(pages) or pages[end] != pages[end - 1] + 1 or pages[end] % self._together == 0:
+                yield first, end, self._addresses[pages[first]]
+                first = end
+
     def read(self, pages: Sequence[int]) -> Bytes:
         """Content of pages, ``[pages, page_bytes]``."""
         out = np.empty((len(pages), self._page_bytes), np.uint8)
-        for first, end in _runs(pages):
-            data = self._device.read(self._start + pages[first] * self._page_bytes, (end - first) * self._page_bytes)
+        for first, end, address in self._runs(pages):
+            data = self._device.read(address, (end - first) * self._page_bytes)
             out[first:end] = data.reshape(-1, self._page_bytes)
         return out
 
     def write(self, pages: Sequence[int], content: Bytes) -> None:
         """Replace the content of pages by ``[pages, page_bytes]``."""
-        for first, end in _runs(pages):
-            self._device.write(self._start + pages[first] * self._page_bytes, content[first:end].reshape(-1))
+        for first, end, address in self._runs(pages):
+            self._device.write(address, content[first:end].reshape(-1))
 
     def _take(self) -> int:
         page = self._free.pop()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...contract import check_contract, contract_hash
+from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...errors import HwgenError
 from ...files import replacing
 from ...packages import needs
@@ -78,8 +78,8 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     metadata = {
         "format": FORMAT,
         "model": engine.image.name,
-        "model_hash": engine.model_hash,
-        "contract_version": str(engine.image.header()["contract_version"]),
+        "model_hash": engine.image.model_hash,
+        "contract_version": str(CONTRACT_VERSION),
         "contract_hash": f"{contract_hash(engine.config):016x}",
         "kv_bits": str(kv_bits),
         "steps": str(_steps(engine.image)),
@@ -136,7 +136,7 @@ def load_session(engine: Engine, path: Path) -> Session:
     """A session from disk, in pages of its own. Nothing changes when the file is refused or pages are too few."""
     metadata, tensors = _read_checked(path)
     check_contract(engine.config, int(metadata["contract_version"]), int(metadata["contract_hash"], 16), f"session {path}")
-    if metadata["model_hash"] != engine.model_hash:
+    if metadata["model_hash"] != engine.image.model_hash:
         raise HwgenError(
             "session",
             f"{path} belongs to other weights (of model {metadata['model']!r}) than {engine.image.name!r} has",

@@ -196,11 +196,11 @@ class LockStep:
                 continue
             for block in range(first, last + 1):
                 for head in range(d.kv_heads):
-                    offset = d.stream_address + self.sessions[0].pages[block] * d.stride + head * d.head_stride
+                    offset, page = d.stream_address + head * d.head_stride, self.sessions[0].pages[block]
                     size = d.stream_beats * c.beat_bytes
                     rtl, golden = (
-                        device.read(base + offset, size).reshape(1, -1)
-                        for device, base in ((self.device, self.rtl_engine.base), (self.golden, self.golden_engine.base))
+                        engine.device.read(engine.pages.address(page) + offset, size).reshape(1, -1)
+                        for engine in (self.rtl_engine, self.golden_engine)
                     )
                     token = np.array([block * c.kv_block - self._position])
                     self._compare(Output(d, f"block {block} of head {head}", token, partial(np.asarray, rtl), golden))

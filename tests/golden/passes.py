@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor
 from hwgen.golden.machine import GoldenMachine
 from hwgen.registers import PassFlag, register
-from hwgen.sw.compiler.image import Image
+from hwgen.rounding import align
+from hwgen.sw.compiler.image import Image, Places
+from hwgen.sw.compiler.placement import FRAME_BYTES
+from tests.sw.compiler.content import content
 
-#: Address of the image: not 0, so that a forgotten base shows.
+#: Address of the first buffer: not 0, so that a forgotten base shows.
 BASE = 8192
 
 
@@ -23,14 +27,30 @@ class Host:
 
     def __init__(self, config: BuildConfig, image: Image, pages: Sequence[int] | None = None) -> None:
         self.config = config
-        self.machine = GoldenMachine(config, BASE + image.total_bytes)
-        self.machine.memory[BASE : BASE + image.data.size] = image.data
-        program = np.frombuffer(image.program(BASE), np.uint8)
-        self.machine.memory[BASE : BASE + program.size] = program
-        for block, page in enumerate(range(config.max_pages) if pages is None else pages):
-            self.write("PAGE", page, block)
-        self.write("PROGRAM_LOW", BASE + image.symbols["program"].offset)
-        self.write("LOGITS_LOW", BASE + image.symbols["logits"].offset)
+        self.image = image
+        self.machine = GoldenMachine(config, BASE + image.memory_bytes())
+        constants, programs, self.rows, logits, self.cache = self._addresses(image)
+        self._put(constants, content(image.constants))
+        loaded = image.programs(Places(constants, self.rows, programs))
+        self._put(programs, np.frombuffer(loaded.data, np.uint8))
+        for block, page in enumerate(range(image.pages) if pages is None else pages):
+            self.write("PAGE", (self.cache + page * image.page_bytes) // FRAME_BYTES, block)
+        for i in range(image.chunk):
+            self.write("TOKEN", i, i)
+        self.write("PROGRAM_LOW", loaded.whole)
+        self.write("LOGITS_LOW", logits)
+
+    @staticmethod
+    def _addresses(image: Image) -> list[int]:
+        """Where the buffers begin, one behind the other."""
+        addresses, at = [], BASE
+        for sizes in image.buffers().values():
+            addresses.append(at)
+            at = align(at + sum(sizes), FRAME_BYTES)
+        return addresses
+
+    def _put(self, address: int, data: npt.NDArray[np.uint8]) -> None:
+        self.machine.memory[address : address + data.size] = data.reshape(-1)
 
     def write(self, name: str, value: int, index: int = 0) -> None:
         row = register(self.config, name)
@@ -44,8 +64,7 @@ class Host:
         """One pass; returns the operators executed."""
         executed: list[Descriptor] = []
         self.machine.on_retire = lambda descriptor, machine: executed.append(descriptor)
-        for i, token in enumerate(tokens):
-            self.write("TOKEN", int(token), i)
+        self._put(self.rows, self.image.rows([int(token) for token in tokens]))
         self.write("POSITION", position)
         self.write("COUNT", len(tokens))
         self.write("PASS", int(options))

@@ -31,11 +31,10 @@ def lock_step(device: SmallDevice, image: Image | None = None) -> LockStep:
 def results(engine: Engine, session: Session) -> list[object]:
     """What a host can see of a prompt: candidates, logits and the cache."""
     passes = engine.prefill(session, PROMPT, write_logits=True)
-    kv = engine.image.symbols["kv"]
     return [
         *(p.candidates for p in passes),
         engine.logits().tobytes(),
-        engine.device.read(engine.base + kv.offset, kv.bytes).tobytes(),
+        engine.pages.read(range(engine.image.pages)).tobytes(),
     ]
 
 
@@ -72,10 +71,10 @@ def test_passes_without_logits(timing: DramTiming) -> None:
 def test_logits_are_written_only_when_asked_for() -> None:
     device = SmallDevice()
     engine, session = Engine(device, small_image()), Session()
-    region = small_image().symbols["logits"]
-    device.write(engine.base + region.offset, np.full(region.bytes, 0xA5, np.uint8))
+    start, size = engine.memory.logits, engine.image.logits_bytes
+    device.write(start, np.full(size, 0xA5, np.uint8))
     engine.forward(session, PROMPT[:3], logits=True)
-    assert (device.read(engine.base + region.offset, region.bytes) == 0xA5).all()
+    assert (device.read(start, size) == 0xA5).all()
     result = engine.forward(session, PROMPT[3:5], logits=True, write_logits=True)
     order = np.argsort(-engine.logits(), kind="stable")[: CONFIG.topk]
     assert [c.token for c in result.candidates] == order.tolist()

@@ -6,7 +6,7 @@ from hwgen.boards import load_board
 from hwgen.shape import ModelShape
 from hwgen.sim.board_timing import MemoryConditions
 from hwgen.sim.port_rate import tabled_port_rate
-from hwgen.sw.analysis.estimate import calibration_of, estimate_json, estimate_model
+from hwgen.sw.analysis.estimate import calibration_of, describe_estimate, estimate_json, estimate_model
 from hwgen.sw.analysis.pass_model import Calibration
 
 KV260 = load_board("kv260")
@@ -30,3 +30,11 @@ def test_calibration_has_the_memory_of_the_board() -> None:
     assert calibration.port_rate == tabled_port_rate(KV260, slow) < calibration_of(KV260, MemoryConditions()).port_rate
     assert calibration.refill - usual.refill == calibration.first_beat - usual.first_beat == 120 - 60
     assert calibration_of(load_board("demo"), MemoryConditions()) == usual  # the memory that the figures were taken with
+
+
+def test_contiguous_memory() -> None:
+    long, short = (estimate_json(KV260, "bitnet-0.73b", 0, 1, context=context) for context in (None, 512))
+    assert (long["context"], short["context"]) == (2048, 512)
+    assert long["buffers"]["pages"] == 4 * short["buffers"]["pages"] and long["buffers"]["logits"] == short["buffers"]["logits"]
+    assert sum(short["buffers"].values()) < short["contiguous_bytes"] < long["contiguous_bytes"] < 400e6
+    assert any("MB of contiguous memory at context 512" in line for line in describe_estimate(short))

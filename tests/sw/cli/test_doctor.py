@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hwgen.published import PUBLISHED
 from hwgen.sw.cli import doctor
 from hwgen.sw.cli.main import main
 from hwgen.sw.devices import loading
@@ -52,3 +53,13 @@ def test_of_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(doctor, "BoardSystem", lambda: BoardSystem(root=tmp_path, environment={}))
     code, result = call(capsys, "doctor", "--board")
     assert code == 2 and "does not say what it is" in result["error"]["message"] and "kv260" in result["error"]["fix"]
+
+
+def test_what_models_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "BoardSystem", lambda: BoardSystem(root=tmp_path, environment={}, user=0))
+    monkeypatch.setattr(doctor, "PUBLISHED", {name: PUBLISHED[name] for name in ("smollm2-135m", "bitnet-0.73b")})
+    _, result = call(capsys, "doctor", "--board", "kv260")
+    assert sorted(result["contiguous_bytes"]) == ["bitnet-0.73b", "smollm2-135m"]
+    assert 80e6 < result["contiguous_bytes"]["smollm2-135m"] < 200e6
+    _, result = call(capsys, "doctor", "--board", "demo")  # too small for the other
+    assert list(result["contiguous_bytes"]) == ["smollm2-135m"]

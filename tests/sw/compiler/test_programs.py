@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hwgen.sw.compiler.image import Image
+from hwgen.boards import load_board
+from hwgen.sw.compiler.image import Places
+from hwgen.sw.compiler.image_file import load_image, save_image
 from hwgen.sw.compiler.programs import is_needed, pack_slices, unpack_slices
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 
@@ -17,12 +19,13 @@ def test_in_memory(tmp_path: Path) -> None:
     image = image_of("short list")
     assert image.sliced is not None
     data, offsets = pack_slices(image.sliced)
-    assert len(data) == image.symbols["slices"].bytes and len(offsets) == 1 + len(image.sliced.slices)
+    assert image.buffers()["programs"] == [image.program_bytes + len(data)] and len(offsets) == 1 + len(image.sliced.slices)
     again = unpack_slices(data)
     assert [[replace(d, tag=0) for d in part] for part in again.slices] == [list(part) for part in image.sliced.slices]
-    image.save(tmp_path / "image")
-    loaded = Image.load(tmp_path / "image")
-    assert loaded.slices(0x5000) == image.slices(0x5000)
+    save_image(tmp_path / "a.hwimage", image, None, load_board("demo"), "shortlist")
+    loaded = load_image(tmp_path / "a.hwimage").image
+    places = Places(0x5000, 0x700000, 0x900000)
+    assert loaded.programs(places) == image.programs(places)
     engine = golden_engine(with_cache_tokens(loaded, 64))
     got = interposed(engine, PASSES, [1], None, lambda number: True, poison)
     want = undisturbed(golden_engine(image), PASSES, [1], got.boundaries, lambda number: True)

@@ -183,8 +183,8 @@ def test_the_clock_as_the_kernel_knows_it(made: Made) -> None:
     ("needed", "free", "fix"),
     [
         (950 << 20, 900000, "shut notebooks"),
-        (1_300_000_000, 900000, "cma=1364M"),
-        (1_900_000_000, 900000, "cannot give that much"),
+        (1_300_000_000, 900000, "cma=1272M"),
+        (1_950_000_000, 900000, "cannot give that much"),
         (0, 0, "shut notebooks"),
     ],
 )

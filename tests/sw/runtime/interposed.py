@@ -64,7 +64,7 @@ def poison(engine: Engine) -> None:
     machine.accumulator[:] = rng.integers(-1000, 1000, machine.accumulator.shape)
     machine.kv_scale[:] = 0x7FC0
     machine.scores = np.zeros(0, np.float32)
-    machine.registers.token_ids = [0] * engine.config.chunk
+    engine.memory.write_rows([0] * engine.image.chunk)
     machine.registers.pages = [1 << 20] * engine.config.max_pages
     engine._table = [None] * engine.config.max_pages
 

@@ -10,13 +10,16 @@ them; half of each record is written by the first slice, and must still be there
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.registers import MAGIC, PassFlag, Status, register_map
-from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.image import Image, Places, Programs
+from hwgen.sw.compiler.placement import FRAME_BYTES
 from hwgen.sw.compiler.programs import is_needed
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.runtime.engine import Engine
@@ -35,10 +38,14 @@ class ToyDevice:
 
     def __init__(self, image: Image) -> None:
         self.image, self.config = image, image.config
-        self.memory = np.zeros(image.total_bytes + 3 * Allocator.STEP, np.uint8)
+        self.memory = np.zeros(image.memory_bytes() + 3 * Allocator.STEP, np.uint8)
         self._allocator = Allocator(Allocator.STEP, self.memory.size - Allocator.STEP)
-        self._base = 0
-        self._addresses: tuple[int, ...] = ()
+        #: Address of every buffer, in the order in which the host asked for them.
+        self._buffers: list[int] = []
+        #: Token of every embedding.
+        self._tokens = {self._key(row): token for token, row in enumerate(image.rows(range(image.shape.vocab)))}
+        if len(self._tokens) != image.shape.vocab:
+            raise ValueError("tokens must have embeddings that differ")
         #: Position and tokens of the pass whose slices run, and the slice that must come next.
         self._scratch: tuple[int, list[int], int] | None = None
         self._names = {r.offset + i * r.step: (r.name, i) for r in register_map(self.config) for i in range(r.count)}
@@ -50,10 +57,21 @@ class ToyDevice:
             ("HASH_HIGH", 0): code >> 32,
         }
 
+    @staticmethod
+    def _key(row: npt.NDArray[np.uint8]) -> bytes:
+        return row.tobytes()
+
+    @cached_property
+    def _programs(self) -> Programs:
+        constants, rows, programs = self._buffers[:3]
+        return self.image.programs(Places(constants, rows, programs))
+
     def allocate(self, size: int) -> int:
-        self._base = self._allocator.allocate(size)
-        self._addresses = self.image.slices(self._base)[1]
-        return self._base
+        self._buffers.append(self._allocator.allocate(size))
+        return self._buffers[-1]
+
+    def fill(self, address: int, size: int, read: Callable[[npt.NDArray[np.uint8]], None]) -> None:
+        read(self.memory[address : address + size])
 
     def write(self, address: int, data: npt.NDArray[np.uint8]) -> None:
         self.memory[address : address + data.size] = data.reshape(-1)
@@ -85,23 +103,28 @@ class ToyDevice:
     def _record(self, position: int) -> npt.NDArray[np.uint8]:
         """Place of the record of a position."""
         page = self.values["PAGE", position // self.config.kv_block]
-        start = self._base + self.image.symbols["kv"].offset + page * self.image.page_bytes
+        start = page * FRAME_BYTES
         start += position % self.config.kv_block * RECORD
         return self.memory[start : start + RECORD]
 
     def _run(self) -> None:
         begin, count = self.values["POSITION", 0], self.values["COUNT", 0]
-        tokens = [self.values["TOKEN", i] for i in range(count)]
-        program, addresses = self.values["PROGRAM_LOW", 0], self._addresses
-        if program in addresses[1:]:
-            self._slice(addresses.index(program) - 1, begin, tokens)
+        tokens = [self._token(i) for i in range(count)]
+        program, programs = self.values["PROGRAM_LOW", 0], self._programs
+        if program in programs.slices:
+            self._slice(programs.slices.index(program), begin, tokens)
             return
-        if program not in addresses:
-            assert program == self._base + self.image.symbols["program"].offset
+        if program != programs.beside or not programs.slices:
+            assert program == programs.whole
             self._scratch = None
         else:
             assert count == 1, "the program beside slices is for one token"
         self._pass(begin, tokens)
+
+    def _token(self, index: int) -> int:
+        """The token whose embedding the pass finds at ``index``."""
+        start = self._buffers[1] + self.values["TOKEN", index] * self.image.row_bytes
+        return self._tokens[self._key(self.memory[start : start + self.image.row_bytes])]
 
     def _slice(self, number: int, begin: int, tokens: list[int]) -> None:
         assert self.image.sliced is not None
@@ -140,7 +163,7 @@ class ToyDevice:
             self.values["TOPK", 2 * i] = token
             self.values["TOPK", 2 * i + 1] = int(logits[token : token + 1].view(np.uint32)[0])
         if PassFlag.WRITE_LOGITS in options:
-            beats = np.zeros(self.image.symbols["logits"].bytes, np.uint8)
+            beats = np.zeros(self.image.logits_bytes, np.uint8)
             beats[: logits.nbytes] = logits.view(np.uint8)
             self.write(self.values["LOGITS_LOW", 0], beats)
 

@@ -1,0 +1,136 @@
+"""Sections of an image file: read once, in windows, every block against its checksum."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from io import RawIOBase
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import HwgenError
+from .constants import Reader
+from .placement import Bytes
+
+__all__ = ["MISSING", "FileConstants", "FileRows", "Section", "read_section"]
+
+#: What to do about a file with wrong bytes.
+MISSING = "copy the file again, or compile the model again: hwgen compile"
+
+
+#: Bytes that are read at a time.
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Section:
+    """Where a section lies in the file."""
+
+    offset: int
+    bytes: int
+    #: Bytes that share a checksum, and the number of the first checksum.
+    block: int
+    first: int
+
+    def to_list(self) -> list[int]:
+        return list(astuple(self))
+
+
+def _damaged(path: Path, offset: int) -> HwgenError:
+    return HwgenError("model", f"{path} is damaged: wrong checksum at byte {offset:,}", MISSING)
+
+
+def read_section(path: Path, file: BinaryIO, section: Section, checksums: npt.NDArray[np.uint32]) -> bytes:
+    """A small section, one block or none."""
+    file.seek(section.offset)
+    data = file.read(section.bytes)
+    if data and zlib.crc32(data) != checksums[section.first]:
+        raise _damaged(path, section.offset)
+    return data
+
+
+class _BlockChecker:
+    """Compares what follows one another in a section with the checksums of its blocks."""
+
+    def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
+        self._path, self._section, self._checksums = path, section, checksums
+        self._at = self._sum = 0
+
+    def check(self, data: Bytes) -> None:
+        section = self._section
+        view = data.data
+        while view:
+            left = section.block - self._at % section.block
+            part, view = view[:left], view[left:]
+            self._sum = zlib.crc32(part, self._sum)
+            self._at += len(part)
+            if self._at % section.block == 0 or self._at == section.bytes:
+                number = (self._at - 1) // section.block
+                if self._sum != self._checksums[section.first + number]:
+                    raise _damaged(self._path, section.offset + number * section.block)
+                self._sum = 0
+
+
+class FileConstants:
+    """Constants in an image file. While a piece of a window is read, the one before is checked: neither holds the interpreter."""
+
+    def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
+        self._path, self._section, self._checksums = path, section, checksums
+        self.bytes = section.bytes
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        checker = _BlockChecker(self._path, self._section, self._checksums)
+        with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+            file.seek(self._section.offset)
+            os.posix_fadvise(file.fileno(), self._section.offset, self._section.bytes, os.POSIX_FADV_SEQUENTIAL)
+
+            def read(window: Bytes) -> None:
+                checks: list[Future[None]] = []
+                for first in range(0, window.size, PIECE):
+                    piece = window[first : first + PIECE]
+                    self._read(file, piece.data)
+                    checks.append(pool.submit(checker.check, piece))
+                for check in checks:
+                    check.result()
+
+            yield read
+
+    def _read(self, file: RawIOBase, view: memoryview) -> None:
+        while view:
+            try:
+                count = file.readinto(view)
+            except OSError as error:
+                raise HwgenError("model", f"{self._path} cannot be read: {error.strerror}", "check the disk") from error
+            if not count:
+                raise HwgenError("model", f"{self._path} was cut short while it was read", MISSING)
+            view = view[count:]
+
+
+class FileRows:
+    """The embedding in an image file: rows are read when they are wanted, and checked every time."""
+
+    def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
+        self._path, self._section, self._checksums = path, section, checksums
+        self._file = path.open("rb", buffering=0)
+
+    def gather(self, tokens: Sequence[int]) -> npt.NDArray[np.uint16]:
+        section = self._section
+        out = np.empty((len(tokens), section.block), np.uint8)
+        for row, token in zip(out, tokens, strict=True):
+            offset = section.offset + token * section.block
+            try:
+                data = os.pread(self._file.fileno(), section.block, offset)
+            except OSError as error:
+                raise HwgenError("model", f"{self._path} cannot be read: {error.strerror}", "check the disk") from error
+            if zlib.crc32(data) != self._checksums[section.first + token]:
+                raise _damaged(self._path, offset)
+            row[:] = np.frombuffer(data, np.uint8)
+        return out.view(np.uint16)

@@ -1,0 +1,40 @@
+"""An image in the memory of a device: its buffers, filled once, and what the host writes there before a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..compiler.image import Image, Places
+from ..devices.device import Device
+
+__all__ = ["ImageMemory"]
+
+
+class ImageMemory:
+    """Buffers of an image on a device, a buffer for everything that is synchronised on its own."""
+
+    def __init__(self, device: Device, image: Image) -> None:
+        self._device, self._image = device, image
+        sizes = image.buffers()
+        (constants,), (rows,), (programs,), (logits,) = (
+            list(map(device.allocate, sizes[name])) for name in ("constants", "rows", "programs", "logits")
+        )
+        #: Address of every KV page.
+        self.pages: list[int] = []
+        for size in sizes["pages"]:
+            start = device.allocate(size)
+            self.pages += range(start, start + size, image.page_bytes)
+        with image.constants.reading() as read:
+            device.fill(constants, image.constants.bytes, read)
+        self._rows = rows
+        #: Address of the logits of a pass that writes them.
+        self.logits = logits
+        #: Programs and where they begin.
+        self.programs = image.programs(Places(constants, rows, programs))
+        device.write(programs, np.frombuffer(self.programs.data, np.uint8))
+
+    def write_rows(self, tokens: Sequence[int]) -> None:
+        """Put the embedding of the tokens of a pass where its first operator reads it. No pass may be running."""
+        self._device.write(self._rows, self._image.rows(tokens))

@@ -1,0 +1,115 @@
+"""Buffers of an image, places of its programs, and the contiguous memory that published models take on their boards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwgen.boards import load_board
+from hwgen.descriptors import Fetch, Opcode, unpack_program
+from hwgen.published import published_model
+from hwgen.sw.compiler.compile import compile_model, plan_image
+from hwgen.sw.compiler.image import Image, Places
+from hwgen.sw.compiler.placement import contiguous_bytes, pages_together
+from hwgen.sw.models.random_model import RandomModel
+from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.weights import ModelWeights
+
+from ..conftest import CONFIG, SHAPE
+from .content import content
+
+MIB = 1 << 20
+
+
+class Weightless(RandomModel):
+    """Sizes of a model; whoever asks for a byte of it fails."""
+
+    def embedding_bits(self) -> np.ndarray:
+        raise AssertionError("the placement must not need weights")
+
+    quantized_head = embedding_bits  # type: ignore[assignment]
+
+
+def planned(name: str, board: str, head: str, context: int, group: int = 128) -> Image:
+    model = published_model(name)
+    weights = Weightless(replace(model.shape, max_context=context), model.layer, model.engine, group=group)
+    config = load_board(board).for_engine(model.engine).config
+    if name == "bitnet-0.73b" and board == "pynq-z2":  # a build for larger layers
+        larger = {"max_inputs": 4096, "max_head_dim": 96, "max_heads": 16, "max_kv_heads": 16, "max_query": 1536}
+        config = replace(config, **larger, param_vectors=2048, scratch_vectors=8192)  # type: ignore[arg-type]  # fields by name
+    return plan_image(config, weights, head=head)  # type: ignore[arg-type]  # a random model has what compilers use
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "context", "group"),
+    [
+        ("bitnet-0.73b", "shortlist", 2048, 128), ("bitnet-2b4t", "shortlist", 2048, 128), ("bitnet-2b4t", "shortlist", 4096, 128),
+        ("llama-1b", "exact", 2048, 128), ("llama-1b", "exact", 2048, 32),
+    ],
+)
+def test_published_models_fit_the_memory_that_a_kv260_boots_with(name: str, head: str, context: int, group: int) -> None:
+    image = planned(name, "kv260", head, context, group)
+    assert image.context == context and image.pages * image.config.kv_block == context
+    sizes = [size for of in image.buffers().values() for size in of]
+    assert sum(sizes) <= image.contiguous_bytes <= 1000e6
+    shape = image.shape
+    assert sum(sizes) > shape.linear_weights // (5 if image.engine == "ternary" else 2) + shape.vocab * shape.hidden
+    assert max(image.page_buffers) < 8 * MIB  # what one page costs to synchronise
+
+
+def test_small_boards() -> None:
+    assert planned("bitnet-0.73b", "pynq-z2", "shortlist", 512).contiguous_bytes < 300e6
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"),
+    [(1, 8192), (4096, 8192), (9000, 16384), (3 << 18, MIB), (MIB, MIB), (MIB + 1, 2 * MIB), (5 * MIB // 2, 3 * MIB)],
+)
+def test_contiguous_memory_is_aligned_to_its_size(size: int, taken: int) -> None:
+    assert contiguous_bytes(size) == taken
+
+
+@pytest.mark.parametrize("page_bytes", [4096, 8192, 540672, MIB, 1249280, 2408448, 5 * MIB])
+def test_pages_share_buffers_of_little_waste(page_bytes: int) -> None:
+    count = pages_together(page_bytes)
+    assert contiguous_bytes(count * page_bytes) <= 1.2 * count * page_bytes
+    assert all(contiguous_bytes(n * page_bytes) > 1.2 * n * page_bytes for n in range(1, count))
+
+
+def test_page_buffers(weights: ModelWeights) -> None:
+    image = compile_model(CONFIG, weights)
+    more = with_cache_tokens(image, 10 * CONFIG.kv_block + 1)
+    assert more.pages == 11 and sum(more.page_buffers) == 11 * image.page_bytes
+    assert more.constants is image.constants
+
+
+def test_programs_move_with_their_buffers(weights: ModelWeights) -> None:
+    image = compile_model(CONFIG, weights)
+    assert image.sliced is not None
+    places = Places(0x12345000, 0x700000, 0x900000)
+    programs = image.programs(places)
+    assert programs.whole == places.programs and programs.beside == places.programs + image.program_bytes
+    starts = (programs.whole, programs.beside, *programs.slices)
+    for address, before in zip(starts, (image.descriptors, image.sliced.beside, *image.sliced.slices), strict=True):
+        moved = list(unpack_program(programs.data[address - places.programs :]))
+        assert len(moved) == len(before)
+        for tag, (a, b) in enumerate(zip(moved, before, strict=True)):
+            constant = b.fetch in (Fetch.STREAM, Fetch.POSITION, Fetch.SHORTLIST) or b.opcode is Opcode.LINEAR
+            base = places.rows if b.fetch is Fetch.TOKEN else places.constants if constant else 0
+            assert a.tag == tag and a.stream_address - b.stream_address == base
+
+
+def test_a_plan_packs_what_compiling_does(weights: ModelWeights) -> None:
+    lazy, packed = plan_image(CONFIG, weights), compile_model(CONFIG, weights)
+    assert lazy.symbols == packed.symbols and lazy.descriptors == packed.descriptors
+    np.testing.assert_array_equal(content(lazy.constants), content(packed.constants))
+    pieces = np.empty(lazy.constants.bytes, np.uint8)
+    with lazy.constants.reading() as read:  # in windows of any size
+        for first in range(0, pieces.size, 999):
+            read(pieces[first : first + 999])
+    np.testing.assert_array_equal(pieces, content(packed.constants))
+    tokens = [3, SHAPE.vocab - 1, 3]
+    np.testing.assert_array_equal(lazy.rows(tokens), packed.rows(tokens))
+    assert lazy.model_hash == packed.model_hash
