@@ -13,6 +13,7 @@ from hwgen.registers import Control, Status, register
 from hwgen.sim.board.board import ACCELERATOR_BASE, VirtualBoard
 from hwgen.sw.devices import loading
 from hwgen.sw.devices.virtual_board import write_overlay
+from tests.golden_answers import generate
 from tests.virtual_board import BOARD, CONFIG, make_deaf, new_board, outstanding, require_pynq, start_pass, status
 
 require_pynq()
@@ -22,8 +23,6 @@ from pynq.pl_server import global_state  # noqa: E402
 
 from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
 from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
-
-from .conftest import generate  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code

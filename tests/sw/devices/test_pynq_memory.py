@@ -59,7 +59,7 @@ class Recorded:
         return walks
 
     def bytes_of(self, walks: list[tuple[str, int]]) -> int:
-        return sum(self.device._buffers[address].nbytes for _, address in walks)
+        return sum(self.device._holdings.buffers[address].nbytes for _, address in walks)
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def recorded(board: VirtualBoard) -> Recorded:
 def test_large_buffers_are_walked_once_and_never_for_small_things(recorded: Recorded) -> None:
     device = recorded.device
     engine = Engine(device, image())
-    constants, rows, programs, logits = list(device._buffers)[:4]
+    constants, rows, programs, logits = list(device._holdings.buffers)[:4]
     assert recorded.since() == [("flush", constants), ("flush", programs)]
     passes = len(list(Generation(engine, PROMPT, NEW_TOKENS))) + 1
     engine.forward(Session(), PROMPT, write_logits=True)
     assert recorded.since() == [("flush", rows)] * passes
     engine.logits()
     assert recorded.since() == [("invalidate", logits)]
-    assert device._buffers[rows].nbytes < device._buffers[constants].nbytes / 4
+    assert device._holdings.buffers[rows].nbytes < device._holdings.buffers[constants].nbytes / 4
     device.close()
 
 
