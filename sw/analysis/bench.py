@@ -132,11 +132,11 @@ class Bench:
 
     def _random_scales(self, data: npt.NDArray[np.uint8], rng: np.random.Generator) -> None:
         """bf16 scales of order 1/127 in the header of every block."""
-        pages, start = data.reshape(-1, self.image.page_bytes), self.image.symbols["kv"].offset
+        pages = data.reshape(-1, self.image.page_bytes)
         header = self.board.config.header_beats * self.board.config.beat_bytes
         for d in (d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION):
             for head in range(d.kv_heads):
-                first = d.stream_address - start + head * d.head_stride
+                first = d.stream_address + head * d.head_stride
                 scales = rng.integers(0x3C00, 0x3C80, (len(pages), header // 2), dtype=np.uint16)
                 pages[:, first : first + header] = scales.view(np.uint8)
 

@@ -61,9 +61,12 @@ class Bench:
     device: StoppedDevice = field(init=False)
     engine: Engine = field(init=False)
     session: Session = field(init=False)
+    #: Of the image's buffers.
+    first_address: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = StoppedDevice(self.timing)
+        self.first_address = self.device._memory.next
         self.engine = Engine(self.device, self.image)
         self.prepare()
 
@@ -91,17 +94,17 @@ class Bench:
     def writable(self) -> np.ndarray:
         """Which bytes of memory a pass may write: cache and logits."""
         mask = np.zeros(MEMORY_BYTES, bool)
-        start = self.engine.base - self.device.accelerator.memory_base
-        for name in ("kv", "logits"):
-            region = self.image.symbols[name]
-            mask[start + region.offset : start + region.offset + region.bytes] = True
+        memory, image = self.engine.memory, self.image
+        for address, size in [(memory.logits, image.logits_bytes), *((page, image.page_bytes) for page in memory.pages)]:
+            start = address - self.device.accelerator.memory_base
+            mask[start : start + size] = True
         return mask
 
 
 def second_pass(engine: Engine, session: Session) -> list[object]:
     result = engine.forward(session, SECOND, write_logits=True)
-    kv = engine.image.symbols["kv"]
-    left = [result.candidates, engine.logits().tobytes(), engine.device.read(engine.base + kv.offset, kv.bytes).tobytes()]
+    pages = [engine.device.read(page, engine.image.page_bytes).tobytes() for page in engine.memory.pages]
+    left = [result.candidates, engine.logits().tobytes(), *pages]
     del session.tokens[len(FIRST) :]
     return left
 
@@ -237,7 +240,7 @@ def test_reset_in_every_operator() -> None:
         accelerator.reset()
         if owed.reads_outstanding:
             kinds.add(name)
-        device._memory.next = bench.engine.base
+        device._memory.next = bench.first_address
         bench.engine = Engine(device, image)
         bench.prepare()
         assert bench.engine._read("UNASKED") >= owed.reads_outstanding, name
@@ -264,7 +267,7 @@ def test_what_is_left_over_is_counted_and_waited_for() -> None:
     accelerator.tick(2 * SETTLE_CYCLES)
     assert bench.engine._read("UNASKED") == owed.writes_outstanding
 
-    device._memory.next = bench.engine.base
+    device._memory.next = bench.first_address
     bench.engine = Engine(device, bench.image)
     bench.engine.start(Session(), FIRST, logits=False)
     while accelerator.port_statistics()[0].reads_outstanding < 3:
