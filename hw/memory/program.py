@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Opcode
 from ..axi.signature import BURST_INCR, RESPONSE_OKAY, Axi4Read
+from ..data_register import data_register
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, index_bits
 from .following import following
 from .port import ErrorReport
@@ -127,10 +128,11 @@ class ProgramReader(wiring.Component):
             position = Signal(index_bits(depth), name=f"position{number}")
             load = Signal(name=f"load{number}")
             count = used[number]
+            payload = data_register(m, output.p)
             m.d.comb += [read.addr.eq(position), load.eq((count != 0) & (~output.valid | output.ready))]
             m.d.sync += count.eq(count + write.en - load)
             with m.If(load):
-                m.d.sync += [output.valid.eq(1), output.p.eq(read.data), position.eq(following(position, depth))]
+                m.d.sync += [output.valid.eq(1), payload.eq(read.data), position.eq(following(position, depth))]
             with m.Elif(output.ready):
                 m.d.sync += output.valid.eq(0)
         return m
