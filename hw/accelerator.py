@@ -361,6 +361,8 @@ class Accelerator(wiring.Component):
             errors.clear.eq(registers.start),
             registers.error.eq(errors.valid),
             registers.error_response.eq(errors.resp),
+        ]
+        m.d.sync += [
             registers.error_write.eq(of_write),
             # Sources: read of every port, program (on port 0), write of every port.
             registers.error_port.eq(Mux(of_write, errors.source - (ports + 1), Mux(errors.source == ports, 0, errors.source))),
