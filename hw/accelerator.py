@@ -15,6 +15,7 @@ from ..config import BuildConfig
 from ..descriptors import Fetch, Flag, Format, Opcode
 from ..operators import Unit
 from ..registers import COUNTERS, ENGINE_COUNTERS
+from .attention.item import delayed
 from .attention.shortlist import ShortList
 from .attention.store import KvStore
 from .attention.unit import AttentionUnit
@@ -49,7 +50,10 @@ LUT_RAM_DEPTH = 64
 
 class VectorMemory(wiring.Component):
     """Memory of float32 vectors: one write port, one read port with `SCRATCH_LATENCY`. A read of the cycle after a write
-    sees it.
+    sees it; of a write of the next cycles it may see the old or the new word.
+
+    UltraRAM has all its registers behind it, each with an enable of its own, as UG901's templates have them: so they fit into
+    the matrix, and into no shift registers. Before any other memory the address waits, for it is narrower.
 
     Members
     -------
@@ -69,6 +73,11 @@ class VectorMemory(wiring.Component):
         body = self.depth - tail
         in_tail = Signal()
         data: Any = None
+        ultra = self.ram_style == "ultra"
+        stages = SCRATCH_LATENCY - 1 if ultra else 1
+        address = self.read.addr
+        if not ultra:
+            address = delayed(m, address, SCRATCH_LATENCY - 2, "address", reset_less=True)[-1]
         # `body` is a multiple of the block RAM's depth, so that the tail's addresses are low bits of the whole.
         for name, base, depth, style in (("words", 0, body, self.ram_style), ("tail", body, tail, "distributed")):
             if not depth:
@@ -79,15 +88,18 @@ class VectorMemory(wiring.Component):
                 write.en.eq(self.write.valid & (((self.write.addr >= body) == (base != 0)) if tail else 1)),
                 write.addr.eq(self.write.addr),
                 write.data.eq(self.write.data),
-                read.addr.eq(self.read.addr),
+                read.addr.eq(address),
+                read.en.eq(self.read.en if ultra else 1),
             ]
             data = Mux(in_tail, read.data, data) if base else read.data
         if tail:
-            m.d.sync += in_tail.eq(self.read.addr >= body)
+            m.d.sync += in_tail.eq(address >= body)
         # The memory's own output register is the first cycle of the latency.
-        for stage in range(SCRATCH_LATENCY - 1):
+        enables = delayed(m, self.read.en, stages, "en") if ultra else [1] * (stages + 1)
+        for stage in range(stages):
             register = Signal(self.width, name=f"data{stage}", reset_less=True)
-            m.d.sync += register.eq(data)
+            with m.If(enables[stage + 1]):
+                m.d.sync += register.eq(data)
             data = register
         m.d.comb += self.read.data.eq(data)
         return m

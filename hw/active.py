@@ -27,7 +27,7 @@ def Pass(config: BuildConfig) -> wiring.Signature:
 
 
 class ActiveRange(wiring.Component):
-    """The rules of a pass, for prefetcher and sequencer alike; combinational.
+    """The rules of a pass, for prefetcher and sequencer alike: outputs are those of the descriptor of the cycle before.
 
     A descriptor is skipped when ``token_start >= tokens``, when it has LOGITS and the pass wants none, and when it has
     MULTI and the pass is at most two rounds (``2 * token_count``).
@@ -61,9 +61,14 @@ class ActiveRange(wiring.Component):
         def has(flag: Flag) -> Signal:
             return d.flags[flag.value.bit_length() - 1]
 
-        left = Signal(len(tokens))
-        m.d.comb += [
+        left, start, round_size = Signal(len(tokens)), Signal(len(tokens)), Signal(len(tokens))
+        last, final = Signal(), Signal.like(tokens)
+        m.d.sync += [
             left.eq(tokens - d.token_start),
+            start.eq(d.token_start),
+            round_size.eq(d.token_count),
+            last.eq(has(Flag.LAST)),
+            final.eq(tokens - 1),
             self.skip.eq(
                 (d.token_start >= tokens)
                 | (has(Flag.LOGITS) & ~self.current.want_logits)
@@ -71,8 +76,8 @@ class ActiveRange(wiring.Component):
             ),
             self.more.eq(d.token_start + d.token_count < tokens),
         ]
-        with m.If(has(Flag.LAST)):
-            m.d.comb += [self.first.eq(tokens - 1), self.count.eq(1)]
+        with m.If(last):
+            m.d.comb += [self.first.eq(final), self.count.eq(1)]
         with m.Else():
-            m.d.comb += [self.first.eq(d.token_start), self.count.eq(Mux(d.token_count < left, d.token_count, left))]
+            m.d.comb += [self.first.eq(start), self.count.eq(Mux(self.more, round_size, left))]
         return m

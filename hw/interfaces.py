@@ -20,8 +20,9 @@ __all__ = [
 #: Bits of an AXI address.
 ADDRESS_BITS = 40
 
-#: Cycles from a scratch or parameter address to its data.
-SCRATCH_LATENCY = 2
+#: Cycles from a scratch or parameter address to its data: that of the memory, and a register for every two rows of an UltraRAM
+#: matrix of up to eight rows (32,768 words), which Vivado puts between them (UG573, REG_CAS; UG901, "Pipelining the RAM").
+SCRATCH_LATENCY = 5
 
 #: Cycles from an accumulator read request to its data.
 ACCUMULATOR_LATENCY = 3
@@ -71,8 +72,9 @@ def RowStream(config: BuildConfig) -> Signature:
 
 
 def MemoryRead(depth: int, width: int) -> Signature:
-    """Read request without handshake: ``addr`` (initiator) and ``data`` a fixed number of cycles later."""
-    return Signature({"addr": Out(index_bits(depth)), "data": In(width)})
+    """Read request without handshake: ``addr`` (initiator) and ``data`` a fixed number of cycles later; ``data`` of a cycle
+    without ``en`` has no meaning."""
+    return Signature({"addr": Out(index_bits(depth)), "en": Out(1), "data": In(width)})
 
 
 def MemoryWrite(depth: int, width: int) -> Signature:

@@ -10,7 +10,7 @@ from amaranth.utils import bits_for
 from ...config import BuildConfig
 from ...descriptors import Format
 from ..interfaces import KV_LATENCY, BeatStream, KvRead, Operator, index_bits
-from .item import BUFFERS, AttentionSizes, delayed
+from .item import BUFFERS, AttentionSizes, counted, delayed, more_than
 from .memory import BlockMemory
 from .nibbles import expand_beat
 from .scales import ScaleBuffer
@@ -19,13 +19,12 @@ __all__ = ["BlockBuffer"]
 
 
 class Walk:
-    """Where loading is: block, part of it and beat; and how far the buffers are filled."""
+    """Where loading is: block, part of it and beat; and whether there is room for another."""
 
     def __init__(self, config: BuildConfig, sizes: AttentionSizes, dim_bits: int) -> None:
         self.buffer = Signal((BUFFERS - 1).bit_length())
-        self.used, self.keys_ahead, self.values_ahead = (
-            Signal(range(BUFFERS + 1), name=n) for n in ("used", "keys_ahead", "values_ahead")
-        )
+        #: All buffers are in use.
+        self.full = Signal(name="full")
         self.head = Signal(bits_for(config.max_kv_heads))
         #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one.
         self.blocks_left = Signal(32)
@@ -60,8 +59,8 @@ class BlockBuffer(wiring.Component):
     beats : In(BeatStream), store : Out(KvRead)
     key_buffer, key_dim : In;  key : Out
         Key beat, one cycle later.
-    key_limit : Out
-        Key beats that may be read of the oldest block whose keys were not freed; it may rise before the block is complete.
+    key_ready : Out(1), key_limit : Out
+        The keys of the oldest block that were not freed are complete, or so many of their beats may be read.
     key_free : In(1)
         Strobe: that block's keys were read for the last time.
     offer : Out(1), take : In(1)
@@ -72,8 +71,8 @@ class BlockBuffer(wiring.Component):
         The values of the oldest block that was not freed are complete, and those of the next one too.
     key_own, value_own : In(1)
         With ``config.int4_kv`` only: the block that is read is the pass's own.
-    free : In(1)
-        Strobe: nothing of the oldest block is needed any more.
+    free, free_rows : In(1)
+        Strobe: nothing of the oldest block is needed any more; of keys and values, or with ``direct``.
     scales_ready : Out(BUFFERS)
         The scales of a buffered block are complete.
     scale_buffer, scale_key : In;  key_scale, value_scale : Out(16)
@@ -93,7 +92,8 @@ class BlockBuffer(wiring.Component):
             "key_buffer": In(buffer),
             "key_dim": In(dim),
             "key": Out(beat),
-            "key_limit": Out(bits_for(self.sizes.dims)),
+            "key_ready": Out(1),
+            "key_limit": Out(index_bits(self.sizes.dims)),
             "key_free": In(1),
             "offer": Out(1),
             "take": In(1),
@@ -103,6 +103,7 @@ class BlockBuffer(wiring.Component):
             "value_ready": Out(1),
             "next_value_ready": Out(1),
             "free": In(1),
+            "free_rows": In(1),
             "scales_ready": Out(BUFFERS),
             "scale_buffer": In(buffer),
             "scale_key": In(index_bits(config.kv_block)),
@@ -175,7 +176,7 @@ class BlockBuffer(wiring.Component):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.sync += [walk.step.eq(0), walk.phase.eq(0)]
-                with m.If((walk.used != BUFFERS) & ~scales.busy):
+                with m.If(~walk.full & ~scales.busy):
                     m.d.comb += [walk.begin.eq(1), scales.pour.eq(walk.own)]
                     m.next = "HEADER"
                     with m.If(walk.own):
@@ -216,12 +217,15 @@ class BlockBuffer(wiring.Component):
         """What lands in the buffers: beats as they come, or what the store answers."""
         config, sizes, dim_bits = self.config, self.sizes, len(self.key_dim)
         key_written, value_written, last_written = Signal(), Signal(), Signal()
+        keys_end, values_end = Signal(), Signal()  # the last beat of a block's keys, of its values
         write_step, write_buffer = Signal(dim_bits), Signal(len(walk.buffer))
         data = Signal(8 * config.beat_bytes, reset_less=True)
         m.d.sync += [
             key_written.eq(own_keys | (walk.accept & walk.in_keys & ~walk.own)),
             value_written.eq(own_values | (walk.accept & walk.in_values & ~walk.own)),
             last_written.eq(Mux(walk.own, own_last, walk.last)),
+            keys_end.eq(Mux(walk.own, own_keys & own_last, walk.accept & walk.in_keys & walk.last & ~self.direct)),
+            values_end.eq(Mux(walk.own, own_values & own_last, walk.accept & walk.in_values & walk.last)),
             write_step.eq(Mux(walk.own, own_step, walk.step)),
             write_buffer.eq(walk.buffer),
             data.eq(Mux(walk.own, self.store.data, self.beats.payload)),
@@ -234,35 +238,37 @@ class BlockBuffer(wiring.Component):
                     m.d.sync += keys_written.eq((write_step + 1) << 1)
         write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
         m.d.sync += [
-            walk.used.eq(walk.used + walk.begin - self.free),
-            walk.keys_ahead.eq(walk.keys_ahead + (key_written & last_written & ~self.direct) - self.key_free),
-            walk.values_ahead.eq(walk.values_ahead + (value_written & last_written) - (self.free & ~self.direct)),
-            walk.queued.eq(walk.queued + (walk.accept & walk.in_keys & self.direct) - self.take),
-            walk.offered.eq(walk.offered + (key_written & self.direct) - self.take),
+            walk.queued.eq(counted(walk.queued, walk.accept & walk.in_keys & self.direct, self.take)),
+            walk.offered.eq(counted(walk.offered, key_written & self.direct, self.take)),
             read_place.eq(read_place + self.take),
             write_place.eq(write_place + (key_written & self.direct)),
         ]
+        used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
+        keys = more_than(m, BUFFERS, keys_end, self.key_free, "keys_ahead")
+        values = more_than(m, BUFFERS, values_end, self.free, "values_ahead")
         m.d.comb += [
-            self.key_limit.eq(Mux(walk.keys_ahead != 0, sizes.dims, keys_written)),
-            self.value_ready.eq(walk.values_ahead != 0),
-            self.next_value_ready.eq(walk.values_ahead > 1),
+            walk.full.eq(used[-1]),
+            self.key_ready.eq(keys[0]),
+            self.key_limit.eq(keys_written),
+            self.value_ready.eq(values[0]),
+            self.next_value_ready.eq(values[1]),
             self.offer.eq(walk.offered != 0),
         ]
 
-        m.submodules.keys = keys = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
-        m.submodules.values = values = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
-        key, key_dim = self._expanded(m, "key", walk.int4, keys.data)
-        value, value_dim = self._expanded(m, "value", walk.int4, values.data)
+        m.submodules.keys = key_memory = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
+        m.submodules.values = value_memory = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
+        key, key_dim = self._expanded(m, "key", walk.int4, key_memory.data)
+        value, value_dim = self._expanded(m, "value", walk.int4, value_memory.data)
         m.d.comb += [
-            keys.write_en.eq(key_written),
-            keys.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
-            keys.write_data.eq(data),
-            keys.addr.eq(Mux(self.direct, read_place, Cat(key_dim, self.key_buffer))),
+            key_memory.write_en.eq(key_written),
+            key_memory.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
+            key_memory.write_data.eq(data),
+            key_memory.addr.eq(Mux(self.direct, read_place, Cat(key_dim, self.key_buffer))),
             self.key.eq(key),
-            values.write_en.eq(value_written),
-            values.write_addr.eq(Cat(write_step, write_buffer)),
-            values.write_data.eq(data),
-            values.addr.eq(Cat(value_dim, self.value_buffer)),
+            value_memory.write_en.eq(value_written),
+            value_memory.write_addr.eq(Cat(write_step, write_buffer)),
+            value_memory.write_data.eq(data),
+            value_memory.addr.eq(Cat(value_dim, self.value_buffer)),
             self.value.eq(value),
         ]
 

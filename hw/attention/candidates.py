@@ -67,7 +67,9 @@ class CandidateList(wiring.Component):
         climbing, better = Signal(), Signal()
         reserved = Signal(range(depth + 1))
         full, pop = Signal(), Signal()
-        above = get.data
+        #: The entry before ``place``: read while the candidate comes, or climbs to the place behind it.
+        above = Signal(32 + INDEX_BITS, reset_less=True)
+        m.d.sync += above.eq(get.data)
         m.d.comb += [
             queue.w_en.eq(self.valid),
             queue.w_data.eq(Cat(self.logit, self.index)),
@@ -76,7 +78,7 @@ class CandidateList(wiring.Component):
             self.room.eq(reserved <= depth - self.burst),
             self.busy.eq(queue.r_rdy | climbing),
             full.eq(filled == size),
-            get.addr.eq(place - 1),
+            get.addr.eq(Mux(climbing, place - 2, Mux(full, size - 2, filled - 1))),
             better.eq((place != 0) & (ordered(candidate[:32]) > ordered(above[:32]))),
             put.en.eq(climbing),
             put.addr.eq(place),

@@ -40,10 +40,11 @@ class Exp2(wiring.Component):
         base, slope, low = Signal(17), Signal(10), Signal(low_bits)
         m.d.sync += [base.eq(bases[segment]), slope.eq(slopes[segment]), low.eq(self.d[:low_bits])]
         # 2: interpolate
-        fall, base2 = Signal(10), Signal(17)
-        m.d.sync += [fall.eq((slope * low + (1 << (low_bits - 1))) >> low_bits), base2.eq(base)]
-        # 3: subtract
-        value = Signal(17)
+        product, base2 = Signal(10 + low_bits), Signal(17)
+        m.d.sync += [product.eq(slope * low), base2.eq(base)]
+        # 3: round, subtract
+        fall, value = Signal(10), Signal(17)
+        m.d.comb += fall.eq((product + (1 << (low_bits - 1))) >> low_bits)
         m.d.sync += value.eq(base2 - fall)
         # 4: halve and round
         shift = [Signal(range(_LAST_SHIFT + 1), name=f"shift_{i}") for i in range(3)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Shape, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value
 from amaranth.lib import data
 from amaranth.utils import bits_for
 
@@ -12,7 +12,7 @@ from ...numerics import E4M3_LARGEST
 from ..float.e4m3 import E4M3_BITS
 from ..interfaces import index_bits
 
-__all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "delayed"]
+__all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "counted", "delayed", "more_than"]
 
 #: Cache blocks buffered on chip.
 BUFFERS = 4
@@ -63,6 +63,21 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
         "release": 1,
         "final": 1,
     })
+
+
+def counted(count: Signal, up: Value, down: Value) -> Value:
+    """``count + up - down`` of two bits in one carry chain."""
+    return (count + Cat(up ^ down, (down & ~up).replicate(len(count) - 1)))[: len(count)]
+
+
+def more_than(m: Module, size: int, up: Value, down: Value, name: str) -> Signal:
+    """A counter from 0 to ``size`` of which bit k says whether it is above k: neither adding nor comparing takes time."""
+    above = Signal(size, name=name)
+    with m.If(up & ~down):
+        m.d.sync += above.eq(Cat(Const(1, 1), above))
+    with m.Elif(down & ~up):
+        m.d.sync += above.eq(above[1:])
+    return above
 
 
 def delayed(m: Module, value: Value, cycles: int, name: str, *, reset_less: bool = False) -> list[Value]:

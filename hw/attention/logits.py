@@ -68,7 +68,8 @@ class LogitWriter(wiring.Component):
             queue.w_data.eq(self.logit),
             queue.r_en.eq(shift | drop),
             self.room.eq(~active | (reserved <= depth - config.kv_block)),
-            shift.eq(sending & (~full | self.beats.ready) & (queue.r_rdy | finished)),
+            # Not in the cycle in which a beat leaves: `ready` comes from far away.
+            shift.eq(sending & ~full & (queue.r_rdy | finished)),
             self.beats.valid.eq(full),
             self.beats.payload.data.eq(gathered),
             self.beats.payload.strobe.eq(~0),
@@ -98,7 +99,7 @@ class LogitWriter(wiring.Component):
                 with m.If(self.segment.ready):
                     m.next = "BEATS"
             with m.State("BEATS"):
-                m.d.comb += sending.eq(~full | (left != 1))
+                m.d.comb += sending.eq(1)
                 with m.If(full & self.beats.ready):
                     m.d.sync += left.eq(left - 1)
                     with m.If(left == 1):

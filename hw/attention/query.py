@@ -23,7 +23,7 @@ class QueryMemory(wiring.Component):
     Members
     -------
     write : In(QueryWrite), write_scale : In(QueryScaleWrite)
-        Seen by reads four cycles later.
+        Seen by reads five cycles later.
     addr, part : In
         Word, and which ``key_bytes`` elements of it.
     e4m3 : In(1)
@@ -57,30 +57,39 @@ class QueryMemory(wiring.Component):
         write, write_scale = self.write, self.write_scale
         lane_bits = sizes.lane_bits
 
-        # 1: row; 2: word
-        row, addr = Signal(len(self.scale_addr)), Signal(len(self.addr))
-        lane = [Signal(max(1, lane_bits), name=f"lane_{i}") for i in range(2)]
-        vector, data = Signal(len(write.vector)), [Signal(len(write.data), name=f"data_{i}", reset_less=True) for i in range(2)]
-        valid = [Signal(name=f"valid_{i}") for i in range(2)]
+        # 1: as it comes; 2: words of the slots before this lane's, and of the heads; 3: word
+        addr, round_words = Signal(len(self.addr)), Signal(len(self.addr))
+        of_slot, of_head = Signal(len(self.addr)), Signal(len(self.addr))
+        slot, kv_head = Signal(len(write.slot)), Signal(len(write.kv_head))
+        lane = [Signal(max(1, lane_bits), name=f"lane_{i}") for i in range(3)]
+        vector = [Signal(len(write.vector), name=f"vector_{i}") for i in range(2)]
+        data = [Signal(len(write.data), name=f"data_{i}", reset_less=True) for i in range(3)]
+        valid = [Signal(name=f"valid_{i}") for i in range(3)]
         m.d.sync += [
-            valid[0].eq(write.valid),
-            row.eq((write.slot >> lane_bits) * write.kv_heads + write.kv_head),
-            lane[0].eq(write.slot[:lane_bits]),
-            vector.eq(write.vector),
-            data[0].eq(write.data),
-            valid[1].eq(valid[0]),
-            addr.eq(row * write.head_vectors + vector),
-            lane[1].eq(lane[0]),
-            data[1].eq(data[0]),
+            slot.eq(write.slot),
+            kv_head.eq(write.kv_head),
+            round_words.eq(write.kv_heads * write.head_vectors),  # of the operator
+            of_slot.eq((slot >> lane_bits) * round_words),
+            of_head.eq(kv_head * write.head_vectors),
+            addr.eq(of_slot + of_head + vector[-1]),
         ]
-        scale_row, scale_lane = Signal(len(self.scale_addr)), Signal(max(1, lane_bits))
-        scale_valid, scale = Signal(), Signal(32)
+        for line, source in ((lane, write.slot[:lane_bits]), (vector, write.vector), (data, write.data), (valid, write.valid)):
+            m.d.sync += [after.eq(before) for after, before in zip(line, [source, *line], strict=False)]
+        # 1: row of the slot; 2: of the head
+        slot_row, scale_row = Signal(len(self.scale_addr)), Signal(len(self.scale_addr))
+        scale_head = Signal(len(write_scale.kv_head))
+        scale_lane = [Signal(max(1, lane_bits), name=f"scale_lane_{i}") for i in range(2)]
+        scale = [Signal(32, name=f"scale_{i}") for i in range(2)]
+        scale_valid = [Signal(name=f"scale_valid_{i}") for i in range(2)]
         m.d.sync += [
-            scale_valid.eq(write_scale.valid),
-            scale_row.eq((write_scale.slot >> lane_bits) * write_scale.kv_heads + write_scale.kv_head),
-            scale_lane.eq(write_scale.slot[:lane_bits]),
-            scale.eq(write_scale.scale),
+            slot_row.eq((write_scale.slot >> lane_bits) * write_scale.kv_heads),
+            scale_head.eq(write_scale.kv_head),
+            scale_row.eq(slot_row + scale_head),
         ]
+        for line, source in (
+            (scale_lane, write_scale.slot[:lane_bits]), (scale, write_scale.scale), (scale_valid, write_scale.valid),
+        ):
+            m.d.sync += [after.eq(before) for after, before in zip(line, [source, *line], strict=False)]
 
         part = Signal(len(self.part))
         m.d.sync += part.eq(self.part)
@@ -89,13 +98,13 @@ class QueryMemory(wiring.Component):
             m.submodules[f"scales_{i}"] = scales = memory.Memory(shape=32, depth=sizes.query_rows, init=[])
             put_scale, get_scale = scales.write_port(), scales.read_port()
             m.d.comb += [
-                bank.write_en.eq(valid[1] & (lane[1] == i)),
+                bank.write_en.eq(valid[-1] & (lane[-1] == i)),
                 bank.write_addr.eq(addr),
-                bank.write_data.eq(data[1]),
+                bank.write_data.eq(data[-1]),
                 bank.addr.eq(self.addr),
-                put_scale.en.eq(scale_valid & (scale_lane == i)),
+                put_scale.en.eq(scale_valid[-1] & (scale_lane[-1] == i)),
                 put_scale.addr.eq(scale_row),
-                put_scale.data.eq(scale),
+                put_scale.data.eq(scale[-1]),
                 get_scale.addr.eq(self.scale_addr),
                 get_scale.en.eq(self.scale_read),
                 self.scale[i].eq(get_scale.data),

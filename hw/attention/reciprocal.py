@@ -26,7 +26,7 @@ class Reciprocal(wiring.Component):
     """
 
     #: Cycles from the transfer of ``a`` until ``o`` is valid.
-    latency = QUOTIENT // 2 + 1
+    latency = QUOTIENT // 2 + 2
 
     def __init__(self) -> None:
         super().__init__({"a": In(stream.Signature(32)), "o": Out(stream.Signature(32))})
@@ -35,11 +35,11 @@ class Reciprocal(wiring.Component):
         m = Module()
         a = unpack(self.a.payload)
         divisor = Signal(MANTISSA)
-        remainder = Signal(signed(MANTISSA + 2))
+        remainder = Signal(signed(MANTISSA + 2), reset_less=True)
         quotient = Signal(QUOTIENT)
         exponent = Signal(signed(9))
         zero = Signal()
-        step = Signal(range(QUOTIENT // 2))
+        step = Signal(range(QUOTIENT // 2 + 1))
         running = Signal()
 
         bits = []
@@ -55,16 +55,17 @@ class Reciprocal(wiring.Component):
         m.d.comb += self.a.ready.eq(~running & (~self.o.valid | self.o.ready))
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
+        # Two steps lead from here to minus the mantissa, the remainder of the division's first one.
+        m.d.sync += remainder.eq(Mux(running, rest, 1 << MANTISSA - 2))
         with m.If(running):
-            m.d.sync += [remainder.eq(rest), quotient.eq(Cat(bits[1], bits[0], quotient)), step.eq(step + 1)]
-            with m.If(step == QUOTIENT // 2 - 1):
+            m.d.sync += [quotient.eq(Cat(bits[1], bits[0], quotient)), step.eq(step + 1)]
+            with m.If(step == QUOTIENT // 2):
                 m.d.sync += [running.eq(0), self.o.valid.eq(1)]
         with m.Elif(self.a.valid & self.a.ready):
             m.d.sync += [
                 running.eq(1),
                 step.eq(0),
                 divisor.eq(a.mantissa),
-                remainder.eq(-a.mantissa),
                 # A quotient below 1 counts from one binade lower.
                 exponent.eq(2 * BIAS - a.exponent - a.mantissa.any()),
                 zero.eq(a.exponent == 0),

@@ -47,7 +47,7 @@ class ScoreStage(wiring.Component):
         Of the slot table.
     write, write_scale, scale_addr, scale_read, scale
         As in :class:`QueryMemory`.
-    key_buffer, key_dim, key, key_limit, key_free, offer, take, key_own
+    key_buffer, key_dim, key, key_ready, key_limit, key_free, offer, take, key_own
         Counterparts of :class:`BlockBuffer`.
     scores_0, scores_1, ... : Out for each lane, item : Out(ItemLayout), load : Out(1)
         ``load`` is a strobe; ``scores`` holds the sums in that cycle. ``item`` describes them, until ``release``.
@@ -75,7 +75,8 @@ class ScoreStage(wiring.Component):
             "key_buffer": Out(buffer),
             "key_dim": Out(index_bits(sizes.dims)),
             "key": In(beat),
-            "key_limit": In(bits_for(sizes.dims)),
+            "key_ready": In(1),
+            "key_limit": In(index_bits(sizes.dims)),
             "key_free": Out(1),
             "offer": In(1),
             "take": Out(1),
@@ -100,18 +101,17 @@ class ScoreStage(wiring.Component):
         present = walk.present
         running, issue, finish = (Signal(name="$signal") for _ in range(3))
         dims = Signal(range(sizes.head_dims + 1))
-        last_in_word = Signal()
+        last_in_word, at_end, may_issue = Signal(), Signal(), Signal()
         m.d.comb += [
             walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
             dims.eq(Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits),
-            walk.last_dim.eq(dims - 1),
             last_in_word.eq((walk.dim[: sizes.part_bits] + 1)[sizes.part_bits]),
-            finish.eq(issue & (walk.dim == walk.last_dim)),
+            at_end.eq(walk.dim == walk.last_dim),
+            finish.eq(issue & at_end),
             # The sums of a finished item replace those of the item before: only when these were read.
-            issue.eq(
-                running & Mux(self.direct, self.offer, walk.dim < self.key_limit) & ~((walk.dim == walk.last_dim) & walk.reserved)
-            ),
-            self.take.eq(issue & self.direct),
+            may_issue.eq(running & ~(at_end & walk.reserved)),
+            self.take.eq(may_issue & self.direct & self.offer),
+            issue.eq(self.take | (may_issue & ~self.direct & (self.key_ready | (walk.dim < self.key_limit)))),
             self.key_free.eq(finish & present.release & ~self.direct),
             self.key_buffer.eq(present.buffer),
             self.key_dim.eq(walk.dim),
@@ -130,6 +130,7 @@ class ScoreStage(wiring.Component):
                 present.last & (self.op.position[:block_bits] != 0), self.op.position[:block_bits], config.kv_block,
             )),
         ]
+        m.d.sync += walk.last_dim.eq(dims - 1)  # of the operator
         if config.probe:
             m.d.comb += self.working.eq(issue)
         if config.int4_kv:

@@ -55,7 +55,7 @@ class SlotTable(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, command = self.config, self.op.descriptor
-        heads_left, group = Signal(8), Signal(8)
+        heads_left, last_member = Signal(8), Signal(8)
         token, member = Signal(bits_for(config.chunk)), Signal(8)
         base, address = Signal(len(self.output[0])), Signal(len(self.output[0]))
         lane = Signal(max(1, self.sizes.lane_bits))
@@ -64,12 +64,12 @@ class SlotTable(wiring.Component):
 
         with m.FSM():
             with m.State("READY"), m.If(self.start):
-                m.d.sync += [heads_left.eq(command.heads), group.eq(0), self.group_vectors.eq(0), self.ready.eq(0)]
+                m.d.sync += [heads_left.eq(command.heads), last_member.eq(-1), self.group_vectors.eq(0), self.ready.eq(0)]
                 m.next = "DIVIDE"
             with m.State("DIVIDE"):
                 m.d.sync += [
                     heads_left.eq(heads_left - command.kv_heads),
-                    group.eq(group + 1),
+                    last_member.eq(last_member + 1),
                     self.group_vectors.eq(self.group_vectors + command.head_vectors),
                     token.eq(0),
                     member.eq(0),
@@ -86,7 +86,7 @@ class SlotTable(wiring.Component):
                 m.d.comb += next_token.eq(token)
                 with m.If(active):
                     m.d.sync += [member.eq(member + 1), address.eq(address + command.head_vectors)]
-                    with m.If(member == group - 1):
+                    with m.If(member == last_member):
                         m.d.comb += next_token.eq(token + 1)
                         m.d.sync += [member.eq(0), base.eq(base + command.dst_stride), address.eq(base + command.dst_stride)]
                 m.d.sync += [token.eq(next_token), lane.eq(lane + 1)]

@@ -116,13 +116,15 @@ class AttentionUnit(wiring.Component):
             scores.direct.eq(direct),
             scores.slots_ready.eq(slots.ready & ~start),
             scores.last_round.eq(slots.last_round),
-            scaler.room.eq(Mux(direct, writer.room & topk.room, softmax.room)),
             softmax.begin.eq(scaler.begin & ~direct),
             softmax.valid.eq(scaler.valid & ~direct),
             softmax.done.eq(scaler.done & ~direct),
-            blocks.free.eq(Mux(direct, scaler.read_last, values.free)),
+            blocks.free.eq(values.free),
+            blocks.free_rows.eq(scaler.read_last & direct),
             values.group_vectors.eq(slots.group_vectors),
         ]
+        # An item that begins takes more than a cycle, so that the next one sees what this one took.
+        m.d.sync += scaler.room.eq(Mux(direct, writer.room & topk.room, softmax.room))
         if config.probe:
             m.d.comb += [
                 self.scoring.eq(scores.working & ~direct),
@@ -190,7 +192,7 @@ class AttentionUnit(wiring.Component):
             getattr(sink, name).eq(getattr(source, name))
             for source, sink, names in (
                 (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
-                (blocks, scores, ("key", "key_limit", "offer")),
+                (blocks, scores, ("key", "key_ready", "key_limit", "offer")),
                 (scores, scaler, ("load", "item", *(f"scores_{lane}" for lane in range(config.query_lanes)))),
                 (scaler, scores, ("release", "scale_addr", "scale_read")),
                 (scaler, blocks, ("scale_buffer", "scale_key")),

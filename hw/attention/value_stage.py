@@ -231,7 +231,6 @@ class ValueStage(wiring.Component):
         if config.int4_kv:
             m.d.comb += self.value_own.eq(walk.item.own)
         m.d.comb += [
-            walk.last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1),
             self.willing.eq(walk.idle & self.value_ready),
             self.take.eq((self.willing | walk.follow) & self.ready),
             self.value_buffer.eq(walk.item.buffer),
@@ -242,6 +241,7 @@ class ValueStage(wiring.Component):
             walk.aged.eq(walk.age == depth),
             walk.ended.eq(~walk.stepping & walk.aged),
         ]
+        m.d.sync += walk.last_dim.eq((self.op.descriptor.head_vectors << sizes.part_bits) - 1)  # of the operator
         with m.If(~walk.aged):
             m.d.sync += walk.age.eq(walk.age + 1)
         with m.If(walk.rest != 0):
@@ -272,7 +272,7 @@ class ValueStage(wiring.Component):
                 m.d.comb += walk.follow.eq(
                     walk.step & (walk.dim == walk.last_dim) & walk.aged & ~item.last & Mux(item.release, self.next_value_ready, 1)
                 )
-                with m.If(walk.ended | self.take):
+                with m.If(walk.ended | (walk.follow & self.ready)):
                     m.d.comb += self.free.eq(item.release)
                 with m.If(walk.ended):
                     m.next = "IDLE"

@@ -22,7 +22,8 @@ class Walk:
     def __init__(self, config: BuildConfig, store: wiring.PureInterface) -> None:
         block_bits = (config.kv_block - 1).bit_length()
         self.head = Signal(index_bits(config.max_kv_heads))
-        self.head_offset = Signal(ADDRESS_BITS)
+        #: Address of page 0 of the head.
+        self.head_base = Signal(ADDRESS_BITS)
         #: The second of the blocks that the pass touches.
         self.second = Signal()
         #: Slots ``[low, high)`` of the present block belong to this pass.
@@ -206,7 +207,7 @@ class KvWriter(wiring.Component):
         m.d.sync += self.done.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [walk.head.eq(0), walk.head_offset.eq(0), walk.second.eq(0)]
+                m.d.sync += [walk.head.eq(0), walk.head_base.eq(command.stream_address), walk.second.eq(0)]
                 with m.If(self.start):
                     m.next = "PAGE"
             self._open_segment(m, walk)
@@ -250,20 +251,24 @@ class KvWriter(wiring.Component):
     def _open_segment(self, m: Module, walk: Walk) -> None:
         """States that find the segment's address and its slots."""
         command, block = self.op.descriptor, self.config.kv_block
-        page_offset = Signal(ADDRESS_BITS)
+        number = Signal(NUMBER_BITS)
+        low, high = Signal(NUMBER_BITS + 16), Signal(ADDRESS_BITS - 16)
         slot = Signal((block - 1).bit_length())
         address = self.segment.payload.address
         with m.State("PAGE"):
             m.d.sync += slot.eq(0)
+            m.next = "NUMBER"
+        with m.State("NUMBER"):
+            m.d.sync += number.eq(self.page_number)
             m.next = "MULTIPLY"
         with m.State("MULTIPLY"):
-            m.d.sync += page_offset.eq(self.page_number * command.stride)
+            m.d.sync += [low.eq(number * command.stride[:16]), high.eq(number * command.stride[16:])]
             m.next = "ADD"
         with m.State("ADD"):
-            m.d.sync += address.eq(page_offset + walk.head_offset)
+            m.d.sync += address.eq(low + (high << 16))
             m.next = "BASE"
         with m.State("BASE"):
-            m.d.sync += address.eq(address + command.stream_address)
+            m.d.sync += address.eq(address + walk.head_base)
             m.next = "SLOTS"
         with m.State("SLOTS"):
             m.d.sync += [walk.slots.eq(Cat(walk.slots[1:], (slot >= walk.low) & (slot < walk.high))), slot.eq(slot + 1)]
@@ -280,7 +285,7 @@ class KvWriter(wiring.Component):
             m.next = "PAGE"
             with m.If(walk.second | (walk.end <= block)):
                 m.d.sync += [
-                    walk.second.eq(0), walk.head.eq(walk.head + 1), walk.head_offset.eq(walk.head_offset + command.head_stride),
+                    walk.second.eq(0), walk.head.eq(walk.head + 1), walk.head_base.eq(walk.head_base + command.head_stride),
                 ]
                 with m.If(walk.head == command.kv_heads - 1):
                     m.d.sync += self.done.eq(1)

@@ -131,11 +131,12 @@ class RegisterFile(wiring.Component):
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
             self.logits.eq(Cat(stored["LOGITS_LOW"], stored["LOGITS_HIGH"])),
             self.current.position.eq(stored["POSITION"]),
-            self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"])),
             self.current.want_logits.eq(stored["PASS"][0]),
             self.write_logits.eq(stored["PASS"][1]),
             self.port_enable.eq(stored["PORT_ENABLE"]),
         ]
+        # A doorbell comes two cycles after COUNT at the earliest.
+        m.d.sync += self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"]))
 
         # Doorbell and completion.
         done, control, was_stopped = Signal(), Signal(), Signal()
@@ -208,9 +209,11 @@ class RegisterFile(wiring.Component):
 
     @staticmethod
     def _window(address: Signal, row: Register) -> tuple[Value, Value]:
-        """``(hit, index)`` of a register of several words."""
-        index = address[2:] - row.offset // 4
-        return (address[2:] >= row.offset // 4) & (index < row.count), index[: index_bits(row.count)]
+        """``(hit, index)`` of a register of several words: a power of two of at least as many begins there."""
+        bits = index_bits(row.count)
+        index = address[2 : 2 + bits]
+        assert row.offset % (4 << bits) == 0, row
+        return (address[2 + bits :] == row.offset >> 2 + bits) & (index < row.count), index
 
     def _readable(
         self, rows: dict[str, Register], stored: Mapping[str, Value]

@@ -192,7 +192,7 @@ class Sequencer(wiring.Component):
         with m.Elif(end_of_hold):
             m.d.sync += self.hold.eq(0)
 
-    def _decode(self, m: Module, rivals: list[Opcode]) -> tuple[Signal, Signal, dict[str, Signal]]:
+    def _decode(self, m: Module, rivals: list[Opcode]) -> tuple[Signal, Signal, dict[str, Value]]:
         """What the offered descriptor means, a cycle after it came: ``(decoded, drop, meaning)``."""
         config, units = self.config, len(Unit)
         offered = self.descriptors.p
@@ -203,19 +203,16 @@ class Sequencer(wiring.Component):
             active.current.position.eq(self.current.position),
             active.current.want_logits.eq(self.current.want_logits),
         ]
-        decoded, drop, is_end = Signal(), Signal(), Signal()
+        decoded, drop, unknown, is_end = Signal(), Signal(), Signal(), Signal()
         unit, waits_for = Signal(units), Signal(units)
         halves = {other: Signal(len(Buffers), name=f"half_{other.name.lower()}") for other in rivals}
-        first, count = Signal.like(active.first), Signal.like(active.count)
-        gang, replay = Signal(), Signal()
+        replay = Signal()
+        m.d.comb += drop.eq((active.skip & ~is_end) | unknown)
         m.d.sync += [
             decoded.eq(self.descriptors.valid & ~self.descriptors.ready),
-            drop.eq(active.skip & (offered.opcode != Opcode.END)),
+            unknown.eq(0),
             is_end.eq(offered.opcode == Opcode.END),
-            first.eq(active.first),
-            count.eq(active.count),
-            gang.eq(active.count <= config.lanes),
-            replay.eq(offered.flags[_bit(Flag.REPLAY)] & active.more),
+            replay.eq(offered.flags[_bit(Flag.REPLAY)]),
         ]
         with m.Switch(offered.opcode):
             for opcode, row in OPERATORS.items():
@@ -228,8 +225,9 @@ class Sequencer(wiring.Component):
             with m.Case(Opcode.END):
                 m.d.sync += [unit.eq(0), waits_for.eq(sum(1 << u for u in Unit)), *(half.eq(0) for half in halves.values())]
             with m.Default():
-                m.d.sync += drop.eq(1)
+                m.d.sync += unknown.eq(1)
         return decoded, drop, {
-            "end": is_end, "unit": unit, "waits_for": waits_for, "first": first, "count": count, "gang": gang, "replay": replay,
+            "end": is_end, "unit": unit, "waits_for": waits_for, "first": active.first, "count": active.count,
+            "gang": active.count <= config.lanes, "replay": replay & active.more,
             **{other.name: signal for other, signal in halves.items()},
         }

@@ -6,9 +6,13 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .format import EXPONENT, MANTISSA, normalize, pack, pipelined, significand, unpack
+from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
+from .format import F32_MAX_EXPONENT, MANTISSA, normalize, pipelined, significand, unpack
 
 __all__ = ["FloatAdd"]
+
+#: Exponents of more bits than these are larger than any number of leading zeros.
+SHORT = 5
 
 
 class FloatAdd(wiring.Component):
@@ -80,17 +84,26 @@ class FloatAdd(wiring.Component):
         # 4
         shifted, zeros = normalize(m, total3, occupied3, "total3")
         sign4 = pipelined(m, sign3, "sign4")
-        exponent4 = pipelined(m, Cat(exponent3 + 2, Const(0, 1)), "exponent4")
+        exponent4 = pipelined(m, (exponent3 + 2)[:8], "exponent4")
         zeros4 = pipelined(m, zeros, "zeros4")
         shifted4 = pipelined(m, shifted, "shifted4")
+        largest4 = pipelined(m, exponent3 == F32_MAX_EXPONENT, "largest4")
+        safe4 = pipelined(m, exponent3[SHORT:].any(), "safe4")
 
         # 5: exponent3 + 1 - zeros = exponent4 + ~zeros; the rounding increment enters at the very right
         kept = shifted4[4:27]
         round_up = shifted4[3] & (shifted4[:3].any() | kept[0])
-        rounded = Signal(MANTISSA + EXPONENT.width)
-        no_zeros = ~Cat(zeros4, Const(0, EXPONENT.width - len(zeros4)))
+        rounded = Signal(MANTISSA + 8)
+        no_zeros = ~Cat(zeros4, Const(0, 8 - len(zeros4)))
         operands = Cat(Const(1, 1), kept, exponent4), Cat(round_up, Const(0, MANTISSA), no_zeros)
         m.d.comb += rounded.eq((operands[0] + operands[1])[1:])
-        result = pack(sign4, rounded[MANTISSA:].as_signed(), rounded[:MANTISSA], ~shifted4[27])
+        exponent = rounded[MANTISSA:]
+        # From the largest exponent a carry leads to one more, or rounding does. (A sum with a carry is not rounded up to the next
+        # power of two: at most it is twice a number.)
+        too_large = largest4 & (zeros4 <= 1) & exponent[0]
+        # Below 2^SHORT the exponent can become too small, or negative: at most 27 zeros leave bit SHORT + 1 clear otherwise.
+        too_small = ~safe4 & (exponent[SHORT + 1] | (exponent[: SHORT + 1] < F32_MIN_EXPONENT))
+        number = Mux(too_large, Const(F32_MAX_BITS, 31), rounded)
+        result = Mux(too_small | ~shifted4[27], 0, Cat(number, sign4))
         m.d.comb += self.o.eq(pipelined(m, result, "result5"))
         return m

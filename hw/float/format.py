@@ -7,13 +7,16 @@ from amaranth.lib import data
 
 from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
 
-__all__ = ["BIAS", "EXPONENT", "FLOAT32", "MANTISSA", "normalize", "pack", "pipelined", "significand", "unpack"]
+__all__ = ["BIAS", "EXPONENT", "F32_MAX_EXPONENT", "FLOAT32", "MANTISSA", "normalize", "pack", "pipelined", "significand", "unpack"]
 
 #: Exponent field of 1.0.
 BIAS = 127
 
 #: Stored bits of the mantissa; the significand has a leading one more.
 MANTISSA = 23
+
+#: Exponent field of the largest number.
+F32_MAX_EXPONENT = F32_MAX_BITS >> MANTISSA
 
 #: Exponents of results before they are held against the range.
 EXPONENT = Shape(10, signed=True)
@@ -34,7 +37,7 @@ def significand(number: data.View) -> Value:
 def pack(sign: ValueLike, exponent: Value, mantissa: ValueLike, zero: ValueLike) -> Value:
     """Bits of a rounded result: +0 if ``zero`` or ``exponent`` (signed) is below the range, +-MAX if it is above."""
     too_small = zero | (exponent < F32_MIN_EXPONENT)
-    too_large = exponent >= (F32_MAX_BITS >> MANTISSA) + 1
+    too_large = exponent >= F32_MAX_EXPONENT + 1
     number = Mux(too_large, Const(F32_MAX_BITS, 31), Cat(mantissa, exponent[:8]))
     return Mux(too_small, 0, Cat(number, sign))
 

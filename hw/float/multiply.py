@@ -6,9 +6,13 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .format import BIAS, EXPONENT, MANTISSA, pack, pipelined, unpack
+from ...numerics import F32_MAX_BITS, F32_MIN_EXPONENT
+from .format import BIAS, F32_MAX_EXPONENT, MANTISSA, pipelined, unpack
 
 __all__ = ["FloatMul"]
+
+#: Bits of a factor that one DSP slice takes, unsigned.
+SPLIT = 17
 
 
 class FloatMul(wiring.Component):
@@ -16,8 +20,15 @@ class FloatMul(wiring.Component):
 
     No reset.
 
-    The significands are multiplied by a plain 24 x 24 bit ``*`` with one register before and two behind it, which
-    synthesis moves into the DSP slices (two DSP48E2). The fourth stage rounds.
+    ::
+
+        1 unpack
+        2 multiply  two partial products of the significands, one DSP slice each: 24 x 17 and 24 x 7 bits
+        3 add       them; the 17 bits below the sum become one sticky bit; what would be out of range, for either exponent that
+                    rounding may leave
+        4 round     to 24 bits, with the exponent in the same carry chain; flush or saturate
+
+    The registers behind the stages 2 and 3 are those that the DSP slices have (M and P).
 
     Members
     -------
@@ -43,22 +54,33 @@ class FloatMul(wiring.Component):
         zero = pipelined(m, ~(a.exponent.any() & b.exponent.any()), "zero1")
         exponent = pipelined(m, a.exponent + b.exponent, "exponent1")
 
-        # 2, 3
-        product2 = pipelined(m, factor_a * factor_b, "product2")
-        product = pipelined(m, product2, "product3")
-        sign3 = pipelined(m, pipelined(m, sign, "sign2"), "sign3")
-        zero3 = pipelined(m, pipelined(m, zero, "zero2"), "zero3")
-        exponent3 = pipelined(m, pipelined(m, (exponent - BIAS)[: EXPONENT.width], "exponent2"), "exponent3")
+        # 2
+        low = pipelined(m, factor_a * factor_b[:SPLIT], "low2")
+        high = pipelined(m, factor_a * factor_b[SPLIT:], "high2")
+        sign2 = pipelined(m, sign, "sign2")
+        zero2 = pipelined(m, zero, "zero2")
+        biased = pipelined(m, exponent, "exponent2")
 
-        # 4: the product is in [1, 4); at 2 or more it has one bit more
-        long = product[47]
-        kept = Mux(long, product[24:47], product[23:46])
-        guard = Mux(long, product[23], product[22])
-        sticky = product[:22].any() | (long & product[22])
+        # 3: in `total` the product's point is behind bit 29, for it is in [1, 4)
+        total = pipelined(m, (high + low[SPLIT:])[: 2 * MANTISSA + 2 - SPLIT], "total3")
+        lost = pipelined(m, low[:SPLIT].any(), "lost3")
+        sign3 = pipelined(m, sign2, "sign3")
+        exponent3 = pipelined(m, (biased - BIAS)[:8], "exponent3")
+        # Of the exponent as it is, and of one more.
+        small = [pipelined(m, zero2 | (biased + more < BIAS + F32_MIN_EXPONENT), f"small{more}") for more in (0, 1)]
+        large = [pipelined(m, biased + more >= BIAS + F32_MAX_EXPONENT + 1, f"large{more}") for more in (0, 1)]
+
+        # 4: at 2 or more the product has one bit more; it is below 4 by so much that rounding does not reach it
+        long = total[-1]
+        kept = Mux(long, total[-1 - MANTISSA : -1], total[-2 - MANTISSA : -2])
+        guard = Mux(long, total[-2 - MANTISSA], total[-3 - MANTISSA])
+        sticky = lost | total[: -3 - MANTISSA].any() | (long & total[-3 - MANTISSA])
         round_up = guard & (sticky | kept[0])
-        rounded = Signal(MANTISSA + EXPONENT.width)
+        rounded = Signal(MANTISSA + 8)
         operands = Cat(Const(1, 1), kept, exponent3), Cat(round_up, Const(0, MANTISSA), long)
         m.d.comb += rounded.eq((operands[0] + operands[1])[1:])
-        result = pack(sign3, rounded[MANTISSA:].as_signed(), rounded[:MANTISSA], zero3)
+        more = rounded[MANTISSA] ^ exponent3[0]
+        number = Mux(Mux(more, large[1], large[0]), Const(F32_MAX_BITS, 31), rounded)
+        result = Mux(Mux(more, small[1], small[0]), 0, Cat(number, sign3))
         m.d.comb += self.o.eq(pipelined(m, result, "result4"))
         return m

@@ -50,8 +50,9 @@ class ActivationMemory(wiring.Component):
         Strobe: it was taken over, the next may arrive.
     """
 
-    #: Cycles from the first read of a slice to the first change in a lane.
-    LATENCY = 4
+    #: Cycles from the first read of a slice to the first change in a lane, among them a register for every two rows of an UltraRAM
+    #: matrix of up to six (see `SCRATCH_LATENCY`).
+    LATENCY = 6
 
     def __init__(self, config: BuildConfig, slice_inputs: int) -> None:
         self.config, self.slice_inputs = config, slice_inputs
@@ -97,7 +98,8 @@ class ActivationMemory(wiring.Component):
                         next_offset.eq((value + chunks) % parts),
                         words_on.eq((value + chunks) // parts),
                     ]
-        m.d.comb += [last_token.eq(tokens_left == 1), last.eq(reading & last_word & last_token), read.addr.eq(address)]
+        m.d.comb += [last_token.eq(tokens_left == 1), last.eq(reading & last_word & last_token)]
+        m.d.comb += [read.addr.eq(address), read.en.eq(reading)]
         m.d.sync += begin.eq(self.start)
         next_token, next_slice = Signal.like(address), Signal.like(address)
         m.d.comb += [next_token.eq(token_head + words), next_slice.eq(slice_head + words_on)]
@@ -126,7 +128,7 @@ class ActivationMemory(wiring.Component):
         for c in range(chunks):
             in_word = Cat((offset == o) & (word == (o + c) // parts) for o in range(parts))
             m.d.comb += wanted[c].eq(reading & in_word.any())
-        arrived = self._send(m, read.data, {"chunks": wanted, "token": token, "offset": offset, "last": last})
+        arrived = self._send(m, read.data, {"reading": reading, "chunks": wanted, "token": token, "offset": offset, "last": last})
         m.d.comb += self.loaded.eq(full)
         with m.If(arrived):
             m.d.sync += full.eq(1)
@@ -135,24 +137,28 @@ class ActivationMemory(wiring.Component):
         return m
 
     def _send(self, m: Module, data: Value, stage: dict[str, Value]) -> Value:
-        """What a word is for accompanies it: read, memory's register, register, rotated register. Returns when the last came."""
+        """What a word is for accompanies it: read, memory's register, registers (each with an enable of its own, as in
+        `VectorMemory`), rotated register. Returns when the last came."""
         config = self.config
         parts, _ = load_parts(config, self.slice_inputs)
         for cycle in range(1, self.LATENCY):
+            if 1 < cycle < self.LATENCY - 1:
+                fetched = Signal(8 * config.width, name=f"fetched_{cycle}", reset_less=True)
+                with m.If(stage["reading"]):
+                    m.d.sync += fetched.eq(data)
+                data = fetched
             following: dict[str, Value] = {}
             for name, value in stage.items():
-                if name != "offset" or cycle < self.LATENCY - 1:
+                if name not in ("offset", "reading") or cycle < self.LATENCY - 1:
                     following[name] = Signal(len(value), name=f"{name}_{cycle}")
                     m.d.sync += following[name].eq(value)
             stage, rotation = following, stage["offset"]
-        fetched = Signal(8 * config.width, reset_less=True)
-        m.d.sync += fetched.eq(data)
         # Chunk c lies in part (offset + c) % parts of its word: turned by the offset, it is in part c % parts.
         turned = Signal(8 * config.width)
         with m.Switch(rotation):
             for value in range(parts):
                 with m.Case(value):
-                    m.d.comb += turned.eq(fetched.rotate_right(value * 8 * config.width // parts))
+                    m.d.comb += turned.eq(data.rotate_right(value * 8 * config.width // parts))
         m.d.sync += self.load.data.eq(turned)
         m.d.comb += [self.load.chunks.eq(stage["chunks"]), self.token.eq(stage["token"])]
         return stage["last"]

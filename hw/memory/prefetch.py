@@ -60,7 +60,7 @@ class Prefetcher(wiring.Component):
         d = Signal(DescriptorLayout(), reset_less=True)
         m.submodules.active = active = ActiveRange(config)
         m.d.comb += [
-            active.descriptor.eq(d),
+            active.descriptor.eq(self.descriptors.p),  # as `d` will have it, with what follows from it
             active.current.tokens.eq(self.current.tokens),
             active.current.position.eq(self.current.position),
             active.current.want_logits.eq(self.current.want_logits),

@@ -22,6 +22,7 @@ class Walk:
         self.do_rotate, self.do_quantize = Signal(), Signal(name="do_quantize")
         # Of the operator
         self.group, self.heads_left = Signal(8), Signal(8, name="heads_left")  # query heads of one key/value head
+        self.last_member = Signal(8)  # one less
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.source_offset = Signal(16, reset_less=True, name="$signal")
         self.param_offset = Signal(16, reset_less=True)
@@ -41,6 +42,8 @@ class Walk:
         self.head = Signal(16, reset_less=True)  # scratch address
         # Of the vector
         self.pair = Signal(index_bits(config.max_head_dim // config.width))
+        #: The other vector of the pair.
+        self.partner = Signal.like(op.descriptor.head_vectors, name="partner")
         self.second = Signal()
         self.vector = Signal.like(op.descriptor.head_vectors, name="vector")
         self.address = Signal(16)
@@ -111,11 +114,11 @@ class RopeSteps(wiring.Component):
         ]
         half = descriptor.head_vectors[1:]
         m.d.comb += [
-            walk.vector.eq(Mux(walk.do_rotate & walk.second, walk.pair + half, walk.pair)),
+            walk.vector.eq(Mux(walk.do_rotate & walk.second, walk.partner, walk.pair)),
             walk.last_token.eq(walk.position + 1 == op.count),
             walk.last_head.eq(
                 (walk.kind == walk.last_kind) & (walk.kv_head + 1 == descriptor.kv_heads)
-                & ((walk.kind != Kind.QUERY) | (walk.member + 1 == walk.group))
+                & ((walk.kind != Kind.QUERY) | (walk.member == walk.last_member))
             ),
             walk.last_vector.eq(
                 Mux(walk.do_rotate, walk.second & (walk.pair + 1 == half), walk.pair + 1 == descriptor.head_vectors)
@@ -140,7 +143,10 @@ class RopeSteps(wiring.Component):
         with m.If(walk.do_rotate):
             m.d.sync += walk.second.eq(~walk.second)
         with m.If(walk.do_quantize | (walk.do_rotate & walk.second)):
-            m.d.sync += walk.pair.eq(Mux(walk.last_vector, 0, walk.pair + 1))
+            m.d.sync += [
+                walk.pair.eq(Mux(walk.last_vector, 0, walk.pair + 1)),
+                walk.partner.eq(Mux(walk.last_vector, descriptor.head_vectors[1:], walk.partner + 1)),
+            ]
         with m.If((walk.do_rotate | walk.do_quantize) & walk.last_vector):
             self._next_head(m, walk)
             with m.If(walk.last_head):
@@ -160,6 +166,7 @@ class RopeSteps(wiring.Component):
                     walk.heads_left.eq(descriptor.heads),
                     walk.position.eq(0),
                     walk.pair.eq(0),
+                    walk.partner.eq(descriptor.head_vectors[1:]),
                     walk.second.eq(0),
                     walk.kind.eq(walk.first_kind),
                     walk.kv_head.eq(0),
@@ -169,7 +176,11 @@ class RopeSteps(wiring.Component):
                 with m.If(self.start & (descriptor.opcode == Opcode.ROPE)):
                     m.next = "GROUP"
             with m.State("GROUP"):
-                m.d.sync += [walk.heads_left.eq(walk.heads_left - descriptor.kv_heads), walk.group.eq(walk.group + 1)]
+                m.d.sync += [
+                    walk.heads_left.eq(walk.heads_left - descriptor.kv_heads),
+                    walk.group.eq(walk.group + 1),
+                    walk.last_member.eq(walk.group),
+                ]
                 with m.If(walk.heads_left <= descriptor.kv_heads):
                     m.next = "OFFSET"
             with m.State("OFFSET"):
@@ -225,7 +236,7 @@ class RopeSteps(wiring.Component):
         """Step to the walk.head after this one: the walk.group of each key/value walk.head's queries, then the keys, then the
         values."""
         last_kv_head = walk.kv_head + 1 == self.op.descriptor.kv_heads
-        with m.If((walk.kind == Kind.QUERY) & (walk.member + 1 != walk.group)):
+        with m.If((walk.kind == Kind.QUERY) & (walk.member != walk.last_member)):
             m.d.sync += walk.member.eq(walk.member + 1)
         with m.Else():
             m.d.sync += [walk.member.eq(0), walk.kv_head.eq(walk.kv_head + 1)]

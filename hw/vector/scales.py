@@ -147,9 +147,10 @@ class Scales(wiring.Component):
         rounded = Signal(17)
         m.d.comb += [
             of_kv.eq((named.kind == Kind.KEY) | (named.kind == Kind.VALUE)),
-            rounded.eq(multiplier.o[16:32] + (multiplier.o[15] & (multiplier.o[:15].any() | multiplier.o[16]))),
             bf16.eq(Mux(rounded > F32_MAX_BITS >> 16, F32_MAX_BITS >> 16, rounded)),
         ]
+        m.d.sync += rounded.eq(multiplier.o[16:32] + (multiplier.o[15] & (multiplier.o[:15].any() | multiplier.o[16])))
+        product = pipelined(m, multiplier.o, "product")
         numerator, denominator = Signal(32, reset_less=True), Signal(32, reset_less=True)
         # The division that starts in this cycle is for a factor, a token's scale.
         do_factor, do_scale = Signal(), Signal()
@@ -162,7 +163,7 @@ class Scales(wiring.Component):
             m.d.sync += [
                 numerator.eq(Mux(of_kv, Const(ONE, 32), self._largest(named))),
                 denominator.eq(Mux(of_kv, Cat(Const(0, 16), bf16), peak)),
-                token_numerator.eq(multiplier.o),
+                token_numerator.eq(product),
             ]
         with m.Else():
             m.d.sync += [numerator.eq(root_numerator), denominator.eq(root.o)]
@@ -180,7 +181,7 @@ class Scales(wiring.Component):
             query.valid.eq((peaks[-1] & (named.kind == Kind.QUERY)) | (scale_pipe[-1] & to_query)),
             query.slot.eq(Mux(peaks[-1], named.place, 0)),
             query.kv_head.eq(Mux(peaks[-1], named.kv_head, 0)),
-            query.scale.eq(Mux(peaks[-1], multiplier.o, divider.o)),
+            query.scale.eq(Mux(peaks[-1], product, divider.o)),
             kv.valid.eq(peaks[-1] & of_kv),
             kv.bank.eq(named.place),
             kv.value.eq(named.kind == Kind.VALUE),
@@ -245,15 +246,16 @@ class Scales(wiring.Component):
             m.d.sync += [entry.eq(0), announced.eq(0)]
 
     def _multiply(self, m: Module, token_read: memory.ReadPort) -> tuple[Signal, Value, data.View]:
-        """Multiplier: peak * constant, sum / n, or token scale * weight scale. Returns whether the product is of a maximum (the
-        last bit), the maximum, and whose it is."""
+        """Multiplier: peak * constant, sum / n, or token scale * weight scale. Returns whether the product of the cycle before is
+        of a maximum (the last bit), the maximum, and whose it is."""
         multiplier, name, multiply = m.submodules.multiplier, self.name, self.MULTIPLY
         m.d.comb += token_read.addr.eq(self.load_token)
         constant = Mux(name.kind == Kind.QUERY, self.score_constant, self._inverse_largest(name))
         x = Mux(self.peak_valid, self.peak, Mux(self.mean_valid, self.sum, token_read.data))
         y = Mux(self.peak_valid, constant, Mux(self.mean_valid, self.inverse_n, self.weight_scale))
         m.d.comb += [multiplier.a.eq(pipelined(m, x, "x")), multiplier.b.eq(pipelined(m, y, "y"))]
-        peaks, means, loads = (Signal(multiply, name=kind) for kind in ("peaks", "means", "loads"))
+        peaks = Signal(multiply + 1)
+        means, loads = (Signal(multiply, name=kind) for kind in ("means", "loads"))
         m.d.sync += [
             peaks.eq(Cat(self.peak_valid, peaks)),
             means.eq(Cat(self.mean_valid, means)),
@@ -263,7 +265,7 @@ class Scales(wiring.Component):
         with m.If(loads[-1]):
             m.d.sync += self.token_scale.eq(multiplier.o)
         peak, head = self.peak, name.as_value()
-        for k in range(multiply):
+        for k in range(multiply + 1):
             peak, head = pipelined(m, peak, f"peak_{k}"), pipelined(m, head, f"head_{k}")
 
         return peaks, peak, data.View(HeadName(self.config), head)

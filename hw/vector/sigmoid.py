@@ -32,8 +32,8 @@ class Sigmoid(wiring.Component):
 
         u = round(|a| 2^10), at most 2^14 - 1; i = u >> 6; l = u & 63       FloatToInt
         base[i], slope[i]                                                   1
-        fall = (slope[i] l + 32) >> 6;  start = a < 0 ? base : 2^17 - base  1
-        w = a < 0 ? start - fall : start + fall                             1
+        slope[i] l;  start = a < 0 ? base : 2^17 - base                     1
+        fall = (slope[i] l + 32) >> 6;  w = start -+ fall                   1
         float(w 2^-17)                                                      IntToFloat
 
     Members
@@ -67,12 +67,12 @@ class Sigmoid(wiring.Component):
         inside1 = pipelined(m, argument.o[:STEP], "inside1")
         negative1 = pipelined(m, negative, "negative1")
 
-        product = Signal(len(slope1) + STEP + 1)
-        m.d.comb += product.eq(slope1 * inside1 + (1 << (STEP - 1)))
-        fall2 = pipelined(m, product[STEP:], "fall2")
+        product2 = pipelined(m, slope1 * inside1, "product2")
         start2 = pipelined(m, Mux(negative1, base1, SIGMOID_ONE - base1)[:one_bits], "start2")
         negative2 = pipelined(m, negative1, "negative2")
 
+        fall2 = Signal(len(product2) + 1 - STEP)
+        m.d.comb += fall2.eq((product2 + (1 << (STEP - 1))) >> STEP)
         result3 = pipelined(m, Mux(negative2, start2 - fall2, start2 + fall2)[:one_bits], "result3")
         m.d.comb += [convert.i.eq(result3), self.o.eq(convert.o)]
         return m

@@ -156,11 +156,15 @@ class VectorUnit(wiring.Component):
         op, descriptor, drain = self.op, self.op.descriptor, m.submodules.drain
         late_multiply = GATE - HELD
         late_add = SECOND_PRODUCT - HELD
-        m.d.comb += [self.scratch_read.addr.eq(steps.tags[0].source), self.param_read.addr.eq(steps.tags[0].param)]
+        m.d.comb += [
+            self.scratch_read.addr.eq(steps.tags[0].source), self.scratch_read.en.eq(steps.strobes[0].as_value().any()),
+            # Row scales are read before their step.
+            self.param_read.addr.eq(steps.tags[0].param), self.param_read.en.eq(1),
+        ]
         with m.If(steps.strobes[late_multiply].drain & steps.flags[Flag.MULTIPLY]):
-            m.d.comb += self.scratch_read.addr.eq(steps.tags[late_multiply].source)
+            m.d.comb += [self.scratch_read.addr.eq(steps.tags[late_multiply].source), self.scratch_read.en.eq(1)]
         with m.Elif(steps.strobes[late_add].drain & steps.flags[Flag.ADD]):
-            m.d.comb += self.scratch_read.addr.eq(steps.tags[late_add].source)
+            m.d.comb += [self.scratch_read.addr.eq(steps.tags[late_add].source), self.scratch_read.en.eq(1)]
         m.d.comb += [
             self.accumulator.gang.eq(op.gang),
             self.accumulator.half.eq((descriptor.buffers & Buffers.ACCUMULATOR).any()),

@@ -1,18 +1,20 @@
 """Timing arcs of one mapped module: from input to output of its cells, the net in front included, in ns by the table of delays.
 
 Registers, memories and DSP slices cut the arcs by how they are configured: what reaches them ends there, what leaves them starts.
-Yosys leaves the registers beside a multiplier or memory outside of it, where Vivado may take them in.
+Yosys leaves the registers beside a multiplier or memory outside of it, where Vivado may take them in: so it does with those behind
+an UltraRAM matrix of several rows, of which Yosys knows nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import HwgenError
+from ...rounding import ceil_div
 from . import delays
 
 __all__ = ["OTHER", "THROUGH_CARRY", "THROUGH_LUT", "TimingModule", "compact_netlist", "read_module"]
@@ -35,7 +37,8 @@ _MULTIPLY_ADD = re.compile(r".*multiply_add.*")
 
 
 def compact_netlist(netlist: dict[str, Any]) -> dict[str, Any]:
-    """What `longest_paths` needs of what Yosys writes with ``write_json``: ``{module: {ports, cells, names}}``."""
+    """What `longest_paths` needs of what Yosys writes with ``write_json``: ``{module: {ports, cells, names}}``. A ``rows`` may be
+    added to a module, by memory: of its UltraRAM matrix."""
     return {
         name: {
             "ports": {port: of["bits"] for port, of in module["ports"].items()},
@@ -93,6 +96,7 @@ class ModuleReader:
                 self.found.names.setdefault(bit, f"{net}[{i}]" if len(bits) > 1 else net)
         self.found.bits = len(self._number)
         self._look_around([(kind, pins) for _, kind, _, pins in cells])
+        self._rows: dict[str, int] = module.get("rows", {})
         for name, kind, of, pins in cells:
             self._name = name if not name.startswith("$") else self._output_name(pins) or name
             if _MULTIPLY_ADD.fullmatch(kind):
@@ -121,6 +125,17 @@ class ModuleReader:
         into_register = Counter(bits_of(_REGISTER, "D"))
         self._sum_to_register = {bit for bit in bits_of(_CARRY, "O") if into_register[bit] == 1}
         self._cascade = set(bits_of(_MULTIPLY_ADD, "result"))
+        self._next: dict[int, list[int]] = {}  # bits that follow through logic
+        self._held: dict[int, list[int]] = {}  # and through a register
+        read = Counter(bit for _, pins in cells for port, bits in pins.items() if port not in ("O", "Q") for bit in bits)
+        read.update(bit for bits in self.found.ports.values() for bit in bits)
+        self._read = read
+        for kind, pins in cells:
+            if _LUT.fullmatch(kind):
+                for bit in (bit for port, bits in pins.items() if port != "O" for bit in bits):
+                    self._next.setdefault(bit, []).extend(pins["O"])
+            elif _REGISTER.fullmatch(kind):
+                self._held.setdefault(pins["D"][0], []).extend(pins["Q"])
 
     def _output_name(self, pins: Pins) -> str | None:
         for port in ("Q", "P", "O", "DOUTADOUT", "DOUTBDOUT", "DOUT_A", "DOUT_B", "DOA"):
@@ -156,6 +171,7 @@ class ModuleReader:
         elif kind == "URAM288":
             self._memory(clocked, of, ("OREG_A", "OREG_B"), r"\w*OUT_([AB])",
                          (delays.ULTRA_RAM_OUT, delays.ULTRA_RAM_OUT_REGISTERED))
+            self._matrix([bit for port, bits in clocked.items() if "OUT_" in port for bit in bits if bit >= 0])
         elif kind == "DSP48E2":
             self._dsp(of, clocked)
         elif _LUT_RAM.fullmatch(kind):
@@ -212,6 +228,32 @@ class ModuleReader:
                 self._starts(bits, ns[of.get(registers["AB".index(match[1])], False)])
             else:
                 self._ends(bits, delays.NET + delays.MEMORY_SETUP)
+
+    def _matrix(self, outputs: Iterable[int]) -> None:
+        """An UltraRAM matrix of several rows: from register to register in it, those that follow it shared out among its rows."""
+        rows = self._rows.get(self._name.split(".")[0], 1)
+        if rows > 1:
+            unregistered = ceil_div(rows, max(1, self._registers_behind(outputs)))
+            ns = delays.ULTRA_RAM_OUT + (unregistered - 1) * delays.ULTRA_RAM_CASCADE + delays.NET
+            self.found.inside.append((ns, self._name))
+
+    def _registers_behind(self, outputs: Iterable[int]) -> int:
+        """Registers in a row behind ``outputs`` and the look-up tables that choose among them, none but the last read elsewhere."""
+        reached, fresh = set(outputs), list(outputs)
+        for bit in fresh:  # grows while it is walked
+            for following in self._next.get(bit, ()):
+                if following not in reached:
+                    reached.add(following)
+                    fresh.append(following)
+        count = 0
+        while True:
+            held = [b for bit in reached for b in self._held.get(bit, ())]
+            if not held:
+                return count
+            count += 1
+            if any(self._read[bit] > len(self._held.get(bit, ())) for bit in held):
+                return count
+            reached = set(held)
 
     def _dsp(self, of: dict[str, bool], pins: Pins) -> None:
         for port, bits in pins.items():

@@ -1,4 +1,4 @@
-"""Accepted area and depth of a board (``boards/<name>/resources.json``), and what has grown since."""
+"""Accepted area, depth and paths of a board (``boards/<name>/resources.json``), and what has grown since."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...boards import RESOURCES, Board
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...files import write_whole
+from .delays import TARGET
 
 __all__ = ["Growth", "accept", "accepted_path", "compare", "compare_board", "load_accepted"]
 
@@ -60,13 +61,18 @@ def rows_by_name(result: dict[str, Any], main_units: Iterable[dict[str, Any]]) -
     return {name: {measure: row[measure] for measure in _MEASURES} for name, row in rows.items()}
 
 
+def longest_by_unit(result: dict[str, Any]) -> dict[str, float]:
+    """ns of the longest path inside every unit, and from one into another where it is near the target."""
+    return {p["unit"]: p["ns"] for p in result["paths"] if " -> " not in p["unit"] or p["ns"] > (1 - TOLERANCE) * TARGET}
+
+
 def accept(path: Path, board: Board, result: dict[str, Any], main_units: Iterable[dict[str, Any]], tool: str) -> None:
     """Write the figures down."""
     units = rows_by_name(result, main_units)
     engine = f" --engine {board.variant}" if board.variant else ""
     head = {"command": f"hwgen report --board {board.name}{engine} --accept", "tool": tool, "lut_per_mac": result["lut_per_mac"]}
     lines = [f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in units.items()]
-    text = json.dumps({**head, "config": hardware_of(board)}, indent=2).removesuffix("\n}")
+    text = json.dumps({**head, "config": hardware_of(board), "paths": longest_by_unit(result)}, indent=2).removesuffix("\n}")
     write_whole(path, text + ',\n  "units": {\n' + ",\n".join(lines) + "\n  }\n}\n")
 
 
@@ -104,5 +110,6 @@ def compare(accepted: dict[str, dict[str, float]], found: dict[str, dict[str, An
 def compare_board(
     path: Path, board: Board, result: dict[str, Any], main_units: Iterable[dict[str, Any]]
 ) -> list[Growth]:
-    """What has grown in a whole report."""
-    return compare(load_accepted(path, board), rows_by_name(result, main_units))
+    """What has grown in a whole report, and paths that are longer than the table's target."""
+    long = [Growth(p["unit"], "ns", TARGET, p["ns"]) for p in result["paths"] if p["ns"] > TARGET]
+    return compare(load_accepted(path, board), rows_by_name(result, main_units)) + long

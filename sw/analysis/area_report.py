@@ -23,7 +23,7 @@ from .netlist import VerilogModule, black_box, merge_equal, parse_modules
 from .outside_cores import describe_outside, outside_resources
 from .paths import cached_paths, describe_paths
 from .reset_loads import widest_reset
-from .yosys import cached_synthesis, count_resources, family_of, yosys_version
+from .yosys import cached_synthesis, count_resources, family_of, ultra_rows, yosys_version
 
 __all__ = ["describe_report", "measure_main_unit", "report_board"]
 
@@ -190,7 +190,10 @@ def report_board(
         boxed = {name.lstrip("\\") for name in units} if stubs else set()
         synthesized |= {name: of for name, of in found.items() if name not in boxed}
     # the table of delays is for UltraScale+
-    netlists = {name: of["netlist"] for name, of in synthesized.items() if "netlist" in of}
+    rows = ultra_rows("".join(texts.values()))
+    netlists = {
+        name: {**of["netlist"], "rows": rows.get(name, {})} for name, of in synthesized.items() if "netlist" in of
+    }
     inside = [name.lstrip("\\") for name in outer]
     paths = cached_paths(netlists, TOP, inside, fresh=fresh) if family_of(board.part) == "xcup" else []
     longest = paths[0]["ns"] if paths else None

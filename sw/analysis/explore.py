@@ -25,11 +25,13 @@ from ...files import write_whole
 from ...packages import needs
 from ...published import PUBLISHED
 from ...shape import ModelShape
+from ...sim.board_timing import USUAL
 from ..models.config_json import read_config, unsupported
 from ..models.families import family_of_config
 from ..models.library import find_model
 from .area_model import CEILINGS, estimate_resources
-from .pass_model import PassModel
+from .estimate import calibration_of
+from .pass_model import Calibration, PassModel
 from .search_space import Point, Workload, build_of, neighbours, seeds
 
 __all__ = [
@@ -131,7 +133,7 @@ def time_prompt(model: PassModel, prompt: int) -> float:
     return cycles
 
 
-def time_passes(config: BuildConfig, work: Workload) -> tuple[float, float]:
+def time_passes(config: BuildConfig, work: Workload, calibration: Calibration) -> tuple[float, float]:
     """Cycles of one decoded token and of the prompt. Layers are alike, and so are rows of the exact LM head: shallow models with
     small vocabularies tell what each of them takes."""
     shape = work.shape
@@ -139,7 +141,7 @@ def time_passes(config: BuildConfig, work: Workload) -> tuple[float, float]:
     depths = _LAYERS if shape.layers > _LAYERS[-1] else (shape.layers,)
 
     def model(layers: int, vocab: int) -> PassModel:
-        return PassModel(config, replace(shape, layers=layers, vocab=vocab), head=work.head)
+        return PassModel(config, replace(shape, layers=layers, vocab=vocab), head=work.head, calibration=calibration)
 
     least = model(depths[0], rows[0])
     decode, prompt = least.run(1, work.prompt).cycles, time_prompt(least, work.prompt)
@@ -154,11 +156,11 @@ def time_passes(config: BuildConfig, work: Workload) -> tuple[float, float]:
     return decode + more_decode, prompt + more_prompt
 
 
-def evaluate(task: tuple[BuildConfig, Workload]) -> Candidate | None:
+def evaluate(task: tuple[BuildConfig, Workload, Calibration]) -> Candidate | None:
     """Time one configuration; None where the model does not fit it. Runs in a worker."""
-    config, work = task
+    config, work, calibration = task
     try:
-        decode, prompt = time_passes(config, work)
+        decode, prompt = time_passes(config, work, calibration)
     except (ConfigError, HwgenError):
         return None
     hertz = config.clock_mhz * 1e6
@@ -226,10 +228,12 @@ def explore(
     limit: int = 1000,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Exploration:
-    """Search until the front stands still or ``limit`` configurations have been timed. Does not depend on the workers."""
+    """Search until the front stands still or ``limit`` configurations have been timed, all with the memory of ``board`` as usual.
+    Does not depend on the workers."""
     if not board.available:
         raise HwgenError("configuration", f"board {board.name!r} names no device, so nothing bounds the search",
                          'give a board whose board.json has a part and its "available" resources')
+    calibration = calibration_of(board, USUAL)
     known: dict[Point, Candidate | None] = {}
     evaluated = 0
 
@@ -246,7 +250,7 @@ def explore(
         evaluated += len(new)
         if not new:
             return
-        for point, candidate in zip(new.values(), executor.map(evaluate, [(c, work) for c in new]), strict=True):
+        for point, candidate in zip(new.values(), executor.map(evaluate, [(c, work, calibration) for c in new]), strict=True):
             known[point] = candidate
 
     time_all(seeds(board))

@@ -42,19 +42,19 @@ class Calibration:
     start: int = 5
     issue: int = 2
     #: LINEAR: before the first beat (first tables), behind the last.
-    linear_begin: int = 150
+    linear_begin: int = 152
     linear_end: int = 15
     #: LINEAR of the INT4 engine, beside loading the first slice.
-    int4_begin: int = 20
+    int4_begin: int = 22
     #: NORM: a token, beside two passes over its vectors; once.
-    norm_token: int = 38
-    norm_end: int = 20
+    norm_token: int = 42
+    norm_end: int = 23
     #: DRAIN: a token beside its vectors; once.
     drain_token: int = 4
     drain_end: int = 30
     #: ROPE: a token beside two passes; once.
-    rope_token: int = 16
-    rope_end: int = 45
+    rope_token: int = 20
+    rope_end: int = 48
     #: ATTENTION: a key/value head beside its items; the output of a round of queries; once.
     attention_head: int = 80
     attention_output: int = 43

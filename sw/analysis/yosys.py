@@ -25,7 +25,7 @@ from ...files import cache_directory, write_whole
 from .arcs import compact_netlist
 from .area_model import ultra_rams
 
-__all__ = ["cached_synthesis", "count_resources", "family_of", "run_yosys", "synthesize", "yosys_version"]
+__all__ = ["cached_synthesis", "count_resources", "family_of", "run_yosys", "synthesize", "ultra_rows", "yosys_version"]
 
 #: Look-up tables that one distributed memory or shift register occupies.
 _MEMORY_LUTS = {
@@ -51,8 +51,8 @@ _MEMORY_LUTS = {
 _DSP_MODULE = "multiply_add"
 _DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
 
-#: The head of a module, or a memory in it that is asked to lie in UltraRAM: last bit and last word.
-_ULTRA = re.compile(r'^module ([^\s(]+)|\(\* ram_style = "ultra" \*\)\s+reg \[(\d+):0\] \S+\s+\[(\d+):0\];', re.MULTILINE)
+#: The head of a module, or a memory in it that is asked to lie in UltraRAM: last bit, name and last word.
+_ULTRA = re.compile(r'^module ([^\s(]+)|\(\* ram_style = "ultra" \*\)\s+reg \[(\d+):0\] (\S+)\s+\[(\d+):0\];', re.MULTILINE)
 
 #: Cells that are no resource of their own: wiring, buffers, carry and wide multiplexers beside the look-up tables.
 _FREE = re.compile(r"CARRY4|CARRY8|MUXF[789]|INV|GND|VCC|I?O?BUFG?|\$scopeinfo")
@@ -148,12 +148,24 @@ def ultra_blocks(verilog: str) -> dict[str, int]:
     """URAM288 of all memories that each module asks to have in UltraRAM."""
     blocks: Counter[str] = Counter()
     module = ""
-    for name, bits, depth in _ULTRA.findall(verilog):
+    for name, bits, _, depth in _ULTRA.findall(verilog):
         if name:
             module = name.lstrip("\\")
         else:
             blocks[module] += ultra_rams(int(depth) + 1, int(bits) + 1)
     return dict(blocks)
+
+
+def ultra_rows(verilog: str) -> dict[str, dict[str, int]]:
+    """By module, the rows of the matrix of every memory that it asks to have in UltraRAM."""
+    rows: dict[str, dict[str, int]] = {}
+    module = ""
+    for name, _, memory, depth in _ULTRA.findall(verilog):
+        if name:
+            module = name.lstrip("\\")
+        else:
+            rows.setdefault(module, {})[memory.lstrip("\\")] = ultra_rams(int(depth) + 1, 1)
+    return rows
 
 
 def synthesize(verilog: str, top: str, *, flatten: bool = False, family: str = "xcup") -> dict[str, dict[str, Any]]:

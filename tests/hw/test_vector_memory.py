@@ -35,8 +35,8 @@ def test_writes_are_read(depth: int, ram_style: str) -> None:
         for cycle in range(depth + SCRATCH_LATENCY):
             if cycle >= SCRATCH_LATENCY:
                 assert ctx.get(dut.read.data) == contents[order[cycle - SCRATCH_LATENCY]]
-            if cycle < depth:
-                ctx.set(dut.read.addr, order[cycle])
+            ctx.set(dut.read.en, cycle < depth)
+            ctx.set(dut.read.addr, order[cycle] if cycle < depth else 0)
             await ctx.tick()
 
     simulator = Simulator(dut)

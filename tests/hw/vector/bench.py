@@ -146,7 +146,8 @@ class VectorBench:
         await RisingEdge(dut.clk)
         self.cycles += 1
         done = bool(dut.done.value)
-        self._scratch_reads.append(self._scratch_words[int(dut.scratch_read__addr.value)])
+        word = self._scratch_words[int(dut.scratch_read__addr.value)]
+        self._scratch_reads.append(word if int(dut.scratch_read__en.value) else word ^ ((1 << 32 * self.config.width) - 1))
         self._param_reads.append(self._param_words[int(dut.param_read__addr.value)])
         self._accumulator_reads.append(self._accumulator_word())
         for bus, (valid, members) in self._buses.items():

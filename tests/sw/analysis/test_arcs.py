@@ -38,6 +38,23 @@ def test_address_and_data_of_a_memory_end_a_path() -> None:
     assert (path["ns"], path["from"], path["to"]) == (pytest.approx(d.REGISTER_OUT + d.NET + d.MEMORY_SETUP), "q", "memory")
 
 
+@pytest.mark.parametrize(
+    ("registers", "read", "unregistered"),
+    [(1, None, 7), (2, None, 4), (4, None, 2), (7, None, 1), (8, None, 1), (4, 1, 4), (4, 2, 3), (0, None, 7)],
+)
+def test_registers_behind_a_matrix_of_ultra_ram(registers: int, read: int | None, unregistered: int) -> None:
+    """A row more without register takes longer; a register that logic reads lies outside, and so do those behind it."""
+    cells = {"words.0.0": ["URAM288", {}, {"DOUT_A": [10], "CLK": [1]}], "choose": ["LUT1", {}, {"I0": [10], "O": [11]}],
+             **{f"$r{k}": register(11 + k, 12 + k) for k in range(registers)}}
+    if read is not None:
+        cells |= {"reader": ["LUT1", {}, {"I0": [12 + read], "O": [50]}], "$reader": register(50, 51)}
+    netlist = netlist_of(cells, {})
+    netlist["top"]["rows"] = {"words": 7}
+    inside = d.ULTRA_RAM_OUT + (unregistered - 1) * d.ULTRA_RAM_CASCADE + d.NET
+    longest = max(inside, d.ULTRA_RAM_OUT + 2 * d.NET + d.LUT if registers else 0.0)
+    assert longest_paths(netlist, "top", ["top"])[0]["ns"] == pytest.approx(longest)
+
+
 def dsp_paths(**registers: bool) -> list[tuple[float, str, str]]:
     """Register ``a`` to slice ``dsp`` to register ``p``: ``(ns, from, to)``."""
     cells = {

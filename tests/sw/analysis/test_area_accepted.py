@@ -16,6 +16,7 @@ from hwgen.sw.analysis import yosys
 from hwgen.sw.analysis.area_accepted import accept, accepted_path, compare, compare_board, load_accepted
 from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
 from hwgen.sw.analysis.area_page import load_routed, resource_page
+from hwgen.sw.analysis.delays import TARGET
 from hwgen.sw.analysis.main_units import MAIN_UNITS, MainUnit, find_main_units, main_units_of
 from hwgen.sw.analysis.outside_cores import outside_resources
 from hwgen.sw.cli.main import main
@@ -86,12 +87,23 @@ def test_a_new_unit_must_be_accepted_and_one_that_is_gone_need_not() -> None:
     assert [str(g) for g in compare({"old": ROW}, {"new": ROW})] == ["new: is new, lut 1000"]
 
 
-def whole_report(lane_lut: int = 1000) -> dict[str, Any]:
+def test_accepted_paths_are_below_the_target() -> None:
+    """By accepted figures, as areas; `hwgen report --check` holds the design against the target itself."""
+    values = json.loads(ACCEPTED.read_text())
+    if "paths" not in values:
+        pytest.skip("accepted before paths were: hwgen report --board kv260 --accept")
+    assert {"vector", "attention", "memory", "linear", "registers", "sequencer", "kv_writer"} <= values["paths"].keys()
+    assert {unit: ns for unit, ns in values["paths"].items() if ns > TARGET} == {}
+
+
+def whole_report(lane_lut: int = 1000, ns: float = 3.0) -> dict[str, Any]:
     part = {"name": "lane", "count": 2, **ROW, "lut": lane_lut}
     unit = {"name": "linear", **ROW, "lut": lane_lut + 10, "parts": [part]}
     resources = {kind: unit[kind] for kind in RESOURCES}
     totals = {"resources": resources, "available": KV260.available, "above_ceiling": [], "depth_luts": 4, "lut_per_mac": 10.0,
-              "paths": [], "outside": {}, "outside_sources": []}
+              "paths": [{"unit": unit, "ns": ns, "luts": 4, "carries": 1, "from": "a", "to": "b"}
+                        for unit in ("linear", "linear -> scratch")],
+              "outside": {}, "outside_sources": []}
     return {**totals, "engines": {"ternary": {"macs": 100, "lut_per_mac": 10.0}}, "units": [unit]}
 
 
@@ -105,6 +117,9 @@ def test_accepted_figures_come_back(tmp_path: Path) -> None:
         ("total", "lut"), ("linear", "lut"), ("linear/lane", "lut"), ("main/sequencer", "ff")
     ]
     assert "hwgen report --board kv260 --accept" in path.read_text()
+    assert json.loads(path.read_text())["paths"] == {"linear": 3.0}
+    long = compare_board(path, KV260, whole_report(ns=3.3), [{"name": "sequencer", **ROW}])
+    assert [(g.unit, g.measure, g.found) for g in long] == [("linear", "ns", 3.3), ("linear -> scratch", "ns", 3.3)]
 
 
 def test_figures_of_another_configuration_are_refused(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
 from hwgen.published import PUBLISHED
 from hwgen.shape import ModelShape
+from hwgen.sim.board_timing import USUAL
 from hwgen.sw.analysis import explore as search
 from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
-from hwgen.sw.analysis.estimate import estimate_model
+from hwgen.sw.analysis.estimate import calibration_of, estimate_model
+from hwgen.sw.analysis.pass_model import Calibration
 from hwgen.sw.analysis.search_space import Workload
 from hwgen.sw.cli.main import main
 from hwgen.sw.cli.options import configured_board
@@ -54,7 +56,7 @@ def test_every_configuration_is_legal_and_below_the_ceilings(found: search.Explo
 
 def test_front_figures_are_those_of_the_whole_estimate(found: search.Exploration) -> None:
     for candidate in found.front[:2] + found.front[-1:]:
-        whole = estimate_model(candidate.config, SMALL, WORK.prompt, 1)
+        whole = estimate_model(candidate.config, SMALL, WORK.prompt, 1, calibration=calibration_of(KV260, USUAL))
         hertz = candidate.config.clock_mhz * 1e6
         assert candidate.decode_tok_s == pytest.approx(hertz / whole.decode[0].cycles, rel=0.01)
         assert candidate.ttft_s == pytest.approx(sum(p.cycles for p in whole.prefill) / hertz, rel=0.01)
@@ -64,7 +66,7 @@ def test_front_figures_are_those_of_the_whole_estimate(found: search.Exploration
 def test_a_few_layers_and_rows_tell_the_rest(changes: dict[str, int]) -> None:
     shape = PUBLISHED["bitnet-0.73b"].shape
     config = replace(KV260.config, **changes)
-    decode, prompt = search.time_passes(config, Workload(shape=shape, prompt=70))
+    decode, prompt = search.time_passes(config, Workload(shape=shape, prompt=70), Calibration())
     whole = estimate_model(config, shape, 70, 1)
     assert decode == pytest.approx(whole.decode[0].cycles, rel=0.01)
     assert prompt == pytest.approx(sum(p.cycles for p in whole.prefill), rel=0.01)
@@ -130,7 +132,7 @@ def test_every_board_runs_the_models_it_was_chosen_for(name: str) -> None:
     models = {"stories", *(model for option, model in zip(chosen, chosen[1:], strict=False) if option in ("--model", "--also"))}
     assert ("bitnet-0.73b" in models) == (name != "pynq-z2")
     for model in models:
-        decode, prompt = search.time_passes(board.config, Workload(shape=search.model_shape(model), prompt=20))
+        decode, prompt = search.time_passes(board.config, Workload(shape=search.model_shape(model), prompt=20), Calibration())
         assert 0 < decode < prompt
     config = board.config
     # What the ports may ask for is what the memory can give.

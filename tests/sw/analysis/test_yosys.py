@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.sw.analysis.yosys import count_resources, ultra_blocks
+from hwgen.sw.analysis.yosys import count_resources, ultra_blocks, ultra_rows
 
 
 def test_resources_of_cells() -> None:
@@ -33,3 +33,4 @@ def test_memories_in_ultra_ram_by_module() -> None:
     text = "".join(["module \\top.a (clk);\n", memory.format("ultra", 255, 28671), memory.format("ultra", 63, 4096), "endmodule\n",
                     "module top(clk);\n", memory.format("block", 255, 28671), memory.format("ultra", 71, 4095), "endmodule\n"])
     assert ultra_blocks(text) == {"top.a": 28 + 2, "top": 1}
+    assert ultra_rows(text) == {"top.a": {"words$1": 2}, "top": {"words$1": 1}}
