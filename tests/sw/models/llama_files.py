@@ -70,7 +70,8 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
     for name, value in fields.items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(name.replace("__", "."), value)
+        kinds = {str: writer.add_string, int: writer.add_uint32, bool: writer.add_bool, list: writer.add_array}
+        kinds.get(type(value), writer.add_float32)(name.replace("__", "."), value)
     quant = gguf.GGMLQuantizationType[kind]
 
     def add(name: str, values: np.ndarray) -> None:

@@ -89,7 +89,7 @@ def test_tokenizer(tmp_path: Path) -> None:
     loaded = load_gguf(tmp_path / "m.gguf")
     _, _, inner = tokenizer_parts(SHAPE.vocab)
     text = "The cat sat 12 times, upon\n a  time é"
-    assert loaded.tokenizer.encode(text) == inner.encode(text).ids
+    assert loaded.tokenizer.encode(text) == inner.encode(text, add_special_tokens=False).ids
     assert loaded.tokenizer.decode(loaded.tokenizer.encode(text)) == text
     start, end = SHAPE.vocab - 2, SHAPE.vocab - 1
     assert loaded.stop_tokens == (0, end)  # <|endoftext|> too
@@ -128,14 +128,25 @@ def test_sentence_piece(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"llama__rope__scaling__type": "linear"}, "rotary positions are scaled"),
-    ({"llama__attention__key_length": 8.0}, "rope.dimension_count is 16"),
+    ({"llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 4.0}, "rope.scaling.type is 'yarn'; supported: 'none'"),
+    ({"llama__rope__scaling__attn_factor": 0.5}, "rope.scaling.attn_factor is 0.5"),
+    ({"llama__attention__key_length": 8}, "rope.dimension_count is 16"),
+    ({"llama__attention__key_length": 8.0}, "key_length must be one number for all layers, not 8.0"),
+    ({"llama__attention__sliding_window": 64}, "sliding_window is 64, shorter than the context of 128"),
+    ({"llama__attention__causal": False}, "attention that sees later tokens"),
+    ({"llama__expert_count": 8}, "mixtures of experts"),
+    ({"llama__logit_scale": 8.0}, r"the field llama.logit_scale \(8.0\) is not known"),
+    ({"prism__hadamard__block": 128}, r"the field prism.hadamard.block \(128\) is not known"),
+    ({"llama__hidden_activation": "gelu"}, "hidden_activation is 'gelu'; supported: silu, swish"),
+    ({"general__type": "adapter"}, "it holds no model, but 'adapter'"),
+    ({"tokenizer__ggml__add_sep_token": True}, "add_sep_token"),
+    ({"tokenizer__ggml__precompiled_charsmap": [1, 2]}, "precompiled_charsmap"),
 ])
 def test_refused(fields: dict[str, object], words: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16", **fields)
     with pytest.raises(HwgenError, match=words) as error:
         load_gguf(tmp_path / "m.gguf")
-    assert error.value.kind == "architecture"
+    assert error.value.kind in ("architecture", "tokenizer") and error.value.fix
 
 
 def test_damaged_files(tmp_path: Path) -> None:
@@ -173,7 +184,9 @@ def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
     writer.add_feed_forward_length(s.ffn)
     writer.add_head_count(s.heads)
     writer.add_head_count_kv(s.kv_heads)
+    writer.add_layer_norm_rms_eps(s.rms_eps)
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_merges(merges)
     names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
