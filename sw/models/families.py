@@ -87,7 +87,7 @@ FAMILIES = (
         reference=("float_bitnet", "float_model"), window=None, batch=4,
     ),
     Family(
-        layer=LLAMA, engine="int4", model_types=("llama",), gguf={"llama": "silu"}, activations=("silu",), module="llama",
+        layer=LLAMA, engine="int4", model_types=("llama", "mistral"), gguf={"llama": "silu"}, activations=("silu",), module="llama",
         reference=("float_llama", "FloatLlama"), window=512, batch=1,
     ),
 )

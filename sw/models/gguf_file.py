@@ -51,7 +51,6 @@ _OWN = ("GGUF.", "split.", "general.alignment")
 _FOREIGN = {
     36: ("I2_S", "take the safetensors checkpoint, or a file with TQ1_0 or TQ2_0 matrices"),
     38: ("TL1", "its tiles are described by a file of bitnet.cpp that is not inside; take TQ1_0, TQ2_0 or the safetensors"),
-    39: ("TL2", "its tiles are described by a file of bitnet.cpp that is not inside; take TQ1_0, TQ2_0 or the safetensors"),
     42: ("Q2_0", "take the safetensors checkpoint, or a file with TQ1_0 or TQ2_0 matrices"),
     142: ("PQ2_0", "take the safetensors checkpoint"),
     143: ("PTQ1_0", "take the safetensors checkpoint"),
@@ -67,8 +66,9 @@ def _open_reader(path: Path) -> Any:
         import gguf
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-        if start[:4] == b"GGUF" and len(start) == 8 and start[4:6] == b"\0\0":  # the version, 2 or 3, of a big-endian file
+            start = file.read(1 << 12)
+        foreign_maker = b"bitnet-" in start
+        if start[:4] == b"GGUF" and len(start) >= 8 and start[4:6] == b"\0\0":  # the version, 2 or 3, of a big-endian file
             raise HwgenError(
                 "checkpoint", f"{path} is a big-endian GGUF file; a little-endian one is wanted",
                 "convert it with `gguf-convert-endian FILE little`",
@@ -86,7 +86,8 @@ def _open_reader(path: Path) -> Any:
             raise HwgenError(
                 "architecture", f"{path}: tensors of type {number} ({name}) are not supported", fix
             ) from error
-        raise HwgenError("checkpoint", f"{path} is truncated or no GGUF file: {error}", _FIX) from error
+        tiles = ", or its matrices are of type TL2 of bitnet.cpp (take TQ1_0, TQ2_0 or the safetensors)" if foreign_maker else ""
+        raise HwgenError("checkpoint", f"{path} is truncated{tiles or ' or no GGUF file'}: {error}", _FIX) from error
 
 
 def _part_paths(path: Path, count: int) -> list[Path]:

@@ -41,6 +41,10 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
     fields = Fields(config, "config.json")
     _quantization(fields)
+    if config.get("model_type") == "mistral":  # a llama, but its class has defaults of its own for these
+        for name in ("sliding_window", "num_key_value_heads", "max_position_embeddings"):
+            if name not in config:
+                raise HwgenError("architecture", f"config.json has no {name}", "complete config.json from the model's own page")
     return shape_from_config(
         fields, activations=("silu",), default_activation="silu", default_theta=10000.0, default_eps=1e-6
     )

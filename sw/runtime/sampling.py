@@ -17,7 +17,7 @@ _MOST = 100.0
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
 
 
 @dataclass(frozen=True, kw_only=True)

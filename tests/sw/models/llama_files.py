@@ -63,7 +63,7 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([3 if i == 0 or i >= s.vocab - 2 else 1 for i in range(s.vocab)])
+    writer.add_token_types([3 if i == 0 or i >= len(tokens) - 2 else 1 for i in range(len(tokens))])
     writer.add_token_merges(merges)
     writer.add_eos_token_id(s.vocab - 1)
     writer.add_bos_token_id(0)
