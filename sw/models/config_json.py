@@ -72,6 +72,8 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
         raise HwgenError(
             "checkpoint", f"{path} is missing", "give a directory with config.json, *.safetensors and tokenizer.json"
         ) from error
+    except OSError as error:
+        raise HwgenError("checkpoint", f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     except ValueError as error:
         raise HwgenError("checkpoint", f"{path} is not valid JSON: {error}", "download the file again") from error
     if not isinstance(values, dict):
@@ -213,6 +215,7 @@ def config_of(shape: ModelShape) -> dict[str, Any]:
 
 def token_ids(value: object) -> tuple[int, ...]:
     """``eos_token_id`` of a configuration: absent, one number or a list."""
-    if isinstance(value, int):
-        return (value,)
-    return tuple(v for v in value if isinstance(v, int)) if isinstance(value, list) else ()
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in found):
+        raise unsupported("eos_token_id", value, "a token id or a list of them")
+    return tuple(found)

@@ -99,12 +99,12 @@ def load_weights(
     """Weights of a checkpoint directory."""
     options = _quantization(config)
     group = options.get("group")
-    parts = read_checkpoint(
+    shape, layers, norm, embedding, head = read_checkpoint(
         TensorSet(directory), LLAMA, shape, {}, lambda tensors, place, size: _matrix(tensors, place, size, group), progress
     )
     kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:
-        return assemble(*parts, **kinds)
+        return assemble(shape, layers, norm, embedding, head, **kinds)
     except ValueError as error:
         raise HwgenError("checkpoint", f"{directory / 'config.json'}: {error}", "quantise the model again") from error
 

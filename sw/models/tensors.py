@@ -49,9 +49,10 @@ class TensorFile:
         self.path = path
         try:
             size = path.stat().st_size
+            file = path.open("rb")
         except OSError as error:
             raise HwgenError("checkpoint", f"{path} cannot be read: {error.strerror}", _FIX) from error
-        with path.open("rb") as file:
+        with file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(size - 8, _LONGEST_HEADER):

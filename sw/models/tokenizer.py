@@ -21,6 +21,14 @@ _OPEN, _CLOSE = "\U0010FFFC", "\U0010FFFD"
 _BEFORE = 8
 
 
+def _ids(inner: Any, text: str, *, add_special_tokens: bool) -> list[int]:
+    try:
+        return list(inner.encode(text, add_special_tokens=add_special_tokens).ids)
+    except Exception as error:  # the library raises plain Exception
+        what = "it is no valid Unicode text" if any("\ud800" <= c <= "\udfff" for c in text) else str(error)
+        raise HwgenError("tokenizer", f"a text cannot be made tokens: {what}", "give another text") from error
+
+
 class Tokenizer:
     """The tokenizer of a model: a tokenizer of the library ``tokenizers``, whose post-processor says which tokens stand before
     and behind every text.
@@ -31,7 +39,7 @@ class Tokenizer:
         self._chat_template = chat_template
         #: Special tokens by name, such as ``bos_token``.
         self.names = dict(names or {})
-        whole, own = list(inner.encode("a").ids), self.encode_text("a")
+        whole, own = self.encode("a"), self.encode_text("a")
         before = next((i for i in range(len(whole)) if own and whole[i : i + len(own)] == own), 0)
         #: Token before every prompt, or None.
         self.begin = int(whole[0]) if before else None
@@ -55,11 +63,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the tokens that the model wants before and behind it."""
-        return list(self._inner.encode(text).ids)
+        return _ids(self._inner, text, add_special_tokens=True)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of the text alone."""
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        return _ids(self._inner, text, add_special_tokens=False)
 
     @property
     def has_chat_template(self) -> bool:
@@ -96,7 +104,7 @@ class Tokenizer:
         prompt = render_chat(self._chat_template, marked, self.names)
         ids: list[int] = []
         for number, piece in enumerate(re.split(f"{_OPEN}(.*?){_CLOSE}", prompt, flags=re.DOTALL)):
-            ids += self._plain.encode(piece, add_special_tokens=False).ids if number % 2 else self.encode_text(piece)
+            ids += _ids(self._plain, piece, add_special_tokens=False) if number % 2 else self.encode_text(piece)
         return ids
 
     @cached_property

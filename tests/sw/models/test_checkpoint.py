@@ -18,7 +18,7 @@ from hwgen.golden.float_llama import FloatLlama
 from hwgen.shape import ModelShape
 from hwgen.sw.models import bitnet, llama
 from hwgen.sw.models.bitnet import save_model
-from hwgen.sw.models.config_json import config_of, read_config
+from hwgen.sw.models.config_json import config_of, read_config, token_ids
 from hwgen.weights import ModelWeights, random_weights
 
 transformers = pytest.importorskip("transformers")
@@ -119,7 +119,8 @@ def test_mistral(tmp_path: Path) -> None:
 
 def test_scaled_positions_of_bitnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("accelerate")
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # unpacking is compiled otherwise, which takes a minute
+    # unpacking is compiled otherwise, which takes a minute; torch forgets the option once another test has set it back
+    monkeypatch.setattr("torch._dynamo.config.disable", True, raising=False)
     shape = ModelShape(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=64, max_context=128)
     save_model(random_weights(shape, seed=5), tmp_path)
     config = read_config(tmp_path) | {"rope_theta": 500.0, "rope_scaling": LLAMA3}
@@ -159,6 +160,13 @@ def test_refused_by_name(edit: Edit, words: str, tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match=words) as error:
         load(checkpoint(tmp_path, edit))
     assert error.value.fix and "\n" not in str(error.value)
+
+
+def test_end_tokens() -> None:
+    assert (token_ids(None), token_ids(2), token_ids([2, 3])) == ((), (2,), (2, 3))
+    for value in ("2", [2, "3"], True, -1, {"id": 2}):
+        with pytest.raises(HwgenError, match="eos_token_id is"):
+            token_ids(value)
 
 
 def test_harmless_tensors(tmp_path: Path) -> None:

@@ -188,6 +188,13 @@ def test_templates_that_fail(template: str, words: str, tmp_path: Path) -> None:
     assert error.value.kind == "tokenizer"
 
 
+def test_text_that_is_none(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write(tmp_path / "m", "plain", chat_template=TEMPLATES[0]))
+    for encode in (tokenizer.encode, tokenizer.encode_text, tokenizer.encode_chat):
+        with pytest.raises(HwgenError, match="no valid Unicode text"):
+            encode("the \udcff cat")
+
+
 def test_refused_files(tmp_path: Path) -> None:
     directory = write(tmp_path / "m", "plain", added_tokens_decoder={"400": _token("<|tool|>")})
     with pytest.raises(HwgenError, match=r"'<\|tool\|>' is to be 400, but tokenizer.json makes it 300"):
