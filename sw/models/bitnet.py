@@ -117,9 +117,9 @@ def _quantization(config: Mapping[str, Any]) -> _Quantization:
         raise unsupported(f"{name}.quantization_mode", mode, "'offline', or 'online' of autobitlinear")
     if fields.get("use_rms_norm"):
         raise unsupported(f"{name}.use_rms_norm", True, "false")
-    kept = [m for m in fields.get("modules_to_not_convert", []) if m not in ("lm_head", "model.embed_tokens")]
-    if kept:
-        raise unsupported(f"{name}.modules_to_not_convert", kept, "'lm_head' and 'model.embed_tokens'")
+    kept = fields.get("modules_to_not_convert", [])
+    if not isinstance(kept, list) or any(m not in ("lm_head", "model.embed_tokens") for m in kept):
+        raise unsupported(f"{name}.modules_to_not_convert", kept, "a list of 'lm_head' and 'model.embed_tokens'")
     fields.refuse_left({"rms_norm_eps": "of use_rms_norm"}, "choose a checkpoint that says what transformers knows")
     return _Quantization(linear == "bitlinear", mode == "online", True)
 

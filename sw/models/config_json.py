@@ -96,6 +96,10 @@ def unsupported(name: str, value: object, supported: str) -> HwgenError:
     )
 
 
+#: Fields that no class has a default for that fits a model.
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+
+
 def _flag(config: Fields, name: str, default: bool = False) -> bool:
     value = config.get(name, default)
     if not isinstance(value, bool):
@@ -142,11 +146,7 @@ def shape_from_config(
     """Shape from the fields that all families share; an option that the machine does not have is refused, and so is a field
     that nobody knows. Defaults are those of the family's class in transformers; ``default_kv_heads`` None: as many as query heads.
     """
-    missing = [
-        n
-        for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-        if n not in config
-    ]
+    missing = [name for name in _SIZES if name not in config]
     if missing:
         raise HwgenError(
             "architecture", f"{config.where} has no {missing[0]}", "complete config.json from the model's own page"
@@ -156,8 +156,8 @@ def shape_from_config(
         raise unsupported("hidden_act", activation, " or ".join(repr(a) for a in activations))
     _refuse_options(config)
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    for name in ("hidden_size", "num_attention_heads", "max_position_embeddings", "head_dim", "vocab_size"):
-        if name in config and (not isinstance(config[name], int) or isinstance(config[name], bool) or config[name] < 1):
+    for name in (*_SIZES, "max_position_embeddings", "head_dim", "num_key_value_heads"):
+        if name in config and (type(config[name]) is not int or not 0 < config[name] < 1 << 31):
             what = "hidden" if name == "hidden_size" else name
             raise HwgenError(
                 "architecture", f"{config.where}: {what} must be a positive integer, not {config[name]!r}", "correct config.json"

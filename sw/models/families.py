@@ -95,7 +95,10 @@ FAMILIES = (
 
 def family_of_config(config: dict[str, Any]) -> Family:
     """The family that ``config.json`` describes."""
-    kind, architectures = config.get("model_type"), [str(a).lower() for a in config.get("architectures") or []]
+    kind, named_classes = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(named_classes, list):
+        raise unsupported("architectures", named_classes, "a list of names")
+    architectures = [str(a).lower() for a in named_classes]
     for family in FAMILIES:
         named = family.architecture is not None and any(a.startswith(family.architecture) for a in architectures)
         if named or kind in family.model_types:

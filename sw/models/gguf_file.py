@@ -159,6 +159,20 @@ class GgufFile:
             raise HwgenError("checkpoint", f"{self.path} has no field {name}", _FIX)
         return value
 
+    def listed(self, name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
+        """An array of texts or whole numbers. Without a ``default`` it must be there."""
+        value = self.require(name) if default is None else self.get(name, default)
+        if not isinstance(value, list) or not all(type(item) is kind for item in value):
+            raise HwgenError("checkpoint", f"{self.path}: {name} must be an array of {kind.__name__}", _FIX)
+        return value
+
+    def token_id(self, name: str) -> int | None:
+        """A field with the number of a token, or None where there is none."""
+        value = self.get(name)
+        if value is not None and (type(value) is not int or value < 0):
+            raise HwgenError("checkpoint", f"{self.path}: {name} must be a token id, not {value!r}", _FIX)
+        return value
+
     def single(self, name: str, default: Any = None) -> int:
         """A whole number that may be given for each layer; all must be equal. Without a ``default`` it must be there."""
         value = self.require(name) if default is None else self.get(name, default)

@@ -12,6 +12,8 @@ from .tokenizer import Tokenizer
 
 __all__ = ["stop_tokens", "tokenizer_from_gguf"]
 
+_AGAIN = "convert the model again"
+
 #: Token types of the format.
 _CONTROL, _USER_DEFINED = 3, 4
 
@@ -55,7 +57,7 @@ def _library() -> Any:
 
 def _words(file: GgufFile) -> _Words:
     kind = file.get("tokenizer.ggml.pre")
-    if kind in _PRE:
+    if isinstance(kind, str) and kind in _PRE:
         return _PRE[kind]
     what = "it does not say how text is cut into words (tokenizer.ggml.pre)" if kind is None else f"the word splitting {kind!r}"
     raise HwgenError(
@@ -80,11 +82,14 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Any:
         steps = [split, pre.ByteLevel(add_prefix_space=False, use_regex=False)]
     if words.digits:
         steps.insert(0, pre.Digits(individual_digits=True))
-    merges = [tuple(merge.split(" ", 1)) for merge in file.require("tokenizer.ggml.merges")]
+    merges = [tuple(merge.split(" ", 1)) for merge in file.listed("tokenizer.ggml.merges", str)]
+    single = next((merge for merge in merges if len(merge) != 2), None)
+    if single is not None:
+        raise HwgenError("tokenizer", f"{file.path}: tokenizer.ggml.merges has {single[0]!r}, no two tokens", _AGAIN)
     try:
         model = lib.models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=words.whole_words)
     except Exception as error:  # the library raises plain Exception
-        raise HwgenError("tokenizer", f"{file.path}: tokenizer.ggml.merges: {error}", "convert the model again") from error
+        raise HwgenError("tokenizer", f"{file.path}: tokenizer.ggml.merges: {error}", _AGAIN) from error
     inner = lib.Tokenizer(model)
     inner.pre_tokenizer, inner.decoder = pre.Sequence(steps), lib.decoders.ByteLevel()
     return inner
@@ -93,15 +98,17 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Any:
 def _sentence_piece(file: GgufFile, tokens: list[str]) -> Any:
     """SentencePiece BPE: the merges follow from the scores, better ones first."""
     lib = _library()
-    scores = file.require("tokenizer.ggml.scores")
+    scores, unknown_id = file.listed("tokenizer.ggml.scores", float), file.token_id("tokenizer.ggml.unknown_token_id") or 0
+    if len(scores) != len(tokens) or unknown_id >= len(tokens):
+        what = f"{len(scores)} scores and the unknown token {unknown_id} for {len(tokens)} tokens"
+        raise HwgenError("tokenizer", f"{file.path}: {what}", _AGAIN)
     ids = {token: i for i, token in enumerate(tokens)}
     merges = []
     for token, score in zip(tokens, scores, strict=True):
         parts = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ids and token[i:] in ids]
         merges += [(-score, ids[a], ids[b], a, b) for a, b in parts]
     merges.sort()
-    unknown = tokens[file.get("tokenizer.ggml.unknown_token_id", 0)]
-    model = lib.models.BPE(ids, [(a, b) for *_, a, b in merges], unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    model = lib.models.BPE(ids, [(a, b) for *_, a, b in merges], unk_token=tokens[unknown_id], fuse_unk=True, byte_fallback=True)
     inner = lib.Tokenizer(model)
     steps = [lib.normalizers.Prepend("▁")] if file.get("tokenizer.ggml.add_space_prefix", True) else []
     inner.normalizer = lib.normalizers.Sequence([*steps, lib.normalizers.Replace(" ", "▁")])
@@ -116,15 +123,15 @@ def _add_ends(file: GgufFile, inner: Any, tokens: list[str], begins: bool) -> di
     """Let the tokenizer put the tokens before and behind a text that the file says; the special tokens by name."""
     names = {}
     for name in ("bos", "eos"):
-        number = file.get(f"tokenizer.ggml.{name}_token_id")
+        number = file.token_id(f"tokenizer.ggml.{name}_token_id")
         if number is None:
             continue
-        if not 0 <= int(number) < len(tokens):
+        if number >= len(tokens):
             raise HwgenError(
                 "tokenizer", f"{file.path}: tokenizer.ggml.{name}_token_id is {number}, there are {len(tokens)} tokens",
-                "convert the model again",
+                _AGAIN,
             )
-        names[f"{name}_token"] = tokens[int(number)]
+        names[f"{name}_token"] = tokens[number]
     put = {"bos": file.get("tokenizer.ggml.add_bos_token", begins), "eos": file.get("tokenizer.ggml.add_eos_token", False)}
     if file.get("tokenizer.ggml.add_sep_token"):
         raise HwgenError("tokenizer", f"{file.path}: a separator behind every text (add_sep_token)", "take another file")
@@ -139,7 +146,7 @@ def _add_ends(file: GgufFile, inner: Any, tokens: list[str], begins: bool) -> di
 def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
     """The tokenizer with its begin token and chat template."""
     kind = file.require("tokenizer.ggml.model")
-    tokens: list[str] = file.require("tokenizer.ggml.tokens")
+    tokens: list[str] = file.listed("tokenizer.ggml.tokens", str)
     if kind not in ("gpt2", "llama"):
         raise HwgenError(
             "tokenizer", f"{file.path}: tokenizer model {kind!r} is not supported; supported: 'gpt2', 'llama'",
@@ -148,22 +155,24 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
     inner = _byte_level(file, tokens) if kind == "gpt2" else _sentence_piece(file, tokens)
     begins = kind == "llama" or _words(file).begins
     lib = _library()
-    types = file.get("tokenizer.ggml.token_type", [])
+    types = file.listed("tokenizer.ggml.token_type", int, [])
     if len(types) not in (0, len(tokens)):
-        raise HwgenError("tokenizer", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", "convert the model again")
+        raise HwgenError("tokenizer", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", _AGAIN)
     added = lib.AddedToken
     inner.add_special_tokens(
         [added(t, normalized=False, special=True) for t, y in zip(tokens, types, strict=False) if y == _CONTROL]
     )
     inner.add_tokens([added(t, normalized=False) for t, y in zip(tokens, types, strict=False) if y == _USER_DEFINED])
-    names = _add_ends(file, inner, tokens, begins)
-    return Tokenizer(inner, chat_template=file.get("tokenizer.chat_template"), names=names)
+    template = file.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise HwgenError("tokenizer", f"{file.path}: tokenizer.chat_template is {template!r}, no text", _AGAIN)
+    return Tokenizer(inner, chat_template=template, names=_add_ends(file, inner, tokens, begins))
 
 
 def stop_tokens(file: GgufFile) -> tuple[int, ...]:
     """Token ids that end a generation."""
-    named = (file.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-    found = {int(token) for token in named if token is not None}
-    tokens, types = file.get("tokenizer.ggml.tokens", []), file.get("tokenizer.ggml.token_type", [])
+    named = (file.token_id(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    found = {token for token in named if token is not None}
+    tokens, types = file.listed("tokenizer.ggml.tokens", str, []), file.listed("tokenizer.ggml.token_type", int, [])
     found |= {i for i, (t, y) in enumerate(zip(tokens, types, strict=False)) if y == _CONTROL and t in _ENDS}
     return tuple(sorted(found))

@@ -73,7 +73,9 @@ def _add_tokens(inner: Any, options: dict[str, Any], directory: Path) -> None:
         special = {_content(options.get(name)) for name in _NAMES}
         special |= {_content(token) for token in _extra(options)}
         for text, number in _read_json(directory / where).items():
-            wanted.append((int(number), AddedToken(text, normalized=text not in special, special=text in special)))
+            if type(number) is not int:
+                raise HwgenError("tokenizer", f"{directory / where}: the id of {text!r} is {number!r}", _AGAIN)
+            wanted.append((number, AddedToken(text, normalized=text not in special, special=text in special)))
     known = inner.get_added_tokens_decoder()
     for number, token in sorted(wanted, key=lambda item: item[0]):
         if number in known and known[number].content == token.content and _same(known[number], token):
@@ -93,7 +95,9 @@ def _same(a: Any, b: Any) -> bool:
 
 def _extra(options: dict[str, Any]) -> list[Any]:
     extra = options.get("extra_special_tokens") or options.get("additional_special_tokens") or []
-    return list(extra.values()) if isinstance(extra, dict) else list(extra)
+    if not isinstance(extra, (dict, list)):
+        raise HwgenError("tokenizer", f"tokenizer_config.json: extra_special_tokens is {extra!r}; a list is expected", _AGAIN)
+    return list(extra.values()) if isinstance(extra, dict) else extra
 
 
 def _special_names(options: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from hwgen.shape import ModelShape
 from hwgen.sw.models import bitnet, llama
 from hwgen.sw.models.bitnet import save_model
 from hwgen.sw.models.config_json import config_of, read_config, token_ids
+from hwgen.sw.models.families import family_of_config
 from hwgen.weights import ModelWeights, random_weights
 
 transformers = pytest.importorskip("transformers")
@@ -167,6 +168,30 @@ def test_end_tokens() -> None:
     for value in ("2", [2, "3"], True, -1, {"id": 2}):
         with pytest.raises(HwgenError, match="eos_token_id is"):
             token_ids(value)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "bitnet"])
+def test_fields_of_any_type(kind: str) -> None:
+    """Whatever stands in a field: a shape, or one line."""
+    whole = {
+        **SIZES, "model_type": kind, "hidden_act": "silu", "sliding_window": 128, "rope_scaling": LLAMA3, "rms_norm_eps": 1e-5,
+        "quantization_config": {}, "architectures": [], "layer_types": None, "rope_theta": 1e4,
+    }
+    values = ("x", -1, 0, [], {}, 1.5, True, None, [1], {"a": 1}, float("nan"), 10**30)
+    changed = [whole | {name: value} for name in whole for value in values]
+    changed += [whole | {"rope_scaling": LLAMA3 | {name: value}} for name in LLAMA3 for value in values]
+    changed += [
+        whole | {"quantization_config": {"quant_method": method, "group": 32, name: value}} for value in values
+        for method in ("bitnet", "hwgen_int4") for name in ("linear_class", "modules_to_not_convert", "group", "quant_method")
+    ]
+    refused = 0
+    for config in changed:
+        try:
+            assert family_of_config(config).loader().read_shape(config).hidden > 0
+        except HwgenError as error:
+            assert "\n" not in str(error) and error.fix
+            refused += 1
+    assert 0.5 * len(changed) < refused < len(changed)
 
 
 def test_harmless_tensors(tmp_path: Path) -> None:

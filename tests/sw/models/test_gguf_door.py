@@ -100,6 +100,25 @@ def test_unknown_words_are_not_guessed(pre: str | None, words: str, tmp_path: Pa
     assert "gguf-new-metadata --pre-tokenizer" in error.value.fix
 
 
+@pytest.mark.parametrize("field", [
+    {"tokenizer__ggml__bos_token_id": "x"}, {"tokenizer__ggml__eos_token_id": 1.5}, {"tokenizer__ggml__merges": ["a"]},
+    {"tokenizer__ggml__tokens": [1, 2]}, {"tokenizer__ggml__token_type": 3}, {"tokenizer__chat_template": 1},
+    {"tokenizer__ggml__pre": ["gpt-2"]}, {"llama__block_count": "two"}, {"llama__rope__freq_base": "x"},
+    {"llama__context_length": [128, 64]}, {"llama__attention__layer_norm_rms_epsilon": True},
+])
+def test_fields_of_another_type(field: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field with a value of a type that it never has: one line, and no error of a library."""
+    real, (name, value) = gguf.GGUFWriter.add_key_value, next(iter(field.items()))
+    write_gguf(tmp_path / "m.gguf", UNTIED, "F16")
+    monkeypatch.setattr(gguf.GGUFWriter, "add_key_value", lambda self, key, *rest: (
+        None if key == name.replace("__", ".") and rest[0] is not value else real(self, key, *rest)
+    ))
+    write_gguf(tmp_path / "n.gguf", UNTIED, "F16", **field)
+    with pytest.raises(HwgenError) as error:
+        open_model(tmp_path / "n.gguf")
+    assert name.split("__")[-1] in str(error.value) and "\n" not in str(error.value)
+
+
 def split(path: Path, count: int = 2) -> list[Path]:
     """The file cut into parts as llama.cpp's tool does: fields in the first, tensors in the order that they had."""
     reader = gguf.GGUFReader(path)
