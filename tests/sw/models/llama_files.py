@@ -95,6 +95,45 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
     writer.close()
 
 
+def write_bitnet(
+    path: Path, weights: ModelWeights, arch: str = "bitnet", *, kind: str = "F32", separate_scale: bool = False, **fields: str
+) -> None:
+    """A BitNet GGUF file with linear layers of type ``kind``, their scale inside them or in a tensor beside each."""
+    import gguf
+
+    s, quant = weights.shape, gguf.GGMLQuantizationType[kind]
+    tokens, merges, _ = tokenizer_parts(s.vocab)
+    writer = gguf.GGUFWriter(path, arch)
+    for name, number in (
+        ("block_count", s.layers), ("context_length", s.max_context), ("embedding_length", s.hidden),
+        ("feed_forward_length", s.ffn), ("attention.head_count", s.heads), ("attention.head_count_kv", s.kv_heads),
+    ):
+        writer.add_uint32(f"{arch}.{name}", number)
+    writer.add_layer_norm_rms_eps(s.rms_eps)
+    for name, text in fields.items():
+        writer.add_string(f"{arch}.{name}", text)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(merges)
+    norms = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    for i, layer in enumerate(weights.layers):
+        for name, matrix in layer.matrices.items():
+            scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
+            place = f"blk.{i}.{TENSORS[name]}"
+            writer.add_tensor(f"{place}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
+            if separate_scale:
+                writer.add_tensor(f"{place}.scale", np.array([matrix.scale], np.float32))
+        for name, gain in layer.norms.items():
+            writer.add_tensor(f"blk.{i}.{norms.get(name, name)}.weight", gain)
+    writer.add_tensor("token_embd.weight", weights.embedding)
+    writer.add_tensor("output_norm.weight", weights.norm)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def transformers_model(weights: ModelWeights) -> Any:
     """The same weights in ``transformers``."""
     import torch

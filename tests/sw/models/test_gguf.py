@@ -21,7 +21,7 @@ from hwgen.sw.models.llama import half_split_rows
 from hwgen.sw.models.open import open_model
 from hwgen.weights import dense, random_weights
 
-from .llama_files import SHAPE, interleave, tokenizer_parts, write_gguf
+from .llama_files import SHAPE, interleave, tokenizer_parts, write_bitnet, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -176,37 +176,7 @@ TERNARY = ModelShape(hidden=256, layers=1, heads=4, kv_heads=2, head_dim=64, ffn
 def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
     weights = random_weights(TERNARY, 5)
     s, layer = TERNARY, weights.layers[0]
-    tokens, merges, _ = tokenizer_parts(s.vocab)
-    writer = gguf.GGUFWriter(tmp_path / "b.gguf", "bitnet")
-    writer.add_block_count(1)
-    writer.add_context_length(s.max_context)
-    writer.add_embedding_length(s.hidden)
-    writer.add_feed_forward_length(s.ffn)
-    writer.add_head_count(s.heads)
-    writer.add_head_count_kv(s.kv_heads)
-    writer.add_layer_norm_rms_eps(s.rms_eps)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_merges(merges)
-    names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
-             "down": "ffn_down", "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm",
-             "post_attention_layernorm": "ffn_norm",
-             "ffn_sub_norm": "ffn_sub_norm"}
-    quant = gguf.GGMLQuantizationType[kind]
-    for name, matrix in layer.matrices.items():
-        scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
-        writer.add_tensor(f"blk.0.{names[name]}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
-        if separate_scale:
-            writer.add_tensor(f"blk.0.{names[name]}.scale", np.array([matrix.scale], np.float32))
-    for name, gain in layer.norms.items():
-        writer.add_tensor(f"blk.0.{names[name]}.weight", gain)
-    writer.add_tensor("token_embd.weight", weights.embedding)
-    writer.add_tensor("output_norm.weight", weights.norm)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_bitnet(tmp_path / "b.gguf", weights, kind=kind, separate_scale=separate_scale)
     loaded = open_model(tmp_path / "b.gguf")
     assert loaded.family.layer is BITNET and loaded.weights.shape == replace(s, rope_theta=10000.0)
     for name, matrix in loaded.weights.layers[0].matrices.items():

@@ -17,8 +17,7 @@ from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
 from hwgen.sw.models.open import open_model
 from hwgen.weights import random_weights
 
-from .llama_files import SHAPE, tokenizer_parts, write_gguf
-from .llama_files import TENSORS as PLACES
+from .llama_files import SHAPE, tokenizer_parts, write_bitnet, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -192,7 +191,7 @@ def test_types_of_others(number: int, name: str, tmp_path: Path) -> None:
 
 def test_truncated_file_of_bitnet_cpp_may_be_tl2(tmp_path: Path) -> None:
     """TL2 has the number that MXFP4 has elsewhere, and fewer bytes: the reader finds the file too short."""
-    write_bitnet(tmp_path / "m.gguf", "bitnet-b1.58")
+    write_bitnet(tmp_path / "m.gguf", TERNARY, "bitnet-b1.58")
     (tmp_path / "m.gguf").write_bytes((tmp_path / "m.gguf").read_bytes()[:-1000])
     with pytest.raises(HwgenError, match="truncated, or its matrices are of type TL2 of bitnet.cpp"):
         open_model(tmp_path / "m.gguf")
@@ -209,30 +208,9 @@ def test_big_endian(tmp_path: Path) -> None:
         open_model(tmp_path / "m.gguf")
 
 
-def write_bitnet(path: Path, arch: str, **fields: str) -> None:
-    shape = ModelShape(hidden=64, layers=1, heads=2, kv_heads=1, head_dim=32, ffn=96, vocab=len(TOKENS), max_context=64)
-    weights, writer = random_weights(shape, 5, BITNET), gguf.GGUFWriter(path, arch)
-    for name, value in (("block_count", 1), ("context_length", 64), ("embedding_length", 64), ("feed_forward_length", 96),
-                        ("attention.head_count", 2), ("attention.head_count_kv", 1)):
-        writer.add_uint32(f"{arch}.{name}", value)
-    writer.add_layer_norm_rms_eps(1e-5)
-    for name, text in fields.items():
-        writer.add_string(f"{arch}.{name}", text)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_merges(MERGES)
-    places = {**PLACES, "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm", "post_attention_layernorm": "ffn_norm",
-              "ffn_sub_norm": "ffn_sub_norm"}
-    layer = weights.layers[0]
-    for name, values in ({n: m.dense() for n, m in layer.matrices.items()} | dict(layer.norms)).items():
-        writer.add_tensor(f"blk.0.{places[name]}.weight", values)
-    writer.add_tensor("token_embd.weight", weights.embedding)
-    writer.add_tensor("output_norm.weight", weights.norm)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+TERNARY = random_weights(
+    ModelShape(hidden=64, layers=1, heads=2, kv_heads=1, head_dim=32, ffn=96, vocab=263, max_context=64), 5, BITNET
+)
 
 
 @pytest.mark.parametrize(("arch", "said", "activation"), [
@@ -241,7 +219,7 @@ def write_bitnet(path: Path, arch: str, **fields: str) -> None:
 ])
 def test_activation(arch: str, said: str | None, activation: str, tmp_path: Path) -> None:
     """What the file says, else what its architecture means in llama.cpp and bitnet.cpp."""
-    write_bitnet(tmp_path / "m.gguf", arch, **({"hidden_activation": said} if said else {}))
+    write_bitnet(tmp_path / "m.gguf", TERNARY, arch, **({"hidden_activation": said} if said else {}))
     assert open_model(tmp_path / "m.gguf").shape.activation == activation
 
 
