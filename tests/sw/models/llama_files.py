@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ def interleave(w: np.ndarray, head_dim: int) -> np.ndarray:
     return w.reshape(-1, 2, head_dim // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
-def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> None:
-    """A llama GGUF file with linear layers of type ``kind``."""
+def write_gguf(
+    path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None, **fields: Any
+) -> None:
+    """A llama GGUF file with linear layers of type ``kind``, and other ``tensors`` besides."""
     import gguf
 
     s = weights.shape
@@ -79,6 +82,8 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
         data = gguf.quantize(np.ascontiguousarray(values), quant) if matrix else values
         writer.add_tensor(name, data, raw_dtype=quant if matrix else None)
 
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values)
     add("token_embd.weight", weights.embedding)
     add("output_norm.weight", weights.norm)
     if weights.head is not None:

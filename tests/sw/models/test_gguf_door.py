@@ -17,7 +17,7 @@ from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
 from hwgen.sw.models.open import open_model
 from hwgen.weights import random_weights
 
-from .llama_files import SHAPE, tokenizer_parts, write_bitnet, write_gguf
+from .llama_files import SHAPE, tokenizer_parts, transformers_model, write_bitnet, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -221,6 +221,49 @@ def test_activation(arch: str, said: str | None, activation: str, tmp_path: Path
     """What the file says, else what its architecture means in llama.cpp and bitnet.cpp."""
     write_bitnet(tmp_path / "m.gguf", TERNARY, arch, **({"hidden_activation": said} if said else {}))
     assert open_model(tmp_path / "m.gguf").shape.activation == activation
+
+
+#: Factors that rise as those of Llama 3.1 do.
+FREQS = np.array([1, 1, 1, 1.5, 3, 6, 8, 8], np.float32)
+
+
+@pytest.mark.parametrize(("fields", "freqs", "factors"), [
+    ({"llama__rope__scaling__factor": 4.0}, None, (4.0,) * 8),  # without a type it is linear in llama.cpp
+    ({"llama__rope__scaling__factor": 4.0, "llama__rope__scaling__type": "linear"}, None, (4.0,) * 8),
+    ({"llama__rope__scale_linear": 2.0}, None, (2.0,) * 8),
+    ({"llama__rope__scaling__factor": 4.0, "llama__rope__scaling__type": "none"}, None, ()),
+    ({"llama__rope__scaling__factor": 1.0}, np.ones(8, np.float32), ()),
+    ({}, FREQS, tuple(FREQS.tolist())),
+    ({"llama__rope__scaling__factor": 2.0}, FREQS, tuple((2 * FREQS).tolist())),
+])
+def test_scaled_positions(fields: dict[str, Any], freqs: np.ndarray | None, factors: tuple[float, ...], tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", UNTIED, "F16", tensors=None if freqs is None else {"rope_freqs.weight": freqs}, **fields)
+    shape = open_model(tmp_path / "m.gguf").shape
+    assert shape.rope_factors == factors
+    plain = replace(shape, rope_factors=()).rotary_frequencies()
+    np.testing.assert_allclose(shape.rotary_frequencies(), plain / (factors or 1.0), rtol=1e-12)
+
+
+def test_scaled_positions_have_the_logits_of_transformers(tmp_path: Path) -> None:
+    """A checkpoint of Llama 3.1's kind against its GGUF file, whose factors are those of llama.cpp's converter."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from hwgen.golden.float_llama import FloatLlama
+
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32, "rope_theta": SHAPE.rope_theta}
+    model = transformers_model(UNTIED)
+    config = transformers.LlamaConfig(**(model.config.to_dict() | {"rope_parameters": rope}))
+    scaled = transformers.LlamaForCausalLM(config).eval()
+    scaled.load_state_dict(model.state_dict())
+    plain = SHAPE.rotary_frequencies()
+    freqs = (plain / scaled.model.rotary_emb.inv_freq.double().numpy()).astype(np.float32)
+    assert freqs.max() > 7 and freqs.min() == pytest.approx(1)
+    write_gguf(tmp_path / "m.gguf", UNTIED, "F32", tensors={"rope_freqs.weight": freqs})
+    ids = torch.arange(100)[None] % SHAPE.vocab
+    with torch.no_grad():
+        expected, unscaled = scaled(ids).logits, model(ids).logits
+    torch.testing.assert_close(FloatLlama(open_model(tmp_path / "m.gguf").weights)(ids), expected, rtol=1e-4, atol=1e-4)
+    assert (unscaled - expected).abs().max() > 0.01
 
 
 def test_token_beyond_the_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
