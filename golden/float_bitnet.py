@@ -163,8 +163,7 @@ class BitNet(nn.Module):
 
     def rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each ``[length, head_dim]``."""
-        d = self.shape.head_dim
-        inv = self.shape.rope_theta ** (-torch.arange(0, d, 2, dtype=torch.float64, device=device) / d)
+        inv = torch.from_numpy(self.shape.rotary_frequencies()).to(device)
         angle = torch.arange(length, dtype=torch.float64, device=device)[:, None] * inv
         angle = torch.cat((angle, angle), dim=-1)
         return angle.cos().float(), angle.sin().float()

@@ -46,7 +46,7 @@ class FloatLlama:
         s = self.shape
         d, (batch, length) = s.head_dim, x.shape[:2]
         seen: Observe = observe or (lambda layer, name, x: None)
-        inverse = s.rope_theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+        inverse = torch.from_numpy(s.rotary_frequencies())
         angle = torch.arange(length, dtype=torch.float64)[:, None] * inverse
         cos, sin = angle.cos().float(), angle.sin().float()
         gate = F.silu if s.activation == "silu" else (lambda y: F.relu(y).square())

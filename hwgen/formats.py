@@ -77,10 +77,10 @@ def ternary_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint
 
 
 def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:
-    """``[positions, head_dim]``: cos(p * theta^(-2j/d)) for j < d/2, then the sines, in float64 and rounded once."""
-    d = shape.head_dim
-    inverse = shape.rope_theta ** (-np.arange(0, d, 2, dtype=np.float64) / d)
-    angle = np.asarray(positions, np.float64)[:, None] * inverse
+    """``[positions, head_dim]``: cos(p f_j) for j < d/2, then the sines, in float64 and rounded once. ``f_j`` is
+    `ModelShape.rotary_frequencies`, theta^(-2j/d) where positions are not scaled.
+    """
+    angle = np.asarray(positions, np.float64)[:, None] * shape.rotary_frequencies()
     return flush(np.concatenate((np.cos(angle), np.sin(angle)), axis=1))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 __all__ = ["ModelShape", "ACTIVATIONS"]
 
 ACTIVATIONS = ("relu2", "silu")
@@ -37,12 +40,15 @@ class ModelShape:
     max_context: int = 512
     #: Base of the rotary position embedding.
     rope_theta: float = 10000.0
+    #: Divisors of the rotary frequencies, one a pair, where positions are scaled (linear, Llama 3.1); empty: all 1.
+    rope_factors: tuple[float, ...] = ()
     #: Epsilon inside every RMSNorm.
     rms_eps: float = 1e-5
     #: True where the LM head shares the embedding matrix.
     tied: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rope_factors", tuple(self.rope_factors))  # JSON has lists
         for name in ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_context"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -51,8 +57,15 @@ class ModelShape:
             raise ValueError(f"heads must be a multiple of kv_heads, not {self.heads} and {self.kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even (rotary pairs), not {self.head_dim!r}")
+        if len(self.rope_factors) not in (0, self.head_dim // 2) or not all(f > 0 for f in self.rope_factors):
+            raise ValueError(f"rope_factors must be none or {self.head_dim // 2} above 0, not {self.rope_factors!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+
+    def rotary_frequencies(self) -> npt.NDArray[np.float64]:
+        """Radians a position of every rotary pair ``[head_dim / 2]``, scaling included."""
+        frequency = self.rope_theta ** (-np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
+        return frequency / self.rope_factors if self.rope_factors else frequency
 
     @property
     def q_rows(self) -> int:

@@ -147,10 +147,7 @@ def _text(model: Model | None) -> tuple[dict[str, Any] | None, bytes]:
     if model is None:
         return None, b""
     tokenizer = model.tokenizer
-    text = {
-        "begin": tokenizer.begin, "end": tokenizer.end, "chat_template": tokenizer.chat_template,
-        "stop_tokens": list(model.stop_tokens),
-    }
+    text = {"names": tokenizer.names, "chat_template": tokenizer.chat_template, "stop_tokens": list(model.stop_tokens)}
     return text, tokenizer.to_json().encode()
 
 
@@ -287,7 +284,7 @@ def load_image(path: Path) -> CompiledModel:
     )
     tokenizer = None
     if text is not None:
-        tokenizer = Tokenizer.from_json(small["tokenizer"].decode(), text["begin"], text["end"], text["chat_template"])
+        tokenizer = Tokenizer.from_json(small["tokenizer"].decode(), text["names"], text["chat_template"])
     name, part = header["board"]
     return CompiledModel(
         path=path, image=image, board=name, part=part, head=header["head"],

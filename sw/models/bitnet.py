@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from ...rounding import ceil_div
 from ...shape import ACTIVATIONS, ModelShape
 from ...ternary import TernaryMatrix, quantize_ternary
 from ...weights import LayerWeights, ModelWeights
-from ..progress import Ticker
+from .checkpoint import MISMATCH, read_checkpoint
 from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
+from .fields import Fields
 from .gguf_file import GgufFile
 from .tensors import TensorSet, write_tensors
 
@@ -45,9 +47,18 @@ Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
-    # a file without a base means the default of its own family
-    default_theta = 500000.0 if config.get("model_type") == "bitnet" else 10000.0
-    return shape_from_config(config, activations=ACTIVATIONS, default_activation="relu2", default_theta=default_theta)
+    fields = Fields(config, "config.json")
+    fields.get("weight_bits"), fields.get("input_bits")
+    _quantization(fields)
+    # a file without a field means the default of its own class: BitNetConfig, or that of bitnet_b1_58-large, a llama's
+    if config.get("model_type") == "bitnet":
+        return shape_from_config(
+            fields, activations=ACTIVATIONS, default_activation="relu2", default_theta=500000.0, default_eps=1e-5,
+            default_kv_heads=None if "num_key_value_heads" in config else 5,
+        )
+    return shape_from_config(
+        fields, activations=ACTIVATIONS, default_activation="silu", default_theta=10000.0, default_eps=1e-6
+    )
 
 
 def assemble(shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None) -> ModelWeights:
@@ -77,46 +88,72 @@ def unpack_trits(packed: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int
     return ternary
 
 
-def _scale_divides(config: dict[str, Any]) -> bool:
-    """Whether ``weight_scale`` divides (class ``bitlinear``) or multiplies (``autobitlinear``)."""
-    quantization = config.get("quantization_config")
-    if not isinstance(quantization, dict):
-        raise HwgenError(
-            "architecture",
-            "config.json has no quantization_config, but the weights are packed",
-            'add quantization_config with linear_class "bitlinear" or "autobitlinear"',
-        )
-    linear = quantization.get("linear_class", "bitlinear")
+@dataclass(frozen=True)
+class _Quantization:
+    """What ``quantization_config`` says. Without one the weights are float masters."""
+
+    #: ``weight_scale`` divides (class ``bitlinear``) or multiplies (``autobitlinear``).
+    divides: bool = False
+    #: Weights are float masters that every layer makes ternary (``online``), not stored digits.
+    online: bool = True
+    #: There is a ``quantization_config``.
+    said: bool = False
+
+
+def _quantization(config: Mapping[str, Any]) -> _Quantization:
+    options = config.get("quantization_config")
+    if options is None:
+        return _Quantization()
+    name = "quantization_config"
+    if not isinstance(options, dict):
+        raise unsupported(name, options, "an object")
+    fields = Fields(options, f"config.json: {name}")
+    if fields.get("quant_method", "bitnet") != "bitnet":
+        raise unsupported(f"{name}.quant_method", fields["quant_method"], "'bitnet'")
+    linear, mode = fields.get("linear_class", "bitlinear"), fields.get("quantization_mode", "offline")
     if linear not in ("bitlinear", "autobitlinear"):
-        raise unsupported("quantization_config.linear_class", linear, "'bitlinear' or 'autobitlinear'")
-    if quantization.get("use_rms_norm"):
-        raise unsupported("quantization_config.use_rms_norm", True, "false")
-    return bool(linear == "bitlinear")
+        raise unsupported(f"{name}.linear_class", linear, "'bitlinear' or 'autobitlinear'")
+    if mode not in ("offline", "online") or (linear == "bitlinear" and mode == "online"):
+        raise unsupported(f"{name}.quantization_mode", mode, "'offline', or 'online' of autobitlinear")
+    if fields.get("use_rms_norm"):
+        raise unsupported(f"{name}.use_rms_norm", True, "false")
+    kept = fields.get("modules_to_not_convert", [])
+    if not isinstance(kept, list) or any(m not in ("lm_head", "model.embed_tokens") for m in kept):
+        raise unsupported(f"{name}.modules_to_not_convert", kept, "a list of 'lm_head' and 'model.embed_tokens'")
+    fields.refuse_left({"rms_norm_eps": "of use_rms_norm"}, "choose a checkpoint that says what transformers knows")
+    return _Quantization(linear == "bitlinear", mode == "online", True)
 
 
-def _read_matrix(tensors: TensorSet, config: dict[str, Any], place: str, shape: tuple[int, int]) -> TernaryMatrix:
+def _read_matrix(tensors: TensorSet, quantization: _Quantization, place: str, shape: tuple[int, int]) -> TernaryMatrix:
     """A ternary matrix: packed with its scale, ternary floats with a scale, or float masters."""
     name = tensors.find(f"{place}.weight")
     rows, inputs = shape
     packed = tensors.kind(name) == "U8"
     expected = (ceil_div(rows, TRITS_PER_PACKED_BYTE), inputs) if packed else shape
     if tensors.shape(name) != expected:
-        raise HwgenError(
-            "checkpoint",
-            f"tensor {name} has shape {tensors.shape(name)}, {expected} expected",
-            "config.json and the weights belong to different models",
-        )
-    if not packed and f"{place}.weight_scale" not in tensors:
-        master = tensors.floats(name)
-        if not np.isfinite(master).all():
+        raise HwgenError("checkpoint", f"tensor {name} has shape {tensors.shape(name)}, {expected} expected", MISMATCH)
+    scaled = f"{place}.weight_scale" in tensors
+    if not packed and not scaled:
+        if not quantization.online:
             raise HwgenError(
-                "checkpoint", f"tensor {name} holds values that are not finite", "download the checkpoint again"
+                "architecture", f"tensor {name} has float masters, but config.json says quantization_mode 'offline'",
+                'packed weights are wanted, or quantization_mode "online" with linear_class "autobitlinear"',
             )
-        return quantize_ternary(master)
+        return quantize_ternary(tensors.floats(name, shape))
+    if not quantization.said:
+        raise HwgenError(
+            "architecture", "config.json has no quantization_config, but the weights have scales or are packed",
+            'add quantization_config with linear_class "bitlinear" or "autobitlinear"',
+        )
+    if quantization.online:
+        raise HwgenError(
+            "architecture", f"tensor {name} is stored as digits, but config.json says quantization_mode 'online'",
+            "take config.json of the same checkpoint",
+        )
     if packed:
         trits = unpack_trits(tensors.stored(name), rows)
     else:
-        values = tensors.floats(name)
+        values = tensors.floats(name, shape)
         trits = np.clip(values, -1, 1).astype(np.int8)
         if not np.array_equal(trits, values):
             raise HwgenError(
@@ -129,49 +166,20 @@ def _read_matrix(tensors: TensorSet, config: dict[str, Any], place: str, shape: 
         raise HwgenError(
             "checkpoint", f"tensor {place}.weight_scale must be one positive number", "download the checkpoint again"
         )
-    scale = np.float32(1) / stored[0] if _scale_divides(config) else stored[0]
+    scale = np.float32(1) / stored[0] if quantization.divides else stored[0]
     return TernaryMatrix(trits, float(flush(scale)))
-
-
-def _read_floats(tensors: TensorSet, names: tuple[str, ...], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    name = tensors.find(*names)
-    values = tensors.floats(name)
-    if values.shape != shape:
-        raise HwgenError(
-            "checkpoint",
-            f"tensor {name} has shape {values.shape}, {shape} expected",
-            "config.json and the weights belong to different models",
-        )
-    if not np.isfinite(values).all():
-        raise HwgenError(
-            "checkpoint", f"tensor {name} holds values that are not finite", "download the checkpoint again"
-        )
-    return values
 
 
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None
 ) -> ModelWeights:
     """Weights of a checkpoint directory: float masters quantised by absmean, or packed ternary matrices."""
-    tensors = TensorSet(directory)
-    layers = []
-    ticker = Ticker(progress)
-    for i in range(shape.layers):
-        ticker.tick(f"reading layer {i + 1} of {shape.layers}")
-        prefix = f"model.layers.{i}"
-        matrices = {
-            name: _read_matrix(tensors, config, f"{prefix}.{MATRIX_PLACES[name]}", size)
-            for name, size in BITNET.matrices(shape).items()
-        }
-        gains = {
-            name: _read_floats(tensors, tuple(f"{prefix}.{place}.weight" for place in GAIN_PLACES[name]), (size,))
-            for name, size in BITNET.norms(shape).items()
-        }
-        layers.append(LayerWeights(matrices=matrices, norms=gains))
-    table = (shape.vocab, shape.hidden)
-    head = None if shape.tied else _read_floats(tensors, ("lm_head.weight",), table)
-    norm, embedding = _read_floats(tensors, ("model.norm.weight",), (shape.hidden,)), ("model.embed_tokens.weight",)
-    return assemble(shape, layers, norm, _read_floats(tensors, embedding, table), head)
+    quantization = _quantization(config)
+    parts = read_checkpoint(
+        TensorSet(directory), BITNET, shape, GAIN_PLACES,
+        lambda tensors, place, size: _read_matrix(tensors, quantization, place, size), progress,
+    )
+    return assemble(*parts)
 
 
 def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> TernaryMatrix:

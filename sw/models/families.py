@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...decoder import BITNET, LLAMA, DecoderLayer
 from ...formats import Float
-from ...shape import ModelShape
+from ...shape import ACTIVATIONS, ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
 from .config_json import unsupported
 
@@ -44,7 +44,7 @@ class Loader(Protocol):
 class Family:
     """A row of :data:`FAMILIES`."""
 
-    #: What a layer computes; its name is that of the family and of its GGUF architecture.
+    #: What a layer computes; its name is that of the family.
     layer: DecoderLayer
     #: ``model_type`` of ``config.json``.
     model_types: tuple[str, ...]
@@ -52,8 +52,10 @@ class Family:
     engine: str
     #: What a name in ``architectures`` begins with, in small letters, that decides whatever ``model_type`` is.
     architecture: str | None = None
-    #: Gate function of its GGUF files, which do not name theirs.
-    gguf_activation: str
+    #: Its GGUF architectures, each with the gate function of files that do not name theirs.
+    gguf: Mapping[str, str]
+    #: Gate functions that its checkpoints may name.
+    activations: tuple[str, ...]
     #: Module that loads it, a :class:`Loader`.
     module: str
     #: Float reference: module of :mod:`hwgen.golden` and what makes it of weights.
@@ -80,11 +82,12 @@ class Family:
 #: In the order in which they are asked. bitnet_b1_58-large calls itself a llama and tells the truth in its architecture.
 FAMILIES = (
     Family(
-        layer=BITNET, engine="ternary", model_types=("bitnet", "bitnet_b1_58"), architecture="bitnet", gguf_activation="silu",
-        module="bitnet", reference=("float_bitnet", "float_model"), window=None, batch=4,
+        layer=BITNET, engine="ternary", model_types=("bitnet", "bitnet_b1_58"), architecture="bitnet", activations=ACTIVATIONS,
+        gguf={"bitnet": "silu", "bitnet-b1.58": "relu2", "bitnet-25": "relu2"}, module="bitnet",
+        reference=("float_bitnet", "float_model"), window=None, batch=4,
     ),
     Family(
-        layer=LLAMA, engine="int4", model_types=("llama",), gguf_activation="silu", module="llama",
+        layer=LLAMA, engine="int4", model_types=("llama", "mistral"), gguf={"llama": "silu"}, activations=("silu",), module="llama",
         reference=("float_llama", "FloatLlama"), window=512, batch=1,
     ),
 )
@@ -92,7 +95,10 @@ FAMILIES = (
 
 def family_of_config(config: dict[str, Any]) -> Family:
     """The family that ``config.json`` describes."""
-    kind, architectures = config.get("model_type"), [str(a).lower() for a in config.get("architectures") or []]
+    kind, named_classes = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(named_classes, list):
+        raise unsupported("architectures", named_classes, "a list of names")
+    architectures = [str(a).lower() for a in named_classes]
     for family in FAMILIES:
         named = family.architecture is not None and any(a.startswith(family.architecture) for a in architectures)
         if named or kind in family.model_types:
@@ -103,4 +109,4 @@ def family_of_config(config: dict[str, Any]) -> Family:
 
 def family_of_gguf(architecture: str) -> Family | None:
     """The family of a GGUF architecture, or None."""
-    return next((family for family in FAMILIES if family.name == architecture), None)
+    return next((family for family in FAMILIES if architecture in family.gguf), None)

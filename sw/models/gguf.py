@@ -15,7 +15,8 @@ from ..progress import Ticker
 from .families import FAMILIES, Family, family_of_gguf
 from .gguf_file import GgufFile
 from .gguf_tokenizer import stop_tokens, tokenizer_from_gguf
-from .model import Model
+from .model import Model, check_tokens
+from .rotary_scaling import linear_factors
 
 __all__ = ["load_gguf"]
 
@@ -35,68 +36,138 @@ _PLACES = {
 }
 
 
+#: Fields that no result depends on, with the reason; ``ARCH`` stands for the architecture.
+_HARMLESS = {
+    "general.*": "who made it of what", "quantize.*": "how it was quantised",
+    "ARCH.tensor_data_layout": "who wrote the rows", "ARCH.attention.layer_norm_epsilon": "of norms that the family does not have",
+    "ARCH.rope.scaling.original_context_length": "of YaRN, which is refused",
+    "ARCH.rope.scaling.finetuned": "a note of its makers", "ARCH.expert_used_count": "of experts, which are refused",
+    "tokenizer.chat_template.*": "templates for other purposes", "tokenizer.chat_templates": "names of those",
+    "tokenizer.huggingface.json": "the same tokenizer in another form", "tokenizer.ggml.unknown_token_id": "bytes stand for it",
+    "tokenizer.ggml.padding_token_id": "batches are never padded", "tokenizer.ggml.mask_token_id": "encoders only",
+    "tokenizer.ggml.seperator_token_id": "encoders only", "tokenizer.ggml.cls_token_id": "encoders only",
+    "tokenizer.ggml.scores": "of SentencePiece", "tokenizer.ggml.remove_extra_whitespaces": "of unigram tokenizers",
+    "tokenizer.ggml.fim_*": "for filling in the middle", "tokenizer.ggml.prefix_token_id": "for filling in the middle",
+    "tokenizer.ggml.suffix_token_id": "for filling in the middle", "tokenizer.ggml.middle_token_id": "for filling in the middle",
+    "tokenizer.ggml.bos_token_id": "put before a text only where add_bos_token says so",
+}
+
+#: Names of gate functions in the format.
+_ACTIVATIONS = {"relu2": "relu2", "relu_sqr": "relu2", "silu": "silu", "swish": "silu"}
+
+
 def _refuse(file: GgufFile, what: str) -> HwgenError:
     return HwgenError("architecture", f"{file.path}: {what}", "choose a llama or BitNet model with supported options")
 
 
-def _single(file: GgufFile, name: str, default: Any) -> int:
-    """A field that may hold one value a layer; all must be equal."""
-    value = file.get(name, default)
-    values = set(value) if isinstance(value, list) else {value}
-    if len(values) != 1:
-        raise _refuse(file, f"{name} differs between layers")
-    return int(values.pop())
-
-
-def _decimal(value: float) -> float:
-    """A float32 field as the short decimal number it was made of, which is what config.json has."""
-    return float(str(np.float32(value)))
-
-
 def _family(file: GgufFile) -> Family:
+    if file.get("general.type", "model") != "model":
+        raise _refuse(file, f"it holds no model, but {file.get('general.type')!r}")
     arch = file.require("general.architecture")
     family = family_of_gguf(arch)
     if family is None:
-        raise _refuse(file, f"architecture {arch!r} is not supported; supported: {', '.join(f.name for f in FAMILIES)}")
+        known = ", ".join(name for f in FAMILIES for name in f.gguf)
+        raise _refuse(file, f"architecture {arch!r} is not supported; supported: {known}")
     return family
 
 
-def read_gguf_shape(file: GgufFile, arch: str, activation: str) -> ModelShape:
-    """Shape from the fields of the file; an option that the machine does not have is refused."""
+def _activation(file: GgufFile, arch: str, family: Family) -> str:
+    """The gate function: what the file says, else what its architecture means."""
+    said = file.get(f"{arch}.hidden_activation")
+    if said is None:
+        return family.gguf[arch]
+    supported = [name for name, kind in _ACTIVATIONS.items() if kind in family.activations]
+    if said not in supported:
+        raise _refuse(file, f"{arch}.hidden_activation is {said!r}; supported: {', '.join(supported)}")
+    return _ACTIVATIONS[said]
+
+
+def _rotary_factors(file: GgufFile, arch: str, head_dim: int) -> tuple[float, ...]:
+    """Divisors of the rotary frequencies: linear scaling (what a factor without a type means), times ``rope_freqs.weight``."""
+    place = f"{arch}.rope.scaling"
+    factor = file.get(f"{place}.factor")
+    old = file.get(f"{arch}.rope.scale_linear")
+    if factor is None:
+        factor = old
+    factor = 1.0 if factor in (None, 0.0) else float(str(np.float32(factor)))  # 0 means none in llama.cpp
+    kind = file.get(f"{place}.type", "linear")
+    if kind not in ("none", "linear"):
+        raise _refuse(file, f"{place}.type is {kind!r}; supported: 'none', 'linear'")
+    if file.get(f"{place}.attn_factor", 1.0) != 1.0:
+        raise _refuse(file, f"{place}.attn_factor is {file.get(f'{place}.attn_factor')}; supported: 1.0")
+    if factor <= 0 or not np.isfinite(factor):
+        raise _refuse(file, f"{place}.factor is {factor}, a positive number is wanted")
+    factors = linear_factors(factor if kind == "linear" else 1.0, head_dim)
+    if "rope_freqs.weight" not in file:
+        return factors
+    own = file.floats("rope_freqs.weight", (head_dim // 2,))
+    if (own <= 0).any():
+        raise _refuse(file, "rope_freqs.weight has factors that are not above 0")
+    if not factors and (own == 1).all():
+        return ()
+    return tuple((own * np.asarray(factors or 1.0, np.float64)).tolist())
+
+
+def _refuse_options(file: GgufFile, arch: str, head_dim: int, context: int, vocab: int) -> None:
+    """Refuse values that the machine does not have; every field that can have one is asked for here or in the shape."""
     if file.get(f"{arch}.expert_count"):
         raise _refuse(file, "mixtures of experts are not supported")
-    scaling = file.get(f"{arch}.rope.scaling.type", "none")
-    if scaling != "none" or file.get(f"{arch}.rope.scale_linear", 1.0) != 1.0:
-        raise _refuse(file, f"rotary positions are scaled ({scaling!r}), which is not supported")
-    if "rope_freqs.weight" in file and (file.floats("rope_freqs.weight", file.shape("rope_freqs.weight")) != 1).any():
-        raise _refuse(file, "rotary frequencies have factors of their own (Llama 3.1 scaling), which are not supported")
-    biased = [name for name in file.names() if name.endswith(".bias")]
-    if biased:
-        raise _refuse(file, f"tensor {biased[0]}: linear layers with biases are not supported")
-    heads = _single(file, f"{arch}.attention.head_count", file.require(f"{arch}.attention.head_count"))
-    hidden = int(file.require(f"{arch}.embedding_length"))
-    head_dim = int(file.get(f"{arch}.attention.key_length", hidden // heads))
+    if not file.get(f"{arch}.attention.causal", True):
+        raise _refuse(file, "attention that sees later tokens is not supported")
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if file.single(f"{arch}.{name}", head_dim) != head_dim:
+            raise _refuse(file, f"{arch}.{name} is {file.get(f'{arch}.{name}')}, only the head dimension {head_dim} is supported")
+    window = file.get(f"{arch}.attention.sliding_window", 0)
+    if window and (not isinstance(window, int) or window < context):
+        raise _refuse(file, f"{arch}.attention.sliding_window is {window!r}, shorter than the context of {context}")
+    if file.single(f"{arch}.vocab_size", vocab) != vocab:
+        raise _refuse(file, f"{arch}.vocab_size is {file.get(f'{arch}.vocab_size')}, but the embedding has {vocab} rows")
+
+
+def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
+    """Shape from the fields of the file; an option that the machine does not have is refused. Only what llama.cpp has a default
+    for may be absent.
+    """
+    heads = file.single(f"{arch}.attention.head_count")
+    hidden, context = file.single(f"{arch}.embedding_length"), file.single(f"{arch}.context_length")
+    if heads < 1:
+        raise _refuse(file, f"{arch}.attention.head_count is {heads}")
+    head_dim = file.single(f"{arch}.attention.key_length", hidden // heads)
+    vocab = file.shape("token_embd.weight")[0]
+    _refuse_options(file, arch, head_dim, context, vocab)
+    base = f"{arch}.rope.freq_base"
     values: dict[str, Any] = {
         "hidden": hidden,
-        "layers": int(file.require(f"{arch}.block_count")),
+        "layers": file.single(f"{arch}.block_count"),
         "heads": heads,
-        "kv_heads": _single(file, f"{arch}.attention.head_count_kv", heads),
+        "kv_heads": file.single(f"{arch}.attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "ffn": _single(file, f"{arch}.feed_forward_length", file.require(f"{arch}.feed_forward_length")),
-        "vocab": file.shape("token_embd.weight")[0],
-        "activation": activation,
-        "max_context": int(file.get(f"{arch}.context_length", 2048)),
-        "rope_theta": _decimal(file.get(f"{arch}.rope.freq_base", 10000.0)),
-        "rms_eps": _decimal(file.get(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
+        "ffn": file.single(f"{arch}.feed_forward_length"),
+        "vocab": vocab,
+        "activation": _activation(file, arch, family),
+        "max_context": context,
+        "rope_theta": 10000.0 if file.get(base) is None else file.number(base),
+        "rope_factors": _rotary_factors(file, arch, head_dim),
+        "rms_eps": file.number(f"{arch}.attention.layer_norm_rms_epsilon"),
         "tied": "output.weight" not in file,
     }
-    for name in ("attention.value_length", "rope.dimension_count"):
-        if file.get(f"{arch}.{name}", head_dim) != head_dim:
-            raise _refuse(file, f"{arch}.{name} is {file.get(f'{arch}.{name}')}, only the head dimension {head_dim} is supported")
     try:
         return ModelShape(**values)
     except ValueError as error:
         raise _refuse(file, str(error)) from error
+
+
+def _refuse_tensors(file: GgufFile, family: Family, shape: ModelShape) -> None:
+    """Refuse tensors that no layer of the family has, before any is read."""
+    ends = [f"{_PLACES[name]}.weight" for name in (*family.layer.matrices(shape), *family.layer.norms(shape))]
+    if family.engine == "ternary":
+        ends += [f"{_PLACES[name]}.scale" for name in family.layer.matrices(shape)]
+    known = {f"blk.{i}.{end}" for i in range(shape.layers) for end in ends}
+    known |= {"token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"}
+    stray = [name for name in file.names() if name not in known]
+    if stray:
+        more = f", and {len(stray) - 1} more" if len(stray) > 1 else ""
+        raise _refuse(file, f"tensor {stray[0]}{more} is no part of a {family.name} model of {shape.layers} layers")
 
 
 def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[str], None]) -> ModelWeights:
@@ -117,7 +188,12 @@ def load_gguf(path: Path, progress: Callable[[str], None] = lambda text: None, n
     """The model of a GGUF file with the tokenizer inside it."""
     file = GgufFile(path)
     family = _family(file)
-    shape = read_gguf_shape(file, family.name, family.gguf_activation)
+    arch = file.require("general.architecture")
+    shape = read_gguf_shape(file, arch, family)
     tokenizer, stop = tokenizer_from_gguf(file), stop_tokens(file)
+    check_tokens(tokenizer, stop, shape.vocab, str(path))
+    harmless = {key.replace("ARCH", arch): reason for key, reason in _HARMLESS.items()}
+    file.fields.refuse_left(harmless, "choose a file without it: what it asks for is not implemented")
+    _refuse_tensors(file, family, shape)
     weights = _weights(file, family, shape, Ticker(progress).tick)
     return Model(name=name or path.stem, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)

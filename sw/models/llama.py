@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 from ...decoder import LLAMA
 from ...errors import HwgenError
 from ...formats import Float
-from ...int4 import BlockMatrix, Int4Matrix, pack_nibbles, unpack_nibbles
+from ...int4 import GROUPS, BlockMatrix, Int4Matrix, pack_nibbles, unpack_nibbles
 from ...shape import ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
-from ..progress import Ticker
-from .config_json import MATRIX_PLACES, config_of, shape_from_config
+from .checkpoint import MISMATCH, read_checkpoint
+from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
+from .fields import Fields
 from .gguf_file import GgufFile
 from .tensors import TensorSet, write_tensors
 from .tokenizer import Tokenizer
@@ -31,7 +32,6 @@ __all__ = [
 #: ``quant_method`` of a checkpoint with INT4 matrices as the machine stores them.
 QUANT_METHOD = "hwgen_int4"
 
-_MISMATCH = "config.json and the weights belong to different models"
 _AGAIN = "download the checkpoint again"
 
 Stored = dict[str, tuple[str, npt.NDArray[Any]]]
@@ -39,8 +39,15 @@ Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
 def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
-    _quantization(config)
-    return shape_from_config(config, activations=("silu",), default_activation="silu", default_theta=10000.0)
+    fields = Fields(config, "config.json")
+    _quantization(fields)
+    if config.get("model_type") == "mistral":  # a llama, but its class has defaults of its own for these
+        for name in ("sliding_window", "num_key_value_heads", "max_position_embeddings"):
+            if name not in config:
+                raise HwgenError("architecture", f"config.json has no {name}", "complete config.json from the model's own page")
+    return shape_from_config(
+        fields, activations=("silu",), default_activation="silu", default_theta=10000.0, default_eps=1e-6
+    )
 
 
 def assemble(
@@ -50,30 +57,28 @@ def assemble(
     return ModelWeights(shape=shape, layer=LLAMA, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
 
 
-def _quantization(config: dict[str, Any]) -> dict[str, Any]:
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """``quantization_config`` of our own checkpoints, empty for a float checkpoint."""
     options = config.get("quantization_config") or {}
-    method = options.get("quant_method")
+    method = options.get("quant_method") if isinstance(options, dict) else options
     if options and method != QUANT_METHOD:
         raise HwgenError(
             "architecture", f"config.json: quant_method is {method!r}; supported: {QUANT_METHOD!r} or float weights",
             "take the float checkpoint, or a GGUF file, and use `hwgen quantize`",
         )
-    return dict(options)
-
-
-def _floats(tensors: TensorSet, name: str, shape: tuple[int, ...]) -> Float:
-    values = tensors.floats(tensors.find(name))
-    if values.shape != shape:
-        raise HwgenError("checkpoint", f"tensor {name} has shape {values.shape}, {shape} expected", _MISMATCH)
-    if not np.isfinite(values).all():
-        raise HwgenError("checkpoint", f"tensor {name} holds values that are not finite", _AGAIN)
-    return values
+    if not options:
+        return {}
+    fields = Fields(options, "config.json: quantization_config")
+    known = {name: fields.get(name, "int8") for name in ("kv", "query")} | {"group": fields.get("group")}
+    if known["group"] not in GROUPS:
+        raise unsupported("quantization_config.group", known["group"], f"one of {GROUPS}")
+    fields.refuse_left({"quant_method": "ours", "recipe": "how it was made"}, "quantise the model again")
+    return known
 
 
 def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int | None) -> Matrix:
     if group is None or f"{place}.weight" in tensors:
-        return _floats(tensors, f"{place}.weight", shape)
+        return tensors.floats(tensors.find(f"{place}.weight"), shape)
     packed, scales = (tensors.stored(tensors.find(f"{place}.{n}")) for n in ("weight_codes", "weight_scales"))
     midpoints = f"{place}.weight_midpoints"
     try:
@@ -84,7 +89,7 @@ def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int |
     except (ValueError, TypeError) as error:
         raise HwgenError("checkpoint", f"tensor {place}.weight_codes: {error}", _AGAIN) from error
     if matrix.codes.shape != shape:
-        raise HwgenError("checkpoint", f"tensor {place}.weight_codes has shape {matrix.codes.shape}, {shape} expected", _MISMATCH)
+        raise HwgenError("checkpoint", f"tensor {place}.weight_codes has shape {matrix.codes.shape}, {shape} expected", MISMATCH)
     return matrix
 
 
@@ -93,23 +98,10 @@ def load_weights(
 ) -> ModelWeights:
     """Weights of a checkpoint directory."""
     options = _quantization(config)
-    group = int(options["group"]) if options else None
-    tensors = TensorSet(directory)
-    layers = []
-    ticker = Ticker(progress)
-    for i in range(shape.layers):
-        ticker.tick(f"reading layer {i + 1} of {shape.layers}")
-        prefix = f"model.layers.{i}"
-        matrices = {
-            name: _matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size, group) for name, size in LLAMA.matrices(shape).items()
-        }
-        gains = {
-            name: _floats(tensors, f"{prefix}.{name}.weight", (size,)) for name, size in LLAMA.norms(shape).items()
-        }
-        layers.append(LayerWeights(matrices=matrices, norms=gains))
-    table = (shape.vocab, shape.hidden)
-    norm, embedding = _floats(tensors, "model.norm.weight", (shape.hidden,)), _floats(tensors, "model.embed_tokens.weight", table)
-    head = None if shape.tied else _floats(tensors, "lm_head.weight", table)
+    group = options.get("group")
+    shape, layers, norm, embedding, head = read_checkpoint(
+        TensorSet(directory), LLAMA, shape, {}, lambda tensors, place, size: _matrix(tensors, place, size, group), progress
+    )
     kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:
         return assemble(shape, layers, norm, embedding, head, **kinds)

@@ -9,8 +9,8 @@ from ...errors import HwgenError
 from .config_json import read_config, read_generation, token_ids
 from .families import family_of_config
 from .library import added_file, find_model
-from .model import Model
-from .tokenizer import Tokenizer
+from .model import Model, check_tokens
+from .tokenizer_files import load_tokenizer
 
 __all__ = ["IMAGE_SUFFIX", "open_model"]
 
@@ -30,8 +30,9 @@ def load_directory(path: Path, progress: Callable[[str], None] = lambda text: No
     family = family_of_config(config)
     loader = family.loader()
     shape = loader.read_shape(config)  # an unsupported model is refused before anything large is read
-    begin, stop = (token_ids(generation.get(name, config.get(name))) for name in ("bos_token_id", "eos_token_id"))
-    tokenizer = Tokenizer.load(path, begin=begin[0] if begin else None, end=stop[0] if stop else None)
+    stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
+    tokenizer = load_tokenizer(path)
+    check_tokens(tokenizer, stop, shape.vocab, str(path))
     weights = loader.load_weights(path, config, shape, progress)
     return Model(name=path.name, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
 

@@ -49,9 +49,10 @@ class TensorFile:
         self.path = path
         try:
             size = path.stat().st_size
+            file = path.open("rb")
         except OSError as error:
             raise HwgenError("checkpoint", f"{path} cannot be read: {error.strerror}", _FIX) from error
-        with path.open("rb") as file:
+        with file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(size - 8, _LONGEST_HEADER):
@@ -109,37 +110,71 @@ class TensorFile:
 
 
 class TensorSet:
-    """Every tensor of a checkpoint directory: one ``*.safetensors`` file or the shards of an index."""
+    """Every tensor of a checkpoint directory: ``model.safetensors``, the shards as its index places them, or the one file that
+    there is. Remembers which tensors were read.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._home: dict[str, TensorFile] = {}
+        self._read: set[str] = set()
         index = directory / "model.safetensors.index.json"
-        if index.exists():
-            try:
-                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise HwgenError("checkpoint", f"{index} is damaged", _FIX) from error
-            paths = [directory / shard for shard in shards]
+        one = directory / "model.safetensors"
+        if one.exists():  # transformers takes it before an index, and whatever else lies there
+            self._take(one)
+        elif index.exists():
+            self._take_shards(index)
         else:
             paths = sorted(directory.glob("*.safetensors"))
-        if not paths:
-            raise HwgenError(
-                "checkpoint",
-                f"{directory} has no *.safetensors file",
-                "give a directory in Hugging Face layout with config.json, *.safetensors and tokenizer.json",
-            )
-        for path in paths:
+            if not paths:
+                raise HwgenError(
+                    "checkpoint",
+                    f"{directory} has no *.safetensors file",
+                    "give a directory in Hugging Face layout with config.json, *.safetensors and tokenizer.json",
+                )
+            if len(paths) > 1:
+                raise HwgenError(
+                    "checkpoint", f"{directory} has {len(paths)} *.safetensors files and no {index.name} that says what is where",
+                    "download the index, or leave the one file of the model",
+                )
+            self._take(paths[0])
+
+    def _take(self, path: Path) -> None:
+        file = TensorFile(path)
+        self._home.update(dict.fromkeys(file.names(), file))
+
+    def _take_shards(self, index: Path) -> None:
+        try:
+            places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            shards = sorted(set(places.values()))
+            paths = {shard: self.directory / shard for shard in shards}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HwgenError("checkpoint", f"{index} is damaged", _FIX) from error
+        files = {}
+        for shard, path in paths.items():
+            if Path(shard).name != shard:
+                raise HwgenError("checkpoint", f"{index} names {shard}, which is not a file beside it", _FIX)
             if not path.exists():
                 raise HwgenError("checkpoint", f"{path} is missing (named by {index.name})", "download every shard")
-            file = TensorFile(path)
-            self._home.update(dict.fromkeys(file.names(), file))
+            files[shard] = TensorFile(path)
+        for name, shard in places.items():
+            if name not in files[shard].names():
+                raise HwgenError("checkpoint", f"{paths[shard]} has no tensor {name} (which {index.name} places there)", _FIX)
+            self._home[name] = files[shard]
+        for shard, file in files.items():
+            stray = [name for name in file.names() if name not in places]
+            if stray:
+                raise HwgenError("checkpoint", f"{paths[shard]} has a tensor {stray[0]} that {index.name} does not name", _FIX)
 
     def __contains__(self, name: str) -> bool:
         return name in self._home
 
     def names(self) -> list[str]:
         return list(self._home)
+
+    def unread(self) -> list[str]:
+        """Names of the tensors whose elements nobody asked for."""
+        return [name for name in self._home if name not in self._read]
 
     def find(self, *names: str) -> str:
         """The first of ``names`` that exists; an error names them all."""
@@ -155,14 +190,23 @@ class TensorSet:
         return self._home[name].shape(name)
 
     def stored(self, name: str) -> npt.NDArray[Any]:
+        self._read.add(name)
         return self._home[name].stored(name)
 
-    def floats(self, name: str) -> npt.NDArray[np.float32]:
-        """A floating-point tensor as float32."""
+    def floats(self, name: str, shape: tuple[int, ...] | None = None) -> npt.NDArray[np.float32]:
+        """A floating-point tensor as finite float32, of ``shape`` where one is given."""
         kind = self.kind(name)
         if kind not in ("F64", "F32", "F16", "BF16"):
             raise HwgenError("checkpoint", f"tensor {name} has type {kind}, a floating-point type is expected", _FIX)
-        return widen(self.stored(name), kind)
+        if shape is not None and self.shape(name) != shape:
+            raise HwgenError(
+                "checkpoint", f"tensor {name} has shape {self.shape(name)}, {shape} expected",
+                "config.json and the weights belong to different models",
+            )
+        values = widen(self.stored(name), kind)
+        if not np.isfinite(values).all():
+            raise HwgenError("checkpoint", f"tensor {name} holds values that are not finite", _FIX)
+        return values
 
 
 def write_tensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:

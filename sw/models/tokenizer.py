@@ -1,61 +1,58 @@
-"""Text to token ids and back: a ``tokenizer.json`` with the begin token and chat template of its model."""
+"""Text to token ids and back, with the chat template of a model."""
 
 from __future__ import annotations
 
-import json
+import copy
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
 from ...packages import needs
+from .chat_template import render_chat
 
 __all__ = ["TextStream", "Tokenizer"]
 
+#: Around a control token in a message, so that it is found again in the rendered text: two characters of the private use area.
+_OPEN, _CLOSE = "\U0010FFFC", "\U0010FFFD"
+
+#: Tokens before an answer that :class:`TextStream` looks at.
+_BEFORE = 8
+
+
+def _ids(inner: Any, text: str, *, add_special_tokens: bool) -> list[int]:
+    try:
+        return list(inner.encode(text, add_special_tokens=add_special_tokens).ids)
+    except Exception as error:  # the library raises plain Exception
+        what = "it is no valid Unicode text" if any("\ud800" <= c <= "\udfff" for c in text) else str(error)
+        raise HwgenError("tokenizer", f"a text cannot be made tokens: {what}", "give another text") from error
+
 
 class Tokenizer:
-    """The tokenizer of a model. ``begin`` is put before every prompt that does not start with it."""
+    """The tokenizer of a model: a tokenizer of the library ``tokenizers``, whose post-processor says which tokens stand before
+    and behind every text.
+    """
 
-    def __init__(
-        self, inner: Any, *, begin: int | None = None, chat_template: str | None = None, end: int | None = None
-    ) -> None:
+    def __init__(self, inner: Any, *, chat_template: str | None = None, names: Mapping[str, str] | None = None) -> None:
         self._inner = inner
-        self.begin = begin
-        #: Token that ends a document or an answer, where the model has one.
-        self.end = end
         self._chat_template = chat_template
+        #: Special tokens by name, such as ``bos_token``.
+        self.names = dict(names or {})
+        whole, own = self.encode("a"), self.encode_text("a")
+        before = next((i for i in range(len(whole)) if own and whole[i : i + len(own)] == own), 0)
+        #: Token before every prompt, or None.
+        self.begin = int(whole[0]) if before else None
+        added = inner.get_added_tokens_decoder().values()
+        self._control = sorted((t.content for t in added if t.special and t.content), key=len, reverse=True)
 
     @classmethod
-    def load(cls, directory: Path, begin: int | None = None, end: int | None = None) -> Tokenizer:
-        """From ``tokenizer.json`` (and ``tokenizer_config.json`` where there is one)."""
-        path = directory / "tokenizer.json"
-        if not path.exists():
-            raise HwgenError("tokenizer", f"{path} is missing", "copy tokenizer.json of the model beside config.json")
-        with needs("a tokenizer", "tokenizers"):
-            from tokenizers import Tokenizer as Inner
-        try:
-            inner = Inner.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise HwgenError("tokenizer", f"{path} cannot be read: {error}", "download the file again") from error
-        options_file = directory / "tokenizer_config.json"
-        try:
-            options = json.loads(options_file.read_text(encoding="utf-8")) if options_file.exists() else {}
-        except ValueError as error:
-            raise HwgenError("tokenizer", f"{options_file} is not valid JSON", "download the file again") from error
-        if options.get("add_bos_token") is False:
-            begin = None
-        template = options.get("chat_template")
-        template_file = directory / "chat_template.jinja"  # where newer checkpoints have it
-        if template is None and template_file.exists():
-            template = template_file.read_text(encoding="utf-8")
-        return cls(inner, begin=begin, chat_template=template if isinstance(template, str) else None, end=end)
-
-    @classmethod
-    def from_json(cls, text: str, begin: int | None, end: int | None, chat_template: str | None) -> Tokenizer:
+    def from_json(cls, text: str, names: Mapping[str, str], chat_template: str | None) -> Tokenizer:
         """From the text of a ``tokenizer.json``."""
         with needs("a tokenizer", "tokenizers"):
             from tokenizers import Tokenizer as Inner
-        return cls(Inner.from_str(text), begin=begin, chat_template=chat_template, end=end)
+        return cls(Inner.from_str(text), chat_template=chat_template, names=names)
 
     def to_json(self) -> str:
         """The text of its ``tokenizer.json``."""
@@ -71,16 +68,23 @@ class Tokenizer:
         """Tokens of the vocabulary."""
         return int(self._inner.get_vocab_size())
 
+    @property
+    def largest(self) -> int:
+        """The largest token id."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def token(self, number: int) -> str | None:
+        """A token as the vocabulary has it."""
+        token: str | None = self._inner.id_to_token(number)
+        return token
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, the begin token first where the model has one."""
-        ids = list(self._inner.encode(text).ids)
-        if self.begin is not None and ids[:1] != [self.begin]:
-            ids.insert(0, self.begin)
-        return ids
+        """Token ids of a prompt, with the tokens that the model wants before and behind it."""
+        return _ids(self._inner, text, add_special_tokens=True)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of the text alone."""
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        return _ids(self._inner, text, add_special_tokens=False)
 
     @property
     def has_chat_template(self) -> bool:
@@ -97,37 +101,35 @@ class Tokenizer:
 
     def settings(self) -> dict[str, Any]:
         """What ``tokenizer_config.json`` holds beside it."""
-        token = {} if self._chat_template is None else {"chat_template": self._chat_template}
-        return {"add_bos_token": self.begin is not None, **token}
+        template = {} if self._chat_template is None else {"chat_template": self._chat_template}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **self.names, **template}
+
+    def _marked(self, content: Any) -> Any:
+        """The message with its control tokens marked."""
+        if not isinstance(content, str) or not self._control:
+            return content
+        pattern = "|".join(map(re.escape, self._control))
+        return re.sub(pattern, lambda found: f"{_OPEN}{found[0]}{_CLOSE}", content.replace(_OPEN, "").replace(_CLOSE, ""))
 
     def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer."""
+        """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer. The template
+        says where control tokens stand; one that somebody typed into a message is text.
+        """
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
-        with needs("a chat template", "hwgen[chat]"):
-            from jinja2 import TemplateError
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+        marked = [{name: self._marked(value) if name == "content" else value for name, value in m.items()} for m in messages]
+        prompt = render_chat(self._chat_template, marked, self.names)
+        ids: list[int] = []
+        for number, piece in enumerate(re.split(f"{_OPEN}(.*?){_CLOSE}", prompt, flags=re.DOTALL)):
+            ids += _ids(self._plain, piece, add_special_tokens=False) if number % 2 else self.encode_text(piece)
+        return ids
 
-        def raise_exception(message: str) -> None:  # templates call it for roles that they do not know
-            raise TemplateError(message)
-
-        begin, end = ("" if t is None else self._inner.id_to_token(t) for t in (self.begin, self.end))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        try:
-            template = environment.from_string(self._chat_template)
-            prompt = template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=begin,
-                eos_token=end,
-                raise_exception=raise_exception,
-            )
-        except TemplateError as error:
-            raise HwgenError(
-                "tokenizer", f"the chat template refuses the messages: {error}", "change roles or order of the messages"
-            ) from error
-        ids = self.encode_text(prompt)
-        return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
+    @cached_property
+    def _plain(self) -> Any:
+        """The tokenizer without control tokens: their names are text."""
+        plain = copy.deepcopy(self._inner)
+        plain.encode_special_tokens = True
+        return plain
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -135,12 +137,16 @@ class Tokenizer:
 
 
 class TextStream:
-    """Turns token ids into text piece by piece; bytes of an unfinished character are held back."""
+    """Turns token ids into text piece by piece; bytes of an unfinished character are held back. ``after``: the tokens before
+    them, whose text decides whether the first one begins with a space.
+    """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._text = ""
+        self._ids = list(after[-_BEFORE:])
+        self._text = tokenizer.decode(self._ids) if self._ids else ""
+        if self._text.endswith("\N{REPLACEMENT CHARACTER}"):  # the prompt ends within a character
+            self._ids, self._text = [], ""
 
     def add(self, token: int) -> str:
         """Text that became certain with ``token``."""

@@ -39,7 +39,9 @@ class Answer:
         self._iterator = self._run()
 
     def _run(self) -> Iterator[str]:
-        stream = TextStream(self._model.tokenizer)
+        session = self.generation.session
+        before = [*session.tokens, *session.pending, *self.generation.prompt]
+        stream = TextStream(self._model.tokenizer, before)
         try:
             for item in self.generation:
                 piece = stream.add(item.token) if item.stop_reason != "stop" else ""

@@ -12,6 +12,13 @@ from ...errors import HwgenError
 
 __all__ = ["Sampler", "Sampling"]
 
+#: Largest temperature and repetition penalty. Beyond it every token is as likely as another, or logits leave their type.
+_MOST = 100.0
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -30,11 +37,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, legal, what in (
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature <= _MOST, f"0 to {_MOST:g}"),
+            ("top_k", _whole(self.top_k), "a whole number, 0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("repetition_penalty", 1 / _MOST <= self.repetition_penalty <= _MOST, f"{1 / _MOST:g} to {_MOST:g}"),
+            ("seed", _whole(self.seed), "a whole number, 0 or more"),
         ):
             if not legal:
                 raise HwgenError(
@@ -68,7 +75,8 @@ class Sampler:
         order = np.argsort(-scores, kind="stable")  # equal scores: smaller id first
         if s.top_k:
             order = order[: s.top_k]
-        weights = np.exp((scores[order] - scores[order[0]]) / s.temperature)
+        with np.errstate(over="ignore"):  # at a temperature of nearly 0 all but the best are infinitely unlikely
+            weights = np.exp((scores[order] - scores[order[0]]) / s.temperature)
         weights /= weights.sum()
         if s.top_p < 1:
             kept = int(np.searchsorted(np.cumsum(weights), s.top_p)) + 1

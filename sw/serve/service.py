@@ -57,7 +57,7 @@ class Completion:
     def __init__(self, service: Service, generation: Generation, stops: Sequence[str]) -> None:
         self._service = service
         self.generation = generation
-        self._text = AnswerText(service.llm.model.tokenizer, stops)
+        self._text = AnswerText(service.llm.model.tokenizer, stops, generation.prompt)
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[GeneratedToken | HwgenError | None] = asyncio.Queue()
         self._stopwatch = Stopwatch(service.metrics)

@@ -10,10 +10,12 @@ __all__ = ["AnswerText"]
 
 
 class AnswerText:
-    """Text piece by piece. What may be the beginning of a stop string is held back until that is known."""
+    """Text piece by piece, of an answer to the tokens ``after``. What may be the beginning of a stop string is held back until
+    that is known.
+    """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._stream = TextStream(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], after: Sequence[int] = ()) -> None:
+        self._stream = TextStream(tokenizer, after)
         self._stops = stops
         self._held = ""
         #: True when a stop string was found: nothing follows.

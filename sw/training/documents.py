@@ -17,8 +17,8 @@ def read_documents(path: Path) -> list[str]:
 
 
 def train_tokenizer(documents: list[str], vocab: int) -> Any:
-    """Byte-level BPE tokenizer (`tokenizers.Tokenizer`) with ``<|endoftext|>`` as token 0."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Byte-level BPE tokenizer (`tokenizers.Tokenizer`) with ``<|endoftext|>`` as token 0, which it puts before every text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -30,6 +30,7 @@ def train_tokenizer(documents: list[str], vocab: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, 0)])
     return tokenizer
 
 

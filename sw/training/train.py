@@ -67,7 +67,7 @@ class Recipe:
 def encode_documents(tokenizer: Any, documents: list[str]) -> Tensor:
     """All documents as one row of token ids, each begun by ``<|endoftext|>``."""
     ids: list[int] = []
-    for encoding in tokenizer.encode_batch(documents):
+    for encoding in tokenizer.encode_batch(documents, add_special_tokens=False):
         ids.append(0)
         ids.extend(encoding.ids)
     return torch.tensor(ids, dtype=torch.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ def interleave(w: np.ndarray, head_dim: int) -> np.ndarray:
     return w.reshape(-1, 2, head_dim // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
-def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> None:
-    """A llama GGUF file with linear layers of type ``kind``."""
+def write_gguf(
+    path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None, **fields: Any
+) -> None:
+    """A llama GGUF file with linear layers of type ``kind``, and other ``tensors`` besides."""
     import gguf
 
     s = weights.shape
@@ -63,14 +66,15 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([3 if i == 0 or i >= s.vocab - 2 else 1 for i in range(s.vocab)])
+    writer.add_token_types([3 if i == 0 or i >= len(tokens) - 2 else 1 for i in range(len(tokens))])
     writer.add_token_merges(merges)
     writer.add_eos_token_id(s.vocab - 1)
     writer.add_bos_token_id(0)
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
     for name, value in fields.items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(name.replace("__", "."), value)
+        kinds = {str: writer.add_string, int: writer.add_uint32, bool: writer.add_bool, list: writer.add_array}
+        kinds.get(type(value), writer.add_float32)(name.replace("__", "."), value)
     quant = gguf.GGMLQuantizationType[kind]
 
     def add(name: str, values: np.ndarray) -> None:
@@ -78,6 +82,8 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
         data = gguf.quantize(np.ascontiguousarray(values), quant) if matrix else values
         writer.add_tensor(name, data, raw_dtype=quant if matrix else None)
 
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values)
     add("token_embd.weight", weights.embedding)
     add("output_norm.weight", weights.norm)
     if weights.head is not None:
@@ -88,6 +94,45 @@ def write_gguf(path: Path, weights: ModelWeights, kind: str, **fields: Any) -> N
             add(f"blk.{i}.{place}.weight", interleave(w, s.head_dim) if name in ("q", "k") else w)
         add(f"blk.{i}.attn_norm.weight", layer.norms["input_layernorm"])
         add(f"blk.{i}.ffn_norm.weight", layer.norms["post_attention_layernorm"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_bitnet(
+    path: Path, weights: ModelWeights, arch: str = "bitnet", *, kind: str = "F32", separate_scale: bool = False, **fields: str
+) -> None:
+    """A BitNet GGUF file with linear layers of type ``kind``, their scale inside them or in a tensor beside each."""
+    import gguf
+
+    s, quant = weights.shape, gguf.GGMLQuantizationType[kind]
+    tokens, merges, _ = tokenizer_parts(s.vocab)
+    writer = gguf.GGUFWriter(path, arch)
+    for name, number in (
+        ("block_count", s.layers), ("context_length", s.max_context), ("embedding_length", s.hidden),
+        ("feed_forward_length", s.ffn), ("attention.head_count", s.heads), ("attention.head_count_kv", s.kv_heads),
+    ):
+        writer.add_uint32(f"{arch}.{name}", number)
+    writer.add_layer_norm_rms_eps(s.rms_eps)
+    for name, text in fields.items():
+        writer.add_string(f"{arch}.{name}", text)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(merges)
+    norms = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    for i, layer in enumerate(weights.layers):
+        for name, matrix in layer.matrices.items():
+            scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
+            place = f"blk.{i}.{TENSORS[name]}"
+            writer.add_tensor(f"{place}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
+            if separate_scale:
+                writer.add_tensor(f"{place}.scale", np.array([matrix.scale], np.float32))
+        for name, gain in layer.norms.items():
+            writer.add_tensor(f"blk.{i}.{norms.get(name, name)}.weight", gain)
+    writer.add_tensor("token_embd.weight", weights.embedding)
+    writer.add_tensor("output_norm.weight", weights.norm)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

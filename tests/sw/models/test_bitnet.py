@@ -166,7 +166,7 @@ def test_quantisation_is_that_of_the_reference() -> None:
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, r"model_type is 'gpt2'; supported: 'bitnet'"),
         ({"hidden_act": "gelu"}, r"hidden_act is 'gelu'; supported: 'relu2' or 'silu'"),
         ({"attention_bias": True}, r"attention_bias is True; supported: false"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, r"rope_type is 'llama3'; supported: 'default'"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, r"rope_type is 'yarn'; supported: 'default', 'linear', 'llama3'"),
         ({"intermediate_size": None}, r"has no intermediate_size"),
         ({"num_key_value_heads": 2}, r"heads must be a multiple of kv_heads"),
         ({"hidden_size": "wide"}, r"hidden must be a positive integer"),

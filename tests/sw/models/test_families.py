@@ -20,7 +20,7 @@ from .llama_files import SHAPE
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_row_and_its_module(family: Family) -> None:
     for kind in family.model_types:
-        config = {"model_type": kind, **config_of(SHAPE)}
+        config = {"model_type": kind, "sliding_window": None, **config_of(SHAPE)}
         assert family_of_config(config) is family and family_of_gguf(family.name) is family
         assert family.loader().read_shape(config) == SHAPE
     weights = random_weights(SHAPE, 1, family.layer, family.engine)

@@ -21,7 +21,7 @@ from hwgen.sw.models.llama import half_split_rows
 from hwgen.sw.models.open import open_model
 from hwgen.weights import dense, random_weights
 
-from .llama_files import SHAPE, interleave, tokenizer_parts, write_gguf
+from .llama_files import SHAPE, interleave, tokenizer_parts, write_bitnet, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -89,7 +89,7 @@ def test_tokenizer(tmp_path: Path) -> None:
     loaded = load_gguf(tmp_path / "m.gguf")
     _, _, inner = tokenizer_parts(SHAPE.vocab)
     text = "The cat sat 12 times, upon\n a  time é"
-    assert loaded.tokenizer.encode(text) == inner.encode(text).ids
+    assert loaded.tokenizer.encode(text) == inner.encode(text, add_special_tokens=False).ids
     assert loaded.tokenizer.decode(loaded.tokenizer.encode(text)) == text
     start, end = SHAPE.vocab - 2, SHAPE.vocab - 1
     assert loaded.stop_tokens == (0, end)  # <|endoftext|> too
@@ -128,14 +128,25 @@ def test_sentence_piece(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"llama__rope__scaling__type": "linear"}, "rotary positions are scaled"),
-    ({"llama__attention__key_length": 8.0}, "rope.dimension_count is 16"),
+    ({"llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 4.0}, "rope.scaling.type is 'yarn'; supported: 'none'"),
+    ({"llama__rope__scaling__attn_factor": 0.5}, "rope.scaling.attn_factor is 0.5"),
+    ({"llama__attention__key_length": 8}, "rope.dimension_count is 16"),
+    ({"llama__attention__key_length": 8.0}, "key_length must be one number for all layers, not 8.0"),
+    ({"llama__attention__sliding_window": 64}, "sliding_window is 64, shorter than the context of 128"),
+    ({"llama__attention__causal": False}, "attention that sees later tokens"),
+    ({"llama__expert_count": 8}, "mixtures of experts"),
+    ({"llama__logit_scale": 8.0}, r"the field llama.logit_scale \(8.0\) is not known"),
+    ({"prism__hadamard__block": 128}, r"the field prism.hadamard.block \(128\) is not known"),
+    ({"llama__hidden_activation": "gelu"}, "hidden_activation is 'gelu'; supported: silu, swish"),
+    ({"general__type": "adapter"}, "it holds no model, but 'adapter'"),
+    ({"tokenizer__ggml__add_sep_token": True}, "add_sep_token"),
+    ({"tokenizer__ggml__precompiled_charsmap": [1, 2]}, "precompiled_charsmap"),
 ])
 def test_refused(fields: dict[str, object], words: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16", **fields)
     with pytest.raises(HwgenError, match=words) as error:
         load_gguf(tmp_path / "m.gguf")
-    assert error.value.kind == "architecture"
+    assert error.value.kind in ("architecture", "tokenizer") and error.value.fix
 
 
 def test_damaged_files(tmp_path: Path) -> None:
@@ -165,35 +176,7 @@ TERNARY = ModelShape(hidden=256, layers=1, heads=4, kv_heads=2, head_dim=64, ffn
 def test_ternary(kind: str, separate_scale: bool, tmp_path: Path) -> None:
     weights = random_weights(TERNARY, 5)
     s, layer = TERNARY, weights.layers[0]
-    tokens, merges, _ = tokenizer_parts(s.vocab)
-    writer = gguf.GGUFWriter(tmp_path / "b.gguf", "bitnet")
-    writer.add_block_count(1)
-    writer.add_context_length(s.max_context)
-    writer.add_embedding_length(s.hidden)
-    writer.add_feed_forward_length(s.ffn)
-    writer.add_head_count(s.heads)
-    writer.add_head_count_kv(s.kv_heads)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_merges(merges)
-    names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up",
-             "down": "ffn_down", "input_layernorm": "attn_norm", "attn_sub_norm": "attn_sub_norm",
-             "post_attention_layernorm": "ffn_norm",
-             "ffn_sub_norm": "ffn_sub_norm"}
-    quant = gguf.GGMLQuantizationType[kind]
-    for name, matrix in layer.matrices.items():
-        scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
-        writer.add_tensor(f"blk.0.{names[name]}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
-        if separate_scale:
-            writer.add_tensor(f"blk.0.{names[name]}.scale", np.array([matrix.scale], np.float32))
-    for name, gain in layer.norms.items():
-        writer.add_tensor(f"blk.0.{names[name]}.weight", gain)
-    writer.add_tensor("token_embd.weight", weights.embedding)
-    writer.add_tensor("output_norm.weight", weights.norm)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_bitnet(tmp_path / "b.gguf", weights, kind=kind, separate_scale=separate_scale)
     loaded = open_model(tmp_path / "b.gguf")
     assert loaded.family.layer is BITNET and loaded.weights.shape == replace(s, rope_theta=10000.0)
     for name, matrix in loaded.weights.layers[0].matrices.items():

@@ -70,3 +70,40 @@ def test_shards(tmp_path: Path) -> None:
     index.write_text("{")
     with pytest.raises(HwgenError, match="damaged"):
         TensorSet(tmp_path)
+
+
+def test_the_index_says_what_is_taken_from_where(tmp_path: Path) -> None:
+    """A stale copy in another shard is not used; a tensor that is elsewhere than the index says, or not in it, is refused."""
+    index = tmp_path / "model.safetensors.index.json"
+    ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
+    write_tensors(tmp_path / "one.safetensors", {"a": ("F32", ones)})
+    write_tensors(tmp_path / "two.safetensors", {"a": ("F32", zeros), "b": ("F32", ones)})
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    tensors = TensorSet(tmp_path)
+    np.testing.assert_array_equal(tensors.floats("a"), ones)
+    assert tensors.unread() == ["b"]
+    for places, words in (
+        ({"a": "one.safetensors", "b": "one.safetensors"}, "one.safetensors has no tensor b"),
+        ({"a": "two.safetensors"}, "two.safetensors has a tensor b that"),
+        ({"a": "../one.safetensors"}, "not a file beside it"),
+    ):
+        index.write_text(json.dumps({"weight_map": places}))
+        with pytest.raises(HwgenError, match=words):
+            TensorSet(tmp_path)
+
+
+def test_several_files_without_an_index(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tensors(tmp_path / f"{name}.safetensors", {name: ("F32", np.ones(2, np.float32))})
+    with pytest.raises(HwgenError, match=r"2 \*.safetensors files and no model.safetensors.index.json"):
+        TensorSet(tmp_path)
+    write_tensors(tmp_path / "model.safetensors", {"a": ("F32", np.ones(2, np.float32))})
+    assert TensorSet(tmp_path).names() == ["a"]
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "model.safetensors", {"a": ("F32", np.array([1, np.inf], np.float32))})
+    with pytest.raises(HwgenError, match="tensor a holds values that are not finite"):
+        TensorSet(tmp_path).floats("a")
+    with pytest.raises(HwgenError, match=r"tensor a has shape \(2,\), \(3,\) expected"):
+        TensorSet(tmp_path).floats("a", (3,))

@@ -39,8 +39,21 @@ def test_repetition_penalty() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"repetition_penalty": 0}, {"seed": -1}],
+    [
+        {"temperature": -1}, {"temperature": float("inf")}, {"temperature": float("nan")}, {"top_k": -1}, {"top_k": 1.5},
+        {"top_p": 0}, {"top_p": 1.5}, {"top_p": float("nan")}, {"repetition_penalty": 0}, {"repetition_penalty": 1e-320},
+        {"repetition_penalty": float("inf")}, {"repetition_penalty": float("nan")}, {"seed": -1}, {"seed": 0.5},
+    ],
 )
 def test_bad_options(options: dict[str, float]) -> None:
     with pytest.raises(HwgenError, match=f"{next(iter(options))} must be"):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "options", [{"temperature": 5e-324}, {"temperature": 100.0}, {"repetition_penalty": 100.0, "temperature": 1e-9}]
+)
+def test_options_at_their_limits_choose_a_token(options: dict[str, float]) -> None:
+    logits = np.array([1, 3e38, -3e38, 0, 2.5], np.float32)
+    assert 0 <= Sampler(Sampling(**options)).choose(logits, [1, 4]) < 5  # type: ignore[arg-type]

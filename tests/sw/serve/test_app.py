@@ -98,7 +98,7 @@ def test_conversation(server: Running, alone: LLM) -> None:
         text = "".join(
             f"[{r}]{c}" for r, c in [("system", "be a cat"), ("user", "the cat"), ("assistant", "meow"), ("user", "sat")][:count]
         )
-        expected = alone.generate(alone.model.tokenizer.encode(text + "[assistant]"), max_new_tokens=3)
+        expected = alone.generate(alone.model.tokenizer.encode_text(text + "[assistant]"), max_new_tokens=3)
         answer = server.client.chat.completions.create(model=MODEL, messages=messages[:count], max_tokens=3)  # type: ignore[arg-type]
         assert answer.choices[0].message.content == expected.text
         assert answer.usage is not None and answer.usage.prompt_tokens == len(expected.generation.prompt)
