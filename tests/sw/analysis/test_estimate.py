@@ -30,3 +30,11 @@ def test_calibration_has_the_memory_of_the_board() -> None:
     assert calibration.port_rate == tabled_port_rate(KV260, slow) < calibration_of(KV260, MemoryConditions()).port_rate
     assert calibration.refill - usual.refill == calibration.first_beat - usual.first_beat == 120 - 60
     assert calibration_of(load_board("demo"), MemoryConditions()) == usual  # the memory that the figures were taken with
+
+
+def test_the_smallest_board_decodes_the_large_ternary_model() -> None:
+    """Ten tokens a second, also while the processor reads beside it and the memory is slow."""
+    slow = MemoryConditions(latency_ns=480.0, cpu_bytes_per_s=1e8)
+    for memory in (MemoryConditions(), slow):
+        result = estimate_json(load_board("pynq-z2"), "bitnet-0.73b", 0, 1, cached=128, head="shortlist", memory=memory)
+        assert result["decode"]["tok_s"] > 10
