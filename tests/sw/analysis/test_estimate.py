@@ -38,3 +38,11 @@ def test_contiguous_memory() -> None:
     assert long["buffers"]["pages"] == 4 * short["buffers"]["pages"] and long["buffers"]["logits"] == short["buffers"]["logits"]
     assert sum(short["buffers"].values()) < short["contiguous_bytes"] < long["contiguous_bytes"] < 400e6
     assert any("MB of contiguous memory at context 512" in line for line in describe_estimate(short))
+
+
+def test_the_smallest_board_decodes_the_large_ternary_model() -> None:
+    """Ten tokens a second, also while the processor reads beside it and the memory is slow."""
+    slow = MemoryConditions(latency_ns=480.0, cpu_bytes_per_s=1e8)
+    for memory in (MemoryConditions(), slow):
+        result = estimate_json(load_board("pynq-z2"), "bitnet-0.73b", 0, 1, cached=128, head="shortlist", memory=memory)
+        assert result["decode"]["tok_s"] > 10

@@ -37,5 +37,5 @@ def test_the_cores_are_those_of_the_block_design(name: str) -> None:
 
 def test_a_port_less_is_a_converter_less() -> None:
     board = load_board("pynq-z2")
-    wider = replace(board, config=replace(board.config, ports=4, rows=8, kv_block=32, builders=7, chunk=16))
+    wider = replace(board, config=replace(board.config, ports=4))
     assert outside_resources(wider)["ff"] - outside_resources(board)["ff"] == 2 * 904
