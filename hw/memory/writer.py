@@ -128,19 +128,19 @@ class StreamWriter(wiring.Component):
         with m.If(self.beats.valid & queue.w_rdy):
             m.d.sync += place.eq(Mux(place == words - 1, 0, place + 1))
 
-        index, sent = Signal(index_bits(words)), Signal(bits_for(self.burst))
-        take, end_of_beat, last = Signal(), Signal(), Signal()
+        # Words of the present burst that were not sent.
+        left, take, end_of_beat = Signal(range(self.burst * words + 1)), Signal(), Signal()
         m.d.comb += [
-            take.eq(lengths.r_rdy & (~w.valid | w.ready)),
-            end_of_beat.eq(index == words - 1),
-            last.eq(end_of_beat & (sent == lengths.r_data - 1)),
+            take.eq((left != 0) & (~w.valid | w.ready)),
+            end_of_beat.eq((left & (words - 1)) == 1 % words),
             queue.r_en.eq(take),
-            lengths.r_en.eq(take & last),
+            lengths.r_en.eq(left == 0),
             self.beat.eq(take & end_of_beat),
         ]
         with m.If(take):
-            m.d.sync += [w.valid.eq(1), Cat(w.data, w.strb).eq(queue.r_data), w.last.eq(last)]
-            m.d.sync += [index.eq(Mux(end_of_beat, 0, index + 1)), sent.eq(Mux(last, 0, sent + end_of_beat))]
+            m.d.sync += [w.valid.eq(1), Cat(w.data, w.strb).eq(queue.r_data), w.last.eq(left == 1), left.eq(left - 1)]
         with m.Elif(w.ready):
             m.d.sync += w.valid.eq(0)
-        return queued, lengths.w_rdy, lengths.r_rdy | w.valid
+        with m.If(lengths.r_en & lengths.r_rdy):
+            m.d.sync += left.eq(lengths.r_data * words)
+        return queued, lengths.w_rdy, lengths.r_rdy | (left != 0) | w.valid
