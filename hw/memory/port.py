@@ -40,8 +40,8 @@ def Request(config: BuildConfig) -> wiring.Signature:
 
 
 def BeatOffer(config: BuildConfig) -> wiring.Signature:
-    """A whole beat waits while ``valid``; ``slot``, ``tag`` and whether it is the ``last`` of its burst are known then. After the
-    strobe ``start`` its words appear on ``word``, one a cycle from the next cycle on; the next beat may start when the last of them
+    """A whole beat waits while ``valid``. After the strobe ``start`` its words appear on ``word``, one a cycle from the next cycle
+    on; with the first one ``slot``, ``tag`` and whether it is the ``last`` of its burst. The next beat may start when its last word
     appears.
     """
     return wiring.Signature({
@@ -130,18 +130,19 @@ class PortReader(wiring.Component):
         # Also holds bursts whose words are all here.
         depth = 1 << bits_for(config.outstanding)
         note = Cat(request.slot, request.tag, request.beats)
+        slot, tag = Signal.like(request.slot), Signal.like(request.tag)
         m.submodules.bursts = bursts = fifo.SyncFIFO(width=len(note), depth=depth)
         left = Signal(range(config.burst_beats + 1))
         m.d.comb += [
             bursts.w_data.eq(note),
             bursts.w_en.eq(request.valid),
-            offer.last.eq(left == 1),
             bursts.r_en.eq(left == 0),
         ]
         with m.If(offer.start):
-            m.d.sync += [left.eq(left - 1), offer.slot.eq(following(offer.slot, config.ring_beats))]
+            m.d.sync += [left.eq(left - 1), slot.eq(following(slot, config.ring_beats))]
+            m.d.sync += [offer.slot.eq(slot), offer.tag.eq(tag), offer.last.eq(left == 1)]
         with m.If(bursts.r_en):
-            m.d.sync += Cat(offer.slot, offer.tag).eq(bursts.r_data)
+            m.d.sync += Cat(slot, tag).eq(bursts.r_data)
             with m.If(bursts.r_rdy):
                 m.d.sync += left.eq(bursts.r_data[len(request.slot) + len(request.tag) :])
         return bursts.w_rdy, left != 0

@@ -72,11 +72,11 @@ class StreamWriter(wiring.Component):
 
         held = Signal(range(2 * self.burst + 1))
         waiting = Signal(range(config.outstanding + 1))
-        issue, answered = Signal(), Signal()
+        issue, answered, may_issue = Signal(), Signal(), Signal()
         queued, lengths_left, sending = self._send(m, issue, burst.p.beats)
         m.d.comb += [
             issue.eq(
-                burst.valid & (held >= burst.p.beats) & lengths_left & (waiting != config.outstanding) & ~aw.valid & ~self.halt
+                burst.valid & (held >= burst.p.beats) & may_issue & ~aw.valid & ~self.halt
             ),
             burst.ready.eq(issue),
             aw.size.eq(config.port_bytes.bit_length() - 1),
@@ -87,6 +87,8 @@ class StreamWriter(wiring.Component):
             self.idle.eq(splitter.idle & (waiting == 0)),
         ]
         m.d.sync += [
+            # Of the cycle before, in which no burst began: its address would be on offer now.
+            may_issue.eq(lengths_left & (waiting != config.outstanding)),
             held.eq(held + queued - Mux(issue, burst.p.beats, 0)),
             waiting.eq(waiting + issue - answered),
             self.unasked.eq(b.valid & (waiting == 0)),
