@@ -78,15 +78,16 @@ class Dispatcher(wiring.Component):
         next_burst = Signal.like(burst.p, reset_less=True)
         base, slot = Signal(index_bits(config.ring_beats)), Signal(index_bits(config.ring_beats))
         issue = Signal()
-        m.d.comb += [burst.ready.eq(~held | issue), self.idle.eq(splitter.idle & ~held)]
-        with m.If(burst.ready):
-            m.d.sync += held.eq(burst.valid)
-            with m.If(burst.valid):
-                m.d.sync += [
-                    next_burst.eq(burst.p),
-                    slot.eq(wrapped(base + burst.p.position, config.ring_beats)),
-                    base.eq(wrapped(base + burst.p.advance, config.ring_beats)),
-                ]
+        m.d.comb += [burst.ready.eq(~held), self.idle.eq(splitter.idle & ~held)]
+        with m.If(issue):
+            m.d.sync += held.eq(0)
+        with m.Elif(burst.valid & burst.ready):
+            m.d.sync += [
+                held.eq(1),
+                next_burst.eq(burst.p),
+                slot.eq(wrapped(base + burst.p.position, config.ring_beats)),
+                base.eq(wrapped(base + burst.p.advance, config.ring_beats)),
+            ]
 
         # The port that gets it is chosen in the cycle before.
         chosen, usable = Signal(config.ports), Signal()

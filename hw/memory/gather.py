@@ -64,23 +64,27 @@ class Gatherer(wiring.Component):
             with m.If(turns.chosen[number]):
                 m.d.comb += port.eq(number)
 
-        # What is known of the beat goes along with it.
-        valid, last = turns.chosen.any(), Array(offer.last for offer in offers)[port]
-        known = Cat(port, last, *(Array(getattr(offer, name) for offer in offers)[port] for name in ("tag", "slot")))
-        kept = []
+        valid, known, kept = turns.chosen.any(), Cat(), []
         for place in range(words):
-            of_beat, there = Signal(len(known), name=f"beat{place}", reset_less=True), Signal(name=f"valid{place}")
-            m.d.sync += [of_beat.eq(known), there.eq(valid)]
-            known, valid = of_beat, there
+            of_beat, there = Signal(len(port), name=f"port{place}", reset_less=True), Signal(name=f"valid{place}")
+            m.d.sync += [of_beat.eq(port), there.eq(valid)]
+            port, valid = of_beat, there
+            if place == 0:
+                # What is known of the beat comes with its first word.
+                known = Cat(Array(getattr(offer, name) for offer in offers)[port] for name in ("last", "tag", "slot"))
+            else:
+                later = Signal(len(known), name=f"beat{place}", reset_less=True)
+                m.d.sync += later.eq(known)
+                known = later
             word = Signal(config.port_bits, name=f"word{place}", reset_less=True)
-            m.d.sync += word.eq(Array(offer.word for offer in offers)[of_beat[: len(port)]])
+            m.d.sync += word.eq(Array(offer.word for offer in offers)[port])
             for age in range(place + 1, words):
                 later = Signal(config.port_bits, name=f"word{place}_{age}", reset_less=True)
                 m.d.sync += later.eq(word)
                 word = later
             kept.append(word)
-        rest = Signal(len(known) - len(port), reset_less=True)
-        m.d.sync += [rest.eq(known[len(port) :]), self.write.valid.eq(valid)]
+        rest = Signal(len(known), reset_less=True)
+        m.d.sync += [rest.eq(known), self.write.valid.eq(valid)]
         m.d.comb += [
             Cat(last_of_burst := Signal(), self.done_tag, self.write.slot).eq(rest),
             self.done.eq(self.write.valid & last_of_burst),

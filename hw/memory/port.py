@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import fifo, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -40,8 +40,8 @@ def Request(config: BuildConfig) -> wiring.Signature:
 
 
 def BeatOffer(config: BuildConfig) -> wiring.Signature:
-    """A whole beat waits while ``valid``; ``slot``, ``tag`` and whether it is the ``last`` of its burst are known then. After the
-    strobe ``start`` its words appear on ``word``, one a cycle from the next cycle on; the next beat may start when the last of them
+    """A whole beat waits while ``valid``. After the strobe ``start`` its words appear on ``word``, one a cycle from the next cycle
+    on; with the first one ``slot``, ``tag`` and whether it is the ``last`` of its burst. The next beat may start when its last word
     appears.
     """
     return wiring.Signature({
@@ -66,7 +66,7 @@ class PortReader(wiring.Component):
     request : In(Request)
         Only while ``free``.
     free : Out(1)
-        A burst may be asked for.
+        A burst may be asked for, once.
     axi : Out(Axi4Read)
     offer : Out(BeatOffer)
     error : Out(ErrorReport)
@@ -118,34 +118,36 @@ class PortReader(wiring.Component):
         with m.Elif(ar.ready):
             m.d.sync += ar.valid.eq(0)
 
-        room = self._take_bursts(m)
-        m.d.comb += self.free.eq(~ar.valid & (in_flight != config.outstanding) & room)
-        self._queue_words(m, taken)
+        room, known = self._take_bursts(m)
+        m.d.sync += self.free.eq(~ar.valid & (in_flight != config.outstanding) & room & ~request.valid)
+        self._queue_words(m, taken, known)
         return m
 
-    def _take_bursts(self, m: Module) -> Signal:
-        """Which slots of the ring the beats fill; returns whether another burst can be noted."""
+    def _take_bursts(self, m: Module) -> tuple[Value, Value]:
+        """Which slots of the ring the beats fill; returns whether another burst can be noted, and whether the next beat's slot is
+        known: not in the cycle behind the last beat of a burst."""
         config, request, offer = self.config, self.request, self.offer
         # Also holds bursts whose words are all here.
         depth = 1 << bits_for(config.outstanding)
         note = Cat(request.slot, request.tag, request.beats)
+        slot, tag = Signal.like(request.slot), Signal.like(request.tag)
         m.submodules.bursts = bursts = fifo.SyncFIFO(width=len(note), depth=depth)
         left = Signal(range(config.burst_beats + 1))
         m.d.comb += [
             bursts.w_data.eq(note),
             bursts.w_en.eq(request.valid),
-            offer.last.eq(left == 1),
-            bursts.r_en.eq((left == 0) | (offer.start & offer.last)),
+            bursts.r_en.eq(left == 0),
         ]
         with m.If(offer.start):
-            m.d.sync += [left.eq(left - 1), offer.slot.eq(following(offer.slot, config.ring_beats))]
+            m.d.sync += [left.eq(left - 1), slot.eq(following(slot, config.ring_beats))]
+            m.d.sync += [offer.slot.eq(slot), offer.tag.eq(tag), offer.last.eq(left == 1)]
         with m.If(bursts.r_en):
-            m.d.sync += [Cat(offer.slot, offer.tag).eq(bursts.r_data), left.eq(0)]
+            m.d.sync += Cat(slot, tag).eq(bursts.r_data)
             with m.If(bursts.r_rdy):
                 m.d.sync += left.eq(bursts.r_data[len(request.slot) + len(request.tag) :])
-        return bursts.w_rdy
+        return bursts.w_rdy, left != 0
 
-    def _queue_words(self, m: Module, taken: Signal) -> None:
+    def _queue_words(self, m: Module, taken: Signal, known: Value) -> None:
         """From the bus through a register into the queue, and out of it."""
         config, r, offer = self.config, self.axi.r, self.offer
         words, depth = config.beat_words, config.port_queue
@@ -159,7 +161,7 @@ class PortReader(wiring.Component):
         m.d.comb += [
             write.data.eq(data),
             offer.word.eq(read.data),
-            offer.valid.eq((beats != 0) & (sending <= 1)),
+            offer.valid.eq((beats != 0) & (sending <= 1) & known),
         ]
         m.d.sync += [
             data.eq(r.data),

@@ -72,11 +72,11 @@ class StreamWriter(wiring.Component):
 
         held = Signal(range(2 * self.burst + 1))
         waiting = Signal(range(config.outstanding + 1))
-        issue, answered = Signal(), Signal()
+        issue, answered, may_issue = Signal(), Signal(), Signal()
         queued, lengths_left, sending = self._send(m, issue, burst.p.beats)
         m.d.comb += [
             issue.eq(
-                burst.valid & (held >= burst.p.beats) & lengths_left & (waiting != config.outstanding) & ~aw.valid & ~self.halt
+                burst.valid & (held >= burst.p.beats) & may_issue & ~aw.valid & ~self.halt
             ),
             burst.ready.eq(issue),
             aw.size.eq(config.port_bytes.bit_length() - 1),
@@ -87,6 +87,8 @@ class StreamWriter(wiring.Component):
             self.idle.eq(splitter.idle & (waiting == 0)),
         ]
         m.d.sync += [
+            # Of the cycle before, in which no burst began: its address would be on offer now.
+            may_issue.eq(lengths_left & (waiting != config.outstanding)),
             held.eq(held + queued - Mux(issue, burst.p.beats, 0)),
             waiting.eq(waiting + issue - answered),
             self.unasked.eq(b.valid & (waiting == 0)),
@@ -128,19 +130,19 @@ class StreamWriter(wiring.Component):
         with m.If(self.beats.valid & queue.w_rdy):
             m.d.sync += place.eq(Mux(place == words - 1, 0, place + 1))
 
-        index, sent = Signal(index_bits(words)), Signal(bits_for(self.burst))
-        take, end_of_beat, last = Signal(), Signal(), Signal()
+        # Words of the present burst that were not sent.
+        left, take, end_of_beat = Signal(range(self.burst * words + 1)), Signal(), Signal()
         m.d.comb += [
-            take.eq(lengths.r_rdy & (~w.valid | w.ready)),
-            end_of_beat.eq(index == words - 1),
-            last.eq(end_of_beat & (sent == lengths.r_data - 1)),
+            take.eq((left != 0) & (~w.valid | w.ready)),
+            end_of_beat.eq((left & (words - 1)) == 1 % words),
             queue.r_en.eq(take),
-            lengths.r_en.eq(take & last),
+            lengths.r_en.eq(left == 0),
             self.beat.eq(take & end_of_beat),
         ]
         with m.If(take):
-            m.d.sync += [w.valid.eq(1), Cat(w.data, w.strb).eq(queue.r_data), w.last.eq(last)]
-            m.d.sync += [index.eq(Mux(end_of_beat, 0, index + 1)), sent.eq(Mux(last, 0, sent + end_of_beat))]
+            m.d.sync += [w.valid.eq(1), Cat(w.data, w.strb).eq(queue.r_data), w.last.eq(left == 1), left.eq(left - 1)]
         with m.Elif(w.ready):
             m.d.sync += w.valid.eq(0)
-        return queued, lengths.w_rdy, lengths.r_rdy | w.valid
+        with m.If(lengths.r_en & lengths.r_rdy):
+            m.d.sync += left.eq(lengths.r_data * words)
+        return queued, lengths.w_rdy, lengths.r_rdy | (left != 0) | w.valid
