@@ -77,7 +77,8 @@ def speed(board: Board, model: str) -> str:
     """Estimated tokens a second and time to the first token; of published shapes, those that the board was chosen for."""
     if model in PUBLISHED and model not in board.chosen_by.split():
         return "–"
-    decode, prompt = time_passes(board.config, Workload(shape=model_shape(model), prompt=_PROMPT), calibration_of(board, MemoryConditions()))
+    work, memory = Workload(shape=model_shape(model), prompt=_PROMPT), calibration_of(board, MemoryConditions())
+    decode, prompt = time_passes(board.config, work, memory)
     hertz = board.config.clock_mhz * 1e6
     rate = hertz / decode
     return f"{rate:,.0f} tok/s, {prompt / hertz:.3f} s" if rate >= 100 else f"{rate:.1f} tok/s, {prompt / hertz:.2f} s"
