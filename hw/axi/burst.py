@@ -85,7 +85,7 @@ class BurstSplitter(wiring.Component):
         active = Signal()
         unit, first = Signal(ADDRESS_BITS - low), Signal(unit_bits)
         ends, tail = Signal(33 - unit_bits), Signal(unit_bits)
-        empty, emit, whole = Signal(), Signal(), Signal()
+        empty, emit = Signal(), Signal()
         m.d.comb += [
             empty.eq((ends == 0) & (tail == first)),
             emit.eq(active & ~empty & (~self.bursts.valid | self.bursts.ready)),
@@ -107,14 +107,14 @@ class BurstSplitter(wiring.Component):
             m.d.sync += self.bursts.valid.eq(0)
         with m.If(emit):
             m.d.sync += self.bursts.valid.eq(1)
-            with m.If(whole):
-                self._next_of_block(m, unit, ends)
-            with m.Else():
+            if self.order.bursts == 1:
                 self._next(m, unit, first, ends, tail)
-        units = self.order.bursts
-        block_bits = units.bit_length() - 1
-        if units > 1:
-            m.d.comb += whole.eq((first == 0) & (unit[:block_bits] == 0) & (ends[block_bits:] != 0))
+            else:
+                block_bits = self.order.bursts.bit_length() - 1
+                with m.If((first == 0) & (unit[:block_bits] == 0) & (ends[block_bits:] != 0)):
+                    self._next_of_block(m, unit, ends)
+                with m.Else():
+                    self._next(m, unit, first, ends, tail)
         return m
 
     def _next(self, m: Module, unit: Signal, first: Signal, ends: Signal, tail: Signal) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -159,10 +159,12 @@ class UramRing(wiring.Component):
     def _complete_rows(self, m: Module, rewind: Signal) -> Signal:
         """Rows that became complete; none in the cycle of ``rewind``, when the level is read."""
         group_bits = self.config.groups.bit_length() - 1
-        partial, total = Signal(range(self.config.groups)), Signal(len(self.complete) + 1)
+        partial = Signal(group_bits) if group_bits else Const(0, 1)
+        total = Signal(len(self.complete) + 1)
         more, waiting = Signal(len(total) - group_bits), Signal(len(total) - group_bits)
         m.d.comb += [total.eq(self.complete + partial), more.eq(Mux(rewind, 0, waiting))]
-        m.d.sync += partial.eq(total[:group_bits])
+        if group_bits:
+            m.d.sync += partial.eq(total[:group_bits])
         # Bursts are complete in single cycles, far apart compared with the one that a rewind takes.
         m.d.sync += waiting.eq(total[group_bits:] + Mux(rewind, waiting, 0))
         return more
