@@ -31,7 +31,7 @@ TESTS = tuple(
                                          "packages", "ternary", "weights")),
         "notebooks/test_imports.py",
         "sim/board",
-        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options")),
+        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options", "selftest")),
         "sw/devices",
         *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),
         *(f"sw/runtime/test_{unit}.py" for unit in ("llm", "pages", "prefix_cache", "sampling", "scheduler")),

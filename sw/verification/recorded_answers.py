@@ -35,7 +35,7 @@ __all__ = ["ANSWER_KEYS", "answer_key", "answers_of", "engines_of", "expected_an
 PATH = Path(__file__).with_name("recorded_answers.json")
 
 #: Tokens of the story.
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 
 #: Small enough for every build with an INT4 engine.
 INT4_SHAPE = ModelShape(
