@@ -14,7 +14,7 @@ from .bare_program import BareProgram
 __all__ = ["PortSpeed", "describe_speeds", "measure_ports", "memory_preset", "port_sets"]
 
 #: Cycles of the machine itself between the doorbell of a pass with one fetch and its end, beyond those of an empty pass and the
-#: latency of the memory: descriptor, dispatcher, port, ring and loader. Counted on board `demo`, where the latency is known (tests).
+#: latency of the memory: descriptor, dispatcher, port, ring and loader. Counted on board `demo`, where that latency is known.
 OWN_CYCLES = 17
 
 #: Passes of which the shortest says how long one fetch takes: refresh and other masters come between.

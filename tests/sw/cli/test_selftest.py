@@ -12,6 +12,7 @@ import pytest
 from hwgen.boards import load_board
 from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.cli.main import main
+from hwgen.sw.cli.memory import read_preset
 from tests.virtual_board import require_pynq
 
 from .calls import call
@@ -85,9 +86,7 @@ def test_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0.45 < one <= 0.5 and 0.45 < other <= 0.5 and 0.9 < both <= 1
     words = [s["port_words"] for s in memory["sets"]]
     assert words[0][1] == 0 and words[1][0] < words[1][1] / 100 and min(words[2]) > max(words[2]) / 2
-    code, estimated = call(capsys, "estimate", "--board", "demo", "--prompt", "0", "--decode", "1", "--memory", "a.json")
-    assert code == 0 and estimated["memory"]["port_rate"] == memory["port_rate"]
-    assert estimated["memory"]["latency_ns"] == memory["latency_ns"]
+    assert read_preset(Path("a.json"), "demo") == (memory["latency_ns"], both)
 
 
 @pytest.mark.usefixtures("only_fast")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from hwgen.boards import load_board
@@ -24,3 +27,17 @@ def test_they_are_the_golden_model_s(engine: str) -> None:
     config = load_board("demo").for_engine(engine).config
     device = GoldenDevice(config, memory_bytes=model_image(config, engine).memory_bytes())
     assert answers_of(device, engine) == expected_answers(config, engine), RECORD
+
+
+def test_a_board_needs_neither_torch_nor_amaranth() -> None:
+    code = """
+import sys
+for name in ("torch", "amaranth", "cocotb", "pynq"):
+    sys.modules[name] = None
+from hwgen.boards import load_board
+from hwgen.sw.cli import selftest
+from hwgen.sw.verification.recorded_answers import expected_answers, model_image
+config = load_board("demo").config
+assert model_image(config, "ternary").name == "stories" and expected_answers(config, "ternary")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
