@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ...boards import Board
+from ...errors import HwgenError
 from ...files import write_whole
 from ..devices.device import Device
 from ..devices.open import open_device
@@ -44,7 +45,10 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     test = SelfTest(board, opened, output.progress)
     passed = test.run(lambda step: describe(step, output))
     result = test.to_dict()
-    write_whole(options.report, json.dumps(result, indent=1) + "\n")
+    try:
+        write_whole(options.report, json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise HwgenError("usage", f"the report {options.report} cannot be written: {error.strerror}", "give another --report") from error
     output.show(f"{conclusion(test, board)}; report: {options.report}")
     return (0 if passed else 1), result
 

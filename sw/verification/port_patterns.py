@@ -108,7 +108,6 @@ class PortPatterns:
             opcode=Opcode.HEAD, flags=Flag.LOGITS | Flag.LAST, fetch=Fetch.STREAM, token_count=1, vectors=1, row_blocks=BLOCKS,
             stream_address=self._at("pattern"), stream_beats=BLOCKS * head_block_beats(c, c.width), stride=self.rows,
         )])
-        self.device.write(self._at("logits"), np.full(4 * self.rows, 0xFF, np.uint8))
         self._program.run(ports, self._at("logits"))
         return self.device.read(self._at("logits"), 4 * self.rows).view(np.float32)
 

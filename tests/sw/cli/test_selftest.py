@@ -150,3 +150,9 @@ def test_leftover_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     step = failed(result, "leftover pass")
     assert code == 1 and "earlier host" in step["found"] and "notebook or server" in step["fix"]
     monkeypatch.undo()
+
+
+def test_a_report_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    code, result = call(capsys, "selftest", "--set", "ring_beats=8192", "--report", "a/b.json")
+    assert code == 2 and "a/b.json cannot be written" in result["error"]["message"] and "--report" in result["error"]["fix"]
