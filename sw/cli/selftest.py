@@ -48,7 +48,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     try:
         write_whole(options.report, json.dumps(result, indent=1) + "\n")
     except OSError as error:
-        raise HwgenError("usage", f"the report {options.report} cannot be written: {error.strerror}", "give another --report") from error
+        message = f"the report {options.report} cannot be written: {error.strerror}"
+        raise HwgenError("usage", message, "give another --report") from error
     output.show(f"{conclusion(test, board)}; report: {options.report}")
     return (0 if passed else 1), result
 

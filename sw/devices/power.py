@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -96,8 +97,7 @@ class EnergyMeter:
         """Energy so far, idle power of the board included; None where nothing was measured."""
         if len(self._samples) < 2:
             return None
-        pairs = zip(self._samples, self._samples[1:])  # noqa: B905  # the second is one shorter
-        return sum((late - early) * (a + b) / 2 for (early, a), (late, b) in pairs)
+        return sum((late - early) * (a + b) / 2 for (early, a), (late, b) in pairwise(self._samples))
 
     def to_dict(self, tokens: int) -> dict[str, object] | None:
         """For results; None where nothing was measured."""

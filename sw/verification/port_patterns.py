@@ -170,6 +170,6 @@ def _row_scales(pattern: npt.NDArray[np.int8], logits: npt.NDArray[np.float32]) 
     return candidates[np.arange(len(best)), best].astype(np.float32)
 
 
-def _beats(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def _beats(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The bytes of a pattern as they lie in memory."""
     return pack_head(config, rows, pack_bf16(scales)).reshape(-1)

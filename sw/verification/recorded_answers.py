@@ -11,8 +11,10 @@ import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...boards import board_names, load_board
 from ...config import BuildConfig
@@ -74,7 +76,7 @@ def answer_key(image: Image, engine: str) -> str:
     return f"{engine}, passes of {image.chunk}, blocks of {image.config.kv_block}"
 
 
-def _digest(*arrays: np.ndarray) -> str:  # type: ignore[type-arg]  # of any element
+def _digest(*arrays: npt.NDArray[Any]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -85,7 +87,8 @@ def answers_of(device: Device, engine: str) -> dict[str, str]:
     """The digests of a device, by the names of :data:`ANSWER_KEYS`: a whole pass, one behind it, and a story."""
     image = model_image(device.config, engine)
     runs = Engine(device, image)
-    session, found = Session(), {}
+    session = Session()
+    found: dict[str, str] = {}
     prompt = [(37 * i + 5) % image.shape.vocab for i in range(image.chunk + 3)]
     for name, part in (("logits", prompt[: image.chunk]), ("cached", prompt[image.chunk :])):
         runs.forward(session, part, write_logits=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from hwgen.boards import load_board
@@ -12,7 +13,7 @@ CONFIG = load_board("demo").config
 ROWS = BLOCKS * CONFIG.kv_block
 
 
-def pattern() -> np.ndarray:  # type: ignore[type-arg]  # int8
+def pattern() -> npt.NDArray[np.int8]:
     return np.random.default_rng(3).integers(-128, 128, (ROWS, CONFIG.width), dtype=np.int8)
 
 
