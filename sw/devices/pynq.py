@@ -18,6 +18,7 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...files import locked
 from ...packages import needs
+from ...registers import Status, register
 from ...rounding import align
 from ...vlnv import VLNV
 from .device import Bytes, DeviceTimeout, StopFailed, attach
@@ -108,7 +109,7 @@ class PynqDevice:
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
         #: True on a virtual board, where time is counted in cycles.
         self.simulated = str(self._target.name).endswith(SIMULATED_SUFFIX)
-        #: True on the board that this program runs on.
+        #: On the board that this program runs on.
         self.is_here = not (self._remote or self.simulated)
         found = board_name(self._target)
         if board and found and not same_board(found.removesuffix(SIMULATED_SUFFIX), board):
@@ -257,7 +258,7 @@ class PynqDevice:
     def _stop_left_over(self) -> None:
         """A host before us may have gone in the middle of a pass."""
         try:
-            if self._stop.is_busy:
+            if Status.BUSY in Status(self.read_register(register(self.config, "STATUS").offset)):
                 self.left_over = "a pass of an earlier host was running; it was stopped"
             self.stop()
         except StopFailed as error:

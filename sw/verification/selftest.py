@@ -13,19 +13,19 @@ from ...boards import Board
 from ...contract import contract_hash
 from ...errors import HwgenError
 from ...registers import register_map
-from ..devices.device import Device, DeviceTimeout
+from ..devices.device import Device, DeviceTimeout, StopFailed
 from ..devices.power import EnergyMeter, sensor_of
 from .port_patterns import PortPatterns
 from .port_speed import describe_speeds, measure_ports, memory_preset
 from .recorded_answers import ANSWER_KEYS, NEW_TOKENS, answers_of, engines_of, expected_answers, model_image
-from .selftest_clock import check_clock
+from .selftest_clock import CLOCK_BYTES, check_clock
 
 __all__ = ["FORMAT", "SelfTest", "Step"]
 
 #: Name of the format of a report.
 FORMAT = "hwgen-selftest-1"
 
-#: Contiguous memory that the steps take beside the models, in bytes: patterns and what speeds are measured with.
+#: What speeds are measured with: bytes of a segment, and how often it is read.
 SPEED_BYTES, SPEED_SEGMENTS = 4 << 20, 16
 SIMULATED_SPEED_BYTES, SIMULATED_SPEED_SEGMENTS = 16 << 10, 4
 
@@ -128,8 +128,8 @@ class SelfTest:
     # ---- steps ---------------------------------------------------------------------------------------------------
     def memory_bytes(self) -> int:
         """Contiguous memory that all steps take."""
-        models = sum(model_image(self.config, engine).memory_bytes(0) for engine in engines_of(self.config))
-        return models + (1 << 20) + SPEED_BYTES
+        models = [model_image(self.config, engine).memory_bytes(0) for engine in engines_of(self.config)]
+        return sum(models) + models[0] + (1 << 20) + SPEED_BYTES + CLOCK_BYTES  # the first once more, for its energy
 
     def identity(self) -> Found:
         """The device opens: right board, magic number, contract, memory."""
@@ -189,7 +189,7 @@ class SelfTest:
         try:
             test = PortPatterns(self._opened)
             faults = test.check(self.progress)
-        except DeviceTimeout as error:
+        except (DeviceTimeout, StopFailed) as error:
             raise StepFailed(
                 f"a pass of a few operators does not end: {error.message}",
                 "programs are read through port 0: it brings wrong data, or none. Check the widths of the memory ports (PYNQ sets "

@@ -10,7 +10,7 @@ from ..devices.device import Device
 from ..devices.fabric_clock import fabric_mhz
 from .bare_program import BareProgram
 
-__all__ = ["check_clock"]
+__all__ = ["CLOCK_BYTES", "check_clock"]
 
 #: Part of the frequency by which the registers may differ from the build: dividers give 249.997 MHz for 250.
 REGISTER_TOLERANCE = 0.005
@@ -24,7 +24,11 @@ KRIA_DEFAULT = 99.999
 #: Seconds that the pass takes in which cycles are counted, at the clock of the build and one word of a port a cycle.
 PASS_SECONDS = 0.3
 
+#: Bytes that are read again and again meanwhile.
 SEGMENT_BYTES = 4 << 20
+
+#: Memory that this takes, the program included.
+CLOCK_BYTES = SEGMENT_BYTES + (1 << 20)
 
 
 def check_clock(device: Device, board: Board) -> tuple[str, dict[str, Any], str]:
