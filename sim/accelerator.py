@@ -99,6 +99,7 @@ def _load(path: str) -> ctypes.CDLL:
         "write_register": (u32, [handle, u32, u32, u64]),
         "read_register": (u32, [handle, u32, ctypes.POINTER(u32), u64]),
         "run_until_register": (u32, [handle, u32, u32, u32, u64, u64, u64]),
+        "corrupt_lane": (None, [handle, u32, u32, u32]),
         "flip": (number, [handle, text, u64, u32, u64, u64]),
         "trace": (number, [handle, text, u64, u64]),
         "public_names": (u64, [handle, text, u64]),
@@ -387,6 +388,13 @@ class SimulatedAccelerator:
         if cycles < 1:
             raise ValueError(f"cycles must be at least 1, not {cycles!r}")
         self._flip(name, bit, element, from_cycle, cycles)
+
+    def corrupt_lane(self, port: int, lane: int, mask: int) -> None:
+        """Has `mask` XORed into byte `lane` of every word that a port reads from now on; 0 ends that."""
+        bits = self.description.port_bits
+        if not (0 <= port < self.description.ports and 0 <= lane < bits // 8 and 0 <= mask < 256):
+            raise ValueError(f"port, lane and mask must fit {self.description.ports} ports of {bits} bits, not {port, lane, mask}")
+        self._c.accelerator_corrupt_lane(self._p, port, lane, mask)
 
     def _flip(self, name: str, bit: int, element: int, from_cycle: int, cycles: int) -> None:
         names = self.public_names()

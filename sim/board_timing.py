@@ -27,6 +27,8 @@ class MemoryConditions:
     latency_ns: float | None = None
     #: Reads of the processor beside the accelerator, 64 bytes each, anywhere.
     cpu_bytes_per_s: float = 0.0
+    #: Beats a cycle that all ports of the build were seen to sustain on a board; None is what the model of the memory gives.
+    port_rate: float | None = None
 
 
 USUAL = MemoryConditions()
@@ -123,13 +125,15 @@ def latency_ns(board: Board, conditions: MemoryConditions) -> float:
 
 def memory_json(board: Board, conditions: MemoryConditions) -> dict[str, float]:
     """What results say of it."""
-    return {"latency_ns": latency_ns(board, conditions), "cpu_bytes_per_s": conditions.cpu_bytes_per_s}
+    measured = {} if conditions.port_rate is None else {"port_rate": conditions.port_rate}
+    return {"latency_ns": latency_ns(board, conditions), "cpu_bytes_per_s": conditions.cpu_bytes_per_s, **measured}
 
 
 def describe_memory(memory: dict[str, float]) -> str:
     """`memory_json` for people."""
     latency, cpu = memory["latency_ns"], memory["cpu_bytes_per_s"]
-    return f"memory   idle latency {latency:g} ns, the processor reads {cpu / 1e9:g} GB/s beside it"
+    measured = f", all ports sustain {memory['port_rate']:.1%} as a self-test found" if "port_rate" in memory else ""
+    return f"memory   idle latency {latency:g} ns, the processor reads {cpu / 1e9:g} GB/s beside it{measured}"
 
 
 def board_timing(board: Board, conditions: MemoryConditions = USUAL) -> DramTiming:
@@ -145,8 +149,14 @@ def board_timing(board: Board, conditions: MemoryConditions = USUAL) -> DramTimi
         )
     cpu = conditions.cpu_bytes_per_s / (board.config.clock_mhz * 1e6)
     if board.platform is None:
-        return replace(KV260, read_latency=total, cpu_bytes_per_cycle=cpu)
-    return _platform_timing(board, board.platform, total, cpu)
+        timing = replace(KV260, read_latency=total, cpu_bytes_per_cycle=cpu)
+    else:
+        timing = _platform_timing(board, board.platform, total, cpu)
+    if conditions.port_rate is None:
+        return timing
+    # the data bus carries what was measured between refreshes, and no more
+    share = 1 - timing.refresh_cycles / timing.refresh_interval if timing.refresh_interval else 1.0
+    return replace(timing, bytes_per_cycle=min(timing.bytes_per_cycle, conditions.port_rate * board.config.beat_bytes / share))
 
 
 def _platform_timing(board: Board, platform: Platform, latency: int, cpu: float) -> DramTiming:

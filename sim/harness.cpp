@@ -67,7 +67,10 @@ void Accelerator::drive() {
     model_->prefix##bid = s.bid;                                       \
     model_->prefix##bresp = s.bresp;                                   \
     static_assert(sizeof(model_->prefix##rdata) == HWGEN_PORT_BYTES);  \
-    memcpy(&model_->prefix##rdata, s.rdata, HWGEN_PORT_BYTES);         \
+    uint8_t word[HWGEN_PORT_BYTES];                                    \
+    for (int i = 0; i < HWGEN_PORT_BYTES; ++i)                         \
+      word[i] = s.rdata[i] ^ lane_faults_[index][i];                   \
+    memcpy(&model_->prefix##rdata, word, HWGEN_PORT_BYTES);            \
   }
   HWGEN_EACH_PORT(HWGEN_DRIVE)
 #undef HWGEN_DRIVE

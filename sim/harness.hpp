@@ -40,6 +40,8 @@ class Accelerator {
   // there is no such bit. With `cycles` 0 the bit flips once, now.
   bool flip(const char* path, uint64_t element, uint32_t bit, uint64_t from, uint64_t cycles);
   std::string public_names() const;  // one a line
+  // XORs `mask` into byte `lane` of every read word that `port` brings, from now on; 0 ends it.
+  void corrupt_lane(uint32_t port, uint32_t lane, uint8_t mask) { lane_faults_[port][lane] = mask; }
   bool trace(const char* file, uint64_t from, uint64_t to);  // waves of cycles [from, to)
 
   uint64_t cycle = 0;
@@ -77,6 +79,7 @@ class Accelerator {
   uint64_t progress_ = 0;
   uint64_t last_progress_ = 0;
   std::vector<Fault> faults_;
+  uint8_t lane_faults_[HWGEN_PORTS][HWGEN_PORT_BYTES] = {};
 #if HWGEN_TRACE
   std::unique_ptr<VerilatedFstC> waves_;
   std::string wave_file_;

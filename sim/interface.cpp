@@ -48,6 +48,9 @@ uint32_t accelerator_run_until_register(Accelerator* a, uint32_t offset, uint32_
 int accelerator_flip(Accelerator* a, const char* path, uint64_t element, uint32_t bit, uint64_t from, uint64_t cycles) {
   return a->flip(path, element, bit, from, cycles);
 }
+void accelerator_corrupt_lane(Accelerator* a, uint32_t port, uint32_t lane, uint32_t mask) {
+  a->corrupt_lane(port, lane, uint8_t(mask));
+}
 int accelerator_trace(Accelerator* a, const char* file, uint64_t from, uint64_t to) { return a->trace(file, from, to); }
 
 // Both return how much there is; the caller's buffer takes what fits.

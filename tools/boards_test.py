@@ -31,7 +31,7 @@ TESTS = tuple(
                                          "packages", "ternary", "weights")),
         "notebooks/test_imports.py",
         "sim/board",
-        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options")),
+        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options", "selftest")),
         *(f"sw/compiler/test_{unit}.py" for unit in ("image", "image_file")),
         "sw/devices",
         *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),

@@ -33,7 +33,9 @@ class Estimate:
 def calibration_of(board: Board, conditions: MemoryConditions) -> Calibration:
     """The calibration with the memory of ``board``; the defaults are that of `KV260`."""
     usual, timing = Calibration(), board_timing(board, conditions)
-    rate = usual.port_rate if board.platform is None else tabled_port_rate(board, conditions)
+    rate = conditions.port_rate
+    if rate is None:
+        rate = usual.port_rate if board.platform is None else tabled_port_rate(board, conditions)
     reads = timing.command_latency + timing.read_latency - KV260.read_latency
     writes = timing.write_latency - KV260.write_latency
     return replace(

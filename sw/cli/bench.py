@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> Result:
     from ..analysis.bench import BenchPlan, describe_bench, run_bench
 
+    board = configured_board(options, published_model(options.shape).engine)
     plan = BenchPlan(
         shape=options.shape,
         prompt=at_least(options, "prompt", 0),
@@ -44,11 +45,11 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         head=options.head,
         timeline=options.timeline,
         seed=options.seed,
-        memory=memory_conditions(options),
+        memory=memory_conditions(options, board.name),
     )
     if plan.prompt + plan.decode == 0:
         raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")
-    result = run_bench(configured_board(options, published_model(options.shape).engine), plan, output.progress)
+    result = run_bench(board, plan, output.progress)
     for line in describe_bench(result):
         output.show(line)
     return (1 if result["mismatches"] else 0), result

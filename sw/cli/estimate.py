@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         raise HwgenError("usage", "nothing to estimate: --prompt and --decode are both 0", "give one of them")
     cached = at_least(options, "cached", 0)
     board = configured_board(options, published_model(options.shape).engine)
-    memory = memory_conditions(options)
+    memory = memory_conditions(options, board.name)
     context = None if options.context is None else at_least(options, "context", 1)
     result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head, memory=memory, context=context)
     for line in describe_estimate(result):

@@ -39,6 +39,7 @@ COMMANDS = {
     "quantize": "write a llama model with INT4 matrices",
     "model": "fetch models by name",
     "board": "serve a virtual PYNQ board (simulated)",
+    "selftest": "bring-up of a board, step by step: registers, clock, memory ports, answers",
     "doctor": "what is installed, what is missing, what to do",
 }
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..devices.power import EnergyMeter, sensor_of
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
@@ -47,8 +48,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         session = llm.load_session(options.session) if options.session.exists() else Session()
     answer = llm.generate(options.prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
     output.show("" if options.chat else options.prompt, end="")
-    for piece in answer:
-        output.show(piece, end="")
+    with EnergyMeter(sensor_of(llm.device)) as meter:
+        for piece in answer:
+            output.show(piece, end="")
     if session is not None:
         llm.save_session(session, options.session, kv_bits=options.kv_bits)
     result = {
@@ -57,6 +59,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         "board": board.name,
         "text": answer.text,
         "simulated": llm.device.simulated,
+        "energy": meter.to_dict(len(answer.generation.tokens)),
         **generation_json(answer.generation, board.config.clock_mhz, getattr(llm.device, "build_seconds", 0.0)),
     }
     output.show("\n")
@@ -109,4 +112,12 @@ def describe_run(result: dict[str, Any]) -> list[str]:
     lines.append(
         f"wall     build {wall['build_s']:.1f} s, prefill {wall['prefill_s']:.1f} s, decode {wall['decode_s']:.1f} s{rate}"
     )
+    energy = result["energy"]
+    if energy and energy["joules_per_token"]:
+        lines.append(
+            f"energy   {energy['joules']:.2f} J in {energy['seconds']:.1f} s, {energy['joules_per_token']:.3f} J a new token, "
+            f"prompt included ({energy['sensor']}: {energy['measures']})"
+        )
+    elif not result["simulated"]:
+        lines.append("energy   not measured: no power sensor that is known here")
     return lines

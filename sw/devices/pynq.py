@@ -16,6 +16,7 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...files import locked
 from ...packages import needs
+from ...registers import Status, register
 from ...vlnv import VLNV
 from .device import DeviceTimeout, StopFailed, attach
 from .loading import FPGA_MANAGER, reset_ports, stop_left_over
@@ -96,9 +97,13 @@ class PynqDevice(PynqMemory):
         self._pynq = import_pynq()
         self._target = self._find_target(target, address, call_seconds)
         self._remote = bool(self._target.has_capability("REMOTE"))
+        #: What was found of a pass of an earlier host, which was stopped; empty where there was none.
+        self.left_over = ""
         self._where = f"the board at {address or self._target.ip_addr}" if self._remote else "the board"
         #: True on a virtual board, where time is counted in cycles.
         self.simulated = str(self._target.name).endswith(SIMULATED_SUFFIX)
+        #: On the board that this program runs on.
+        self.is_here = not (self._remote or self.simulated)
         found = board_name(self._target)
         if board and found and not same_board(found.removesuffix(SIMULATED_SUFFIX), board):
             raise HwgenError(
@@ -190,9 +195,9 @@ class PynqDevice(PynqMemory):
     def _download(self, overlay: Any, path: Path, report: Callable[[str], None]) -> None:
         """Configure the fabric, with nothing of what was there before in flight."""
         if not self._remote and not self.simulated:  # no record says what the fabric of another machine holds
-            found = stop_left_over(self._pynq, self._target)
-            if found:
-                report(found)
+            self.left_over = stop_left_over(self._pynq, self._target)
+            if self.left_over:
+                report(self.left_over)
         if self._remote:  # PYNQ keeps an old firmware file of the same name
             self._target.write_file(f"/lib/firmware/{path.stem}.bin", overlay.parser.bin_data)
         overlay.download()
@@ -246,6 +251,8 @@ class PynqDevice(PynqMemory):
     def _stop_left_over(self) -> None:
         """A host before us may have gone in the middle of a pass."""
         try:
+            if Status.BUSY in Status(self.read_register(register(self.config, "STATUS").offset)):
+                self.left_over = "a pass of an earlier host was running; it was stopped"
             self.stop()
         except StopFailed as error:
             raise HwgenError(
@@ -262,6 +269,11 @@ class PynqDevice(PynqMemory):
     def read_register(self, offset: int) -> int:
         with self._answers():
             return int(self.driver.mmio.read(offset)) & WORD
+
+    def read_word(self, address: int) -> int:
+        """A register of the processing system."""
+        with self._answers():
+            return int(self._pynq.MMIO(address, 4, device=self._target).read(0)) & WORD
 
     def wait(self, timeout: float) -> None:
         self._watch.wait(timeout)

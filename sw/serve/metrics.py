@@ -6,6 +6,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ..devices.power import INTERVAL, PowerSensor, sensor_of
 from ..runtime.engine import Engine, PassResult
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.scheduler import Job, Scheduler
@@ -33,8 +34,17 @@ class Metrics:
         self.next_token = Histogram("hwgen_next_token_seconds", "Token to token.", buckets=_SECONDS, registry=r)
         self.duration = Histogram("hwgen_answer_seconds", "Request to last token.", buckets=_SECONDS, registry=r)
 
+        #: Of the board, where it has one that is known; power when it was last looked at.
+        self._sensor: PowerSensor | None = None
+        self._joules: Counter | None = None
+        self._watts, self._looked = 0.0, -INTERVAL
+
     def watch(self, engine: Engine, scheduler: Scheduler, prefixes: PrefixCache | None) -> None:
         """Show the state of these with every scrape."""
+        self._sensor = sensor_of(engine.device)
+        if self._sensor is not None:
+            text = f"Energy in passes by {self._sensor.name}: {self._sensor.measures}."
+            self._joules = Counter("hwgen_pass_joules", text, ["phase"], registry=self.registry)
         for name, text, value in (
             ("hwgen_running", "Answers that have a session.", lambda: scheduler.running),
             ("hwgen_waiting", "Answers that wait for one.", lambda: scheduler.waiting),
@@ -50,6 +60,10 @@ class Metrics:
         self.passes.labels(phase).inc()
         self.cycles.labels(phase).inc(result.cycles)
         self.pass_seconds.labels(phase).inc(seconds)
+        if self._joules is not None and self._sensor is not None:
+            if time.monotonic() - self._looked > INTERVAL:
+                self._watts, self._looked = self._sensor.watts() or self._watts, time.monotonic()
+            self._joules.labels(phase).inc(self._watts * seconds)
 
     def text(self) -> bytes:
         """In the format of Prometheus."""

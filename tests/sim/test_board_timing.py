@@ -165,3 +165,11 @@ def test_a_board_without_a_platform_keeps_its_memory() -> None:
 def test_refuses(board: Board, conditions: MemoryConditions, message: str) -> None:
     with pytest.raises(HwgenError, match=message):
         board_timing(board, conditions)
+
+
+def test_a_measured_rate_is_what_the_bus_carries_between_refreshes() -> None:
+    usual, half = board_timing(KV260), board_timing(KV260, MemoryConditions(port_rate=0.5))
+    between = 1 - usual.refresh_cycles / usual.refresh_interval
+    assert half.bytes_per_cycle * between == pytest.approx(0.5 * KV260.config.beat_bytes)
+    assert replace(half, bytes_per_cycle=usual.bytes_per_cycle) == usual
+    assert board_timing(KV260, MemoryConditions(port_rate=1.0)).bytes_per_cycle <= usual.bytes_per_cycle

@@ -62,6 +62,30 @@ def test_run_for_people_streams_text_and_statistics(capsys: pytest.CaptureFixtur
     assert out.startswith("the cat") and "4 tokens (stopped by" in out and "wall" in out
 
 
+def test_energy_where_there_is_a_sensor(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from hwgen.sw.devices import power
+
+    arguments = ["run", str(model_directory), "--prompt", "the cat", "--device", "golden", "--max-new-tokens", "4", *SMALL]
+    code, result = call(capsys, *arguments)
+    assert code == 0 and result["energy"] is None  # golden is no board
+    monkeypatch.setattr(power, "HWMON", tmp_path)
+    monkeypatch.setattr("hwgen.sw.devices.golden.GoldenDevice.is_here", True, raising=False)
+    monkeypatch.setattr("hwgen.sw.devices.golden.GoldenDevice.simulated", False)
+    assert main(arguments) == 0
+    assert "energy   not measured: no power sensor" in capsys.readouterr().out
+    (tmp_path / "hwmon3").mkdir()
+    (tmp_path / "hwmon3" / "name").write_text("ina260_u14\n")
+    (tmp_path / "hwmon3" / "power1_input").write_text("5000000\n")
+    code, result = call(capsys, *arguments)
+    energy = result["energy"]
+    assert energy["joules"] == pytest.approx(5 * energy["seconds"]) and energy["seconds"] > 0
+    assert energy["joules_per_token"] == energy["joules"] / len(result["tokens"])
+    assert main(arguments) == 0
+    assert "J a new token, prompt included (ina260_u14: 5 V rail" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("file", "kind"),
     [("config.json", "checkpoint"), ("model.safetensors", "checkpoint"), ("tokenizer.json", "tokenizer")],

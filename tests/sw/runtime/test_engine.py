@@ -155,7 +155,7 @@ def run(engine: Engine, tokens: list[int], count: int, **options: object) -> Gen
 
 
 def test_generation_reasons_to_stop(engine: Engine) -> None:
-    varied = Sampling(repetition_penalty=1e6)
+    varied = Sampling(repetition_penalty=100.0)
     free = run(engine, prompt(11), 12, sampling=varied)
     assert free.stop_reason == "length" and len(set(free.tokens)) == 12
     assert free.prefill.tokens == 11 and free.decode.tokens == 11
@@ -171,7 +171,7 @@ def test_sampling_from_logits(engine: Engine) -> None:
     assert cold.tokens == greedy.tokens
     a, b, c = (run(engine, prompt(11), 16, sampling=Sampling(temperature=30.0, seed=s)).tokens for s in (1, 1, 2))
     assert a == b != c
-    penalised = run(engine, prompt(11), 8, sampling=Sampling(repetition_penalty=1e6))
+    penalised = run(engine, prompt(11), 8, sampling=Sampling(repetition_penalty=100.0))
     assert len(set(penalised.tokens)) == 8
 
 

@@ -1,0 +1,56 @@
+"""Power of a board, on a made-up sysfs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from hwgen.sw.devices.power import EnergyMeter, find_sensor
+
+
+def sensor_at(root: Path, number: int, name: str, microwatts: str | None) -> Path:
+    directory = root / f"hwmon{number}"
+    directory.mkdir(parents=True)
+    (directory / "name").write_text(f"{name}\n")
+    if microwatts is not None:
+        (directory / "power1_input").write_text(f"{microwatts}\n")
+    return directory / "power1_input"
+
+
+def test_found_by_its_name(tmp_path: Path) -> None:
+    sensor_at(tmp_path, 0, "ams", None)
+    sensor_at(tmp_path, 1, "some_regulator", "9000000")
+    file = sensor_at(tmp_path, 2, "ina260_u14", "4810000")
+    sensor = find_sensor(tmp_path)
+    assert sensor is not None and (sensor.name, sensor.file, sensor.watts()) == ("ina260_u14", file, 4.81)
+    assert "module" in sensor.measures
+
+
+def test_absent(tmp_path: Path) -> None:
+    assert find_sensor(tmp_path / "nothing") is None
+    sensor_at(tmp_path, 0, "some_regulator", "9000000")
+    sensor_at(tmp_path, 1, "ina260_u14", None)
+    sensor_at(tmp_path, 2, "ina260_u15", "no number")
+    assert find_sensor(tmp_path) is None
+    with EnergyMeter(None) as meter:
+        pass
+    assert meter.joules is None and meter.to_dict(3) is None
+
+
+def test_energy_is_power_times_time(tmp_path: Path) -> None:
+    file = sensor_at(tmp_path, 0, "ina260_u14", "4000000")
+    begin = time.monotonic()
+    with EnergyMeter(find_sensor(tmp_path), interval=0.01) as meter:
+        time.sleep(0.1)
+        file.write_text("8000000\n")
+        time.sleep(0.1)
+        file.write_text("")  # a moment in which the sensor does not answer
+        time.sleep(0.02)
+        file.write_text("8000000\n")
+    elapsed = time.monotonic() - begin
+    assert meter.joules is not None and meter.seconds == pytest.approx(elapsed, abs=0.05)
+    assert 4 * meter.seconds < meter.joules < 8 * meter.seconds
+    result = meter.to_dict(4)
+    assert result is not None and result["joules_per_token"] == meter.joules / 4 and result["sensor"] == "ina260_u14"
