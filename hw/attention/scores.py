@@ -25,6 +25,8 @@ class Walk:
         #: The sums of the item before were not read yet.
         self.reserved = Signal(name="$signal")
         self.dim, self.last_dim = Signal(range(sizes.head_dims)), Signal(range(sizes.head_dims), name="last_dim")
+        #: ``dim`` is ``last_dim``.
+        self.at_end = Signal()
         self.present = Signal(ItemLayout(config))
         self.head = Signal(bits_for(config.max_kv_heads))
         self.blocks_left = Signal(32)
@@ -101,15 +103,14 @@ class ScoreStage(wiring.Component):
         present = walk.present
         running, issue, finish = (Signal(name="$signal") for _ in range(3))
         dims = Signal(range(sizes.head_dims + 1))
-        last_in_word, at_end, may_issue = Signal(), Signal(), Signal()
+        last_in_word, may_issue = Signal(), Signal()
         m.d.comb += [
             walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
             dims.eq(Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits),
             last_in_word.eq((walk.dim[: sizes.part_bits] + 1)[sizes.part_bits]),
-            at_end.eq(walk.dim == walk.last_dim),
-            finish.eq(issue & at_end),
+            finish.eq(issue & walk.at_end),
             # The sums of a finished item replace those of the item before: only when these were read.
-            may_issue.eq(running & ~(at_end & walk.reserved)),
+            may_issue.eq(running & ~(walk.at_end & walk.reserved)),
             self.take.eq(may_issue & self.direct & self.offer),
             issue.eq(self.take | (may_issue & ~self.direct & (self.key_ready | (walk.dim < self.key_limit)))),
             self.key_free.eq(finish & present.release & ~self.direct),
@@ -146,6 +147,8 @@ class ScoreStage(wiring.Component):
             m.d.sync += walk.dim.eq(walk.dim + 1)
             with m.If(last_in_word):
                 m.d.sync += walk.word.eq(walk.word + 1)
+        with m.If(issue):
+            m.d.sync += walk.at_end.eq(Mux(walk.at_end, walk.last_dim == 0, walk.dim == walk.last_dim - 1))
         with m.If(finish):
             m.d.sync += [walk.dim.eq(0), self.item.eq(present), walk.reserved.eq(1)]
             with m.If(~present.release):
@@ -166,7 +169,7 @@ class ScoreStage(wiring.Component):
                 m.d.sync += [
                     present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
                     present.own.eq(~self.direct), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
-                    walk.head_word.eq(0), walk.dim.eq(0),
+                    walk.head_word.eq(0), walk.dim.eq(0), walk.at_end.eq(walk.last_dim == 0),
                     walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.past)),
                 ]
                 with m.If(self.start):

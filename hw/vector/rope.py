@@ -23,6 +23,7 @@ class Walk:
         # Of the operator
         self.group, self.heads_left = Signal(8), Signal(8, name="heads_left")  # query heads of one key/value head
         self.last_member = Signal(8)  # one less
+        self.last_kv_head = Signal.like(tag.kv_head, name="last_kv_head")
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.source_offset = Signal(16, reset_less=True, name="$signal")
         self.param_offset = Signal(16, reset_less=True)
@@ -117,7 +118,7 @@ class RopeSteps(wiring.Component):
             walk.vector.eq(Mux(walk.do_rotate & walk.second, walk.partner, walk.pair)),
             walk.last_token.eq(walk.position + 1 == op.count),
             walk.last_head.eq(
-                (walk.kind == walk.last_kind) & (walk.kv_head + 1 == descriptor.kv_heads)
+                (walk.kind == walk.last_kind) & (walk.kv_head == walk.last_kv_head)
                 & ((walk.kind != Kind.QUERY) | (walk.member == walk.last_member))
             ),
             walk.last_vector.eq(
@@ -170,6 +171,7 @@ class RopeSteps(wiring.Component):
                     walk.second.eq(0),
                     walk.kind.eq(walk.first_kind),
                     walk.kv_head.eq(0),
+                    walk.last_kv_head.eq(descriptor.kv_heads - 1),
                     walk.member.eq(0),
                     walk.index.eq(0),
                 ]
@@ -235,12 +237,11 @@ class RopeSteps(wiring.Component):
     def _next_head(self, m: Module, walk: Walk) -> None:
         """Step to the walk.head after this one: the walk.group of each key/value walk.head's queries, then the keys, then the
         values."""
-        last_kv_head = walk.kv_head + 1 == self.op.descriptor.kv_heads
         with m.If((walk.kind == Kind.QUERY) & (walk.member != walk.last_member)):
             m.d.sync += walk.member.eq(walk.member + 1)
         with m.Else():
             m.d.sync += [walk.member.eq(0), walk.kv_head.eq(walk.kv_head + 1)]
-            with m.If(last_kv_head):
+            with m.If(walk.kv_head == walk.last_kv_head):
                 m.d.sync += walk.kv_head.eq(0)
                 with m.Switch(walk.kind):
                     with m.Case(Kind.QUERY):

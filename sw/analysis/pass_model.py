@@ -53,8 +53,8 @@ class Calibration:
     drain_token: int = 4
     drain_end: int = 30
     #: ROPE: a token beside two passes; once.
-    rope_token: int = 20
-    rope_end: int = 48
+    rope_token: int = 16
+    rope_end: int = 54
     #: ATTENTION: a key/value head beside its items; the output of a round of queries; once.
     attention_head: int = 80
     attention_output: int = 43
