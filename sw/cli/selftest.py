@@ -12,9 +12,8 @@ from ...files import write_whole
 from ..devices.device import Device
 from ..devices.open import open_device
 from ..verification.selftest import SelfTest, Step
-from .options import add_board, configured_board
+from .options import add_board, configured_board, device_options
 from .output import Output, Result
-from .run import device_options
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 

@@ -164,10 +164,12 @@ def _row_scales(pattern: npt.NDArray[np.int8], logits: npt.NDArray[np.float32]) 
     with np.errstate(all="ignore"):
         ratio = np.where(pattern != 0, logits / pattern, 1)
         ratio = np.where(np.isfinite(ratio) & (np.abs(ratio) < LARGEST) & (ratio != 0), ratio, 1)
-        candidates = np.concatenate((np.ones((len(ratio), 1)), round_bf16(ratio)), axis=1)  # 1 first: of equals it is taken
+        # 1 first: of equals it is taken
+        candidates: npt.NDArray[np.float64] = np.concatenate((np.ones((len(ratio), 1)), round_bf16(ratio)), axis=1)
         explained = np.abs(logits[:, None] / candidates[..., None] - pattern[:, None]) < EXPLAINED
     best = explained.sum(axis=2).argmax(axis=1)
-    return candidates[np.arange(len(best)), best].astype(np.float32)
+    scales: npt.NDArray[np.float32] = candidates[np.arange(len(best)), best].astype(np.float32)
+    return scales
 
 
 def _beats(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

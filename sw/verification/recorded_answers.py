@@ -92,9 +92,7 @@ def answers_of(device: Device, engine: str) -> dict[str, str]:
     prompt = [(37 * i + 5) % image.shape.vocab for i in range(image.chunk + 3)]
     for name, part in (("logits", prompt[: image.chunk]), ("cached", prompt[image.chunk :])):
         runs.forward(session, part, write_logits=True)
-        start = runs.base + image.symbols["kv"].offset
-        pages = np.stack([device.read(start + page * image.page_bytes, image.page_bytes) for page in session.pages])
-        kv = unpack_pages(image, pages, session.position)
+        kv = unpack_pages(image, runs.pages.read(session.pages), session.position)
         if name == "logits":
             found["first layer"] = _digest(kv.elements[:, 0], kv.scales[:, 0])
             found["other layers"] = _digest(kv.elements[:, 1:], kv.scales[:, 1:])

@@ -242,7 +242,7 @@ def test_an_operator_that_does_not_belong_to_the_pass(weights: ModelWeights, wro
 def test_cache_in_memory_is_compared(weights: ModelWeights) -> None:
     def fault(d: Descriptor, machine: GoldenMachine) -> None:
         if d.opcode is Opcode.KV_WRITE and d.layer == 1:
-            machine.memory[d.stream_address + 3] ^= 4  # page 0
+            machine.memory[d.stream_address + machine.registers.pages[0] * d.stride + 3] ^= 4
 
     first = check(weights, fault).first
     assert first is not None and (first.operator, first.layer, first.output) == ("KV_WRITE", 1, "block 0 of head 0")
