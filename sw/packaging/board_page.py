@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...boards import Board, board_names, load_board
 from ...published import PUBLISHED
-from ...sim.board_timing import MemoryConditions
+from ...sim.board_timing import USUAL
 from ..analysis.area_accepted import accepted_path, load_accepted
 from ..analysis.area_model import CEILINGS, estimate_resources
 from ..analysis.estimate import calibration_of
@@ -77,8 +77,8 @@ def speed(board: Board, model: str) -> str:
     """Estimated tokens a second and time to the first token; of published shapes, those that the board was chosen for."""
     if model in PUBLISHED and model not in board.chosen_by.split():
         return "–"
-    work, memory = Workload(shape=model_shape(model), prompt=_PROMPT), calibration_of(board, MemoryConditions())
-    decode, prompt = time_passes(board.config, work, memory)
+    work = Workload(shape=model_shape(model), prompt=_PROMPT)
+    decode, prompt = time_passes(board.config, work, calibration_of(board, USUAL))
     hertz = board.config.clock_mhz * 1e6
     rate = hertz / decode
     return f"{rate:,.0f} tok/s, {prompt / hertz:.3f} s" if rate >= 100 else f"{rate:.1f} tok/s, {prompt / hertz:.2f} s"
