@@ -155,16 +155,16 @@ class PortReader(wiring.Component):
             shape=config.port_bits, depth=depth, init=[], attrs={"ram_style": "distributed"}
         )
         write, read = queue.write_port(), queue.read_port(domain="comb")
-        data = Signal(config.port_bits, reset_less=True)
+        arrived = Signal(config.port_bits, reset_less=True)
         held, beats = Signal(range(depth + 1)), Signal(range(depth // words + 1))
         sending, whole = Signal(range(words + 1)), Signal()
         m.d.comb += [
-            write.data.eq(data),
+            write.data.eq(arrived),
             offer.word.eq(read.data),
             offer.valid.eq((beats != 0) & (sending <= 1) & known),
         ]
         m.d.sync += [
-            data.eq(r.data),
+            arrived.eq(r.data),
             write.en.eq(taken),
             r.ready.eq(held <= depth - SLACK),
             held.eq(held + write.en - (sending != 0)),

@@ -196,8 +196,10 @@ def memory_system(c: BuildConfig) -> Amount:
     # The ring is a bank for every beat of a row, which is shown from registers.
     depth, (ultra, block) = c.ring_beats // c.groups, ring_bits(c)
     bank = memory("ultra", depth, ultra) + memory("block", depth, block) + Amount(ff=8 * c.beat_bytes)
-    port = Amount(lut=641, ff=520, dsp=2)
-    return Amount(lut=1171 + 7 * c.beat_bytes, ff=2640 + 11.1 * c.beat_bytes, dsp=-2) + port * c.ports + bank * c.groups
+    # Every place of a beat chooses its word among the ports; the earlier words wait.
+    words = Amount(lut=8 * c.beat_bytes * mux_luts(c.ports), ff=c.port_bits * c.beat_words * (c.beat_words + 1) / 2)
+    port = Amount(lut=217 + c.port_bits, ff=130 + c.port_bits)
+    return Amount(lut=1500, ff=2350, dsp=2) + words + port * c.ports + bank * c.groups
 
 
 def vector_memory(kind: str, depth: int, bits: int) -> Amount:
@@ -240,7 +242,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
-        "stop": Amount(lut=13, ff=8),
+        "stop": Amount(lut=15, ff=8),
         "store": store(c),
         "trace": Amount(lut=126, ff=269, bram36=block_rams(c.trace_entries, 128)),
         "vector": vector(c),

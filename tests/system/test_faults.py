@@ -58,7 +58,7 @@ FAULTS = [
     Fault("store.bank_1", 7, Opcode.KV_WRITE, element=0),
     Fault("kv_writer.slots", 5, Opcode.KV_WRITE),
     Fault("memory.reader.ring.shown0", 100, Opcode.LINEAR),
-    Fault("memory.reader.gatherer.word0", 77, Opcode.ATTENTION, blamed=(Opcode.ATTENTION, Opcode.PARAM, Opcode.LINEAR)),
+    Fault("memory.reader.ring.shown0", 77, Opcode.ATTENTION, blamed=(Opcode.ATTENTION, Opcode.PARAM, Opcode.LINEAR)),
     Fault("attention.topk.logit_in", 24, Opcode.HEAD),
     Fault("attention.logit_writer.gathered", 63, Opcode.HEAD),
     Fault("attention.score_stage.dot.total_0_2", 10, Opcode.HEAD),
