@@ -284,7 +284,7 @@ def load_image(path: Path) -> CompiledModel:
     )
     tokenizer = None
     if text is not None:
-        tokenizer = Tokenizer.from_json(small["tokenizer"].decode(), text["names"], text["chat_template"])
+        tokenizer = Tokenizer.from_json(str(small["tokenizer"], "utf-8"), text["names"], text["chat_template"])
     name, part = header["board"]
     return CompiledModel(
         path=path, image=image, board=name, part=part, head=header["head"],
