@@ -25,7 +25,7 @@ def test_the_estimate_follows_the_memory(capsys: pytest.CaptureFixture[str]) -> 
     assert usual["memory"] == {"latency_ns": 320.0, "cpu_bytes_per_s": 0.0}
     assert shared["memory"] == {"latency_ns": 480.0, "cpu_bytes_per_s": 1e9}
     busy = [result["decode"]["port_utilisation"] for result in (usual, slow, shared)]
-    assert busy == sorted(busy, reverse=True) and busy[0] > 0.9 > busy[1]
+    assert busy == sorted(busy, reverse=True) and busy[0] > 0.95 > busy[2] > 0.85
     assert usual["decode"]["port_limit_tok_s"] == shared["decode"]["port_limit_tok_s"]
 
 

@@ -93,7 +93,7 @@ def test_identity_and_interfaces() -> None:
         assert kind is not None
         side = "master" if bus.find("s:master", NS) is not None else "slave"
         kinds[bus.findtext("s:name", "", NS)] = (kind.get(f"{{{SPIRIT}}}name"), side)
-    masters = {f"m{i:02d}_axi": ("aximm", "master") for i in range(4)}
+    masters = {f"m{i:02d}_axi": ("aximm", "master") for i in range(load_board("kv260").config.ports)}
     assert kinds == {"s_axi": ("aximm", "slave"), **masters, "aclk": ("clock", "slave"), "aresetn": ("reset", "slave"),
                      "irq": ("interrupt", "master")}
 

@@ -79,7 +79,7 @@ def test_the_tree_says_what_the_block_design_is() -> None:
 
 def test_port_widths() -> None:
     """Numbers as linux-xlnx counts them: RDCTRL of AFIFM2, HP0, is 4."""
-    assert port_widths(KV260, "128") == [*((number, 0) for number in range(4, 12)), (14, 0x200)]
+    assert port_widths(KV260, "128") == [(0, 0), (1, 0), *((number, 0) for number in range(4, 12)), (14, 0x200)]
     assert KV260.platform is not None
     narrow = replace(KV260.platform, memory_ports=("S_AXI_HPC1_FPD", "S_AXI_HP0_FPD"), memory_port_bits=64)
     board = replace(KV260, platform=narrow, config=load_board("pynq-z2").config)
