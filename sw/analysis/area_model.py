@@ -175,7 +175,7 @@ def attention(c: BuildConfig) -> Amount:
     scaler = Amount(lut=153, ff=250) + Amount(lut=366 + 11.9 * c.kv_block, ff=511 + 27.25 * c.kv_block, dsp=3) * lanes
     softmax = Amount(lut=677, ff=849, dsp=2) + Amount(lut=439 + 6.5 * c.kv_block, ff=557 + 17.4 * c.kv_block, dsp=2) * lanes
     # Work list, candidates of the LM head, its logits, control.
-    rest = Amount(lut=650 + 2.5 * size, ff=730 + 8.5 * size)
+    rest = Amount(lut=650 + 2.5 * size, ff=520 + 11.8 * size)
     return blocks + scores + queries + values + scaler + softmax + rest
 
 
@@ -213,6 +213,11 @@ def vector_memory(kind: str, depth: int, bits: int) -> Amount:
     return memory(kind, depth - tail, bits) + Amount(lut=8 * ceil_div(bits, 7) + bits + 2, ff=2 * bits + 1)
 
 
+def scratch_registers(c: BuildConfig, bits: int) -> Amount:
+    """Three more registers behind an UltraRAM matrix, each with an enable of its own."""
+    return Amount(ff=3 * bits + 7) if c.scratch_memory == "ultra" else Amount()
+
+
 def store(c: BuildConfig) -> Amount:
     parts = c.width // c.key_bytes
     halves = 2 if c.chunk > 1 and parts > 1 else 1
@@ -239,7 +244,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "memory": memory_system(c),
         "param": vector_memory("block", c.param_vectors, bits),
         "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
-        "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
+        "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits) + scratch_registers(c, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
         "stop": Amount(lut=15, ff=8),

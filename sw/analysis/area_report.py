@@ -127,7 +127,7 @@ def summarize(
     outer = outer_modules(modules)
     units: list[dict[str, Any]] = [
         {
-            "name": i.name,
+            "name": re.sub(r"\$\d+$", "", i.name),  # numbered where a signal has the name
             **_rounded(count_resources(totals.cells(i.module))),
             "depth_luts": totals.depth(i.module),
             "parts": parts_of(totals, modules, i.module),
