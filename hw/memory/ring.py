@@ -160,7 +160,7 @@ class UramRing(wiring.Component):
         """Rows that became complete; none in the cycle of ``rewind``, when the level is read."""
         group_bits = self.config.groups.bit_length() - 1
         partial = Signal(group_bits) if group_bits else Const(0, 1)
-        total = Signal(len(self.complete) + 1)
+        total = Signal(max(len(self.complete), group_bits) + 1)  # a row may be more beats than a block
         more, waiting = Signal(len(total) - group_bits), Signal(len(total) - group_bits)
         m.d.comb += [total.eq(self.complete + partial), more.eq(Mux(rewind, 0, waiting))]
         if group_bits:

@@ -76,8 +76,7 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
             continue
         kv_block = pick(*[beat // n for n in (1, 2, 4) if n <= width])
         chunks = [n for n in (1, 2, 4, 6, 8, 10, 14, 16) if n <= kv_block]
-        # Bursts shorter than a row of the ring stop the read stream of some builds; see docs/memory.md.
-        burst = beat * 8 // port_bits * max(groups, pick(1, 2, 4, 8))
+        burst = beat * 8 // port_bits * pick(1, 2, 4, 8)
         head_dim = 2 * width * pick(1, 1, 2)
         kv_heads = pick(1, 2, 3)
         heads = kv_heads * pick(1, 2, 3)
