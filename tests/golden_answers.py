@@ -15,7 +15,7 @@ import numpy as np
 
 from hwgen.sw.devices.device import Device
 from hwgen.sw.runtime.engine import Engine
-from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.generation import GeneratedToken, Generation
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.scheduler import Job, Scheduler
@@ -35,14 +35,18 @@ def generate(device: Device, tokens: int = NEW_TOKENS) -> tuple[list[int], list[
     return answer, engine.logits().view(np.uint32).tolist()
 
 
+def _appending(answer: list[int]) -> Callable[[GeneratedToken], None]:
+    return lambda item: answer.append(item.token)
+
+
 def generate_in_slices(device: Device) -> tuple[list[list[int]], int]:
     """Tokens of two answers, one decoded while the prompt of the other is computed; how many passes were suspended at most."""
     engine = Engine(device, with_cache_tokens(image(), 64))
     tokens: list[list[int]] = [[], []]
     scheduler = Scheduler(engine)
     for number, (prompt, count) in enumerate((([3], 6), (PROMPT, 1))):
-        job = Job(Generation(engine, prompt, count), lambda item, to=tokens[number]: to.append(item.token), lambda error: None)  # type: ignore[misc]
-        scheduler.submit(job)
+        answer = tokens[number]
+        scheduler.submit(Job(Generation(engine, prompt, count), _appending(answer), lambda error: None))
     most = 0
     while scheduler.step():
         most = max(most, sum(engine.is_suspended(job.sliced) for job in scheduler._running))

@@ -88,6 +88,6 @@ class Holdings:
         for buffer in buffers:
             try:
                 buffer.freebuffer()
-            except Exception as error:
+            except Exception as error:  # what a lost board raises only `is_lost` knows: grpc may be missing here
                 if not self._is_lost(error):
                     raise

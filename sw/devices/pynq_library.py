@@ -68,7 +68,7 @@ def import_pynq() -> Any:
             if error.name == "pyxrt":
                 raise _explain(error) from error
             raise
-        except Exception as error:
+        except Exception as error:  # PYNQ runs much on import, and libraries of a board end in every kind of exception there
             raise _explain(error) from error
     return pynq
 
@@ -79,7 +79,7 @@ def active_device(pynq: Any) -> Any | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is no device
             return pynq.Device.active_device
-    except Exception as error:
+    except Exception as error:  # likewise: without a library of the board it is a NameError, for instance
         if isinstance(error, RuntimeError) and str(error) == "No Devices Found":
             return None
         raise _explain(error) from error

@@ -11,11 +11,11 @@ import torch
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # its quantisers are compiled; eager gives the same numbers at once
 transformers = pytest.importorskip("transformers")
 
-from transformers.integrations.bitnet import AutoBitLinear, replace_with_bitnet_linear  # noqa: E402
+from transformers.integrations.bitnet import AutoBitLinear, replace_with_bitnet_linear
 
-from hwgen.golden.float_bitnet import BitNet, float_model  # noqa: E402
-from hwgen.shape import ModelShape  # noqa: E402
-from hwgen.weights import random_weights  # noqa: E402
+from hwgen.golden.float_bitnet import BitNet, float_model
+from hwgen.shape import ModelShape
+from hwgen.weights import random_weights
 
 SHAPES = {
     "grouped queries, squared ReLU, tied": ModelShape(

@@ -14,7 +14,7 @@ from tests.virtual_board import require_pynq
 
 require_pynq()
 
-from IPython.core.inputtransformer2 import TransformerManager  # noqa: E402  # comes with Jupyter
+from IPython.core.inputtransformer2 import TransformerManager  # comes with Jupyter
 
 NOTEBOOKS = sorted(Path(str(hwgen.notebooks.__file__)).parent.glob("*.ipynb"))
 

@@ -21,11 +21,11 @@ from tests.virtual_board import require_pynq
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
 
-import nbformat  # noqa: E402
-from nbclient import NotebookClient  # noqa: E402
+import nbformat
+from nbclient import NotebookClient
 
-from hwgen.sim.board.server import BoardServer  # noqa: E402
-from hwgen.sw.devices.pynq import overlay_lock  # noqa: E402
+from hwgen.sim.board.server import BoardServer
+from hwgen.sw.devices.pynq import overlay_lock
 
 #: Of the event loops of nbclient and its kernel.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -15,8 +15,8 @@ from .test_board import firmware
 
 require_remote()
 
-import grpc  # noqa: E402
-from pynq.remote import (  # noqa: E402
+import grpc
+from pynq.remote import (
     buffer_pb2,
     buffer_pb2_grpc,
     mmio_pb2,
@@ -25,7 +25,7 @@ from pynq.remote import (  # noqa: E402
     remote_device_pb2_grpc,
 )
 
-from hwgen.sim.board.server import CHUNK, BoardServer  # noqa: E402
+from hwgen.sim.board.server import CHUNK, BoardServer
 
 SIZE = CHUNK // 4 + 100
 

@@ -21,9 +21,9 @@ from tests.virtual_board import CONFIG, new_board, require_remote
 
 require_remote()
 
-import pynq  # noqa: E402
+import pynq
 
-from hwgen.sim.board.server import BoardServer  # noqa: E402
+from hwgen.sim.board.server import BoardServer
 
 #: Of PYNQ's own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

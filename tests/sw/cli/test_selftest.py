@@ -19,12 +19,12 @@ from .calls import call
 
 require_pynq()
 
-import pynq  # noqa: E402
+import pynq
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
-from hwgen.sw.devices.virtual_board import virtual_board  # noqa: E402
-from hwgen.sw.verification.bare_program import BareProgram  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice
+from hwgen.sw.devices.virtual_board import virtual_board
+from hwgen.sw.verification.bare_program import BareProgram
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PYNQ's own code
 

@@ -18,10 +18,10 @@ from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq, serve_bo
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
 
-import pynq  # noqa: E402
+import pynq
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice
 
 #: Of PYNQ's own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

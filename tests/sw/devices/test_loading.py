@@ -18,11 +18,11 @@ from tests.virtual_board import BOARD, CONFIG, make_deaf, new_board, outstanding
 
 require_pynq()
 
-import pynq  # noqa: E402
-from pynq.pl_server import global_state  # noqa: E402
+import pynq
+from pynq.pl_server import global_state
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code

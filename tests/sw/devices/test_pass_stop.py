@@ -35,9 +35,9 @@ from tests.virtual_board import (
 
 require_pynq()
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sim.board.server import BoardServer  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sim.board.server import BoardServer
+from hwgen.sw.devices.pynq import PynqDevice
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code

@@ -25,10 +25,10 @@ from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq, serve_bo
 
 require_pynq()
 
-import pynq  # noqa: E402
+import pynq
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice, overlay_lock  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice, overlay_lock
 
 if TYPE_CHECKING:
     from hwgen.sim.board.server import BoardServer

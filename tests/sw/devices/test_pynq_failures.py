@@ -29,10 +29,10 @@ from tests.virtual_board import BOARD, CONFIG, PROMPT, image, require_pynq, requ
 
 require_pynq()
 
-import pynq  # noqa: E402
+import pynq
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice
 
 if TYPE_CHECKING:
     from hwgen.sim.board.server import BoardServer

@@ -17,11 +17,11 @@ from tests.virtual_board import CONFIG, require_pynq
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
 
-import pynq  # noqa: E402
-from pynq.pl_server.embedded_device import EmbeddedDevice  # noqa: E402
+import pynq
+from pynq.pl_server.embedded_device import EmbeddedDevice
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PYNQ's own code

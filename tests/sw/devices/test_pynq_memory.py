@@ -22,10 +22,10 @@ from tests.virtual_board import BOARD, CONFIG, PROMPT, image, require_pynq
 
 require_pynq()
 
-from hwgen.sim.board.local import SimulatedDevice  # noqa: E402
-from hwgen.sw.devices.pynq import PynqDevice  # noqa: E402
-from hwgen.sw.devices.pynq_memory import contiguous_advice  # noqa: E402
-from tests.golden_answers import NEW_TOKENS  # noqa: E402
+from hwgen.sim.board.local import SimulatedDevice
+from hwgen.sw.devices.pynq import PynqDevice
+from hwgen.sw.devices.pynq_memory import contiguous_advice
+from tests.golden_answers import NEW_TOKENS
 
 if TYPE_CHECKING:
     from hwgen.sim.board.server import BoardServer

@@ -12,7 +12,7 @@ from hwgen.sw.devices import power
 
 pytest.importorskip("prometheus_client", reason="serving needs prometheus_client")
 
-from hwgen.sw.serve.metrics import Metrics  # noqa: E402
+from hwgen.sw.serve.metrics import Metrics
 
 
 def scrape(is_here: bool) -> str:
