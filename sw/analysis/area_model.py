@@ -203,7 +203,9 @@ def memory_system(c: BuildConfig) -> Amount:
 
 
 def vector_memory(kind: str, depth: int, bits: int) -> Amount:
-    """Scratch or parameter memory: one more register behind it."""
+    """Scratch or parameter memory: one more register behind it, behind UltraRAM four, each with an enable of its own."""
+    if kind == "ultra":
+        return memory(kind, depth, bits) + Amount(ff=4 * bits + 8)
     tail = depth % 512 if kind == "block" and depth > 512 else 0
     if not 0 < tail <= _TAIL:
         # Block RAMs of different depths one behind the other.
@@ -211,11 +213,6 @@ def vector_memory(kind: str, depth: int, bits: int) -> Amount:
         return memory(kind, depth, bits) + Amount(lut=bits + 3 if stacked else 0, ff=bits + 1)
     # 64 words of 7 bits fill eight look-up tables.
     return memory(kind, depth - tail, bits) + Amount(lut=8 * ceil_div(bits, 7) + bits + 2, ff=2 * bits + 1)
-
-
-def scratch_registers(c: BuildConfig, bits: int) -> Amount:
-    """Three more registers behind an UltraRAM matrix, each with an enable of its own."""
-    return Amount(ff=3 * bits + 7) if c.scratch_memory == "ultra" else Amount()
 
 
 def store(c: BuildConfig) -> Amount:
@@ -244,7 +241,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "memory": memory_system(c),
         "param": vector_memory("block", c.param_vectors, bits),
         "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
-        "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits) + scratch_registers(c, bits),
+        "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
         "stop": Amount(lut=15, ff=8),
