@@ -107,6 +107,7 @@ from hwgen.sw.devices.pynq import PynqDevice
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.pages import Session
 from tests.virtual_board import CONFIG, PROMPT, image
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 device = PynqDevice(CONFIG, address=sys.argv[1])
 Engine(device, image()).start(Session(), PROMPT, logits=True)
 if sys.argv[2] == "ctrl-c":
