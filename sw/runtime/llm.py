@@ -137,7 +137,11 @@ class LLM:
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int = 0,
         chat: bool = False,
         session: Session | None = None,
@@ -158,7 +162,8 @@ class LLM:
         else:
             ids = tokenizer.encode(prompt)
         sampling = Sampling(
-            temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,
         )
         generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full)
         generation.check()
