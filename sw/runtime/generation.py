@@ -229,6 +229,11 @@ class Generation:
         self.engine.pages.close(self.session)
         self.prefilling = True
 
+    def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
+        """Be computed by another engine; nothing may have been computed yet."""
+        assert not self._begun
+        self.engine, self.prefixes = engine, prefixes
+
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""
         if self.prefixes is not None:

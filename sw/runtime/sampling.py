@@ -161,7 +161,8 @@ class _Ranking:
 
     def reach(self, probability: float) -> tuple[int, float]:
         """The index at which probabilities, summed from the largest to the smallest, reach ``probability``; the sum up to it."""
-        number = min(int(np.searchsorted(self._sums, probability)), int(self._range.max()))  # the last, where rounding leaves a rest
+        last = int(self._range.max())  # there, where rounding leaves a rest
+        number = min(int(np.searchsorted(self._sums, probability)), last)
         ids = np.flatnonzero(self._range == number)
         ids = ids[np.argsort(-self._exponents[ids], kind="stable")]
         sums = np.cumsum(self._weights[ids]) + (self._sums[number - 1] if number else 0.0)
