@@ -180,18 +180,22 @@ class Engine:
         if len({id(run.session) for run in runs}) < len(runs):
             raise ValueError("a session must have one run of a pass")
         for run in runs:
-            if not 0 <= run.wanted <= len(run.tokens) or not run.tokens:
-                raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
-            if run.session.parked is not None:
-                raise ValueError("a parked session must be brought back (unpark) before a pass")
-            self.check_context(run.session.position + len(run.tokens))
-            for token in run.tokens:
-                if not 0 <= token < self.image.shape.vocab:
-                    raise HwgenError(
-                        "usage",
-                        f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
-                        "use the tokenizer of this model",
-                    )
+            self.check_run(run)
+
+    def check_run(self, run: Run) -> None:
+        """Refuse a run that the machine cannot compute."""
+        if not 0 <= run.wanted <= len(run.tokens) or not run.tokens:
+            raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
+        if run.session.parked is not None:
+            raise ValueError("a parked session must be brought back (unpark) before a pass")
+        self.check_context(run.session.position + len(run.tokens))
+        for token in run.tokens:
+            if not 0 <= token < self.image.shape.vocab:
+                raise HwgenError(
+                    "usage",
+                    f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
+                    "use the tokenizer of this model",
+                )
 
     def _reserve(self, runs: Sequence[Run]) -> None:
         """Pages for the tokens of a pass."""
