@@ -57,7 +57,8 @@ class AttentionState:
         """One block. ``q8 [..., queries, d]``, ``q_scale [..., queries]``; ``keys`` and ``values``: int8 ``[..., n,
         d]`` and scales ``[..., n]`` (bf16 values in float32); ``valid`` bool, broadcasts to ``[..., queries, n]``.
 
-        Queries are int8, or int32 where they are e4m3 values in units of 2^-9. Queries without a valid key keep their state.
+        Queries are int8, or int32 where they are e4m3 values in units of 2^-9. Queries without a valid key keep their state:
+        their probabilities are 0 and the correction is 1.
         """
         (k8, k_scale), (v8, v_scale) = keys, values
         kind = torch.float32 if q8.dtype == torch.int8 else torch.float64  # holds every sum exactly
@@ -72,12 +73,9 @@ class AttentionState:
         weight, exponent = _value_weights(p, v_scale, valid)
         product = (weight.double() @ v8.double()).float()  # exact sum, one rounding
         power = (exponent << 23).view(torch.float32)
-        total = fadd(fmul(self.total, c), int_to_f32(p.sum(dim=-1)))
-        output = fadd(fmul(self.output, c.unsqueeze(-1)), fmul(product, power.unsqueeze(-1)))
-        seen = valid.any(dim=-1).expand(m.shape)
-        self.maximum = torch.where(seen, m, self.maximum)
-        self.total = torch.where(seen, total, self.total)
-        self.output = torch.where(seen.unsqueeze(-1), output, self.output)
+        self.total = fadd(fmul(self.total, c), int_to_f32(p.sum(dim=-1)))
+        self.output = fadd(fmul(self.output, c.unsqueeze(-1)), fmul(product, power.unsqueeze(-1)))
+        self.maximum = m
 
     def result(self) -> Tensor:
         """Attention output ``[..., queries, head_dim]``."""

@@ -15,13 +15,12 @@ from ..formats import flush, rotary_rows, round_bf16, score_constant, widen_bf16
 from ..int4 import Int4Matrix
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
-from .attention import AttentionState
 from .head import head_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
 from .linear import dequantize, drain, integer_matmul
 from .norm import norm_quantize
 from .rotary import quantize_kv, quantize_query, rotate
-from .sequence_attention import attend_windows
+from .sequence_attention import attend_sequence
 
 __all__ = ["GoldenModel", "GoldenSession"]
 
@@ -76,7 +75,9 @@ class _Norm:
 
 @dataclass
 class GoldenSession:
-    """One sequence: its tokens, and the keys and values of every layer, as ``(codes, scales)`` of all positions so far."""
+    """One sequence: its tokens, and the keys and values of every layer, as ``(codes, scales)`` of all positions so far: ``[1,
+    length, kv_heads, head_dim]`` and ``[1, length, kv_heads]``.
+    """
 
     tokens: list[int] = field(default_factory=list)
     keys: list[Quantized] = field(default_factory=list)
@@ -88,18 +89,14 @@ class GoldenSession:
 
 
 class GoldenModel:
-    """What the machine computes for a model, bit for bit, without its memory.
-
-    The order in which attention meets the keys depends on how a sequence is cut into passes: here into passes of ``chunk``
-    tokens (the build's, unless given), from position 0. ``chunk=1`` is token-by-token decoding.
+    """What the machine computes for a model, bit for bit, without its memory and its passes: how a sequence is cut into passes
+    changes no bit.
     """
 
-    def __init__(self, weights: ModelWeights, config: BuildConfig, chunk: int | None = None) -> None:
+    def __init__(self, weights: ModelWeights, config: BuildConfig) -> None:
         w = weights.on_machine()
         self.shape, self.kv, self.query, self.inputs = w.shape, w.kv, w.query, w.layer.inputs
-        self.chunk, self.kv_block = config.chunk if chunk is None else chunk, config.kv_block
-        if self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1, not {chunk!r}")
+        self.kv_block = config.kv_block
         #: What is in front of a stage with a gain, and of one without; ternary stages have gains.
         self._norm = norm_e4m3 if w.engine == "int4" else norm_quantize
         self._quantize = quantize_e4m3 if w.engine == "int4" else None
@@ -162,7 +159,7 @@ class GoldenModel:
         """Residual stream after the last layer ``[batch, length, hidden]`` of windows from position 0."""
 
         def attend(layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
-            return attend_windows(query, keys, values, self.chunk, self.kv_block)
+            return attend_sequence(query, keys, values, self.kv_block)
 
         return self._hidden(tokens, 0, attend)
 
@@ -171,45 +168,20 @@ class GoldenModel:
         """Logits after every token ``[batch, length, vocab]`` of windows from position 0."""
         return self._logits(self.hidden(tokens))
 
-    # ---- pass by pass --------------------------------------------------------------------------------------------
+    # ---- one sequence --------------------------------------------------------------------------------------------
     @torch.no_grad()
     def forward(self, session: GoldenSession, tokens: Sequence[int]) -> Tensor:
-        """Passes of up to ``chunk`` tokens behind those the session has; logits ``[vocab]`` after the last token."""
+        """Tokens behind those the session has; logits ``[vocab]`` after the last one."""
         if not tokens:
             raise ValueError("tokens must be at least one")
-        hidden = torch.zeros(0)
-        for first in range(0, len(tokens), self.chunk):
-            part = list(tokens[first : first + self.chunk])
-            hidden = self._hidden(torch.tensor([part]), session.position, lambda *args: self._attend(session, *args))
-            session.tokens.extend(part)
+        hidden = self._hidden(torch.tensor([list(tokens)]), session.position, lambda *args: self._attend(session, *args))
+        session.tokens.extend(tokens)
         return self._logits(hidden[0, -1])
 
     def _attend(self, session: GoldenSession, layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
-        length, d = query[0].shape[1], self.shape.head_dim
-        shared, first = self.shape.group, session.position
-
-        def by_kv_head(x: Tensor, group: int) -> Tensor:
-            """``[1, length, heads, ...]`` -> ``[kv_heads, length * group, ...]``."""
-            return x[0].reshape(length, -1, group, *x.shape[3:]).transpose(0, 1).flatten(1, 2)
-
-        q8, q_scale = (by_kv_head(x, shared) for x in query)
-        own_keys, own_values = ((by_kv_head(c, 1), by_kv_head(s, 1)) for c, s in (keys, values))
-        state = AttentionState.initial(q_scale.shape, d)
-        causal = torch.ones(length, length, dtype=torch.bool).tril().repeat_interleave(shared, dim=0)
-        state.attend(q8, q_scale, own_keys, own_values, causal)
-        if layer < len(session.keys):
-            past_keys, past_values = session.keys[layer], session.values[layer]
-            for start in range(0, first, self.kv_block):
-                block = slice(start, min(start + self.kv_block, first))
-                valid = torch.ones(1, block.stop - start, dtype=torch.bool)
-                one, other = ((c[:, block], s[:, block]) for c, s in (past_keys, past_values))
-                state.attend(q8, q_scale, one, other, valid)
-            own_keys, own_values = (
-                (torch.cat((past[0], own[0]), 1), torch.cat((past[1], own[1]), 1))
-                for past, own in ((past_keys, own_keys), (past_values, own_values))
-            )
-            session.keys[layer], session.values[layer] = own_keys, own_values
-        else:
-            session.keys.append(own_keys)
-            session.values.append(own_values)
-        return state.result().reshape(-1, length, shared, d).permute(1, 0, 2, 3).reshape(1, length, -1)
+        for kept, new in ((session.keys, keys), (session.values, values)):
+            if layer == len(kept):
+                kept.append(new)
+            else:
+                kept[layer] = torch.cat((kept[layer][0], new[0]), 1), torch.cat((kept[layer][1], new[1]), 1)
+        return attend_sequence(query, session.keys[layer], session.values[layer], self.kv_block)

@@ -273,16 +273,10 @@ class GoldenMachine(Memories):
         if Format.FP8_QUERY in d.format:
             q8 = e4m3_values(q8.contiguous().view(torch.uint8))
         state = AttentionState.initial(q_scale.shape, dim)
-        own = np.arange(self.tokens)
-        keys, values = (
-            (torch.from_numpy(self.kv_store[kind, : self.tokens, : d.kv_heads, :dim]).transpose(0, 1),
-             _widen(self.kv_scale[kind, : self.tokens, : d.kv_heads]).transpose(0, 1)) for kind in range(2)
-        )
-        causal = torch.from_numpy(own <= np.arange(active.start, active.stop)[:, None]).repeat_interleave(group, dim=0)
-        state.attend(q8, q_scale, keys, values, causal)
-        for block in range(ceil_div(self.position, c.kv_block)):
-            keys, values = self._cache_block(d, block, dim)
-            valid = torch.arange(c.kv_block) < self.position - block * c.kv_block
+        position = self.position + torch.arange(active.start, active.stop).repeat_interleave(group)
+        for block in range(ceil_div(self.position + self.tokens, c.kv_block)):
+            keys, values = self._block(d, block, dim)
+            valid = block * c.kv_block + torch.arange(c.kv_block) <= position[:, None]
             state.attend(q8, q_scale, keys, values, valid)
         out = state.result().reshape(d.kv_heads, self.count, group * dim).transpose(0, 1)
         self._store(d, out.flatten(1))
@@ -290,19 +284,32 @@ class GoldenMachine(Memories):
     def _cache_address(self, d: Descriptor, head: int, block: int) -> int:
         return d.stream_address + self.registers.pages[block] * d.stride + head * d.head_stride
 
-    def _cache_block(self, d: Descriptor, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Keys, values of a cached block: int8 ``[kv_heads, kv_block, dim]``, scales ``[kv_heads, kv_block]`` each."""
+    def _block(self, d: Descriptor, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Keys, values of a block of positions, of the cache and of this pass: int8 ``[kv_heads, kv_block, dim]`` and scales
+        ``[kv_heads, kv_block]`` each.
+        """
+        c, first = self.config, block * self.config.kv_block
+        if first < self.position:
+            elements, scales = self._cache_block(d, block, dim)
+        else:
+            elements = np.zeros((2, d.kv_heads, c.kv_block, dim), np.int8)
+            scales = np.zeros((2, d.kv_heads, c.kv_block), np.uint16)
+        own = slice(max(first - self.position, 0), max(0, min(first + c.kv_block - self.position, self.tokens)))
+        slots = slice(own.start + self.position - first, own.stop + self.position - first)
+        elements[:, :, slots] = self.kv_store[:, own, : d.kv_heads, :dim].swapaxes(1, 2)
+        scales[:, :, slots] = self.kv_scale[:, own, : d.kv_heads].swapaxes(1, 2)
+        keys, values = ((torch.from_numpy(elements[kind]), _widen(scales[kind])) for kind in range(2))
+        return keys, values
+
+    def _cache_block(self, d: Descriptor, block: int, dim: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """Keys and values of a block in memory, int8 ``[2, kv_heads, kv_block, dim]``, and their scales, bf16 bits ``[2, kv_heads,
+        kv_block]``; of a slot that was never written, anything.
+        """
         c, layout = self.config, KvBlockLayout(self.config, dim, Format.INT4_KV in d.format)
         beats = np.stack([self._segment(d, self._cache_address(d, h, block), layout.beats) for h in range(d.kv_heads)])
-        scales = _widen(
-            beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
-        )
-        parts = []
-        for kind in range(2):
-            first = layout.header_beats + kind * layout.data_beats
-            elements = layout.split(beats[:, first : first + layout.data_beats])
-            parts.append((torch.from_numpy(elements), scales[:, kind]))
-        return parts[0], parts[1]
+        header = beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
+        parts = np.split(beats[:, layout.header_beats : layout.header_beats + 2 * layout.data_beats], 2, axis=1)
+        return np.stack([layout.split(part) for part in parts]), header.swapaxes(0, 1).copy()
 
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width

@@ -16,7 +16,6 @@ from ...errors import HwgenError
 from ...packages import needs
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
-from ..runtime.prefix_cache import PrefixCache
 from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
 from .output import Output, Result
 
@@ -64,12 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="of requests that state none; 0 is greedy")
     parser.add_argument("--context-full", choices=CONTEXT_FULL, default="stop", help="what happens when the context is full")
-    parser.add_argument(
-        "--reuse",
-        choices=("exact", "decoded", "off"),
-        default="exact",
-        help="prefix reuse: where the answer stays bit for bit the same, also of earlier answers, or none",
-    )
+    parser.add_argument("--no-reuse", action="store_true", help="compute every prompt anew (answers are the same)")
     parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
     add_board(parser, None)
 
@@ -127,11 +121,9 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
     contexts = 1 if options.device == "pynq" else DEFAULT_CONTEXTS
     cache = options.cache_tokens or contexts * min(board.config.max_context, model.shape.max_context)
     llm = LLM(
-        model, options.device, board.config, output.progress, cache_tokens=cache, reuse=options.reuse == "exact",
+        model, options.device, board.config, output.progress, cache_tokens=cache, reuse=not options.no_reuse,
         device_options=device_options(options, board),
     )
-    if options.reuse == "decoded":
-        llm.prefixes = PrefixCache(llm.engine, decoded=True)
     limits = Limits(
         sessions=options.max_sessions,
         waiting=options.max_waiting,

@@ -150,7 +150,7 @@ class Engine:
         programs = self.memory.programs
         program = programs.whole if self._suspended is None else programs.beside
         self._ring(program, session, len(tokens), logits, write_logits)
-        self._extend(session, tokens)
+        session.tokens.extend(tokens)
 
     def _check_pass(self, session: Session, tokens: Sequence[int]) -> None:
         if not 1 <= len(tokens) <= self.image.chunk:
@@ -163,11 +163,6 @@ class Engine:
                     f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
                     "use the tokenizer of this model",
                 )
-
-    def _extend(self, session: Session, tokens: Sequence[int]) -> None:
-        if session.aligned == session.position and session.position % self.image.chunk == 0:
-            session.aligned += len(tokens)
-        session.tokens.extend(tokens)
 
     def _settle(self, session: Session) -> None:
         """What must hold before registers are written."""
@@ -227,13 +222,12 @@ class Engine:
 
     def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
         """One pass over up to ``image.chunk`` tokens behind those the session has; a pass that fails adds none."""
-        position, aligned = session.position, session.aligned
+        position = session.position
         try:
             self.start(session, tokens, logits=logits, write_logits=write_logits)
             return self.finish(len(tokens), logits=logits)
         except BaseException:
             del session.tokens[position:]
-            session.aligned = aligned
             raise
 
     # ---- passes that make way ------------------------------------------------------------------------------------
@@ -280,7 +274,7 @@ class Engine:
             if is_needed(self.image.sliced.slices[number], tokens, sliced.logits):
                 sliced.next, self._suspended = number, sliced
                 return None
-        self._extend(sliced.session, sliced.tokens)
+        sliced.session.tokens.extend(sliced.tokens)
         return PassResult(
             tokens=tokens,
             candidates=self._candidates() if sliced.logits else (),

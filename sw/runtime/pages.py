@@ -24,9 +24,8 @@ class Session:
         self.tokens: list[int] = []
         #: Page number of every block of the sequence.
         self.pages: list[int] = []
-        #: Leading tokens whose passes began at multiples of the chunk, as those of a prefill from the start do: their keys
-        #: and values are bit for bit those that any prompt with the same tokens gets.
-        self.aligned = 0
+        #: Keys and values are those that the machine computed: bit for bit what any sequence with the same tokens gets.
+        self.exact = True
         #: Tokens that belong to the sequence and are not yet computed: the last one of an answer.
         self.pending: list[int] = []
         #: Content of the pages while they are lent to others (:meth:`PagePool.park`).
@@ -138,14 +137,14 @@ class PagePool:
         for page in reversed(session.pages):
             self._release(page)
         session.tokens, session.pages, session.pending = [], [], []
-        session.aligned, session.parked = 0, None
+        session.exact, session.parked = True, None
 
     def share(self, session: Session, positions: int) -> Session:
         """A new session with the first ``positions`` tokens of another, in the same pages."""
         new = Session()
         new.tokens = session.tokens[:positions]
         new.pages = session.pages[: self.blocks(positions)]
-        new.aligned = min(session.aligned, positions)
+        new.exact = session.exact
         for page in new.pages:
             self._holders[page] += 1
         return new

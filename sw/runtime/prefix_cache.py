@@ -21,29 +21,21 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 class PrefixCache:
     """Token sequences whose pages are kept after their session ended, the least recently used first.
 
-    A new session takes over the pages of the longest prefix it shares with one of them; a page that both use is copied
-    when one of them writes to it. Sequences are dropped when pages run out.
-
-    By default only tokens that a prefill from the start computes in the same way are taken over, so an answer is
-    bit for bit the one without reuse. ``decoded`` also takes over tokens that were computed one by one (the answers of a
-    conversation): the next turn starts sooner, and its text may differ from that of a fresh prefill.
+    A new session takes over the pages of the longest prefix it shares with one of them, prompt or answer; a page that both use is
+    copied when one of them writes to it. Sequences are dropped when pages run out. Keys and values depend on a sequence's tokens
+    alone, so an answer is bit for bit the one without reuse.
     """
 
     #: Sequences kept at most; looking for a prefix takes time for each.
     LIMIT = 256
 
-    def __init__(self, engine: Engine, *, decoded: bool = False) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.decoded = decoded
         self._entries: list[Session] = []
         engine.pages.reclaim = self.evict
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def _usable(self, session: Session) -> int:
-        """Leading tokens of a session that others may take over."""
-        return session.position if self.decoded else session.aligned
 
     def start(self, session: Session, prompt: Sequence[int]) -> int:
         """Give an empty session the longest kept prefix of its prompt; returns how many tokens that is.
@@ -52,26 +44,24 @@ class PrefixCache:
         """
         best, length = None, 0
         for entry in self._entries:
-            shared = min(common_prefix(entry.tokens, prompt), self._usable(entry), len(prompt) - 1)
-            if not self.decoded:  # the next pass must begin where one of a prefill from the start does
-                shared -= shared % self.engine.image.chunk
+            shared = min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
             if shared > length:
                 best, length = entry, shared
         if best is not None:
             self._entries.remove(best)
             self._entries.append(best)
             new = self.engine.pages.share(best, length)
-            session.tokens, session.pages, session.aligned = new.tokens, new.pages, new.aligned
+            session.tokens, session.pages = new.tokens, new.pages
         return length
 
     def add(self, session: Session, *, whole_pages: bool = False) -> None:
-        """Keep what others may take over of a session that goes on or is about to be closed.
+        """Keep what others may take over of a session that goes on or is about to be closed: nothing where keys and values were
+        rounded.
 
         ``whole_pages`` leaves out the last page where it is not full: a session that goes on would have to copy it.
         """
-        length = self._usable(session)
-        length -= length % (self.engine.config.kv_block if whole_pages else 1)
-        if not length or session.parked is not None:
+        length = session.position - session.position % (self.engine.config.kv_block if whole_pages else 1)
+        if not length or not session.exact or session.parked is not None:
             return
         covered = []
         for entry in self._entries:

@@ -28,7 +28,7 @@ __all__ = ["KV_BITS", "load_session", "save_session"]
 #: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
 KV_BITS = (8, 4)
 
-FORMAT = "hwgen-session-3"
+FORMAT = "hwgen-session-4"
 
 #: Stands where the checksum will be while it is computed.
 _NO_CHECKSUM = "0" * 64
@@ -83,7 +83,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
         "contract_hash": f"{contract_hash(engine.config):016x}",
         "kv_bits": str(kv_bits),
         "steps": str(_steps(engine.image)),
-        "aligned": str(session.aligned if exact else 0),  # rounded keys and values are not those of a prefill
+        "exact": str(int(session.exact and exact)),  # rounded keys and values are not what the machine computes
         "sha256": _NO_CHECKSUM,
     }
     tensors = {
@@ -152,7 +152,7 @@ def load_session(engine: Engine, path: Path) -> Session:
     tokens = [int(t) for t in tensors["tokens"]]
     engine.check_context(len(tokens))
     session.parked = pack_pages(engine.image, KvArrays(elements, tensors["kv_scales"]))
-    session.tokens, session.aligned = tokens, int(metadata["aligned"])
+    session.tokens, session.exact = tokens, metadata["exact"] == "1"
     session.pending = [int(t) for t in tensors["pending"]]
     if not engine.pages.unpark(session, len(tokens)):
         raise HwgenError(

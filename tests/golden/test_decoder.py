@@ -45,16 +45,16 @@ NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
     (GROUPED, "int8", "int8", 16), (GROUPED, "int4", "e4m3", 32),
     (MULTI_HEAD, "int4", "int8", 64), (MULTI_HEAD, "int8", "e4m3", 128),
 ])
-@pytest.mark.parametrize("chunk", [1, 5, 8])
-def test_windows_equal_passes(shape: ModelShape, kv: str, query: str, group: int, chunk: int) -> None:
+def test_how_a_sequence_is_cut_changes_no_bit(shape: ModelShape, kv: str, query: str, group: int) -> None:
     weights = random_weights(shape, 3, LLAMA, "int4", group=group, kv=kv, query=query)
-    model = GoldenModel(weights, CONFIG, chunk)
-    tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 40).tolist()
+    model = GoldenModel(weights, CONFIG)
+    tokens = np.random.default_rng(4).integers(0, shape.vocab, 40).tolist()
     expected = model.logits(torch.tensor([tokens]))[0]
-    session, first = GoldenSession(), 0
-    for count in (2 * chunk, chunk, 40 - 3 * chunk):
-        assert_same_bits(model.forward(session, tokens[first : first + count]), expected[first + count - 1])
-        first += count
+    for counts in ([1] * 40, [5, 1, 17, 17], [16, 16, 8], [31, 2, 7]):
+        session, first = GoldenSession(), 0
+        for count in counts:
+            assert_same_bits(model.forward(session, tokens[first : first + count]), expected[first + count - 1])
+            first += count
 
 
 @pytest.mark.parametrize(("kv", "query", "bound"), [("int8", "int8", 0.1), ("int8", "e4m3", 0.1), ("int4", "int8", 0.3)])
@@ -116,7 +116,7 @@ def test_reference_equals_transformers(shape: ModelShape) -> None:
 def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> None:
     weights = random_weights(shape, 11)
     tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 43)
-    expected = GoldenModel(weights, config, chunk).logits(torch.from_numpy(tokens)[None])[0]
+    expected = GoldenModel(weights, config).logits(torch.from_numpy(tokens)[None])[0]
     image = compile_model(config, weights)
     pages = np.random.default_rng(2).permutation(ceil_div(image.context, config.kv_block)).tolist()
     host = Host(config, image, pages)
@@ -161,6 +161,23 @@ def test_ternary_close_to_float_reference(shape: ModelShape) -> None:
     assert error < 0.03
 
 
-def test_chunk_is_checked() -> None:
-    with pytest.raises(ValueError, match="chunk must be at least 1, not 0"):
-        GoldenModel(random_weights(ODD), DEFAULT, 0)
+@pytest.mark.parametrize("config", [DEFAULT, NARROW, WIDE])
+def test_how_the_machine_cuts_a_sequence_changes_no_bit(config: BuildConfig) -> None:
+    """Logits at the end of random passes, and every key and value in the cache, are those of one token at a time."""
+    weights = random_weights(TERNARY_GROUPED, 15)
+    image = compile_model(config, weights)
+    random = np.random.default_rng(config.kv_block)
+    tokens = random.integers(0, TERNARY_GROUPED.vocab, 43).tolist()
+    alone = Host(config, image)
+    expected = []
+    for position, token in enumerate(tokens):
+        alone.run(position, [token])
+        expected.append(alone.machine.logits.copy())
+    for _ in range(3):
+        host, first = Host(config, image), 0
+        while first < len(tokens):
+            count = min(int(random.integers(1, image.chunk + 1)), len(tokens) - first)
+            host.run(first, tokens[first : first + count])
+            first += count
+            assert_same_bits(torch.from_numpy(host.machine.logits), torch.from_numpy(expected[first - 1]))
+        assert np.array_equal(*(h.machine.memory[h.cache :] for h in (host, alone)))

@@ -38,7 +38,7 @@ def check(config: BuildConfig, weights: ModelWeights, lengths: list[int]) -> Non
     """Prompts of these lengths, one behind the other: logits equal after each."""
     image = compile_model(config, weights)
     engine, session = Engine(GoldenDevice(config), image), Session()
-    model, reference = GoldenModel(weights, config, chunk=image.chunk), GoldenSession()
+    model, reference = GoldenModel(weights, config), GoldenSession()
     tokens = np.random.default_rng(3).integers(0, weights.shape.vocab, sum(lengths)).tolist()
     for length in lengths:
         part, tokens = tokens[:length], tokens[length:]

@@ -23,7 +23,6 @@ from ..conftest import CONFIG, SHAPE
 from .toy_device import toy_engine
 
 MEMORY = 1 << 23
-BLOCK, CHUNK = CONFIG.kv_block, CONFIG.chunk
 
 #: A pass takes six tokens here (the scratch holds no more): pages and passes begin at different places.
 ODD = replace(CONFIG, name="odd", lanes=3, groups=1, scratch_vectors=140)
@@ -81,15 +80,16 @@ def check_like_fresh(
 @pytest.mark.parametrize(
     ("first", "common", "second", "reused"),
     [
-        (40, 40, 41, 40),  # a full chunk before the first that differs
-        (40, 40, 40, 32),  # the last token is computed again, from the begin of its chunk
-        (37, 37, 50, 32),
-        (40, 33, 50, 32),
-        (40, 31, 50, 24),  # within a page: it is copied
+        (40, 40, 41, 40),
+        (40, 40, 40, 39),  # the last token is computed again
+        (37, 37, 50, 37),
+        (40, 33, 50, 33),
+        (40, 31, 50, 31),  # within a page: it is copied
         (40, 16, 50, 16),
-        (40, 7, 50, 0),
-        (5, 5, 20, 0),
-        (64, 63, 64, 56),
+        (40, 1, 50, 1),
+        (40, 0, 50, 0),
+        (5, 5, 20, 5),
+        (64, 63, 64, 63),
     ],
 )
 def test_answers_with_reuse_are_those_without(engine: Engine, first: int, common: int, second: int, reused: int) -> None:
@@ -98,48 +98,45 @@ def test_answers_with_reuse_are_those_without(engine: Engine, first: int, common
     check_like_fresh(engine, prefixes, (shared + prompt(64, 1))[:first], 0, 1)
     other = [(t + 1) % SHAPE.vocab for t in prompt(64, 1)]
     check_like_fresh(engine, prefixes, (shared + other)[:second], reused, 1)
-    check_like_fresh(engine, prefixes, (shared + prompt(64, 1))[:first], (first - 1) // CHUNK * CHUNK, 1)  # unharmed
+    check_like_fresh(engine, prefixes, (shared + prompt(64, 1))[:first], first - 1, 1)  # unharmed
     prefixes.clear()
     assert engine.pages.free == engine.image.pages
 
 
 @pytest.mark.parametrize("new", [new_engine, golden_engine])
 def test_passes_that_end_within_pages(weights: ModelWeights, new: Callable[[Image], Engine]) -> None:
-    """The same on the golden device: there the bits of keys and values do depend on where passes begin."""
+    """The same on the golden device: passes of another place and length than those of a prompt from its begin."""
     image = with_cache_tokens(compile_model(ODD, weights), 256)
     assert image.chunk == 6
     engine = new(image)
     prefixes = PrefixCache(engine)
     check_like_fresh(engine, prefixes, prompt(40), 0, 2, new)
-    check_like_fresh(engine, prefixes, prompt(64)[:55], 36, 2, new)
-    check_like_fresh(engine, prefixes, prompt(64)[:21] + [0] * 20, 18, 2, new)
-    check_like_fresh(engine, prefixes, prompt(40), 36, 2, new)
+    check_like_fresh(engine, prefixes, prompt(64)[:55], 40, 2, new)
+    check_like_fresh(engine, prefixes, prompt(64)[:21] + [0] * 20, 21, 2, new)
+    check_like_fresh(engine, prefixes, prompt(40), 39, 2, new)
     prefixes.clear()
     assert engine.pages.free == image.pages
 
 
-def test_answers_are_not_taken_for_prompts(engine: Engine) -> None:
-    """Tokens computed one by one have other bits than those of a prefill: by default they are not reused."""
+@pytest.mark.parametrize("new", [new_engine, golden_engine])
+def test_answers_are_taken_over_too(image: Image, new: Callable[[Image], Engine]) -> None:
+    """Tokens that were computed one by one have the bits of a prefill."""
+    engine = new(image)
     prefixes = PrefixCache(engine)
-    first = answer(engine, prompt(24), prefixes, 20)
+    first = answer(engine, prompt(20), prefixes, 20)
     first.release()
-    conversation = prompt(24) + first.tokens + prompt(3, 2)
-    check_like_fresh(engine, prefixes, conversation, 24)
+    conversation = prompt(20) + first.tokens + prompt(3, 2)
+    check_like_fresh(engine, prefixes, conversation, 39, new=new)  # the last token of an answer is not in the cache
 
 
-def test_answers_too(engine: Engine) -> None:
-    prefixes = PrefixCache(engine, decoded=True)
-    first = answer(engine, prompt(21), prefixes, 20)
-    first.release()
-    conversation = prompt(21) + first.tokens + prompt(3, 2)
-    second = answer(engine, conversation, prefixes)
-    assert second.reused == 40 and second.prefill.tokens == 4  # the last token of an answer is not in the cache
+def test_rounded_keys_are_not_taken_over(engine: Engine) -> None:
+    prefixes = PrefixCache(engine)
     session = Session()
-    alone = new_engine(engine.image)
-    for _ in Generation(alone, prompt(21), 20, Sampling(temperature=2.0, seed=21), session=session):
-        pass
-    continued = Generation(alone, prompt(3, 2), 5, Sampling(temperature=2.0, seed=len(conversation)), session=session)
-    assert [item.token for item in continued] == second.tokens
+    engine.prefill(session, prompt(40))
+    session.exact = False
+    prefixes.add(session)
+    assert len(prefixes) == 0
+    check_like_fresh(engine, prefixes, prompt(40), 0)
 
 
 def test_shared_pages_are_shared(engine: Engine) -> None:
@@ -163,7 +160,7 @@ def test_pressure_drops_the_least_recently_used(engine: Engine) -> None:
     engine.prefill(session, prompt(20, 9))
     assert len(prefixes) == 3
     engine.pages.close(session)
-    check_like_fresh(engine, prefixes, prompt(64, 0), 56, 1)
+    check_like_fresh(engine, prefixes, prompt(64, 0), 63, 1)
     check_like_fresh(engine, prefixes, prompt(64, 1), 0, 1)
 
 

@@ -73,10 +73,9 @@ def test_arrays_are_what_the_machine_reads(engine: Engine) -> None:
         for block in range(3):
             here = slice(block * CONFIG.kv_block, min(41, (block + 1) * CONFIG.kv_block))
             count = here.stop - here.start
-            for kind, (elements, scales) in enumerate(machine._cache_block(d, block, SHAPE.head_dim)):
-                np.testing.assert_array_equal(kv.elements[kind, d.layer, :, here], elements[:, :count].numpy())
-                bits = scales[:, :count].numpy().view(np.uint32) >> 16
-                np.testing.assert_array_equal(kv.scales[kind, d.layer, :, here], bits)
+            elements, scales = machine._cache_block(d, block, SHAPE.head_dim)
+            np.testing.assert_array_equal(kv.elements[:, d.layer, :, here], elements[:, :, :count])
+            np.testing.assert_array_equal(kv.scales[:, d.layer, :, here], scales[:, :, :count])
     assert np.abs(kv.elements).max() == 127 and kv.scales.all()
 
 
@@ -109,7 +108,7 @@ def test_restored_session_continues_bit_for_bit(engine: Engine, image: Image, tm
     other.forward(held, [1])  # so that the pages are others
     restored = load_session(other, path)
     other.pages.close(held)
-    assert restored.tokens == session.tokens and restored.aligned == session.aligned == length
+    assert restored.tokens == session.tokens == prompt(length) and restored.exact
     assert restored.pages != session.pages
     more = prompt(5, seed=9)
     np.testing.assert_array_equal(logits_after(other, restored, more), logits_after(engine, session, more))
@@ -150,7 +149,7 @@ def test_four_bits(engine: Engine, tmp_path: Path) -> None:
     assert 0 < difference.max() <= 10  # half of 127 / 7, rounded
     assert set(np.unique(after.elements)) <= {round(127 * q / 7) for q in range(-7, 8)}
     assert np.array_equal(np.abs(after.elements) == 127, np.abs(before.elements) > 127 * 6.5 / 7)
-    assert restored.aligned == 0  # nobody may take rounded pages for those of a prefill
+    assert not restored.exact  # nobody may take rounded pages for what the machine computes
     with pytest.raises(HwgenError, match="8 or 4, not 5"):
         save_session(engine, session, tmp_path / "5", kv_bits=5)
 
@@ -216,8 +215,8 @@ def test_cut_short_is_noticed(engine: Engine, saved: Path, tmp_path: Path) -> No
 def test_a_file_of_an_earlier_format_is_refused(engine: Engine, saved: Path, tmp_path: Path) -> None:
     """One line, before anything of its content is looked at."""
     old = tmp_path / "old.session"
-    old.write_bytes(saved.read_bytes().replace(b"hwgen-session-3", b"hwgen-session-2"))
-    with pytest.raises(HwgenError, match="^.*old.session has format 'hwgen-session-2', 'hwgen-session-3' expected") as caught:
+    old.write_bytes(saved.read_bytes().replace(b"hwgen-session-4", b"hwgen-session-3"))
+    with pytest.raises(HwgenError, match="^.*old.session has format 'hwgen-session-3', 'hwgen-session-4' expected") as caught:
         load_session(engine, old)
     assert caught.value.kind == "session" and engine.pages.free == engine.image.pages
 

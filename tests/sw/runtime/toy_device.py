@@ -1,7 +1,7 @@
-"""A device that computes no model, but whose answers depend on every token, page and pass boundary as a model's do.
+"""A device that computes no model, but whose answers depend on every token and page as a model's do.
 
-The record of a token, kept in its page, is a hash over all records before it, the token, and where its pass began; logits are
-drawn from the last record. So a page that is wrong, stale or shared by mistake changes every token that follows, in no time.
+The record of a token, kept in its page, is a hash over all records before it and the token; logits are drawn from the last
+record. So a page that is wrong, stale or shared by mistake changes every token that follows, in no time.
 
 A pass in slices keeps its tokens in a scratch memory from the first slice to the last, where any pass but one beside it changes
 them; half of each record is written by the first slice, and must still be there in the last.
@@ -152,12 +152,14 @@ class ToyDevice:
     def _pass(self, begin: int, tokens: list[int]) -> None:
         digest = hashlib.blake2b(b"".join(self._record(p).tobytes() for p in range(begin)), digest_size=RECORD)
         for i, token in enumerate(tokens):
-            digest.update(np.array([token, begin]).tobytes())
-            self._record(begin + i)[:] = np.frombuffer(digest.digest(), np.uint8)
+            last = digest.copy()
+            last.update(np.array([token]).tobytes())
+            self._record(begin + i)[:] = np.frombuffer(last.digest(), np.uint8)
+            digest.update(last.digest())
         options = PassFlag(self.values["PASS", 0])
         if PassFlag.LOGITS not in options:
             return
-        rng = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
+        rng = np.random.default_rng(int.from_bytes(last.digest(), "little"))
         logits = rng.standard_normal(self.image.shape.vocab).astype(np.float32)
         for i, token in enumerate(np.argsort(-logits)[: self.config.topk].tolist()):
             self.values["TOPK", 2 * i] = token
