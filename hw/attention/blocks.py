@@ -39,6 +39,8 @@ class Walk:
         self.in_header, self.in_keys, self.in_values, self.in_padding = (Signal(name="$signal") for _ in range(4))
         #: HEAD: beats from here on into the queue, and those that were written there.
         self.queued, self.offered = (Signal(range((BUFFERS << dim_bits) + 1), name=n) for n in ("$signal", "offered"))
+        #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
+        self.room = Signal()
         self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
         #: Past blocks hold two elements a byte.
         self.int4: Value = Signal(name="int4") if config.int4_kv else Const(0)
@@ -133,13 +135,10 @@ class BlockBuffer(wiring.Component):
     def _count_beats(self, m: Module, walk: Walk) -> None:
         """Takes the beats that are wanted, and counts them."""
         config, sizes, command = self.config, self.sizes, self.op.descriptor
-        block_bits, dim_bits = (config.kv_block - 1).bit_length(), len(self.key_dim)
+        block_bits = (config.kv_block - 1).bit_length()
         m.d.comb += [
             walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
-            walk.wanted.eq(
-                walk.in_header | (walk.in_keys & (~self.direct | (walk.queued != BUFFERS << dim_bits)))
-                | walk.in_values | walk.in_padding
-            ),
+            walk.wanted.eq(walk.in_header | (walk.in_keys & walk.room) | walk.in_values | walk.in_padding),
             self.beats.ready.eq(walk.wanted & ~walk.own),
             # The store answers every request.
             walk.accept.eq(walk.wanted & (walk.own | self.beats.valid)),
@@ -237,11 +236,15 @@ class BlockBuffer(wiring.Component):
                 with m.If(walk.int4 & ~walk.own & ~last_written):
                     m.d.sync += keys_written.eq((write_step + 1) << 1)
         write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
+        offered = key_written & self.direct
         m.d.sync += [
             walk.queued.eq(counted(walk.queued, walk.accept & walk.in_keys & self.direct, self.take)),
-            walk.offered.eq(counted(walk.offered, key_written & self.direct, self.take)),
+            walk.room.eq(~self.direct | (walk.queued < (BUFFERS << dim_bits) - 1)),
+            walk.offered.eq(counted(walk.offered, offered, self.take)),
+            # ``offered`` as it becomes is not 0
+            self.offer.eq(offered | walk.offered[1:].any() | (walk.offered[0] & ~self.take)),
             read_place.eq(read_place + self.take),
-            write_place.eq(write_place + (key_written & self.direct)),
+            write_place.eq(write_place + offered),
         ]
         used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
         keys = more_than(m, BUFFERS, keys_end, self.key_free, "keys_ahead")
@@ -252,7 +255,6 @@ class BlockBuffer(wiring.Component):
             self.key_limit.eq(keys_written),
             self.value_ready.eq(values[0]),
             self.next_value_ready.eq(values[1]),
-            self.offer.eq(walk.offered != 0),
         ]
 
         m.submodules.keys = key_memory = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)

@@ -113,7 +113,8 @@ class ScoreStage(wiring.Component):
             may_issue.eq(running & ~(walk.at_end & walk.reserved)),
             self.take.eq(may_issue & self.direct & self.offer),
             issue.eq(self.take | (may_issue & ~self.direct & (self.key_ready | (walk.dim < self.key_limit)))),
-            self.key_free.eq(finish & present.release & ~self.direct),
+            # ``finish`` of ATTENTION: the last beat of a block is read when all are there
+            self.key_free.eq(may_issue & walk.at_end & self.key_ready & present.release & ~self.direct),
             self.key_buffer.eq(present.buffer),
             self.key_dim.eq(walk.dim),
             query.addr.eq(walk.word),
