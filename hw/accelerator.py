@@ -266,7 +266,7 @@ class Accelerator(wiring.Component):
         connect(m, vector.kv, store.kv)
         connect(m, vector.kv_scale, store.kv_scale)
         writing_kv = sequencer.running[Unit.KV_WRITER]
-        for name in ("value", "head", "head_vectors", "dim", "bank"):
+        for name in ("value", "head", "head_vectors", "dim", "bank", "turn"):
             of_writer, of_unit = getattr(kv_writer.store, name), getattr(attention.store, name)
             m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, of_writer, of_unit))
         for reader in (kv_writer, attention):
