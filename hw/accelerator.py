@@ -225,21 +225,16 @@ class Accelerator(wiring.Component):
     def _connect_ring(self, m: Module) -> Signal:
         """Rows and beats of the ring to its readers; returns whether one is ready. Units that are idle are never ready, so that
         all of them may see what is offered."""
-        mem, linear, loader, attention = m.submodules.memory, m.submodules.linear, m.submodules.loader, m.submodules.attention
-        beats = RowToBeats(self.config)
+        linear, loader, attention = m.submodules.linear, m.submodules.loader, m.submodules.attention
+        readers = (loader.beats, attention.beats)
+        beats = RowToBeats(self.config, len(readers))
         m.submodules.beats = ResetInserter(m.submodules.stop.flush)(beats)
+        connect(m, m.submodules.memory.rows, beats.rows)
+        connect(m, beats.whole, linear.rows)
+        for ours, theirs in zip(beats.beats, readers, strict=True):
+            connect(m, ours, theirs)
         stream_ready = Signal()
-        m.d.comb += [
-            linear.rows.valid.eq(mem.rows.valid),
-            linear.rows.payload.eq(mem.rows.payload),
-            beats.rows.valid.eq(mem.rows.valid),
-            beats.rows.payload.eq(mem.rows.payload),
-            mem.rows.ready.eq(linear.rows.ready | beats.rows.ready),
-            beats.beats.ready.eq(loader.beats.ready | attention.beats.ready),
-            stream_ready.eq(linear.rows.ready | beats.beats.ready),
-        ]
-        for reader in (loader, attention):
-            m.d.comb += [reader.beats.valid.eq(beats.beats.valid), reader.beats.payload.eq(beats.beats.payload)]
+        m.d.comb += stream_ready.eq(linear.rows.ready | loader.beats.ready | attention.beats.ready)
         return stream_ready
 
     def _connect_vector_memories(self, m: Module) -> None:
@@ -271,7 +266,7 @@ class Accelerator(wiring.Component):
         connect(m, vector.kv, store.kv)
         connect(m, vector.kv_scale, store.kv_scale)
         writing_kv = sequencer.running[Unit.KV_WRITER]
-        for name in ("value", "head", "head_vectors", "dim", "bank"):
+        for name in ("value", "head", "head_vectors", "dim", "bank", "turn"):
             of_writer, of_unit = getattr(kv_writer.store, name), getattr(attention.store, name)
             m.d.comb += getattr(store.read, name).eq(Mux(writing_kv, of_writer, of_unit))
         for reader in (kv_writer, attention):

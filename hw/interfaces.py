@@ -9,12 +9,12 @@ from amaranth.utils import bits_for
 
 from ..config import BuildConfig
 from ..descriptors import field_bits
+from ..rounding import ceil_div
 
 __all__ = [
     "ACCUMULATOR_LATENCY", "ADDRESS_BITS", "AccumulatorRead", "ActivationWrite", "BeatStream", "DescriptorLayout",
-    "KvRead", "KvScaleWrite", "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite", "QueryWrite",
-    "RowStream", "SCRATCH_LATENCY", "Segment",
-    "WriteBeat",
+    "KV_SCALE_LATENCY", "KvRead", "KvScaleWrite", "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite",
+    "QueryWrite", "RowStream", "SCRATCH_LATENCY", "Segment", "WriteBeat", "kv_latency",
 ]
 
 #: Bits of an AXI address.
@@ -27,8 +27,8 @@ SCRATCH_LATENCY = 5
 #: Cycles from an accumulator read request to its data.
 ACCUMULATOR_LATENCY = 3
 
-#: Cycles from a KV store read request to its data.
-KV_LATENCY = 3
+#: Cycles from a KV store read request to its scales.
+KV_SCALE_LATENCY = 3
 
 
 def DescriptorLayout() -> data.StructLayout:
@@ -39,6 +39,11 @@ def DescriptorLayout() -> data.StructLayout:
 def index_bits(size: int) -> int:
     """Bits of an index below ``size`` (at least 1)."""
     return max(1, int(bits_for(size - 1)))
+
+
+def kv_latency(config: BuildConfig) -> int:
+    """Cycles from a KV store read request to its data: three to the elements of the banks, one for every two bits of the turn."""
+    return 3 + ceil_div((config.kv_block - 1).bit_length(), 2)
 
 
 def Operator(config: BuildConfig) -> Signature:
@@ -164,8 +169,9 @@ def KvRead(config: BuildConfig) -> Signature:
     """Read of the on-chip KV store: elements ``[dim, dim + 1) * key_bytes`` of one kind of head ``head`` in every bank, and both
     scales of that head in bank ``bank``.
 
-    ``KV_LATENCY`` cycles later ``data`` holds ``key_bytes`` elements a bank (bank 0 lowest) and ``scales`` the bf16 scale of the
-    key (low half) and of the value.
+    `kv_latency` cycles later ``data`` is a beat of ``kv_block`` slots of ``key_bytes`` elements: slot ``(t + turn) % kv_block`` has
+    those of bank t, and slots of no bank have no meaning. ``KV_SCALE_LATENCY`` cycles later ``scales`` holds the bf16 scale of
+    the key (low half) and of the value.
     """
     return Signature({
         "value": Out(1),
@@ -173,7 +179,8 @@ def KvRead(config: BuildConfig) -> Signature:
         "head_vectors": Out(bits_for(config.max_head_dim // config.width)),
         "dim": Out(index_bits(config.max_head_dim // config.key_bytes)),
         "bank": Out(index_bits(config.chunk)),
-        "data": In(8 * config.key_bytes * config.chunk),
+        "turn": Out(index_bits(config.kv_block)),
+        "data": In(8 * config.beat_bytes),
         "scales": In(32),
     })
 

@@ -9,10 +9,10 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Format
-from ..interfaces import KV_LATENCY, BeatStream, KvRead, Operator, index_bits
+from ..interfaces import BeatStream, KvRead, Operator, index_bits, kv_latency
 from .item import BUFFERS, AttentionSizes, counted, delayed, more_than
 from .memory import BlockMemory
-from .nibbles import expand_beat
+from .nibbles import expand_beat, push_beat
 from .scales import ScaleBuffer
 
 __all__ = ["BlockBuffer"]
@@ -22,13 +22,28 @@ class Walk:
     """Where loading is: block, part of it and beat; and whether there is room for another."""
 
     def __init__(self, config: BuildConfig, sizes: AttentionSizes, dim_bits: int) -> None:
+        block_bits = (config.kv_block - 1).bit_length()
         self.buffer = Signal((BUFFERS - 1).bit_length())
         #: All buffers are in use.
         self.full = Signal(name="full")
         self.head = Signal(bits_for(config.max_kv_heads))
-        #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one.
-        self.blocks_left = Signal(32)
+        #: The head's last block was loaded: the next one begins another head.
+        self.next_head = Signal()
+        #: Of ATTENTION: where token 0 lies in its block; blocks of a head behind the first one, and blocks with tokens of the pass
+        #: behind the first of those (one, or none); blocks in the ring.
+        self.turn = Signal(block_bits)
+        self.later = Signal(bits_for(config.max_pages))
+        self.crossing = Signal()
         self.past = Signal(bits_for(config.max_pages))
+        #: Slots before ``turn``.
+        self.before = Signal(config.kv_block)
+        #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one; of this head's in the
+        #: ring, with it.
+        self.blocks_left = Signal(32)
+        self.past_left = Signal(bits_for(config.max_pages))
+        #: The present block has tokens of the pass, whose part comes first, from the store; and a part in the ring.
+        self.has_own, self.has_past = Signal(), Signal()
+        #: The part that comes from the store is at hand.
         self.own = Signal()
         self.step = Signal(range(sizes.head_dims))
         self.last_step = Signal(range(sizes.head_dims))
@@ -39,18 +54,37 @@ class Walk:
         self.in_header, self.in_keys, self.in_values, self.in_padding = (Signal(name="$signal") for _ in range(4))
         #: HEAD: beats from here on into the queue, and those that were written there.
         self.queued, self.offered = (Signal(range((BUFFERS << dim_bits) + 1), name=n) for n in ("$signal", "offered"))
+        #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
+        self.room = Signal()
         self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
-        #: Past blocks hold two elements a byte.
+        #: Blocks of the ring hold two elements a byte.
         self.int4: Value = Signal(name="int4") if config.int4_kv else Const(0)
+
+
+class Landing:
+    """What the store answers: a beat of keys, of values, the last of them, its step; and whether none is on its way."""
+
+    def __init__(self, m: Module, config: BuildConfig, walk: Walk, dim_bits: int) -> None:
+        latency = kv_latency(config)
+        keys = delayed(m, walk.own & walk.in_keys, latency, "own_keys")
+        values = delayed(m, walk.own & walk.in_values, latency, "own_values")
+        self.keys, self.values = keys[-1], values[-1]
+        self.any = delayed(m, walk.own & (walk.in_keys | walk.in_values), latency, "own_any", reset_less=True)[-1]
+        self.last = delayed(m, walk.last, latency, "own_last", reset_less=True)[-1]
+        self.step = delayed(m, walk.step[:dim_bits], latency, "own_step", reset_less=True)[-1]
+        self.over = Signal()
+        m.d.comb += self.over.eq(~Cat(*keys, *values).any())
 
 
 class BlockBuffer(wiring.Component):
     """Loads blocks into ``BUFFERS`` local buffers, used in turn, ahead of the stages that work on them.
 
-    ATTENTION: for every key/value head the pass's own block from the KV store, then the past blocks from ``beats``.
+    ATTENTION: for every key/value head the blocks by ascending position. Those that begin before the pass come from ``beats``,
+    those with tokens of the pass from the KV store, and the one that is both from both: first the store's slots are written, then
+    the others.
     HEAD (``direct``): blocks of vocabulary rows; the key buffers together are a queue of their beats.
-    A block is followed by padding up to a multiple of ``groups`` beats, which is dropped.
-    Past blocks of 4-bit elements stay packed in the buffers, so that they load in half the time, and are expanded when read.
+    A block of ``beats`` is followed by padding up to a multiple of ``groups`` beats, which is dropped.
+    Blocks of 4-bit elements are packed in the buffers, so that they load in half the time, and are expanded when read.
 
     Members
     -------
@@ -69,8 +103,6 @@ class BlockBuffer(wiring.Component):
         Value beat, one cycle later.
     value_ready, next_value_ready : Out(1)
         The values of the oldest block that was not freed are complete, and those of the next one too.
-    key_own, value_own : In(1)
-        With ``config.int4_kv`` only: the block that is read is the pass's own.
     free, free_rows : In(1)
         Strobe: nothing of the oldest block is needed any more; of keys and values, or with ``direct``.
     scales_ready : Out(BUFFERS)
@@ -109,7 +141,6 @@ class BlockBuffer(wiring.Component):
             "scale_key": In(index_bits(config.kv_block)),
             "key_scale": Out(16),
             "value_scale": Out(16),
-            **({"key_own": In(1), "value_own": In(1)} if config.int4_kv else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -117,29 +148,28 @@ class BlockBuffer(wiring.Component):
         m.submodules.scales = ScaleBuffer(self.config)
         walk = Walk(self.config, self.sizes, len(self.key_dim))
         self._count_beats(m, walk)
-        from_store = [
-            delayed(m, walk.own & state, KV_LATENCY, n)
-            for state, n in ((walk.in_keys, "own_keys"), (walk.in_values, "own_values"))
-        ]
-        own_last = delayed(m, walk.last, KV_LATENCY, "own_last", reset_less=True)[-1]
-        own_step = delayed(m, walk.step[: len(self.key_dim)], KV_LATENCY, "own_step", reset_less=True)[-1]
-        landed = Signal()
-        m.d.comb += landed.eq(~Cat(*from_store[0], *from_store[1]).any())
-        self._sequence(m, walk, landed)
-        self._fill_buffers(m, walk, from_store[0][-1], from_store[1][-1], own_last, own_step)
+        landing = Landing(m, self.config, walk, len(self.key_dim))
+        self._sequence(m, walk, landing)
+        self._fill_buffers(m, walk, landing)
         self._connect_store(m, walk)
         return m
 
     def _count_beats(self, m: Module, walk: Walk) -> None:
         """Takes the beats that are wanted, and counts them."""
         config, sizes, command = self.config, self.sizes, self.op.descriptor
-        block_bits, dim_bits = (config.kv_block - 1).bit_length(), len(self.key_dim)
+        block_bits = (config.kv_block - 1).bit_length()
+        position = self.op.position
+        m.d.sync += [  # of the operator
+            walk.turn.eq(position[:block_bits]),
+            walk.later.eq((position + self.op.count - 1) >> block_bits),
+            walk.crossing.eq((position[:block_bits] + self.op.count - 1)[block_bits]),
+            walk.past.eq((position + (config.kv_block - 1)) >> block_bits),
+            walk.before.eq(Cat(slot < walk.turn for slot in range(config.kv_block))),
+        ]
         m.d.comb += [
-            walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
-            walk.wanted.eq(
-                walk.in_header | (walk.in_keys & (~self.direct | (walk.queued != BUFFERS << dim_bits)))
-                | walk.in_values | walk.in_padding
-            ),
+            walk.has_own.eq(~self.direct & ((walk.blocks_left == 0) | ((walk.blocks_left == 1) & walk.crossing))),
+            walk.has_past.eq(self.direct | (walk.past_left != 0)),
+            walk.wanted.eq(walk.in_header | (walk.in_keys & walk.room) | walk.in_values | walk.in_padding),
             self.beats.ready.eq(walk.wanted & ~walk.own),
             # The store answers every request.
             walk.accept.eq(walk.wanted & (walk.own | self.beats.valid)),
@@ -155,31 +185,33 @@ class BlockBuffer(wiring.Component):
 
     def _end_block(self, m: Module, walk: Walk) -> None:
         """The next block follows, of the next head after the last, until nothing is left."""
-        command = self.op.descriptor
-        m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1), walk.own.eq(0)]
+        m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1)]
+        with m.If(walk.past_left != 0):
+            m.d.sync += walk.past_left.eq(walk.past_left - 1)
         m.next = "BEGIN"
         with m.If(walk.blocks_left == 0):
-            m.d.sync += [walk.head.eq(walk.head + 1), walk.own.eq(1), walk.blocks_left.eq(walk.past)]
-            with m.If(self.direct | (walk.head == command.kv_heads - 1)):
+            m.d.sync += [walk.next_head.eq(1), walk.blocks_left.eq(walk.later), walk.past_left.eq(walk.past)]
+            with m.If(self.direct | (walk.head == self.op.descriptor.kv_heads - 1)):
                 m.next = "IDLE"
 
-    def _sequence(self, m: Module, walk: Walk, landed: Signal) -> None:
-        """Header, keys, values and padding of block after block; the pass's own has no header and no padding."""
+    def _sequence(self, m: Module, walk: Walk, landing: Landing) -> None:
+        """Block after block: keys and values of the store, then header, keys, values and padding of the ring."""
         command, scales, header_beats = self.op.descriptor, m.submodules.scales, self.config.header_beats
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
-                    walk.head.eq(0), walk.own.eq(~self.direct),
-                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.past)), walk.buffer.eq(0),
+                    walk.head.eq(0), walk.next_head.eq(0), walk.buffer.eq(0), walk.past_left.eq(walk.past),
+                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.later)),
                 ]
                 with m.If(self.start):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
-                m.d.sync += [walk.step.eq(0), walk.phase.eq(0)]
+                m.d.sync += [walk.step.eq(0), walk.phase.eq(0), walk.own.eq(walk.has_own)]
                 with m.If(~walk.full & ~scales.busy):
-                    m.d.comb += [walk.begin.eq(1), scales.pour.eq(walk.own)]
+                    m.d.comb += [walk.begin.eq(1), scales.pour.eq(~walk.has_past)]
+                    m.d.sync += [walk.head.eq(walk.head + walk.next_head), walk.next_head.eq(0)]
                     m.next = "HEADER"
-                    with m.If(walk.own):
+                    with m.If(walk.has_own):
                         m.next = "KEYS"
             with m.State("HEADER"):
                 m.d.comb += walk.in_header.eq(1)
@@ -187,6 +219,8 @@ class BlockBuffer(wiring.Component):
                     m.d.comb += scales.pour.eq(1)
                     m.d.sync += walk.step.eq(0)
                     m.next = "KEYS"
+                    with m.If(walk.has_own):
+                        m.next = "LAND"
             with m.State("KEYS"):
                 m.d.comb += walk.in_keys.eq(1)
                 with m.If(walk.accept & walk.last):
@@ -199,49 +233,74 @@ class BlockBuffer(wiring.Component):
             with m.State("VALUES"):
                 m.d.comb += walk.in_values.eq(1)
                 with m.If(walk.accept & walk.last):
+                    m.d.sync += [walk.step.eq(0), walk.own.eq(0)]
                     m.next = "PADDING"
                     with m.If(walk.own):
+                        m.d.sync += walk.phase.eq(0)
                         m.next = "LAND"
+                        with m.If(walk.has_past):
+                            m.next = "HEADER"
                     with m.Elif(walk.aligned):
                         self._end_block(m, walk)
-            with m.State("LAND"), m.If(landed & ~scales.busy):
-                self._end_block(m, walk)
+            with m.State("LAND"), m.If(landing.over):
+                # The memories have one write port.
+                m.next = "KEYS"
+                with m.If(~walk.has_past):
+                    self._end_block(m, walk)
             with m.State("PADDING"):
                 m.d.comb += walk.in_padding.eq(1)
                 with m.If(walk.accept & walk.aligned):
                     self._end_block(m, walk)
 
-    def _fill_buffers(
-        self, m: Module, walk: Walk, own_keys: Value, own_values: Value, own_last: Value, own_step: Value
-    ) -> None:
+    def _fill_buffers(self, m: Module, walk: Walk, landing: Landing) -> None:
         """What lands in the buffers: beats as they come, or what the store answers."""
         config, sizes, dim_bits = self.config, self.sizes, len(self.key_dim)
         key_written, value_written, last_written = Signal(), Signal(), Signal()
         keys_end, values_end = Signal(), Signal()  # the last beat of a block's keys, of its values
         write_step, write_buffer = Signal(dim_bits), Signal(len(walk.buffer))
+        #: Nothing else of this block comes to where this beat goes.
+        completes = Signal()
+        strobe = Signal(config.kv_block)
         data = Signal(8 * config.beat_bytes, reset_less=True)
+        taken = walk.accept & ~walk.own
+        # Two beats of the store make one of 4-bit elements.
+        store_data, store_step, whole = self.store.data, landing.step, Const(1)
+        if config.int4_kv:
+            store_data = Mux(walk.int4, push_beat(data, store_data), store_data)
+            store_step, whole = Mux(walk.int4, landing.step >> 1, landing.step), ~walk.int4 | landing.step[0]
         m.d.sync += [
-            key_written.eq(own_keys | (walk.accept & walk.in_keys & ~walk.own)),
-            value_written.eq(own_values | (walk.accept & walk.in_values & ~walk.own)),
-            last_written.eq(Mux(walk.own, own_last, walk.last)),
-            keys_end.eq(Mux(walk.own, own_keys & own_last, walk.accept & walk.in_keys & walk.last & ~self.direct)),
-            values_end.eq(Mux(walk.own, own_values & own_last, walk.accept & walk.in_values & walk.last)),
-            write_step.eq(Mux(walk.own, own_step, walk.step)),
+            key_written.eq((landing.keys & whole) | (taken & walk.in_keys)),
+            value_written.eq((landing.values & whole) | (taken & walk.in_values)),
+            completes.eq(~landing.any | ~walk.has_past),
+            last_written.eq(Mux(landing.any, landing.last, walk.last)),
+            keys_end.eq(
+                (landing.keys & landing.last & ~walk.has_past) | (taken & walk.in_keys & walk.last & ~self.direct)
+            ),
+            values_end.eq((landing.values & landing.last & ~walk.has_past) | (taken & walk.in_values & walk.last)),
+            write_step.eq(Mux(landing.any, store_step, walk.step)),
             write_buffer.eq(walk.buffer),
-            data.eq(Mux(walk.own, self.store.data, self.beats.payload)),
+            data.eq(Mux(landing.any, store_data, self.beats.payload)),
+            strobe.eq(Mux(
+                landing.any, ~(walk.before & walk.has_past.replicate(config.kv_block)),
+                walk.before | (~walk.has_own).replicate(config.kv_block),
+            )),
         ]
         keys_written = Signal(range(sizes.dims))
-        with m.If(key_written):
+        with m.If(key_written & completes):
             m.d.sync += keys_written.eq(Mux(last_written, 0, write_step + 1))
             if config.int4_kv:
-                with m.If(walk.int4 & ~walk.own & ~last_written):
+                with m.If(walk.int4 & ~last_written):
                     m.d.sync += keys_written.eq((write_step + 1) << 1)
         write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
+        offered = key_written & self.direct
         m.d.sync += [
             walk.queued.eq(counted(walk.queued, walk.accept & walk.in_keys & self.direct, self.take)),
-            walk.offered.eq(counted(walk.offered, key_written & self.direct, self.take)),
+            walk.room.eq(~self.direct | (walk.queued < (BUFFERS << dim_bits) - 1)),
+            walk.offered.eq(counted(walk.offered, offered, self.take)),
+            # ``offered`` as it becomes is not 0
+            self.offer.eq(offered | walk.offered[1:].any() | (walk.offered[0] & ~self.take)),
             read_place.eq(read_place + self.take),
-            write_place.eq(write_place + (key_written & self.direct)),
+            write_place.eq(write_place + offered),
         ]
         used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
         keys = more_than(m, BUFFERS, keys_end, self.key_free, "keys_ahead")
@@ -252,20 +311,20 @@ class BlockBuffer(wiring.Component):
             self.key_limit.eq(keys_written),
             self.value_ready.eq(values[0]),
             self.next_value_ready.eq(values[1]),
-            self.offer.eq(walk.offered != 0),
         ]
 
-        m.submodules.keys = key_memory = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
-        m.submodules.values = value_memory = BlockMemory(8 * config.beat_bytes, BUFFERS << dim_bits)
+        beat, slot = 8 * config.beat_bytes, 8 * config.key_bytes
+        m.submodules.keys = key_memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
+        m.submodules.values = value_memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
         key, key_dim = self._expanded(m, "key", walk.int4, key_memory.data)
         value, value_dim = self._expanded(m, "value", walk.int4, value_memory.data)
         m.d.comb += [
-            key_memory.write_en.eq(key_written),
+            key_memory.write_en.eq(strobe & key_written.replicate(config.kv_block)),
             key_memory.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
             key_memory.write_data.eq(data),
             key_memory.addr.eq(Mux(self.direct, read_place, Cat(key_dim, self.key_buffer))),
             self.key.eq(key),
-            value_memory.write_en.eq(value_written),
+            value_memory.write_en.eq(strobe & value_written.replicate(config.kv_block)),
             value_memory.write_addr.eq(Cat(write_step, write_buffer)),
             value_memory.write_data.eq(data),
             value_memory.addr.eq(Cat(value_dim, self.value_buffer)),
@@ -273,13 +332,14 @@ class BlockBuffer(wiring.Component):
         ]
 
     def _connect_store(self, m: Module, walk: Walk) -> None:
-        """The store is asked for the pass's own block; scales go to their buffer."""
+        """The store is asked for the pass's own keys and values; scales go to their buffer."""
         command, scales = self.op.descriptor, m.submodules.scales
         m.d.comb += [
             self.store.value.eq(walk.in_values),
             self.store.head.eq(walk.head),
             self.store.head_vectors.eq(command.head_vectors),
             self.store.dim.eq(walk.step),
+            self.store.turn.eq(walk.turn),
             self.store.bank.eq(scales.bank),
             scales.bank_scales.eq(self.store.scales),
             scales.put.eq(walk.accept & walk.in_header),
@@ -287,7 +347,8 @@ class BlockBuffer(wiring.Component):
             scales.beat.eq(self.beats.payload),
             scales.begin.eq(walk.begin),
             scales.buffer.eq(walk.buffer),
-            scales.own.eq(walk.own),
+            scales.own.eq(Mux(walk.has_own, Mux(walk.has_past, walk.turn, 0), self.config.kv_block)),
+            scales.turn.eq(walk.turn),
             self.scales_ready.eq(scales.ready),
             scales.read_buffer.eq(self.scale_buffer),
             scales.read_key.eq(self.scale_key),
@@ -302,7 +363,6 @@ class BlockBuffer(wiring.Component):
             return beat, dim
         place = Signal(len(dim), name=f"{kind}_place")
         packed, upper = Signal(name=f"{kind}_packed"), Signal(name=f"{kind}_upper")
-        half = int4 & ~getattr(self, f"{kind}_own")
-        m.d.comb += place.eq(Mux(half, dim >> 1, dim))
-        m.d.sync += [packed.eq(half), upper.eq(half & dim[0])]
+        m.d.comb += place.eq(Mux(int4, dim >> 1, dim))
+        m.d.sync += [packed.eq(int4), upper.eq(int4 & dim[0])]
         return expand_beat(beat, packed, upper), place

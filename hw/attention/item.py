@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value
 from amaranth.lib import data
-from amaranth.utils import bits_for
 
 from ...attention_memory import AttentionMemory
 from ...config import BuildConfig
@@ -32,6 +31,8 @@ class AttentionSizes(AttentionMemory):
         self.part_bits = (config.width // config.key_bytes - 1).bit_length()
         #: log2 of the query lanes.
         self.lane_bits = (config.query_lanes - 1).bit_length()
+        #: Bits of a position from the beginning of the block of token 0 on: the pass reaches into two blocks at most.
+        self.reach_bits = (config.kv_block - 1).bit_length() + 1
         #: Bits of the sums of one lane: lane 0 also computes the LM head.
         dot = (E4M3_LARGEST if config.fp8_query else 127) * 127 * config.max_head_dim
         self.sum_bits = [config.score_bits] + [dot.bit_length() + 1] * (config.query_lanes - 1)
@@ -47,8 +48,9 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
     """An item of work: one round of query slots against one block of one key/value head.
 
     ``buffer`` of the block; ``round``; ``output`` first word of the output memory; ``query_scale`` row of the scales;
-    ``own`` the block is the pass's own keys, else its first ``limit`` keys are valid; ``first``, ``last`` block of the head;
-    ``release`` last round of the block; ``final`` last item of the operator.
+    ``whole`` every key of the block is before the pass; else it is the first of the blocks with tokens of the pass, or with
+    ``second`` the second; ``first``, ``last`` block of the head; ``release`` last round of the block; ``final`` last item of the
+    operator.
     """
     sizes = AttentionSizes(config)
     return data.StructLayout({
@@ -56,8 +58,8 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
         "round": index_bits(sizes.rounds),
         "output": index_bits(sizes.output_words),
         "query_scale": index_bits(sizes.query_rows),
-        "limit": bits_for(config.kv_block),
-        "own": 1,
+        "whole": 1,
+        "second": 1,
         "first": 1,
         "last": 1,
         "release": 1,

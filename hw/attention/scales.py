@@ -7,14 +7,14 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ..interfaces import KV_LATENCY, index_bits
+from ..interfaces import KV_SCALE_LATENCY, index_bits
 from .item import BUFFERS, delayed
 
 __all__ = ["ScaleBuffer"]
 
 
 class ScaleBuffer(wiring.Component):
-    """Takes the scales of a block from its header beats, or from the KV store, and keeps them for ``BUFFERS`` blocks.
+    """Takes the scales of a block from its header beats and from the KV store, and keeps them for ``BUFFERS`` blocks.
 
     A memory one key wide is small, so a header waits in a register while its scales pour into the memory, a key a cycle.
 
@@ -24,9 +24,9 @@ class ScaleBuffer(wiring.Component):
         A header beat, and which; only while not ``busy``.
     begin : In(1), buffer : In
         Strobe: a block begins in ``buffer``, whose scales are no longer needed.
-    pour : In(1), own : In(1)
-        Strobe, with ``buffer``: the header is complete; with ``own`` the scales come from the store, whose head does not change
-        until ``busy`` falls.
+    pour : In(1), own : In, turn : In
+        Strobe, with ``buffer``: the header is complete, if there is one. From key ``own`` on (0 to ``kv_block``) the scales come
+        from the store, whose head does not change until ``busy`` falls: those of bank ``key - turn``.
     bank : Out, bank_scales : In(32)
         Read of the KV store.
     busy : Out(1)
@@ -47,7 +47,8 @@ class ScaleBuffer(wiring.Component):
             "begin": In(1),
             "buffer": In(buffer),
             "pour": In(1),
-            "own": In(1),
+            "own": In(range(config.kv_block + 1)),
+            "turn": In(index_bits(config.kv_block)),
             "bank": Out(index_bits(config.chunk)),
             "bank_scales": In(32),
             "busy": Out(1),
@@ -67,16 +68,17 @@ class ScaleBuffer(wiring.Component):
             with m.If(self.put & (self.part == i)):
                 m.d.sync += header[i * beat : (i + 1) * beat].eq(self.beat)
 
-        running, from_store, target = Signal(), Signal(), Signal(len(self.buffer))
+        running, own, target = Signal(), Signal(len(self.own)), Signal(len(self.buffer))
         key = Signal(index_bits(block))
         with m.If(running):
             m.d.sync += key.eq(key + 1)
             with m.If(key == block - 1):
                 m.d.sync += running.eq(0)
         with m.If(self.pour):
-            m.d.sync += [running.eq(1), key.eq(0), from_store.eq(self.own), target.eq(self.buffer)]
-        landing = delayed(m, running, KV_LATENCY + 1, "landing")
-        keys = delayed(m, key, KV_LATENCY + 1, "key")
+            m.d.sync += [running.eq(1), key.eq(0), own.eq(self.own), target.eq(self.buffer)]
+        landing = delayed(m, running, KV_SCALE_LATENCY + 1, "landing")
+        keys = delayed(m, key, KV_SCALE_LATENCY + 1, "key")
+        from_store = delayed(m, key >= own, KV_SCALE_LATENCY, "from_store")[-1]
         past = Signal(32)
         m.d.sync += past.eq(Cat(half.word_select(keys[-3], 16) for half in (header[: 16 * block], header[16 * block :])))
         scales = Signal(32)
@@ -91,7 +93,7 @@ class ScaleBuffer(wiring.Component):
         )
         write, read = kept.write_port(), kept.read_port()
         m.d.comb += [
-            self.bank.eq(key),
+            self.bank.eq(key - self.turn),
             self.busy.eq(running | Cat(landing[1:]).any()),
             write.en.eq(landing[-1]),
             write.addr.eq(Cat(keys[-1], target)),

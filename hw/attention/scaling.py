@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...numerics import SCORE_BITS, SCORE_FRACTION
@@ -33,7 +32,7 @@ class ScoreScaler(wiring.Component):
         Strobe: an item starts.
     read_last : Out(1)
         Strobe: the scales of an item's block were read for the last time.
-    scales_ready, scale_buffer, scale_key, key_scale, value_scale; scale_addr, scale_read, scale; token_round, token_read, token
+    scales_ready, scale_buffer, scale_key, key_scale, value_scale; scale_addr, scale_read, scale; reach_round, reach_read, reach
         Counterparts of :class:`BlockBuffer`, :class:`QueryMemory` and :class:`SlotTable`.
     logit_valid : Out(1), logit : Out(32)
         Lane 0 before it is rounded to an integer.
@@ -68,9 +67,9 @@ class ScoreScaler(wiring.Component):
             "scale_addr": Out(index_bits(sizes.query_rows)),
             "scale_read": Out(1),
             "scale": In(32).array(lanes),
-            "token_round": Out(index_bits(sizes.rounds)),
-            "token_read": Out(1),
-            "token": In(bits_for(config.chunk)).array(lanes),
+            "reach_round": Out(index_bits(sizes.rounds)),
+            "reach_read": Out(1),
+            "reach": In(sizes.reach_bits).array(lanes),
             "logit_valid": Out(1),
             "logit": Out(32),
             "valid": Out(1),
@@ -102,8 +101,8 @@ class ScoreScaler(wiring.Component):
             self.read_last.eq(last),
             self.scale_addr.eq(self.item.query_scale),
             self.scale_read.eq(self.begin),
-            self.token_round.eq(self.item.round),
-            self.token_read.eq(self.begin),
+            self.reach_round.eq(self.item.round),
+            self.reach_read.eq(self.begin),
             first.eq(running & (key == 0)),
             last.eq(running & (key == config.kv_block - 1)),
             # The next sums arrive `score_latency` + 1 cycles after this or later: when the last key is read.
@@ -141,8 +140,7 @@ class ScoreScaler(wiring.Component):
         m.d.comb += self.done.eq(lasts[-1])
 
         for lane, bits in enumerate(sizes.sum_bits):
-            # The pass's own block: key t is that of token t.
-            takes = Mux(working.own, key <= self.token[lane], key < working.limit)
+            takes = working.whole | (Cat(key, working.second) <= self.reach[lane])
             self._scale(m, lane, held[lane].word_select(key, bits), takes, key_scales[-1], firsts[scaled_at - 1])
 
             self._track_maxima(m, lane, valid[-1], firsts[-1])

@@ -30,7 +30,9 @@ class Walk:
         self.present = Signal(ItemLayout(config))
         self.head = Signal(bits_for(config.max_kv_heads))
         self.blocks_left = Signal(32)
-        self.past = Signal(bits_for(config.max_pages))
+        #: Blocks behind a head's first one; blocks with tokens of the pass behind the first of those (one, or none).
+        self.later = Signal(bits_for(config.max_pages))
+        self.crossing = Signal()
         #: Query word now, of this round's first vector, and of round 0; words and rows from one round to the next.
         self.word, self.round_word, self.head_word, self.round_words = (
             Signal(word_bits, name=n) for n in ("word", "round_word", "head_word", "round_words")
@@ -38,7 +40,7 @@ class Walk:
 
 
 class ScoreStage(wiring.Component):
-    """Query memory, dot products and the order of items: heads, in them blocks (own, then past), in them rounds.
+    """Query memory, dot products and the order of items: heads, in them blocks by ascending position, in them rounds.
 
     HEAD (``direct``) has one item for each block of vocabulary rows, for lane 0.
 
@@ -49,7 +51,7 @@ class ScoreStage(wiring.Component):
         Of the slot table.
     write, write_scale, scale_addr, scale_read, scale
         As in :class:`QueryMemory`.
-    key_buffer, key_dim, key, key_ready, key_limit, key_free, offer, take, key_own
+    key_buffer, key_dim, key, key_ready, key_limit, key_free, offer, take
         Counterparts of :class:`BlockBuffer`.
     scores_0, scores_1, ... : Out for each lane, item : Out(ItemLayout), load : Out(1)
         ``load`` is a strobe; ``scores`` holds the sums in that cycle. ``item`` describes them, until ``release``.
@@ -82,7 +84,6 @@ class ScoreStage(wiring.Component):
             "key_free": Out(1),
             "offer": In(1),
             "take": Out(1),
-            **({"key_own": Out(1)} if config.int4_kv else {}),
             **{f"scores_{lane}": Out(config.kv_block * bits) for lane, bits in enumerate(sizes.sum_bits)},
             "item": Out(ItemLayout(config)),
             "load": Out(1),
@@ -105,7 +106,6 @@ class ScoreStage(wiring.Component):
         dims = Signal(range(sizes.head_dims + 1))
         last_in_word, may_issue = Signal(), Signal()
         m.d.comb += [
-            walk.past.eq((self.op.position + (config.kv_block - 1)) >> block_bits),
             dims.eq(Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits),
             last_in_word.eq((walk.dim[: sizes.part_bits] + 1)[sizes.part_bits]),
             finish.eq(issue & walk.at_end),
@@ -113,29 +113,30 @@ class ScoreStage(wiring.Component):
             may_issue.eq(running & ~(walk.at_end & walk.reserved)),
             self.take.eq(may_issue & self.direct & self.offer),
             issue.eq(self.take | (may_issue & ~self.direct & (self.key_ready | (walk.dim < self.key_limit)))),
-            self.key_free.eq(finish & present.release & ~self.direct),
+            # ``finish`` of ATTENTION: the last beat of a block is read when all are there
+            self.key_free.eq(may_issue & walk.at_end & self.key_ready & present.release & ~self.direct),
             self.key_buffer.eq(present.buffer),
             self.key_dim.eq(walk.dim),
             query.addr.eq(walk.word),
             query.part.eq(walk.dim[: sizes.part_bits]),
             query.scale_addr.eq(self.scale_addr),
             query.scale_read.eq(self.scale_read),
-            present.first.eq(present.own),
             present.last.eq(walk.blocks_left == 0),
+            present.whole.eq(~present.last & ((walk.blocks_left != 1) | ~walk.crossing)),
+            present.second.eq(present.last & walk.crossing),
             present.release.eq(self.direct | (present.round == self.last_round)),
             present.final.eq(
                 present.release & present.last & (self.direct | (walk.head == command.kv_heads - 1))
             ),
-            # The last past block ends at ``position``.
-            present.limit.eq(Mux(
-                present.last & (self.op.position[:block_bits] != 0), self.op.position[:block_bits], config.kv_block,
-            )),
         ]
-        m.d.sync += walk.last_dim.eq(dims - 1)  # of the operator
+        # of the operator
+        m.d.sync += [
+            walk.last_dim.eq(dims - 1),
+            walk.later.eq((self.op.position + self.op.count - 1) >> block_bits),
+            walk.crossing.eq((self.op.position[:block_bits] + self.op.count - 1)[block_bits]),
+        ]
         if config.probe:
             m.d.comb += self.working.eq(issue)
-        if config.int4_kv:
-            m.d.comb += self.key_own.eq(present.own)
         if config.fp8_query:
             m.d.sync += query.e4m3.eq((command.format & Format.FP8_QUERY).any() & ~self.direct)
         m.d.comb += [mine.eq(theirs) for mine, theirs in zip(self.scale, query.scale, strict=True)]
@@ -168,9 +169,9 @@ class ScoreStage(wiring.Component):
             with m.State("IDLE"):
                 m.d.sync += [
                     present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
-                    present.own.eq(~self.direct), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
+                    present.first.eq(1), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
                     walk.head_word.eq(0), walk.dim.eq(0), walk.at_end.eq(walk.last_dim == 0),
-                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.past)),
+                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.later)),
                 ]
                 with m.If(self.start):
                     m.next = "SLOTS"
@@ -202,7 +203,7 @@ class ScoreStage(wiring.Component):
             present.round.eq(0),
             present.output.eq(0),
             present.query_scale.eq(walk.head),
-            present.own.eq(0),
+            present.first.eq(0),
             walk.word.eq(walk.head_word),
             walk.round_word.eq(walk.head_word),
             walk.blocks_left.eq(walk.blocks_left - 1),
@@ -216,8 +217,8 @@ class ScoreStage(wiring.Component):
                 walk.word.eq(following_head),
                 walk.round_word.eq(following_head),
                 present.query_scale.eq(walk.head + 1),
-                present.own.eq(1),
-                walk.blocks_left.eq(walk.past),
+                present.first.eq(1),
+                walk.blocks_left.eq(walk.later),
             ]
 
     def _connect_dot(self, m: Module, issue: Signal, finish: Signal, dim: Signal) -> None:

@@ -1,4 +1,4 @@
-"""Table of the query slots of an operator: which token, and where its output goes."""
+"""Table of the query slots of an operator: how far each sees, and where its output goes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class SlotTable(wiring.Component):
     last_round : Out
     group_vectors : Out
         Vectors of one token's output of one key/value head: ``group * head_vectors``.
-    token_round, token_read : In;  token : Out per lane
-        Token of each lane's slot in round ``token_round``, held from the cycle after the strobe on.
+    reach_round, reach_read : In;  reach : Out per lane
+        Position of the token of each lane's slot in round ``reach_round``, counted from the beginning of the block of token 0; held
+        from the cycle after the strobe on.
     output_round, output_read : In;  output, active : Out per lane
         Scratch address of each lane's output of key/value head 0, and whether the lane has a slot; held likewise.
     """
@@ -43,9 +44,9 @@ class SlotTable(wiring.Component):
             "ready": Out(1),
             "last_round": Out(rounds),
             "group_vectors": Out(16),
-            "token_round": In(rounds),
-            "token_read": In(1),
-            "token": Out(bits_for(config.chunk)).array(lanes),
+            "reach_round": In(rounds),
+            "reach_read": In(1),
+            "reach": Out(self.sizes.reach_bits).array(lanes),
             "output_round": In(rounds),
             "output_read": In(1),
             "output": Out(index_bits(config.scratch_vectors)).array(lanes),
@@ -57,6 +58,7 @@ class SlotTable(wiring.Component):
         config, command = self.config, self.op.descriptor
         heads_left, last_member = Signal(8), Signal(8)
         token, member = Signal(bits_for(config.chunk)), Signal(8)
+        reach = Signal(self.sizes.reach_bits)
         base, address = Signal(len(self.output[0])), Signal(len(self.output[0]))
         lane = Signal(max(1, self.sizes.lane_bits))
         active, write = Signal(), Signal()
@@ -72,6 +74,7 @@ class SlotTable(wiring.Component):
                     last_member.eq(last_member + 1),
                     self.group_vectors.eq(self.group_vectors + command.head_vectors),
                     token.eq(0),
+                    reach.eq(self.op.position[: self.sizes.reach_bits - 1]),
                     member.eq(0),
                     lane.eq(0),
                     self.last_round.eq(0),
@@ -88,7 +91,8 @@ class SlotTable(wiring.Component):
                     m.d.sync += [member.eq(member + 1), address.eq(address + command.head_vectors)]
                     with m.If(member == last_member):
                         m.d.comb += next_token.eq(token + 1)
-                        m.d.sync += [member.eq(0), base.eq(base + command.dst_stride), address.eq(base + command.dst_stride)]
+                        m.d.sync += [member.eq(0), reach.eq(reach + 1)]
+                        m.d.sync += [base.eq(base + command.dst_stride), address.eq(base + command.dst_stride)]
                 m.d.sync += [token.eq(next_token), lane.eq(lane + 1)]
                 with m.If(lane == config.query_lanes - 1):
                     m.d.sync += lane.eq(0)
@@ -99,19 +103,19 @@ class SlotTable(wiring.Component):
                         m.d.sync += self.last_round.eq(self.last_round + 1)
 
         for i in range(config.query_lanes):
-            tokens = memory.Memory(shape=len(token), depth=self.sizes.rounds, init=[])
+            reaches = memory.Memory(shape=len(reach), depth=self.sizes.rounds, init=[])
             outputs = memory.Memory(shape=1 + len(address), depth=self.sizes.rounds, init=[])
-            m.submodules[f"tokens_{i}"], m.submodules[f"outputs_{i}"] = tokens, outputs
-            put_token, get_token = tokens.write_port(), tokens.read_port()
+            m.submodules[f"reaches_{i}"], m.submodules[f"outputs_{i}"] = reaches, outputs
+            put_reach, get_reach = reaches.write_port(), reaches.read_port()
             put_output, get_output = outputs.write_port(), outputs.read_port()
             m.d.comb += [
-                put_token.en.eq(write & (lane == i)),
-                put_token.addr.eq(self.last_round),
-                put_token.data.eq(token),
-                get_token.addr.eq(self.token_round),
-                get_token.en.eq(self.token_read),
-                self.token[i].eq(get_token.data),
-                put_output.en.eq(put_token.en),
+                put_reach.en.eq(write & (lane == i)),
+                put_reach.addr.eq(self.last_round),
+                put_reach.data.eq(reach),
+                get_reach.addr.eq(self.reach_round),
+                get_reach.en.eq(self.reach_read),
+                self.reach[i].eq(get_reach.data),
+                put_output.en.eq(put_reach.en),
                 put_output.addr.eq(self.last_round),
                 put_output.data.eq(Cat(active, address)),
                 get_output.addr.eq(self.output_round),

@@ -23,8 +23,8 @@ __all__ = ["AttentionUnit"]
 
 
 class AttentionUnit(wiring.Component):
-    """Online-softmax attention of the pass's queries over its own keys (KV store) and the past ones (``beats``); and the
-    int8 LM head with its best candidates. Bit for bit the operators of ``docs/numerics.md``.
+    """Online-softmax attention of the pass's queries over the past keys (``beats``) and its own (KV store), in blocks by ascending
+    position; and the int8 LM head with its best candidates. Bit for bit the operators of ``docs/numerics.md``.
 
     ::
 
@@ -38,8 +38,8 @@ class AttentionUnit(wiring.Component):
 
     ATTENTION: tokens 0 .. ``count`` - 1; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
     ``dst + t * dst_stride + n * head_vectors``. Consumes, for each key/value head, ``ceil(position / kv_block)`` blocks of
-    ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`.
-    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KV`` past blocks hold 4-bit elements (builds that have them).
+    ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`; the slots of this pass's tokens in them are not used.
+    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KV`` keys and values have 4 bits (builds that have them).
     HEAD: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head` makes them, ``stride``
     rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``. With fetch SHORTLIST the blocks are those
     of the short list, in its order, and no logits are written.
@@ -131,8 +131,6 @@ class AttentionUnit(wiring.Component):
                 self.weighting.eq((scaler.working & ~direct) | softmax.working),
                 self.summing.eq(values.working),
             ]
-        if config.int4_kv:
-            m.d.comb += [blocks.key_own.eq(scores.key_own), blocks.value_own.eq(values.value_own)]
         self._connect_stages(m)
 
         self._connect_head(m, start, direct)
@@ -197,7 +195,7 @@ class AttentionUnit(wiring.Component):
                 (scaler, scores, ("release", "scale_addr", "scale_read")),
                 (scaler, blocks, ("scale_buffer", "scale_key")),
                 (blocks, scaler, ("scales_ready", "key_scale", "value_scale")),
-                (scaler, slots, ("token_round", "token_read")),
+                (scaler, slots, ("reach_round", "reach_read")),
                 (scaler, softmax, ("usable", "key_value_scale", "present")),
                 (softmax, values, ("ready", "item")),
                 (values, softmax, ("take", "willing")),
@@ -211,7 +209,7 @@ class AttentionUnit(wiring.Component):
             getattr(sink, name)[lane].eq(getattr(source, name)[lane])
             for source, sink, names in (
                 (scores, scaler, ("scale",)),
-                (slots, scaler, ("token",)),
+                (slots, scaler, ("reach",)),
                 (scaler, softmax, ("score", "maximum", "exponent")),
                 (softmax, values, ("weights", "power", "correction")),
                 (slots, values, ("output", "active")),

@@ -157,7 +157,7 @@ class ValueStage(wiring.Component):
     op : In(Operator)
     ready, take, willing, item, weights, power, correction, reciprocal
         Counterparts of :class:`OnlineSoftmax`.
-    value_buffer, value_dim, value, value_ready, next_value_ready, free, value_own
+    value_buffer, value_dim, value, value_ready, next_value_ready, free
         Counterparts of :class:`BlockBuffer`.
     group_vectors, output_round, output_read, output, active
         Counterparts of :class:`SlotTable`.
@@ -188,7 +188,6 @@ class ValueStage(wiring.Component):
             "value_ready": In(1),
             "next_value_ready": In(1),
             "free": Out(1),
-            **({"value_own": Out(1)} if config.int4_kv else {}),
             "group_vectors": In(16),
             "output_round": Out(index_bits(sizes.rounds)),
             "output_read": Out(1),
@@ -228,8 +227,6 @@ class ValueStage(wiring.Component):
         parts = 1 << sizes.part_bits
         if config.probe:
             m.d.comb += self.working.eq(walk.step & ~walk.output_pass)
-        if config.int4_kv:
-            m.d.comb += self.value_own.eq(walk.item.own)
         m.d.comb += [
             self.willing.eq(walk.idle & self.value_ready),
             self.take.eq((self.willing | walk.follow) & self.ready),

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import Format
 from ...registers import NUMBER_BITS
-from ..interfaces import ADDRESS_BITS, KV_LATENCY, KvRead, Operator, Segment, WriteBeat, index_bits
+from ..interfaces import ADDRESS_BITS, KV_SCALE_LATENCY, KvRead, Operator, Segment, WriteBeat, index_bits, kv_latency
 from .item import delayed
 from .nibbles import push_beat
 
@@ -36,32 +36,33 @@ class Walk:
         self.left = Signal(32)
         self.header_left = Signal(range(config.header_beats + 1))
         self.padding, self.last = Signal(), Signal(name="last")
-        #: What is read next: a slot's scale, then a beat of keys or values.
+        #: What is read next: a slot's scale, then two beats of keys or values.
         self.scale = Signal(range(2 * config.kv_block))
         self.value = Signal()
         self.dim, self.last_dim = Signal(len(store.dim)), Signal(len(store.dim), name="last_dim")
-        self.wait = Signal(range(KV_LATENCY + 1))
-        #: Strobes: read a scale, take the beat that was read; all turns are done.
-        self.fill, self.load = Signal(), Signal(name="load")
-        self.turned = Signal()
+        #: Strobes: read a scale, read two beats, take the first of them, take the other.
+        self.fill, self.ask, self.load_even, self.load_odd = (
+            Signal(name=name) for name in ("fill", "ask", "load_even", "load_odd")
+        )
+        #: The second of the two beats waits at the store.
+        self.odd = Signal()
         #: The register that becomes a beat.
         self.beat = Signal(8 * config.beat_bytes, reset_less=True)
-        #: The first of two beats of the store that make one of 4-bit elements.
-        self.first_half: Value = Const(0)
+        #: Two beats of the store make one of 4-bit elements.
+        self.int4: Value = Signal(name="int4") if config.int4_kv else Const(0)
 
 
 class KvWriter(wiring.Component):
     """KV_WRITE: for every key/value head and every cache block that the pass touches (one or two) a segment of
     ``stream_beats`` beats at ``stream_address + page * stride + head * head_stride``.
 
-    Token t of the pass is position ``position + t`` of the context, which is slot ``(position + t) % kv_block`` of its block:
-    a beat of the store is rotated by ``position % kv_block`` slots. Byte strobes are set for the slots of this pass's tokens
-    alone.
+    Token t of the pass is position ``position + t`` of the context, which is slot ``(position + t) % kv_block`` of its block: so
+    far the store turns its beats. Byte strobes are set for the slots of this pass's tokens alone.
 
     With ``Format.INT4_KV`` (builds that have it) two beats of the store, which hold elements of -7 .. 7, make one of memory.
 
-    The writer works beside other units and need not be fast, so that one register rotates in steps of 1, 4, 16 ... slots: a
-    data beat takes four to ten cycles, a header beat a cycle for each of its scales.
+    The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 3 cycles, a header beat a
+    cycle for each of its scales.
 
     Members
     -------
@@ -94,10 +95,10 @@ class KvWriter(wiring.Component):
         m = Module()
         walk = Walk(self.config, self.store)
         self._find_slots(m, walk)
-        filled, of_value = self._read_store(m, walk)
-        self._turn_beat(m, walk, filled, of_value)
+        filled, arrived = self._read_store(m, walk)
+        self._fill_beat(m, walk, filled)
         self._connect_beats(m, walk)
-        self._sequence(m, walk, filled)
+        self._sequence(m, walk, filled, arrived)
         return m
 
     def _find_slots(self, m: Module, walk: Walk) -> None:
@@ -113,8 +114,8 @@ class KvWriter(wiring.Component):
         ]
 
     def _read_store(self, m: Module, walk: Walk) -> tuple[Value, Value]:
-        """The scales of slot after slot, then keys and values, each as soon as the beat before it was loaded. Returns
-        whether a scale arrives, and whether it is a value's."""
+        """The scales of slot after slot, then keys and values two beats at a time: the second stays at the store. Returns whether a
+        scale arrives, and whether the first beat does."""
         config, op, command = self.config, self.op, self.op.descriptor
         parts = config.width // config.key_bytes
         m.d.comb += [
@@ -122,65 +123,29 @@ class KvWriter(wiring.Component):
             self.store.head_vectors.eq(command.head_vectors),
             self.store.value.eq(walk.value),
             self.store.dim.eq(walk.dim),
+            self.store.turn.eq(op.position),
             self.store.bank.eq(walk.scale - op.position),
         ]
         m.d.sync += walk.last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
-        filled = delayed(m, walk.fill, KV_LATENCY, "filled")[-1]
-        of_value = delayed(m, walk.scale >= config.kv_block, KV_LATENCY, "of_value", reset_less=True)[-1]
+        if config.int4_kv:
+            m.d.sync += walk.int4.eq((command.format & Format.INT4_KV).any())
         with m.If(walk.fill):
             m.d.sync += walk.scale.eq(walk.scale + 1)
-        with m.If(walk.wait != 0):
-            m.d.sync += walk.wait.eq(walk.wait - 1)
-        with m.If(walk.load):
-            m.d.sync += [walk.dim.eq(walk.dim + 1), walk.wait.eq(KV_LATENCY)]
-            with m.If(walk.dim == walk.last_dim):
-                m.d.sync += [walk.dim.eq(0), walk.value.eq(1)]
-        return filled, of_value
+        with m.If(walk.ask | walk.load_odd):
+            m.d.sync += walk.dim.eq(walk.dim + 1)
+        with m.If(walk.load_odd & (walk.dim == walk.last_dim)):
+            m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.last.eq(walk.value)]
+        filled = delayed(m, walk.fill, KV_SCALE_LATENCY, "filled")[-1]
+        return filled, delayed(m, walk.ask, kv_latency(config), "arrived")[-1]
 
-    def _turn_beat(self, m: Module, walk: Walk, filled: Value, of_value: Value) -> None:
-        """The register that becomes a beat: slot t leaves at slot (t + position) % kv_block. Rotating down by n is rotating up by
-        kv_block - n."""
-        config, op, beat = self.config, self.op, walk.beat
-        block_bits = (config.kv_block - 1).bit_length()
-        bits = 8 * config.key_bytes
-        turns = [Signal(min(2, block_bits - at), name=f"turns_{at}") for at in range(0, block_bits, 2)]
-        scale_bits = Mux(of_value, self.store.scales[16:], self.store.scales[:16])
-        # One multiplexer of few inputs, chosen by an encoded number.
-        inputs = [Cat(beat[bits << 2 * i :], beat[: bits << 2 * i]) for i in range(len(turns))]
-        choice = Signal(range(len(inputs) + (3 if config.int4_kv else 2)))
-        inputs.append(self.store.data)
-        choose_load = len(turns)
-        if config.key_bytes == 2:
-            # A step by one slot is also a step by one scale.
-            choose_scale = 0
-            inputs[0] = Cat(beat[16:], Mux(filled, scale_bits, beat[:16]))
-        else:
-            choose_scale = len(inputs)
-            inputs.append(Cat(beat[16:], scale_bits))
-        with m.If(walk.load):
-            m.d.comb += choice.eq(choose_load)
-            m.d.sync += [Cat(turns).eq(-op.position[:block_bits]), walk.last.eq(walk.value & (walk.dim == walk.last_dim))]
-        with m.Elif(filled):
-            m.d.comb += choice.eq(choose_scale)
-        if config.int4_kv:
-            int4 = (op.descriptor.format & Format.INT4_KV).any()
-            walk.first_half = int4 & ~walk.dim[0]
-            with m.If(walk.load & int4):
-                m.d.comb += choice.eq(len(inputs))
-            with m.If(walk.load & walk.first_half):
-                m.d.sync += Cat(turns).eq(0)
-            inputs.append(push_beat(beat, self.store.data))
-        for i, turn in reversed(list(enumerate(turns))):
-            with m.If(turn != 0):
-                m.d.comb += choice.eq(i)
-        for i, turn in enumerate(turns):
-            with m.If((turn != 0) & (choice == i)):
-                m.d.sync += turn.eq(turn - 1)
-        with m.If(walk.load | filled | Cat(turns).any()), m.Switch(choice):
-            for i, taken in enumerate(inputs):
-                with m.Case(i):
-                    m.d.sync += beat.eq(taken)
-        m.d.comb += walk.turned.eq(~Cat(turns).any())
+    def _fill_beat(self, m: Module, walk: Walk, filled: Value) -> None:
+        """The register that becomes a beat: scale by scale, or a beat of the store, or the nibbles of two."""
+        beat, data = walk.beat, self.store.data
+        of_value = delayed(m, walk.scale >= self.config.kv_block, KV_SCALE_LATENCY, "of_value", reset_less=True)[-1]
+        with m.If(filled):
+            m.d.sync += beat.eq(Cat(beat[16:], Mux(of_value, self.store.scales[16:], self.store.scales[:16])))
+        with m.Elif(walk.load_even | walk.load_odd):
+            m.d.sync += beat.eq(Mux(walk.int4, push_beat(beat, data), data) if self.config.int4_kv else data)
 
     def _connect_beats(self, m: Module, walk: Walk) -> None:
         """Strobes of the slots of this pass's tokens, for header and data; padding has none."""
@@ -198,7 +163,7 @@ class KvWriter(wiring.Component):
             with m.If(walk.header_left == header_beats - i):
                 m.d.comb += strobe.eq(header_strobe.word_select(i, config.beat_bytes))
 
-    def _sequence(self, m: Module, walk: Walk, filled: Value) -> None:
+    def _sequence(self, m: Module, walk: Walk, filled: Value, arrived: Value) -> None:
         """One segment after the other: its address and slots, its header, its data."""
         config, command = self.config, self.op.descriptor
         #: Scales in one header beat, and how many of them have come.
@@ -221,7 +186,7 @@ class KvWriter(wiring.Component):
                     walk.scale.eq(0),
                     walk.value.eq(0),
                     walk.dim.eq(0),
-                    walk.wait.eq(KV_LATENCY),
+                    walk.odd.eq(0),
                     landed.eq(0),
                 ]
                 with m.If(self.segment.ready):
@@ -232,14 +197,22 @@ class KvWriter(wiring.Component):
                     m.next = "FILL"
             with m.State("FILL"), m.If(landed == beat_scales):
                 m.next = "SEND"
-            with m.State("LOAD"), m.If(walk.wait == 0):
-                m.d.comb += walk.load.eq(1)
-                m.next = "TURN"
-                if config.int4_kv:
-                    with m.If(walk.first_half):
-                        m.next = "LOAD"
-            with m.State("TURN"), m.If(walk.turned):
-                m.next = "SEND"
+            with m.State("ASK"):
+                m.d.comb += walk.ask.eq(1)
+                m.next = "EVEN"
+            with m.State("EVEN"):
+                m.d.comb += walk.load_even.eq(arrived)
+                m.d.sync += walk.odd.eq(1)
+                with m.If(arrived):
+                    m.next = "SEND"
+                    if config.int4_kv:
+                        with m.If(walk.int4):
+                            m.next = "ODD"
+            if config.int4_kv:
+                with m.State("ODD"):
+                    m.d.comb += walk.load_odd.eq(1)
+                    m.d.sync += walk.odd.eq(0)
+                    m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += self.beats.valid.eq(1)
                 m.d.sync += landed.eq(0)
@@ -279,7 +252,7 @@ class KvWriter(wiring.Component):
         """Where a beat that was taken leads: more of its segment, the next block or head, or the end."""
         command, block = self.op.descriptor, self.config.kv_block
         m.d.sync += walk.left.eq(walk.left - 1)
-        m.next = "LOAD"
+        m.next = "ASK"
         with m.If(walk.left == 1):
             m.d.sync += walk.second.eq(~walk.second)
             m.next = "PAGE"
@@ -294,6 +267,10 @@ class KvWriter(wiring.Component):
             m.d.sync += walk.header_left.eq(walk.header_left - 1)
             with m.If(walk.header_left != 1):
                 m.next = "REQUEST"
+        with m.Elif(walk.odd):
+            m.d.comb += walk.load_odd.eq(1)
+            m.d.sync += walk.odd.eq(0)
+            m.next = "SEND"
         with m.Elif(walk.padding | walk.last):
             m.d.sync += walk.padding.eq(1)
             m.next = "SEND"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import fifo, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -132,12 +132,13 @@ class PortReader(wiring.Component):
         note = Cat(request.slot, request.tag, request.beats)
         slot, tag = Signal.like(request.slot), Signal.like(request.tag)
         m.submodules.bursts = bursts = fifo.SyncFIFO(width=len(note), depth=depth)
-        left = Signal(range(config.burst_beats + 1))
+        left, known = Signal(range(config.burst_beats + 1)), Signal()
         m.d.comb += [
             bursts.w_data.eq(note),
             bursts.w_en.eq(request.valid),
-            bursts.r_en.eq(left == 0),
+            bursts.r_en.eq(~known),
         ]
+        m.d.sync += known.eq(Mux(known, ~(offer.start & (left == 1)), bursts.r_rdy))
         with m.If(offer.start):
             m.d.sync += [left.eq(left - 1), slot.eq(following(slot, config.ring_beats))]
             m.d.sync += [offer.slot.eq(slot), offer.tag.eq(tag), offer.last.eq(left == 1)]
@@ -145,7 +146,7 @@ class PortReader(wiring.Component):
             m.d.sync += Cat(slot, tag).eq(bursts.r_data)
             with m.If(bursts.r_rdy):
                 m.d.sync += left.eq(bursts.r_data[len(request.slot) + len(request.tag) :])
-        return bursts.w_rdy, left != 0
+        return bursts.w_rdy, known
 
     def _queue_words(self, m: Module, taken: Signal, known: Value) -> None:
         """From the bus through a register into the queue, and out of it."""

@@ -28,6 +28,8 @@ class Walk:
         self.source_offset = Signal(16, reset_less=True, name="$signal")
         self.param_offset = Signal(16, reset_less=True)
         self.first_kind, self.last_kind = Signal(Kind), Signal(Kind, name="last_kind")
+        pair = index_bits(config.max_head_dim // config.width)
+        self.last_rotated, self.last_quantized = Signal(pair), Signal(pair)  # of the pairs, of the vectors of a head
         # Of the token
         self.position = Signal.like(op.count, name="position")
         self.source, self.param = Signal(16, reset_less=True), Signal(16, reset_less=True, name="param")
@@ -42,7 +44,7 @@ class Walk:
         self.index = Signal.like(tag.index, name="index")
         self.head = Signal(16, reset_less=True)  # scratch address
         # Of the vector
-        self.pair = Signal(index_bits(config.max_head_dim // config.width))
+        self.pair = Signal(pair)
         #: The other vector of the pair.
         self.partner = Signal.like(op.descriptor.head_vectors, name="partner")
         self.second = Signal()
@@ -113,7 +115,9 @@ class RopeSteps(wiring.Component):
             walk.first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
             walk.last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
         ]
-        half = descriptor.head_vectors[1:]
+        m.d.sync += [
+            walk.last_rotated.eq(descriptor.head_vectors[1:] - 1), walk.last_quantized.eq(descriptor.head_vectors - 1),
+        ]
         m.d.comb += [
             walk.vector.eq(Mux(walk.do_rotate & walk.second, walk.partner, walk.pair)),
             walk.last_token.eq(walk.position + 1 == op.count),
@@ -122,7 +126,7 @@ class RopeSteps(wiring.Component):
                 & ((walk.kind != Kind.QUERY) | (walk.member == walk.last_member))
             ),
             walk.last_vector.eq(
-                Mux(walk.do_rotate, walk.second & (walk.pair + 1 == half), walk.pair + 1 == descriptor.head_vectors)
+                Mux(walk.do_rotate, walk.second & (walk.pair == walk.last_rotated), walk.pair == walk.last_quantized)
             ),
             walk.address.eq(walk.head + walk.vector),
             tag.source.eq(walk.address),

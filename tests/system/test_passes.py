@@ -68,6 +68,21 @@ def test_passes_without_logits(timing: DramTiming) -> None:
     assert device.clean()
 
 
+def test_cuts_into_passes_change_no_bit() -> None:
+    """Passes that begin and end at every place of a block, one that reaches into two blocks, one that fills one."""
+    tokens = np.random.default_rng(4).integers(0, SHAPE.vocab, 19).tolist()
+    found = []
+    for cut in ((6, 6, 6, 1), (2, 6, 5, 6), (5, 2, 1, 6, 5), (1, 4, 4, 6, 3, 1)):
+        engine, session = Engine(SmallDevice(), small_image()), Session()
+        done = 0
+        for tokens_here in cut:
+            done += tokens_here
+            result = engine.forward(session, tokens[done - tokens_here : done], logits=True, write_logits=True)
+        cache = engine.pages.read(session.pages[:2])  # whole blocks: every slot was written
+        found.append((result.candidates, engine.logits().tobytes(), cache.tobytes()))
+    assert found[1:] == found[:1] * 3
+
+
 def test_logits_are_written_only_when_asked_for() -> None:
     device = SmallDevice()
     engine, session = Engine(device, small_image()), Session()

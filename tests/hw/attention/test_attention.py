@@ -135,15 +135,11 @@ class Case:
         scale = torch.from_numpy(self.query_scale).reshape(self.count, self.kv_heads, self.group).transpose(0, 1).reshape(shape)
         kv = torch.from_numpy(self.kv)
         kv_scale = torch.from_numpy((self.kv_scale.astype(np.uint32) << 16).view(np.float32))
-        position, block = self.position, self.config.kv_block
-        token = torch.arange(self.count).repeat_interleave(self.group)
-        ranges = [(position, position + self.count)] + [(b * block, min(position, (b + 1) * block)) for b in range(self.blocks)]
-        for n, (begin, end) in enumerate(ranges):
-            valid = torch.arange(end - begin) <= token[:, None] if n == 0 else torch.ones(1, end - begin, dtype=torch.bool)
-            state.attend(
-                query, scale, (kv[0, :, begin:end], kv_scale[0, :, begin:end]), (kv[1, :, begin:end], kv_scale[1, :, begin:end]),
-                valid.expand(self.group * self.count, -1),
-            )
+        position = self.position + torch.arange(self.count).repeat_interleave(self.group)[:, None]
+        for begin in range(0, self.position + self.count, self.config.kv_block):
+            keys = slice(begin, begin + self.config.kv_block)
+            valid = begin + torch.arange(kv[0, 0, keys].shape[0]) <= position
+            state.attend(query, scale, (kv[0, :, keys], kv_scale[0, :, keys]), (kv[1, :, keys], kv_scale[1, :, keys]), valid)
         result = state.result().reshape(self.kv_heads, self.count, self.group, self.head_dim).numpy()
         vectors, stride = self.head_dim // self.config.width, self.descriptor(dst).dst_stride
         words = {}
@@ -206,7 +202,8 @@ async def attends(dut: Any) -> None:
         assert len(dict(written)) == len(expected)
         dims, beats_in_block = case.head_dim // config.key_bytes, KvBlockLayout(config, case.head_dim).beats
         if not stall and case.count * case.group <= config.query_lanes and dims >= config.kv_block + 16:
-            # One beat a cycle; per head the pass's own block, of no more beats than a cached one, and the way through the stages.
+            # One beat a cycle; per head the pass's own keys and values, of no more beats than a cached block, and the way through
+            # the stages.
             # A beat of 4-bit keys takes two cycles, while the one of values is loaded.
             way = 150 + Reciprocal.latency * config.query_lanes
             past = case.kv_heads * case.blocks * (dims + 2) if case.int4 else len(items)
@@ -214,7 +211,7 @@ async def attends(dut: Any) -> None:
         rounds = ceil_div(case.count * case.group, config.query_lanes)
         if not stall and rounds > 1 and dims >= config.kv_block + 16:
             # An item takes a cycle for each key beat; beside the items each round has an output pass.
-            steps = case.kv_heads * rounds * (case.blocks + 1) * dims
+            steps = case.kv_heads * rounds * ceil_div(case.position + case.count, config.kv_block) * dims
             output = case.kv_heads * rounds * (max(dims, 32) + 40)
             assert cycles <= steps + output + 150, (arguments, cycles, steps)
             if config.probe and case.blocks >= 8:

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 
 from hwgen.config import BuildConfig
 from hwgen.hw.attention.store import KvStore
-from hwgen.hw.interfaces import KV_LATENCY
+from hwgen.hw.interfaces import KV_SCALE_LATENCY, kv_latency
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from hwgen.hw.interfaces import KV_LATENCY
         {"kv_block": 16, "chunk": 4, "max_kv_heads": 3},
         {"kv_block": 8, "chunk": 1},  # no neighbour
         {"kv_block": 4, "chunk": 2},  # a beat holds whole vectors
+        {"beat_bytes": 64, "kv_block": 32, "chunk": 24, "builders": 3, "max_head_dim": 32, "max_kv_heads": 1},
         {"beat_bytes": 32, "kv_block": 16, "chunk": 6, "beat_vectors": 2},
     ],
 )
@@ -33,7 +34,7 @@ def test_every_element_comes_back(sizes: dict[str, int]) -> None:
     elements = {p: [rng.getrandbits(8) for _ in range(config.max_head_dim)] for p in places}
     scales = {p: rng.getrandbits(16) for p in places}
     requests = [
-        (v, h, d, rng.randrange(config.chunk))
+        (v, h, d, rng.randrange(config.chunk), rng.randrange(config.kv_block))
         for v in (0, 1)
         for h in range(config.max_kv_heads)
         for d in range(config.max_head_dim // config.key_bytes)
@@ -56,17 +57,20 @@ def test_every_element_comes_back(sizes: dict[str, int]) -> None:
         ctx.set(dut.kv.valid, 0)
         ctx.set(dut.kv_scale.valid, 0)
         ctx.set(dut.kv.data, 0)
-        for cycle in range(len(requests) + KV_LATENCY):
-            if cycle >= KV_LATENCY:
-                value, head, dim, scale_bank = requests[cycle - KV_LATENCY]
-                data, found = ctx.get(dut.read.data), ctx.get(dut.read.scales)
+        latency = kv_latency(config)
+        for cycle in range(len(requests) + latency):
+            if cycle >= latency:
+                value, head, dim, _, turn = requests[cycle - latency]
+                data = ctx.get(dut.read.data)
                 for bank in range(config.chunk):
                     wanted = elements[bank, value, head][dim * config.key_bytes : (dim + 1) * config.key_bytes]
-                    got = data >> bank * bits & ((1 << bits) - 1)
-                    assert got == int.from_bytes(bytes(wanted), "little"), (bank, value, head, dim)
-                assert found == scales[scale_bank, 0, head] | scales[scale_bank, 1, head] << 16
+                    got = data >> (bank + turn) % config.kv_block * bits & ((1 << bits) - 1)
+                    assert got == int.from_bytes(bytes(wanted), "little"), (bank, value, head, dim, turn)
+            if 0 <= cycle - KV_SCALE_LATENCY < len(requests):
+                _, head, _, bank, _ = requests[cycle - KV_SCALE_LATENCY]
+                assert ctx.get(dut.read.scales) == scales[bank, 0, head] | scales[bank, 1, head] << 16
             if cycle < len(requests):
-                for name, number in zip(("value", "head", "dim", "bank"), requests[cycle], strict=True):
+                for name, number in zip(("value", "head", "dim", "bank", "turn"), requests[cycle], strict=True):
                     ctx.set(getattr(dut.read, name), number)
             await ctx.tick()
 

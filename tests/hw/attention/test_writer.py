@@ -17,7 +17,7 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Format, Opcode
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.writer import KvWriter
-from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat
+from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat, kv_latency
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import Sink, drive_operator, pulse, start_and_wait, tiny_config, write_kv_store
@@ -135,8 +135,9 @@ async def writes_blocks(dut: Any) -> None:
             got.append((item & keep, strobe))
         assert got == [beat for _, segment in want for beat in segment]
         if not parameters["stall"]:
-            # Slots, header scales and at most ten cycles a beat, four more where it is made of two.
-            assert cycles <= len(want) * (3 * config.kv_block + 30 + (14 if int4 else 10) * layout.beats), cycles
+            # Slots, header scales, and what two beats of the store take, which are two of memory or one; one cycle for padding.
+            pairs = layout.data_beats * (2 if int4 else 1)
+            assert cycles <= len(want) * (3 * config.kv_block + 30 + (kv_latency(config) + 3) * pairs + config.groups), cycles
         segments.items.clear()
         beats.items.clear()
 

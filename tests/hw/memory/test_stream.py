@@ -40,7 +40,7 @@ class BeatPath(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         self.reader = StreamReader(config)
-        self.converter = RowToBeats(config)
+        self.converter = RowToBeats(config, 1)
         members = dict(self.reader.signature.members.items())
         super().__init__({**members, "rows": Out(BeatStream(config)), "segments": In(Segment())})
 
@@ -48,7 +48,7 @@ class BeatPath(wiring.Component):
         m = Module()
         m.submodules.reader, m.submodules.converter = reader, converter = self.reader, self.converter
         connect(m, reader.rows, converter.rows)
-        connect(m, converter.beats, flipped(self.rows))
+        connect(m, converter.beats[0], flipped(self.rows))
         connect(m, flipped(self.segments), reader.segments)
         for name in ("enabled", "halt", "hold", "rewind"):
             m.d.comb += getattr(reader, name).eq(getattr(self, name))

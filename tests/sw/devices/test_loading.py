@@ -56,6 +56,9 @@ def test_a_pass_is_stopped_before_a_load(
     board: VirtualBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: Callable[[Path], Path]
 ) -> None:
     """As if the board were real: PYNQ knows what it loaded."""
+    # A look at STATUS takes 50 cycles, on whatever computer: else it may see the pass to its end, and nothing is stopped.
+    monkeypatch.setattr("hwgen.sim.board.board.STEP_SECONDS", 1e-6)
+    monkeypatch.setattr("hwgen.sim.board.board.STEP_CYCLES", 50)
     bit = write_overlay(BOARD, tmp_path)
     first = PynqDevice(CONFIG, target=SimulatedDevice(board), overlay=bit)
     start_pass(first)
