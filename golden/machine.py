@@ -241,10 +241,10 @@ class GoldenMachine(Memories):
             if self.scores.shape[1] != d.head_stride:
                 self.scores = np.full((self.config.chunk, d.head_stride), -np.inf, np.float32)
             scores = result.numpy()[:, : d.head_stride - d.stride]
-            rows = self.scores[self.first : self.first + self.count]
+            lists = self.scores[self.first : self.first + self.count]
             if d.stride == 0:
-                rows[:] = -np.inf
-            rows[:, d.stride : d.stride + scores.shape[1]] = scores
+                lists[:] = -np.inf
+            lists[:, d.stride : d.stride + scores.shape[1]] = scores
 
     def _rope(self, d: Descriptor) -> None:
         dim = d.head_vectors * self.config.width

@@ -139,7 +139,8 @@ class Suspicious(GoldenMachine):
 
     def _execute(self, d: Descriptor) -> None:
         row, tokens = OPERATORS[d.opcode], range(self.first, self.first + self.count)
-        of = self.registers.want[self.first : self.first + self.count] if d.opcode is Opcode.NORM and Flag.LOGITS in d.flags else tokens
+        wanted = d.opcode is Opcode.NORM and Flag.LOGITS in d.flags
+        of = self.registers.want[self.first : self.first + self.count] if wanted else tokens
         reads = places(d, of, row.scratch_reads(d), row.param_reads(d), row.reads(d))
         writes = places(d, tokens, row.scratch_writes(d), row.param_writes(d), row.writes(d))
         before = {name: array.copy() for name, array in changing(self).items()}

@@ -18,7 +18,16 @@ from ...config import BuildConfig
 from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from ...layout import Int4Layout, KvBlockLayout
 from ...operators import (
-    OPERATORS, Unit, active_tokens, all_tokens, check_complete, has_more_rounds, must_wait, rope_heads, segments, skipped,
+    OPERATORS,
+    Unit,
+    active_tokens,
+    all_tokens,
+    check_complete,
+    has_more_rounds,
+    must_wait,
+    rope_heads,
+    segments,
+    skipped,
 )
 from ...shape import ModelShape
 from ..compiler.compile import plan_model

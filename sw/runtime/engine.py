@@ -13,7 +13,17 @@ from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...registers import (
-    COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, RUN_PAGES, RUN_TOKENS, Control, PassFlag, Register, Status, register_map,
+    COUNTERS,
+    ERROR_PORT,
+    ERROR_RESPONSE,
+    ERROR_WRITE,
+    RUN_PAGES,
+    RUN_TOKENS,
+    Control,
+    PassFlag,
+    Register,
+    Status,
+    register_map,
 )
 from ..compiler.image import Image
 from ..devices.device import Device, attach

@@ -56,10 +56,11 @@ class Scheduler:
     """Runs jobs pass by pass.
 
     A pass takes the next token of every answer that decodes, and in the room that is left prompts, in the order in which they came.
-    While some decode, a pass has ``width`` tokens at most (one more than those that decode at least), or those of the next whole round of the machine's lanes where ``width``
-    is not given: tokens of a round cost what one of them costs, so that a prompt travels in what decoding leaves free and nobody
-    waits longer than one such pass. Where nobody decodes, a pass has the whole chunk. Answers join at the next pass and leave at
-    its end. A prompt that begins like one under way waits for it, and finds its keys in the cache.
+    While some decode, a pass has ``width`` tokens at most (one more than those that decode at least), or those of the next whole
+    round of the machine's lanes where ``width`` is not given: tokens of a round cost what one of them costs, so that a prompt
+    travels in what decoding leaves free and nobody waits longer than one such pass. Where nobody decodes, a pass has the whole
+    chunk. Answers join at the next pass and leave at its end. A prompt that begins like one under way waits for it, and finds its
+    keys in the cache.
 
     When the pages of the KV cache run out, kept prefixes are dropped first; then the youngest session is parked in memory of
     the host and continues, with the same bits, when there is room again.

@@ -332,7 +332,8 @@ def test_refuses_a_pass_outside_the_build(bench: Bench, count: int, position: in
 
 @pytest.mark.parametrize(("words", "message"), [
     ({"RUNS": [2]}, "the 2 runs must have a token each and 3 together"), ({"RUNS": [0]}, "the 0 runs"),
-    ({"RUN": [0, 2]}, "3 together"), ({"WANTED": [4]}, "wanted tokens must be"), ({"WANTED": [1], "WANT": [3]}, "wanted tokens must be"),
+    ({"RUN": [0, 2]}, "3 together"), ({"WANTED": [4]}, "wanted tokens must be"),
+    ({"WANTED": [1], "WANT": [3]}, "wanted tokens must be"),
 ])
 def test_refuses_runs_that_are_not_the_pass(bench: Bench, words: dict[str, list[int]], message: str) -> None:
     bench.set_pass(3)
