@@ -136,7 +136,7 @@ def flip(opcode: Opcode, layer: int, change: Callable[[GoldenMachine], None]) ->
     """Corrupt the state after one operator of the second pass."""
 
     def fault(d: Descriptor, machine: GoldenMachine) -> None:
-        if d.opcode is opcode and d.layer == layer and machine.position == CONFIG.chunk:
+        if d.opcode is opcode and d.layer == layer and machine.positions[0] == CONFIG.chunk:
             change(machine)
 
     return fault
