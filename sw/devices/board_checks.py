@@ -22,8 +22,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ...boards import Board
+from ...boards import Board, Platform
 from ...contract import CONTRACT_VERSION, contract_hash
+from ...memory_ports import afi_settings
 from ...registers import MAGIC, Status, register
 from ...vlnv import VLNV
 from .fabric_clock import fabric_mhz, kernel_mhz
@@ -319,6 +320,23 @@ def _check_left_over(system: BoardSystem, board: Board, overlay: _Overlay) -> Ch
     return Check("leftover pass", not busy, "a pass is running" if busy else "none", fix)
 
 
+def _check_ports(system: BoardSystem, board: Board, platform: Platform) -> Check:
+    """The FIFOs of the memory ports are set as the design wants them: a port of another width brings wrong data."""
+    wrong = []
+    for field in afi_settings(platform.processor, platform.memory_ports[: board.config.ports], platform.memory_port_bits):
+        try:
+            found = system.read_word(field.address) & field.mask
+        except OSError as error:
+            return Check("memory ports", False, str(error), ENTER)
+        if found != field.value:
+            wrong.append(f"{field.text}: 0x{found:x} at 0x{field.address:x}, not 0x{field.value:x}")
+    text = f"{board.config.ports} of {platform.memory_port_bits} bits, 8 commands each way, best effort"
+    if wrong:
+        text = wrong[0] + (f"; and {len(wrong) - 1} more" if wrong[1:] else "")
+    fix = f"hwgen sets them whenever it opens the board: hwgen selftest --board {board.name} --overlay FILE.bit"
+    return Check("memory ports", not wrong, text, fix)
+
+
 def check_board(board: Board, system: BoardSystem, *, needed: int = 0) -> list[Check]:
     """Every check of a board that has, or will have, the build of ``board``, in the order in which things should be repaired.
 
@@ -335,5 +353,6 @@ def check_board(board: Board, system: BoardSystem, *, needed: int = 0) -> list[C
     ours = overlay.ours and checks[-1].ok
     checks.append(_check_clock(system, board, ours))
     if ours:
+        checks += [_check_ports(system, board, board.platform)] if board.platform else []
         checks.append(_check_left_over(system, board, overlay))
     return checks
