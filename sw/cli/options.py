@@ -118,9 +118,9 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 # ---- board and build configuration -------------------------------------------------------------------------------
-def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD) -> None:
-    """``default`` None: the board of an image, or `DEFAULT_BOARD`."""
-    other = "" if default else f" (that of an image, else {DEFAULT_BOARD})"
+def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD, otherwise: str = DEFAULT_BOARD) -> None:
+    """``default`` None: the board of an image, or ``otherwise``."""
+    other = "" if default else f" (that of an image, else {otherwise})"
     parser.add_argument("--board", default=default, help=f"board: a shipped name or the path of a board.json{other}")
     parser.add_argument("--engine", choices=ENGINES, help="linear engines of the build (what the model needs if not given)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")

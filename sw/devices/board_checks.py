@@ -323,13 +323,13 @@ def _check_left_over(system: BoardSystem, board: Board, overlay: _Overlay) -> Ch
 def _check_ports(system: BoardSystem, board: Board, platform: Platform) -> Check:
     """The FIFOs of the memory ports are set as the design wants them: a port of another width brings wrong data."""
     wrong = []
-    for field in afi_settings(platform.processor, platform.memory_ports[: board.config.ports], platform.memory_port_bits):
+    for wanted in afi_settings(platform.processor, platform.memory_ports[: board.config.ports], platform.memory_port_bits):
         try:
-            found = system.read_word(field.address) & field.mask
+            found = system.read_word(wanted.address) & wanted.mask
         except OSError as error:
             return Check("memory ports", False, str(error), ENTER)
-        if found != field.value:
-            wrong.append(f"{field.text}: 0x{found:x} at 0x{field.address:x}, not 0x{field.value:x}")
+        if found != wanted.value:
+            wrong.append(f"{wanted.text}: 0x{found:x} at 0x{wanted.address:x}, not 0x{wanted.value:x}")
     text = f"{board.config.ports} of {platform.memory_port_bits} bits, 8 commands each way, best effort"
     if wrong:
         text = wrong[0] + (f"; and {len(wrong) - 1} more" if wrong[1:] else "")

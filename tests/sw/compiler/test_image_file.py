@@ -212,6 +212,7 @@ def test_neither_writing_nor_reading_holds_a_copy(tmp_path: Path) -> None:
         with compiled.image.constants.reading() as read:
             for first in range(0, size, window.size):
                 read(window[: size - first])
-        assert tracemalloc.get_traced_memory()[1] - before < 6 << 20
+        # most of it are descriptors, larger ones in Python 3.10
+        assert tracemalloc.get_traced_memory()[1] - before < 9 << 20 < size
     finally:
         tracemalloc.stop()
