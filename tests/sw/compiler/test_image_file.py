@@ -54,7 +54,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def test_everything_comes_back(image: Image, saved: Path, chat_directory: Path) -> None:
     compiled, model = load_image(saved), open_model(chat_directory)
-    loaded, places = compiled.image, Places(4096, 8192, 1 << 20)
+    loaded, places = compiled.image, Places((4096,), 8192, 1 << 20)
     assert (compiled.name, compiled.board, compiled.part, compiled.head) == ("small", "small", "", "exact")
     for name in ("config", "shape", "symbols", "row_bytes", "chunk", "context", "page_bytes", "pages", "model_hash", "int4_kv"):
         assert getattr(loaded, name) == getattr(image, name), name

@@ -110,7 +110,8 @@ def test_sessions_move_their_own_bytes(recorded: Recorded, tokens: int, tmp_path
 def test_an_image_file_on_a_board(
     opened: Callable[..., PynqDevice], tmp_path: Path, expected: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Filled window by window, also across the network."""
+    """Filled window by window, also across the network, and constants in several buffers."""
+    monkeypatch.setattr("hwgen.sw.compiler.image.CONSTANTS_BUFFER", 4096)
     monkeypatch.setattr("hwgen.sw.devices.device.WINDOW", 4096)
     monkeypatch.setattr("hwgen.sw.devices.pynq_memory.WINDOW", 4096)
     path = tmp_path / "small.hwimage"
@@ -121,7 +122,7 @@ def test_an_image_file_on_a_board(
     answer = [item.token for item in Generation(engine, PROMPT, NEW_TOKENS)]
     engine.forward(Session(), PROMPT, write_logits=True)
     assert (answer, engine.logits().view(np.uint32).tolist()) == expected
-    assert device.synchronised_bytes > loaded.constants.bytes
+    assert device.synchronised_bytes > loaded.constants.bytes and len(loaded.constant_parts) > 4
 
 
 def test_a_damaged_file_is_told_as_such(opened: Callable[..., PynqDevice], tmp_path: Path) -> None:
