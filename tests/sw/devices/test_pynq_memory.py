@@ -159,3 +159,10 @@ def test_pages_are_written_in_the_middle_of_a_remote_buffer(server: BoardServer)
 )
 def test_advice_never_exceeds_what_a_board_can_give(need: int, installed: int | None, advice: str) -> None:
     assert advice in contiguous_advice(need, installed)
+
+
+def test_advice_names_the_file_of_the_board() -> None:
+    kria, zynq = (contiguous_advice(270 << 20, 512 << 20, seven) for seven in (False, True))
+    line = 'echo "bootargs=$(cat /proc/cmdline) cma=304M" >> /boot/uEnv.txt'
+    assert "/etc/default/flash-kernel" in kria and line in kria
+    assert "flash-kernel" not in zynq and line in zynq
