@@ -56,17 +56,19 @@ def boot_advice(wanted: int, seven: bool) -> str:
     return f"boot with cma={wanted}M: on Kria in /etc/default/flash-kernel, then sudo flash-kernel; else {image}; then reboot"
 
 
-def contiguous_advice(size: int, installed: int | None, seven: bool = False) -> str:
-    """What to do where ``size`` contiguous bytes are needed on a board with ``installed`` bytes of memory (None: unknown);
-    ``seven``: a Zynq-7000.
+def contiguous_advice(size: int, installed: int | None, area: int | None = None, seven: bool = False) -> str:
+    """What to do where ``size`` contiguous bytes are needed on a board with ``installed`` bytes of memory, ``area`` of them
+    contiguous (None: unknown); ``seven``: a Zynq-7000.
     """
     wanted = cma_wanted(size)
+    if area is not None and size <= area:
+        return "end other programs that hold buffers (on a board sudo systemctl restart jupyter), or reboot"
     if installed is not None and cma_limit(installed) < wanted:
         return (
             f"such a board can give about {cma_limit(installed)} MiB: compile with a shorter --context, keep fewer tokens "
             "(--cache-tokens), or use a smaller model"
         )
-    return f"end other programs that hold buffers, or {boot_advice(wanted, seven)}; a smaller model or context needs less"
+    return f"{boot_advice(wanted, seven)}; a smaller model or context needs less"
 
 
 class PynqMemory(ABC):
@@ -119,7 +121,7 @@ class PynqMemory(ABC):
             "device",
             f"{self._where} cannot give {ceil_div(size, 1 << 20)} MiB of contiguous memory{known}"
             + (f" ({reason})" if reason else ""),
-            contiguous_advice(size, self._memory_row("MemTotal"), self._target.arch == "armv7l"),
+            contiguous_advice(size, self._memory_row("MemTotal"), self._memory_row("CmaTotal"), self._target.arch == "armv7l"),
         )
 
     def _check_memory(self, size: int) -> None:

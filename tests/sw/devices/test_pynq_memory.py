@@ -162,7 +162,8 @@ def test_advice_never_exceeds_what_a_board_can_give(need: int, installed: int | 
 
 
 def test_advice_names_the_file_of_the_board() -> None:
-    kria, zynq = (contiguous_advice(270 << 20, 512 << 20, seven) for seven in (False, True))
+    kria, zynq = (contiguous_advice(270 << 20, 512 << 20, 128 << 20, seven) for seven in (False, True))
     line = 'echo "bootargs=$(cat /proc/cmdline) cma=304M" >> /boot/uEnv.txt'
     assert "/etc/default/flash-kernel" in kria and line in kria
     assert "flash-kernel" not in zynq and line in zynq
+    assert "end other programs" in contiguous_advice(270 << 20, 4 << 30, 1000 << 20), "it is large enough as it is"
