@@ -20,7 +20,7 @@ from ...sim.board_timing import memory_json
 from ..compiler.compile import compile_model
 from ..compiler.image_file import CompiledModel
 from ..devices.device import Device
-from ..devices.power import EnergyMeter, sensor_of
+from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from ..models.random_model import random_model
 from ..runtime.engine import Engine, PassResult
 from ..runtime.pages import Session
@@ -67,7 +67,9 @@ class BoardBench(Bench):
         self._phase, self._running = "", ExitStack()
         #: Seconds by the host's clock, and the meter, by phase.
         self.seconds: dict[str, float] = {"prefill": 0.0, "decode": 0.0}
-        self.meters = {name: EnergyMeter(sensor_of(self.opened)) for name in self.seconds}
+        sensor = sensor_of(self.opened)
+        self.meters = {name: EnergyMeter(sensor) for name in self.seconds}
+        self.no_energy = None if sensor else why_no_energy(self.opened)
 
     def _pass(self, what: str, tokens: list[int], logits: bool) -> PassResult:
         phase = "prefill" if what.startswith("prompt") else "decode"
@@ -188,7 +190,7 @@ def run_board_bench(
         "measured_mhz": getattr(device, "measured_mhz", None),
         "prefill": _measured(bench, "prefill", prefill), "decode": _measured(bench, "decode", decode),
         "beside": {"estimated": _estimated(bench), "simulated": None if simulated is None else _simulated(simulated)},
-        "memory": memory_json(board, plan.memory),
+        "memory": memory_json(board, plan.memory), "no_energy": bench.no_energy,
     }
     if plan.timeline is not None:
         result["timeline"] = bench.write_timeline(plan.timeline)
@@ -234,7 +236,6 @@ def describe_board_bench(result: dict[str, Any]) -> list[str]:
                 f"({energy['sensor']}: {energy['measures']})"
             )
     if not any(result[phase]["energy"] for phase in ("prefill", "decode")):
-        why = "a virtual board has no sensor" if result["simulated"] else "no power sensor that is known here"
-        lines.append(f"energy   not measured: {why}")
+        lines.append(f"energy   not measured: {result['no_energy'] or 'the sensor did not answer'}")
     return lines
 

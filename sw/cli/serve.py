@@ -8,17 +8,20 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import HwgenError
 from ...packages import needs
+from ..devices.power import sensor_of, why_no_energy
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
 from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
 from .output import Output, Result
+from .systemd import service_unit
 
 if TYPE_CHECKING:
     from ..serve.service import Service
@@ -71,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prefix reuse: where the answer stays bit for bit the same, also of earlier answers, or none",
     )
     parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
+    parser.add_argument(
+        "--systemd", action="store_true", help="print a unit that serves with these options from the system's start on, and end"
+    )
     add_board(parser, None)
 
 
@@ -132,6 +138,8 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
     )
     if options.reuse == "decoded":
         llm.prefixes = PrefixCache(llm.engine, decoded=True)
+    if not llm.device.simulated and sensor_of(llm.device) is None:
+        output.progress(f"energy is not counted: {why_no_energy(llm.device)}")
     limits = Limits(
         sessions=options.max_sessions,
         waiting=options.max_waiting,
@@ -144,6 +152,10 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     """Serve until a signal ends it."""
+    if options.systemd:
+        unit = service_unit(sys.argv[1:], options.drain_seconds)
+        output.show(unit, end="")
+        return 0, {"unit": unit}
     with needs("serving", "hwgen[serve]"):
         import uvicorn
 

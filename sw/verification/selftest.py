@@ -14,7 +14,7 @@ from ...contract import contract_hash
 from ...errors import HwgenError
 from ...registers import register_map
 from ..devices.device import Device, DeviceTimeout, StopFailed
-from ..devices.power import EnergyMeter, sensor_of
+from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from .port_patterns import PortPatterns
 from .port_speed import describe_speeds, measure_ports, memory_preset
 from .recorded_answers import ANSWER_KEYS, NEW_TOKENS, answers_of, engines_of, expected_answers, model_image
@@ -245,7 +245,7 @@ class SelfTest:
         device = self._opened
         sensor = sensor_of(device)
         if sensor is None:
-            return Found("no power sensor that is known on this board" if not device.simulated else "simulated", skipped=True)
+            return Found(why_no_energy(device), skipped=True)
         engine = engines_of(self.config)[0]
         with EnergyMeter(sensor) as meter:
             answers_of(device, engine)

@@ -96,7 +96,7 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].split() == ["virtual", "board", "simulated", "estimated"]
     (row,) = [line for line in lines if line.startswith("decode 3: tokens/s")]
     assert row.split()[-2] == "777.00"
-    assert "energy   not measured: a virtual board has no sensor" in lines
+    assert "energy   not measured: a simulated board has no power sensor" in lines
     assert main([*RUN[:-6], "--prompt", "0", "--decode", "1"]) == 0
     text = capsys.readouterr().out
     assert "prefill" not in text and "decode 1: cycles" in text and " simulated" in text.splitlines()[0]
