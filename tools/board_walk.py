@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +72,8 @@ class Wrong:
 
 RUN = 'hwgen run stories --device pynq --board kv260 --overlay hwgen.bit --prompt "Once upon a time" --max-new-tokens 64'
 
+SERVE = "hwgen serve stories.hwimage --device pynq --overlay hwgen.bit --host 0.0.0.0 --api-key-file key"
+
 STEPS = (
     Step(8, 'pip install "/home/ubuntu/hwgen-0.1.0-py3-none-any.whl[pynq]"', ("Successfully installed hwgen-0.1.0",)),
     Step(9, "hwgen doctor --board --model stories", ("note    overlay", "note    clock", "99.999 MHz", "ok      memory ")),
@@ -78,7 +81,9 @@ STEPS = (
     Step(11, "hwgen doctor --board --model stories", ("ok      overlay", "ok      clock", "ok      memory ports", "leftover pass")),
     Step(12, "hwgen selftest --board kv260 --overlay hwgen.bit", ("kv260: all steps passed; report: hwgen-selftest.json",)),
     Step(13, "pynq get-notebooks hwgen --ignore-overlays --path /home/ubuntu/jupyter_notebooks", ()),
-    Step(14, "hwgen run stories.hwimage --device pynq --overlay hwgen.bit --prompt \"Once upon a time\"", ("tokens (stopped by",)),
+    Step(14, 'hwgen run stories.hwimage --device pynq --overlay hwgen.bit --prompt "Once upon a time"', ("tokens (stopped by",)),
+    Step(15, 'pip install "/home/ubuntu/hwgen-0.1.0-py3-none-any.whl[pynq,serve]"', ("Successfully installed", "pydantic-2")),
+    Step(16, f"{SERVE} --systemd", ("ExecStart=/bin/bash -lc", "--api-key-file key", "WantedBy=multi-user.target")),
 )
 
 WRONG = (
@@ -139,9 +144,9 @@ class Walk:
         pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
         if not stamp.is_file() or stamp.read_text() != wanted:
             subprocess.run([find_python(ENVIRONMENTS[0].python), "-m", "venv", "--clear", str(environment)], check=True)
-            # PYNQ's set-up refuses a computer that says nothing of boards
-            subprocess.run([*pip, "install", *requirements], check=True, env={**os.environ, "PYNQ_REMOTE": "1"})
-            stamp.write_text(wanted)
+        # PYNQ's set-up refuses a computer that says nothing of boards; step 15 of the walk before has brought a newer pydantic
+        subprocess.run([*pip, "install", *requirements], check=True, env={**os.environ, "PYNQ_REMOTE": "1"})
+        stamp.write_text(wanted)
         subprocess.run([*pip, "uninstall", "-y", "hwgen"], check=True, stderr=subprocess.DEVNULL)
         (self.state / "global_pl_state_.json").unlink(missing_ok=True)
         self._copy_files(wheel)
@@ -168,6 +173,7 @@ class Walk:
         for suffix in (".bit", ".hwh"):
             bit.with_suffix(suffix).rename(HOME / f"hwgen{suffix}")
         shutil.copy(HOME / "hwgen.bit", HOME / "alone.bit")
+        (HOME / "key").write_text("walked")
         (HOME / "config.json").write_text(json.dumps(self.board.config.to_dict()))
         for name, change in (("stories", []), ("other", ["--set", "ring_beats=8192"])):
             command = ["hwgen", "compile", "stories", "--board", "kv260", "--config", str(HOME / "config.json"), *change]
@@ -256,6 +262,8 @@ class Walk:
                 self.nothing_of_a_computer()
             if step.number == 10:
                 self.same_story(found[1])
+            if step.number == 16:
+                self.serve_an_answer()
             if step.number == 13:
                 names = sorted(path.name for path in (HOME / "jupyter_notebooks" / "hwgen").glob("*.ipynb"))
                 self.expect("notebooks", (len(names), " ".join(names)), 3, ("01_live_inference",))
@@ -271,6 +279,30 @@ class Walk:
         wanted = str(json.loads(self.on_computer([*command, "--json", "--quiet"]))["text"]).strip()
         self.expect("the story is not that of golden", (0, text), 0, (wanted,))
         print("the story is that of golden, token for token")
+
+    def serve_an_answer(self) -> None:
+        """What the unit of step 16 runs, at this machine alone; it ends as `systemctl stop` ends it."""
+        command = f"exec {SERVE.replace('0.0.0.0', '127.0.0.1')} --port 0"
+        print(f"$ {command}", flush=True)
+        with subprocess.Popen(
+            ["bash", "-c", command], cwd=HOME, env=self.variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as server:
+            assert server.stderr is not None
+            lines = []
+            while not lines or " at http" not in lines[-1]:
+                lines.append(server.stderr.readline())
+                if not lines[-1]:
+                    sys.exit(f"the server ended: {''.join(lines)}")
+            url = lines[-1].split(" at ")[1].split()[0]
+            body = json.dumps({"model": "stories", "prompt": "Once upon a time", "max_tokens": 8}).encode()
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {(HOME / 'key').read_text()}"}
+            request = urllib.request.Request(f"{url}/completions", body, headers)
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
+                text = str(json.load(response)["choices"][0]["text"])
+            server.terminate()
+            found = server.wait(60), "".join(lines) + text
+        print(found[1], f"[exit code {found[0]}]", sep="\n", flush=True)
+        self.expect("the server", found, 0, (", there was a little girl",))
 
     def go_wrong(self) -> None:
         for wrong in WRONG:
