@@ -151,11 +151,12 @@ class PynqDevice(PynqMemory):
                 add_deadlines(target, seconds)
         self._pynq.Device.active_device = target
         clocks = self._pynq.Clocks
-        # PYNQ would go on setting the clocks of the device before; PYNQ 3.0 knows the clocks of its own board alone
-        if hasattr(clocks, "set_device") and clocks.device is not target:
-            if "_real_instance" in vars(clocks):
+        follows = hasattr(clocks, "set_device")  # since PYNQ 3.1; 3.0 takes the active device of when it first set a clock
+        if not follows or clocks.device is not target:
+            if "_real_instance" in vars(clocks):  # of the device before
                 del clocks._real_instance
-            clocks.set_device(target)
+            if follows:
+                clocks.set_device(target)
         return target
 
     def _open_overlay(self, overlay: Any, download: bool, board: str, report: Callable[[str], None]) -> Any:
