@@ -18,6 +18,7 @@ from ...errors import HwgenError
 from ...published import published_model
 from ...sim.board_timing import memory_json
 from ..compiler.compile import compile_model
+from ..compiler.image import Image
 from ..compiler.image_file import CompiledModel
 from ..devices.device import Device
 from ..devices.power import EnergyMeter, sensor_of, why_no_energy
@@ -41,6 +42,7 @@ class BoardBench(Bench):
         board: Board,
         plan: BenchPlan,
         compiled: CompiledModel | None,
+        simulated: dict[str, Any] | None,
         open_board: Callable[[int], Device],
         progress: Callable[[str], None],
     ) -> None:
@@ -60,6 +62,8 @@ class BoardBench(Bench):
             raise HwgenError(
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens", "use a shorter prompt"
             )
+        if simulated is not None:
+            check_same(board, plan, self.image, simulated)
         self.opened = open_board(self.image.contiguous_bytes)
         self.engine, self.session = Engine(self.opened, self.image), Session()
         if plan.cached:
@@ -106,13 +110,13 @@ def read_simulated(path: Path) -> dict[str, Any]:
 SIZES = ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "activation")
 
 
-def check_same(bench: BoardBench, simulated: dict[str, Any]) -> None:
+def check_same(board: Board, plan: BenchPlan, image: Image, simulated: dict[str, Any]) -> None:
     """Refuse to compare with passes of other sizes. A compiled model may have any name."""
-    plan, shape, published = bench.plan, bench.image.shape, published_model(str(simulated["shape"])).shape
+    shape, published = image.shape, published_model(str(simulated["shape"])).shape
     for name, ours, theirs in (
         *((f"{name} of the model", getattr(shape, name), getattr(published, name)) for name in SIZES),
         ("layers", shape.layers, simulated["layers"]),
-        ("configuration", bench.board.config.to_dict(), simulated["config"]),
+        ("configuration", board.config.to_dict(), simulated["config"]),
         ("head", plan.head, simulated["head"]),
         ("tokens cached", plan.cached, simulated["cached"]),
         ("prompt tokens", plan.prompt, simulated["prefill"]["tokens"]),
@@ -177,9 +181,7 @@ def run_board_bench(
     """Run a plan on the board that ``open_board`` opens with so many bytes of contiguous memory; the object that ``hwgen bench
     --device pynq --json`` prints. ``compiled``: a model in place of random weights. ``simulated``: the result of a bench.
     """
-    bench = BoardBench(board, plan, compiled, open_board, progress)
-    if simulated is not None:
-        check_same(bench, simulated)
+    bench = BoardBench(board, plan, compiled, simulated, open_board, progress)
     prefill, decode = bench.run()
     config, device = board.config, bench.opened
     result = {
@@ -238,4 +240,3 @@ def describe_board_bench(result: dict[str, Any]) -> list[str]:
     if not any(result[phase]["energy"] for phase in ("prefill", "decode")):
         lines.append(f"energy   not measured: {result['no_energy'] or 'the sensor did not answer'}")
     return lines
-

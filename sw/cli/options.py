@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...boards import Board, load_board
+from ...boards import Board, board_names, load_board
 from ...config import ENGINES, BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...published import PUBLISHED
@@ -203,9 +203,8 @@ def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | C
         board = configured_board(options, compiled.image.engine)
         check_same_build(compiled, board.config)
         return compiled, board
-    return compiled, replace(
-        load_board(DEFAULT_BOARD), name=compiled.board, part=compiled.part, config=compiled.image.config
-    )
+    known = load_board(compiled.board if compiled.board in board_names() else DEFAULT_BOARD)
+    return compiled, replace(known, name=compiled.board, part=compiled.part, config=compiled.image.config)
 
 
 def add_device(parser: argparse.ArgumentParser, default: str) -> None:
