@@ -82,6 +82,10 @@ STEPS = (
     Step(12, "hwgen selftest --board kv260 --overlay hwgen.bit", ("kv260: all steps passed; report: hwgen-selftest.json",)),
     Step(13, "pynq get-notebooks hwgen --ignore-overlays --path /home/ubuntu/jupyter_notebooks", ()),
     Step(14, 'hwgen run stories.hwimage --device pynq --overlay hwgen.bit --prompt "Once upon a time"', ("tokens (stopped by",)),
+    Step(
+        14, "hwgen bench --device pynq --overlay hwgen.bit --image stories.hwimage --prompt 8 --decode 4",
+        ("virtual board", "estimated", "decode 4: tokens/s", "energy   not measured"),
+    ),
     Step(15, 'pip install "/home/ubuntu/hwgen-0.1.0-py3-none-any.whl[pynq,serve]"', ("Successfully installed", "pydantic-2")),
     Step(16, f"{SERVE} --systemd", ("ExecStart=/bin/bash -lc", "--api-key-file key", "WantedBy=multi-user.target")),
 )
