@@ -41,9 +41,9 @@ def of_model(name: str, boards: list[str], layers: int | None) -> dict[str, dict
             except HwgenError as error:
                 found[f"{name}, {board}, {head}"] = {"refused": str(error)}
                 continue
+            places = Places(tuple(part.offset for part in image.constant_parts), 0, 0)
             found[f"{name}, {board}, {head}"] = {
-                "model": image.model_hash,
-                "programs": hashlib.sha256(image.programs(Places(0, 0, 0)).data).hexdigest(),
+                "model": image.model_hash, "programs": hashlib.sha256(image.programs(places).data).hexdigest(),
             }
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...boards import Board, load_board
+from ...boards import Board, board_names, load_board
 from ...config import ENGINES, BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...published import PUBLISHED
@@ -118,9 +118,9 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 # ---- board and build configuration -------------------------------------------------------------------------------
-def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD) -> None:
-    """``default`` None: the board of an image, or `DEFAULT_BOARD`."""
-    other = "" if default else f" (that of an image, else {DEFAULT_BOARD})"
+def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD, otherwise: str = DEFAULT_BOARD) -> None:
+    """``default`` None: the board of an image, or ``otherwise``."""
+    other = "" if default else f" (that of an image, else {otherwise})"
     parser.add_argument("--board", default=default, help=f"board: a shipped name or the path of a board.json{other}")
     parser.add_argument("--engine", choices=ENGINES, help="linear engines of the build (what the model needs if not given)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")
@@ -203,9 +203,8 @@ def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | C
         board = configured_board(options, compiled.image.engine)
         check_same_build(compiled, board.config)
         return compiled, board
-    return compiled, replace(
-        load_board(DEFAULT_BOARD), name=compiled.board, part=compiled.part, config=compiled.image.config
-    )
+    known = load_board(compiled.board if compiled.board in board_names() else DEFAULT_BOARD)
+    return compiled, replace(known, name=compiled.board, part=compiled.part, config=compiled.image.config)
 
 
 def add_device(parser: argparse.ArgumentParser, default: str) -> None:

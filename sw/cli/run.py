@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..devices.power import EnergyMeter, sensor_of
+from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
@@ -48,7 +48,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         session = llm.load_session(options.session) if options.session.exists() else Session()
     answer = llm.generate(options.prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
     output.show("" if options.chat else options.prompt, end="")
-    with EnergyMeter(sensor_of(llm.device)) as meter:
+    sensor = sensor_of(llm.device)
+    with EnergyMeter(sensor) as meter:
         for piece in answer:
             output.show(piece, end="")
     if session is not None:
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         "text": answer.text,
         "simulated": llm.device.simulated,
         "energy": meter.to_dict(len(answer.generation.tokens)),
+        "no_energy": None if sensor else why_no_energy(llm.device),
         **generation_json(answer.generation, board.config.clock_mhz, getattr(llm.device, "build_seconds", 0.0)),
     }
     output.show("\n")
@@ -119,5 +121,5 @@ def describe_run(result: dict[str, Any]) -> list[str]:
             f"prompt included ({energy['sensor']}: {energy['measures']})"
         )
     elif not result["simulated"]:
-        lines.append("energy   not measured: no power sensor that is known here")
+        lines.append(f"energy   not measured: {result['no_energy'] or 'the sensor did not answer'}")
     return lines

@@ -8,16 +8,19 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import HwgenError
 from ...packages import needs
+from ..devices.power import sensor_of, why_no_energy
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
 from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
 from .output import Output, Result
+from .systemd import service_unit
 
 if TYPE_CHECKING:
     from ..serve.service import Service
@@ -65,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context-full", choices=CONTEXT_FULL, default="stop", help="what happens when the context is full")
     parser.add_argument("--no-reuse", action="store_true", help="compute every prompt anew (answers are the same)")
     parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
+    parser.add_argument(
+        "--systemd", action="store_true", help="print a unit that serves with these options from the system's start on, and end"
+    )
     add_board(parser, None)
 
 
@@ -124,6 +130,8 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
         model, options.device, board.config, output.progress, cache_tokens=cache, reuse=not options.no_reuse,
         device_options=device_options(options, board),
     )
+    if not llm.device.simulated and sensor_of(llm.device) is None:
+        output.progress(f"energy is not counted: {why_no_energy(llm.device)}")
     limits = Limits(
         sessions=options.max_sessions,
         waiting=options.max_waiting,
@@ -136,6 +144,10 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     """Serve until a signal ends it."""
+    if options.systemd:
+        unit = service_unit(sys.argv[1:], options.drain_seconds)
+        output.show(unit, end="")
+        return 0, {"unit": unit}
     with needs("serving", "hwgen[serve]"):
         import uvicorn
 

@@ -18,8 +18,8 @@ class ImageMemory:
     def __init__(self, device: Device, image: Image) -> None:
         self._device, self._image = device, image
         sizes = image.buffers()
-        (constants,), (rows,), (programs,), (logits,) = (
-            list(map(device.allocate, sizes[name])) for name in ("constants", "rows", "programs", "logits")
+        constants, (rows,), (programs,), (logits,) = (
+            tuple(map(device.allocate, sizes[name])) for name in ("constants", "rows", "programs", "logits")
         )
         #: Address of every KV page.
         self.pages: list[int] = []
@@ -27,7 +27,8 @@ class ImageMemory:
             start = device.allocate(size)
             self.pages += range(start, start + size, image.page_bytes)
         with image.constants.reading() as read:
-            device.fill(constants, image.constants.bytes, read)
+            for address, size in zip(constants, sizes["constants"], strict=True):
+                device.fill(address, size, read)
         self._rows = rows
         #: Address of the logits of a pass that writes them.
         self.logits = logits

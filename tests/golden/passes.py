@@ -31,7 +31,8 @@ class Host:
         self.machine = GoldenMachine(config, BASE + image.memory_bytes())
         constants, programs, self.rows, logits, self.cache = self._addresses(image)
         self._put(constants, content(image.constants))
-        loaded = image.programs(Places(constants, self.rows, programs))
+        parts = tuple(constants + part.offset for part in image.constant_parts)
+        loaded = image.programs(Places(parts, self.rows, programs))
         self._put(programs, np.frombuffer(loaded.data, np.uint8))
         for block, page in enumerate(range(image.pages) if pages is None else pages):
             self.write("PAGE", (self.cache + page * image.page_bytes) // FRAME_BYTES, block)

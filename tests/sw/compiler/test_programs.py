@@ -24,7 +24,7 @@ def test_in_memory(tmp_path: Path) -> None:
     assert [[replace(d, tag=0) for d in part] for part in again.slices] == [list(part) for part in image.sliced.slices]
     save_image(tmp_path / "a.hwimage", image, None, load_board("demo"), "shortlist")
     loaded = load_image(tmp_path / "a.hwimage").image
-    places = Places(0x5000, 0x700000, 0x900000)
+    places = Places((0x5000,), 0x700000, 0x900000)
     assert loaded.programs(places) == image.programs(places)
     engine = golden_engine(with_cache_tokens(loaded, 64))
     got = interposed(engine, PASSES, [1], None, lambda number: True, poison)

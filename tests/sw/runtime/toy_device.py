@@ -63,8 +63,8 @@ class ToyDevice:
 
     @cached_property
     def _programs(self) -> Programs:
-        constants, rows, programs = self._buffers[:3]
-        return self.image.programs(Places(constants, rows, programs))
+        *constants, rows, programs = self._buffers[: len(self.image.constant_parts) + 2]
+        return self.image.programs(Places(tuple(constants), rows, programs))
 
     def allocate(self, size: int) -> int:
         self._buffers.append(self._allocator.allocate(size))
