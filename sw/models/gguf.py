@@ -181,7 +181,7 @@ def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[
         layers.append(LayerWeights(matrices=matrices, norms=gains))
     norm, table = file.floats("output_norm.weight", (shape.hidden,)), (shape.vocab, shape.hidden)
     head = None if shape.tied else file.floats("output.weight", table)
-    return loader.assemble(shape, layers, norm, file.floats("token_embd.weight", table), head)
+    return loader.assemble(shape, layers, norm, file.floats("token_embd.weight", table), head, layer=family.layer)
 
 
 def load_gguf(path: Path, progress: Callable[[str], None] = lambda text: None, name: str | None = None) -> Model:

@@ -66,7 +66,7 @@ def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool,
 
 
 @pytest.mark.parametrize(("change", "kind", "words"), [
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "architecture", "rope_type is 'yarn'"),
+    ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, "architecture", "rope_type is 'ntk'"),
     ({"attention_bias": True}, "architecture", "attention_bias is True"),
     ({"hidden_act": "gelu"}, "architecture", "hidden_act is 'gelu'; supported: 'silu'"),
     ({"quantization_config": {"quant_method": "gptq"}}, "architecture", "quant_method is 'gptq'"),

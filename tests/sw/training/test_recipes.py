@@ -21,8 +21,8 @@ from hwgen.sw.models.open import open_model
 from hwgen.sw.training import RECIPES
 from hwgen.sw.training.recipes import calibration_windows, quantize
 from hwgen.sw.training.rounding import round_gptq, round_to_nearest
-from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
-from hwgen.weights import LayerWeights, ModelWeights, dense, random_weights
+from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors
+from hwgen.weights import LayerWeights, ModelWeights, dense, random_weights, scale_rows
 
 from ..models.llama_files import SHAPE, write_gguf
 
