@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...decoder import DecoderLayer
 from ...formats import Float
@@ -40,7 +43,17 @@ def load_weights(
         TensorSet(directory), layer, shape, GAIN_PLACES,
         lambda tensors, place, size: read_matrix(tensors, quantization, place, size), progress,
     )
-    return assemble(*parts, layer=layer)
+    shape, layers, norm, embedding, head = parts
+    if layer.bias_of and not quantization.divides and not quantization.online:
+        layers = [_scale_biases(of, layer) for of in layers]
+    return assemble(shape, layers, norm, embedding, head, layer=layer)
+
+
+def _scale_biases(weights: LayerWeights, layer: DecoderLayer) -> LayerWeights:
+    """AutoBitLinear, offline, multiplies by ``weight_scale`` behind the sum: the bias, too."""
+    scales = {bias: np.float32(weights.matrices[name].scale) for name, bias in layer.bias_of.items()}
+    biases = {bias: np.asarray(values * scales[bias], np.float32) for bias, values in weights.biases.items()}
+    return replace(weights, biases=biases)
 
 
 def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> TernaryMatrix:
