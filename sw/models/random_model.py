@@ -159,6 +159,8 @@ def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomM
     return RandomModel(shape, model.layer, model.engine, seed)
 
 
-def sized_model(shape: ModelShape, engine: str) -> RandomModel:
-    """Random weights of any shape, in layers of the family whose checkpoints this engine runs: for what depends on sizes alone."""
-    return RandomModel(shape, next(family.layer for family in FAMILIES if family.engine == engine), engine)
+def sized_model(shape: ModelShape, engine: str, layer: DecoderLayer | None = None) -> RandomModel:
+    """Random weights of any shape, for what depends on sizes alone; in layers of the first family whose checkpoints this engine
+    runs, unless ``layer`` is given.
+    """
+    return RandomModel(shape, layer or next(family.layer for family in FAMILIES if family.engine == engine), engine)

@@ -12,14 +12,20 @@ from hwgen.sim.dram import KV260, RANDOM
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.verification.lock_step import LockStep
+from hwgen.weights import random_weights
 
-from ..sw.runtime.interposed import golden_engine, interposed, undisturbed
+from ..sw.runtime.interposed import golden_engine, interposed, sliced_image, undisturbed
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 
 #: Everything at once, as no published family has it.
 ALL = DecoderLayer("all", (
     replace(BITNET.stages[0], biases=QWEN2.stages[0].biases, head_norms=QWEN3.head_norms), *BITNET.stages[1:],
 ))
+
+#: Small enough for another token beside a pass.
+ONE_HEAD = ModelShape(
+    hidden=16, layers=2, heads=1, kv_heads=1, head_dim=8, ffn=21, vocab=41, activation="silu", max_context=32, unrotated=(1,)
+)
 
 SHAPES = {"llama": replace(SHAPE, unrotated=(1,), rope_scale=1.25), "qwen3": replace(SHAPE, rms_eps=0.25)}
 
@@ -36,7 +42,7 @@ def test_every_operator(layer: DecoderLayer) -> None:
 
 
 def test_slices() -> None:
-    image = small_image(replace(ONE_HEAD, unrotated=(1,)), layer=ALL)
+    image = sliced_image(CONFIG, ONE_HEAD, weights=random_weights(ONE_HEAD, 11, ALL))
     device = SmallDevice(KV260)
     passes = [[5, 40, 0, 17], [31, 2, 9]]
     got = interposed(Engine(device, image), passes, [1, 2, 3], None, all_logits)
@@ -44,8 +50,6 @@ def test_slices() -> None:
     want = undisturbed(golden_engine(image), passes, [1, 2, 3], got.boundaries, all_logits)
     assert (got.prompt, got.beside) == (want.prompt, want.beside)
 
-
-ONE_HEAD = ModelShape(hidden=16, layers=2, heads=1, kv_heads=1, head_dim=8, ffn=21, vocab=41, activation="silu", max_context=32)
 
 
 def all_logits(number: int) -> bool:
