@@ -99,12 +99,12 @@ FAMILIES = (
         gguf={"bitnet": "silu", "bitnet-b1.58": "relu2", "bitnet-25": "relu2"}, module="bitnet",
         reference=("float_bitnet", "float_model"), window=None, batch=4,
     ),
-    _llama(LLAMA, "llama", "mistral", ternary=True),
-    _llama(QWEN2, "qwen2", ternary=True),
-    _llama(QWEN3, "qwen3", ternary=True),
-    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama",)),
-    _llama(QWEN2, "qwen2"),
-    _llama(QWEN3, "qwen3"),
+    _llama(LLAMA, "llama", "mistral", ternary=True, gguf=("llama",)),
+    _llama(QWEN2, "qwen2", ternary=True, gguf=("qwen2",)),
+    _llama(QWEN3, "qwen3", ternary=True, gguf=("qwen3",)),
+    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama", "smollm3", "granite")),
+    _llama(QWEN2, "qwen2", gguf=("qwen2",)),
+    _llama(QWEN3, "qwen3", gguf=("qwen3",)),
 )
 
 #: ``model_type`` of models that people ask for and the machine does not have, with what is missing.
@@ -135,6 +135,8 @@ def family_of_config(config: dict[str, Any]) -> Family:
     raise unsupported("model_type", kind, f"{supported} (or an architecture BitNetForCausalLM)")
 
 
-def family_of_gguf(architecture: str) -> Family | None:
-    """The family of a GGUF architecture, or None."""
-    return next((family for family in FAMILIES if architecture in family.gguf), None)
+def family_of_gguf(architecture: str, ternary: bool = False) -> Family | None:
+    """The family of a GGUF architecture, or None. ``ternary``: its matrices are of a ternary type, or of none that decides."""
+    return next(
+        (f for f in FAMILIES if architecture in f.gguf and (ternary or f.quantization is None)), None
+    )

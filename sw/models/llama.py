@@ -143,7 +143,7 @@ def half_split_rows(rows: int, head_dim: int) -> npt.NDArray[np.int64]:
 
 
 #: GGUF architectures that have rotary pairs one beside the other.
-_INTERLEAVED = ("llama",)
+_INTERLEAVED = ("llama", "smollm3", "granite")
 
 
 def half_split(file: GgufFile, name: str, shape: ModelShape) -> npt.NDArray[np.int64] | None:
