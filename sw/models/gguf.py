@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 from ...errors import HwgenError
 from ...shape import ModelShape
 from ...weights import LayerWeights, ModelWeights
