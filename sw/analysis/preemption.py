@@ -13,6 +13,7 @@ from typing import Any
 
 from ...boards import load_board
 from ...config import BuildConfig
+from ...decoder import DecoderLayer
 from ...descriptors import Flag, Opcode
 from ...errors import HwgenError
 from ...published import PUBLISHED, published_model
@@ -79,10 +80,11 @@ def slice_times(model: PassModel, sliced: SlicedProgram, tokens: int, position: 
 
 
 def estimate_waits(
-    config: BuildConfig, shape: ModelShape, *, context: int, head: str = "exact", engine: str = "ternary", logits: bool = True
+    config: BuildConfig, shape: ModelShape, *, context: int, head: str = "exact", engine: str = "ternary", logits: bool = True,
+    layer: DecoderLayer | None = None,
 ) -> Waits:
     """A pass of the whole chunk and the decode of one token, both behind ``context`` cached tokens."""
-    weights: Any = sized_model(shape, engine)
+    weights: Any = sized_model(shape, engine, layer)
     compiler = compiler_of(config, weights, head)
     compiler.plan_program()
     sliced = plan_slices(compiler)
@@ -92,7 +94,7 @@ def estimate_waits(
             f"build {config.name!r} has no room in the scratch memory for a token beside a pass of {compiler.plan.chunk}",
             "build with larger scratch_vectors",
         )
-    model = PassModel(config, shape, head=head, engine=engine)
+    model = PassModel(config, shape, head=head, engine=engine, layer=layer)
     return Waits(
         model.chunk,
         model.run(model.chunk, context, logits=logits).cycles,
@@ -140,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine, shape = model.engine, model.shape
         config = load_board(options.board).for_engine(engine).config
         waits, without_head = (
-            estimate_waits(config, shape, context=options.context, head=options.head, engine=engine, logits=logits)
+            estimate_waits(
+                config, shape, context=options.context, head=options.head, engine=engine, logits=logits, layer=model.layer
+            )
             for logits in (True, False)
         )
     except HwgenError as error:

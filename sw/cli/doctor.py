@@ -158,7 +158,9 @@ def published_bytes(options: argparse.Namespace) -> dict[str, int]:
         try:
             config = configured_board(options, model.engine).config
             head = "shortlist" if model.engine == "ternary" else "exact"
-            found[name] = planned_image(config, model.shape, model.engine, head, DOCTOR_CONTEXT).contiguous_bytes
+            found[name] = planned_image(
+                config, model.shape, model.engine, head, DOCTOR_CONTEXT, model.layer
+            ).contiguous_bytes
         except HwgenError:
             continue  # too large for the build
     return found

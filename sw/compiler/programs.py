@@ -48,4 +48,4 @@ def unpack_slices(data: bytes) -> SlicedProgram:
 
 def is_needed(program: Program, tokens: int, logits: bool) -> bool:
     """Whether a slice does anything in a pass of ``tokens`` tokens."""
-    return any(not OPERATORS[d.opcode].repeatable and not skipped(d, tokens, logits) for d in program)
+    return any(not OPERATORS[d.opcode].repeatable(d) and not skipped(d, tokens, logits) for d in program)

@@ -107,8 +107,8 @@ def _identity(d: Descriptor) -> Descriptor:
 def check_slices(config: BuildConfig, program: Sequence[Descriptor], sliced: SlicedProgram, chunk: int) -> None:
     """Prove that the slices do what ``program`` does, whatever happens on the chip between them, the beside program included."""
     rounds = frozenset(d.token_start for d in program if d.opcode is Opcode.LINEAR and Flag.LAST not in d.flags)
-    done = Counter(_identity(d) for part in sliced.slices for d in part if not OPERATORS[d.opcode].repeatable)
-    if done != Counter(_identity(d) for d in program if not OPERATORS[d.opcode].repeatable):
+    done = Counter(_identity(d) for part in sliced.slices for d in part if not OPERATORS[d.opcode].repeatable(d))
+    if done != Counter(_identity(d) for d in program if not OPERATORS[d.opcode].repeatable(d)):
         raise AssertionError("the slices must do every operator of the program once")
     for number, part in enumerate(sliced.slices):
         chip = _OnChip(rounds, chunk)

@@ -38,7 +38,8 @@ class Planner(Protocol):
     shape: ModelShape
     weights: Any
     head_kind: str
-    gain_vectors: int | None
+    gain_vectors: int
+    bias_vectors: int
     plan: ScratchPlan
     memory: SegmentPlan
     program: list[Descriptor]
@@ -90,7 +91,7 @@ class ProgramCutter:
         half = linear.buffers & Buffers.ACCUMULATOR
         norm = next(
             i for i in range(index - 1, -1, -1)
-            if (d := self.program[i]).opcode is Opcode.NORM and d.token_start == linear.token_start
+            if (d := self.program[i]).opcode is Opcode.NORM and d.token_start == linear.token_start and Flag.STORE not in d.flags
             and not (d.buffers ^ linear.buffers) & Buffers.ACTIVATION
         )
         drains = []
@@ -148,7 +149,7 @@ class ProgramCutter:
         slices: list[Program] = []
         panels: dict[int, list[Round]] = {}
         rotary: list[Descriptor] = []
-        ropes: list[Descriptor] = []
+        ropes: list[Descriptor] = []  # and the norms of what they rotate, and what is loaded for both
         for i, d in enumerate(self.program[: self.tail]):
             if d.opcode is Opcode.LINEAR:
                 panels.setdefault(d.stream_address, []).append(self.round_of(i))
@@ -156,8 +157,8 @@ class ProgramCutter:
                 slices.append((d,))
             elif d.opcode is Opcode.ROTARY:
                 rotary = [d]
-            elif d.opcode is Opcode.ROPE:
-                ropes.append(d)
+            elif d.opcode is Opcode.ROPE or (d.opcode is Opcode.NORM and Flag.STORE in d.flags):
+                ropes += (*(need for need in self.loaded(i) if need not in ropes), d)
             elif d.opcode is Opcode.ATTENTION:
                 slices += self._panels(panels, product)
                 panels, found = {}, (*rotary, *ropes, d, self.program[i + 1])
@@ -216,9 +217,11 @@ class SharedSegments(SegmentPlan):
 
 def beside_program(compiler: Planner, base: int) -> Program:
     """One token through the model of ``compiler``, its vectors from ``base`` on."""
-    one = plan_scratch(replace(compiler.config, chunk=1), compiler.shape, compiler.gain_vectors)
+    one = plan_scratch(replace(compiler.config, chunk=1), compiler.shape, compiler.gain_vectors, compiler.bias_vectors)
     other = type(compiler)(compiler.config, compiler.weights, compiler.head_kind)
-    other.plan = replace(one, x=base, qkv=base + one.qkv, a=base + one.a, g=base + one.g, gains=compiler.plan.gains)
+    other.plan = replace(
+        one, x=base, bias=base + one.bias, qkv=base + one.qkv, a=base + one.a, g=base + one.g, gains=compiler.plan.gains
+    )
     other.memory = SharedSegments(compiler.memory)
     other.plan_program()
     return tuple(other.program)
@@ -227,9 +230,9 @@ def beside_program(compiler: Planner, base: int) -> Program:
 def plan_slices(compiler: Planner) -> SlicedProgram | None:
     """Slices of a planned program and the program beside them; None where the scratch has no room for another token."""
     c, p = compiler.config, compiler.plan
-    one = p.x_stride + max(p.qkv_stride + p.a_stride, p.g_stride)
+    one = p.x_stride + compiler.bias_vectors + max(p.qkv_stride + p.a_stride, p.g_stride)
     if compiler.head_kind == "shortlist":
-        one = max(one, p.x_stride + 2 * c.panel_vectors)
+        one = max(one, p.x_stride + compiler.bias_vectors + 2 * c.panel_vectors)
     attended = p.a + p.chunk * p.a_stride
     cutter = ProgramCutter(c, compiler.program, p)
     starts = sorted({d.token_start for d in compiler.program if d.opcode is Opcode.LINEAR and Flag.LAST not in d.flags})
