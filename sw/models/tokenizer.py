@@ -105,20 +105,25 @@ class Tokenizer:
         return {"tokenizer_class": "PreTrainedTokenizerFast", **self.names, **template}
 
     def _marked(self, content: Any) -> Any:
-        """The message with its control tokens marked."""
+        """A value with the control tokens in its texts marked."""
+        if isinstance(content, Mapping):
+            return {self._marked(name): self._marked(value) for name, value in content.items()}
+        if isinstance(content, list):
+            return [self._marked(value) for value in content]
         if not isinstance(content, str) or not self._control:
             return content
         pattern = "|".join(map(re.escape, self._control))
         return re.sub(pattern, lambda found: f"{_OPEN}{found[0]}{_CLOSE}", content.replace(_OPEN, "").replace(_CLOSE, ""))
 
-    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer. The template
-        says where control tokens stand; one that somebody typed into a message is text.
+    def encode_messages(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Token ids of a conversation (``role``, ``content``, and what else the template knows) in the model's chat template,
+        ready for the answer. The template says where control tokens stand; one that somebody typed into a message or a
+        description of ``tools`` is text.
         """
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
-        marked = [{name: self._marked(value) if name == "content" else value for name, value in m.items()} for m in messages]
-        prompt = render_chat(self._chat_template, marked, self.names)
+        marked = [{name: self._marked(value) if name != "role" else value for name, value in m.items()} for m in messages]
+        prompt = render_chat(self._chat_template, marked, self.names, [self._marked(tool) for tool in tools])
         ids: list[int] = []
         for number, piece in enumerate(re.split(f"{_OPEN}(.*?){_CLOSE}", prompt, flags=re.DOTALL)):
             ids += _ids(self._plain, piece, add_special_tokens=False) if number % 2 else self.encode_text(piece)

@@ -94,6 +94,8 @@ class Scheduler:
         #: Told, in the thread of the scheduler, that the device failed for good.
         self.on_failure = on_failure or (lambda error: None)
         self._failed_passes = 0
+        #: With the engine of a device that was opened anew.
+        self._prefixes: PrefixCache | None = None
         #: What the device failed with while it is being opened anew.
         self._recovering: HwgenError | None = None
         #: Times that the device was opened anew.
@@ -106,6 +108,7 @@ class Scheduler:
         self._running: list[Job] = []
         self._round: deque[Job] = deque()
         self._thread: threading.Thread | None = None
+        self._closing = threading.Lock()
 
     # ---- for any thread ------------------------------------------------------------------------------------------
     @property
@@ -157,7 +160,8 @@ class Scheduler:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        self._end_all(self._refusal)
+        with self._closing:  # once, whoever closes
+            self._end_all(self._refusal)
 
     # ---- for the thread that runs it -----------------------------------------------------------------------------
     def _serve(self) -> None:
@@ -190,9 +194,7 @@ class Scheduler:
                 error = again if isinstance(again, HwgenError) else DeviceFailed(f"{type(again).__name__}: {again}")
                 continue
             with self._changed:
-                for job in self._waiting:
-                    job.generation.move(engine, prefixes)
-                self.engine, self._recovering, self._failed_passes = engine, None, 0
+                self.engine, self._prefixes, self._recovering, self._failed_passes = engine, prefixes, None, 0
                 self.reopened += 1
             return
         self._refuse(error)
@@ -233,7 +235,10 @@ class Scheduler:
         with self._changed:
             prefill = any(j.generation.prefilling for j in self._running)
             if self._waiting and len(self._running) < self.max_running and not prefill:
-                self._running.append(self._waiting.popleft())
+                job = self._waiting.popleft()
+                if job.generation.engine is not self.engine:  # the device was opened anew meanwhile
+                    job.generation.move(self.engine, self._prefixes)
+                self._running.append(job)
 
     def _next(self) -> Job | None:
         ready = self._ready()
