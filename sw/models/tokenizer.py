@@ -18,13 +18,18 @@ __all__ = ["TextStream", "Tokenizer"]
 #: Around a control token in a message, so that it is found again in the rendered text: two characters of the private use area.
 _OPEN, _CLOSE = "\U0010FFFC", "\U0010FFFD"
 
+#: Characters from which on a text is encoded as a batch, which lets other threads run meanwhile.
+_LONG = 4096
+
 #: Tokens before an answer that :class:`TextStream` looks at.
 _BEFORE = 8
 
 
 def _ids(inner: Any, text: str, *, add_special_tokens: bool) -> list[int]:
     try:
-        return list(inner.encode(text, add_special_tokens=add_special_tokens).ids)
+        if len(text) < _LONG:
+            return list(inner.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(inner.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
     except Exception as error:  # the library raises plain Exception
         what = "it is no valid Unicode text" if any("\ud800" <= c <= "\udfff" for c in text) else str(error)
         raise HwgenError("tokenizer", f"a text cannot be made tokens: {what}", "give another text") from error

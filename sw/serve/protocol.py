@@ -92,7 +92,7 @@ class Request(Strict):
     """What both kinds of completion have."""
 
     model: str
-    max_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=0, lt=1 << 31)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
     n: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] = 1
@@ -238,7 +238,7 @@ class ResponseFormat(Strict):
 
 class ChatRequest(Request):
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=0, lt=1 << 31)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: list[Tool] = []

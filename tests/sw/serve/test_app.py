@@ -221,7 +221,7 @@ def test_a_client_that_goes_away_frees_its_slot(chat_directory: Path) -> None:
         ({"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"prompt": "x", "temperature": "1"}, "temperature", "valid number"),
         ({"prompt": "x", "temperature": 1e-310}, "temperature", "normal number"),
-        ({"prompt": "x", "repetition_penalty": 1e-308}, "repetition_penalty", "greater than or equal to 0.01"),
+        ({"prompt": "x", "repetition_penalty": 1e-300}, "repetition_penalty", "greater than or equal to 0.01"),
         ({"prompt": "x", "min_p": 1.1}, "min_p", "less than or equal to 1"),
         ({"prompt": "x", "logit_bias": {"300": 1}}, "logit_bias", "outside 0..258"),
         ({"prompt": "x", "logit_bias": {"x": 1}}, "logit_bias", "pattern"),
@@ -248,7 +248,8 @@ def test_bad_requests(server: Running, body: dict[str, object], param: str | Non
 
 
 @pytest.mark.parametrize(
-    "messages", [[], [{"role": "robot", "content": "x"}], [{"role": "user"}], [{"role": "user", "content": [{"type": "image_url"}]}]]
+    "messages",
+    [[], [{"role": "robot", "content": "x"}], [{"role": "user"}], [{"role": "user", "content": [{"type": "image_url"}]}]],
 )
 def test_bad_messages(server: Running, messages: list[object]) -> None:
     answer = server.http.post("/v1/chat/completions", json={"model": MODEL, "messages": messages})
