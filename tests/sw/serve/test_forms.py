@@ -30,10 +30,10 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {
     "type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False,
 }}}
 
-#: The template of the small model, with tools as Hermes has them.
+#: A template with tools as Hermes has them, short because the context of the small model is.
 TEMPLATE = (
-    "{% if tools %}T{{ tools|length }}<tool_call>{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}({{ c.function.name }}:{{ c.function.arguments.x }}){% endfor %}{% endfor %}[assistant]"
+    "{# <tool_call> #}{% if tools %}{{ tools|length }}{% endif %}{% for m in messages %}/{{ m.role[0] }}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}({{ c.function.name }}:{{ c.function.arguments.x }}){% endfor %}{% endfor %}/a"
 )
 
 
@@ -80,7 +80,6 @@ def test_json_object(server: Running) -> None:
         ({"type": "xml"}, "json_object"),
         ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "what"}}}, "cannot be enforced"),
         ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "object"}}}}, "cannot be enforced"),
-        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "pattern": "(a{999}){999}"}}}, "enforced"),
     ],
 )
 def test_formats_that_are_refused(server: Running, wanted: dict[str, Any], message: str) -> None:
@@ -113,12 +112,12 @@ def test_the_model_may_answer_in_words(tooled: Running, alone: LLM) -> None:
         ]},
         {"role": "tool", "content": "5", "tool_call_id": "c1"},
     ]
-    prompt = alone.model.tokenizer.encode_text("T1<tool_call>[user]cat[assistant](f:2)[tool]5[assistant]")
+    prompt = alone.model.tokenizer.encode_text("1/ucat/a(f:2)/t5/a")
     expected = alone.generate(prompt, max_new_tokens=4).text
     answer = post(tooled, messages=messages, tools=[TOOL], max_tokens=4)
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": expected, "refusal": None}
     assert answer["usage"]["prompt_tokens"] == len(prompt)
-    none = alone.model.tokenizer.encode_text("[user]cat[assistant]")
+    none = alone.model.tokenizer.encode_text("/ucat/a")
     assert post(tooled, tools=[TOOL], tool_choice="none", max_tokens=1)["usage"]["prompt_tokens"] == len(none)
 
 
