@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import openai
 import pytest
@@ -66,8 +66,6 @@ def test_openai_asynchronous(running: Running, expected: str) -> None:
 
 def test_openai_parses_a_pydantic_model(running: Running) -> None:
     pytest.importorskip("llguidance", reason="answers of given form need llguidance")
-    from typing import Literal
-
     from pydantic import BaseModel
 
     class Mood(BaseModel):
@@ -124,21 +122,11 @@ def test_llm(running: Running, expected: str, tmp_path: Path) -> None:
 def test_schemathesis(running: Running, tmp_path: Path) -> None:
     """Requests made from the description, right and wrong ones: every answer is as the description says, none is a defect."""
     pytest.importorskip("schemathesis", reason="makes requests from the description")
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,ignored_auth"
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,ignored_auth"
     script = Path(sys.executable).with_name("schemathesis")
     run = subprocess.run(
         [str(script), "run", f"{running.url}/openapi.json", "--checks", checks, "--header", "Authorization: Bearer secret",
-         "--max-examples", "12", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color", "--exclude-path", "/docs"],
+         "--max-examples", "8", "--seed", "1", "--phases", "examples,fuzzing", "--no-color", "--exclude-path", "/docs"],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-
-
-def test_curl_of_the_documents(running: Running) -> None:
-    """What `docs/runtime.md` shows works without a client library."""
-    answer: dict[str, Any] = running.http.post(
-        "/v1/chat/completions",
-        content=json.dumps({"model": MODEL, "messages": SAY, "max_tokens": 2}),
-        headers={"Content-Type": "application/json", "Authorization": "Bearer secret"},
-    ).json()
-    assert answer["object"] == "chat.completion"
