@@ -9,13 +9,19 @@ Exit codes: 0 done; 1 the answer is no (a mismatch, a missed target, a failed ch
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from ...config import ConfigError
 from ...errors import HwgenError
+from ...files import cache_directory
 from .options import Parser
 from .output import Output
 
@@ -71,24 +77,63 @@ def build_parser(command: str | None = None) -> Parser:
     return parser
 
 
+def of_system(error: OSError) -> HwgenError:
+    """What the system refused, as an error that says what to do: a full disk, a folder that cannot be written."""
+    where = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
+    text = error.strerror or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free space there"
+    elif where and where.startswith(str(cache_directory())):
+        fix = "set HWGEN_CACHE to a directory that can be written"
+    else:
+        fix = "look at the path and its permissions"
+    return HwgenError("file", f"{where}: {text}" if where else text, fix)
+
+
 def report_error(error: HwgenError, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": error.to_dict()}))
-    else:
+        with contextlib.suppress(OSError):  # the output is what failed: the line below still says so
+            print(json.dumps({"error": error.to_dict()}), flush=True)
+            return 2
+    with contextlib.suppress(OSError):
         print(f"hwgen: {error.kind}: {' '.join(str(error).split())}", file=sys.stderr)
         for line in getattr(error, "state", "").splitlines():  # where the machine stands when a pass hangs
             print(f"  {line}", file=sys.stderr)
     return 2
 
 
+def drop_output() -> None:
+    """Nothing more goes to standard output, and what is left of it in buffers is no error at the end of the interpreter."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def interrupted(as_json: bool) -> int:
+    """After Ctrl-C. Another one while the interpreter ends kills the process without a word."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if as_json:
+        report_error(HwgenError("interrupted", "interrupted", "run it again"), as_json)
+    else:
+        print("interrupted", file=sys.stderr)
+    return 130
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone
     try:
         command = next((a for a in arguments if not a.startswith("-")), None)
         options = build_parser(command).parse_args(arguments)
         code, result = options.run(options, Output(as_json=as_json, quiet=getattr(options, "quiet", False)))
+        if as_json:
+            print(json.dumps(result))
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except HwgenError as error:
         return report_error(error, as_json)
     except ConfigError as error:
@@ -96,13 +141,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             HwgenError("configuration", str(error), "change the field with --set or in board.json"), as_json
         )
     except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
+        drop_output()
         return 1
+    except OSError as error:
+        code = report_error(of_system(error), as_json)
+        drop_output()
+        return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    if as_json:
-        print(json.dumps(result))
+        return interrupted(as_json)
     return int(code)
 
 

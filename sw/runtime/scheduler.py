@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult, SlicedPass
 from .generation import GeneratedToken, Generation, PassRequest
+from .prefix_cache import PrefixCache
 
-__all__ = ["Job", "Observer", "QueueFull", "Scheduler"]
+__all__ = ["BACK_OFF", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler"]
+
+#: Seconds before each attempt to open a device that failed; when the last has failed, no more jobs are taken.
+BACK_OFF = (0.0, 1.0, 4.0, 15.0, 60.0)
+
+#: Passes that fail one behind the other, of whatever jobs, before the device counts as failed.
+FAILED_PASSES = 3
 
 #: Told of every pass: its job, what it did, whether it was of prefill, the seconds it took.
 Observer = Callable[["Job", PassResult, bool, float], None]
@@ -24,6 +32,13 @@ class QueueFull(HwgenError):
 
     def __init__(self, waiting: int) -> None:
         super().__init__("busy", f"{waiting} requests are waiting already", "try again later")
+
+
+class DeviceFailed(HwgenError):
+    """The device, and not one answer, is at fault."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("device", f"the device failed: {reason}", "try again in a while")
 
 
 @dataclass(eq=False)
@@ -51,10 +66,23 @@ class Scheduler:
 
     When the pages of the KV cache run out, kept prefixes are dropped first; then the youngest session is parked in memory of
     the host and continues, with the same bits, when there is room again.
+
+    An error of any kind in one answer ends that answer alone. When the device fails, the answers that have a session end with
+    the error; ``reopen`` makes an engine (and what it keeps of prompts) on a device opened anew, after the seconds of
+    ``back_off``, and those that wait are answered there. Where that cannot be, `failure` says why, and ``on_failure`` is called.
     """
 
     def __init__(
-        self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, turn: int = 1, observer: Observer | None = None
+        self,
+        engine: Engine,
+        *,
+        max_running: int = 8,
+        max_waiting: int = 64,
+        turn: int = 1,
+        observer: Observer | None = None,
+        reopen: Callable[[], tuple[Engine, PrefixCache | None]] | None = None,
+        back_off: Sequence[float] = BACK_OFF,
+        on_failure: Callable[[HwgenError], None] | None = None,
     ) -> None:
         for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("turn", turn, 0)):
             if value < least:
@@ -62,6 +90,16 @@ class Scheduler:
         self.engine = engine
         self.max_running, self.max_waiting, self.turn = max_running, max_waiting, turn
         self._observe: Observer = observer or (lambda job, result, prefill, seconds: None)
+        self._reopen, self._back_off = reopen, back_off
+        #: Told, in the thread of the scheduler, that the device failed for good.
+        self.on_failure = on_failure or (lambda error: None)
+        self._failed_passes = 0
+        #: With the engine of a device that was opened anew.
+        self._prefixes: PrefixCache | None = None
+        #: What the device failed with while it is being opened anew.
+        self._recovering: HwgenError | None = None
+        #: Times that the device was opened anew.
+        self.reopened = 0
         #: Guards what several threads change: the waiting jobs and whether more are taken.
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -70,6 +108,7 @@ class Scheduler:
         self._running: list[Job] = []
         self._round: deque[Job] = deque()
         self._thread: threading.Thread | None = None
+        self._closing = threading.Lock()
 
     # ---- for any thread ------------------------------------------------------------------------------------------
     @property
@@ -84,8 +123,13 @@ class Scheduler:
 
     @property
     def failure(self) -> HwgenError | None:
-        """Why no more jobs are taken."""
-        return self._refusal
+        """Why no more jobs are taken, or what the device failed with that is being opened anew."""
+        return self._refusal or self._recovering
+
+    @property
+    def full(self) -> bool:
+        """Whether :meth:`submit` would find too many waiting."""
+        return len(self._waiting) >= self.max_waiting + max(0, self.max_running - len(self._running))
 
     def submit(self, job: Job) -> None:
         """Add a job. :class:`QueueFull` when too many wait; a prompt that cannot be answered is refused."""
@@ -93,7 +137,7 @@ class Scheduler:
         with self._changed:
             if self._refusal is not None:
                 raise self._refusal
-            if len(self._waiting) >= self.max_waiting + max(0, self.max_running - len(self._running)):
+            if self.full:
                 raise QueueFull(len(self._waiting))
             self._waiting.append(job)
             self._changed.notify()
@@ -116,20 +160,45 @@ class Scheduler:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        self._end_all(self._refusal)
+        with self._closing:  # once, whoever closes
+            self._end_all(self._refusal)
 
     # ---- for the thread that runs it -----------------------------------------------------------------------------
     def _serve(self) -> None:
-        try:
-            while self._refusal is None:
+        while self._refusal is None:
+            try:
                 if not self.step():
                     with self._changed:
                         self._changed.wait_for(lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running))
-        except DeviceTimeout as error:
-            self._refuse(error)
-        except Exception as error:
-            self._refuse(HwgenError("device", f"the scheduler failed: {error!r}", "restart the server, and report this"))
-            raise
+            except (DeviceTimeout, DeviceFailed) as error:
+                self._recover(error)
+            except Exception as error:  # between the answers: nothing is known of any of them
+                traceback.print_exc()
+                self._recover(DeviceFailed(f"{type(error).__name__}: {error}"))
+
+    def _recover(self, error: HwgenError) -> None:
+        """End what has a session, and go on with an engine on a device opened anew, or with none."""
+        with self._changed:
+            self._recovering = error
+        for job in list(self._running):
+            self._end(job, error)
+        self._round.clear()
+        for seconds in self._back_off if self._reopen is not None else ():
+            with self._changed:
+                if self._changed.wait_for(lambda: self._refusal, seconds):  # closed meanwhile
+                    return
+            try:
+                assert self._reopen is not None
+                engine, prefixes = self._reopen()
+            except Exception as again:
+                error = again if isinstance(again, HwgenError) else DeviceFailed(f"{type(again).__name__}: {again}")
+                continue
+            with self._changed:
+                self.engine, self._prefixes, self._recovering, self._failed_passes = engine, prefixes, None, 0
+                self.reopened += 1
+            return
+        self._refuse(error)
+        self.on_failure(error)
 
     def _refuse(self, error: HwgenError) -> None:
         with self._changed:
@@ -166,7 +235,10 @@ class Scheduler:
         with self._changed:
             prefill = any(j.generation.prefilling for j in self._running)
             if self._waiting and len(self._running) < self.max_running and not prefill:
-                self._running.append(self._waiting.popleft())
+                job = self._waiting.popleft()
+                if job.generation.engine is not self.engine:  # the device was opened anew meanwhile
+                    job.generation.move(self.engine, self._prefixes)
+                self._running.append(job)
 
     def _next(self) -> Job | None:
         ready = self._ready()
@@ -195,7 +267,7 @@ class Scheduler:
                     return
                 prefill = generation.prefilling
                 begin = time.monotonic()
-                result = self._run_pass(job, request)
+                result = self._on_device(job, request)
                 job.seconds += time.monotonic() - begin
                 if result is None:
                     return
@@ -204,13 +276,33 @@ class Scheduler:
                 token = generation.accept(result, seconds)
                 if token is not None:
                     job.on_token(token)
-        except DeviceTimeout:
+        except (DeviceTimeout, DeviceFailed):
             raise
         except HwgenError as error:
             self._end(job, error)
             return
+        except Exception as error:  # of one answer: the others go on
+            traceback.print_exc()
+            self._end(job, HwgenError("internal", f"this answer failed: {type(error).__name__}: {error}", "report this"))
+            return
         if generation.ended:
             self._end(job, None)
+
+    def _on_device(self, job: Job, request: PassRequest) -> PassResult | None:
+        """:meth:`_run_pass`; :class:`DeviceFailed` where not this answer is at fault but the device."""
+        try:
+            result = self._run_pass(job, request)
+        except DeviceTimeout:
+            raise
+        except HwgenError as error:
+            self._failed_passes += error.kind == "device"
+            if self._failed_passes < FAILED_PASSES:
+                raise
+            raise DeviceFailed(f"{FAILED_PASSES} passes failed, the last with: {error.message}") from error
+        except Exception as error:
+            raise DeviceFailed(f"{type(error).__name__}: {error}") from error
+        self._failed_passes = 0
+        return result
 
     def _run_pass(self, job: Job, request: PassRequest) -> PassResult | None:
         """One pass from doorbell to completion, or a turn of one that makes way for others: None when it goes on. The only place
@@ -256,5 +348,7 @@ class Scheduler:
             for jobs in (self._running, self._waiting):
                 if job in jobs:
                     jobs.remove(job)
-        job.generation.release()
-        job.on_end(error)
+        try:
+            job.generation.release()
+        finally:
+            job.on_end(error)

@@ -10,7 +10,6 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
 from hwgen.sw.runtime.pages import Session
@@ -384,28 +383,3 @@ def test_close_ends_what_runs(image: Image) -> None:
     for c in (client, other):
         assert len(c.ends) == 1 and isinstance(c.ends[0], HwgenError) and len(c.tokens) < 60
     assert engine.pages.free == engine.image.pages
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("error", [DeviceTimeout("it hangs"), ZeroDivisionError("a bug")])
-def test_a_dead_device_ends_every_job(image: Image, error: Exception) -> None:
-    engine = new_engine(image)
-    scheduler = Scheduler(engine)
-    clients = [Client(generation(engine, 5, 6, seed)) for seed in range(3)]
-    ended = threading.Semaphore(0)
-    for client in clients:
-        client.job.on_end = lambda e, c=client: (c.ends.append(e), ended.release())[0]  # type: ignore[misc]
-        scheduler.submit(client.job)
-
-    def fail(timeout: float) -> None:
-        raise error
-
-    engine.device.wait = fail  # type: ignore[method-assign]
-    scheduler.start()
-    for _ in clients:
-        assert ended.acquire(timeout=60)
-    assert all(isinstance(c.ends[0], HwgenError) and c.ends[0].kind == "device" for c in clients)
-    assert scheduler.failure is not None
-    with pytest.raises(HwgenError):
-        scheduler.submit(Client(generation(engine, 1, 1, 1)).job)
-    scheduler.close()
