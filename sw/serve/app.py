@@ -17,9 +17,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .page.routes import page_routes
 from .protocol import ApiError, ChatRequest, CompletionRequest, Reply, parse, usage
 from .service import Completion, Service
 
@@ -202,13 +203,14 @@ def create_app(service: Service, *, api_key: str | None = None, hosts: Sequence[
     ``hosts``: names under which the server may be asked (a page of another site cannot pose as one of them); None is any.
     """
     api = Api(service, api_key)
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/v1/models/{model:path}", api.model),
         Route("/metrics", api.metrics),
         Route("/health", api.health),
+        *page_routes(service, api._authorize, api._body),
     ]
 
     @contextlib.asynccontextmanager
@@ -219,7 +221,7 @@ def create_app(service: Service, *, api_key: str | None = None, hosts: Sequence[
         finally:
             await asyncio.to_thread(service.scheduler.close)
 
-    middleware = [Middleware(CountRequests, service=service, paths=[r.path for r in routes])]
+    middleware = [Middleware(CountRequests, service=service, paths=[r.path for r in routes if isinstance(r, Route)])]
     if hosts is not None:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False))
     return Starlette(

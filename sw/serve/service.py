@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import HwgenError
+from ..runtime.engine import PassResult
 from ..runtime.generation import GeneratedToken, Generation
 from ..runtime.llm import LLM
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import Job, Scheduler
+from .machine_state import MachineState
 from .metrics import Metrics, Stopwatch
 from .protocol import ApiError, ChatRequest, CompletionRequest, Message, Request
 from .text import AnswerText
@@ -112,12 +114,16 @@ class Service:
 
     def __init__(self, llm: LLM, *, limits: Limits = Limits(), temperature: float = 0.0, context_full: str = "stop") -> None:
         self.llm, self.limits = llm, limits
-        self._temperature, self._context_full = temperature, context_full
-        self.metrics = Metrics()
+        self.temperature, self._context_full = temperature, context_full
+        self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, turn=limits.turn, observer=self.metrics.observe
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, turn=limits.turn, observer=self._observe
         )
         self.metrics.watch(llm.engine, self.scheduler, llm.prefixes)
+
+    def _observe(self, job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
+        self.metrics.observe(job, result, prefill, seconds)
+        self.machine.observe(job, result, prefill, seconds)
 
     @property
     def name(self) -> str:
@@ -161,7 +167,7 @@ class Service:
     def submit(self, request: ChatRequest | CompletionRequest) -> Completion:
         """Begin to answer a request."""
         self.check_model(request.model)
-        temperature = self._temperature if request.temperature is None else request.temperature
+        temperature = self.temperature if request.temperature is None else request.temperature
         try:
             prompt = self.encode(request)
             sampling = Sampling(
