@@ -14,15 +14,19 @@ import errno
 import io
 import json
 import os
+import platform
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 
 from ...config import ConfigError
+from ...contract import CONTRACT_VERSION
 from ...errors import HwgenError
 from ...files import cache_directory
-from .options import Parser
+from .options import Parser, did_you_mean
 from .output import Output
 
 __all__ = ["COMMANDS", "build_parser", "main"]
@@ -50,6 +54,24 @@ COMMANDS = {
 }
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default in ("", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Version(argparse.Action):
+    """Prints the version; the place of the package is looked at only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        where = Path(__file__).parents[2]
+        print(f"hwgen {version('hwgen')}, contract {CONTRACT_VERSION}, in {where}, Python {platform.python_version()}")
+        parser.exit()
+
+
 def build_parser(command: str | None = None) -> Parser:
     """A parser that knows every command by name, and the options of ``command``."""
     parser = Parser(
@@ -57,6 +79,7 @@ def build_parser(command: str | None = None) -> Parser:
         description="Generates LLM inference accelerators for FPGAs, proves them bit for bit in "
         "simulation and runs them.",
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="version and place of this copy")
     group = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in COMMANDS.items():
         if name != command:
@@ -68,11 +91,11 @@ def build_parser(command: str | None = None) -> Parser:
             help=text,
             description=text,
             epilog=f"example: {module.EXAMPLE}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         for option, what in (("--json", "print one JSON object (stable keys)"), ("--quiet", "no progress on standard error")):
             chosen.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=what)
-        chosen.set_defaults(run=module.run)
+        chosen.set_defaults(run=module.run, usage_of=(chosen.prog, chosen.format_help))
         module.add_arguments(chosen)
     return parser
 
@@ -128,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone
     try:
         command = next((a for a in arguments if not a.startswith("-")), None)
+        if command is not None and command not in COMMANDS:
+            raise HwgenError("usage", f"hwgen has no command {command!r}", f"{did_you_mean(command, COMMANDS)}see `hwgen --help`")
         options = build_parser(command).parse_args(arguments)
         code, result = options.run(options, Output(as_json=as_json, quiet=getattr(options, "quiet", False)))
         if as_json:

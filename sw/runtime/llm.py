@@ -143,7 +143,7 @@ class LLM:
         self.device = self._open()
         self.engine = Engine(self.device, self.image)
         if self.prefixes is not None:
-            self.prefixes = PrefixCache(self.engine, decoded=self.prefixes.decoded)
+            self.prefixes = PrefixCache(self.engine)
 
     def generate(
         self,

@@ -121,6 +121,11 @@ class Scheduler:
         """Jobs that wait for one."""
         return len(self._waiting)
 
+    def jobs(self) -> tuple[list[Job], list[Job]]:
+        """Those that have a session, oldest first, and those that wait for one, as they are now."""
+        with self._changed:
+            return list(self._running), list(self._waiting)
+
     @property
     def failure(self) -> HwgenError | None:
         """Why no more jobs are taken, or what the device failed with that is being opened anew."""

@@ -19,12 +19,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .completion import Completion
 from .description import description, page
 from .errors import ApiError
+from .page.routes import page_routes
 from .protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
 from .replies import Reply, timings, usage
 from .service import Service
@@ -312,7 +313,7 @@ def create_app(
     ``origins``: sites whose pages may use it ("*" is any). ``log`` is given a line a request.
     """
     api = Api(service, api_key)
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/models", api.models),
@@ -323,6 +324,7 @@ def create_app(
         Route("/health", api.health),
         Route("/openapi.json", api.openapi),
         Route("/docs", api.docs),
+        *page_routes(service, api._authorize, api._body),
     ]
 
     @contextlib.asynccontextmanager
@@ -333,7 +335,8 @@ def create_app(
         finally:
             await asyncio.to_thread(service.scheduler.close)
 
-    middleware = [Middleware(ObserveRequests, service=service, paths=[r.path for r in routes], log=log)]
+    paths = [r.path for r in routes if isinstance(r, Route)]
+    middleware = [Middleware(ObserveRequests, service=service, paths=paths, log=log)]
     if hosts is not None:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False))
     if origins:

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import HwgenError
-from ..runtime.engine import Engine
+from ..runtime.engine import Engine, PassResult
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import BACK_OFF, QueueFull, Scheduler
+from ..runtime.scheduler import BACK_OFF, Job, QueueFull, Scheduler
 from .completion import Choice, Completion
 from .errors import ApiError
 from .grammar import JsonGrammar
+from .machine_state import MachineState
 from .metrics import Metrics
 from .protocol import ChatRequest, CompletionRequest, Message, Request, Tool
 from .tool_calls import CallFormat, CallReader, call_format, call_schema
@@ -75,10 +76,10 @@ class Service:
         back_off: Sequence[float] = BACK_OFF,
     ) -> None:
         self.llm, self.limits = llm, limits
-        self._temperature, self._context_full = temperature, context_full
-        self.metrics = Metrics()
+        self.temperature, self._context_full = temperature, context_full
+        self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, turn=limits.turn, observer=self.metrics.observe,
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, turn=limits.turn, observer=self._observe,
             reopen=self._reopen, back_off=back_off,
         )
         self.metrics.watch(llm, self.scheduler)
@@ -87,6 +88,10 @@ class Service:
     def _reopen(self) -> tuple[Engine, PrefixCache | None]:
         self.llm.reopen()
         return self.llm.engine, self.llm.prefixes
+
+    def _observe(self, job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
+        self.metrics.observe(job, result, prefill, seconds)
+        self.machine.observe(job, result, prefill, seconds)
 
     @property
     def name(self) -> str:
@@ -149,7 +154,7 @@ class Service:
         biases = {int(token): value for token, value in request.logit_bias.items()}
         self.check_tokens(list(biases), "logit_bias")
         return Sampling(
-            temperature=self._temperature if request.temperature is None else request.temperature,
+            temperature=self.temperature if request.temperature is None else request.temperature,
             top_k=request.top_k,
             top_p=request.top_p,
             min_p=request.min_p,

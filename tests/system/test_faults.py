@@ -12,8 +12,8 @@ from functools import cache
 import pytest
 
 from hwgen.descriptors import Descriptor, Flag, Opcode
-from hwgen.sw.analysis.timeline import read_trace
 from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime.pass_trace import read_trace
 from hwgen.sw.verification.lock_step import LockStep, Outcome
 
 from .small import CONFIG, MEMORY_BYTES, PUBLIC, SHAPE, SmallDevice, small_image
