@@ -1,7 +1,9 @@
 # `make demo`: a language model tells a story through generated hardware, under Verilator.
 # `make boards`: every board built twice, checked and compared byte for byte; takes about ten minutes.
 # `make boards-test`: host and virtual board under PYNQ 3.0.1, 3.1.2 (Python 3.10) and 4.0.0 (Python 3.12).
+# `make board-walk`: the quick start of a KV260, walked through on a virtual board in a board's own Python, and done wrong.
 # `make test`: linters, type checker and every test.
+# `make dist`: the wheel, in dist/; `pip install "dist/NAME.whl[sim]"` installs it.
 # `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
 
@@ -19,7 +21,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test boards boards-test notebooks fuzz lint check-system clean
+.PHONY: demo test boards boards-test board-walk dist notebooks fuzz lint check-system clean
 
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
@@ -38,6 +40,14 @@ boards: $(VENV)/.installed-sim
 # Host and virtual board in the Pythons and PYNQs that boards have; needs Python 3.10 and 3.12 beside $(PYTHON).
 boards-test: $(VENV)/.installed-dev
 	$(BIN)/python tools/boards_test.py $(ENVIRONMENTS)
+
+# Needs Python 3.10 beside $(PYTHON).
+board-walk: $(VENV)/.installed-dev
+	$(BIN)/python tools/board_walk.py
+# hwgen is on no package index: a release is this wheel, installed by its path.
+dist: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet "setuptools>=77,<82"
+	$(BIN)/python tools/build_wheel.py dist
 
 # Random builds, models and memory timings against golden; takes minutes a seed.
 fuzz: $(VENV)/.installed-dev

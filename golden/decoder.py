@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..decoder import Combine, Stage, Values
-from ..formats import flush, rotary_rows, round_bf16, score_constant, widen_bf16
+from ..formats import flush, identity_row, rotary_rows, round_bf16, score_constant, widen_bf16
 from ..int4 import Int4Matrix
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
 from .head import head_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
 from .linear import dequantize, drain, integer_matmul
-from .norm import norm_quantize
+from .norm import norm_heads, norm_quantize, quantize_int8
 from .rotary import quantize_kv, quantize_query, rotate
 from .sequence_attention import attend_sequence
 
@@ -97,9 +97,11 @@ class GoldenModel:
         w = weights.on_machine()
         self.shape, self.kv, self.query, self.inputs = w.shape, w.kv, w.query, w.layer.inputs
         self.kv_block = config.kv_block
-        #: What is in front of a stage with a gain, and of one without; ternary stages have gains.
-        self._norm = norm_e4m3 if w.engine == "int4" else norm_quantize
-        self._quantize = quantize_e4m3 if w.engine == "int4" else None
+        #: What is in front of a stage with a gain, and of one without.
+        self._norm, self._quantize = (norm_e4m3, quantize_e4m3) if w.engine == "int4" else (norm_quantize, quantize_int8)
+        self._biases = [self._biases_of(layer) for layer in w.layers]
+        self._head_gains = [[torch.from_numpy(flush(layer.norms[name])) for name in w.layer.head_norms] for layer in w.layers]
+        self._bias_of = w.layer.bias_of
         self._embedding = torch.from_numpy(round_bf16(w.embedding))
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
         self._norms = [self._norms_of(layer) for layer in w.layers]
@@ -114,11 +116,14 @@ class GoldenModel:
         for stage, *_ in self.inputs:
             if stage.norm is not None:
                 norms.append(_Norm(torch.from_numpy(flush(layer.norms[stage.norm])), self.shape.rms_eps, self._norm))
-            elif self._quantize is not None:
-                norms.append(self._quantize)
             else:
-                raise ValueError(f"stage {stage.name} of a ternary model must have a norm")
+                norms.append(self._quantize)
         return norms
+
+    @staticmethod
+    def _biases_of(layer: LayerWeights) -> dict[str, Tensor]:
+        """As the machine has them, in bfloat16."""
+        return {name: torch.from_numpy(round_bf16(bias)) for name, bias in layer.biases.items()}
 
     # ---- heads ---------------------------------------------------------------------------------------------------
     def _quantize_query(self, y: Tensor) -> Quantized:
@@ -134,18 +139,30 @@ class GoldenModel:
         """Residual stream after the last layer of ``tokens [batch, length]`` at positions from ``first``."""
         state = {Values.RESIDUAL: self._embedding[tokens]}
         rows = torch.from_numpy(rotary_rows(self.shape, np.arange(first, first + tokens.shape[1])))[:, None]
+        still = torch.from_numpy(identity_row(self.shape.head_dim))
         for i, (linears, norms) in enumerate(zip(self._linears, self._norms, strict=True)):
             for stages, norm in zip(self.inputs, norms, strict=True):
                 activation = norm(state[stages[0].reads])
                 for stage in stages:
-                    results = [linears[name](activation) for name in stage.matrices]
+                    results = [self._biased(i, name, linears[name](activation)) for name in stage.matrices]
                     if stage.writes is Values.HEADS:
                         q, k, v = (y.reshape(*tokens.shape, -1, self.shape.head_dim) for y in results)
-                        query, keys = self._quantize_query(rotate(q, rows)), self._quantize_kv(rotate(k, rows))
+                        q, k = (rotate(x, still if i in self.shape.unrotated else rows) for x in self._normed_heads(i, (q, k)))
+                        query, keys = self._quantize_query(q), self._quantize_kv(k)
                         state[Values.ATTENDED] = attend(i, query, keys, self._quantize_kv(v))
                     else:
                         state[stage.writes] = self._drain(stage, results[0], state.get(stage.writes))
         return state[Values.RESIDUAL]
+
+    def _biased(self, layer: int, name: str, y: Tensor) -> Tensor:
+        """Results of a matrix with its bias, if it has one."""
+        return drain(y, "add", self._biases[layer][self._bias_of[name]]) if name in self._bias_of else y
+
+    def _normed_heads(self, layer: int, heads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Queries and keys behind their norms, if they have some."""
+        s, gains = self.shape, self._head_gains[layer]
+        inverse_n = float(np.float32(1.0 / s.head_dim))
+        return tuple(norm_heads(x, g, inverse_n, s.rms_eps) for x, g in zip(heads, gains, strict=True)) if gains else heads
 
     def _drain(self, stage: Stage, y: Tensor, other: Tensor | None) -> Tensor:
         return drain(y, self.shape.activation if stage.combine is Combine.ACTIVATE else stage.combine.value, other)

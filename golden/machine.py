@@ -39,13 +39,12 @@ from .int4 import (
     e4m3_values,
     int4_matmul,
     norm_e4m3,
-    quantize_e4m3,
     quantize_kv4,
     quantize_query_e4m3,
 )
 from .linear import dequantize, drain, integer_matmul
 from .memories import Memories, ProgramError
-from .norm import norm_quantize
+from .norm import norm_heads, norm_quantize
 from .registers import Run
 from .rotary import quantize_kv, quantize_query, rotate
 from .unpacked_weights import StationaryWeights
@@ -176,13 +175,16 @@ class GoldenMachine(Memories):
     def _norm(self, d: Descriptor) -> None:
         wanted = self.registers.want[self.first : self.first + self.count] if Flag.LOGITS in d.flags else None
         x = self._load(d, wanted)
-        gain = self._constants(d)
-        if Format.FP8 not in d.format:
-            q, scale = norm_quantize(x, gain, d.scalar0, d.scalar1)
-        else:
-            plain = Format.PLAIN in d.format
-            integers, scale = quantize_e4m3(x) if plain else norm_e4m3(x, gain, d.scalar0, d.scalar1)
+        gain = torch.ones(x.shape[1]) if Format.PLAIN in d.format else self._constants(d)
+        if Flag.STORE in d.flags:
+            heads = x.reshape(self.count, d.heads, -1)
+            self._store(d, norm_heads(heads, gain, d.scalar0, d.scalar1).flatten(1))
+            return
+        if Format.FP8 in d.format:
+            integers, scale = norm_e4m3(x, gain, d.scalar0, d.scalar1)
             q = e4m3_codes(integers).view(torch.int8)
+        else:
+            q, scale = norm_quantize(x, gain, d.scalar0, d.scalar1)
         n = q.shape[1]
         if Flag.TO_QUERY in d.flags:
             if self.count != 1:

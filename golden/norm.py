@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .float32 import column_sum, fadd, fdiv, fmul, fsqrt, round_int8
 
-__all__ = ["INVERSE_127", "absmax_inverse", "norm_quantize"]
+__all__ = ["INVERSE_127", "absmax_inverse", "norm_heads", "norm_quantize", "quantize_int8"]
 
 #: 1/127 as float32.
 INVERSE_127 = torch.tensor(1.0 / 127.0, dtype=torch.float32)
@@ -30,3 +30,16 @@ def norm_quantize(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tupl
     mean = fmul(column_sum(fmul(x, x)), torch.tensor(inverse_n, dtype=torch.float32))
     rms = fsqrt(fadd(mean, torch.tensor(eps, dtype=torch.float32)))
     return round_int8(fmul(y, inverse)), fdiv(fmul(a.squeeze(-1), INVERSE_127), rms)
+
+
+def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """QUANTIZE: ``x [..., n]`` -> ``(q int8 [..., n], scale [...])``, ``q * scale ~ x``."""
+    a, inverse = absmax_inverse(x)
+    return round_int8(fmul(x, inverse)), fmul(a.squeeze(-1), INVERSE_127)
+
+
+def norm_heads(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> Tensor:
+    """NORM with STORE: heads ``x [..., d]``, ``gain [d]`` -> ``y [..., d]``: ``y = x * g * (1 / sqrt(sum(x^2) * (1/d) + eps))``."""
+    mean = fmul(column_sum(fmul(x, x)), torch.tensor(inverse_n, dtype=torch.float32))
+    factor = fdiv(torch.tensor(1.0), fsqrt(fadd(mean, torch.tensor(eps, dtype=torch.float32))))
+    return fmul(fmul(x, gain), factor.unsqueeze(-1))

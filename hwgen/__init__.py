@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .shape import ModelShape
     from .sim.board.local import SimulatedDevice
     from .sw.analysis.pass_model import PassModel
-    from .sw.analysis.timeline import read_trace, timeline_figure, write_perfetto
+    from .sw.analysis.timeline import timeline_figure, write_perfetto
     from .sw.compiler.compile import compile_model
     from .sw.compiler.image import Image
     from .sw.devices.device import Device
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .sw.runtime.generation import Generation
     from .sw.runtime.llm import LLM, Answer
     from .sw.runtime.pages import Session
+    from .sw.runtime.pass_trace import read_trace
     from .sw.runtime.prefix_cache import PrefixCache
     from .sw.runtime.sampling import Sampling
     from .sw.runtime.scheduler import Scheduler
@@ -55,7 +56,7 @@ _HOMES = {
     "shape": ("ModelShape",),
     "sim.board.local": ("SimulatedDevice",),
     "sw.analysis.pass_model": ("PassModel",),
-    "sw.analysis.timeline": ("read_trace", "timeline_figure", "write_perfetto"),
+    "sw.analysis.timeline": ("timeline_figure", "write_perfetto"),
     "sw.compiler.compile": ("compile_model",),
     "sw.compiler.image": ("Image",),
     "sw.devices.device": ("Device",),
@@ -72,6 +73,7 @@ _HOMES = {
     "sw.runtime.generation": ("Generation",),
     "sw.runtime.llm": ("LLM", "Answer"),
     "sw.runtime.pages": ("Session",),
+    "sw.runtime.pass_trace": ("read_trace",),
     "sw.runtime.prefix_cache": ("PrefixCache",),
     "sw.runtime.sampling": ("Sampling",),
     "sw.runtime.scheduler": ("Scheduler",),

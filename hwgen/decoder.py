@@ -8,7 +8,7 @@ from functools import cached_property
 
 from .shape import ModelShape
 
-__all__ = ["BITNET", "LLAMA", "Combine", "DecoderLayer", "Stage", "Values"]
+__all__ = ["BITNET", "LLAMA", "QWEN2", "QWEN3", "Combine", "DecoderLayer", "Stage", "Values"]
 
 
 class Values(Enum):
@@ -53,8 +53,12 @@ class Stage:
     norm: str | None = None
     #: Names of the vectors that are added to the results, one a matrix, or none.
     biases: tuple[str, ...] = ()
+    #: Names of the gains of the norms of query and of key heads, in front of their rotation, or none.
+    head_norms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.head_norms) not in (0, 2) or (self.head_norms and self.writes is not Values.HEADS):
+            raise ValueError(f"head norms of {self.name} must be none, or two where heads are written, not {self.head_norms}")
         if len(self.biases) not in (0, len(self.matrices)):
             raise ValueError(f"biases of {self.name} must be none or {len(self.matrices)}, not {len(self.biases)}")
 
@@ -92,21 +96,40 @@ class DecoderLayer:
 
     def norms(self, shape: ModelShape) -> dict[str, int]:
         """``{name: elements}`` of the norm gains."""
-        return {stage.norm: stage.reads.size(shape) for stage in self.stages if stage.norm is not None}
+        gains: dict[str, int] = {}
+        for stage in self.stages:
+            if stage.norm is not None:
+                gains[stage.norm] = stage.reads.size(shape)
+            gains |= dict.fromkeys(stage.head_norms, shape.head_dim)
+        return gains
 
     def biases(self, shape: ModelShape) -> dict[str, int]:
         """``{name: elements}`` of the biases, which stand beside the matrices of their stage."""
         rows = self.matrices(shape)
-        return {
-            bias: rows[matrix][0] for stage in self.stages for matrix, bias in zip(stage.matrices, stage.biases, strict=False)
-        }
+        return {bias: rows[matrix][0] for matrix, bias in self.bias_of.items()}
+
+    @property
+    def bias_of(self) -> dict[str, str]:
+        """``{matrix: bias}``."""
+        return {matrix: bias for stage in self.stages for matrix, bias in zip(stage.matrices, stage.biases, strict=False)}
+
+    @property
+    def head_norms(self) -> tuple[str, ...]:
+        """Gains of the norms of query and of key heads, or none."""
+        return next((stage.head_norms for stage in self.stages if stage.writes is Values.HEADS), ())
 
 
-def _decoder(name: str, attention_norm: str | None, ffn_norm: str | None) -> DecoderLayer:
+def _decoder(
+    name: str, attention_norm: str | None = None, ffn_norm: str | None = None, biases: tuple[str, ...] = (),
+    head_norms: tuple[str, ...] = (),
+) -> DecoderLayer:
     """Attention and a gated feed-forward layer, with the norms in front of the output and the down projection."""
     before, after, x, g = "input_layernorm", "post_attention_layernorm", Values.RESIDUAL, Values.PRODUCT
     return DecoderLayer(name, (
-        Stage(name="qkv", matrices=("q", "k", "v"), reads=x, norm=before, combine=Combine.STORE, writes=Values.HEADS),
+        Stage(
+            name="qkv", matrices=("q", "k", "v"), reads=x, norm=before, combine=Combine.STORE, writes=Values.HEADS, biases=biases,
+            head_norms=head_norms,
+        ),
         Stage(name="o", matrices=("o",), reads=Values.ATTENDED, norm=attention_norm, combine=Combine.ADD, writes=x),
         Stage(name="gate", matrices=("gate",), reads=x, norm=after, combine=Combine.ACTIVATE, writes=g),
         Stage(name="up", matrices=("up",), reads=x, norm=after, combine=Combine.MULTIPLY, writes=g),
@@ -118,4 +141,10 @@ def _decoder(name: str, attention_norm: str | None, ffn_norm: str | None) -> Dec
 BITNET = _decoder("bitnet", "attn_sub_norm", "ffn_sub_norm")
 
 #: Llama: no sub-norms.
-LLAMA = _decoder("llama", None, None)
+LLAMA = _decoder("llama")
+
+#: Qwen 2 and 2.5: biases of queries, keys and values.
+QWEN2 = _decoder("qwen2", biases=("q_bias", "k_bias", "v_bias"))
+
+#: Qwen 3: norms of query and key heads.
+QWEN3 = _decoder("qwen3", head_norms=("q_norm", "k_norm"))

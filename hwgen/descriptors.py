@@ -83,7 +83,7 @@ class Flag(enum.IntFlag):
     REPLAY = 4
     #: NORM writes the query memory (bank 0) instead of the activation memory.
     TO_QUERY = 8
-    #: DRAIN: y -> scratch
+    #: DRAIN: y -> scratch. NORM: `heads` heads of `vectors` vectors, each normed by itself -> scratch, where they were.
     STORE = 16
     #: DRAIN: max(y, 0)^2 -> scratch
     RELU2 = 32
@@ -122,7 +122,7 @@ class Format(enum.IntFlag):
     NONE = 0
     #: NORM: e4m3 activations. LINEAR: the INT4 engine. DRAIN: its accumulators, and row scales from the parameter memory.
     FP8 = 1
-    #: NORM: neither gains nor root mean square (QUANTIZE).
+    #: NORM: no gains (QUANTIZE, with 0 for 1/n and 1 for epsilon).
     PLAIN = 2
     #: ROPE, ATTENTION: e4m3 queries.
     FP8_QUERY = 4

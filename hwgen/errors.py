@@ -11,7 +11,7 @@ class HwgenError(Exception):
     def __init__(self, kind: str, message: str, fix: str = "") -> None:
         super().__init__(message)
         #: Stable category: checkpoint, architecture, tokenizer, context, configuration, contract, tool, device, model, session,
-        #: busy or usage.
+        #: file, internal, interrupted, busy or usage.
         self.kind = kind
         #: One line that states what is wrong.
         self.message = message

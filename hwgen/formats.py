@@ -16,6 +16,7 @@ __all__ = [
     "SMALLEST",
     "Float",
     "flush",
+    "identity_row",
     "pack_bf16",
     "quantize_head",
     "rotary_rows",
@@ -77,11 +78,16 @@ def ternary_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint
 
 
 def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:
-    """``[positions, head_dim]``: cos(p f_j) for j < d/2, then the sines, in float64 and rounded once. ``f_j`` is
-    `ModelShape.rotary_frequencies`, theta^(-2j/d) where positions are not scaled.
+    """``[positions, head_dim]``: cos(p f_j) for j < d/2, then the sines, both times ``shape.rope_scale``, in float64 and rounded
+    once. ``f_j`` is `ModelShape.rotary_frequencies`, theta^(-2j/d) where positions are not scaled.
     """
     angle = np.asarray(positions, np.float64)[:, None] * shape.rotary_frequencies()
-    return flush(np.concatenate((np.cos(angle), np.sin(angle)), axis=1))
+    return flush(np.concatenate((np.cos(angle), np.sin(angle)), axis=1) * shape.rope_scale)
+
+
+def identity_row(head_dim: int) -> Float:
+    """Rotary row ``[head_dim]`` that leaves a head as it is, bit for bit: ones, then zeros."""
+    return np.repeat(np.array([1, 0], np.float32), head_dim // 2)
 
 
 def score_constant(head_dim: int, fp8_query: bool = False) -> float:

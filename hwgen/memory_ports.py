@@ -10,12 +10,12 @@ UG585, appendix B, module axi_hp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import HwgenError
 
-__all__ = ["MEMORY_PORTS", "AxiWidths", "MemoryPort", "RegisterField", "afi_settings", "memory_port"]
+__all__ = ["MEMORY_PORTS", "AxiWidths", "MemoryPort", "RegisterField", "afi_settings", "design_settings", "memory_port"]
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,19 @@ def _port_settings(processor: str, port: MemoryPort, data_bits: int) -> tuple[Re
 def afi_settings(processor: str, names: Sequence[str], data_bits: int) -> tuple[RegisterField, ...]:
     """What the FIFOs of the ports ``names``, of ``data_bits`` each, are to be set to before the fabric uses them.
 
-    Host software writes it when it loads a design and nothing is in flight: boot firmware and earlier designs leave what suited
-    them. Values are those of a reset but for the width, which is that of the port.
+    Host software writes it when it opens a design and nothing is in flight (`hwgen.sw.devices.loading`): boot firmware and
+    earlier designs leave what suited them. Values are those of a reset but for the width, which is that of the port.
     """
     return tuple(
         field for name in names for field in _port_settings(processor, memory_port(processor, name), data_bits)
+    )
+
+
+def design_settings(processor: str, parameters: Mapping[str, object]) -> tuple[RegisterField, ...]:
+    """:func:`afi_settings` of the ports that a design uses, by the parameters of its processing system in the hand-off."""
+    return tuple(
+        field
+        for port in MEMORY_PORTS[processor]
+        if str(parameters.get(port.used)) == "1"
+        for field in _port_settings(processor, port, int(str(parameters[port.width])))
     )

@@ -80,6 +80,10 @@ def _nowhere(d: Descriptor) -> Vectors:
     return Vectors()
 
 
+def _always(d: Descriptor) -> bool:
+    return True
+
+
 def _nothing(d: Descriptor) -> State:
     return State.NONE
 
@@ -165,6 +169,17 @@ def _target(d: Descriptor) -> Vectors:
     return Vectors(d.dst, d.dst_stride, d.vectors)
 
 
+def _normed(d: Descriptor) -> Vectors:
+    """The vectors of a token, or all of its heads."""
+    return Vectors(d.src, d.src_stride, d.vectors * (d.heads if Flag.STORE in d.flags else 1))
+
+
+def _norm_writes(d: Descriptor) -> State:
+    if Flag.STORE in d.flags:
+        return State.NONE
+    return State.HEAD_INPUT if Flag.TO_QUERY in d.flags else State.ACTIVATIONS | State.SCALES
+
+
 def _gains(d: Descriptor) -> Vectors:
     return Vectors() if Format.PLAIN in d.format else Vectors(d.param, 0, d.vectors)
 
@@ -210,10 +225,10 @@ OPERATORS: Mapping[Opcode, Operator] = {
         param_writes=_target,
     ),
     Opcode.NORM: Operator(
-        # Writes one half of the activations.
+        # Writes one half of the activations, or heads in the place of what they were.
         unit=Unit.VECTOR, after=_SCRATCH_WRITERS, halves={Opcode.LINEAR: Buffers.ACTIVATION},
-        scratch_reads=_source, param_reads=_gains,
-        writes=lambda d: State.HEAD_INPUT if Flag.TO_QUERY in d.flags else State.ACTIVATIONS | State.SCALES,
+        scratch_reads=_normed, scratch_writes=lambda d: _normed(d) if Flag.STORE in d.flags else Vectors(), param_reads=_gains,
+        writes=_norm_writes,
     ),
     Opcode.DRAIN: Operator(
         # Reads one half of the accumulators.

@@ -42,13 +42,18 @@ class ModelShape:
     rope_theta: float = 10000.0
     #: Divisors of the rotary frequencies, one a pair, where positions are scaled (linear, Llama 3.1); empty: all 1.
     rope_factors: tuple[float, ...] = ()
+    #: Factor of rotated queries and keys (YaRN's attention factor).
+    rope_scale: float = 1.0
+    #: Layers whose queries and keys are not rotated (NoPE), ascending.
+    unrotated: tuple[int, ...] = ()
     #: Epsilon inside every RMSNorm.
     rms_eps: float = 1e-5
     #: True where the LM head shares the embedding matrix.
     tied: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rope_factors", tuple(self.rope_factors))  # JSON has lists
+        for name in ("rope_factors", "unrotated"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         for name in ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_context"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -59,6 +64,10 @@ class ModelShape:
             raise ValueError(f"head_dim must be even (rotary pairs), not {self.head_dim!r}")
         if len(self.rope_factors) not in (0, self.head_dim // 2) or not all(f > 0 for f in self.rope_factors):
             raise ValueError(f"rope_factors must be none or {self.head_dim // 2} above 0, not {self.rope_factors!r}")
+        if not self.rope_scale > 0:
+            raise ValueError(f"rope_scale must be above 0, not {self.rope_scale!r}")
+        if list(self.unrotated) != sorted(set(self.unrotated)) or not set(self.unrotated) <= set(range(self.layers)):
+            raise ValueError(f"unrotated must be ascending layers below {self.layers}, not {self.unrotated!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
 

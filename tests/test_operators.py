@@ -27,9 +27,9 @@ from hwgen.operators import (
     skipped,
 )
 from hwgen.sw.analysis.pass_model import COSTS
-from hwgen.sw.analysis.timeline import TRACKS
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.runtime.pass_trace import TRACKS
 from hwgen.weights import random_weights
 
 from .golden.passes import Host

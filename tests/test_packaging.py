@@ -72,4 +72,4 @@ sys.exit(main(["run", "--device", "golden", "--prompt", "x", "--json", sys.argv[
         )
         result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert result.returncode == 2
-    assert '"kind": "tool"' in result.stdout and "torch" in result.stdout and "hwgen[sim]" in result.stdout
+    assert '"kind": "tool"' in result.stdout and "torch" in result.stdout and "[sim]" in result.stdout

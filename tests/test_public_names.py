@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("name", hwgen.__all__)
 def test_each_name_resolves(name: str) -> None:
     if name in ("PynqDevice", "SimulatedDevice"):
-        pytest.importorskip("pynq", reason='needs PYNQ: pip install "hwgen[pynq]"')
+        pytest.importorskip("pynq", reason='needs PYNQ: the extra pynq')
     value = getattr(hwgen, name)
     assert getattr(value, "__name__", name) == name and name in dir(hwgen)
 

@@ -40,7 +40,7 @@ BOARD: Board = replace(load_board("demo"), name="small", config=CONFIG)
 
 def require_pynq() -> None:
     """Skip a module where PYNQ is not installed: it is an extra of its own."""
-    pynq = pytest.importorskip("pynq", reason='needs PYNQ: pip install "hwgen[pynq]"')
+    pynq = pytest.importorskip("pynq", reason='needs PYNQ: the extra pynq')
     if not hasattr(pynq.Clocks, "set_device"):  # PYNQ 3.0 asks the computer of the tests what clocks the board has
         pynq.ps.CPU_ARCH = pynq.ps.ZU_ARCH
 

@@ -31,6 +31,7 @@ TESTS = tuple(
                                          "packages", "ternary", "weights")),
         "notebooks/test_imports.py",
         "sim/board",
+        "sw/analysis/test_board_bench.py",
         *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options", "selftest")),
         *(f"sw/compiler/test_{unit}.py" for unit in ("image", "image_file")),
         "sw/devices",

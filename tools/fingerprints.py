@@ -41,9 +41,10 @@ def of_model(name: str, boards: list[str], layers: int | None) -> dict[str, dict
             except HwgenError as error:
                 found[f"{name}, {board}, {head}"] = {"refused": str(error)}
                 continue
+            places = Places(tuple(part.offset for part in image.constant_parts), 0)
             found[f"{name}, {board}, {head}"] = {
                 "model": image.model_hash,
-                "program": hashlib.sha256(image.program(Places(0, 0))).hexdigest(),
+                "program": hashlib.sha256(image.program(places)).hexdigest(),
             }
     return found
 

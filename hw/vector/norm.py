@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ...config import BuildConfig
 from ...descriptors import Flag, Opcode
 from ..interfaces import Operator, index_bits
+from .scales import Scales
 from .step import CHAIN_GAP, Kind, Step
 
 __all__ = ["NormSteps"]
@@ -17,10 +18,10 @@ __all__ = ["NormSteps"]
 class NormSteps(wiring.Component):
     """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised.
 
-    ::
+    With STORE every head of a token by itself, and its second pass waits for its scale::
 
-        IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - QUANTIZE - GAP -> next token
-                                                                                   \\ FLUSH (drained) - done
+        IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - (ROOT) - QUANTIZE - GAP -> next token or head
+                                                                                            \\ FLUSH (drained) - done
 
     Members
     -------
@@ -57,27 +58,35 @@ class NormSteps(wiring.Component):
         op, descriptor = self.op, self.op.descriptor
         tag = self.step.tag
         do_sum, do_quantize = Signal(), Signal()
-        m.d.comb += [self.step.strobes.sum.eq(do_sum), self.step.strobes.quantize.eq(do_quantize)]
+        store = (descriptor.flags & Flag.STORE).any()
+        m.d.comb += [
+            self.step.strobes.sum.eq(do_sum), self.step.strobes.quantize.eq(do_quantize & ~store),
+            self.step.strobes.store.eq(do_quantize & store),
+        ]
         to_query = (descriptor.flags & Flag.TO_QUERY).any()
 
         offset = Signal(16, reset_less=True)
         base = Signal(16, reset_less=True)
         vector = Signal(16)
         position = Signal.like(op.count)  # of the token among the active ones
+        token = Signal(16, reset_less=True)  # its scratch address
+        head = Signal.like(descriptor.heads)  # with STORE
         gap = Signal(range(CHAIN_GAP + 1))
 
-        last_vector, last_token = Signal(), Signal()
+        last_vector, last_head, last_token = Signal(), Signal(), Signal()
         m.d.comb += [
+            last_head.eq(~store | (head + 1 == descriptor.heads)),
             last_vector.eq(vector + 1 == descriptor.vectors),
-            last_token.eq(position + 1 == op.count),
+            last_token.eq((position + 1 == op.count) & last_head),
             tag.source.eq(base + vector),
             tag.param.eq(descriptor.param + vector),
-            tag.target.eq(vector),
+            tag.target.eq(Mux(store, tag.source, vector)),
             tag.first.eq(vector == 0),
             tag.last.eq(last_vector),
             tag.final.eq(last_token & last_vector),
             tag.kind.eq(Kind.TOKEN),
             tag.place.eq(position),
+            tag.index.eq(Mux(store, Scales.HEAD, 0)),
         ]
 
         with m.If(do_sum | do_quantize):
@@ -89,10 +98,11 @@ class NormSteps(wiring.Component):
                     offset.eq(op.first * descriptor.src_stride),
                     vector.eq(0),
                     position.eq(0),
+                    head.eq(0),
                 ]
                 m.next = "BASE"
             with m.State("BASE"):
-                m.d.sync += base.eq(descriptor.src + offset)
+                m.d.sync += [base.eq(descriptor.src + offset), token.eq(descriptor.src + offset)]
                 m.next = "READY"
             with m.State("READY"), m.If(~self.sums_busy):
                 m.d.comb += self.rewind.eq(1)
@@ -104,10 +114,17 @@ class NormSteps(wiring.Component):
                     m.next = "WAIT"
             with m.State("WAIT"), m.If(self.dividing):
                 m.next = "QUANTIZE"
+                with m.If(store):
+                    m.next = "ROOT"
+            with m.State("ROOT"), m.If(~(self.sums_busy | self.scales_busy)):
+                m.next = "QUANTIZE"
             with m.State("QUANTIZE"):
                 m.d.comb += do_quantize.eq(1)
                 with m.If(last_vector):
-                    m.d.sync += [position.eq(position + 1), base.eq(base + descriptor.src_stride), gap.eq(CHAIN_GAP)]
+                    m.d.sync += [base.eq(base + descriptor.vectors), head.eq(head + 1), gap.eq(CHAIN_GAP)]
+                    with m.If(last_head):
+                        next_token = token + descriptor.src_stride
+                        m.d.sync += [position.eq(position + 1), token.eq(next_token), base.eq(next_token), head.eq(0)]
                     m.next = "GAP"
                     with m.If(last_token):
                         m.next = "FLUSH"

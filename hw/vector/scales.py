@@ -31,10 +31,10 @@ INVERSE_E4M3 = _bits(1.0 / E4M3_LARGEST)
 
 
 def formats_of(config: BuildConfig) -> Format:
-    """Number formats that the vector unit of this build knows."""
+    """Number formats that the vector unit of this build knows beside those of ternary models."""
     formats = Format.NONE
     if config.has_int4:
-        formats |= Format.FP8 | Format.PLAIN
+        formats |= Format.FP8
     if config.fp8_query:
         formats |= Format.FP8_QUERY
     if config.int4_kv:
@@ -75,14 +75,16 @@ class Scales(wiring.Component):
     variance_valid : In(1), variance : In(32), variance_ready : Out(1), token : In, to_query : In(1)
         Mean square plus epsilon of ``token``, whose peak came last; its scale is stored, and leaves on ``query_scale`` (slot 0)
         with ``to_query``.
-    plain : In(1)
-        With an INT4 engine only: the root mean square counts as 1.
+    head : In(1)
+        With a variance: the factor 1 / sqrt(variance) is stored at index `HEAD` of the factor memory in place of a token's scale.
     busy : Out(1)
         Until the scale of the token is stored.
     load : In(1), load_token : In, weight_scale : In(32), token_scale : Out(32)
         ``token_scale`` becomes the scale of ``load_token`` times ``weight_scale``, `LOAD` cycles later.
     """
 
+    #: Index of the factor of a head that is normed.
+    HEAD = 1
     #: Cycles from a request of the multiplier to its product.
     MULTIPLY = 1 + FloatMul.latency
     #: Cycles from ``load`` to ``token_scale``.
@@ -114,7 +116,7 @@ class Scales(wiring.Component):
             "variance_ready": Out(1),
             "token": In(token),
             "to_query": In(1),
-            **({"plain": In(1)} if config.has_int4 else {}),
+            "head": In(1),
             **({"formats": In(8)} if formats_of(config) else {}),
             "busy": Out(1),
             "load": In(1),
@@ -171,9 +173,10 @@ class Scales(wiring.Component):
         factor_pipe, scale_pipe = Signal(FloatDiv.latency), Signal(FloatDiv.latency)
         m.d.sync += [factor_pipe.eq(Cat(do_factor, factor_pipe)), scale_pipe.eq(Cat(do_scale, scale_pipe))]
 
-        self._store_factors(m, do_factor, factor_pipe[-1], factor_write, factor_read)
-
-        to_query = self._scale_token(m, token_write, scale_pipe[-1], start_scale, token_numerator, root_numerator, root_waits)
+        to_query, of_head = self._scale_token(
+            m, token_write, scale_pipe[-1], start_scale, token_numerator, root_numerator, root_waits
+        )
+        self._store_factors(m, do_factor, factor_pipe[-1] | (scale_pipe[-1] & of_head), factor_write, factor_read)
 
         # Scales that leave.
         query, kv = self.query_scale, self.kv_scale
@@ -194,26 +197,27 @@ class Scales(wiring.Component):
     def _scale_token(
         self, m: Module, token_write: memory.WritePort, divided: Value, start_scale: Signal,
         token_numerator: Signal, root_numerator: Signal, root_waits: Signal,
-    ) -> Signal:
-        """Scale of a token: peak / largest code / sqrt(variance). ``divided``: the divider has it. Returns whether it is a
-        query's."""
+    ) -> tuple[Signal, Signal]:
+        """Scale of a token: peak / largest code / sqrt(variance), or 1 / sqrt(variance) of a head. ``divided``: the divider has
+        it. Returns whether it is a query's, and whether it is a head's factor."""
         root, divider = m.submodules.root, m.submodules.divider
         token = Signal.like(self.token)
-        to_query = Signal()
+        to_query, of_head = Signal(), Signal()
         m.d.comb += [
             self.variance_ready.eq(~self.busy),
             root.start.eq(self.variance_valid & self.variance_ready),
-            root.a.eq(Mux(self.plain, ONE, self.variance) if self.config.has_int4 else self.variance),
-            token_write.en.eq(divided),
+            root.a.eq(self.variance),
+            token_write.en.eq(divided & ~of_head),
             token_write.addr.eq(token),
             token_write.data.eq(divider.o),
         ]
         with m.If(root.start):
             m.d.sync += [
                 self.busy.eq(1),
-                root_numerator.eq(token_numerator),
+                root_numerator.eq(Mux(self.head, ONE, token_numerator)),
                 token.eq(self.token),
                 to_query.eq(self.to_query),
+                of_head.eq(self.head),
             ]
         with m.If(root.done):
             m.d.sync += root_waits.eq(1)
@@ -221,7 +225,7 @@ class Scales(wiring.Component):
             m.d.sync += root_waits.eq(0)
         with m.If(divided):
             m.d.sync += self.busy.eq(0)
-        return to_query
+        return to_query, of_head
 
     def _store_factors(
         self, m: Module, do_factor: Signal, divided: Value, factor_write: memory.WritePort, factor_read: memory.ReadPort

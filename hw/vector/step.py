@@ -59,9 +59,10 @@ def Strobes() -> data.StructLayout:
 
     ``sum`` (short): scratch * param to the maximum, scratch squared to the column sums. ``rotate`` (short): one half
     of a rotary pair, to the maximum and back to the scratch. ``quantize`` (chained): scratch * param * factor to
-    int8 or e4m3. ``drain`` (chained): accumulators to the scratch.
+    int8 or e4m3. ``store`` (chained): the same product as it is, back to the scratch. ``drain`` (chained): accumulators to the
+    scratch.
     """
-    return data.StructLayout({"sum": 1, "rotate": 1, "quantize": 1, "drain": 1})
+    return data.StructLayout({"sum": 1, "rotate": 1, "quantize": 1, "store": 1, "drain": 1})
 
 
 def Tag(config: BuildConfig) -> data.StructLayout:

@@ -107,8 +107,7 @@ class VectorUnit(wiring.Component):
         m.submodules.scales = Scales(config)
         m.submodules.peak = Peak(config.width, HeadName(config).size)
         steps = Pipeline(config, self.op.descriptor)
-        if formats_of(config):
-            m.d.sync += steps.formats.eq(self.op.descriptor.format & formats_of(config))
+        m.d.sync += steps.formats.eq(self.op.descriptor.format & (formats_of(config) | Format.PLAIN))
         self._connect_generators(m, steps)
         self._request_operands(m, steps)
         control, factor = self._control_lanes(m, steps)
@@ -138,7 +137,7 @@ class VectorUnit(wiring.Component):
         drained = Signal()
         m.d.comb += drained.eq(
             (steps.strobes[QUANTIZED].quantize & steps.tags[QUANTIZED].final)
-            | (steps.strobes[CHAIN_SUM].drain & steps.tags[CHAIN_SUM].final)
+            | ((steps.strobes[CHAIN_SUM].drain | steps.strobes[CHAIN_SUM].store) & steps.tags[CHAIN_SUM].final)
         )
         for _, generator in generators:
             wiring.connect(m, wiring.flipped(op), generator.op)
@@ -186,13 +185,12 @@ class VectorUnit(wiring.Component):
             control.square.eq(held.sum),
             control.second.eq(held.rotate & steps.tags[HELD].second),
             control.unrotated.eq(held.rotate & (held_kind == Kind.VALUE)),
-            control.chain.eq(gate.quantize | gate.drain),
+            control.chain.eq(gate.quantize | gate.store | gate.drain),
             control.addend.eq(columns.addend),
             control.minus.eq(product.rotate & ~steps.tags[FIRST_PRODUCT].second),
         ]
-        if config.has_int4:
-            with m.If((held.sum | held.quantize) & steps.has(Format.PLAIN)):
-                m.d.comb += control.unscaled.eq(1)
+        with m.If((held.sum | held.quantize | held.store) & steps.has(Format.PLAIN)):
+            m.d.comb += control.unscaled.eq(1)
         if config.has_int4 and config.has_ternary:
             m.d.comb += control.row_scaled.eq(steps.has(Format.FP8))
         if config.has_int4 or config.fp8_query:
@@ -200,7 +198,7 @@ class VectorUnit(wiring.Component):
             of_token, of_query = (steps.tags[QUANTIZED - 1].kind == kind for kind in (Kind.TOKEN, Kind.QUERY))
             m.d.sync += e4m3.eq((of_token & steps.has(Format.FP8)) | (of_query & steps.has(Format.FP8_QUERY)))
             m.d.comb += control.e4m3.eq(e4m3)
-        with m.If(chained.drain):
+        with m.If(chained.drain | chained.store):
             m.d.comb += control.addend.eq(Mux(steps.flags[Flag.ADD], Addend.RESIDUAL, Addend.CHAIN))
         with m.Elif(product.rotate):
             m.d.comb += control.addend.eq(Addend.ROTATED)
@@ -280,7 +278,7 @@ class VectorUnit(wiring.Component):
         """Scales and factors."""
         config, descriptor, scales = self.config, self.op.descriptor, m.submodules.scales
         norm, rope, drain, peak = m.submodules.norm, m.submodules.rope, m.submodules.drain, m.submodules.peak
-        token_to_query = Signal()  # of the token whose scale is computed, maybe after its operator's end
+        token_to_query, head = Signal(), Signal()  # of the token whose scale is computed, maybe after its operator's end
         m.d.comb += [
             scales.rewind.eq(norm.rewind | rope.rewind),
             scales.peak_valid.eq(peak.o_valid),
@@ -289,6 +287,7 @@ class VectorUnit(wiring.Component):
             scales.score_constant.eq(descriptor.scalar0),
             scales.token.eq(norm.token),
             scales.to_query.eq(token_to_query),
+            scales.head.eq(head),
             scales.load.eq(drain.load),
             scales.load_token.eq(drain.load_token),
             scales.weight_scale.eq(descriptor.scalar0),
@@ -297,24 +296,19 @@ class VectorUnit(wiring.Component):
             rope.dividing.eq(scales.dividing),
         ]
         with m.If(norm.rewind):
-            m.d.sync += token_to_query.eq(steps.flags[Flag.TO_QUERY])
+            m.d.sync += [token_to_query.eq(steps.flags[Flag.TO_QUERY]), head.eq(steps.flags[Flag.STORE])]
         if formats_of(config):
             m.d.comb += scales.formats.eq(steps.formats)
-        if config.has_int4:
-            token_plain = Signal()
-            with m.If(norm.rewind):
-                m.d.sync += token_plain.eq(steps.has(Format.PLAIN))
-            m.d.comb += scales.plain.eq(token_plain)
         wiring.connect(m, scales.query_scale, wiring.flipped(self.query_scale))
         wiring.connect(m, scales.kv_scale, wiring.flipped(self.kv_scale))
 
     def _write_scratch(self, m: Module, steps: Pipeline, totals: list[Value]) -> None:
-        """Results of DRAIN, and heads that were rotated."""
+        """Results of DRAIN, heads that were normed, and heads that were rotated."""
         rotated, rotated_tag = steps.strobes[SHORT_SUM], steps.tags[SHORT_SUM]
-        drain_write = steps.strobes[CHAIN_SUM].drain
+        chain_write = steps.strobes[CHAIN_SUM].drain | steps.strobes[CHAIN_SUM].store
         m.d.comb += [
-            self.scratch_write.valid.eq(drain_write | (rotated.rotate & (rotated_tag.kind != Kind.VALUE))),
-            self.scratch_write.addr.eq(Mux(drain_write, steps.tags[CHAIN_SUM].target, rotated_tag.target)),
+            self.scratch_write.valid.eq(chain_write | (rotated.rotate & (rotated_tag.kind != Kind.VALUE))),
+            self.scratch_write.addr.eq(Mux(chain_write, steps.tags[CHAIN_SUM].target, rotated_tag.target)),
             self.scratch_write.data.eq(Cat(totals)),
         ]
 

@@ -38,6 +38,7 @@ _PS_WINDOWS = (
     (0xFD36_0000, 0x6_0000),  # AFIFM0 to 5: width of the slave ports
     (0xFF9B_0000, 0x1000),  # AFIFM6
     (0xF800_0000, 0x1000),  # SLCR of the Zynq-7000
+    (0xF800_8000, 0x4000),  # axi_hp0 to 3 of the Zynq-7000
 )
 
 #: RST_FPD_TOP of the UltraScale+, and the resets of AFIFM0 to 5: the FIFOs of the memory ports.

@@ -28,8 +28,9 @@ from ..devices.verilator import VerilatorDevice
 from ..models.random_model import random_model
 from ..runtime.engine import Engine, PassResult
 from ..runtime.pages import Session
+from ..runtime.pass_trace import PassTrace, read_trace
 from ..verification.lock_step import LockStep
-from .timeline import PassTrace, draw_timeline, read_trace, write_perfetto
+from .timeline import draw_timeline, write_perfetto
 
 __all__ = ["BenchPlan", "describe_bench", "run_bench"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...boards import Board
 from ...config import BuildConfig
+from ...decoder import DecoderLayer
 from ...published import published_model
 from ...shape import ModelShape
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
@@ -52,10 +53,11 @@ def estimate_model(
     cached: int = 0,
     head: str = "exact",
     engine: str = "ternary",
+    layer: DecoderLayer | None = None,
     calibration: Calibration | None = None,
 ) -> Estimate:
     """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and of ``decode`` new tokens."""
-    model = PassModel(config, shape, head=head, engine=engine, calibration=calibration)
+    model = PassModel(config, shape, head=head, engine=engine, layer=layer, calibration=calibration)
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
@@ -65,10 +67,13 @@ def estimate_model(
     return result
 
 
-def planned_image(config: BuildConfig, shape: ModelShape, engine: str, head: str = "exact", context: int | None = None) -> Image:
+def planned_image(
+    config: BuildConfig, shape: ModelShape, engine: str, head: str = "exact", context: int | None = None,
+    layer: DecoderLayer | None = None,
+) -> Image:
     """The image of a model of these sizes: where everything lies, and not a byte of it."""
     shape = shape if context is None else replace(shape, max_context=min(context, shape.max_context))
-    weights: Any = sized_model(shape, engine)  # what compilers ask of weights
+    weights: Any = sized_model(shape, engine, layer)  # what compilers ask of weights
     return plan_image(config, weights, head=head)
 
 
@@ -99,11 +104,12 @@ def estimate_json(
     config, shape = board.config, published_model(shape_name).shape
     if layers is not None:
         shape = replace(shape, layers=layers)
-    engine = published_model(shape_name).engine
+    engine, layer = published_model(shape_name).engine, published_model(shape_name).layer
     estimate = estimate_model(
-        config, shape, prompt, decode, cached=cached, head=head, engine=engine, calibration=calibration_of(board, memory)
+        config, shape, prompt, decode, cached=cached, head=head, engine=engine, layer=layer,
+        calibration=calibration_of(board, memory),
     )
-    placed = planned_image(config, shape, engine, head, context)
+    placed = planned_image(config, shape, engine, head, context, layer)
     hertz = config.clock_mhz * 1e6
     first, later = _cycles(estimate.prefill), _cycles(estimate.decode)
     beats = sum(p.stream_beats for p in estimate.decode)

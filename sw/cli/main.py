@@ -9,14 +9,24 @@ Exit codes: 0 done; 1 the answer is no (a mismatch, a missed target, a failed ch
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import json
+import os
+import platform
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 
 from ...config import ConfigError
+from ...contract import CONTRACT_VERSION
 from ...errors import HwgenError
-from .options import Parser
+from ...files import cache_directory
+from .options import Parser, did_you_mean
 from .output import Output
 
 __all__ = ["COMMANDS", "build_parser", "main"]
@@ -44,6 +54,24 @@ COMMANDS = {
 }
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default in ("", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Version(argparse.Action):
+    """Prints the version; the place of the package is looked at only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        where = Path(__file__).parents[2]
+        print(f"hwgen {version('hwgen')}, contract {CONTRACT_VERSION}, in {where}, Python {platform.python_version()}")
+        parser.exit()
+
+
 def build_parser(command: str | None = None) -> Parser:
     """A parser that knows every command by name, and the options of ``command``."""
     parser = Parser(
@@ -51,6 +79,7 @@ def build_parser(command: str | None = None) -> Parser:
         description="Generates LLM inference accelerators for FPGAs, proves them bit for bit in "
         "simulation and runs them.",
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="version and place of this copy")
     group = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in COMMANDS.items():
         if name != command:
@@ -62,33 +91,74 @@ def build_parser(command: str | None = None) -> Parser:
             help=text,
             description=text,
             epilog=f"example: {module.EXAMPLE}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         for option, what in (("--json", "print one JSON object (stable keys)"), ("--quiet", "no progress on standard error")):
             chosen.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=what)
-        chosen.set_defaults(run=module.run)
+        chosen.set_defaults(run=module.run, usage_of=(chosen.prog, chosen.format_help))
         module.add_arguments(chosen)
     return parser
 
 
+def of_system(error: OSError) -> HwgenError:
+    """What the system refused, as an error that says what to do: a full disk, a folder that cannot be written."""
+    where = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
+    text = error.strerror or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free space there"
+    elif where and where.startswith(str(cache_directory())):
+        fix = "set HWGEN_CACHE to a directory that can be written"
+    else:
+        fix = "look at the path and its permissions"
+    return HwgenError("file", f"{where}: {text}" if where else text, fix)
+
+
 def report_error(error: HwgenError, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": error.to_dict()}))
-    else:
+        with contextlib.suppress(OSError):  # the output is what failed: the line below still says so
+            print(json.dumps({"error": error.to_dict()}), flush=True)
+            return 2
+    with contextlib.suppress(OSError):
         print(f"hwgen: {error.kind}: {' '.join(str(error).split())}", file=sys.stderr)
         for line in getattr(error, "state", "").splitlines():  # where the machine stands when a pass hangs
             print(f"  {line}", file=sys.stderr)
     return 2
 
 
+def drop_output() -> None:
+    """Nothing more goes to standard output, and what is left of it in buffers is no error at the end of the interpreter."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def interrupted(as_json: bool) -> int:
+    """After Ctrl-C. Another one while the interpreter ends kills the process without a word."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if as_json:
+        report_error(HwgenError("interrupted", "interrupted", "run it again"), as_json)
+    else:
+        print("interrupted", file=sys.stderr)
+    return 130
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone
     try:
         command = next((a for a in arguments if not a.startswith("-")), None)
+        if command is not None and command not in COMMANDS:
+            raise HwgenError("usage", f"hwgen has no command {command!r}", f"{did_you_mean(command, COMMANDS)}see `hwgen --help`")
         options = build_parser(command).parse_args(arguments)
         code, result = options.run(options, Output(as_json=as_json, quiet=getattr(options, "quiet", False)))
+        if as_json:
+            print(json.dumps(result))
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except HwgenError as error:
         return report_error(error, as_json)
     except ConfigError as error:
@@ -96,13 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             HwgenError("configuration", str(error), "change the field with --set or in board.json"), as_json
         )
     except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
+        drop_output()
         return 1
+    except OSError as error:
+        code = report_error(of_system(error), as_json)
+        drop_output()
+        return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    if as_json:
-        print(json.dumps(result))
+        return interrupted(as_json)
     return int(code)
 
 

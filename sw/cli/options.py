@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...boards import Board, load_board
+from ...boards import Board, board_names, load_board
 from ...config import ENGINES, BuildConfig, ConfigError
 from ...errors import HwgenError
 from ...published import PUBLISHED
@@ -32,6 +34,7 @@ __all__ = [
     "at_least",
     "check_port",
     "configured_board",
+    "did_you_mean",
     "device_options",
     "opened_model",
     "sampling_of",
@@ -50,7 +53,26 @@ class Parser(argparse.ArgumentParser):
     """Reports wrong usage as the same kind of error as everything else."""
 
     def error(self, message: str) -> NoReturn:
-        raise HwgenError("usage", message, f"see `{self.prog} --help`")
+        hint = ""
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = did_you_mean(choice[1], choice[2].replace("'", "").split(", "))
+        raise HwgenError("usage", message, f"{hint}see `{self.prog} --help`")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            prog, known = getattr(options, "usage_of", (self.prog, self.format_help))
+            wrong = next((a for a in unknown if a.startswith("-")), unknown[0])
+            names = re.findall(r"(?<!\w)--?\w[\w-]*", known())
+            hint = "write it behind the command; " if wrong in names else did_you_mean(wrong.partition("=")[0], names)
+            raise HwgenError("usage", f"unrecognized arguments: {' '.join(unknown)}", f"{hint}see `{prog} --help`")
+        return options
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The beginning of a fix: what of ``known`` is nearest to a word; empty where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def at_least(options: argparse.Namespace, name: str, least: int) -> int:
@@ -121,9 +143,9 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 # ---- board and build configuration -------------------------------------------------------------------------------
-def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD) -> None:
-    """``default`` None: the board of an image, or `DEFAULT_BOARD`."""
-    other = "" if default else f" (that of an image, else {DEFAULT_BOARD})"
+def add_board(parser: argparse.ArgumentParser, default: str | None = DEFAULT_BOARD, otherwise: str = DEFAULT_BOARD) -> None:
+    """``default`` None: the board of an image, or ``otherwise``."""
+    other = "" if default else f" (that of an image, else {otherwise})"
     parser.add_argument("--board", default=default, help=f"board: a shipped name or the path of a board.json{other}")
     parser.add_argument("--engine", choices=ENGINES, help="linear engines of the build (what the model needs if not given)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON of fields that replace those of the board")
@@ -206,9 +228,8 @@ def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | C
         board = configured_board(options, compiled.image.engine)
         check_same_build(compiled, board.config)
         return compiled, board
-    return compiled, replace(
-        load_board(DEFAULT_BOARD), name=compiled.board, part=compiled.part, config=compiled.image.config
-    )
+    known = load_board(compiled.board if compiled.board in board_names() else DEFAULT_BOARD)
+    return compiled, replace(known, name=compiled.board, part=compiled.part, config=compiled.image.config)
 
 
 def add_device(parser: argparse.ArgumentParser, default: str) -> None:

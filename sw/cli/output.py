@@ -23,6 +23,10 @@ class Output:
         if not self.quiet:
             print(f"hwgen: {text}", file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """A line that was asked for, on standard error."""
+        print(text, file=sys.stderr, flush=True)
+
     def show(self, text: str = "", end: str = "\n") -> None:
         if not self.as_json:
             print(text, end=end, flush=True)

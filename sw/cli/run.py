@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..devices.power import EnergyMeter, sensor_of
+from ...errors import HwgenError
+from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
@@ -16,14 +17,15 @@ from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-EXAMPLE = 'hwgen run --prompt "Once upon a time"'
+EXAMPLE = 'hwgen run stories "Once upon a time"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", default="stories", metavar="MODEL", help=MODEL_HELP
     )
-    parser.add_argument("--prompt", required=True, help="text to continue")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="text to continue, behind the model")
+    parser.add_argument("--prompt", help="text to continue, without a model before it")
     parser.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
     add_device(parser, "verilator")
@@ -38,17 +40,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_board(parser, None)
 
 
+def prompt_of(options: argparse.Namespace) -> str:
+    """The text to continue, from one of its two places."""
+    if (options.text is None) == (options.prompt is None):
+        what = "no text to continue" if options.text is None else "the text is given twice, as TEXT and as --prompt"
+        raise HwgenError("usage", what, 'write `hwgen run stories "Once upon a time"`, or --prompt for the default model')
+    return str(options.prompt if options.text is None else options.text)
+
+
 def run(options: argparse.Namespace, output: Output) -> Result:
-    new_tokens, sampling = at_least(options, "max-new-tokens", 1), sampling_of(options)
+    new_tokens, sampling, prompt = at_least(options, "max-new-tokens", 1), sampling_of(options), prompt_of(options)
     model, board = opened_model(options, output)
     places = device_options(options, board)
     llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
     session = None
     if options.session is not None:
         session = llm.load_session(options.session) if options.session.exists() else Session()
-    answer = llm.generate(options.prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
-    output.show("" if options.chat else options.prompt, end="")
-    with EnergyMeter(sensor_of(llm.device)) as meter:
+    answer = llm.generate(prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
+    output.show("" if options.chat else prompt, end="")
+    sensor = sensor_of(llm.device)
+    with EnergyMeter(sensor) as meter:
         for piece in answer:
             output.show(piece, end="")
     if session is not None:
@@ -60,6 +71,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         "text": answer.text,
         "simulated": llm.device.simulated,
         "energy": meter.to_dict(len(answer.generation.tokens)),
+        "no_energy": None if sensor else why_no_energy(llm.device),
         **generation_json(answer.generation, board.config.clock_mhz, getattr(llm.device, "build_seconds", 0.0)),
     }
     output.show("\n")
@@ -119,5 +131,5 @@ def describe_run(result: dict[str, Any]) -> list[str]:
             f"prompt included ({energy['sensor']}: {energy['measures']})"
         )
     elif not result["simulated"]:
-        lines.append("energy   not measured: no power sensor that is known here")
+        lines.append(f"energy   not measured: {result['no_energy'] or 'the sensor did not answer'}")
     return lines

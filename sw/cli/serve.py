@@ -8,16 +8,19 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import HwgenError
 from ...packages import needs
+from ..devices.power import sensor_of, why_no_energy
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
 from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
 from .output import Output, Result
+from .systemd import service_unit
 
 if TYPE_CHECKING:
     from ..serve.service import Service
@@ -64,7 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="of requests that state none; 0 is greedy")
     parser.add_argument("--context-full", choices=CONTEXT_FULL, default="stop", help="what happens when the context is full")
     parser.add_argument("--no-reuse", action="store_true", help="compute every prompt anew (answers are the same)")
+    parser.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="let pages of this site use it; * is any (may be repeated)"
+    )
+    parser.add_argument("--log-requests", action="store_true", help="a line a request on standard error, without its text")
     parser.add_argument("--drain-seconds", type=int, default=30, metavar="S", help="time for running answers at shutdown")
+    parser.add_argument(
+        "--systemd", action="store_true", help="print a unit that serves with these options from the system's start on, and end"
+    )
     add_board(parser, None)
 
 
@@ -124,6 +134,8 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
         model, options.device, board.config, output.progress, cache_tokens=cache, reuse=not options.no_reuse,
         device_options=device_options(options, board),
     )
+    if not llm.device.simulated and sensor_of(llm.device) is None:
+        output.progress(f"energy is not counted: {why_no_energy(llm.device)}")
     limits = Limits(
         sessions=options.max_sessions,
         waiting=options.max_waiting,
@@ -136,12 +148,16 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     """Serve until a signal ends it."""
+    if options.systemd:
+        unit = service_unit(sys.argv[1:], options.drain_seconds)
+        output.show(unit, end="")
+        return 0, {"unit": unit}
     with needs("serving", "hwgen[serve]"):
-        import uvicorn
-
         from ..serve.app import create_app
+        from ..serve.server import Server
     key = read_key(options)
     configured_board(options)  # refused before the model is read
+    at_least(options, "drain-seconds", 0)
     for name in ("max-new-tokens", "max-request-bytes", "cache-tokens"):
         if getattr(options, name.replace("-", "_")) is not None:
             at_least(options, name, 1)
@@ -150,17 +166,19 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if not local and key is None:
             output.progress("warning: anyone who reaches this address can use the accelerator; set an API key")
         service = open_service(options, output)
-        config = uvicorn.Config(
-            create_app(service, api_key=key, hosts=["localhost", "127.0.0.1", "[::1]"] if local else None),
-            log_level="warning",
-            access_log=False,
-            lifespan="on",
-            limit_concurrency=options.max_sessions + options.max_waiting + 64,  # beyond what may wait, for short requests
-            timeout_graceful_shutdown=options.drain_seconds,
+        app = create_app(
+            service,
+            api_key=key,
+            hosts=["localhost", "127.0.0.1", "[::1]"] if local else None,
+            origins=options.cors,
+            log=output.note if options.log_requests else None,
         )
+        server = Server(app, service, drain_seconds=options.drain_seconds)
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         output.progress(f"{service.name} at {url} (Ctrl-C ends the server)")
         with ended_by_signals():
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
     return 0, {"model": service.name, "url": url}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,10 @@ from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_togethe
 
 __all__ = ["Image", "Places"]
 
+#: Bytes of a buffer of constants, where no region is larger: others measured on a PYNQ-Z2 that 196 MiB in one piece could not be
+#: had of a contiguous area of 288 MiB, and the same in smaller pieces could.
+CONSTANTS_BUFFER = 64 << 20
+
 #: Bytes that are read at a time where all of them are wanted.
 WINDOW = 1 << 22
 
@@ -33,21 +39,10 @@ ROWS = 4096
 class Places:
     """Addresses of the buffers that the program refers to."""
 
-    #: The constants.
-    constants: int
+    #: The constants, a buffer for each of `Image.constant_parts`.
+    constants: tuple[int, ...]
     #: Embedding rows of a pass.
     rows: int
-
-
-def relocate(descriptors: Iterable[Descriptor], places: Places) -> Iterator[Descriptor]:
-    """The same operators with addresses in memory in place of offsets in buffers. Those of KV pages count from the page."""
-    for d in descriptors:
-        if d.fetch is Fetch.TOKEN:
-            yield replace(d, stream_address=d.stream_address + places.rows)
-        elif OPERATORS[d.opcode].memory is Memory.CONSTANTS:
-            yield replace(d, stream_address=d.stream_address + places.constants)
-        else:
-            yield d
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +50,8 @@ class Image:
     """A compiled model. Addresses of its operators are offsets in buffers; :meth:`program` gives them places.
 
     Contiguous memory holds five kinds of buffers (:meth:`buffers`), apart because the host's cache maintenance walks whole ones:
-    constants (written once), program (written once), embedding rows of a pass (written before every pass), logits (read), and
-    KV pages (read and written in pieces). The embedding itself stays with the host.
+    constants (a few, written once), program (written once), embedding rows of a pass (written before every pass), logits (read),
+    and KV pages (read and written in pieces). The embedding itself stays with the host.
     """
 
     config: BuildConfig
@@ -117,10 +112,22 @@ class Image:
         together = pages_together(self.page_bytes)
         return [min(together, self.pages - first) * self.page_bytes for first in range(0, self.pages, together)]
 
+    @cached_property
+    def constant_parts(self) -> tuple[Region, ...]:
+        """The constants in parts that have buffers of their own, of `CONSTANTS_BUFFER` bytes at most or of one region. What a
+        descriptor reads lies in one region.
+        """
+        cuts = sorted({0, *(r.offset for r in self.symbols.values() if r.offset % REGION_ALIGNMENT == 0)})
+        starts = [0]
+        for cut, following in pairwise([*cuts, self.constants.bytes]):
+            if following - starts[-1] > CONSTANTS_BUFFER and cut > starts[-1]:
+                starts.append(cut)
+        return tuple(Region(start, end - start) for start, end in pairwise([*starts, self.constants.bytes]))
+
     def buffers(self) -> dict[str, list[int]]:
         """Bytes of the buffers of contiguous memory, by what is in them."""
         return {
-            "constants": [self.constants.bytes],
+            "constants": [part.bytes for part in self.constant_parts],
             "program": [self.program_bytes],
             "rows": [self.chunk * self.row_bytes],
             "logits": [(1 if self.head == "shortlist" else self.chunk) * self.logits_bytes],
@@ -138,9 +145,21 @@ class Image:
         return align(needed + spare, REGION_ALIGNMENT)
 
     # ---- content -------------------------------------------------------------------------------------------------
+    def _relocated(self, descriptors: Iterable[Descriptor], places: Places) -> Iterator[Descriptor]:
+        """The same operators with addresses in memory in place of offsets in buffers. Those of KV pages count from the page."""
+        starts = [part.offset for part in self.constant_parts]
+        for d in descriptors:
+            if d.fetch is Fetch.TOKEN:
+                yield replace(d, stream_address=d.stream_address + places.rows)
+            elif OPERATORS[d.opcode].memory is Memory.CONSTANTS:
+                part = bisect_right(starts, d.stream_address) - 1
+                yield replace(d, stream_address=d.stream_address - starts[part] + places.constants[part])
+            else:
+                yield d
+
     def program(self, places: Places) -> bytes:
         """What the buffer ``program`` must hold."""
-        return pack_program(relocate(self.descriptors, places)).ljust(self.program_bytes, b"\0")
+        return pack_program(self._relocated(self.descriptors, places)).ljust(self.program_bytes, b"\0")
 
     def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Embedding rows of tokens as the machine reads them, ``[tokens, row_bytes]``."""

@@ -15,10 +15,11 @@ from ...config import BuildConfig
 from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
-from ...formats import flush, rotary_rows, score_constant
-from ...layout import KvBlockLayout, blob_beats, head_block_beats, logits_bytes, pack_head, pad_beats, vectors_of
+from ...formats import rotary_rows, score_constant
+from ...layout import KvBlockLayout, head_block_beats, logits_bytes, pack_head, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
+from .head_parameters import HeadParameters, check_biases, load_parameters
 from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
 
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
@@ -94,8 +95,12 @@ class ModelCompiler:
         self._check_kinds(config, weights)
         self.head_kind, self.config, self.shape, self.weights = head, config, s, weights
         self.inputs = weights.layer.inputs
-        self.gain_vectors = gain_vectors
-        self.plan = plan_scratch(config, s, gain_vectors)
+        self.of_heads = HeadParameters(config, s, weights.layer)
+        gains = self._gain_vectors() if gain_vectors is None else gain_vectors
+        #: Vectors of parameters besides rotary rows, and of the scratch besides those of tokens.
+        self.gain_vectors, self.bias_vectors = gains + self.of_heads.vectors, self.of_heads.bias_vectors
+        self.plan = plan_scratch(config, s, self.gain_vectors, self.bias_vectors)
+        self.of_heads.first = self.plan.gains[0] + gains
         self.context = min(config.max_context, s.max_context)
         self.head_vectors = s.head_dim // config.width
         #: Format of attention.
@@ -121,13 +126,16 @@ class ModelCompiler:
     def _check_kinds(self, config: BuildConfig, weights: Any) -> None:
         """Refuse what the build or the machine does not have."""
         build = f"build {config.name!r}"
-        biases = [bias for stages in weights.layer.inputs for stage in stages for bias in stage.biases]
-        if biases:
-            raise HwgenError("model", f"the model has a bias {biases[0]}, the machine adds none", "choose a model without biases")
+        check_biases(weights.layer)
         if weights.kv == "int4" and not config.int4_kv:
             raise HwgenError("model", f"the model keeps a 4-bit KV cache, {build} has none", "build with int4_kv, or use --kv int8")
         if weights.query == "e4m3" and not config.fp8_query:
             raise HwgenError("model", f"the model has e4m3 queries, {build} has none", "build with fp8_query, or use --query int8")
+
+    def _gain_vectors(self) -> int:
+        """Both places for gains: norms take turns, the first of them one of the residual stream."""
+        sizes = [stages[0].reads.size(self.shape) for stages in self.inputs if stages[0].norm is not None] * 2
+        return vectors_of(self.config, self.shape.hidden) + vectors_of(self.config, max(sizes[1::2]))
 
     # ---- matrices, of either format ------------------------------------------------------------------------------
     def panels(self, name: str, parts: Sequence[Any]) -> list[Panel]:
@@ -192,18 +200,6 @@ class ModelCompiler:
         self.memory.align(REGION_ALIGNMENT)
         return self.memory.add(name, count * stride, table), beats, stride
 
-    def load_gains(self, name: str, values: npt.NDArray[np.float32], place: int, layer: int, flags: Flag = Flag.NONE) -> None:
-        """Gains to a place of the parameter memory."""
-        values = flush(values)
-        beats = pad_beats(self.config, ceil_div(values.nbytes, self.config.beat_bytes))
-        address = self.memory.add(
-            name, beats * self.config.beat_bytes, lambda: blob_beats(self.config, values.view(np.uint8)).reshape(-1)
-        )
-        self.emit(
-            Opcode.PARAM, layer=layer, flags=flags, fetch=Fetch.STREAM, token_count=1, stream_address=address,
-            stream_beats=beats, vectors=vectors_of(self.config, values.size), dst=self.plan.gains[place],
-        )
-
     def norm(self, source: NormSource, tokens: dict[str, int], i: int = 0, flags: Flag = Flag.NONE) -> None:
         """Round ``i`` of a norm."""
         to_query = Flag.TO_QUERY in flags
@@ -213,7 +209,9 @@ class ModelCompiler:
             format=Format.NONE if to_query else self.linear_format | plain,
             vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride,
             param=0 if source.gain is None else self.plan.gains[source.gain],
-            scalar0=float(np.float32(1.0 / source.size)), scalar1=float(np.float32(self.shape.rms_eps)), **tokens,
+            # without a norm the root mean square is 1: 0 times the mean square, plus 1
+            scalar0=0.0 if plain else float(np.float32(1.0 / source.size)),
+            scalar1=1.0 if plain else float(np.float32(self.shape.rms_eps)), **tokens,
         )
 
     @staticmethod
@@ -265,7 +263,7 @@ class ModelCompiler:
         while (source := self.source(layer, number := number + 1)).gain is None:
             pass
         if source.layer == self.shape.layers:
-            self.load_gains("norm", self.weights.norm, source.gain, source.layer, Flag.LOGITS)
+            self.load_gains("norm", self.weights.norm, source, Flag.LOGITS)
             return
         if source.layer != layer:
             weights = self.weights.layers[source.layer]
@@ -274,8 +272,14 @@ class ModelCompiler:
     def load_layer_gains(self, source: NormSource, number: int, weights: LayerWeights) -> None:
         """Gains of norm ``number`` of a layer."""
         name = self.inputs[number][0].norm
-        assert name is not None and source.gain is not None
-        self.load_gains(f"layers.{source.layer}.{name}", weights.norms[name], source.gain, source.layer)
+        assert name is not None
+        self.load_gains(f"layers.{source.layer}.{name}", weights.norms[name], source)
+
+    def load_gains(self, name: str, values: npt.NDArray[np.float32], source: NormSource, flags: Flag = Flag.NONE) -> None:
+        """Gains to their place in the parameter memory."""
+        assert source.gain is not None
+        place = self.plan.gains[source.gain]
+        self.program.append(load_parameters(self.config, self.memory, name, values, dst=place, layer=source.layer, flags=flags))
 
     def project(self, placed: PlacedStage, weights: LayerWeights, roped: list[int]) -> None:
         """A norm and its matrices, for every round of tokens.
@@ -292,6 +296,8 @@ class ModelCompiler:
             self.norm(source, rounds[0], flags=flags)
         if placed.loads is not None:
             self.load_following_gains(source.layer, placed.loads, weights)
+        if stage.writes is Values.HEADS:
+            self.program += self.of_heads.load(self.memory, self.plan, source.layer, weights)
         replay = len(panels) == 1 and panels[0].command.stream_beats <= self.config.replay_beats
         for i, tokens in enumerate(rounds):
             for j, panel in enumerate(panels):
@@ -319,14 +325,19 @@ class ModelCompiler:
         self.program.append(replace(command, layer=layer, buffers=buffers, **tokens))  # type: ignore[arg-type]  # fields by name
         self.drain()
         address, stride = self.place(placed.stage.writes)
+        flag = GATES[self.shape.activation] if combine is Combine.ACTIVATE else COMBINE[combine]
+        if placed.stage.biases:
+            flag = Flag.ADD
         for span in panel.spans:
             target = address + span.target
             source = {"src": target, "src_stride": stride} if combine in (Combine.MULTIPLY, Combine.ADD) else {}
+            if placed.stage.biases:  # one row for all tokens
+                source = {"src": self.plan.bias + span.target}
             self.undrained.append(
                 Descriptor(
                     opcode=Opcode.DRAIN,
                     layer=layer,
-                    flags=GATES[self.shape.activation] if combine is Combine.ACTIVATE else COMBINE[combine],
+                    flags=flag,
                     buffers=accumulator,
                     vectors=span.vectors,
                     row_blocks=span.first,
@@ -355,17 +366,14 @@ class ModelCompiler:
         if first == last:
             return first
         start = p.qkv + sum(sizes[:first])
+        param, param_stride = self.of_heads.rotary(layer)
+        self.undrained += self.of_heads.norms(p, layer, first, last, tokens)
         self.undrained.append(
             Descriptor(
                 opcode=Opcode.ROPE,
                 **self.heads(layer),  # type: ignore[arg-type]  # fields by name
                 flags=reduce(or_, (Flag.QUERIES, Flag.KEYS, Flag.VALUES)[first:last]),
-                src=start,
-                src_stride=p.qkv_stride,
-                dst=start,
-                dst_stride=p.qkv_stride,
-                param=0,
-                param_stride=self.head_vectors,
+                src=start, src_stride=p.qkv_stride, dst=start, dst_stride=p.qkv_stride, param=param, param_stride=param_stride,
                 scalar0=score_constant(s.head_dim, Format.FP8_QUERY in self.attention_format),
                 format=self.attention_format,
                 **tokens,  # type: ignore[arg-type]
@@ -411,6 +419,7 @@ class ModelCompiler:
             Opcode.EMBED, fetch=Fetch.TOKEN, token_count=p.chunk, vectors=p.x_stride, dst=p.x, dst_stride=p.x_stride,
             stream_address=0, stream_beats=self.row_beats(2 * s.hidden), stride=self.row_bytes,
         )
+        self.program += self.of_heads.load_once(self.memory)
 
     def head(self) -> None:
         """The final norm and exact logits, of one wanted token after the other."""

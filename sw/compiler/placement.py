@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
+from ...decoder import DecoderLayer
 from ...errors import HwgenError
 from ...layout import vectors_of
 from ...rounding import align
 from ...shape import ModelShape
 
 __all__ = [
-    "FRAME_BYTES", "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "check_fit",
+    "FRAME_BYTES", "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "bias_vectors", "check_fit",
     "contiguous_bytes", "pages_together", "plan_scratch", "whole_rounds",
 ]
 
@@ -118,6 +119,8 @@ class ScratchPlan:
     #: Residual stream and its stride.
     x: int
     x_stride: int
+    #: Biases of the queries, keys and values of a layer, the same for all tokens; nothing where there are none.
+    bias: int
     #: Queries | keys | values, and their stride.
     qkv: int
     qkv_stride: int
@@ -141,34 +144,42 @@ def whole_rounds(tokens: int, lanes: int) -> int:
     return tokens - tokens % lanes if tokens > lanes else tokens
 
 
+def bias_vectors(config: BuildConfig, shape: ModelShape, layer: DecoderLayer) -> int:
+    """Vectors of scratch that the biases of a layer take."""
+    q, kv = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows))
+    return q + 2 * kv if layer.bias_of else 0
+
+
 def token_vectors(config: BuildConfig, shape: ModelShape) -> int:
     """Vectors of scratch that a token takes: its residual stream, and attention or the feed-forward product over it."""
     hidden, ffn, q, kv = (vectors_of(config, n) for n in (shape.hidden, shape.ffn, shape.q_rows, shape.kv_rows))
     return hidden + max(2 * q + 2 * kv, ffn)
 
 
-def plan_scratch(config: BuildConfig, shape: ModelShape, gains: int | None = None) -> ScratchPlan:
+def plan_scratch(config: BuildConfig, shape: ModelShape, gains: int | None = None, biases: int = 0) -> ScratchPlan:
     """Regions of scratch and parameter memory, for as many tokens as fit (a whole number of rounds where that is possible).
-    ``gains``: vectors of parameters besides rotary rows.
+    ``gains``: vectors of parameters besides rotary rows. ``biases``: of scratch, besides those of tokens.
     """
     hidden, ffn = vectors_of(config, shape.hidden), vectors_of(config, shape.ffn)
     q, kv, head = (vectors_of(config, n) for n in (shape.q_rows, shape.kv_rows, shape.head_dim))
     qkv, token = q + 2 * kv, token_vectors(config, shape)
     gains = hidden + max(q, ffn) if gains is None else gains
-    chunk = min(config.chunk, config.scratch_vectors // token, max(0, config.param_vectors - gains) // head)
+    chunk = min(config.chunk, max(0, config.scratch_vectors - biases) // token, max(0, config.param_vectors - gains) // head)
     if chunk < 1:
-        name, need = ("scratch_vectors", token) if config.scratch_vectors < token else ("param_vectors", gains + head)
+        whole = token + biases
+        name, need = ("scratch_vectors", whole) if config.scratch_vectors < whole else ("param_vectors", gains + head)
         raise HwgenError(
             "model",
             f"one token needs {need} vectors, build {config.name!r} has {name}={getattr(config, name)}",
             f"build with {name}={need} or more",
         )
     chunk = whole_rounds(chunk, config.tokens)
-    base = chunk * hidden
+    base = chunk * hidden + biases
     return ScratchPlan(
         chunk=chunk,
         x=0,
         x_stride=hidden,
+        bias=chunk * hidden,
         qkv=base,
         qkv_stride=qkv,
         a=base + chunk * qkv,

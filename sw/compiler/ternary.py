@@ -52,11 +52,6 @@ class TernaryCompiler(ModelCompiler):
                 "model", f"the model is ternary, build {config.name!r} has no ternary engine", "build with engine=ternary or both"
             )
         super().__init__(config, weights, head)
-        plain = [stages[0].name for stages in self.inputs if stages[0].norm is None]
-        if plain:
-            raise HwgenError(
-                "model", f"stage {plain[0]} of the model has no norm, which ternary matrices need", "choose a model with sub-norms"
-            )
         self.packed = PackedRows()
 
     def panels(self, name: str, parts: Sequence[Any]) -> list[Panel]:

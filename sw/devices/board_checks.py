@@ -22,14 +22,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ...boards import Board
+from ...boards import Board, Platform
 from ...contract import CONTRACT_VERSION, contract_hash
+from ...memory_ports import afi_settings
 from ...registers import MAGIC, Status, register
 from ...vlnv import VLNV
 from .fabric_clock import fabric_mhz, kernel_mhz
 from .pynq import BOARD_NAME, FPGA_STATE, same_board
 from .pynq_library import ENTER
-from .pynq_memory import LOW_MEMORY, cma_limit, cma_wanted
+from .pynq_memory import LOW_MEMORY, boot_advice, cma_limit, cma_wanted
 
 __all__ = ["BoardSystem", "Check", "check_board", "named_board"]
 
@@ -238,10 +239,11 @@ def _check_fpga_manager(system: BoardSystem) -> Check:
     return Check("fpga manager", state is not None, state or f"{FPGA_STATE} does not exist", _KERNEL)
 
 
-def _check_memory(system: BoardSystem, needed: int) -> Check:
+def _check_memory(system: BoardSystem, board: Board, needed: int) -> Check:
     values = dict(re.findall(r"^(Cma\w+|MemTotal):\s+(\d+) kB", system.text("/proc/meminfo") or "", re.MULTILINE))
+    seven = board.platform is not None and board.platform.processor == "processing_system7"
     if "CmaTotal" not in values:
-        fix = "boot with cma=1000M in the kernel's command line"
+        fix = boot_advice(cma_wanted(needed) if needed else 1000, seven)
         return Check("memory", False, "the kernel has no contiguous memory (CMA)", fix)
     total, free = (int(values[name]) * 1024 for name in ("CmaTotal", "CmaFree"))
     found = f"{total >> 20} MiB contiguous, {free >> 20} MiB free"
@@ -253,9 +255,9 @@ def _check_memory(system: BoardSystem, needed: int) -> Check:
     if needed <= total:
         fix = "shut notebooks and programs down that hold buffers (sudo systemctl restart jupyter), or reboot"
     elif wanted > most:
-        fix = f"this board cannot give that much (cma={most}M at most): take a smaller model, context or head"
+        fix = f"this board cannot give that much (cma={most}M at most): take a smaller model or head, or compile with --context"
     else:
-        fix = f"boot with cma={wanted}M: on Kria in /etc/default/flash-kernel, then sudo flash-kernel and reboot"
+        fix = boot_advice(wanted, seven)
     return Check("memory", False, found, fix)
 
 
@@ -319,6 +321,23 @@ def _check_left_over(system: BoardSystem, board: Board, overlay: _Overlay) -> Ch
     return Check("leftover pass", not busy, "a pass is running" if busy else "none", fix)
 
 
+def _check_ports(system: BoardSystem, board: Board, platform: Platform) -> Check:
+    """The FIFOs of the memory ports are set as the design wants them: a port of another width brings wrong data."""
+    wrong = []
+    for wanted in afi_settings(platform.processor, platform.memory_ports[: board.config.ports], platform.memory_port_bits):
+        try:
+            found = system.read_word(wanted.address) & wanted.mask
+        except OSError as error:
+            return Check("memory ports", False, str(error), ENTER)
+        if found != wanted.value:
+            wrong.append(f"{wanted.text}: 0x{found:x} at 0x{wanted.address:x}, not 0x{wanted.value:x}")
+    text = f"{board.config.ports} of {platform.memory_port_bits} bits, 8 commands each way, best effort"
+    if wrong:
+        text = wrong[0] + (f"; and {len(wrong) - 1} more" if wrong[1:] else "")
+    fix = f"hwgen sets them whenever it opens the board: hwgen selftest --board {board.name} --overlay FILE.bit"
+    return Check("memory ports", not wrong, text, fix)
+
+
 def check_board(board: Board, system: BoardSystem, *, needed: int = 0) -> list[Check]:
     """Every check of a board that has, or will have, the build of ``board``, in the order in which things should be repaired.
 
@@ -329,11 +348,12 @@ def check_board(board: Board, system: BoardSystem, *, needed: int = 0) -> list[C
         *(check(system) for check in (_check_python, _check_pynq, _check_xrt, _check_xclbinutil, _check_root)),
         _check_name(system, board),
         *(check(system) for check in (_check_zocl, _check_uio, _check_fpga_manager)),
-        _check_memory(system, needed),
+        _check_memory(system, board, needed),
         _check_overlay(system, board, overlay),
     ]
     ours = overlay.ours and checks[-1].ok
     checks.append(_check_clock(system, board, ours))
     if ours:
+        checks += [_check_ports(system, board, board.platform)] if board.platform else []
         checks.append(_check_left_over(system, board, overlay))
     return checks

@@ -1,4 +1,5 @@
-"""Around the load of a bitstream: what runs in the fabric is stopped before, and the memory ports forget it afterwards.
+"""Around the load of a bitstream: what runs in the fabric is stopped before, the memory ports forget it afterwards, and they are
+set to what the design needs.
 
 Nothing says what a fabric holds but the record of whoever loaded it, and a read of an address where nothing is can stop a Zynq for
 good. So registers are read only where PYNQ's own record says that an accelerator of ours is loaded, and nothing contradicts it.
@@ -13,12 +14,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ...config import BuildConfig
+from ...memory_ports import design_settings
 from ...registers import MAGIC, WINDOW_BYTES, register
 from ...vlnv import VLNV
 from .device import StopFailed
 from .pass_stop import PassStop
 
-__all__ = ["FPGA_MANAGER", "loaded_accelerator", "reset_ports", "stop_left_over", "unasked_answers"]
+__all__ = ["FPGA_MANAGER", "loaded_accelerator", "reset_ports", "set_ports", "stop_left_over", "unasked_answers"]
 
 #: State and flags of Linux's FPGA manager.
 FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")
@@ -121,3 +123,14 @@ def reset_ports(pynq: Any, target: Any, parser: Any) -> None:
     resets.write(0, others)
     if hasattr(target, "set_axi_port_width"):
         target.set_axi_port_width(parser)
+
+
+def set_ports(pynq: Any, target: Any, parser: Any) -> None:
+    """Set the FIFOs of the design's memory ports: data width, commands in flight, priority. Nothing may be in flight. ``parser``:
+    PYNQ's, of the design's hand-off. What else is in these registers is left as it is.
+    """
+    for field in design_settings(parser.family_ps, parser.ip_dict[parser.ps_name]["parameters"]):
+        register_of_port = pynq.MMIO(field.address, 4, device=target)
+        before = int(register_of_port.read(0))
+        if before & field.mask != field.value:
+            register_of_port.write(0, before & ~field.mask | field.value)

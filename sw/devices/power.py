@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["INTERVAL", "EnergyMeter", "PowerSensor", "find_sensor", "sensor_of"]
+__all__ = ["INTERVAL", "EnergyMeter", "PowerSensor", "find_sensor", "sensor_of", "why_no_energy"]
 
 HWMON = Path("/sys/class/hwmon")
 
@@ -56,6 +56,15 @@ def find_sensor(root: Path | None = None) -> PowerSensor | None:
 def sensor_of(device: object) -> PowerSensor | None:
     """The sensor of the board that a device is on; None for a simulated one and across the network."""
     return find_sensor() if getattr(device, "is_here", False) else None
+
+
+def why_no_energy(device: object) -> str:
+    """Why :func:`sensor_of` finds no sensor for a device, in words."""
+    if getattr(device, "simulated", False):
+        return "a simulated board has no power sensor"
+    if not getattr(device, "is_here", False):
+        return "power sensors are read on the board itself, not across the network"
+    return "no power sensor that is known on this board"
 
 
 class EnergyMeter:

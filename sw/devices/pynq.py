@@ -19,7 +19,7 @@ from ...packages import needs
 from ...registers import Status, register
 from ...vlnv import VLNV
 from .device import DeviceTimeout, StopFailed, attach
-from .loading import FPGA_MANAGER, reset_ports, stop_left_over
+from .loading import FPGA_MANAGER, reset_ports, set_ports, stop_left_over
 from .pass_stop import Holdings, PassStop
 from .pynq_library import ENTER, WORD, active_device, import_pynq, missing_library
 from .pynq_memory import PynqMemory
@@ -114,7 +114,8 @@ class PynqDevice(PynqMemory):
         if memory_bytes:
             self._check_memory(memory_bytes)
         with self._answers():
-            self.driver = self._load(overlay, download, board or found.removesuffix(SIMULATED_SUFFIX), report)
+            opened = self._open_overlay(overlay, download, board or found.removesuffix(SIMULATED_SUFFIX), report)
+            self.driver = self._find_driver(opened)
         self.driver.configure(config)
         remote = self._remote  # and not self, which would then live as long as the finalizer
         self._stop = PassStop(self.driver.mmio)
@@ -127,6 +128,8 @@ class PynqDevice(PynqMemory):
         )
         attach(self)
         self._stop_left_over()
+        with self._answers():  # whoever loaded the design: now that nothing is in flight
+            set_ports(self._pynq, self._target, opened.parser)
 
     # ---- opening -------------------------------------------------------------------------------------------------
     def _find_target(self, target: Any, address: str | None, seconds: float) -> Any:
@@ -148,16 +151,16 @@ class PynqDevice(PynqMemory):
                 add_deadlines(target, seconds)
         self._pynq.Device.active_device = target
         clocks = self._pynq.Clocks
-        # PYNQ would go on setting the clocks of the device before; PYNQ 3.0 knows the clocks of its own board alone
-        if hasattr(clocks, "set_device") and clocks.device is not target:
-            if "_real_instance" in vars(clocks):
+        follows = hasattr(clocks, "set_device")  # since PYNQ 3.1; 3.0 takes the active device of when it first set a clock
+        if not follows or clocks.device is not target:
+            if "_real_instance" in vars(clocks):  # of the device before
                 del clocks._real_instance
-            clocks.set_device(target)
+            if follows:
+                clocks.set_device(target)
         return target
 
-    def _load(self, overlay: Any, download: bool, board: str, report: Callable[[str], None]) -> AcceleratorDriver:
-        from .pynq_driver import AcceleratorDriver
-
+    def _open_overlay(self, overlay: Any, download: bool, board: str, report: Callable[[str], None]) -> Any:
+        """PYNQ's `Overlay`, in the fabric."""
         if overlay is None:
             if not self.simulated:
                 raise HwgenError("usage", "no overlay is given", "give the path of the .bit file: --overlay FILE.bit")
@@ -175,6 +178,12 @@ class PynqDevice(PynqMemory):
                 self._check_family(overlay, path)
                 if download:
                     self._download(overlay, path, report)
+        return overlay
+
+    @staticmethod
+    def _find_driver(overlay: Any) -> AcceleratorDriver:
+        from .pynq_driver import AcceleratorDriver
+
         for name, description in overlay.ip_dict.items():
             if str(description["type"]).rpartition(":")[0] == VLNV.rpartition(":")[0]:
                 driver = getattr(overlay, name)

@@ -17,7 +17,7 @@ from .device import WINDOW, Bytes, windows
 from .pass_stop import Holdings
 from .pynq_library import WORD, missing_library
 
-__all__ = ["PynqMemory", "cma_limit", "cma_wanted", "contiguous_advice"]
+__all__ = ["PynqMemory", "boot_advice", "cma_limit", "cma_wanted", "contiguous_advice"]
 
 #: Bytes of a cache line, the unit of cache maintenance.
 LINE = 64
@@ -46,18 +46,29 @@ def cma_limit(installed: int) -> int:
     return max(0, min(installed, LOW_MEMORY) - KEPT_BY_LINUX) >> 20
 
 
-def contiguous_advice(size: int, installed: int | None) -> str:
-    """What to do where ``size`` contiguous bytes are needed on a board with ``installed`` bytes of memory (None: unknown)."""
+def boot_advice(wanted: int, seven: bool) -> str:
+    """How a board gets ``wanted`` MiB of contiguous memory at its next boot; ``seven``: a Zynq-7000. U-Boot of PYNQ's images takes
+    the kernel's whole command line from /boot/uEnv.txt where that names one; without, their kernel reserves 128 MiB.
+    """
+    image = f'echo "bootargs=$(cat /proc/cmdline) cma={wanted}M" >> /boot/uEnv.txt as root'
+    if seven:
+        return f"boot with cma={wanted}M: {image}, then reboot"
+    return f"boot with cma={wanted}M: on Kria in /etc/default/flash-kernel, then sudo flash-kernel; else {image}; then reboot"
+
+
+def contiguous_advice(size: int, installed: int | None, area: int | None = None, seven: bool = False) -> str:
+    """What to do where ``size`` contiguous bytes are needed on a board with ``installed`` bytes of memory, ``area`` of them
+    contiguous (None: unknown); ``seven``: a Zynq-7000.
+    """
     wanted = cma_wanted(size)
+    if area is not None and size <= area:
+        return "end other programs that hold buffers (on a board sudo systemctl restart jupyter), or reboot"
     if installed is not None and cma_limit(installed) < wanted:
         return (
             f"such a board can give about {cma_limit(installed)} MiB: compile with a shorter --context, keep fewer tokens "
             "(--cache-tokens), or use a smaller model"
         )
-    return (
-        f"end other programs that hold buffers, or boot with more: cma={wanted}M in the kernel's command line; "
-        "a smaller model or context needs less"
-    )
+    return f"{boot_advice(wanted, seven)}; a smaller model or context needs less"
 
 
 class PynqMemory(ABC):
@@ -110,7 +121,7 @@ class PynqMemory(ABC):
             "device",
             f"{self._where} cannot give {ceil_div(size, 1 << 20)} MiB of contiguous memory{known}"
             + (f" ({reason})" if reason else ""),
-            contiguous_advice(size, self._memory_row("MemTotal")),
+            contiguous_advice(size, self._memory_row("MemTotal"), self._memory_row("CmaTotal"), self._target.arch == "armv7l"),
         )
 
     def _check_memory(self, size: int) -> None:

@@ -11,6 +11,7 @@ from ...boards import Board
 from ...fabric_clocks import PLL_MHZ, clock_parameters
 from ...files import write_whole
 from ...flat_registers import FlatRegister, flat_registers
+from ...memory_ports import MEMORY_PORTS
 from ...registers import WINDOW_BYTES
 from ...vlnv import NAME, VLNV
 
@@ -58,6 +59,16 @@ def _clock_parameters(family: str, clock_mhz: float) -> dict[str, str]:
     return clock_parameters(family, [divisors] * 4) | {"PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ": str(clock_mhz)}
 
 
+def _port_parameters(family: str, board: Board) -> dict[str, str]:
+    """The memory ports that are used, as the processing system states them: those of the board, else the first of its family."""
+    names = board.platform.memory_ports if board.platform else tuple(port.name for port in MEMORY_PORTS[family])
+    values: dict[str, str] = {}
+    for port in MEMORY_PORTS[family]:
+        used = port.name in names[: board.config.ports] and board.config.port_bits in port.data_bits
+        values |= {port.used: str(int(used))} | ({port.width: str(board.config.port_bits)} if used else {})
+    return values
+
+
 def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
     """Hand-off of a virtual board: processing system, accelerator, and LEDs that PYNQ's self-test can switch."""
     seven = board.part.startswith("xc7")
@@ -74,7 +85,8 @@ def hwh_text(board: Board, *, base_address: int, leds_address: int) -> str:
         IS_PL="FALSE",  # by which pynqmetadata 0.1 knows it
     )
     parameters = ElementTree.SubElement(ps, "PARAMETERS")
-    for name, value in _clock_parameters(family, board.config.clock_mhz).items():
+    values = _clock_parameters(family, board.config.clock_mhz) | _port_parameters(family, board)
+    for name, value in values.items():
         ElementTree.SubElement(parameters, "PARAMETER", NAME=name, VALUE=value)
     buses = ElementTree.SubElement(ps, "BUSINTERFACES")
     ElementTree.SubElement(buses, "BUSINTERFACE", NAME=ps_port, TYPE="MASTER", VLNV=_AXI)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...decoder import BITNET
+from ...decoder import BITNET, DecoderLayer
 from ...errors import HwgenError
 from ...formats import Float, flush, round_bf16
 from ...rounding import ceil_div
@@ -26,8 +26,8 @@ from .gguf_file import GgufFile
 from .tensors import TensorSet, write_tensors
 
 __all__ = [
-    "GAIN_PLACES", "assemble", "gguf_matrix", "load_weights", "pack_trits", "read_shape", "save_model", "unpack_trits",
-    "weights_from_state",
+    "GAIN_PLACES", "Quantization", "assemble", "gguf_matrix", "load_weights", "pack_trits", "read_matrix", "read_quantization",
+    "read_shape", "save_model", "unpack_trits", "weights_from_state",
 ]
 
 #: Trits in one byte of the packed Hugging Face format.
@@ -49,7 +49,7 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
     fields = Fields(config, "config.json")
     fields.get("weight_bits"), fields.get("input_bits")
-    _quantization(fields)
+    read_quantization(fields)
     # a file without a field means the default of its own class: BitNetConfig, or that of bitnet_b1_58-large, a llama's
     if config.get("model_type") == "bitnet":
         return shape_from_config(
@@ -61,13 +61,20 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     )
 
 
-def assemble(shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None) -> ModelWeights:
+def assemble(
+    shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, *,
+    layer: DecoderLayer = BITNET,
+) -> ModelWeights:
     """The model of parts as a file has them: floats flushed, the embedding rounded to bfloat16."""
     flushed = [
-        LayerWeights(matrices=layer.matrices, norms={name: flush(gain) for name, gain in layer.norms.items()}) for layer in layers
+        LayerWeights(
+            matrices=of.matrices, norms={name: flush(gain) for name, gain in of.norms.items()},
+            biases={name: flush(bias) for name, bias in of.biases.items()},
+        )
+        for of in layers
     ]
     return ModelWeights(
-        shape=shape, layer=BITNET, layers=tuple(flushed), norm=flush(norm), embedding=round_bf16(embedding),
+        shape=shape, layer=layer, layers=tuple(flushed), norm=flush(norm), embedding=round_bf16(embedding),
         head=None if head is None else flush(head),
     )
 
@@ -89,7 +96,7 @@ def unpack_trits(packed: npt.NDArray[np.uint8], rows: int) -> npt.NDArray[np.int
 
 
 @dataclass(frozen=True)
-class _Quantization:
+class Quantization:
     """What ``quantization_config`` says. Without one the weights are float masters."""
 
     #: ``weight_scale`` divides (class ``bitlinear``) or multiplies (``autobitlinear``).
@@ -100,10 +107,11 @@ class _Quantization:
     said: bool = False
 
 
-def _quantization(config: Mapping[str, Any]) -> _Quantization:
+def read_quantization(config: Mapping[str, Any]) -> Quantization:
+    """``quantization_config``; what transformers does not know is refused."""
     options = config.get("quantization_config")
     if options is None:
-        return _Quantization()
+        return Quantization()
     name = "quantization_config"
     if not isinstance(options, dict):
         raise unsupported(name, options, "an object")
@@ -121,10 +129,10 @@ def _quantization(config: Mapping[str, Any]) -> _Quantization:
     if not isinstance(kept, list) or any(m not in ("lm_head", "model.embed_tokens") for m in kept):
         raise unsupported(f"{name}.modules_to_not_convert", kept, "a list of 'lm_head' and 'model.embed_tokens'")
     fields.refuse_left({"rms_norm_eps": "of use_rms_norm"}, "choose a checkpoint that says what transformers knows")
-    return _Quantization(linear == "bitlinear", mode == "online", True)
+    return Quantization(linear == "bitlinear", mode == "online", True)
 
 
-def _read_matrix(tensors: TensorSet, quantization: _Quantization, place: str, shape: tuple[int, int]) -> TernaryMatrix:
+def read_matrix(tensors: TensorSet, quantization: Quantization, place: str, shape: tuple[int, int]) -> TernaryMatrix:
     """A ternary matrix: packed with its scale, ternary floats with a scale, or float masters."""
     name = tensors.find(f"{place}.weight")
     rows, inputs = shape
@@ -171,15 +179,16 @@ def _read_matrix(tensors: TensorSet, quantization: _Quantization, place: str, sh
 
 
 def load_weights(
-    directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None
+    directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer = BITNET,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> ModelWeights:
     """Weights of a checkpoint directory: float masters quantised by absmean, or packed ternary matrices."""
-    quantization = _quantization(config)
+    quantization = read_quantization(config)
     parts = read_checkpoint(
-        TensorSet(directory), BITNET, shape, GAIN_PLACES,
-        lambda tensors, place, size: _read_matrix(tensors, quantization, place, size), progress,
+        TensorSet(directory), layer, shape, GAIN_PLACES,
+        lambda tensors, place, size: read_matrix(tensors, quantization, place, size), progress,
     )
-    return assemble(*parts)
+    return assemble(*parts, layer=layer)
 
 
 def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> TernaryMatrix:

@@ -45,13 +45,18 @@ def _compile(template: str) -> Any:
     return environment.from_string(template)
 
 
-def render_chat(template: str, messages: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """The text of a conversation, ready for the answer. ``names``: special tokens by name, such as ``bos_token``."""
+def render_chat(
+    template: str, messages: Sequence[Mapping[str, Any]], names: Mapping[str, str], tools: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The text of a conversation, ready for the answer. ``names``: special tokens by name, such as ``bos_token``; ``tools``: what
+    the model may call, as the OpenAI protocol describes it.
+    """
     with needs("a chat template", "hwgen[chat]"):
         from jinja2 import TemplateError, TemplateSyntaxError
     try:
         return str(_compile(template).render(
-            messages=[dict(message) for message in messages], tools=None, documents=None, add_generation_prompt=True, **names
+            messages=[dict(message) for message in messages], tools=list(tools) or None, documents=None,
+            add_generation_prompt=True, **names
         ))
     except TemplateSyntaxError as error:
         raise HwgenError(

@@ -62,7 +62,11 @@ def read_checkpoint(
             name: tensors.floats(tensors.find(*(f"{prefix}.{place}.weight" for place in gains.get(name, (name,)))), (size,))
             for name, size in layer.norms(shape).items()
         }
-        layers.append(LayerWeights(matrices=matrices, norms=norms))
+        biases = {
+            bias: tensors.floats(tensors.find(f"{prefix}.{MATRIX_PLACES[name]}.bias"), (layer.matrices(shape)[name][0],))
+            for name, bias in layer.bias_of.items()
+        }
+        layers.append(LayerWeights(matrices=matrices, norms=norms, biases=biases))
     norm = tensors.floats(tensors.find("model.norm.weight"), (shape.hidden,))
     embedding = tensors.floats(tensors.find("model.embed_tokens.weight"), (shape.vocab, shape.hidden))
     head = _head(tensors, shape, embedding)

@@ -59,7 +59,7 @@ HARMLESS = {
     "exponential_decay_length_penalty": "generation option", "output_scores": "generation option",
     "return_dict_in_generate": "generation option", "max_window_layers": "read with sliding_window only",
     "use_sliding_window": "read with sliding_window only", "tf_legacy_loss": "training",
-    "pretraining_tp": "order of a sum",
+    "pretraining_tp": "order of a sum", "no_rope_layer_interval": "makes no_rope_layers where that is absent",
 }
 
 
@@ -107,10 +107,12 @@ def _flag(config: Fields, name: str, default: bool = False) -> bool:
     return value
 
 
-def _refuse_options(config: Fields) -> None:
-    """Refuse what families beside ours have: each of these changes results, so that a name may be here with one value only."""
+def _refuse_options(config: Fields, own: frozenset[str]) -> None:
+    """Refuse what other families have: each of these changes results, so that a name may be here with one value only. ``own``:
+    names that the family reads itself.
+    """
     for name in ("attention_bias", "mlp_bias", "bias", "use_bias", "attention_out_bias", "qkv_bias", "use_qk_norm", "no_rope"):
-        if config.get(name):
+        if name not in own and config.get(name):
             raise unsupported(name, config[name], "false")
     for name, value in (
         ("rope_interleaved", False), ("attention_multiplier", None), ("logit_scale", 1.0),
@@ -120,6 +122,8 @@ def _refuse_options(config: Fields) -> None:
         ("is_decoder", True), ("is_encoder_decoder", False),
         ("add_cross_attention", False), ("weight_bits", 1), ("input_bits", 8),
     ):
+        if name in own:
+            continue
         found = config.get(name, value)
         if name == "layer_types" and isinstance(found, list) and set(found) == {"full_attention"}:
             continue
@@ -129,9 +133,10 @@ def _refuse_options(config: Fields) -> None:
             raise unsupported(name, found, repr(value) if value is not None else "absent")
 
 
-def _refuse_window(config: Fields, context: int) -> None:
+def _refuse_window(config: Fields, context: int, asked: bool) -> None:
+    """``asked``: a window counts only where ``use_sliding_window`` says so, not unless it says no."""
     window = config.get("sliding_window")
-    off = config.get("use_sliding_window") is False
+    off = config.get("use_sliding_window", not asked) is False
     if window is not None and not off and (not isinstance(window, int) or window < context):
         raise unsupported("sliding_window", window, f"none, or the whole context of {context} tokens")
     for name in ("max_window_layers", "attention_chunk_size"):
@@ -141,10 +146,12 @@ def _refuse_window(config: Fields, context: int) -> None:
 
 def shape_from_config(
     config: Fields, *, activations: tuple[str, ...], default_activation: str, default_theta: float, default_eps: float,
-    default_kv_heads: int | None = None,
+    default_kv_heads: int | None = None, default_tied: bool = False, own: frozenset[str] = frozenset(),
+    window_asked: bool = False,
 ) -> ModelShape:
     """Shape from the fields that all families share; an option that the machine does not have is refused, and so is a field
     that nobody knows. Defaults are those of the family's class in transformers; ``default_kv_heads`` None: as many as query heads.
+    ``own``: names that the family reads itself.
     """
     missing = [name for name in _SIZES if name not in config]
     if missing:
@@ -154,7 +161,9 @@ def shape_from_config(
     activation = config.get("hidden_act", default_activation)
     if activation not in activations:
         raise unsupported("hidden_act", activation, " or ".join(repr(a) for a in activations))
-    _refuse_options(config)
+    _refuse_options(config, own)
+    for name in own:
+        config.get(name)
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     for name in (*_SIZES, "max_position_embeddings", "head_dim", "num_key_value_heads"):
         if name in config and (type(config[name]) is not int or not 0 < config[name] < 1 << 31):
@@ -164,8 +173,8 @@ def shape_from_config(
             )
     head_dim = config.get("head_dim", hidden // heads)
     context = config.get("max_position_embeddings", 2048)
-    _refuse_window(config, context)
-    theta, factors = read_rotary(config, head_dim, context, default_theta)
+    _refuse_window(config, context, window_asked)
+    rotary = read_rotary(config, head_dim, context, default_theta)
     eps = config.get("rms_norm_eps", default_eps)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
         raise unsupported("rms_norm_eps", eps, "a number from 0 to 1")
@@ -178,11 +187,12 @@ def shape_from_config(
         "ffn": config["intermediate_size"],
         "vocab": config["vocab_size"],
         "activation": activation,
-        "max_context": context,
-        "rope_theta": theta,
-        "rope_factors": factors,
+        "max_context": context if rotary.limit is None else min(context, rotary.limit),
+        "rope_theta": rotary.theta,
+        "rope_factors": rotary.factors,
+        "rope_scale": rotary.scale,
         "rms_eps": float(eps),
-        "tied": _flag(config, "tie_word_embeddings"),
+        "tied": _flag(config, "tie_word_embeddings", default_tied),
     }
     config.refuse_left(HARMLESS, "choose a checkpoint without it, or take the field out if the model does not need it")
     try:
@@ -195,6 +205,7 @@ def shape_from_config(
 
 def config_of(shape: ModelShape) -> dict[str, Any]:
     """The fields that :func:`shape_from_config` reads."""
+    factors = {"rope_type": ROPE_FACTORS, "factors": list(shape.rope_factors), "scale": shape.rope_scale}
     return {
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
@@ -206,7 +217,7 @@ def config_of(shape: ModelShape) -> dict[str, Any]:
         "hidden_act": shape.activation,
         "max_position_embeddings": shape.max_context,
         "rope_theta": shape.rope_theta,
-        **({"rope_scaling": {"rope_type": ROPE_FACTORS, "factors": list(shape.rope_factors)}} if shape.rope_factors else {}),
+        **({"rope_scaling": factors} if shape.rope_factors or shape.rope_scale != 1 else {}),
         "rms_norm_eps": shape.rms_eps,
         "tie_word_embeddings": shape.tied,
         "attention_bias": False,

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ...decoder import BITNET, LLAMA, DecoderLayer
+from ...decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
+from ...errors import HwgenError
 from ...formats import Float
 from ...shape import ACTIVATIONS, ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
@@ -27,15 +28,16 @@ class Loader(Protocol):
         """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
 
     def load_weights(
-        self, directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None]
+        self, directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer, progress: Callable[[str], None]
     ) -> ModelWeights:
-        """Weights of a checkpoint in Hugging Face layout."""
+        """Weights of a checkpoint in Hugging Face layout, for decoder layers ``layer``."""
 
     def gguf_matrix(self, file: GgufFile, name: str, place: str, shape: ModelShape) -> Matrix:
         """Matrix ``name`` of a layer, which the file has at ``place``."""
 
     def assemble(
-        self, shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None
+        self, shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, *,
+        layer: DecoderLayer,
     ) -> ModelWeights:
         """The model of parts as a file has them."""
 
@@ -50,6 +52,8 @@ class Family:
     model_types: tuple[str, ...]
     #: Linear engine for its checkpoints: "ternary" or "int4".
     engine: str
+    #: ``quant_method`` that its checkpoints have, where others of these types are of another row.
+    quantization: str | None = None
     #: What a name in ``architectures`` begins with, in small letters, that decides whatever ``model_type`` is.
     architecture: str | None = None
     #: Its GGUF architectures, each with the gate function of files that do not name theirs.
@@ -79,6 +83,15 @@ class Family:
         return make(weights)
 
 
+def _llama(layer: DecoderLayer, *model_types: str, ternary: bool = False, gguf: tuple[str, ...] = ()) -> Family:
+    """Layers of a llama with float or 4-bit matrices, or with ternary ones, whose activations the float reference rounds, too."""
+    return Family(
+        layer=layer, engine="ternary" if ternary else "int4", quantization="bitnet" if ternary else None, model_types=model_types,
+        gguf=dict.fromkeys(gguf, "silu"), activations=("silu",), module="ternary_llama" if ternary else "llama",
+        reference=("float_llama", "FloatLlama"), window=512, batch=1,
+    )
+
+
 #: In the order in which they are asked. bitnet_b1_58-large calls itself a llama and tells the truth in its architecture.
 FAMILIES = (
     Family(
@@ -86,11 +99,19 @@ FAMILIES = (
         gguf={"bitnet": "silu", "bitnet-b1.58": "relu2", "bitnet-25": "relu2"}, module="bitnet",
         reference=("float_bitnet", "float_model"), window=None, batch=4,
     ),
-    Family(
-        layer=LLAMA, engine="int4", model_types=("llama", "mistral"), gguf={"llama": "silu"}, activations=("silu",), module="llama",
-        reference=("float_llama", "FloatLlama"), window=512, batch=1,
-    ),
+    _llama(LLAMA, "llama", "mistral", ternary=True, gguf=("llama",)),
+    _llama(QWEN2, "qwen2", ternary=True, gguf=("qwen2",)),
+    _llama(QWEN3, "qwen3", ternary=True, gguf=("qwen3",)),
+    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama", "smollm3", "granite")),
+    _llama(QWEN2, "qwen2", gguf=("qwen2",)),
+    _llama(QWEN3, "qwen3", gguf=("qwen3",)),
 )
+
+#: ``model_type`` of models that people ask for and the machine does not have, with what is missing.
+MISSING = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "its GELU, norms behind the matrices and sliding windows"),
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "phimoe"), "its experts"),
+}
 
 
 def family_of_config(config: dict[str, Any]) -> Family:
@@ -99,14 +120,23 @@ def family_of_config(config: dict[str, Any]) -> Family:
     if not isinstance(named_classes, list):
         raise unsupported("architectures", named_classes, "a list of names")
     architectures = [str(a).lower() for a in named_classes]
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     for family in FAMILIES:
         named = family.architecture is not None and any(a.startswith(family.architecture) for a in architectures)
-        if named or kind in family.model_types:
+        if named or (kind in family.model_types and family.quantization in (None, method)):
             return family
-    supported = ", ".join(repr(name) for family in FAMILIES for name in family.model_types)
+    if isinstance(kind, str) and kind in MISSING:
+        raise HwgenError(
+            "architecture", f"config.json: model_type is {kind!r}, and the machine has not {MISSING[kind]}",
+            "choose a model of another family: docs/models.md lists them",
+        )
+    supported = ", ".join(dict.fromkeys(repr(name) for family in FAMILIES for name in family.model_types))
     raise unsupported("model_type", kind, f"{supported} (or an architecture BitNetForCausalLM)")
 
 
-def family_of_gguf(architecture: str) -> Family | None:
-    """The family of a GGUF architecture, or None."""
-    return next((family for family in FAMILIES if architecture in family.gguf), None)
+def family_of_gguf(architecture: str, ternary: bool = False) -> Family | None:
+    """The family of a GGUF architecture, or None. ``ternary``: its matrices are of a ternary type, or of none that decides."""
+    return next(
+        (f for f in FAMILIES if architecture in f.gguf and (ternary or f.quantization is None)), None
+    )

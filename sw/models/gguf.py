@@ -6,17 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import HwgenError
 from ...shape import ModelShape
 from ...weights import LayerWeights, ModelWeights
 from ..progress import Ticker
 from .families import FAMILIES, Family, family_of_gguf
+from .gguf_classes import finish_shape, finish_weights, read_rotary
 from .gguf_file import GgufFile
 from .gguf_tokenizer import stop_tokens, tokenizer_from_gguf
 from .model import Model, check_tokens
-from .rotary_scaling import linear_factors
 
 __all__ = ["load_gguf"]
 
@@ -33,6 +31,8 @@ _PLACES = {
     "attn_sub_norm": "attn_sub_norm",
     "post_attention_layernorm": "ffn_norm",
     "ffn_sub_norm": "ffn_sub_norm",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
 }
 
 
@@ -40,7 +40,7 @@ _PLACES = {
 _HARMLESS = {
     "general.*": "who made it of what", "quantize.*": "how it was quantised",
     "ARCH.tensor_data_layout": "who wrote the rows", "ARCH.attention.layer_norm_epsilon": "of norms that the family does not have",
-    "ARCH.rope.scaling.original_context_length": "of YaRN, which is refused",
+    "ARCH.rope.scaling.original_context_length": "of YaRN, which reads it",
     "ARCH.rope.scaling.finetuned": "a note of its makers", "ARCH.expert_used_count": "of experts, which are refused",
     "tokenizer.chat_template.*": "templates for other purposes", "tokenizer.chat_templates": "names of those",
     "tokenizer.huggingface.json": "the same tokenizer in another form", "tokenizer.ggml.unknown_token_id": "bytes stand for it",
@@ -51,6 +51,9 @@ _HARMLESS = {
     "tokenizer.ggml.suffix_token_id": "for filling in the middle", "tokenizer.ggml.middle_token_id": "for filling in the middle",
     "tokenizer.ggml.bos_token_id": "put before a text only where add_bos_token says so",
 }
+
+#: Types of matrices with one scale.
+_TERNARY_TYPES = ("I2_S", "TQ1_0", "TQ2_0")
 
 #: Names of gate functions in the format.
 _ACTIVATIONS = {"relu2": "relu2", "relu_sqr": "relu2", "silu": "silu", "swish": "silu"}
@@ -64,9 +67,10 @@ def _family(file: GgufFile) -> Family:
     if file.get("general.type", "model") != "model":
         raise _refuse(file, f"it holds no model, but {file.get('general.type')!r}")
     arch = file.require("general.architecture")
-    family = family_of_gguf(arch)
+    first = "blk.0.ffn_up.weight"
+    family = family_of_gguf(arch, first in file and file.kind(first) in _TERNARY_TYPES)
     if family is None:
-        known = ", ".join(name for f in FAMILIES for name in f.gguf)
+        known = ", ".join(dict.fromkeys(name for f in FAMILIES for name in f.gguf))
         raise _refuse(file, f"architecture {arch!r} is not supported; supported: {known}")
     return family
 
@@ -80,32 +84,6 @@ def _activation(file: GgufFile, arch: str, family: Family) -> str:
     if said not in supported:
         raise _refuse(file, f"{arch}.hidden_activation is {said!r}; supported: {', '.join(supported)}")
     return _ACTIVATIONS[said]
-
-
-def _rotary_factors(file: GgufFile, arch: str, head_dim: int) -> tuple[float, ...]:
-    """Divisors of the rotary frequencies: linear scaling (what a factor without a type means), times ``rope_freqs.weight``."""
-    place = f"{arch}.rope.scaling"
-    factor = file.get(f"{place}.factor")
-    old = file.get(f"{arch}.rope.scale_linear")
-    if factor is None:
-        factor = old
-    factor = 1.0 if factor in (None, 0.0) else float(str(np.float32(factor)))  # 0 means none in llama.cpp
-    kind = file.get(f"{place}.type", "linear")
-    if kind not in ("none", "linear"):
-        raise _refuse(file, f"{place}.type is {kind!r}; supported: 'none', 'linear'")
-    if file.get(f"{place}.attn_factor", 1.0) != 1.0:
-        raise _refuse(file, f"{place}.attn_factor is {file.get(f'{place}.attn_factor')}; supported: 1.0")
-    if factor <= 0 or not np.isfinite(factor):
-        raise _refuse(file, f"{place}.factor is {factor}, a positive number is wanted")
-    factors = linear_factors(factor if kind == "linear" else 1.0, head_dim)
-    if "rope_freqs.weight" not in file:
-        return factors
-    own = file.floats("rope_freqs.weight", (head_dim // 2,))
-    if (own <= 0).any():
-        raise _refuse(file, "rope_freqs.weight has factors that are not above 0")
-    if not factors and (own == 1).all():
-        return ()
-    return tuple((own * np.asarray(factors or 1.0, np.float64)).tolist())
 
 
 def _refuse_options(file: GgufFile, arch: str, head_dim: int, context: int, vocab: int) -> None:
@@ -135,7 +113,7 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
     head_dim = file.single(f"{arch}.attention.key_length", hidden // heads)
     vocab = file.shape("token_embd.weight")[0]
     _refuse_options(file, arch, head_dim, context, vocab)
-    base = f"{arch}.rope.freq_base"
+    rotary = read_rotary(file, arch, head_dim, context)
     values: dict[str, Any] = {
         "hidden": hidden,
         "layers": file.single(f"{arch}.block_count"),
@@ -146,13 +124,14 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
         "vocab": vocab,
         "activation": _activation(file, arch, family),
         "max_context": context,
-        "rope_theta": 10000.0 if file.get(base) is None else file.number(base),
-        "rope_factors": _rotary_factors(file, arch, head_dim),
+        "rope_theta": rotary.theta,
+        "rope_factors": rotary.factors,
+        "rope_scale": rotary.scale,
         "rms_eps": file.number(f"{arch}.attention.layer_norm_rms_epsilon"),
         "tied": "output.weight" not in file,
     }
     try:
-        return ModelShape(**values)
+        return finish_shape(file, arch, ModelShape(**values))
     except ValueError as error:
         raise _refuse(file, str(error)) from error
 
@@ -160,6 +139,7 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
 def _refuse_tensors(file: GgufFile, family: Family, shape: ModelShape) -> None:
     """Refuse tensors that no layer of the family has, before any is read."""
     ends = [f"{_PLACES[name]}.weight" for name in (*family.layer.matrices(shape), *family.layer.norms(shape))]
+    ends += [f"{_PLACES[name]}.bias" for name in family.layer.bias_of]
     if family.engine == "ternary":
         ends += [f"{_PLACES[name]}.scale" for name in family.layer.matrices(shape)]
     known = {f"blk.{i}.{end}" for i in range(shape.layers) for end in ends}
@@ -178,10 +158,13 @@ def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[
         matrices = {name: loader.gguf_matrix(file, name, f"blk.{i}.{_PLACES[name]}", shape) for name in names}
         norms = family.layer.norms(shape).items()
         gains = {name: file.floats(f"blk.{i}.{_PLACES[name]}.weight", (size,)) for name, size in norms}
-        layers.append(LayerWeights(matrices=matrices, norms=gains))
+        rows = {bias: (name, family.layer.biases(shape)[bias]) for name, bias in family.layer.bias_of.items()}
+        biases = {bias: file.floats(f"blk.{i}.{_PLACES[name]}.bias", (size,)) for bias, (name, size) in rows.items()}
+        layers.append(LayerWeights(matrices=matrices, norms=gains, biases=biases))
     norm, table = file.floats("output_norm.weight", (shape.hidden,)), (shape.vocab, shape.hidden)
     head = None if shape.tied else file.floats("output.weight", table)
-    return loader.assemble(shape, layers, norm, file.floats("token_embd.weight", table), head)
+    layers, norm = finish_weights(file, file.require("general.architecture"), shape, layers, norm)
+    return loader.assemble(shape, layers, norm, file.floats("token_embd.weight", table), head, layer=family.layer)
 
 
 def load_gguf(path: Path, progress: Callable[[str], None] = lambda text: None, name: str | None = None) -> Model:

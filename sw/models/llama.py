@@ -12,22 +12,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...decoder import LLAMA
+from ...decoder import LLAMA, QWEN3, DecoderLayer
 from ...errors import HwgenError
 from ...formats import Float
 from ...int4 import GROUPS, BlockMatrix, Int4Matrix, pack_nibbles, unpack_nibbles
 from ...shape import ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
 from .checkpoint import MISMATCH, read_checkpoint
-from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
+from .config_json import MATRIX_PLACES, config_of, unsupported
 from .fields import Fields
 from .gguf_file import GgufFile
+from .llama_classes import read_class_shape
+from .multipliers import fold_multipliers, read_multipliers
 from .tensors import TensorSet, write_tensors
 from .tokenizer import Tokenizer
 
 __all__ = [
-    "QUANT_METHOD", "assemble", "check_output", "gguf_matrix", "half_split_rows", "load_weights", "read_shape", "save_llama",
+    "GAIN_PLACES", "QUANT_METHOD", "assemble", "check_output", "gguf_matrix", "half_split", "half_split_rows", "load_weights",
+    "read_shape", "save_llama",
 ]
+
+#: Gain -> place in a layer, where it is not its name.
+GAIN_PLACES = {name: (f"self_attn.{name}",) for name in QWEN3.head_norms}
 
 #: ``quant_method`` of a checkpoint with INT4 matrices as the machine stores them.
 QUANT_METHOD = "hwgen_int4"
@@ -41,20 +47,15 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
     fields = Fields(config, "config.json")
     _quantization(fields)
-    if config.get("model_type") == "mistral":  # a llama, but its class has defaults of its own for these
-        for name in ("sliding_window", "num_key_value_heads", "max_position_embeddings"):
-            if name not in config:
-                raise HwgenError("architecture", f"config.json has no {name}", "complete config.json from the model's own page")
-    return shape_from_config(
-        fields, activations=("silu",), default_activation="silu", default_theta=10000.0, default_eps=1e-6
-    )
+    return read_class_shape(config, fields)
 
 
 def assemble(
-    shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, **kinds: str
+    shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, *,
+    layer: DecoderLayer = LLAMA, **kinds: str,
 ) -> ModelWeights:
     """The model of parts as a file has them. ``kinds``: formats of cache and queries."""
-    return ModelWeights(shape=shape, layer=LLAMA, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
+    return ModelWeights(shape=shape, layer=layer, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
 
 
 def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,6 +77,25 @@ def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return known
 
 
+#: Matrix -> the one that Phi-3 has in its place, and the matrices in that, from above.
+_FUSED = {
+    **dict.fromkeys(("q", "k", "v"), ("self_attn.qkv_proj", ("q", "k", "v"))),
+    **dict.fromkeys(("gate", "up"), ("mlp.gate_up_proj", ("gate", "up"))),
+}
+
+
+def _fused_matrix(tensors: TensorSet, place: str, sizes: Mapping[str, tuple[int, int]]) -> Matrix:
+    """The part of a fused matrix that ``place`` names."""
+    name = next(name for name, end in MATRIX_PLACES.items() if place.endswith(end))
+    if name not in _FUSED:
+        return tensors.floats(tensors.find(f"{place}.weight"), sizes[name])
+    fused, parts = _FUSED[name]
+    rows = sum(sizes[part][0] for part in parts)
+    whole = tensors.floats(tensors.find(f"{place.removesuffix(MATRIX_PLACES[name])}{fused}.weight"), (rows, sizes[name][1]))
+    first = sum(sizes[part][0] for part in parts[: parts.index(name)])
+    return whole[first : first + sizes[name][0]].copy()
+
+
 def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int | None) -> Matrix:
     if group is None or f"{place}.weight" in tensors:
         return tensors.floats(tensors.find(f"{place}.weight"), shape)
@@ -94,17 +114,25 @@ def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int |
 
 
 def load_weights(
-    directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None
+    directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer = LLAMA,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> ModelWeights:
-    """Weights of a checkpoint directory."""
+    """Weights of a checkpoint directory, with what its class has beside a llama's folded into them."""
     options = _quantization(config)
     group = options.get("group")
-    shape, layers, norm, embedding, head = read_checkpoint(
-        TensorSet(directory), LLAMA, shape, {}, lambda tensors, place, size: _matrix(tensors, place, size, group), progress
-    )
+
+    def matrix(tensors: TensorSet, place: str, size: tuple[int, int]) -> Matrix:
+        if config.get("model_type") == "phi3":
+            return _fused_matrix(tensors, place, layer.matrices(shape))
+        return _matrix(tensors, place, size, group)
+
+    read = read_checkpoint(TensorSet(directory), layer, shape, GAIN_PLACES, matrix, progress)
+    shape, layers, norm, embedding, head = read
+    if config.get("model_type") == "granite":
+        layers, norm = fold_multipliers(read_multipliers(Fields(config, "config.json")), shape, layers, norm)
     kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:
-        return assemble(shape, layers, norm, embedding, head, **kinds)
+        return assemble(shape, layers, norm, embedding, head, layer=layer, **kinds)
     except ValueError as error:
         raise HwgenError("checkpoint", f"{directory / 'config.json'}: {error}", "quantise the model again") from error
 
@@ -114,12 +142,23 @@ def half_split_rows(rows: int, head_dim: int) -> npt.NDArray[np.int64]:
     return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
+#: GGUF architectures that have rotary pairs one beside the other.
+_INTERLEAVED = ("llama", "smollm3", "granite")
+
+
+def half_split(file: GgufFile, name: str, shape: ModelShape) -> npt.NDArray[np.int64] | None:
+    """Where the rows of matrix ``name`` in half-split order are in the file; None where they lie so."""
+    if name not in ("q", "k") or file.require("general.architecture") not in _INTERLEAVED:
+        return None
+    return half_split_rows(LLAMA.matrices(shape)[name][0], shape.head_dim)
+
+
 def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> Matrix:
     """A matrix in float32 or 4-bit blocks, with the rows of queries and keys in half-split order."""
     matrix = file.matrix(f"{place}.weight", LLAMA.matrices(shape)[name])
-    if name not in ("q", "k"):
+    order = half_split(file, name, shape)
+    if order is None:
         return matrix
-    order = half_split_rows(matrix.shape[0], shape.head_dim)
     if not isinstance(matrix, BlockMatrix):
         return matrix[order]
     midpoint = None if matrix.midpoint is None else matrix.midpoint[order]
@@ -150,7 +189,10 @@ def _tensors(weights: ModelWeights) -> tuple[Stored, int]:
             if matrix.midpoints is not None:
                 tensors[f"{place}.weight_midpoints"] = ("I8", matrix.midpoints)
             tensors[f"{place}.row_scale"] = ("F32", matrix.row_scale)
-        tensors |= {f"{prefix}.{name}.weight": ("F32", gain) for name, gain in layer.norms.items()}
+        for name, gain in layer.norms.items():
+            tensors[f"{prefix}.{GAIN_PLACES.get(name, (name,))[0]}.weight"] = ("F32", gain)
+        for name, bias in weights.layer.bias_of.items():
+            tensors[f"{prefix}.{MATRIX_PLACES[name]}.bias"] = ("F32", layer.biases[bias])
     if weights.head is not None:
         tensors["lm_head.weight"] = ("F32", weights.head)
     return tensors, group
@@ -163,10 +205,11 @@ def save_llama(
     check_output(out)
     tensors, group = _tensors(weights)
     begin = None if tokenizer is None else tokenizer.begin
+    rotated = [int(i not in weights.shape.unrotated) for i in range(weights.shape.layers)]
     config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "model_type": "smollm3" if weights.shape.unrotated else weights.layer.name,
         **config_of(weights.shape),
+        **({"no_rope_layers": rotated} if weights.shape.unrotated else {}),
         "bos_token_id": begin,
         "eos_token_id": list(stop_tokens),
         "quantization_config": {

@@ -33,7 +33,7 @@ def load_directory(path: Path, progress: Callable[[str], None] = lambda text: No
     stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, stop, shape.vocab, str(path))
-    weights = loader.load_weights(path, config, shape, progress)
+    weights = loader.load_weights(path, config, shape, family.layer, progress)
     return Model(name=path.name, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
 
 

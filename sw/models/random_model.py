@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...config import TRITS_PER_BYTE
 from ...decoder import DecoderLayer
-from ...formats import Float, flush
+from ...formats import Float, flush, round_bf16
 from ...int4 import Int4Matrix
 from ...layout import ZERO_BYTE
 from ...published import published_model
@@ -94,7 +94,8 @@ class RandomLayers(Sequence[LayerWeights]):
         sizes = model.layer.matrices(model.shape).items()
         matrices: dict[str, Any] = {name: matrix(*size, number) for number, (name, size) in enumerate(sizes)}
         norms = {name: flush(rng.uniform(0.5, 1.5, size)) for name, size in model.layer.norms(model.shape).items()}
-        return LayerWeights(matrices=matrices, norms=norms)
+        biases = {name: round_bf16(rng.normal(0, 0.5, size)) for name, size in model.layer.biases(model.shape).items()}
+        return LayerWeights(matrices=matrices, norms=norms, biases=biases)
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomM
     return RandomModel(shape, model.layer, model.engine, seed)
 
 
-def sized_model(shape: ModelShape, engine: str) -> RandomModel:
-    """Random weights of any shape, in layers of the family whose checkpoints this engine runs: for what depends on sizes alone."""
-    return RandomModel(shape, next(family.layer for family in FAMILIES if family.engine == engine), engine)
+def sized_model(shape: ModelShape, engine: str, layer: DecoderLayer | None = None) -> RandomModel:
+    """Random weights of any shape, for what depends on sizes alone; in layers of the first family whose checkpoints this engine
+    runs, unless ``layer`` is given.
+    """
+    return RandomModel(shape, layer or next(family.layer for family in FAMILIES if family.engine == engine), engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,29 @@ import numpy as np
 from ...errors import HwgenError
 from .fields import Fields
 
-__all__ = ["FACTORS_FIX", "ROPE_FACTORS", "linear_factors", "llama3_factors", "read_rotary"]
+__all__ = [
+    "FACTORS_FIX", "ROPE_FACTORS", "Rotary", "linear_factors", "llama3_factors", "read_rotary", "yarn_attention", "yarn_factors",
+]
 
-FACTORS_FIX = "choose a checkpoint whose positions are unscaled, or scaled by 'linear' or 'llama3'"
+FACTORS_FIX = "choose a checkpoint whose positions are unscaled, or scaled by 'linear', 'llama3' or 'yarn'"
 
 #: ``rope_type`` of what ``hwgen quantize`` writes: divisors as they are, whatever they were made of.
 ROPE_FACTORS = "hwgen_factors"
 
-_KINDS = ("default", "linear", "llama3")
+_KINDS = ("default", "linear", "llama3", "yarn", "longrope")
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How positions are rotated."""
+
+    theta: float
+    #: Divisors of the frequencies, or none.
+    factors: tuple[float, ...] = ()
+    #: Factor of what is rotated.
+    scale: float = 1.0
+    #: Tokens from which on the factors would be others, None where they never are.
+    limit: int | None = None
 
 
 def linear_factors(factor: float, head_dim: int) -> tuple[float, ...]:
@@ -35,6 +51,28 @@ def llama3_factors(
     wave = 2 * math.pi / frequency
     smooth = np.clip((original / wave - low) / (high - low), 0, 1)
     return tuple((1 / ((1 - smooth) / factor + smooth)).tolist())
+
+
+def yarn_factors(
+    *, factor: float, fast: float, slow: float, original: float, theta: float, head_dim: int, truncate: bool = True
+) -> tuple[float, ...]:
+    """Divisors of YaRN (arXiv 2309.00071): 1 for pairs that turn more than ``fast`` times in ``original`` positions, ``factor``
+    for those that turn less than ``slow`` times, between them the frequency interpolated linearly in the number of the pair.
+    """
+    def pair(turns: float) -> float:
+        return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = pair(fast), pair(slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low or 0.001), 0, 1)
+    return tuple((1 / (ramp / factor + 1 - ramp)).tolist())
+
+
+def yarn_attention(factor: float, mscale: float = 1.0) -> float:
+    """Factor of queries and of keys that YaRN's authors found best."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _number(options: Fields, name: str, default: float | None = None) -> float:
@@ -81,9 +119,45 @@ def _llama3(options: Fields, theta: float, head_dim: int, max_context: int) -> t
     )
 
 
-def read_rotary(config: Fields, head_dim: int, max_context: int, default_theta: float) -> tuple[float, tuple[float, ...]]:
-    """``(theta, factors)`` of a ``config.json``. Refused: a kind of scaling that is not implemented, an option that nobody
-    knows, two spellings that differ.
+def _yarn(options: Fields, theta: float, head_dim: int, max_context: int) -> Rotary:
+    factor = _number(options, "factor")
+    truncate = options.get("truncate", True)
+    if not isinstance(truncate, bool):
+        raise HwgenError("architecture", f"{options.where}: truncate is {truncate!r}; true or false is expected", FACTORS_FIX)
+    if theta <= 1:
+        raise HwgenError("architecture", f"{options.where}: rope_theta {theta} must be above 1 for yarn", FACTORS_FIX)
+    factors = yarn_factors(
+        factor=factor, fast=_number(options, "beta_fast", 32.0), slow=_number(options, "beta_slow", 1.0), theta=theta,
+        original=_number(options, "original_max_position_embeddings", max_context), head_dim=head_dim, truncate=truncate,
+    )
+    scales = [options.get(name) for name in ("mscale", "mscale_all_dim")]
+    if all(scales):
+        above, below = (yarn_attention(factor, _number(options, name)) for name in ("mscale", "mscale_all_dim"))
+        default = above / below
+    else:
+        default = yarn_attention(factor)
+    return Rotary(theta, factors, _number(options, "attention_factor", default))
+
+
+def _longrope(options: Fields, theta: float, head_dim: int, max_context: int) -> Rotary:
+    """The short factors, which hold for ``original_max_position_embeddings`` tokens; the long ones are of longer texts."""
+    original = _number(options, "original_max_position_embeddings", max_context)
+    factors = options.get("short_factor")
+    if not isinstance(factors, list) or len(factors) != head_dim // 2 or not all(
+        isinstance(f, (int, float)) and not isinstance(f, bool) and 0 < f < math.inf for f in factors
+    ):
+        raise HwgenError("architecture", f"{options.where}: short_factor must be {head_dim // 2} positive numbers", FACTORS_FIX)
+    options.get("long_factor")
+    factor = _number(options, "factor", max_context / original)
+    if original <= 1:
+        raise HwgenError("architecture", f"{options.where}: original_max_position_embeddings is {original}", FACTORS_FIX)
+    default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return Rotary(theta, tuple(map(float, factors)), _number(options, "attention_factor", default), int(original))
+
+
+def read_rotary(config: Fields, head_dim: int, max_context: int, default_theta: float) -> Rotary:
+    """What a ``config.json`` says. Refused: a kind of scaling that is not implemented, an option that nobody knows, two
+    spellings that differ.
     """
     said = _said(config)
     options = Fields(said, f"{config.where}: rotary options")
@@ -98,16 +172,20 @@ def read_rotary(config: Fields, head_dim: int, max_context: int, default_theta: 
             "architecture", f"{options.where}: partial_rotary_factor is {said['partial_rotary_factor']!r}; supported: 1.0",
             FACTORS_FIX,
         )
-    factors: tuple[float, ...] = ()
+    rotary = Rotary(theta)
     if kind == "linear":
-        factors = linear_factors(_number(options, "factor"), head_dim)
+        rotary = Rotary(theta, linear_factors(_number(options, "factor"), head_dim))
     elif kind == "llama3":
-        factors = _llama3(options, theta, head_dim, max_context)
+        rotary = Rotary(theta, _llama3(options, theta, head_dim, max_context))
+    elif kind == "yarn":
+        rotary = _yarn(options, theta, head_dim, max_context)
+    elif kind == "longrope":
+        rotary = _longrope(options, theta, head_dim, max_context)
     elif kind == ROPE_FACTORS:
-        factors = tuple(map(float, options.get("factors", ())))
+        rotary = Rotary(theta, tuple(map(float, options.get("factors", ()))), _number(options, "scale", 1.0))
     elif kind != "default":
         raise HwgenError(
             "architecture", f"{options.where}: rope_type is {kind!r}; supported: {', '.join(map(repr, _KINDS))}", FACTORS_FIX
         )
     options.refuse_left({"original_max_position_embeddings": "only llama3 and yarn read it"}, FACTORS_FIX)
-    return theta, factors
+    return rotary

@@ -18,13 +18,18 @@ __all__ = ["TextStream", "Tokenizer"]
 #: Around a control token in a message, so that it is found again in the rendered text: two characters of the private use area.
 _OPEN, _CLOSE = "\U0010FFFC", "\U0010FFFD"
 
+#: Characters from which on a text is encoded as a batch, which lets other threads run meanwhile.
+_LONG = 4096
+
 #: Tokens before an answer that :class:`TextStream` looks at.
 _BEFORE = 8
 
 
 def _ids(inner: Any, text: str, *, add_special_tokens: bool) -> list[int]:
     try:
-        return list(inner.encode(text, add_special_tokens=add_special_tokens).ids)
+        if len(text) < _LONG:
+            return list(inner.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(inner.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
     except Exception as error:  # the library raises plain Exception
         what = "it is no valid Unicode text" if any("\ud800" <= c <= "\udfff" for c in text) else str(error)
         raise HwgenError("tokenizer", f"a text cannot be made tokens: {what}", "give another text") from error
@@ -105,20 +110,25 @@ class Tokenizer:
         return {"tokenizer_class": "PreTrainedTokenizerFast", **self.names, **template}
 
     def _marked(self, content: Any) -> Any:
-        """The message with its control tokens marked."""
+        """A value with the control tokens in its texts marked."""
+        if isinstance(content, Mapping):
+            return {self._marked(name): self._marked(value) for name, value in content.items()}
+        if isinstance(content, list):
+            return [self._marked(value) for value in content]
         if not isinstance(content, str) or not self._control:
             return content
         pattern = "|".join(map(re.escape, self._control))
         return re.sub(pattern, lambda found: f"{_OPEN}{found[0]}{_CLOSE}", content.replace(_OPEN, "").replace(_CLOSE, ""))
 
-    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation (``role``, ``content``) in the model's chat template, ready for the answer. The template
-        says where control tokens stand; one that somebody typed into a message is text.
+    def encode_messages(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Token ids of a conversation (``role``, ``content``, and what else the template knows) in the model's chat template,
+        ready for the answer. The template says where control tokens stand; one that somebody typed into a message or a
+        description of ``tools`` is text.
         """
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
-        marked = [{name: self._marked(value) if name == "content" else value for name, value in m.items()} for m in messages]
-        prompt = render_chat(self._chat_template, marked, self.names)
+        marked = [{name: self._marked(value) if name != "role" else value for name, value in m.items()} for m in messages]
+        prompt = render_chat(self._chat_template, marked, self.names, [self._marked(tool) for tool in tools])
         ids: list[int] = []
         for number, piece in enumerate(re.split(f"{_OPEN}(.*?){_CLOSE}", prompt, flags=re.DOTALL)):
             ids += _ids(self._plain, piece, add_special_tokens=False) if number % 2 else self.encode_text(piece)

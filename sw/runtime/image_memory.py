@@ -18,8 +18,8 @@ class ImageMemory:
     def __init__(self, device: Device, image: Image) -> None:
         self._device, self._image = device, image
         sizes = image.buffers()
-        (constants,), (rows,), (self.program,), (self.logits,) = (
-            list(map(device.allocate, sizes[name])) for name in ("constants", "rows", "program", "logits")
+        constants, (rows,), (self.program,), (self.logits,) = (
+            tuple(map(device.allocate, sizes[name])) for name in ("constants", "rows", "program", "logits")
         )
         #: Address of every KV page.
         self.pages: list[int] = []
@@ -27,7 +27,8 @@ class ImageMemory:
             start = device.allocate(size)
             self.pages += range(start, start + size, image.page_bytes)
         with image.constants.reading() as read:
-            device.fill(constants, image.constants.bytes, read)
+            for address, size in zip(constants, sizes["constants"], strict=True):
+                device.fill(address, size, read)
         self._rows = rows
         device.write(self.program, np.frombuffer(image.program(Places(constants, rows)), np.uint8))
 

@@ -23,8 +23,8 @@ BACK_OFF = (0.0, 1.0, 4.0, 15.0, 60.0)
 #: Passes that fail one behind the other, of whatever jobs, before the device counts as failed.
 FAILED_PASSES = 3
 
-#: Told of every pass: what it did, whether it was of prompts alone, the seconds it took.
-Observer = Callable[[PassResult, bool, float], None]
+#: Told of every pass: whose runs it had, what it did, whether it was of prompts alone, the seconds it took.
+Observer = Callable[[Sequence["Job"], PassResult, bool, float], None]
 
 
 class QueueFull(HwgenError):
@@ -87,11 +87,13 @@ class Scheduler:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
         self.max_running, self.max_waiting, self.width = max_running, max_waiting, width
-        self._observe: Observer = observer or (lambda result, prefill, seconds: None)
+        self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)
         self._reopen, self._back_off = reopen, back_off
         #: Told, in the thread of the scheduler, that the device failed for good.
         self.on_failure = on_failure or (lambda error: None)
         self._failed_passes = 0
+        #: With the engine of a device that was opened anew.
+        self._prefixes: PrefixCache | None = None
         #: What the device failed with while it is being opened anew.
         self._recovering: HwgenError | None = None
         #: Times that the device was opened anew.
@@ -105,6 +107,7 @@ class Scheduler:
         #: Decoding jobs in the order in which they had their latest token, where a pass has no room for all.
         self._turns: deque[Job] = deque()
         self._thread: threading.Thread | None = None
+        self._closing = threading.Lock()
 
     # ---- for any thread ------------------------------------------------------------------------------------------
     @property
@@ -116,6 +119,11 @@ class Scheduler:
     def waiting(self) -> int:
         """Jobs that wait for one."""
         return len(self._waiting)
+
+    def jobs(self) -> tuple[list[Job], list[Job]]:
+        """Those that have a session, oldest first, and those that wait for one, as they are now."""
+        with self._changed:
+            return list(self._running), list(self._waiting)
 
     @property
     def failure(self) -> HwgenError | None:
@@ -156,7 +164,8 @@ class Scheduler:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        self._end_all(self._refusal)
+        with self._closing:  # once, whoever closes
+            self._end_all(self._refusal)
 
     # ---- for the thread that runs it -----------------------------------------------------------------------------
     def _serve(self) -> None:
@@ -188,9 +197,7 @@ class Scheduler:
                 error = again if isinstance(again, HwgenError) else DeviceFailed(f"{type(again).__name__}: {again}")
                 continue
             with self._changed:
-                for job in self._waiting:
-                    job.generation.move(engine, prefixes)
-                self.engine, self._recovering, self._failed_passes = engine, None, 0
+                self.engine, self._prefixes, self._recovering, self._failed_passes = engine, prefixes, None, 0
                 self.reopened += 1
             return
         self._refuse(error)
@@ -273,6 +280,8 @@ class Scheduler:
             if any(first.generation.begins_like(job.generation) for job in under_way):
                 return None
             self._running.append(self._waiting.popleft())
+            if first.generation.engine is not self.engine:  # the device was opened anew meanwhile
+                first.generation.move(self.engine, self._prefixes)
             return first
 
     def _add(self, parts: list[tuple[Job, PassRequest]], job: Job, most: int) -> None:
@@ -298,7 +307,8 @@ class Scheduler:
                 self._end(job, error)
             return
         seconds = time.monotonic() - begin
-        self._observe(result, all(job.generation.prefilling for job, _ in parts), seconds)
+        jobs = [job for job, _ in parts]
+        self._observe(jobs, result, all(job.generation.prefilling for job in jobs), seconds)
         for (job, _), run in zip(parts, result.runs, strict=True):
             if job in self._turns:
                 self._turns.remove(job)

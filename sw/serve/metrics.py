@@ -7,8 +7,8 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..devices.power import INTERVAL, PowerSensor, sensor_of
-from ..runtime.engine import Engine, PassResult
-from ..runtime.prefix_cache import PrefixCache
+from ..runtime.engine import PassResult
+from ..runtime.llm import LLM
 from ..runtime.scheduler import Scheduler
 
 __all__ = ["Metrics"]
@@ -34,23 +34,28 @@ class Metrics:
         self.next_token = Histogram("hwgen_next_token_seconds", "Token to token.", buckets=_SECONDS, registry=r)
         self.duration = Histogram("hwgen_answer_seconds", "Request to last token.", buckets=_SECONDS, registry=r)
 
+        self.connections = Gauge("hwgen_connections", "Open connections.", registry=r)
+        self.closed = Counter("hwgen_connections_closed", "Connections that the server closed.", ["reason"], registry=r)
+
         #: Of the board, where it has one that is known; power when it was last looked at.
         self._sensor: PowerSensor | None = None
         self._joules: Counter | None = None
         self._watts, self._looked = 0.0, -INTERVAL
 
-    def watch(self, engine: Engine, scheduler: Scheduler, prefixes: PrefixCache | None) -> None:
-        """Show the state of these with every scrape."""
-        self._sensor = sensor_of(engine.device)
+    def watch(self, llm: LLM, scheduler: Scheduler) -> None:
+        """Show the state of these with every scrape: of the engine that ``llm`` has then."""
+        self._sensor = sensor_of(llm.device)
         if self._sensor is not None:
             text = f"Energy in passes by {self._sensor.name}: {self._sensor.measures}."
             self._joules = Counter("hwgen_pass_joules", text, ["phase"], registry=self.registry)
         for name, text, value in (
             ("hwgen_running", "Answers that have a session.", lambda: scheduler.running),
             ("hwgen_waiting", "Answers that wait for one.", lambda: scheduler.waiting),
-            ("hwgen_kv_pages", "Pages of the KV cache.", lambda: engine.image.pages),
-            ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: engine.pages.free),
-            ("hwgen_prefixes", "Token sequences kept for reuse.", lambda: 0 if prefixes is None else len(prefixes)),
+            ("hwgen_kv_pages", "Pages of the KV cache.", lambda: llm.image.pages),
+            ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: llm.engine.pages.free),
+            ("hwgen_prefixes", "Token sequences kept for reuse.", lambda: 0 if llm.prefixes is None else len(llm.prefixes)),
+            ("hwgen_device_reopened", "Times that a failed device was opened anew.", lambda: scheduler.reopened),
+            ("hwgen_device_failed", "1 while the device has failed.", lambda: int(scheduler.failure is not None)),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 

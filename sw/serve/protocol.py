@@ -1,136 +1,353 @@
-"""The part of the OpenAI protocol that is served: requests as pydantic models, answers and errors as JSON values."""
+"""The part of the OpenAI protocol that is served: requests as pydantic models."""
 
 from __future__ import annotations
 
-import secrets
-import time
+import json
+import sys
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
-from ...errors import HwgenError
+from .errors import ApiError
 
-__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Reply", "parse", "usage"]
+__all__ = [
+    "ChatRequest", "CompletionRequest", "DetokenizeRequest", "Message", "Request", "ResponseFormat", "Strict", "TokenizeRequest",
+    "Tool", "parse",
+]
 
+#: Answers that one request may ask for; the queue is a limit of its own.
+MOST_ANSWERS = 128
 
-class ApiError(Exception):
-    """A request that is refused: HTTP status and the error object of the protocol."""
+#: Parameters that say who asks or how the provider bills: nothing of the answer depends on them.
+_IGNORED = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store", "service_tier"}
 
-    def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
-        self.headers = headers or {}
-
-    def to_dict(self) -> dict[str, Any]:
-        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-        kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
-    @classmethod
-    def of(cls, error: HwgenError) -> ApiError:
-        """What the client is told of an error of the runtime."""
-        if error.kind == "busy":
-            waits = "shutting down" not in error.message
-            return cls(
-                429 if waits else 503, str(error), code="queue_full" if waits else "shutting_down", headers={"Retry-After": "1"}
-            )
-        if error.kind == "context":
-            return cls(400, str(error), code="context_length_exceeded")
-        if error.kind in ("usage", "tokenizer"):
-            return cls(400, str(error), code=error.kind)
-        return cls(500, str(error), code=error.kind)
-
-
-#: Parameters of the protocol that are not served, with the values that change nothing.
+#: Parameters of the protocol and of local servers that are not served, with the values that change nothing.
 _UNSERVED: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "min_tokens": (0,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "typical_p": (1,),
+    "mirostat": (0,),
+    "prompt_logprobs": (0,),
 }
 
+#: Parameters for which local user interfaces send -1 where they mean "not set".
+_MINUS_ONE = ("max_tokens", "max_completion_tokens", "top_k", "seed")
+
+
+def _normal(value: float) -> float:
+    """A number that arithmetic treats exactly."""
+    if 0 < abs(value) < sys.float_info.min:
+        raise ValueError("must be 0 or a normal number")
+    return value
+
+
+def _integral(value: Any) -> Any:
+    """1.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_integral)]
+Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_normal)]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+TokenId = Annotated[Whole, Field(ge=0, lt=1 << 31)]
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool = False
+class Strict(BaseModel):
+    """Takes no value of another type and no field that it does not know; null is as if the field were left out."""
 
-
-class Request(BaseModel):
-    """What both kinds of completion have."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    # not of OpenAI, but of most local servers
-    top_k: int = Field(default=0, ge=0)
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
-    def refuse_unserved(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for name, neutral in _UNSERVED.items():
-                if values.get(name) is not None and values[name] not in neutral:
-                    raise ApiError(400, f"{name} is not supported by this server", code="unsupported_parameter", param=name)
-        return values
+    def drop_nulls(cls, values: Any) -> Any:
+        return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+    #: Of OpenAI: pads chunks against eavesdroppers who count bytes; only the value that does not.
+    include_obfuscation: Literal[False] = False
+
+
+class Request(Strict):
+    """What both kinds of completion have."""
+
+    model: str
+    max_tokens: Annotated[Whole, Field(ge=0, lt=1 << 31)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    n: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] = 1
+    seed: Annotated[Whole, Field(ge=0, lt=1 << 63)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    logit_bias: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], Annotated[Number, Field(ge=-100, le=100)]] = {}
+    # not of OpenAI, but of most local servers
+    top_k: Annotated[Whole, Field(ge=0, lt=1 << 31)] = 0
+    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] = 1.0
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] = []
+    ignore_eos: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def known(cls, values: Any) -> Any:
+        """Drop what changes nothing; refuse by name what is not served or not known."""
+        if not isinstance(values, dict):
+            return values
+        kept = {}
+        for name, value in values.items():
+            if value is None or name in _IGNORED or (name in _MINUS_ONE and value == -1):
+                continue
+            if name in cls.model_fields:
+                kept[name] = value
+            elif name not in _UNSERVED:
+                raise ApiError(400, f"{name} is not a parameter of this request", code="unknown_parameter", param=name)
+            elif value not in _UNSERVED[name]:
+                raise ApiError(400, f"{name} is not supported by this server", code="unsupported_parameter", param=name)
+        return kept
 
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class TextPart(BaseModel):
+# ---- chat ----------------------------------------------------------------------------------------------------------
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+class Called(Strict):
+    name: str
+    arguments: str | dict[str, Any] = "{}"
 
-    def plain(self) -> dict[str, str]:
-        """As chat templates take it."""
-        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+class ToolCall(Strict):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: Called
+    #: Of the chunks of a stream; some clients send it back.
+    index: int | None = None
+
+
+class Message(Strict):
+    model_config = ConfigDict(extra="ignore")  # clients send answers back with all that they know of them
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def has_content(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a message of role {self.role} must have content")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """As chat templates take it: arguments of calls are objects, where they are JSON."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        out: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.name is not None:
+            out["name"] = self.name
+        if self.tool_call_id is not None:
+            out["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": _object(c.function.arguments)}}
+                for c in self.tool_calls
+            ]
+        return out
+
+
+def _object(arguments: str | dict[str, Any]) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+class Function(Strict):
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: Function
+
+
+class Named(Strict):
+    name: str
+
+
+class NamedTool(Strict):
+    type: Literal["function"]
+    function: Named
+
+
+class JsonSchema(Strict):
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default={}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def has_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema must be there with type json_schema, and only then")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """JSON schema that the answer must have; None is any text."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class ChatRequest(Request):
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Annotated[Whole, Field(ge=0, lt=1 << 31)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    tools: list[Tool] = []
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
-    def one_maximum(self) -> ChatRequest:
+    def consistent(self) -> ChatRequest:
         if self.max_completion_tokens is not None:
             self.max_tokens = self.max_completion_tokens
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError.refused("top_logprobs", "needs logprobs to be true")
+        wanted = self.tool_choice
+        if isinstance(wanted, NamedTool) and wanted.function.name not in [tool.function.name for tool in self.tools]:
+            raise ApiError.refused("tool_choice", f"{wanted.function.name!r} is none of the tools")
+        if wanted == "required" and not self.tools:
+            raise ApiError.refused("tool_choice", "there are no tools")
+        if self.given_tools and self.schema_of_answer is not None:
+            raise ApiError.refused("response_format", "a format of the answer and tools cannot be had together")
         return self
+
+    @property
+    def given_tools(self) -> list[Tool]:
+        """Tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def forced_tools(self) -> list[Tool]:
+        """Tools of which the answer must call one; empty where it need not."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
+        return self.tools if self.tool_choice == "required" else []
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        return None if self.response_format is None else self.response_format.schema_of_answer
+
+    @property
+    def shown_logprobs(self) -> int | None:
+        """Most likely tokens shown beside each one of the answer; None where probabilities are not asked for."""
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 class CompletionRequest(Request):
-    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_ANSWERS)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_ANSWERS)]
+    )
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    echo: bool = False
+    best_of: Whole | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_logprobs_by_false(cls, values: Any) -> Any:
+        """Clients of both protocols send false where they mean none."""
+        if isinstance(values, dict) and values.get("logprobs") is False:
+            return {name: value for name, value in values.items() if name != "logprobs"}
+        return values
+
+    @model_validator(mode="after")
+    def consistent(self) -> CompletionRequest:
+        if self.best_of not in (None, self.n):
+            raise ApiError(400, "best_of is not supported unless it equals n", code="unsupported_parameter", param="best_of")
+        if self.echo and self.logprobs is not None:
+            raise ApiError(
+                400, "logprobs with echo: probabilities of the prompt's tokens are not available, those of the answer are",
+                code="unsupported_parameter", param="logprobs",
+            )
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One or several, each text or token ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]  # told apart by its first element
+        return list(self.prompt)  # type: ignore[arg-type]
+
+    @property
+    def shown_logprobs(self) -> int | None:
+        return self.logprobs
 
 
-R = TypeVar("R", bound=Request)
+# ---- tokens --------------------------------------------------------------------------------------------------------
+class TokenizeRequest(Strict):
+    """Text as ``content`` or ``prompt``, or a conversation as ``messages``."""
+
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_special: bool = True
+
+    @model_validator(mode="after")
+    def has_one(self) -> TokenizeRequest:
+        if sum(value is not None for value in (self.content, self.prompt, self.messages)) != 1:
+            raise ApiError.refused("content", "exactly one of content, prompt and messages must be there")
+        return self
+
+
+class DetokenizeRequest(Strict):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+R = TypeVar("R", bound=Strict)
 
 
 def parse(kind: type[R], body: bytes) -> R:
@@ -144,42 +361,3 @@ def parse(kind: type[R], body: bytes) -> R:
         name = str(field[0]) if field else None
         message = "; or ".join(reasons)
         raise ApiError(400, f"{name}: {message}" if name else message, code="invalid_value", param=name) from error
-
-
-def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
-    """Token counts of an answer; ``cached``: tokens of the prompt that were not computed again."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
-
-
-class Reply:
-    """The answer to one request as JSON values: whole, or as the chunks of a stream."""
-
-    def __init__(self, model: str, chat: bool) -> None:
-        self._chat = chat
-        prefix, kind = ("chatcmpl", "chat.completion") if chat else ("cmpl", "text_completion")
-        self._base = {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
-
-    def _choice(self, content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        return {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
-
-    def whole(self, text: str, finish_reason: str, tokens: dict[str, Any]) -> dict[str, Any]:
-        content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        return {**self._base, "choices": [self._choice(content, finish_reason)], "usage": tokens}
-
-    def chunk(self, text: str, *, first: bool = False, finish_reason: str | None = None) -> dict[str, Any]:
-        if self._chat:
-            delta = {**({"role": "assistant"} if first else {}), **({} if finish_reason else {"content": text})}
-            return {**self._chunk_base(), "choices": [self._choice({"delta": delta}, finish_reason)]}
-        return {**self._chunk_base(), "choices": [self._choice({"text": text}, finish_reason)]}
-
-    def usage_chunk(self, tokens: dict[str, Any]) -> dict[str, Any]:
-        """The last chunk of a stream, where it was asked for."""
-        return {**self._chunk_base(), "choices": [], "usage": tokens}
-
-    def _chunk_base(self) -> dict[str, Any]:
-        return {**self._base, "object": "chat.completion.chunk"} if self._chat else dict(self._base)

@@ -1,23 +1,29 @@
-"""Between HTTP and scheduler: requests become jobs, tokens come back to the event loop as text."""
+"""Between HTTP and scheduler: requests become jobs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...errors import HwgenError
-from ..runtime.generation import GeneratedToken, Generation
+from ..runtime.engine import Engine, PassResult
+from ..runtime.generation import Generation
 from ..runtime.llm import LLM
+from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import Job, Scheduler
-from .metrics import Metrics, Stopwatch
-from .protocol import ApiError, ChatRequest, CompletionRequest, Message, Request
-from .text import AnswerText
+from ..runtime.scheduler import BACK_OFF, Job, QueueFull, Scheduler
+from .completion import Choice, Completion
+from .errors import ApiError
+from .grammar import JsonGrammar
+from .machine_state import MachineState
+from .metrics import Metrics
+from .protocol import ChatRequest, CompletionRequest, Message, Request, Tool
+from .tool_calls import CallFormat, CallReader, call_format, call_schema
 
-__all__ = ["Completion", "Limits", "Service"]
+__all__ = ["Limits", "Service"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,10 @@ class Limits:
     width: int | None = None
     #: Bytes of the body of one request.
     body_bytes: int = 1 << 20
+    #: Seconds in which the body must have come.
+    body_seconds: float = 30.0
+    #: Seconds of silence after which a stream gets a comment, so that proxies do not close it.
+    ping_seconds: float = 15.0
 
 
 #: Tokens of a completion that does not say how many, by the protocol.
@@ -47,77 +57,41 @@ def continue_text(messages: Sequence[Message]) -> str:
     text = ""
     for message in messages:
         plain = message.plain()
+        if message.role == "tool" or message.tool_calls:
+            raise ApiError.refused("messages", "this model has no chat template, so it knows no tools", "unsupported_parameter")
         text += ("\n" if text and plain["role"] != "assistant" else "") + plain["content"]
     return text
-
-
-class Completion:
-    """One answer in the making, as the event loop sees it."""
-
-    def __init__(self, service: Service, generation: Generation, stops: Sequence[str]) -> None:
-        self._service = service
-        self.generation = generation
-        self._text = AnswerText(service.llm.model.tokenizer, stops, generation.prompt)
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[GeneratedToken | HwgenError | None] = asyncio.Queue()
-        self._stopwatch = Stopwatch(service.metrics)
-        self.job = Job(generation, self._send, self._send)
-        #: Tokens of the answer so far.
-        self.tokens = 0
-        #: ``stop`` or ``length``, when the answer is complete.
-        self.finish_reason = ""
-
-    def _send(self, event: GeneratedToken | HwgenError | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop has ended: nobody listens
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """Text of the answer as it comes. Leaving early cancels the job."""
-        metrics = self._service.metrics
-        try:
-            while (event := await self._events.get()) is not None:
-                if isinstance(event, HwgenError):
-                    raise ApiError.of(event)
-                self._stopwatch.token()
-                if event.stop_reason != "stop":
-                    self.tokens += 1
-                    if piece := self._text.add(event.token):
-                        yield piece
-                if self._text.stopped:
-                    break
-            if piece := self._text.finish():
-                yield piece
-            stopped = self._text.stopped or self.generation.stop_reason == "stop"
-            self.finish_reason = "stop" if stopped else "length"
-        finally:
-            self.cancel()
-            self._stopwatch.end()
-            metrics.answer_tokens.inc(self.tokens)
-            metrics.reused_tokens.inc(self.generation.reused)
-
-    def cancel(self) -> None:
-        """Free the slot of this answer, if it still has one."""
-        self._service.scheduler.cancel(self.job)
-
-    def abandon(self) -> None:
-        """The client has gone away."""
-        if not self.finish_reason:
-            self._service.metrics.cancelled.inc()
-            self.cancel()
-            self._events.put_nowait(None)
 
 
 class Service:
     """A model on an accelerator for many clients."""
 
-    def __init__(self, llm: LLM, *, limits: Limits = Limits(), temperature: float = 0.0, context_full: str = "stop") -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        limits: Limits = Limits(),
+        temperature: float = 0.0,
+        context_full: str = "stop",
+        back_off: Sequence[float] = BACK_OFF,
+    ) -> None:
         self.llm, self.limits = llm, limits
-        self._temperature, self._context_full = temperature, context_full
-        self.metrics = Metrics()
+        self.temperature, self._context_full = temperature, context_full
+        self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, width=limits.width, observer=self.metrics.observe
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, width=limits.width, observer=self._observe,
+            reopen=self._reopen, back_off=back_off,
         )
-        self.metrics.watch(llm.engine, self.scheduler, llm.prefixes)
+        self.metrics.watch(llm, self.scheduler)
+        self._grammar = JsonGrammar(llm.model.tokenizer, llm.image.shape.vocab, llm.model.stop_tokens)
+
+    def _reopen(self) -> tuple[Engine, PrefixCache | None]:
+        self.llm.reopen()
+        return self.llm.engine, self.llm.prefixes
+
+    def _observe(self, jobs: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
+        self.metrics.observe(result, prefill, seconds)
+        self.machine.observe(jobs, result, prefill, seconds)
 
     @property
     def name(self) -> str:
@@ -130,53 +104,132 @@ class Service:
                 404, f"the model {name!r} does not exist; this server has {self.name!r}", code="model_not_found", param="model"
             )
 
-    def encode(self, request: ChatRequest | CompletionRequest) -> list[int]:
-        """Tokens of a prompt."""
+    # ---- prompts -------------------------------------------------------------------------------------------------
+    def encode_messages(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """Tokens of a conversation."""
         tokenizer = self.llm.model.tokenizer
-        if isinstance(request, ChatRequest):
-            if tokenizer.has_chat_template:
-                return tokenizer.encode_messages([m.plain() for m in request.messages])
-            return tokenizer.encode(continue_text(request.messages))
-        if isinstance(request.prompt, str):
-            return tokenizer.encode(request.prompt)
-        if request.prompt and isinstance(request.prompt[0], str):
-            return tokenizer.encode(request.prompt[0])
-        vocabulary = self.llm.image.shape.vocab
-        ids = [int(t) for t in request.prompt]
-        if any(not 0 <= t < vocabulary for t in ids):
-            raise ApiError(400, f"prompt has a token id outside 0..{vocabulary - 1}", code="invalid_value", param="prompt")
-        return ids
+        if not tokenizer.has_chat_template:
+            return tokenizer.encode(continue_text(messages))
+        return tokenizer.encode_messages([m.plain() for m in messages], [t.model_dump(exclude_none=True) for t in tools])
 
+    def encode_prompt(self, prompt: str | list[int]) -> list[int]:
+        """Tokens of a prompt, checked where it is tokens already."""
+        if isinstance(prompt, str):
+            return self.llm.model.tokenizer.encode(prompt)
+        self.check_tokens(prompt, "prompt")
+        return prompt
+
+    def check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        vocabulary = self.llm.image.shape.vocab
+        if any(not 0 <= token < vocabulary for token in tokens):
+            raise ApiError.refused(param, f"a token id is outside 0..{vocabulary - 1}")
+
+    def _call_format(self, request: ChatRequest) -> CallFormat | None:
+        """How the model writes calls, where the request has tools."""
+        if not request.given_tools:
+            return None
+        template = self.llm.model.tokenizer.chat_template
+        form = call_format(template)
+        if form is None:
+            lacks = template is None or "tools" not in template
+            reason = "the chat template of this model has no tools" if lacks else (
+                "the chat template of this model writes calls in a form that this server does not read"
+            )
+            raise ApiError.refused("tools", reason, "unsupported_parameter")
+        return form
+
+    # ---- answers -------------------------------------------------------------------------------------------------
     def _answer_tokens(self, request: Request, prompt: int) -> int:
         context, slide = self.llm.image.context, self._context_full == "slide"
         most = self.limits.new_tokens or (context if slide else None)  # an answer that slides would end by nothing else
         if request.max_tokens is not None:
             if most is not None and request.max_tokens > most:
-                message = f"max_tokens is {request.max_tokens}, this server gives at most {most}"
-                raise ApiError(400, message, code="invalid_value", param="max_tokens")
+                raise ApiError.refused("max_tokens", f"is {request.max_tokens}, this server gives at most {most}")
             return request.max_tokens
         wanted = min(most or context, context if isinstance(request, ChatRequest) else DEFAULT_COMPLETION_TOKENS)
         return wanted if slide else max(1, min(wanted, context - prompt + 1))
 
-    def submit(self, request: ChatRequest | CompletionRequest) -> Completion:
-        """Begin to answer a request."""
+    def _sampling(self, request: Request, number: int) -> Sampling:
+        """Of the answer ``number`` to a prompt: each has a seed of its own."""
+        biases = {int(token): value for token, value in request.logit_bias.items()}
+        self.check_tokens(list(biases), "logit_bias")
+        return Sampling(
+            temperature=self.temperature if request.temperature is None else request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+            repetition_penalty=request.repetition_penalty,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            logit_bias=biases,
+            seed=secrets.randbits(32) if request.seed is None else request.seed + number,
+        )
+
+    def _generation(
+        self,
+        request: ChatRequest | CompletionRequest,
+        prompt: Sequence[int],
+        number: int,
+        schema: dict[str, Any] | None = None,
+        param: str = "",
+    ) -> Generation:
+        stops = () if request.ignore_eos else self.llm.model.stop_tokens
+        generation = self.llm.generation(
+            prompt,
+            self._answer_tokens(request, len(prompt)),
+            self._sampling(request, number),
+            context_full=self._context_full,
+            stop_tokens=[*stops, *request.stop_token_ids],
+            constraint=None if schema is None else self._grammar.constraint(schema, param),
+            logprobs=request.shown_logprobs,
+        )
+        generation.check()
+        return generation
+
+    def _chat_choices(self, request: ChatRequest) -> list[Choice]:
+        form, opening, schema, param = self._call_format(request), "", request.schema_of_answer, "response_format"
+        tokenizer = self.llm.model.tokenizer
+        prompt = self.encode_messages(request.messages, request.given_tools)
+        if form is not None and request.forced_tools:
+            opening, param = form.prefix, "tools"
+            schema = call_schema(form, request.forced_tools)
+            prompt = [*prompt, *tokenizer.encode_text(opening)]
+        choices = []
+        for number in range(request.n):
+            reader = None
+            if form is not None:
+                reader = CallReader(form, request.given_tools, None if request.parallel_tool_calls else 1)
+            generation = self._generation(request, prompt, number, schema, param)
+            choices.append(Choice(number, generation, tokenizer, request.stops, reader=reader, opening=opening))
+        return choices
+
+    def _text_choices(self, request: CompletionRequest) -> list[Choice]:
+        choices: list[Choice] = []
+        tokenizer = self.llm.model.tokenizer
+        for prompt in request.prompts:
+            tokens = self.encode_prompt(prompt)
+            echo = (prompt if isinstance(prompt, str) else tokenizer.decode(tokens)) if request.echo else ""
+            for number in range(request.n):
+                generation = self._generation(request, tokens, number)
+                choices.append(Choice(len(choices), generation, tokenizer, request.stops, echo=echo))
+        return choices
+
+    def _choices(self, request: ChatRequest | CompletionRequest) -> list[Choice]:
+        return self._chat_choices(request) if isinstance(request, ChatRequest) else self._text_choices(request)
+
+    async def submit(self, request: ChatRequest | CompletionRequest) -> Completion:
+        """Begin to answer a request. Its prompt is made tokens beside the event loop: a long one takes a while."""
         self.check_model(request.model)
-        temperature = self._temperature if request.temperature is None else request.temperature
         try:
-            prompt = self.encode(request)
-            sampling = Sampling(
-                temperature=temperature,
-                top_k=request.top_k,
-                top_p=1.0 if request.top_p is None else request.top_p,
-                repetition_penalty=request.repetition_penalty,
-                seed=secrets.randbits(32) if request.seed is None else request.seed,
-            )
-            generation = self.llm.generation(
-                prompt, self._answer_tokens(request, len(prompt)), sampling, context_full=self._context_full
-            )
-            completion = Completion(self, generation, request.stops)
-            self.scheduler.submit(completion.job)
+            if self.scheduler.full:  # before anything is done for it
+                raise QueueFull(self.scheduler.waiting)
+            choices = await asyncio.to_thread(self._choices, request)
+            room = self.limits.sessions + self.limits.waiting
+            if len(choices) > room:
+                raise ApiError.refused("n", f"{len(choices)} answers are asked for, this server takes {room} at a time")
+            completion = Completion(self, choices)
+            completion.begin()
         except HwgenError as error:
             raise ApiError.of(error) from error
-        self.metrics.prompt_tokens.inc(len(prompt))
+        self.metrics.prompt_tokens.inc(sum(len(choice.generation.prompt) for choice in choices))
         return completion

@@ -14,10 +14,10 @@ from ...errors import HwgenError
 from ...formats import Float
 from ...golden.float_llama import FloatLlama
 from ...int4 import BlockMatrix, Int4Matrix, to_machine
-from ...weights import LayerWeights, ModelWeights, dense
+from ...weights import LayerWeights, ModelWeights, dense, scale_rows
 from . import RECIPES
 from .rounding import round_gptq, round_to_nearest
-from .scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
+from .scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors
 
 __all__ = ["Quantized", "calibration_windows", "needs_calibration", "quantize"]
 
@@ -62,11 +62,12 @@ class _Calibration:
         self.weights = weights
         self.stream = torch.from_numpy(weights.embedding)[windows]
 
-    def _run(self, layer: LayerWeights, observe: Callable[[int, str, Tensor], None] | None = None) -> Tensor:
-        one = replace(self.weights, shape=replace(self.weights.shape, layers=1), layers=(layer,))
-        return FloatLlama(one).run(self.stream, observe)
+    def _run(self, index: int, layer: LayerWeights, observe: Callable[[int, str, Tensor], None] | None = None) -> Tensor:
+        shape = self.weights.shape
+        alone = replace(shape, layers=1, unrotated=(0,) if index in shape.unrotated else ())
+        return FloatLlama(replace(self.weights, shape=alone, layers=(layer,))).run(self.stream, observe)
 
-    def observe(self, layer: LayerWeights) -> tuple[dict[str, InputStatistics], Tensor]:
+    def observe(self, index: int, layer: LayerWeights) -> tuple[dict[str, InputStatistics], Tensor]:
         """Inputs of the matrices (of the first of those that share theirs), and rotated keys."""
         statistics: dict[str, InputStatistics] = {}
         keys = torch.zeros(0)
@@ -78,11 +79,11 @@ class _Calibration:
             elif name in ("q", "o", "gate", "down"):
                 statistics[name] = InputStatistics.of(x)
 
-        self._run(layer, see)
+        self._run(index, layer, see)
         return statistics, keys
 
-    def advance(self, layer: LayerWeights) -> None:
-        self.stream = self._run(layer)
+    def advance(self, index: int, layer: LayerWeights) -> None:
+        self.stream = self._run(index, layer)
 
 
 def _scale(floats: dict[str, Any], statistics: dict[str, InputStatistics], weights: ModelWeights, group: int) -> None:
@@ -91,7 +92,7 @@ def _scale(floats: dict[str, Any], statistics: dict[str, InputStatistics], weigh
     for names, source in (_INPUTS[3], _INPUTS[1], _INPUTS[2], _INPUTS[0]):
         shared = (s.group, s.head_dim) if source == "v" else (1, 0)
         scales = channel_scales([floats[n] for n in names], statistics[names[0]], group, *shared)
-        fold_inputs(floats, names, source, scales, s)
+        fold_inputs(floats, names, source, scales, s, weights.layer.bias_of.get(source))
         statistics[names[0]] = statistics[names[0]].scaled(torch.from_numpy(scales))
 
 
@@ -116,24 +117,29 @@ def quantize(
     errors: list[dict[str, float]] = []
     for i, layer in enumerate(weights.layers):
         progress(f"layer {i + 1} of {weights.shape.layers}")
-        statistics, keys = calibration.observe(layer) if calibration else ({}, torch.zeros(0))
-        factors = rotary_factors(keys, weights.shape) if calibration else None
+        statistics, keys = calibration.observe(i, layer) if calibration else ({}, torch.zeros(0))
+        # behind a norm of its own a head does not have the scales of its rows
+        factors = rotary_factors(keys, weights.shape) if calibration and not weights.layer.head_norms else None
         floats = {name: dense(matrix) for name, matrix in layer.matrices.items()}
-        gains = layer.norms
+        gains, biases = layer.norms, dict(layer.biases)
         if recipe == "exact-q4_1":
             matrices = _exact(layer, i)
         else:
-            floats |= gains
+            floats |= {**gains, **biases}
             if recipe.startswith("fireq"):
                 _scale(floats, statistics, weights, group)
             matrices = _round(floats, statistics, recipe, group, midpoints)
-            gains = {name: floats[name] for name in gains}
+            gains, biases = ({name: floats[name] for name in part} for part in (gains, biases))
         errors.append({name: _relative_error(floats[name], matrix) for name, matrix in matrices.items()})
         if factors is not None:
-            matrices["k"], matrices["q"] = (_as_int4(scale_rows(matrices[n], f)) for n, f in zip("kq", factors, strict=True))
-        layers.append(LayerWeights(matrices=matrices, norms=gains))
+            for name, factor in zip("kq", factors, strict=True):
+                matrices[name] = _as_int4(scale_rows(matrices[name], factor))
+                if name in weights.layer.bias_of:
+                    bias = weights.layer.bias_of[name]
+                    biases[bias] = np.asarray(biases[bias] * factor, np.float32)
+        layers.append(LayerWeights(matrices=matrices, norms=gains, biases=biases))
         if calibration:
-            calibration.advance(layers[-1])
+            calibration.advance(i, layers[-1])
     return Quantized(replace(weights, layers=tuple(layers)), errors)
 
 

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from ...formats import Float
-from ...int4 import BlockMatrix, Int4Matrix
 from ...shape import ModelShape
 from .rounding import round_to_nearest
 
-__all__ = ["InputStatistics", "channel_scales", "fold_inputs", "rotary_factors", "scale_rows"]
+__all__ = ["InputStatistics", "channel_scales", "fold_inputs", "rotary_factors"]
 
 #: Exponents tried for every kind of channel scale.
 _EXPONENTS = (0.25, 0.5, 0.75, 1.0)
@@ -88,8 +87,12 @@ def channel_scales(matrices: list[Float], statistics: InputStatistics, group: in
     return best
 
 
-def fold_inputs(layer: dict[str, Float], names: tuple[str, ...], source: str, scales: Float, shape: ModelShape) -> None:
-    """Scale the columns of ``names`` and divide their ``source`` (a gain, or the matrix whose rows feed them) in place."""
+def fold_inputs(
+    layer: dict[str, Float], names: tuple[str, ...], source: str, scales: Float, shape: ModelShape, bias: str | None = None
+) -> None:
+    """Scale the columns of ``names`` and divide their ``source`` (a gain, or the matrix whose rows feed them, with its ``bias``)
+    in place.
+    """
     for name in names:
         layer[name] = np.asarray(layer[name] * scales, np.float32)
     if source == "v":  # a value head feeds every query head of its group
@@ -97,6 +100,8 @@ def fold_inputs(layer: dict[str, Float], names: tuple[str, ...], source: str, sc
         scales = heads[:, 0].reshape(-1)
     divisor = scales if layer[source].ndim == 1 else scales[:, None]
     layer[source] = np.asarray(layer[source] / divisor, np.float32)
+    if bias is not None:
+        layer[bias] = np.asarray(layer[bias] / scales, np.float32)
 
 
 def rotary_factors(keys: Tensor, shape: ModelShape) -> tuple[Float, Float]:
@@ -110,13 +115,3 @@ def rotary_factors(keys: Tensor, shape: ModelShape) -> tuple[Float, Float]:
     factor = torch.cat((1 / norm, 1 / norm), dim=-1) * norm.log().mean(dim=-1, keepdim=True).exp()
     query = (1 / factor).repeat_interleave(shape.group, dim=0)
     return factor.reshape(-1).float().numpy(), query.reshape(-1).float().numpy()
-
-
-def scale_rows(matrix: Float | BlockMatrix | Int4Matrix, factors: Float) -> Float | BlockMatrix | Int4Matrix:
-    """The matrix with its rows times ``factors``; codes stay as they are."""
-    if isinstance(matrix, BlockMatrix):
-        midpoint = None if matrix.midpoint is None else matrix.midpoint * factors[:, None]
-        return BlockMatrix(matrix.codes, matrix.group, matrix.scale * factors[:, None], midpoint)
-    if isinstance(matrix, Int4Matrix):
-        return Int4Matrix(matrix.codes, matrix.group, matrix.scales, matrix.midpoints, matrix.row_scale * factors)
-    return np.asarray(matrix * factors[:, None], np.float32)

@@ -14,7 +14,7 @@ from ...contract import contract_hash
 from ...errors import HwgenError
 from ...registers import register_map
 from ..devices.device import Device, DeviceTimeout, StopFailed
-from ..devices.power import EnergyMeter, sensor_of
+from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from .port_patterns import PortPatterns
 from .port_speed import describe_speeds, measure_ports, memory_preset
 from .recorded_answers import ANSWER_KEYS, NEW_TOKENS, answers_of, engines_of, expected_answers, model_image
@@ -192,16 +192,16 @@ class SelfTest:
         except (DeviceTimeout, StopFailed) as error:
             raise StepFailed(
                 f"a pass of a few operators does not end: {error.message}",
-                "programs are read through port 0: it brings wrong data, or none. Check the widths of the memory ports (PYNQ sets "
-                "them when it loads the overlay), load the bitstream again, and look at the timing report of the build",
+                "programs are read through port 0: it brings wrong data, or none. Check that the .hwh is of this bitstream (the "
+                "widths of the memory ports come from it), load it again, and look at the timing report of the build",
             ) from error
         if faults:
             several = len(faults) == self.config.ports > 1
             raise StepFailed(
                 "; ".join(map(str, faults)),
                 ("every port: results are written through port 0, or the fault lies behind the ports. " if several else "")
-                + "check the width of that port (PYNQ sets it when it loads the overlay) and its connection in the design; load "
-                "the bitstream again; look at the timing report of the build, and build with a lower clock",
+                + "check that the .hwh is of this bitstream (the width of the port comes from it), and the connection of the port "
+                "in the design; load the bitstream again; look at the timing report of the build, and build with a lower clock",
             )
         return Found(f"{test.pattern.size} bytes came back through each of {self.config.ports} ports")
 
@@ -245,7 +245,7 @@ class SelfTest:
         device = self._opened
         sensor = sensor_of(device)
         if sensor is None:
-            return Found("no power sensor that is known on this board" if not device.simulated else "simulated", skipped=True)
+            return Found(why_no_energy(device), skipped=True)
         engine = engines_of(self.config)[0]
         with EnergyMeter(sensor) as meter:
             answers_of(device, engine)

@@ -31,7 +31,8 @@ class Host:
         self.machine = GoldenMachine(config, BASE + image.memory_bytes())
         constants, program, self.rows, logits, self.cache = self._addresses(image)
         self._put(constants, content(image.constants))
-        self._put(program, np.frombuffer(image.program(Places(constants, self.rows)), np.uint8))
+        parts = tuple(constants + part.offset for part in image.constant_parts)
+        self._put(program, np.frombuffer(image.program(Places(parts, self.rows)), np.uint8))
         for block, page in enumerate(range(image.pages) if pages is None else pages):
             self.write("PAGE", (self.cache + page * image.page_bytes) // FRAME_BYTES, block)
         for i in range(image.chunk):

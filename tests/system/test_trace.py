@@ -12,10 +12,10 @@ from hwgen.descriptors import Descriptor, Opcode
 from hwgen.operators import must_wait
 from hwgen.registers import ENGINE_COUNTERS
 from hwgen.sim.dram import KV260, RANDOM
-from hwgen.sw.analysis.timeline import TRACKS, TraceEntry, read_trace
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import PassResult
+from hwgen.sw.runtime.pass_trace import TRACKS, TraceEntry, read_trace
 from hwgen.sw.verification.lock_step import LockStep
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image

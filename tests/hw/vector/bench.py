@@ -22,7 +22,7 @@ from hwgen.golden.int4 import (
     quantize_kv4,
     quantize_query_e4m3,
 )
-from hwgen.golden.norm import norm_quantize
+from hwgen.golden.norm import norm_heads, norm_quantize, quantize_int8
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
 from tests.cocotb_runner import start_clock
@@ -94,9 +94,9 @@ class VectorBench:
 
     def __init__(self, dut: Any, config: BuildConfig, seed: int) -> None:
         self.dut, self.config = dut, config
-        self.formats = Format.NONE  # that the unit must know
+        self.formats = Format.PLAIN  # that the unit must know
         for format, present in (
-            (Format.FP8 | Format.PLAIN, config.engine != "ternary"),
+            (Format.FP8, config.engine != "ternary"),
             (Format.FP8_QUERY, config.fp8_query),
             (Format.INT4_KV, config.int4_kv),
         ):
@@ -183,6 +183,8 @@ class VectorBench:
         await self.begin(d, first=first, count=count, gang=gang)
         started = self.cycles
         limit = 1000 + 4 * count * (d.vectors + d.head_vectors * (d.heads + 2 * d.kv_heads))
+        if d.opcode is Opcode.NORM:  # heads are normed one after the other
+            limit += count * d.heads * (250 + 2 * d.vectors)
         while not await self.cycle():
             assert self.cycles - started < limit, f"{d.opcode.name} does not end"
         expected = {bus: {} for bus in BUSES} | self.expected(d, range(first, first + count))
@@ -215,15 +217,17 @@ class VectorBench:
         activation: Places = {}
         query: Places = {}
         query_scale: Places = {}
+        if Flag.STORE in d.flags:
+            return self._norm_heads(d, tokens)
         gain = self._rows(self.param, d.param, d.vectors)
+        plain = Format.PLAIN in d.format
         for i, t in enumerate(tokens):
             x = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
             if Format.FP8 in d.format & self.formats:
-                plain = Format.PLAIN in d.format & self.formats
                 integers, self.scales[t] = quantize_e4m3(x) if plain else norm_e4m3(x, gain, d.scalar0, d.scalar1)
                 q = e4m3_codes(integers)
             else:
-                q, self.scales[t] = norm_quantize(x, gain, d.scalar0, d.scalar1)
+                q, self.scales[t] = quantize_int8(x) if plain else norm_quantize(x, gain, d.scalar0, d.scalar1)
             for v, word in enumerate(bytes_of(q, c.width)):
                 if d.flags & Flag.TO_QUERY:
                     query[0, 0, d.kv_heads, d.head_vectors, v] = word
@@ -232,6 +236,17 @@ class VectorBench:
             if d.flags & Flag.TO_QUERY:
                 query_scale[0, 0, d.kv_heads] = to_bits(self.scales[t : t + 1])[0]
         return {"activation": activation, "query": query, "query_scale": query_scale}
+
+    def _norm_heads(self, d: Descriptor, tokens: range) -> dict[str, Places]:
+        places: Places = {}
+        gain = self._rows(self.param, d.param, d.vectors)
+        for t in tokens:
+            for head in range(d.heads):
+                base = d.src + t * d.src_stride + head * d.vectors
+                y = norm_heads(self._rows(self.scratch, base, d.vectors), gain, d.scalar0, d.scalar1).view(d.vectors, -1)
+                self.scratch[base : base + d.vectors] = y
+                places |= {(base + v,): word for v, word in enumerate(words(y, self.config.width))}
+        return {"scratch_write": places}
 
     def _drain(self, d: Descriptor, tokens: range) -> dict[str, Places]:
         width = self.config.width

@@ -27,7 +27,7 @@ def formats_of(config: BuildConfig, opcode: Opcode) -> list[Format]:
     """The number formats that an operator may have in this build."""
     match opcode:
         case Opcode.NORM:
-            return [Format.NONE, Format.FP8, Format.FP8 | Format.PLAIN] if config.has_int4 else [Format.NONE]
+            return [a | b for a in [Format.NONE, Format.FP8][: 1 + config.has_int4] for b in (Format.NONE, Format.PLAIN)]
         case Opcode.DRAIN:
             return [Format.NONE] * config.has_ternary + [Format.FP8] * config.has_int4
         case _:
@@ -60,6 +60,7 @@ def norm(
     if format is None:
         format = Format.NONE if flags & Flag.TO_QUERY else random_format(bench, Opcode.NORM)
     stride = vectors + rng.randrange(3)
+    plain = Format.PLAIN in format
     d = Descriptor(
         opcode=Opcode.NORM,
         flags=flags,
@@ -72,11 +73,25 @@ def norm(
         heads=2,
         kv_heads=1,
         head_vectors=2,
-        scalar0=1.0 / (vectors * bench.config.width),
-        scalar1=rng.choice((1e-5, 1e-6, 0.0)),
+        scalar0=0.0 if plain else 1.0 / (vectors * bench.config.width),
+        scalar1=1.0 if plain else rng.choice((1e-5, 1e-6, 0.0)),
     )
     for t in range(tokens):
         fill(bench, bench.scratch, d.src + t * stride, vectors, style)
+    fill(bench, bench.param, d.param, vectors, rng.choice((style, "one")))
+    return d
+
+
+def norm_heads(bench: VectorBench, heads: int, vectors: int, tokens: int, style: str) -> Descriptor:
+    """NORM of the heads of tokens 0 to ``tokens - 1``, with new contents; every second run has gains near 1."""
+    rng = bench.rng
+    d = Descriptor(
+        opcode=Opcode.NORM, flags=Flag.STORE, format=Format(rng.getrandbits(4)) & ~bench.formats, heads=heads, vectors=vectors,
+        src=rng.randrange(40), src_stride=heads * vectors + rng.randrange(3), param=rng.randrange(40),
+        scalar0=1.0 / (vectors * bench.config.width), scalar1=rng.choice((1e-5, 1e-6, 0.0)),
+    )
+    for t in range(tokens):
+        fill(bench, bench.scratch, d.src + t * d.src_stride, heads * vectors, style)
     fill(bench, bench.param, d.param, vectors, rng.choice((style, "one")))
     return d
 

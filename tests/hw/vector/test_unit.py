@@ -15,7 +15,7 @@ from hwgen.hw.vector.unit import VectorUnit
 from tests.cocotb_runner import run_cocotb
 
 from .bench import BUSES, STYLES, config_of_width
-from .operators import ALL_KINDS, KINDS, MODES, TAIL, check_scales, drain, norm, rope, started
+from .operators import ALL_KINDS, KINDS, MODES, TAIL, check_scales, drain, norm, norm_heads, rope, started
 
 
 @cocotb.test()
@@ -54,6 +54,20 @@ async def norm_to_query(dut: Any) -> None:
         await bench.run(d, first=first)
         assert bench.written["query_scale"]
         await check_scales(bench, first, 1)
+
+
+@cocotb.test()
+async def norm_of_heads(dut: Any) -> None:
+    """Each head by itself, back into its place; the scales of tokens, one of which is still being computed, stay as they are."""
+    bench = await started(dut, 11)
+    chunk, tokens = bench.config.chunk, bench.config.tokens
+    await bench.run(norm(bench, 3, tokens, "one"), count=tokens)
+    for heads, vectors, first, count, style in (
+        (1, 1, 0, 1, "one"), (1, 2, 1, 2, "edges"), (5, 2, 0, tokens, "one"), (2, 128 // bench.config.width + 1, 0, 1, "wide"),
+        (3, 4, chunk - 2, 2, "tiny"), (2, 2, 0, 1, "zero"), (2, 3, 1, 1, "huge"), (4, 2, 0, chunk, "spread"),
+    ):
+        await bench.run(norm_heads(bench, heads, vectors, first + count, style), first=first, count=count)
+    await check_scales(bench, 0, tokens)
 
 
 @cocotb.test()
@@ -117,6 +131,8 @@ async def operators_back_to_back(dut: Any) -> None:
         match rng.randrange(4):
             case 0:
                 await bench.run(norm(bench, rng.randint(1, 20), first + count, "one"), **where)
+            case 1 if rng.random() < 0.5:
+                await bench.run(norm_heads(bench, rng.randint(1, 3), 2, first + count, "one"), **where)
             case 1:
                 await bench.run(rope(bench, 2, 1, 2, first + count, "one", rng.choice(KINDS)), **where)
             case _:
@@ -131,9 +147,10 @@ async def reset_in_the_middle(dut: Any) -> None:
         lambda: norm(bench, 11, count, "one"),
         lambda: drain(bench, Flag.SILU, 13, count, "one"),
         lambda: rope(bench, 2, 1, 4, count, "one"),
+        lambda: norm_heads(bench, 2, 3, count, "one"),
     )
-    for round_ in range(15):
-        d = makers[round_ % 3]()
+    for round_ in range(16):
+        d = makers[round_ % 4]()
         await bench.begin(d, count=count)
         for _ in range(bench.rng.randint(1, 110)):
             await bench.cycle()
@@ -148,6 +165,7 @@ async def reset_in_the_middle(dut: Any) -> None:
         await bench.run(norm(bench, bench.rng.randint(1, 15), count, "one"), count=count)
         await bench.run(makers[1](), count=count)
         await bench.run(makers[2](), count=count)
+        await bench.run(makers[3](), count=count)
 
 
 @cocotb.test()
@@ -172,6 +190,8 @@ async def overhead_is_small(dut: Any) -> None:
     assert cycles <= count * bound + 20, f"NORM: {cycles} cycles"
     for _ in range(TAIL):
         await bench.cycle()
+    cycles = await bench.run(norm_heads(bench, 5, 4, 2, "one"), count=2)
+    assert cycles <= 2 * 5 * (2 * 4 + 2 * ways + 150) + 20, f"NORM of heads: {cycles} cycles"
     cycles = await bench.run(drain(bench, Flag.ADD, 20, count, "one"), count=count)
     assert cycles <= count * (20 + 4) + 40, f"DRAIN: {cycles} cycles"
     cycles = await bench.run(rope(bench, 4, 2, 2, 3, "one"), count=3)

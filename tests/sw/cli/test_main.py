@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from hwgen.contract import CONTRACT_VERSION
 from hwgen.sw.cli.main import COMMANDS, main
 
 from .calls import call
@@ -16,8 +19,9 @@ from .calls import call
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        (["run"], "usage", "--prompt"),
-        (["frobnicate"], "usage", "invalid choice"),
+        (["run"], "usage", "no text to continue"),
+        (["run", "MODEL", "x", "--prompt", "x"], "usage", "given twice"),
+        (["frobnicate"], "usage", "no command 'frobnicate'"),
         (["run", "nowhere", "--prompt", "x"], "checkpoint", "neither a directory"),
         (["run", "MODEL", "--prompt", "x " * 200, "--device", "golden"], "context", "longer than the context of 64"),
         (["run", "MODEL", "--prompt", "x", "--device", "abacus"], "device", "'abacus' is unknown"),
@@ -63,6 +67,7 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str], command: str) -> 
 def test_help_imports_no_command() -> None:
     code = """
 import sys
+from hwgen.contract import CONTRACT_VERSION
 from hwgen.sw.cli.main import COMMANDS, main
 try:
     main(["--help"])
@@ -77,4 +82,37 @@ assert not wrong, wrong
 
 def test_options_before_the_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     code, result = call(capsys, "--quiet", "doctor")
-    assert code == 2 and "--quiet" in result["error"]["message"]
+    assert code == 2 and "--quiet" in result["error"]["message"] and "behind the command" in result["error"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["verfy"], "did you mean verify? see `hwgen --help`"),
+        (["run", "--promt", "x"], "did you mean --prompt? see `hwgen run --help`"),
+        (["run", "x", "--temprature=1"], "did you mean --temperature?"),
+        (["estimate", "--head", "exct"], "did you mean exact?"),
+    ],
+)
+def test_what_was_meant(capsys: pytest.CaptureFixture[str], arguments: list[str], meant: str) -> None:
+    code, result = call(capsys, *arguments)
+    assert code == 2 and meant in result["error"]["fix"]
+
+
+def test_nothing_is_near(capsys: pytest.CaptureFixture[str]) -> None:
+    code, result = call(capsys, "frobnicate")
+    assert code == 2 and result["error"]["fix"] == "see `hwgen --help`"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"hwgen {version('hwgen')}, contract {CONTRACT_VERSION}, in ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_defaults_say_something(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert not re.search(r"\(default: (None|False|\[\]|)\)", " ".join(capsys.readouterr().out.split()))

@@ -127,7 +127,7 @@ def test_too_little_contiguous_memory(capsys: pytest.CaptureFixture[str], board:
     finally:
         board.contiguous.free(held)
     step = failed(result, "identity")
-    assert code == 1 and "of contiguous memory, 1 MiB are free" in step["found"] and "cma=" in step["fix"]
+    assert code == 1 and "of contiguous memory, 1 MiB are free" in step["found"] and "end other programs" in step["fix"]
 
 
 @pytest.mark.usefixtures("only_fast")

@@ -68,4 +68,4 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], chat_directory: Path,
 def test_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     wrong = error(capsys, "--port", "0")
-    assert wrong["kind"] == "tool" and "hwgen[serve]" in wrong["fix"]
+    assert wrong["kind"] == "tool" and "[serve]" in wrong["fix"]

@@ -54,7 +54,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def test_everything_comes_back(image: Image, saved: Path, chat_directory: Path) -> None:
     compiled, model = load_image(saved), open_model(chat_directory)
-    loaded, places = compiled.image, Places(4096, 8192)
+    loaded, places = compiled.image, Places((4096,), 8192)
     assert (compiled.name, compiled.board, compiled.part, compiled.head) == ("small", "small", "", "exact")
     for name in ("config", "shape", "symbols", "row_bytes", "chunk", "context", "page_bytes", "pages", "model_hash", "int4_kv"):
         assert getattr(loaded, name) == getattr(image, name), name
@@ -212,6 +212,7 @@ def test_neither_writing_nor_reading_holds_a_copy(tmp_path: Path) -> None:
         with compiled.image.constants.reading() as read:
             for first in range(0, size, window.size):
                 read(window[: size - first])
-        assert tracemalloc.get_traced_memory()[1] - before < 6 << 20
+        # most of it are descriptors, larger ones in Python 3.10
+        assert tracemalloc.get_traced_memory()[1] - before < 9 << 20 < size
     finally:
         tracemalloc.stop()

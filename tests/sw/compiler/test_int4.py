@@ -146,23 +146,11 @@ def test_ternary_matrices_take_the_formats_of_attention() -> None:
         compile_model(replace(config, int4_kv=False), replace(random_weights(SHAPE, 6), kv="int4"))
 
 
-def test_ternary_matrices_need_norms() -> None:
-    weights = random_weights(SHAPE, 7, LLAMA)
-    with pytest.raises(HwgenError, match="stage o of the model has no norm") as caught:
-        compile_model(replace(CONFIG, engine="both"), weights)
-    assert caught.value.kind == "model"
-    with pytest.raises(ValueError, match="stage o of a ternary model must have a norm"):
-        GoldenModel(weights, CONFIG)
-
-
-def test_biases_are_refused_by_name() -> None:
-    qkv, *others = LLAMA.stages
-    biased = DecoderLayer("biased", (replace(qkv, biases=("q_bias", "k_bias", "v_bias")), *others))
-    weights = random_weights(SHAPE, 8, LLAMA, "int4")
-    biases = {name: np.zeros(size, np.float32) for name, size in biased.biases(SHAPE).items()}
-    weights = replace(weights, layer=biased, layers=tuple(replace(layer, biases=biases) for layer in weights.layers))
-    with pytest.raises(HwgenError, match="the model has a bias q_bias"):
-        compile_model(CONFIG, weights)
+def test_biases_elsewhere_are_refused_by_name() -> None:
+    *others, down = LLAMA.stages
+    biased = DecoderLayer("biased", (*others, replace(down, biases=("down_bias",))))
+    with pytest.raises(HwgenError, match="the model has a bias down_bias; the machine adds those of queries, keys and values"):
+        compile_model(CONFIG, random_weights(SHAPE, 8, biased, "int4"))
 
 
 def test_the_short_list_needs_ternary_weights() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,3 +169,40 @@ def test_a_zynq_7000_has_no_such_reset(expected: tuple[list[int], list[int]]) ->
     assert " answers that nobody had asked for" in again.describe_state()
     again.write_register(register(CONFIG, "CONTROL").offset, Control.ACKNOWLEDGE)
     again.close()
+
+
+# ---- settings of the memory ports --------------------------------------------------------------------------------
+def test_ports_are_set_whoever_loaded_the_design(opened: Callable[..., PynqDevice], board: VirtualBoard, tmp_path: Path) -> None:
+    """The build has one port, which is HPC0, module AFIFM0; another program has left narrow ports, few commands, priorities."""
+    bit = write_overlay(BOARD, tmp_path)
+    opened(overlay=bit).close()
+    spoiled = {0x00: 0xFFFF_FFFE, 0x04: 0x31, 0x08: 0x3, 0x14: 0xFFFF_FFFE, 0x18: 0x0, 0x1C: 0x7}
+    for offset, value in spoiled.items():
+        board.write_word(0xFD36_0000 + offset, value)
+        board.write_word(0xFD38_0000 + offset, value)
+    opened(overlay=bit, download=False)
+    wanted = {0x00: 0xFFFF_FFF0, 0x04: 0x37, 0x08: 0, 0x14: 0xFFFF_EFF0, 0x18: 0x7, 0x1C: 0}
+    assert {offset: board.read_word(0xFD36_0000 + offset) for offset in spoiled} == wanted
+    assert {offset: board.read_word(0xFD38_0000 + offset) for offset in spoiled} == spoiled, "a port of others"
+
+
+def test_ports_of_a_zynq_7000() -> None:
+    """Two of its four ports; a register that is right already is not written."""
+    board = new_board("Pynq-Z2", arch="armv7l")
+    parameters = {
+        "PCW_USE_S_AXI_HP0": "1", "PCW_S_AXI_HP0_DATA_WIDTH": "64", "PCW_USE_S_AXI_HP1": "0", "PCW_S_AXI_HP1_DATA_WIDTH": "64",
+        "PCW_USE_S_AXI_HP2": "1", "PCW_S_AXI_HP2_DATA_WIDTH": "32",
+    }
+    parser = SimpleNamespace(family_ps="processing_system7", ps_name="ps", ip_dict={"ps": {"parameters": parameters}})
+    board.write_word(0xF800_8000, 0x6)
+    board.write_word(0xF800_A01C, 0xF)
+    written: list[tuple[int, int]] = []
+    write = board.write_word
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board, "write_word", lambda at, value: (written.append((at, value)), write(at, value)))
+        for _ in range(2):
+            loading.set_ports(pynq, SimulatedDevice(board), parser)
+    assert written == [
+        (0xF800_8000, 0x4), (0xF800_8004, 7), (0xF800_8018, 7),
+        (0xF800_A000, 1), (0xF800_A004, 7), (0xF800_A014, 1), (0xF800_A018, 7), (0xF800_A01C, 0),
+    ]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -36,8 +37,10 @@ from tests.virtual_board import (
 require_pynq()
 
 from hwgen.sim.board.local import SimulatedDevice
-from hwgen.sim.board.server import BoardServer
 from hwgen.sw.devices.pynq import PynqDevice
+
+if TYPE_CHECKING:
+    from hwgen.sim.board.server import BoardServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code
@@ -130,6 +133,7 @@ def test_the_interpreter_ends_in_a_pass(
 
 
 def test_golden_stops_between_operators() -> None:
+    pytest.importorskip("torch", reason="the golden model needs torch")
     device = GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES)
     engine = Engine(device, image())
     device.stop()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hwgen.sw.devices.power import EnergyMeter, find_sensor
+from hwgen.sw.devices.power import EnergyMeter, find_sensor, sensor_of, why_no_energy
 
 
 def sensor_at(root: Path, number: int, name: str, microwatts: str | None) -> Path:
@@ -54,3 +55,15 @@ def test_energy_is_power_times_time(tmp_path: Path) -> None:
     assert 4 * meter.seconds < meter.joules < 8 * meter.seconds
     result = meter.to_dict(4)
     assert result is not None and result["joules_per_token"] == meter.joules / 4 and result["sensor"] == "ina260_u14"
+
+
+@pytest.mark.parametrize(
+    ("simulated", "is_here", "why"),
+    [(True, False, "a simulated board"), (False, False, "not across the network"), (False, True, "no power sensor that is known")],
+)
+def test_why_there_are_no_joules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulated: bool, is_here: bool, why: str
+) -> None:
+    monkeypatch.setattr("hwgen.sw.devices.power.HWMON", tmp_path)
+    device = SimpleNamespace(simulated=simulated, is_here=is_here)
+    assert sensor_of(device) is None and why in why_no_energy(device)

@@ -145,7 +145,7 @@ except HwgenError as error:
     print(error.kind, error)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("tool ") and "hwgen[pynq]" in result.stdout
+    assert result.stdout.startswith("tool ") and "[pynq]" in result.stdout
 
 
 def test_an_old_firmware_file_of_the_same_name(server: BoardServer, board: VirtualBoard) -> None:

@@ -110,7 +110,8 @@ def test_sessions_move_their_own_bytes(recorded: Recorded, tokens: int, tmp_path
 def test_an_image_file_on_a_board(
     opened: Callable[..., PynqDevice], tmp_path: Path, expected: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Filled window by window, also across the network."""
+    """Filled window by window, also across the network, and constants in several buffers."""
+    monkeypatch.setattr("hwgen.sw.compiler.image.CONSTANTS_BUFFER", 4096)
     monkeypatch.setattr("hwgen.sw.devices.device.WINDOW", 4096)
     monkeypatch.setattr("hwgen.sw.devices.pynq_memory.WINDOW", 4096)
     path = tmp_path / "small.hwimage"
@@ -121,7 +122,7 @@ def test_an_image_file_on_a_board(
     answer = [item.token for item in Generation(engine, PROMPT, NEW_TOKENS)]
     engine.forward(Session(), PROMPT, write_logits=True)
     assert (answer, engine.logits().view(np.uint32).tolist()) == expected
-    assert device.synchronised_bytes > loaded.constants.bytes
+    assert device.synchronised_bytes > loaded.constants.bytes and len(loaded.constant_parts) > 4
 
 
 def test_a_damaged_file_is_told_as_such(opened: Callable[..., PynqDevice], tmp_path: Path) -> None:
@@ -158,3 +159,11 @@ def test_pages_are_written_in_the_middle_of_a_remote_buffer(server: BoardServer)
 )
 def test_advice_never_exceeds_what_a_board_can_give(need: int, installed: int | None, advice: str) -> None:
     assert advice in contiguous_advice(need, installed)
+
+
+def test_advice_names_the_file_of_the_board() -> None:
+    kria, zynq = (contiguous_advice(270 << 20, 512 << 20, 128 << 20, seven) for seven in (False, True))
+    line = 'echo "bootargs=$(cat /proc/cmdline) cma=304M" >> /boot/uEnv.txt'
+    assert "/etc/default/flash-kernel" in kria and line in kria
+    assert "flash-kernel" not in zynq and line in zynq
+    assert "end other programs" in contiguous_advice(270 << 20, 4 << 30, 1000 << 20), "it is large enough as it is"

@@ -45,14 +45,15 @@ def interleave(w: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def write_gguf(
-    path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None, **fields: Any
+    path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None, arch: str = "llama",
+    interleaved: bool = True, **fields: Any,
 ) -> None:
-    """A llama GGUF file with linear layers of type ``kind``, and other ``tensors`` besides."""
+    """A GGUF file of ``arch`` with linear layers of type ``kind``, and other ``tensors`` besides; rotary pairs ``interleaved``."""
     import gguf
 
     s = weights.shape
     tokens, merges, _ = tokenizer_parts(s.vocab)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(s.layers)
     writer.add_context_length(s.max_context)
     writer.add_embedding_length(s.hidden)
@@ -60,6 +61,7 @@ def write_gguf(
     writer.add_head_count(s.heads)
     writer.add_head_count_kv(s.kv_heads)
     writer.add_rope_dimension_count(s.head_dim)
+    writer.add_key_length(s.head_dim)
     writer.add_rope_freq_base(s.rope_theta)
     writer.add_layer_norm_rms_eps(s.rms_eps)
     writer.add_vocab_size(s.vocab)
@@ -91,9 +93,13 @@ def write_gguf(
     for i, layer in enumerate(weights.layers):
         for name, place in TENSORS.items():
             w = dense(layer.matrices[name])
-            add(f"blk.{i}.{place}.weight", interleave(w, s.head_dim) if name in ("q", "k") else w)
+            add(f"blk.{i}.{place}.weight", interleave(w, s.head_dim) if interleaved and name in ("q", "k") else w)
         add(f"blk.{i}.attn_norm.weight", layer.norms["input_layernorm"])
         add(f"blk.{i}.ffn_norm.weight", layer.norms["post_attention_layernorm"])
+        for name in weights.layer.head_norms:
+            add(f"blk.{i}.attn_{name}.weight", layer.norms[name])
+        for name, bias in weights.layer.bias_of.items():
+            add(f"blk.{i}.{TENSORS[name]}.bias", layer.biases[bias])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -20,11 +20,17 @@ from .llama_files import SHAPE
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_row_and_its_module(family: Family) -> None:
     for kind in family.model_types:
-        config = {"model_type": kind, "sliding_window": None, **config_of(SHAPE)}
-        assert family_of_config(config) is family and family_of_gguf(family.name) is family
+        wanted = {"sliding_window": None, "original_max_position_embeddings": SHAPE.max_context}
+        config = {"model_type": kind, **wanted, **config_of(SHAPE)}
+        if family.quantization is not None:
+            config["quantization_config"] = {"quant_method": family.quantization}
+        assert family_of_config(config) is family
         assert family.loader().read_shape(config) == SHAPE
+    assert all(family_of_gguf(name, family.engine == "ternary") is family for name in family.gguf)
     weights = random_weights(SHAPE, 1, family.layer, family.engine)
-    again = family.loader().assemble(SHAPE, list(weights.layers), weights.norm, weights.embedding, weights.head)
+    again = family.loader().assemble(
+        SHAPE, list(weights.layers), weights.norm, weights.embedding, weights.head, layer=family.layer
+    )
     assert again.layer is family.layer and again.engine == family.engine
 
 

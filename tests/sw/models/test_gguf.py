@@ -128,7 +128,7 @@ def test_sentence_piece(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 4.0}, "rope.scaling.type is 'yarn'; supported: 'none'"),
+    ({"llama__rope__scaling__type": "longrope"}, "rope.scaling.type is 'longrope'; supported: 'none', 'linear', 'yarn'"),
     ({"llama__rope__scaling__attn_factor": 0.5}, "rope.scaling.attn_factor is 0.5"),
     ({"llama__attention__key_length": 8}, "rope.dimension_count is 16"),
     ({"llama__attention__key_length": 8.0}, "key_length must be one number for all layers, not 8.0"),

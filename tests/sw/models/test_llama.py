@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from hwgen.decoder import LLAMA
+from hwgen.decoder import LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
 from hwgen.sw.models.config_json import read_config
+from hwgen.sw.models.families import family_of_config
 from hwgen.sw.models.llama import load_weights, read_shape, save_llama
 from hwgen.sw.models.open import open_model
 from hwgen.weights import ModelWeights, random_weights
@@ -65,8 +66,25 @@ def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool,
         save_llama(weights, tmp_path / "m", recipe="rtn")
 
 
+@pytest.mark.parametrize("layer", [LLAMA, QWEN2, QWEN3], ids=lambda layer: layer.name)
+def test_our_checkpoints_of_other_layers(layer: DecoderLayer, tmp_path: Path) -> None:
+    shape = replace(SHAPE, rope_scale=1.25, unrotated=(1,) if layer is LLAMA else ())
+    weights = random_weights(shape, 6, layer, "int4")
+    save_llama(weights, tmp_path / "m", recipe="rtn")
+    config = read_config(tmp_path / "m")
+    family = family_of_config(config)
+    again = family.loader().load_weights(
+        tmp_path / "m", config, family.loader().read_shape(config), family.layer, lambda text: None
+    )
+    assert again.shape == shape and again.layer is layer
+    for a, b in zip(weights.layers, again.layers, strict=True):
+        for part in ("norms", "biases"):
+            for name, values in getattr(a, part).items():
+                np.testing.assert_array_equal(getattr(b, part)[name], values)
+
+
 @pytest.mark.parametrize(("change", "kind", "words"), [
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "architecture", "rope_type is 'yarn'"),
+    ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, "architecture", "rope_type is 'ntk'"),
     ({"attention_bias": True}, "architecture", "attention_bias is True"),
     ({"hidden_act": "gelu"}, "architecture", "hidden_act is 'gelu'; supported: 'silu'"),
     ({"quantization_config": {"quant_method": "gptq"}}, "architecture", "quant_method is 'gptq'"),

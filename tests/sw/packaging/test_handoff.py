@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hwgen.boards import load_board
+from hwgen.memory_ports import afi_settings, design_settings
 from hwgen.registers import WINDOW_BYTES, register_map
 from hwgen.sw.packaging.handoff import divisors, hwh_text, split_part
 from hwgen.vlnv import VLNV
@@ -56,6 +57,8 @@ def test_pynq_finds_everything(name: str, tmp_path: Path) -> None:
         for i in range(r.count)
     }
     assert core["registers"] == expected
+    ports = afi_settings(platform.processor, platform.memory_ports[: board.config.ports], platform.memory_port_bits)
+    assert set(design_settings(view.family_ps, view.ip_dict[view.ps_name]["parameters"])) == set(ports)
 
 
 def test_port_widths_and_clock_of_zynq_ultrascale(tmp_path: Path) -> None:

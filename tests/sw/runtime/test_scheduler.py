@@ -206,7 +206,7 @@ def test_slide_beside_others(image: Image) -> None:
 def test_observed_once_a_pass(image: Image) -> None:
     seen: list[tuple[int, bool, float]] = []
     engine = new_engine(image)
-    scheduler = Scheduler(engine, observer=lambda result, prefill, seconds: seen.append((result.tokens, prefill, seconds)))
+    scheduler = Scheduler(engine, observer=lambda jobs, result, prefill, seconds: seen.append((result.tokens, prefill, seconds)))
     for client in (Client(generation(engine, 3, 3, 1)), Client(generation(engine, 8, 1, 2))):
         scheduler.submit(client.job)
     while scheduler.step():

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.app import create_app
+from hwgen.sw.serve.server import ConnectionLimits, Server
 from hwgen.sw.serve.service import Limits, Service
 
 from ..conftest import CONFIG
@@ -30,6 +31,7 @@ class Running:
     url: str
     client: openai.OpenAI
     http: httpx.Client
+    server: Server
 
     def wait_until(self, condition: Callable[[Service], bool]) -> None:
         end = time.monotonic() + 60
@@ -43,15 +45,19 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(service: Service, key: str | None = None, hosts: list[str] | None = None) -> Iterator[Running]:
+def serving(
+    service: Service,
+    key: str | None = None,
+    hosts: list[str] | None = None,
+    connections: ConnectionLimits | None = None,
+    drain_seconds: float = 5.0,
+    **options: Any,
+) -> Iterator[Running]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(service, api_key=key, hosts=hosts), log_level="warning", lifespan="on", timeout_graceful_shutdown=5
-        )
-    )
+    app = create_app(service, api_key=key, hosts=hosts, **options)
+    server = Server(app, service, limits=connections or ConnectionLimits(), drain_seconds=drain_seconds)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
@@ -60,7 +66,7 @@ def serving(service: Service, key: str | None = None, hosts: list[str] | None = 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key or "none", max_retries=0, timeout=120)
     try:
         with httpx.Client(base_url=url, timeout=120) as http, client:
-            yield Running(service, url, client, http)
+            yield Running(service, url, client, http, server)
     finally:
         server.should_exit = True
         thread.join(30)

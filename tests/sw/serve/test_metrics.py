@@ -18,8 +18,10 @@ from hwgen.sw.serve.metrics import Metrics
 def scrape(is_here: bool) -> str:
     metrics = Metrics()
     image: Any = SimpleNamespace(pages=4)
-    engine: Any = SimpleNamespace(device=SimpleNamespace(is_here=is_here), image=image, pages=SimpleNamespace(free=1))
-    metrics.watch(engine, SimpleNamespace(running=0, waiting=0), None)  # type: ignore[arg-type]  # all that is asked of it
+    engine = SimpleNamespace(pages=SimpleNamespace(free=1))
+    llm: Any = SimpleNamespace(device=SimpleNamespace(is_here=is_here), image=image, engine=engine, prefixes=None)
+    scheduler: Any = SimpleNamespace(running=0, waiting=0, reopened=0, failure=None)
+    metrics.watch(llm, scheduler)
     for seconds in (0.5, 1.5):
         metrics.observe(None, SimpleNamespace(cycles=10), False, seconds)  # type: ignore[arg-type]  # all that is asked of them
     return metrics.text().decode()

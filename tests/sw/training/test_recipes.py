@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hwgen.boards import load_board
-from hwgen.decoder import LLAMA
+from hwgen.decoder import LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.errors import HwgenError
 from hwgen.golden.decoder import GoldenModel
 from hwgen.golden.float_llama import FloatLlama
@@ -21,24 +21,24 @@ from hwgen.sw.models.open import open_model
 from hwgen.sw.training import RECIPES
 from hwgen.sw.training.recipes import calibration_windows, quantize
 from hwgen.sw.training.rounding import round_gptq, round_to_nearest
-from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
-from hwgen.weights import LayerWeights, ModelWeights, dense, random_weights
+from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors
+from hwgen.weights import LayerWeights, ModelWeights, dense, random_weights, scale_rows
 
 from ..models.llama_files import SHAPE, write_gguf
 
 RNG = np.random.default_rng(1)
 
 
-def floats(seed: int = 1) -> ModelWeights:
+def floats(seed: int = 1, layer: DecoderLayer = LLAMA, unrotated: tuple[int, ...] = ()) -> ModelWeights:
     """A model with float matrices, some input channels of which are large, as in trained models."""
     rng = np.random.default_rng(seed)
-    weights = random_weights(SHAPE, seed, LLAMA, "int4")
+    weights = random_weights(replace(SHAPE, unrotated=unrotated), seed, layer, "int4")
     layers = []
-    for layer in weights.layers:
-        matrices = {n: np.asarray(rng.normal(0, 1, m.shape), np.float32) for n, m in layer.matrices.items()}
+    for of in weights.layers:
+        matrices = {n: np.asarray(rng.normal(0, 1, m.shape), np.float32) for n, m in of.matrices.items()}
         for w in matrices.values():
             w *= (w.shape[1] ** -0.5) * np.where(rng.random(w.shape[1]) < 0.1, 6, 1)
-        layers.append(layer.with_matrices(matrices))
+        layers.append(of.with_matrices(matrices))
     return replace(weights, layers=tuple(layers))
 
 
@@ -140,6 +140,20 @@ def test_recipes(recipe: str) -> None:
     error = (FloatLlama(done.weights)(WINDOWS) - reference).std() / reference.std()
     plain = (FloatLlama(quantize(weights, "rtn", 32).weights)(WINDOWS) - reference).std() / reference.std()
     assert error == plain if recipe == "rtn" else error < 0.95 * plain
+
+
+@pytest.mark.parametrize(
+    ("layer", "unrotated"), [(QWEN2, ()), (QWEN3, ()), (LLAMA, (1,))], ids=["biases", "head norms", "unrotated"]
+)
+def test_scaling_of_other_layers(layer: DecoderLayer, unrotated: tuple[int, ...]) -> None:
+    """What is folded into rows is folded into their biases, and nothing in front of a norm of heads."""
+    weights = floats(6, layer, unrotated)
+    done = quantize(weights, "fireq", 32, WINDOWS).weights
+    assert done.is_quantized and done.layer is layer
+    reference = FloatLlama(weights)(WINDOWS)
+    error = (FloatLlama(done)(WINDOWS) - reference).std() / reference.std()
+    plain = (FloatLlama(quantize(weights, "rtn", 32).weights)(WINDOWS) - reference).std() / reference.std()
+    assert error < plain
 
 
 def test_exact_keeps_codes_and_rotary_scaling_keeps_the_function(tmp_path: Path) -> None:

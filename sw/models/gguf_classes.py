@@ -1,0 +1,92 @@
+"""GGUF architectures whose layers are a llama's: what their files say beside it, or leave to the reader."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ...errors import HwgenError
+from ...formats import Float
+from ...shape import ModelShape
+from ...weights import LayerWeights
+from .gguf_file import GgufFile
+from .multipliers import Multipliers, fold_multipliers
+from .rotary_scaling import Rotary, linear_factors, yarn_attention, yarn_factors
+
+__all__ = ["finish_shape", "finish_weights", "read_rotary"]
+
+#: llama.cpp has it in its code: every so many layers one is not rotated.
+_SMOLLM3_INTERVAL = 4
+
+
+def _refuse(file: GgufFile, what: str) -> HwgenError:
+    return HwgenError("architecture", f"{file.path}: {what}", "choose a model with supported options")
+
+
+def _number(file: GgufFile, name: str, default: float) -> float:
+    """A positive number, ``default`` where the field is absent; a float32 is the decimal that it was."""
+    value = default if file.get(name) is None else float(str(np.float32(file.number(name))))
+    if not 0 < value < np.inf:
+        raise _refuse(file, f"{name} is {value}, a positive number is wanted")
+    return value
+
+
+def _multipliers(file: GgufFile) -> Multipliers:
+    names = ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")
+    return Multipliers(*(_number(file, f"granite.{name}", 1.0) for name in names))
+
+
+def finish_shape(file: GgufFile, arch: str, shape: ModelShape) -> ModelShape:
+    """The shape with what is not a field of every architecture."""
+    if arch == "smollm3":
+        return replace(shape, unrotated=tuple(range(_SMOLLM3_INTERVAL - 1, shape.layers, _SMOLLM3_INTERVAL)))
+    if arch == "granite":
+        return replace(shape, rms_eps=shape.rms_eps / _multipliers(file).embedding ** 2)
+    return shape
+
+
+def finish_weights(
+    file: GgufFile, arch: str, shape: ModelShape, layers: list[LayerWeights], norm: Float
+) -> tuple[list[LayerWeights], Float]:
+    """Layers and final gain with what is folded into them."""
+    return fold_multipliers(_multipliers(file), shape, layers, norm) if arch == "granite" else (layers, norm)
+
+
+def _yarn(file: GgufFile, place: str, factor: float, theta: float, head_dim: int, context: int) -> Rotary:
+    factors = yarn_factors(
+        factor=factor, fast=_number(file, f"{place}.yarn_beta_fast", 32.0), slow=_number(file, f"{place}.yarn_beta_slow", 1.0),
+        original=_number(file, f"{place}.original_context_length", float(context)), theta=theta, head_dim=head_dim,
+    )
+    attention = _number(file, f"{place}.attn_factor", _number(file, f"{place}.yarn_attn_factor", 1.0))
+    return Rotary(theta, factors, attention * yarn_attention(factor))
+
+
+def read_rotary(file: GgufFile, arch: str, head_dim: int, context: int) -> Rotary:
+    """How positions are rotated: scaled in a line (what a factor without a type means) or by YaRN, times ``rope_freqs.weight``."""
+    place, base = f"{arch}.rope.scaling", f"{arch}.rope.freq_base"
+    theta = 10000.0 if file.get(base) is None else file.number(base)
+    factor = file.get(f"{place}.factor")
+    old = file.get(f"{arch}.rope.scale_linear")
+    if factor is None:
+        factor = old
+    factor = 1.0 if factor in (None, 0.0) else float(str(np.float32(factor)))  # 0 means none in llama.cpp
+    kind = file.get(f"{place}.type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise _refuse(file, f"{place}.type is {kind!r}; supported: 'none', 'linear', 'yarn'")
+    if kind != "yarn" and file.get(f"{place}.attn_factor", 1.0) != 1.0:
+        raise _refuse(file, f"{place}.attn_factor is {file.get(f'{place}.attn_factor')}; supported: 1.0")
+    if factor <= 0 or not np.isfinite(factor):
+        raise _refuse(file, f"{place}.factor is {factor}, a positive number is wanted")
+    if kind == "yarn":
+        rotary = _yarn(file, place, factor, theta, head_dim, context)
+    else:
+        rotary = Rotary(theta, linear_factors(factor if kind == "linear" else 1.0, head_dim))
+    if "rope_freqs.weight" not in file:
+        return rotary
+    own = file.floats("rope_freqs.weight", (head_dim // 2,))
+    if (own <= 0).any():
+        raise _refuse(file, "rope_freqs.weight has factors that are not above 0")
+    if not rotary.factors and (own == 1).all():
+        return rotary
+    return replace(rotary, factors=tuple((own * np.asarray(rotary.factors or 1.0, np.float64)).tolist()))
