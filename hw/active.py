@@ -17,20 +17,20 @@ __all__ = ["ActiveRange", "Pass"]
 def Pass(config: BuildConfig) -> wiring.Signature:
     """What the host asked for; stable while a pass runs.
 
-    ``tokens`` of the pass, ``position`` of the first one, ``want_logits``: the LOGITS operators are executed.
+    ``tokens`` of the pass, the ``runs`` they belong to, and how many of them are ``wanted``: the LOGITS operators work on those.
     """
     return wiring.Signature({
         "tokens": Out(bits_for(config.chunk)),
-        "position": Out(bits_for(config.max_context)),
-        "want_logits": Out(1),
+        "runs": Out(bits_for(config.chunk)),
+        "wanted": Out(bits_for(config.chunk)),
     })
 
 
 class ActiveRange(wiring.Component):
     """The rules of a pass, for prefetcher and sequencer alike: outputs are those of the descriptor of the cycle before.
 
-    A descriptor is skipped when ``token_start >= tokens``, when it has LOGITS and the pass wants none, and when it has
-    MULTI and the pass is at most two rounds (``2 * token_count``).
+    A descriptor counts the tokens of the pass, with LOGITS the wanted ones. It is skipped when ``token_start`` is not below their
+    number, and when it has MULTI and they are at most two rounds (``2 * token_count``).
 
     Members
     -------
@@ -40,7 +40,7 @@ class ActiveRange(wiring.Component):
     first, count : Out
         Active tokens ``first .. first + count - 1``.
     more : Out(1)
-        Another round of tokens follows: ``token_start + token_count < tokens``.
+        Another round of tokens follows: there are some behind ``token_start + token_count``.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -56,28 +56,20 @@ class ActiveRange(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        d, tokens = self.descriptor, self.current.tokens
+        d, current = self.descriptor, self.current
 
         def has(flag: Flag) -> Signal:
             return d.flags[flag.value.bit_length() - 1]
 
-        left, start, round_size = Signal(len(tokens)), Signal(len(tokens)), Signal(len(tokens))
-        last, final = Signal(), Signal.like(tokens)
+        bits = len(current.tokens)
+        left, start, round_size, tokens = Signal(bits), Signal(bits), Signal(bits), Signal(bits)
+        m.d.comb += tokens.eq(Mux(has(Flag.LOGITS), current.wanted, current.tokens))
         m.d.sync += [
             left.eq(tokens - d.token_start),
             start.eq(d.token_start),
             round_size.eq(d.token_count),
-            last.eq(has(Flag.LAST)),
-            final.eq(tokens - 1),
-            self.skip.eq(
-                (d.token_start >= tokens)
-                | (has(Flag.LOGITS) & ~self.current.want_logits)
-                | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))
-            ),
+            self.skip.eq((d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))),
             self.more.eq(d.token_start + d.token_count < tokens),
         ]
-        with m.If(last):
-            m.d.comb += [self.first.eq(final), self.count.eq(1)]
-        with m.Else():
-            m.d.comb += [self.first.eq(start), self.count.eq(Mux(self.more, round_size, left))]
+        m.d.comb += [self.first.eq(start), self.count.eq(Mux(self.more, round_size, left))]
         return m

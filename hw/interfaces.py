@@ -14,7 +14,7 @@ from ..rounding import ceil_div
 __all__ = [
     "ACCUMULATOR_LATENCY", "ADDRESS_BITS", "AccumulatorRead", "ActivationWrite", "BeatStream", "DescriptorLayout",
     "KV_SCALE_LATENCY", "KvRead", "KvScaleWrite", "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite",
-    "QueryWrite", "RowStream", "SCRATCH_LATENCY", "Segment", "WriteBeat", "kv_latency",
+    "QueryWrite", "RowStream", "RunRead", "SCRATCH_LATENCY", "Segment", "WriteBeat", "kv_latency",
 ]
 
 #: Bits of an AXI address.
@@ -49,9 +49,9 @@ def kv_latency(config: BuildConfig) -> int:
 def Operator(config: BuildConfig) -> Signature:
     """What the sequencer shows to every unit while an operator runs; stable from ``start`` to ``done``.
 
-    ``descriptor`` the command; ``first`` first active token of the chunk; ``count`` active tokens (>= 1); ``tokens`` tokens
-    of the pass; ``position`` context position of token 0; ``gang`` 1 where all groups of the linear engine work on the same
-    tokens (``count <= lanes``); ``write_logits`` and ``logits`` (address) for HEAD.
+    ``descriptor`` the command; ``first`` first active token and ``count`` active tokens (>= 1): of the pass, or with
+    ``Flag.LOGITS`` of the wanted ones by their number; ``tokens`` and ``runs`` of the pass; ``gang`` 1 where all groups of the
+    linear engine work on the same tokens (``count <= lanes``); ``write_logits`` and ``logits`` (address) for HEAD.
     """
     count = bits_for(config.chunk)
     return Signature({
@@ -59,10 +59,21 @@ def Operator(config: BuildConfig) -> Signature:
         "first": Out(count),
         "count": Out(count),
         "tokens": Out(count),
-        "position": Out(bits_for(config.max_context)),
+        "runs": Out(count),
         "gang": Out(1),
         "write_logits": Out(1),
         "logits": Out(ADDRESS_BITS),
+    })
+
+
+def RunRead(config: BuildConfig) -> Signature:
+    """Read of the table of runs: of run ``index`` of the cycle before, the context ``position`` of its first token, its
+    ``tokens``, and the entry of the page table that has its ``first_page``."""
+    return Signature({
+        "index": Out(index_bits(config.chunk)),
+        "position": In(bits_for(config.max_context)),
+        "tokens": In(bits_for(config.chunk)),
+        "first_page": In(index_bits(config.page_entries)),
     })
 
 
