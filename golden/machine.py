@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
 from ..formats import widen_bf16
-from ..layout import Int4Layout, KvBlockLayout, head_block_beats, pad_beats
+from ..layout import Int4Layout, KvBlockLayout, head_block_beats, logits_bytes
 from ..operators import (
     OPERATORS,
     State,
@@ -46,6 +46,7 @@ from .int4 import (
 from .linear import dequantize, drain, integer_matmul
 from .memories import Memories, ProgramError
 from .norm import norm_quantize
+from .registers import Run
 from .rotary import quantize_kv, quantize_query, rotate
 from .unpacked_weights import StationaryWeights
 
@@ -91,32 +92,29 @@ class GoldenMachine(Memories):
 
     @property
     def topk_index(self) -> list[int]:
-        """Token ids of the candidates, best first."""
-        return [index for index, _ in self.registers.candidates]
+        """Token ids of the candidates of the wanted token that HEAD worked on last, best first."""
+        return [index for index, _ in self.registers.candidates[self.first]]
 
     @property
     def topk_logit(self) -> list[float]:
-        """Logits of the candidates, best first."""
-        return [logit for _, logit in self.registers.candidates]
+        """Their logits, best first."""
+        return [logit for _, logit in self.registers.candidates[self.first]]
 
     def steps(self) -> Iterator[Descriptor]:
         """Run one pass with the present registers; yields after every executed operator (after ``on_retire``). STOP, written
         between two of them, ends it.
         """
-        r, c = self.registers, self.config
-        if not 1 <= r.count <= c.chunk:
-            raise ProgramError(f"COUNT must be 1 to {c.chunk}, not {r.count}")
-        if r.position + r.count > c.max_context:
-            raise ProgramError(f"POSITION + COUNT must be at most {c.max_context}, not {r.position + r.count}")
+        r = self.registers
+        self._check_pass()
         self._held = None
         r.begin()
         address = r.program
         try:
             while (d := Descriptor.unpack(self._read(address, DESCRIPTOR_BYTES).tobytes())).opcode is not Opcode.END:
                 address += DESCRIPTOR_BYTES
-                if skipped(d, r.count, PassFlag.LOGITS in r.options):
+                if skipped(d, r.count, r.wanted):
                     continue
-                active = active_tokens(d, r.count)
+                active = active_tokens(d, r.count, r.wanted)
                 self.first, self.count = active.start, len(active)
                 r.current = d.tag
                 self._execute(d)
@@ -129,6 +127,18 @@ class GoldenMachine(Memories):
             r.end()
         finally:
             r.abandon()
+
+    def _check_pass(self) -> None:
+        r, c = self.registers, self.config
+        if not 1 <= r.count <= c.chunk:
+            raise ProgramError(f"COUNT must be 1 to {c.chunk}, not {r.count}")
+        if not 1 <= r.run_count <= r.count or any(run.tokens < 1 for run in r.runs) or sum(run.tokens for run in r.runs) != r.count:
+            raise ProgramError(f"the {r.run_count} runs must have a token each and {r.count} together, not {r.runs}")
+        for run in r.runs:
+            if run.position + run.tokens > c.max_context:
+                raise ProgramError(f"a run must end at position {c.max_context} at most, not {run.position + run.tokens}")
+        if not 0 <= r.wanted <= r.count or any(not 0 <= t < r.count for t in r.want[: r.wanted]):
+            raise ProgramError(f"wanted tokens must be tokens of the pass, not {r.want[: r.wanted]} of {r.count}")
 
     # ---- operators -----------------------------------------------------------------------------------------------
     def _execute(self, d: Descriptor) -> None:
@@ -164,7 +174,8 @@ class GoldenMachine(Memories):
         self.param[self._addresses(OPERATORS[d.opcode].param_writes(d)).numpy()] = rows
 
     def _norm(self, d: Descriptor) -> None:
-        x = self._load(d)
+        wanted = self.registers.want[self.first : self.first + self.count] if Flag.LOGITS in d.flags else None
+        x = self._load(d, wanted)
         gain = self._constants(d)
         if Format.FP8 not in d.format:
             q, scale = norm_quantize(x, gain, d.scalar0, d.scalar1)
@@ -202,7 +213,7 @@ class GoldenMachine(Memories):
             raise ProgramError(
                 f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
             )
-        self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens) else None
+        self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
         if fp8:
@@ -227,10 +238,11 @@ class GoldenMachine(Memories):
         result = drain(y, modes[0], other)
         self._store(d, result)
         if Flag.SHORTLIST in d.flags:
-            if d.stride == 0:
-                self.scores = np.full(d.head_stride, -np.inf, np.float32)
-            scores = result[0].numpy()[: d.head_stride - d.stride]
-            self.scores[d.stride : d.stride + scores.size] = scores
+            for token, row in enumerate(result.numpy(), self.first):
+                if d.stride == 0:
+                    self.scores[token] = np.full(d.head_stride, -np.inf, np.float32)
+                scores = row[: d.head_stride - d.stride]
+                self.scores[token][d.stride : d.stride + scores.size] = scores
 
     def _rope(self, d: Descriptor) -> None:
         dim = d.head_vectors * self.config.width
@@ -262,51 +274,64 @@ class GoldenMachine(Memories):
 
     def _attention(self, d: Descriptor) -> None:
         c, dim, group = self.config, d.head_vectors * self.config.width, d.heads // d.kv_heads
-        active = slice(self.first, self.first + self.count)
+        self._check_whole_pass(d)
 
         def slots(heads: npt.NDArray[np.generic]) -> Tensor:
             """``[token, head, ...]`` -> ``[kv_head, token * group + g, ...]``."""
-            parts = torch.from_numpy(heads.reshape(self.count, d.kv_heads, group, *heads.shape[2:]))
+            parts = torch.from_numpy(heads.reshape(-1, d.kv_heads, group, *heads.shape[2:]))
             return parts.transpose(0, 1).flatten(1, 2)
 
-        q8, q_scale = slots(self.query[active, : d.heads, :dim]), slots(self.query_scale[active, : d.heads])
-        if Format.FP8_QUERY in d.format:
-            q8 = e4m3_values(q8.contiguous().view(torch.uint8))
-        state = AttentionState.initial(q_scale.shape, dim)
-        position = self.position + torch.arange(active.start, active.stop).repeat_interleave(group)
-        for block in range(ceil_div(self.position + self.tokens, c.kv_block)):
-            keys, values = self._block(d, block, dim)
-            valid = block * c.kv_block + torch.arange(c.kv_block) <= position[:, None]
-            state.attend(q8, q_scale, keys, values, valid)
-        out = state.result().reshape(d.kv_heads, self.count, group * dim).transpose(0, 1)
-        self._store(d, out.flatten(1))
+        outputs = []
+        for run in self.registers.runs:
+            tokens = slice(run.first, run.first + run.tokens)
+            q8, q_scale = slots(self.query[tokens, : d.heads, :dim]), slots(self.query_scale[tokens, : d.heads])
+            if Format.FP8_QUERY in d.format:
+                q8 = e4m3_values(q8.contiguous().view(torch.uint8))
+            state = AttentionState.initial(q_scale.shape, dim)
+            position = run.position + torch.arange(run.tokens).repeat_interleave(group)
+            for block in range(ceil_div(run.position + run.tokens, c.kv_block)):
+                keys, values = self._block(d, run, block, dim)
+                valid = block * c.kv_block + torch.arange(c.kv_block) <= position[:, None]
+                state.attend(q8, q_scale, keys, values, valid)
+            outputs.append(state.result().reshape(d.kv_heads, run.tokens, group * dim).transpose(0, 1).flatten(1))
+        self._store(d, torch.cat(outputs))
 
-    def _cache_address(self, d: Descriptor, head: int, block: int) -> int:
-        return d.stream_address + self.registers.pages[block] * d.stride + head * d.head_stride
+    def _check_whole_pass(self, d: Descriptor) -> None:
+        if self.first or self.count != self.tokens:
+            raise ProgramError(f"operator {d.tag} {d.opcode.name} must work on all {self.tokens} tokens, not {self.count}")
 
-    def _block(self, d: Descriptor, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _cache_address(self, d: Descriptor, run: Run, head: int, block: int) -> int:
+        return d.stream_address + self.registers.pages[run.pages + block] * d.stride + head * d.head_stride
+
+    def _block(self, d: Descriptor, run: Run, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Keys, values of a block of positions, of the cache and of this pass: int8 ``[kv_heads, kv_block, dim]`` and scales
         ``[kv_heads, kv_block]`` each.
         """
         c, first = self.config, block * self.config.kv_block
-        if first < self.position:
-            elements, scales = self._cache_block(d, block, dim)
+        if first < run.position:
+            elements, scales = self._cache_block(d, run, block, dim)
         else:
             elements = np.zeros((2, d.kv_heads, c.kv_block, dim), np.int8)
             scales = np.zeros((2, d.kv_heads, c.kv_block), np.uint16)
-        own = slice(max(first - self.position, 0), max(0, min(first + c.kv_block - self.position, self.tokens)))
-        slots = slice(own.start + self.position - first, own.stop + self.position - first)
-        elements[:, :, slots] = self.kv_store[:, own, : d.kv_heads, :dim].swapaxes(1, 2)
-        scales[:, :, slots] = self.kv_scale[:, own, : d.kv_heads].swapaxes(1, 2)
+        banks, slots = self._own_slots(run, block)
+        elements[:, :, slots] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
+        scales[:, :, slots] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
         keys, values = ((torch.from_numpy(elements[kind]), _widen(scales[kind])) for kind in range(2))
         return keys, values
 
-    def _cache_block(self, d: Descriptor, block: int, dim: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    def _own_slots(self, run: Run, block: int) -> tuple[slice, slice]:
+        """Tokens of the pass whose positions lie in a block, and their slots there."""
+        first = block * self.config.kv_block
+        low, high = max(run.position, first), min(run.position + run.tokens, first + self.config.kv_block)
+        bank = run.first - run.position
+        return slice(low + bank, max(low, high) + bank), slice(low - first, max(low, high) - first)
+
+    def _cache_block(self, d: Descriptor, run: Run, block: int, dim: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
         """Keys and values of a block in memory, int8 ``[2, kv_heads, kv_block, dim]``, and their scales, bf16 bits ``[2, kv_heads,
         kv_block]``; of a slot that was never written, anything.
         """
         c, layout = self.config, KvBlockLayout(self.config, dim, Format.INT4_KV in d.format)
-        beats = np.stack([self._segment(d, self._cache_address(d, h, block), layout.beats) for h in range(d.kv_heads)])
+        beats = np.stack([self._segment(d, self._cache_address(d, run, h, block), layout.beats) for h in range(d.kv_heads)])
         header = beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
         parts = np.split(beats[:, layout.header_beats : layout.header_beats + 2 * layout.data_beats], 2, axis=1)
         return np.stack([layout.split(part) for part in parts]), header.swapaxes(0, 1).copy()
@@ -314,22 +339,24 @@ class GoldenMachine(Memories):
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
         layout = KvBlockLayout(c, dim, Format.INT4_KV in d.format)
-        positions = self.position + np.arange(self.tokens)
-        for head in range(d.kv_heads):
-            for block in np.unique(positions // c.kv_block).tolist():
-                mine = positions[positions // c.kv_block == block]
-                banks, slot = mine - self.position, mine % c.kv_block
-                beats = self._written_segment(self._cache_address(d, head, block), layout.beats)
-                header = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, c.kv_block)
-                header[:, slot] = self.kv_scale[:, banks, head]
-                for kind in range(2):
-                    first = layout.header_beats + kind * layout.data_beats
-                    data = beats[first : first + layout.data_beats].view(np.int8)
-                    data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
-                    data[:, slot] = layout.join(self.kv_store[kind, banks, head, :dim])
+        self._check_whole_pass(d)
+        for run in self.registers.runs:
+            for head in range(d.kv_heads):
+                for block in range(run.position // c.kv_block, ceil_div(run.position + run.tokens, c.kv_block)):
+                    banks, slots = self._own_slots(run, block)
+                    beats = self._written_segment(self._cache_address(d, run, head, block), layout.beats)
+                    header = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, c.kv_block)
+                    header[:, slots] = self.kv_scale[:, banks, head]
+                    for kind in range(2):
+                        first = layout.header_beats + kind * layout.data_beats
+                        data = beats[first : first + layout.data_beats].view(np.int8)
+                        data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
+                        data[:, slots] = layout.join(self.kv_store[kind, banks, head, :dim])
 
     def _head(self, d: Descriptor) -> None:
         c, n = self.config, d.vectors * self.config.width
+        if self.count != 1:
+            raise ProgramError(f"operator {d.tag} HEAD must have one token, not {self.count}")
         if d.fetch is Fetch.SHORTLIST:
             self._short_head(d, n)
             return
@@ -341,16 +368,17 @@ class GoldenMachine(Memories):
         rows, row_scale = self._weights.head(d.stream_address, beats, n, d.stride)
         q = torch.from_numpy(self.head_query[:n]).float()
         logits = head_logits(q, torch.from_numpy(self.head_scale)[0], rows, row_scale)
-        self.logits = logits.numpy()
+        self.logits[self.first] = logits.numpy()
         self._set_candidates(torch.arange(d.stride), logits)
         if PassFlag.WRITE_LOGITS in self.registers.options:
-            written = self._written_segment(self.registers.logits, pad_beats(c, ceil_div(d.stride * 4, c.beat_bytes))).reshape(-1)
+            size = logits_bytes(c, d.stride) // c.beat_bytes
+            written = self._written_segment(self.registers.logits + d.head_stride, size).reshape(-1)
             written[:] = 0
-            written[: 4 * d.stride] = self.logits.view(np.uint8)
+            written[: 4 * d.stride] = self.logits[self.first].view(np.uint8)
 
     def _set_candidates(self, rows: Tensor, logits: Tensor) -> None:
         index, value = top_candidates(logits, self.config.topk)
-        self.registers.candidates = list(zip(rows[index].tolist(), value.tolist(), strict=True))
+        self.registers.candidates[self.first] = list(zip(rows[index].tolist(), value.tolist(), strict=True))
 
     def _short_head(self, d: Descriptor, n: int) -> None:
         """Exact logits of the blocks in the short list; the others are unknown, and none are written to memory. Of equal
@@ -358,13 +386,14 @@ class GoldenMachine(Memories):
         """
         c = self.config
         entries = min(c.shortlist, ceil_div(d.stride, c.kv_block))
-        if d.row_blocks != entries or self.scores.size != d.stride:
+        scored = self.scores[self.first]
+        if d.row_blocks != entries or scored.size != d.stride:
             raise ProgramError(
-                f"operator {d.tag} HEAD must have {entries} blocks of {self.scores.size} scored rows, "
+                f"operator {d.tag} HEAD must have {entries} blocks of {scored.size} scored rows, "
                 f"not {d.row_blocks} of {d.stride}"
             )
         rows, logits = [], []
-        for block in short_list(torch.from_numpy(self.scores), c.kv_block, entries).tolist():
+        for block in short_list(torch.from_numpy(scored), c.kv_block, entries).tolist():
             address = d.stream_address + block * d.head_stride
             size = min(c.kv_block, d.stride - block * c.kv_block)
             weights, scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -50,10 +52,10 @@ class Memories:
         self.kv_store = np.zeros((2, config.chunk, config.max_kv_heads, config.max_head_dim), np.int8)
         #: Their scales, bf16 bits ``[kind, bank, head]``.
         self.kv_scale = np.zeros((2, config.chunk, config.max_kv_heads), np.uint16)
-        #: Scores of the rows that DRAIN with SHORTLIST has seen ``[vocab]``.
-        self.scores = np.zeros(0, np.float32)
-        #: All logits of the last HEAD ``[vocab]``.
-        self.logits = np.zeros(0, np.float32)
+        #: Scores of the rows that DRAIN with SHORTLIST has seen, of every wanted token: ``[vocab]`` each.
+        self.scores = [np.zeros(0, np.float32)] * config.chunk
+        #: All logits of every wanted token: ``[vocab]`` each.
+        self.logits = [np.zeros(0, np.float32)] * config.chunk
         self.registers = RegisterWindow(config)
         #: Matrix segment that the ring holds for the next round (REPLAY): address and beats.
         self._held: tuple[int, int] | None = None
@@ -66,9 +68,9 @@ class Memories:
         return self.registers.count
 
     @property
-    def position(self) -> int:
-        """Context position of the first token of this pass."""
-        return self.registers.position
+    def positions(self) -> list[int]:
+        """Context position of every token of this pass."""
+        return [run.position + i for run in self.registers.runs for i in range(run.tokens)]
 
     def _read(self, address: int, size: int) -> Bytes:
         if not 0 <= address <= address + size <= self.memory.size:
@@ -111,17 +113,17 @@ class Memories:
             return [self._segment(d, d.stream_address)]
         if d.fetch is Fetch.TOKEN:
             return [self._segment(d, d.stream_address + self.registers.token_ids[t] * d.stride) for t in active]
-        return [self._segment(d, d.stream_address + (self.position + t) * d.stride) for t in active]
+        return [self._segment(d, d.stream_address + self.positions[t] * d.stride) for t in active]
 
     # ---- vectors of the active tokens ----------------------------------------------------------------------------
-    def _addresses(self, at: Vectors) -> Tensor:
-        """Vector indices ``[active tokens, vectors]``."""
-        tokens = torch.arange(self.first, self.first + self.count)
-        return at.base + tokens[:, None] * at.stride + torch.arange(at.count)
+    def _addresses(self, at: Vectors, tokens: Sequence[int] | None = None) -> Tensor:
+        """Vector indices ``[tokens, vectors]`` of the active tokens, or of others."""
+        index = torch.tensor(range(self.first, self.first + self.count) if tokens is None else tokens)
+        return at.base + index[:, None] * at.stride + torch.arange(at.count)
 
-    def _load(self, d: Descriptor) -> Tensor:
-        """``[active tokens, vectors * width]`` from the scratch."""
-        return torch.from_numpy(self.scratch)[self._addresses(OPERATORS[d.opcode].scratch_reads(d))].flatten(1)
+    def _load(self, d: Descriptor, tokens: Sequence[int] | None = None) -> Tensor:
+        """``[tokens, vectors * width]`` from the scratch, of the active tokens or of others."""
+        return torch.from_numpy(self.scratch)[self._addresses(OPERATORS[d.opcode].scratch_reads(d), tokens)].flatten(1)
 
     def _store(self, d: Descriptor, values: Tensor) -> None:
         """``[active tokens, vectors * width]`` to the scratch."""

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from ..config import BuildConfig
 from ..contract import CONTRACT_VERSION, contract_hash
-from ..registers import COUNTERS, INTERRUPT_ENABLE, MAGIC, WINDOW_BYTES, Control, PassFlag, Status, register_map
+from ..registers import (
+    COUNTERS, INTERRUPT_ENABLE, MAGIC, RUN_PAGES, RUN_TOKENS, WINDOW_BYTES, Control, PassFlag, Status, register_map,
+)
 
-__all__ = ["RegisterWindow"]
+__all__ = ["RegisterWindow", "Run"]
+
+
+class Run(NamedTuple):
+    """Tokens of one sequence in a pass."""
+
+    #: Context position of the first one.
+    position: int
+    tokens: int
+    #: The first one's place in the pass.
+    first: int
+    #: First entry of the page table.
+    pages: int
 
 
 class RegisterWindow:
@@ -20,15 +35,20 @@ class RegisterWindow:
         self.interrupt_enable = False
         #: Ports that the host allows; which of them reads changes no bit.
         self._all_ports = self.port_enable = (1 << config.ports) - 1
-        self.position = 0
+        #: Runs of the pass, its tokens and the wanted ones among them, by their number.
+        self.run_count = 0
         self.count = 0
+        self.wanted = 0
         self.options = PassFlag(0)
         self.token_ids = [0] * config.chunk
-        self.pages = [0] * config.max_pages
-        #: Candidates of the LM head, best first: token id and logit.
-        self.candidates: list[tuple[int, float]] = []
+        self.run_words = [0] * (2 * config.chunk)
+        self.want = [0] * config.chunk
+        self.pages = [0] * config.page_entries
+        #: Candidates of the LM head for every wanted token, best first: token id and logit.
+        self.candidates: list[list[tuple[int, float]]] = [[] for _ in range(config.chunk)]
         self.current = 0
         self.counters = dict.fromkeys((name for name, _ in COUNTERS), 0)
+        self._tables = {"TOKEN": self.token_ids, "RUN": self.run_words, "WANT": self.want, "PAGE": self.pages}
         self._halves = dict.fromkeys(("PROGRAM_LOW", "PROGRAM_HIGH", "LOGITS_LOW", "LOGITS_HIGH"), 0)
         self._by_offset = {r.offset + i * r.step: (r, i) for r in register_map(config) for i in range(r.count)}
 
@@ -41,6 +61,16 @@ class RegisterWindow:
     def logits(self) -> int:
         """Address the logits are written to."""
         return self._halves["LOGITS_HIGH"] << 32 | self._halves["LOGITS_LOW"]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Runs of the pass."""
+        runs, first = [], 0
+        for r in range(min(self.run_count, self.config.chunk)):
+            position, word = self.run_words[2 * r : 2 * r + 2]
+            runs.append(Run(position, RUN_TOKENS.extract(word), first, RUN_PAGES.extract(word)))
+            first += runs[-1].tokens
+        return runs
 
     @property
     def irq(self) -> bool:
@@ -85,16 +115,16 @@ class RegisterWindow:
             self.interrupt_enable = bool(INTERRUPT_ENABLE.extract(value))
         elif row.name == "PORT_ENABLE":
             self.port_enable = value & self._all_ports
-        elif row.name == "POSITION":
-            self.position = value
+        elif row.name == "RUNS":
+            self.run_count = value
         elif row.name == "COUNT":
             self.count = value
+        elif row.name == "WANTED":
+            self.wanted = value
         elif row.name == "PASS":
-            self.options = PassFlag(value) & (PassFlag.LOGITS | PassFlag.WRITE_LOGITS)
-        elif row.name == "TOKEN":
-            self.token_ids[index] = value
-        elif row.name == "PAGE":
-            self.pages[index] = value
+            self.options = PassFlag(value) & PassFlag.WRITE_LOGITS
+        elif row.name in self._tables:
+            self._tables[row.name][index] = value
         return False
 
     def read(self, offset: int) -> int:
@@ -104,15 +134,16 @@ class RegisterWindow:
             return 0
         row, index = self._by_offset[offset]
         if row.name == "TOPK":
-            token, logit = self.candidates[index // 2] if index // 2 < len(self.candidates) else (0, 0.0)
+            number, place = divmod(index // 2, self.config.topk)
+            token, logit = self.candidates[number][place] if place < len(self.candidates[number]) else (0, 0.0)
             return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
         if row.name.startswith("COUNT_"):
             return self.counters.get(row.name.removeprefix("COUNT_").lower(), 0) & 0xFFFFFFFF
         contract = contract_hash(self.config)
         values = {
             "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
-            "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "POSITION": self.position, "COUNT":
-            self.count, "PASS": int(self.options), "CURRENT": self.current, "PORT_ENABLE":
+            "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "RUNS": self.run_count, "COUNT":
+            self.count, "WANTED": self.wanted, "PASS": int(self.options), "CURRENT": self.current, "PORT_ENABLE":
             self.port_enable, **self._halves,
         }
         return values.get(row.name, 0)

@@ -120,6 +120,9 @@ class BuildConfig:
     #: Longest context, in tokens.
     max_context: int = 1024
 
+    #: Entries of the KV page table, which the sequences of a pass share: at least those of the longest context.
+    page_entries: int = 1024
+
     #: Operators of a pass whose start and end the trace memory keeps.
     trace_entries: int = 512
     #: Entries of the sorted candidate list that the LM head keeps.
@@ -268,7 +271,7 @@ class BuildConfig:
 
     @property
     def max_pages(self) -> int:
-        """Entries of the KV page table."""
+        """Entries of the KV page table that one sequence takes at most."""
         return ceil_div(self.max_context, self.kv_block)
 
     @property
@@ -344,6 +347,8 @@ class BuildConfig:
             self._require(value % step == 0, name, f"a multiple of {step}", align(value, step))
         self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
                       align(self.max_context, self.kv_block))
+        self._require(self.page_entries >= self.max_pages, "page_entries",
+                      f"at least {self.max_pages}, the blocks of max_context", self.max_pages)
         self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
 
     def _require(self, legal: bool, name: str, what: str, nearest: object) -> None:

@@ -1,9 +1,9 @@
 """Operator descriptors: the 64-byte commands of a program, and how a pass walks them.
 
-A program is a list of descriptors in DDR, ended by :data:`Opcode.END`. One doorbell runs it once over a chunk of
-tokens. Two readers walk the same list: the *prefetcher*, which turns descriptors into stream segments for the ring, and
-the *sequencer*, which executes them in order. A descriptor whose ``token_start`` is not below the number of tokens of
-the pass is skipped by both; so is one with :data:`Flag.LOGITS` when the pass wants no logits.
+A program is a list of descriptors in DDR, ended by :data:`Opcode.END`. One doorbell runs it once over the tokens of a pass. Two
+readers walk the same list: the *prefetcher*, which turns descriptors into stream segments for the ring, and the *sequencer*,
+which executes them in order. A descriptor whose ``token_start`` is not below the number of tokens of the pass is skipped by both;
+with :data:`Flag.LOGITS` it is the wanted tokens that are counted.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Opcode(enum.IntEnum):
     DRAIN = 6
     #: Rotary embedding and per-head int8 quantisation of queries, keys and values: scratch -> query memory, KV store.
     ROPE = 7
-    #: Online-softmax attention over the chunk's own keys and the cached ones: -> scratch.
+    #: Online-softmax attention of every token over its sequence's keys, cached ones and those of this pass: -> scratch.
     ATTENTION = 8
     #: KV store -> KV cache in DDR.
     KV_WRITE = 9
-    #: int8 LM head: logits, argmax and top-k of the last token.
+    #: int8 LM head: logits and top-k of a wanted token.
     HEAD = 10
 
 
@@ -61,10 +61,10 @@ class Fetch(enum.IntEnum):
     STREAM = 1
     #: For each active token, ``stream_beats`` beats at ``stream_address + token_id * stride``.
     TOKEN = 2
-    #: For each active token, ``stream_beats`` beats at ``stream_address + position * stride``.
+    #: For each active token, ``stream_beats`` beats at ``stream_address + position * stride``; ``token_start`` is 0.
     POSITION = 3
-    #: For each of ``kv_heads`` heads, for each past block ``b``: ``stream_beats`` beats at
-    #: ``stream_address + page_table[b] * stride + head * head_stride``.
+    #: For each run, for each of ``kv_heads`` heads, for each block ``b`` that holds cached positions: ``stream_beats`` beats at
+    #: ``stream_address + page_table[first entry of the run + b] * stride + head * head_stride``.
     CACHE = 4
     #: For each of the first ``row_blocks`` entries of the short list: ``stream_beats`` beats at ``stream_address + block *
     #: head_stride``. Read when the operator has started: the list must be complete.
@@ -75,10 +75,9 @@ class Flag(enum.IntFlag):
     """Modifiers of a descriptor."""
 
     NONE = 0
-    #: Skip when the pass wants no logits.
+    #: Works on the wanted tokens: token j is the j-th of them, all that there are stand in for all of the pass. NORM reads the scratch
+    #: of the token of the pass that it is.
     LOGITS = 1
-    #: The active range is the last token of the pass alone.
-    LAST = 2
     #: Keep the consumed ring region, and rewind to its start when the operator ends (replay), if the pass has tokens behind
     #: ``token_start + token_count``.
     REPLAY = 4
@@ -97,7 +96,7 @@ class Flag(enum.IntFlag):
     #: Skip when the whole pass is at most two rounds (``2 * token_count``): their activations are still in both buffers.
     MULTI = 512
     #: DRAIN: the results are scores of vocabulary rows ``stride``, ``stride + 1``, ... of ``head_stride`` in all; each block of
-    #: ``kv_block`` rows competes with its best score for the short list. Row 0 begins a new list.
+    #: ``kv_block`` rows competes with its best score for the short list of the token. Row 0 begins a new list.
     SHORTLIST = 1024
     #: ROPE: works on the query heads. At least one kind of heads; ``src`` is where the first of them lies.
     QUERIES = 2048
@@ -180,7 +179,8 @@ class Descriptor:
     stream_beats: int = 0
     #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST: first row.
     stride: int = 0
-    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary.
+    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary. HEAD of
+    #: all rows: bytes from LOGITS on to those of the token.
     head_stride: int = 0
     #: NORM: 1/n. DRAIN: weight scale. ROPE: score constant log2(e) / (127 sqrt(head_dim)).
     scalar0: float = 0.0

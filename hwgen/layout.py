@@ -208,6 +208,11 @@ class KvBlockLayout:
         return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], slots, pieces.shape[-3] * key_bytes)
 
 
+def logits_bytes(config: BuildConfig, vocab: int) -> int:
+    """Bytes of the logits of one token as HEAD writes them: float32, padded to whole ring rows."""
+    return pad_beats(config, ceil_div(4 * vocab, config.beat_bytes)) * config.beat_bytes
+
+
 def head_block_beats(config: BuildConfig, inputs: int) -> int:
     """Beats of one block of the LM head: header, then ``kv_block`` rows as key beats, padded to whole ring rows."""
     return pad_beats(config, config.header_beats + vectors_of(config, inputs) * config.width // config.key_bytes)

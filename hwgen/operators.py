@@ -14,7 +14,7 @@ from .descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 
 __all__ = [
     "OPERATORS", "Memory", "Operator", "State", "Unit", "Vectors", "accumulator_half", "activation_half", "active_tokens",
-    "check_complete", "has_more_rounds", "must_wait", "possible_tokens", "rope_heads", "segments", "skipped",
+    "all_tokens", "check_complete", "has_more_rounds", "must_wait", "rope_heads", "segments", "skipped",
 ]
 
 
@@ -97,8 +97,6 @@ class Operator:
     fetches: tuple[Fetch, ...] = (Fetch.NONE,)
     #: Where its ``stream_address`` points, if it has one.
     memory: Memory | None = None
-    #: May be executed again: what it reads is loaded, or still in the scratch.
-    repeatable: bool = False
     #: Vectors of the scratch and of the parameter memory.
     scratch_reads: Place = _nowhere
     scratch_writes: Place = _nowhere
@@ -110,35 +108,30 @@ class Operator:
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------------------
-def skipped(d: Descriptor, tokens: int, logits: bool) -> bool:
-    """Whether a pass of ``tokens`` tokens leaves the descriptor out."""
-    return (
-        d.token_start >= tokens
-        or (Flag.LOGITS in d.flags and not logits)
-        or (Flag.MULTI in d.flags and tokens <= 2 * d.token_count)
-    )
+def all_tokens(d: Descriptor, tokens: int, wanted: int) -> int:
+    """Tokens that the descriptor counts in a pass of ``tokens`` tokens, ``wanted`` of them with logits."""
+    return wanted if Flag.LOGITS in d.flags else tokens
 
 
-def active_tokens(d: Descriptor, tokens: int) -> range:
-    """Tokens of the chunk that the descriptor works on in a pass of ``tokens`` tokens which does not skip it."""
-    if Flag.LAST in d.flags:
-        return range(tokens - 1, tokens)
-    return range(d.token_start, min(d.token_start + d.token_count, tokens))
+def skipped(d: Descriptor, tokens: int, wanted: int) -> bool:
+    """Whether a pass leaves the descriptor out."""
+    count = all_tokens(d, tokens, wanted)
+    return d.token_start >= count or (Flag.MULTI in d.flags and count <= 2 * d.token_count)
 
 
-def possible_tokens(d: Descriptor, chunk: int) -> range:
-    """Tokens that the descriptor works on in any pass of up to ``chunk`` tokens."""
-    return range(chunk) if Flag.LAST in d.flags else active_tokens(d, chunk)
+def active_tokens(d: Descriptor, tokens: int, wanted: int) -> range:
+    """Tokens, of the pass or of the wanted ones, that the descriptor works on in a pass that does not skip it."""
+    return range(d.token_start, min(d.token_start + d.token_count, all_tokens(d, tokens, wanted)))
 
 
-def has_more_rounds(d: Descriptor, tokens: int) -> bool:
-    """Whether the pass has tokens behind those of the descriptor: REPLAY then holds the matrix."""
-    return d.token_start + d.token_count < tokens
+def has_more_rounds(d: Descriptor, tokens: int, wanted: int) -> bool:
+    """Whether there are tokens behind those of the descriptor: REPLAY then holds the matrix."""
+    return d.token_start + d.token_count < all_tokens(d, tokens, wanted)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 def segments(d: Descriptor, tokens: int, blocks: int) -> int:
-    """Segments of ``stream_beats`` that are fetched for ``tokens`` active tokens behind ``blocks`` cached blocks."""
+    """Segments of ``stream_beats`` that are fetched for ``tokens`` active tokens; of all runs, ``blocks`` blocks are cached."""
     return {
         Fetch.NONE: 0,
         Fetch.STREAM: 1,
@@ -209,16 +202,16 @@ OPERATORS: Mapping[Opcode, Operator] = {
         scratch_writes=_target,
     ),
     Opcode.PARAM: Operator(
-        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS, repeatable=True,
+        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS,
         param_writes=lambda d: Vectors(d.dst, 0, d.vectors),
     ),
     Opcode.ROTARY: Operator(
-        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.POSITION,), memory=Memory.CONSTANTS, repeatable=True,
+        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.POSITION,), memory=Memory.CONSTANTS,
         param_writes=_target,
     ),
     Opcode.NORM: Operator(
         # Writes one half of the activations.
-        unit=Unit.VECTOR, after=_SCRATCH_WRITERS, halves={Opcode.LINEAR: Buffers.ACTIVATION}, repeatable=True,
+        unit=Unit.VECTOR, after=_SCRATCH_WRITERS, halves={Opcode.LINEAR: Buffers.ACTIVATION},
         scratch_reads=_source, param_reads=_gains,
         writes=lambda d: State.HEAD_INPUT if Flag.TO_QUERY in d.flags else State.ACTIVATIONS | State.SCALES,
     ),

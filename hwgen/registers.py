@@ -10,7 +10,7 @@ from .descriptors import Opcode
 
 __all__ = [
     "COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC",
-    "NUMBER_BITS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature",
+    "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature",
     "register", "register_map",
 ]
 
@@ -23,14 +23,18 @@ WINDOW_BYTES = 0x20000
 #: Bits of an entry of the token and page windows that count: of a token id, a position or a page number in an address.
 NUMBER_BITS = 24
 
-#: Base of the token window: one word a token of the chunk.
+#: Base of the token window: one word a token of the pass.
 TOKENS_BASE = 0x1000
+#: Base of the window of runs: two words a run.
+RUNS_BASE = 0x2000
+#: Base of the window of wanted tokens: one word each.
+WANT_BASE = 0x3000
 #: Base of the page table window: one word a page.
 PAGES_BASE = 0x8000
 #: Base of the trace window: `TRACE_WORDS` words an entry.
 TRACE_BASE = 0x10000
-#: Base of the candidate window: entry ``i`` is two words, token id and logit (float32 bits).
-TOPK_BASE = 0x0800
+#: Base of the candidate window: by wanted token, ``topk`` entries of two words, token id and logit (float32 bits).
+TOPK_BASE = 0x4000
 #: Base of the counters.
 COUNTER_BASE = 0x0400
 #: Words of one entry of the trace.
@@ -51,10 +55,9 @@ class Control(enum.IntFlag):
 class PassFlag(enum.IntFlag):
     """Bits of the PASS register."""
 
-    #: Compute final norm and LM head.
-    LOGITS = 1
-    #: Also write every logit to LOGITS_ADDRESS.
-    WRITE_LOGITS = 2
+    NONE = 0
+    #: Also write every logit of the wanted tokens, one's behind another's, to LOGITS.
+    WRITE_LOGITS = 1
 
 
 class Status(enum.IntFlag):
@@ -83,6 +86,12 @@ class Field:
         """Value of the field in a word of the register."""
         return word >> self.first & (1 << self.width) - 1
 
+    def put(self, value: int) -> int:
+        """The bits of a word that the field has with a value, which must fit."""
+        if not 0 <= value < 1 << self.width:
+            raise ValueError(f"{self.name} must have at most {self.width} bits, not {value!r}")
+        return value << self.first
+
 
 def _bits(*rows: tuple[enum.IntFlag, str]) -> tuple[Field, ...]:
     return tuple(Field(flag.name or "", flag.bit_length() - 1, 1, description) for flag, description in rows)
@@ -92,6 +101,10 @@ def _bits(*rows: tuple[enum.IntFlag, str]) -> tuple[Field, ...]:
 ERROR_RESPONSE = Field("RESPONSE", 0, 2, "AXI response code.")
 ERROR_WRITE = Field("WRITE", 2, 1, "1 for a write.")
 ERROR_PORT = Field("PORT", 8, 8, "Port number.")
+
+#: Fields of the second word of a run: its tokens, and the first entry of its page table.
+RUN_TOKENS = Field("TOKENS", 0, 16, "Tokens of the run.")
+RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its sequence.")
 
 #: The field of the INTERRUPT register.
 INTERRUPT_ENABLE = Field("ENABLE", 0, 1, "Raise irq while DONE is set.")
@@ -154,11 +167,11 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("INTERRUPT", 0x018, "rw", "Interrupt enable.", fields=(INTERRUPT_ENABLE,)),
         Register("PROGRAM_LOW", 0x020, "rw", "Address of the program, low word (64-byte aligned)."),
         Register("PROGRAM_HIGH", 0x024, "rw", "Address of the program, high word."),
-        Register("POSITION", 0x028, "rw", "Context position of the chunk's first token: tokens already cached."),
-        Register("COUNT", 0x02C, "rw", "Tokens of this pass, 1 up to the build's chunk."),
+        Register("RUNS", 0x028, "rw", "Runs of this pass, 1 up to COUNT."),
+        Register("COUNT", 0x02C, "rw", "Tokens of this pass, those of all its runs: 1 up to the build's chunk."),
         Register("PASS", 0x030, "rw", "Options of this pass.",
-                 fields=_bits((PassFlag.LOGITS, "Compute final norm and LM head of the last token."),
-                              (PassFlag.WRITE_LOGITS, "Also write every logit to LOGITS."))),
+                 fields=_bits((PassFlag.WRITE_LOGITS, "Also write every logit of the wanted tokens to LOGITS, one token's behind "
+                               "another's."))),
         Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a segment of float32), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
@@ -168,6 +181,7 @@ def register_map(config: BuildConfig) -> list[Register]:
                  "0xFFFFFFFF): left over from before, and discarded."),
         Register("PORT_ENABLE", 0x04C, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken over by "
                  "a doorbell, all ones after reset. The program, and what is written, go through port 0 always."),
+        Register("WANTED", 0x050, "rw", "Tokens of this pass whose logits are wanted: 0 up to COUNT."),
     ]
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
@@ -177,11 +191,16 @@ def register_map(config: BuildConfig) -> list[Register]:
     rows.append(Register("COUNT_PORT_BUSY", base, "ro", "Read data words taken, by port.", count=config.ports))
     base += 4 * config.ports
     rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
-    rows.append(Register("TOPK", TOPK_BASE, "ro", "Candidates of the LM head: token id, then logit as float32 bits, best first.",
-                         count=2 * config.topk))
     rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
                          count=config.chunk))
-    rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page table: page number of every block.", count=config.max_pages))
+    rows.append(Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence that "
+                         "are cached); and its tokens, with the first entry of its pages. A run's tokens follow those of the one before.",
+                         count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)))
+    rows.append(Register("WANT", WANT_BASE, "wo", "Token of this pass whose logits are wanted, by number.", count=config.chunk))
+    rows.append(Register("TOPK", TOPK_BASE, "ro", f"Candidates of the LM head, {config.topk} for every wanted token: token id, then "
+                         "logit as float32 bits, best first.", count=2 * config.topk * config.chunk))
+    rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page tables of all runs: page number of every block.",
+                         count=config.page_entries))
     rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "
                          "start, cycle of the end (the doorbell is cycle 0), tag | opcode << 16 | active tokens << 24, "
                          "beats in the ring at the start | at the end << 16.", count=TRACE_WORDS * config.trace_entries))
@@ -195,7 +214,7 @@ def _check_windows(rows: list[Register]) -> None:
     for row, end in zip(rows, ends, strict=True):
         if row.offset + row.count * row.step > end:
             raise ConfigError(f"{row.name} must have at most {(end - row.offset) // row.step} entries, not {row.count}; "
-                              "use a smaller max_context, chunk, topk or trace_entries, or larger blocks of the KV cache")
+                              "use a smaller page_entries, chunk, topk or trace_entries")
 
 
 def register(config: BuildConfig, name: str) -> Register:

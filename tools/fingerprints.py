@@ -43,7 +43,7 @@ def of_model(name: str, boards: list[str], layers: int | None) -> dict[str, dict
                 continue
             found[f"{name}, {board}, {head}"] = {
                 "model": image.model_hash,
-                "programs": hashlib.sha256(image.programs(Places(0, 0, 0)).data).hexdigest(),
+                "program": hashlib.sha256(image.program(Places(0, 0))).hexdigest(),
             }
     return found
 

@@ -14,7 +14,6 @@ from .constants import ArrayRows, LazyRows, PackedConstants
 from .image import Image
 from .int4 import Int4Compiler
 from .layers import ModelCompiler
-from .slices import plan_slices
 from .ternary import TernaryCompiler
 
 __all__ = ["HEADS", "compile_model", "compiler_of", "plan_image", "plan_model"]
@@ -53,13 +52,11 @@ def plan_image(
     """
     compiler = compiler_of(config, weights, head)
     compiler.plan_program()
-    sliced = plan_slices(compiler)
     return Image(
         config=config,
         shape=compiler.shape,
         name=name,
         descriptors=tuple(compiler.program),
-        sliced=sliced,
         constants=PackedConstants(compiler.memory, progress),
         embedding=LazyRows(compiler.weights.embedding_bits),
         symbols={symbol: segment.region for symbol, segment in compiler.memory.segments.items()},

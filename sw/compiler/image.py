@@ -1,4 +1,4 @@
-"""A compiled model on one build: its programs, its bytes, and the buffers of contiguous memory that it needs."""
+"""A compiled model on one build: its program, its bytes, and the buffers of contiguous memory that it needs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
-from ...layout import pad_beats
+from ...layout import logits_bytes
 from ...operators import OPERATORS, Memory
 from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from .constants import Constants, EmbeddingRows
 from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_together
-from .programs import SlicedProgram, pack_slices
 
-__all__ = ["Image", "Places", "Programs"]
+__all__ = ["Image", "Places"]
 
 #: Bytes that are read at a time where all of them are wanted.
 WINDOW = 1 << 22
@@ -32,26 +31,12 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Places:
-    """Addresses of the buffers that programs refer to."""
+    """Addresses of the buffers that the program refers to."""
 
     #: The constants.
     constants: int
     #: Embedding rows of a pass.
     rows: int
-    #: The programs themselves.
-    programs: int
-
-
-@dataclass(frozen=True)
-class Programs:
-    """Programs of an image at their places."""
-
-    #: Content of the buffer ``programs``.
-    data: bytes
-    #: Address of the program of a pass, of the program beside a suspended one, and of every slice.
-    whole: int
-    beside: int
-    slices: tuple[int, ...]
 
 
 def relocate(descriptors: Iterable[Descriptor], places: Places) -> Iterator[Descriptor]:
@@ -67,10 +52,10 @@ def relocate(descriptors: Iterable[Descriptor], places: Places) -> Iterator[Desc
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Image:
-    """A compiled model. Addresses of its operators are offsets in buffers; :meth:`programs` gives them places.
+    """A compiled model. Addresses of its operators are offsets in buffers; :meth:`program` gives them places.
 
     Contiguous memory holds five kinds of buffers (:meth:`buffers`), apart because the host's cache maintenance walks whole ones:
-    constants (written once), programs (written once), embedding rows of a pass (written before every pass), logits (read), and
+    constants (written once), program (written once), embedding rows of a pass (written before every pass), logits (read), and
     KV pages (read and written in pieces). The embedding itself stays with the host.
     """
 
@@ -80,8 +65,6 @@ class Image:
     name: str
     #: Operators of one pass.
     descriptors: tuple[Descriptor, ...]
-    #: The same pass in slices, where the scratch memory has room for a token of another session between them.
-    sliced: SlicedProgram | None = None
     #: What the machine reads and never writes.
     constants: Constants
     #: The embedding, by row.
@@ -115,14 +98,13 @@ class Image:
     # ---- memory --------------------------------------------------------------------------------------------------
     @property
     def program_bytes(self) -> int:
-        """Bytes of the program of a pass; the slices follow, aligned."""
+        """Bytes of the program of a pass."""
         return align((len(self.descriptors) + PROGRAM_PADDING) * DESCRIPTOR_BYTES, REGION_ALIGNMENT)
 
     @property
     def logits_bytes(self) -> int:
-        """Bytes that the machine writes as logits."""
-        c = self.config
-        return pad_beats(c, ceil_div(4 * self.shape.vocab, c.beat_bytes)) * c.beat_bytes
+        """Bytes that the machine writes as logits of a token."""
+        return logits_bytes(self.config, self.shape.vocab)
 
     @property
     def page_buffers(self) -> list[int]:
@@ -132,12 +114,11 @@ class Image:
 
     def buffers(self) -> dict[str, list[int]]:
         """Bytes of the buffers of contiguous memory, by what is in them."""
-        slices = 0 if self.sliced is None else len(pack_slices(self.sliced)[0])
         return {
             "constants": [self.constants.bytes],
-            "programs": [self.program_bytes + slices],
+            "program": [self.program_bytes],
             "rows": [self.chunk * self.row_bytes],
-            "logits": [self.logits_bytes],
+            "logits": [self.chunk * self.logits_bytes],
             "pages": self.page_buffers,
         }
 
@@ -152,17 +133,9 @@ class Image:
         return align(needed + spare, REGION_ALIGNMENT)
 
     # ---- content -------------------------------------------------------------------------------------------------
-    def programs(self, places: Places) -> Programs:
-        """What the buffer ``programs`` must hold, and where in it programs begin."""
-        data = pack_program(relocate(self.descriptors, places)).ljust(self.program_bytes, b"\0")
-        if self.sliced is None:
-            return Programs(data, places.programs, places.programs, ())
-        moved = SlicedProgram(
-            tuple(relocate(self.sliced.beside, places)), tuple(tuple(relocate(part, places)) for part in self.sliced.slices)
-        )
-        slices, offsets = pack_slices(moved)
-        beside, *addresses = (places.programs + len(data) + offset for offset in offsets)
-        return Programs(data + slices, places.programs, beside, tuple(addresses))
+    def program(self, places: Places) -> bytes:
+        """What the buffer ``program`` must hold."""
+        return pack_program(relocate(self.descriptors, places)).ljust(self.program_bytes, b"\0")
 
     def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Embedding rows of tokens as the machine reads them, ``[tokens, row_bytes]``."""

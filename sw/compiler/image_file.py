@@ -1,7 +1,7 @@
 """A compiled model in one file: what a board needs to run it, so that a board never sees a checkpoint.
 
 A file is a preamble (magic, bytes and CRC-32 of the header), a header of JSON, and sections that begin at multiples of 4096
-bytes: checksums, programs, tokenizer, constants, embedding. Every block of a section has a CRC-32 in the checksums, which have
+bytes: checksums, program, tokenizer, constants, embedding. Every block of a section has a CRC-32 in the checksums, which have
 theirs in the header. The constants go through a window straight into the buffers of a device; embedding rows stay in the file and
 are read one by one, each with its checksum. A file appears under its name complete or not at all.
 """
@@ -33,7 +33,6 @@ from ..progress import Ticker
 from .file_sections import MISSING, FileConstants, FileRows, Section, read_section
 from .image import ROWS, WINDOW, Image
 from .placement import REGION_ALIGNMENT, Region
-from .programs import pack_slices, unpack_slices
 
 __all__ = ["CompiledModel", "check_same_build", "is_image_file", "load_image", "save_image"]
 
@@ -118,12 +117,11 @@ class _Writer:
                 number += 1
 
 
-def _sections(image: Image, programs: bytes, slices: bytes, tokenizer: bytes) -> tuple[dict[str, tuple[int, int]], int]:
+def _sections(image: Image, program: bytes, tokenizer: bytes) -> tuple[dict[str, tuple[int, int]], int]:
     """``(bytes, block)`` of the sections by name, and blocks of all together."""
     row = 2 * image.shape.hidden
     sizes = {
-        "programs": (len(programs), max(1, len(programs))),
-        "slices": (len(slices), max(1, len(slices))),
+        "program": (len(program), max(1, len(program))),
         "tokenizer": (len(tokenizer), max(1, len(tokenizer))),
         "constants": (image.constants.bytes, BLOCK),
         "embedding": (image.shape.vocab * row, row),
@@ -158,9 +156,8 @@ def save_image(
     written as they are packed, so no second copy of them is held.
     """
     text, tokenizer = _text(model)
-    programs = pack_program(image.descriptors)
-    slices = b"" if image.sliced is None else pack_slices(image.sliced)[0]
-    sizes, blocks = _sections(image, programs, slices, tokenizer)
+    program = pack_program(image.descriptors)
+    sizes, blocks = _sections(image, program, tokenizer)
     header: dict[str, Any] = {
         "contract_version": CONTRACT_VERSION,
         "contract_hash": f"{contract_hash(image.config):016x}",
@@ -188,7 +185,7 @@ def save_image(
     try:
         with replacing(path) as part, part.open("wb") as file:
             writer = _Writer(file, sections, blocks)
-            for name, data in (("programs", programs), ("slices", slices), ("tokenizer", tokenizer)):
+            for name, data in (("program", program), ("tokenizer", tokenizer)):
                 if data:
                     writer.section(name, iter([data]))
             model_hash = _write_model(writer, image, Ticker(progress))
@@ -261,7 +258,7 @@ def load_image(path: Path) -> CompiledModel:
                 raise HwgenError("model", f"{path} is damaged: the checksum of its checksums is wrong", MISSING)
             checksums = np.frombuffer(table, "<u4")
             sections = {name: Section(*values) for name, values in header["sections"].items()}
-            small = {name: read_section(path, file, sections[name], checksums) for name in ("programs", "slices", "tokenizer")}
+            small = {name: read_section(path, file, sections[name], checksums) for name in ("program", "tokenizer")}
     except OSError as error:
         raise HwgenError("model", f"{path} cannot be read: {error.strerror}", "check the path") from error
     try:
@@ -274,8 +271,7 @@ def load_image(path: Path) -> CompiledModel:
         config=config,
         shape=ModelShape(**header["shape"]),
         name=header["name"],
-        descriptors=tuple(unpack_program(small["programs"])),
-        sliced=unpack_slices(small["slices"]) if small["slices"] else None,
+        descriptors=tuple(unpack_program(small["program"])),
         constants=FileConstants(path, sections["constants"], checksums),
         embedding=FileRows(path, sections["embedding"], checksums),
         symbols={name: Region(*values) for name, values in header["symbols"].items()},

@@ -16,7 +16,7 @@ from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import flush, rotary_rows, score_constant
-from ...layout import KvBlockLayout, blob_beats, head_block_beats, pack_head, pad_beats, vectors_of
+from ...layout import KvBlockLayout, blob_beats, head_block_beats, logits_bytes, pack_head, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
 from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
@@ -413,22 +413,23 @@ class ModelCompiler:
         )
 
     def head(self) -> None:
-        """The final norm and exact logits."""
+        """The final norm and exact logits, of one wanted token after the other."""
         s, c = self.shape, self.config
         self.drain()
-        flags = Flag.LOGITS | Flag.LAST
-        self.norm(self.source(s.layers, 0), {"token_count": 1}, flags=flags | Flag.TO_QUERY)
         blocks = ceil_div(s.vocab, c.kv_block)
         self.memory.align(REGION_ALIGNMENT)
         beats = blocks * head_block_beats(c, s.hidden)
         address = self.memory.add(
             "head", beats * c.beat_bytes, lambda: pack_head(c, *self.weights.quantized_head()).reshape(-1)
         )
-        self.emit(
-            Opcode.HEAD, layer=s.layers, flags=flags, fetch=Fetch.STREAM, token_count=1,
-            vectors=vectors_of(c, s.hidden), row_blocks=blocks, stream_address=address, stream_beats=beats,
-            stride=s.vocab,
-        )
+        for j in range(self.plan.chunk):
+            token = {"token_start": j, "token_count": 1}
+            self.norm(self.source(s.layers, 0), token, flags=Flag.LOGITS | Flag.TO_QUERY)
+            self.emit(
+                Opcode.HEAD, layer=s.layers, flags=Flag.LOGITS, fetch=Fetch.STREAM, **token,
+                vectors=vectors_of(c, s.hidden), row_blocks=blocks, stream_address=address, stream_beats=beats,
+                stride=s.vocab, head_stride=j * logits_bytes(c, s.vocab),
+            )
 
     def plan_program(self) -> None:
         """Every operator of a pass, and the place of everything in memory."""

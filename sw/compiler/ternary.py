@@ -30,9 +30,6 @@ from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT
 
 __all__ = ["TernaryCompiler"]
 
-#: Flags of the operators of a head.
-LAST = Flag.LOGITS | Flag.LAST
-
 
 class PackedRows:
     """Packed rows of matrices; the latest matrix is kept, since its panels come one after the other."""
@@ -108,13 +105,14 @@ class TernaryCompiler(ModelCompiler):
         panels = self.panels("short_head", [matrix])
         source = self.source(self.shape.layers, 0)
         self.drain()
-        self.norm(source, {"token_count": 1}, flags=LAST)
-        self.norm(source, {"token_count": 1}, flags=LAST | Flag.TO_QUERY)
-        self.scores(panels, scales, self.half(source))
-        self.short_list()
+        # The wanted tokens, as many at a time as the lanes take.
+        for i, tokens in enumerate(self.rounds()):
+            self.norm(source, tokens, i, Flag.LOGITS)
+            self.scores(panels, scales, self.half(source, i), tokens)
+        self.short_lists(source)
 
-    def scores(self, panels: list[Panel], scales: npt.NDArray[np.uint16], half: Buffers) -> None:
-        """Scores of all rows from the ternary head."""
+    def scores(self, panels: list[Panel], scales: npt.NDArray[np.uint16], half: Buffers, tokens: dict[str, int]) -> None:
+        """Scores of all rows from the ternary head, for some wanted tokens."""
         s, c = self.shape, self.config
         # Behind the residual stream the scratch is free: scores of a panel, then row scales of as many panels as fit.
         scores = self.plan.qkv
@@ -134,17 +132,17 @@ class TernaryCompiler(ModelCompiler):
                 base = span.target
                 count = sum(part.spans[0].vectors for part in panels[number : number + room])
                 rows = scales[base * c.width : (base + count) * c.width]
-                self.row_scales(f"short_head.scales.{number // room}", rows, count, first_scale)
+                self.row_scales(f"short_head.scales.{number // room}", rows, count, first_scale, tokens["token_start"])
             accumulator = self.next_accumulator()
-            self.program.append(replace(panel.command, layer=s.layers, flags=LAST, buffers=half | accumulator, token_count=1))
+            command = replace(panel.command, layer=s.layers, flags=Flag.LOGITS, buffers=half | accumulator)
+            self.program.append(replace(command, **tokens))  # type: ignore[arg-type]  # fields by name
             self.drain()
             self.undrained.append(
                 Descriptor(
                     opcode=Opcode.DRAIN,
                     layer=s.layers,
-                    flags=LAST | Flag.MULTIPLY | Flag.SHORTLIST,
+                    flags=Flag.LOGITS | Flag.MULTIPLY | Flag.SHORTLIST,
                     buffers=accumulator,
-                    token_count=1,
                     vectors=span.vectors,
                     row_blocks=span.first,
                     src=first_scale + span.target - base,
@@ -152,12 +150,13 @@ class TernaryCompiler(ModelCompiler):
                     scalar0=span.scale,
                     stride=span.target * c.width,
                     head_stride=s.vocab,
+                    **tokens,  # type: ignore[arg-type]  # fields by name
                 )
             )
         self.drain()
 
-    def short_list(self) -> None:
-        """Exact logits of the blocks with the best scores."""
+    def short_lists(self, source: NormSource) -> None:
+        """Exact logits of the blocks with the best scores, of one wanted token after the other."""
         s, c = self.shape, self.config
         blocks = ceil_div(s.vocab, c.kv_block)
         beats = head_block_beats(c, s.hidden)
@@ -169,30 +168,39 @@ class TernaryCompiler(ModelCompiler):
             return full.reshape(-1)
 
         self.memory.align(REGION_ALIGNMENT)
-        self.emit(
-            Opcode.HEAD,
-            layer=s.layers,
-            flags=LAST,
-            fetch=Fetch.SHORTLIST,
-            token_count=1,
-            vectors=vectors_of(c, s.hidden),
-            row_blocks=min(c.shortlist, blocks),
-            stream_address=self.memory.add("head", blocks * stride, table),
-            stream_beats=beats,
-            stride=s.vocab,
-            head_stride=stride,
-        )
+        address = self.memory.add("head", blocks * stride, table)
+        for j in range(self.plan.chunk):
+            token = {"token_start": j, "token_count": 1}
+            self.norm(source, token, flags=Flag.LOGITS | Flag.TO_QUERY)
+            self.emit(
+                Opcode.HEAD,
+                layer=s.layers,
+                flags=Flag.LOGITS,
+                fetch=Fetch.SHORTLIST,
+                vectors=vectors_of(c, s.hidden),
+                row_blocks=min(c.shortlist, blocks),
+                stream_address=address,
+                stream_beats=beats,
+                stride=s.vocab,
+                head_stride=stride,
+                **token,
+            )
 
-    def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int) -> None:
-        """bf16 scales of vocabulary rows to the scratch."""
+    def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int, token: int) -> None:
+        """bf16 scales of vocabulary rows to the scratch, where there is a wanted ``token``."""
         c = self.config
         beats = pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
-        address = self.memory.add(name, beats * c.beat_bytes, lambda: blob_beats(c, scales.view(np.uint8))[:beats].reshape(-1))
+        if name in self.memory.segments:  # placed by the round before
+            address = self.memory.segments[name].region.offset
+        else:
+            make = lambda: blob_beats(c, scales.view(np.uint8))[:beats].reshape(-1)  # noqa: E731  # bytes are made when they are read
+            address = self.memory.add(name, beats * c.beat_bytes, make)
         self.emit(
             Opcode.EMBED,
             layer=self.shape.layers,
-            flags=LAST,
+            flags=Flag.LOGITS,
             fetch=Fetch.STREAM,
+            token_start=token,
             token_count=1,
             vectors=vectors,
             dst=dst,

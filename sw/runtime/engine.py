@@ -1,10 +1,9 @@
-"""Engine: an image on a device, run pass by pass. One pass is one doorbell over up to ``chunk`` tokens."""
+"""Engine: an image on a device, run pass by pass. One pass is one doorbell over up to ``chunk`` tokens of any sessions."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +12,16 @@ from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
-from ...registers import COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Control, PassFlag, Register, Status, register_map
+from ...registers import (
+    COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, RUN_PAGES, RUN_TOKENS, Control, PassFlag, Register, Status, register_map,
+)
 from ..compiler.image import Image
-from ..compiler.programs import is_needed
 from ..devices.device import Device, attach
 from .image_memory import ImageMemory
+from .page_table import PageTable
 from .pages import PagePool, Session
 
-__all__ = ["Candidate", "Engine", "PassResult", "SlicedPass"]
+__all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
@@ -33,18 +34,47 @@ class Candidate:
     logit: float
 
 
+@dataclass(frozen=True)
+class Run:
+    """Tokens of one session in a pass, behind those it has."""
+
+    session: Session
+    tokens: Sequence[int]
+    #: The candidates, and on request the logits, behind so many of the last tokens are wanted.
+    wanted: int = 0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a pass did for a run."""
+
+    tokens: int
+    #: Best next tokens behind every wanted token, best first.
+    candidates: tuple[tuple[Candidate, ...], ...]
+    #: Number of the first wanted token in the pass: its logits are :meth:`Engine.logits` of that.
+    first: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassResult:
     """What one doorbell did."""
 
-    #: Tokens computed.
-    tokens: int
-    #: Best next tokens, best first; empty without logits.
-    candidates: tuple[Candidate, ...]
+    #: In the order in which they were given.
+    runs: tuple[RunResult, ...]
     #: Counters of ``hwgen.registers`` by name; those of time are 0 on the golden device.
     counters: dict[str, int]
     #: Cycles by operator.
     opcode_cycles: dict[str, int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed."""
+        return sum(run.tokens for run in self.runs)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Best next tokens behind the last wanted token; empty where none was wanted."""
+        return next((run.candidates[-1] for run in reversed(self.runs) if run.candidates), ())
 
     @property
     def cycles(self) -> int:
@@ -57,24 +87,6 @@ class PassResult:
         return self.counters["stream_beats"]
 
 
-@dataclass(eq=False)
-class SlicedPass:
-    """A pass that is run slice by slice (:meth:`Engine.run_slice`). Its tokens belong to the session when it has ended."""
-
-    session: Session
-    tokens: list[int]
-    #: As for :meth:`Engine.forward`.
-    logits: bool
-    write_logits: bool
-    #: Tokens of the session before it.
-    position: int
-    #: Slice to be run next.
-    next: int = 0
-    #: Sums over the slices that were run.
-    counters: Counter[str] = field(default_factory=Counter)
-    opcode_cycles: Counter[str] = field(default_factory=Counter)
-
-
 class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages."""
 
@@ -85,18 +97,14 @@ class Engine:
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
         self._busy = False
-        #: Page table as the device has it.
-        self._table: list[int | None] = [None] * device.config.max_pages
+        #: Where the page tables of sessions lie on the device.
+        self._table = PageTable(device.config.page_entries)
         #: Where the image lies on the device.
         self.memory = ImageMemory(device, image)
         #: The KV pages, and which sessions hold them.
         self.pages = PagePool(device, image, self.memory.pages)
-        #: The pass whose vectors are in the scratch memory.
-        self._suspended: SlicedPass | None = None
         self._write_address("LOGITS", self.memory.logits)
-        #: PROGRAM as the device has it.
-        self._loaded = self.memory.programs.whole
-        self._write_address("PROGRAM", self._loaded)
+        self._write_address("PROGRAM", self.memory.program)
         for i in range(image.chunk):  # token i finds its embedding in row i
             self._write("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
@@ -137,66 +145,69 @@ class Engine:
             )
 
     # ---- passes --------------------------------------------------------------------------------------------------
-    def start(self, session: Session, tokens: Sequence[int], *, logits: bool, write_logits: bool = False) -> None:
-        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end.
-
-        A pass of one token leaves a suspended one (:meth:`run_slice`) as it is; any other makes that begin anew.
-        """
-        self._check_pass(session, tokens)
-        self._settle(session)
-        if len(tokens) > 1:
-            self._suspended = None
-        self.memory.write_rows(tokens)
-        programs = self.memory.programs
-        program = programs.whole if self._suspended is None else programs.beside
-        self._ring(program, session, len(tokens), logits, write_logits)
-        session.tokens.extend(tokens)
-
-    def _check_pass(self, session: Session, tokens: Sequence[int]) -> None:
-        if not 1 <= len(tokens) <= self.image.chunk:
-            raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {len(tokens)}")
-        self.check_context(session.position + len(tokens))
-        for token in tokens:
-            if not 0 <= token < self.image.shape.vocab:
-                raise HwgenError(
-                    "usage",
-                    f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
-                    "use the tokenizer of this model",
-                )
-
-    def _settle(self, session: Session) -> None:
-        """What must hold before registers are written."""
-        if session.parked is not None:
-            raise ValueError("a parked session must be brought back (unpark) before a pass")
+    def start(self, runs: Sequence[Run], *, write_logits: bool = False) -> None:
+        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end."""
+        self._check(runs)
         if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
             self.device.wait(PASS_TIMEOUT)
             self._write("CONTROL", Control.ACKNOWLEDGE)
             self._busy = False
-
-    def _ring(self, program: int, session: Session, tokens: int, logits: bool, write_logits: bool) -> None:
-        """Run a program over ``tokens`` tokens behind those of a session."""
-        end = session.position + tokens
-        if not self.pages.reserve(session, end):
-            raise HwgenError(
-                "context",
-                f"{self.pages.missing(session, end)} KV pages are needed, {self.pages.free} are free",
-                "close another session, or give the cache more tokens",
-            )
-        if self._loaded != program:
-            self._write_address("PROGRAM", program)
-            self._loaded = program
-        for i, page in enumerate(session.pages):
-            if self._table[i] != page:
-                self._write("PAGE", self.pages.frame(page), i)
-                self._table[i] = page
-        self._write("POSITION", session.position)
-        self._write("COUNT", tokens)
-        options = (PassFlag.LOGITS if logits else 0) | (PassFlag.WRITE_LOGITS if logits and write_logits else 0)
-        self._write("PASS", options)
+        self._reserve(runs)
+        everything: list[int] = []
+        wants: list[int] = []
+        bases = self._table.place([run.session for run in runs], self._write_page)
+        for r, (run, base) in enumerate(zip(runs, bases, strict=True)):
+            self._write("RUN", run.session.position, 2 * r)
+            self._write("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(base), 2 * r + 1)
+            everything += run.tokens
+            wants += range(len(everything) - run.wanted, len(everything))
+        for j, token in enumerate(wants):
+            self._write("WANT", token, j)
+        self.memory.write_rows(everything)
+        options = PassFlag.WRITE_LOGITS if write_logits and wants else PassFlag.NONE
+        for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants)), ("PASS", options)):
+            self._write(name, value)
         self._write("CONTROL", Control.START)
         self._busy = True
+        for run in runs:
+            run.session.tokens.extend(run.tokens)
 
-    def finish(self, tokens: int, *, logits: bool) -> PassResult:
+    def _check(self, runs: Sequence[Run]) -> None:
+        """Refuse a pass that the machine cannot run."""
+        count = sum(len(run.tokens) for run in runs)
+        if not 1 <= count <= self.image.chunk:
+            raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
+        if len({id(run.session) for run in runs}) < len(runs):
+            raise ValueError("a session must have one run of a pass")
+        for run in runs:
+            if not 0 <= run.wanted <= len(run.tokens) or not run.tokens:
+                raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
+            if run.session.parked is not None:
+                raise ValueError("a parked session must be brought back (unpark) before a pass")
+            self.check_context(run.session.position + len(run.tokens))
+            for token in run.tokens:
+                if not 0 <= token < self.image.shape.vocab:
+                    raise HwgenError(
+                        "usage",
+                        f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
+                        "use the tokenizer of this model",
+                    )
+
+    def _reserve(self, runs: Sequence[Run]) -> None:
+        """Pages for the tokens of a pass."""
+        for run in runs:
+            end = run.session.position + len(run.tokens)
+            if not self.pages.reserve(run.session, end):
+                raise HwgenError(
+                    "context",
+                    f"{self.pages.missing(run.session, end)} KV pages are needed, {self.pages.free} are free",
+                    "close another session, or give the cache more tokens",
+                )
+
+    def _write_page(self, entry: int, page: int) -> None:
+        self._write("PAGE", self.pages.frame(page), entry)
+
+    def finish(self, runs: Sequence[Run]) -> PassResult:
         """Wait for the pass and read its results. Ctrl-C stops it."""
         try:
             self.device.wait(PASS_TIMEOUT)
@@ -218,69 +229,29 @@ class Engine:
             )
         counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
         opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
-        return PassResult(tokens=tokens, candidates=self._candidates() if logits else (), counters=counters, opcode_cycles=opcodes)
+        results, first = [], 0
+        for run in runs:
+            candidates = tuple(self._candidates(first + j) for j in range(run.wanted))
+            results.append(RunResult(len(run.tokens), candidates, first))
+            first += run.wanted
+        return PassResult(runs=tuple(results), counters=counters, opcode_cycles=opcodes)
 
-    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
-        """One pass over up to ``image.chunk`` tokens behind those the session has; a pass that fails adds none."""
-        position = session.position
+    def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False) -> PassResult:
+        """One pass over runs of different sessions, up to ``image.chunk`` tokens together; a pass that fails adds none. Every token
+        has the bits that it has alone.
+        """
+        positions = [run.session.position for run in runs]
         try:
-            self.start(session, tokens, logits=logits, write_logits=write_logits)
-            return self.finish(len(tokens), logits=logits)
+            self.start(runs, write_logits=write_logits)
+            return self.finish(runs)
         except BaseException:
-            del session.tokens[position:]
+            for run, position in zip(runs, positions, strict=True):
+                del run.session.tokens[position:]
             raise
 
-    # ---- passes that make way ------------------------------------------------------------------------------------
-    @property
-    def slices(self) -> int:
-        """Slices of a pass of the whole chunk; 0 where the scratch memory has no room for another token beside it."""
-        return len(self.memory.programs.slices)
-
-    def begin_slices(
-        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
-    ) -> SlicedPass:
-        """A pass as :meth:`forward` runs it, with the same results, to be run slice by slice. Between slices other sessions
-        may have passes of one token, and this one may be parked; given up by running no more slices.
-        """
-        if not self.memory.programs.slices:
-            raise ValueError("the image must have slices")
-        self._check_pass(session, tokens)
-        return SlicedPass(session, list(tokens), logits, write_logits, session.position)
-
-    def is_suspended(self, sliced: SlicedPass | None) -> bool:
-        """Whether what a pass has computed is still on the device."""
-        return sliced is not None and sliced is self._suspended
-
-    def run_slice(self, sliced: SlicedPass) -> PassResult | None:
-        """The next slice; what the whole pass did, when it was the last one.
-
-        Where other vectors have taken the place of this pass's in the meantime, it begins anew.
-        """
-        if sliced.session.position != sliced.position:
-            raise ValueError(f"the session must have {sliced.position} tokens, not {sliced.session.position}")
-        self._settle(sliced.session)
-        if self._suspended is not sliced:
-            sliced.next = 0
-        self._suspended = None  # of a slice that fails nothing is known
-        tokens = len(sliced.tokens)
-        if not sliced.next:  # the embedding
-            self.memory.write_rows(sliced.tokens)
-        self._ring(self.memory.programs.slices[sliced.next], sliced.session, tokens, sliced.logits, sliced.write_logits)
-        result = self.finish(tokens, logits=False)
-        sliced.counters.update(result.counters)
-        sliced.opcode_cycles.update(result.opcode_cycles)
-        assert self.image.sliced is not None
-        for number in range(sliced.next + 1, len(self.memory.programs.slices)):
-            if is_needed(self.image.sliced.slices[number], tokens, sliced.logits):
-                sliced.next, self._suspended = number, sliced
-                return None
-        sliced.session.tokens.extend(sliced.tokens)
-        return PassResult(
-            tokens=tokens,
-            candidates=self._candidates() if sliced.logits else (),
-            counters=dict(sliced.counters),
-            opcode_cycles=dict(sliced.opcode_cycles),
-        )
+    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
+        """One pass of one run: up to ``image.chunk`` tokens behind those the session has, and what may follow the last one."""
+        return self.run_pass([Run(session, tokens, int(logits))], write_logits=write_logits)
 
     def prefill(self, session: Session, tokens: Sequence[int], *, write_logits: bool = False) -> list[PassResult]:
         """A prompt in chunks; the last pass has the candidates of the next token."""
@@ -294,11 +265,12 @@ class Engine:
             results.append(self.forward(session, tokens[start : start + chunk], logits=last, write_logits=write_logits))
         return results
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Every logit of the last pass that wrote them."""
-        return self.device.read(self.memory.logits, 4 * self.image.shape.vocab).view(np.float32).copy()
+    def logits(self, number: int = 0) -> npt.NDArray[np.float32]:
+        """Every logit of a wanted token of the last pass that wrote them."""
+        address = self.memory.logits + number * self.image.logits_bytes
+        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32).copy()
 
-    def _candidates(self) -> tuple[Candidate, ...]:
-        count = min(self.config.topk, self.image.shape.vocab)
-        words = np.array([self._read("TOPK", i) for i in range(2 * count)], np.uint32)
+    def _candidates(self, number: int) -> tuple[Candidate, ...]:
+        count, first = min(self.config.topk, self.image.shape.vocab), 2 * self.config.topk * number
+        words = np.array([self._read("TOPK", first + i) for i in range(2 * count)], np.uint32)
         return tuple(Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import HwgenError
-from .engine import Engine, PassResult
+from .engine import Engine, PassResult, Run, RunResult
 from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, Sampling
@@ -21,15 +21,15 @@ CONTEXT_FULL = ("stop", "error", "slide")
 
 @dataclass
 class Phase:
-    """Sums over the passes of prefill or of decode."""
+    """Sums over the passes of prefill or of decode. A pass that others share counts whole: that long the answer took."""
 
     tokens: int = 0
     cycles: int = 0
     stream_beats: int = 0
     wall_s: float = 0.0
 
-    def add(self, result: PassResult, wall_s: float) -> None:
-        self.tokens += result.tokens
+    def add(self, result: PassResult, tokens: int, wall_s: float) -> None:
+        self.tokens += tokens
         self.cycles += result.cycles
         self.stream_beats += result.stream_beats
         self.wall_s += wall_s
@@ -62,11 +62,10 @@ class GeneratedToken:
 
 @dataclass(frozen=True)
 class PassRequest:
-    """The next pass of a generation."""
+    """The next run of a generation."""
 
-    tokens: list[int]
-    #: Whether a token is chosen after it.
-    logits: bool
+    #: Wants its last token where a token is chosen after it.
+    run: Run
     #: Whether every logit is needed for that, and not the best candidates alone.
     write_logits: bool
 
@@ -75,7 +74,7 @@ class PassRequest:
 class Generation:
     """One answer. Iterate over it; its sums are complete when the iteration ends.
 
-    Or run it pass by pass, between passes of others: :meth:`next_pass` says what to compute, :meth:`accept` takes the result.
+    Or run it pass by pass, in passes with others: :meth:`next_pass` says what to compute, :meth:`accept` takes the result.
     """
 
     engine: Engine
@@ -142,20 +141,19 @@ class Generation:
             self.reused = self.prefixes.start(self.session, self._todo)
             del self._todo[: self.reused]
 
-    def next_pass(self) -> PassRequest | None:
-        """What to compute next; None when the answer is complete. Asking again gives the same pass."""
+    def next_pass(self, most: int) -> PassRequest | None:
+        """What to compute next, at most so many tokens; None when the answer is complete. Asking again gives the same pass."""
         if not self._begun:
             self._begin()
         if self.ended:
             return None
-        chunk = self.engine.image.chunk
-        logits = len(self._todo) <= chunk
-        return PassRequest(self._todo[:chunk], logits, logits and self._sampler.sampling.needs_logits)
+        logits = len(self._todo) <= most
+        return PassRequest(Run(self.session, self._todo[:most], int(logits)), logits and self._sampler.sampling.needs_logits)
 
-    def accept(self, result: PassResult, wall_s: float) -> GeneratedToken | None:
-        """Take the result of :meth:`next_pass`; the token it led to, if it was the last pass before one."""
-        (self.prefill if self.prefilling else self.decode).add(result, wall_s)
-        del self._todo[: result.tokens]
+    def accept(self, result: PassResult, run: RunResult, wall_s: float) -> GeneratedToken | None:
+        """Take the result of :meth:`next_pass`, a run of a pass; the token it led to, if it was the last one before one."""
+        (self.prefill if self.prefilling else self.decode).add(result, run.tokens, wall_s)
+        del self._todo[: run.tokens]
         if self._todo:
             return None
         if self.prefilling and self.prefixes is not None:
@@ -164,17 +162,17 @@ class Generation:
         if len(self.tokens) >= self.max_new_tokens:
             self.ended = True
             return None
-        token = self._choose(result)
+        token = self._choose(run)
         reason = self._follow(token)
         if reason:
             self.ended, self.stop_reason = True, reason
             self.session.pending = [token]
         return GeneratedToken(token, result, reason)
 
-    def _choose(self, result: PassResult) -> int:
+    def _choose(self, run: RunResult) -> int:
         if not self._sampler.sampling.needs_logits:
-            return result.candidates[0].token
-        return self._sampler.choose(self.engine.logits(), self._seen)
+            return run.candidates[-1][0].token
+        return self._sampler.choose(self.engine.logits(run.first), self._seen)
 
     def _follow(self, token: int) -> str | None:
         """Plan what comes after a chosen token; the reason to stop, if there is one."""
@@ -207,9 +205,9 @@ class Generation:
         self.engine.pages.close(self.session)
 
     def __iter__(self) -> Iterator[GeneratedToken]:
-        while (step := self.next_pass()) is not None:
+        while (step := self.next_pass(self.engine.image.chunk)) is not None:
             begin = time.monotonic()
-            result = self.engine.forward(self.session, step.tokens, logits=step.logits, write_logits=step.write_logits)
-            item = self.accept(result, time.monotonic() - begin)
+            result = self.engine.run_pass([step.run], write_logits=step.write_logits)
+            item = self.accept(result, result.runs[0], time.monotonic() - begin)
             if item is not None:
                 yield item

@@ -18,8 +18,8 @@ class ImageMemory:
     def __init__(self, device: Device, image: Image) -> None:
         self._device, self._image = device, image
         sizes = image.buffers()
-        (constants,), (rows,), (programs,), (logits,) = (
-            list(map(device.allocate, sizes[name])) for name in ("constants", "rows", "programs", "logits")
+        (constants,), (rows,), (self.program,), (self.logits,) = (
+            list(map(device.allocate, sizes[name])) for name in ("constants", "rows", "program", "logits")
         )
         #: Address of every KV page.
         self.pages: list[int] = []
@@ -29,11 +29,7 @@ class ImageMemory:
         with image.constants.reading() as read:
             device.fill(constants, image.constants.bytes, read)
         self._rows = rows
-        #: Address of the logits of a pass that writes them.
-        self.logits = logits
-        #: Programs and where they begin.
-        self.programs = image.programs(Places(constants, rows, programs))
-        device.write(programs, np.frombuffer(self.programs.data, np.uint8))
+        device.write(self.program, np.frombuffer(image.program(Places(constants, rows)), np.uint8))
 
     def write_rows(self, tokens: Sequence[int]) -> None:
         """Put the embedding of the tokens of a pass where its first operator reads it. No pass may be running."""

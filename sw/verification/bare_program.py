@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, pack_program
 from ...errors import HwgenError
-from ...registers import ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Control, PassFlag, Status, register_map
+from ...registers import ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, RUN_TOKENS, Control, PassFlag, Status, register_map
 from ...rounding import align
 from ..devices.device import Device
 
@@ -68,9 +68,13 @@ class BareProgram:
         for name, address in addresses.items():
             self.write_register(f"{name}_LOW", address & 0xFFFFFFFF)
             self.write_register(f"{name}_HIGH", address >> 32)
-        options = PassFlag(0) if logits is None else PassFlag.LOGITS | PassFlag.WRITE_LOGITS
-        for name, value in (("POSITION", 0), ("COUNT", 1), ("PASS", int(options)), ("PORT_ENABLE", ports), ("INTERRUPT", 1)):
-            self.write_register(name, value)
+        wanted = logits is not None
+        for name, *words in (
+            ("RUN", 0, RUN_TOKENS.put(1)), ("RUNS", 1), ("COUNT", 1), ("WANT", 0), ("WANTED", int(wanted)),
+            ("PASS", int(PassFlag.WRITE_LOGITS) if wanted else 0), ("PORT_ENABLE", ports), ("INTERRUPT", 1),
+        ):
+            for index, value in enumerate(words):
+                self.write_register(name, value, index)
         self.write_register("CONTROL", Control.ACKNOWLEDGE)
         self.write_register("CONTROL", Control.START)
         try:

@@ -96,7 +96,7 @@ class PortPatterns:
             Descriptor(**load, opcode=Opcode.EMBED, stream_address=row, stream_beats=self._query_beats, dst_stride=1),
             Descriptor(**load, opcode=Opcode.PARAM, stream_address=self._at("gains"), stream_beats=self._gain_beats),
             Descriptor(
-                opcode=Opcode.NORM, flags=Flag.LAST | Flag.TO_QUERY, token_count=1, vectors=1, src_stride=1, scalar0=1.0
+                opcode=Opcode.NORM, flags=Flag.LOGITS | Flag.TO_QUERY, token_count=1, vectors=1, src_stride=1, scalar0=1.0
             ),
         ])
         self._program.run(ports)
@@ -105,7 +105,7 @@ class PortPatterns:
         """The logits of every row for the query that is there."""
         c = self.config
         self._program.load([Descriptor(
-            opcode=Opcode.HEAD, flags=Flag.LOGITS | Flag.LAST, fetch=Fetch.STREAM, token_count=1, vectors=1, row_blocks=BLOCKS,
+            opcode=Opcode.HEAD, flags=Flag.LOGITS, fetch=Fetch.STREAM, token_count=1, vectors=1, row_blocks=BLOCKS,
             stream_address=self._at("pattern"), stream_beats=BLOCKS * head_block_beats(c, c.width), stride=self.rows,
         )])
         self._program.run(ports, self._at("logits"))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor
 from hwgen.golden.machine import GoldenMachine
-from hwgen.registers import PassFlag, register
+from hwgen.registers import RUN_PAGES, RUN_TOKENS, PassFlag, register
 from hwgen.rounding import align
 from hwgen.sw.compiler.image import Image, Places
 from hwgen.sw.compiler.placement import FRAME_BYTES
@@ -29,15 +29,14 @@ class Host:
         self.config = config
         self.image = image
         self.machine = GoldenMachine(config, BASE + image.memory_bytes())
-        constants, programs, self.rows, logits, self.cache = self._addresses(image)
+        constants, program, self.rows, logits, self.cache = self._addresses(image)
         self._put(constants, content(image.constants))
-        loaded = image.programs(Places(constants, self.rows, programs))
-        self._put(programs, np.frombuffer(loaded.data, np.uint8))
+        self._put(program, np.frombuffer(image.program(Places(constants, self.rows)), np.uint8))
         for block, page in enumerate(range(image.pages) if pages is None else pages):
             self.write("PAGE", (self.cache + page * image.page_bytes) // FRAME_BYTES, block)
         for i in range(image.chunk):
             self.write("TOKEN", i, i)
-        self.write("PROGRAM_LOW", loaded.whole)
+        self.write("PROGRAM_LOW", program)
         self.write("LOGITS_LOW", logits)
 
     @staticmethod
@@ -60,13 +59,26 @@ class Host:
         row = register(self.config, name)
         return self.machine.read_register(row.offset + index * row.step)
 
-    def run(self, position: int, tokens: Sequence[int], options: PassFlag = PassFlag.LOGITS) -> list[Descriptor]:
-        """One pass; returns the operators executed."""
+    def run(self, position: int, tokens: Sequence[int], wanted: int = 1, options: PassFlag = PassFlag.NONE) -> list[Descriptor]:
+        """One pass of one run, with logits of its last ``wanted`` tokens; returns the operators executed."""
+        return self.run_all([(position, 0, tokens, wanted)], options)
+
+    def run_all(
+        self, runs: Sequence[tuple[int, int, Sequence[int], int]], options: PassFlag = PassFlag.NONE
+    ) -> list[Descriptor]:
+        """One pass of runs: position, first entry of the page table, tokens, and how many of the last ones want logits."""
         executed: list[Descriptor] = []
         self.machine.on_retire = lambda descriptor, machine: executed.append(descriptor)
-        self._put(self.rows, self.image.rows([int(token) for token in tokens]))
-        self.write("POSITION", position)
-        self.write("COUNT", len(tokens))
-        self.write("PASS", int(options))
+        everything, wants = [], []
+        for r, (position, pages, tokens, wanted) in enumerate(runs):
+            self.write("RUN", position, 2 * r)
+            self.write("RUN", RUN_TOKENS.put(len(tokens)) | RUN_PAGES.put(pages), 2 * r + 1)
+            everything += [int(token) for token in tokens]
+            wants += range(len(everything) - wanted, len(everything))
+        for j, token in enumerate(wants):
+            self.write("WANT", token, j)
+        self._put(self.rows, self.image.rows(everything))
+        for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants)), ("PASS", int(options))):
+            self.write(name, value)
         self.write("CONTROL", 1)
         return executed

@@ -13,7 +13,6 @@ from hwgen.decoder import LLAMA
 from hwgen.golden.decoder import GoldenModel, GoldenSession
 from hwgen.golden.float_bitnet import float_model
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.registers import PassFlag
 from hwgen.rounding import ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
@@ -123,7 +122,7 @@ def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> N
     for first in range(0, len(tokens), chunk):
         part = tokens[first : first + chunk]
         host.run(first, part.tolist())
-        assert_same_bits(torch.from_numpy(host.machine.logits), expected[first + len(part) - 1])
+        assert_same_bits(torch.from_numpy(host.machine.logits[0]), expected[first + len(part) - 1])
 
 
 def test_passes_without_logits_leave_the_same_state() -> None:
@@ -131,14 +130,14 @@ def test_passes_without_logits_leave_the_same_state() -> None:
     image = compile_model(DEFAULT, weights)
     tokens = np.random.default_rng(5).integers(0, TERNARY_GROUPED.vocab, 20).tolist()
     a, b = Host(DEFAULT, image), Host(DEFAULT, image)
-    for host, options in ((a, PassFlag.LOGITS), (b, PassFlag(0))):
-        host.run(0, tokens[:8], options)
-        host.run(8, tokens[8:15], options)
-        host.run(15, tokens[15:16], options)
-    assert b.machine.logits.size == 0
+    for host, wanted in ((a, 1), (b, 0)):
+        host.run(0, tokens[:8], wanted)
+        host.run(8, tokens[8:15], wanted)
+        host.run(15, tokens[15:16], wanted)
+    assert b.machine.logits[0].size == 0
     a.run(16, tokens[16:17])
     b.run(16, tokens[16:17])
-    assert_same_bits(torch.from_numpy(a.machine.logits), torch.from_numpy(b.machine.logits))
+    assert_same_bits(torch.from_numpy(a.machine.logits[0]), torch.from_numpy(b.machine.logits[0]))
 
 
 def test_batch_rows_and_later_tokens_do_not_matter() -> None:
@@ -172,12 +171,52 @@ def test_how_the_machine_cuts_a_sequence_changes_no_bit(config: BuildConfig) -> 
     expected = []
     for position, token in enumerate(tokens):
         alone.run(position, [token])
-        expected.append(alone.machine.logits.copy())
+        expected.append(alone.machine.logits[0].copy())
     for _ in range(3):
         host, first = Host(config, image), 0
         while first < len(tokens):
             count = min(int(random.integers(1, image.chunk + 1)), len(tokens) - first)
             host.run(first, tokens[first : first + count])
             first += count
-            assert_same_bits(torch.from_numpy(host.machine.logits), torch.from_numpy(expected[first - 1]))
+            assert_same_bits(torch.from_numpy(host.machine.logits[0]), torch.from_numpy(expected[first - 1]))
         assert np.array_equal(*(h.machine.memory[h.cache :] for h in (host, alone)))
+
+
+@pytest.mark.parametrize(("config", "head"), [(DEFAULT, "exact"), (NARROW, "exact"), (WIDE, "exact"), (DEFAULT, "shortlist")])
+def test_what_else_is_in_a_pass_changes_no_bit(config: BuildConfig, head: str) -> None:
+    """Three sequences, cut and mixed into passes at random; logits of any tokens are those of a sequence alone."""
+    weights = random_weights(TERNARY_GROUPED, 16)
+    image = compile_model(config, weights, head=head)
+    random = np.random.default_rng(config.kv_block)
+    blocks = ceil_div(image.context, config.kv_block)
+    sequences = [random.integers(0, TERNARY_GROUPED.vocab, n).tolist() for n in (43, 20, 31)]
+    expected = []
+    for tokens in sequences:
+        alone = Host(config, image)
+        expected.append([])
+        for position, token in enumerate(tokens):
+            alone.run(position, [token])
+            expected[-1].append((alone.machine.logits[0].copy(), list(alone.machine.registers.candidates[0])))
+    small = dataclasses.replace(image, pages=3 * blocks)
+    host, done, most = Host(config, small), [0, 0, 0], 0
+    while left := [i for i in range(3) if done[i] < len(sequences[i])]:
+        runs, room = [], image.chunk
+        for i in random.permutation(left):
+            count = min(int(random.integers(0, image.chunk + 1)), room, len(sequences[i]) - done[i])
+            if count:
+                runs.append((int(i), count, int(random.integers(0, count + 1))))
+                room -= count
+        if not runs:
+            continue
+        host.run_all([(done[i], i * blocks, sequences[i][done[i] : done[i] + count], wanted) for i, count, wanted in runs])
+        j = 0
+        for i, count, wanted in runs:
+            done[i] += count
+            for position in range(done[i] - wanted, done[i]):
+                logits, candidates = expected[i][position]
+                assert host.machine.registers.candidates[j] == candidates
+                if head == "exact":
+                    assert_same_bits(torch.from_numpy(host.machine.logits[j]), torch.from_numpy(logits))
+                j += 1
+        most = max(most, len(runs))
+    assert most == 3
