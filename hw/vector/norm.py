@@ -8,23 +8,26 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Flag, Opcode
-from ..interfaces import Operator, index_bits
+from ..interfaces import Operator, TableRead, index_bits
 from .step import CHAIN_GAP, Kind, Step
 
 __all__ = ["NormSteps"]
 
 
 class NormSteps(wiring.Component):
-    """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised.
+    """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised. With LOGITS the
+    tokens are the wanted ones: token j is read where token ``want[j]`` of the pass lies.
 
     ::
 
-        IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - QUANTIZE - GAP -> next token
+        IDLE - WANT - OFFSET - BASE - READY (column sums taken) - SUM - WAIT (dividing) - QUANTIZE - GAP -> next token
                                                                                    \\ FLUSH (drained) - done
 
     Members
     -------
     op : In(Operator), start : In(1), done : Out(1)
+    want : Out(TableRead)
+        Wanted tokens by number.
     step : Out(Step)
         The step of this cycle.
     dividing : In(1)
@@ -43,6 +46,7 @@ class NormSteps(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "done": Out(1),
+            "want": Out(TableRead(config.chunk)),
             "step": Out(Step(config)),
             "rewind": Out(1),
             "token": Out(index_bits(config.chunk)),
@@ -59,6 +63,7 @@ class NormSteps(wiring.Component):
         do_sum, do_quantize = Signal(), Signal()
         m.d.comb += [self.step.strobes.sum.eq(do_sum), self.step.strobes.quantize.eq(do_quantize)]
         to_query = (descriptor.flags & Flag.TO_QUERY).any()
+        of_wanted = (descriptor.flags & Flag.LOGITS).any()
 
         offset = Signal(16, reset_less=True)
         base = Signal(16, reset_less=True)
@@ -67,7 +72,10 @@ class NormSteps(wiring.Component):
         gap = Signal(range(CHAIN_GAP + 1))
 
         last_vector, last_token = Signal(), Signal()
+        token = Signal.like(op.count)
         m.d.comb += [
+            token.eq(op.first + position),
+            self.want.index.eq(token),
             last_vector.eq(vector + 1 == descriptor.vectors),
             last_token.eq(position + 1 == op.count),
             tag.source.eq(base + vector),
@@ -85,18 +93,19 @@ class NormSteps(wiring.Component):
 
         with m.FSM(name="state"):
             with m.State("IDLE"), m.If(self.start & (descriptor.opcode == Opcode.NORM)):
-                m.d.sync += [
-                    offset.eq(op.first * descriptor.src_stride),
-                    vector.eq(0),
-                    position.eq(0),
-                ]
+                m.d.sync += [vector.eq(0), position.eq(0)]
+                m.next = "WANT"
+            with m.State("WANT"):
+                m.next = "OFFSET"
+            with m.State("OFFSET"):
+                m.d.sync += offset.eq(Mux(of_wanted, self.want.number, op.first)[: len(token)] * descriptor.src_stride)
                 m.next = "BASE"
             with m.State("BASE"):
                 m.d.sync += base.eq(descriptor.src + offset)
                 m.next = "READY"
             with m.State("READY"), m.If(~self.sums_busy):
                 m.d.comb += self.rewind.eq(1)
-                m.d.sync += self.token.eq(op.first + position)
+                m.d.sync += self.token.eq(token)
                 m.next = "SUM"
             with m.State("SUM"):
                 m.d.comb += do_sum.eq(1)
@@ -115,6 +124,8 @@ class NormSteps(wiring.Component):
                 m.d.sync += gap.eq(gap - 1)
                 with m.If(gap == 1):
                     m.next = "READY"
+                    with m.If(of_wanted):
+                        m.next = "WANT"
             with m.State("FLUSH"), m.If(self.drained):
                 m.next = "FINISH"
             with m.State("FINISH"), m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
