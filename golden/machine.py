@@ -238,11 +238,13 @@ class GoldenMachine(Memories):
         result = drain(y, modes[0], other)
         self._store(d, result)
         if Flag.SHORTLIST in d.flags:
-            for token, row in enumerate(result.numpy(), self.first):
-                if d.stride == 0:
-                    self.scores[token] = np.full(d.head_stride, -np.inf, np.float32)
-                scores = row[: d.head_stride - d.stride]
-                self.scores[token][d.stride : d.stride + scores.size] = scores
+            if self.scores.shape[1] != d.head_stride:
+                self.scores = np.full((self.config.chunk, d.head_stride), -np.inf, np.float32)
+            scores = result.numpy()[:, : d.head_stride - d.stride]
+            lists = self.scores[self.first : self.first + self.count]
+            if d.stride == 0:
+                lists[:] = -np.inf
+            lists[:, d.stride : d.stride + scores.shape[1]] = scores
 
     def _rope(self, d: Descriptor) -> None:
         dim = d.head_vectors * self.config.width
@@ -368,6 +370,8 @@ class GoldenMachine(Memories):
         rows, row_scale = self._weights.head(d.stream_address, beats, n, d.stride)
         q = torch.from_numpy(self.head_query[:n]).float()
         logits = head_logits(q, torch.from_numpy(self.head_scale)[0], rows, row_scale)
+        if self.logits.shape[1] != d.stride:
+            self.logits = np.zeros((c.chunk, d.stride), np.float32)
         self.logits[self.first] = logits.numpy()
         self._set_candidates(torch.arange(d.stride), logits)
         if PassFlag.WRITE_LOGITS in self.registers.options:

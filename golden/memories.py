@@ -52,10 +52,10 @@ class Memories:
         self.kv_store = np.zeros((2, config.chunk, config.max_kv_heads, config.max_head_dim), np.int8)
         #: Their scales, bf16 bits ``[kind, bank, head]``.
         self.kv_scale = np.zeros((2, config.chunk, config.max_kv_heads), np.uint16)
-        #: Scores of the rows that DRAIN with SHORTLIST has seen, of every wanted token: ``[vocab]`` each.
-        self.scores = [np.zeros(0, np.float32)] * config.chunk
-        #: All logits of every wanted token: ``[vocab]`` each.
-        self.logits = [np.zeros(0, np.float32)] * config.chunk
+        #: Scores of the rows that DRAIN with SHORTLIST has seen ``[wanted token, row]``.
+        self.scores = np.zeros((config.chunk, 0), np.float32)
+        #: All logits that HEAD has computed ``[wanted token, row]``.
+        self.logits = np.zeros((config.chunk, 0), np.float32)
         self.registers = RegisterWindow(config)
         #: Matrix segment that the ring holds for the next round (REPLAY): address and beats.
         self._held: tuple[int, int] | None = None

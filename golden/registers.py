@@ -8,7 +8,16 @@ from typing import NamedTuple
 from ..config import BuildConfig
 from ..contract import CONTRACT_VERSION, contract_hash
 from ..registers import (
-    COUNTERS, INTERRUPT_ENABLE, MAGIC, RUN_PAGES, RUN_TOKENS, WINDOW_BYTES, Control, PassFlag, Status, register_map,
+    COUNTERS,
+    INTERRUPT_ENABLE,
+    MAGIC,
+    RUN_PAGES,
+    RUN_TOKENS,
+    WINDOW_BYTES,
+    Control,
+    PassFlag,
+    Status,
+    register_map,
 )
 
 __all__ = ["RegisterWindow", "Run"]

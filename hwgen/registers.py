@@ -9,9 +9,9 @@ from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
 
 __all__ = [
-    "COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC",
-    "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature",
-    "register", "register_map",
+    "COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "NUMBER_BITS",
+    "RUN_PAGES", "RUN_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status",
+    "map_signature", "register", "register_map",
 ]
 
 #: First register: the letters "hwgn".
@@ -193,12 +193,12 @@ def register_map(config: BuildConfig) -> list[Register]:
     rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
     rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
                          count=config.chunk))
-    rows.append(Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence that "
-                         "are cached); and its tokens, with the first entry of its pages. A run's tokens follow those of the one before.",
+    rows.append(Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence "
+                         "that are cached); its tokens, and the first entry of its pages. Its tokens follow those of the run before.",
                          count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)))
     rows.append(Register("WANT", WANT_BASE, "wo", "Token of this pass whose logits are wanted, by number.", count=config.chunk))
-    rows.append(Register("TOPK", TOPK_BASE, "ro", f"Candidates of the LM head, {config.topk} for every wanted token: token id, then "
-                         "logit as float32 bits, best first.", count=2 * config.topk * config.chunk))
+    rows.append(Register("TOPK", TOPK_BASE, "ro", f"Candidates of the LM head, {config.topk} for every wanted token: token id, "
+                         "then logit as float32 bits, best first.", count=2 * config.topk * config.chunk))
     rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page tables of all runs: page number of every block.",
                          count=config.page_entries))
     rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from hwgen.operators import (
     Vectors,
     active_tokens,
     check_complete,
-    possible_tokens,
+    has_more_rounds,
     rope_heads,
     segments,
     skipped,
@@ -105,11 +105,11 @@ def changing(machine: GoldenMachine) -> dict[str, npt.NDArray[np.generic]]:
     return {name: getattr(machine, name) for name in names}
 
 
-def vectors(at: Vectors, tokens: range) -> list[int]:
+def vectors(at: Vectors, tokens: Sequence[int]) -> list[int]:
     return sorted({v for token in tokens for v in at.of(token)})
 
 
-def places(d: Descriptor, tokens: range, scratch: Vectors, param: Vectors, state: State) -> dict[str, object]:
+def places(d: Descriptor, tokens: Sequence[int], scratch: Vectors, param: Vectors, state: State) -> dict[str, object]:
     """Index of what the table names, by memory."""
     half = {"activation": int(Buffers.ACTIVATION in d.buffers), "accumulator": int(Buffers.ACCUMULATOR in d.buffers)}
     found: dict[str, object] = {"scratch": vectors(scratch, tokens), "param": vectors(param, tokens)}
@@ -139,13 +139,15 @@ class Suspicious(GoldenMachine):
 
     def _execute(self, d: Descriptor) -> None:
         row, tokens = OPERATORS[d.opcode], range(self.first, self.first + self.count)
-        reads = places(d, tokens, row.scratch_reads(d), row.param_reads(d), row.reads(d))
+        wanted = d.opcode is Opcode.NORM and Flag.LOGITS in d.flags
+        of = self.registers.want[self.first : self.first + self.count] if wanted else tokens
+        reads = places(d, of, row.scratch_reads(d), row.param_reads(d), row.reads(d))
         writes = places(d, tokens, row.scratch_writes(d), row.param_writes(d), row.writes(d))
         before = {name: array.copy() for name, array in changing(self).items()}
         outside, held, counters = self.memory.copy(), self._held, self.registers.counters.copy()
         super()._execute(d)
         after = {name: array.copy() for name, array in changing(self).items()}
-        results = self.memory.copy(), self.logits.copy(), list(self.registers.candidates)
+        results = self.memory.copy(), self.logits.copy(), [list(c) for c in self.registers.candidates]
         noisy = {}
         for name, array in before.items():
             noisy[name] = self.noise(array)
@@ -188,8 +190,8 @@ def test_the_table_is_true_of_the_golden_machine(make: Callable[[], Image], monk
     assert {(Opcode.LINEAR, "accumulator"), (Opcode.DRAIN, "scratch"), (Opcode.ROPE, "query"), (Opcode.ROPE, "kv_store"),
             (Opcode.NORM, "activation"), (Opcode.NORM, "head_query"), (Opcode.PARAM, "param")} <= machine.used
     fetched = sum(
-        d.stream_beats * segments(d, len(active_tokens(d, 3)), -(-image.chunk // image.config.kv_block))
-        for d in executed[-len([d for d in image.descriptors if not skipped(d, 3, True)]) :]
+        d.stream_beats * segments(d, len(active_tokens(d, 3, 1)), -(-image.chunk // image.config.kv_block))
+        for d in executed[-len([d for d in image.descriptors if not skipped(d, 3, 1)]) :]
     )
     assert machine.registers.counters["stream_beats"] == fetched
 
@@ -197,14 +199,14 @@ def test_the_table_is_true_of_the_golden_machine(make: Callable[[], Image], monk
 # ---- functions of a descriptor ---------------------------------------------------------------------------------------
 def test_tokens() -> None:
     d = Descriptor(token_start=2, token_count=3)
-    assert [list(active_tokens(d, tokens)) for tokens in (3, 4, 5, 6)] == [[2], [2, 3], [2, 3, 4], [2, 3, 4]]
-    assert skipped(d, 2, True) and not skipped(d, 3, False)
-    last = replace(d, token_start=0, flags=Flag.LAST | Flag.LOGITS)
-    assert list(active_tokens(last, 6)) == [5] and list(possible_tokens(last, 6)) == list(range(6))
-    assert skipped(last, 6, False) and not skipped(last, 6, True)
+    assert [list(active_tokens(d, tokens, 1)) for tokens in (3, 4, 5, 6)] == [[2], [2, 3], [2, 3, 4], [2, 3, 4]]
+    assert skipped(d, 2, 2) and not skipped(d, 3, 0)
+    assert [has_more_rounds(d, tokens, 9) for tokens in (4, 5, 6)] == [False, False, True]
+    wanted = replace(d, flags=Flag.LOGITS)
+    assert list(active_tokens(wanted, 8, 4)) == [2, 3] and skipped(wanted, 8, 2) and not skipped(wanted, 8, 3)
+    assert has_more_rounds(wanted, 6, 6) and not has_more_rounds(wanted, 6, 5)
     multi = replace(d, flags=Flag.MULTI)
-    assert skipped(multi, 6, True) and not skipped(multi, 7, True)
-    assert list(possible_tokens(d, 4)) == [2, 3]
+    assert skipped(multi, 6, 6) and not skipped(multi, 7, 0)
 
 
 def test_heads_and_segments() -> None:

@@ -21,7 +21,7 @@ from hwgen.registers import Status, register
 from hwgen.sim.board.board import ACCELERATOR_BASE, VirtualBoard
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.device import Device
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
 from tests.system.small import CONFIG, SHAPE, SmallDevice, small_image
 
@@ -70,7 +70,7 @@ def new_board(name: str = BOARD.name, **options: str) -> VirtualBoard:
 
 def start_pass(device: Device) -> None:
     """A pass that nobody waits for."""
-    Engine(device, image()).start(Session(), PROMPT, logits=True)
+    Engine(device, image()).start([Run(Session(), PROMPT, 1)])
 
 
 def status(board: VirtualBoard) -> Status:

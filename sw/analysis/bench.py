@@ -112,7 +112,7 @@ class Bench:
             self.engine, self.session = Engine(self.device, self.image), Session()
         else:
             self.lock_step = LockStep(config, self.image, self.device, self.golden, every_operator=plan.check == "full")
-            self.engine, self.session = self.lock_step.rtl_engine, self.lock_step.sessions[0]
+            self.engine, self.session = self.lock_step.rtl_engine, self.lock_step.sessions[0][1]
         if plan.cached:
             self._fill_cache(plan.cached)
 
@@ -125,7 +125,7 @@ class Bench:
         self._random_scales(data, rng)
         engines = [(self.engine, self.session)]
         if self.golden is not None:
-            engines.append((self.lock_step.golden_engine, self.lock_step.sessions[1]))
+            engines.append((self.lock_step.golden_engine, self.lock_step.sessions[0][0]))
         for engine, session in engines:
             engine.adopt(session, [0] * tokens)
             engine.pages.write(session.pages, data.reshape(pages, -1))

@@ -59,7 +59,7 @@ def estimate_model(
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
-        result.prefill.append(model.run(count, cached + first, logits=first + count == prompt))
+        result.prefill.append(model.run(count, cached + first, wanted=int(first + count == prompt)))
     for i in range(decode):
         result.decode.append(model.run(1, cached + prompt + i))
     return result

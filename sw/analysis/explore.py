@@ -122,7 +122,7 @@ def time_prompt(model: PassModel, prompt: int) -> float:
     whole, rest = divmod(prompt - 1, model.chunk)
 
     def full(number: int) -> float:
-        return model.run(model.chunk, number * model.chunk, logits=False).cycles
+        return model.run(model.chunk, number * model.chunk, wanted=0).cycles
 
     cycles = model.run(rest + 1, whole * model.chunk).cycles
     if whole:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -17,7 +17,18 @@ from typing import Any
 from ...config import BuildConfig
 from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from ...layout import Int4Layout, KvBlockLayout
-from ...operators import OPERATORS, Unit, active_tokens, check_complete, has_more_rounds, must_wait, rope_heads, segments, skipped
+from ...operators import (
+    OPERATORS,
+    Unit,
+    active_tokens,
+    all_tokens,
+    check_complete,
+    has_more_rounds,
+    must_wait,
+    rope_heads,
+    segments,
+    skipped,
+)
 from ...shape import ModelShape
 from ..compiler.compile import plan_model
 from ..models.random_model import sized_model
@@ -147,10 +158,11 @@ class Work:
     """One operator of a pass."""
 
     descriptor: Descriptor
-    #: Active tokens; tokens of the pass and position of the first.
+    #: Active tokens; all that the descriptor counts.
     count: int
     tokens: int
-    position: int
+    #: Runs of the pass: position of the first token, and tokens.
+    runs: Sequence[tuple[int, int]]
     start: float
     #: Beats that are fetched for it.
     beats: int
@@ -173,9 +185,14 @@ class PassModel:
         weights: Any = sized_model(shape, engine)
         self.program, self.chunk = plan_model(config, weights, head)
 
-    def run(self, tokens: int, position: int, *, logits: bool = True) -> PassEstimate:
-        """One pass of ``tokens`` tokens behind ``position`` cached ones."""
-        c = self.calibration
+    def run(self, tokens: int, position: int, *, wanted: int = 1) -> PassEstimate:
+        """One pass of ``tokens`` tokens behind ``position`` cached ones, with logits of ``wanted``."""
+        return self.run_runs([(position, tokens)], wanted)
+
+    def run_runs(self, runs: Sequence[tuple[int, int]], wanted: int) -> PassEstimate:
+        """One pass of runs ``(position, tokens)``, with logits of ``wanted`` of all their tokens."""
+        c, tokens = self.calibration, sum(count for _, count in runs)
+        past = sum(ceil(position / self.config.kv_block) for position, _ in runs)
         ring = Ring(self.config, c)
         running: dict[Unit, Span] = {}
         spans: list[Span] = []
@@ -183,16 +200,16 @@ class PassModel:
         beats = 0
         busy = 0.0
         for d in self.program:
-            if skipped(d, tokens, logits):
+            if skipped(d, tokens, wanted):
                 continue
-            unit, count = OPERATORS[d.opcode].unit, len(active_tokens(d, tokens))
+            unit, count = OPERATORS[d.opcode].unit, len(active_tokens(d, tokens, wanted))
             ready = max(
                 (span.end for other, span in running.items() if other is unit or must_wait(d, span.descriptor)), default=0.0
             )
             start = max(issued + c.issue, ready + c.start)
             issued = start
-            fetched = d.stream_beats * segments(d, count, ceil(position / self.config.kv_block))
-            end = COSTS[d.opcode](self, Work(d, count, tokens, position, start, fetched), ring)
+            fetched = d.stream_beats * segments(d, count, past)
+            end = COSTS[d.opcode](self, Work(d, count, all_tokens(d, tokens, wanted), runs, start, fetched), ring)
             if d.opcode is Opcode.LINEAR:
                 busy += self._linear_beats(d) / (self.config.groups if count <= self.config.lanes else 1)
             beats += fetched
@@ -208,7 +225,7 @@ class PassModel:
     def _linear(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
         rate = float(config.groups if w.count <= config.lanes else 1)
-        held = Flag.REPLAY in d.flags and has_more_rounds(d, w.tokens)
+        held = Flag.REPLAY in d.flags and has_more_rounds(d, w.tokens, w.tokens)
         total = self._linear_beats(d)
         if Format.FP8 in d.format:
             layout = Int4Layout.of(config, d)
@@ -248,15 +265,16 @@ class PassModel:
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
         layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
-        rounds = ceil(w.count * d.heads // d.kv_heads / config.query_lanes)
         item = max(layout.data_beats, config.kv_block)
-        past = ceil(w.position / config.kv_block)
         now = w.start
-        for _ in range(d.kv_heads):
-            now += rounds * (item + c.attention_output) + c.attention_head
-            if past:
-                cycles = past * max(rounds * item, layout.beats)
-                now = ring.read(now, past * layout.beats, past * layout.beats / cycles, fetch=True, free=True)
+        for position, tokens in w.runs:
+            rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)
+            past = ceil(position / config.kv_block)
+            for _ in range(d.kv_heads):
+                now += rounds * (item + c.attention_output) + c.attention_head
+                if past:
+                    cycles = past * max(rounds * item, layout.beats)
+                    now = ring.read(now, past * layout.beats, past * layout.beats / cycles, fetch=True, free=True)
         return now + c.attention_end
 
     def _head(self, w: Work, ring: Ring) -> float:
@@ -268,7 +286,7 @@ class PassModel:
 
     def _kv_write(self, w: Work, ring: Ring) -> float:
         c, d, block = self.calibration, w.descriptor, self.config.kv_block
-        blocks = (w.position + w.tokens - 1) // block - w.position // block + 1
+        blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
         return w.start + d.kv_heads * blocks * d.stream_beats * c.kv_beat + c.kv_end
 
 

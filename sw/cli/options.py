@@ -108,13 +108,16 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K best tokens; 0 is all")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the best tokens of total probability P")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="draw from tokens P times as likely as the best")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 is none")
+    for name, what in (("presence", "that the answer has"), ("frequency", "for each time that the answer has it")):
+        parser.add_argument(f"--{name}-penalty", type=float, default=0.0, metavar="R", help=f"off the logit of a token {what}")
     parser.add_argument("--seed", type=int, default=0, help="of the random draw")
 
 
 def sampling_of(options: argparse.Namespace) -> Sampling:
     """What the options of :func:`add_sampling` say."""
-    return Sampling(**{item.name: getattr(options, item.name) for item in fields(Sampling)})
+    return Sampling(**{item.name: getattr(options, item.name) for item in fields(Sampling) if item.name != "logit_bias"})
 
 
 # ---- board and build configuration -------------------------------------------------------------------------------

@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-sessions", type=int, default=8, metavar="N", help="answers computed at the same time")
     parser.add_argument("--max-waiting", type=int, default=64, metavar="N", help="requests that wait; more get status 429")
     parser.add_argument(
-        "--prefill-turn",
+        "--pass-width",
         type=int,
-        default=1,
+        default=None,
         metavar="N",
-        help="operators of a prompt that are computed between two rounds of decoding; 0 is a whole pass",
+        help="tokens of a pass at most while answers are written, prompts among them (if not given: what costs no time)",
     )
     parser.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="longest answer (the context if not given)")
     parser.add_argument("--max-request-bytes", type=int, default=1 << 20, metavar="N", help="longest request")
@@ -128,7 +128,7 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
         sessions=options.max_sessions,
         waiting=options.max_waiting,
         new_tokens=options.max_new_tokens,
-        turn=options.prefill_turn,
+        width=options.pass_width,
         body_bytes=options.max_request_bytes,
     )
     return Service(llm, limits=limits, temperature=options.temperature, context_full=options.context_full)

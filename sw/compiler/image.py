@@ -15,7 +15,7 @@ from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
 from ...layout import logits_bytes
 from ...operators import OPERATORS, Memory
-from ...rounding import align, ceil_div
+from ...rounding import align
 from ...shape import ModelShape
 from .constants import Constants, EmbeddingRows
 from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_together
@@ -85,6 +85,11 @@ class Image:
     stored_hash: str | None = None
 
     @property
+    def head(self) -> str:
+        """LM head: "exact", or "shortlist", which writes no logits."""
+        return "shortlist" if any(d.fetch is Fetch.SHORTLIST for d in self.descriptors) else "exact"
+
+    @property
     def engine(self) -> str:
         """Linear engine that it needs: "ternary" or "int4"."""
         fp8 = any(d.opcode is Opcode.LINEAR and Format.FP8 in d.format for d in self.descriptors)
@@ -118,7 +123,7 @@ class Image:
             "constants": [self.constants.bytes],
             "program": [self.program_bytes],
             "rows": [self.chunk * self.row_bytes],
-            "logits": [self.chunk * self.logits_bytes],
+            "logits": [(1 if self.head == "shortlist" else self.chunk) * self.logits_bytes],
             "pages": self.page_buffers,
         }
 

@@ -25,7 +25,7 @@ from ...layout import (
 )
 from ...rounding import align, ceil_div
 from ...ternary import TernaryMatrix
-from .layers import Bytes, ModelCompiler, Panel, Span
+from .layers import Bytes, ModelCompiler, NormSource, Panel, Span
 from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT
 
 __all__ = ["TernaryCompiler"]

@@ -13,7 +13,17 @@ from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...registers import (
-    COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, RUN_PAGES, RUN_TOKENS, Control, PassFlag, Register, Status, register_map,
+    COUNTERS,
+    ERROR_PORT,
+    ERROR_RESPONSE,
+    ERROR_WRITE,
+    RUN_PAGES,
+    RUN_TOKENS,
+    Control,
+    PassFlag,
+    Register,
+    Status,
+    register_map,
 )
 from ..compiler.image import Image
 from ..devices.device import Device, attach
@@ -180,18 +190,22 @@ class Engine:
         if len({id(run.session) for run in runs}) < len(runs):
             raise ValueError("a session must have one run of a pass")
         for run in runs:
-            if not 0 <= run.wanted <= len(run.tokens) or not run.tokens:
-                raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
-            if run.session.parked is not None:
-                raise ValueError("a parked session must be brought back (unpark) before a pass")
-            self.check_context(run.session.position + len(run.tokens))
-            for token in run.tokens:
-                if not 0 <= token < self.image.shape.vocab:
-                    raise HwgenError(
-                        "usage",
-                        f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
-                        "use the tokenizer of this model",
-                    )
+            self.check_run(run)
+
+    def check_run(self, run: Run) -> None:
+        """Refuse a run that the machine cannot compute."""
+        if not 0 <= run.wanted <= len(run.tokens) or not run.tokens:
+            raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
+        if run.session.parked is not None:
+            raise ValueError("a parked session must be brought back (unpark) before a pass")
+        self.check_context(run.session.position + len(run.tokens))
+        for token in run.tokens:
+            if not 0 <= token < self.image.shape.vocab:
+                raise HwgenError(
+                    "usage",
+                    f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
+                    "use the tokenizer of this model",
+                )
 
     def _reserve(self, runs: Sequence[Run]) -> None:
         """Pages for the tokens of a pass."""

@@ -5,18 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from ...errors import HwgenError
 from .engine import Engine, PassResult, Run, RunResult
 from .pages import Session
 from .prefix_cache import PrefixCache
-from .sampling import Sampler, Sampling
+from .sampling import Sampler, Sampling, TokenLogprobs, token_logprobs
 
-__all__ = ["CONTEXT_FULL", "GeneratedToken", "Generation", "PassRequest", "Phase"]
+__all__ = ["CONTEXT_FULL", "Constraint", "GeneratedToken", "Generation", "PassRequest", "Phase"]
 
 #: What happens when the context is full. ``stop``: the answer ends. ``error``: a prompt whose answer might not fit is refused
 #: before anything is computed. ``slide``: the oldest half is forgotten and the rest computed again.
 CONTEXT_FULL = ("stop", "error", "slide")
+
+
+class Constraint(Protocol):
+    """What an answer may be, token by token, as a grammar says it."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Of every token of the vocabulary, whether it may come next; stop tokens where the answer may end."""
+
+    def accept(self, token: int) -> bool:
+        """Go on behind ``token``; True when nothing may follow it."""
 
 
 @dataclass
@@ -56,8 +70,10 @@ class GeneratedToken:
     token: int
     #: Pass that computed it.
     result: PassResult
-    #: Why the generation ends with this token: ``stop``, ``length``, ``context``; None where it goes on.
+    #: Why the generation ends with this token: ``stop``, ``complete``, ``length``, ``context``; None where it goes on.
     stop_reason: str | None
+    #: Where they were asked for.
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,10 @@ class Generation:
     keep: int = 0
     #: Where the beginning of the prompt is looked for.
     prefixes: PrefixCache | None = None
+    #: What the answer may be; when it is complete by that, the generation ends with ``complete``.
+    constraint: Constraint | None = None
+    #: Most likely tokens whose probabilities come with every token, beside its own; None is not even that.
+    logprobs: int | None = None
     #: Tokens of the prompt that were in the cache already.
     reused: int = field(default=0, init=False)
     #: True while several tokens wait to be computed: the prompt, or what a slide kept.
@@ -131,6 +151,12 @@ class Generation:
                 "ask for fewer tokens, or shorten the prompt",
             )
 
+    def begins_like(self, other: Generation) -> bool:
+        """Whether the other's keys of at least a page will be this one's too, once they are computed."""
+        page = self.engine.config.kv_block
+        mine, theirs = self.prompt[:page], other.prompt[:page]
+        return self.prefixes is not None and self.prefixes is other.prefixes and len(mine) == page and list(mine) == list(theirs)
+
     def _begin(self) -> None:
         self.check()
         self._begun = True
@@ -148,7 +174,11 @@ class Generation:
         if self.ended:
             return None
         logits = len(self._todo) <= most
-        return PassRequest(Run(self.session, self._todo[:most], int(logits)), logits and self._sampler.sampling.needs_logits)
+        return PassRequest(Run(self.session, self._todo[:most], int(logits)), logits and self._needs_logits)
+
+    @property
+    def _needs_logits(self) -> bool:
+        return self._sampler.sampling.needs_logits or self.constraint is not None or self.logprobs is not None
 
     def accept(self, result: PassResult, run: RunResult, wall_s: float) -> GeneratedToken | None:
         """Take the result of :meth:`next_pass`, a run of a pass; the token it led to, if it was the last one before one."""
@@ -162,17 +192,20 @@ class Generation:
         if len(self.tokens) >= self.max_new_tokens:
             self.ended = True
             return None
-        token = self._choose(run)
+        token, logprobs = self._choose(run)
         reason = self._follow(token)
         if reason:
             self.ended, self.stop_reason = True, reason
             self.session.pending = [token]
-        return GeneratedToken(token, result, reason)
+        return GeneratedToken(token, result, reason, logprobs)
 
-    def _choose(self, run: RunResult) -> int:
-        if not self._sampler.sampling.needs_logits:
-            return run.candidates[-1][0].token
-        return self._sampler.choose(self.engine.logits(run.first), self._seen)
+    def _choose(self, run: RunResult) -> tuple[int, TokenLogprobs | None]:
+        if not self._needs_logits:
+            return run.candidates[-1][0].token, None
+        logits = self.engine.logits(run.first)
+        allowed = None if self.constraint is None else self.constraint.allowed()
+        token = self._sampler.choose(logits, self._seen, self.tokens, allowed)
+        return token, None if self.logprobs is None else token_logprobs(logits, token, self.logprobs)
 
     def _follow(self, token: int) -> str | None:
         """Plan what comes after a chosen token; the reason to stop, if there is one."""
@@ -180,6 +213,8 @@ class Generation:
             return "stop"
         self.tokens.append(token)
         self._seen.append(token)
+        if self.constraint is not None and self.constraint.accept(token):
+            return "complete"
         if len(self.tokens) == self.max_new_tokens:
             return "length"
         self._todo = [token]
@@ -197,6 +232,11 @@ class Generation:
         self._todo = history[:keep] + history[-max(1, half - keep) :]
         self.engine.pages.close(self.session)
         self.prefilling = True
+
+    def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
+        """Be computed by another engine; nothing may have been computed yet."""
+        assert not self._begun
+        self.engine, self.prefixes = engine, prefixes
 
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ...boards import load_board
@@ -17,7 +19,7 @@ from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
 from .engine import Engine
-from .generation import Generation
+from .generation import Constraint, Generation
 from .kv_arrays import with_cache_tokens
 from .pages import Session
 from .prefix_cache import PrefixCache
@@ -123,11 +125,25 @@ class LLM:
             options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress
-            device = open_device(device, config, **options, **(device_options or {}))
+            self._open: Callable[[], Device] | None = partial(open_device, device, config, **options, **(device_options or {}))
+            device = self._open()
+        else:
+            self._open = None
         self.device = device
         self.engine = Engine(device, self.image)
         #: Earlier prompts, for those that begin alike.
         self.prefixes = PrefixCache(self.engine) if reuse else None
+
+    def reopen(self) -> None:
+        """Put the image on the device opened anew, after it failed. Sessions, and what was kept of prompts, are lost."""
+        if self._open is None:
+            raise HwgenError("device", "this device was opened elsewhere, not by this LLM", "open it again, and start anew")
+        with contextlib.suppress(Exception):  # it failed: what is left of it may not even end
+            getattr(self.device, "close", lambda: None)()
+        self.device = self._open()
+        self.engine = Engine(self.device, self.image)
+        if self.prefixes is not None:
+            self.prefixes = PrefixCache(self.engine)
 
     def generate(
         self,
@@ -137,7 +153,11 @@ class LLM:
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int = 0,
         chat: bool = False,
         session: Session | None = None,
@@ -158,7 +178,8 @@ class LLM:
         else:
             ids = tokenizer.encode(prompt)
         sampling = Sampling(
-            temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,
         )
         generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full)
         generation.check()
@@ -172,18 +193,26 @@ class LLM:
         *,
         session: Session | None = None,
         context_full: str = "stop",
+        stop_tokens: Sequence[int] | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
     ) -> Generation:
-        """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here."""
+        """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here.
+
+        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``: see :class:`Generation`.
+        """
         return Generation(
             self.engine,
             tokens,
             max_new_tokens,
             sampling,
-            self.model.stop_tokens,
+            self.model.stop_tokens if stop_tokens is None else stop_tokens,
             session=Session() if session is None else session,
             context_full=context_full,
             keep=0 if self.model.tokenizer.begin is None else 1,
             prefixes=self.prefixes,
+            constraint=constraint,
+            logprobs=logprobs,
         )
 
     # ---- sessions ------------------------------------------------------------------------------------------------

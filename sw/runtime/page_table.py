@@ -68,12 +68,12 @@ class PageTable:
                 self._places.remove(place)
                 break
         room, at = 1 << max(0, need - 1).bit_length(), 0
-        for number, place in enumerate([*self._places, None]):
-            end = self._entries if place is None else place.first
+        ends = [place.first for place in self._places] + [self._entries]
+        for number, end in enumerate(ends):
             if end - at >= room:
                 new = _Place(session, at, room)
                 self._places.insert(number, new)
                 return new
-            if place is not None:
-                at = place.first + place.room
+            if number < len(self._places):
+                at = end + self._places[number].room
         return None

@@ -1,22 +1,30 @@
-"""Several answers at a time on one accelerator: passes of all sessions are interleaved."""
+"""Several answers at a time on one accelerator: they share its passes."""
 
 from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
-from .engine import Engine, PassResult, SlicedPass
+from .engine import Engine, PassResult
 from .generation import GeneratedToken, Generation, PassRequest
+from .prefix_cache import PrefixCache
 
-__all__ = ["Job", "Observer", "QueueFull", "Scheduler"]
+__all__ = ["BACK_OFF", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler"]
 
-#: Told of every pass: its job, what it did, whether it was of prefill, the seconds it took.
-Observer = Callable[["Job", PassResult, bool, float], None]
+#: Seconds before each attempt to open a device that failed; when the last has failed, no more jobs are taken.
+BACK_OFF = (0.0, 1.0, 4.0, 15.0, 60.0)
+
+#: Passes that fail one behind the other, of whatever jobs, before the device counts as failed.
+FAILED_PASSES = 3
+
+#: Told of every pass: what it did, whether it was of prompts alone, the seconds it took.
+Observer = Callable[[PassResult, bool, float], None]
 
 
 class QueueFull(HwgenError):
@@ -24,6 +32,13 @@ class QueueFull(HwgenError):
 
     def __init__(self, waiting: int) -> None:
         super().__init__("busy", f"{waiting} requests are waiting already", "try again later")
+
+
+class DeviceFailed(HwgenError):
+    """The device, and not one answer, is at fault."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("device", f"the device failed: {reason}", "try again in a while")
 
 
 @dataclass(eq=False)
@@ -35,40 +50,60 @@ class Job:
     #: Called once, with the error if the answer could not be completed.
     on_end: Callable[[HwgenError | None], None]
     cancelled: bool = field(default=False, init=False)
-    #: The pass of prefill that made way for others, and the seconds it has taken.
-    sliced: SlicedPass | None = field(default=None, init=False)
-    seconds: float = field(default=0.0, init=False)
 
 
 class Scheduler:
     """Runs jobs pass by pass.
 
-    Every decoding session gets one pass a round; after each round comes a turn of the prefill that was asked for first:
-    ``turn`` slices of its pass, a slice being one operator with what it needs (see `hwgen.sw.compiler.slices`), or with 0
-    the whole pass. So with 1 a decoding session never waits longer for another's prompt than one operator takes. Where nobody
-    decodes, and where the scratch memory has no room for slices, a turn is a whole pass. Prompts are computed one after the
-    other, in order: the second of two that begin alike finds what the first has left.
+    A pass takes the next token of every answer that decodes, and in the room that is left prompts, in the order in which they came.
+    While some decode, a pass has ``width`` tokens at most (one more than those that decode at least), or those of the next whole
+    round of the machine's lanes where ``width`` is not given: tokens of a round cost what one of them costs, so that a prompt
+    travels in what decoding leaves free and nobody waits longer than one such pass. Where nobody decodes, a pass has the whole
+    chunk. Answers join at the next pass and leave at its end. A prompt that begins like one under way waits for it, and finds its
+    keys in the cache.
 
     When the pages of the KV cache run out, kept prefixes are dropped first; then the youngest session is parked in memory of
     the host and continues, with the same bits, when there is room again.
+
+    An error of any kind in one answer ends that answer alone. When the device fails, the answers that have a session end with
+    the error; ``reopen`` makes an engine (and what it keeps of prompts) on a device opened anew, after the seconds of
+    ``back_off``, and those that wait are answered there. Where that cannot be, `failure` says why, and ``on_failure`` is called.
     """
 
     def __init__(
-        self, engine: Engine, *, max_running: int = 8, max_waiting: int = 64, turn: int = 1, observer: Observer | None = None
+        self,
+        engine: Engine,
+        *,
+        max_running: int = 8,
+        max_waiting: int = 64,
+        width: int | None = None,
+        observer: Observer | None = None,
+        reopen: Callable[[], tuple[Engine, PrefixCache | None]] | None = None,
+        back_off: Sequence[float] = BACK_OFF,
+        on_failure: Callable[[HwgenError], None] | None = None,
     ) -> None:
-        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("turn", turn, 0)):
-            if value < least:
+        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("width", width, 1)):
+            if value is not None and value < least:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
-        self.max_running, self.max_waiting, self.turn = max_running, max_waiting, turn
-        self._observe: Observer = observer or (lambda job, result, prefill, seconds: None)
+        self.max_running, self.max_waiting, self.width = max_running, max_waiting, width
+        self._observe: Observer = observer or (lambda result, prefill, seconds: None)
+        self._reopen, self._back_off = reopen, back_off
+        #: Told, in the thread of the scheduler, that the device failed for good.
+        self.on_failure = on_failure or (lambda error: None)
+        self._failed_passes = 0
+        #: What the device failed with while it is being opened anew.
+        self._recovering: HwgenError | None = None
+        #: Times that the device was opened anew.
+        self.reopened = 0
         #: Guards what several threads change: the waiting jobs and whether more are taken.
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._refusal: HwgenError | None = None
-        #: Jobs that have a session, oldest first, and of these the ones still to be served in this round.
+        #: Jobs that have a session, oldest first.
         self._running: list[Job] = []
-        self._round: deque[Job] = deque()
+        #: Decoding jobs in the order in which they had their latest token, where a pass has no room for all.
+        self._turns: deque[Job] = deque()
         self._thread: threading.Thread | None = None
 
     # ---- for any thread ------------------------------------------------------------------------------------------
@@ -84,8 +119,13 @@ class Scheduler:
 
     @property
     def failure(self) -> HwgenError | None:
-        """Why no more jobs are taken."""
-        return self._refusal
+        """Why no more jobs are taken, or what the device failed with that is being opened anew."""
+        return self._refusal or self._recovering
+
+    @property
+    def full(self) -> bool:
+        """Whether :meth:`submit` would find too many waiting."""
+        return len(self._waiting) >= self.max_waiting + max(0, self.max_running - len(self._running))
 
     def submit(self, job: Job) -> None:
         """Add a job. :class:`QueueFull` when too many wait; a prompt that cannot be answered is refused."""
@@ -93,13 +133,13 @@ class Scheduler:
         with self._changed:
             if self._refusal is not None:
                 raise self._refusal
-            if len(self._waiting) >= self.max_waiting + max(0, self.max_running - len(self._running)):
+            if self.full:
                 raise QueueFull(len(self._waiting))
             self._waiting.append(job)
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """End a job before its next pass or slice; nothing happens to one that has ended."""
+        """End a job before its next pass; nothing happens to one that has ended."""
         with self._changed:
             job.cancelled = True
             self._changed.notify()
@@ -120,16 +160,41 @@ class Scheduler:
 
     # ---- for the thread that runs it -----------------------------------------------------------------------------
     def _serve(self) -> None:
-        try:
-            while self._refusal is None:
+        while self._refusal is None:
+            try:
                 if not self.step():
                     with self._changed:
                         self._changed.wait_for(lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running))
-        except DeviceTimeout as error:
-            self._refuse(error)
-        except Exception as error:
-            self._refuse(HwgenError("device", f"the scheduler failed: {error!r}", "restart the server, and report this"))
-            raise
+            except (DeviceTimeout, DeviceFailed) as error:
+                self._recover(error)
+            except Exception as error:  # between the answers: nothing is known of any of them
+                traceback.print_exc()
+                self._recover(DeviceFailed(f"{type(error).__name__}: {error}"))
+
+    def _recover(self, error: HwgenError) -> None:
+        """End what has a session, and go on with an engine on a device opened anew, or with none."""
+        with self._changed:
+            self._recovering = error
+        for job in list(self._running):
+            self._end(job, error)
+        for seconds in self._back_off if self._reopen is not None else ():
+            with self._changed:
+                if self._changed.wait_for(lambda: self._refusal, seconds):  # closed meanwhile
+                    return
+            try:
+                assert self._reopen is not None
+                engine, prefixes = self._reopen()
+            except Exception as again:
+                error = again if isinstance(again, HwgenError) else DeviceFailed(f"{type(again).__name__}: {again}")
+                continue
+            with self._changed:
+                for job in self._waiting:
+                    job.generation.move(engine, prefixes)
+                self.engine, self._recovering, self._failed_passes = engine, None, 0
+                self.reopened += 1
+            return
+        self._refuse(error)
+        self.on_failure(error)
 
     def _refuse(self, error: HwgenError) -> None:
         with self._changed:
@@ -141,95 +206,139 @@ class Scheduler:
             self._end(job, error)
 
     def step(self) -> bool:
-        """One pass, or turn of slices, of one job; False when there is nothing to do."""
+        """One pass; False when there is nothing to do."""
         for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
             self._end(job, None)
-        self._admit()
-        job_or_none = self._next()
-        if job_or_none is None:
-            return False
-        self._advance(job_or_none)
-        return True
+        self._return_parked()
+        parts = self._compose()
+        if parts:
+            self._run(parts)
+        return bool(parts or self._running or self._waiting)
 
     def _ready(self) -> list[Job]:
         """Running jobs whose session is on the device."""
         return [j for j in self._running if j.generation.session.parked is None]
 
-    def _admit(self) -> None:
-        """Bring parked sessions back, oldest first; then begin the next prompt if none is being computed."""
+    def _return_parked(self) -> None:
+        """Bring parked sessions back, oldest first."""
         for job in [j for j in self._running if j.generation.session.parked is not None]:
             session = job.generation.session
             if not self.engine.pages.unpark(session, session.position + job.generation.remaining):
                 if not self._ready():  # nobody here will give pages back
                     self._end(job, self._no_room(job))
                 return
+
+    # ---- what is in a pass ---------------------------------------------------------------------------------------
+    def _compose(self) -> list[tuple[Job, PassRequest]]:
+        """Jobs of the next pass, and what it computes for each."""
+        parts: list[tuple[Job, PassRequest]] = []
+        chunk = self.engine.image.chunk
+        decoding = [j for j in self._ready() if not j.generation.prefilling]
+        self._turns = deque([j for j in self._turns if j in decoding] + [j for j in decoding if j not in self._turns])
+        for job in list(self._turns)[:chunk]:
+            if job in self._ready():  # it may have had to make way for an older one
+                self._add(parts, job, 1)
+        tried: set[int] = set()
+        width = self._width(len(parts), bool(decoding))
+        while (room := width - self._tokens(parts)) > 0:
+            job_or_none = self._next_prompt(tried)
+            if job_or_none is None:
+                break
+            tried.add(id(job_or_none))
+            self._add(parts, job_or_none, room)
+        # One that had to make way for another has no part any more.
+        return [(job, request) for job, request in parts if job.generation.session.parked is None]
+
+    @staticmethod
+    def _tokens(parts: list[tuple[Job, PassRequest]]) -> int:
+        return sum(len(request.run.tokens) for _, request in parts)
+
+    def _width(self, decoding: int, some: bool) -> int:
+        """Tokens of a pass with so many decoding answers."""
+        chunk, lanes = self.engine.image.chunk, self.engine.config.lanes
+        if not some:
+            return chunk
+        return min(chunk, max(self.width, decoding + 1) if self.width else lanes * (decoding // lanes + 1))
+
+    def _next_prompt(self, tried: set[int]) -> Job | None:
+        """The oldest prompt that goes on or begins, of those not ``tried``."""
+        under_way = [j for j in self._ready() if j.generation.prefilling]
+        for job in under_way:
+            if id(job) not in tried:
+                return job
         with self._changed:
-            prefill = any(j.generation.prefilling for j in self._running)
-            if self._waiting and len(self._running) < self.max_running and not prefill:
-                self._running.append(self._waiting.popleft())
+            if not self._waiting or len(self._running) >= self.max_running:
+                return None
+            first = self._waiting[0]
+            if any(first.generation.begins_like(job.generation) for job in under_way):
+                return None
+            self._running.append(self._waiting.popleft())
+            return first
 
-    def _next(self) -> Job | None:
-        ready = self._ready()
-        while True:
-            while self._round:
-                job = self._round.popleft()
-                if job in ready:
-                    return job
-            self._round.extend(j for j in ready if not j.generation.prefilling)
-            prefill = self._next_prefill(ready)
-            if prefill is not None or not self._round:
-                return prefill
-
-    def _next_prefill(self, ready: list[Job]) -> Job | None:
-        """The one whose pass is under way, then the oldest."""
-        waiting = [j for j in ready if j.generation.prefilling]
-        under_way = [j for j in waiting if self.engine.is_suspended(j.sliced)]
-        return next(iter(under_way + waiting), None)
-
-    def _advance(self, job: Job) -> None:
-        generation = job.generation
+    def _add(self, parts: list[tuple[Job, PassRequest]], job: Job, most: int) -> None:
+        """The next tokens of a job, with pages for them; or its end."""
         try:
-            request = generation.next_pass()
-            if request is not None:
-                if not self._make_room(job):
-                    return
-                prefill = generation.prefilling
-                begin = time.monotonic()
-                result = self._run_pass(job, request)
-                job.seconds += time.monotonic() - begin
-                if result is None:
-                    return
-                seconds, job.seconds = job.seconds, 0.0
-                self._observe(job, result, prefill, seconds)
-                token = generation.accept(result, seconds)
+            request = job.generation.next_pass(most)
+            if request is not None and self._make_room(job):
+                self.engine.check_run(request.run)
+                parts.append((job, request))
+        except Exception as error:
+            self._end_with(job, error)
+
+    # ---- one pass ------------------------------------------------------------------------------------------------
+    def _run(self, parts: list[tuple[Job, PassRequest]]) -> None:
+        """One pass from doorbell to completion, and what comes of it."""
+        begin = time.monotonic()
+        try:
+            result = self._on_device(parts)
+        except (DeviceTimeout, DeviceFailed):
+            raise
+        except HwgenError as error:
+            for job, _ in parts:
+                self._end(job, error)
+            return
+        seconds = time.monotonic() - begin
+        self._observe(result, all(job.generation.prefilling for job, _ in parts), seconds)
+        for (job, _), run in zip(parts, result.runs, strict=True):
+            if job in self._turns:
+                self._turns.remove(job)
+                self._turns.append(job)
+            try:
+                token = job.generation.accept(result, run, seconds)
                 if token is not None:
                     job.on_token(token)
+            except (DeviceTimeout, DeviceFailed):
+                raise
+            except Exception as error:
+                self._end_with(job, error)
+                continue
+            if job.generation.ended:
+                self._end(job, None)
+
+    def _on_device(self, parts: list[tuple[Job, PassRequest]]) -> PassResult:
+        """The only place where the device is occupied; :class:`DeviceFailed` where the device is at fault and not these answers."""
+        try:
+            result = self.engine.run_pass(
+                [request.run for _, request in parts], write_logits=any(request.write_logits for _, request in parts)
+            )
         except DeviceTimeout:
             raise
         except HwgenError as error:
-            self._end(job, error)
-            return
-        if generation.ended:
-            self._end(job, None)
+            self._failed_passes += error.kind == "device"
+            if self._failed_passes < FAILED_PASSES:
+                raise
+            raise DeviceFailed(f"{FAILED_PASSES} passes failed, the last with: {error.message}") from error
+        except Exception as error:
+            raise DeviceFailed(f"{type(error).__name__}: {error}") from error
+        self._failed_passes = 0
+        return result
 
-    def _run_pass(self, job: Job, request: PassRequest) -> PassResult | None:
-        """One pass from doorbell to completion, or a turn of one that makes way for others: None when it goes on. The only place
-        where the device is occupied.
-        """
-        session, options = job.generation.session, {"logits": request.logits, "write_logits": request.write_logits}
-        if job.sliced is None:
-            decoding = any(not j.generation.prefilling for j in self._ready())
-            if not (self.turn and self.engine.slices and job.generation.prefilling and decoding):
-                return self.engine.forward(session, request.tokens, **options)
-            job.sliced = self.engine.begin_slices(session, request.tokens, **options)
-        for _ in range(max(1, self.turn)):
-            result = self.engine.run_slice(job.sliced)
-            if result is not None:
-                job.sliced = None
-                return result
-            if job.cancelled:
-                break
-        return None
+    def _end_with(self, job: Job, error: Exception) -> None:
+        """End an answer that failed; the others go on."""
+        if not isinstance(error, HwgenError):
+            traceback.print_exception(error)
+            error = HwgenError("internal", f"this answer failed: {type(error).__name__}: {error}", "report this")
+        self._end(job, error)
 
     def _make_room(self, job: Job) -> bool:
         """Pages for what the job computes next, its whole prompt included; False when the job itself had to make way."""
@@ -256,5 +365,7 @@ class Scheduler:
             for jobs in (self._running, self._waiting):
                 if job in jobs:
                     jobs.remove(job)
-        job.generation.release()
-        job.on_end(error)
+        try:
+            job.generation.release()
+        finally:
+            job.on_end(error)

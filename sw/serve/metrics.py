@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from ..devices.power import INTERVAL, PowerSensor, sensor_of
 from ..runtime.engine import Engine, PassResult
 from ..runtime.prefix_cache import PrefixCache
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import Scheduler
 
 __all__ = ["Metrics"]
 
@@ -54,8 +54,8 @@ class Metrics:
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 
-    def observe(self, job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
-        """One pass of the accelerator."""
+    def observe(self, result: PassResult, prefill: bool, seconds: float) -> None:
+        """One pass of the accelerator: of prompts alone, or with answers in it."""
         phase = "prefill" if prefill else "decode"
         self.passes.labels(phase).inc()
         self.cycles.labels(phase).inc(result.cycles)

@@ -30,8 +30,8 @@ class Limits:
     waiting: int = 64
     #: Tokens of one answer; None is what the context holds.
     new_tokens: int | None = None
-    #: Operators of a prompt that are computed between two rounds of decoding; 0 is a whole pass.
-    turn: int = 1
+    #: Tokens of a pass while answers are written, prompts among them; None is what costs no time.
+    width: int | None = None
     #: Bytes of the body of one request.
     body_bytes: int = 1 << 20
 
@@ -115,7 +115,7 @@ class Service:
         self._temperature, self._context_full = temperature, context_full
         self.metrics = Metrics()
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, turn=limits.turn, observer=self.metrics.observe
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, width=limits.width, observer=self.metrics.observe
         )
         self.metrics.watch(llm.engine, self.scheduler, llm.prefixes)
 

@@ -50,8 +50,9 @@ class BareProgram:
         row = self._rows[name]
         return self.device.read_register(row.offset + index * row.step)
 
-    def write_register(self, name: str, value: int) -> None:
-        self.device.write_register(self._rows[name].offset, value)
+    def write_register(self, name: str, value: int, index: int = 0) -> None:
+        row = self._rows[name]
+        self.device.write_register(row.offset + index * row.step, value)
 
     def load(self, descriptors: Sequence[Descriptor]) -> None:
         """Write the operators that :meth:`run` runs."""
@@ -69,11 +70,11 @@ class BareProgram:
             self.write_register(f"{name}_LOW", address & 0xFFFFFFFF)
             self.write_register(f"{name}_HIGH", address >> 32)
         wanted = logits is not None
-        for name, *words in (
+        for name, *values in (
             ("RUN", 0, RUN_TOKENS.put(1)), ("RUNS", 1), ("COUNT", 1), ("WANT", 0), ("WANTED", int(wanted)),
             ("PASS", int(PassFlag.WRITE_LOGITS) if wanted else 0), ("PORT_ENABLE", ports), ("INTERRUPT", 1),
         ):
-            for index, value in enumerate(words):
+            for index, value in enumerate(values):
                 self.write_register(name, value, index)
         self.write_register("CONTROL", Control.ACKNOWLEDGE)
         self.write_register("CONTROL", Control.START)

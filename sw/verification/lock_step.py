@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ...config import BuildConfig
-from ...descriptors import Descriptor, Opcode
+from ...descriptors import Descriptor, Flag, Opcode
 from ...errors import HwgenError
 from ...weights import ModelWeights
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
 from ..devices.device import DeviceTimeout
-from ..runtime.engine import Engine, PassResult
+from ..runtime.engine import Engine, PassResult, Run
 from ..runtime.pages import Session
 from .operator_outputs import OperatorOutputs, Output, SteppedDevice, Words
 
@@ -86,18 +86,28 @@ class LockStep:
         #: What the device under test reported of the latest pass.
         self.rtl_result: PassResult | None = None
         self.rtl_engine, self.golden_engine = Engine(device, image), Engine(golden, image)
-        self.sessions = Session(), Session()
+        #: Of every sequence, on the golden device and on the one under test.
+        self.sessions = [(Session(), Session())]
         self.outcome = Outcome()
         self._outputs = OperatorOutputs(config, device, golden.machine)
-        self._position = 0
 
     def forward(self, tokens: list[int], logits: bool) -> PassResult | None:
-        """One pass on both; the result of the golden machine, or None after a mismatch."""
-        self._position = self.sessions[0].position
+        """One pass over the next tokens of the first sequence."""
+        return self.run_pass([(0, tokens, int(logits))])
+
+    def run_pass(self, parts: list[tuple[int, list[int], int]]) -> PassResult | None:
+        """One pass on both machines: number of a sequence, its next tokens, and how many of the last are wanted, a run each. The
+        result of the golden machine, or None after a mismatch.
+        """
+        while len(self.sessions) <= max(number for number, _, _ in parts):
+            self.sessions.append((Session(), Session()))
+        of_golden, of_rtl = (
+            [Run(self.sessions[number][side], tokens, wanted) for number, tokens, wanted in parts] for side in range(2)
+        )
         steps = self.golden.hold_next_pass()
         last: Descriptor | None = None
-        for engine, session in zip((self.golden_engine, self.rtl_engine), self.sessions, strict=True):
-            engine.start(session, tokens, logits=logits, write_logits=True)
+        for engine, runs in ((self.golden_engine, of_golden), (self.rtl_engine, of_rtl)):
+            engine.start(runs, write_logits=True)
         if self.every_operator:
             last = self._compare_operators(steps())
         else:
@@ -105,9 +115,9 @@ class LockStep:
                 self.outcome.operators_compared += 1
         if last is None:
             return None
-        golden = self.golden_engine.finish(len(tokens), logits=logits)
+        golden = self.golden_engine.finish(of_golden)
         try:
-            self.rtl_result = rtl = self.rtl_engine.finish(len(tokens), logits=logits)
+            self.rtl_result = rtl = self.rtl_engine.finish(of_rtl)
         except DeviceTimeout as error:
             self._fail(last, "no progress", "done", f"end: {error.message}")
             return None
@@ -118,9 +128,9 @@ class LockStep:
                 self.outcome.elements_compared += output.golden.size
         self.outcome.passes += 1
         self.outcome.cycles += rtl.cycles
-        self._compare_cache(len(tokens))
-        if logits:
-            self._compare_logits(rtl, golden)
+        for number, tokens, _ in parts:
+            self._compare_cache(number, len(tokens))
+        self._compare_logits(rtl, golden)
         return None if self.outcome.mismatches else golden
 
     def _compare_operators(self, steps: Iterator[Descriptor]) -> Descriptor | None:
@@ -165,8 +175,15 @@ class LockStep:
     def _fail(self, d: Descriptor, rtl: int | str, golden: int | str, output: str) -> None:
         self.outcome.mismatches += 1
         self.outcome.first = self.outcome.first or Mismatch(
-            d.opcode.name, d.layer, self._position + self.golden.machine.first, 0, rtl, golden, output
+            d.opcode.name, d.layer, self._position_of(d, self.golden.machine.first), 0, rtl, golden, output
         )
+
+    def _position_of(self, d: Descriptor, token: int) -> int:
+        """Context position of a token that an operator works on."""
+        machine = self.golden.machine
+        if Flag.LOGITS in d.flags:
+            token = machine.registers.want[token]
+        return machine.positions[token] if 0 <= token < machine.tokens else token
 
     def _compare(self, output: Output) -> None:
         self.outcome.elements_compared += output.golden.size
@@ -180,43 +197,43 @@ class LockStep:
             self.outcome.first = Mismatch(
                 output.owner.opcode.name,
                 output.owner.layer,
-                self._position + int(output.tokens[row]),
+                self._position_of(output.owner, int(output.tokens[row])),
                 element,
                 _number(rtl[row, element], output.golden.dtype),
                 _number(output.golden[row, element], output.golden.dtype),
                 output.name,
             )
 
-    def _compare_cache(self, count: int) -> None:
-        """The pages this pass wrote to, as they are in both memories."""
-        c = self.config
-        first, last = self._position // c.kv_block, (self._position + count - 1) // c.kv_block
+    def _compare_cache(self, number: int, count: int) -> None:
+        """The pages to which the last ``count`` tokens of a sequence were written, as they are in both memories."""
+        c, (golden_session, rtl_session) = self.config, self.sessions[number]
+        first, last = (golden_session.position - count) // c.kv_block, (golden_session.position - 1) // c.kv_block
         for d in self.image.descriptors:
             if d.opcode is not Opcode.KV_WRITE:
                 continue
             for block in range(first, last + 1):
                 for head in range(d.kv_heads):
-                    offset, page = d.stream_address + head * d.head_stride, self.sessions[0].pages[block]
-                    size = d.stream_beats * c.beat_bytes
+                    offset, size = d.stream_address + head * d.head_stride, d.stream_beats * c.beat_bytes
                     rtl, golden = (
-                        engine.device.read(engine.pages.address(page) + offset, size).reshape(1, -1)
-                        for engine in (self.rtl_engine, self.golden_engine)
+                        engine.device.read(engine.pages.address(session.pages[block]) + offset, size).reshape(1, -1)
+                        for engine, session in ((self.rtl_engine, rtl_session), (self.golden_engine, golden_session))
                     )
-                    token = np.array([block * c.kv_block - self._position])
-                    self._compare(Output(d, f"block {block} of head {head}", token, partial(np.asarray, rtl), golden))
+                    token = np.zeros(1, np.int64)
+                    name = f"block {block} of head {head} of sequence {number}"
+                    self._compare(Output(d, name, token, partial(np.asarray, rtl), golden))
 
     def _compare_logits(self, rtl: PassResult, golden: PassResult) -> None:
+        """Logits and candidates of every wanted token."""
         head = self.image.descriptors[-1]
-        token = np.array([golden.tokens - 1])
-        pairs: dict[str, list[Words]] = {
-            "logits": [e.logits()[None].view(np.uint32) for e in (self.rtl_engine, self.golden_engine)],
-            "candidate": [np.array([[c.token for c in r.candidates]]) for r in (rtl, golden)],
-            "candidate logit": [
-                np.array([[c.logit for c in r.candidates]], np.float32).view(np.uint32) for r in (rtl, golden)
-            ],
-        }
-        for name, (mine, theirs) in pairs.items():
-            self._compare(Output(head, name, token, partial(np.asarray, mine), theirs))
+        mine, theirs = ([tokens for run in result.runs for tokens in run.candidates] for result in (rtl, golden))
+        for j, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            pairs: dict[str, list[Words]] = {
+                "logits": [e.logits(j)[None].view(np.uint32) for e in (self.rtl_engine, self.golden_engine)],
+                "candidate": [np.array([[c.token for c in r]]) for r in (a, b)],
+                "candidate logit": [np.array([[c.logit for c in r]], np.float32).view(np.uint32) for r in (a, b)],
+            }
+            for name, (found, expected) in pairs.items():
+                self._compare(Output(head, name, np.array([j]), partial(np.asarray, found), expected))
 
     def run(self, prompt: list[int], new_tokens: int, progress: Callable[[str], None] = lambda text: None) -> Outcome:
         """A prompt and greedy decoding behind it."""

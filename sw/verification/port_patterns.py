@@ -96,7 +96,7 @@ class PortPatterns:
             Descriptor(**load, opcode=Opcode.EMBED, stream_address=row, stream_beats=self._query_beats, dst_stride=1),
             Descriptor(**load, opcode=Opcode.PARAM, stream_address=self._at("gains"), stream_beats=self._gain_beats),
             Descriptor(
-                opcode=Opcode.NORM, flags=Flag.LOGITS | Flag.TO_QUERY, token_count=1, vectors=1, src_stride=1, scalar0=1.0
+                opcode=Opcode.NORM, flags=Flag.TO_QUERY, token_count=1, vectors=1, src_stride=1, scalar0=1.0
             ),
         ])
         self._program.run(ports)

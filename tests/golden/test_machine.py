@@ -17,7 +17,7 @@ from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
 from hwgen.layout import KvBlockLayout, head_block_beats, matrix_shape, pack_head, pack_ternary
-from hwgen.registers import PassFlag, Status, register
+from hwgen.registers import RUN_TOKENS, PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
@@ -60,14 +60,22 @@ class Bench:
         row = register(self.config, name)
         return self.machine.read_register(row.offset + index * row.step)
 
+    def set_pass(self, tokens: int, position: int = 0, wanted: Sequence[int] = ()) -> None:
+        """A pass of one run."""
+        for name, *words in (
+            ("RUN", position, RUN_TOKENS.put(tokens)), ("RUNS", 1), ("COUNT", tokens), ("WANT", *wanted), ("WANTED", len(wanted)),
+        ):
+            for index, word in enumerate(words):
+                self.set(name, word, index)
+
     def run(
-        self, program: Sequence[Descriptor], tokens: Sequence[int] = (0,), position: int = 0, options: int = 0
+        self, program: Sequence[Descriptor], tokens: Sequence[int] = (0,), position: int = 0, wanted: Sequence[int] = (),
+        options: int = 0,
     ) -> list[int]:
         """Tags of the operators executed."""
         data = np.frombuffer(pack_program(program), np.uint8)
         self.machine.memory[: data.size] = data
-        self.set("POSITION", position)
-        self.set("COUNT", len(tokens))
+        self.set_pass(len(tokens), position, wanted)
         self.set("PASS", options)
         for i, token in enumerate(tokens):
             self.set("TOKEN", token, i)
@@ -92,17 +100,18 @@ def param(bench: Bench, **fields: Any) -> Descriptor:
                       **({"token_count": 8} | fields))
 
 
-@pytest.mark.parametrize(("tokens", "options", "executed"), [
-    (1, 0, [0]), (4, 0, [0]), (5, 0, [0, 2, 3]), (8, 0, [0, 2, 3]), (1, 1, [0, 1]), (5, 1, [0, 1, 2, 3]),
+@pytest.mark.parametrize(("tokens", "wanted", "executed"), [
+    (1, 0, [0]), (4, 0, [0]), (5, 0, [0, 2, 3]), (8, 0, [0, 2, 3]), (1, 1, [0, 1]), (5, 1, [0, 1, 2, 3]), (3, 2, [0, 1, 4]),
 ])
-def test_skipped_descriptors(bench: Bench, tokens: int, options: int, executed: list[int]) -> None:
+def test_skipped_descriptors(bench: Bench, tokens: int, wanted: int, executed: list[int]) -> None:
     program = [
         param(bench),
         param(bench, flags=Flag.LOGITS),
         param(bench, flags=Flag.MULTI, token_count=2),
         param(bench, token_start=4),
+        param(bench, token_start=1, flags=Flag.LOGITS),
     ]
-    assert bench.run(program, [0] * tokens, options=options) == executed
+    assert bench.run(program, [0] * tokens, wanted=range(wanted)) == executed
     assert bench.get("COUNT_OPERATORS") == len(executed)
     assert bench.get("CURRENT") == executed[-1]
 
@@ -162,7 +171,7 @@ def test_norm_of_the_last_token_to_the_head(bench: Bench) -> None:
     x = random(3, n)
     machine.scratch[4:10] = x.reshape(-1, WIDTH)
     machine.param[:2] = 1.0
-    bench.run([norm_program(n, token_count=1, flags=Flag.LAST | Flag.TO_QUERY)], [0] * 3)
+    bench.run([norm_program(n, token_count=1, flags=Flag.LOGITS | Flag.TO_QUERY)], [0] * 3, wanted=[2])
     q, scale = norm_quantize(torch.from_numpy(x[2]), torch.ones(n), float(np.float32(1 / n)), float(np.float32(1e-5)))
     assert np.array_equal(machine.head_query[:n], q.numpy()) and machine.head_scale[0] == scale
     assert not machine.activation.any()
@@ -280,14 +289,14 @@ def test_head_writes_logits_and_candidates(bench: Bench) -> None:
     assert beats == 3 * head_block_beats(CONFIG, n)
     bench.set("LOGITS_LOW", 0x80000)
     machine.memory[0x80000:] = 0xA5
-    d = Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS | Flag.LAST, fetch=Fetch.STREAM, token_count=1,
+    d = Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS, fetch=Fetch.STREAM, token_count=1,
                    vectors=n // WIDTH, row_blocks=3, stream_address=address, stream_beats=beats,
                    stride=vocab)
-    bench.run([d], [0] * 3, options=int(PassFlag.LOGITS | PassFlag.WRITE_LOGITS))
+    bench.run([d], [0] * 3, wanted=[1], options=PassFlag.WRITE_LOGITS)
     scale = (scales.astype(np.uint32) << 16).view(np.float32)
     dots = machine.head_query[:n].astype(np.float32) @ w8.T.astype(np.float32)
     expected = dots * scale * np.float32(0.5)
-    assert np.array_equal(machine.logits, expected)
+    assert np.array_equal(machine.logits[0], expected)
     stored = machine.memory[0x80000 : 0x80000 + 6 * CONFIG.beat_bytes].view(np.float32)
     assert np.array_equal(stored[:vocab], expected) and not stored[vocab:].any()
     assert (machine.memory[0x80000 + 6 * CONFIG.beat_bytes :] == 0xA5).all()
@@ -316,9 +325,22 @@ def test_refuses_what_is_not_defined(bench: Bench, fields: dict[str, Any], messa
 
 @pytest.mark.parametrize(("count", "position"), [(0, 0), (9, 0), (1, 128), (8, 121)])
 def test_refuses_a_pass_outside_the_build(bench: Bench, count: int, position: int) -> None:
-    bench.set("COUNT", count)
-    bench.set("POSITION", position)
-    with pytest.raises(ProgramError, match="COUNT must be"):
+    bench.set_pass(count, position)
+    with pytest.raises(ProgramError, match="COUNT must be|a run must end at position 128"):
+        bench.set("CONTROL", 1)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ({"RUNS": [2]}, "the 2 runs must have a token each and 3 together"), ({"RUNS": [0]}, "the 0 runs"),
+    ({"RUN": [0, 2]}, "3 together"), ({"WANTED": [4]}, "wanted tokens must be"),
+    ({"WANTED": [1], "WANT": [3]}, "wanted tokens must be"),
+])
+def test_refuses_runs_that_are_not_the_pass(bench: Bench, words: dict[str, list[int]], message: str) -> None:
+    bench.set_pass(3)
+    for name, values in words.items():
+        for index, value in enumerate(values):
+            bench.set(name, value, index)
+    with pytest.raises(ProgramError, match=message):
         bench.set("CONTROL", 1)
 
 
@@ -326,7 +348,7 @@ def test_steps_stop_between_operators(bench: Bench) -> None:
     program = [param(bench, dst=0), param(bench, dst=1)]
     data = np.frombuffer(pack_program(program), np.uint8)
     bench.machine.memory[: data.size] = data
-    bench.set("COUNT", 1)
+    bench.set_pass(1)
     steps = bench.machine.steps()
     assert next(steps).tag == 0
     assert bench.machine.param[0].any() and not bench.machine.param[1].any()

@@ -15,7 +15,7 @@ from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, PassResult
+from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.verification.lock_step import LockStep
 
@@ -47,7 +47,7 @@ def expected() -> list[object]:
 def test_reset_in_a_pass(cycles: int, expected: list[object]) -> None:
     device = SmallDevice(RANDOM(cycles))
     engine = Engine(device, small_image())
-    engine.start(Session(), PROMPT[:4], logits=True, write_logits=True)
+    engine.start([Run(Session(), PROMPT[:4], 1)], write_logits=True)
     device.accelerator.tick(cycles)
     assert device.read_register(register(CONFIG, "STATUS").offset) == Status.BUSY
     device.accelerator.drop_outstanding()
@@ -103,9 +103,9 @@ def test_context_exactly_full() -> None:
     for first, last in ((0, 4), (4, 7), (7, 8), (8, 12), (12, 15), (15, 18), (18, 22), (22, 26), (26, 30), (30, 31), (31, 32)):
         step.forward(tokens[first:last], logits=True)
         assert step.outcome.mismatches == 0, step.outcome.first
-    assert step.sessions[0].position == CONFIG.max_context
+    assert step.sessions[0][0].position == CONFIG.max_context
     with pytest.raises(HwgenError, match="longer than the context"):
-        step.rtl_engine.start(step.sessions[0], [1], logits=True)
+        step.rtl_engine.start([Run(step.sessions[0][1], [1], 1)])
     assert device.clean()
 
 

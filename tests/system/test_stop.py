@@ -18,7 +18,7 @@ from hwgen.sw.analysis.timeline import TraceEntry, read_trace
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.device import DeviceTimeout, StopFailed
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
@@ -269,7 +269,7 @@ def test_what_is_left_over_is_counted_and_waited_for() -> None:
 
     device._memory.next = bench.first_address
     bench.engine = Engine(device, bench.image)
-    bench.engine.start(Session(), FIRST, logits=False)
+    bench.engine.start([Run(Session(), FIRST)])
     while accelerator.port_statistics()[0].reads_outstanding < 3:
         accelerator.tick()
     accelerator.reset()

@@ -85,20 +85,15 @@ def test_page_buffers(weights: ModelWeights) -> None:
     assert more.constants is image.constants
 
 
-def test_programs_move_with_their_buffers(weights: ModelWeights) -> None:
+def test_a_program_moves_with_the_buffers(weights: ModelWeights) -> None:
     image = compile_model(CONFIG, weights)
-    assert image.sliced is not None
-    places = Places(0x12345000, 0x700000, 0x900000)
-    programs = image.programs(places)
-    assert programs.whole == places.programs and programs.beside == places.programs + image.program_bytes
-    starts = (programs.whole, programs.beside, *programs.slices)
-    for address, before in zip(starts, (image.descriptors, image.sliced.beside, *image.sliced.slices), strict=True):
-        moved = list(unpack_program(programs.data[address - places.programs :]))
-        assert len(moved) == len(before)
-        for tag, (a, b) in enumerate(zip(moved, before, strict=True)):
-            constant = b.fetch in (Fetch.STREAM, Fetch.POSITION, Fetch.SHORTLIST) or b.opcode is Opcode.LINEAR
-            base = places.rows if b.fetch is Fetch.TOKEN else places.constants if constant else 0
-            assert a.tag == tag and a.stream_address - b.stream_address == base
+    places = Places(0x12345000, 0x700000)
+    moved = list(unpack_program(image.program(places)))
+    assert len(moved) == len(image.descriptors)
+    for tag, (a, b) in enumerate(zip(moved, image.descriptors, strict=True)):
+        constant = b.fetch in (Fetch.STREAM, Fetch.POSITION, Fetch.SHORTLIST) or b.opcode is Opcode.LINEAR
+        base = places.rows if b.fetch is Fetch.TOKEN else places.constants if constant else 0
+        assert a.tag == tag and a.stream_address - b.stream_address == base
 
 
 def test_a_plan_packs_what_compiling_does(weights: ModelWeights) -> None:

@@ -54,11 +54,11 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def test_everything_comes_back(image: Image, saved: Path, chat_directory: Path) -> None:
     compiled, model = load_image(saved), open_model(chat_directory)
-    loaded, places = compiled.image, Places(4096, 8192, 1 << 20)
+    loaded, places = compiled.image, Places(4096, 8192)
     assert (compiled.name, compiled.board, compiled.part, compiled.head) == ("small", "small", "", "exact")
     for name in ("config", "shape", "symbols", "row_bytes", "chunk", "context", "page_bytes", "pages", "model_hash", "int4_kv"):
         assert getattr(loaded, name) == getattr(image, name), name
-    assert loaded.programs(places) == image.programs(places) and loaded.buffers() == image.buffers()
+    assert loaded.program(places) == image.program(places) and loaded.buffers() == image.buffers()
     np.testing.assert_array_equal(content(loaded.constants), content(image.constants))
     tokens = [7, 0, SHAPE.vocab - 1]
     np.testing.assert_array_equal(loaded.rows(tokens), image.rows(tokens))
@@ -158,7 +158,7 @@ def test_files_that_are_refused(copy: Path, change: Callable[[Path], None], kind
     assert caught.value.kind == kind and caught.value.fix and "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["programs", "slices", "tokenizer", "constants", "embedding", "checksums"])
+@pytest.mark.parametrize("name", ["program", "tokenizer", "constants", "embedding", "checksums"])
 def test_a_wrong_bit_in_any_section(copy: Path, name: str) -> None:
     header, _ = header_of(copy)
     places = {**header["sections"], "checksums": header["checksums"]}  # type: ignore[dict-item]

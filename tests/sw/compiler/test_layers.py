@@ -114,8 +114,10 @@ def test_program_of_one_round(weights: ModelWeights) -> None:
         o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.NORM, o.PARAM, o.LINEAR, o.LINEAR, o.DRAIN, o.DRAIN, o.NORM, o.LINEAR, o.DRAIN,
     ]
     assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
-    assert [d.opcode for d in image.descriptors[-3:]] == [Opcode.DRAIN, Opcode.NORM, Opcode.HEAD]
-    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [Opcode.PARAM, Opcode.NORM, Opcode.HEAD]
+    heads = [Opcode.NORM, Opcode.HEAD] * image.chunk  # a wanted token each
+    assert [d.opcode for d in image.descriptors[-len(heads) - 1 :]] == [Opcode.DRAIN, *heads]
+    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [Opcode.PARAM, *heads]
+    assert [d.token_start for d in image.descriptors if d.opcode is Opcode.HEAD] == list(range(image.chunk))
 
 
 @pytest.mark.parametrize("chunk", [4, 8, 16])

@@ -16,7 +16,7 @@ from hwgen.sim.board.board import VirtualBoard
 from hwgen.sw.devices.device import StopFailed
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.virtual_board import write_overlay
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
 from tests.golden_answers import generate
 from tests.system.small import MEMORY_BYTES
@@ -104,12 +104,12 @@ def test_memory_of_a_machine_that_does_not_stop_is_kept(monkeypatch: pytest.Monk
 CLIENT = """
 import os, signal, sys
 from hwgen.sw.devices.pynq import PynqDevice
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
 from tests.virtual_board import CONFIG, PROMPT, image
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 device = PynqDevice(CONFIG, address=sys.argv[1])
-Engine(device, image()).start(Session(), PROMPT, logits=True)
+Engine(device, image()).start([Run(Session(), PROMPT, 1)])
 if sys.argv[2] == "ctrl-c":
     os.kill(os.getpid(), signal.SIGINT)
 if sys.argv[2] == "error":
@@ -135,7 +135,7 @@ def test_golden_stops_between_operators() -> None:
     device.stop()
     assert device.read_register(register(CONFIG, "STATUS").offset) == 0
     steps = device.hold_next_pass()
-    engine.start(Session(), PROMPT, logits=True)
+    engine.start([Run(Session(), PROMPT, 1)])
     done = 0
     for done, _ in enumerate(steps(), 1):
         if done == 5:

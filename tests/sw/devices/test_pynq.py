@@ -19,7 +19,7 @@ from hwgen.sw.devices.device import Device
 from hwgen.sw.devices.fabric_clock import fabric_mhz
 from hwgen.sw.devices.open import open_device
 from hwgen.sw.devices.virtual_board import write_overlay
-from tests.golden_answers import generate, generate_in_slices, golden_answer
+from tests.golden_answers import generate, generate_together, golden_answer
 from tests.system.small import SmallDevice
 from tests.virtual_board import BOARD, CONFIG, new_board, require_pynq, serve_board
 
@@ -67,9 +67,9 @@ def test_board(opened: Callable[..., PynqDevice], expected: tuple[list[int], lis
 def test_a_prompt_makes_way_for_decoding(opened: Callable[..., PynqDevice], board: VirtualBoard) -> None:
     """Slices are doorbells: the device knows nothing of them."""
 
-    wanted, suspended = golden_answer("generate_in_slices")
-    assert suspended == 1 and [len(part) for part in wanted] == [6, 1]
-    assert generate_in_slices(opened()) == (wanted, 1)
+    wanted, runs = golden_answer("generate_together")
+    assert runs == 2 and [len(part) for part in wanted] == [6, 1]
+    assert generate_together(opened()) == (wanted, 2)
     assert not board.accelerator.violation_count and not board.accelerator.error_count
 
 

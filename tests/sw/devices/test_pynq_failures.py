@@ -21,7 +21,7 @@ from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE, Vir
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
 from hwgen.sw.devices.watch import WatchLimits
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.pages import Session
 from tests.golden_answers import NEW_TOKENS, generate
@@ -111,8 +111,8 @@ def test_an_overlay_that_the_user_loaded(board: VirtualBoard, tmp_path: Path) ->
     driver = device.driver
     assert driver is overlay.accelerator
     assert driver.read_register("MAGIC") == int(driver.register_map.MAGIC)
-    driver.write_register("POSITION", 17)
-    assert driver.register_map.POSITION[31:0] == 17
+    driver.write_register("RUNS", 17)
+    assert driver.register_map.RUNS[31:0] == 17
     with pytest.raises(KeyError):
         driver.read_register("TOASTER")
 
@@ -287,12 +287,12 @@ def test_the_server_is_killed() -> None:
 
 CLIENT = """
 import os, signal, sys
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.devices.pynq import PynqDevice
 from tests.virtual_board import CONFIG, PROMPT, image
 device = PynqDevice(CONFIG, address=sys.argv[1])
-Engine(device, image()).start(Session(), PROMPT, logits=True)
+Engine(device, image()).start([Run(Session(), PROMPT, 1)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -321,7 +321,7 @@ def test_a_pass_of_an_earlier_host_that_never_ends(
 ) -> None:
     address = f"127.0.0.1:{server.port}"
     device = PynqDevice(CONFIG, address=address)
-    Engine(device, image()).start(Session(), PROMPT, logits=True)
+    Engine(device, image()).start([Run(Session(), PROMPT, 1)])
     monkeypatch.setattr("hwgen.sw.devices.pass_stop.STOP_SECONDS", 0.2)
     write, control = board.write_word, ACCELERATOR_BASE + register(CONFIG, "CONTROL").offset
     monkeypatch.setattr(board, "_advance", lambda: None)

@@ -10,7 +10,7 @@ import pytest
 
 from hwgen import LLM, Conversation, HwgenError, Sampling
 from hwgen.decoder import LLAMA
-from hwgen.sw.runtime.engine import Engine, PassResult
+from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.sampling import Sampler
 from hwgen.weights import random_weights
@@ -41,14 +41,14 @@ class Passes:
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens: list[list[int]] = []
         self.logits: list[bool] = []
-        forward = engine.forward
+        run_pass = engine.run_pass
 
-        def watched(session: Session, tokens: list[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
-            self.tokens.append(list(tokens))
+        def watched(runs: list[Run], *, write_logits: bool = False) -> PassResult:
+            self.tokens += [list(run.tokens) for run in runs]
             self.logits.append(write_logits)
-            return forward(session, tokens, logits=logits, write_logits=write_logits)
+            return run_pass(runs, write_logits=write_logits)
 
-        monkeypatch.setattr(engine, "forward", watched)
+        monkeypatch.setattr(engine, "run_pass", watched)
 
     @property
     def count(self) -> int:

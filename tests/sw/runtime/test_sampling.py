@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.sw.runtime.sampling import Sampler, Sampling
+from hwgen.sw.runtime.sampling import Sampler, Sampling, token_logprobs
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 
@@ -42,12 +42,76 @@ def test_repetition_penalty() -> None:
     [
         {"temperature": -1}, {"temperature": float("inf")}, {"temperature": float("nan")}, {"top_k": -1}, {"top_k": 1.5},
         {"top_p": 0}, {"top_p": 1.5}, {"top_p": float("nan")}, {"repetition_penalty": 0}, {"repetition_penalty": 1e-320},
+        {"min_p": -0.1}, {"min_p": 1.5}, {"min_p": float("nan")}, {"presence_penalty": 2.5}, {"frequency_penalty": float("nan")},
+        {"logit_bias": {1: float("nan")}}, {"logit_bias": {-1: 1.0}}, {"logit_bias": {1: 101.0}},
         {"repetition_penalty": float("inf")}, {"repetition_penalty": float("nan")}, {"seed": -1}, {"seed": 0.5},
     ],
 )
 def test_bad_options(options: dict[str, float]) -> None:
     with pytest.raises(HwgenError, match=f"{next(iter(options))} must be"):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+def by_sorting(options: Sampling, logits: np.ndarray, random: np.random.Generator) -> int:
+    """The definition: all tokens sorted, then cut by top-k, min-p and top-p, then drawn."""
+    scores = logits.astype(np.float64)
+    order = np.argsort(-scores, kind="stable")[: options.top_k or None]
+    with np.errstate(over="ignore"):
+        weights = np.exp((scores[order] - scores[order[0]]) / options.temperature)
+    order, weights = order[weights >= options.min_p], weights[weights >= options.min_p]
+    weights /= weights.sum()
+    if options.top_p < 1:
+        kept = int(np.searchsorted(np.cumsum(weights), options.top_p)) + 1
+        order, weights = order[:kept], weights[:kept] / weights[:kept].sum()
+    return int(random.choice(order, p=weights))
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 259, 3000])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 10.0, 1e37])
+def test_draws_are_those_of_a_sorted_vocabulary(vocabulary: int, spread: float) -> None:
+    """Rounded logits have many equal ones; draws go on from one random generator."""
+    random = np.random.default_rng(vocabulary)
+    for case in range(40):
+        logits = (random.standard_normal(vocabulary) * spread).astype(np.float32)
+        if case % 3 == 0:
+            logits = np.round(logits)
+        options = Sampling(
+            temperature=float(random.choice([1e-3, 0.1, 0.7, 1, 2])),
+            top_k=int(random.choice([0, 0, 1, 40, 400])),
+            top_p=float(random.choice([1, 1, 0.93, 0.57, 0.011])),
+            min_p=float(random.choice([0, 0, 0.051, 0.83])),
+            seed=case,
+        )
+        sampler, sorting = Sampler(options), np.random.default_rng(case)
+        assert [sampler.choose(logits, []) for _ in range(5)] == [by_sorting(options, logits, sorting) for _ in range(5)]
+
+
+def test_min_p() -> None:
+    np.testing.assert_allclose(frequencies(temperature=1.0, min_p=0.4), [2 / 3, 1 / 3, 0, 0], atol=0.03)
+    assert frequencies(temperature=1.0, min_p=1.0)[0] == 1
+
+
+def test_penalties_of_the_answer() -> None:
+    logits = np.array([3, 2.5, 2.1], np.float32)
+    assert Sampler(Sampling(presence_penalty=1)).choose(logits, [0, 0], []) == 0  # tokens of the prompt are not penalised
+    assert Sampler(Sampling(presence_penalty=1)).choose(logits, [0, 0], [0, 0]) == 1
+    assert Sampler(Sampling(frequency_penalty=0.3)).choose(logits, [0], [0]) == 0
+    assert Sampler(Sampling(frequency_penalty=0.3)).choose(logits, [0, 0], [0, 0]) == 1
+
+
+def test_bias_and_mask() -> None:
+    assert Sampler(Sampling(logit_bias={2: 100, 0: -100})).choose(LOGITS, []) == 2
+    for options in (Sampling(), Sampling(temperature=1.0), Sampling(temperature=1.0, top_k=2, logit_bias={0: 100})):
+        assert Sampler(options).choose(LOGITS, [], [], np.array([False, False, True, False])) == 2
+    with pytest.raises(ValueError, match="must be allowed"):
+        Sampler(Sampling()).choose(LOGITS, [], [], np.zeros(4, bool))
+
+
+def test_logprobs() -> None:
+    result = token_logprobs(LOGITS + np.float32(7), 3, 2)
+    assert [token for token, _ in result.top] == [0, 1]
+    np.testing.assert_allclose([result.logprob, *(x for _, x in result.top)], np.log([0.1, 0.5, 0.25]), atol=1e-5)
+    assert token_logprobs(LOGITS, 0, 0).top == ()
 
 
 @pytest.mark.filterwarnings("error")

@@ -10,8 +10,7 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.devices.device import DeviceTimeout
-from hwgen.sw.runtime.engine import Engine, PassResult, SlicedPass
+from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.prefix_cache import PrefixCache
@@ -73,9 +72,9 @@ def expected(image: Image) -> list[list[int]]:
 
 @pytest.mark.parametrize("cache_tokens", [512, 96, 64])
 @pytest.mark.parametrize("reuse", [False, True])
-@pytest.mark.parametrize("turn", [0, 1, 7])
+@pytest.mark.parametrize("width", [None, 1, 5])
 def test_each_gets_what_it_would_get_alone(
-    image: Image, expected: list[list[int]], cache_tokens: int, reuse: bool, turn: int, monkeypatch: pytest.MonkeyPatch
+    image: Image, expected: list[list[int]], cache_tokens: int, reuse: bool, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where pages are so few that sessions must make way for each other."""
     engine = new_engine(image, cache_tokens)
@@ -83,7 +82,7 @@ def test_each_gets_what_it_would_get_alone(
     parked = []
     park = engine.pages.park
     monkeypatch.setattr(engine.pages, "park", lambda session: (parked.append(session), park(session)))
-    scheduler = Scheduler(engine, max_running=8, turn=turn)
+    scheduler = Scheduler(engine, max_running=8, width=width)
     clients = [Client(generation(engine, *c, prefixes=prefixes)) for c in CLIENTS]
     for client in clients:
         scheduler.submit(client.job)
@@ -91,8 +90,7 @@ def test_each_gets_what_it_would_get_alone(
         pass
     assert [c.tokens for c in clients] == expected
     assert all(c.ends == [None] for c in clients)
-    if not turn:  # with slices, most answers end before the next prompt is computed
-        assert bool(parked) == (cache_tokens < 512)
+    assert not parked if cache_tokens == 512 else parked or cache_tokens == 96
     assert scheduler.running == scheduler.waiting == 0
     if prefixes is not None:
         prefixes.clear()
@@ -106,7 +104,7 @@ def test_growing_answers_make_way(image: Image) -> None:
     parked: list[int] = []
     park = engine.pages.park
     engine.pages.park = lambda session: (parked.append(session.position), park(session))[1]  # type: ignore[method-assign,func-returns-value]
-    scheduler = Scheduler(engine, turn=0)
+    scheduler = Scheduler(engine)
     running = [Client(generation(engine, *c)) for c in clients]
     for client in running:
         scheduler.submit(client.job)
@@ -116,101 +114,82 @@ def test_growing_answers_make_way(image: Image) -> None:
     assert max(parked) > 22
 
 
-def test_decode_waits_for_one_chunk_at_most(image: Image) -> None:
-    passes: list[tuple[Job, bool]] = []
+def watch(engine: Engine) -> list[list[tuple[Session, int]]]:
+    """Runs of every pass: session and tokens."""
+    log: list[list[tuple[Session, int]]] = []
+    run_pass = engine.run_pass
 
-    def observe(job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
-        passes.append((job, prefill))
-        assert result.tokens <= engine.image.chunk
+    def logged(runs: list[Run], **options: bool) -> PassResult:
+        log.append([(run.session, len(run.tokens)) for run in runs])
+        return run_pass(runs, **options)
 
+    engine.run_pass = logged  # type: ignore[method-assign,assignment]
+    return log
+
+
+@pytest.mark.parametrize(("width", "expected"), [(None, 4), (6, 6), (1, 4)])
+def test_prompts_travel_beside_answers(image: Image, width: int | None, expected: int) -> None:
+    """Every answer gets a token in every pass, and prompts the room that is left up to the width: at least a round of lanes."""
     engine = new_engine(image)
-    scheduler = Scheduler(engine, turn=0, observer=observe)
-    decoding = [Client(generation(engine, 2, 30, seed)) for seed in range(3)]
-    for client in decoding:
-        scheduler.submit(client.job)
-    while any(not c.tokens for c in decoding):
-        scheduler.step()
-    begin = len(passes)
-    prompts = [Client(generation(engine, 50, 1, seed)) for seed in (7, 8)]
-    for client in prompts:
-        scheduler.submit(client.job)
-    while not all(c.ends for c in prompts):
-        scheduler.step()
-    during = passes[begin:]
-    assert sum(prefill for _, prefill in during) == 14
-    for client in decoding:
-        mine = [i for i, (job, _) in enumerate(during) if job is client.job]
-        gaps = [during[a + 1 : b] for a, b in zip(mine, mine[1:], strict=False)]
-        assert gaps and all(sum(prefill for _, prefill in gap) <= 1 and len(gap) <= 3 for gap in gaps)
-    first = [i for i, (job, _) in enumerate(during) if job is prompts[0].job]
-    assert max(first) < min(i for i, (job, _) in enumerate(during) if job is prompts[1].job)  # in order
-
-
-@pytest.mark.parametrize("turn", [1, 3])
-def test_decode_waits_for_one_operator_at_most(image: Image, turn: int) -> None:
-    """What runs on the device between two passes of a decoding session: others' passes, and a turn of slices."""
-    engine = new_engine(image)
-    log: list[str] = []
-    forward, run_slice = engine.forward, engine.run_slice
-
-    def logged_forward(session: Session, tokens: list[int], **options: bool) -> PassResult:
-        log.append("whole" if len(tokens) > 1 else str(names.get(id(session), "prompt")))
-        return forward(session, tokens, **options)
-
-    def logged_slice(sliced: SlicedPass) -> PassResult | None:
-        log.append("slice")
-        return run_slice(sliced)
-
-    engine.forward, engine.run_slice = logged_forward, logged_slice  # type: ignore[method-assign,assignment]
-    scheduler = Scheduler(engine, turn=turn)
+    log = watch(engine)
+    scheduler = Scheduler(engine, width=width)
     decoding = [Client(generation(engine, 2, 60, seed)) for seed in range(3)]
-    names = {id(c.generation.session): seed for seed, c in enumerate(decoding)}
     for client in decoding:
         scheduler.submit(client.job)
     while any(not c.tokens for c in decoding):
         scheduler.step()
     begin = len(log)
-    long = Client(generation(engine, 21, 1, 7))
-    scheduler.submit(long.job)
-    while not long.ends and all(not c.ends for c in decoding):
+    prompts = [Client(generation(engine, 21, 1, seed)) for seed in (7, 8)]
+    for client in prompts:
+        scheduler.submit(client.job)
+    while not all(c.ends for c in prompts) and all(not c.ends for c in decoding):
         scheduler.step()
     during = log[begin:]
-    assert set(during) == {"0", "1", "2", "slice"}
-    for name in "012":
-        mine = [i for i, entry in enumerate(during) if entry == name]
-        gaps = [during[a + 1 : b] for a, b in zip(mine, mine[1:], strict=False)]
-        assert len(gaps) > 10 and max(gap.count("slice") for gap in gaps) == turn and max(map(len, gaps)) == 2 + turn
+    assert image.chunk == 8 and engine.config.lanes == 2
+    for runs in during:
+        sessions = {id(session): tokens for session, tokens in runs}
+        assert all(sessions[id(c.generation.session)] == 1 for c in decoding)
+    assert max(sum(tokens for _, tokens in runs) for runs in during[:-1]) == expected
+    assert all(c.ends for c in prompts)
     while scheduler.step():
         pass
-    assert [c.tokens for c in (*decoding, long)] == [
-        *(alone(image, 2, 60, seed) for seed in range(3)), alone(image, 21, 1, 7)
+    assert [c.tokens for c in (*decoding, *prompts)] == [
+        *(alone(image, 2, 60, seed) for seed in range(3)), *(alone(image, 21, 1, seed) for seed in (7, 8))
     ]
-    assert log.count("whole") < 5, "only where nobody decodes"
 
 
-def test_a_pass_in_slices_is_parked_and_goes_on(image: Image) -> None:
-    """Decoding sessions take the pages of a prompt in the middle of its pass, and give them back."""
-    engine = toy_engine(image, 64)
-    positions: list[tuple[int, bool]] = []
-    park = engine.pages.park
-
-    def watched(session: Session) -> None:
-        positions.append((session.position, any(engine.is_suspended(c.job.sliced) for c in clients)))
-        park(session)
-
-    engine.pages.park = watched  # type: ignore[method-assign]
-    scheduler = Scheduler(engine)
-    wanted = [(12, 30, 1), (30, 2, 2)]
-    clients = [Client(generation(engine, *c)) for c in wanted]
+def test_more_answers_than_a_pass_has_tokens_take_turns(image: Image) -> None:
+    engine = new_engine(image, 1024)
+    log = watch(engine)
+    scheduler = Scheduler(engine, max_running=11)
+    clients = [Client(generation(engine, 2, 30, seed)) for seed in range(11)]
     for client in clients:
         scheduler.submit(client.job)
     while scheduler.step():
         pass
-    assert [c.tokens for c in clients] == [alone(image, *c) for c in wanted]
-    assert any(suspended for _, suspended in positions)
+    assert [c.tokens for c in clients] == [alone(image, 2, 30, seed) for seed in range(11)]
+    full = [runs for runs in log if len(runs) == image.chunk == 8]
+    assert len(full) > 20
+    for client in clients:
+        turns = [client.generation.session in [session for session, _ in runs] for runs in full]
+        waits = [len(gap) for gap in "".join("x" if turn else "." for turn in turns).strip(".").split("x")]
+        assert max(waits) <= 1  # two of three passes at least
 
 
-def test_slide_beside_a_pass_in_slices(image: Image) -> None:
+def test_several_prompts_share_a_pass(image: Image) -> None:
+    engine = new_engine(image)
+    log = watch(engine)
+    scheduler = Scheduler(engine)
+    clients = [Client(generation(engine, 3, 1, seed)) for seed in range(3)]
+    for client in clients:
+        scheduler.submit(client.job)
+    while scheduler.step():
+        pass
+    assert [[tokens for _, tokens in runs] for runs in log] == [[3, 3, 2], [1]]
+    assert [c.tokens for c in clients] == [alone(image, 3, 1, seed) for seed in range(3)]
+
+
+def test_slide_beside_others(image: Image) -> None:
     """A session that computes its context again is a prompt as others are."""
     engine = new_engine(image)
     scheduler = Scheduler(engine)
@@ -224,36 +203,15 @@ def test_slide_beside_a_pass_in_slices(image: Image) -> None:
     assert [c.tokens for c in clients] == expected
 
 
-@pytest.mark.parametrize("turn", [1, 4])
-def test_cancel_between_slices(image: Image, turn: int) -> None:
-    engine = new_engine(image)
-    scheduler = Scheduler(engine, turn=turn)
-    decoding, prompts = Client(generation(engine, 3, 40, 1)), [Client(generation(engine, 30, 4, seed)) for seed in (2, 3)]
-    for client in (decoding, *prompts):
-        scheduler.submit(client.job)
-    while prompts[0].job.sliced is None:
-        scheduler.step()
-    for _ in range(5):
-        scheduler.step()
-    assert prompts[0].job.sliced is not None and prompts[0].generation.session.tokens == []
-    scheduler.cancel(prompts[0].job)
-    while scheduler.step():
-        pass
-    assert prompts[0].ends == [None] and prompts[0].tokens == []
-    assert decoding.tokens == alone(image, 3, 40, 1) and prompts[1].tokens == alone(image, 30, 4, 3)
-    assert engine.pages.free == engine.image.pages
-
-
 def test_observed_once_a_pass(image: Image) -> None:
-    """A pass in slices is one pass, with the time of all."""
     seen: list[tuple[int, bool, float]] = []
     engine = new_engine(image)
-    scheduler = Scheduler(engine, observer=lambda job, result, prefill, seconds: seen.append((result.tokens, prefill, seconds)))
-    for client in (Client(generation(engine, 3, 50, 1)), Client(generation(engine, 11, 1, 2))):
+    scheduler = Scheduler(engine, observer=lambda result, prefill, seconds: seen.append((result.tokens, prefill, seconds)))
+    for client in (Client(generation(engine, 3, 3, 1)), Client(generation(engine, 8, 1, 2))):
         scheduler.submit(client.job)
     while scheduler.step():
         pass
-    assert [tokens for tokens, prefill, _ in seen if prefill] == [3, 8, 3]
+    assert [(tokens, prefill) for tokens, prefill, _ in seen] == [(8, True), (2, False), (2, False), (1, True)]
     assert all(seconds > 0 for _, _, seconds in seen)
 
 
@@ -306,7 +264,7 @@ def test_limits(image: Image) -> None:
     while scheduler.step():
         assert scheduler.running <= 1
     scheduler.submit(clients[3].job)
-    for name in ("max_running", "max_waiting", "turn"):
+    for name in ("max_running", "max_waiting", "width"):
         with pytest.raises(HwgenError, match=name):
             Scheduler(engine, **{name: -1})
 
@@ -384,28 +342,3 @@ def test_close_ends_what_runs(image: Image) -> None:
     for c in (client, other):
         assert len(c.ends) == 1 and isinstance(c.ends[0], HwgenError) and len(c.tokens) < 60
     assert engine.pages.free == engine.image.pages
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("error", [DeviceTimeout("it hangs"), ZeroDivisionError("a bug")])
-def test_a_dead_device_ends_every_job(image: Image, error: Exception) -> None:
-    engine = new_engine(image)
-    scheduler = Scheduler(engine)
-    clients = [Client(generation(engine, 5, 6, seed)) for seed in range(3)]
-    ended = threading.Semaphore(0)
-    for client in clients:
-        client.job.on_end = lambda e, c=client: (c.ends.append(e), ended.release())[0]  # type: ignore[misc]
-        scheduler.submit(client.job)
-
-    def fail(timeout: float) -> None:
-        raise error
-
-    engine.device.wait = fail  # type: ignore[method-assign]
-    scheduler.start()
-    for _ in clients:
-        assert ended.acquire(timeout=60)
-    assert all(isinstance(c.ends[0], HwgenError) and c.ends[0].kind == "device" for c in clients)
-    assert scheduler.failure is not None
-    with pytest.raises(HwgenError):
-        scheduler.submit(Client(generation(engine, 1, 1, 1)).job)
-    scheduler.close()

@@ -17,6 +17,7 @@ from hwgen.boards import load_board
 from hwgen.descriptors import Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
+from hwgen.golden.registers import Run
 from hwgen.sw.cli.main import main
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.constants import ArrayRows
@@ -73,7 +74,7 @@ def test_arrays_are_what_the_machine_reads(engine: Engine) -> None:
         for block in range(3):
             here = slice(block * CONFIG.kv_block, min(41, (block + 1) * CONFIG.kv_block))
             count = here.stop - here.start
-            elements, scales = machine._cache_block(d, block, SHAPE.head_dim)
+            elements, scales = machine._cache_block(d, Run(41, 1, 0, 0), block, SHAPE.head_dim)
             np.testing.assert_array_equal(kv.elements[:, d.layer, :, here], elements[:, :, :count])
             np.testing.assert_array_equal(kv.scales[:, d.layer, :, here], scales[:, :, :count])
     assert np.abs(kv.elements).max() == 127 and kv.scales.all()

@@ -2,25 +2,20 @@
 
 The record of a token, kept in its page, is a hash over all records before it and the token; logits are drawn from the last
 record. So a page that is wrong, stale or shared by mistake changes every token that follows, in no time.
-
-A pass in slices keeps its tokens in a scratch memory from the first slice to the last, where any pass but one beside it changes
-them; half of each record is written by the first slice, and must still be there in the last.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from hwgen.contract import CONTRACT_VERSION, contract_hash
-from hwgen.registers import MAGIC, PassFlag, Status, register_map
-from hwgen.sw.compiler.image import Image, Places, Programs
+from hwgen.registers import MAGIC, RUN_PAGES, RUN_TOKENS, PassFlag, Status, register_map
+from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.placement import FRAME_BYTES
-from hwgen.sw.compiler.programs import is_needed
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
@@ -46,8 +41,6 @@ class ToyDevice:
         self._tokens = {self._key(row): token for token, row in enumerate(image.rows(range(image.shape.vocab)))}
         if len(self._tokens) != image.shape.vocab:
             raise ValueError("tokens must have embeddings that differ")
-        #: Position and tokens of the pass whose slices run, and the slice that must come next.
-        self._scratch: tuple[int, list[int], int] | None = None
         self._names = {r.offset + i * r.step: (r.name, i) for r in register_map(self.config) for i in range(r.count)}
         code = contract_hash(self.config)
         self.values: dict[tuple[str, int], int] = {
@@ -60,11 +53,6 @@ class ToyDevice:
     @staticmethod
     def _key(row: npt.NDArray[np.uint8]) -> bytes:
         return row.tobytes()
-
-    @cached_property
-    def _programs(self) -> Programs:
-        constants, rows, programs = self._buffers[:3]
-        return self.image.programs(Places(constants, rows, programs))
 
     def allocate(self, size: int) -> int:
         self._buffers.append(self._allocator.allocate(size))
@@ -100,74 +88,55 @@ class ToyDevice:
     def stop(self) -> None:
         """No pass is ever running."""
 
-    def _record(self, position: int) -> npt.NDArray[np.uint8]:
-        """Place of the record of a position."""
-        page = self.values["PAGE", position // self.config.kv_block]
+    def _record(self, pages: int, position: int) -> npt.NDArray[np.uint8]:
+        """Place of the record of a position, of the sequence whose page table begins at an entry."""
+        page = self.values["PAGE", pages + position // self.config.kv_block]
         start = page * FRAME_BYTES
         start += position % self.config.kv_block * RECORD
         return self.memory[start : start + RECORD]
 
     def _run(self) -> None:
-        begin, count = self.values["POSITION", 0], self.values["COUNT", 0]
+        count, wanted = self.values["COUNT", 0], self.values["WANTED", 0]
         tokens = [self._token(i) for i in range(count)]
-        program, programs = self.values["PROGRAM_LOW", 0], self._programs
-        if program in programs.slices:
-            self._slice(programs.slices.index(program), begin, tokens)
-            return
-        if program != programs.beside or not programs.slices:
-            assert program == programs.whole
-            self._scratch = None
-        else:
-            assert count == 1, "the program beside slices is for one token"
-        self._pass(begin, tokens)
+        assert self.values["PROGRAM_LOW", 0] == self._buffers[2]
+        lasts: list[bytes] = []
+        for r in range(self.values["RUNS", 0]):
+            begin, word = self.values["RUN", 2 * r], self.values["RUN", 2 * r + 1]
+            own = tokens[len(lasts) : len(lasts) + RUN_TOKENS.extract(word)]
+            lasts += self._run_tokens(RUN_PAGES.extract(word), begin, own)
+        assert len(lasts) == count
+        for j in range(wanted):
+            self._answer(j, lasts[self.values["WANT", j]])
 
     def _token(self, index: int) -> int:
         """The token whose embedding the pass finds at ``index``."""
         start = self._buffers[1] + self.values["TOKEN", index] * self.image.row_bytes
         return self._tokens[self._key(self.memory[start : start + self.image.row_bytes])]
 
-    def _slice(self, number: int, begin: int, tokens: list[int]) -> None:
-        assert self.image.sliced is not None
-        logits = PassFlag.LOGITS in PassFlag(self.values["PASS", 0])
-        needed = [i for i, part in enumerate(self.image.sliced.slices) if is_needed(part, len(tokens), logits)]
-        if number:  # token ids are read by the first one alone
-            assert self._scratch is not None, "the slices before this one are lost"
-            first, kept, following = self._scratch
-            assert (first, len(kept), following) == (begin, len(tokens), number)
-            tokens = kept
-        records = [self._record(begin + i)[: RECORD // 2] for i in range(len(tokens))]
-        halves = [np.array([token, begin], np.uint16).view(np.uint8) for token in tokens]
-        if not number:
-            for record, half in zip(records, halves, strict=True):
-                record[:] = half
-        else:
-            assert all(np.array_equal(*pair) for pair in zip(records, halves, strict=True)), "pages have changed"
-        at = needed.index(number) + 1
-        if at < len(needed):
-            self._scratch = begin, tokens, needed[at]
-        else:
-            self._scratch = None
-            self._pass(begin, tokens)
-
-    def _pass(self, begin: int, tokens: list[int]) -> None:
-        digest = hashlib.blake2b(b"".join(self._record(p).tobytes() for p in range(begin)), digest_size=RECORD)
+    def _run_tokens(self, pages: int, begin: int, tokens: list[int]) -> list[bytes]:
+        """The records of the tokens of a run, written."""
+        digest = hashlib.blake2b(b"".join(self._record(pages, p).tobytes() for p in range(begin)), digest_size=RECORD)
+        records = []
         for i, token in enumerate(tokens):
             last = digest.copy()
             last.update(np.array([token]).tobytes())
-            self._record(begin + i)[:] = np.frombuffer(last.digest(), np.uint8)
-            digest.update(last.digest())
-        options = PassFlag(self.values["PASS", 0])
-        if PassFlag.LOGITS not in options:
-            return
-        rng = np.random.default_rng(int.from_bytes(last.digest(), "little"))
+            records.append(last.digest())
+            self._record(pages, begin + i)[:] = np.frombuffer(records[-1], np.uint8)
+            digest.update(records[-1])
+        return records
+
+    def _answer(self, j: int, record: bytes) -> None:
+        """Candidates, and on request logits, of a wanted token."""
+        rng = np.random.default_rng(int.from_bytes(record, "little"))
         logits = rng.standard_normal(self.image.shape.vocab).astype(np.float32)
+        first = 2 * self.config.topk * j
         for i, token in enumerate(np.argsort(-logits)[: self.config.topk].tolist()):
-            self.values["TOPK", 2 * i] = token
-            self.values["TOPK", 2 * i + 1] = int(logits[token : token + 1].view(np.uint32)[0])
-        if PassFlag.WRITE_LOGITS in options:
+            self.values["TOPK", first + 2 * i] = token
+            self.values["TOPK", first + 2 * i + 1] = int(logits[token : token + 1].view(np.uint32)[0])
+        if PassFlag.WRITE_LOGITS in PassFlag(self.values["PASS", 0]):
             beats = np.zeros(self.image.logits_bytes, np.uint8)
             beats[: logits.nbytes] = logits.view(np.uint8)
-            self.write(self.values["LOGITS_LOW", 0], beats)
+            self.write(self.values["LOGITS_LOW", 0] + j * self.image.logits_bytes, beats)
 
 
 def toy_engine(image: Image, cache_tokens: int) -> Engine:

@@ -136,7 +136,7 @@ def flip(opcode: Opcode, layer: int, change: Callable[[GoldenMachine], None]) ->
     """Corrupt the state after one operator of the second pass."""
 
     def fault(d: Descriptor, machine: GoldenMachine) -> None:
-        if d.opcode is opcode and d.layer == layer and machine.position == CONFIG.chunk:
+        if d.opcode is opcode and d.layer == layer and machine.positions[0] == CONFIG.chunk:
             change(machine)
 
     return fault
@@ -251,7 +251,8 @@ def test_cache_in_memory_is_compared(weights: ModelWeights) -> None:
 def test_logits_and_candidates_are_compared(weights: ModelWeights) -> None:
     def swap(d: Descriptor, machine: GoldenMachine) -> None:
         if d.opcode is Opcode.HEAD:
-            machine.registers.candidates[0], machine.registers.candidates[1] = machine.registers.candidates[1::-1]
+            first = machine.registers.candidates[0]
+            first[0], first[1] = first[1::-1]
 
     first = check(weights, swap).first
     assert first is not None and (first.operator, first.output, first.token) == ("HEAD", "candidate", 10)
