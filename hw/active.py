@@ -15,10 +15,8 @@ __all__ = ["ActiveRange", "Pass"]
 
 
 def Pass(config: BuildConfig) -> wiring.Signature:
-    """What the host asked for; stable while a pass runs.
-
-    ``tokens`` of the pass, the ``runs`` they belong to, and how many of them are ``wanted``: the LOGITS operators work on those.
-    """
+    """What the host asked for; stable while a pass runs: ``tokens`` in all, in so many ``runs``, and how many have logits that are
+    ``wanted``."""
     return wiring.Signature({
         "tokens": Out(bits_for(config.chunk)),
         "runs": Out(bits_for(config.chunk)),
@@ -29,8 +27,8 @@ def Pass(config: BuildConfig) -> wiring.Signature:
 class ActiveRange(wiring.Component):
     """The rules of a pass, for prefetcher and sequencer alike: outputs are those of the descriptor of the cycle before.
 
-    A descriptor counts the tokens of the pass, with LOGITS the wanted ones. It is skipped when ``token_start`` is not below their
-    number, and when it has MULTI and they are at most two rounds (``2 * token_count``).
+    A descriptor is skipped when ``token_start >= tokens``, and when it has MULTI and the pass is at most two rounds
+    (``2 * token_count``). With LOGITS ``wanted`` stands in for ``tokens``.
 
     Members
     -------
@@ -40,7 +38,7 @@ class ActiveRange(wiring.Component):
     first, count : Out
         Active tokens ``first .. first + count - 1``.
     more : Out(1)
-        Another round of tokens follows: there are some behind ``token_start + token_count``.
+        Another round of tokens follows: ``token_start + token_count < tokens``.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -56,20 +54,20 @@ class ActiveRange(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        d, current = self.descriptor, self.current
+        d = self.descriptor
 
         def has(flag: Flag) -> Signal:
             return d.flags[flag.value.bit_length() - 1]
 
-        bits = len(current.tokens)
-        left, start, round_size, tokens = Signal(bits), Signal(bits), Signal(bits), Signal(bits)
-        m.d.comb += tokens.eq(Mux(has(Flag.LOGITS), current.wanted, current.tokens))
+        tokens = Signal.like(self.current.tokens)
+        m.d.comb += tokens.eq(Mux(has(Flag.LOGITS), self.current.wanted, self.current.tokens))
+        left, round_size = Signal(len(tokens)), Signal(len(tokens))
         m.d.sync += [
             left.eq(tokens - d.token_start),
-            start.eq(d.token_start),
+            self.first.eq(d.token_start),
             round_size.eq(d.token_count),
             self.skip.eq((d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))),
             self.more.eq(d.token_start + d.token_count < tokens),
         ]
-        m.d.comb += [self.first.eq(start), self.count.eq(Mux(self.more, round_size, left))]
+        m.d.comb += self.count.eq(Mux(self.more, round_size, left))
         return m

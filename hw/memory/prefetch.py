@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,28 +10,24 @@ from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
 from ...registers import NUMBER_BITS
 from ..active import ActiveRange, Pass
-from ..interfaces import ADDRESS_BITS, DescriptorLayout, Segment, index_bits
+from ..interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead
 
-__all__ = ["Prefetcher", "TableRead"]
-
-
-def TableRead(depth: int) -> wiring.Signature:
-    """Read of the token or page table: ``number`` is entry ``index`` of the cycle before."""
-    return wiring.Signature({"index": Out(index_bits(depth)), "number": In(NUMBER_BITS)})
+__all__ = ["Prefetcher"]
 
 
 class Prefetcher(wiring.Component):
     """Walks the descriptors ahead of the sequencer and emits their segments in the order in which operators use them.
 
     Descriptors that the pass skips (see `ActiveRange`) emit nothing. A segment of a STREAM leaves three cycles after its
-    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles.
+    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles; a run takes two more.
 
     Members
     -------
     descriptors : In(stream of DescriptorLayout)
     current : In(Pass)
     tokens, pages : Out(TableRead)
-        Token ids by index in the chunk; page numbers by block of the context.
+        Token ids by index in the pass; page numbers by entry.
+    runs : Out(RunRead)
     shortlist : Out(TableRead)
         Block by entry of the short list.
     shortlist_complete : In(1)
@@ -47,7 +43,8 @@ class Prefetcher(wiring.Component):
             "descriptors": In(stream.Signature(DescriptorLayout())),
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
-            "pages": Out(TableRead(config.max_pages)),
+            "pages": Out(TableRead(config.page_entries)),
+            "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
@@ -62,8 +59,8 @@ class Prefetcher(wiring.Component):
         m.d.comb += [
             active.descriptor.eq(self.descriptors.p),  # as `d` will have it, with what follows from it
             active.current.tokens.eq(self.current.tokens),
-            active.current.position.eq(self.current.position),
-            active.current.want_logits.eq(self.current.want_logits),
+            active.current.runs.eq(self.current.runs),
+            active.current.wanted.eq(self.current.wanted),
         ]
 
         index = Signal(range(max(config.chunk, config.max_pages, config.shortlist) + 1))
@@ -72,12 +69,18 @@ class Prefetcher(wiring.Component):
         base = Signal(ADDRESS_BITS)
         stride = Signal(32)
         block_bits = config.kv_block.bit_length() - 1
-        blocks = Signal(range(config.max_pages + 1))
+        # Of the run at hand: its number, whether another follows, its cached blocks; where its positions and its pages begin.
+        run, another, blocks = Signal.like(self.runs.index), Signal(), Signal(range(config.max_pages + 1))
+        position, pages = Signal.like(self.runs.position), Signal.like(self.runs.pages)
+        of_cache = Signal()
         segment = self.segments
         m.d.comb += [
-            blocks.eq((self.current.position + (config.kv_block - 1)) >> block_bits),
+            blocks.eq((self.runs.position + (config.kv_block - 1)) >> block_bits),
+            another.eq(run + 1 != self.current.runs),
+            of_cache.eq(d.fetch == Fetch.CACHE),
+            self.runs.index.eq(run),
             self.tokens.index.eq(index),
-            self.pages.index.eq(index),
+            self.pages.index.eq(pages + index),
             self.shortlist.index.eq(index),
             segment.p.beats.eq(d.stream_beats),
         ]
@@ -95,6 +98,7 @@ class Prefetcher(wiring.Component):
                     last.eq(active.first + active.count - 1),
                     heads.eq(1),
                     stride.eq(d.stride),
+                    run.eq(0),
                 ]
                 with m.If(d.opcode == Opcode.END):
                     m.d.sync += self.idle.eq(1)
@@ -105,22 +109,32 @@ class Prefetcher(wiring.Component):
                     with m.Case(Fetch.STREAM):
                         m.d.sync += [segment.valid.eq(1), segment.p.address.eq(d.stream_address), last.eq(active.first)]
                         m.next = "EMIT"
-                    with m.Case(Fetch.TOKEN, Fetch.POSITION):
+                    with m.Case(Fetch.TOKEN):
                         m.next = "LOOK_UP"
-                    with m.Case(Fetch.CACHE):
-                        m.d.sync += [index.eq(0), last.eq(blocks - 1), heads.eq(d.kv_heads)]
-                        with m.If((blocks == 0) | (d.kv_heads == 0)):
-                            m.next = "TAKE"
-                        with m.Else():
-                            m.next = "LOOK_UP"
+                    with m.Case(Fetch.POSITION, Fetch.CACHE):
+                        m.next = "RUN"
                     with m.Case(Fetch.SHORTLIST):
                         m.d.sync += [index.eq(0), last.eq(d.row_blocks - 1), stride.eq(d.head_stride)]
                         m.next = "HOLD"
                     with m.Default():
                         m.next = "TAKE"
+            with m.State("RUN"):
+                m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.sync += [
+                    position.eq(self.runs.position),
+                    pages.eq(self.runs.pages),
+                    base.eq(d.stream_address),
+                    index.eq(0),
+                    last.eq(Mux(of_cache, blocks, self.runs.tokens) - 1),
+                    heads.eq(Mux(of_cache, d.kv_heads, 1)),
+                ]
+                m.next = "LOOK_UP"
+                with m.If(of_cache & ((blocks == 0) | (d.kv_heads == 0))):
+                    self._next_run(m, run, another)
             with m.State("HOLD"), m.If(self.shortlist_complete):
                 m.next = "LOOK_UP"
-            self._find_address(m, d, index, base, stride)
+            self._find_address(m, d, index, position, base, stride)
             with m.State("EMIT"), m.If(segment.ready):
                 m.d.sync += [segment.valid.eq(0), index.eq(index + 1)]
                 with m.If(index != last):
@@ -128,11 +142,20 @@ class Prefetcher(wiring.Component):
                 with m.Elif(heads != 1):
                     m.d.sync += [index.eq(0), heads.eq(heads - 1), base.eq(base + d.head_stride)]
                     m.next = "LOOK_UP"
+                with m.Elif((d.fetch == Fetch.POSITION) | of_cache):
+                    self._next_run(m, run, another)
                 with m.Else():
                     m.next = "TAKE"
         return m
 
-    def _find_address(self, m: Module, d: Signal, index: Signal, base: Signal, stride: Signal) -> None:
+    def _next_run(self, m: Module, run: Signal, another: Signal) -> None:
+        """The next run follows, or the next descriptor behind the last one."""
+        m.d.sync += run.eq(run + 1)
+        m.next = "RUN"
+        with m.If(~another):
+            m.next = "TAKE"
+
+    def _find_address(self, m: Module, d: Signal, index: Signal, position: Signal, base: Signal, stride: Signal) -> None:
         """States from an index to the segment's address: its number in the table, times the stride, plus the base."""
         segment = self.segments
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
@@ -145,7 +168,7 @@ class Prefetcher(wiring.Component):
                 with m.Case(Fetch.TOKEN):
                     m.d.sync += number.eq(self.tokens.number)
                 with m.Case(Fetch.POSITION):
-                    m.d.sync += number.eq(self.current.position + index)
+                    m.d.sync += number.eq(position + index)
                 with m.Case(Fetch.SHORTLIST):
                     m.d.sync += number.eq(self.shortlist.number)
                 with m.Default():
