@@ -60,7 +60,6 @@ class NormSteps(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         op, descriptor = self.op, self.op.descriptor
-        tag = self.step.tag
         do_sum, do_quantize = Signal(), Signal()
         store = (descriptor.flags & Flag.STORE).any()
         m.d.comb += [
@@ -88,15 +87,15 @@ class NormSteps(wiring.Component):
             last_head.eq(~store | (head + 1 == descriptor.heads)),
             last_vector.eq(vector + 1 == descriptor.vectors),
             last_token.eq((position + 1 == op.count) & last_head),
-            tag.source.eq(base + vector),
-            tag.param.eq(descriptor.param + vector),
-            tag.target.eq(Mux(store, tag.source, vector)),
-            tag.first.eq(vector == 0),
-            tag.last.eq(last_vector),
-            tag.final.eq(last_token & last_vector),
-            tag.kind.eq(Kind.TOKEN),
-            tag.place.eq(position),
-            tag.index.eq(Mux(store, Scales.HEAD, 0)),
+            self.step.tag.source.eq(base + vector),
+            self.step.tag.param.eq(descriptor.param + vector),
+            self.step.tag.target.eq(Mux(store, self.step.tag.source, vector)),
+            self.step.tag.first.eq(vector == 0),
+            self.step.tag.last.eq(last_vector),
+            self.step.tag.final.eq(last_token & last_vector),
+            self.step.tag.kind.eq(Kind.TOKEN),
+            self.step.tag.place.eq(position),
+            self.step.tag.index.eq(Mux(store, Scales.HEAD, 0)),
         ]
 
         with m.If(do_sum | do_quantize):
