@@ -181,8 +181,8 @@ class ScoreStage(wiring.Component):
                     present.first.eq(1), walk.run.eq(0), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
                     walk.head_word.eq(0), walk.dim.eq(0), walk.at_end.eq(walk.last_dim == 0),
                     walk.blocks_left.eq(command.row_blocks - 1),
-                    # Round 0 is the first run's.
-                    walk.rounds.last.eq(0), walk.tail_word.eq(0), walk.tail_scale.eq(0),
+                    # Round 0 is the first run's, and HEAD's.
+                    walk.rounds.eq(0), walk.run_scale.eq(0), walk.tail_word.eq(0), walk.tail_scale.eq(0),
                 ]
                 with m.If(self.start):
                     m.next = "LOOK_UP"

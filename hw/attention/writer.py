@@ -64,6 +64,8 @@ class Walk:
         )
         #: The second of the two beats waits at the store.
         self.odd = Signal()
+        #: The next two beats are asked for while the last beat waits to be taken; they came before it was.
+        self.asking, self.missed = Signal(), Signal()
         #: The register that becomes a beat.
         self.beat = Signal(8 * config.beat_bytes, reset_less=True)
         #: Two beats of the store make one of 4-bit elements.
@@ -79,7 +81,7 @@ class KvWriter(wiring.Component):
 
     With ``Format.INT4_KV`` (builds that have it) two beats of the store, which hold elements of -7 .. 7, make one of memory.
 
-    The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 3 cycles, a header beat a
+    The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 2 cycles, a header beat a
     cycle for each of its scales.
 
     Members
@@ -148,8 +150,9 @@ class KvWriter(wiring.Component):
             m.d.sync += walk.scale.eq(walk.scale + 1)
         with m.If(walk.ask | walk.load_odd):
             m.d.sync += walk.dim.eq(walk.dim + 1)
+        m.d.sync += walk.asking.eq(walk.load_odd)
         with m.If(walk.load_odd & (walk.dim == walk.last_dim)):
-            m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.last.eq(walk.value)]
+            m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.last.eq(walk.value), walk.asking.eq(~walk.value)]
         filled = delayed(m, walk.fill, KV_SCALE_LATENCY, "filled")[-1]
         return filled, delayed(m, walk.ask, kv_latency(config), "arrived")[-1]
 
@@ -216,24 +219,20 @@ class KvWriter(wiring.Component):
             with m.State("ASK"):
                 m.d.comb += walk.ask.eq(1)
                 m.next = "EVEN"
-            with m.State("EVEN"):
-                m.d.comb += walk.load_even.eq(arrived)
-                m.d.sync += walk.odd.eq(1)
-                with m.If(arrived):
-                    m.next = "SEND"
-                    if config.int4_kv:
-                        with m.If(walk.int4):
-                            m.next = "ODD"
+            with m.State("EVEN"), m.If(arrived):
+                self._load_even(m, walk)
             if config.int4_kv:
                 with m.State("ODD"):
                     m.d.comb += walk.load_odd.eq(1)
                     m.d.sync += walk.odd.eq(0)
                     m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += self.beats.valid.eq(1)
+                m.d.comb += [self.beats.valid.eq(1), walk.ask.eq(walk.asking)]
                 m.d.sync += landed.eq(0)
                 with m.If(self.beats.ready):
-                    self._next_beat(m, walk)
+                    self._next_beat(m, walk, arrived)
+                with m.Elif(arrived):
+                    m.d.sync += walk.missed.eq(1)
         with m.If(filled):
             m.d.sync += landed.eq(landed + 1)
 
@@ -281,7 +280,16 @@ class KvWriter(wiring.Component):
             with m.If(slot == block - 1):
                 m.next = "SEGMENT"
 
-    def _next_beat(self, m: Module, walk: Walk) -> None:
+    def _load_even(self, m: Module, walk: Walk) -> None:
+        """Takes the first of two beats that come in this cycle and the next."""
+        m.d.comb += walk.load_even.eq(1)
+        m.d.sync += walk.odd.eq(1)
+        m.next = "SEND"
+        if self.config.int4_kv:
+            with m.If(walk.int4):
+                m.next = "ODD"
+
+    def _next_beat(self, m: Module, walk: Walk, arrived: Value) -> None:
         """Where a beat that was taken leads: more of its segment, the next block, head or run, or the end."""
         command, block = self.op.descriptor, self.config.kv_block
         m.d.sync += walk.left.eq(walk.left - 1)
@@ -310,3 +318,9 @@ class KvWriter(wiring.Component):
         with m.Elif(walk.padding | walk.last):
             m.d.sync += walk.padding.eq(1)
             m.next = "SEND"
+        with m.Elif(walk.missed):
+            m.d.sync += [walk.missed.eq(0), walk.dim[0].eq(0)]
+        with m.Elif(arrived):
+            self._load_even(m, walk)
+        with m.Else():
+            m.next = "EVEN"

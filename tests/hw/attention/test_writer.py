@@ -153,7 +153,7 @@ async def writes_blocks(dut: Any) -> None:
         if not parameters["stall"]:
             # Slots, header scales, and what two beats of the store take, which are two of memory or one; one cycle for padding.
             pairs = layout.data_beats * (2 if int4 else 1)
-            assert cycles <= len(want) * (3 * config.kv_block + 30 + (kv_latency(config) + 3) * pairs + config.groups), cycles
+            assert cycles <= len(want) * (3 * config.kv_block + 30 + (kv_latency(config) + 2) * pairs + config.groups), cycles
         segments.items.clear()
         beats.items.clear()
 
