@@ -378,7 +378,8 @@ class Accelerator(wiring.Component):
             shortlist.scores.eq(vector.scratch_write.data),
             shortlist.index[0].eq(mem.shortlist.index),
             mem.shortlist.number.eq(shortlist.block[0]),
-            mem.shortlist_complete.eq(shortlist.reading & shortlist.shown),
+            # Not the list of the HEAD before.
+            mem.shortlist_complete.eq(shortlist.reading & shortlist.shown & (mem.shortlist_number == head.first)),
             shortlist.index[1].eq(attention.list_index),
             attention.list_block.eq(shortlist.block[1]),
         ]

@@ -10,7 +10,7 @@ from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
 from ...registers import NUMBER_BITS
 from ..active import ActiveRange, Pass
-from ..interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead
+from ..interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead, index_bits
 
 __all__ = ["Prefetcher"]
 
@@ -46,10 +46,10 @@ class Prefetcher(wiring.Component):
     tokens, pages : Out(TableRead)
         Token ids by index in the pass; page numbers by entry.
     runs : Out(RunRead)
-    shortlist : Out(TableRead)
-        Block by entry of the short list.
+    shortlist : Out(TableRead), shortlist_number : Out
+        Block by entry of the short list of that wanted token.
     shortlist_complete : In(1)
-        The operator that reads it has started, and no score is on its way to the list; its segments wait for that.
+        The operator that reads that list has started, and no score is on its way to it; its segments wait for that.
     segments : Out(Segment)
     idle : Out(1)
         1 in reset, and from END of a program until the next descriptor comes.
@@ -64,6 +64,7 @@ class Prefetcher(wiring.Component):
             "pages": Out(TableRead(config.page_entries)),
             "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "idle": Out(1, init=1),
@@ -86,6 +87,7 @@ class Prefetcher(wiring.Component):
             self.tokens.index.eq(walk.index),
             self.pages.index.eq(walk.pages + walk.index),
             self.shortlist.index.eq(walk.index),
+            self.shortlist_number.eq(d.token_start),
             segment.p.beats.eq(d.stream_beats),
         ]
 

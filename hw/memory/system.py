@@ -10,7 +10,7 @@ from ...config import BuildConfig
 from ..active import Pass
 from ..axi.merge import ReadMerge
 from ..axi.signature import Axi4
-from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, RunRead, Segment, TableRead, WriteBeat
+from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, RunRead, Segment, TableRead, WriteBeat, index_bits
 from .port import ErrorReport
 from .prefetch import Prefetcher
 from .program import ProgramReader
@@ -35,7 +35,7 @@ class MemorySystem(wiring.Component):
         Strobe: a pass begins with the program at ``program``.
     port_enable : In, one bit a port
         Ports that the stream is read through, as they are at ``start``; all of them where no bit is set.
-    current, tokens, pages, runs, shortlist, shortlist_complete
+    current, tokens, pages, runs, shortlist, shortlist_number, shortlist_complete
         See `Prefetcher`.
     descriptors : Out(stream of DescriptorLayout)
         For the sequencer.
@@ -78,6 +78,7 @@ class MemorySystem(wiring.Component):
             "pages": Out(TableRead(config.page_entries)),
             "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_complete": In(1),
             "descriptors": Out(stream.Signature(DescriptorLayout())),
             "rows": Out(RowStream(config)),
@@ -130,6 +131,7 @@ class MemorySystem(wiring.Component):
         m.d.comb += [
             program.address.eq(self.program),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
+            self.shortlist_number.eq(prefetcher.shortlist_number),
             reader.enabled.eq(enabled), reader.hold.eq(self.hold), reader.rewind.eq(self.rewind),
             *(unit.halt.eq(halt) for unit in (program, reader, writer)),
             self.ring_beat.eq(reader.beat),

@@ -17,7 +17,7 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Read
-from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead
+from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead, index_bits
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher
 from hwgen.hw.memory.program import ProgramReader
@@ -49,6 +49,7 @@ class FetchPath(wiring.Component):
             "pages": Out(TableRead(config.page_entries)),
             "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "error": Out(ErrorReport()),
@@ -62,6 +63,7 @@ class FetchPath(wiring.Component):
         m.d.comb += [
             program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
+            self.shortlist_number.eq(prefetcher.shortlist_number),
         ]
         connect(m, program.axi, flipped(self.axi))
         connect(m, program.error, flipped(self.error))
