@@ -158,7 +158,7 @@ async def holds_values(dut: Any) -> None:
     assert await host.read(at("VERSION")) == CONTRACT_VERSION
     assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == contract_hash(config)
     writable = [row for row in register_map(config) if row.access == "rw"]
-    assert len(writable) == 9
+    assert len(writable) == 10
     every_port = (1 << config.ports) - 1
     assert await host.read(at("PORT_ENABLE")) == int(dut.port_enable.value) == every_port
     values = {row.name: bench.random.getrandbits(32) & ~1 for row in writable}
@@ -168,8 +168,8 @@ async def holds_values(dut: Any) -> None:
     for row in writable:
         assert await host.read(row.offset) == values[row.name], row.name
     assert int(dut.port_enable.value) == values["PORT_ENABLE"]
-    await host.write(at("POSITION"), 0xFFFFFFFF, strobe=0b0010)
-    assert await host.read(at("POSITION")) == values["POSITION"] | 0xFF00
+    await host.write(at("WANTED"), 0xFFFFFFFF, strobe=0b0010)
+    assert await host.read(at("WANTED")) == values["WANTED"] | 0xFF00
     assert int(dut.program.value) == (values["PROGRAM_LOW"] | values["PROGRAM_HIGH"] << 32) % 2**40
     assert int(dut.logits.value) == (values["LOGITS_LOW"] | values["LOGITS_HIGH"] << 32) % 2**40
     # Nothing happens at read-only and unmapped addresses.
