@@ -371,15 +371,18 @@ class Accelerator(wiring.Component):
             shortlist.rows.eq(of_vector.head_stride),
             shortlist.vectors.eq(of_vector.vectors),
             shortlist.tokens.eq(drain.count),
-            shortlist.reading.eq(sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST)),
-            shortlist.list.eq(Mux(shortlist.reading, head.first, drain.first)),
+            shortlist.list.eq(drain.first),
             vector.lists_busy.eq(shortlist.busy),
             shortlist.valid.eq(vector.scratch_write.valid & scoring),
             shortlist.scores.eq(vector.scratch_write.data),
+            shortlist.read.eq(mem.shortlist_read),
+            shortlist.number[0].eq(mem.shortlist_number),
             shortlist.index[0].eq(mem.shortlist.index),
             mem.shortlist.number.eq(shortlist.block[0]),
-            # Not the list of the HEAD before.
-            mem.shortlist_complete.eq(shortlist.reading & shortlist.shown & (mem.shortlist_number == head.first)),
+            mem.shortlist_complete.eq(
+                sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & shortlist.complete
+            ),
+            shortlist.number[1].eq(head.first),
             shortlist.index[1].eq(attention.list_index),
             attention.list_block.eq(shortlist.block[1]),
         ]

@@ -1,21 +1,28 @@
-"""The best candidates of the LM head."""
+"""Sorted lists of the best of many."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import fifo, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ..interfaces import index_bits
-from .topk import INDEX_BITS, ordered
 
-__all__ = ["CandidateList"]
+__all__ = ["INDEX_BITS", "CandidateList", "ordered"]
+
+#: Bits of a token id.
+INDEX_BITS = 24
+
+
+def ordered(number: Value) -> Value:
+    """Bits of a float32 so that unsigned comparison orders the numbers."""
+    return Mux(number[31], ~number, Cat(number[:31], 1))
 
 
 class CandidateList(wiring.Component):
-    """Sorted lists of the ``size`` largest candidates, one at a time of ``lists``; of equal candidates the earlier comes first. For
-    candidates that come seldom on average: :class:`TopK` takes one a cycle, and is several times as large.
+    """Sorted lists of the ``size`` largest candidates, ``lists`` of them in one memory; of equal candidates the earlier comes
+    first. One list at a time takes candidates.
 
     Candidates come one a cycle, in bursts that are reserved ahead, and wait in a queue. One that is not better than the last entry
     leaves the queue in one cycle; another climbs the list from its end, an entry a cycle. That is rare: of n candidates in
@@ -23,11 +30,12 @@ class CandidateList(wiring.Component):
 
     Members
     -------
-    clear : In(1), list : In
-        Strobe: list ``list`` begins anew, and takes the candidates from here on. It does not change until the next strobe.
+    clear, resume : In(1), list : In
+        Strobes, while nothing waits: list ``list`` begins anew, or goes on from where it was left, and takes the candidates from
+        the next cycle on.
     room : Out(1), begin : In(1)
         Whether another burst of ``burst`` candidates may come, and the strobe that reserves the place for it.
-    valid : In(1), index : In, logit : In(32)
+    valid : In(1), index : In(bits), logit : In(32)
         A candidate.
     busy : Out(1)
         A candidate waits or is on its way through the list.
@@ -36,37 +44,42 @@ class CandidateList(wiring.Component):
         candidate reached have no meaning.
     """
 
-    def __init__(self, size: int, lists: int, burst: int) -> None:
+    def __init__(self, size: int, lists: int, burst: int, *, depth: int, bits: int = INDEX_BITS) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
+        if depth < burst:
+            raise ValueError(f"depth must be at least burst ({burst}), not {depth!r}")
         self.size = size
         self.lists = lists
         self.burst = burst
+        self.depth = depth
+        self.bits = bits
         super().__init__({
             "clear": In(1),
+            "resume": In(1),
             "list": In(index_bits(lists)),
             "room": Out(1),
             "begin": In(1),
             "valid": In(1),
-            "index": In(INDEX_BITS),
+            "index": In(bits),
             "logit": In(32),
             "busy": Out(1),
             "entry": In(index_bits(lists * size)),
-            "index_of_entry": Out(INDEX_BITS),
+            "index_of_entry": Out(bits),
             "logit_of_entry": Out(32),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        size, depth = self.size, 2 * self.burst
-        m.submodules.queue = queue = fifo.SyncFIFO(width=32 + INDEX_BITS, depth=depth)
-        m.submodules.entries = entries = memory.Memory(shape=32 + INDEX_BITS, depth=self.lists * size, init=[])
+        size, depth = self.size, self.depth
+        m.submodules.queue = queue = fifo.SyncFIFO(width=32 + self.bits, depth=depth)
+        m.submodules.entries = entries = memory.Memory(shape=32 + self.bits, depth=self.lists * size, init=[])
         put, get = entries.write_port(), entries.read_port()
         #: Where the list begins; the logit of its last entry.
         base, worst = Signal(len(self.entry)), Signal(32)
 
         #: The candidate at work, logit first.
-        candidate = Signal(32 + INDEX_BITS, name="logit_in")
+        candidate = Signal(32 + self.bits, name="logit_in")
         filled, place = Signal(range(size + 1)), Signal(bits_for(size))
         climbing, better = Signal(), Signal()
         reserved = Signal(range(depth + 1))
@@ -101,6 +114,22 @@ class CandidateList(wiring.Component):
                 m.d.sync += [place.eq(size - 1), climbing.eq(1)]
         with m.If(climbing & (place == size - 1)):
             m.d.sync += worst.eq(put.data[:32])
-        with m.If(self.clear):
-            m.d.sync += [base.eq(self.list * size), filled.eq(0), reserved.eq(0), climbing.eq(0)]
+        with m.If(self.clear | self.resume):
+            m.d.sync += [base.eq(self.list * size), reserved.eq(0), climbing.eq(0)]
+        self._remember(m, filled, worst)
         return m
+
+    def _remember(self, m: Module, filled: Signal, worst: Signal) -> None:
+        """How far every list is."""
+        m.submodules.states = states = memory.Memory(shape=len(filled) + 32, depth=self.lists, init=[])
+        keep, recall = states.write_port(), states.read_port(domain="comb")
+        opening, current = self.clear | self.resume, Signal(len(self.list))
+        m.d.comb += [
+            keep.en.eq(~opening), keep.addr.eq(current), keep.data.eq(Cat(worst, filled)), recall.addr.eq(self.list),
+        ]
+        with m.If(opening):
+            m.d.sync += current.eq(self.list)
+        with m.If(self.clear):
+            m.d.sync += filled.eq(0)
+        with m.Elif(self.resume):
+            m.d.sync += Cat(worst, filled).eq(recall.data)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import index_bits
-from .topk import INDEX_BITS, TopK, ordered
+from .candidates import INDEX_BITS, CandidateList, ordered
 
-__all__ = ["ShortList"]
+__all__ = ["READ_CYCLES", "ShortList"]
+
+#: Cycles from an entry of the second reader to its block, at most, where the first one reads once in five cycles.
+READ_CYCLES = 3
 
 
 class ShortList(wiring.Component):
     """For every wanted token a sorted list of the ``config.shortlist`` blocks of ``kv_block`` rows whose best row scores highest;
     of equal ones the smaller number comes first.
 
-    Scores come as vectors, rows ascending, token after token. The lists lie in a memory; that of the token at hand is in a chain of
-    cells that takes a block a cycle, where it is read again when its last vector has come, and first when its next one does.
+    Scores come as vectors, rows ascending, token after token. The best row of a block enters the token's list; a block that goes on
+    in the next panel leaves its best row so far.
 
     ::
 
-        start -> LOAD -> TAKE (vectors of a token) -> SETTLE -> SAVE -> LOAD of the next token's list, or IDLE
-        IDLE, reading -> LOAD -> shown
+        IDLE - OPEN - TAKE (vectors of a token) - SETTLE -> OPEN of the next token, or IDLE
 
     Members
     -------
@@ -34,14 +36,15 @@ class ShortList(wiring.Component):
     valid : In(1), scores : In
         ``width`` float32 scores; the first of a token only while not ``busy``.
     busy : Out(1)
-        Lists are on their way between memory and chain; from the cycle after ``start``, and from two cycles after a token's last
+        A list is not ready for the next token's vectors; from the cycle after ``start``, and from two cycles after a token's last
         vector.
-    reading : In(1)
-        Level, never together with vectors: list ``list`` is to be read.
-    shown : Out(1)
-        It can be, until ``reading`` falls.
-    index : In, block : Out, for two readers
-        Entry to read, and its block number one cycle later.
+    complete : Out(1)
+        No score is on its way to a list, from the cycle after a last vector on.
+    number, index : In, block : Out, for two readers, while ``complete``
+        Entry ``index`` of list ``number``, and its block: one cycle later where ``read`` was set, for the first reader; for the
+        second one two cycles after one in which ``read`` was not set.
+    read : In(1)
+        The first reader has its turn.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -56,36 +59,57 @@ class ShortList(wiring.Component):
             "valid": In(1),
             "scores": In(32 * config.width),
             "busy": Out(1),
-            "reading": In(1),
-            "shown": Out(1),
+            "complete": Out(1),
+            "read": In(1),
+            "number": In(index_bits(config.chunk)).array(2),
             "index": In(index_bits(config.shortlist)).array(2),
             "block": Out(INDEX_BITS).array(2),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        number_bits = INDEX_BITS - (self.config.kv_block - 1).bit_length()
-        m.submodules.best = best = TopK(self.config.shortlist, number_bits)
-        #: Strobe: a token's vectors begin.
-        begin = Signal()
+        config = self.config
+        # As many as a panel can end of one token.
+        blocks = config.panel_rows // config.kv_block + 2
+        m.submodules.best = best = CandidateList(
+            config.shortlist, config.chunk, blocks, depth=blocks, bits=INDEX_BITS - (config.kv_block - 1).bit_length()
+        )
+        #: Strobe: vectors of the token ``number`` begin.
+        begin, number = Signal(), Signal(len(self.list))
         key, valid, tag, underway = self._best_row(m, begin)
 
         # Maximum of the block, which may go on in vectors that come when others have had theirs.
         running = Signal(32, reset_less=True)
         total = Signal(32)
-        m.d.comb += total.eq(Mux(tag[0] | (key > running), key, running))
-        with m.If(valid):
+        m.submodules.maxima = maxima = memory.Memory(shape=32, depth=config.chunk, init=[])
+        keep, recall, token = maxima.write_port(), maxima.read_port(domain="comb"), Signal(len(number))
+        m.d.comb += [
+            total.eq(Mux(tag[0] | (key > running), key, running)),
+            keep.en.eq(~begin), keep.addr.eq(token), keep.data.eq(running), recall.addr.eq(number),
+        ]
+        with m.If(begin):
+            m.d.sync += [running.eq(recall.data), token.eq(number)]
+        with m.Elif(valid):
             m.d.sync += running.eq(total)
-        m.d.sync += [best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]), best.key.eq(total)]
-        settled = ~(Cat(underway).any() | best.valid | best.busy)
-        self._sequence(m, begin, running, settled)
-
-        for wanted, block in zip(self.index, self.block, strict=True):
-            with m.Switch(wanted):
-                for entry, index in enumerate(best.best):
-                    with m.Case(entry):
-                        m.d.sync += block.eq(index)
+        m.d.sync += [
+            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]),
+            best.logit.eq(Mux(total[31], total ^ (1 << 31), ~total)),  # back from its order
+        ]
+        m.d.comb += [
+            best.list.eq(number), best.clear.eq(begin & (self.first_row == 0)), best.resume.eq(begin & (self.first_row != 0)),
+        ]
+        self._sequence(m, begin, number, ~(Cat(underway).any() | best.valid | best.busy))
+        self._read(m, best)
         return m
+
+    def _read(self, m: Module, best: CandidateList) -> None:
+        """One port for both readers: the second one has what was read when the first one did not."""
+        first, second = (number * self.config.shortlist + index for number, index in zip(self.number, self.index, strict=True))
+        of_second, kept = Signal(), Signal.like(best.index_of_entry)
+        m.d.comb += [best.entry.eq(Mux(self.read, first, second)), self.block[0].eq(best.index_of_entry), self.block[1].eq(kept)]
+        m.d.sync += of_second.eq(~self.read)
+        with m.If(of_second):
+            m.d.sync += kept.eq(best.index_of_entry)
 
     def _best_row(self, m: Module, begin: Signal) -> tuple[Value, Value, Value, list[Value]]:
         """Maximum of a vector, a level a cycle. Returns it, whether it is there, ``(first vector of its block, last one, block)``,
@@ -124,65 +148,26 @@ class ShortList(wiring.Component):
             underway.append(valid)
         return level[0], valid, tag, underway
 
-    def _sequence(self, m: Module, begin: Signal, running: Signal, settled: Value) -> None:
-        """Loads a list, takes the vectors of its token, saves it. A list is its entries, and behind them the maximum of the block
-        that is not complete."""
-        config, best, size = self.config, m.submodules.best, self.config.shortlist
-        m.submodules.lists = lists = memory.Memory(shape=1 + 32 + len(best.best[0]), depth=config.chunk * (size + 1), init=[])
-        put, get = lists.write_port(), lists.read_port()
-        base, entry = Signal(len(put.addr)), Signal(range(size + 2))
+    def _sequence(self, m: Module, begin: Signal, number: Signal, settled: Value) -> None:
+        """Token after token: opens its list, takes its vectors, waits until they have settled."""
         tokens_left, vectors_left = Signal(len(self.tokens)), Signal(len(self.vectors))
-        loaded, last, came = Signal(), Signal(), Signal()
-        #: ``start``, until the list before is saved.
+        #: ``start``, until the list before is settled.
         waiting, opening = Signal(), Signal()
         m.d.comb += opening.eq(self.start | waiting)
         with m.If(self.start):
             m.d.sync += waiting.eq(1)
-        m.d.comb += [
-            last.eq(entry == size),
-            get.addr.eq(base + entry),
-            put.addr.eq(base + entry),
-            put.data.eq(Cat(Const(0, 1), running)),
-        ]
-        for i in range(size):
-            with m.If(entry == i):
-                m.d.comb += put.data.eq(Cat(best.held[i], best.best_key[i], best.best[i]))
         m.d.sync += self.busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [
-                    self.busy.eq(0), base.eq(self.list * (size + 1)), tokens_left.eq(self.tokens), entry.eq(0),
-                    self.shown.eq(self.shown & self.reading),
-                ]
-                m.d.comb += best.clear.eq(opening | (self.reading & ~self.shown))
+                m.d.comb += self.complete.eq(~opening)
+                m.d.sync += [self.busy.eq(opening), number.eq(self.list), tokens_left.eq(self.tokens)]
                 with m.If(opening):
-                    m.d.sync += [self.busy.eq(1), waiting.eq(0)]
+                    m.d.sync += waiting.eq(0)
                     m.next = "OPEN"
-                with m.Elif(self.reading & ~self.shown):
-                    m.next = "LOAD"
             with m.State("OPEN"):
                 m.d.comb += begin.eq(1)
-                m.d.sync += vectors_left.eq(self.vectors)
-                m.next = "LOAD"
-                with m.If(self.first_row == 0):
-                    m.d.sync += self.busy.eq(0)
-                    m.next = "TAKE"
-            with m.State("LOAD"):
-                # An entry is there in the cycle after its address.
-                m.d.sync += [entry.eq(entry + 1), came.eq(1)]
-                with m.If(came & ~loaded):
-                    m.d.sync += [best.valid.eq(get.data[0]), best.key.eq(get.data[1:33]), best.index.eq(get.data[33:])]
-                with m.If(came & (entry == size)):
-                    m.d.sync += loaded.eq(1)
-                with m.If(loaded):
-                    m.d.sync += [running.eq(get.data[1:33]), entry.eq(0), came.eq(0), loaded.eq(0)]
-                    m.next = "SHOW"
-                    with m.If(~self.reading):
-                        m.d.sync += self.busy.eq(0)
-                        m.next = "TAKE"
-            with m.State("SHOW"), m.If(settled):
-                m.d.sync += self.shown.eq(1)
-                m.next = "IDLE"
+                m.d.sync += [vectors_left.eq(self.vectors), self.busy.eq(0)]
+                m.next = "TAKE"
             with m.State("TAKE"):
                 m.d.sync += self.busy.eq(0)
                 with m.If(self.valid):
@@ -191,13 +176,7 @@ class ShortList(wiring.Component):
                         m.d.sync += self.busy.eq(1)
                         m.next = "SETTLE"
             with m.State("SETTLE"), m.If(settled):
-                m.next = "SAVE"
-            with m.State("SAVE"):
-                m.d.comb += put.en.eq(1)
-                m.d.sync += entry.eq(entry + 1)
-                with m.If(last):
-                    m.d.sync += [entry.eq(0), base.eq(base + (size + 1)), tokens_left.eq(tokens_left - 1)]
-                    m.d.comb += best.clear.eq(1)
-                    m.next = "OPEN"
-                    with m.If(tokens_left == 1):
-                        m.next = "IDLE"
+                m.d.sync += [number.eq(number + 1), tokens_left.eq(tokens_left - 1)]
+                m.next = "OPEN"
+                with m.If(tokens_left == 1):
+                    m.next = "IDLE"

@@ -21,13 +21,13 @@ from ..interfaces import (
     index_bits,
 )
 from .blocks import BlockBuffer
-from .candidates import CandidateList
+from .candidates import INDEX_BITS, CandidateList
 from .logits import LogitWriter
 from .scaling import ScoreScaler
 from .scores import ScoreStage
+from .shortlist import READ_CYCLES
 from .slots import SlotTable
 from .softmax import OnlineSoftmax
-from .topk import INDEX_BITS
 from .value_stage import ValueStage
 
 __all__ = ["AttentionUnit"]
@@ -67,7 +67,7 @@ class AttentionUnit(wiring.Component):
     scratch_write : Out(MemoryWrite)
     logits_segment : Out(Segment), logits : Out(WriteBeat)
     list_index : Out, list_block : In
-        Entry of the short list, and its block one cycle later.
+        Entry of the short list of token ``op.first``, and its block `READ_CYCLES` later at most.
     candidate : In, candidate_word : Out(32)
         While no HEAD runs, of the candidates of all wanted tokens word ``candidate`` of the cycle before: token id, then logit of
         each, best first.
@@ -106,7 +106,7 @@ class AttentionUnit(wiring.Component):
         m.submodules.scaler = scaler = ScoreScaler(config)
         m.submodules.softmax = softmax = OnlineSoftmax(config)
         m.submodules.value_stage = values = ValueStage(config)
-        m.submodules.topk = topk = CandidateList(config.topk, lists=config.chunk, burst=config.kv_block)
+        m.submodules.topk = topk = CandidateList(config.topk, config.chunk, config.kv_block, depth=2 * config.kv_block)
         m.submodules.logit_writer = writer = LogitWriter(config)
 
         direct = Signal()
@@ -114,8 +114,8 @@ class AttentionUnit(wiring.Component):
         m.d.sync += [start.eq(self.start), direct.eq(self.op.descriptor.opcode == Opcode.HEAD)]
         for unit in (slots, blocks, scores, values):
             wiring.connect(m, wiring.flipped(self.op), unit.op)
-        for runs, unit in zip(self.runs, (blocks, slots), strict=True):
-            wiring.connect(m, wiring.flipped(runs), unit.runs)
+        for runs, reader in zip(self.runs, (blocks.runs, slots.runs), strict=True):
+            wiring.connect(m, wiring.flipped(runs), reader)
         wiring.connect(m, wiring.flipped(self.beats), blocks.beats)
         wiring.connect(m, wiring.flipped(self.store), blocks.store)
         wiring.connect(m, wiring.flipped(self.query), scores.write)
@@ -179,9 +179,10 @@ class AttentionUnit(wiring.Component):
         m.d.comb += self.list_index.eq(entry)
         m.d.sync += writer.address.eq(self.op.logits + self.op.descriptor.head_stride)  # of the operator
         m.d.sync += listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST)
-        # The list is complete when the beats that were fetched by it arrive.
-        opening, end_of_block = Signal(), Signal()
-        m.d.comb += opening.eq(listed & direct & ~opened & self.beats.valid)
+        # The list is complete when the beats that were fetched by it arrive; if they are there already, it has yet to be read.
+        opening, end_of_block, arrived, reads = Signal(), Signal(), Signal(), Signal(range(READ_CYCLES + 1))
+        m.d.comb += opening.eq(listed & direct & ~opened & arrived & (reads == READ_CYCLES))
+        m.d.sync += [arrived.eq((arrived | self.beats.valid) & ~start), reads.eq(Mux(start, 0, reads + (reads != READ_CYCLES)))]
         m.d.comb += end_of_block.eq(row[:block_bits].all() & listed)
         with m.If(start):
             m.d.sync += [row.eq(0), entry.eq(0), opened.eq(0)]

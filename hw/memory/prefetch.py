@@ -46,10 +46,11 @@ class Prefetcher(wiring.Component):
     tokens, pages : Out(TableRead)
         Token ids by index in the pass; page numbers by entry.
     runs : Out(RunRead)
-    shortlist : Out(TableRead), shortlist_number : Out
-        Block by entry of the short list of that wanted token.
+    shortlist : Out(TableRead), shortlist_number : Out, shortlist_read : Out(1)
+        Block by entry of the short list of that wanted token. ``shortlist_read``: its number is taken in the next cycle.
     shortlist_complete : In(1)
-        The operator that reads that list has started, and no score is on its way to it; its segments wait for that.
+        An operator that reads a short list has started, and no score is on its way to any of them: the lists of a pass are complete
+        before the first of these operators. The segments wait for that.
     segments : Out(Segment)
     idle : Out(1)
         1 in reset, and from END of a program until the next descriptor comes.
@@ -65,6 +66,7 @@ class Prefetcher(wiring.Component):
             "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_number": Out(index_bits(config.chunk)),
+            "shortlist_read": Out(1),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "idle": Out(1, init=1),
@@ -180,6 +182,7 @@ class Prefetcher(wiring.Component):
         number = Signal(NUMBER_BITS, name="$signal")
         low, high = Signal(NUMBER_BITS + 16), Signal(NUMBER_BITS + 16)
         with m.State("LOOK_UP"):
+            m.d.comb += self.shortlist_read.eq(1)
             m.next = "NUMBER"
         with m.State("NUMBER"):
             with m.Switch(d.fetch):

@@ -35,7 +35,7 @@ class MemorySystem(wiring.Component):
         Strobe: a pass begins with the program at ``program``.
     port_enable : In, one bit a port
         Ports that the stream is read through, as they are at ``start``; all of them where no bit is set.
-    current, tokens, pages, runs, shortlist, shortlist_number, shortlist_complete
+    current, tokens, pages, runs, shortlist, shortlist_number, shortlist_read, shortlist_complete
         See `Prefetcher`.
     descriptors : Out(stream of DescriptorLayout)
         For the sequencer.
@@ -79,6 +79,7 @@ class MemorySystem(wiring.Component):
             "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_number": Out(index_bits(config.chunk)),
+            "shortlist_read": Out(1),
             "shortlist_complete": In(1),
             "descriptors": Out(stream.Signature(DescriptorLayout())),
             "rows": Out(RowStream(config)),
@@ -132,6 +133,7 @@ class MemorySystem(wiring.Component):
             program.address.eq(self.program),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
             self.shortlist_number.eq(prefetcher.shortlist_number),
+            self.shortlist_read.eq(prefetcher.shortlist_read),
             reader.enabled.eq(enabled), reader.hold.eq(self.hold), reader.rewind.eq(self.rewind),
             *(unit.halt.eq(halt) for unit in (program, reader, writer)),
             self.ring_beat.eq(reader.beat),

@@ -102,26 +102,6 @@ async def pulse(dut: Any, signal: Any) -> None:
     signal.value = 0
 
 
-async def offer_entries(dut: Any, choice: random.Random, port: Any, values: Sequence[int], most: int) -> None:
-    """Clear a sorter, offer every value at ``port`` with its index and random gaps, and wait until it rests: ``most`` cycles."""
-    await pulse(dut, dut.clear)
-    for index, value in enumerate(values):
-        while choice.random() < 0.2:
-            dut.valid.value = 0
-            await RisingEdge(dut.clk)
-        dut.valid.value, dut.index.value, port.value = 1, index, value
-        await RisingEdge(dut.clk)
-    dut.valid.value = 0
-    await RisingEdge(dut.clk)
-    for _ in range(most):
-        await ReadOnly()
-        busy = int(dut.busy.value)
-        await RisingEdge(dut.clk)
-        if not busy:
-            break
-    assert not busy
-
-
 async def start_and_wait(dut: Any, limit: int = 20000) -> int:
     """Start the operator on the bus; the cycles until ``done``."""
     await pulse(dut, dut.start)

@@ -1,4 +1,4 @@
-"""CandidateList against a stable sort, with many equal logits."""
+"""CandidateList against a stable sort, with many equal logits: lists that begin anew and lists that go on."""
 
 from __future__ import annotations
 
@@ -9,44 +9,76 @@ from typing import Any
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import ClockCycles
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from hwgen.hw.attention.candidates import CandidateList
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
-from tests.hw.attention.bench import offer_entries
+from tests.hw.attention.bench import pulse
 
 LISTS = 3
+
+
+async def offer(dut: Any, choice: random.Random, candidates: list[tuple[int, int]], most: int) -> None:
+    """Offer ``(index, logit)`` with random gaps, and wait until the list rests: ``most`` cycles."""
+    for index, logit in candidates:
+        while choice.random() < 0.2:
+            dut.valid.value = 0
+            await RisingEdge(dut.clk)
+        dut.valid.value, dut.index.value, dut.logit.value = 1, index, logit
+        await RisingEdge(dut.clk)
+    dut.valid.value = 0
+    await RisingEdge(dut.clk)
+    for _ in range(most):
+        await ReadOnly()
+        busy = int(dut.busy.value)
+        await RisingEdge(dut.clk)
+        if not busy:
+            break
+    assert not busy
+
+
+def best(candidates: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    logits = np.array([logit for _, logit in candidates], np.uint32).view(np.float32)
+    return [candidates[i] for i in np.argsort(-logits.astype(np.float64), kind="stable")[:size]]
 
 
 @cocotb.test()
 async def sorts(dut: Any) -> None:
     size = cocotb_parameters()["size"]
     choice = random.Random(size)
-    for name in ("clear", "list", "begin", "valid", "index", "logit", "entry"):
+    for name in ("clear", "resume", "list", "begin", "valid", "index", "logit", "entry"):
         getattr(dut, name).value = 0
     await start_clock(dut)
-    kept: dict[int, list[tuple[int, int]]] = {}
+    offered: dict[int, list[tuple[int, int]]] = {}
     for turn in range(60):
         count = choice.choice([0, 1, size - 1, size, size + 1, 40])
-        levels = [-3.4e38, -2.5, -1.0, 0.0, 1.5, 3.4e38] if turn % 2 else [choice.gauss(0, 1) for _ in range(50)]
-        logits = np.array([choice.choice(levels) for _ in range(count)], np.float32)
+        levels = [-3.4e38, -2.5, -1.0, 0.0, 1.5, 3.4e38] if turn // 4 % 2 else [choice.gauss(0, 1) for _ in range(50)]
+        bits = np.array([choice.choice(levels) for _ in range(count)], np.float32).view(np.uint32).tolist()
         dut.list.value = number = choice.randrange(LISTS)
-        await offer_entries(dut, choice, dut.logit, logits.view(np.uint32).tolist(), (size + 1) * (count + 1))
-        order = np.argsort(-logits.astype(np.float64), kind="stable")[:size]
-        kept[number] = [(int(i), int(logits[i].view(np.uint32))) for i in order]
-        for of, expected in kept.items():
-            for place, entry in enumerate(expected):
+        goes_on = number in offered and choice.random() < 0.6
+        await pulse(dut, dut.resume if goes_on else dut.clear)
+        candidates = offered[number] if goes_on else []
+        new = [(len(candidates) + i, logit) for i, logit in enumerate(bits)]
+        offered[number] = candidates + new
+        await offer(dut, choice, new, (size + 1) * (count + 1))
+        for of, all_offered in offered.items():
+            for place, entry in enumerate(best(all_offered, size)):
                 dut.entry.value = of * size + place
                 await ClockCycles(dut.clk, 2)
-                assert (int(dut.index_of_entry.value), int(dut.logit_of_entry.value)) == entry, logits
+                assert (int(dut.index_of_entry.value), int(dut.logit_of_entry.value)) == entry, (turn, of)
 
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_candidates(tmp_path: Path, size: int) -> None:
-    run_cocotb(CandidateList(size, LISTS, 64), test_module=__name__, build_dir=tmp_path, parameters={"size": size})
+    run_cocotb(CandidateList(size, LISTS, 64, depth=64), test_module=__name__, build_dir=tmp_path, parameters={"size": size})
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0])
 def test_refuses_bad_sizes(size: Any) -> None:
     with pytest.raises(ValueError, match="size must be at least 1, not"):
-        CandidateList(size, 1, 8)
+        CandidateList(size, 1, 8, depth=8)
+
+
+def test_refuses_a_queue_without_room_for_a_burst() -> None:
+    with pytest.raises(ValueError, match=r"depth must be at least burst \(8\), not 7"):
+        CandidateList(1, 1, 8, depth=7)

@@ -50,6 +50,7 @@ class FetchPath(wiring.Component):
             "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_number": Out(index_bits(config.chunk)),
+            "shortlist_read": Out(1),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "error": Out(ErrorReport()),
@@ -64,6 +65,7 @@ class FetchPath(wiring.Component):
             program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
             self.shortlist_number.eq(prefetcher.shortlist_number),
+            self.shortlist_read.eq(prefetcher.shortlist_read),
         ]
         connect(m, program.axi, flipped(self.axi))
         connect(m, program.error, flipped(self.error))
@@ -89,6 +91,21 @@ class Table:
     def sample(self) -> None:
         index = int(self.index.value)
         self.next = self.values[index] if index < len(self.values) else 0
+
+
+class ShortLists:
+    """The short list of every wanted token, with one cycle of latency where it is read; else the port has something else."""
+
+    def __init__(self, bench: Bench, lists: list[list[int]]) -> None:
+        self.bench, self.dut, self.lists, self.next = bench, bench.dut, lists, 0
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        self.dut.shortlist__number.value = self.next
+
+    def sample(self) -> None:
+        index, of = int(self.dut.shortlist__index.value), self.lists[int(self.dut.shortlist_number.value)]
+        self.next = of[index] if self.dut.shortlist_read.value and index < len(of) else self.bench.random.getrandbits(17)
 
 
 class RunsOf:
@@ -121,7 +138,7 @@ class Completion:
 
 
 def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], runs: list[tuple[int, int, int]],
-                      wanted: int, pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:
+                      wanted: int, pages: list[int], lists: list[list[int]]) -> list[tuple[int, int]]:
     result = []
     for d in program:
         if skipped(d, len(tokens), wanted):
@@ -140,7 +157,7 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
                 for position, _, first in runs for head in range(d.kv_heads) for b in range(ceil_div(position, config.kv_block))
             ]
         elif d.fetch is Fetch.SHORTLIST:
-            numbers = [shortlist[entry] * d.head_stride for entry in range(d.row_blocks)]
+            numbers = [lists[d.token_start][entry] * d.head_stride for entry in range(d.row_blocks)]
         else:
             numbers = []
         result += [((d.stream_address + n) % 2**40, d.stream_beats) for n in numbers if d.stream_beats]
@@ -180,8 +197,8 @@ async def walks(dut: Any) -> None:
         Table(bench, "pages", pages)
         runs: list[tuple[int, int, int]] = []
         RunsOf(bench, runs)
-        shortlist = [g.randrange(2**17) for _ in range(config.shortlist)]
-        Table(bench, "shortlist", shortlist)
+        lists = [[g.randrange(2**17) for _ in range(config.shortlist)] for _ in range(config.chunk)]
+        ShortLists(bench, lists)
         Completion(bench)
         await bench.start()
         for length in (0, 1, 12, 30):
@@ -209,7 +226,7 @@ async def walks(dut: Any) -> None:
             tagged = [replace(d, tag=i) for i, d in enumerate(program)] + [Descriptor()]
             assert descriptors.items == [int.from_bytes(d.pack(), "little") for d in tagged]
             found = [(value & (1 << 40) - 1, value >> 40) for value in segments.items]
-            assert found == expected_segments(config, program, tokens_all[:count], runs, wanted, pages, shortlist)
+            assert found == expected_segments(config, program, tokens_all[:count], runs, wanted, pages, lists)
             descriptors.items.clear()
             segments.items.clear()
 
@@ -242,27 +259,31 @@ async def short_list_is_awaited(dut: Any) -> None:
     """What the list holds counts only once the operator that reads it has started."""
     config = BuildConfig.from_dict(cocotb_parameters()["config"])
     bench = Bench(dut, 6)
-    program = [Descriptor(opcode=Opcode.HEAD, fetch=Fetch.SHORTLIST, token_count=1, row_blocks=config.shortlist, stream_beats=64,
-                          stride=7, head_stride=4096)]
+    program = [
+        Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS, fetch=Fetch.SHORTLIST, token_start=number, token_count=1,
+                   row_blocks=config.shortlist, stream_beats=64, stride=7, head_stride=4096)
+        for number in range(2)
+    ]
     AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
     Sink(bench, "descriptors")
     segments = Sink(bench, "segments")
-    shortlist = [0] * config.shortlist
-    for name, values in (("tokens", [0] * config.chunk), ("pages", [0] * config.page_entries), ("shortlist", shortlist)):
+    lists = [[0] * config.shortlist for _ in range(2)]
+    ShortLists(bench, lists)
+    for name, values in (("tokens", [0] * config.chunk), ("pages", [0] * config.page_entries)):
         Table(bench, name, values)
     dut.shortlist_complete.value = 0
     dut.start.value = 1
     dut.address.value = 0
-    dut.current__tokens.value = 1
+    dut.current__tokens.value = dut.current__wanted.value = 2
     await bench.start()
     await bench.step()
     dut.start.value = 0
     await bench.step(60)
     assert not segments.items and int(dut.idle.value) != 3
-    shortlist[:] = range(10, 10 + config.shortlist)
+    lists[:] = [[*range(first, first + config.shortlist)] for first in (10, 50)]
     dut.shortlist_complete.value = 1
     await bench.until(lambda: int(dut.idle.value) == 3)
-    assert [value & (1 << 40) - 1 for value in segments.items] == [4096 * block for block in shortlist]
+    assert [value & (1 << 40) - 1 for value in segments.items] == [4096 * block for of in lists for block in of]
 
 
 @cocotb.test()
