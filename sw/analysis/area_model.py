@@ -158,7 +158,8 @@ def packed_memory(depth: int, bits: int) -> Amount:
 
 def attention(c: BuildConfig) -> Amount:
     lanes, size, words = c.query_lanes, c.beat_bytes, AttentionMemory(c)
-    blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size) + packed_memory(4 << power_bits(words.dims), 8 * size) * 2
+    # Buffers written by slots leave the ninth bit of every byte.
+    blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size, bram36=2 * block_rams(4 << power_bits(words.dims), 9 * size))
     scores = Amount(lut=516, ff=972) + Amount(
         lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
     ) * lanes
@@ -222,7 +223,19 @@ def store(c: BuildConfig) -> Amount:
     head, vectors = power_bits(c.max_kv_heads), power_bits(c.max_head_dim // c.width)
     bank = Amount(bram36=block_rams(halves << (head + vectors + 1), bits), ff=8 * c.key_bytes,
                   lut=8 * c.key_bytes * max(1, mux_luts(parts)))
-    return bank * c.chunk + Amount(lut=102, ff=129, bram36=block_rams(1 << (head + power_bits(c.chunk)), 32))
+    turns = Amount(lut=8 * c.key_bytes * turned_slots(c), ff=8 * c.key_bytes * c.kv_block * ceil_div(power_bits(c.kv_block), 2))
+    return bank * c.chunk + turns + Amount(lut=102, ff=129, bram36=block_rams(1 << (head + power_bits(c.chunk)), 32))
+
+
+def turned_slots(c: BuildConfig) -> int:
+    """Multiplexers of a slot in all stages that turn what the banks hold: none where one bank alone reaches the slot."""
+    reached, high, count = set(range(c.chunk)), power_bits(c.kv_block), 0
+    while high:
+        low = (high - 1) // 2 * 2
+        sources = [{(slot - (n << low)) % c.kv_block for n in range(1 << (high - low))} & reached for slot in range(c.kv_block)]
+        count += sum(len(of) > 1 for of in sources)
+        reached, high = {slot for slot, of in enumerate(sources) if of}, low
+    return count
 
 
 def estimate_resources(config: BuildConfig) -> ResourceEstimate:
