@@ -219,7 +219,7 @@ class LockStep:
                         for engine, session in ((self.rtl_engine, rtl_session), (self.golden_engine, golden_session))
                     )
                     token = np.zeros(1, np.int64)
-                    name = f"block {block} of head {head} of sequence {number}"
+                    name = f"block {block} of head {head}" + (f" of sequence {number}" if number else "")
                     self._compare(Output(d, name, token, partial(np.asarray, rtl), golden))
 
     def _compare_logits(self, rtl: PassResult, golden: PassResult) -> None:

@@ -30,20 +30,6 @@ def test_logits_equal_the_golden_models(layer: DecoderLayer, changes: dict[str, 
     check(BOTH, random_weights(replace(SHAPE, **changes), 1, layer, engine), [21, 1, 1, 5, 1])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("layer", [QWEN2, QWEN3, ALL], ids=lambda layer: layer.name)
-def test_other_builds(layer: DecoderLayer) -> None:
-    shape = replace(SHAPE, heads=6, kv_heads=6, hidden=96, ffn=32, unrotated=(1,))
-    check(replace(BOTH, chunk=1), random_weights(SHAPE, 2, layer, "int4"), [3, 1])
-    check(replace(BOTH, rows=4, panel_rows=32, lanes=1), random_weights(shape, 3, layer, "ternary"), [14, 1, 3])
-
-
-@pytest.mark.parametrize("layer", [QWEN2, QWEN3, ALL], ids=lambda layer: layer.name)
-def test_slices_are_planned(layer: DecoderLayer) -> None:
-    """They are proven when they are planned."""
-    image = compile_model(BOTH, random_weights(replace(SHAPE, unrotated=(1,)), 4, layer, "ternary"))
-    assert image.sliced is not None and len(image.sliced.slices) > 4
-
-
 def test_ternary_matrices_without_norms_are_quantized_alone() -> None:
     program, _ = plan_model(BOTH, random_weights(SHAPE, 7, LLAMA))
     plain = [d for d in program if d.opcode is Opcode.NORM and Format.PLAIN in d.format]

@@ -46,7 +46,7 @@ def test_c_header_compiles(tmp_path: Path) -> None:
         pytest.skip("no C compiler")
     (tmp_path / "hwgen_registers.h").write_text(c_header(CONFIG))
     (tmp_path / "t.c").write_text(
-        '#include "hwgen_registers.h"\n_Static_assert(HWGEN_POSITION == 0x28 && HWGEN_STATUS_DONE_MASK == 2 && '
+        '#include "hwgen_registers.h"\n_Static_assert(HWGEN_RUNS == 0x28 && HWGEN_STATUS_DONE_MASK == 2 && '
         f'HWGEN_OPCODE_HEAD == 10 && HWGEN_BUFFERS_ACTIVATION == 2 && '
         f'HWGEN_TRACE_COUNT == 0x44 && HWGEN_TOKEN_WORDS == {CONFIG.chunk}, "");\n'
     )
