@@ -8,7 +8,7 @@ import pytest
 
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.descriptors import Flag, Format, Opcode
-from hwgen.sw.compiler.compile import compile_model, plan_model
+from hwgen.sw.compiler.compile import plan_model
 from hwgen.weights import random_weights
 
 from .test_int4 import CONFIG, SHAPE, check
