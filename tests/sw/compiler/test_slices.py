@@ -103,10 +103,11 @@ def test_random_builds_and_models(seed: int) -> None:
     config = random_config(seed)
     rng = np.random.default_rng([seed, 4])
     while True:
-        shape, head = random_model(config, rng)
-        if compile_model(config, random_weights(shape), head=head).sliced is not None:
+        shape, layer, head = random_model(config, rng)
+        weights = random_weights(shape, 11, layer)
+        if compile_model(config, weights, head=head).sliced is not None:
             break
-    image = sliced_image(config, shape, head)
+    image = sliced_image(config, shape, head, weights)
     tokens = [int(t) for t in rng.integers(0, shape.vocab, min(image.chunk, image.context - 1))]
     passes = [tokens, tokens[: int(rng.integers(1, 1 + min(image.chunk, image.context - len(tokens))))]]
     got = interposed(golden_engine(image), passes, [0], None, lambda number: True, poison)
