@@ -30,7 +30,7 @@ def line_reader(terminal: bool) -> Reader:
     except ImportError:
         return lambda: _plain(PROMPT)
     session: PromptSession[str] = PromptSession(
-        PROMPT, history=_history(), output=create_output(stdout=sys.stderr), enable_suspend=True
+        PROMPT, history=_history(), output=create_output(stdout=sys.stderr), enable_suspend=True, reserve_space_for_menu=0
     )
 
     def read() -> str | None:
