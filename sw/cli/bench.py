@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import HwgenError
 from ...published import published_model
 from .memory import add_memory, memory_conditions
-from .options import add_board, add_head, add_workload, at_least, configured_board
+from .options import add_board, add_head, add_waves, add_workload, at_least, configured_board, waves_of
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", default="outputs", choices=("none", "outputs", "full"), help="what is compared with golden, bit for bit"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and prompt")
+    add_waves(parser)
     add_board(parser, "kv260")
 
 
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         check=options.check,
         head=options.head,
         timeline=options.timeline,
+        waves=waves_of(options),
         seed=options.seed,
         memory=memory_conditions(options, board.name),
     )
