@@ -44,12 +44,18 @@ def e4m3_integers(x: Tensor) -> Tensor:
 
 def e4m3_codes(integers: Tensor) -> Tensor:
     """The 8-bit codes, uint8, of values in units of 2^-9."""
-    magnitude = integers.abs()
+    return _e4m3_codes()[integers.abs()] | (integers < 0).to(torch.uint8) << 7
+
+
+@cache
+def _e4m3_codes() -> Tensor:
+    """The code of every magnitude, in units of 2^-9, up to the largest; of one that is no e4m3 value anything."""
+    magnitude = torch.arange(E4M3_LARGEST + 1, dtype=torch.int32)
     _, exponent = torch.frexp(magnitude.double())
     shift = (exponent - 4).clamp(min=0)
     mantissa = magnitude >> shift  # 8..15, or less for subnormals
     field = torch.where(mantissa >= 8, shift + 1, 0)
-    return ((integers < 0).to(torch.int32) << 7 | field << 3 | mantissa & 7).to(torch.uint8)
+    return (field << 3 | mantissa & 7).to(torch.uint8)
 
 
 def e4m3_values(codes: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class StationaryWeights:
     def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         entry = self._entries.get(key)
         if entry is None or not np.array_equal(_words(entry.packed), _words(packed)):
+            if entry is not None and entry.unpacked[0].is_floating_point():
+                self._kept -= entry.unpacked[0].nbytes
             entry = self._entries[key] = _Entry(packed.copy(), unpack())
         return entry.unpacked
 
