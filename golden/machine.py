@@ -156,7 +156,9 @@ class GoldenMachine(Memories):
                     continue
                 self.first, self.count = active.start, len(active)
                 r.current = d.tag
-                self._execute(d, one_round)
+                if one_round and self.count > c.tokens:
+                    raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {c.tokens} tokens, not {self.count}")
+                self._execute(d)
                 r.counters["operators"] += 1
                 if self.on_retire is not None:
                     self.on_retire(d, self)
@@ -168,15 +170,11 @@ class GoldenMachine(Memories):
             r.abandon()
 
     # ---- operators -----------------------------------------------------------------------------------------------
-    def _execute(self, d: Descriptor, one_round: bool) -> None:
+    def _execute(self, d: Descriptor) -> None:
         row = OPERATORS[d.opcode]
         if d.fetch not in row.fetches:
             allowed = " or ".join(fetch.name for fetch in row.fetches)
             raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {allowed}, not {d.fetch.name}")
-        if one_round and self.count > self.config.tokens:
-            raise ProgramError(
-                f"operator {d.tag} {d.opcode.name} must have at most {self.config.tokens} tokens, not {self.count}"
-            )
         try:
             with _one_thread(), torch.inference_mode():
                 getattr(self, _METHODS[d.opcode])(d)
