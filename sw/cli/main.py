@@ -44,6 +44,7 @@ COMMANDS = {
     "fmax": "routed clock of the main units on a Lattice ECP5 (open flow, a stand-in)",
     "bench": "run a model of published size (random weights) in RTL and say where the cycles go",
     "estimate": "cycles of a model of published size from the analytic model, in a second",
+    "plan": "how many boards for so many requests, with which scheduling (estimated)",
     "explore": "search the configurations of a board for one model with the analytic models",
     "train": "train a small story model from a text file (resumes where it stopped)",
     "chat": "talk with a model in the terminal",

@@ -13,7 +13,19 @@ from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
 from ..runtime.session_file import check_place
-from .options import MODEL_HELP, add_board, add_device, add_head, add_sampling, at_least, device_options, opened_model, sampling_of
+from .options import (
+    MODEL_HELP,
+    add_board,
+    add_device,
+    add_head,
+    add_sampling,
+    add_waves,
+    at_least,
+    device_options,
+    opened_model,
+    sampling_of,
+    waves_of,
+)
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -38,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-bits", type=int, choices=(8, 4), default=8, help="of saved keys and values: exact, or half the space"
     )
+    add_waves(parser)
     add_board(parser, None)
 
 
@@ -54,7 +67,11 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if options.session is not None:
         check_place(options.session)
     model, board = opened_model(options, output)
-    places = device_options(options, board)
+    places, waves = device_options(options, board), waves_of(options)
+    if waves is not None:
+        if options.device != "verilator":
+            raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
+        places["waves"] = waves
     llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
     session = None
     if options.session is not None:

@@ -40,7 +40,7 @@ def check_machine(running: Running) -> None:
     before: dict[str, int] = {}
     for name, start, end, layer, tokens, *levels in trace["operators"]:
         assert 0 <= before.get(unit_of[name], 0) <= start < end <= trace["cycles"]
-        assert tokens == 1 and 0 <= layer <= 6 and all(0 <= level <= machine["ring_beats"] for level in levels)
+        assert 1 <= tokens <= machine["chunk"] and 0 <= layer <= 6 and all(0 <= level <= machine["ring_beats"] for level in levels)
         before[unit_of[name]] = end
         work[name.lower()] = work.get(name.lower(), 0) + end - start
     assert len(trace["operators"]) == trace["executed"]
