@@ -168,7 +168,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         )
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        output.progress(f"{service.name} at {url} (Ctrl-C ends the server)")
+        output.progress(f"{service.name} at {url} (Ctrl-C ends the server); a page for the browser at {url.removesuffix('/v1')}")
         with ended_by_signals():
             uvicorn.Server(config).run(sockets=[listener])
     return 0, {"model": service.name, "url": url}
