@@ -130,7 +130,8 @@ def column_sum(x: Tensor) -> Tensor:
     columns = padded.reshape(*x.shape[:-1], rows, SUM_COLUMNS)
     if _sums_stay_inside(x.numpy()):  # nearly always: numpy takes a fraction of torch's time for small additions
         return torch.from_numpy(_add_columns(columns.numpy(), np.add))
-    return _add_columns(columns, fadd)
+    total: Tensor = _add_columns(columns, fadd)
+    return total
 
 
 def _add_columns(columns: Any, add: Callable[[Any, Any], Any]) -> Any:

@@ -38,8 +38,8 @@ def draw_resources(path: Path, result: dict[str, Any]) -> None:
     left = dict.fromkeys(kinds, 0.0)
     palette = matplotlib.colormaps["tab20"]
     for number, (name, row) in enumerate(found.items()):
-        style = {"label": name, "color": palette(number % 20), "height": 0.62}
-        axes.barh(kinds, [row[k] for k in kinds], left=[left[k] for k in kinds], **style)
+        pieces, begin = [row[k] for k in kinds], [left[k] for k in kinds]
+        axes.barh(kinds, pieces, left=begin, label=name, color=palette(number % 20), height=0.62)
         left = {kind: left[kind] + row[kind] for kind in kinds}
     for place, kind in enumerate(kinds):
         if kind in result["ceilings"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -215,7 +215,7 @@ class PlannedBoard:
         """Requests that it has not answered."""
         return self.scheduler.running + self.scheduler.waiting
 
-    def _run(self) -> Iterator[Event]:
+    def _run(self) -> Generator[Event, object, None]:
         while True:
             self.engine.seconds = 0.0
             if not self.scheduler.step():
@@ -258,7 +258,7 @@ def run_plan(
     boards = [PlannedBoard(env, number, engine, policy, waiting) for number, engine in enumerate(engines)]
     out: list[Served] = []
 
-    def clients() -> Iterator[Event]:
+    def clients() -> Generator[Event, object, None]:
         for arrival in sorted(arrivals, key=lambda a: a.at):
             yield env.timeout(max(0.0, arrival.at - env.now))
             board = min(boards, key=lambda b: (b.load, b.number))
