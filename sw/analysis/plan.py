@@ -164,7 +164,7 @@ class PlannedEngine(Engine):
         if len(tokens) > 1:
             self._suspended = None
         self.seconds += self.costs.whole(len(tokens), session.position, logits)
-        self._extend(session, tokens)
+        session.tokens.extend(tokens)
         return self._result(len(tokens), logits)
 
     def begin_slices(
@@ -186,7 +186,7 @@ class PlannedEngine(Engine):
         if sliced.next < len(times):
             self._suspended = sliced
             return None
-        self._extend(sliced.session, sliced.tokens)
+        sliced.session.tokens.extend(sliced.tokens)
         return self._result(len(sliced.tokens), sliced.logits)
 
     def _reserve(self, session: Session, tokens: int) -> None:
