@@ -55,9 +55,8 @@ HOSTILE = [
 def guarded(chat_directory: Path) -> Iterator[Running]:
     """A server with short time-outs."""
     limits = Limits(body_seconds=0.5, ping_seconds=0.05)
-    with serving(
-        new_service(chat_directory, limits), connections=ConnectionLimits(head_seconds=0.5, look_seconds=0.1, connections=64)
-    ) as running:
+    connections = ConnectionLimits(head_seconds=0.5, write_seconds=0.5, look_seconds=0.1, connections=64)
+    with serving(new_service(chat_directory, limits), connections=connections) as running:
         yield running
 
 
@@ -129,6 +128,19 @@ def test_a_head_that_never_ends(guarded: Running) -> None:
         except ConnectionError:
             return
     raise AssertionError("the connection stayed")
+
+
+def test_a_client_that_takes_nothing(guarded: Running) -> None:
+    """It asks for more than all buffers hold, and reads none of it."""
+    with raw(guarded) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        end = time.monotonic() + 10
+        while not metrics(guarded).get("hwgen_connections_closed_total/write"):
+            assert time.monotonic() < end, "the connection stayed"
+            time.sleep(0.1)
 
 
 def test_a_kept_connection_may_go_on(guarded: Running) -> None:
