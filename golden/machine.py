@@ -58,16 +58,16 @@ _DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Fla
 
 
 @lru_cache(maxsize=1 << 16)
-def _decoded(data: bytes, tokens: int, logits: bool) -> tuple[Descriptor, range, bool]:
-    """A descriptor from its bytes, its active tokens (none where it is skipped) in a pass of so many tokens, and whether these are
-    at most a round's: programs are the same in every pass.
+def _decoded(data: bytes, tokens: int, wanted: int) -> tuple[Descriptor, range, bool]:
+    """A descriptor from its bytes, its active tokens (none where it is skipped) in a pass of so many tokens and wanted ones, and
+    whether these are at most a round's: programs are the same in every pass.
     """
     d = Descriptor.unpack(data)
-    if d.opcode is Opcode.END or skipped(d, tokens, logits):
+    if d.opcode is Opcode.END or skipped(d, tokens, wanted):
         return d, range(0), False
     row = OPERATORS[d.opcode]
     one_round = bool((row.reads(d) | row.writes(d)) & (State.ACTIVATIONS | State.ACCUMULATORS))
-    return d, active_tokens(d, tokens), one_round
+    return d, active_tokens(d, tokens, wanted), one_round
 
 
 @contextmanager
@@ -153,8 +153,9 @@ class GoldenMachine(Memories):
                     continue
                 self.first, self.count = active.start, len(active)
                 r.current = d.tag
-                if one_round and self.count > c.tokens:
-                    raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {c.tokens} tokens, not {self.count}")
+                if one_round and self.count > self.config.tokens:
+                    most = self.config.tokens
+                    raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {self.count}")
                 self._execute(d)
                 r.counters["operators"] += 1
                 if self.on_retire is not None:

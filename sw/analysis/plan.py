@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ...config import BuildConfig
 from ...errors import HwgenError
 from ...packages import needs
 from ..compiler.image import Image
-from ..runtime.engine import Candidate, Engine, PassResult, SlicedPass
+from ..runtime.engine import Candidate, Engine, PassResult, Run, RunResult
 from ..runtime.generation import GeneratedToken, Generation
-from ..runtime.pages import PagePool, Session
+from ..runtime.pages import PagePool
 from ..runtime.scheduler import Job, Scheduler
 
 if TYPE_CHECKING:
@@ -41,25 +42,21 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Policy:
-    """How the scheduler of a board is set: answers at a time, and slices of a prompt between two rounds of decoding (0: whole
-    passes).
+    """How the scheduler of a board is set: answers at a time, and tokens of a pass while answers are written (None: those that cost
+    no time).
     """
 
     sessions: int
-    turn: int
+    width: int | None
 
 
-def policies(sessions: int, turn: int) -> dict[str, Policy]:
-    """What can be compared today, by name."""
-    return {
-        "one-by-one": Policy(1, 0),
-        "interleaved": Policy(sessions, turn),
-        "whole prompts": Policy(sessions, 0),
-    }
+def policies(sessions: int, width: int | None, chunk: int) -> dict[str, Policy]:
+    """What can be compared, by name; ``chunk``: tokens of a pass at most."""
+    return {"one-by-one": Policy(1, None), "shared": Policy(sessions, width), "whole prompts": Policy(sessions, chunk)}
 
 
 #: Names of :func:`policies`.
-POLICIES = tuple(policies(1, 1))
+POLICIES = tuple(policies(1, None, 1))
 
 
 def arrivals_at_rate(rate: float, requests: int, prompt: int, new: int, seed: int) -> list[Arrival]:
@@ -92,37 +89,24 @@ class Served:
 
 
 class Costs:
-    """Seconds of passes and slices, from functions that take milliseconds each: they are asked at every `STEP` positions, and what
-    lies between is interpolated. ``whole(tokens, position, logits)`` is a pass, ``slices`` the slices of one.
+    """Seconds of passes, from a function that takes a while: ``cost(tokens, position, wanted)`` is a pass of runs of ``tokens``
+    each, all behind ``position`` cached tokens, with logits of ``wanted``. It is asked at every `STEP` positions; what lies between
+    is interpolated at the mean of the runs.
     """
 
     STEP = 256
 
-    def __init__(
-        self, whole: Callable[[int, int, bool], float], slices: Callable[[int, int, bool], Sequence[float]] | None, host: float
-    ) -> None:
-        #: Seconds of the host around every pass or slice.
+    def __init__(self, cost: Callable[[tuple[int, ...], int, int], float], host: float) -> None:
+        #: Seconds of the host around every pass.
         self.host = host
-        self._whole = lru_cache(maxsize=None)(whole)
-        self._slices = None if slices is None else lru_cache(maxsize=None)(slices)
+        self._cost = lru_cache(maxsize=None)(cost)
 
-    def _between(self, position: int) -> tuple[int, int, float]:
-        low = position - position % self.STEP
-        return low, low + self.STEP, (position - low) / self.STEP
-
-    def whole(self, tokens: int, position: int, logits: bool) -> float:
-        """A pass from doorbell to end, and the host's part."""
-        low, high, share = self._between(position)
-        a = self._whole(tokens, low, logits)
-        return self.host + (a if share == 0 else a + share * (self._whole(tokens, high, logits) - a))
-
-    def slices(self, tokens: int, position: int, logits: bool) -> list[float]:
-        """The same for every slice of it; none where the build has no room for slices."""
-        if self._slices is None:
-            return []
-        low, high, share = self._between(position)
-        first, second = self._slices(tokens, low, logits), self._slices(tokens, high, logits)
-        return [self.host + a + share * (b - a) for a, b in zip(first, second, strict=True)]
+    def of(self, runs: Sequence[tuple[int, int]], wanted: int) -> float:
+        """A pass of runs ``(position, tokens)`` from doorbell to end, and the host's part."""
+        mix, position = tuple(sorted(tokens for _, tokens in runs)), sum(position for position, _ in runs) / len(runs)
+        low = int(position) // self.STEP * self.STEP
+        first, share = self._cost(mix, low, wanted), (position - low) / self.STEP
+        return self.host + (first if share == 0 else first + share * (self._cost(mix, low + self.STEP, wanted) - first))
 
 
 class NoMemory:
@@ -138,60 +122,28 @@ class NoMemory:
 
 
 class PlannedEngine(Engine):
-    """An engine that computes nothing: every pass gives token 0, and its seconds are added to `seconds`."""
+    """An engine that computes nothing: every wanted token gives token 0, and the seconds of a pass are added to `seconds`."""
 
     def __init__(self, image: Image, costs: Costs) -> None:
         self.image, self.costs = image, costs
         self.seconds = 0.0
         self.pages = PagePool(NoMemory(), image, [0] * image.pages)  # type: ignore[arg-type]  # reads and writes are all it asks
-        self._suspended = None
-        #: The pass that was sliced last, and the seconds of its slices.
-        self._times: tuple[SlicedPass | None, list[float]] = (None, [])
-        self._slice_count = len(costs.slices(image.chunk, 0, True))
 
     @property
-    def slices(self) -> int:
-        return self._slice_count
+    def config(self) -> BuildConfig:
+        return self.image.config
 
-    def _result(self, tokens: int, logits: bool) -> PassResult:
+    def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False) -> PassResult:
+        self._check(runs)
+        self._reserve(runs)
+        self.seconds += self.costs.of([(run.session.position, len(run.tokens)) for run in runs], sum(run.wanted for run in runs))
+        for run in runs:
+            run.session.tokens.extend(run.tokens)
+        likely = (Candidate(0, 0.0),)
         return PassResult(
-            tokens=tokens, candidates=(Candidate(0, 0.0),) if logits else (), counters={"cycles": 0, "stream_beats": 0},
-            opcode_cycles={},
+            runs=tuple(RunResult(len(run.tokens), (likely,) * run.wanted, 0) for run in runs),
+            counters={"cycles": 0, "stream_beats": 0}, opcode_cycles={},
         )
-
-    def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
-        self._reserve(session, len(tokens))
-        if len(tokens) > 1:
-            self._suspended = None
-        self.seconds += self.costs.whole(len(tokens), session.position, logits)
-        session.tokens.extend(tokens)
-        return self._result(len(tokens), logits)
-
-    def begin_slices(
-        self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False
-    ) -> SlicedPass:
-        self._check_pass(session, tokens)
-        return SlicedPass(session, list(tokens), logits, write_logits, session.position)
-
-    def run_slice(self, sliced: SlicedPass) -> PassResult | None:
-        if self._times[0] is not sliced:
-            self._times = sliced, self.costs.slices(len(sliced.tokens), sliced.position, sliced.logits)
-        times = self._times[1]
-        if self._suspended is not sliced:
-            sliced.next = 0
-        self._suspended = None
-        self._reserve(sliced.session, len(sliced.tokens))
-        self.seconds += times[sliced.next]
-        sliced.next += 1
-        if sliced.next < len(times):
-            self._suspended = sliced
-            return None
-        sliced.session.tokens.extend(sliced.tokens)
-        return self._result(len(sliced.tokens), sliced.logits)
-
-    def _reserve(self, session: Session, tokens: int) -> None:
-        if not self.pages.reserve(session, session.position + tokens):
-            raise HwgenError("context", "too few KV pages are free", "give the cache more tokens")
 
 
 class PlannedBoard:
@@ -200,11 +152,11 @@ class PlannedBoard:
     def __init__(self, env: Environment, number: int, engine: PlannedEngine, policy: Policy, waiting: int) -> None:
         self.env, self.number, self.engine = env, number, engine
         self.scheduler = Scheduler(
-            engine, max_running=policy.sessions, max_waiting=waiting, turn=policy.turn, observer=self._observe
+            engine, max_running=policy.sessions, max_waiting=waiting, width=policy.width, observer=self._observe
         )
         self._came = env.event()
-        #: Passes in their order: request (by its number on this board), tokens, whether of a prompt.
-        self.passes: list[tuple[int, int, bool]] = []
+        #: Passes in their order: of every run the request (by its number on this board) and the tokens.
+        self.passes: list[list[tuple[int, int]]] = []
         self._jobs: dict[Job, int] = {}
         #: Seconds in which a pass ran.
         self.busy = 0.0
@@ -224,8 +176,8 @@ class PlannedBoard:
                 self.busy += self.engine.seconds
                 yield self.env.timeout(self.engine.seconds)
 
-    def _observe(self, job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
-        self.passes.append((self._jobs[job], result.tokens, prefill))
+    def _observe(self, jobs: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
+        self.passes.append([(self._jobs[job], run.tokens) for job, run in zip(jobs, result.runs, strict=True)])
 
     def submit(self, served: Served) -> None:
         """Begin with a request; a refusal is its error."""

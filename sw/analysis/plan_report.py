@@ -11,51 +11,47 @@ from ...files import replacing
 from ...packages import needs
 from ...published import published_model
 from ...sim.board_timing import USUAL, MemoryConditions
-from ..compiler.image import Image
 from ..runtime.kv_arrays import with_cache_tokens
 from .estimate import calibration_of, planned_image
 from .pass_model import PassModel
 from .plan import Arrival, Costs, PlannedEngine, policies, run_plan, summary
-from .preemption import slice_times
 
 __all__ = ["describe_plan", "draw_plan", "plan_json", "planned_costs"]
 
 
-def planned_costs(board: Board, shape_name: str, head: str, image: Image, memory: MemoryConditions, host: float) -> Costs:
+def planned_costs(board: Board, shape_name: str, head: str, memory: MemoryConditions, host: float) -> Costs:
     """Passes of a published model on a board by the pass model; ``host``: seconds of the host around each."""
     config, published = board.config, published_model(shape_name)
     model = PassModel(config, published.shape, head=head, engine=published.engine, calibration=calibration_of(board, memory))
-    sliced, hertz = image.sliced, config.clock_mhz * 1e6
+    hertz = config.clock_mhz * 1e6
 
-    def whole(tokens: int, position: int, logits: bool) -> float:
-        return model.run(tokens, position, logits=logits).cycles / hertz
+    def cost(tokens: tuple[int, ...], position: int, wanted: int) -> float:
+        return model.run_runs([(position, count) for count in tokens], wanted).cycles / hertz
 
-    def slices(tokens: int, position: int, logits: bool) -> list[float]:
-        return [] if sliced is None else [s.cycles / hertz for s in slice_times(model, sliced, tokens, position, logits=logits)]
-
-    return Costs(whole, slices, host)
+    return Costs(cost, host)
 
 
 def plan_json(
     board: Board, shape_name: str, arrivals: Sequence[Arrival], names: Sequence[str], *, boards: int, head: str,
-    context: int | None, contexts: int, sessions: int, turn: int, waiting: int, host: float, memory: MemoryConditions = USUAL,
+    context: int | None, contexts: int, sessions: int, width: int | None, waiting: int, host: float,
+    memory: MemoryConditions = USUAL,
 ) -> dict[str, Any]:
     """What ``hwgen plan --json`` prints. ``contexts``: contexts that the KV cache of a board holds."""
     published = published_model(shape_name)
     image = planned_image(board.config, published.shape, published.engine, head, context)
     image = with_cache_tokens(image, contexts * image.context)
-    costs = planned_costs(board, shape_name, head, image, memory, host)
+    costs = planned_costs(board, shape_name, head, memory, host)
     found = {}
     for name in names:
         engines = [PlannedEngine(image, costs) for _ in range(boards)]
-        found[name] = summary(*run_plan(engines, policies(sessions, turn)[name], arrivals, waiting))
+        found[name] = summary(*run_plan(engines, policies(sessions, width, image.chunk)[name], arrivals, waiting))
     span = max((a.at for a in arrivals), default=0.0)
     return {
         "shape": shape_name, "board": board.name, "boards": boards, "head": head, "clock_mhz": board.config.clock_mhz,
-        "estimated": True, "context": image.context, "sessions": sessions, "turn": turn, "host_s": host,
+        "estimated": True, "context": image.context, "sessions": sessions, "width": width, "host_s": host,
         "requests": len(arrivals), "seconds": span, "rate": len(arrivals) / span if span else None,
         "prompt_tokens": sum(a.prompt for a in arrivals), "answer_tokens": sum(a.new for a in arrivals),
-        "decode_s": costs.whole(1, min(256, image.context - 1), True), "policies": found,
+        "decode_s": costs.of([(min(256, image.context - 1), 1)], 1), "policies": found,
     }
 
 

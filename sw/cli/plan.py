@@ -42,17 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
     parser.add_argument(
-        "--policy", action="append", metavar="NAME", help="one-by-one, interleaved or whole prompts (if not given: all)"
+        "--policy", action="append", metavar="NAME", help="one-by-one, shared or whole prompts (if not given: all)"
     )
     parser.add_argument("--max-sessions", type=int, default=8, metavar="N", help="answers at a time on a board")
     parser.add_argument(
-        "--prefill-turn", type=int, default=1, metavar="N", help="operators of a prompt between two rounds of decoding"
+        "--pass-width", type=int, metavar="N",
+        help="tokens of a shared pass while answers are written (if not given: what costs no time)",
     )
     parser.add_argument(
         "--max-waiting", type=int, default=1 << 20, metavar="N", help="requests that wait on a board; more are refused"
     )
     parser.add_argument("--cache-contexts", type=int, default=4, metavar="N", help="contexts that the KV cache of a board holds")
-    parser.add_argument("--host-ms", type=float, default=HOST_MS, metavar="MS", help="what the host does around a pass or slice")
+    parser.add_argument("--host-ms", type=float, default=HOST_MS, metavar="MS", help="what the host does around a pass")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the times to the first token")
     add_head(parser)
     add_context(parser)
@@ -89,8 +90,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
 
     for name in ("boards", "requests", "prompt", "new", "max-sessions", "cache-contexts"):
         at_least(options, name, 1)
-    for name in ("prefill-turn", "max-waiting"):
-        at_least(options, name, 0)
+    at_least(options, "max-waiting", 0)
+    if options.pass_width is not None:
+        at_least(options, "pass-width", 1)
     for name, value, legal in (("rate", options.rate, options.rate > 0), ("host-ms", options.host_ms, options.host_ms >= 0)):
         if not (legal and math.isfinite(value)):
             raise HwgenError("usage", f"--{name} must be a number above 0, not {value}", "give another")
@@ -106,7 +108,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     result = plan_json(
         board, options.shape, arrivals, names, boards=options.boards, head=options.head,
         context=None if options.context is None else at_least(options, "context", 1), contexts=options.cache_contexts,
-        sessions=options.max_sessions, turn=options.prefill_turn, waiting=options.max_waiting, host=options.host_ms / 1e3,
+        sessions=options.max_sessions, width=options.pass_width, waiting=options.max_waiting, host=options.host_ms / 1e3,
         memory=memory_conditions(options, board.name),
     )
     for line in describe_plan(result):

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
 
 import pytest
 
@@ -24,9 +23,8 @@ from hwgen.sw.analysis.plan import (
 )
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.compiler.programs import is_needed
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, PassResult
+from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
@@ -45,32 +43,28 @@ def image(weights: ModelWeights) -> Image:
     return with_cache_tokens(compile_model(CONFIG, weights), 64)
 
 
-def one_second(image: Image) -> Costs:
-    def slices(tokens: int, position: int, logits: bool) -> list[float]:
-        assert image.sliced is not None
-        return [1.0 for part in image.sliced.slices if is_needed(part, tokens, logits)]
-
-    return Costs(lambda tokens, position, logits: 1.0, slices, 0.0)
+def one_second() -> Costs:
+    return Costs(lambda tokens, position, wanted: 1.0, 0.0)
 
 
-def on_golden(image: Image, policy: Policy, arrivals: Sequence[Arrival]) -> tuple[list[tuple[int, int, bool]], list[list[float]]]:
+def on_golden(image: Image, policy: Policy, arrivals: Sequence[Arrival]) -> tuple[list[list[tuple[int, int]]], list[list[float]]]:
     """Passes of the real scheduler and engine on the golden device in their order, and the seconds of every token."""
     engine = Engine(GoldenDevice(CONFIG, memory_bytes=image.memory_bytes()), image)
-    passes: list[tuple[int, int, bool]] = []
+    passes: list[list[tuple[int, int]]] = []
     times: list[list[float]] = [[] for _ in arrivals]
-    now, ring = [0.0], engine._ring
+    now, run_pass = [0.0], engine.run_pass
 
-    def counted(self: Engine, *rest: object) -> None:
+    def counted(runs: Sequence[Run], *, write_logits: bool = False) -> PassResult:
         now[0] += 1.0
-        ring(*rest)  # type: ignore[arg-type]  # passed on
+        return run_pass(runs, write_logits=write_logits)
 
-    engine._ring = MethodType(counted, engine)  # type: ignore[method-assign]  # of this engine alone
+    engine.run_pass = counted  # type: ignore[method-assign]  # of this engine alone
     jobs: dict[Job, int] = {}
 
-    def observe(job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
-        passes.append((jobs[job], result.tokens, prefill))
+    def observe(shared: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
+        passes.append([(jobs[job], run.tokens) for job, run in zip(shared, result.runs, strict=True)])
 
-    scheduler = Scheduler(engine, max_running=policy.sessions, max_waiting=99, turn=policy.turn, observer=observe)
+    scheduler = Scheduler(engine, max_running=policy.sessions, max_waiting=99, width=policy.width, observer=observe)
     while True:
         while len(jobs) < len(arrivals) and arrivals[len(jobs)].at <= now[0]:
             number, arrival = len(jobs), arrivals[len(jobs)]
@@ -84,13 +78,13 @@ def on_golden(image: Image, policy: Policy, arrivals: Sequence[Arrival]) -> tupl
             now[0] = arrivals[len(jobs)].at
 
 
-@pytest.mark.parametrize("policy", [Policy(1, 0), Policy(3, 0), Policy(3, 1), Policy(8, 5)])
+@pytest.mark.parametrize("policy", [Policy(1, None), Policy(3, None), Policy(3, 8), Policy(8, 5)])
 def test_passes_are_those_of_the_scheduler_on_golden(image: Image, policy: Policy) -> None:
-    """The cache holds one context, so that in two of these sessions are parked."""
+    """The cache holds one context, so that sessions are parked where several run."""
     parked: list[Session] = []
-    assert image.sliced is not None and image.context == 64
+    assert image.context == 64
     expected, times = on_golden(image, policy, TRACE)
-    planned = PlannedEngine(image, one_second(image))
+    planned = PlannedEngine(image, one_second())
     park = planned.pages.park
 
     def noted(session: Session) -> None:
@@ -99,16 +93,16 @@ def test_passes_are_those_of_the_scheduler_on_golden(image: Image, policy: Polic
 
     planned.pages.park = noted  # type: ignore[method-assign]  # of this engine alone
     served, (board,) = run_plan([planned], policy, TRACE)
-    assert bool(parked) == (policy in (Policy(3, 0), Policy(8, 5)))
-    assert board.passes == expected
+    assert bool(parked) == (policy.sessions > 1)
+    assert board.passes == expected and (policy.sessions == 1 or any(len(runs) > 1 for runs in expected))
     assert [s.tokens for s in served] == times
     assert [len(s.tokens) for s in served] == [a.new for a in TRACE]
 
 
 def test_requests_go_where_least_is_to_do(image: Image) -> None:
-    engines = [PlannedEngine(image, one_second(image)) for _ in range(3)]
+    engines = [PlannedEngine(image, one_second()) for _ in range(3)]
     arrivals = [*[Arrival(0, 4, 5)] * 3, Arrival(1.5, 4, 2), Arrival(90, 4, 1)]
-    served, boards = run_plan(engines, Policy(2, 0), arrivals)
+    served, boards = run_plan(engines, Policy(2, None), arrivals)
     assert [s.board for s in served] == [0, 1, 2, 0, 0]
     assert [b.busy for b in boards] == [8, 5, 5]
     assert served[0].first == 1 and served[1].gaps == [1] * 4
@@ -116,14 +110,14 @@ def test_requests_go_where_least_is_to_do(image: Image) -> None:
 
 def test_what_cannot_be_answered_is_refused(image: Image) -> None:
     arrivals = [Arrival(0, 65, 1), Arrival(0, 4, 2), Arrival(0.5, 4, 2), Arrival(0.6, 4, 2)]
-    result = summary(*run_plan([PlannedEngine(image, one_second(image))], Policy(1, 0), arrivals, waiting=1))
+    result = summary(*run_plan([PlannedEngine(image, one_second())], Policy(1, None), arrivals, waiting=1))
     assert result["answered"] == 2 and result["refused"] == 2 and "longer than the context" in result["refusal"]
     assert result["first_token_s"] == {"p50": 1.0, "p95": 2.5, "p99": 2.5} and result["tok_s"] == 4 / 4 and result["busy"] == 1
 
 
 def test_costs_between_positions() -> None:
-    costs = Costs(lambda tokens, position, logits: tokens + position, lambda tokens, position, logits: [position, 7.0], 0.5)
-    assert costs.whole(2, 300, True) == 302.5 and costs.slices(2, 300, True) == [300.5, 7.5]
+    costs = Costs(lambda tokens, position, wanted: sum(tokens) + position + 1000 * wanted, 0.5)
+    assert costs.of([(300, 2)], 1) == 1302.5 and costs.of([(0, 1), (600, 4)], 2) == 2305.5
 
 
 def test_percentile_and_rate() -> None:
@@ -131,7 +125,7 @@ def test_percentile_and_rate() -> None:
     arrivals = arrivals_at_rate(4.0, 4000, 3, 5, seed=1)
     assert arrivals == arrivals_at_rate(4.0, 4000, 3, 5, seed=1) != arrivals_at_rate(4.0, 4000, 3, 5, seed=2)
     assert arrivals[-1].at == pytest.approx(1000, rel=0.05) and {(a.prompt, a.new) for a in arrivals} == {(3, 5)}
-    assert set(policies(8, 1)) == {"one-by-one", "interleaved", "whole prompts"}
+    assert set(policies(8, None, 8)) == {"one-by-one", "shared", "whole prompts"}
     assert Served(Arrival(1, 1, 1), 0, [3.0, 5.0]).gaps == [2.0]
 
 
@@ -147,7 +141,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = load_board("kv260").for_engine("int4").config
     model = PassModel(config, replace(published_model("smollm2-135m").shape, max_context=512), engine="int4")
     chunks = [(min(model.chunk, 30 - first), first) for first in range(0, 30, model.chunk)]
-    cycles = sum(model.run(tokens, first, logits=tokens + first == 30).cycles for tokens, first in chunks)
+    cycles = sum(model.run(tokens, first, wanted=int(tokens + first == 30)).cycles for tokens, first in chunks)
     found = result["policies"]["one-by-one"]
     assert found["first_token_s"]["p50"] == pytest.approx(cycles / config.clock_mhz / 1e6 + 0.002 * len(chunks), rel=0.03)
     assert found["passes"] == len(chunks) + 2 and found["answered"] == 1
