@@ -166,11 +166,15 @@ class Accelerator(wiring.Component):
     def _connect_control(self, m: Module) -> None:
         """Registers start the pass and say what it is; sequencer, memory and KV writer ask them."""
         registers, mem, sequencer = m.submodules.registers, m.submodules.memory, m.submodules.sequencer
-        attention, kv_writer = m.submodules.attention, m.submodules.kv_writer
+        attention, kv_writer, vector = m.submodules.attention, m.submodules.kv_writer, m.submodules.vector
         connect(m, flipped(self.s_axi), registers.bus)
         connect(m, registers.current, mem.current)
         connect(m, mem.tokens, registers.tokens)
+        connect(m, vector.want, registers.want)
         connect(m, mem.pages, registers.pages[0])
+        connect(m, kv_writer.pages, registers.pages[1])
+        for runs, table in zip((mem.runs, kv_writer.runs, *attention.runs), registers.runs, strict=True):
+            connect(m, runs, table)
         connect(m, mem.descriptors, sequencer.descriptors)
         m.d.comb += [
             self.irq.eq(registers.irq),
@@ -178,24 +182,19 @@ class Accelerator(wiring.Component):
             mem.program.eq(registers.program),
             mem.port_enable.eq(registers.port_enable),
             sequencer.current.tokens.eq(registers.current.tokens),
-            sequencer.current.position.eq(registers.current.position),
-            sequencer.current.want_logits.eq(registers.current.want_logits),
+            sequencer.current.runs.eq(registers.current.runs),
+            sequencer.current.wanted.eq(registers.current.wanted),
             sequencer.write_logits.eq(registers.write_logits),
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
             registers.finished.eq(sequencer.finished),
             registers.unasked.eq(mem.unasked),
             registers.current_operator.eq(sequencer.tag),
-            registers.pages[1].index.eq(kv_writer.page_index),
-            kv_writer.page_number.eq(registers.pages[1].number),
+            attention.candidate.eq(registers.candidate),
+            registers.candidate_word.eq(attention.candidate_word),
             mem.hold.eq(sequencer.hold),
             mem.rewind.eq(sequencer.rewind),
         ]
-        for index in range(self.config.topk):
-            m.d.comb += [
-                registers.candidate_index[index].eq(attention.topk_index[index]),
-                registers.candidate_logit[index].eq(attention.topk_logit[index]),
-            ]
 
     def _connect_stop(self, m: Module) -> None:
         """STOP: the sequencer pauses, the memory system halts, and both forget what they hold of the program."""
@@ -360,22 +359,27 @@ class Accelerator(wiring.Component):
     def _connect_shortlist(
         self, m: Module, mem: MemorySystem, sequencer: Sequencer, vector: VectorUnit, attention: AttentionUnit
     ) -> None:
-        """The short list sees what DRAIN writes to the scratch with the flag, on its way."""
+        """The short lists see what DRAIN writes to the scratch with the flag, on its way."""
         m.submodules.shortlist = shortlist = ShortList(self.config)
-        of_vector, of_attention = sequencer.ops[Unit.VECTOR].descriptor, sequencer.ops[Unit.ATTENTION].descriptor
+        drain, head = sequencer.ops[Unit.VECTOR], sequencer.ops[Unit.ATTENTION]
+        of_vector, of_attention = drain.descriptor, head.descriptor
         scoring = Signal()
         m.d.comb += [
             scoring.eq((of_vector.opcode == Opcode.DRAIN) & (of_vector.flags & Flag.SHORTLIST).any()),
             shortlist.start.eq(sequencer.starts[Unit.VECTOR] & scoring),
             shortlist.first_row.eq(of_vector.stride),
             shortlist.rows.eq(of_vector.head_stride),
+            shortlist.vectors.eq(of_vector.vectors),
+            shortlist.tokens.eq(drain.count),
+            shortlist.reading.eq(sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST)),
+            shortlist.list.eq(Mux(shortlist.reading, head.first, drain.first)),
+            vector.lists_busy.eq(shortlist.busy),
             shortlist.valid.eq(vector.scratch_write.valid & scoring),
             shortlist.scores.eq(vector.scratch_write.data),
             shortlist.index[0].eq(mem.shortlist.index),
             mem.shortlist.number.eq(shortlist.block[0]),
-            mem.shortlist_complete.eq(
-                sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & ~shortlist.busy
-            ),
+            # Not the list of the HEAD before.
+            mem.shortlist_complete.eq(shortlist.reading & shortlist.shown & (mem.shortlist_number == head.first)),
             shortlist.index[1].eq(attention.list_index),
             attention.list_block.eq(shortlist.block[1]),
         ]

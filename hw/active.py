@@ -15,22 +15,20 @@ __all__ = ["ActiveRange", "Pass"]
 
 
 def Pass(config: BuildConfig) -> wiring.Signature:
-    """What the host asked for; stable while a pass runs.
-
-    ``tokens`` of the pass, ``position`` of the first one, ``want_logits``: the LOGITS operators are executed.
-    """
+    """What the host asked for; stable while a pass runs: ``tokens`` in all, in so many ``runs``, and how many have logits that are
+    ``wanted``."""
     return wiring.Signature({
         "tokens": Out(bits_for(config.chunk)),
-        "position": Out(bits_for(config.max_context)),
-        "want_logits": Out(1),
+        "runs": Out(bits_for(config.chunk)),
+        "wanted": Out(bits_for(config.chunk)),
     })
 
 
 class ActiveRange(wiring.Component):
     """The rules of a pass, for prefetcher and sequencer alike: outputs are those of the descriptor of the cycle before.
 
-    A descriptor is skipped when ``token_start >= tokens``, when it has LOGITS and the pass wants none, and when it has
-    MULTI and the pass is at most two rounds (``2 * token_count``).
+    A descriptor is skipped when ``token_start >= tokens``, and when it has MULTI and the pass is at most two rounds
+    (``2 * token_count``). With LOGITS ``wanted`` stands in for ``tokens``.
 
     Members
     -------
@@ -56,28 +54,20 @@ class ActiveRange(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        d, tokens = self.descriptor, self.current.tokens
+        d = self.descriptor
 
         def has(flag: Flag) -> Signal:
             return d.flags[flag.value.bit_length() - 1]
 
-        left, start, round_size = Signal(len(tokens)), Signal(len(tokens)), Signal(len(tokens))
-        last, final = Signal(), Signal.like(tokens)
+        tokens = Signal.like(self.current.tokens)
+        m.d.comb += tokens.eq(Mux(has(Flag.LOGITS), self.current.wanted, self.current.tokens))
+        left, round_size = Signal(len(tokens)), Signal(len(tokens))
         m.d.sync += [
             left.eq(tokens - d.token_start),
-            start.eq(d.token_start),
+            self.first.eq(d.token_start),
             round_size.eq(d.token_count),
-            last.eq(has(Flag.LAST)),
-            final.eq(tokens - 1),
-            self.skip.eq(
-                (d.token_start >= tokens)
-                | (has(Flag.LOGITS) & ~self.current.want_logits)
-                | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))
-            ),
+            self.skip.eq((d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))),
             self.more.eq(d.token_start + d.token_count < tokens),
         ]
-        with m.If(last):
-            m.d.comb += [self.first.eq(final), self.count.eq(1)]
-        with m.Else():
-            m.d.comb += [self.first.eq(start), self.count.eq(Mux(self.more, round_size, left))]
+        m.d.comb += self.count.eq(Mux(self.more, round_size, left))
         return m

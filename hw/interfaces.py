@@ -9,12 +9,13 @@ from amaranth.utils import bits_for
 
 from ..config import BuildConfig
 from ..descriptors import field_bits
+from ..registers import NUMBER_BITS
 from ..rounding import ceil_div
 
 __all__ = [
     "ACCUMULATOR_LATENCY", "ADDRESS_BITS", "AccumulatorRead", "ActivationWrite", "BeatStream", "DescriptorLayout",
     "KV_SCALE_LATENCY", "KvRead", "KvScaleWrite", "KvWrite", "MemoryRead", "MemoryWrite", "Operator", "QueryScaleWrite",
-    "QueryWrite", "RowStream", "SCRATCH_LATENCY", "Segment", "WriteBeat", "kv_latency",
+    "QueryWrite", "RowStream", "RunRead", "SCRATCH_LATENCY", "Segment", "TableRead", "WriteBeat", "kv_latency",
 ]
 
 #: Bits of an AXI address.
@@ -49,8 +50,8 @@ def kv_latency(config: BuildConfig) -> int:
 def Operator(config: BuildConfig) -> Signature:
     """What the sequencer shows to every unit while an operator runs; stable from ``start`` to ``done``.
 
-    ``descriptor`` the command; ``first`` first active token of the chunk; ``count`` active tokens (>= 1); ``tokens`` tokens
-    of the pass; ``position`` context position of token 0; ``gang`` 1 where all groups of the linear engine work on the same
+    ``descriptor`` the command; ``first`` first active token, of the pass or of the wanted ones; ``count`` active tokens (>= 1);
+    ``tokens`` tokens of the pass, in ``runs`` runs; ``gang`` 1 where all groups of the linear engine work on the same
     tokens (``count <= lanes``); ``write_logits`` and ``logits`` (address) for HEAD.
     """
     count = bits_for(config.chunk)
@@ -59,10 +60,26 @@ def Operator(config: BuildConfig) -> Signature:
         "first": Out(count),
         "count": Out(count),
         "tokens": Out(count),
-        "position": Out(bits_for(config.max_context)),
+        "runs": Out(count),
         "gang": Out(1),
         "write_logits": Out(1),
         "logits": Out(ADDRESS_BITS),
+    })
+
+
+def TableRead(depth: int) -> Signature:
+    """Read of a table that the host writes: ``number`` is entry ``index`` of the cycle before."""
+    return Signature({"index": Out(index_bits(depth)), "number": In(NUMBER_BITS)})
+
+
+def RunRead(config: BuildConfig) -> Signature:
+    """Read of the table of runs: of run ``index`` of the cycle before the ``position`` of its first token, its ``tokens``, and the
+    entry of the page table that has its first page, ``pages``."""
+    return Signature({
+        "index": Out(index_bits(config.chunk)),
+        "position": In(bits_for(config.max_context)),
+        "tokens": In(bits_for(config.chunk)),
+        "pages": In(index_bits(config.page_entries)),
     })
 
 

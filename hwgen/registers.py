@@ -194,8 +194,8 @@ def register_map(config: BuildConfig) -> list[Register]:
     rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
                          count=config.chunk))
     rows.append(Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence "
-                         "that are cached); its tokens, and the first entry of its pages. They follow those of the run before.",
-                         count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)))
+                         "that are cached); its tokens, and the first entry of its pages. Its tokens follow those of the run "
+                         "before.", count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)))
     rows.append(Register("WANT", WANT_BASE, "wo", "Token of this pass whose logits are wanted, by number.", count=config.chunk))
     rows.append(Register("TOPK", TOPK_BASE, "ro", f"Candidates of the LM head, {config.topk} for every wanted token: token id, "
                          "then logit as float32 bits, best first.", count=2 * config.topk * config.chunk))

@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Format
-from ..interfaces import BeatStream, KvRead, Operator, index_bits, kv_latency
+from ..interfaces import BeatStream, KvRead, Operator, RunRead, index_bits, kv_latency
 from .item import BUFFERS, AttentionSizes, counted, delayed, more_than
 from .memory import BlockMemory
 from .nibbles import expand_beat, push_beat
@@ -19,7 +19,7 @@ __all__ = ["BlockBuffer"]
 
 
 class Walk:
-    """Where loading is: block, part of it and beat; and whether there is room for another."""
+    """Where loading is: run, block, part of it and beat; and whether there is room for another."""
 
     def __init__(self, config: BuildConfig, sizes: AttentionSizes, dim_bits: int) -> None:
         block_bits = (config.kv_block - 1).bit_length()
@@ -27,21 +27,24 @@ class Walk:
         #: All buffers are in use.
         self.full = Signal(name="full")
         self.head = Signal(bits_for(config.max_kv_heads))
-        #: The head's last block was loaded: the next one begins another head.
-        self.next_head = Signal()
-        #: Of ATTENTION: where token 0 lies in its block; blocks of a head behind the first one, and blocks with tokens of the pass
-        #: behind the first of those (one, or none); blocks in the ring.
-        self.turn = Signal(block_bits)
+        #: The next block begins another head, another run.
+        self.next_head, self.next_run = Signal(), Signal()
+        self.run = Signal(index_bits(config.chunk))
+        #: Of the run: bank of its first token and its position; where that lies in its block, and less the bank; blocks of a head
+        #: behind the first one, and blocks with tokens of the run behind the first of those (one, or none); blocks in the ring.
+        self.bank, self.position = Signal(bits_for(config.chunk)), Signal(bits_for(config.max_context))
+        self.tokens = Signal(bits_for(config.chunk))
+        self.begins, self.turn = Signal(block_bits), Signal(block_bits)
         self.later = Signal(bits_for(config.max_pages))
         self.crossing = Signal()
         self.past = Signal(bits_for(config.max_pages))
-        #: Slots before ``turn``.
+        #: Slots before ``begins``.
         self.before = Signal(config.kv_block)
         #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one; of this head's in the
         #: ring, with it.
         self.blocks_left = Signal(32)
         self.past_left = Signal(bits_for(config.max_pages))
-        #: The present block has tokens of the pass, whose part comes first, from the store; and a part in the ring.
+        #: The present block has tokens of the run, whose part comes first, from the store; and a part in the ring.
         self.has_own, self.has_past = Signal(), Signal()
         #: The part that comes from the store is at hand.
         self.own = Signal()
@@ -79,9 +82,9 @@ class Landing:
 class BlockBuffer(wiring.Component):
     """Loads blocks into ``BUFFERS`` local buffers, used in turn, ahead of the stages that work on them.
 
-    ATTENTION: for every key/value head the blocks by ascending position. Those that begin before the pass come from ``beats``,
-    those with tokens of the pass from the KV store, and the one that is both from both: first the store's slots are written, then
-    the others.
+    ATTENTION: for every run and every key/value head the blocks by ascending position. Those that begin before the run come from
+    ``beats``, those with tokens of the run from the KV store, and the one that is both from both: first the store's slots are
+    written, then the others.
     HEAD (``direct``): blocks of vocabulary rows; the key buffers together are a queue of their beats.
     A block of ``beats`` is followed by padding up to a multiple of ``groups`` beats, which is dropped.
     Blocks of 4-bit elements are packed in the buffers, so that they load in half the time, and are expanded when read.
@@ -90,7 +93,7 @@ class BlockBuffer(wiring.Component):
     -------
     op : In(Operator), start : In(1), direct : In(1)
         ``direct`` is 1 for HEAD.
-    beats : In(BeatStream), store : Out(KvRead)
+    runs : Out(RunRead), beats : In(BeatStream), store : Out(KvRead)
     key_buffer, key_dim : In;  key : Out
         Key beat, one cycle later.
     key_ready : Out(1), key_limit : Out
@@ -119,6 +122,7 @@ class BlockBuffer(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "direct": In(1),
+            "runs": Out(RunRead(config)),
             "beats": In(BeatStream(config)),
             "store": Out(KvRead(config)),
             "key_buffer": In(buffer),
@@ -157,16 +161,8 @@ class BlockBuffer(wiring.Component):
     def _count_beats(self, m: Module, walk: Walk) -> None:
         """Takes the beats that are wanted, and counts them."""
         config, sizes, command = self.config, self.sizes, self.op.descriptor
-        block_bits = (config.kv_block - 1).bit_length()
-        position = self.op.position
-        m.d.sync += [  # of the operator
-            walk.turn.eq(position[:block_bits]),
-            walk.later.eq((position + self.op.count - 1) >> block_bits),
-            walk.crossing.eq((position[:block_bits] + self.op.count - 1)[block_bits]),
-            walk.past.eq((position + (config.kv_block - 1)) >> block_bits),
-            walk.before.eq(Cat(slot < walk.turn for slot in range(config.kv_block))),
-        ]
         m.d.comb += [
+            self.runs.index.eq(walk.run),
             walk.has_own.eq(~self.direct & ((walk.blocks_left == 0) | ((walk.blocks_left == 1) & walk.crossing))),
             walk.has_past.eq(self.direct | (walk.past_left != 0)),
             walk.wanted.eq(walk.in_header | (walk.in_keys & walk.room) | walk.in_values | walk.in_padding),
@@ -184,15 +180,21 @@ class BlockBuffer(wiring.Component):
             m.d.sync += [walk.step.eq(walk.step + 1), walk.phase.eq(Mux(walk.aligned, 0, walk.phase + 1))]
 
     def _end_block(self, m: Module, walk: Walk) -> None:
-        """The next block follows, of the next head after the last, until nothing is left."""
+        """The next block follows, of the next head or run after the last, until nothing is left."""
+        last_head = walk.head == self.op.descriptor.kv_heads - 1
         m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1)]
         with m.If(walk.past_left != 0):
             m.d.sync += walk.past_left.eq(walk.past_left - 1)
         m.next = "BEGIN"
         with m.If(walk.blocks_left == 0):
             m.d.sync += [walk.next_head.eq(1), walk.blocks_left.eq(walk.later), walk.past_left.eq(walk.past)]
-            with m.If(self.direct | (walk.head == self.op.descriptor.kv_heads - 1)):
+            with m.If(self.direct):
                 m.next = "IDLE"
+            with m.Elif(last_head):
+                m.d.sync += [walk.next_run.eq(1), walk.run.eq(walk.run + 1)]
+                m.next = "RUN"
+                with m.If(walk.run + 1 == self.op.runs):
+                    m.next = "IDLE"
 
     def _sequence(self, m: Module, walk: Walk, landing: Landing) -> None:
         """Block after block: keys and values of the store, then header, keys, values and padding of the ring."""
@@ -200,16 +202,20 @@ class BlockBuffer(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
-                    walk.head.eq(0), walk.next_head.eq(0), walk.buffer.eq(0), walk.past_left.eq(walk.past),
-                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.later)),
+                    walk.run.eq(0), walk.bank.eq(0), walk.next_run.eq(1), walk.buffer.eq(0),
+                    walk.blocks_left.eq(command.row_blocks - 1),
                 ]
                 with m.If(self.start):
-                    m.next = "BEGIN"
+                    m.next = "RUN"
+                    with m.If(self.direct):
+                        m.next = "BEGIN"
+            self._open_run(m, walk)
             with m.State("BEGIN"):
                 m.d.sync += [walk.step.eq(0), walk.phase.eq(0), walk.own.eq(walk.has_own)]
                 with m.If(~walk.full & ~scales.busy):
                     m.d.comb += [walk.begin.eq(1), scales.pour.eq(~walk.has_past)]
-                    m.d.sync += [walk.head.eq(walk.head + walk.next_head), walk.next_head.eq(0)]
+                    m.d.sync += [walk.head.eq(Mux(walk.next_run, 0, walk.head + walk.next_head))]
+                    m.d.sync += [walk.next_head.eq(0), walk.next_run.eq(0)]
                     m.next = "HEADER"
                     with m.If(walk.has_own):
                         m.next = "KEYS"
@@ -251,6 +257,32 @@ class BlockBuffer(wiring.Component):
                 m.d.comb += walk.in_padding.eq(1)
                 with m.If(walk.accept & walk.aligned):
                     self._end_block(m, walk)
+
+    def _open_run(self, m: Module, walk: Walk) -> None:
+        """States that find out about a run."""
+        block, block_bits = self.config.kv_block, len(walk.begins)
+        with m.State("RUN"):
+            m.next = "RUN_POSITION"
+        with m.State("RUN_POSITION"):
+            m.d.sync += [walk.position.eq(self.runs.position), walk.tokens.eq(self.runs.tokens)]
+            m.next = "RUN_BLOCKS"
+        with m.State("RUN_BLOCKS"):
+            m.d.sync += [
+                walk.begins.eq(walk.position),
+                walk.turn.eq(walk.position - walk.bank),
+                walk.bank.eq(walk.bank + walk.tokens),
+                walk.later.eq((walk.position + walk.tokens - 1) >> block_bits),
+                walk.crossing.eq((walk.position[:block_bits] + walk.tokens - 1)[block_bits]),
+                walk.past.eq((walk.position + (block - 1)) >> block_bits),
+            ]
+            m.next = "RUN_SLOTS"
+        with m.State("RUN_SLOTS"):
+            m.d.sync += [
+                walk.before.eq(Cat(slot < walk.begins for slot in range(block))),
+                walk.blocks_left.eq(walk.later),
+                walk.past_left.eq(walk.past),
+            ]
+            m.next = "BEGIN"
 
     def _fill_buffers(self, m: Module, walk: Walk, landing: Landing) -> None:
         """What lands in the buffers: beats as they come, or what the store answers."""
@@ -347,7 +379,7 @@ class BlockBuffer(wiring.Component):
             scales.beat.eq(self.beats.payload),
             scales.begin.eq(walk.begin),
             scales.buffer.eq(walk.buffer),
-            scales.own.eq(Mux(walk.has_own, Mux(walk.has_past, walk.turn, 0), self.config.kv_block)),
+            scales.own.eq(Mux(walk.has_own, Mux(walk.has_past, walk.begins, 0), self.config.kv_block)),
             scales.turn.eq(walk.turn),
             self.scales_ready.eq(scales.ready),
             scales.read_buffer.eq(self.scale_buffer),

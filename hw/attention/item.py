@@ -31,7 +31,7 @@ class AttentionSizes(AttentionMemory):
         self.part_bits = (config.width // config.key_bytes - 1).bit_length()
         #: log2 of the query lanes.
         self.lane_bits = (config.query_lanes - 1).bit_length()
-        #: Bits of a position from the beginning of the block of token 0 on: the pass reaches into two blocks at most.
+        #: Bits of a position from the beginning of the block of a run's first token on: a run reaches into two blocks at most.
         self.reach_bits = (config.kv_block - 1).bit_length() + 1
         #: Bits of the sums of one lane: lane 0 also computes the LM head.
         dot = (E4M3_LARGEST if config.fp8_query else 127) * 127 * config.max_head_dim
@@ -48,9 +48,9 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
     """An item of work: one round of query slots against one block of one key/value head.
 
     ``buffer`` of the block; ``round``; ``output`` first word of the output memory; ``query_scale`` row of the scales;
-    ``whole`` every key of the block is before the pass; else it is the first of the blocks with tokens of the pass, or with
-    ``second`` the second; ``first``, ``last`` block of the head; ``release`` last round of the block; ``final`` last item of the
-    operator.
+    ``whole`` every key of the block is before the run; else it is the first of the blocks with tokens of the run, or with
+    ``second`` the second; ``first``, ``last`` block of the head; ``release`` last round of the block; ``ends`` last item of the
+    run, ``final`` of the operator.
     """
     sizes = AttentionSizes(config)
     return data.StructLayout({
@@ -63,6 +63,7 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
         "first": 1,
         "last": 1,
         "release": 1,
+        "ends": 1,
         "final": 1,
     })
 

@@ -26,7 +26,7 @@ class ScaleBuffer(wiring.Component):
         Strobe: a block begins in ``buffer``, whose scales are no longer needed.
     pour : In(1), own : In, turn : In
         Strobe, with ``buffer``: the header is complete, if there is one. From key ``own`` on (0 to ``kv_block``) the scales come
-        from the store, whose head does not change until ``busy`` falls: those of bank ``key - turn``.
+        from the store, whose head does not change until ``busy`` falls: those of bank ``key - turn``, with ``turn`` of the strobe.
     bank : Out, bank_scales : In(32)
         Read of the KV store.
     busy : Out(1)
@@ -68,14 +68,14 @@ class ScaleBuffer(wiring.Component):
             with m.If(self.put & (self.part == i)):
                 m.d.sync += header[i * beat : (i + 1) * beat].eq(self.beat)
 
-        running, own, target = Signal(), Signal(len(self.own)), Signal(len(self.buffer))
+        running, own, turn, target = Signal(), Signal(len(self.own)), Signal(len(self.turn)), Signal(len(self.buffer))
         key = Signal(index_bits(block))
         with m.If(running):
             m.d.sync += key.eq(key + 1)
             with m.If(key == block - 1):
                 m.d.sync += running.eq(0)
         with m.If(self.pour):
-            m.d.sync += [running.eq(1), key.eq(0), own.eq(self.own), target.eq(self.buffer)]
+            m.d.sync += [running.eq(1), key.eq(0), own.eq(self.own), turn.eq(self.turn), target.eq(self.buffer)]
         landing = delayed(m, running, KV_SCALE_LATENCY + 1, "landing")
         keys = delayed(m, key, KV_SCALE_LATENCY + 1, "key")
         from_store = delayed(m, key >= own, KV_SCALE_LATENCY, "from_store")[-1]
@@ -93,7 +93,7 @@ class ScaleBuffer(wiring.Component):
         )
         write, read = kept.write_port(), kept.read_port()
         m.d.comb += [
-            self.bank.eq(key - self.turn),
+            self.bank.eq(key - turn),
             self.busy.eq(running | Cat(landing[1:]).any()),
             write.en.eq(landing[-1]),
             write.addr.eq(Cat(keys[-1], target)),

@@ -13,12 +13,13 @@ from ..interfaces import Operator, QueryScaleWrite, QueryWrite, index_bits
 from .dot import DotArray
 from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
 from .query import QueryMemory
+from .slots import RunRounds
 
 __all__ = ["ScoreStage"]
 
 
 class Walk:
-    """Where the stage is: the present item, its head, the query words of its rounds, and the dimension."""
+    """Where the stage is: the present item, its run and head, the query words of its rounds, and the dimension."""
 
     def __init__(self, config: BuildConfig, sizes: AttentionSizes, word_bits: int) -> None:
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
@@ -28,27 +29,30 @@ class Walk:
         #: ``dim`` is ``last_dim``.
         self.at_end = Signal()
         self.present = Signal(ItemLayout(config))
+        self.run = Signal(index_bits(config.chunk))
+        self.rounds = Signal(RunRounds(config))
         self.head = Signal(bits_for(config.max_kv_heads))
         self.blocks_left = Signal(32)
-        #: Blocks behind a head's first one; blocks with tokens of the pass behind the first of those (one, or none).
-        self.later = Signal(bits_for(config.max_pages))
-        self.crossing = Signal()
-        #: Query word now, of this round's first vector, and of round 0; words and rows from one round to the next.
+        #: Query word now, of this round's first vector, and of the head's first round; words from one round to the next.
         self.word, self.round_word, self.head_word, self.round_words = (
             Signal(word_bits, name=n) for n in ("word", "round_word", "head_word", "round_words")
         )
+        #: Row of scales of the run's first round, and word and row of its last round, all of head 0.
+        self.run_scale, self.tail_scale = (Signal(index_bits(sizes.query_rows), name=n) for n in ("run_scale", "tail_scale"))
+        self.tail_word = Signal(word_bits)
 
 
 class ScoreStage(wiring.Component):
-    """Query memory, dot products and the order of items: heads, in them blocks by ascending position, in them rounds.
+    """Query memory, dot products and the order of items: runs, in them heads, in them blocks by ascending position, in them
+    the rounds that have slots of the run.
 
     HEAD (``direct``) has one item for each block of vocabulary rows, for lane 0.
 
     Members
     -------
     op, start, direct : In
-    slots_ready, last_round : In
-        Of the slot table.
+    run_index : Out;  known, run : In
+        Counterparts of :class:`SlotTable`.
     write, write_scale, scale_addr, scale_read, scale
         As in :class:`QueryMemory`.
     key_buffer, key_dim, key, key_ready, key_limit, key_free, offer, take
@@ -69,8 +73,9 @@ class ScoreStage(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "direct": In(1),
-            "slots_ready": In(1),
-            "last_round": In(index_bits(sizes.rounds)),
+            "run_index": Out(index_bits(config.chunk)),
+            "known": In(1),
+            "run": In(RunRounds(config)),
             "write": In(QueryWrite(config)),
             "write_scale": In(QueryScaleWrite(config)),
             "scale_addr": In(index_bits(sizes.query_rows)),
@@ -94,7 +99,6 @@ class ScoreStage(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, sizes, command = self.config, self.sizes, self.op.descriptor
-        block_bits = (config.kv_block - 1).bit_length()
         m.submodules.query = query = QueryMemory(config)
         m.submodules.dot = DotArray(config)
         wiring.connect(m, wiring.flipped(self.write), query.write)
@@ -122,19 +126,14 @@ class ScoreStage(wiring.Component):
             query.scale_addr.eq(self.scale_addr),
             query.scale_read.eq(self.scale_read),
             present.last.eq(walk.blocks_left == 0),
-            present.whole.eq(~present.last & ((walk.blocks_left != 1) | ~walk.crossing)),
-            present.second.eq(present.last & walk.crossing),
-            present.release.eq(self.direct | (present.round == self.last_round)),
-            present.final.eq(
-                present.release & present.last & (self.direct | (walk.head == command.kv_heads - 1))
-            ),
+            present.whole.eq(~present.last & ((walk.blocks_left != 1) | ~walk.rounds.crossing)),
+            present.second.eq(present.last & walk.rounds.crossing),
+            present.release.eq(self.direct | (present.round == walk.rounds.last)),
+            present.ends.eq(present.release & present.last & (self.direct | (walk.head == command.kv_heads - 1))),
+            present.final.eq(present.ends & (self.direct | (walk.run + 1 == self.op.runs))),
+            self.run_index.eq(walk.run),
         ]
-        # of the operator
-        m.d.sync += [
-            walk.last_dim.eq(dims - 1),
-            walk.later.eq((self.op.position + self.op.count - 1) >> block_bits),
-            walk.crossing.eq((self.op.position[:block_bits] + self.op.count - 1)[block_bits]),
-        ]
+        m.d.sync += walk.last_dim.eq(dims - 1)  # of the operator
         if config.probe:
             m.d.comb += self.working.eq(issue)
         if config.fp8_query:
@@ -156,6 +155,8 @@ class ScoreStage(wiring.Component):
                 self._next_round(m, walk, dims)
             with m.Else():
                 self._next_block(m, walk)
+            with m.If(present.release & (walk.head == 0)):
+                m.d.sync += [walk.tail_word.eq(walk.round_word), walk.tail_scale.eq(present.query_scale)]
 
         self._sequence(m, walk, running, finish)
 
@@ -163,24 +164,46 @@ class ScoreStage(wiring.Component):
         return m
 
     def _sequence(self, m: Module, walk: Walk, running: Signal, finish: Signal) -> None:
-        """Waits for the slot table, runs until the final item is finished."""
+        """Waits until the slot table knows a run, runs until its last item is finished, and so on until the final one is."""
         command, present = self.op.descriptor, walk.present
+        # The last round of the run before has slots of this one.
+        shared = Signal()
+        word, scale = Signal(len(walk.word)), Signal(len(walk.run_scale))
+        m.d.comb += [
+            shared.eq(walk.rounds.last == self.run.first),
+            word.eq(walk.tail_word + Mux(shared, 0, walk.round_words)),
+            scale.eq(walk.tail_scale + Mux(shared, 0, command.kv_heads)),
+        ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
-                    present.buffer.eq(0), present.round.eq(0), present.output.eq(0), present.query_scale.eq(0),
-                    present.first.eq(1), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
+                    present.buffer.eq(0), present.round.eq(0), present.query_scale.eq(0), present.output.eq(0),
+                    present.first.eq(1), walk.run.eq(0), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
                     walk.head_word.eq(0), walk.dim.eq(0), walk.at_end.eq(walk.last_dim == 0),
-                    walk.blocks_left.eq(Mux(self.direct, command.row_blocks - 1, walk.later)),
+                    walk.blocks_left.eq(command.row_blocks - 1),
+                    # Round 0 is the first run's, and HEAD's.
+                    walk.rounds.eq(0), walk.run_scale.eq(0), walk.tail_word.eq(0), walk.tail_scale.eq(0),
                 ]
                 with m.If(self.start):
-                    m.next = "SLOTS"
-            with m.State("SLOTS"), m.If(self.slots_ready | self.direct):
+                    m.next = "LOOK_UP"
+            with m.State("LOOK_UP"):
+                m.next = "KNOWN"
+                with m.If(self.direct):
+                    m.next = "RUN"
+            with m.State("KNOWN"), m.If(self.known):
+                m.d.sync += [
+                    walk.rounds.eq(self.run), walk.head.eq(0), walk.blocks_left.eq(self.run.later), walk.run_scale.eq(scale),
+                    present.round.eq(self.run.first), present.query_scale.eq(scale),
+                    walk.word.eq(word), walk.round_word.eq(word), walk.head_word.eq(word),
+                ]
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
-                with m.If(finish & present.final):
-                    m.next = "IDLE"
+                with m.If(finish & present.ends):
+                    m.d.sync += walk.run.eq(walk.run + 1)
+                    m.next = "LOOK_UP"
+                    with m.If(present.final):
+                        m.next = "IDLE"
 
     def _next_round(self, m: Module, walk: Walk, dims: Signal) -> None:
         """More query slots of the same head against the same block."""
@@ -196,13 +219,13 @@ class ScoreStage(wiring.Component):
         ]
 
     def _next_block(self, m: Module, walk: Walk) -> None:
-        """Round 0 of the next block, or of the next head's first one."""
+        """The first round of the next block, or of the next head's first one."""
         command, present = self.op.descriptor, walk.present
         m.d.sync += [
             present.buffer.eq(present.buffer + 1),
-            present.round.eq(0),
+            present.round.eq(walk.rounds.first),
             present.output.eq(0),
-            present.query_scale.eq(walk.head),
+            present.query_scale.eq(walk.run_scale + walk.head),
             present.first.eq(0),
             walk.word.eq(walk.head_word),
             walk.round_word.eq(walk.head_word),
@@ -216,9 +239,9 @@ class ScoreStage(wiring.Component):
                 walk.head_word.eq(following_head),
                 walk.word.eq(following_head),
                 walk.round_word.eq(following_head),
-                present.query_scale.eq(walk.head + 1),
+                present.query_scale.eq(walk.run_scale + walk.head + 1),
                 present.first.eq(1),
-                walk.blocks_left.eq(walk.later),
+                walk.blocks_left.eq(walk.rounds.later),
             ]
 
     def _connect_dot(self, m: Module, issue: Signal, finish: Signal, dim: Signal) -> None:

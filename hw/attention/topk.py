@@ -31,6 +31,8 @@ class TopK(wiring.Component):
         A candidate; keys compare as unsigned numbers.
     busy : Out(1)
         A candidate is still on its way through the list.
+    held, best_key : Out per entry
+        Whether the entry is not empty, and its key.
     best : Out(index_bits) per entry
         Indices, best first; 0 where an entry is empty.
     """
@@ -46,6 +48,8 @@ class TopK(wiring.Component):
             "index": In(index_bits),
             "key": In(32),
             "busy": Out(1),
+            "held": Out(1).array(size),
+            "best_key": Out(32).array(size),
             "best": Out(index_bits).array(size),
         })
 
@@ -73,7 +77,7 @@ class TopK(wiring.Component):
                     m.d.sync += [occupied.eq(1), own_key.eq(key), own_index.eq(index)]
             with m.If(self.clear):
                 m.d.sync += occupied.eq(0)
-            m.d.comb += self.best[i].eq(Mux(occupied, own_index, 0))
+            m.d.comb += [self.held[i].eq(occupied), self.best_key[i].eq(own_key), self.best[i].eq(Mux(occupied, own_index, 0))]
             valid, ousted, key, index = next_valid, next_ousted, next_key, next_index
             passing.append(valid)
         m.d.comb += self.busy.eq(Cat(passing[:-1]).any())

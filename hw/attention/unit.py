@@ -8,7 +8,18 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
-from ..interfaces import BeatStream, KvRead, MemoryWrite, Operator, QueryScaleWrite, QueryWrite, Segment, WriteBeat, index_bits
+from ..interfaces import (
+    BeatStream,
+    KvRead,
+    MemoryWrite,
+    Operator,
+    QueryScaleWrite,
+    QueryWrite,
+    RunRead,
+    Segment,
+    WriteBeat,
+    index_bits,
+)
 from .blocks import BlockBuffer
 from .candidates import CandidateList
 from .logits import LogitWriter
@@ -23,7 +34,7 @@ __all__ = ["AttentionUnit"]
 
 
 class AttentionUnit(wiring.Component):
-    """Online-softmax attention of the pass's queries over the past keys (``beats``) and its own (KV store), in blocks by ascending
+    """Online-softmax attention of every run's queries over its past keys (``beats``) and its own (KV store), in blocks by ascending
     position; and the int8 LM head with its best candidates. Bit for bit the operators of ``docs/numerics.md``.
 
     ::
@@ -34,19 +45,21 @@ class AttentionUnit(wiring.Component):
                                                           +-> CandidateList, LogitWriter
 
     The stages work on different items (one round of ``query_lanes`` query slots against one block of keys), and run ahead
-    across blocks and key/value heads as far as their buffers reach.
+    across blocks, key/value heads and runs as far as their buffers reach. A round with slots of two runs is worked on for each of
+    them, and of the other's slots nothing is written.
 
-    ATTENTION: tokens 0 .. ``count`` - 1; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
-    ``dst + t * dst_stride + n * head_vectors``. Consumes, for each key/value head, ``ceil(position / kv_block)`` blocks of
-    ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`; the slots of this pass's tokens in them are not used.
+    ATTENTION: all tokens of the pass; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
+    ``dst + t * dst_stride + n * head_vectors``. Consumes, for each run and each key/value head, ``ceil(position / kv_block)``
+    blocks of ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`; the slots of this run's tokens in them are not used.
     With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KV`` keys and values have 4 bits (builds that have them).
-    HEAD: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head` makes them, ``stride``
-    rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits``. With fetch SHORTLIST the blocks are those
-    of the short list, in its order, and no logits are written.
+    HEAD of wanted token ``first``: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head`
+    makes them, ``stride`` rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits`` + ``head_stride``.
+    With fetch SHORTLIST the blocks are those of the token's short list, in its order, and no logits are written.
 
     Members
     -------
     op : In(Operator), start : In(1), done : Out(1)
+    runs : Out(RunRead) of the blocks and of the query slots
     beats : In(BeatStream)
         Never ready while idle.
     query : In(QueryWrite), query_scale : In(QueryScaleWrite)
@@ -55,8 +68,9 @@ class AttentionUnit(wiring.Component):
     logits_segment : Out(Segment), logits : Out(WriteBeat)
     list_index : Out, list_block : In
         Entry of the short list, and its block one cycle later.
-    topk_index, topk_logit : Out(32) per candidate
-        Best first; stable from ``done`` of a HEAD until the next one starts.
+    candidate : In, candidate_word : Out(32)
+        While no HEAD runs, of the candidates of all wanted tokens word ``candidate`` of the cycle before: token id, then logit of
+        each, best first.
     scoring, weighting, summing : Out(1)
         With ``config.probe`` only: in this cycle a beat of keys is multiplied, a key is at the softmax (its first or its second
         half), a beat of values is multiplied, each of another item.
@@ -68,6 +82,7 @@ class AttentionUnit(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "done": Out(1),
+            "runs": Out(RunRead(config)).array(2),
             "beats": In(BeatStream(config)),
             "query": In(QueryWrite(config)),
             "query_scale": In(QueryScaleWrite(config)),
@@ -77,8 +92,8 @@ class AttentionUnit(wiring.Component):
             "logits": Out(WriteBeat(config)),
             "list_index": Out(index_bits(config.shortlist)),
             "list_block": In(INDEX_BITS),
-            "topk_index": Out(32).array(config.topk),
-            "topk_logit": Out(32).array(config.topk),
+            "candidate": In(index_bits(2 * config.chunk * config.topk)),
+            "candidate_word": Out(32),
             **({name: Out(1) for name in ("scoring", "weighting", "summing")} if config.probe else {}),
         })
 
@@ -91,7 +106,7 @@ class AttentionUnit(wiring.Component):
         m.submodules.scaler = scaler = ScoreScaler(config)
         m.submodules.softmax = softmax = OnlineSoftmax(config)
         m.submodules.value_stage = values = ValueStage(config)
-        m.submodules.topk = topk = CandidateList(config.topk, burst=config.kv_block)
+        m.submodules.topk = topk = CandidateList(config.topk, lists=config.chunk, burst=config.kv_block)
         m.submodules.logit_writer = writer = LogitWriter(config)
 
         direct = Signal()
@@ -99,6 +114,8 @@ class AttentionUnit(wiring.Component):
         m.d.sync += [start.eq(self.start), direct.eq(self.op.descriptor.opcode == Opcode.HEAD)]
         for unit in (slots, blocks, scores, values):
             wiring.connect(m, wiring.flipped(self.op), unit.op)
+        for runs, unit in zip(self.runs, (blocks, slots), strict=True):
+            wiring.connect(m, wiring.flipped(runs), unit.runs)
         wiring.connect(m, wiring.flipped(self.beats), blocks.beats)
         wiring.connect(m, wiring.flipped(self.store), blocks.store)
         wiring.connect(m, wiring.flipped(self.query), scores.write)
@@ -114,8 +131,7 @@ class AttentionUnit(wiring.Component):
             blocks.direct.eq(direct),
             scores.start.eq(start),
             scores.direct.eq(direct),
-            scores.slots_ready.eq(slots.ready & ~start),
-            scores.last_round.eq(slots.last_round),
+            scores.run.eq(slots.run),
             softmax.begin.eq(scaler.begin & ~direct),
             softmax.valid.eq(scaler.valid & ~direct),
             softmax.done.eq(scaler.done & ~direct),
@@ -148,19 +164,20 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             known.eq(row < self.op.descriptor.stride),
             topk.clear.eq(start & direct),
+            topk.list.eq(self.op.first),
             topk.index.eq(row),
             topk.valid.eq(scaler.logit_valid & direct & known),
             topk.begin.eq(scaler.begin & direct),
             topk.logit.eq(scaler.logit),
             writer.start.eq(start & direct & ~listed & self.op.write_logits),
             writer.rows.eq(self.op.descriptor.stride),
-            writer.address.eq(self.op.logits),
             writer.begin.eq(scaler.begin & direct),
             writer.valid.eq(scaler.logit_valid & direct),
             writer.logit.eq(Mux(known, scaler.logit, 0)),
             writer.finish.eq(finished),
         ]
         m.d.comb += self.list_index.eq(entry)
+        m.d.sync += writer.address.eq(self.op.logits + self.op.descriptor.head_stride)  # of the operator
         m.d.sync += listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST)
         # The list is complete when the beats that were fetched by it arrive.
         opening, end_of_block = Signal(), Signal()
@@ -179,8 +196,12 @@ class AttentionUnit(wiring.Component):
         with m.Elif(scaler.done & direct & scaler.present.final):
             m.d.sync += finished.eq(1)
         m.d.sync += self.done.eq(head_done | m.submodules.value_stage.done)
-        for i in range(config.topk):
-            m.d.comb += [self.topk_index[i].eq(topk.best_index[i]), self.topk_logit[i].eq(topk.best_logit[i])]
+        of_logit = Signal()
+        m.d.sync += of_logit.eq(self.candidate[0])
+        m.d.comb += [
+            topk.entry.eq(self.candidate[1:]),
+            self.candidate_word.eq(Mux(of_logit, topk.logit_of_entry, topk.index_of_entry)),
+        ]
 
     def _connect_stages(self, m: Module) -> None:
         """What one stage asks of another, and what it answers, under the same name on both sides."""
@@ -189,6 +210,8 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             getattr(sink, name).eq(getattr(source, name))
             for source, sink, names in (
+                (scores, slots, ("run_index",)),
+                (slots, scores, ("known",)),
                 (scores, blocks, ("key_buffer", "key_dim", "key_free", "take")),
                 (blocks, scores, ("key", "key_ready", "key_limit", "offer")),
                 (scores, scaler, ("load", "item", *(f"scores_{lane}" for lane in range(config.query_lanes)))),
@@ -201,7 +224,7 @@ class AttentionUnit(wiring.Component):
                 (values, softmax, ("take", "willing")),
                 (values, blocks, ("value_buffer", "value_dim")),
                 (blocks, values, ("value", "value_ready", "next_value_ready")),
-                (values, slots, ("output_round", "output_read")),
+                (values, slots, ("output_round", "output_run", "output_read")),
             )
             for name in names
         ]

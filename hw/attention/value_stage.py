@@ -141,6 +141,7 @@ class Walk:
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.stepping, self.idle, self.output_pass, self.aged = (Signal(name="$signal") for _ in range(4))
         self.step, self.first, self.ended, self.follow = (Signal(name="$signal") for _ in range(4))
+        self.run = Signal(index_bits(config.chunk))
         self.head_offset = Signal(index_bits(config.scratch_vectors))
         self.popped = Signal(range(lanes + 1))
 
@@ -159,7 +160,7 @@ class ValueStage(wiring.Component):
         Counterparts of :class:`OnlineSoftmax`.
     value_buffer, value_dim, value, value_ready, next_value_ready, free
         Counterparts of :class:`BlockBuffer`.
-    group_vectors, output_round, output_read, output, active
+    group_vectors, output_round, output_run, output_read, output, active
         Counterparts of :class:`SlotTable`.
     scratch_write : Out(MemoryWrite)
     done : Out(1)
@@ -190,6 +191,7 @@ class ValueStage(wiring.Component):
             "free": Out(1),
             "group_vectors": In(16),
             "output_round": Out(index_bits(sizes.rounds)),
+            "output_run": Out(index_bits(config.chunk)),
             "output_read": Out(1),
             "output": In(index_bits(config.scratch_vectors)).array(lanes),
             "active": In(1).array(lanes),
@@ -233,6 +235,7 @@ class ValueStage(wiring.Component):
             self.value_buffer.eq(walk.item.buffer),
             self.value_dim.eq(walk.dim),
             self.output_round.eq(walk.item.round),
+            self.output_run.eq(walk.run),
             walk.step.eq(walk.stepping & (walk.rest == 0)),
             walk.first.eq(walk.step & (walk.dim == 0)),
             walk.aged.eq(walk.age == depth),
@@ -290,12 +293,14 @@ class ValueStage(wiring.Component):
                 m.next = "IDLE"
                 with m.If(item.release):
                     m.d.sync += walk.head_offset.eq(walk.head_offset + self.group_vectors)
+                with m.If(item.ends):
+                    m.d.sync += [walk.run.eq(walk.run + 1), walk.head_offset.eq(0)]
                 with m.If(item.final):
                     m.d.sync += walk.age.eq(0)
                     m.next = "DRAIN"
             with m.State("DRAIN"), m.If(walk.aged):
                 m.d.comb += self.done.eq(1)
-                m.d.sync += walk.head_offset.eq(0)
+                m.d.sync += walk.run.eq(0)
                 m.next = "IDLE"
 
     def _connect_lanes(

@@ -5,11 +5,23 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Format
 from ...registers import NUMBER_BITS
-from ..interfaces import ADDRESS_BITS, KV_SCALE_LATENCY, KvRead, Operator, Segment, WriteBeat, index_bits, kv_latency
+from ..interfaces import (
+    ADDRESS_BITS,
+    KV_SCALE_LATENCY,
+    KvRead,
+    Operator,
+    RunRead,
+    Segment,
+    TableRead,
+    WriteBeat,
+    index_bits,
+    kv_latency,
+)
 from .item import delayed
 from .nibbles import push_beat
 
@@ -17,16 +29,22 @@ __all__ = ["KvWriter"]
 
 
 class Walk:
-    """Where the writer is: head, block and slots, beats to come, and what its parts tell each other."""
+    """Where the writer is: run, head, block and slots, beats to come, and what its parts tell each other."""
 
     def __init__(self, config: BuildConfig, store: wiring.PureInterface) -> None:
         block_bits = (config.kv_block - 1).bit_length()
+        self.run = Signal(index_bits(config.chunk))
+        #: Of the run: slot of its first token, that less the token's bank, and the entry of its first page.
+        self.begin, self.turn = Signal(block_bits), Signal(block_bits)
+        self.page = Signal(index_bits(config.page_entries))
+        #: Bank of the first token.
+        self.bank = Signal(bits_for(config.chunk))
         self.head = Signal(index_bits(config.max_kv_heads))
         #: Address of page 0 of the head.
         self.head_base = Signal(ADDRESS_BITS)
-        #: The second of the blocks that the pass touches.
+        #: The second of the blocks that the run touches.
         self.second = Signal()
-        #: Slots ``[low, high)`` of the present block belong to this pass.
+        #: Slots ``[low, high)`` of the present block belong to this run.
         self.low = Signal(block_bits)
         self.high = Signal(block_bits + 2)
         self.end = Signal(block_bits + 2)
@@ -46,6 +64,8 @@ class Walk:
         )
         #: The second of the two beats waits at the store.
         self.odd = Signal()
+        #: The next two beats are asked for while the last beat waits to be taken; they came before it was.
+        self.asking, self.missed = Signal(), Signal()
         #: The register that becomes a beat.
         self.beat = Signal(8 * config.beat_bytes, reset_less=True)
         #: Two beats of the store make one of 4-bit elements.
@@ -53,15 +73,15 @@ class Walk:
 
 
 class KvWriter(wiring.Component):
-    """KV_WRITE: for every key/value head and every cache block that the pass touches (one or two) a segment of
+    """KV_WRITE: for every run, every key/value head and every cache block that the run touches (one or two) a segment of
     ``stream_beats`` beats at ``stream_address + page * stride + head * head_stride``.
 
-    Token t of the pass is position ``position + t`` of the context, which is slot ``(position + t) % kv_block`` of its block: so
-    far the store turns its beats. Byte strobes are set for the slots of this pass's tokens alone.
+    Token t of a run is position ``position + t`` of its context, which is slot ``(position + t) % kv_block`` of its block: so far
+    the store turns its beats. Byte strobes are set for the slots of the run's tokens alone.
 
     With ``Format.INT4_KV`` (builds that have it) two beats of the store, which hold elements of -7 .. 7, make one of memory.
 
-    The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 3 cycles, a header beat a
+    The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 2 cycles, a header beat a
     cycle for each of its scales.
 
     Members
@@ -70,9 +90,7 @@ class KvWriter(wiring.Component):
     start, done : In(1), Out(1)
         ``done`` is a strobe in the cycle after the last beat was taken.
     store : Out(KvRead)
-    page_index : Out
-    page_number : In(NUMBER_BITS)
-        Entry ``page_index`` of the page table, one cycle later.
+    runs : Out(RunRead), pages : Out(TableRead)
     segment : Out(Segment)
         Precedes its beats.
     beats : Out(WriteBeat)
@@ -85,8 +103,8 @@ class KvWriter(wiring.Component):
             "start": In(1),
             "done": Out(1),
             "store": Out(KvRead(config)),
-            "page_index": Out(index_bits(config.max_pages)),
-            "page_number": In(NUMBER_BITS),
+            "runs": Out(RunRead(config)),
+            "pages": Out(TableRead(config.page_entries)),
             "segment": Out(Segment()),
             "beats": Out(WriteBeat(config)),
         })
@@ -103,28 +121,27 @@ class KvWriter(wiring.Component):
 
     def _find_slots(self, m: Module, walk: Walk) -> None:
         """Page and slots of the present block."""
-        op, command, block = self.op, self.op.descriptor, self.config.kv_block
-        block_bits = (block - 1).bit_length()
+        command, block = self.op.descriptor, self.config.kv_block
         m.d.comb += [
-            walk.end.eq(op.position[:block_bits] + op.count),
-            walk.low.eq(Mux(walk.second, 0, op.position[:block_bits])),
+            walk.low.eq(Mux(walk.second, 0, walk.begin)),
             walk.high.eq(Mux(walk.second, walk.end - block, walk.end)),
-            self.page_index.eq((op.position >> block_bits) + walk.second),
+            self.runs.index.eq(walk.run),
+            self.pages.index.eq(walk.page + walk.second),
             self.segment.payload.beats.eq(command.stream_beats),
         ]
 
     def _read_store(self, m: Module, walk: Walk) -> tuple[Value, Value]:
         """The scales of slot after slot, then keys and values two beats at a time: the second stays at the store. Returns whether a
         scale arrives, and whether the first beat does."""
-        config, op, command = self.config, self.op, self.op.descriptor
+        config, command = self.config, self.op.descriptor
         parts = config.width // config.key_bytes
         m.d.comb += [
             self.store.head.eq(walk.head),
             self.store.head_vectors.eq(command.head_vectors),
             self.store.value.eq(walk.value),
             self.store.dim.eq(walk.dim),
-            self.store.turn.eq(op.position),
-            self.store.bank.eq(walk.scale - op.position),
+            self.store.turn.eq(walk.turn),
+            self.store.bank.eq(walk.scale - walk.turn),
         ]
         m.d.sync += walk.last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
         if config.int4_kv:
@@ -133,8 +150,9 @@ class KvWriter(wiring.Component):
             m.d.sync += walk.scale.eq(walk.scale + 1)
         with m.If(walk.ask | walk.load_odd):
             m.d.sync += walk.dim.eq(walk.dim + 1)
+        m.d.sync += walk.asking.eq(walk.load_odd)
         with m.If(walk.load_odd & (walk.dim == walk.last_dim)):
-            m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.last.eq(walk.value)]
+            m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.last.eq(walk.value), walk.asking.eq(~walk.value)]
         filled = delayed(m, walk.fill, KV_SCALE_LATENCY, "filled")[-1]
         return filled, delayed(m, walk.ask, kv_latency(config), "arrived")[-1]
 
@@ -172,9 +190,10 @@ class KvWriter(wiring.Component):
         m.d.sync += self.done.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [walk.head.eq(0), walk.head_base.eq(command.stream_address), walk.second.eq(0)]
+                m.d.sync += [walk.run.eq(0), walk.bank.eq(0), walk.second.eq(0)]
                 with m.If(self.start):
-                    m.next = "PAGE"
+                    m.next = "RUN"
+            self._open_run(m, walk)
             self._open_segment(m, walk)
             with m.State("SEGMENT"):
                 m.d.comb += self.segment.valid.eq(1)
@@ -200,26 +219,39 @@ class KvWriter(wiring.Component):
             with m.State("ASK"):
                 m.d.comb += walk.ask.eq(1)
                 m.next = "EVEN"
-            with m.State("EVEN"):
-                m.d.comb += walk.load_even.eq(arrived)
-                m.d.sync += walk.odd.eq(1)
-                with m.If(arrived):
-                    m.next = "SEND"
-                    if config.int4_kv:
-                        with m.If(walk.int4):
-                            m.next = "ODD"
+            with m.State("EVEN"), m.If(arrived):
+                self._load_even(m, walk)
             if config.int4_kv:
                 with m.State("ODD"):
                     m.d.comb += walk.load_odd.eq(1)
                     m.d.sync += walk.odd.eq(0)
                     m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += self.beats.valid.eq(1)
+                m.d.comb += [self.beats.valid.eq(1), walk.ask.eq(walk.asking)]
                 m.d.sync += landed.eq(0)
                 with m.If(self.beats.ready):
-                    self._next_beat(m, walk)
+                    self._next_beat(m, walk, arrived)
+                with m.Elif(arrived):
+                    m.d.sync += walk.missed.eq(1)
         with m.If(filled):
             m.d.sync += landed.eq(landed + 1)
+
+    def _open_run(self, m: Module, walk: Walk) -> None:
+        """States that find out about a run."""
+        block_bits, runs = len(walk.begin), self.runs
+        with m.State("RUN"):
+            m.next = "BEGIN"
+        with m.State("BEGIN"):
+            m.d.sync += [
+                walk.head.eq(0),
+                walk.head_base.eq(self.op.descriptor.stream_address),
+                walk.begin.eq(runs.position),
+                walk.turn.eq(runs.position - walk.bank),
+                walk.page.eq(runs.pages + (runs.position >> block_bits)),
+                walk.end.eq(runs.position[:block_bits] + runs.tokens),
+                walk.bank.eq(walk.bank + runs.tokens),
+            ]
+            m.next = "PAGE"
 
     def _open_segment(self, m: Module, walk: Walk) -> None:
         """States that find the segment's address and its slots."""
@@ -232,7 +264,7 @@ class KvWriter(wiring.Component):
             m.d.sync += slot.eq(0)
             m.next = "NUMBER"
         with m.State("NUMBER"):
-            m.d.sync += number.eq(self.page_number)
+            m.d.sync += number.eq(self.pages.number)
             m.next = "MULTIPLY"
         with m.State("MULTIPLY"):
             m.d.sync += [low.eq(number * command.stride[:16]), high.eq(number * command.stride[16:])]
@@ -248,8 +280,17 @@ class KvWriter(wiring.Component):
             with m.If(slot == block - 1):
                 m.next = "SEGMENT"
 
-    def _next_beat(self, m: Module, walk: Walk) -> None:
-        """Where a beat that was taken leads: more of its segment, the next block or head, or the end."""
+    def _load_even(self, m: Module, walk: Walk) -> None:
+        """Takes the first of two beats that come in this cycle and the next."""
+        m.d.comb += walk.load_even.eq(1)
+        m.d.sync += walk.odd.eq(1)
+        m.next = "SEND"
+        if self.config.int4_kv:
+            with m.If(walk.int4):
+                m.next = "ODD"
+
+    def _next_beat(self, m: Module, walk: Walk, arrived: Value) -> None:
+        """Where a beat that was taken leads: more of its segment, the next block, head or run, or the end."""
         command, block = self.op.descriptor, self.config.kv_block
         m.d.sync += walk.left.eq(walk.left - 1)
         m.next = "ASK"
@@ -261,8 +302,11 @@ class KvWriter(wiring.Component):
                     walk.second.eq(0), walk.head.eq(walk.head + 1), walk.head_base.eq(walk.head_base + command.head_stride),
                 ]
                 with m.If(walk.head == command.kv_heads - 1):
-                    m.d.sync += self.done.eq(1)
-                    m.next = "IDLE"
+                    m.d.sync += walk.run.eq(walk.run + 1)
+                    m.next = "RUN"
+                    with m.If(walk.run + 1 == self.op.runs):
+                        m.d.sync += self.done.eq(1)
+                        m.next = "IDLE"
         with m.Elif(walk.header_left != 0):
             m.d.sync += walk.header_left.eq(walk.header_left - 1)
             with m.If(walk.header_left != 1):
@@ -274,3 +318,9 @@ class KvWriter(wiring.Component):
         with m.Elif(walk.padding | walk.last):
             m.d.sync += walk.padding.eq(1)
             m.next = "SEND"
+        with m.Elif(walk.missed):
+            m.d.sync += [walk.missed.eq(0), walk.dim[0].eq(0)]
+        with m.Elif(arrived):
+            self._load_even(m, walk)
+        with m.Else():
+            m.next = "EVEN"

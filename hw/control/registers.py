@@ -10,14 +10,17 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, contract_hash
-from ...registers import MAGIC, NUMBER_BITS, Register, register, register_map
+from ...registers import MAGIC, NUMBER_BITS, RUN_PAGES, RUN_TOKENS, Field, Register, register, register_map
+from ...rounding import align
 from ..active import Pass
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
-from ..interfaces import ADDRESS_BITS, index_bits
-from ..memory.prefetch import TableRead
+from ..interfaces import ADDRESS_BITS, RunRead, TableRead, index_bits
 from .counters import counter_total
 
-__all__ = ["RegisterFile"]
+__all__ = ["RUN_READERS", "RegisterFile"]
+
+#: Readers of the table of runs: prefetcher, KV writer, and of the attention unit key blocks and query slots.
+RUN_READERS = 4
 
 
 class RegisterFile(wiring.Component):
@@ -46,8 +49,9 @@ class RegisterFile(wiring.Component):
     write_logits : Out(1)
     port_enable : Out(ports)
         PORT_ENABLE as it is now; the memory system takes it over with ``start``.
-    tokens : In(TableRead)
+    tokens, want : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
+    runs : In(RunRead) of each of `RUN_READERS`
     current_operator : In(32)
         Index shown in CURRENT.
     trace_count : In(32)
@@ -57,7 +61,8 @@ class RegisterFile(wiring.Component):
     error, error_response, error_write, error_port : In
         First error of the pass.
     counters : In(32) per counter register
-    candidate_index, candidate_logit : In(32) per candidate
+    candidate, candidate_word : Out, In(32)
+        Word of the candidates: ``candidate_word`` is word ``candidate`` of the cycle before.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -77,7 +82,9 @@ class RegisterFile(wiring.Component):
             "write_logits": Out(1),
             "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)),
-            "pages": In(TableRead(config.max_pages)).array(2),
+            "want": In(TableRead(config.chunk)),
+            "pages": In(TableRead(config.page_entries)).array(2),
+            "runs": In(RunRead(config)).array(RUN_READERS),
             "current_operator": In(32),
             "trace_count": In(32),
             "trace_index": Out(index_bits(register(config, "TRACE").count)),
@@ -87,8 +94,8 @@ class RegisterFile(wiring.Component):
             "error_write": In(1),
             "error_port": In(8),
             "counters": In(32).array(counter_total(config)),
-            "candidate_index": In(32).array(config.topk),
-            "candidate_logit": In(32).array(config.topk),
+            "candidate": Out(index_bits(register(config, "TOPK").count)),
+            "candidate_word": In(32),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -126,17 +133,15 @@ class RegisterFile(wiring.Component):
                     for first in range(0, len(register), 8):
                         with m.If(strobe[first // 8]):
                             m.d.sync += register[first : first + 8].eq(data[first : first + 8])
-        chunk = Const(config.chunk, len(self.current.tokens))
         m.d.comb += [
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
             self.logits.eq(Cat(stored["LOGITS_LOW"], stored["LOGITS_HIGH"])),
-            self.current.position.eq(stored["POSITION"]),
-            self.current.want_logits.eq(stored["PASS"][0]),
-            self.write_logits.eq(stored["PASS"][1]),
+            self.write_logits.eq(stored["PASS"][0]),
             self.port_enable.eq(stored["PORT_ENABLE"]),
         ]
-        # A doorbell comes two cycles after COUNT at the earliest.
-        m.d.sync += self.current.tokens.eq(Mux(stored["COUNT"] > config.chunk, chunk, stored["COUNT"]))
+        # A doorbell comes two cycles after them at the earliest.
+        for number, name in ((self.current.tokens, "COUNT"), (self.current.runs, "RUNS"), (self.current.wanted, "WANTED")):
+            m.d.sync += number.eq(Mux(stored[name] > config.chunk, config.chunk, stored[name]))
 
         # Doorbell and completion.
         done, control, was_stopped = Signal(), Signal(), Signal()
@@ -168,25 +173,42 @@ class RegisterFile(wiring.Component):
         self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal
     ) -> None:
         """Tables that the host writes and the machine reads. A table with several readers is stored once a reader."""
-        for name, tables in (("TOKEN", [self.tokens]), ("PAGE", list(self.pages))):
+        number = Field("NUMBER", 0, NUMBER_BITS, "")
+        # Name, words of an entry, and each reader's index, word and part of it, and answer.
+        tables: list[tuple[str, int, list[tuple[Value, int, Field, Value]]]] = [
+            ("TOKEN", 1, [(self.tokens.index, 0, number, self.tokens.number)]),
+            ("WANT", 1, [(self.want.index, 0, number, self.want.number)]),
+            ("PAGE", 1, [(read.index, 0, number, read.number) for read in self.pages]),
+            ("RUN", 2, [
+                reader for read in self.runs for reader in (
+                    (read.index, 0, number, read.position), (read.index, 1, RUN_TOKENS, read.tokens),
+                    (read.index, 1, RUN_PAGES, read.pages),
+                )
+            ]),
+        ]
+        for name, words, readers in tables:
             chosen, index = self._window(address, rows[name])
-            for number, table in enumerate(tables):
-                m.submodules[f"table_{name.lower()}_{number}"] = store = memory.Memory(
-                    shape=NUMBER_BITS, depth=rows[name].count, init=[]
+            word_bits = words - 1
+            for number_of_reader, (place, word, part, answer) in enumerate(readers):
+                # Whole bytes that the reader needs.
+                size = align(min(part.width, len(answer)), 8)
+                m.submodules[f"table_{name.lower()}_{number_of_reader}"] = store = memory.Memory(
+                    shape=size, depth=rows[name].count // words, init=[]
                 )
                 port, read = store.write_port(granularity=8), store.read_port()
+                first = part.first // 8
                 m.d.comb += [
-                    port.addr.eq(index),
-                    port.data.eq(data),
-                    port.en.eq(Mux(write & chosen, strobe[: NUMBER_BITS // 8], 0)),
-                    read.addr.eq(table.index),
-                    table.number.eq(read.data),
+                    port.addr.eq(index[word_bits:]),
+                    port.data.eq(data[part.first : part.first + size]),
+                    port.en.eq(Mux(write & chosen & (index[:word_bits] == word), strobe[first : first + size // 8], 0)),
+                    read.addr.eq(place),
+                    answer.eq(read.data),
                 ]
 
     def _answer_reads(
         self, m: Module, rows: dict[str, Register], stored: Mapping[str, Value], awake: Signal
     ) -> None:
-        """The address is registered, then the word it selects, then that or the word of the trace."""
+        """The address is registered, then the word it selects, then that or the word of trace or candidates."""
         ar, r = self.bus.ar, self.bus.r
         selected, fetched, read_address, word = Signal(), Signal(), Signal(LITE_ADDRESS_BITS), Signal(32)
         m.d.comb += ar.ready.eq(~selected & ~fetched & ~r.valid & awake)
@@ -201,9 +223,12 @@ class RegisterFile(wiring.Component):
             with m.Default():
                 m.d.sync += word.eq(0)
         of_trace, index = self._window(read_address, rows["TRACE"])
-        m.d.comb += self.trace_index.eq(index)
+        of_candidates, place = self._window(read_address, rows["TOPK"])
+        m.d.comb += [self.trace_index.eq(index), self.candidate.eq(place)]
         with m.If(fetched):
-            m.d.sync += [r.valid.eq(1), r.data.eq(Mux(of_trace, self.trace_word, word))]
+            m.d.sync += [
+                r.valid.eq(1), r.data.eq(Mux(of_trace, self.trace_word, Mux(of_candidates, self.candidate_word, word))),
+            ]
         with m.Elif(r.ready):
             m.d.sync += r.valid.eq(0)
 
@@ -218,7 +243,7 @@ class RegisterFile(wiring.Component):
     def _readable(
         self, rows: dict[str, Register], stored: Mapping[str, Value]
     ) -> Iterator[tuple[Register, list[ValueLike]]]:
-        """Every readable register but TRACE with its words."""
+        """Every readable register but TRACE and TOPK with its words."""
         config = self.config
         digest = contract_hash(config)
         fixed: dict[str, list[ValueLike]] = {
@@ -229,7 +254,6 @@ class RegisterFile(wiring.Component):
             "CURRENT": [self.current_operator],
             "ERROR": [Mux(self.error, Cat(self.error_response, self.error_write, Const(0, 5), self.error_port), 0)],
             "TRACE_COUNT": [self.trace_count],
-            "TOPK": [word for pair in zip(self.candidate_index, self.candidate_logit, strict=True) for word in pair],
         }
         counters: Iterator[ValueLike] = iter(self.counters)
         for name, row in rows.items():
@@ -239,5 +263,5 @@ class RegisterFile(wiring.Component):
                 yield row, fixed[name]
             elif name.startswith("COUNT_"):
                 yield row, [next(counters) for _ in range(row.count)]
-            elif row.access != "wo" and name != "TRACE":
+            elif row.access != "wo" and name not in ("TRACE", "TOPK"):
                 raise AssertionError(f"register {name} has no source")

@@ -131,7 +131,7 @@ class Sequencer(wiring.Component):
         for op, chosen in zip(self.ops, of["unit"], strict=True):
             m.d.comb += [
                 op.tokens.eq(self.current.tokens),
-                op.position.eq(self.current.position),
+                op.runs.eq(self.current.runs),
                 op.write_logits.eq(self.write_logits),
                 op.logits.eq(self.logits),
             ]
@@ -200,8 +200,8 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             active.descriptor.eq(offered),
             active.current.tokens.eq(self.current.tokens),
-            active.current.position.eq(self.current.position),
-            active.current.want_logits.eq(self.current.want_logits),
+            active.current.runs.eq(self.current.runs),
+            active.current.wanted.eq(self.current.wanted),
         ]
         decoded, drop, unknown, is_end = Signal(), Signal(), Signal(), Signal()
         unit, waits_for = Signal(units), Signal(units)

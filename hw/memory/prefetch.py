@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,32 +10,46 @@ from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
 from ...registers import NUMBER_BITS
 from ..active import ActiveRange, Pass
-from ..interfaces import ADDRESS_BITS, DescriptorLayout, Segment, index_bits
+from ..interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead, index_bits
 
-__all__ = ["Prefetcher", "TableRead"]
+__all__ = ["Prefetcher"]
 
 
-def TableRead(depth: int) -> wiring.Signature:
-    """Read of the token or page table: ``number`` is entry ``index`` of the cycle before."""
-    return wiring.Signature({"index": Out(index_bits(depth)), "number": In(NUMBER_BITS)})
+class Walk:
+    """The descriptor at hand, and where its segments are."""
+
+    def __init__(self, prefetcher: Prefetcher) -> None:
+        config, runs = prefetcher.config, prefetcher.runs
+        self.descriptor = Signal(DescriptorLayout(), reset_less=True, name="d")
+        #: Entry of the token or page table, of the short list, or token of the run; the last one; heads still to come, with
+        #: this one.
+        self.index = Signal(range(max(config.chunk, config.max_pages, config.shortlist) + 1))
+        self.last = Signal.like(self.index, name="last")
+        self.heads = Signal.like(self.descriptor.kv_heads, name="heads")
+        #: Address of the head, and bytes from one number to the next.
+        self.base, self.stride = Signal(ADDRESS_BITS), Signal(32)
+        #: The run; where its positions and its pages begin.
+        self.run = Signal.like(runs.index, name="run")
+        self.position, self.pages = Signal.like(runs.position, name="position"), Signal.like(runs.pages, name="pages")
 
 
 class Prefetcher(wiring.Component):
     """Walks the descriptors ahead of the sequencer and emits their segments in the order in which operators use them.
 
     Descriptors that the pass skips (see `ActiveRange`) emit nothing. A segment of a STREAM leaves three cycles after its
-    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles.
+    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles; a run takes two more.
 
     Members
     -------
     descriptors : In(stream of DescriptorLayout)
     current : In(Pass)
     tokens, pages : Out(TableRead)
-        Token ids by index in the chunk; page numbers by block of the context.
-    shortlist : Out(TableRead)
-        Block by entry of the short list.
+        Token ids by index in the pass; page numbers by entry.
+    runs : Out(RunRead)
+    shortlist : Out(TableRead), shortlist_number : Out
+        Block by entry of the short list of that wanted token.
     shortlist_complete : In(1)
-        The operator that reads it has started, and no score is on its way to the list; its segments wait for that.
+        The operator that reads that list has started, and no score is on its way to it; its segments wait for that.
     segments : Out(Segment)
     idle : Out(1)
         1 in reset, and from END of a program until the next descriptor comes.
@@ -47,8 +61,10 @@ class Prefetcher(wiring.Component):
             "descriptors": In(stream.Signature(DescriptorLayout())),
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
-            "pages": Out(TableRead(config.max_pages)),
+            "pages": Out(TableRead(config.page_entries)),
+            "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "idle": Out(1, init=1),
@@ -56,29 +72,22 @@ class Prefetcher(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-        d = Signal(DescriptorLayout(), reset_less=True)
-        m.submodules.active = active = ActiveRange(config)
+        m.submodules.active = active = ActiveRange(self.config)
         m.d.comb += [
             active.descriptor.eq(self.descriptors.p),  # as `d` will have it, with what follows from it
             active.current.tokens.eq(self.current.tokens),
-            active.current.position.eq(self.current.position),
-            active.current.want_logits.eq(self.current.want_logits),
+            active.current.runs.eq(self.current.runs),
+            active.current.wanted.eq(self.current.wanted),
         ]
 
-        index = Signal(range(max(config.chunk, config.max_pages, config.shortlist) + 1))
-        last = Signal.like(index)
-        heads = Signal.like(d.kv_heads)
-        base = Signal(ADDRESS_BITS)
-        stride = Signal(32)
-        block_bits = config.kv_block.bit_length() - 1
-        blocks = Signal(range(config.max_pages + 1))
-        segment = self.segments
+        walk = Walk(self)
+        d, segment = walk.descriptor, self.segments
         m.d.comb += [
-            blocks.eq((self.current.position + (config.kv_block - 1)) >> block_bits),
-            self.tokens.index.eq(index),
-            self.pages.index.eq(index),
-            self.shortlist.index.eq(index),
+            self.runs.index.eq(walk.run),
+            self.tokens.index.eq(walk.index),
+            self.pages.index.eq(walk.pages + walk.index),
+            self.shortlist.index.eq(walk.index),
+            self.shortlist_number.eq(d.token_start),
             segment.p.beats.eq(d.stream_beats),
         ]
 
@@ -89,52 +98,84 @@ class Prefetcher(wiring.Component):
                     m.d.sync += [d.eq(self.descriptors.p), self.idle.eq(0)]
                     m.next = "DECODE"
             with m.State("DECODE"):
-                m.d.sync += [
-                    base.eq(d.stream_address),
-                    index.eq(active.first),
-                    last.eq(active.first + active.count - 1),
-                    heads.eq(1),
-                    stride.eq(d.stride),
-                ]
-                with m.If(d.opcode == Opcode.END):
-                    m.d.sync += self.idle.eq(1)
-                    m.next = "TAKE"
-                with m.Elif(active.skip | (d.stream_beats == 0)):
-                    m.next = "TAKE"
-                with m.Else(), m.Switch(d.fetch):
-                    with m.Case(Fetch.STREAM):
-                        m.d.sync += [segment.valid.eq(1), segment.p.address.eq(d.stream_address), last.eq(active.first)]
-                        m.next = "EMIT"
-                    with m.Case(Fetch.TOKEN, Fetch.POSITION):
-                        m.next = "LOOK_UP"
-                    with m.Case(Fetch.CACHE):
-                        m.d.sync += [index.eq(0), last.eq(blocks - 1), heads.eq(d.kv_heads)]
-                        with m.If((blocks == 0) | (d.kv_heads == 0)):
-                            m.next = "TAKE"
-                        with m.Else():
-                            m.next = "LOOK_UP"
-                    with m.Case(Fetch.SHORTLIST):
-                        m.d.sync += [index.eq(0), last.eq(d.row_blocks - 1), stride.eq(d.head_stride)]
-                        m.next = "HOLD"
-                    with m.Default():
-                        m.next = "TAKE"
+                self._decode(m, walk, active)
+            self._open_run(m, walk)
             with m.State("HOLD"), m.If(self.shortlist_complete):
                 m.next = "LOOK_UP"
-            self._find_address(m, d, index, base, stride)
+            self._find_address(m, walk)
             with m.State("EMIT"), m.If(segment.ready):
-                m.d.sync += [segment.valid.eq(0), index.eq(index + 1)]
-                with m.If(index != last):
+                m.d.sync += [segment.valid.eq(0), walk.index.eq(walk.index + 1)]
+                with m.If(walk.index != walk.last):
                     m.next = "LOOK_UP"
-                with m.Elif(heads != 1):
-                    m.d.sync += [index.eq(0), heads.eq(heads - 1), base.eq(base + d.head_stride)]
+                with m.Elif(walk.heads != 1):
+                    m.d.sync += [walk.index.eq(0), walk.heads.eq(walk.heads - 1), walk.base.eq(walk.base + d.head_stride)]
                     m.next = "LOOK_UP"
+                with m.Elif((d.fetch == Fetch.POSITION) | (d.fetch == Fetch.CACHE)):
+                    self._next_run(m, walk)
                 with m.Else():
                     m.next = "TAKE"
         return m
 
-    def _find_address(self, m: Module, d: Signal, index: Signal, base: Signal, stride: Signal) -> None:
+    def _decode(self, m: Module, walk: Walk, active: ActiveRange) -> None:
+        """What the descriptor wants, a cycle after it came."""
+        d, segment = walk.descriptor, self.segments
+        m.d.sync += [
+            walk.base.eq(d.stream_address),
+            walk.index.eq(active.first),
+            walk.last.eq(active.first + active.count - 1),
+            walk.heads.eq(1),
+            walk.stride.eq(d.stride),
+            walk.run.eq(0),
+        ]
+        with m.If(d.opcode == Opcode.END):
+            m.d.sync += self.idle.eq(1)
+            m.next = "TAKE"
+        with m.Elif(active.skip | (d.stream_beats == 0)):
+            m.next = "TAKE"
+        with m.Else(), m.Switch(d.fetch):
+            with m.Case(Fetch.STREAM):
+                m.d.sync += [segment.valid.eq(1), segment.p.address.eq(d.stream_address), walk.last.eq(active.first)]
+                m.next = "EMIT"
+            with m.Case(Fetch.TOKEN):
+                m.next = "LOOK_UP"
+            with m.Case(Fetch.POSITION, Fetch.CACHE):
+                m.next = "RUN"
+            with m.Case(Fetch.SHORTLIST):
+                m.d.sync += [walk.index.eq(0), walk.last.eq(d.row_blocks - 1), walk.stride.eq(d.head_stride)]
+                m.next = "HOLD"
+            with m.Default():
+                m.next = "TAKE"
+
+    def _open_run(self, m: Module, walk: Walk) -> None:
+        """States that find out about a run. One without cached blocks has no segments of CACHE."""
+        config, d, runs = self.config, walk.descriptor, self.runs
+        of_cache, blocks = d.fetch == Fetch.CACHE, Signal(range(config.max_pages + 1))
+        m.d.comb += blocks.eq((runs.position + (config.kv_block - 1)) >> (config.kv_block.bit_length() - 1))
+        with m.State("RUN"):
+            m.next = "BEGIN"
+        with m.State("BEGIN"):
+            m.d.sync += [
+                walk.position.eq(runs.position),
+                walk.pages.eq(runs.pages),
+                walk.base.eq(d.stream_address),
+                walk.index.eq(0),
+                walk.last.eq(Mux(of_cache, blocks, runs.tokens) - 1),
+                walk.heads.eq(Mux(of_cache, d.kv_heads, 1)),
+            ]
+            m.next = "LOOK_UP"
+            with m.If(of_cache & ((blocks == 0) | (d.kv_heads == 0))):
+                self._next_run(m, walk)
+
+    def _next_run(self, m: Module, walk: Walk) -> None:
+        """The next run follows, or the next descriptor behind the last one."""
+        m.d.sync += walk.run.eq(walk.run + 1)
+        m.next = "RUN"
+        with m.If(walk.run + 1 == self.current.runs):
+            m.next = "TAKE"
+
+    def _find_address(self, m: Module, walk: Walk) -> None:
         """States from an index to the segment's address: its number in the table, times the stride, plus the base."""
-        segment = self.segments
+        d, segment, stride = walk.descriptor, self.segments, walk.stride
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         number = Signal(NUMBER_BITS, name="$signal")
         low, high = Signal(NUMBER_BITS + 16), Signal(NUMBER_BITS + 16)
@@ -145,7 +186,7 @@ class Prefetcher(wiring.Component):
                 with m.Case(Fetch.TOKEN):
                     m.d.sync += number.eq(self.tokens.number)
                 with m.Case(Fetch.POSITION):
-                    m.d.sync += number.eq(self.current.position + index)
+                    m.d.sync += number.eq(walk.position + walk.index)
                 with m.Case(Fetch.SHORTLIST):
                     m.d.sync += number.eq(self.shortlist.number)
                 with m.Default():
@@ -155,5 +196,5 @@ class Prefetcher(wiring.Component):
             m.d.sync += [low.eq(number * stride[:16]), high.eq(number * stride[16:])]
             m.next = "ADD"
         with m.State("ADD"):
-            m.d.sync += [segment.valid.eq(1), segment.p.address.eq(base + low + (high << 16))]
+            m.d.sync += [segment.valid.eq(1), segment.p.address.eq(walk.base + low + (high << 16))]
             m.next = "EMIT"

@@ -10,9 +10,9 @@ from ...config import BuildConfig
 from ..active import Pass
 from ..axi.merge import ReadMerge
 from ..axi.signature import Axi4
-from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, Segment, WriteBeat
+from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, RunRead, Segment, TableRead, WriteBeat, index_bits
 from .port import ErrorReport
-from .prefetch import Prefetcher, TableRead
+from .prefetch import Prefetcher
 from .program import ProgramReader
 from .reader import StreamReader
 from .writer import StreamWriter
@@ -35,7 +35,7 @@ class MemorySystem(wiring.Component):
         Strobe: a pass begins with the program at ``program``.
     port_enable : In, one bit a port
         Ports that the stream is read through, as they are at ``start``; all of them where no bit is set.
-    current, tokens, pages, shortlist, shortlist_complete
+    current, tokens, pages, runs, shortlist, shortlist_number, shortlist_complete
         See `Prefetcher`.
     descriptors : Out(stream of DescriptorLayout)
         For the sequencer.
@@ -75,8 +75,10 @@ class MemorySystem(wiring.Component):
             "port_enable": In(config.ports),
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
-            "pages": Out(TableRead(config.max_pages)),
+            "pages": Out(TableRead(config.page_entries)),
+            "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_complete": In(1),
             "descriptors": Out(stream.Signature(DescriptorLayout())),
             "rows": Out(RowStream(config)),
@@ -114,6 +116,7 @@ class MemorySystem(wiring.Component):
         connect(m, flipped(self.current), prefetcher.current)
         connect(m, prefetcher.tokens, flipped(self.tokens))
         connect(m, prefetcher.pages, flipped(self.pages))
+        connect(m, prefetcher.runs, flipped(self.runs))
         connect(m, prefetcher.shortlist, flipped(self.shortlist))
         connect(m, prefetcher.segments, reader.segments)
         connect(m, reader.rows, flipped(self.rows))
@@ -128,6 +131,7 @@ class MemorySystem(wiring.Component):
         m.d.comb += [
             program.address.eq(self.program),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
+            self.shortlist_number.eq(prefetcher.shortlist_number),
             reader.enabled.eq(enabled), reader.hold.eq(self.hold), reader.rewind.eq(self.rewind),
             *(unit.halt.eq(halt) for unit in (program, reader, writer)),
             self.ring_beat.eq(reader.beat),

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Opcode
+from ...descriptors import Flag, Opcode
 from ..float.convert import IntToFloat
 from ..float.format import pipelined
 from ..float.multiply import FloatMul
@@ -42,6 +42,7 @@ class DrainSteps(wiring.Component):
     ::
 
         IDLE - BASE - READY - LOAD - LEAD - REQUEST - PAUSE -> LOAD of the next token
+                                                    |  LISTED (drained) -> READY
                                                     \\ FLUSH (drained) - done
 
     Members
@@ -57,6 +58,8 @@ class DrainSteps(wiring.Component):
         The ``final`` step's result is written.
     sums_busy, scales_busy : In(1)
         Scales must be complete: the operator waits for both to fall.
+    lists_busy : In(1)
+        With SHORTLIST the next token's vectors wait for that, after the one before has left.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -73,6 +76,7 @@ class DrainSteps(wiring.Component):
             "drained": In(1),
             "sums_busy": In(1),
             "scales_busy": In(1),
+            "lists_busy": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -87,13 +91,14 @@ class DrainSteps(wiring.Component):
 
         do_request = Signal()
         last_vector, last_token = Signal(), Signal()
+        listed = (descriptor.flags & Flag.SHORTLIST).any()
         tag = Signal(Tag(self.config))
         m.d.comb += [
             last_vector.eq(vector + 1 == descriptor.vectors),
             last_token.eq(position + 1 == op.count),
             tag.source.eq(source + vector),
             tag.target.eq(target + vector),
-            tag.final.eq(last_token & last_vector),
+            tag.final.eq((last_token | listed) & last_vector),
         ]
         do_load = Signal()
         self._send_load(m, do_load, position)
@@ -116,7 +121,7 @@ class DrainSteps(wiring.Component):
             with m.State("BASE"):
                 m.d.sync += [source.eq(descriptor.src + source_offset), target.eq(descriptor.dst + target_offset)]
                 m.next = "READY"
-            with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
+            with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy & ~(listed & self.lists_busy)):
                 m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += do_load.eq(1)
@@ -138,6 +143,10 @@ class DrainSteps(wiring.Component):
                     m.next = "LOAD" if LOAD_PAUSE == 1 else "PAUSE"
                     with m.If(last_token):
                         m.next = "FLUSH"
+                    with m.Elif(listed):
+                        m.next = "LISTED"
+            with m.State("LISTED"), m.If(self.drained):
+                m.next = "READY"
             with m.State("PAUSE"):
                 m.d.sync += wait.eq(wait - 1)
                 with m.If(wait == 1):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Flag, Opcode
-from ..interfaces import Operator, index_bits
+from ..interfaces import Operator, TableRead, index_bits
 from .scales import Scales
 from .step import CHAIN_GAP, Kind, Step
 
@@ -16,16 +16,19 @@ __all__ = ["NormSteps"]
 
 
 class NormSteps(wiring.Component):
-    """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised.
+    """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised. With LOGITS the
+    tokens are the wanted ones: token j is read where token ``want[j]`` of the pass lies.
 
     With STORE every head of a token by itself, and its second pass waits for its scale::
 
         IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - (ROOT) - QUANTIZE - GAP -> next token or head
-                                                                                            \\ FLUSH (drained) - done
+           \\ WANT - OFFSET / (LOGITS, every token)                                        \\ FLUSH (drained) - done
 
     Members
     -------
     op : In(Operator), start : In(1), done : Out(1)
+    want : Out(TableRead)
+        Wanted tokens by number.
     step : Out(Step)
         The step of this cycle.
     dividing : In(1)
@@ -44,6 +47,7 @@ class NormSteps(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "done": Out(1),
+            "want": Out(TableRead(config.chunk)),
             "step": Out(Step(config)),
             "rewind": Out(1),
             "token": Out(index_bits(config.chunk)),
@@ -56,7 +60,6 @@ class NormSteps(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         op, descriptor = self.op, self.op.descriptor
-        tag = self.step.tag
         do_sum, do_quantize = Signal(), Signal()
         store = (descriptor.flags & Flag.STORE).any()
         m.d.comb += [
@@ -64,6 +67,7 @@ class NormSteps(wiring.Component):
             self.step.strobes.store.eq(do_quantize & store),
         ]
         to_query = (descriptor.flags & Flag.TO_QUERY).any()
+        of_wanted = (descriptor.flags & Flag.LOGITS).any()
 
         offset = Signal(16, reset_less=True)
         base = Signal(16, reset_less=True)
@@ -74,19 +78,24 @@ class NormSteps(wiring.Component):
         gap = Signal(range(CHAIN_GAP + 1))
 
         last_vector, last_head, last_token = Signal(), Signal(), Signal()
+        number = Signal.like(op.count)
+        # Place in the pass: of the first token, or of the wanted one.
+        place = Mux(of_wanted, self.want.number[: len(number)], op.first)
         m.d.comb += [
+            number.eq(op.first + position),
+            self.want.index.eq(number),
             last_head.eq(~store | (head + 1 == descriptor.heads)),
             last_vector.eq(vector + 1 == descriptor.vectors),
             last_token.eq((position + 1 == op.count) & last_head),
-            tag.source.eq(base + vector),
-            tag.param.eq(descriptor.param + vector),
-            tag.target.eq(Mux(store, tag.source, vector)),
-            tag.first.eq(vector == 0),
-            tag.last.eq(last_vector),
-            tag.final.eq(last_token & last_vector),
-            tag.kind.eq(Kind.TOKEN),
-            tag.place.eq(position),
-            tag.index.eq(Mux(store, Scales.HEAD, 0)),
+            self.step.tag.source.eq(base + vector),
+            self.step.tag.param.eq(descriptor.param + vector),
+            self.step.tag.target.eq(Mux(store, self.step.tag.source, vector)),
+            self.step.tag.first.eq(vector == 0),
+            self.step.tag.last.eq(last_vector),
+            self.step.tag.final.eq(last_token & last_vector),
+            self.step.tag.kind.eq(Kind.TOKEN),
+            self.step.tag.place.eq(position),
+            self.step.tag.index.eq(Mux(store, Scales.HEAD, 0)),
         ]
 
         with m.If(do_sum | do_quantize):
@@ -94,19 +103,21 @@ class NormSteps(wiring.Component):
 
         with m.FSM(name="state"):
             with m.State("IDLE"), m.If(self.start & (descriptor.opcode == Opcode.NORM)):
-                m.d.sync += [
-                    offset.eq(op.first * descriptor.src_stride),
-                    vector.eq(0),
-                    position.eq(0),
-                    head.eq(0),
-                ]
+                m.d.sync += [offset.eq(place * descriptor.src_stride), vector.eq(0), position.eq(0), head.eq(0)]
+                m.next = "BASE"
+                with m.If(of_wanted):
+                    m.next = "WANT"
+            with m.State("WANT"):
+                m.next = "OFFSET"
+            with m.State("OFFSET"):
+                m.d.sync += offset.eq(place * descriptor.src_stride)
                 m.next = "BASE"
             with m.State("BASE"):
                 m.d.sync += [base.eq(descriptor.src + offset), token.eq(descriptor.src + offset)]
                 m.next = "READY"
             with m.State("READY"), m.If(~self.sums_busy):
                 m.d.comb += self.rewind.eq(1)
-                m.d.sync += self.token.eq(op.first + position)
+                m.d.sync += self.token.eq(number)
                 m.next = "SUM"
             with m.State("SUM"):
                 m.d.comb += do_sum.eq(1)
@@ -132,11 +143,17 @@ class NormSteps(wiring.Component):
                 m.d.sync += gap.eq(gap - 1)
                 with m.If(gap == 1):
                     m.next = "READY"
-            with m.State("FLUSH"), m.If(self.drained):
-                m.next = "FINISH"
-            with m.State("FINISH"), m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
-                m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += self.done.eq(1)
-                m.next = "IDLE"
+                    with m.If(of_wanted & (head == 0)):
+                        m.next = "WANT"
+            self._finish(m, to_query)
         return m
+
+    def _finish(self, m: Module, to_query: Value) -> None:
+        """States behind the last step."""
+        with m.State("FLUSH"), m.If(self.drained):
+            m.next = "FINISH"
+        with m.State("FINISH"), m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
+            m.next = "DONE"
+        with m.State("DONE"):
+            m.d.comb += self.done.eq(1)
+            m.next = "IDLE"

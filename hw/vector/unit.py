@@ -18,6 +18,7 @@ from ..interfaces import (
     Operator,
     QueryScaleWrite,
     QueryWrite,
+    TableRead,
 )
 from .columns import ColumnSum
 from .drain import DrainSteps
@@ -74,6 +75,10 @@ class VectorUnit(wiring.Component):
         Strobe, at least one cycle after the operator's last write.
     scratch_read, param_read : Out(MemoryRead), scratch_write : Out(MemoryWrite)
     accumulator : Out(AccumulatorRead), activation : Out(ActivationWrite)
+    want : Out(TableRead)
+        Wanted tokens by number.
+    lists_busy : In(1)
+        Short lists are not ready for another token's scores.
     query : Out(QueryWrite), query_scale : Out(QueryScaleWrite)
     kv : Out(KvWrite), kv_scale : Out(KvScaleWrite)
     """
@@ -91,6 +96,8 @@ class VectorUnit(wiring.Component):
             "param_read": Out(MemoryRead(config.param_vectors, vector_bits)),
             "accumulator": Out(AccumulatorRead(config)),
             "activation": Out(ActivationWrite(config)),
+            "want": Out(TableRead(config.chunk)),
+            "lists_busy": In(1),
             "query": Out(QueryWrite(config)),
             "query_scale": Out(QueryScaleWrite(config)),
             "kv": Out(KvWrite(config)),
@@ -147,6 +154,8 @@ class VectorUnit(wiring.Component):
                 generator.sums_busy.eq(columns.busy),
                 generator.scales_busy.eq(scales.busy),
             ]
+        wiring.connect(m, wiring.flipped(self.want), m.submodules.norm.want)
+        m.d.comb += m.submodules.drain.lists_busy.eq(self.lists_busy)
         m.d.comb += self.done.eq(Cat(generator.done for _, generator in generators).any())
 
     def _request_operands(self, m: Module, steps: Pipeline) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,10 @@ from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.sw.verification.lock_step import LockStep, Outcome
 from hwgen.weights import ModelWeights, random_weights
 
-__all__ = ["MEMORY_BYTES", "Case", "random_cases", "random_config", "run_case"]
+__all__ = ["MEMORY_BYTES", "Case", "Part", "random_cases", "random_config", "random_passes", "run_case", "run_passes"]
+
+Part = tuple[int, int, int]
+"""A run of a pass: number of a sequence, its next tokens, how many of the last ones are wanted."""
 
 MEMORY_BYTES = 1 << 23
 
@@ -34,8 +37,7 @@ class Case:
     config: BuildConfig
     shape: ModelShape
     timing: DramTiming
-    #: Passes of one or more sequences: ``(sequence, tokens, logits)``.
-    passes: tuple[tuple[int, int, bool], ...]
+    passes: tuple[tuple[Part, ...], ...]
     seed: int
     #: Kind of LM head.
     head: str
@@ -175,17 +177,28 @@ def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelSh
         return shape, layer, head
 
 
-def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[tuple[int, int, bool], ...]:
-    """Passes of any length up to the chunk, until the context is full to the last token; then another sequence in its pages."""
-    passes: list[tuple[int, int, bool]] = []
-    for sequence, limit in ((0, config.max_context), (1, min(config.max_context, 2 * chunk + 1))):
-        length = 0
-        while length < limit:
-            hurry = length > 0 and len(passes) > 8
-            tokens = chunk if hurry else int(rng.choice([1, chunk, rng.integers(1, chunk + 1)]))
-            tokens = min(tokens, limit - length)
-            length += tokens
-            passes.append((sequence, tokens, bool(rng.random() < 0.7)))
+def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[tuple[Part, ...], ...]:
+    """Passes of up to three runs, of any length up to the chunk, until the first sequence has filled its context to the last token.
+    The others end now and then; new ones take their place, and the pages that they leave.
+    """
+    passes: list[tuple[Part, ...]] = []
+    lengths, running, limit = {0: 0}, [0], config.max_context
+    while lengths[0] < limit:
+        hurry = len(passes) > 8
+        room, parts = chunk, []
+        for number in [0] if hurry else [running[i] for i in rng.permutation(len(running))]:
+            most = min(room, limit - lengths[number])
+            tokens = min(most, chunk if hurry else int(rng.choice([1, 1, most, rng.integers(0, most + 1)])))
+            if tokens:
+                parts.append((number, tokens, int(rng.choice([0, 1, rng.integers(0, tokens + 1)]))))
+                lengths[number] += tokens
+                room -= tokens
+        if parts:
+            passes.append(tuple(parts))
+        running = [n for n in running if n == 0 or (lengths[n] < limit and rng.random() < 0.8)]
+        if len(running) < 3:
+            running.append(len(lengths))
+            lengths[len(lengths)] = 0
     return tuple(passes)
 
 
@@ -206,23 +219,29 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
 
 
 def run_case(case: Case, verilog: str | None = None, *, noisy: bool = False) -> tuple[Outcome, VerilatorDevice]:
-    """Run on RTL and golden machine in lock-step; pages are dealt in random order. ``noisy``: registers and memories of the RTL
+    """Run on RTL and golden machine in lock-step. ``noisy``: registers and memories of the RTL
     begin with noise, another one for every case, and a read that meets a write returns noise."""
     image = compile_model(case.config, case.weights(), head=case.head)
+    image = replace(image, pages=3 * image.pages)
     device = VerilatorDevice(
         case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False,
         noise=case.seed + 1 if noisy else None, verilog=verilog,
     )
     step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
-    rng = np.random.default_rng([case.seed, 3])
-    pages = [int(p) for p in rng.permutation(image.pages)]
-    step.rtl_engine.pages._free, step.golden_engine.pages._free = pages[:], pages[:]
-    running = 0
-    for sequence, tokens, logits in case.passes:
-        if sequence != running:
-            running = sequence
-            for engine, session in zip((step.rtl_engine, step.golden_engine), step.sessions, strict=True):
-                engine.pages.close(session)
-        if step.forward([int(t) for t in rng.integers(0, case.shape.vocab, tokens)], logits) is None:
-            break
+    run_passes(step, case.passes, np.random.default_rng([case.seed, 3]))
     return step.outcome, device
+
+
+def run_passes(step: LockStep, passes: Sequence[tuple[Part, ...]], rng: np.random.Generator) -> None:
+    """Random tokens, in pages that are dealt in random order, up to the first mismatch. A sequence ends with its last run."""
+    pages = [int(p) for p in rng.permutation(step.image.pages)]
+    step.rtl_engine.pages._free, step.golden_engine.pages._free = pages[:], pages[:]
+    last = {number: i for i, parts in enumerate(passes) for number, _, _ in parts}
+    for i, parts in enumerate(passes):
+        runs = [(number, rng.integers(0, step.image.shape.vocab, tokens).tolist(), wanted) for number, tokens, wanted in parts]
+        if step.run_pass(runs) is None:
+            return
+        for number, _, _ in parts:
+            if last[number] == i:
+                for engine, session in zip((step.golden_engine, step.rtl_engine), step.sessions[number], strict=True):
+                    engine.pages.close(session)

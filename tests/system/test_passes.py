@@ -19,6 +19,7 @@ from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.verification.lock_step import LockStep
 
+from .cases import random_passes, run_passes
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 
 PROMPT = [5, 40, 0, 17, 23, 8, 31]
@@ -170,6 +171,22 @@ def test_short_list_head(timing: DramTiming) -> None:
     assert device.clean()
 
 
+@pytest.mark.parametrize("head", ["exact", "shortlist"])
+def test_runs_of_three_sequences(head: str) -> None:
+    """Any mix of prompts and single tokens, any of them wanted: every operator, cache, candidate and logit."""
+    image = replace(small_image(SHAPE, head), pages=3 * small_image().pages)
+    device = SmallDevice(RANDOM(8))
+    step = lock_step(device, image)
+    passes = random_passes(CONFIG, image.chunk, np.random.default_rng(2))
+    kinds = {tuple(min(wanted, 2) for _, _, wanted in parts) for parts in passes}
+    assert {len(parts) for parts in passes} == {1, 2, 3} and len(kinds) > 5
+    assert any(sum(wanted for _, _, wanted in parts) > 2 * CONFIG.lanes for parts in passes), "three rounds of wanted tokens"
+    run_passes(step, passes, np.random.default_rng(3))
+    assert step.outcome.mismatches == 0, str(step.outcome.first)
+    assert step.outcome.passes == len(passes)
+    assert device.clean()
+
+
 @pytest.mark.parametrize("what", ["page", "program", "logits"])
 def test_address_outside_the_memory(what: str, expected: list[object]) -> None:
     """The pass ends, STATUS and ERROR tell, and the next pass is as if nothing had happened."""
@@ -180,9 +197,10 @@ def test_address_outside_the_memory(what: str, expected: list[object]) -> None:
         engine._write("PAGE", 1 << 20, 0)
     else:
         engine._write(f"{what.upper()}_HIGH", 0x7F)
-    engine.start(session, PROMPT[2:5], logits=True, write_logits=True)
+    runs = [Run(session, PROMPT[2:5], 1)]
+    engine.start(runs, write_logits=True)
     with pytest.raises(HwgenError, match="answered a write" if what == "logits" else "answered a") as caught:
-        engine.finish(3, logits=True)
+        engine.finish(runs)
     assert caught.value.kind == "device"
     assert device.read_register(register(CONFIG, "STATUS").offset) == Status.ERROR
     assert device.accelerator.error_count and not device.accelerator.violation_count

@@ -166,7 +166,7 @@ def test_a_stop_that_comes_between_and_twice() -> None:
     engine._write("CONTROL", Control.STOP)
     device.stop()
     assert engine._read("STATUS") == 0, "nothing ran"
-    engine.start(bench.session, SECOND, logits=True)
+    engine.start([Run(bench.session, SECOND, 1)])
     device.accelerator.tick(1000)
     for value in (Control.STOP, Control.START, Control.STOP | Control.START):
         engine._write("CONTROL", value)
@@ -209,7 +209,7 @@ def test_ctrl_c_stops_the_pass() -> None:
 
 def test_a_machine_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(small_image())
-    bench.engine.start(bench.session, SECOND, logits=False)
+    bench.engine.start([Run(bench.session, SECOND)])
     monkeypatch.setattr("hwgen.sw.devices.verilator.OPERATOR_LIMIT", 50)
     with pytest.raises(StopFailed, match="the machine does not stop: .*cycles allowed are over.*its memory is not given back"):
         bench.device.stop()
@@ -227,7 +227,7 @@ def test_reset_in_every_operator() -> None:
     whole = bench.engine._read("COUNT_CYCLES")
     kinds = set()
     for name, cycles in moments(read_trace(bench.engine, "", whole).entries, whole, 5):
-        bench.engine.start(bench.session, SECOND, logits=True, write_logits=True)
+        bench.engine.start([Run(bench.session, SECOND, 1)], write_logits=True)
         accelerator.tick(cycles)
         for _ in range(200):  # to where something is in flight
             owed = accelerator.port_statistics()[0]
@@ -258,7 +258,7 @@ def test_what_is_left_over_is_counted_and_waited_for() -> None:
     bench.run()
     written = accelerator.port_statistics()[0].write_beats - written
     accelerator.clear_statistics()
-    bench.engine.start(bench.session, SECOND, logits=True, write_logits=True)
+    bench.engine.start([Run(bench.session, SECOND, 1)], write_logits=True)
     while accelerator.port_statistics()[0].write_beats < written:
         accelerator.tick()
     owed = accelerator.port_statistics()[0]

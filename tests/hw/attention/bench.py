@@ -8,7 +8,7 @@ from typing import Any
 
 import cocotb
 import numpy as np
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
@@ -25,15 +25,20 @@ from hwgen.hw.interfaces import (
     Operator,
     QueryScaleWrite,
     QueryWrite,
+    RunRead,
     Segment,
     WriteBeat,
+    index_bits,
 )
 
 __all__ = [
     "FORMATS",
     "AttentionBench",
+    "RunOf",
+    "RunTable",
     "Sink",
     "Source",
+    "answer_runs",
     "drive_operator",
     "idle_inputs",
     "pack_bytes",
@@ -68,15 +73,25 @@ def pack_bytes(values: np.ndarray) -> int:
     return int.from_bytes(np.ascontiguousarray(values).tobytes(), "little")
 
 
+#: Context position of a run's first token, its tokens, and the entry of the page table that has its first page.
+RunOf = tuple[int, int, int]
+
+
 def drive_operator(
-    dut: Any, descriptor: Descriptor, *, position: int, count: int, write_logits: bool = False, logits: int = 0
+    dut: Any, descriptor: Descriptor, *, runs: Sequence[RunOf] = ((0, 1, 0),), first: int = 0, count: int | None = None,
+    write_logits: bool = False, logits: int = 0,
 ) -> None:
+    """An operator of all tokens of the runs, or of ``count``, on the bus, and the runs in their table (see `RunTable`)."""
+    tokens = sum(tokens for _, tokens, _ in runs)
     dut.op__descriptor.value = int.from_bytes(descriptor.pack(), "little")
-    dut.op__position.value = position
-    dut.op__first.value = 0
-    dut.op__count.value = count
-    dut.op__tokens.value = count
+    dut.op__runs.value = len(runs)
+    dut.op__first.value = first
+    dut.op__count.value = tokens if count is None else count
+    dut.op__tokens.value = tokens
     dut.op__gang.value = 0
+    for number, run in enumerate(runs):
+        for name, value in zip(("position", "tokens", "pages"), run, strict=True):
+            getattr(dut, f"table__{name}__{number}").value = value
     dut.op__write_logits.value = int(write_logits)
     dut.op__logits.value = logits
 
@@ -138,6 +153,20 @@ async def write_kv_store(dut: Any, config: BuildConfig, data: np.ndarray, scales
     dut.kv_scale__valid.value = 0
 
 
+def RunTable(config: BuildConfig) -> wiring.Signature:
+    """The table of runs as ports of a bench."""
+    read = RunRead(config).members
+    return wiring.Signature({name: Out(read[name].shape).array(config.chunk) for name in ("position", "tokens", "pages")})
+
+
+def answer_runs(m: Module, table: Any, reader: Any) -> None:
+    """``reader`` reads the table, as from the register file."""
+    for name in ("position", "tokens", "pages"):
+        answer = Signal.like(getattr(reader, name), name=f"{name}_of_run")
+        m.d.sync += answer.eq(Array(getattr(table, name))[reader.index])
+        m.d.comb += getattr(reader, name).eq(answer)
+
+
 class AttentionBench(wiring.Component):
     """Attention unit with its KV store. With ``config.probe`` ``activity`` has the stages at work: scores, softmax, values."""
 
@@ -149,7 +178,8 @@ class AttentionBench(wiring.Component):
             "query": In(QueryWrite(config)), "query_scale": In(QueryScaleWrite(config)), "beats": In(BeatStream(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "logits_segment": Out(Segment()), "logits": Out(WriteBeat(config)),
-            "topk_index": Out(32).array(config.topk), "topk_logit": Out(32).array(config.topk),
+            "table": In(RunTable(config)),
+            "candidate": In(index_bits(2 * config.topk * config.chunk)), "candidate_word": Out(32),
             **({"activity": Out(3)} if config.probe else {}),
         })
 
@@ -165,8 +195,9 @@ class AttentionBench(wiring.Component):
         m.d.comb += [unit.start.eq(self.start), self.done.eq(unit.done)]
         if self.config.probe:
             m.d.comb += self.activity.eq(Cat(unit.scoring, unit.weighting, unit.summing))
-        for i in range(self.config.topk):
-            m.d.comb += [self.topk_index[i].eq(unit.topk_index[i]), self.topk_logit[i].eq(unit.topk_logit[i])]
+        for runs in unit.runs:
+            answer_runs(m, self.table, runs)
+        m.d.comb += [unit.candidate.eq(self.candidate), self.candidate_word.eq(unit.candidate_word)]
         return m
 
 

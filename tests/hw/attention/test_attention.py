@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,52 +36,69 @@ from tests.hw.attention.bench import (
 )
 
 
+@dataclass
+class Sequence:
+    """What one run attends to: keys and values of all its positions, int8 ``[kind, kv_head, position, dim]``, and their scales,
+    bf16 bits ``[kind, kv_head, position]``."""
+
+    position: int
+    tokens: int
+    kv: np.ndarray
+    scale: np.ndarray
+
+
 class Case:
-    """Random operands of one operator and what the golden model makes of them. ``kind`` chooses the extremes; ``formats`` is
-    empty or has ``e4m3`` (queries) or ``int4`` (keys and values) in it."""
+    """Random operands of one operator and what the golden model makes of them. ``runs`` are positions and tokens; ``kind`` chooses
+    the extremes; ``formats`` is empty or has ``e4m3`` (queries) or ``int4`` (keys and values) in it."""
 
     def __init__(
-        self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, position: int, count: int, kind: str,
+        self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, runs: list[tuple[int, int]], kind: str,
         formats: str = "",
     ) -> None:
-        self.config, self.kv_heads, self.head_dim, self.position, self.count = config, kv_heads, head_dim, position, count
+        self.config, self.kv_heads, self.head_dim, self.runs = config, kv_heads, head_dim, runs
+        self.count = count = sum(tokens for _, tokens in runs)
         self.heads, self.group = heads, heads // kv_heads
         rng = np.random.default_rng(seed)
-        self.blocks = ceil_div(position, config.kv_block)
         self.e4m3, self.int4 = "e4m3" in formats, "int4" in formats
         self.layout = KvBlockLayout(config, head_dim, int4=self.int4)
-        limit = 7 if self.int4 else 127
-        keys = position + count
         self.query = rng.integers(-127, 128, (count, heads, head_dim), dtype=np.int8)
         if self.e4m3:
             # any finite code: -0 and subnormals too
             self.query = rng.choice(np.delete(np.arange(256, dtype=np.uint8), (0x7F, 0xFF)), (count, heads, head_dim))
-        self.kv = rng.integers(-limit, limit + 1, (2, kv_heads, keys, head_dim), dtype=np.int8)
         if kind == "lowest":
-            self.kv[:] = -limit
             self.query[:] = 0xFE if self.e4m3 else -127
         if kind == "extremes":
-            self.kv = np.where(self.kv < 0, -limit, limit).astype(np.int8)
             self.query = rng.choice(np.array([0x7E, 0xFE] if self.e4m3 else [127, 129], np.uint8), self.query.shape)
             self.query = self.query if self.e4m3 else self.query.view(np.int8)
         if kind == "subnormal":
             self.query &= np.uint8(0x8F)
-        exponents = {"wide": (90, 170), "tiny": (2, 8), "huge": (240, 255), "lowest": (120, 127)}.get(kind, (112, 124))
-        self.kv_scale = rng.integers(exponents[0] << 7, exponents[1] << 7, (2, kv_heads, keys), dtype=np.uint16)
-        self.kv_scale[0] = rng.integers(118 << 7, 122 << 7, (kv_heads, keys), dtype=np.uint16)
-        if kind == "saturated":
-            self.kv_scale[0] += 30 << 7
-        if kind == "zero":
-            self.kv_scale[:] = 0
-        self.kv_scale[1, rng.random((kv_heads, keys)) < 0.1] = 0
-        if kind == "equal":
-            self.kv[0, :, :] = self.kv[0, :, :1]
-            self.kv_scale[0] = self.kv_scale[0, :, :1]
-        if self.int4:
-            self.kv_scale[self.kv_scale > 0] += 4 << 7 if kind != "huge" else 0
         self.query_scale = rng.uniform(0.5e-3, 2e-3, (count, heads)).astype(np.float32)
         if self.e4m3:
             self.query_scale *= np.float32(2.0 ** (-3 if kind == "subnormal" else -10))
+        self.sequences = [Sequence(*run, *self._keys(rng, sum(run), kind)) for run in runs]
+
+    def _keys(self, rng: np.random.Generator, positions: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of a sequence, and their scales."""
+        limit = 7 if self.int4 else 127
+        kv = rng.integers(-limit, limit + 1, (2, self.kv_heads, positions, self.head_dim), dtype=np.int8)
+        if kind == "lowest":
+            kv[:] = -limit
+        if kind == "extremes":
+            kv = np.where(kv < 0, -limit, limit).astype(np.int8)
+        exponents = {"wide": (90, 170), "tiny": (2, 8), "huge": (240, 255), "lowest": (120, 127)}.get(kind, (112, 124))
+        scale = rng.integers(exponents[0] << 7, exponents[1] << 7, (2, self.kv_heads, positions), dtype=np.uint16)
+        scale[0] = rng.integers(118 << 7, 122 << 7, (self.kv_heads, positions), dtype=np.uint16)
+        if kind == "saturated":
+            scale[0] += 30 << 7
+        if kind == "zero":
+            scale[:] = 0
+        scale[1, rng.random((self.kv_heads, positions)) < 0.1] = 0
+        if kind == "equal":
+            kv[0, :, :] = kv[0, :, :1]
+            scale[0] = scale[0, :, :1]
+        if self.int4:
+            scale[scale > 0] += 4 << 7 if kind != "huge" else 0
+        return kv, scale
 
     def descriptor(self, dst: int) -> Descriptor:
         vectors = self.head_dim // self.config.width
@@ -90,20 +109,19 @@ class Case:
         )
 
     def beats(self, rng: np.random.Generator) -> list[int]:
-        """Past blocks of every head; slots that hold no position are noise."""
+        """Cached blocks of every run and head; slots that hold no cached position are noise."""
         layout, block, size = self.layout, self.config.kv_block, self.config.key_bytes
         out = []
-        for head in range(self.kv_heads):
-            for b in range(self.blocks):
+        for of, head in itertools.product(self.sequences, range(self.kv_heads)):
+            for first in range(0, of.position, block):
                 image = rng.integers(0, 256, (layout.beats, self.config.beat_bytes), dtype=np.uint8)
                 header = image[: layout.header_beats].reshape(-1).view(np.uint16)
-                for slot in range(min(block, self.position - b * block)):
-                    p = b * block + slot
-                    header[slot], header[block + slot] = self.kv_scale[:, head, p]
+                for slot in range(min(block, of.position - first)):
+                    header[slot], header[block + slot] = of.scale[:, head, first + slot]
                     place = slice(slot * size, (slot + 1) * size)
                     for kind in (0, 1):
                         at = layout.header_beats + kind * layout.data_beats
-                        parts = self.kv[kind, head, p].view(np.uint8).reshape(-1, size)
+                        parts = of.kv[kind, head, first + slot].view(np.uint8).reshape(-1, size)
                         if self.int4:
                             parts = parts[0::2] & 15 | parts[1::2] << 4
                         image[at : at + layout.data_beats, place] = parts
@@ -114,9 +132,9 @@ class Case:
         """Queries into the query memory, the pass's own keys and values into the store, noise into its other banks."""
         data = rng.integers(-127, 128, (self.config.chunk, 2, self.kv_heads, self.head_dim), dtype=np.int8)
         scales = rng.integers(0, 1 << 15, (self.config.chunk, 2, self.kv_heads), dtype=np.uint16)
-        for token in range(self.count):
-            p = self.position + token
-            data[token], scales[token] = self.kv[:, :, p], self.kv_scale[:, :, p]
+        own = [(of, of.position + i) for of in self.sequences for i in range(of.tokens)]
+        for token, (of, position) in enumerate(own):
+            data[token], scales[token] = of.kv[:, :, position], of.scale[:, :, position]
         await write_kv_store(dut, self.config, data, scales)
         for token, head in np.ndindex(self.count, self.heads):
             await write_query(
@@ -126,25 +144,35 @@ class Case:
 
     def expected(self, dst: int) -> dict[int, int]:
         """Scratch words by address."""
-        shape = torch.Size((self.kv_heads, self.group * self.count))
+        words, first = {}, 0
+        for of in self.sequences:
+            words |= self._expected_of(of, first, dst)
+            first += of.tokens
+        return words
+
+    def _expected_of(self, of: Sequence, first: int, dst: int) -> dict[int, int]:
+        """Those of a run whose tokens begin with ``first`` of the pass."""
+        tokens = slice(first, first + of.tokens)
+        shape = torch.Size((self.kv_heads, self.group * of.tokens))
         state = AttentionState.initial(shape, self.head_dim)
         # [kv_head, token * group + member, dim]
-        codes = torch.from_numpy(self.query)
-        codes = codes.reshape(self.count, self.kv_heads, self.group, -1).transpose(0, 1).reshape(*shape, -1)
+        codes = torch.from_numpy(self.query[tokens])
+        codes = codes.reshape(of.tokens, self.kv_heads, self.group, -1).transpose(0, 1).reshape(*shape, -1)
         query = e4m3_values(codes) if self.e4m3 else codes
-        scale = torch.from_numpy(self.query_scale).reshape(self.count, self.kv_heads, self.group).transpose(0, 1).reshape(shape)
-        kv = torch.from_numpy(self.kv)
-        kv_scale = torch.from_numpy((self.kv_scale.astype(np.uint32) << 16).view(np.float32))
-        position = self.position + torch.arange(self.count).repeat_interleave(self.group)[:, None]
-        for begin in range(0, self.position + self.count, self.config.kv_block):
+        scale = torch.from_numpy(self.query_scale[tokens]).reshape(of.tokens, self.kv_heads, self.group)
+        scale = scale.transpose(0, 1).reshape(shape)
+        kv = torch.from_numpy(of.kv)
+        kv_scale = torch.from_numpy((of.scale.astype(np.uint32) << 16).view(np.float32))
+        position = of.position + torch.arange(of.tokens).repeat_interleave(self.group)[:, None]
+        for begin in range(0, of.position + of.tokens, self.config.kv_block):
             keys = slice(begin, begin + self.config.kv_block)
             valid = begin + torch.arange(kv[0, 0, keys].shape[0]) <= position
             state.attend(query, scale, (kv[0, :, keys], kv_scale[0, :, keys]), (kv[1, :, keys], kv_scale[1, :, keys]), valid)
-        result = state.result().reshape(self.kv_heads, self.count, self.group, self.head_dim).numpy()
+        result = state.result().reshape(self.kv_heads, of.tokens, self.group, self.head_dim).numpy()
         vectors, stride = self.head_dim // self.config.width, self.descriptor(dst).dst_stride
         words = {}
-        for kv_head, t, member, v in np.ndindex(self.kv_heads, self.count, self.group, vectors):
-            address = dst + t * stride + (kv_head * self.group + member) * vectors + v
+        for kv_head, t, member, v in np.ndindex(self.kv_heads, of.tokens, self.group, vectors):
+            address = dst + (first + t) * stride + (kv_head * self.group + member) * vectors + v
             words[address] = pack_bytes(result[kv_head, t, member, v * self.config.width : (v + 1) * self.config.width])
         return words
 
@@ -154,7 +182,7 @@ async def attends(dut: Any) -> None:
     parameters = cocotb_parameters()
     config = BuildConfig.from_dict(parameters["config"])
     idle_inputs(dut)
-    drive_operator(dut, Descriptor(), position=0, count=1)
+    drive_operator(dut, Descriptor())
     beats = Source(dut, "beats", 0.0, 3)
     written: list[tuple[int, int]] = []
     #: Cycles by the stages that were at work.
@@ -176,7 +204,7 @@ async def attends(dut: Any) -> None:
         case = Case(config, number, *arguments)
         dst = 3 + number % 5
         await case.load(dut, rng)
-        drive_operator(dut, case.descriptor(dst), position=case.position, count=case.count)
+        drive_operator(dut, case.descriptor(dst), runs=[(*run, 0) for run in case.runs])
         beats.stall = stall
         if interrupt:
             beats.items += case.beats(rng)
@@ -200,25 +228,45 @@ async def attends(dut: Any) -> None:
         for address, word in written:
             assert word == expected[address], (arguments, address, hex(word), hex(expected[address]))
         assert len(dict(written)) == len(expected)
-        dims, beats_in_block = case.head_dim // config.key_bytes, KvBlockLayout(config, case.head_dim).beats
-        if not stall and case.count * case.group <= config.query_lanes and dims >= config.kv_block + 16:
-            # One beat a cycle; per head the pass's own keys and values, of no more beats than a cached block, and the way through
-            # the stages.
-            # A beat of 4-bit keys takes two cycles, while the one of values is loaded.
-            way = 150 + Reciprocal.latency * config.query_lanes
-            past = case.kv_heads * case.blocks * (dims + 2) if case.int4 else len(items)
-            assert cycles <= past + case.kv_heads * (beats_in_block + 15) + way, (arguments, cycles)
-        rounds = ceil_div(case.count * case.group, config.query_lanes)
-        if not stall and rounds > 1 and dims >= config.kv_block + 16:
-            # An item takes a cycle for each key beat; beside the items each round has an output pass.
-            steps = case.kv_heads * rounds * ceil_div(case.position + case.count, config.kv_block) * dims
-            output = case.kv_heads * rounds * (max(dims, 32) + 40)
-            assert cycles <= steps + output + 150, (arguments, cycles, steps)
-            if config.probe and case.blocks >= 8:
-                # Scores of an item, softmax of the one before and values of the one before that: nearly always together.
-                scoring, weighting = sum(activity[1::2]), activity[2] + activity[3] + activity[6] + activity[7]
-                assert scoring == steps and activity[5] + activity[7] >= 0.9 * scoring, (arguments, activity)
-                assert activity[7] >= 0.9 * weighting, (arguments, activity)
+        if not stall and len(case.runs) == 1 and case.head_dim // config.key_bytes >= config.kv_block + 16:
+            check_time(case, cycles, activity)
+
+
+def check_time(case: Case, cycles: int, activity: list[int]) -> None:
+    """How long one run takes with every beat at hand."""
+    config, (position, count) = case.config, case.runs[0]
+    dims, beats = case.head_dim // config.key_bytes, KvBlockLayout(config, case.head_dim).beats
+    past, blocks = ceil_div(position, config.kv_block), ceil_div(position + count, config.kv_block)
+    rounds = ceil_div(count * case.group, config.query_lanes)
+    if rounds == 1:
+        # One beat a cycle; per head the pass's own keys and values, of no more beats than a cached block, and the way through the
+        # stages. A beat of 4-bit keys takes two cycles, while the one of values is loaded.
+        way = 150 + Reciprocal.latency * config.query_lanes
+        loads = past * (dims + 2 if case.int4 else case.layout.beats)
+        assert cycles <= case.kv_heads * (loads + beats + 15) + way, cycles
+        return
+    # An item takes a cycle for each key beat; beside the items each round has an output pass.
+    steps = case.kv_heads * rounds * blocks * dims
+    output = case.kv_heads * rounds * (max(dims, 32) + 40)
+    assert cycles <= steps + output + 150, (cycles, steps)
+    if config.probe and past >= 8:
+        # Scores of an item, softmax of the one before and values of the one before that: nearly always together.
+        scoring, weighting = sum(activity[1::2]), activity[2] + activity[3] + activity[6] + activity[7]
+        assert scoring == steps and activity[5] + activity[7] >= 0.9 * scoring, activity
+        assert activity[7] >= 0.9 * weighting, activity
+
+
+def random_runs(config: BuildConfig, seed: int) -> list[tuple[int, int]]:
+    """Runs of a whole pass: many of one token, some of several, near and far from their blocks' ends."""
+    rng = np.random.default_rng([seed, 7])
+    left, runs = int(rng.integers(1, config.chunk + 1)), []
+    while left:
+        tokens = int(rng.choice([1, left, rng.integers(1, left + 1)]))
+        block = config.kv_block * int(rng.integers(config.max_pages))
+        position = block + int(rng.choice([0, 1, config.kv_block - 1, rng.integers(config.kv_block)]))
+        runs.append((min(position, config.max_context - tokens), tokens))
+        left -= tokens
+    return runs
 
 
 def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
@@ -229,34 +277,43 @@ def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
     positions = [0, 1, block - 1, block, block + 1, 2 * block + 3, 4 * block, config.max_context - chunk]
     found: list[tuple[Any, ...]] = [
         (0.4 * (n % 3 == 1), (0, 97)[n % 5 == 3], (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 5 == 2], position,
-         1 + n % chunk, "", formats[(n + turn) % len(formats)])
+         [(position, 1 + n % chunk)], "", formats[(n + turn) % len(formats)])
         for turn in range(2) for n, position in enumerate(positions)
     ]
     found += [
-        (0.2, 40 * (n % 2) * n, 6, 2, dim, 3 * block - n, 1 + n % chunk, kind, f)
+        (0.2, 40 * (n % 2) * n, 6, 2, dim, [(3 * block - n, 1 + n % chunk)], kind, f)
         for n, kind in enumerate(["extremes", "subnormal", "lowest", "wide", "tiny", "huge", "zero", "equal"])
         for f in formats[1:]
     ]
-    return [*found, *((0.0, 0, 4, 2, dim, 8 * block, n, "", f) for f in formats for n in (1, chunk))]
+    found += [(0.3 * (n % 2), 0, (4, 6, 3)[n % 3], (4, 2, 1)[n % 3], dim, random_runs(config, n), "", formats[n % len(formats)])
+              for n in range(8)]
+    return [*found, *((0.0, 0, 4, 2, dim, [(8 * block, n)], "", f) for f in formats for n in (1, chunk))]
 
 
 def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
-    """``(stall, cycle of a reset or 0, heads, kv_heads, head_dim, position, count, kind)``"""
+    """``(stall, cycle of a reset or 0, heads, kv_heads, head_dim, runs, kind)``"""
     block, chunk, dim, step = config.kv_block, config.chunk, config.max_head_dim, 2 * config.width
     found: list[tuple[Any, ...]] = [
-        (0.0, 0, 1, 1, step, 0, 1, ""),
-        (0.0, 0, 3, 1, dim, 0, chunk, ""),
-        (0.0, 0, 4, 2, dim, block, 1, ""),
+        (0.0, 0, 1, 1, step, [(0, 1)], ""),
+        (0.0, 0, 3, 1, dim, [(0, chunk)], ""),
+        (0.0, 0, 4, 2, dim, [(block, 1)], ""),
+        (0.0, 0, 4, 2, dim, [(2 * block + n % block, 1) for n in range(chunk)], ""),
     ]
     found += [
-        (0.4 * (n % 2), 0, (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 3 == 2], position, 1 + n % chunk, "")
+        (0.4 * (n % 2), 0, (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 3 == 2], [(position, 1 + n % chunk)], "")
         for n, position in enumerate([1, block - 1, block, block + 1, 2 * block + 3, 4 * block, 5 * block - 1])
     ]
     found += [
-        (0.2, 40 * (n % 2) * n, 6, 2, dim, 3 * block - n, 1 + n % chunk, kind)
+        (0.2, 40 * (n % 2) * n, 6, 2, dim, [(3 * block - n, 1 + n % chunk)], kind)
         for n, kind in enumerate(["wide", "tiny", "huge", "lowest", "saturated", "zero", "equal"])
     ]
-    return [*found, (0.0, 0, 8, 2, dim, config.max_context - 1, 1, ""), (0.0, 0, 8, 1, dim, config.max_context - chunk, chunk, "")]
+    found += [
+        (0.3 * (n % 2), 60 * (n == 3), (1, 4, 6, 3, 8)[n % 5], (1, 4, 2, 1, 2)[n % 5], (dim, step)[n % 3 == 2],
+         random_runs(config, n), "")
+        for n in range(10)
+    ]
+    end = config.max_context
+    return [*found, (0.0, 0, 8, 2, dim, [(end - 1, 1)], ""), (0.0, 0, 8, 1, dim, [(end - chunk, chunk)], "")]
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,9 @@ def golden_logits(query: Any, rows: Any, scales: Any, scale: float) -> torch.Ten
 
 
 def check_results(
-    dut: Any, config: BuildConfig, logits: torch.Tensor, beats: list[int], segments: list[int], write_logits: bool
+    config: BuildConfig, logits: torch.Tensor, beats: list[int], segments: list[int], write_logits: bool, address: int
 ) -> None:
-    """The candidates, and in memory the logits with zeros up to whole ring rows, or nothing."""
-    index, best = top_candidates(logits, config.topk)
-    found = [int(getattr(dut, f"topk_index__{i}").value) for i in range(config.topk)]
-    found_logits = [int(getattr(dut, f"topk_logit__{i}").value) for i in range(config.topk)]
-    missing = config.topk - len(index)
-    assert found == index.tolist() + [0] * missing
-    assert found_logits == best.numpy().view(np.uint32).tolist() + [0xFF7F_FFFF] * missing
+    """In memory the logits with zeros up to whole ring rows, or nothing."""
     if not write_logits:
         assert not segments and not beats
         return
@@ -77,9 +71,19 @@ def check_results(
     words = config.beat_bytes // 4
     image = np.zeros(count * words, np.float32)
     image[: len(logits)] = logits.numpy()
-    assert segments == [ADDRESS | count << 40]
+    assert segments == [address | count << 40]
     strobes = ((1 << config.beat_bytes) - 1) << (8 * config.beat_bytes)
     assert beats == [pack_bytes(beat) | strobes for beat in image.reshape(count, words)]
+
+
+async def candidates_of(dut: Any, token: int, size: int) -> list[tuple[int, int]]:
+    """Token ids and bits of the logits in a wanted token's list."""
+    words = []
+    for word in range(2 * size):
+        dut.candidate.value = 2 * size * token + word
+        await ClockCycles(dut.clk, 2)
+        words.append(int(dut.candidate_word.value))
+    return list(zip(words[0::2], words[1::2], strict=True))
 
 
 @cocotb.test()
@@ -87,10 +91,12 @@ async def ranks(dut: Any) -> None:
     parameters = cocotb_parameters()
     config = BuildConfig.from_dict(parameters["config"])
     idle_inputs(dut)
-    drive_operator(dut, Descriptor(), position=0, count=1)
+    drive_operator(dut, Descriptor())
     beats = Source(dut, "beats", 0.0, 3)
     logit_beats, segments = Sink(dut, "logits", 0.0, 4), Sink(dut, "logits_segment", 0.5, 5)
     await start_clock(dut)
+    #: Candidates by wanted token.
+    wanted: dict[int, list[tuple[int, int]]] = {}
     for number, (stall, back_pressure, interrupt, vocab, hidden, kind) in enumerate(parameters["cases"]):
         query, rows, scales, scale = operands(number, vocab, hidden, kind)
         padded = np.zeros(vectors_of(config, hidden) * config.width, np.int8)
@@ -99,12 +105,16 @@ async def ranks(dut: Any) -> None:
         blocks = ceil_div(vocab, config.kv_block)
         command = Descriptor(
             opcode=Opcode.HEAD, vectors=vectors_of(config, hidden), row_blocks=blocks, stride=vocab,
-            stream_beats=blocks * head_block_beats(config, hidden),
+            stream_beats=blocks * head_block_beats(config, hidden), head_stride=0x1000 * number,
             # The formats are those of ATTENTION.
             format=Format.FP8_QUERY | Format.INT4_KV if number % 2 else Format.NONE,
         )
         write_logits = number % 3 != 2
-        drive_operator(dut, command, position=77 % config.max_context, count=1, write_logits=write_logits, logits=ADDRESS)
+        token = number % config.chunk
+        drive_operator(
+            dut, command, runs=((77 % config.max_context, config.chunk, 0),), first=token, count=1, write_logits=write_logits,
+            logits=ADDRESS,
+        )
         items = [pack_bytes(beat) for beat in pack_head(config, rows, scales)]
         beats.stall, logit_beats.stall = stall, back_pressure
         if interrupt:
@@ -125,7 +135,12 @@ async def ranks(dut: Any) -> None:
         if not stall and not back_pressure and not kind and hidden == config.max_inputs:
             # One beat a cycle.
             assert cycles <= len(items) + 120, (vocab, hidden, cycles)
-        check_results(dut, config, golden_logits(query, rows, scales, scale), logit_beats.items, segments.items, write_logits)
+        logits = golden_logits(query, rows, scales, scale)
+        check_results(config, logits, logit_beats.items, segments.items, write_logits, ADDRESS + command.head_stride)
+        index, best = top_candidates(logits, config.topk)
+        wanted[token] = list(zip(index.tolist(), best.numpy().view(np.uint32).tolist(), strict=True))
+        for of, expected in wanted.items():
+            assert (await candidates_of(dut, of, config.topk))[: len(expected)] == expected
 
 
 @pytest.mark.parametrize(

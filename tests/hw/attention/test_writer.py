@@ -20,7 +20,17 @@ from hwgen.hw.attention.writer import KvWriter
 from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat, kv_latency
 from hwgen.layout import KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
-from tests.hw.attention.bench import Sink, drive_operator, pulse, start_and_wait, tiny_config, write_kv_store
+from tests.hw.attention.bench import (
+    RunOf,
+    RunTable,
+    Sink,
+    answer_runs,
+    drive_operator,
+    pulse,
+    start_and_wait,
+    tiny_config,
+    write_kv_store,
+)
 
 #: Page numbers of the context's blocks.
 PAGES = [7, 2, 9, 0, 5, 11, 3, 8]
@@ -35,7 +45,7 @@ class WriterBench(wiring.Component):
         super().__init__({
             "op": In(Operator(config)), "start": In(1), "done": Out(1),
             "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
-            "segment": Out(Segment()), "beats": Out(WriteBeat(config)),
+            "table": In(RunTable(config)), "segment": Out(Segment()), "beats": Out(WriteBeat(config)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -49,15 +59,18 @@ class WriterBench(wiring.Component):
         wiring.connect(m, writer.store, store.read)
         m.d.comb += [writer.start.eq(self.start), self.done.eq(writer.done)]
         number = Signal(8)
-        m.d.sync += number.eq(Array(PAGES)[writer.page_index])
-        m.d.comb += writer.page_number.eq(number)
+        m.d.sync += number.eq(Array(PAGES)[writer.pages.index])
+        m.d.comb += writer.pages.number.eq(number)
+        answer_runs(m, self.table, writer.runs)
         return m
 
 
 def expected(
-    config: BuildConfig, data: np.ndarray, scales: np.ndarray, position: int, count: int, int4: bool
+    config: BuildConfig, data: np.ndarray, scales: np.ndarray, run: RunOf, int4: bool
 ) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Segments ``(address, [(masked data, strobe)])`` from positions of the context, independent of the hardware's order."""
+    """Segments ``(address, [(masked data, strobe)])`` of a run, whose keys and values these are, from positions of the context,
+    independent of the hardware's order."""
+    position, count, pages = run
     layout = KvBlockLayout(config, data.shape[-1], int4)
     block, segments = config.kv_block, []
     for head in range(HEADS):
@@ -80,7 +93,7 @@ def expected(
                         parts = parts[0::2] & 15 | parts[1::2] << 4
                     image[beats, place] = parts
                     mask[beats, place] = 1
-            address = BASE + PAGES[b] * HEADS * layout.bytes + head * layout.bytes
+            address = BASE + PAGES[pages + b] * HEADS * layout.bytes + head * layout.bytes
             segments.append((address, [
                 (int.from_bytes((image[i] * mask[i]).tobytes(), "little"), sum(int(bit) << n for n, bit in enumerate(mask[i])))
                 for i in range(layout.beats)
@@ -96,11 +109,11 @@ async def writes_blocks(dut: Any) -> None:
     dim = parameters["head_dim"]
     for name in ("start", "kv__valid", "kv_scale__valid"):
         getattr(dut, name).value = 0
-    drive_operator(dut, Descriptor(), position=0, count=1)
+    drive_operator(dut, Descriptor())
     segments = Sink(dut, "segment", parameters["stall"], 1)
     beats = Sink(dut, "beats", parameters["stall"], 2)
     await start_clock(dut)
-    for turn, (position, count) in enumerate(parameters["passes"]):
+    for turn, runs in enumerate(parameters["passes"]):
         # Both formats in turn, from one operator to the next.
         int4 = config.int4_kv and turn % 3 != 1
         layout = KvBlockLayout(config, dim, int4)
@@ -115,7 +128,7 @@ async def writes_blocks(dut: Any) -> None:
             data = np.where(data < 0, -limit, limit).astype(np.int8)
         scales = rng.integers(0, 1 << 15, (config.chunk, 2, HEADS), dtype=np.uint16)
         await write_kv_store(dut, config, data, scales)
-        drive_operator(dut, command, position=position, count=count)
+        drive_operator(dut, command, runs=runs)
         if turn == parameters["interrupt"]:
             await pulse(dut, dut.start)
             await ClockCycles(dut.clk, 23)
@@ -125,7 +138,10 @@ async def writes_blocks(dut: Any) -> None:
             segments.items.clear()
             beats.items.clear()
         cycles = await start_and_wait(dut)
-        want = expected(config, data, scales, position, count, int4)
+        want, first = [], 0
+        for run in runs:
+            want += expected(config, data[first : first + run[1]], scales[first : first + run[1]], run, int4)
+            first += run[1]
         mask40 = (1 << 40) - 1
         assert [(s & mask40, s >> 40) for s in segments.items] == [(address, layout.beats) for address, _ in want]
         got = []
@@ -137,7 +153,7 @@ async def writes_blocks(dut: Any) -> None:
         if not parameters["stall"]:
             # Slots, header scales, and what two beats of the store take, which are two of memory or one; one cycle for padding.
             pairs = layout.data_beats * (2 if int4 else 1)
-            assert cycles <= len(want) * (3 * config.kv_block + 30 + (kv_latency(config) + 3) * pairs + config.groups), cycles
+            assert cycles <= len(want) * (3 * config.kv_block + 30 + (kv_latency(config) + 2) * pairs + config.groups), cycles
         segments.items.clear()
         beats.items.clear()
 
@@ -160,7 +176,7 @@ async def writes_blocks(dut: Any) -> None:
 def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, stall: float) -> None:
     config = tiny_config(**changes)
     block, chunk = config.kv_block, config.chunk
-    passes = [
+    single = [
         (0, 1),
         (0, chunk),
         (1, chunk),
@@ -169,7 +185,11 @@ def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, s
         (2 * block - 1, 1),
         (3 * block + 1, max(1, chunk - 1)),
     ]
-    passes += [(position, min(chunk, 3)) for position in range(block - 3, block + 2) if position >= 0]
+    single += [(position, min(chunk, 3)) for position in range(block - 3, block + 2) if position >= 0]
+    passes = [[(*run, 0)] for run in single]
+    passes += [[(position * 3 % (2 * block), 1, position % 5) for position in range(chunk)], [(block - 1, chunk - chunk // 2, 2)]]
+    if chunk > 1:
+        passes[-1] += [(0, chunk // 2, 4)]
     run_cocotb(
         WriterBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "head_dim": head_dim, "stall": stall, "passes": passes, "seed": 5, "interrupt": 2},

@@ -13,7 +13,7 @@ from hwgen.hw.active import ActiveRange
 from hwgen.operators import active_tokens, has_more_rounds, skipped
 
 CHUNK = 8
-RULES = (Flag.LOGITS, Flag.LAST, Flag.MULTI, Flag.REPLAY)
+RULES = (Flag.LOGITS, Flag.MULTI, Flag.REPLAY)
 
 
 def test_active_range() -> None:
@@ -28,18 +28,18 @@ def test_active_range() -> None:
             for start, count in itertools.product((0, 1, 4, CHUNK - 1), (1, 2, 4, CHUNK)):
                 d = Descriptor(flags=Flag(flags), token_start=start, token_count=count)
                 ctx.set(dut.descriptor.as_value(), int.from_bytes(d.pack(), "little"))
-                for tokens, logits in itertools.product(range(1, CHUNK + 1), (False, True)):
+                for tokens, wanted in itertools.product(range(1, CHUNK + 1), (0, 1, 3, CHUNK)):
                     ctx.set(dut.current.tokens, tokens)
-                    ctx.set(dut.current.want_logits, logits)
+                    ctx.set(dut.current.wanted, wanted)
                     await ctx.tick()
-                    case = d, tokens, logits
-                    assert bool(ctx.get(dut.skip)) == skipped(d, tokens, logits), case
-                    if skipped(d, tokens, logits):
+                    case = d, tokens, wanted
+                    assert bool(ctx.get(dut.skip)) == skipped(d, tokens, wanted), case
+                    if skipped(d, tokens, wanted):
                         continue
                     executed += 1
-                    active = active_tokens(d, tokens)
+                    active = active_tokens(d, tokens, wanted)
                     assert (ctx.get(dut.first), ctx.get(dut.count)) == (active.start, len(active)), case
-                    assert bool(ctx.get(dut.more)) == has_more_rounds(d, tokens), case
+                    assert bool(ctx.get(dut.more)) == has_more_rounds(d, tokens, wanted), case
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)

@@ -17,11 +17,22 @@ from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.counters import Counters
-from hwgen.hw.control.registers import RegisterFile
-from hwgen.hw.interfaces import ADDRESS_BITS
-from hwgen.hw.memory.prefetch import TableRead
+from hwgen.hw.control.registers import RUN_READERS, RegisterFile
+from hwgen.hw.interfaces import ADDRESS_BITS, RunRead, TableRead
 from hwgen.operators import OPERATORS, Unit
-from hwgen.registers import COUNTERS, MAGIC, TRACE_WORDS, WINDOW_BYTES, Control, Register, Status, register, register_map
+from hwgen.registers import (
+    COUNTERS,
+    MAGIC,
+    RUN_PAGES,
+    RUN_TOKENS,
+    TRACE_WORDS,
+    WINDOW_BYTES,
+    Control,
+    Register,
+    Status,
+    register,
+    register_map,
+)
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
 
@@ -33,6 +44,7 @@ CONFIGS = {
 IGNORED = {"trace_count": 32, "finished": 1, "stopped": 1, "unasked": 2, "error": 1, "error_response": 2, "error_write": 1,
            "error_port": 8, "current_operator": 32}
 TRACE_PATTERN = 0x10003
+CANDIDATE_PATTERN = 0x30007
 
 
 class Registers(wiring.Component):
@@ -44,8 +56,8 @@ class Registers(wiring.Component):
             "bus": In(Axi4Lite()), "start": Out(1), "stop": Out(1), "busy": Out(1), "irq": Out(1), "program": Out(ADDRESS_BITS),
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
             "port_enable": Out(config.ports),
-            "tokens": In(TableRead(config.chunk)), "pages": In(TableRead(config.max_pages)).array(2),
-            "candidate_index": In(32).array(config.topk), "candidate_logit": In(32).array(config.topk),
+            "tokens": In(TableRead(config.chunk)), "want": In(TableRead(config.chunk)),
+            "pages": In(TableRead(config.page_entries)).array(2), "runs": In(RunRead(config)).array(RUN_READERS),
             "events": In(len(COUNTERS)), "running": In(len(Unit)), "opcodes": In(8).array(len(Unit)),
             "port_busy": In(config.ports), "port_stall": In(config.ports),
             **{name: In(bits) for name, bits in IGNORED.items()},
@@ -55,18 +67,18 @@ class Registers(wiring.Component):
         m = Module()
         m.submodules.registers = r = RegisterFile(self.config)
         m.submodules.counters = c = Counters(self.config)
-        # A trace memory that holds its own addresses.
-        m.d.sync += r.trace_word.eq(r.trace_index * TRACE_PATTERN)
+        # A trace memory and lists of candidates that hold their own addresses.
+        m.d.sync += [r.trace_word.eq(r.trace_index * TRACE_PATTERN), r.candidate_word.eq(r.candidate * CANDIDATE_PATTERN)]
         connect(m, flipped(self.bus), r.bus)
         connect(m, flipped(self.tokens), r.tokens)
-        for outer, inner in zip(self.pages, r.pages, strict=True):
+        connect(m, flipped(self.want), r.want)
+        for outer, inner in zip((*self.pages, *self.runs), (*r.pages, *r.runs), strict=True):
             connect(m, flipped(outer), inner)
         m.d.comb += [
             *(getattr(self, name).eq(getattr(r, name))
               for name in ("start", "stop", "busy", "irq", "program", "logits", "write_logits", "port_enable")),
-            *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "position", "want_logits")),
+            *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "runs", "wanted")),
             *(getattr(r, name).eq(getattr(self, name)) for name in IGNORED),
-            Cat(r.candidate_index, r.candidate_logit).eq(Cat(self.candidate_index, self.candidate_logit)),
             *(getattr(c, name).eq(getattr(self, name)) for name in ("events", "running", "port_busy", "port_stall")),
             *(inner.eq(outer) for inner, outer in zip(c.opcodes, self.opcodes, strict=True)),
             c.clear.eq(r.start),
@@ -146,7 +158,7 @@ async def holds_values(dut: Any) -> None:
     assert await host.read(at("VERSION")) == CONTRACT_VERSION
     assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == contract_hash(config)
     writable = [row for row in register_map(config) if row.access == "rw"]
-    assert len(writable) == 9
+    assert len(writable) == 10
     every_port = (1 << config.ports) - 1
     assert await host.read(at("PORT_ENABLE")) == int(dut.port_enable.value) == every_port
     values = {row.name: bench.random.getrandbits(32) & ~1 for row in writable}
@@ -156,8 +168,8 @@ async def holds_values(dut: Any) -> None:
     for row in writable:
         assert await host.read(row.offset) == values[row.name], row.name
     assert int(dut.port_enable.value) == values["PORT_ENABLE"]
-    await host.write(at("POSITION"), 0xFFFFFFFF, strobe=0b0010)
-    assert await host.read(at("POSITION")) == values["POSITION"] | 0xFF00
+    await host.write(at("WANTED"), 0xFFFFFFFF, strobe=0b0010)
+    assert await host.read(at("WANTED")) == values["WANTED"] | 0xFF00
     assert int(dut.program.value) == (values["PROGRAM_LOW"] | values["PROGRAM_HIGH"] << 32) % 2**40
     assert int(dut.logits.value) == (values["LOGITS_LOW"] | values["LOGITS_HIGH"] << 32) % 2**40
     # Nothing happens at read-only and unmapped addresses.
@@ -171,14 +183,13 @@ async def holds_values(dut: Any) -> None:
 @cocotb.test()
 async def shows_the_pass(dut: Any) -> None:
     config, _, host, at = await set_up(dut, 2)
-    for count, seen in ((1, 1), (config.chunk, config.chunk), (config.chunk + 1, config.chunk), (1 << 31, config.chunk)):
-        await host.write(at("COUNT"), count)
-        assert int(dut.current__tokens.value) == seen
-    await host.write(at("POSITION"), config.max_context)
-    assert int(dut.current__position.value) == config.max_context
-    for value in range(4):
+    for name, number in (("COUNT", dut.current__tokens), ("RUNS", dut.current__runs), ("WANTED", dut.current__wanted)):
+        for count, seen in ((1, 1), (config.chunk, config.chunk), (config.chunk + 1, config.chunk), (1 << 31, config.chunk)):
+            await host.write(at(name), count)
+            assert int(number.value) == seen
+    for value in range(2):
         await host.write(at("PASS"), value)
-        assert (int(dut.current__want_logits.value), int(dut.write_logits.value)) == (value & 1, value >> 1)
+        assert int(dut.write_logits.value) == value
 
 
 class Doorbells:
@@ -275,7 +286,9 @@ async def stop_and_leftovers(dut: Any) -> None:
 @cocotb.test()
 async def tables(dut: Any) -> None:
     config, bench, host, at = await set_up(dut, 4)
-    for name, readers, depth in (("TOKEN", ["tokens"], config.chunk), ("PAGE", ["pages__0", "pages__1"], config.max_pages)):
+    tables = (("TOKEN", ["tokens"], config.chunk), ("WANT", ["want"], config.chunk),
+              ("PAGE", ["pages__0", "pages__1"], config.page_entries))
+    for name, readers, depth in tables:
         values = [bench.random.getrandbits(24) for _ in range(depth)]
         for index, value in enumerate(values):
             await host.write(at(name) + 4 * index, value)
@@ -287,6 +300,36 @@ async def tables(dut: Any) -> None:
                 getattr(dut, f"{reader}__index").value = index
                 await bench.step()
                 assert int(getattr(dut, f"{reader}__number").value) == value
+
+
+@cocotb.test()
+async def runs(dut: Any) -> None:
+    config, bench, host, at = await set_up(dut, 7)
+    values = [
+        {"position": bench.random.randrange(config.max_context), "tokens": bench.random.randint(1, config.chunk),
+         "pages": bench.random.randrange(config.page_entries)}
+        for _ in range(config.chunk)
+    ]
+    for number, run in enumerate(values):
+        await host.write(at("RUN") + 8 * number, run["position"])
+        await host.write(at("RUN") + 8 * number + 4, RUN_TOKENS.put(run["tokens"]) | RUN_PAGES.put(run["pages"]))
+    await host.write(at("RUN") + 8 * config.chunk, 0)
+    await host.write(at("RUN") - 4, 0)
+    for reader in range(RUN_READERS):
+        for number, run in enumerate(values):
+            getattr(dut, f"runs__{reader}__index").value = number
+            await bench.step()
+            assert {name: int(getattr(dut, f"runs__{reader}__{name}").value) for name in run} == run
+
+
+@cocotb.test()
+async def candidates(dut: Any) -> None:
+    config, bench, host, at = await set_up(dut, 8)
+    count = 2 * config.topk * config.chunk
+    for word in [0, 1, 2, count - 1, *(bench.random.randrange(count) for _ in range(20))]:
+        assert await host.read(at("TOPK") + 4 * word) == word * CANDIDATE_PATTERN & 0xFFFFFFFF
+    assert await host.read(at("TOPK") + 4 * count) == 0
+    assert await host.read(at("TOPK") - 4) == 0
 
 
 @cocotb.test()
@@ -304,7 +347,7 @@ async def trace(dut: Any) -> None:
 
 
 @cocotb.test()
-async def counters_and_candidates(dut: Any) -> None:
+async def counters(dut: Any) -> None:
     config, bench, host, at = await set_up(dut, 5)
     rows = [row for row in register_map(config) if row.name.startswith("COUNT_")]
     expected: dict[int, int] = {}
@@ -334,18 +377,12 @@ async def counters_and_candidates(dut: Any) -> None:
     for row in rows:
         for index in range(row.count):
             assert await host.read(offset(row, index)) == expected.get(offset(row, index), 0), (row.name, index)
-    for index in range(config.topk):
-        getattr(dut, f"candidate_index__{index}").value = index + 7
-        getattr(dut, f"candidate_logit__{index}").value = 0x3F800000 + index
-    for index in range(config.topk):
-        assert await host.read(at("TOPK") + 8 * index) == index + 7
-        assert await host.read(at("TOPK") + 8 * index + 4) == 0x3F800000 + index
     await host.write(at("CONTROL"), 1)
     assert await host.read(rows[0].offset) == 0
 
 
 def test_windows_may_not_meet() -> None:
-    for fields, name in (({"max_context": 1 << 20}, "PAGE"), ({"trace_entries": 1 << 14}, "TRACE"), ({"topk": 1024}, "TOPK")):
+    for fields, name in (({"page_entries": 1 << 14}, "PAGE"), ({"trace_entries": 1 << 14}, "TRACE"), ({"topk": 1024}, "TOPK")):
         with pytest.raises(ConfigError, match=f"{name} must have at most"):
             register_map(BuildConfig(**fields))
 

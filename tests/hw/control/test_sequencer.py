@@ -56,7 +56,7 @@ class Machine:
         bench.agents.append(self)
 
     def bus(self, unit: Unit) -> dict[str, int]:
-        names = ("first", "count", "tokens", "position", "gang", "write_logits", "logits")
+        names = ("first", "count", "tokens", "runs", "gang", "write_logits", "logits")
         values = {name: int(getattr(self.dut, f"ops__{unit.value}__{name}").value) for name in names}
         word = int(getattr(self.dut, f"ops__{unit.value}__descriptor").value)
         for name in SEEN:
@@ -125,8 +125,8 @@ class Machine:
         await self.bench.step(4)
 
 
-def executed(program: list[Descriptor], tokens: int, logits: bool) -> list[tuple[int, Descriptor]]:
-    return [(index, d) for index, d in enumerate(program) if not skipped(d, tokens, logits)]
+def executed(program: list[Descriptor], tokens: int, wanted: int) -> list[tuple[int, Descriptor]]:
+    return [(index, d) for index, d in enumerate(program) if not skipped(d, tokens, wanted)]
 
 
 def check_times(machine: Machine, chosen: list[tuple[int, Descriptor]], program: list[Descriptor]) -> None:
@@ -170,11 +170,11 @@ async def executes(dut: Any) -> None:
             program = [
                 replace(random_descriptor(config, g), tag=i, scalar0=0.0, buffers=Buffers(g.randrange(4))) for i in range(60)
             ]
-            logits, position = g.random() < 0.5, g.randrange(config.max_context)
+            wanted, runs = g.choice([0, tokens, g.randint(0, tokens)]), g.randint(1, tokens)
             write_logits, address = g.randrange(2), g.randrange(2**40)
             dut.current__tokens.value = tokens
-            dut.current__position.value = position
-            dut.current__want_logits.value = int(logits)
+            dut.current__runs.value = runs
+            dut.current__wanted.value = wanted
             dut.write_logits.value = write_logits
             dut.logits.value = address
             await machine.run(program)
@@ -185,19 +185,19 @@ async def executes(dut: Any) -> None:
             dut.quiet.value = 0
             assert len(machine.finished) == 1
 
-            chosen = executed(program, tokens, logits)
+            chosen = executed(program, tokens, wanted)
             assert len(machine.executions) == len(chosen)
             rewinds, held = [], []
             for run, (_, d) in zip(machine.executions, chosen, strict=True):
-                active = active_tokens(d, tokens)
+                active = active_tokens(d, tokens, wanted)
                 first, count = active.start, len(active)
                 assert run.bus == {
-                    "first": first, "count": count, "tokens": tokens, "position": position, "gang": int(count <= config.lanes),
+                    "first": first, "count": count, "tokens": tokens, "runs": runs, "gang": int(count <= config.lanes),
                     "write_logits": write_logits, "logits": address,
                     "opcode": d.opcode, "tag": d.tag, "src": d.src, "row_blocks": d.row_blocks, "scalar0": 0,
                     "stream_address": d.stream_address, "buffers": d.buffers,
                 }
-                if d.opcode is Opcode.LINEAR and d.flags & Flag.REPLAY and has_more_rounds(d, tokens):
+                if d.opcode is Opcode.LINEAR and d.flags & Flag.REPLAY and has_more_rounds(d, tokens, wanted):
                     held += range(run.start, run.done + 1)
                     rewinds.append(run.done + 1)
             assert machine.rewinds == rewinds and machine.holds == held
@@ -219,7 +219,7 @@ async def pairs(dut: Any) -> None:
     machine.fixed = {0: 30}
     dut.quiet.value = 1
     dut.current__tokens.value = 1
-    dut.current__want_logits.value = 1
+    dut.current__wanted.value = 1
     await bench.start()
     for earlier in OPERATORS:
         for later in OPERATORS:

@@ -17,9 +17,9 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Read
-from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, Segment
+from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead, index_bits
 from hwgen.hw.memory.port import ErrorReport
-from hwgen.hw.memory.prefetch import Prefetcher, TableRead
+from hwgen.hw.memory.prefetch import Prefetcher
 from hwgen.hw.memory.program import ProgramReader
 from hwgen.operators import active_tokens, skipped
 from hwgen.rounding import ceil_div
@@ -46,8 +46,10 @@ class FetchPath(wiring.Component):
             "descriptors": Out(stream.Signature(DescriptorLayout())),
             "current": In(Pass(config)),
             "tokens": Out(TableRead(config.chunk)),
-            "pages": Out(TableRead(config.max_pages)),
+            "pages": Out(TableRead(config.page_entries)),
+            "runs": Out(RunRead(config)),
             "shortlist": Out(TableRead(config.shortlist)),
+            "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_complete": In(1),
             "segments": Out(Segment()),
             "error": Out(ErrorReport()),
@@ -61,13 +63,14 @@ class FetchPath(wiring.Component):
         m.d.comb += [
             program.start.eq(self.start), program.address.eq(self.address), self.idle.eq(program.idle | prefetcher.idle << 1),
             prefetcher.shortlist_complete.eq(self.shortlist_complete),
+            self.shortlist_number.eq(prefetcher.shortlist_number),
         ]
         connect(m, program.axi, flipped(self.axi))
         connect(m, program.error, flipped(self.error))
         connect(m, program.descriptors[0], prefetcher.descriptors)
         connect(m, program.descriptors[1], flipped(self.descriptors))
         connect(m, flipped(self.current), prefetcher.current)
-        for name in ("tokens", "pages", "shortlist", "segments"):
+        for name in ("tokens", "pages", "runs", "shortlist", "segments"):
             connect(m, getattr(prefetcher, name), flipped(getattr(self, name)))
         return m
 
@@ -88,6 +91,22 @@ class Table:
         self.next = self.values[index] if index < len(self.values) else 0
 
 
+class RunsOf:
+    """The table of runs, ``(position, tokens, first page)`` each, with one cycle of latency."""
+
+    def __init__(self, bench: Bench, runs: list[tuple[int, int, int]]) -> None:
+        self.dut, self.runs, self.next = bench.dut, runs, (0, 0, 0)
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        for name, value in zip(("position", "tokens", "pages"), self.next, strict=True):
+            getattr(self.dut, f"runs__{name}").value = value
+
+    def sample(self) -> None:
+        index = int(self.dut.runs__index.value)
+        self.next = self.runs[index] if index < len(self.runs) else (1, 1, 1)
+
+
 class Completion:
     """The short list is complete now and then."""
 
@@ -101,23 +120,25 @@ class Completion:
     def sample(self) -> None: ...
 
 
-def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], position: int, logits: bool,
-                      pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:
+def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], runs: list[tuple[int, int, int]],
+                      wanted: int, pages: list[int], shortlist: list[int]) -> list[tuple[int, int]]:
     result = []
     for d in program:
-        if skipped(d, len(tokens), logits):
+        if skipped(d, len(tokens), wanted):
             continue
-        active = active_tokens(d, len(tokens))
+        active = active_tokens(d, len(tokens), wanted)
         numbers: list[int]
         if d.fetch is Fetch.STREAM:
             numbers = [0]
         elif d.fetch is Fetch.TOKEN:
             numbers = [tokens[t] * d.stride for t in active]
         elif d.fetch is Fetch.POSITION:
-            numbers = [(position + t) * d.stride for t in active]
+            numbers = [(position + t) * d.stride for position, count, _ in runs for t in range(count)]
         elif d.fetch is Fetch.CACHE:
-            blocks = ceil_div(position, config.kv_block)
-            numbers = [pages[b] * d.stride + head * d.head_stride for head in range(d.kv_heads) for b in range(blocks)]
+            numbers = [
+                pages[first + b] * d.stride + head * d.head_stride
+                for position, _, first in runs for head in range(d.kv_heads) for b in range(ceil_div(position, config.kv_block))
+            ]
         elif d.fetch is Fetch.SHORTLIST:
             numbers = [shortlist[entry] * d.head_stride for entry in range(d.row_blocks)]
         else:
@@ -129,7 +150,7 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
 def random_descriptor(config: BuildConfig, generator: random.Random) -> Descriptor:
     g = generator
     flags = Flag(0)
-    for flag in (Flag.LOGITS, Flag.LAST, Flag.MULTI, Flag.REPLAY):
+    for flag in (Flag.LOGITS, Flag.MULTI, Flag.REPLAY):
         if g.random() < 0.2:
             flags |= flag
     fetch = g.choice(list(Fetch))
@@ -154,9 +175,11 @@ async def walks(dut: Any) -> None:
         AxiMemory(bench, "axi", memory, config.port_bytes, max_words=64, rate=rate, latency=latency, write=False)
         descriptors, segments = Sink(bench, "descriptors", rate=g.choice([0.05, 0.3])), Sink(bench, "segments", rate=rate)
         tokens_all = [g.randrange(2**18) for _ in range(config.chunk)]
-        pages = [g.randrange(2**24) for _ in range(config.max_pages)]
+        pages = [g.randrange(2**24) for _ in range(config.page_entries)]
         Table(bench, "tokens", tokens_all)
         Table(bench, "pages", pages)
+        runs: list[tuple[int, int, int]] = []
+        RunsOf(bench, runs)
         shortlist = [g.randrange(2**17) for _ in range(config.shortlist)]
         Table(bench, "shortlist", shortlist)
         Completion(bench)
@@ -166,11 +189,16 @@ async def walks(dut: Any) -> None:
             base = 64 * g.randrange(40)
             data = pack_program(program)
             memory[base : base + len(data)] = data
-            count, logits = g.randint(1, config.chunk), g.random() < 0.5
-            position = g.choice([0, 1, config.kv_block, config.kv_block + 1, 3 * config.kv_block - 1])
+            runs[:] = [
+                (g.choice([0, 1, config.kv_block, config.kv_block + 1, 3 * config.kv_block - 1]), tokens,
+                 g.randrange(config.page_entries - 3))
+                for tokens in g.choice(([1] * config.chunk, [config.chunk], [1, config.chunk - 1], [1]))
+            ]
+            count = sum(tokens for _, tokens, _ in runs)
+            wanted = g.choice([0, count, g.randint(0, count)])
             dut.current__tokens.value = count
-            dut.current__position.value = position
-            dut.current__want_logits.value = int(logits)
+            dut.current__runs.value = len(runs)
+            dut.current__wanted.value = wanted
             dut.address.value = base
             dut.start.value = 1
             await bench.step()
@@ -181,7 +209,7 @@ async def walks(dut: Any) -> None:
             tagged = [replace(d, tag=i) for i, d in enumerate(program)] + [Descriptor()]
             assert descriptors.items == [int.from_bytes(d.pack(), "little") for d in tagged]
             found = [(value & (1 << 40) - 1, value >> 40) for value in segments.items]
-            assert found == expected_segments(config, program, tokens_all[:count], position, logits, pages, shortlist)
+            assert found == expected_segments(config, program, tokens_all[:count], runs, wanted, pages, shortlist)
             descriptors.items.clear()
             segments.items.clear()
 
@@ -193,12 +221,13 @@ async def segments_come_fast(dut: Any) -> None:
     program = [Descriptor(opcode=Opcode.ATTENTION, fetch=Fetch.CACHE, token_count=1, kv_heads=4, stream_beats=64, stride=4096)]
     AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
     descriptors, segments = Sink(bench, "descriptors"), Sink(bench, "segments")
-    for name, size in (("tokens", config.chunk), ("pages", config.max_pages)):
+    for name, size in (("tokens", config.chunk), ("pages", config.page_entries)):
         Table(bench, name, [0] * size)
     dut.start.value = 1
     dut.address.value = 0
     dut.current__tokens.value = 1
-    dut.current__position.value = 8 * config.kv_block
+    dut.current__runs.value = 1
+    RunsOf(bench, [(8 * config.kv_block, 1, 0)])
     await bench.start()
     await bench.step()
     dut.start.value = 0
@@ -219,7 +248,7 @@ async def short_list_is_awaited(dut: Any) -> None:
     Sink(bench, "descriptors")
     segments = Sink(bench, "segments")
     shortlist = [0] * config.shortlist
-    for name, values in (("tokens", [0] * config.chunk), ("pages", [0] * config.max_pages), ("shortlist", shortlist)):
+    for name, values in (("tokens", [0] * config.chunk), ("pages", [0] * config.page_entries), ("shortlist", shortlist)):
         Table(bench, name, values)
     dut.shortlist_complete.value = 0
     dut.start.value = 1

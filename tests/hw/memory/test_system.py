@@ -30,10 +30,10 @@ class Machine:
     def __init__(self, dut: Any, seed: int) -> None:
         self.dut = dut
         self.bench = bench = Bench(dut, seed)
-        for name in ("start", "halt", "hold", "rewind", "shortlist_complete", "current__position"):
+        for name in ("start", "halt", "hold", "rewind", "shortlist_complete"):
             getattr(dut, name).value = 0
         dut.program.value, dut.port_enable.value = PROGRAM, 0
-        dut.current__tokens.value, dut.current__want_logits.value = 1, 1
+        dut.current__tokens.value, dut.current__runs.value, dut.current__wanted.value = 1, 1, 1
         self.memory = pattern(1 << 16)
         stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=0x100, stream_beats=BEATS, token_count=1)
         program = pack_program([stream, Descriptor(opcode=Opcode.END)])

@@ -106,6 +106,8 @@ class VectorBench:
         self.param = random_floats(self.rng, config.param_vectors * config.width, "wide").view(-1, config.width)
         self.accumulators = torch.zeros(2, config.tokens, config.panel_rows, dtype=torch.int64)
         self.scales = torch.zeros(config.chunk)
+        #: Wanted tokens by number.
+        self.want = self.rng.choices(range(config.chunk), k=config.chunk)
         self.written: dict[str, Places] = {}
         self.gang = False
         self.cycles = 0
@@ -122,9 +124,9 @@ class VectorBench:
 
     async def reset(self) -> None:
         """Start the clock with all inputs 0."""
-        for name in ("descriptor", "first", "count", "tokens", "position", "gang", "write_logits", "logits"):
+        for name in ("descriptor", "first", "count", "tokens", "runs", "gang", "write_logits", "logits"):
             getattr(self.dut, f"op__{name}").value = 0
-        for name in ("start", "scratch_read__data", "param_read__data", "accumulator__data"):
+        for name in ("start", "scratch_read__data", "param_read__data", "accumulator__data", "want__number", "lists_busy"):
             getattr(self.dut, name).value = 0
         await start_clock(self.dut)
         self._show_memories()
@@ -146,6 +148,7 @@ class VectorBench:
         await RisingEdge(dut.clk)
         self.cycles += 1
         done = bool(dut.done.value)
+        dut.want__number.value = self.want[int(dut.want__index.value) % self.config.chunk]
         word = self._scratch_words[int(dut.scratch_read__addr.value)]
         self._scratch_reads.append(word if int(dut.scratch_read__en.value) else word ^ ((1 << 32 * self.config.width) - 1))
         self._param_reads.append(self._param_words[int(dut.param_read__addr.value)])
@@ -164,14 +167,14 @@ class VectorBench:
         return done
 
     async def begin(self, d: Descriptor, *, first: int = 0, count: int = 1, gang: bool | None = None) -> None:
-        """Start an operator, at any position of the context, and end its first cycle."""
+        """Start an operator, and end its first cycle."""
         dut = self.dut
         self.gang = count <= self.config.lanes if gang is None else gang
         self.written = {bus: {} for bus in BUSES}
         self._show_memories()
         dut.op__descriptor.value = int.from_bytes(d.pack(), "little")
         dut.op__first.value, dut.op__count.value, dut.op__tokens.value = first, count, first + count
-        dut.op__position.value = self.rng.randrange(self.config.max_context)
+        dut.op__runs.value = self.rng.randrange(self.config.chunk)
         dut.op__gang.value = int(self.gang)
         dut.start.value = 1
         await self.cycle()
@@ -222,7 +225,8 @@ class VectorBench:
         gain = self._rows(self.param, d.param, d.vectors)
         plain = Format.PLAIN in d.format
         for i, t in enumerate(tokens):
-            x = self._rows(self.scratch, d.src + t * d.src_stride, d.vectors)
+            place = self.want[t] if Flag.LOGITS in d.flags else t
+            x = self._rows(self.scratch, d.src + place * d.src_stride, d.vectors)
             if Format.FP8 in d.format & self.formats:
                 integers, self.scales[t] = quantize_e4m3(x) if plain else norm_e4m3(x, gain, d.scalar0, d.scalar1)
                 q = e4m3_codes(integers)

@@ -34,7 +34,7 @@ class LoaderBench:
 
     async def reset(self) -> None:
         dut = self.dut
-        for name in ("descriptor", "first", "count", "tokens", "position", "gang", "write_logits", "logits"):
+        for name in ("descriptor", "first", "count", "tokens", "runs", "gang", "write_logits", "logits"):
             getattr(dut, f"op__{name}").value = 0
         dut.start.value = dut.beats__valid.value = dut.beats__payload.value = 0
         await start_clock(dut)

@@ -50,7 +50,7 @@ async def norm_of_many_tokens(dut: Any) -> None:
 async def norm_to_query(dut: Any) -> None:
     bench = await started(dut, 3)
     for vectors, first in ((1, 0), (9, 3), (40, bench.config.chunk - 1)):
-        d = norm(bench, vectors, first + 1, "one", Flag.TO_QUERY | Flag.LAST)
+        d = norm(bench, vectors, first + 1, "one", Flag.TO_QUERY)
         await bench.run(d, first=first)
         assert bench.written["query_scale"]
         await check_scales(bench, first, 1)
@@ -68,6 +68,34 @@ async def norm_of_heads(dut: Any) -> None:
     ):
         await bench.run(norm_heads(bench, heads, vectors, first + count, style), first=first, count=count)
     await check_scales(bench, 0, tokens)
+
+
+@cocotb.test()
+async def norm_of_wanted_tokens(dut: Any) -> None:
+    """Read where they lie in the pass, kept by their number among the wanted ones."""
+    bench = await started(dut, 8)
+    chunk, tokens = bench.config.chunk, bench.config.tokens
+    for first, count, flags in ((0, tokens, Flag.NONE), (chunk - 1, 1, Flag.NONE), (chunk - 1, 1, Flag.TO_QUERY)):
+        await bench.run(norm(bench, 3, chunk, "one", Flag.LOGITS | flags), first=first, count=count)
+        await check_scales(bench, first, count)
+
+
+@cocotb.test()
+async def drain_of_listed_scores(dut: Any) -> None:
+    """The next token waits while the lists are busy; results are those of any DRAIN."""
+    bench = await started(dut, 9)
+    count = bench.config.tokens
+    await bench.run(norm(bench, 4, count, "one"), count=count, gang=False)
+    await bench.run(drain(bench, Flag.STORE | Flag.SHORTLIST, 5, count, "one"), count=count, gang=False)
+    bench.dut.lists_busy.value = 1
+    await bench.begin(drain(bench, Flag.STORE | Flag.SHORTLIST, 5, count, "one"), count=count, gang=False)
+    for _ in range(100):
+        assert not await bench.cycle()
+    assert not bench.written["scratch_write"]
+    bench.dut.lists_busy.value = 0
+    while not await bench.cycle():
+        pass
+    assert len(bench.written["scratch_write"]) == 5 * count
 
 
 @cocotb.test()
