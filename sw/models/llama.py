@@ -21,6 +21,7 @@ from ...weights import LayerWeights, Matrix, ModelWeights
 from .checkpoint import MISMATCH, read_checkpoint
 from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
 from .fields import Fields
+from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
 from .tensors import TensorSet, write_tensors
 from .tokenizer import Tokenizer
@@ -94,13 +95,15 @@ def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int |
 
 
 def load_weights(
-    directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None
+    directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None,
+    keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory."""
     options = _quantization(config)
     group = options.get("group")
     shape, layers, norm, embedding, head = read_checkpoint(
-        TensorSet(directory), LLAMA, shape, {}, lambda tensors, place, size: _matrix(tensors, place, size, group), progress
+        TensorSet(directory), LLAMA, shape, {}, lambda tensors, place, size: _matrix(tensors, place, size, group), progress,
+        keep,
     )
     kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import HwgenError
 from .config_json import read_config, read_generation, token_ids
 from .families import family_of_config
+from .four_bits import Keep, OnTheFly, as_stored
 from .library import added_file, find_model
 from .model import Model, check_tokens
 from .tokenizer_files import load_tokenizer
@@ -24,8 +25,8 @@ _WRONG_ENGINE = {
 }
 
 
-def load_directory(path: Path, progress: Callable[[str], None] = lambda text: None) -> Model:
-    """A checkpoint directory with its tokenizer."""
+def load_directory(path: Path, progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored) -> Model:
+    """A checkpoint directory with its tokenizer. ``keep`` says what becomes of its matrices."""
     config, generation = read_config(path), read_generation(path)
     family = family_of_config(config)
     loader = family.loader()
@@ -33,20 +34,26 @@ def load_directory(path: Path, progress: Callable[[str], None] = lambda text: No
     stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, stop, shape.vocab, str(path))
-    weights = loader.load_weights(path, config, shape, progress)
+    weights = loader.load_weights(path, config, shape, progress, keep)
     return Model(name=path.name, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
 
 
-def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: None, *, engine: str | None = None) -> Model:
+def open_model(
+    name: str | Path, progress: Callable[[str], None] = lambda text: None, *, engine: str | None = None,
+    quantized: bool = False,
+) -> Model:
     """A model. A path goes before a shipped name, a shipped name before an added one. ``engine``: refuse a model whose matrices
-    are not for this one.
+    are not for this one. ``quantized``: float matrices are made 4-bit while they are read, so that the machine can take the model;
+    ``progress`` hears how, and what that costs.
     """
+    quantizer = OnTheFly(progress=progress)
+    keep: Keep = quantizer if quantized else as_stored
     path = Path(name)
     file = path if path.is_file() else None
     if file is None and not path.exists() and path.name == str(name):
         file = added_file(str(name))
     if file is None:
-        model = load_directory(find_model(name), progress)
+        model = load_directory(find_model(name), progress, keep)
     elif file.suffix == IMAGE_SUFFIX:
         raise HwgenError(
             "checkpoint", f"{file} is a compiled model; this command needs the one it was compiled from",
@@ -59,7 +66,8 @@ def open_model(name: str | Path, progress: Callable[[str], None] = lambda text: 
     else:
         from .gguf import load_gguf
 
-        model = load_gguf(file, progress, None if file == path else str(name))
+        model = load_gguf(file, progress, None if file == path else str(name), keep)
+    quantizer.report()
     if engine is not None and model.weights.engine != engine:
         what, fix = _WRONG_ENGINE[model.weights.engine]
         raise HwgenError("architecture", f"{model.name} {what}", fix)

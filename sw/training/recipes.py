@@ -13,10 +13,10 @@ from torch import Tensor
 from ...errors import HwgenError
 from ...formats import Float
 from ...golden.float_llama import FloatLlama
-from ...int4 import BlockMatrix, Int4Matrix, to_machine
+from ...int4 import BlockMatrix, Int4Matrix, round_to_nearest, to_machine
 from ...weights import LayerWeights, ModelWeights, dense
 from . import RECIPES
-from .rounding import round_gptq, round_to_nearest
+from .rounding import round_gptq
 from .scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
 
 __all__ = ["Quantized", "calibration_windows", "needs_calibration", "quantize"]

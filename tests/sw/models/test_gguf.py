@@ -15,8 +15,9 @@ from hwgen.golden.float_llama import FloatLlama
 from hwgen.int4 import BlockMatrix
 from hwgen.shape import ModelShape
 from hwgen.sw.models.gguf import load_gguf
-from hwgen.sw.models.gguf_file import GgufFile, blocks_from_gguf
+from hwgen.sw.models.gguf_file import GgufFile
 from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
+from hwgen.sw.models.gguf_types import blocks_from_gguf
 from hwgen.sw.models.llama import half_split_rows
 from hwgen.sw.models.open import open_model
 from hwgen.weights import dense, random_weights

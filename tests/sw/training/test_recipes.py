@@ -15,12 +15,12 @@ from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
 from hwgen.golden.decoder import GoldenModel
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.int4 import spread
+from hwgen.int4 import round_to_nearest, spread
 from hwgen.sw.cli.main import main
 from hwgen.sw.models.open import open_model
 from hwgen.sw.training import RECIPES
 from hwgen.sw.training.recipes import calibration_windows, quantize
-from hwgen.sw.training.rounding import round_gptq, round_to_nearest
+from hwgen.sw.training.rounding import round_gptq
 from hwgen.sw.training.scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors, scale_rows
 from hwgen.weights import LayerWeights, ModelWeights, dense, random_weights
 
