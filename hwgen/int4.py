@@ -12,8 +12,8 @@ from .formats import Float, flush
 from .rounding import ceil_div
 
 __all__ = [
-    "CODE_MAX", "GROUPS", "MIDPOINT_STEP", "WEIGHT_MAX", "BlockMatrix", "Int4Matrix", "pack_nibbles", "round_to_nearest",
-    "row_scales", "spread", "symmetric_scales", "to_machine", "unpack_nibbles",
+    "CODE_MAX", "GROUPS", "MIDPOINT_STEP", "WEIGHT_MAX", "BlockMatrix", "Int4Matrix", "affine_blocks", "pack_nibbles",
+    "round_to_nearest", "row_scales", "spread", "symmetric_scales", "to_machine", "unpack_nibbles",
 ]
 
 #: Group sizes of the machine, in inputs.
@@ -105,6 +105,19 @@ class BlockMatrix:
         return np.asarray(w, np.float32)
 
 
+def affine_blocks(q: npt.NDArray[np.uint8], d: Float, m: Float, group: int = 32) -> BlockMatrix:
+    """``w = d q + m`` with ``q [rows, inputs]`` in 0..15, ``d`` and ``m [rows, inputs / group]``, as codes -8..7 around a midpoint.
+
+    Where d is negative the codes are mirrored, so that every scale is positive. The values do not change.
+    """
+    codes = q.astype(np.int8) - np.int8(8)
+    negative = d < 0
+    if negative.any():
+        codes = np.where(spread(negative, group, q.shape[1]), np.int8(-1) - codes, codes)
+    midpoint = np.where(negative, m + 7 * d, m + 8 * d).astype(np.float32)
+    return BlockMatrix(codes, group, np.abs(d).astype(np.float32), midpoint if midpoint.any() else None)
+
+
 @dataclass(frozen=True)
 class Int4Matrix:
     """A matrix as the machine stores it: ``w = row_scale * (scales * codes + 8 * midpoints)``."""
@@ -158,6 +171,14 @@ class Int4Matrix:
         """Bytes in memory, padding left out."""
         groups = self.scales.size * (1 if self.symmetric else 2)
         return self.codes.size // 2 + groups + 4 * self.rows
+
+    def regrouped(self, group: int) -> Int4Matrix:
+        """The same matrix with groups of ``group`` inputs, a divisor of those that it has."""
+        if self.group % group:
+            raise ValueError(f"group must divide {self.group}, not {group!r}")
+        parts = self.group // group, ceil_div(self.inputs, group)
+        midpoints = None if self.midpoints is None else spread(self.midpoints, *parts)
+        return self if parts[0] == 1 else Int4Matrix(self.codes, group, spread(self.scales, *parts), midpoints, self.row_scale)
 
     def integers(self) -> npt.NDArray[np.int16]:
         """``scales * codes + 8 * midpoints``, ``[rows, inputs]``: the weights in units of ``row_scale``."""

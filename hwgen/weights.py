@@ -157,16 +157,23 @@ class ModelWeights:
         return not any(isinstance(m, np.ndarray) for layer in self.layers for m in layer.matrices.values())
 
     def on_machine(self) -> ModelWeights:
-        """The same model with every matrix as the machine stores it (scales of blocks rounded to 8 bits)."""
+        """The same model with every matrix as the machine stores it (scales of blocks rounded to 8 bits); INT4 matrices all with
+        the smallest group that one has, since matrices that are multiplied together share theirs.
+        """
 
         def stored(where: str, matrix: Matrix) -> Matrix:
             if isinstance(matrix, np.ndarray):
                 raise ValueError(f"{where} must have 4-bit codes, not floats; quantise the model first")
             return to_machine(matrix) if isinstance(matrix, BlockMatrix) else matrix
 
-        return replace(self, layers=tuple(
-            layer.with_matrices({name: stored(f"layer {i} {name}", matrix) for name, matrix in layer.matrices.items()})
+        layers = [
+            {name: stored(f"layer {i} {name}", matrix) for name, matrix in layer.matrices.items()}
             for i, layer in enumerate(self.layers)
+        ]
+        group = min((m.group for layer in layers for m in layer.values() if isinstance(m, Int4Matrix)), default=0)
+        return replace(self, layers=tuple(
+            layer.with_matrices({n: m.regrouped(group) if isinstance(m, Int4Matrix) else m for n, m in matrices.items()})
+            for layer, matrices in zip(self.layers, layers, strict=True)
         ))
 
 

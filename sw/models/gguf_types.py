@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...formats import Float
-from ...int4 import BlockMatrix
+from ...int4 import BlockMatrix, affine_blocks
 
-__all__ = ["I2_S", "Q2_0", "TILES", "WIDE_Q2_0", "TensorType", "blocks_from_gguf", "size_of", "type_of"]
+__all__ = ["I2_S", "Q2_0", "TILES", "WIDE_Q2_0", "TensorType", "size_of", "type_of"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -29,19 +29,6 @@ TILES = {38: "TL1", 39: "TL2"}
 
 #: Bytes behind the digits of an I2_S tensor: its scale, padded.
 _I2_S_TAIL = 32
-
-
-def blocks_from_gguf(q: Bytes, d: Float, m: Float, group: int = 32) -> BlockMatrix:
-    """``w = d q + m`` with ``q [rows, inputs]`` in 0..15, ``d`` and ``m [rows, inputs / group]``, as codes -8..7 around a midpoint.
-
-    Where d is negative the codes are mirrored, so that every scale is positive. The values do not change.
-    """
-    codes = q.astype(np.int8) - np.int8(8)
-    negative = d < 0
-    if negative.any():
-        codes = np.where(np.repeat(negative, group, axis=1), np.int8(-1) - codes, codes)
-    midpoint = np.where(negative, m + 7 * d, m + 8 * d).astype(np.float32)
-    return BlockMatrix(codes, group, np.abs(d).astype(np.float32), midpoint if midpoint.any() else None)
 
 
 def _signed_blocks(codes: npt.NDArray[np.int8], d: Float, group: int) -> BlockMatrix:
@@ -62,12 +49,12 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 def _q4_0(blocks: Bytes) -> BlockMatrix:
     rows, d = len(blocks), _halves(blocks[..., :2])[..., 0]
-    return blocks_from_gguf(_nibbles(blocks[..., 2:]).reshape(rows, -1), d, -8 * d)
+    return affine_blocks(_nibbles(blocks[..., 2:]).reshape(rows, -1), d, -8 * d)
 
 
 def _q4_1(blocks: Bytes) -> BlockMatrix:
     rows, n = len(blocks), _halves(blocks[..., :4])
-    return blocks_from_gguf(_nibbles(blocks[..., 4:]).reshape(rows, -1), n[..., 0], n[..., 1])
+    return affine_blocks(_nibbles(blocks[..., 4:]).reshape(rows, -1), n[..., 0], n[..., 1])
 
 
 def _six_bits(packed: Bytes) -> tuple[Bytes, Bytes]:
@@ -86,7 +73,7 @@ def _q4_k(blocks: Bytes) -> BlockMatrix:
     scales, minimums = _six_bits(blocks[..., 4:16])
     q = _nibbles(blocks[..., 16:].reshape(rows, -1, 4, 32))
     d, m = n[..., :1] * scales, -n[..., 1:] * minimums
-    return blocks_from_gguf(q.reshape(rows, -1), d.reshape(rows, -1), m.reshape(rows, -1))
+    return affine_blocks(q.reshape(rows, -1), d.reshape(rows, -1), m.reshape(rows, -1))
 
 
 def _pairs_of_bits(packed: Bytes) -> npt.NDArray[np.int8]:

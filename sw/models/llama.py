@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,21 @@ import numpy.typing as npt
 from ...decoder import LLAMA
 from ...errors import HwgenError
 from ...formats import Float
-from ...int4 import GROUPS, BlockMatrix, Int4Matrix, pack_nibbles, unpack_nibbles
+from ...int4 import BlockMatrix, Int4Matrix, pack_nibbles
 from ...shape import ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
-from .checkpoint import MISMATCH, read_checkpoint
-from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
+from .checkpoint import read_checkpoint
+from .config_json import MATRIX_PLACES, config_of, shape_from_config
 from .fields import Fields
 from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
+from .int4_checkpoint import QUANT_METHOD, read_quantization
 from .tensors import TensorSet, write_tensors
 from .tokenizer import Tokenizer
 
 __all__ = [
-    "QUANT_METHOD", "assemble", "check_output", "gguf_matrix", "half_split_rows", "load_weights", "read_shape", "save_llama",
+    "assemble", "check_output", "gguf_matrix", "half_split_rows", "load_weights", "read_shape", "save_llama",
 ]
-
-#: ``quant_method`` of a checkpoint with INT4 matrices as the machine stores them.
-QUANT_METHOD = "hwgen_int4"
-
-_AGAIN = "download the checkpoint again"
 
 Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
@@ -41,7 +37,7 @@ Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
     fields = Fields(config, "config.json")
-    _quantization(fields)
+    read_quantization(fields)
     if config.get("model_type") == "mistral":  # a llama, but its class has defaults of its own for these
         for name in ("sliding_window", "num_key_value_heads", "max_position_embeddings"):
             if name not in config:
@@ -58,56 +54,17 @@ def assemble(
     return ModelWeights(shape=shape, layer=LLAMA, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
 
 
-def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``quantization_config`` of our own checkpoints, empty for a float checkpoint."""
-    options = config.get("quantization_config") or {}
-    method = options.get("quant_method") if isinstance(options, dict) else options
-    if options and method != QUANT_METHOD:
-        raise HwgenError(
-            "architecture", f"config.json: quant_method is {method!r}; supported: {QUANT_METHOD!r} or float weights",
-            "take the float checkpoint, or a GGUF file, and use `hwgen quantize`",
-        )
-    if not options:
-        return {}
-    fields = Fields(options, "config.json: quantization_config")
-    known = {name: fields.get(name, "int8") for name in ("kv", "query")} | {"group": fields.get("group")}
-    if known["group"] not in GROUPS:
-        raise unsupported("quantization_config.group", known["group"], f"one of {GROUPS}")
-    fields.refuse_left({"quant_method": "ours", "recipe": "how it was made"}, "quantise the model again")
-    return known
-
-
-def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int | None) -> Matrix:
-    if group is None or f"{place}.weight" in tensors:
-        return tensors.floats(tensors.find(f"{place}.weight"), shape)
-    packed, scales = (tensors.stored(tensors.find(f"{place}.{n}")) for n in ("weight_codes", "weight_scales"))
-    midpoints = f"{place}.weight_midpoints"
-    try:
-        matrix = Int4Matrix(
-            unpack_nibbles(packed), group, scales, tensors.stored(midpoints) if midpoints in tensors else None,
-            tensors.floats(tensors.find(f"{place}.row_scale")),
-        )
-    except (ValueError, TypeError) as error:
-        raise HwgenError("checkpoint", f"tensor {place}.weight_codes: {error}", _AGAIN) from error
-    if matrix.codes.shape != shape:
-        raise HwgenError("checkpoint", f"tensor {place}.weight_codes has shape {matrix.codes.shape}, {shape} expected", MISMATCH)
-    return matrix
-
-
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, progress: Callable[[str], None] = lambda text: None,
     keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory."""
-    options = _quantization(config)
-    group = options.get("group")
+    stored = read_quantization(config)
     shape, layers, norm, embedding, head = read_checkpoint(
-        TensorSet(directory), LLAMA, shape, {}, lambda tensors, place, size: _matrix(tensors, place, size, group), progress,
-        keep,
+        TensorSet(directory), LLAMA, shape, {}, stored.read, progress, keep
     )
-    kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:
-        return assemble(shape, layers, norm, embedding, head, **kinds)
+        return assemble(shape, layers, norm, embedding, head, **stored.kinds)
     except ValueError as error:
         raise HwgenError("checkpoint", f"{directory / 'config.json'}: {error}", "quantise the model again") from error
 

@@ -17,7 +17,6 @@ from hwgen.shape import ModelShape
 from hwgen.sw.models.gguf import load_gguf
 from hwgen.sw.models.gguf_file import GgufFile
 from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
-from hwgen.sw.models.gguf_types import blocks_from_gguf
 from hwgen.sw.models.llama import half_split_rows
 from hwgen.sw.models.open import open_model
 from hwgen.weights import dense, random_weights
@@ -47,17 +46,6 @@ def test_every_format_has_the_values_of_the_library(kind: str, tmp_path: Path) -
     if kind == "F32":
         for name, w in loaded.weights.layers[1].matrices.items():
             np.testing.assert_array_equal(w, dense(WEIGHTS.layers[1].matrices[name]))
-
-
-def test_blocks_with_negative_scales_keep_their_values() -> None:
-    rng = np.random.default_rng(1)
-    q = rng.integers(0, 16, (3, 64)).astype(np.uint8)
-    d, m = (rng.choice([-0.5, 0.25, 1.0], (3, 2)).astype(np.float32) for _ in range(2))
-    expected = q * np.repeat(d, 32, axis=1) + np.repeat(m, 32, axis=1)
-    block = blocks_from_gguf(q, d, m)
-    np.testing.assert_array_equal(block.dense(), expected)
-    assert block.scale.min() > 0
-    assert blocks_from_gguf(q, np.abs(d), -8 * np.abs(d)).midpoint is None  # Q4_0
 
 
 def test_same_logits_as_transformers(tmp_path: Path) -> None:
