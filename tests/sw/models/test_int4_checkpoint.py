@@ -123,8 +123,8 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "
 
 def scheme(symmetric: bool, **weights: Any) -> dict[str, Any]:
     return {
-        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed", "ignore": ["lm_head"],
-        "kv_cache_scheme": None, "config_groups": {"group_0": {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+        "ignore": ["lm_head"], "kv_cache_scheme": None, "config_groups": {"group_0": {
             "targets": ["Linear"], "input_activations": None, "output_activations": None, "weights": {
                 "num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": 32, "dynamic": False,
                 "actorder": None, "observer": "minmax", "block_structure": None, **weights,
