@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoder import BITNET, DecoderLayer
-from .formats import Float, flush, pack_bf16, quantize_head, round_bf16, ternary_head
+from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
 from .int4 import BlockMatrix, Int4Matrix, to_machine
 from .rounding import ceil_div
 from .shape import ModelShape
@@ -105,10 +105,10 @@ class ModelWeights:
         for name, (array, shape) in floats.items():
             if array.dtype != np.float32 or array.shape != shape:
                 raise ValueError(f"{name} must be float32 {shape}, not {array.dtype} {array.shape}")
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise ValueError(f"{name} must be finite")
         engine_of([matrix for layer in self.layers for matrix in layer.matrices.values()])
-        if self.engine == "ternary" and not np.array_equal(round_bf16(self.embedding), self.embedding):
+        if self.engine == "ternary" and not has_bf16_values(self.embedding):
             raise ValueError("embedding must hold bfloat16 values; use round_bf16()")
 
     def _check_layer(self, where: str, layer: LayerWeights) -> dict[str, tuple[Float, tuple[int, ...]]]:
@@ -144,7 +144,7 @@ class ModelWeights:
 
     def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
         """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
-        return quantize_head(flush(self.head_rows))
+        return quantize_head(self.head_rows)
 
     def short_head(self) -> tuple[TernaryMatrix, npt.NDArray[np.uint16]]:
         """Ternary LM head (its matrix scale is 1) and bf16 bits of its row scales ``[vocab]``."""

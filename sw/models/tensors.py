@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
-from ...formats import widen_bf16
+from ...formats import is_finite, widen_bf16
 
 __all__ = ["TensorFile", "TensorSet", "widen", "write_tensors"]
 
@@ -39,7 +39,7 @@ def widen(values: npt.NDArray[Any], kind: str) -> npt.NDArray[np.float32]:
     """Stored elements of a floating-point tensor as float32."""
     if kind == "BF16":
         return widen_bf16(values)
-    return values.astype(np.float32)
+    return values.astype(np.float32, copy=False)
 
 
 class TensorFile:
@@ -217,7 +217,7 @@ class TensorSet:
                 "config.json and the weights belong to different models",
             )
         values = widen(self.stored(name), kind)
-        if not np.isfinite(values).all():
+        if not is_finite(values.reshape(-1)):
             raise HwgenError("checkpoint", f"tensor {name} holds values that are not finite", _FIX)
         return values
 
