@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from hwgen.formats import (
-    SMALLEST, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head, widen_bf16,
+    SMALLEST,
+    flush,
+    has_bf16_values,
+    is_finite,
+    pack_bf16,
+    quantize_head,
+    round_bf16,
+    ternary_head,
+    widen_bf16,
 )
 
 
