@@ -15,14 +15,15 @@ from ...shape import ModelShape
 from ...weights import LayerWeights, ModelWeights
 from ..progress import Ticker
 from . import gguf_i2s
+from .decisions import decisions_of_gguf, describe_kinds
 from .families import FAMILIES, Family, family_of_gguf
-from .four_bits import Keep, as_stored
+from .four_bits import Keep
 from .gguf_file import GgufFile
 from .gguf_tokenizer import stop_tokens, tokenizer_from_gguf
-from .model import Model, check_tokens
+from .model import ModelFiles, check_tokens
 from .rotary_scaling import linear_factors
 
-__all__ = ["load_gguf"]
+__all__ = ["open_gguf"]
 
 #: Matrix or gain -> tensor of a layer.
 _PLACES = {
@@ -204,7 +205,7 @@ def _find_i2_s(file: GgufFile, layers: int, progress: Callable[[str], None]) -> 
     progress(f"I2_S in the layout {file.i2_s!r}, {why}")
 
 
-def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[str], None], keep: Keep) -> ModelWeights:
+def _read(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[str], None], keep: Keep) -> ModelWeights:
     layers, loader = [], family.loader()
     for i in range(shape.layers):
         tick(f"reading layer {i + 1} of {shape.layers}")
@@ -221,10 +222,16 @@ def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[
     return loader.assemble(shape, layers, norm, file.floats("token_embd.weight", table), head)
 
 
-def load_gguf(
-    path: Path, progress: Callable[[str], None] = lambda text: None, name: str | None = None, keep: Keep = as_stored
-) -> Model:
-    """The model of a GGUF file with the tokenizer inside it. ``keep`` says what becomes of its matrices."""
+def _weights(
+    file: GgufFile, family: Family, shape: ModelShape, progress: Callable[[str], None], keep: Keep
+) -> ModelWeights:
+    if any(file.kind(tensor) == "I2_S" for tensor in file.names()):
+        _find_i2_s(file, shape.layers, progress)
+    return _read(file, family, shape, Ticker(progress).tick, keep)
+
+
+def open_gguf(path: Path, name: str | None = None) -> ModelFiles:
+    """The model of a GGUF file with the tokenizer inside it."""
     file = GgufFile(path)
     family = _family(file)
     arch = file.require("general.architecture")
@@ -234,7 +241,10 @@ def load_gguf(
     harmless = {key.replace("ARCH", arch): reason for key, reason in _HARMLESS.items()}
     file.fields.refuse_left(harmless, "choose a file without it: what it asks for is not implemented")
     _refuse_tensors(file, family, shape)
-    if any(file.kind(tensor) == "I2_S" for tensor in file.names()):
-        _find_i2_s(file, shape.layers, progress)
-    weights = _weights(file, family, shape, Ticker(progress).tick, keep)
-    return Model(name=name or path.stem, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
+    matrices = [n for n in file.names() if n.startswith("blk.") and len(file.shape(n)) == 2]
+    return ModelFiles(
+        name=name or path.stem, path=path, family=family, shape=shape, tokenizer=tokenizer, stop_tokens=stop,
+        format=f"GGUF, {describe_kinds(map(file.kind, matrices))}", bytes=file.size,
+        decisions=decisions_of_gguf(file, arch, family, shape, tokenizer, stop),
+        read=lambda progress, keep: _weights(file, family, shape, progress, keep),
+    )

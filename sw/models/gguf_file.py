@@ -118,9 +118,10 @@ class GgufFile:
         """Rows first, as numpy has it."""
         return self._find(name).shape
 
-    def bytes(self, name: str) -> int:
-        """Size of a tensor in the file."""
-        return self._find(name).bytes
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.bytes for tensor in self._tensors.values())
 
     def stored(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor."""

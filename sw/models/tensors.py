@@ -177,6 +177,11 @@ class TensorSet:
     def names(self) -> list[str]:
         return list(self._home)
 
+    @property
+    def bytes(self) -> int:
+        """Size of the files."""
+        return sum(file.path.stat().st_size for file in set(self._home.values()))
+
     def unread(self) -> list[str]:
         """Names of the tensors whose elements nobody asked for."""
         return [name for name in self._home if name not in self._read]

@@ -126,10 +126,10 @@ def test_recipes(recipe: str) -> None:
 
 
 def test_exact_keeps_codes_and_rotary_scaling_keeps_the_function(tmp_path: Path) -> None:
-    from hwgen.sw.models.gguf import load_gguf
+    from hwgen.sw.models.gguf import open_gguf
 
     write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 8, LLAMA, "int4"), "Q4_1")
-    weights = load_gguf(tmp_path / "m.gguf").weights
+    weights = open_gguf(tmp_path / "m.gguf").load().weights
     plain = quantize(weights, "exact-q4_1", 32).weights
     for a, b in zip(weights.layers, plain.layers, strict=True):
         for name, matrix in a.matrices.items():
