@@ -51,7 +51,7 @@ def _by_pieces(work: Callable[[Array], Array], values: Array, kind: type) -> Arr
     """``work``, which keeps shapes, of a large array; of a small one or a number at once."""
     if values.ndim == 0 or values.size <= _PIECE:
         return work(values)
-    out = np.empty(values.shape, kind)
+    out: Array = np.empty(values.shape, kind)
     for piece in _pieces(values):
         out[piece] = work(values[piece])
     return out

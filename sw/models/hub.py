@@ -97,7 +97,7 @@ def add_from_hub(
             "or download the files elsewhere and give their directory",
         ) from error
     row = {
-        "licence": (about.card_data or {}).get("license") or "unknown", "description": f"{repository} on the Hugging Face hub",
+        "licence": getattr(about.card_data, "license", None) or "unknown", "description": f"{repository} on the Hugging Face hub",
         "bytes": sum(path.stat().st_size for path in fetched.values()), "source": f"{repository}@{about.sha}", "sha256": hashes,
     }
     with adding(name, 0, row) as ready:

@@ -114,8 +114,8 @@ def test_the_same_refusal_from_every_command(
     said = []
     for command in (
         ["run", model, "--prompt", "x"], ["chat", model, "--prompt", "x"], ["serve", model, "--port", "0"],
-        ["perplexity", model, str(text)], ["quantize", model], ["verify", "--model", model], ["compile", model, "--out", str(tmp_path / "m.hwimage")],
-        ["model", "show", model], ["model", "add", model],
+        ["perplexity", model, str(text)], ["quantize", model], ["verify", "--model", model],
+        ["compile", model, "--out", str(tmp_path / "m.hwimage")], ["model", "show", model], ["model", "add", model],
     ):
         code, result = call(capsys, *command)
         assert code == 2, command
