@@ -56,10 +56,11 @@ def read_checkpoint(
     for i in range(shape.layers):
         ticker.tick(f"reading layer {i + 1} of {shape.layers}")
         prefix = f"model.layers.{i}"
-        matrices = {
-            name: keep(f"layer {i} {name}", "floats", matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size))
-            for name, size in layer.matrices(shape).items()
-        }
+        matrices = {}
+        for name, size in layer.matrices(shape).items():
+            place = f"{prefix}.{MATRIX_PLACES[name]}"
+            kind = tensors.kind(f"{place}.weight") if f"{place}.weight" in tensors else "other forms"
+            matrices[name] = keep(f"layer {i} {name}", kind, matrix(tensors, place, size))
         norms = {
             name: tensors.floats(tensors.find(*(f"{prefix}.{place}.weight" for place in gains.get(name, (name,)))), (size,))
             for name, size in layer.norms(shape).items()
