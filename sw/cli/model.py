@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
 from ..models.hub import MODEL_FILES, add_from_hub, is_hub_name
-from ..models.library import SOURCES, add_files, add_model, added_models, remove_model, shipped_models
+from ..models.library import SOURCES, add_files, add_model, added_models, added_path, remove_model, shipped_models, shipped_path
+from ..models.model import ModelFiles
 from ..models.open import open_files
 from .output import Output, Result
 
@@ -37,10 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-boards", action="store_true", help="list, show: without the boards that hold it")
 
 
-def _boards(name: str) -> list[dict[str, Any]]:
+def _boards(files: ModelFiles) -> list[dict[str, Any]]:
     from ..analysis.model_boards import model_boards
 
-    files = open_files(name)
     return model_boards(files.shape, files.family.layer, files.family.engine)
 
 
@@ -51,8 +52,9 @@ def _shown(boards: list[dict[str, Any]]) -> str:
 def _facts(row: dict[str, Any], with_boards: bool) -> dict[str, Any]:
     """The row with what its files say; with the reason where they cannot be opened."""
     try:
-        files = open_files(row["name"])
-        boards = _boards(row["name"]) if with_boards else []
+        place = added_path(row["name"]) if row["state"] == "added" else Path(row["path"])
+        files = open_files(place or row["path"])  # by its place: a file of the same name may lie here
+        boards = _boards(files) if with_boards else []
     except HwgenError as error:
         return {**row, "family": None, "format": None, "boards": [], "error": error.message}
     return {**row, "family": files.family.name, "format": files.format, "bytes": files.bytes, "boards": boards}
@@ -60,7 +62,8 @@ def _facts(row: dict[str, Any], with_boards: bool) -> dict[str, Any]:
 
 def _list(options: argparse.Namespace, output: Output) -> Result:
     rows: list[dict[str, Any]] = [
-        {"name": name, "state": "shipped", "licence": "Apache-2.0", "description": "part of hwgen"} for name in shipped_models()
+        {"name": name, "state": "shipped", "licence": "Apache-2.0", "description": "part of hwgen", "path": str(shipped_path(name))}
+        for name in shipped_models()
     ]
     added = {row["name"]: row for row in added_models()}
     rows += [{**row, "state": "added"} for row in added.values()]
@@ -83,7 +86,7 @@ def _list(options: argparse.Namespace, output: Output) -> Result:
 
 def _show(options: argparse.Namespace, output: Output) -> Result:
     files = open_files(options.name)
-    boards = [] if options.no_boards else _boards(options.name)
+    boards = [] if options.no_boards else _boards(files)
     output.show(f"{files.name}: {files.path}, {files.format}, {files.bytes:,} bytes")
     for decision in files.decisions:
         value = "none" if decision.value in (None, [], {}) else decision.value
@@ -102,7 +105,7 @@ def _files_of(path: Path) -> tuple[Path, list[Path]]:
     """Directory of a model, and the files in it that it is made of."""
     if path.is_file():
         part = _PART.fullmatch(path.name)
-        return path.parent, sorted(path.parent.glob(f"{part[1]}-?????-of-{part[2]}.gguf")) if part else [path]
+        return path.parent, sorted(path.parent.glob(f"{escape(part[1])}-?????-of-{part[2]}.gguf")) if part else [path]
     weights = [path / "model.safetensors"] if (path / "model.safetensors").exists() else sorted(path.glob("*.safetensors"))
     beside = [path / name for name in MODEL_FILES if (path / name).exists()]
     return path, [*weights, *beside, *sorted((path / "additional_chat_templates").glob("*.jinja"))]

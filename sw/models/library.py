@@ -22,7 +22,7 @@ from ...files import data_directory
 
 __all__ = [
     "SOURCES", "Source", "add_files", "add_model", "added_models", "added_path", "adding", "check_name", "find_model",
-    "remove_model", "row_of", "shipped_models",
+    "remove_model", "row_of", "shipped_models", "shipped_path",
 ]
 
 _SHIPPED = Path(__file__).parent
@@ -66,6 +66,11 @@ def shipped_models() -> list[str]:
     if not _SHIPPED.is_dir():
         return []
     return sorted(p.name for p in _SHIPPED.iterdir() if (p / "config.json").exists())
+
+
+def shipped_path(name: str) -> Path:
+    """Directory of a shipped model."""
+    return _SHIPPED / name
 
 
 def find_model(name: str | Path) -> Path:
