@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...errors import HwgenError
 from ...packages import needs
-from .gguf_types import I2_S, Q2_0, TILES, WIDE_Q2_0, TensorType, size_of, type_of
+from .gguf_types import I2_S, Q2_0, TILES, WIDE_Q2_0, TensorType, name_of, size_of, type_of
 
 __all__ = ["AGAIN", "GgufTensor", "open_parts"]
 
@@ -100,10 +100,9 @@ def _tensors(path: Path, places: list[_Place], foreign: bool) -> list[GgufTensor
     for place in places:
         kind = known[place.number]
         if kind is None or (foreign and place.number in TILES):
-            tiles = TILES.get(place.number)
             raise HwgenError(
-                "architecture", f"{path}: tensors of type {place.number} ({tiles or 'unknown'}) are not supported",
-                _NO_TILES if tiles else _PLAIN,
+                "architecture", f"{path}: tensors of type {place.number} ({name_of(place.number)}) are not supported",
+                _NO_TILES if place.number in TILES else _PLAIN,
             )
         inputs = place.shape[-1] if place.shape else 1
         if inputs % kind.block and kind.number != I2_S:

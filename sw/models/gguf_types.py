@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ...formats import Float
 from ...int4 import BlockMatrix, affine_blocks
 
-__all__ = ["I2_S", "Q2_0", "TILES", "WIDE_Q2_0", "TensorType", "size_of", "type_of"]
+__all__ = ["I2_S", "Q2_0", "TILES", "WIDE_Q2_0", "TensorType", "name_of", "size_of", "type_of"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -171,6 +171,14 @@ def type_of(number: int) -> TensorType | None:
     return TensorType(
         str(kind.name), number, int(block), int(size), _BLOCKS.get(kind.name), lambda rows: np.asarray(gguf.dequantize(rows, kind))
     )
+
+
+def name_of(number: int) -> str:
+    """The name of a type that has no values here."""
+    import gguf
+
+    known = {int(kind): str(kind.name) for kind in gguf.GGMLQuantizationType}
+    return TILES.get(number) or known.get(number, "unknown")
 
 
 def size_of(kind: TensorType, shape: tuple[int, ...]) -> int:

@@ -183,7 +183,7 @@ def retype(path: Path, number: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("number", "name"), [(38, "TL1"), (9, "unknown"), (99, "unknown")])
+@pytest.mark.parametrize(("number", "name"), [(38, "TL1"), (41, "Q1_0"), (99, "unknown")])
 def test_types_of_others(number: int, name: str, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write_gguf(path, UNTIED, "F16")
