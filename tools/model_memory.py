@@ -60,9 +60,9 @@ class RandomTensors(Mapping[str, Tensor]):
         if kind == "U8":
             digits = rng.integers(0, 81, shape, dtype=np.uint8)  # four digits of base 3
             return kind, sum((digits // 3**n % 3 << 2 * n for n in range(4)), np.zeros(shape, np.uint8))
-        # magnitudes from 2^-6 to 2^-4, any sign
+        # magnitudes from 2^-6 to 2^-4, any sign; scales are positive
         bits = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
-        return kind, (bits & 0x80FF) | np.uint16(0x3C80)
+        return kind, (bits & (0x00FF if name.endswith("_scale") else 0x80FF)) | np.uint16(0x3C80)
 
 
 def write_checkpoint(out: Path, model: PublishedModel) -> None:

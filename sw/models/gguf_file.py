@@ -138,7 +138,9 @@ class GgufFile:
             try:
                 trits, scale = gguf_i2s.read(tensor.stored(), rows, inputs, self.i2_s)
             except ValueError as error:
-                raise HwgenError("checkpoint", f"{self.path}: tensor {name} {error}", _FIX) from error
+                raise HwgenError(
+                    "checkpoint", f"{self.path}: tensor {name} of type I2_S {error}", "take TQ1_0, TQ2_0 or the safetensors"
+                ) from error
             values = (trits * scale).reshape(shape)
         else:
             values = tensor.kind.floats(tensor.stored(), shape)

@@ -52,7 +52,7 @@ LAYOUTS: dict[str, Callable[[Bytes, int, int], Bytes]] = {
 
 
 def _fits(layout: str, rows: int, inputs: int) -> bool:
-    return not (rows % 4 if layout == "rows" else inputs % (64 if layout == "arm" else 128))
+    return not (rows % 4 if layout == "rows" else rows * inputs % (64 if layout == "arm" else 128))
 
 
 def read(stored: Bytes, rows: int, inputs: int, layout: str) -> tuple[npt.NDArray[np.int8], np.float32]:
