@@ -188,7 +188,7 @@ class Bench:
         """The layers of the picture, in words."""
         layers = self.image.shape.layers
         if layers == 1:
-            return f"its only layer of {self.layers_full}" if self.layers_full > 1 else "its only layer"
+            return f"one layer of {self.layers_full}"
         return f"first {DRAWN_LAYERS} layers" if layers > DRAWN_LAYERS else f"the {layers} layers of this run"
 
     def write_timeline(self, directory: Path) -> list[str]:
