@@ -145,7 +145,7 @@ def model_bytes(options: argparse.Namespace) -> int:
     """Contiguous bytes that ``--model`` takes on ``--board``."""
     if is_image_file(options.model):
         return load_image(Path(options.model)).image.contiguous_bytes
-    weights = open_model(options.model).weights
+    weights = open_model(options.model, quantized=True).weights
     return plan_image(configured_board(options, weights.engine).config, weights).contiguous_bytes
 
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "train": "train a small story model from a text file (resumes where it stopped)",
     "chat": "talk with a model in the terminal",
     "quantize": "write a llama model with INT4 matrices",
-    "model": "fetch models by name",
+    "model": "list, add, show and remove models",
     "board": "serve a virtual PYNQ board (simulated)",
     "selftest": "bring-up of a board, step by step: registers, clock, memory ports, answers",
     "doctor": "what is installed, what is missing, what to do",

@@ -196,7 +196,7 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
 def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | CompiledModel, Board]:
     """The model of ``options.model``, and the board to run it on: of an image file, the one it was compiled for."""
     if not is_image_file(options.model):
-        model = open_model(options.model, output.progress)
+        model = open_model(options.model, output.progress, quantized=True)
         return model, configured_board(options, model.weights.engine)
     compiled = load_image(Path(options.model))
     if options.board or options.engine or options.config or options.set:

@@ -22,6 +22,7 @@ from ...weights import LayerWeights, ModelWeights
 from .checkpoint import MISMATCH, read_checkpoint
 from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
 from .fields import Fields
+from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
 from .tensors import TensorSet, write_tensors
 
@@ -182,13 +183,13 @@ def _read_matrix(tensors: TensorSet, quantization: Quantization, place: str, sha
 
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer = BITNET,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory: float masters quantised by absmean, or packed ternary matrices."""
     quantization = read_quantization(config)
     parts = read_checkpoint(
         TensorSet(directory), layer, shape, GAIN_PLACES,
-        lambda tensors, place, size: _read_matrix(tensors, quantization, place, size), progress,
+        lambda tensors, place, size: _read_matrix(tensors, quantization, place, size), progress, keep,
     )
     return assemble(*parts, layer=layer)
 

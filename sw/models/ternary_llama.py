@@ -17,6 +17,7 @@ from ...weights import LayerWeights, ModelWeights
 from . import bitnet
 from .bitnet import read_quantization
 from .fields import Fields
+from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
 from .llama import half_split
 from .llama_classes import read_class_shape
@@ -33,10 +34,10 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
 
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory. ``weight_scale``, one a matrix, multiplies or divides, as its class of linear says."""
-    weights, quantization = bitnet.load_weights(directory, config, shape, layer, progress), read_quantization(config)
+    weights, quantization = bitnet.load_weights(directory, config, shape, layer, progress, keep), read_quantization(config)
     if not layer.bias_of or quantization.divides or quantization.online:
         return weights
     return replace(weights, layers=tuple(_scale_biases(of, layer) for of in weights.layers))

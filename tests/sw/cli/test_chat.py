@@ -50,10 +50,3 @@ def test_the_first_answer_is_that_of_run(
     options = (str(model_file), "--prompt", "The cat", "--max-new-tokens", "6", "--device", "golden", *sampling)
     said, run = call(capsys, "chat", *options)[1]["turns"][0], call(capsys, "run", "--chat", *options)[1]
     assert {name: run[name] for name in said} == said and said["tokens"]
-
-
-@pytest.mark.parametrize("device", ["golden", "verilator"])
-def test_float_models_need_quantising(tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:
-    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "F16")
-    code, result = call(capsys, "chat", str(tmp_path / "m.gguf"), "--device", device, "--prompt", "x")
-    assert code == 2 and "not floats" in result["error"]["message"] and "hwgen quantize" in result["error"]["fix"]
