@@ -114,8 +114,8 @@ class AttentionUnit(wiring.Component):
         m.d.sync += [start.eq(self.start), direct.eq(self.op.descriptor.opcode == Opcode.HEAD)]
         for unit in (slots, blocks, scores, values):
             wiring.connect(m, wiring.flipped(self.op), unit.op)
-        for runs, unit in zip(self.runs, (blocks, slots), strict=True):
-            wiring.connect(m, wiring.flipped(runs), unit.runs)
+        for runs, reader in zip(self.runs, (blocks.runs, slots.runs), strict=True):
+            wiring.connect(m, wiring.flipped(runs), reader)
         wiring.connect(m, wiring.flipped(self.beats), blocks.beats)
         wiring.connect(m, wiring.flipped(self.store), blocks.store)
         wiring.connect(m, wiring.flipped(self.query), scores.write)
