@@ -20,20 +20,25 @@ _LOWEST = -(1 << (SCORE_BITS - 1))
 _LAST_SHIFT = 16
 
 
+#: The first difference whose power is 0.
+_ZERO_FROM = (_LAST_SHIFT + 1) << SCORE_FRACTION
+
+
 @cache
 def _exp2_values() -> Tensor:
-    """The table with its interpolation for every fraction f in 0..1023: 2^(-f / 1024), 16 fraction bits, int32."""
+    """What :func:`exp2` is of 0 to `_ZERO_FROM`, int32: 2^(-f / 1024) of the fraction f by the table with its interpolation, 16
+    fraction bits, then shifted by the whole part and rounded.
+    """
     base, slope = (torch.tensor(column) for column in exp2_table())
-    f = torch.arange(1 << SCORE_FRACTION)
-    return (base[f >> 4] - ((slope[f >> 4] * (f & 15) + 8) >> 4)).to(torch.int32)
+    d = torch.arange(_ZERO_FROM)
+    f, shift = d & ((1 << SCORE_FRACTION) - 1), d >> SCORE_FRACTION
+    v = base[f >> 4] - ((slope[f >> 4] * (f & 15) + 8) >> 4)
+    return torch.nn.functional.pad((v + (1 << shift)) >> (shift + 1), (0, 1)).to(torch.int32)
 
 
 def exp2(d: Tensor) -> Tensor:
     """2^-(d / 1024) with 15 fraction bits, int32, of ``d >= 0`` int32; 0 from d = 17 * 1024 on."""
-    i = d >> SCORE_FRACTION
-    shift = i.clamp(max=_LAST_SHIFT)
-    v = _exp2_values()[(d & ((1 << SCORE_FRACTION) - 1)).long()]
-    return torch.where(i > _LAST_SHIFT, 0, (v + (1 << shift)) >> (shift + 1))
+    return _exp2_values()[d.clamp(max=_ZERO_FROM)]
 
 
 @dataclass

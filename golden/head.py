@@ -39,5 +39,10 @@ def short_list(scores: Tensor, block: int, entries: int) -> Tensor:
 
 def top_candidates(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``(token ids, logits)`` of the ``k`` largest of ``logits [..., vocab]``, of equal ones the smaller id first."""
+    near = None
+    if logits.dim() == 1 and logits.shape[0] > k:  # to sort a whole vocabulary takes longer than its products
+        near = torch.nonzero(logits >= torch.topk(logits, k).values[-1]).flatten()
+        logits = logits[near]
     values, index = torch.sort(logits, dim=-1, descending=True, stable=True)
-    return index[..., :k], values[..., :k]
+    index = index[..., :k]
+    return (index if near is None else near[index]), values[..., :k]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from ..int4 import WEIGHT_MAX
 from ..numerics import E4M3_LARGEST, E4M3_MAX, E4M3_UNITS
-from .float32 import bf16_round, column_sum, fadd, fdiv, fmul, fsqrt, int_to_f32, round_int
+from .float32 import bf16_round, column_sum, constant, fadd, fdiv, fmul, fsqrt, int_to_f32, round_int
 
 __all__ = [
     "dequantize_rows",
@@ -24,6 +26,9 @@ __all__ = [
 #: 1/448 with the factor 2^-9 of the integers in it.
 _INVERSE = torch.tensor(1.0 / E4M3_LARGEST, dtype=torch.float32)
 
+#: In place of the value of a code that has none.
+_NAN = 1 << 30
+
 #: 1/7 as float32.
 _INVERSE_7 = torch.tensor(1.0 / 7.0, dtype=torch.float32)
 
@@ -39,28 +44,41 @@ def e4m3_integers(x: Tensor) -> Tensor:
 
 def e4m3_codes(integers: Tensor) -> Tensor:
     """The 8-bit codes, uint8, of values in units of 2^-9."""
-    magnitude = integers.abs()
+    return _e4m3_codes()[integers.abs()] | (integers < 0).to(torch.uint8) << 7
+
+
+@cache
+def _e4m3_codes() -> Tensor:
+    """The code of every magnitude, in units of 2^-9, up to the largest; of one that is no e4m3 value anything."""
+    magnitude = torch.arange(E4M3_LARGEST + 1, dtype=torch.int32)
     _, exponent = torch.frexp(magnitude.double())
     shift = (exponent - 4).clamp(min=0)
     mantissa = magnitude >> shift  # 8..15, or less for subnormals
     field = torch.where(mantissa >= 8, shift + 1, 0)
-    return ((integers < 0).to(torch.int32) << 7 | field << 3 | mantissa & 7).to(torch.uint8)
+    return (field << 3 | mantissa & 7).to(torch.uint8)
 
 
 def e4m3_values(codes: Tensor) -> Tensor:
     """Values in units of 2^-9, int32, of 8-bit codes; NaN codes are refused."""
-    c = codes.to(torch.int32)
-    if bool(((c & 0x7F) == 0x7F).any()):
+    values = _e4m3_values()[codes.to(torch.int32)]
+    if bool((values == _NAN).any()):
         raise ValueError("codes must be finite, not 0x7f or 0xff")
+    return values
+
+
+@cache
+def _e4m3_values() -> Tensor:
+    """The value of every code, `_NAN` where it is none."""
+    c = torch.arange(256, dtype=torch.int32)
     field, mantissa = c >> 3 & 15, c & 7
     magnitude = torch.where(field > 0, (mantissa | 8) << (field - 1).clamp(min=0), mantissa)
-    return torch.where(c >= 128, -magnitude, magnitude)
+    return torch.where((c & 0x7F) == 0x7F, _NAN, torch.where(c >= 128, -magnitude, magnitude))
 
 
 def _absmax(y: Tensor) -> tuple[Tensor, Tensor]:
     """``(e4m3 of y * (448 / a) as integers, a [...])`` with ``a = max |y|`` of the last dimension."""
     a = y.abs().amax(dim=-1, keepdim=True)
-    return e4m3_integers(fmul(y, fdiv(torch.tensor(float(E4M3_MAX)), a))), a.squeeze(-1)
+    return e4m3_integers(fmul(y, fdiv(constant(float(E4M3_MAX)), a))), a.squeeze(-1)
 
 
 def quantize_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,19 +90,19 @@ def quantize_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
 def norm_e4m3(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tuple[Tensor, Tensor]:
     """NORM: ``x [..., n]``, ``gain [n]`` -> ``(integers int32 [..., n], scale [...])``, together ``~ rmsnorm(x) * gain``."""
     q, a = _absmax(fmul(x, gain))
-    mean = fmul(column_sum(fmul(x, x)), torch.tensor(inverse_n, dtype=torch.float32))
-    rms = fsqrt(fadd(mean, torch.tensor(eps, dtype=torch.float32)))
+    mean = fmul(column_sum(fmul(x, x)), constant(inverse_n))
+    rms = fsqrt(fadd(mean, constant(eps)))
     return q, fdiv(fmul(a, _INVERSE), rms)
 
 
 def int4_matmul(activations: Tensor, weights: Tensor) -> Tensor:
     """LINEAR: exact ``activations [..., n] @ weights[rows, n].T``, int64.
 
-    ``activations`` are e4m3 integers; ``weights`` are ``Int4Matrix.integers()`` held in float64.
+    ``activations`` are e4m3 integers; ``weights`` are ``Int4Matrix.integers()``, in float64 or as integers.
     """
     if weights.shape[1] * E4M3_LARGEST * WEIGHT_MAX >= 1 << 53:
         raise ValueError(f"inputs must be fewer than {(1 << 53) // (E4M3_LARGEST * WEIGHT_MAX)} (exact in float64)")
-    return (activations.double() @ weights.T).to(torch.int64)
+    return (activations.double() @ weights.double().T).to(torch.int64)
 
 
 def dequantize_rows(acc: Tensor, activation_scale: Tensor, row_scale: Tensor) -> Tensor:
@@ -95,10 +113,10 @@ def dequantize_rows(acc: Tensor, activation_scale: Tensor, row_scale: Tensor) ->
 def quantize_query_e4m3(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
     """Query heads ``y [..., d]`` -> ``(e4m3 integers int32 [..., d], scale [...])``; the scale leads to base-2 logarithms."""
     q, a = _absmax(y)
-    return q, fmul(a, torch.tensor(score_constant, dtype=torch.float32))
+    return q, fmul(a, constant(score_constant))
 
 
 def quantize_kv4(y: Tensor) -> tuple[Tensor, Tensor]:
     """Key or value heads ``y [..., d]`` -> ``(int8 [..., d] in -7..7, bf16 scale [...] held in float32)``."""
     scale = bf16_round(fmul(y.abs().amax(dim=-1, keepdim=True), _INVERSE_7))
-    return round_int(fmul(y, fdiv(torch.tensor(1.0), scale)), 4).to(torch.int8), scale.squeeze(-1)
+    return round_int(fmul(y, fdiv(constant(1.0), scale)), 4).to(torch.int8), scale.squeeze(-1)

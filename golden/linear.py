@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .activation import relu2, silu
-from .float32 import fadd, fmul, int_to_f32
+from .float32 import constant, fadd, fmul, int_to_f32
 
 __all__ = ["dequantize", "drain", "integer_matmul"]
 
@@ -31,7 +31,7 @@ def integer_matmul(q: Tensor, weights: Tensor, magnitude: int) -> Tensor:
 
 def dequantize(acc: Tensor, activation_scale: Tensor, weight_scale: float) -> Tensor:
     """``acc [..., rows]`` times ``activation_scale [...] * weight_scale``: two roundings, the scales' product first."""
-    scale = fmul(activation_scale, torch.tensor(weight_scale, dtype=torch.float32))
+    scale = fmul(activation_scale, constant(weight_scale))
     return fmul(int_to_f32(acc), scale.unsqueeze(-1))
 
 

@@ -7,6 +7,8 @@ folds it into lanes and banks, the attribute's comment says how.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +57,37 @@ __all__ = ["GoldenMachine", "ProgramError"]
 _DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Flag.MULTIPLY: "multiply", Flag.ADD: "add"}
 
 
+@lru_cache(maxsize=1 << 16)
+def _decoded(data: bytes, tokens: int, wanted: int) -> tuple[Descriptor, range, bool]:
+    """A descriptor from its bytes, its active tokens (none where it is skipped) in a pass of so many tokens and wanted ones, and
+    whether these are at most a round's: programs are the same in every pass.
+    """
+    d = Descriptor.unpack(data)
+    if d.opcode is Opcode.END or skipped(d, tokens, wanted):
+        return d, range(0), False
+    row = OPERATORS[d.opcode]
+    one_round = bool((row.reads(d) | row.writes(d)) & (State.ACTIVATIONS | State.ACCUMULATORS))
+    return d, active_tokens(d, tokens, wanted), one_round
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operators are small: waking other threads costs more than they save."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+#: Method of the machine by operator.
+_METHODS = {opcode: f"_{opcode.name.lower()}" for opcode in Opcode}
+
+
 class GoldenMachine(Memories):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
@@ -73,8 +106,9 @@ class GoldenMachine(Memories):
     def write_register(self, offset: int, value: int) -> None:
         """Write 32 bits at ``offset`` of the register window; a doorbell runs the program before it returns."""
         if self.registers.write(offset, value):
-            for _ in self.steps():
-                pass
+            with _one_thread():
+                for _ in self.steps():
+                    pass
 
     def read_register(self, offset: int) -> int:
         """Read 32 bits at ``offset``. Counters of time read 0; those of beats and operators are exact."""
@@ -109,13 +143,19 @@ class GoldenMachine(Memories):
         r.begin()
         address = r.program
         try:
-            while (d := Descriptor.unpack(self._read(address, DESCRIPTOR_BYTES).tobytes())).opcode is not Opcode.END:
+            while True:
+                data = self._read(address, DESCRIPTOR_BYTES).tobytes()
+                d, active, one_round = _decoded(data, r.count, r.wanted)
+                if d.opcode is Opcode.END:
+                    break
                 address += DESCRIPTOR_BYTES
-                if skipped(d, r.count, r.wanted):
+                if not active:
                     continue
-                active = active_tokens(d, r.count, r.wanted)
                 self.first, self.count = active.start, len(active)
                 r.current = d.tag
+                if one_round and self.count > self.config.tokens:
+                    most = self.config.tokens
+                    raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {self.count}")
                 self._execute(d)
                 r.counters["operators"] += 1
                 if self.on_retire is not None:
@@ -145,20 +185,13 @@ class GoldenMachine(Memories):
         if d.fetch not in row.fetches:
             allowed = " or ".join(fetch.name for fetch in row.fetches)
             raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {allowed}, not {d.fetch.name}")
-        if (row.reads(d) | row.writes(d)) & (State.ACTIVATIONS | State.ACCUMULATORS) and self.count > self.config.tokens:
-            raise ProgramError(
-                f"operator {d.tag} {d.opcode.name} must have at most {self.config.tokens} tokens, not {self.count}"
-            )
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # operators are small; waking other threads costs more than they save
         try:
-            getattr(self, f"_{d.opcode.name.lower()}")(d)
+            with _one_thread(), torch.inference_mode():
+                getattr(self, _METHODS[d.opcode])(d)
         except ProgramError:
             raise
         except (IndexError, RuntimeError, ValueError) as error:  # an address or a size outside the build's memories
             raise ProgramError(f"operator {d.tag} {d.opcode.name}: {error}") from error
-        finally:
-            torch.set_num_threads(threads)
 
     def _embed(self, d: Descriptor) -> None:
         rows = np.stack(self._token_segments(d)).reshape(self.count, -1).view(np.uint16)
@@ -219,7 +252,7 @@ class GoldenMachine(Memories):
         inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
         if fp8:
-            acc = int4_matmul(e4m3_values(q.view(torch.uint8)), matrix[:, :inputs].double())
+            acc = int4_matmul(e4m3_values(q.view(torch.uint8)), matrix[:, :inputs])
         else:
             acc = integer_matmul(q.float(), matrix[:, :inputs].float(), 127)
         self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()

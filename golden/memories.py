@@ -121,13 +121,29 @@ class Memories:
         index = torch.tensor(range(self.first, self.first + self.count) if tokens is None else tokens)
         return at.base + index[:, None] * at.stride + torch.arange(at.count)
 
+    @staticmethod
+    def _check_vectors(memory: npt.NDArray[np.float32], first: int, count: int) -> None:
+        """Refuse vectors that a memory does not have, as an index does and a slice does not."""
+        if not 0 <= first <= first + count <= memory.shape[0]:
+            raise IndexError(f"vectors {first} to {first + count} of {memory.shape[0]}")
+
     def _load(self, d: Descriptor, tokens: Sequence[int] | None = None) -> Tensor:
         """``[tokens, vectors * width]`` from the scratch, of the active tokens or of others."""
-        return torch.from_numpy(self.scratch)[self._addresses(OPERATORS[d.opcode].scratch_reads(d), tokens)].flatten(1)
+        at = OPERATORS[d.opcode].scratch_reads(d)
+        if self.count == 1:  # a piece of the memory: no indices are made
+            first = at.base + (self.first if tokens is None else tokens[0]) * at.stride
+            self._check_vectors(self.scratch, first, at.count)
+            return torch.from_numpy(self.scratch[first : first + at.count].reshape(1, -1).copy())
+        return torch.from_numpy(self.scratch)[self._addresses(at, tokens)].flatten(1)
 
     def _store(self, d: Descriptor, values: Tensor) -> None:
         """``[active tokens, vectors * width]`` to the scratch."""
         at = OPERATORS[d.opcode].scratch_writes(d)
+        if self.count == 1:
+            first = at.base + self.first * at.stride
+            self._check_vectors(self.scratch, first, at.count)
+            self.scratch[first : first + at.count] = values.reshape(at.count, self.config.width).numpy()
+            return
         torch.from_numpy(self.scratch)[self._addresses(at)] = values.reshape(self.count, at.count, self.config.width)
 
     def _constants(self, d: Descriptor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .float32 import column_sum, fadd, fdiv, fmul, fsqrt, round_int8
+from .float32 import column_sum, constant, fadd, fdiv, fmul, fsqrt, round_int8
 
 __all__ = ["INVERSE_127", "absmax_inverse", "norm_heads", "norm_quantize", "quantize_int8"]
 
@@ -16,7 +16,7 @@ INVERSE_127 = torch.tensor(1.0 / 127.0, dtype=torch.float32)
 def absmax_inverse(y: Tensor) -> tuple[Tensor, Tensor]:
     """``(a, inv)`` of the last dimension, kept as size 1: ``a = max |y|``, ``inv = 127 / a`` (0 for ``a = 0``)."""
     a = y.abs().amax(dim=-1, keepdim=True)
-    return a, fdiv(torch.tensor(127.0), a)
+    return a, fdiv(constant(127.0), a)
 
 
 def norm_quantize(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tuple[Tensor, Tensor]:
@@ -27,8 +27,8 @@ def norm_quantize(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tupl
     """
     y = fmul(x, gain)
     a, inverse = absmax_inverse(y)
-    mean = fmul(column_sum(fmul(x, x)), torch.tensor(inverse_n, dtype=torch.float32))
-    rms = fsqrt(fadd(mean, torch.tensor(eps, dtype=torch.float32)))
+    mean = fmul(column_sum(fmul(x, x)), constant(inverse_n))
+    rms = fsqrt(fadd(mean, constant(eps)))
     return round_int8(fmul(y, inverse)), fdiv(fmul(a.squeeze(-1), INVERSE_127), rms)
 
 

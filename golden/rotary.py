@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .float32 import bf16_round, fadd, fdiv, fmul, fsub, round_int8
+from .float32 import bf16_round, constant, fadd, fdiv, fmul, fsub, round_int8
 from .norm import INVERSE_127, absmax_inverse
 
 __all__ = ["quantize_kv", "quantize_query", "rotate"]
@@ -24,10 +24,10 @@ def quantize_query(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
     The scale, with a key's, takes a dot product to base-2 logarithms.
     """
     a, inverse = absmax_inverse(y)
-    return round_int8(fmul(y, inverse)), fmul(a, torch.tensor(score_constant, dtype=torch.float32)).squeeze(-1)
+    return round_int8(fmul(y, inverse)), fmul(a, constant(score_constant)).squeeze(-1)
 
 
 def quantize_kv(y: Tensor) -> tuple[Tensor, Tensor]:
     """Key or value heads ``y [..., d]`` -> ``(int8 [..., d], bf16 scale [...] held in float32)``."""
     scale = bf16_round(fmul(y.abs().amax(dim=-1, keepdim=True), INVERSE_127))
-    return round_int8(fmul(y, fdiv(torch.tensor(1.0), scale))), scale.squeeze(-1)
+    return round_int8(fmul(y, fdiv(constant(1.0), scale))), scale.squeeze(-1)

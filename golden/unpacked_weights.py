@@ -26,44 +26,65 @@ class _Entry:
     unpacked: tuple[Tensor, ...]
 
 
+#: Bytes of matrices that are kept as what products take (float32 or float64): SmolLM2-135M is below, 2B4T above.
+KEPT_BYTES = 5 << 28
+
+
+def _words(packed: Bytes) -> npt.NDArray[np.uint64]:
+    """The same bytes in fewer elements, which are compared faster; a beat has at least 8."""
+    return packed.view(np.uint64)
+
+
 class StationaryWeights:
     """Unpacked matrices by address. The packed bytes are compared on every use, which is much cheaper than unpacking
-    them.
+    them. Matrices are kept as what products take, for as many as `KEPT_BYTES` hold; the others are integers.
     """
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         self._entries: dict[tuple[int, ...], _Entry] = {}
+        self._kept = 0
+
+    def _matrix(self, integers: npt.NDArray[np.generic], kind: torch.dtype) -> Tensor:
+        """A matrix as ``kind``, or as it is when there is no room."""
+        matrix = torch.from_numpy(integers)
+        size = matrix.numel() * kind.itemsize
+        if self._kept + size > KEPT_BYTES:
+            return matrix
+        self._kept += size
+        return matrix.to(kind)
 
     def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         entry = self._entries.get(key)
-        if entry is None or not np.array_equal(entry.packed, packed):
+        if entry is None or not np.array_equal(_words(entry.packed), _words(packed)):
+            if entry is not None and entry.unpacked[0].is_floating_point():
+                self._kept -= entry.unpacked[0].nbytes
             entry = self._entries[key] = _Entry(packed.copy(), unpack())
         return entry.unpacked
 
     def ternary(self, address: int, beats: Bytes, slices: int, row_blocks: int) -> Tensor:
-        """The matrix packed in ``beats``, int8 ``[row_blocks * rows, slices * slice_inputs]``."""
+        """The matrix packed in ``beats``, ``[row_blocks * rows, slices * slice_inputs]`` in int8 or float32."""
         c = self.config
 
         def unpack() -> tuple[Tensor, ...]:
             trits = unpack_ternary(c, beats, row_blocks * c.rows, slices * c.slice_inputs)
-            return (torch.from_numpy(trits),)
+            return (self._matrix(trits, torch.float32),)
 
         return self._get((address, slices, row_blocks), beats, unpack)[0]
 
     def int4(self, address: int, beats: Bytes, layout: Int4Layout) -> Tensor:
-        """The panel packed in ``beats`` in units of its row scales, int16 ``[rows, inputs]``."""
+        """The panel packed in ``beats`` in units of its row scales, ``[rows, inputs]`` in int16 or float64."""
 
         def unpack() -> tuple[Tensor, ...]:
             codes, scales, midpoints = layout.unpack(beats)
             shape = layout.group, layout.inputs
             w = codes * spread(scales.astype(np.int16), *shape) + MIDPOINT_STEP * spread(midpoints.astype(np.int16), *shape)
-            return (torch.from_numpy(w),)
+            return (self._matrix(w, torch.float64),)
 
         return self._get((address, layout.rows, layout.inputs, layout.group), beats, unpack)[0]
 
     def head(self, address: int, beats: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
-        """int8 rows ``[vocab, inputs]`` and their scales ``[vocab]``, packed as by
+        """Rows ``[vocab, inputs]``, int8 or float32, and their scales ``[vocab]``, packed as by
         ``layout.pack_head``.
         """
         c = self.config
@@ -77,7 +98,7 @@ class StationaryWeights:
                 data.reshape(len(blocks), -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3).reshape(-1, inputs)[:vocab]
             )
             scale = torch.from_numpy(widen_bf16(scales))
-            return torch.from_numpy(np.ascontiguousarray(data)), scale
+            return self._matrix(np.ascontiguousarray(data), torch.float32), scale
 
         rows, scale = self._get((address, inputs, vocab), beats, unpack)
         return rows, scale

@@ -49,6 +49,7 @@ def cached_verilog(config: BuildConfig, progress: Callable[[str], None] = lambda
     path = cache_directory() / f"verilog-{key}.v"
     if path.exists():
         return path.read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be kept is refused before the work
     progress("generating Verilog")
     text = generate_verilog(config)
     write_whole(path, text)

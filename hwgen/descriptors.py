@@ -75,7 +75,7 @@ class Flag(enum.IntFlag):
     """Modifiers of a descriptor."""
 
     NONE = 0
-    #: Works on the wanted tokens: its token j is the j-th of them, and so many as there are stand in for those of the pass. NORM
+    #: Works on the wanted tokens: its token j is the j-th of them, and their number stands in for that of the pass's tokens. NORM
     #: reads the scratch of the token of the pass that is the j-th.
     LOGITS = 1
     #: Keep the consumed ring region, and rewind to its start when the operator ends (replay), if the pass has tokens behind

@@ -5,6 +5,8 @@ LM heads, constants.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,9 @@ __all__ = [
     "SMALLEST",
     "Float",
     "flush",
+    "has_bf16_values",
     "identity_row",
+    "is_finite",
     "pack_bf16",
     "quantize_head",
     "rotary_rows",
@@ -32,38 +36,94 @@ Float = npt.NDArray[np.float32]
 SMALLEST = np.float32(2.0 ** (F32_MIN_EXPONENT - 127))
 
 
+#: Elements of a large array that are worked on at a time: an embedding of a billion bytes is copied once, not once an operation.
+_PIECE = 1 << 22
+
+Array = npt.NDArray[Any]
+
+
+def _pieces(array: Array) -> Iterator[slice]:
+    """Rows of ``array`` in pieces."""
+    step = max(1, _PIECE // max(1, math.prod(array.shape[1:])))
+    return (slice(first, first + step) for first in range(0, len(array), step))
+
+
+def _by_pieces(work: Callable[[Array], Array], values: Array, kind: type) -> Array:
+    """``work``, which keeps shapes, of a large array; of a small one or a number at once."""
+    if values.ndim == 0 or values.size <= _PIECE:
+        return work(values)
+    out: Array = np.empty(values.shape, kind)
+    for piece in _pieces(values):
+        out[piece] = work(values[piece])
+    return out
+
+
+def _flush(array: Array) -> Array:
+    array = np.asarray(array, np.float32)
+    return np.where(np.abs(array) < SMALLEST, np.float32(0), array)
+
+
+def _pack_bf16(array: Array) -> Array:
+    bits = _flush(array).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+
+
+def _widen_bf16(bits: Array) -> Array:
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
 def flush(values: npt.ArrayLike) -> Float:
     """As float32, with magnitudes below 2^-125 as +0: the values that the machine's float32 has."""
-    array = np.asarray(values, np.float32)
-    return np.where(np.abs(array) < SMALLEST, np.float32(0), array)
+    return _by_pieces(_flush, np.asarray(values), np.float32)
 
 
 def pack_bf16(values: npt.ArrayLike) -> npt.NDArray[np.uint16]:
     """bf16 bits of finite values, flushed, rounded to nearest (ties to even)."""
-    bits = flush(values).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    return _by_pieces(_pack_bf16, np.asarray(values), np.uint16)
 
 
 def widen_bf16(bits: npt.NDArray[np.uint16]) -> Float:
     """The values of bf16 bits, in float32."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return _by_pieces(_widen_bf16, bits, np.float32)
 
 
 def round_bf16(values: npt.ArrayLike) -> Float:
     """Nearest bfloat16 values (ties to even), held in float32, flushed; finite input only."""
-    return widen_bf16(pack_bf16(values))
+    return _by_pieces(lambda part: _widen_bf16(_pack_bf16(part)), np.asarray(values), np.float32)
+
+
+def has_bf16_values(values: Float) -> bool:
+    """Whether :func:`round_bf16` changes nothing."""
+    return all(np.array_equal(_widen_bf16(_pack_bf16(values[piece])), values[piece]) for piece in _pieces(values))
+
+
+def is_finite(values: Array) -> bool:
+    """Whether every element is a finite number."""
+    return all(bool(np.isfinite(values[piece]).all()) for piece in _pieces(values))
+
+
+def _row_by_row(work: Callable[[Float], tuple[Array, Array]], rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """What ``work`` makes of every piece of a head, in one pair of arrays."""
+    out, bits = np.empty(rows.shape, np.int8), np.empty(len(rows), np.uint16)
+    for piece in _pieces(rows):
+        out[piece], bits[piece] = work(rows[piece])
+    return out, bits
 
 
 def quantize_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-    """int8 LM head: ``(w8 [vocab, hidden], bf16 bits of the row scales [vocab])``.
+    """int8 LM head: ``(w8 [vocab, hidden], bf16 bits of the row scales [vocab])``, of rows that are flushed first.
 
     scale = bf16(max |w| / 127); w8 = round(w / scale), ties to even, in -127..127, 0 where the scale is 0.
     """
-    bits = pack_bf16(np.abs(rows).max(axis=1) / np.float32(127))
-    scale = widen_bf16(bits)[:, None]
-    divisor = np.where(scale == 0, np.float32(1), scale)
-    w8 = np.clip(np.rint(np.where(scale == 0, np.float32(0), rows) / divisor), -127, 127).astype(np.int8)
-    return w8, bits
+
+    def work(part: Float) -> tuple[Array, Array]:
+        part = flush(part)
+        bits = pack_bf16(np.abs(part).max(axis=1) / np.float32(127))
+        scale = widen_bf16(bits)[:, None]
+        divisor = np.where(scale == 0, np.float32(1), scale)
+        return np.clip(np.rint(np.where(scale == 0, np.float32(0), part) / divisor), -127, 127).astype(np.int8), bits
+
+    return _row_by_row(work, rows)
 
 
 def ternary_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
@@ -71,10 +131,13 @@ def ternary_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint
 
     Each row by itself: scale = mean |w|, trits = round(w / scale) in -1..1; scale 0 for a row of zeros.
     """
-    bits = pack_bf16(np.abs(rows).mean(axis=1, dtype=np.float64))
-    scale = widen_bf16(bits)[:, None]
-    trits = np.clip(np.rint(rows / np.where(scale == 0, np.float32(1), scale)), -1, 1).astype(np.int8)
-    return trits, bits
+
+    def work(part: Float) -> tuple[Array, Array]:
+        bits = pack_bf16(np.abs(part).mean(axis=1, dtype=np.float64))
+        scale = widen_bf16(bits)[:, None]
+        return np.clip(np.rint(part / np.where(scale == 0, np.float32(1), scale)), -1, 1).astype(np.int8), bits
+
+    return _row_by_row(work, rows)
 
 
 def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:

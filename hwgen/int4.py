@@ -12,16 +12,8 @@ from .formats import Float, flush
 from .rounding import ceil_div
 
 __all__ = [
-    "GROUPS",
-    "MIDPOINT_STEP",
-    "WEIGHT_MAX",
-    "BlockMatrix",
-    "Int4Matrix",
-    "pack_nibbles",
-    "row_scales",
-    "spread",
-    "to_machine",
-    "unpack_nibbles",
+    "CODE_MAX", "GROUPS", "MIDPOINT_STEP", "WEIGHT_MAX", "BlockMatrix", "Int4Matrix", "affine_blocks", "pack_nibbles",
+    "round_to_nearest", "row_scales", "spread", "symmetric_scales", "to_machine", "unpack_nibbles",
 ]
 
 #: Group sizes of the machine, in inputs.
@@ -29,6 +21,9 @@ GROUPS = (16, 32, 64, 128)
 
 #: A midpoint code counts this many units of ``row_scale``.
 MIDPOINT_STEP = 8
+
+#: Largest positive code: the scale of a symmetric group is its absmax over this.
+CODE_MAX = 7
 
 _SCALE_MAX = 255
 _MIDPOINT_MAX = 127
@@ -110,6 +105,19 @@ class BlockMatrix:
         return np.asarray(w, np.float32)
 
 
+def affine_blocks(q: npt.NDArray[np.uint8], d: Float, m: Float, group: int = 32) -> BlockMatrix:
+    """``w = d q + m`` with ``q [rows, inputs]`` in 0..15, ``d`` and ``m [rows, inputs / group]``, as codes -8..7 around a midpoint.
+
+    Where d is negative the codes are mirrored, so that every scale is positive. The values do not change.
+    """
+    codes = q.astype(np.int8) - np.int8(8)
+    negative = d < 0
+    if negative.any():
+        codes = np.where(spread(negative, group, q.shape[1]), np.int8(-1) - codes, codes)
+    midpoint = np.where(negative, m + 7 * d, m + 8 * d).astype(np.float32)
+    return BlockMatrix(codes, group, np.abs(d).astype(np.float32), midpoint if midpoint.any() else None)
+
+
 @dataclass(frozen=True)
 class Int4Matrix:
     """A matrix as the machine stores it: ``w = row_scale * (scales * codes + 8 * midpoints)``."""
@@ -164,6 +172,14 @@ class Int4Matrix:
         groups = self.scales.size * (1 if self.symmetric else 2)
         return self.codes.size // 2 + groups + 4 * self.rows
 
+    def regrouped(self, group: int) -> Int4Matrix:
+        """The same matrix with groups of ``group`` inputs, a divisor of those that it has."""
+        if self.group % group:
+            raise ValueError(f"group must divide {self.group}, not {group!r}")
+        parts = self.group // group, ceil_div(self.inputs, group)
+        midpoints = None if self.midpoints is None else spread(self.midpoints, *parts)
+        return self if parts[0] == 1 else Int4Matrix(self.codes, group, spread(self.scales, *parts), midpoints, self.row_scale)
+
     def integers(self) -> npt.NDArray[np.int16]:
         """``scales * codes + 8 * midpoints``, ``[rows, inputs]``: the weights in units of ``row_scale``."""
         w = self.codes * spread(self.scales.astype(np.int16), self.group, self.inputs)
@@ -199,3 +215,39 @@ def to_machine(matrix: BlockMatrix) -> Int4Matrix:
         coarse = code_scales(matrix.midpoint / np.float32(MIDPOINT_STEP), unit)
         midpoints = np.clip(coarse, -_MIDPOINT_MAX, _MIDPOINT_MAX).astype(np.int8)
     return Int4Matrix(matrix.codes, matrix.group, scales, midpoints, unit)
+
+
+def _group_absmax(w: Float, group: int) -> Float:
+    padded = np.pad(np.abs(w), ((0, 0), (0, -w.shape[1] % group)))
+    return np.asarray(padded.reshape(len(w), -1, group).max(axis=2), np.float32)
+
+
+def symmetric_scales(w: Float, group: int, margin: float = 1.0) -> tuple[Float, Float]:
+    """Scales of groups that are symmetric around 0: ``(scale codes [rows, groups] as floats, unit [rows])`` with codes 1..255, for
+    a small group may not lose its scale.
+    """
+    absmax = _group_absmax(w, group) / np.float32(CODE_MAX)
+    unit = row_scales(absmax, None) * np.float32(margin)
+    divisor = np.where(unit == 0, np.float32(1), unit)
+    return np.clip(np.rint(absmax / divisor[:, None]), 1, 255).astype(np.float32), unit
+
+
+def round_to_nearest(w: Float, group: int, *, midpoints: bool = False) -> Int4Matrix:
+    """Codes nearest to ``w`` under the scales that are stored, that is after these were rounded.
+
+    Symmetric: scale = absmax / 7. With ``midpoints``: scale = range / 15 around the middle of the range.
+    """
+    inputs = w.shape[1]
+    if not midpoints:
+        scales, unit = symmetric_scales(w, group)
+        step = spread(scales * unit[:, None], group, inputs)
+        codes = np.clip(np.rint(w / np.where(step == 0, np.float32(1), step)), -8, CODE_MAX).astype(np.int8)
+        return Int4Matrix(codes, group, scales.astype(np.uint8), None, unit)
+    padded = np.pad(w, ((0, 0), (0, -inputs % group)), mode="edge").reshape(len(w), -1, group)
+    low, high = padded.min(axis=2), padded.max(axis=2)
+    scale = np.asarray((high - low) / np.float32(15), np.float32)
+    stored = to_machine(BlockMatrix(np.zeros(w.shape, np.int8), group, scale, np.asarray(low + 8 * scale, np.float32)))
+    kept = np.maximum(stored.scales, 1).astype(np.uint8)
+    step = spread(kept * stored.row_scale[:, None], group, inputs)
+    codes = np.clip(np.rint((w - stored.dense()) / np.where(step == 0, np.float32(1), step)), -8, CODE_MAX).astype(np.int8)
+    return Int4Matrix(codes, group, kept, stored.midpoints, stored.row_scale)

@@ -24,6 +24,9 @@ Bytes = npt.NDArray[np.uint8]
 #: The five trits of every byte; only the first 3**5 bytes are ever written.
 _DIGITS = np.stack([np.arange(256) // 3**j % 3 - 1 for j in range(TRITS_PER_BYTE)], axis=-1).astype(np.int8)
 
+#: Blocks of the LM head that are arranged at a time: large heads are not copied whole.
+_HEAD_BLOCKS = 64
+
 #: The byte of five zero trits.
 ZERO_BYTE = sum(3**j for j in range(TRITS_PER_BYTE))
 
@@ -227,9 +230,6 @@ def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArr
     block = config.kv_block
     blocks = ceil_div(vocab, block)
     padded_inputs = vectors_of(config, inputs) * config.width
-    full = np.zeros((blocks * block, padded_inputs), np.int8)
-    full[:vocab, :inputs] = rows
-    data = full.reshape(blocks, block, -1, config.key_bytes).transpose(0, 2, 1, 3).reshape(blocks, -1, config.beat_bytes)
     header = np.zeros((blocks, 2 * block), np.uint16)
     flat = np.zeros(blocks * block, np.uint16)
     flat[:vocab] = scales
@@ -238,5 +238,11 @@ def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArr
     out = np.zeros((blocks, beats, config.beat_bytes), np.uint8)
     first = config.header_beats
     out[:, :first] = header.view(np.uint8).reshape(blocks, first, config.beat_bytes)
-    out[:, first : first + data.shape[1]] = data.view(np.uint8)
+    for low in range(0, blocks, _HEAD_BLOCKS):
+        part = rows[low * block : (low + _HEAD_BLOCKS) * block]
+        count = ceil_div(len(part), block)
+        full = np.zeros((count * block, padded_inputs), np.int8)
+        full[: len(part), :inputs] = part
+        data = full.reshape(count, block, -1, config.key_bytes).transpose(0, 2, 1, 3).reshape(count, -1, config.beat_bytes)
+        out[low : low + count, first : first + data.shape[1]] = data.view(np.uint8)
     return out.reshape(-1, config.beat_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
+from .decoder import BITNET, LLAMA, QWEN3, DecoderLayer
 from .errors import HwgenError
 from .shape import ModelShape
 
@@ -43,11 +43,6 @@ PUBLISHED = {
     "llama-1b": PublishedModel("int4", LLAMA, ModelShape(
         hidden=2048, layers=16, heads=32, kv_heads=8, head_dim=64, ffn=8192, vocab=128256, activation="silu",
         max_context=2048, rope_theta=500000.0, rms_eps=1e-5,
-    )),
-    # Qwen/Qwen2.5-0.5B-Instruct.
-    "qwen2.5-0.5b": PublishedModel("int4", QWEN2, ModelShape(
-        hidden=896, layers=24, heads=14, kv_heads=2, head_dim=64, ffn=4864, vocab=151936, activation="silu",
-        max_context=2048, rope_theta=1000000.0, rms_eps=1e-6,
     )),
     # Qwen/Qwen3-0.6B.
     "qwen3-0.6b": PublishedModel("int4", QWEN3, ModelShape(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoder import BITNET, DecoderLayer
-from .formats import Float, flush, pack_bf16, quantize_head, round_bf16, ternary_head
+from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
 from .int4 import BlockMatrix, Int4Matrix, to_machine
 from .rounding import ceil_div
 from .shape import ModelShape
@@ -122,10 +122,10 @@ class ModelWeights:
         for name, (array, shape) in floats.items():
             if array.dtype != np.float32 or array.shape != shape:
                 raise ValueError(f"{name} must be float32 {shape}, not {array.dtype} {array.shape}")
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise ValueError(f"{name} must be finite")
         engine_of([matrix for layer in self.layers for matrix in layer.matrices.values()])
-        if self.engine == "ternary" and not np.array_equal(round_bf16(self.embedding), self.embedding):
+        if self.engine == "ternary" and not has_bf16_values(self.embedding):
             raise ValueError("embedding must hold bfloat16 values; use round_bf16()")
 
     def _check_layer(self, where: str, layer: LayerWeights) -> dict[str, tuple[Float, tuple[int, ...]]]:
@@ -161,7 +161,7 @@ class ModelWeights:
 
     def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
         """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
-        return quantize_head(flush(self.head_rows))
+        return quantize_head(self.head_rows)
 
     def short_head(self) -> tuple[TernaryMatrix, npt.NDArray[np.uint16]]:
         """Ternary LM head (its matrix scale is 1) and bf16 bits of its row scales ``[vocab]``."""
@@ -174,16 +174,23 @@ class ModelWeights:
         return not any(isinstance(m, np.ndarray) for layer in self.layers for m in layer.matrices.values())
 
     def on_machine(self) -> ModelWeights:
-        """The same model with every matrix as the machine stores it (scales of blocks rounded to 8 bits)."""
+        """The same model with every matrix as the machine stores it (scales of blocks rounded to 8 bits); INT4 matrices all with
+        the smallest group that one has, since matrices that are multiplied together share theirs.
+        """
 
         def stored(where: str, matrix: Matrix) -> Matrix:
             if isinstance(matrix, np.ndarray):
                 raise ValueError(f"{where} must have 4-bit codes, not floats; quantise the model first")
             return to_machine(matrix) if isinstance(matrix, BlockMatrix) else matrix
 
-        return replace(self, layers=tuple(
-            layer.with_matrices({name: stored(f"layer {i} {name}", matrix) for name, matrix in layer.matrices.items()})
+        layers = [
+            {name: stored(f"layer {i} {name}", matrix) for name, matrix in layer.matrices.items()}
             for i, layer in enumerate(self.layers)
+        ]
+        group = min((m.group for layer in layers for m in layer.values() if isinstance(m, Int4Matrix)), default=0)
+        return replace(self, layers=tuple(
+            layer.with_matrices({n: m.regrouped(group) if isinstance(m, Int4Matrix) else m for n, m in matrices.items()})
+            for layer, matrices in zip(self.layers, layers, strict=True)
         ))
 
 

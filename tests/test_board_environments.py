@@ -1,7 +1,9 @@
-"""`make boards-test`, before it is run: its lists are those of this tree."""
+"""`make boards-test` and `make board-walk`, before they are run: their lists are those of this tree."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,16 @@ def test_a_python_that_is_missing_is_named() -> None:
         find_python("9.9")
     with pytest.raises(SystemExit, match="toaster is not an environment; there are py310-pynq301,"):
         main(["toaster"])
+
+
+def test_the_walk_has_the_commands_of_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")  # a script beside the one above
+    walk = import_module("board_walk")
+    walk.check_document()
+    first, *others = walk.STEPS
+    monkeypatch.setattr(walk, "STEPS", (replace(first, command="pip install anything"), *others))
+    with pytest.raises(SystemExit, match="step 8, has no `pip install anything`"):
+        walk.check_document()
+    monkeypatch.setattr(walk, "STEPS", others)
+    with pytest.raises(SystemExit, match=r"steps that are not walked: \[8\]"):
+        walk.check_document()

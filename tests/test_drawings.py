@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 from hwgen.descriptors import Opcode
 from hwgen.operators import OPERATORS
-from tools import draw_machine, draw_peers
+from hwgen.sw.runtime.llm import LLM
+from tools import draw_machine, draw_peers, draw_story
 
 
 def test_block_diagram_is_of_the_code() -> None:
@@ -24,6 +25,17 @@ def test_pictures_are_current() -> None:
         committed = tool.PICTURE.read_text(encoding="utf-8")
         assert committed == tool.draw(), f"run python {tool.__file__}"
         ElementTree.fromstring(committed)
+
+
+def test_story_is_what_the_machine_says() -> None:
+    """The text of the picture, drawn from a run of the generated Verilog, is that of the golden machine."""
+    picture = ElementTree.fromstring(draw_story.PICTURE.read_text(encoding="utf-8"))
+    title = picture.findtext("{http://www.w3.org/2000/svg}title")
+    golden = LLM("stories", "golden").generate(draw_story.PROMPT, max_new_tokens=24).text
+    assert title is not None and title.startswith(" ".join(f"hwgen run stories: {draw_story.PROMPT}{golden}".split()))
+    spans = [span.text or "" for span in picture.iter("{http://www.w3.org/2000/svg}tspan")]
+    assert "".join("".join(spans).split()).count("".join(f"{draw_story.PROMPT}{golden}".split())) == 1
+    assert "simulated at" in spans[-1]
 
 
 def test_only_ours_are_simulated() -> None:

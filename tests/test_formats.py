@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from hwgen.formats import SMALLEST, flush, pack_bf16, quantize_head, round_bf16, widen_bf16
+from hwgen.formats import (
+    SMALLEST,
+    flush,
+    has_bf16_values,
+    is_finite,
+    pack_bf16,
+    quantize_head,
+    round_bf16,
+    ternary_head,
+    widen_bf16,
+)
 
 
 def test_flush_and_bf16() -> None:
@@ -25,3 +36,18 @@ def test_bf16_bits() -> None:
     bits = np.array([0, 0x3F80, 0xBF80, 0x7F7F], np.uint16)
     np.testing.assert_array_equal(pack_bf16(widen_bf16(bits)), bits)
     assert widen_bf16(bits)[:3].tolist() == [0.0, 1.0, -1.0]
+
+
+def test_large_arrays_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is worked on piece by piece has the same bits as one that is not."""
+    rng = np.random.default_rng(2)
+    rows = (rng.normal(0, 1, (37, 24)) * 10.0 ** rng.integers(-40, 3, (37, 24))).astype(np.float32)
+    rows[5] = 0
+    work = flush, pack_bf16, round_bf16, quantize_head, ternary_head
+    whole = [function(rows) for function in work]
+    monkeypatch.setattr("hwgen.formats._PIECE", 100)  # four rows
+    for function, expected in zip(work, whole, strict=True):
+        np.testing.assert_equal(function(rows), expected)
+    assert is_finite(rows) and has_bf16_values(whole[2]) and not has_bf16_values(rows)
+    rows[36, 23] = np.inf
+    assert not is_finite(rows)

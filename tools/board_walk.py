@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,6 +128,24 @@ def check_document() -> None:
     missing = set(map(int, parts)) - {step.number for step in STEPS} - set(NOT_WALKED) - {3}
     if missing:
         sys.exit(f"docs/boards.md has steps that are not walked: {sorted(missing)}")
+
+
+def complete(url: str, key: str) -> str:
+    """Eight tokens of a server that is about to listen."""
+    body = json.dumps({"model": "stories", "prompt": "Once upon a time", "max_tokens": 8}).encode()
+    request = urllib.request.Request(
+        f"{url}/completions", body, {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for seconds in (0.5, 1, 2, 4, 8, 0):
+        try:
+            with opener.open(request, timeout=120) as response:
+                return str(json.load(response)["choices"][0]["text"])
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or not seconds:
+                return f"no answer: {error.reason}"
+            time.sleep(seconds)
+    raise AssertionError("the last turn returns")
 
 
 class Walk:
@@ -288,23 +307,19 @@ class Walk:
         """What the unit of step 16 runs, at this machine alone; it ends as `systemctl stop` ends it."""
         command = f"exec {SERVE.replace('0.0.0.0', '127.0.0.1')} --port 0"
         print(f"$ {command}", flush=True)
-        with subprocess.Popen(
+        server = subprocess.Popen(
             ["bash", "-c", command], cwd=HOME, env=self.variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as server:
+        )
+        try:
             assert server.stderr is not None
-            lines = []
-            while not lines or " at http" not in lines[-1]:
+            lines = [server.stderr.readline()]
+            while lines[-1] and " at http" not in lines[-1]:
                 lines.append(server.stderr.readline())
-                if not lines[-1]:
-                    sys.exit(f"the server ended: {''.join(lines)}")
-            url = lines[-1].split(" at ")[1].split()[0]
-            body = json.dumps({"model": "stories", "prompt": "Once upon a time", "max_tokens": 8}).encode()
-            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {(HOME / 'key').read_text()}"}
-            request = urllib.request.Request(f"{url}/completions", body, headers)
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
-                text = str(json.load(response)["choices"][0]["text"])
+            text = complete(lines[-1].split(" at ")[1].split()[0], (HOME / "key").read_text()) if lines[-1] else "the server ended"
             server.terminate()
             found = server.wait(60), "".join(lines) + text
+        finally:
+            server.kill()
         print(found[1], f"[exit code {found[0]}]", sep="\n", flush=True)
         self.expect("the server", found, 0, (", there was a little girl",))
 
@@ -320,7 +335,7 @@ class Walk:
 
 def main() -> int:
     check_document()
-    command = [sys.executable, str(ROOT / "tools" / "build_wheel.py"), str(PLACE / "wheel")]
+    command = [sys.executable, str(ROOT / "tools" / "build_wheel.py"), str(PLACE / f"{NAME}-wheel")]
     wheel = Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
     walk = Walk()
     walk.prepare(wheel)

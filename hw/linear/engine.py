@@ -48,7 +48,7 @@ class LinearEngine(PanelEngine):
         built = Signal(2)  # slices whose tables are complete and not used up
         buffer = Signal()
         released = Signal()
-        beats = self._issue(m, built != 0, {"buffer": buffer})
+        beats = self._issue(m, built != 0, {"buffer": buffer}, self.op.gang)
         m.d.sync += [released.eq(beats.end_of_slice), built.eq(built + schedule.built - beats.end_of_slice)]
         with m.If(beats.end_of_slice):
             m.d.sync += buffer.eq(~buffer)

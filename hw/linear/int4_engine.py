@@ -50,8 +50,8 @@ class Int4Engine(PanelEngine):
         m.submodules.scales = scales = ScaleMemory(config)
 
         # Slices: one in use, the next on its way -----------------------------------------------------------------------
-        ready, taken, scaling = Signal(), Signal(), Signal()
-        beats = self._issue(m, ready, {}, scaling)
+        ready, taken, scaling, gang = Signal(), Signal(), Signal(), Signal()
+        beats = self._issue(m, ready, {}, gang, scaling)
         m.d.comb += taken.eq(loader.loaded & (~ready | beats.end_of_slice))
         m.d.sync += ready.eq(taken | (ready & ~beats.end_of_slice))
         with m.If(self.start):
@@ -65,7 +65,7 @@ class Int4Engine(PanelEngine):
         ]
         connect_inputs(m, loader.write, self.activation)
         take = delayed(m, taken, 1, "take")[-1]
-        self._scales(m, beats, scaling, scales)
+        self._scales(m, beats, scaling, gang, scales)
 
         lanes = [[Int4Lane(config, shape, packed=self.packed) for _ in range(config.lanes)] for _ in range(config.groups)]
         for g, group in enumerate(lanes):
@@ -84,8 +84,9 @@ class Int4Engine(PanelEngine):
         self._accumulate(m, lanes, beats.track)
         return m
 
-    def _scales(self, m: Module, beats: Beats, scaling: Signal, scales: ScaleMemory) -> None:
-        """Scale beats before every group of slices; they go to their memory in the cycle in which weight beats read it."""
+    def _scales(self, m: Module, beats: Beats, scaling: Signal, gang: Signal, scales: ScaleMemory) -> None:
+        """Scale beats before every group of slices; they go to their memory in the cycle in which weight beats read it. ``gang``:
+        weight beats come, and ganged."""
         config = self.config
         descriptor = self.op.descriptor
         slices_left = Signal(16)  # of those that share scales
@@ -94,16 +95,16 @@ class Int4Engine(PanelEngine):
         with m.If(beats.end_of_slice):
             m.d.sync += slices_left.eq(slices_left - 1)
             with m.If(slices_left == 1):
-                m.d.sync += [scaling.eq(1), slices_left.eq(descriptor.vectors)]
+                m.d.sync += [scaling.eq(1), gang.eq(0), slices_left.eq(descriptor.vectors)]
         with m.If(beats.issue_scales):
             m.d.sync += word.eq(word + 1)
             with m.If(word == last_word):
-                m.d.sync += [scaling.eq(0), word.eq(0)]
+                m.d.sync += [scaling.eq(0), gang.eq(self.op.gang), word.eq(0)]
         with m.If(self.start):
             words = ceil_shift(descriptor.row_blocks, log2(scales.beat_blocks))
             rows = ceil_shift(words, log2(config.groups))
             m.d.sync += [
-                scaling.eq(1), word.eq(0), slices_left.eq(descriptor.vectors),
+                scaling.eq(1), gang.eq(0), word.eq(0), slices_left.eq(descriptor.vectors),
                 last_word.eq((rows << log2(config.groups)) - 1),
             ]
         m.d.comb += [

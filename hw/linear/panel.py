@@ -90,17 +90,18 @@ class PanelEngine(wiring.Component):
             "waiting_tables": Out(1),
         })
 
-    def _issue(self, m: Module, ready: Value, carried: Mapping[str, Value], scales: Value | None = None) -> Beats:
+    def _issue(self, m: Module, ready: Value, carried: Mapping[str, Value], gang: Value, scales: Value | None = None) -> Beats:
         """Take beats while ``ready`` (the operands of the slice are complete). ``carried`` accompanies every beat.
 
-        While ``scales``, beats are no weights: they are taken one a cycle in either mode, whole ring rows of them.
+        While ``scales``, beats are no weights: they are taken one a cycle in either mode, whole ring rows of them. ``gang`` is
+        ``op.gang``, and 0 then.
         """
         config = self.config
         descriptor = self.op.descriptor
         scaling = Const(0) if scales is None else scales
         running = Signal()
-        hold = Signal(range(AccumulatingLane.ACCUMULATE_CYCLES))
-        gap = Signal.like(hold)
+        # Bit k: more than k cycles.
+        hold, gap = (Signal(AccumulatingLane.ACCUMULATE_CYCLES - 1, name=n) for n in ("hold", "gap"))
         most_blocks = config.panel_rows // config.rows
         block = Signal(range(max(2, most_blocks)))
         last_block = Signal.like(block)
@@ -109,9 +110,8 @@ class PanelEngine(wiring.Component):
         first = Signal()  # the first slice overwrites
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
-        gang = self.op.gang & ~scaling
         m.d.comb += [
-            may_issue.eq(running & (scaling | (ready & (hold == 0)))),
+            may_issue.eq(running & (scaling | (ready & ~hold[0]))),
             issue.eq(may_issue & self.rows.valid & ~scaling),
             issue_scales.eq(may_issue & self.rows.valid & scaling),
             self.rows.ready.eq(may_issue & (gang | (beat == config.groups - 1))),
@@ -120,8 +120,7 @@ class PanelEngine(wiring.Component):
         ]
         blocks = Signal(bits_for(most_blocks))
         m.d.comb += blocks.eq(Mux(self.op.gang, descriptor.row_blocks // config.groups, descriptor.row_blocks))
-        with m.If(hold != 0):
-            m.d.sync += hold.eq(hold - 1)
+        m.d.sync += hold.eq(hold >> 1)
         with m.If(issue):
             m.d.sync += block.eq(block + 1)
         if config.groups > 1:
@@ -132,11 +131,11 @@ class PanelEngine(wiring.Component):
             m.d.sync += [
                 block.eq(0), first.eq(0), hold.eq(gap), slices_left.eq(slices_left - 1), running.eq(slices_left != 1),
             ]
-        cycles = AccumulatingLane.ACCUMULATE_CYCLES
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), beat.eq(0), hold.eq(0),
-                slices_left.eq(descriptor.slices), last_block.eq(blocks - 1), gap.eq(Mux(blocks < cycles, cycles - blocks, 0)),
+                slices_left.eq(descriptor.slices), last_block.eq(blocks - 1),
+                gap.eq(Cat(blocks < AccumulatingLane.ACCUMULATE_CYCLES - k for k in range(len(gap)))),
             ]
 
         word, part = divmod_power(block, config.vector_blocks)

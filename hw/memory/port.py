@@ -158,11 +158,11 @@ class PortReader(wiring.Component):
         write, read = queue.write_port(), queue.read_port(domain="comb")
         arrived = Signal(config.port_bits, reset_less=True)
         held, beats = Signal(range(depth + 1)), Signal(range(depth // words + 1))
-        sending, whole = Signal(range(words + 1)), Signal()
+        sending, whole, any_beats = Signal(range(words + 1)), Signal(), Signal()
         m.d.comb += [
             write.data.eq(arrived),
             offer.word.eq(read.data),
-            offer.valid.eq((beats != 0) & (sending <= 1) & known),
+            offer.valid.eq(any_beats & (sending <= 1) & known),
         ]
         m.d.sync += [
             arrived.eq(r.data),
@@ -170,6 +170,7 @@ class PortReader(wiring.Component):
             r.ready.eq(held <= depth - SLACK),
             held.eq(held + write.en - (sending != 0)),
             beats.eq(beats + whole - offer.start),
+            any_beats.eq(whole | (beats > 1) | ((beats == 1) & ~offer.start)),  # ``beats`` as it becomes is not 0
         ]
         with m.If(write.en):
             m.d.sync += write.addr.eq(write.addr + 1)

@@ -119,24 +119,22 @@ class UramRing(wiring.Component):
 
         fetch, fetch_index = Signal(), Signal(index_bits(depth))
         credit = self._give_credit(m, more, fetch, rewind)
-        # Two stages after the memory's address: its own output register and one more, both held while the row waits.
-        fetched, shown = Signal(), Signal()
-        advance, show = Signal(), Signal()
+        # Two stages after the memory's address: its own output register and one more, both held while the row waits; ``blocked``
+        # while both hold one. So the memory's enable, where the longest path through a reader ends, is one look-up table.
+        fetched, shown, blocked, show = Signal(), Signal(), Signal(), Signal()
+        ready = self.rows.ready
         m.d.comb += [
             self.rows.valid.eq(shown),
-            show.eq(~shown | self.rows.ready),
-            advance.eq(~fetched | show),
-            fetch.eq(credit & advance),  # in the cycle of a rewind to no effect
+            show.eq(~shown | ready),
+            fetch.eq(credit & (~blocked | ready)),  # in the cycle of a rewind to no effect
         ]
         with m.If(rewind):
-            m.d.sync += [fetch_index.eq(free_index), fetched.eq(0), shown.eq(0)]
+            m.d.sync += [fetch_index.eq(free_index), fetched.eq(0), shown.eq(0), blocked.eq(0)]
         with m.Else():
             with m.If(fetch):
                 m.d.sync += fetch_index.eq(following(fetch_index, depth))
-            with m.If(advance):
-                m.d.sync += fetched.eq(fetch)
-            with m.If(show):
-                m.d.sync += shown.eq(fetched)
+            fetches, shows = credit | (blocked & ~ready), fetched | (shown & ~ready)
+            m.d.sync += [fetched.eq(fetches), shown.eq(shows), blocked.eq(fetches & shows)]
 
         group_bits = config.groups.bit_length() - 1
         data = []
@@ -172,15 +170,16 @@ class UramRing(wiring.Component):
     def _give_credit(self, m: Module, more: Value, fetch: Signal, rewind: Signal) -> Signal:
         """Whether a row may be fetched: a few are granted ahead, out of those that are complete and not fetched."""
         unread = Signal(range(self.depth + 1))
-        granted = Signal(range(CREDITS + 1))
+        granted = Signal(CREDITS)  # bit k: more than k
         grant, any_unread = Signal(), Signal()
-        m.d.comb += [
-            any_unread.eq(unread != 0),
-            grant.eq(any_unread & (granted != CREDITS)),
-        ]
+        m.d.comb += [any_unread.eq(unread != 0), grant.eq(any_unread & ~granted[-1])]
         with m.If(rewind):
             m.d.sync += [unread.eq(self.level), granted.eq(0)]
         with m.Else():
-            m.d.sync += [unread.eq(unread + more - grant), granted.eq(granted + grant - fetch)]
-        return granted != 0
+            m.d.sync += unread.eq(unread + more - grant)
+            with m.If(grant & ~fetch):
+                m.d.sync += granted.eq(Cat(Const(1, 1), granted))
+            with m.Elif(fetch & ~grant):
+                m.d.sync += granted.eq(granted[1:])
+        return granted[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,24 @@ from .scales import Scales
 from .step import CHAIN_GAP, Kind, Step
 
 __all__ = ["NormSteps"]
+
+
+class Walk:
+    """Where NORM is: in the operator, the token, with STORE the head, and the vector; and what of each is the last."""
+
+    def __init__(self, op: wiring.PureInterface) -> None:
+        self.store = Signal()
+        # The cycle's step, if any
+        self.do_sum, self.do_quantize = Signal(), Signal(name="do_quantize")
+        #: Scratch address of the first active token less that of token 0; of the present token; of the present head.
+        self.offset, self.token = Signal(16, reset_less=True), Signal(16, reset_less=True, name="token_base")
+        self.base = Signal(16, reset_less=True, name="base")
+        self.position = Signal.like(op.count, name="position")  # of the token among the active ones
+        self.head, self.vector = Signal.like(op.descriptor.heads, name="head"), Signal(16, name="vector")
+        self.gap = Signal(range(CHAIN_GAP + 1))
+        #: Number of the token: in the pass, or of the wanted ones.
+        self.number = Signal.like(op.count, name="number")
+        self.last_vector, self.last_head, self.last_token = Signal(), Signal(name="last_head"), Signal(name="last_token")
 
 
 class NormSteps(wiring.Component):
@@ -59,101 +77,104 @@ class NormSteps(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        op, descriptor, tag = self.op, self.op.descriptor, self.step.tag
+        walk = Walk(op)
+        m.d.comb += [
+            self.step.strobes.sum.eq(walk.do_sum), self.step.strobes.quantize.eq(walk.do_quantize & ~walk.store),
+            self.step.strobes.store.eq(walk.do_quantize & walk.store),
+            walk.store.eq((descriptor.flags & Flag.STORE).any()),
+            walk.number.eq(op.first + walk.position),
+            self.want.index.eq(walk.number),
+        ]
+        # What does not change with every step is compared a cycle ahead.
+        last_number = Signal.like(descriptor.vectors, reset_less=True)
+        last_head = ~walk.store | (walk.head + 1 == descriptor.heads)
+        m.d.sync += [
+            last_number.eq(descriptor.vectors - 1),
+            walk.last_head.eq(last_head),
+            walk.last_token.eq(last_head & (walk.position + 1 == op.count)),
+        ]
+        m.d.comb += [
+            walk.last_vector.eq(walk.vector == last_number),
+            tag.source.eq(walk.base + walk.vector),
+            tag.param.eq(descriptor.param + walk.vector),
+            tag.target.eq(Mux(walk.store, tag.source, walk.vector)),
+            tag.first.eq(walk.vector == 0),
+            tag.last.eq(walk.last_vector),
+            tag.final.eq(walk.last_token & walk.last_vector),
+            tag.kind.eq(Kind.TOKEN),
+            tag.place.eq(walk.position),
+            tag.index.eq(Mux(walk.store, Scales.HEAD, 0)),
+        ]
+        with m.If(walk.do_sum | walk.do_quantize):
+            m.d.sync += walk.vector.eq(Mux(walk.last_vector, 0, walk.vector + 1))
+        self._sequence(m, walk)
+        return m
+
+    def _sequence(self, m: Module, walk: Walk) -> None:
         op, descriptor = self.op, self.op.descriptor
-        do_sum, do_quantize = Signal(), Signal()
-        store = (descriptor.flags & Flag.STORE).any()
-        m.d.comb += [
-            self.step.strobes.sum.eq(do_sum), self.step.strobes.quantize.eq(do_quantize & ~store),
-            self.step.strobes.store.eq(do_quantize & store),
-        ]
-        to_query = (descriptor.flags & Flag.TO_QUERY).any()
-        of_wanted = (descriptor.flags & Flag.LOGITS).any()
-
-        offset = Signal(16, reset_less=True)
-        base = Signal(16, reset_less=True)
-        vector = Signal(16)
-        position = Signal.like(op.count)  # of the token among the active ones
-        token = Signal(16, reset_less=True)  # its scratch address
-        head = Signal.like(descriptor.heads)  # with STORE
-        gap = Signal(range(CHAIN_GAP + 1))
-
-        last_vector, last_head, last_token = Signal(), Signal(), Signal()
-        number = Signal.like(op.count)
-        # Place in the pass: of the first token, or of the wanted one.
-        place = Mux(of_wanted, self.want.number[: len(number)], op.first)
-        m.d.comb += [
-            number.eq(op.first + position),
-            self.want.index.eq(number),
-            last_head.eq(~store | (head + 1 == descriptor.heads)),
-            last_vector.eq(vector + 1 == descriptor.vectors),
-            last_token.eq((position + 1 == op.count) & last_head),
-            self.step.tag.source.eq(base + vector),
-            self.step.tag.param.eq(descriptor.param + vector),
-            self.step.tag.target.eq(Mux(store, self.step.tag.source, vector)),
-            self.step.tag.first.eq(vector == 0),
-            self.step.tag.last.eq(last_vector),
-            self.step.tag.final.eq(last_token & last_vector),
-            self.step.tag.kind.eq(Kind.TOKEN),
-            self.step.tag.place.eq(position),
-            self.step.tag.index.eq(Mux(store, Scales.HEAD, 0)),
-        ]
-
-        with m.If(do_sum | do_quantize):
-            m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
-
+        to_query, of_wanted = ((descriptor.flags & flag).any() for flag in (Flag.TO_QUERY, Flag.LOGITS))
         with m.FSM(name="state"):
             with m.State("IDLE"), m.If(self.start & (descriptor.opcode == Opcode.NORM)):
-                m.d.sync += [offset.eq(place * descriptor.src_stride), vector.eq(0), position.eq(0), head.eq(0)]
+                m.d.sync += [
+                    walk.offset.eq(op.first * descriptor.src_stride),
+                    walk.vector.eq(0),
+                    walk.position.eq(0),
+                    walk.head.eq(0),
+                ]
                 m.next = "BASE"
                 with m.If(of_wanted):
                     m.next = "WANT"
             with m.State("WANT"):
                 m.next = "OFFSET"
             with m.State("OFFSET"):
-                m.d.sync += offset.eq(place * descriptor.src_stride)
+                m.d.sync += walk.offset.eq(self.want.number[: len(walk.number)] * descriptor.src_stride)
                 m.next = "BASE"
             with m.State("BASE"):
-                m.d.sync += [base.eq(descriptor.src + offset), token.eq(descriptor.src + offset)]
+                m.d.sync += [walk.base.eq(descriptor.src + walk.offset), walk.token.eq(descriptor.src + walk.offset)]
                 m.next = "READY"
             with m.State("READY"), m.If(~self.sums_busy):
                 m.d.comb += self.rewind.eq(1)
-                m.d.sync += self.token.eq(number)
+                m.d.sync += self.token.eq(walk.number)
                 m.next = "SUM"
             with m.State("SUM"):
-                m.d.comb += do_sum.eq(1)
-                with m.If(last_vector):
+                m.d.comb += walk.do_sum.eq(1)
+                with m.If(walk.last_vector):
                     m.next = "WAIT"
             with m.State("WAIT"), m.If(self.dividing):
                 m.next = "QUANTIZE"
-                with m.If(store):
+                with m.If(walk.store):
                     m.next = "ROOT"
             with m.State("ROOT"), m.If(~(self.sums_busy | self.scales_busy)):
                 m.next = "QUANTIZE"
             with m.State("QUANTIZE"):
-                m.d.comb += do_quantize.eq(1)
-                with m.If(last_vector):
-                    m.d.sync += [base.eq(base + descriptor.vectors), head.eq(head + 1), gap.eq(CHAIN_GAP)]
-                    with m.If(last_head):
-                        next_token = token + descriptor.src_stride
-                        m.d.sync += [position.eq(position + 1), token.eq(next_token), base.eq(next_token), head.eq(0)]
+                m.d.comb += walk.do_quantize.eq(1)
+                with m.If(walk.last_vector):
+                    self._next_head(m, walk)
+                    m.d.sync += walk.gap.eq(CHAIN_GAP)
                     m.next = "GAP"
-                    with m.If(last_token):
+                    with m.If(walk.last_token):
                         m.next = "FLUSH"
             with m.State("GAP"):
-                m.d.sync += gap.eq(gap - 1)
-                with m.If(gap == 1):
+                m.d.sync += walk.gap.eq(walk.gap - 1)
+                with m.If(walk.gap == 1):
                     m.next = "READY"
-                    with m.If(of_wanted & (head == 0)):
+                    with m.If(of_wanted & (walk.head == 0)):
                         m.next = "WANT"
-            self._finish(m, to_query)
-        return m
+            with m.State("FLUSH"), m.If(self.drained):
+                m.next = "FINISH"
+            with m.State("FINISH"), m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
+                m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
 
-    def _finish(self, m: Module, to_query: Value) -> None:
-        """States behind the last step."""
-        with m.State("FLUSH"), m.If(self.drained):
-            m.next = "FINISH"
-        with m.State("FINISH"), m.If(~to_query | ~(self.sums_busy | self.scales_busy)):
-            m.next = "DONE"
-        with m.State("DONE"):
-            m.d.comb += self.done.eq(1)
-            m.next = "IDLE"
+    def _next_head(self, m: Module, walk: Walk) -> None:
+        """The next head, or the next token."""
+        descriptor = self.op.descriptor
+        m.d.sync += [walk.base.eq(walk.base + descriptor.vectors), walk.head.eq(walk.head + 1)]
+        with m.If(walk.last_head):
+            next_token = walk.token + descriptor.src_stride
+            m.d.sync += [
+                walk.position.eq(walk.position + 1), walk.token.eq(next_token), walk.base.eq(next_token), walk.head.eq(0),
+            ]

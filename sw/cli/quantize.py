@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", choices=tuple(RECIPES), default="fireq", help="; ".join(f"{n}: {text}" for n, text in RECIPES.items())
     )
-    parser.add_argument("--group", type=int, choices=GROUPS, default=128, help="inputs that share a scale; exact-q4_1 has 32")
+    parser.add_argument(
+        "--group", type=int, choices=GROUPS, default=128, help="inputs that share a scale; exact-q4_1 has those of the file"
+    )
     parser.add_argument("--kv", choices=KV_KINDS, default="int8", help="format of cached keys and values")
     parser.add_argument("--query", choices=QUERY_KINDS, default="int8", help="format of queries")
     parser.add_argument("--midpoints", action="store_true", help="rtn: scale and midpoint in place of symmetric groups")
@@ -73,10 +75,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if text is not None:
         tokens = encode_file(model.tokenizer, text, max(options.calibration_tokens, WINDOW))[0]
         windows = calibration_windows(tokens, min(WINDOW, len(tokens), model.weights.shape.max_context), options.calibration_tokens)
-    if options.recipe == "exact-q4_1":
-        options.group = 32
     done = quantize(model.weights, options.recipe, options.group, windows, midpoints=options.midpoints, progress=output.progress)
     weights = replace(done.weights, kv=options.kv, query=options.query)
+    options.group = next(iter(weights.layers[0].matrices.values())).group
     if options.out is not None:
         save_llama(weights, options.out, recipe=options.recipe, tokenizer=model.tokenizer, stop_tokens=model.stop_tokens)
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 
 from .options import add_board, configured_board
 from .output import Output, Result
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="compare with the accepted figures of the board; 1 where a unit has grown"
     )
     parser.add_argument("--accept", action="store_true", help="accept the figures: write them to resources.json of the board")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what every unit takes of the device")
     add_board(parser, "kv260")
 
 
@@ -40,6 +42,10 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     result = report_board(board, fresh=options.fresh, progress=output.progress)
     for line in describe_report(result):
         output.show(line)
+    if options.plot is not None:
+        from ..analysis.area_chart import draw_resources
+
+        draw_resources(options.plot, result)
     if not (options.check or options.accept):
         return 0, result
     result["main_units"] = [

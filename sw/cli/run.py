@@ -12,7 +12,20 @@ from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
-from .options import MODEL_HELP, add_board, add_device, add_head, add_sampling, at_least, device_options, opened_model, sampling_of
+from ..runtime.session_file import check_place
+from .options import (
+    MODEL_HELP,
+    add_board,
+    add_device,
+    add_head,
+    add_sampling,
+    add_waves,
+    at_least,
+    device_options,
+    opened_model,
+    sampling_of,
+    waves_of,
+)
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -37,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-bits", type=int, choices=(8, 4), default=8, help="of saved keys and values: exact, or half the space"
     )
+    add_waves(parser)
     add_board(parser, None)
 
 
@@ -50,20 +64,35 @@ def prompt_of(options: argparse.Namespace) -> str:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling, prompt = at_least(options, "max-new-tokens", 1), sampling_of(options), prompt_of(options)
+    if options.session is not None:
+        check_place(options.session)
     model, board = opened_model(options, output)
-    places = device_options(options, board)
+    places, waves = device_options(options, board), waves_of(options)
+    if waves is not None:
+        if options.device != "verilator":
+            raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
+        places["waves"] = waves
     llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
     session = None
     if options.session is not None:
         session = llm.load_session(options.session) if options.session.exists() else Session()
+
+    def save() -> None:
+        if session is not None:
+            llm.save_session(session, options.session, kv_bits=options.kv_bits)
+
     answer = llm.generate(prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
     output.show("" if options.chat else prompt, end="")
     sensor = sensor_of(llm.device)
     with EnergyMeter(sensor) as meter:
-        for piece in answer:
-            output.show(piece, end="")
-    if session is not None:
-        llm.save_session(session, options.session, kv_bits=options.kv_bits)
+        try:
+            for piece in answer:
+                output.show(piece, end="")
+        except KeyboardInterrupt:
+            answer.generation.interrupt()
+            save()
+            raise
+    save()
     result = {
         "model": llm.model.name,
         "device": options.device,

@@ -176,7 +176,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         server = Server(app, service, drain_seconds=options.drain_seconds)
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        output.progress(f"{service.name} at {url} (Ctrl-C ends the server)")
+        output.progress(f"{service.name} at {url} (Ctrl-C ends the server); a page for the browser at {url.removesuffix('/v1')}")
         with ended_by_signals():
             server.run(sockets=[listener])
     if server.failure is not None:

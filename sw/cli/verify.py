@@ -6,7 +6,7 @@ import argparse
 
 from ..models.open import open_model
 from ..verification.lock_step import verify_model
-from .options import add_board, add_head, at_least, configured_board
+from .options import add_board, add_head, add_waves, at_least, configured_board, waves_of
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -25,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise", type=int, default=0, metavar="SEED",
         help="noise in registers and memories at the start, and from reads that meet a write; 0 is none",
     )
+    add_waves(parser)
     add_board(parser)
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     prompt, new = at_least(options, "prompt-tokens", 1), at_least(options, "new-tokens", 0)
     layers = at_least(options, "layers", 0)
-    model = open_model(options.model, output.progress)
+    model = open_model(options.model, output.progress, quantized=True)
     board = configured_board(options, model.weights.engine)
     outcome = verify_model(
         board.config,
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         head=options.head,
         seed=options.seed,
         noise=at_least(options, "noise", 0) or None,
+        waves=waves_of(options),
         progress=output.progress,
     )
     result = {"model": model.name, "board": board.name, **outcome.to_dict()}

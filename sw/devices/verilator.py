@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from ...sim.accelerator import SimulatedAccelerator
     from ...sim.dram import DramTiming
 
-__all__ = ["VerilatorDevice"]
+__all__ = ["VerilatorDevice", "Waves"]
 
 #: First address of the simulated memory; not 0, so that an address that was not relocated is caught.
 MEMORY_BASE = 0x1000_0000
@@ -30,10 +32,27 @@ IDLE_LIMIT = 100_000
 OPERATOR_LIMIT = 200_000_000
 
 
+@dataclass(frozen=True)
+class Waves:
+    """Waves of every signal, as an FST file: cycles ``first`` to ``end`` - 1, counted from the first doorbell."""
+
+    path: Path
+    first: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.end:
+            raise HwgenError("usage", f"waves must begin at cycle 0 or later, and end later, not {self.first} to {self.end}",
+                             "give --from and --to in order")
+        if not self.path.parent.is_dir() or self.path.is_dir():
+            raise HwgenError("usage", f"waves cannot be written to {self.path}", "name a file in a directory that exists")
+
+
 class VerilatorDevice:
     """Generates, verilates (once: libraries are cached) and simulates an accelerator with its DRAM.
 
-    ``public`` names registers that faults may be injected into; ``trace`` allows waves. Both make it slower. Without
+    ``public`` names registers that faults may be injected into; ``trace`` allows waves, and ``waves`` writes some. All make it
+    slower, and the simulator is compiled anew for each. Without
     ``optimize`` it is slow too, but soon built. ``noise`` is the seed of noise in everything that a board does not promise
     (`hwgen.sim.noise`).
     """
@@ -49,6 +68,7 @@ class VerilatorDevice:
         timing: DramTiming | None = None,
         public: tuple[str, ...] = (),
         trace: bool = False,
+        waves: Waves | None = None,
         optimize: bool = True,
         noise: int | None = None,
         verilog: str | None = None,
@@ -56,7 +76,11 @@ class VerilatorDevice:
     ) -> None:
         self.config = config
         begin = time.monotonic()
-        self.accelerator = self._simulate(config, memory_bytes, timing, public, trace, optimize, noise, verilog, progress)
+        self.accelerator = self._simulate(
+            config, memory_bytes, timing, public, trace or waves is not None, optimize, noise, verilog, progress
+        )
+        self._waves = waves
+        self._control = register(config, "CONTROL").offset
         #: Seconds that generating, compiling and loading took.
         self.build_seconds = time.monotonic() - begin
         self._memory = Allocator(MEMORY_BASE, memory_bytes)
@@ -127,6 +151,9 @@ class VerilatorDevice:
         return self.accelerator.memory[start : start + size].copy()
 
     def write_register(self, offset: int, value: int) -> None:
+        if self._waves is not None and offset == self._control and value & Control.START:
+            now, waves, self._waves = self.accelerator.cycle, self._waves, None
+            self.accelerator.record_waves(waves.path, now + waves.first, now + waves.end)
         self.accelerator.write_register(offset, value)
 
     def read_register(self, offset: int) -> int:

@@ -22,11 +22,12 @@ from ...weights import LayerWeights, ModelWeights
 from .checkpoint import MISMATCH, read_checkpoint
 from .config_json import MATRIX_PLACES, config_of, shape_from_config, unsupported
 from .fields import Fields
+from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
 from .tensors import TensorSet, write_tensors
 
 __all__ = [
-    "GAIN_PLACES", "Quantization", "assemble", "gguf_matrix", "load_weights", "pack_trits", "read_matrix", "read_quantization",
+    "GAIN_PLACES", "Quantization", "assemble", "gguf_matrix", "load_weights", "pack_trits", "read_quantization",
     "read_shape", "save_model", "unpack_trits", "weights_from_state",
 ]
 
@@ -39,6 +40,8 @@ GAIN_PLACES = {
     "attn_sub_norm": ("self_attn.attn_sub_norm", "self_attn.inner_attn_ln"),
     "post_attention_layernorm": ("post_attention_layernorm",),
     "ffn_sub_norm": ("mlp.ffn_sub_norm", "mlp.ffn_layernorm"),
+    "q_norm": ("self_attn.q_norm",),
+    "k_norm": ("self_attn.k_norm",),
 }
 
 
@@ -132,7 +135,7 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
     return Quantization(linear == "bitlinear", mode == "online", True)
 
 
-def read_matrix(tensors: TensorSet, quantization: Quantization, place: str, shape: tuple[int, int]) -> TernaryMatrix:
+def _read_matrix(tensors: TensorSet, quantization: Quantization, place: str, shape: tuple[int, int]) -> TernaryMatrix:
     """A ternary matrix: packed with its scale, ternary floats with a scale, or float masters."""
     name = tensors.find(f"{place}.weight")
     rows, inputs = shape
@@ -180,13 +183,13 @@ def read_matrix(tensors: TensorSet, quantization: Quantization, place: str, shap
 
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer = BITNET,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory: float masters quantised by absmean, or packed ternary matrices."""
     quantization = read_quantization(config)
     parts = read_checkpoint(
         TensorSet(directory), layer, shape, GAIN_PLACES,
-        lambda tensors, place, size: read_matrix(tensors, quantization, place, size), progress,
+        lambda tensors, place, size: _read_matrix(tensors, quantization, place, size), progress, keep,
     )
     return assemble(*parts, layer=layer)
 

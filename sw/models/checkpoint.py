@@ -14,6 +14,7 @@ from ...shape import ModelShape
 from ...weights import LayerWeights, Matrix
 from ..progress import Ticker
 from .config_json import MATRIX_PLACES
+from .four_bits import Keep, as_stored
 from .tensors import TensorSet
 
 __all__ = ["HARMLESS", "MISMATCH", "Parts", "ReadMatrix", "read_checkpoint"]
@@ -45,19 +46,21 @@ def _head(tensors: TensorSet, shape: ModelShape, embedding: Float) -> Float | No
 
 def read_checkpoint(
     tensors: TensorSet, layer: DecoderLayer, shape: ModelShape, gains: Mapping[str, tuple[str, ...]], matrix: ReadMatrix,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None], keep: Keep = as_stored,
 ) -> Parts:
     """Everything that the model of ``layer`` needs, and not one tensor left over. ``gains``: places of a gain in a layer, where
-    it is not its name.
+    it is not its name. ``keep`` says what becomes of matrices.
     """
     layers = []
     ticker = Ticker(progress)
     for i in range(shape.layers):
         ticker.tick(f"reading layer {i + 1} of {shape.layers}")
         prefix = f"model.layers.{i}"
-        matrices = {
-            name: matrix(tensors, f"{prefix}.{MATRIX_PLACES[name]}", size) for name, size in layer.matrices(shape).items()
-        }
+        matrices = {}
+        for name, size in layer.matrices(shape).items():
+            place = f"{prefix}.{MATRIX_PLACES[name]}"
+            kind = tensors.kind(f"{place}.weight") if f"{place}.weight" in tensors else "other forms"
+            matrices[name] = keep(f"layer {i} {name}", kind, matrix(tensors, place, size))
         norms = {
             name: tensors.floats(tensors.find(*(f"{prefix}.{place}.weight" for place in gains.get(name, (name,)))), (size,))
             for name, size in layer.norms(shape).items()

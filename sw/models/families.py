@@ -14,6 +14,7 @@ from ...formats import Float
 from ...shape import ACTIVATIONS, ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
 from .config_json import unsupported
+from .four_bits import Keep, as_stored
 
 if TYPE_CHECKING:
     from .gguf_file import GgufFile
@@ -28,9 +29,10 @@ class Loader(Protocol):
         """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
 
     def load_weights(
-        self, directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer, progress: Callable[[str], None]
+        self, directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer, progress: Callable[[str], None],
+        keep: Keep = as_stored,
     ) -> ModelWeights:
-        """Weights of a checkpoint in Hugging Face layout, for decoder layers ``layer``."""
+        """Weights of a checkpoint in Hugging Face layout, for layers ``layer``. ``keep`` says what becomes of its matrices."""
 
     def gguf_matrix(self, file: GgufFile, name: str, place: str, shape: ModelShape) -> Matrix:
         """Matrix ``name`` of a layer, which the file has at ``place``."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ...errors import HwgenError
+from ...formats import Float
 from ...shape import ModelShape
 from ...weights import LayerWeights, ModelWeights
 from ..progress import Ticker
+from . import gguf_i2s
+from .decisions import decisions_of_gguf, describe_kinds
 from .families import FAMILIES, Family, family_of_gguf
+from .four_bits import Keep
 from .gguf_classes import finish_shape, finish_weights, read_rotary
 from .gguf_file import GgufFile
 from .gguf_tokenizer import stop_tokens, tokenizer_from_gguf
-from .model import Model, check_tokens
+from .model import ModelFiles, check_tokens
 
-__all__ = ["load_gguf"]
+__all__ = ["open_gguf"]
 
 #: Matrix or gain -> tensor of a layer.
 _PLACES = {
@@ -150,12 +157,45 @@ def _refuse_tensors(file: GgufFile, family: Family, shape: ModelShape) -> None:
         raise _refuse(file, f"tensor {stray[0]}{more} is no part of a {family.name} model of {shape.layers} layers")
 
 
-def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[str], None]) -> ModelWeights:
+#: Norm whose output a matrix multiplies, by its place.
+_BEFORE = {
+    "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "attn_output": "attn_sub_norm", "ffn_gate": "ffn_norm",
+    "ffn_up": "ffn_norm", "ffn_down": "ffn_sub_norm",
+}
+
+#: Layers whose matrices tell how digits of I2_S lie.
+_LAYERS_TO_TELL = 4
+
+
+def _find_i2_s(file: GgufFile, layers: int, progress: Callable[[str], None]) -> None:
+    """Finds out how the digits of I2_S tensors lie, and says so."""
+
+    def matrices() -> Iterator[tuple[npt.NDArray[np.uint8], int, int, Float]]:
+        for i in range(min(layers, _LAYERS_TO_TELL)):
+            for place, norm in _BEFORE.items():
+                name, gain = f"blk.{i}.{place}.weight", f"blk.{i}.{norm}.weight"
+                if name in file and gain in file and file.kind(name) == "I2_S" and len(file.shape(name)) == 2:
+                    rows, inputs = file.shape(name)
+                    yield file.stored(name), rows, inputs, file.floats(gain, (inputs,))
+
+    found = gguf_i2s.find_layout(matrices())
+    file.i2_s = found or file.i2_s
+    why = "found by the zeros of its columns" if found else (
+        "taken because published files have it: neither a field nor the weights say which it is; if the answers make no sense, "
+        "take TQ1_0, TQ2_0 or the safetensors"
+    )
+    progress(f"I2_S in the layout {file.i2_s!r}, {why}")
+
+
+def _read(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[str], None], keep: Keep) -> ModelWeights:
     layers, loader = [], family.loader()
     for i in range(shape.layers):
         tick(f"reading layer {i + 1} of {shape.layers}")
-        names = family.layer.matrices(shape)
-        matrices = {name: loader.gguf_matrix(file, name, f"blk.{i}.{_PLACES[name]}", shape) for name in names}
+        matrices = {}
+        for name in family.layer.matrices(shape):
+            place = f"blk.{i}.{_PLACES[name]}"
+            matrix = loader.gguf_matrix(file, name, place, shape)
+            matrices[name] = keep(f"layer {i} {name}", file.kind(f"{place}.weight"), matrix)
         norms = family.layer.norms(shape).items()
         gains = {name: file.floats(f"blk.{i}.{_PLACES[name]}.weight", (size,)) for name, size in norms}
         rows = {bias: (name, family.layer.biases(shape)[bias]) for name, bias in family.layer.bias_of.items()}
@@ -167,7 +207,15 @@ def _weights(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[
     return loader.assemble(shape, layers, norm, file.floats("token_embd.weight", table), head, layer=family.layer)
 
 
-def load_gguf(path: Path, progress: Callable[[str], None] = lambda text: None, name: str | None = None) -> Model:
+def _weights(
+    file: GgufFile, family: Family, shape: ModelShape, progress: Callable[[str], None], keep: Keep
+) -> ModelWeights:
+    if any(file.kind(tensor) == "I2_S" for tensor in file.names()):
+        _find_i2_s(file, shape.layers, progress)
+    return _read(file, family, shape, Ticker(progress).tick, keep)
+
+
+def open_gguf(path: Path, name: str | None = None) -> ModelFiles:
     """The model of a GGUF file with the tokenizer inside it."""
     file = GgufFile(path)
     family = _family(file)
@@ -178,5 +226,10 @@ def load_gguf(path: Path, progress: Callable[[str], None] = lambda text: None, n
     harmless = {key.replace("ARCH", arch): reason for key, reason in _HARMLESS.items()}
     file.fields.refuse_left(harmless, "choose a file without it: what it asks for is not implemented")
     _refuse_tensors(file, family, shape)
-    weights = _weights(file, family, shape, Ticker(progress).tick)
-    return Model(name=name or path.stem, path=path, family=family, weights=weights, tokenizer=tokenizer, stop_tokens=stop)
+    matrices = [n for n in file.names() if n.startswith("blk.") and len(file.shape(n)) == 2]
+    return ModelFiles(
+        name=name or path.stem, path=path, family=family, shape=shape, tokenizer=tokenizer, stop_tokens=stop,
+        format=f"GGUF, {describe_kinds(map(file.kind, matrices))}", bytes=file.size,
+        decisions=decisions_of_gguf(file, arch, family, shape, tokenizer, stop),
+        read=lambda progress, keep: _weights(file, family, shape, progress, keep),
+    )

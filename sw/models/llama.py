@@ -15,30 +15,27 @@ import numpy.typing as npt
 from ...decoder import LLAMA, QWEN3, DecoderLayer
 from ...errors import HwgenError
 from ...formats import Float
-from ...int4 import GROUPS, BlockMatrix, Int4Matrix, pack_nibbles, unpack_nibbles
+from ...int4 import BlockMatrix, Int4Matrix, pack_nibbles
 from ...shape import ModelShape
 from ...weights import LayerWeights, Matrix, ModelWeights
-from .checkpoint import MISMATCH, read_checkpoint
-from .config_json import MATRIX_PLACES, config_of, unsupported
+from .checkpoint import read_checkpoint
+from .config_json import MATRIX_PLACES, config_of
 from .fields import Fields
+from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
+from .int4_checkpoint import QUANT_METHOD, read_quantization
 from .llama_classes import read_class_shape
 from .multipliers import fold_multipliers, read_multipliers
 from .tensors import TensorSet, write_tensors
 from .tokenizer import Tokenizer
 
 __all__ = [
-    "GAIN_PLACES", "QUANT_METHOD", "assemble", "check_output", "gguf_matrix", "half_split", "half_split_rows", "load_weights",
-    "read_shape", "save_llama",
+    "GAIN_PLACES", "assemble", "check_output", "gguf_matrix", "half_split", "half_split_rows", "load_weights", "read_shape",
+    "save_llama",
 ]
 
 #: Gain -> place in a layer, where it is not its name.
 GAIN_PLACES = {name: (f"self_attn.{name}",) for name in QWEN3.head_norms}
-
-#: ``quant_method`` of a checkpoint with INT4 matrices as the machine stores them.
-QUANT_METHOD = "hwgen_int4"
-
-_AGAIN = "download the checkpoint again"
 
 Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
@@ -46,7 +43,7 @@ Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 def read_shape(config: dict[str, Any]) -> ModelShape:
     """Shape from the fields of ``config.json``; an option that the machine does not have is refused."""
     fields = Fields(config, "config.json")
-    _quantization(fields)
+    read_quantization(fields)
     return read_class_shape(config, fields)
 
 
@@ -56,25 +53,6 @@ def assemble(
 ) -> ModelWeights:
     """The model of parts as a file has them. ``kinds``: formats of cache and queries."""
     return ModelWeights(shape=shape, layer=layer, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
-
-
-def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``quantization_config`` of our own checkpoints, empty for a float checkpoint."""
-    options = config.get("quantization_config") or {}
-    method = options.get("quant_method") if isinstance(options, dict) else options
-    if options and method != QUANT_METHOD:
-        raise HwgenError(
-            "architecture", f"config.json: quant_method is {method!r}; supported: {QUANT_METHOD!r} or float weights",
-            "take the float checkpoint, or a GGUF file, and use `hwgen quantize`",
-        )
-    if not options:
-        return {}
-    fields = Fields(options, "config.json: quantization_config")
-    known = {name: fields.get(name, "int8") for name in ("kv", "query")} | {"group": fields.get("group")}
-    if known["group"] not in GROUPS:
-        raise unsupported("quantization_config.group", known["group"], f"one of {GROUPS}")
-    fields.refuse_left({"quant_method": "ours", "recipe": "how it was made"}, "quantise the model again")
-    return known
 
 
 #: Matrix -> the one that Phi-3 has in its place, and the matrices in that, from above.
@@ -96,43 +74,24 @@ def _fused_matrix(tensors: TensorSet, place: str, sizes: Mapping[str, tuple[int,
     return whole[first : first + sizes[name][0]].copy()
 
 
-def _matrix(tensors: TensorSet, place: str, shape: tuple[int, int], group: int | None) -> Matrix:
-    if group is None or f"{place}.weight" in tensors:
-        return tensors.floats(tensors.find(f"{place}.weight"), shape)
-    packed, scales = (tensors.stored(tensors.find(f"{place}.{n}")) for n in ("weight_codes", "weight_scales"))
-    midpoints = f"{place}.weight_midpoints"
-    try:
-        matrix = Int4Matrix(
-            unpack_nibbles(packed), group, scales, tensors.stored(midpoints) if midpoints in tensors else None,
-            tensors.floats(tensors.find(f"{place}.row_scale")),
-        )
-    except (ValueError, TypeError) as error:
-        raise HwgenError("checkpoint", f"tensor {place}.weight_codes: {error}", _AGAIN) from error
-    if matrix.codes.shape != shape:
-        raise HwgenError("checkpoint", f"tensor {place}.weight_codes has shape {matrix.codes.shape}, {shape} expected", MISMATCH)
-    return matrix
-
-
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer = LLAMA,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory, with what its class has beside a llama's folded into them."""
-    options = _quantization(config)
-    group = options.get("group")
+    stored = read_quantization(config)
 
     def matrix(tensors: TensorSet, place: str, size: tuple[int, int]) -> Matrix:
         if config.get("model_type") == "phi3":
             return _fused_matrix(tensors, place, layer.matrices(shape))
-        return _matrix(tensors, place, size, group)
+        return stored.read(tensors, place, size)
 
-    read = read_checkpoint(TensorSet(directory), layer, shape, GAIN_PLACES, matrix, progress)
+    read = read_checkpoint(TensorSet(directory), layer, shape, GAIN_PLACES, matrix, progress, keep)
     shape, layers, norm, embedding, head = read
     if config.get("model_type") == "granite":
         layers, norm = fold_multipliers(read_multipliers(Fields(config, "config.json")), shape, layers, norm)
-    kinds = {name: str(options.get(name, "int8")) for name in ("kv", "query")}
     try:
-        return assemble(shape, layers, norm, embedding, head, layer=layer, **kinds)
+        return assemble(shape, layers, norm, embedding, head, layer=layer, **stored.kinds)
     except ValueError as error:
         raise HwgenError("checkpoint", f"{directory / 'config.json'}: {error}", "quantise the model again") from error
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...errors import HwgenError
 from ...shape import ModelShape
 from ...weights import ModelWeights
 from .families import Family
+from .four_bits import Keep, as_stored
 from .tokenizer import Tokenizer
 
-__all__ = ["Model", "check_tokens"]
+__all__ = ["Decision", "Model", "ModelFiles", "check_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,42 @@ class Model:
     def shape(self) -> ModelShape:
         """Sizes and constants."""
         return self.weights.shape
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Something that was decided about a model."""
+
+    what: str
+    value: Any
+    #: Field or file that it was read from, or what stands for one that is absent.
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model whose files were looked at and found fit: all of it but the weights, which nobody has read yet."""
+
+    name: str
+    path: Path
+    family: Family
+    shape: ModelShape
+    tokenizer: Tokenizer
+    stop_tokens: tuple[int, ...]
+    #: File format and types of the matrices, for people.
+    format: str
+    #: Size of the weights' files.
+    bytes: int
+    decisions: tuple[Decision, ...]
+    #: Reads the weights; what becomes of matrices is the second argument.
+    read: Callable[[Callable[[str], None], Keep], ModelWeights]
+
+    def load(self, progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored) -> Model:
+        """The model with its weights."""
+        return Model(
+            name=self.name, path=self.path, family=self.family, weights=self.read(progress, keep), tokenizer=self.tokenizer,
+            stop_tokens=self.stop_tokens,
+        )
 
 
 def check_tokens(tokenizer: Tokenizer, stop: Sequence[int], vocab: int, where: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
-from ...formats import widen_bf16
+from ...formats import is_finite, widen_bf16
 
 __all__ = ["TensorFile", "TensorSet", "widen", "write_tensors"]
 
@@ -39,11 +39,11 @@ def widen(values: npt.NDArray[Any], kind: str) -> npt.NDArray[np.float32]:
     """Stored elements of a floating-point tensor as float32."""
     if kind == "BF16":
         return widen_bf16(values)
-    return values.astype(np.float32)
+    return values.astype(np.float32, copy=False)
 
 
 class TensorFile:
-    """One safetensors file, mapped read-only. A file that is cut short or whose header is damaged is refused."""
+    """One safetensors file, read tensor by tensor. A file that is cut short or whose header is damaged is refused."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +83,6 @@ class TensorFile:
                     f"{path} is truncated: tensor {name} ends at byte {self._start + end}, the file has {size}",
                     _FIX,
                 )
-        self._data = np.memmap(path, np.uint8, "r")
 
     def names(self) -> list[str]:
         return list(self._entries)
@@ -105,8 +104,14 @@ class TensorFile:
                 "convert the checkpoint to one of these types",
             )
         begin, end = self._entries[name]["data_offsets"]
-        data = self._data[self._start + begin : self._start + end]
-        return np.frombuffer(data.tobytes(), _TYPES[kind]).reshape(self.shape(name))
+        count = (end - begin) // _TYPES[kind].itemsize
+        try:
+            values = np.fromfile(self.path, _TYPES[kind], count, offset=self._start + begin)
+        except OSError as error:
+            raise HwgenError("checkpoint", f"{self.path} cannot be read: {error.strerror}", _FIX) from error
+        if values.size != count:
+            raise HwgenError("checkpoint", f"{self.path} is truncated: tensor {name} is not whole", _FIX)
+        return values.reshape(self.shape(name))
 
 
 class TensorSet:
@@ -172,9 +177,22 @@ class TensorSet:
     def names(self) -> list[str]:
         return list(self._home)
 
+    @property
+    def bytes(self) -> int:
+        """Size of the files."""
+        return sum(file.path.stat().st_size for file in set(self._home.values()))
+
     def unread(self) -> list[str]:
         """Names of the tensors whose elements nobody asked for."""
         return [name for name in self._home if name not in self._read]
+
+    def is_read(self, name: str) -> bool:
+        """Whether somebody asked for the elements of a tensor."""
+        return name in self._read
+
+    def peek(self, name: str) -> npt.NDArray[Any]:
+        """The elements as stored, without counting as read."""
+        return self._home[name].stored(name)
 
     def find(self, *names: str) -> str:
         """The first of ``names`` that exists; an error names them all."""
@@ -204,7 +222,7 @@ class TensorSet:
                 "config.json and the weights belong to different models",
             )
         values = widen(self.stored(name), kind)
-        if not np.isfinite(values).all():
+        if not is_finite(values.reshape(-1)):
             raise HwgenError("checkpoint", f"tensor {name} holds values that are not finite", _FIX)
         return values
 

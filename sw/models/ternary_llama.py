@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from ...decoder import DecoderLayer
-from ...formats import Float
+from ...formats import Float, flush
 from ...shape import ModelShape
 from ...ternary import TernaryMatrix
 from ...weights import LayerWeights, ModelWeights
 from . import bitnet
-from .bitnet import read_matrix, read_quantization
-from .checkpoint import read_checkpoint
+from .bitnet import read_quantization
 from .fields import Fields
+from .four_bits import Keep, as_stored
 from .gguf_file import GgufFile
-from .llama import GAIN_PLACES, half_split
+from .llama import half_split
 from .llama_classes import read_class_shape
-from .tensors import TensorSet
 
 __all__ = ["assemble", "gguf_matrix", "load_weights", "read_shape"]
 
@@ -35,24 +34,19 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
 
 def load_weights(
     directory: Path, config: dict[str, Any], shape: ModelShape, layer: DecoderLayer,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored,
 ) -> ModelWeights:
     """Weights of a checkpoint directory. ``weight_scale``, one a matrix, multiplies or divides, as its class of linear says."""
-    quantization = read_quantization(config)
-    parts = read_checkpoint(
-        TensorSet(directory), layer, shape, GAIN_PLACES,
-        lambda tensors, place, size: read_matrix(tensors, quantization, place, size), progress,
-    )
-    shape, layers, norm, embedding, head = parts
-    if layer.bias_of and not quantization.divides and not quantization.online:
-        layers = [_scale_biases(of, layer) for of in layers]
-    return assemble(shape, layers, norm, embedding, head, layer=layer)
+    weights, quantization = bitnet.load_weights(directory, config, shape, layer, progress, keep), read_quantization(config)
+    if not layer.bias_of or quantization.divides or quantization.online:
+        return weights
+    return replace(weights, layers=tuple(_scale_biases(of, layer) for of in weights.layers))
 
 
 def _scale_biases(weights: LayerWeights, layer: DecoderLayer) -> LayerWeights:
     """AutoBitLinear, offline, multiplies by ``weight_scale`` behind the sum: the bias, too."""
     scales = {bias: np.float32(weights.matrices[name].scale) for name, bias in layer.bias_of.items()}
-    biases = {bias: np.asarray(values * scales[bias], np.float32) for bias, values in weights.biases.items()}
+    biases = {bias: flush(values * scales[bias]) for bias, values in weights.biases.items()}
     return replace(weights, biases=biases)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -138,6 +139,13 @@ class Tokenizer:
     def _plain(self) -> Any:
         """The tokenizer without control tokens: their names are text."""
         plain = copy.deepcopy(self._inner)
+        if type(plain.model).__name__ == "Unigram":  # would take a name that is in its vocabulary for one token, whatever it costs
+            state = json.loads(plain.to_str())
+            vocabulary, control = state["model"]["vocab"], set(self._control)
+            state["model"]["vocab"] = [[f"{_OPEN}{text}" if text in control else text, score] for text, score in vocabulary]
+            state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in control]
+            state["post_processor"] = None
+            plain = type(plain).from_str(json.dumps(state))
         plain.encode_special_tokens = True
         return plain
 

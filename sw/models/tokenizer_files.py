@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import HwgenError
 from ...packages import needs
+from .sentence_piece import build_tokenizer, read_pieces
 from .tokenizer import Tokenizer
 
 __all__ = ["load_tokenizer"]
@@ -42,7 +43,7 @@ def _content(token: Any) -> str | None:
 
 def _open_library_file(path: Path) -> Any:
     if not path.exists():
-        beside = [name for name in ("tokenizer.model", "vocab.json", "tekken.json") if path.with_name(name).exists()]
+        beside = [name for name in ("vocab.json", "tekken.json") if path.with_name(name).exists()]
         fix = "copy tokenizer.json of the model beside config.json"
         if beside:
             fix = f"{beside[0]} alone is not read: let transformers write tokenizer.json (AutoTokenizer, save_pretrained)"
@@ -56,6 +57,40 @@ def _open_library_file(path: Path) -> Any:
     inner.no_truncation()  # what the file says about batches for training is no part of a text
     inner.no_padding()
     return inner
+
+
+#: Classes of transformers that put a begin token before every text where ``add_bos_token`` is absent. BitnetTokenizer is that of
+#: bitnet_b1_58-large, a copy of LlamaTokenizer.
+_BEGINNING = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "BitnetTokenizer")
+
+
+def _open_sentence_piece(path: Path, options: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    """The tokenizer of ``tokenizer.model`` with its begin and end tokens, and their names. What ``tokenizer_config.json`` must say
+    beside it is asked for.
+    """
+    said, kind = read_pieces(path), options.get("tokenizer_class")
+    begins = options.get("add_bos_token", True if kind in _BEGINNING else None)
+    if not isinstance(begins, bool):
+        raise HwgenError(
+            "tokenizer", f"{path.with_name('tokenizer_config.json')} does not say add_bos_token, and tokenizer_class is {kind!r}",
+            "add it, as the model was trained; or let transformers write tokenizer.json (AutoTokenizer, save_pretrained)",
+        )
+    if options.get("add_prefix_space") is False:
+        said.prefix = False
+    inner = build_tokenizer(said, first_only=options.get("legacy") is False)
+    ids = {"bos_token": said.begin, "eos_token": said.end, "unk_token": said.unknown}
+    names = {name: said.pieces[number].text for name, number in ids.items() if 0 <= number < len(said.pieces)}
+    names |= {name: text for name, text in _special_names(options).items() if name in ids}
+    ends = {"bos_token": begins, "eos_token": bool(options.get("add_eos_token", False))}
+    known = {name: text for name, text in names.items() if inner.token_to_id(text) is not None}
+    put = {name: known[name] for name, wanted in ends.items() if wanted and name in known}
+    if put:
+        from tokenizers.processors import TemplateProcessing
+
+        single = [*([put["bos_token"]] if "bos_token" in put else []), "$A", *([put["eos_token"]] if "eos_token" in put else [])]
+        special = [(text, inner.token_to_id(text)) for text in dict.fromkeys(put.values())]
+        inner.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    return inner, names
 
 
 def _add_tokens(inner: Any, options: dict[str, Any], directory: Path) -> None:
@@ -145,11 +180,15 @@ def _chat_template(options: dict[str, Any], directory: Path) -> str | None:
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json`` with what ``tokenizer_config.json``, ``special_tokens_map.json``,
-    ``added_tokens.json`` and the files of chat templates add to it.
+    """The tokenizer of ``tokenizer.json``, or of ``tokenizer.model`` where that is all there is, with what
+    ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json`` and the files of chat templates add to it.
     """
-    inner = _open_library_file(directory / "tokenizer.json")
     options = _read_json(directory / "tokenizer_config.json")
+    own: dict[str, str] = {}
+    if not (directory / "tokenizer.json").exists() and (directory / "tokenizer.model").exists():
+        inner, own = _open_sentence_piece(directory / "tokenizer.model", options)
+    else:
+        inner = _open_library_file(directory / "tokenizer.json")
     decoder = options.get("added_tokens_decoder", {})
     if not isinstance(decoder, dict) or not all(k.isdigit() and _content(v) is not None for k, v in decoder.items()):
         raise HwgenError(
@@ -163,7 +202,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             "set it to false where the model was trained without it",
         )
     _add_tokens(inner, options, directory)
-    names = _special_names(options)
+    names = own | _special_names(options)
     from tokenizers import AddedToken
 
     known = {token.content for token in inner.get_added_tokens_decoder().values()}

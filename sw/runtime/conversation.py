@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from ...errors import HwgenError
 from .generation import Generation
@@ -51,7 +51,7 @@ class Conversation:
         self.session.pending = []  # the end of the last answer is one of the tokens
         return list(tokens[self.session.position :])
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Add a message and stream the answer. One that does not fit into the context is refused, and not added."""
         self.messages.append({"role": "user", "content": text})
         tokens, context = self._encode(), self._llm.image.context
@@ -60,5 +60,11 @@ class Conversation:
             raise HwgenError("context", f"the conversation is longer than the context of {context} tokens", "type /reset")
         self.generation = self._llm.generation(self._unread(tokens), self._limit, self._sampler, session=self.session)
         answer = Answer(self._llm.model, self.generation, keep_session=True)
-        yield from answer
-        self.messages.append({"role": "assistant", "content": answer.text})
+        said = ""
+        try:
+            for piece in answer:
+                said += piece
+                yield piece
+        finally:  # interrupted as well: the answer is what was said of it
+            self.generation.interrupt()
+            self.messages.append({"role": "assistant", "content": said})

@@ -238,6 +238,14 @@ class Generation:
         assert not self._begun
         self.engine, self.prefixes = engine, prefixes
 
+    def interrupt(self) -> None:
+        """End before the answer is complete. What was to be computed next is left to the session, which may be saved or go on."""
+        if self._begun and not self.ended:
+            self.ended, self.stop_reason = True, "interrupted"
+            slides = self.context_full == "slide"  # what was seen is then more than the session has
+            self.session.pending = self._todo if slides else self._seen[self.session.position :]
+            self._todo = []
+
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""
         if self.prefixes is not None:

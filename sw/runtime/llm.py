@@ -111,7 +111,7 @@ class LLM:
     ) -> None:
         report = progress or (lambda text: None)
         if isinstance(model, (str, Path)):
-            model = load_image(Path(model)) if is_image_file(model) else open_model(model, report)
+            model = load_image(Path(model)) if is_image_file(model) else open_model(model, report, quantized=True)
         self.model = model
         self.image = compiled_image(model, board, head) if isinstance(model, CompiledModel) else compile_model(
             config_of(board, model.weights.engine), model.weights, name=model.name, head=head or "exact", progress=report

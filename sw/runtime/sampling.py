@@ -88,6 +88,8 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
+        self._biased = np.array(list(sampling.logit_bias), np.intp)  # there may be one for every token
+        self._biases = np.array(list(sampling.logit_bias.values()), np.float64)
 
     def choose(
         self,
@@ -129,8 +131,7 @@ class Sampler:
         if (s.presence_penalty or s.frequency_penalty) and answer:
             ids, times = np.unique(np.asarray(answer), return_counts=True)
             scores[ids] -= s.presence_penalty + s.frequency_penalty * times
-        for token, bias in s.logit_bias.items():
-            scores[token] += bias
+        scores[self._biased] += self._biases
         return scores
 
 

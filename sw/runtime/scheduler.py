@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -17,7 +18,8 @@ from .prefix_cache import PrefixCache
 
 __all__ = ["BACK_OFF", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler"]
 
-#: Seconds before each attempt to open a device that failed; when the last has failed, no more jobs are taken.
+#: Seconds before each attempt to open a device that failed. When the last has failed, or no pass succeeded after any of them, no
+#: more jobs are taken.
 BACK_OFF = (0.0, 1.0, 4.0, 15.0, 60.0)
 
 #: Passes that fail one behind the other, of whatever jobs, before the device counts as failed.
@@ -92,6 +94,8 @@ class Scheduler:
         #: Told, in the thread of the scheduler, that the device failed for good.
         self.on_failure = on_failure or (lambda error: None)
         self._failed_passes = 0
+        #: Times that the device was opened, or could not be, since a pass last succeeded.
+        self._attempts = 0
         #: With the engine of a device that was opened anew.
         self._prefixes: PrefixCache | None = None
         #: What the device failed with while it is being opened anew.
@@ -185,8 +189,10 @@ class Scheduler:
         with self._changed:
             self._recovering = error
         for job in list(self._running):
-            self._end(job, error)
-        for seconds in self._back_off if self._reopen is not None else ():
+            with contextlib.suppress(Exception):  # it has been told; what it held is lost with the device
+                self._end(job, error)
+        for seconds in self._back_off[self._attempts :] if self._reopen is not None else ():
+            self._attempts += 1
             with self._changed:
                 if self._changed.wait_for(lambda: self._refusal, seconds):  # closed meanwhile
                     return
@@ -340,7 +346,7 @@ class Scheduler:
             raise DeviceFailed(f"{FAILED_PASSES} passes failed, the last with: {error.message}") from error
         except Exception as error:
             raise DeviceFailed(f"{type(error).__name__}: {error}") from error
-        self._failed_passes = 0
+        self._failed_passes = self._attempts = 0
         return result
 
     def _end_with(self, job: Job, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .engine import Engine
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
 
-__all__ = ["KV_BITS", "load_session", "save_session"]
+__all__ = ["check_place", "KV_BITS", "load_session", "save_session"]
 
 #: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
 KV_BITS = (8, 4)
@@ -97,6 +98,18 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     content = content.replace(_NO_CHECKSUM.encode(), digest.encode(), 1)
     _write(path, content)
     return len(content)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path at which a session cannot be saved, before an answer is computed for it."""
+    folder = path.absolute().parent
+    reason = (
+        "it is a directory" if path.is_dir()
+        else f"{folder} is not a directory" if not folder.is_dir()
+        else "" if os.access(folder, os.W_OK) else f"{folder} cannot be written"
+    )
+    if reason:
+        raise HwgenError("session", f"{path} cannot be written: {reason}", "choose another place")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -340,8 +340,10 @@ def create_app(
     if hosts is not None:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False))
     if origins:
-        allowed = {"allow_methods": ["GET", "POST"], "allow_headers": ["Authorization", "Content-Type"]}
-        middleware.append(Middleware(CORSMiddleware, allow_origins=list(origins), **allowed))
+        middleware.append(Middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        ))
     return Starlette(
         routes=routes,
         lifespan=lifespan,

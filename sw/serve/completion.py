@@ -6,20 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import HwgenError
 from ..models.tokenizer import Tokenizer
 from ..runtime.generation import GeneratedToken, Generation
 from ..runtime.sampling import TokenLogprobs
-from ..runtime.scheduler import Job
+from ..runtime.scheduler import Job, Scheduler
 from .errors import ApiError
-from .metrics import Stopwatch
+from .metrics import Metrics, Stopwatch
 from .text import AnswerText
 from .tool_calls import CallReader
-
-if TYPE_CHECKING:
-    from .service import Service
 
 __all__ = ["Choice", "Completion", "Piece"]
 
@@ -94,11 +91,11 @@ class Choice:
 class Completion:
     """The answers to one request."""
 
-    def __init__(self, service: Service, choices: Sequence[Choice]) -> None:
-        self._service, self.choices = service, choices
+    def __init__(self, scheduler: Scheduler, metrics: Metrics, choices: Sequence[Choice]) -> None:
+        self._scheduler, self._metrics, self.choices = scheduler, metrics, choices
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, GeneratedToken | HwgenError | None]] = asyncio.Queue()
-        self._stopwatches = [Stopwatch(service.metrics) for _ in choices]
+        self._stopwatches = [Stopwatch(metrics) for _ in choices]
         self._jobs = [Job(c.generation, self._sender(i), self._sender(i)) for i, c in enumerate(choices)]
         self._done = False
 
@@ -113,7 +110,7 @@ class Completion:
         """Put the jobs in the queue: all of them, or none."""
         try:
             for job in self._jobs:
-                self._service.scheduler.submit(job)
+                self._scheduler.submit(job)
         except HwgenError:
             self.cancel()
             raise
@@ -142,7 +139,7 @@ class Completion:
                         yield piece
                     if not choice.stopped:
                         continue
-                    self._service.scheduler.cancel(self._jobs[index])
+                    self._scheduler.cancel(self._jobs[index])
                 open_ -= 1
                 yield choice.end()
             self._done = True
@@ -150,17 +147,17 @@ class Completion:
             self.cancel()
             for choice, stopwatch in zip(self.choices, self._stopwatches, strict=True):
                 stopwatch.end()
-                self._service.metrics.answer_tokens.inc(choice.tokens)
-                self._service.metrics.reused_tokens.inc(choice.generation.reused)
+                self._metrics.answer_tokens.inc(choice.tokens)
+                self._metrics.reused_tokens.inc(choice.generation.reused)
 
     def cancel(self) -> None:
         """Free the slots of the answers that still have one."""
         for job in self._jobs:
-            self._service.scheduler.cancel(job)
+            self._scheduler.cancel(job)
 
     def abandon(self) -> None:
         """The client has gone away."""
         if not self._done:
-            self._service.metrics.cancelled.inc()
+            self._metrics.cancelled.inc()
             self.cancel()
             self._events.put_nowait((-1, None))

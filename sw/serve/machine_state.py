@@ -74,10 +74,9 @@ class MachineState:
         self._traced: tuple[int, PassTrace] | None = None
 
     # ---- the scheduler's thread ----------------------------------------------------------------------------------
-    def observe(self, job: Job, result: PassResult, prefill: bool, seconds: float) -> None:
-        """One pass of the accelerator; no other has begun since."""
+    def observe(self, jobs: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
+        """One pass of the accelerator, with a run for each of the jobs; no other has begun since."""
         number, now = next(self._numbers), time.monotonic()
-        session = job.generation.session
         words: tuple[int, ...] = ()
         if now - self._asked < LOOKED_AT and now >= self._next_trace:
             name = f"pass {number}: {result.tokens} {'prompt ' if prefill else ''}token{'s' if result.tokens > 1 else ''}"
@@ -85,7 +84,10 @@ class MachineState:
             words = self._port_words()
             ended = time.monotonic()
             self._next_trace = ended + TRACE_SHARE * (ended - now)
-        runs = ((self._answer(job), session.position - result.tokens, result.tokens),)
+        runs = tuple(
+            (self._answer(job), job.generation.session.position - run.tokens, run.tokens)
+            for job, run in zip(jobs, result.runs, strict=True)
+        )
         self._passes.append(PassRecord(
             number=number, ended=time.time(), prefill=prefill, seconds=seconds, result=result, runs=runs, port_words=words
         ))

@@ -317,8 +317,8 @@ class CompletionRequest(Request):
     def prompts(self) -> list[str | list[int]]:
         """One or several, each text or token ids."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]  # told apart by its first element
-        return list(self.prompt)  # type: ignore[arg-type]
+            return [self.prompt]
+        return list(self.prompt)
 
     @property
     def shown_logprobs(self) -> int | None:

@@ -227,7 +227,7 @@ class Service:
             room = self.limits.sessions + self.limits.waiting
             if len(choices) > room:
                 raise ApiError.refused("n", f"{len(choices)} answers are asked for, this server takes {room} at a time")
-            completion = Completion(self, choices)
+            completion = Completion(self.scheduler, self.metrics, choices)
             completion.begin()
         except HwgenError as error:
             raise ApiError.of(error) from error

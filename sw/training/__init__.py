@@ -4,7 +4,7 @@ __all__ = ["RECIPES"]
 
 #: Name -> what it does.
 RECIPES = {
-    "exact-q4_1": "takes Q4_1 and Q4_0 blocks as they are",
+    "exact-q4_1": "takes 4-bit blocks as they are",
     "rtn": "rounds to nearest in groups",
     "fireq": "scales channels and rotary pairs, then rounds to nearest",
     "gptq": "moves rounding errors to later columns",

@@ -13,10 +13,10 @@ from torch import Tensor
 from ...errors import HwgenError
 from ...formats import Float
 from ...golden.float_llama import FloatLlama
-from ...int4 import BlockMatrix, Int4Matrix, to_machine
+from ...int4 import Int4Matrix, round_to_nearest
 from ...weights import LayerWeights, ModelWeights, dense, scale_rows
 from . import RECIPES
-from .rounding import round_gptq, round_to_nearest
+from .rounding import round_gptq
 from .scaling import InputStatistics, channel_scales, fold_inputs, rotary_factors
 
 __all__ = ["Quantized", "calibration_windows", "needs_calibration", "quantize"]
@@ -43,16 +43,15 @@ def _relative_error(w: Float, stored: Int4Matrix) -> float:
     return float(np.linalg.norm(w - stored.dense())) / norm if norm else 0.0
 
 
-def _exact(layer: LayerWeights, index: int) -> dict[str, Int4Matrix]:
-    matrices: dict[str, Int4Matrix] = {}
-    for name, matrix in layer.matrices.items():
-        if isinstance(matrix, np.ndarray):
-            raise HwgenError(
-                "usage", f"exact-q4_1 takes 4-bit matrices, but layer {index} {name} has floats",
-                "take a GGUF file with Q4_1 or Q4_0 matrices, or another recipe",
-            )
-        matrices[name] = to_machine(matrix) if isinstance(matrix, BlockMatrix) else _as_int4(matrix)
-    return matrices
+def _exact(weights: ModelWeights) -> list[dict[str, Int4Matrix]]:
+    """Matrices by layer, codes as they are."""
+    try:
+        return [{name: _as_int4(matrix) for name, matrix in layer.matrices.items()} for layer in weights.on_machine().layers]
+    except ValueError as error:
+        raise HwgenError(
+            "usage", f"exact-q4_1 takes 4-bit matrices, but {error}",
+            "take a GGUF file with Q4_K, Q4_1 or Q4_0 matrices, or another recipe",
+        ) from error
 
 
 class _Calibration:
@@ -112,6 +111,7 @@ def quantize(
         raise HwgenError("usage", f"there is no recipe {recipe!r}", f"give one of {', '.join(RECIPES)}")
     if needs_calibration(recipe) and windows is None:
         raise HwgenError("usage", f"recipe {recipe} needs a calibration text", "give --calibration FILE")
+    exact = _exact(weights) if recipe == "exact-q4_1" else []
     calibration = None if windows is None or recipe == "rtn" else _Calibration(weights, windows)
     layers: list[LayerWeights] = []
     errors: list[dict[str, float]] = []
@@ -122,8 +122,8 @@ def quantize(
         factors = rotary_factors(keys, weights.shape) if calibration and not weights.layer.head_norms else None
         floats = {name: dense(matrix) for name, matrix in layer.matrices.items()}
         gains, biases = layer.norms, dict(layer.biases)
-        if recipe == "exact-q4_1":
-            matrices = _exact(layer, i)
+        if exact:
+            matrices = exact[i]
         else:
             floats |= {**gains, **biases}
             if recipe.startswith("fireq"):

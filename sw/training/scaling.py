@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ...formats import Float
+from ...int4 import round_to_nearest
 from ...shape import ModelShape
-from .rounding import round_to_nearest
 
 __all__ = ["InputStatistics", "channel_scales", "fold_inputs", "rotary_factors"]
 

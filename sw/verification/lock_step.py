@@ -22,6 +22,7 @@ from .operator_outputs import OperatorOutputs, Output, SteppedDevice, Words
 
 if TYPE_CHECKING:
     from ..devices.golden import GoldenDevice
+    from ..devices.verilator import Waves
 
 __all__ = ["LockStep", "Mismatch", "Outcome", "verify_model"]
 
@@ -219,7 +220,7 @@ class LockStep:
                         for engine, session in ((self.rtl_engine, rtl_session), (self.golden_engine, golden_session))
                     )
                     token = np.zeros(1, np.int64)
-                    name = f"block {block} of head {head} of sequence {number}"
+                    name = f"block {block} of head {head}" + (f" of sequence {number}" if number else "")
                     self._compare(Output(d, name, token, partial(np.asarray, rtl), golden))
 
     def _compare_logits(self, rtl: PassResult, golden: PassResult) -> None:
@@ -270,13 +271,14 @@ def verify_model(
     head: str = "exact",
     seed: int = 0,
     noise: int | None = None,
+    waves: Waves | None = None,
     progress: Callable[[str], None] = lambda text: None,
     device: SteppedDevice | None = None,
 ) -> Outcome:
     """Compare RTL and golden model over a random prompt and its greedy continuation.
 
     ``device`` is the machine under test; without one the accelerator is generated with probes and verilated, with ``noise``
-    (a seed) in everything that a board does not promise (`hwgen.sim.noise`).
+    (a seed) in everything that a board does not promise (`hwgen.sim.noise`), and its ``waves`` written.
     """
     from ..devices.golden import GoldenDevice
     from ..devices.verilator import VerilatorDevice
@@ -286,7 +288,7 @@ def verify_model(
     image = compile_model(config, weights, head=head)
     memory = image.memory_bytes()
     if device is None:
-        device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, noise=noise, progress=progress)
+        device = VerilatorDevice(replace(config, probe=True), memory_bytes=memory, noise=noise, waves=waves, progress=progress)
     lock_step = LockStep(config, image, device, GoldenDevice(config, memory_bytes=memory))
     prompt = [int(t) for t in np.random.default_rng(seed).integers(0, weights.shape.vocab, prompt_tokens)]
     return lock_step.run(prompt, new_tokens, progress)

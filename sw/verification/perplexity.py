@@ -10,6 +10,7 @@ from typing import Any
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...packages import needs
+from ...weights import ModelWeights
 from ..models.model import Model
 from ..models.tokenizer import Tokenizer
 
@@ -47,12 +48,13 @@ def encode_file(tokenizer: Tokenizer, path: Path, limit: int | None = None) -> t
 
 def compare_perplexity(
     model: Model,
+    weights: ModelWeights,
     path: Path,
     config: BuildConfig,
     limit: int | None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """What ``hwgen perplexity --json`` prints."""
+    """What ``hwgen perplexity --json`` prints: the model in float arithmetic, and ``weights``, the same as the machine has them."""
     with needs("perplexity", "hwgen[sim]"):
         from ...golden.decoder import GoldenModel
         from ...golden.perplexity import compare_models
@@ -65,14 +67,9 @@ def compare_perplexity(
             shown = done * 20 // total
             progress(f"{done:,} of {total:,} tokens")
 
-    if not model.weights.is_quantized:
-        raise HwgenError(
-            "architecture", f"{model.name} has float matrices; the machine takes 4-bit ones",
-            f"hwgen quantize {model.path} --out DIR",
-        )
     family, length = model.family, min(model.shape.max_context, config.max_context)
     length = min(length, family.window or length)
-    exact = GoldenModel(model.weights, config).logits
+    exact = GoldenModel(weights, config).logits
     outcome = compare_models(
         family.float_reference(model.weights), exact, ids, length=length, batch=family.batch, progress=report
     )

@@ -161,10 +161,14 @@ def naive_column_sum(x: list[float]) -> float:
     return sums[0]
 
 
+@pytest.mark.parametrize("exponent", [0, -55, -122, 124])
 @pytest.mark.parametrize("length", [0, 1, 2, 127, 128, 129, 300, 512])
-def test_column_sum(length: int) -> None:
+def test_column_sum(length: int, exponent: int) -> None:
+    """Also where sums are flushed and saturated; with half the elements 0 and some that cancel."""
     generator = torch.Generator().manual_seed(length)
     x = torch.randn(2, 3, length, generator=generator) * torch.exp(4 * torch.randn(2, 3, length, generator=generator))
+    x[..., 128::3] = -x[..., : x[..., 128::3].shape[-1]]
+    x = flush(x * 2.0**exponent)
     result = column_sum(x)
     assert result.shape == (2, 3)
     assert result.flatten().tolist() == [naive_column_sum(row) for row in x.reshape(6, length).tolist()]

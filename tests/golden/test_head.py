@@ -48,4 +48,6 @@ def test_candidates_are_sorted_and_ties_take_the_smaller_id() -> None:
     assert index.tolist() == [1, 3, 5, 0, 6]
     assert value.tolist() == [5.0, 5.0, 5.0, 1.0, 1.0]
     assert top_candidates(torch.zeros(1000), 8)[0].tolist() == list(range(8))
+    many = torch.randint(0, 9, (5000,), generator=torch.Generator().manual_seed(1)).float()  # the best are far more than 40
+    assert top_candidates(many, 40)[0].tolist() == sorted(range(5000), key=lambda i: (-many[i].item(), i))[:40]
     assert top_candidates(logits, 20)[0].tolist() == [1, 3, 5, 0, 6, 4, 2]

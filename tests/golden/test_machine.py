@@ -13,10 +13,12 @@ import torch
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.formats import pack_bf16, quantize_head, round_bf16
+from hwgen.golden import unpacked_weights
 from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
-from hwgen.layout import KvBlockLayout, head_block_beats, matrix_shape, pack_head, pack_ternary
+from hwgen.golden.unpacked_weights import StationaryWeights
+from hwgen.layout import KvBlockLayout, head_block_beats, matrix_shape, pack_head, pack_ternary, unpack_ternary
 from hwgen.registers import RUN_TOKENS, PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
@@ -369,3 +371,19 @@ def test_tokens_of_a_chunk_do_not_depend_on_later_ones() -> None:
         host.machine.scratch[: 6 * vectors].reshape(6, -1) for host in hosts
     ]  # the residual stream is first in the scratch
     assert np.array_equal(x[0][:3], x[1][:3]) and not np.array_equal(x[0][3], x[1][3])
+
+
+def test_matrices_are_kept_as_products_take_them_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values are the same; one that changes in its place gives its room back."""
+    config = BuildConfig(name="kept")
+    bytes_of = [np.random.default_rng(seed).integers(0, 243, (8, config.beat_bytes), dtype=np.uint8) for seed in range(3)]
+    elements = unpack_ternary(config, bytes_of[0], 2 * config.rows, 4 * config.slice_inputs).size
+    monkeypatch.setattr(unpacked_weights, "KEPT_BYTES", 4 * elements)
+    weights = StationaryWeights(config)
+    kinds = []
+    for address, content in ((0, 0), (0, 1), (4096, 2), (0, 1)):
+        matrix = weights.ternary(address, bytes_of[content], 4, 2)
+        expected = unpack_ternary(config, bytes_of[content], 2 * config.rows, 4 * config.slice_inputs)
+        assert np.array_equal(matrix.numpy(), expected)
+        kinds.append(matrix.dtype)
+    assert kinds == [torch.float32, torch.float32, torch.int8, torch.float32]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hwgen.golden.float32 import flush
-from hwgen.golden.norm import norm_quantize
+from hwgen.golden.norm import norm_heads, norm_quantize, quantize_int8
 
 from . import rational
 from .bits import assert_same_bits, fractions, random_floats
@@ -67,3 +67,28 @@ def test_power_of_two_scaling_of_input_keeps_codes() -> None:
     q, _ = norm_quantize(x, torch.ones(96), inverse_of(96), EPS)
     q_scaled, _ = norm_quantize(x * 1024, torch.ones(96), inverse_of(96), EPS)
     assert_same_bits(q, q_scaled)
+
+
+@pytest.mark.parametrize("n", [8, 64, 128])
+def test_norm_of_heads_is_close_to_float64(n: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    x, gain = torch.randn(5, 3, n, generator=g) * 4, torch.rand(n, generator=g) + 0.5
+    x[0, 0] = 0
+    y = norm_heads(x, gain, inverse_of(n), 0.25)
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 0.25).sqrt() * gain.double()
+    torch.testing.assert_close(y.double(), exact, rtol=1e-6, atol=1e-12)
+    for i in range(5):
+        assert_same_bits(norm_heads(x[i, 1], gain, inverse_of(n), 0.25), y[i, 1])
+
+
+@pytest.mark.parametrize("spread", [2.0, 62.0])
+def test_quantisation_alone_is_a_norm_whose_root_is_one(spread: float) -> None:
+    """With 0 for 1/n and 1 for epsilon: what the vector unit computes."""
+    g = torch.Generator().manual_seed(3)
+    x = random_floats(g, 4, 130, low=-spread, high=spread)
+    x[2] = 0
+    q, scale = quantize_int8(x)
+    same_q, same_scale = norm_quantize(x, torch.ones(130), 0.0, 1.0)
+    assert torch.equal(q, same_q)
+    assert_same_bits(scale, same_scale)
+    assert ((q.double() * scale.double()[:, None] - x.double()).abs() <= scale.double()[:, None] * 0.51).all()

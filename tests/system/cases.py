@@ -56,11 +56,6 @@ def model_weights(shape: ModelShape, seed: int, layer: DecoderLayer, formats: di
     return random_weights(shape, seed, layer, engine, **(formats or {}))
 
 
-def random_layer(rng: np.random.Generator, *usual: DecoderLayer) -> DecoderLayer:
-    """Every second layer is one of the usual ones."""
-    return (usual * 2 + (LLAMA, QWEN2, QWEN3))[int(rng.integers(2 * len(usual) + 3))]
-
-
 def random_unrotated(rng: np.random.Generator, layers: int) -> tuple[int, ...]:
     """No layer, mostly, or any."""
     return tuple(i for i in range(layers) if rng.random() < 0.2)
@@ -128,7 +123,7 @@ def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, A
     }
 
 
-def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, DecoderLayer, dict[str, Any]]:
+def random_llama_model(config: BuildConfig, rng: np.random.Generator, layer: DecoderLayer) -> tuple[ModelShape, dict[str, Any]]:
     """A model with INT4 matrices that fits the build; inputs are whole slices."""
     step = max(16, config.int4_slice_inputs)
     while True:
@@ -147,12 +142,12 @@ def random_llama_model(config: BuildConfig, rng: np.random.Generator) -> tuple[M
             max_context=config.max_context,
             tied=bool(rng.integers(2)),
         )
-        formats, layer = random_formats(config, rng), random_layer(rng, LLAMA)
+        formats = random_formats(config, rng)
         try:
             compile_model(config, random_weights(shape, 0, layer, "int4", **formats))
         except (HwgenError, ValueError):  # query elements that are no whole slices
             continue
-        return shape, layer, formats
+        return shape, formats
 
 
 def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelShape, DecoderLayer, str]:
@@ -174,7 +169,7 @@ def random_model(config: BuildConfig, rng: np.random.Generator) -> tuple[ModelSh
             max_context=config.max_context,
             tied=bool(rng.integers(2)),
         )
-        layer = random_layer(rng, BITNET)
+        layer = (BITNET, BITNET, LLAMA, QWEN2, QWEN3)[int(rng.integers(5))]
         try:
             compile_model(config, random_weights(shape, layer=layer), head=head)
         except HwgenError:
@@ -214,7 +209,8 @@ def random_cases(seed: int, count: int, config: BuildConfig | None = None) -> It
     for number in range(count):
         formats: dict[str, Any] | None = None
         if config.has_int4 and (number % 2 or not config.has_ternary):
-            (shape, layer, formats), head = random_llama_model(config, rng), "exact"
+            layer, head = (QWEN3, QWEN2, LLAMA)[number % 3], "exact"
+            shape, formats = random_llama_model(config, rng, layer)
         else:
             shape, layer, head = random_model(config, rng)
         timing = (KV260, IDEAL, RANDOM(seed + number), replace(RANDOM(seed + number), interleave=True))[number % 4]

@@ -41,6 +41,9 @@ class Fault:
         return f"{self.name}-{self.opcode.name}"
 
 
+#: What enters the ring is for one of these, now or later.
+READERS = (Opcode.LINEAR, Opcode.ATTENTION, Opcode.PARAM)
+
 FAULTS = [
     Fault("linear.decoder_0.byte_5_trits_0", 0, Opcode.LINEAR),
     Fault("linear.lane_0_1.sum_2_1_0", 3, Opcode.LINEAR),
@@ -57,8 +60,11 @@ FAULTS = [
     Fault("attention.softmax.denominator.multiply.high2", 29, Opcode.ATTENTION),
     Fault("store.bank_1", 7, Opcode.KV_WRITE, element=0),
     Fault("kv_writer.slots", 5, Opcode.KV_WRITE),
+    Fault("memory.reader.dispatcher.next_burst", 9, Opcode.ATTENTION, blamed=READERS),
+    Fault("memory.reader.port0.offer__slot", 2, Opcode.LINEAR, blamed=READERS),
+    Fault("memory.reader.gatherer.write__data", 100, Opcode.LINEAR, blamed=READERS),
     Fault("memory.reader.ring.shown0", 100, Opcode.LINEAR),
-    Fault("memory.reader.ring.shown0", 77, Opcode.ATTENTION, blamed=(Opcode.ATTENTION, Opcode.PARAM, Opcode.LINEAR)),
+    Fault("memory.reader.ring.shown0", 77, Opcode.ATTENTION, blamed=READERS),
     Fault("attention.topk.logit_in", 24, Opcode.HEAD),
     Fault("attention.logit_writer.gathered", 63, Opcode.HEAD),
     Fault("attention.score_stage.dot.total_0_2", 10, Opcode.HEAD),

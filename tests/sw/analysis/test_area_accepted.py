@@ -65,9 +65,6 @@ def test_growth_over_five_percent_names_the_unit(measure: str, found: float, ove
 #: makes it 70.5% of the kv260's look-up tables. The next choice of a configuration is below.
 ABOVE = {("zcu104", "uram")}
 
-#: Units and pairs of units of the KV260 build with a path beyond the target that is still to be cut.
-TOO_LONG = {"attention -> memory", "attention", "memory", "vector"}
-
 
 @pytest.mark.parametrize("name", [name for name in board_names() if load_board(name).available])
 def test_every_board_is_below_the_ceilings(name: str) -> None:
@@ -90,11 +87,12 @@ def test_a_new_unit_must_be_accepted_and_one_that_is_gone_need_not() -> None:
     assert [str(g) for g in compare({"old": ROW}, {"new": ROW})] == ["new: is new, lut 1000"]
 
 
-def test_accepted_paths_are_below_the_target() -> None:
+@pytest.mark.parametrize("path", [ACCEPTED, ACCEPTED.with_name("resources-int4.json")], ids=lambda path: path.stem)
+def test_accepted_paths_are_below_the_target(path: Path) -> None:
     """By accepted figures, as areas; `hwgen report --check` holds the design against the target itself."""
-    values = json.loads(ACCEPTED.read_text())
+    values = json.loads(path.read_text())
     assert {"vector", "attention", "memory", "linear", "registers", "sequencer", "kv_writer"} <= values["paths"].keys()
-    assert {unit for unit, ns in values["paths"].items() if ns > TARGET} == TOO_LONG
+    assert not {unit: ns for unit, ns in values["paths"].items() if ns > TARGET}
 
 
 def whole_report(lane_lut: int = 1000, ns: float = 3.0) -> dict[str, Any]:

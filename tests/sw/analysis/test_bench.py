@@ -50,6 +50,7 @@ def _check_timeline(directory: Path) -> None:
     events = json.loads((directory / "timeline.json").read_text())["traceEvents"]
     spans = [e for e in events if e["ph"] == "X"]
     assert {e["name"] for e in spans} >= {"LINEAR", "NORM", "DRAIN", "ROPE", "ATTENTION", "KV_WRITE", "HEAD"}
+    _check_format(events)
     for process in {e["pid"] for e in spans}:
         for thread in {e["tid"] for e in spans}:
             mine = sorted((e["ts"], e["dur"]) for e in spans if (e["pid"], e["tid"]) == (process, thread))
@@ -63,6 +64,22 @@ def _check_timeline(directory: Path) -> None:
     assert ("DRAIN", "LINEAR") in together and ("NORM", "LINEAR") in together
     assert all(e["name"] == "ring" for e in events if e["ph"] == "C") and any(e["ph"] == "C" for e in events)
     assert (directory / "timeline-prefill.svg").stat().st_size > 10_000
+
+
+def _check_format(events: list[dict[str, Any]]) -> None:
+    """What Perfetto's importer of the Trace Event Format wants: numbers of processes and threads above 0, names for all of them,
+    times that are numbers, no phases but those that are described.
+    """
+    assert {e["ph"] for e in events} == {"M", "X", "C"}
+    named = {(e["pid"], e.get("tid")) for e in events if e["ph"] == "M"}
+    for e in events:
+        assert isinstance(e["pid"], int) and e["pid"] > 0 and isinstance(e["name"], str)
+        if e["ph"] != "M":
+            assert isinstance(e["ts"], float) and e["ts"] >= 0 and (e["pid"], None) in named
+        if e["ph"] == "X":
+            assert e["dur"] > 0 and e["tid"] > 0 and (e["pid"], e["tid"]) in named
+        if e["ph"] == "C":
+            assert all(isinstance(value, int | float) for value in e["args"].values())
 
 
 def test_refuses_more_layers_than_the_model_has() -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from hwgen.boards import load_board
-from hwgen.descriptors import Opcode
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.published import published_model
-from hwgen.sw.analysis.pass_model import PassModel
+from hwgen.sw.analysis.pass_model import COSTS, PassModel, Ring, Work
 
 KV260 = load_board("kv260")
 
@@ -61,3 +61,16 @@ def test_takes_milliseconds_a_pass() -> None:
     for _ in range(5):
         model.run(1, 128)
     assert (time.process_time() - begin) / 5 < 0.5  # tens of milliseconds, on a machine that does nothing else
+
+
+@pytest.mark.parametrize(("heads", "vectors", "tokens", "cycles"), [
+    (1, 1, 1, 140), (4, 4, 1, 585), (4, 16, 1, 817), (2, 8, 2, 669), (4, 2, 2, 1045),
+])
+def test_norms_of_heads_take_what_the_rtl_took(heads: int, vectors: int, tokens: int, cycles: int) -> None:
+    """Cycles from start to done of the vector unit with vectors of 8 elements."""
+    config = KV260.config
+    assert config.width == 8
+    model = PassModel(config, replace(published_model("bitnet-0.73b").shape, layers=1))
+    d = Descriptor(opcode=Opcode.NORM, flags=Flag.STORE, heads=heads, vectors=vectors)
+    work = Work(descriptor=d, count=tokens, tokens=tokens, position=0, start=0, beats=0)
+    assert COSTS[Opcode.NORM](model, work, Ring(config, model.calibration)) == pytest.approx(cycles, abs=3)

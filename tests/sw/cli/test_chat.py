@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from hwgen.decoder import LLAMA
+from hwgen.sw.cli.chat_input import line_reader
 from hwgen.sw.cli.main import main
+from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.models.open import open_model
+from hwgen.sw.runtime.llm import LLM
 from hwgen.weights import random_weights
 
+from ..conftest import CONFIG
 from ..models.llama_files import SHAPE, write_gguf
-from .calls import call
+from .calls import SMALL, call
 
 
 @pytest.fixture
@@ -52,8 +57,76 @@ def test_the_first_answer_is_that_of_run(
     assert {name: run[name] for name in said} == said and said["tokens"]
 
 
-@pytest.mark.parametrize("device", ["golden", "verilator"])
-def test_float_models_need_quantising(tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:
-    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "F16")
-    code, result = call(capsys, "chat", str(tmp_path / "m.gguf"), "--device", device, "--prompt", "x")
-    assert code == 2 and "not floats" in result["error"]["message"] and "hwgen quantize" in result["error"]["fix"]
+# ---- Ctrl-C, and lines -------------------------------------------------------------------------------------------
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+    """Ctrl-C while pass ``passes`` is waited for, once."""
+    wait, count = GoldenDevice.wait, iter(range(10_000))
+
+    def waiting(self: GoldenDevice, timeout: float) -> None:
+        if next(count) == passes:
+            raise KeyboardInterrupt
+        wait(self, timeout)
+
+    monkeypatch.setattr(GoldenDevice, "wait", waiting)
+
+
+def test_an_interrupt_ends_the_answer_and_not_the_chat(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(model_file), "--max-new-tokens", "6", "--json"]
+    whole = call(capsys, "chat", *options[:-1], "--prompt", "Two")[1]["turns"][0]
+    interrupt_after(monkeypatch, 3)
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n/reset\nTwo\n"))
+    assert main(["chat", *options]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["turns"] == [whole] and "answer ended" in captured.err
+
+
+@pytest.mark.parametrize("passes", [0, 1, 4])
+def test_an_interrupted_session_is_saved(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passes: int
+) -> None:
+    """In the prompt (two passes) or in the answer: what was computed is in the file, what was not is computed when it goes on."""
+    options = [str(model_directory), "--device", "golden", "--max-new-tokens", "8", *SMALL, "--session", str(tmp_path / "s")]
+    whole = call(capsys, "run", *options[:-2], "--prompt", "the cat sat")[1]["tokens"]
+    interrupt_after(monkeypatch, passes)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["run", *options, "--prompt", "the cat sat"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    llm = LLM(model_directory, "golden", CONFIG)
+    session = llm.load_session(tmp_path / "s")
+    prompt = llm.model.tokenizer.encode("the cat sat")
+    said = [*session.tokens, *session.pending]
+    assert said == [*prompt, *whole][: len(said)] and len(said) == len(prompt) + max(0, passes - 1)
+
+
+def test_a_bad_place_for_a_session_is_refused_before_the_answer(
+    model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path, tmp_path / "none" / "s"):
+        options = [str(model_directory), "--prompt", "x", "--device", "golden", *SMALL, "--session", str(path)]
+        assert main(["run", *options]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and "hwgen: session: " in captured.err
+
+
+def test_lines_of_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They can be edited, and are kept for the next conversation where there is a place for them."""
+    pytest.importorskip("prompt_toolkit", reason="line editing needs prompt_toolkit")
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.input import create_pipe_input
+
+    def typed(keys: str) -> list[str | None]:
+        with create_pipe_input() as pipe, create_app_session(input=pipe):
+            pipe.send_text(keys)
+            read = line_reader(True)
+            return [read() for _ in range(keys.count("\r") + keys.count("\x04"))]
+
+    monkeypatch.setenv("HWGEN_DATA", str(tmp_path))
+    assert typed("ab\x1b[DX\r\x04") == ["aXb", None]
+    assert "+aXb" in (tmp_path / "chat_history").read_text()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HWGEN_DATA", str(tmp_path / "file" / "none"))
+    assert typed("c\r") == ["c"]

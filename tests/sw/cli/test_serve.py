@@ -10,6 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from hwgen.errors import HwgenError
 from hwgen.sw.cli.main import main
 
 from ..conftest import CONFIG
@@ -43,6 +44,22 @@ def test_running_answers_end_before_the_server(chat_directory: Path, number: sig
             process.kill()
 
 
+def test_a_device_that_is_lost_for_good(
+    capsys: pytest.CaptureFixture[str], chat_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends with exit code 2 and says why."""
+    from hwgen.sw.serve.server import Server
+
+    lost = HwgenError("device", "the board is gone", "look at its cable")
+
+    def run(self: Server, sockets: object) -> None:
+        assert self._service.scheduler.on_failure == self._fail
+        self._fail(lost)
+
+    monkeypatch.setattr(Server, "run", run)
+    assert error(capsys, str(chat_directory), "--port", "0") == lost.to_dict()
+
+
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
     assert main(["serve", *arguments, *SMALL, "--json"]) == 2
     return dict(json.loads(capsys.readouterr().out)["error"])
@@ -59,6 +76,7 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], chat_directory: Path,
     assert "cannot be read" in error(capsys, "--api-key-file", str(tmp_path / "none"))["message"]
     (tmp_path / "key").write_text("\n")
     assert "is empty" in error(capsys, "--api-key-file", str(tmp_path / "key"))["message"]
+    assert "--drain-seconds must be at least 0" in error(capsys, "--drain-seconds", "-1")["message"]
     assert "--max-new-tokens must be at least 1" in error(capsys, "--max-new-tokens", "0")["message"]
     small = error(capsys, str(chat_directory), "--port", "0", "--cache-tokens", "10")
     assert "smaller than the context" in small["message"]
@@ -67,5 +85,6 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], chat_directory: Path,
 
 def test_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "hwgen.sw.serve.server", raising=False)  # as in a process that has not served yet
     wrong = error(capsys, "--port", "0")
     assert wrong["kind"] == "tool" and "[serve]" in wrong["fix"]

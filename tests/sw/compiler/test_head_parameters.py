@@ -8,7 +8,7 @@ import pytest
 
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.descriptors import Flag, Format, Opcode
-from hwgen.sw.compiler.compile import compile_model, plan_model
+from hwgen.sw.compiler.compile import plan_model
 from hwgen.weights import random_weights
 
 from .test_int4 import CONFIG, SHAPE, check
@@ -28,20 +28,6 @@ ALL = DecoderLayer("all", (
 ], ids=["llama", "unrotated", "biases", "head norms", "all"])
 def test_logits_equal_the_golden_models(layer: DecoderLayer, changes: dict[str, object], engine: str) -> None:
     check(BOTH, random_weights(replace(SHAPE, **changes), 1, layer, engine), [21, 1, 1, 5, 1])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("layer", [QWEN2, QWEN3, ALL], ids=lambda layer: layer.name)
-def test_other_builds(layer: DecoderLayer) -> None:
-    shape = replace(SHAPE, heads=6, kv_heads=6, hidden=96, ffn=32, unrotated=(1,))
-    check(replace(BOTH, chunk=1), random_weights(SHAPE, 2, layer, "int4"), [3, 1])
-    check(replace(BOTH, rows=4, panel_rows=32, lanes=1), random_weights(shape, 3, layer, "ternary"), [14, 1, 3])
-
-
-@pytest.mark.parametrize("layer", [QWEN2, QWEN3, ALL], ids=lambda layer: layer.name)
-def test_slices_are_planned(layer: DecoderLayer) -> None:
-    """They are proven when they are planned."""
-    image = compile_model(BOTH, random_weights(replace(SHAPE, unrotated=(1,)), 4, layer, "ternary"))
-    assert image.sliced is not None and len(image.sliced.slices) > 4
 
 
 def test_ternary_matrices_without_norms_are_quantized_alone() -> None:

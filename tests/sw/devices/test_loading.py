@@ -26,7 +26,7 @@ from hwgen.sim.board.local import SimulatedDevice
 from hwgen.sw.devices.pynq import PynqDevice
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PYNQ's own code
     pytest.mark.usefixtures("active_device"),
 ]
 

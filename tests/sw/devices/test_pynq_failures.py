@@ -105,7 +105,7 @@ def test_attaching(opened: Callable[..., PynqDevice], board: VirtualBoard, tmp_p
 
 
 def test_an_overlay_that_the_user_loaded(board: VirtualBoard, tmp_path: Path) -> None:
-    target = SimulatedDevice(board)
+    target = pynq.Device.active_device = SimulatedDevice(board)  # on a board it is there; PYNQ 3.0 sets the clocks of no other
     overlay = pynq.Overlay(str(write_overlay(BOARD, tmp_path)), device=target)
     device = PynqDevice(CONFIG, overlay=overlay, target=target)
     driver = device.driver

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hwgen.sim.board.server import BoardServer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20"),  # of PYNQ's own code
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PYNQ's own code
     pytest.mark.usefixtures("active_device"),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from hwgen.shape import ModelShape
 from hwgen.sw.training.documents import train_tokenizer
+from hwgen.ternary import TernaryMatrix
 from hwgen.weights import ModelWeights, dense
 
 #: Sizes are multiples of 32, so that every block format fits; grouped queries.
@@ -44,11 +45,18 @@ def interleave(w: np.ndarray, head_dim: int) -> np.ndarray:
     return w.reshape(-1, 2, head_dim // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
+def add_stored(writer: Any, name: str, shape: tuple[int, ...], number: int, data: np.ndarray) -> None:
+    """A tensor of any type by its bytes. The writer takes uint8 for blocks of a type that it knows, so they go by another name."""
+    writer.add_tensor(name, np.ascontiguousarray(data).reshape(-1).view(np.int8), raw_shape=shape, raw_dtype=number)
+
+
 def write_gguf(
-    path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None, arch: str = "llama",
-    interleaved: bool = True, **fields: Any,
+    path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None,
+    stored: Mapping[str, tuple[int, np.ndarray]] | None = None, arch: str = "llama", interleaved: bool = True, **fields: Any
 ) -> None:
-    """A GGUF file of ``arch`` with linear layers of type ``kind``, and other ``tensors`` besides; rotary pairs ``interleaved``."""
+    """A GGUF file of ``arch`` with linear layers of type ``kind``, and other ``tensors`` besides; rotary pairs ``interleaved``.
+    ``stored``: tensors as the number of a type, which may be one of another program, and bytes.
+    """
     import gguf
 
     s = weights.shape
@@ -80,6 +88,9 @@ def write_gguf(
     quant = gguf.GGMLQuantizationType[kind]
 
     def add(name: str, values: np.ndarray) -> None:
+        if name in (stored or {}):
+            add_stored(writer, name, values.shape, *stored[name])
+            return
         matrix = values.ndim == 2 and "embd" not in name
         data = gguf.quantize(np.ascontiguousarray(values), quant) if matrix else values
         writer.add_tensor(name, data, raw_dtype=quant if matrix else None)
@@ -107,9 +118,12 @@ def write_gguf(
 
 
 def write_bitnet(
-    path: Path, weights: ModelWeights, arch: str = "bitnet", *, kind: str = "F32", separate_scale: bool = False, **fields: str
+    path: Path, weights: ModelWeights, arch: str = "bitnet", *, kind: str = "F32", separate_scale: bool = False,
+    pack: Callable[[TernaryMatrix], tuple[int, np.ndarray]] | None = None, **fields: str
 ) -> None:
-    """A BitNet GGUF file with linear layers of type ``kind``, their scale inside them or in a tensor beside each."""
+    """A BitNet GGUF file with linear layers of type ``kind``, their scale inside them or in a tensor beside each; or of the type
+    and bytes that ``pack`` makes.
+    """
     import gguf
 
     s, quant = weights.shape, gguf.GGMLQuantizationType[kind]
@@ -132,6 +146,9 @@ def write_bitnet(
         for name, matrix in layer.matrices.items():
             scale = np.float32(1) if separate_scale else np.float32(np.float16(matrix.scale))
             place = f"blk.{i}.{TENSORS[name]}"
+            if pack:
+                add_stored(writer, f"{place}.weight", matrix.shape, *pack(matrix))
+                continue
             writer.add_tensor(f"{place}.weight", gguf.quantize(matrix.trits * scale, quant), raw_dtype=quant)
             if separate_scale:
                 writer.add_tensor(f"{place}.scale", np.array([matrix.scale], np.float32))

@@ -14,8 +14,8 @@ from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
 from hwgen.int4 import BlockMatrix
 from hwgen.shape import ModelShape
-from hwgen.sw.models.gguf import load_gguf
-from hwgen.sw.models.gguf_file import GgufFile, blocks_from_gguf
+from hwgen.sw.models.gguf import open_gguf
+from hwgen.sw.models.gguf_file import GgufFile
 from hwgen.sw.models.gguf_tokenizer import tokenizer_from_gguf
 from hwgen.sw.models.llama import half_split_rows
 from hwgen.sw.models.open import open_model
@@ -32,7 +32,7 @@ WEIGHTS = random_weights(SHAPE, 2, LLAMA, "int4")
 def test_every_format_has_the_values_of_the_library(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write_gguf(path, WEIGHTS, kind)
-    loaded = load_gguf(path)
+    loaded = open_gguf(path).load()
     assert loaded.family.layer is LLAMA and loaded.weights.shape == SHAPE and loaded.name == "m"
     reader = gguf.GGUFReader(path)
     tensors = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
@@ -48,22 +48,11 @@ def test_every_format_has_the_values_of_the_library(kind: str, tmp_path: Path) -
             np.testing.assert_array_equal(w, dense(WEIGHTS.layers[1].matrices[name]))
 
 
-def test_blocks_with_negative_scales_keep_their_values() -> None:
-    rng = np.random.default_rng(1)
-    q = rng.integers(0, 16, (3, 64)).astype(np.uint8)
-    d, m = (rng.choice([-0.5, 0.25, 1.0], (3, 2)).astype(np.float32) for _ in range(2))
-    expected = q * np.repeat(d, 32, axis=1) + np.repeat(m, 32, axis=1)
-    block = blocks_from_gguf(q, d, m)
-    np.testing.assert_array_equal(block.dense(), expected)
-    assert block.scale.min() > 0
-    assert blocks_from_gguf(q, np.abs(d), -8 * np.abs(d)).midpoint is None  # Q4_0
-
-
 def test_same_logits_as_transformers(tmp_path: Path) -> None:
     """The file through the loader and the float reference, and through transformers' own reader of GGUF."""
     transformers = pytest.importorskip("transformers")
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "Q4_1")
-    ours = FloatLlama(load_gguf(tmp_path / "m.gguf").weights)
+    ours = FloatLlama(open_gguf(tmp_path / "m.gguf").load().weights)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32).eval()
     tokens = torch.from_numpy(np.random.default_rng(3).integers(0, SHAPE.vocab, (2, 40)))
     with torch.no_grad():
@@ -86,7 +75,7 @@ def test_row_order() -> None:
 
 def test_tokenizer(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16")
-    loaded = load_gguf(tmp_path / "m.gguf")
+    loaded = open_gguf(tmp_path / "m.gguf").load()
     _, _, inner = tokenizer_parts(SHAPE.vocab)
     text = "The cat sat 12 times, upon\n a  time é"
     assert loaded.tokenizer.encode(text) == inner.encode(text, add_special_tokens=False).ids
@@ -145,7 +134,7 @@ def test_sentence_piece(tmp_path: Path) -> None:
 def test_refused(fields: dict[str, object], words: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", WEIGHTS, "F16", **fields)
     with pytest.raises(HwgenError, match=words) as error:
-        load_gguf(tmp_path / "m.gguf")
+        open_gguf(tmp_path / "m.gguf").load()
     assert error.value.kind in ("architecture", "tokenizer") and error.value.fix
 
 
@@ -156,7 +145,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     for damaged in (b"GGUFxxxx", data[:3], data[: len(data) // 2], data[:-200], b""):
         path.write_bytes(damaged)
         with pytest.raises(HwgenError) as error:
-            load_gguf(path)
+            open_gguf(path).load()
         assert error.value.kind == "checkpoint"
     (tmp_path / "m.bin").write_bytes(data)
     with pytest.raises(HwgenError, match="is a file, but no .gguf file"):

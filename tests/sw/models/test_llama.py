@@ -87,7 +87,8 @@ def test_our_checkpoints_of_other_layers(layer: DecoderLayer, tmp_path: Path) ->
     ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, "architecture", "rope_type is 'ntk'"),
     ({"attention_bias": True}, "architecture", "attention_bias is True"),
     ({"hidden_act": "gelu"}, "architecture", "hidden_act is 'gelu'; supported: 'silu'"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "architecture", "quant_method is 'gptq'"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "architecture", "quant_method is 'fp8'; supported: 'hwgen_int4', 'gptq'"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "architecture", "quantization_config.bits is None; supported: 4"),
     ({"num_attention_heads": 8}, "checkpoint", "(128, 64) expected"),
     ({"hidden_size": None}, "architecture", "no hidden_size"),
 ])

@@ -100,6 +100,22 @@ def test_a_dead_device_ends_every_job(image: Image, reopens: bool) -> None:
     scheduler.close()
 
 
+def test_a_device_that_opens_and_never_works(image: Image) -> None:
+    """It is not opened for ever."""
+    faulty = Faulty(image, DeviceTimeout("it hangs"), 6)
+    opened: list[Engine] = []
+
+    def reopen() -> tuple[Engine, None]:
+        opened.append(new_engine(image))
+        opened[-1].device.wait = faulty.engine.device.wait  # type: ignore[method-assign]
+        return opened[-1], None
+
+    scheduler = Scheduler(faulty.engine, max_running=1, reopen=reopen, back_off=(0, 0, 0))
+    faulty.run(scheduler)
+    assert len(opened) == 3 and scheduler.failure is not None and all(client.ends[0] is not None for client in faulty.clients)
+    scheduler.close()
+
+
 def test_an_exception_ends_its_own_job(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
     engine = new_engine(image)
     scheduler = Scheduler(engine)

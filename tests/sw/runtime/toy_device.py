@@ -37,6 +37,8 @@ class ToyDevice:
         self._allocator = Allocator(Allocator.STEP, self.memory.size - Allocator.STEP)
         #: Address of every buffer, in the order in which the host asked for them.
         self._buffers: list[int] = []
+        #: Number of the buffer of embedding rows: those of constants come before, that of the program behind.
+        self._rows = len(image.constant_parts)
         #: Token of every embedding.
         self._tokens = {self._key(row): token for token, row in enumerate(image.rows(range(image.shape.vocab)))}
         if len(self._tokens) != image.shape.vocab:
@@ -98,7 +100,7 @@ class ToyDevice:
     def _run(self) -> None:
         count, wanted = self.values["COUNT", 0], self.values["WANTED", 0]
         tokens = [self._token(i) for i in range(count)]
-        assert self.values["PROGRAM_LOW", 0] == self._buffers[2]
+        assert self.values["PROGRAM_LOW", 0] == self._buffers[self._rows + 1]
         lasts: list[bytes] = []
         for r in range(self.values["RUNS", 0]):
             begin, word = self.values["RUN", 2 * r], self.values["RUN", 2 * r + 1]
@@ -110,7 +112,7 @@ class ToyDevice:
 
     def _token(self, index: int) -> int:
         """The token whose embedding the pass finds at ``index``."""
-        start = self._buffers[1] + self.values["TOKEN", index] * self.image.row_bytes
+        start = self._buffers[self._rows] + self.values["TOKEN", index] * self.image.row_bytes
         return self._tokens[self._key(self.memory[start : start + self.image.row_bytes])]
 
     def _run_tokens(self, pages: int, begin: int, tokens: list[int]) -> list[bytes]:

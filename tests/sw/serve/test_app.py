@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hwgen.rounding import ceil_div
 from hwgen.sw.runtime.llm import LLM
+from hwgen.sw.serve.protocol import CompletionRequest, parse
 from hwgen.sw.serve.service import Limits
 
 from ..conftest import CONFIG
@@ -124,11 +125,9 @@ def test_sampling_parameters(server: Running, alone: LLM) -> None:
     expected = alone.generate("the cat", max_new_tokens=10, chat=True, top_k=50, repetition_penalty=1.2, **options)  # type: ignore[arg-type]
     extra = {"top_k": 50, "repetition_penalty": 1.2}
     assert chat(server, "the cat", max_tokens=10, extra_body=extra, **options) == expected.text
-    # Seeds of their own. Many tokens of the tiny model read alike: their probabilities tell them apart.
-    answer = server.client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "a dog"}], max_tokens=8, temperature=2.0, n=4, logprobs=True
-    )
-    assert len({tuple(t.logprob for t in c.logprobs.content) for c in answer.choices}) > 1  # type: ignore[union-attr]
+    # Seeds of their own, where none is given; not seen in answers of the tiny model, which is sure of nearly every token.
+    body = json.dumps({"model": MODEL, "prompt": "x", "temperature": 2})
+    assert len({server.service._sampling(parse(CompletionRequest, body.encode()), 0).seed for _ in range(4)}) > 1
 
 
 def test_context_full(server: Running) -> None:
@@ -342,6 +341,38 @@ def test_template_that_refuses(chat_directory: Path, tmp_path: Path) -> None:
     service.llm.model.tokenizer._chat_template = "{{ raise_exception('no such order') }}"
     with serving(service) as running, pytest.raises(openai.BadRequestError, match="no such order"):
         chat(running, "x")
+
+
+def test_pages_of_other_sites(server: Running, chat_directory: Path) -> None:
+    ask = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    ask["Access-Control-Request-Headers"] = "content-type"
+    assert "access-control-allow-origin" not in server.http.options("/v1/completions", headers=ask).headers
+    with serving(new_service(chat_directory), key="secret", origins=["https://page.example"]) as running:
+        allowed = running.http.options("/v1/completions", headers=ask)
+        assert allowed.status_code == 200 and allowed.headers["access-control-allow-origin"] == "https://page.example"
+        other = running.http.options("/v1/completions", headers={**ask, "Origin": "https://other.example"})
+        assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+        # an error can be read by the page too
+        refused = running.http.get("/v1/models", headers={"Origin": "https://page.example"})
+        assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_log_of_requests(chat_directory: Path) -> None:
+    """A line a request, with nothing of its text, and none that a path could forge."""
+    lines: list[str] = []
+    with serving(new_service(chat_directory), log=lines.append) as running:
+        assert chat(running, "a secret", max_tokens=3) is not None
+        streamed(running, "a secret", max_tokens=2)
+        running.http.get("/x%0aforged")
+        running.http.post("/v1/completions", json={"model": MODEL})
+        running.wait_until(lambda s: len(lines) == 4)
+    words = [line.split() for line in lines]
+    assert [w[2:5] for w in words] == [
+        ["POST", "/v1/chat/completions", "200"], ["POST", "/v1/chat/completions", "200"],
+        ["GET", "/x%0Aforged", "404"], ["POST", "/v1/completions", "400"],
+    ]
+    assert words[0][-2:] == ["answer=3", "end=length"] and words[1][-2] == "answer=2" and words[0][-3].startswith("prompt=")
+    assert not any("secret" in line or "\n" in line for line in lines)
 
 
 # ---- metrics -----------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_langchain(running: Running, expected: str) -> None:
     assert bound.invoke("cat").tool_calls[0]["name"] == "f"
     formed = longer.with_structured_output({"title": "mood", **SCHEMA}, method="json_schema").invoke("cat")
     assert formed["mood"] in ("glad", "sad")
-    text = chat_models.OpenAI(base_url=f"{running.url}/v1", api_key="secret", model=MODEL, max_tokens=2, temperature=0, n=1, best_of=1)
+    text = chat_models.OpenAI(base_url=f"{running.url}/v1", api_key="secret", model=MODEL, max_tokens=2, temperature=0)
     assert isinstance(text.invoke("cat"), str)
 
 
@@ -119,10 +119,37 @@ def test_llm(running: Running, expected: str, tmp_path: Path) -> None:
         assert run.stdout.strip() == expected.strip(), run.stderr
 
 
+def test_lm_eval(running: Running, alone: LLM, tmp_path: Path) -> None:
+    """A task of two questions whose right answers are what the model says: a score of 1."""
+    pytest.importorskip("lm_eval", reason="the evaluation harness lm-eval, which brings more than it is worth here")
+    questions = ("the cat", "a dog")
+    answers = [alone.generate(text, max_new_tokens=4).text for text in questions]
+    documents = "".join(json.dumps({"q": q, "a": a}) + "\n" for q, a in zip(questions, answers, strict=True))
+    (tmp_path / "tiny.jsonl").write_text(documents)
+    (tmp_path / "tiny.yaml").write_text(
+        f"task: tiny\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/tiny.jsonl}}}}\ntest_split: test\n"
+        'output_type: generate_until\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{a}}"\n'
+        'generation_kwargs: {until: ["\\0never"], max_gen_toks: 4, do_sample: false}\n'
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    )
+    where = f"model={MODEL},base_url={running.url}/v1/completions,tokenizer_backend=None,tokenized_requests=False"
+    run = subprocess.run(
+        [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", where, "--tasks", "tiny",
+         "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")],
+        env={**os.environ, "OPENAI_API_KEY": "secret", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=False, timeout=300,
+    )
+    (results,) = (tmp_path / "out").rglob("results*.json")
+    assert json.loads(results.read_text())["results"]["tiny"]["exact_match,none"] == 1, run.stderr
+
+
 def test_schemathesis(running: Running, tmp_path: Path) -> None:
     """Requests made from the description, right and wrong ones: every answer is as the description says, none is a defect."""
     pytest.importorskip("schemathesis", reason="makes requests from the description")
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,ignored_auth"
+    checks = ",".join((
+        "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+        "negative_data_rejection", "ignored_auth",
+    ))
     script = Path(sys.executable).with_name("schemathesis")
     run = subprocess.run(
         [str(script), "run", f"{running.url}/openapi.json", "--checks", checks, "--header", "Authorization: Bearer secret",

@@ -23,7 +23,7 @@ def scrape(is_here: bool) -> str:
     scheduler: Any = SimpleNamespace(running=0, waiting=0, reopened=0, failure=None)
     metrics.watch(llm, scheduler)
     for seconds in (0.5, 1.5):
-        metrics.observe(None, SimpleNamespace(cycles=10), False, seconds)  # type: ignore[arg-type]  # all that is asked of them
+        metrics.observe(SimpleNamespace(cycles=10), False, seconds)  # type: ignore[arg-type]  # all that is asked of them
     return metrics.text().decode()
 
 

@@ -11,9 +11,7 @@ pytest.importorskip("pydantic", reason="serving needs pydantic")
 from hwgen.sw.serve.protocol import Tool
 from hwgen.sw.serve.tool_calls import CallFormat, CallReader, call_format, call_schema
 
-TOOLS = [
-    Tool.model_validate({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}) for name in ("look", "say")
-]
+TOOLS = [Tool.model_validate({"type": "function", "function": {"name": name}}) for name in ("look", "say")]
 HERMES = call_format("{% if tools %}<tool_call>{% endif %}")
 MISTRAL = call_format("{% if tools %}[TOOL_CALLS]{% endif %}")
 LLAMA = call_format("{% if tools %}<|python_tag|>{% endif %}")
@@ -45,7 +43,7 @@ def test_formats_by_template() -> None:
         (HERMES, f"I look. <tool_call>{CALL}</tool_call>\n<tool_call>{OTHER}", "I look. ", [("look", {"at": "é"}), ("say", {})]),
         (HERMES, "1 < 2 and <tool", "1 < 2 and <tool", []),
         (HERMES, "<tool_call>{no", "<tool_call>{no", []),
-        (HERMES, '<tool_call>{"name": "eat", "arguments": {}}</tool_call>', '<tool_call>{"name": "eat", "arguments": {}}</tool_call>', []),
+        (HERMES, '<tool_call>{"name": "eat", "arguments": {}}', '<tool_call>{"name": "eat", "arguments": {}}', []),
         (HERMES, '<tool_call>{"name": "say", "arguments": 3}', '<tool_call>{"name": "say", "arguments": 3}', []),
         (HERMES, "<tool_call>[]", "<tool_call>[]", []),
         (MISTRAL, f"[TOOL_CALLS] [{CALL}, {OTHER}]", "", [("look", {"at": "é"}), ("say", {})]),

@@ -14,12 +14,18 @@ def test_streaming_chat_on_generated_hardware() -> None:
     with serving(Service(LLM("stories", "verilator", cache_tokens=1024), limits=Limits(sessions=2))) as running:
         assert running.http.get("/machine/trace").json() is None  # somebody looks: the passes that follow are traced
         chunks = running.client.chat.completions.create(
-            model="stories", messages=[{"role": "user", "content": "One day, a cat"}], max_tokens=10, stream=True
+            model="stories", messages=[{"role": "user", "content": "One day, a cat"}], max_tokens=10, stream=True,
+            stream_options={"include_usage": True},
         )
+        *chunks, last = chunks
         pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
         assert "".join(pieces) == expected and len(pieces) > 5
         cycles = running.service.metrics.registry.get_sample_value("hwgen_cycles_total", {"phase": "decode"})
         assert cycles is not None and cycles > 9 * 10_000
+        assert last.model_extra is not None
+        times = last.model_extra["timings"]
+        assert times["time"] == "simulated" and times["answer"]["tokens"] == 9 and 0 < times["answer"]["port_utilisation"] < 1
+        assert round(times["answer"]["seconds"] * 1e6 * times["clock_mhz"]) == cycles
         check_machine(running)
 
 
@@ -34,7 +40,7 @@ def check_machine(running: Running) -> None:
     before: dict[str, int] = {}
     for name, start, end, layer, tokens, *levels in trace["operators"]:
         assert 0 <= before.get(unit_of[name], 0) <= start < end <= trace["cycles"]
-        assert tokens == 1 and 0 <= layer <= 6 and all(0 <= level <= machine["ring_beats"] for level in levels)
+        assert 1 <= tokens <= machine["chunk"] and 0 <= layer <= 6 and all(0 <= level <= machine["ring_beats"] for level in levels)
         before[unit_of[name]] = end
         work[name.lower()] = work.get(name.lower(), 0) + end - start
     assert len(trace["operators"]) == trace["executed"]

@@ -184,7 +184,7 @@ def test_what_no_operator_should_write_is_compared(weights: ModelWeights) -> Non
     """Nobody knows who did it, so the last operator of the pass is named."""
     first = check(weights, flip(Opcode.KV_WRITE, 1, lambda m: xor(m.scratch, (2000, 1)))).first
     assert first is not None and (first.operator, first.layer, first.output) == ("HEAD", 2, "scratch written besides")
-    assert (first.token, first.element) == (8, 1)
+    assert (first.token, first.element) == (10, 1)
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ function heading(state) {
     ? `golden model of ${machine.build}, no time`
     : `${machine.build} at ${machine.clock_mhz} MHz, ${machine.ports} memory port${machine.ports === 1 ? "" : "s"}, ${deviceName(machine)}`;
   $("basis").textContent = golden
-    ? "golden model: rates are of this computer"
+    ? "golden model, rates of this computer"
     : machine.simulated
       ? `simulated at ${machine.clock_mhz} MHz`
       : "counted on the board";

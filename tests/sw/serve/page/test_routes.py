@@ -63,13 +63,13 @@ def test_machine(chat_directory: Path) -> None:
 def test_sessions_and_queue(chat_directory: Path) -> None:
     """Without a scheduler that runs, so that the state stands still."""
     service = new_service(chat_directory)
-    for length in (3, 7):
+    for length in (8, 7):  # the first fills a pass
         generation = service.llm.generation(list(range(1, 1 + length)), 4, Sampling())
         service.scheduler.submit(Job(generation, lambda token: None, lambda error: None))
     service.scheduler.step()
     state = service.machine.sessions(service.scheduler)
     assert state["running"] == [
-        {"answer": 1, "state": "answer", "position": 3, "prompt": 3, "new": 1, "reused": 0, "pages": 1}
+        {"answer": 1, "state": "answer", "position": 8, "prompt": 8, "new": 1, "reused": 0, "pages": 1}
     ]
     assert state["waiting"] == [{"answer": 2, "prompt": 7}]
     assert state["pages"]["free"] == state["pages"]["all"] - 1
