@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -34,11 +34,12 @@ def _requirements(extras: set[str]) -> list[str]:
 
 def _source(extras: str) -> list[str] | None:
     """Arguments of pip that install extras from where this copy came from; None where that is no more, or was never a place."""
-    try:
-        text = distribution("hwgen").read_text("direct_url.json")
-    except PackageNotFoundError:
+    found = list(distributions(name="hwgen"))
+    if not found:
         return ["--editable", f"{Path(__file__).resolve().parents[1]}[{extras}]"]
-    if not text:
+    # A checkout may have metadata of its build beside those of the installation, without the place.
+    text = next((text for copy in found if (text := copy.read_text("direct_url.json"))), None)
+    if text is None:
         return None
     origin = json.loads(text)
     url = urlsplit(origin["url"])

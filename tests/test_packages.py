@@ -59,6 +59,7 @@ def test_the_command_is_for_how_this_copy_was_installed(
     (tmp_path / "a b.whl").touch()
     text = None if origin is None else json.dumps(origin).replace("PLACE", str(tmp_path))
     monkeypatch.setattr(packages, "distribution", lambda name: Installed(text))
+    monkeypatch.setattr(packages, "distributions", lambda name: [Installed(None), Installed(text)])  # beside those of a build
     command = shlex.split(install_command(requirement))
     assert command[1:4] == ["-m", "pip", "install"] and Path(command[0]).exists()
     expected = [a.replace("PLACE", str(tmp_path)) for a in arguments]

@@ -86,6 +86,7 @@ class NormSteps(wiring.Component):
             walk.number.eq(op.first + walk.position),
             self.want.index.eq(walk.number),
         ]
+        source = Signal(16)
         # What does not change with every step is compared a cycle ahead.
         last_number = Signal.like(descriptor.vectors, reset_less=True)
         last_head = ~walk.store | (walk.head + 1 == descriptor.heads)
@@ -96,9 +97,10 @@ class NormSteps(wiring.Component):
         ]
         m.d.comb += [
             walk.last_vector.eq(walk.vector == last_number),
-            tag.source.eq(walk.base + walk.vector),
+            source.eq(walk.base + walk.vector),
+            tag.source.eq(source),
             tag.param.eq(descriptor.param + walk.vector),
-            tag.target.eq(Mux(walk.store, tag.source, walk.vector)),
+            tag.target.eq(Mux(walk.store, source, walk.vector)),
             tag.first.eq(walk.vector == 0),
             tag.last.eq(walk.last_vector),
             tag.final.eq(walk.last_token & walk.last_vector),

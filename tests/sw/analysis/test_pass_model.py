@@ -72,5 +72,5 @@ def test_norms_of_heads_take_what_the_rtl_took(heads: int, vectors: int, tokens:
     assert config.width == 8
     model = PassModel(config, replace(published_model("bitnet-0.73b").shape, layers=1))
     d = Descriptor(opcode=Opcode.NORM, flags=Flag.STORE, heads=heads, vectors=vectors)
-    work = Work(descriptor=d, count=tokens, tokens=tokens, position=0, start=0, beats=0)
+    work = Work(descriptor=d, count=tokens, tokens=tokens, runs=[(0, tokens)], start=0, beats=0)
     assert COSTS[Opcode.NORM](model, work, Ring(config, model.calibration)) == pytest.approx(cycles, abs=3)

@@ -105,7 +105,7 @@ def test_conversation(server: Running, alone: LLM) -> None:
         prompts.append(list(expected.generation.prompt))
     shared = len(os.path.commonprefix(prompts))
     assert answer.usage.prompt_tokens_details is not None
-    assert answer.usage.prompt_tokens_details.cached_tokens == shared // CONFIG.chunk * CONFIG.chunk > 0
+    assert answer.usage.prompt_tokens_details.cached_tokens == shared > 0
 
 
 @pytest.mark.parametrize("kind", ["text", "list", "tokens"])

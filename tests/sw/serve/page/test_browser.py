@@ -125,7 +125,7 @@ def test_two_tabs(context: BrowserContext, chat_directory: Path, alone: LLM) -> 
 
 
 def test_failed_device(context: BrowserContext, chat_directory: Path) -> None:
-    with serving(new_service(chat_directory)) as running:
+    with serving(new_service(chat_directory, back_off=())) as running:  # it is not opened anew
 
         def fail(timeout: float) -> None:
             raise DeviceTimeout("it hangs")
