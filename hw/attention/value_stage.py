@@ -367,7 +367,7 @@ class ValueStage(wiring.Component):
         part = Signal(max(1, sizes.part_bits), name=f"part_{i}")
         gathered = Signal(32 * config.width, name=f"gathered_{i}", reset_less=True)
         complete, vector = Signal(name=f"complete_{i}"), Signal(32 * config.width, name=f"vector_{i}")
-        address = Signal(len(walk.head_offset), name=f"address_{i}")
+        address, active = Signal(len(walk.head_offset), name=f"address_{i}"), Signal(name=f"active_{i}")
         m.d.comb += [
             vector.eq(Cat(gathered, product)[len(product) :]),
             complete.eq(leaving & ((part == parts - 1) if parts > 1 else 1)),
@@ -375,7 +375,7 @@ class ValueStage(wiring.Component):
         with m.If(leaving):
             m.d.sync += [gathered.eq(vector), part.eq(part + 1)]
         with m.If(opening):
-            m.d.sync += [address.eq(self.output[i] + walk.head_offset), part.eq(0)]
+            m.d.sync += [address.eq(self.output[i] + walk.head_offset), active.eq(self.active[i]), part.eq(0)]
         with m.Elif(complete):
             m.d.sync += address.eq(address + 1)
-        return complete & self.active[i], address, vector
+        return complete & active, address, vector

@@ -276,7 +276,7 @@ def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
     formats = [f for f in formats if config.int4_kv or "int4" not in f]
     positions = [0, 1, block - 1, block, block + 1, 2 * block + 3, 4 * block, config.max_context - chunk]
     found: list[tuple[Any, ...]] = [
-        (0.4 * (n % 3 == 1), (0, 97)[n % 5 == 3], (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 5 == 2], position,
+        (0.4 * (n % 3 == 1), (0, 97)[n % 5 == 3], (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 5 == 2],
          [(position, 1 + n % chunk)], "", formats[(n + turn) % len(formats)])
         for turn in range(2) for n, position in enumerate(positions)
     ]
