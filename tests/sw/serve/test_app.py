@@ -16,7 +16,6 @@ from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.protocol import CompletionRequest, parse
 from hwgen.sw.serve.service import Limits
 
-from ..conftest import CONFIG
 from .conftest import Running, new_service, serving
 
 MODEL = "chatty"
