@@ -19,14 +19,15 @@ from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...published import published_model
 from ...registers import ENGINE_COUNTERS
-from ...rounding import ceil_div
+from ...rounding import align, ceil_div
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
 from ..devices.golden import GoldenDevice
 from ..devices.verilator import VerilatorDevice, Waves
 from ..models.random_model import random_model
-from ..runtime.engine import Engine, PassResult
+from ..runtime.engine import Engine, PassResult, Run
+from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.pages import Session
 from ..runtime.pass_trace import PassTrace, read_trace
 from ..verification.lock_step import LockStep
@@ -52,6 +53,8 @@ class BenchPlan:
     layers: int | None = None
     #: Tokens of context that the cache holds before the prompt: random keys and values.
     cached: int = 0
+    #: Answers that share every pass of decoding, each behind ``cached`` tokens of its own; more than one without a prompt.
+    sequences: int = 1
     #: What is compared with golden: "none"; "outputs": what is left after every pass (final hidden state, logits,
     #: candidates, cached keys and values); "full": the outputs of every operator besides.
     check: str = "outputs"
@@ -105,30 +108,39 @@ class Bench:
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens",
                 "use a shorter prompt, or --set max_context",
             )
+        if plan.sequences > self.image.chunk:
+            fix = f"give --sequences {self.image.chunk}"
+            raise HwgenError("usage", f"a pass has at most {self.image.chunk} tokens, not {plan.sequences}", fix)
+        if plan.sequences > 1:
+            self.image = with_cache_tokens(self.image, plan.sequences * align(needed, config.kv_block))
         memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(
             probe, memory_bytes=memory, timing=board_timing(board, plan.memory), waves=plan.waves, progress=progress
         )
         self.golden = GoldenDevice(config, memory_bytes=memory) if plan.check != "none" else None
+        pairs = [(Session(), Session()) for _ in range(plan.sequences)]
         if self.golden is None:
-            self.engine, self.session = Engine(self.device, self.image), Session()
+            self.engine = Engine(self.device, self.image)
         else:
             self.lock_step = LockStep(config, self.image, self.device, self.golden, every_operator=plan.check == "full")
-            self.engine, self.session = self.lock_step.rtl_engine, self.lock_step.sessions[0][1]
-        if plan.cached:
-            self._fill_cache(plan.cached)
+            self.lock_step.sessions, self.engine = pairs, self.lock_step.rtl_engine
+        #: Of every answer, on the simulated device.
+        self.sessions = [on_device for _, on_device in pairs]
+        for number, (on_golden, on_device) in enumerate(pairs):
+            if plan.cached:
+                self._fill_cache(plan.cached, number, on_golden, on_device)
 
-    def _fill_cache(self, tokens: int) -> None:
-        """Random keys, values and scales for the first ``tokens`` positions, the same on both machines."""
+    def _fill_cache(self, tokens: int, number: int, on_golden: Session, on_device: Session) -> None:
+        """Random keys, values and scales for the first ``tokens`` positions of an answer, the same on both machines."""
         pages = ceil_div(tokens, self.board.config.kv_block)
-        rng = np.random.default_rng((self.plan.seed, 1))
+        rng = np.random.default_rng((self.plan.seed, 1, number))
         data = rng.integers(0, 256, pages * self.image.page_bytes, dtype=np.uint8)
         data[data == 0x80] = 0  # keys and values are -127 to 127
         self._random_scales(data, rng)
-        engines = [(self.engine, self.session)]
+        engines = [(self.engine, on_device)]
         if self.golden is not None:
-            engines.append((self.lock_step.golden_engine, self.lock_step.sessions[0][0]))
+            engines.append((self.lock_step.golden_engine, on_golden))
         for engine, session in engines:
             engine.adopt(session, [0] * tokens)
             engine.pages.write(session.pages, data.reshape(pages, -1))
@@ -143,11 +155,12 @@ class Bench:
                 scales = rng.integers(0x3C00, 0x3C80, (len(pages), header // 2), dtype=np.uint16)
                 pages[:, first : first + header] = scales.view(np.uint8)
 
-    def forward(self, tokens: Sequence[int], logits: bool) -> PassResult:
-        """One pass, compared as the plan says."""
+    def forward(self, parts: Sequence[tuple[int, Sequence[int], int]]) -> PassResult:
+        """One pass of answers (by their number), their next tokens and how many are wanted, compared as the plan says."""
         if self.golden is None:
-            return self.engine.forward(self.session, tokens, logits=logits, write_logits=True)
-        self.lock_step.forward(list(tokens), logits)
+            runs = [Run(self.sessions[number], tokens, wanted) for number, tokens, wanted in parts]
+            return self.engine.run_pass(runs, write_logits=True)
+        self.lock_step.run_pass([(number, list(tokens), wanted) for number, tokens, wanted in parts])
         if self.lock_step.outcome.mismatches or self.lock_step.rtl_result is None:
             raise Mismatched
         return self.lock_step.rtl_result
@@ -162,21 +175,22 @@ class Bench:
             result: PassResult | None = None
             for start in range(0, plan.prompt, chunk):
                 part = prompt[start : start + chunk]
-                result = self._pass(f"prompt tokens {start} to {start + len(part)} of {plan.prompt}", part,
-                                    start + len(part) == plan.prompt)
+                result = self._pass(f"prompt tokens {start} to {start + len(part)} of {plan.prompt}",
+                                    [(0, part, int(start + len(part) == plan.prompt))])
                 prefill.add(len(part), result)
             for i in range(plan.decode):
-                token = result.candidates[0].token if result else prompt[0] if prompt else 0
-                result = self._pass(f"new token {i + 1} of {plan.decode}", [token], True)
-                decode.add(1, result)
+                tokens = [run.candidates[-1][0].token for run in result.runs if run.candidates] if result else [0] * plan.sequences
+                parts = [(number, [token], 1) for number, token in enumerate(tokens)]
+                result = self._pass(f"new token {i + 1} of {plan.decode}", parts)
+                decode.add(plan.sequences, result)
         except Mismatched:
             pass
         return prefill, decode
 
-    def _pass(self, what: str, tokens: list[int], logits: bool) -> PassResult:
+    def _pass(self, what: str, parts: Sequence[tuple[int, Sequence[int], int]]) -> PassResult:
         begin = time.monotonic()
         self.progress(f"{what}: running")
-        result = self.forward(tokens, logits)
+        result = self.forward(parts)
         wall = time.monotonic() - begin
         self.progress(f"{what}: {result.cycles:,} cycles in {wall:.0f} s")
         kind = "prefill" if what.startswith("prompt") else "decode"
@@ -249,6 +263,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
         "layers_full": bench.layers_full,
         "head": plan.head,
         "cached": plan.cached,
+        "sequences": plan.sequences,
         "seed": plan.seed,
         "memory": memory_json(board, plan.memory),
         "simulated": True,
@@ -269,9 +284,11 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
             "context": plan.cached + plan.prompt,
             "cycles_per_token": decode.cycles / decode.tokens if decode.tokens else None,
             "tok_s": decode.tokens * hertz / decode.cycles if decode.cycles else None,
+            "tok_s_each": len(decode.results) * hertz / decode.cycles if decode.cycles else None,
             # Both against a beat a cycle, whatever the number of ports.
             "port_utilisation": decode.count("stream_beats") / decode.cycles if decode.cycles else None,
             "port_limit_tok_s": decode.tokens * hertz / decode.count("stream_beats") if decode.cycles else None,
+            "bytes_per_token": decode.count("stream_beats") * config.beat_bytes / decode.tokens if decode.tokens else None,
             "passes": [r.cycles for r in decode.results],
             **phase_summary(decode, config),
         },
@@ -299,8 +316,11 @@ def describe_bench(result: dict[str, Any]) -> list[str]:
             f"{prefill['ttft_s']:.4f} s, {prefill['tok_s']:.1f} tokens/s, engine used {prefill['mac_utilisation']:.1%} ({at})"
         )
     if decode["tokens"]:
+        number = result["sequences"]
+        shared = "" if number == 1 else f"of {number} sequences, {decode['tok_s_each']:.2f} tokens/s each, "
         lines.append(
-            f"decode   {decode['tokens']} tokens at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, "
+            f"decode   {decode['tokens']} tokens {shared}at context {decode['context']}: "
+            f"{decode['cycles_per_token']:,.0f} cycles a token, "
             f"{decode['tok_s']:.2f} tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, "
             f"port limit (one in every cycle) {decode['port_limit_tok_s']:.2f} tokens/s"
         )

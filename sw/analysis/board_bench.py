@@ -65,9 +65,10 @@ class BoardBench(Bench):
         if simulated is not None:
             check_same(board, plan, self.image, simulated)
         self.opened = open_board(self.image.contiguous_bytes)
-        self.engine, self.session = Engine(self.opened, self.image), Session()
+        self.engine, session = Engine(self.opened, self.image), Session()
+        self.sessions = [session]
         if plan.cached:
-            self._fill_cache(plan.cached)
+            self._fill_cache(plan.cached, 0, session, session)
         self._phase, self._running = "", ExitStack()
         #: Seconds by the host's clock, and the meter, by phase.
         self.seconds: dict[str, float] = {"prefill": 0.0, "decode": 0.0}
@@ -75,14 +76,14 @@ class BoardBench(Bench):
         self.meters = {name: EnergyMeter(sensor) for name in self.seconds}
         self.no_energy = None if sensor else why_no_energy(self.opened)
 
-    def _pass(self, what: str, tokens: list[int], logits: bool) -> PassResult:
+    def _pass(self, what: str, parts: Sequence[tuple[int, Sequence[int], int]]) -> PassResult:
         phase = "prefill" if what.startswith("prompt") else "decode"
         if phase != self._phase:
             self._running.close()
             self._running.enter_context(self.meters[phase])
             self._phase = phase
         begin = time.monotonic()
-        result = super()._pass(what, tokens, logits)
+        result = super()._pass(what, parts)
         self.seconds[phase] += time.monotonic() - begin
         return result
 

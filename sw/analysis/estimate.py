@@ -10,6 +10,7 @@ from typing import Any
 from ...boards import Board
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
+from ...errors import HwgenError
 from ...published import published_model
 from ...shape import ModelShape
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
@@ -51,19 +52,24 @@ def estimate_model(
     decode: int,
     *,
     cached: int = 0,
+    sequences: int = 1,
     head: str = "exact",
     engine: str = "ternary",
     layer: DecoderLayer | None = None,
     calibration: Calibration | None = None,
 ) -> Estimate:
-    """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and of ``decode`` new tokens."""
+    """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and ``decode`` passes with a new token of each of
+    ``sequences`` answers.
+    """
     model = PassModel(config, shape, head=head, engine=engine, layer=layer, calibration=calibration)
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
         result.prefill.append(model.run(count, cached + first, wanted=int(first + count == prompt)))
+    if sequences > model.chunk:
+        raise HwgenError("usage", f"a pass has at most {model.chunk} tokens, not {sequences}", f"give --sequences {model.chunk}")
     for i in range(decode):
-        result.decode.append(model.run(1, cached + prompt + i))
+        result.decode.append(model.run_runs([(cached + prompt + i, 1)] * sequences, sequences))
     return result
 
 
@@ -95,6 +101,7 @@ def estimate_json(
     decode: int,
     *,
     cached: int = 0,
+    sequences: int = 1,
     head: str = "exact",
     layers: int | None = None,
     memory: MemoryConditions = USUAL,
@@ -106,12 +113,12 @@ def estimate_json(
         shape = replace(shape, layers=layers)
     engine, layer = published_model(shape_name).engine, published_model(shape_name).layer
     estimate = estimate_model(
-        config, shape, prompt, decode, cached=cached, head=head, engine=engine, layer=layer,
+        config, shape, prompt, decode, cached=cached, sequences=sequences, head=head, engine=engine, layer=layer,
         calibration=calibration_of(board, memory),
     )
     placed = planned_image(config, shape, engine, head, context, layer)
     hertz = config.clock_mhz * 1e6
-    first, later = _cycles(estimate.prefill), _cycles(estimate.decode)
+    first, later, tokens = _cycles(estimate.prefill), _cycles(estimate.decode), decode * sequences
     beats = sum(p.stream_beats for p in estimate.decode)
     macs = config.macs(engine)
     return {
@@ -119,6 +126,7 @@ def estimate_json(
         "board": board.name,
         "clock_mhz": config.clock_mhz,
         "head": head,
+        "sequences": sequences,
         "memory": memory_json(board, memory),
         "estimated": True,
         "prefill": {
@@ -130,13 +138,15 @@ def estimate_json(
             "stream_bytes": sum(p.stream_beats for p in estimate.prefill) * config.beat_bytes,
         },
         "decode": {
-            "tokens": decode,
+            "tokens": tokens,
             "context": cached + prompt,
-            "cycles_per_token": later / decode if decode else None,
-            "tok_s": decode * hertz / later if later else None,
+            "cycles_per_token": later / tokens if tokens else None,
+            "tok_s": tokens * hertz / later if later else None,
+            "tok_s_each": decode * hertz / later if later else None,
             # Both against a beat a cycle, whatever the number of ports.
             "port_utilisation": beats / later if later else None,
-            "port_limit_tok_s": decode * hertz / beats if beats else None,
+            "port_limit_tok_s": tokens * hertz / beats if beats else None,
+            "bytes_per_token": beats * config.beat_bytes / tokens if tokens else None,
             "stream_bytes": beats * config.beat_bytes,
         },
         "by_operator": _by_operator([*estimate.prefill, *estimate.decode]),
@@ -157,8 +167,11 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
             f"{prefill['tok_s']:.1f} tokens/s, engine used {prefill['mac_utilisation']:.1%} ({at})"
         )
     if decode["tok_s"]:
+        number = result["sequences"]
+        shared = "" if number == 1 else f"{number} sequences, {decode['tok_s_each']:.2f} tokens/s each, "
         lines.append(
-            f"decode   at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, {decode['tok_s']:.2f} "
+            f"decode   {shared}at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, "
+            f"{decode['tok_s']:.2f} "
             f"tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, port limit (one in every cycle) "
             f"{decode['port_limit_tok_s']:.2f} tokens/s"
         )

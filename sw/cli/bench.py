@@ -23,6 +23,7 @@ from .options import (
     configured_board,
     device_options,
     opened_model,
+    sequences_of,
     waves_of,
 )
 from .output import Output, Result
@@ -87,12 +88,14 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if not on_board and (options.image or options.simulated):
         raise HwgenError("usage", "--image and --simulated are for a board", "add --device pynq")
     compiled, board = read_model(options, output)
+    prompt = at_least(options, "prompt", 0)
     plan = BenchPlan(
         shape=options.shape,
-        prompt=at_least(options, "prompt", 0),
+        prompt=prompt,
         decode=at_least(options, "decode", 0),
         layers=at_least(options, "layers", 0) or None,
         cached=at_least(options, "cached", 0),
+        sequences=sequences_of(options, prompt),
         check=options.check or ("none" if on_board else "outputs"),
         head=options.head or (compiled.head if compiled else "exact"),
         timeline=options.timeline,
@@ -103,6 +106,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if plan.prompt + plan.decode == 0:
         raise HwgenError("usage", "nothing to run: --prompt and --decode are both 0", "give one of them")
     if on_board:
+        if plan.sequences > 1:
+            raise HwgenError("usage", "--sequences are of the simulator so far", "leave it out, or bench without --device pynq")
         return run_on_board(options, plan, board, compiled, output)
     device_options(options, board)
     result = run_bench(board, plan, output.progress)

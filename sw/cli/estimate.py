@@ -7,7 +7,7 @@ import argparse
 from ...errors import HwgenError
 from ...published import published_model
 from .memory import add_memory, memory_conditions
-from .options import add_board, add_context, add_head, add_workload, at_least, configured_board
+from .options import add_board, add_context, add_head, add_workload, at_least, configured_board, sequences_of
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -29,11 +29,13 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     prompt, decode = at_least(options, "prompt", 0), at_least(options, "decode", 0)
     if prompt + decode == 0:
         raise HwgenError("usage", "nothing to estimate: --prompt and --decode are both 0", "give one of them")
-    cached = at_least(options, "cached", 0)
+    cached, sequences = at_least(options, "cached", 0), sequences_of(options, prompt)
     board = configured_board(options, published_model(options.shape).engine)
     memory = memory_conditions(options, board.name)
     context = None if options.context is None else at_least(options, "context", 1)
-    result = estimate_json(board, options.shape, prompt, decode, cached=cached, head=options.head, memory=memory, context=context)
+    result = estimate_json(
+        board, options.shape, prompt, decode, cached=cached, sequences=sequences, head=options.head, memory=memory, context=context
+    )
     for line in describe_estimate(result):
         output.show(line)
     return 0, result

@@ -103,6 +103,18 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cached", type=int, default=0, metavar="C", help="tokens of context (random keys and values) before the prompt"
     )
+    parser.add_argument(
+        "--sequences", type=int, default=1, metavar="N",
+        help="answers that share every pass of decoding, each behind --cached tokens of its own",
+    )
+
+
+def sequences_of(options: argparse.Namespace, prompt: int) -> int:
+    """How many answers share a pass of decoding; prompts are of one."""
+    sequences = at_least(options, "sequences", 1)
+    if sequences > 1 and prompt:
+        raise HwgenError("usage", "--sequences share passes of decoding, a --prompt is of one", "add --prompt 0 --cached C")
+    return sequences
 
 
 def add_head(parser: argparse.ArgumentParser, default: str | None = "exact") -> None:
