@@ -223,7 +223,8 @@ def store(c: BuildConfig) -> Amount:
     head, vectors = power_bits(c.max_kv_heads), power_bits(c.max_head_dim // c.width)
     bank = Amount(bram36=block_rams(halves << (head + vectors + 1), bits), ff=8 * c.key_bytes,
                   lut=8 * c.key_bytes * max(1, mux_luts(parts)))
-    turns = Amount(lut=8 * c.key_bytes * turned_slots(c), ff=8 * c.key_bytes * c.kv_block * ceil_div(power_bits(c.kv_block), 2))
+    # Slots that are only handed on lie in shift registers.
+    turns = Amount(lut=8 * c.key_bytes * turned_slots(c), ff=8 * c.key_bytes * turned_slots(c))
     return bank * c.chunk + turns + Amount(lut=102, ff=129, bram36=block_rams(1 << (head + power_bits(c.chunk)), 32))
 
 
@@ -256,7 +257,9 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
-        "shortlist": Amount(lut=237 + 89 * c.shortlist + 86 * c.width, ff=147 + 106 * c.shortlist + 64 * c.width),
+        "shortlist": Amount(
+            lut=748 + 86 * c.width, ff=278 + 64 * c.width, bram36=block_rams(c.chunk << (c.shortlist - 1).bit_length(), 56)
+        ),
         "stop": Amount(lut=15, ff=8),
         "store": store(c),
         "trace": Amount(lut=126, ff=269, bram36=block_rams(c.trace_entries, 128)),

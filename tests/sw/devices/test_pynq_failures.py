@@ -179,11 +179,11 @@ def test_a_machine_that_stands_still(
     registers = register(CONFIG, "COUNT_CYCLES").offset
     read = board.read_word
     monkeypatch.setattr(board, "read_word", lambda at: 5 if at == ACCELERATOR_BASE + registers else read(at))
-    session = Session()
+    runs = [Run(Session(), PROMPT, 1)]
     begin = time.monotonic()
-    engine.start(session, PROMPT, logits=True)
+    engine.start(runs)
     with pytest.raises(DeviceTimeout, match=r"the fabric clock has stopped; STATUS BUSY, operator \d+ \(") as caught:
-        engine.finish(len(PROMPT), logits=True)
+        engine.finish(runs)
     assert time.monotonic() - begin < 5
     assert "stream_beats" in caught.value.state and "port 0:" in caught.value.state
     monkeypatch.undo()
