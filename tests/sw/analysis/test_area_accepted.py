@@ -87,8 +87,8 @@ def test_a_new_unit_must_be_accepted_and_one_that_is_gone_need_not() -> None:
     assert [str(g) for g in compare({"old": ROW}, {"new": ROW})] == ["new: is new, lut 1000"]
 
 
-#: Units and pairs of units of the KV260 build with a path beyond the target that is still to be cut: lists of candidates that lie in a
-#: memory compare and write in one cycle.
+#: Units and pairs of units of the KV260 build with a path beyond the target that is still to be cut: lists of candidates that lie
+#: in a memory compare and write in one cycle.
 TOO_LONG = {"attention", "shortlist", "sequencer -> memory"}
 
 
