@@ -125,7 +125,7 @@ def test_two_tabs(context: BrowserContext, chat_directory: Path, alone: LLM) -> 
 
 
 def test_failed_device(context: BrowserContext, chat_directory: Path) -> None:
-    with serving(new_service(chat_directory, back_off=())) as running:  # it is not opened anew
+    with serving(new_service(chat_directory, back_off=(600.0,))) as running:  # not opened anew meanwhile
 
         def fail(timeout: float) -> None:
             raise DeviceTimeout("it hangs")
