@@ -161,7 +161,7 @@ def test_what_is_no_http(guarded: Running, bytes_: bytes) -> None:
     with raw(guarded) as connection:
         connection.sendall(bytes_)
         assert closed_within(connection, 5)
-    assert guarded.http.get("/health").status_code == 200
+    assert httpx.get(f"{guarded.url}/health").status_code == 200
 
 
 def test_a_long_prompt_does_not_stop_the_others(guarded: Running) -> None:
@@ -227,7 +227,7 @@ def test_sixty_four_that_send_garbage_beside_eight_that_do_not(guarded: Running,
             done.set()
         assert sum(attacker.result() for attacker in attackers) >= 64
     assert answers == expected
-    assert guarded.http.get("/health").status_code == 200
+    assert httpx.get(f"{guarded.url}/health").status_code == 200
     guarded.wait_idle()
 
 
