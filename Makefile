@@ -27,7 +27,7 @@ demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
 test: lint
-	$(BIN)/pytest -n $(JOBS) --durations=15
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations=15
 
 # A copy that exists is kept, with what was changed in it.
 notebooks: $(VENV)/.installed-notebook
