@@ -112,7 +112,8 @@ class Bench:
             fix = f"give --sequences {self.image.chunk}"
             raise HwgenError("usage", f"a pass has at most {self.image.chunk} tokens, not {plan.sequences}", fix)
         if plan.sequences > 1:
-            self.image = with_cache_tokens(self.image, plan.sequences * align(needed, config.kv_block))
+            held = plan.sequences * align(needed, config.kv_block)
+            self.image = with_cache_tokens(self.image, max(self.image.context, held))
         memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
         self.device = VerilatorDevice(

@@ -12,6 +12,7 @@ from ...config import BuildConfig
 from ...decoder import DecoderLayer
 from ...errors import HwgenError
 from ...published import published_model
+from ...rounding import align
 from ...shape import ModelShape
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
 from ...sim.dram import KV260
@@ -19,6 +20,7 @@ from ...sim.port_rate import tabled_port_rate
 from ..compiler.compile import plan_image
 from ..compiler.image import Image
 from ..models.random_model import sized_model
+from ..runtime.kv_arrays import with_cache_tokens
 from .pass_model import Calibration, PassEstimate, PassModel
 
 __all__ = ["Estimate", "calibration_of", "describe_estimate", "estimate_json", "estimate_model", "planned_image"]
@@ -117,6 +119,9 @@ def estimate_json(
         calibration=calibration_of(board, memory),
     )
     placed = planned_image(config, shape, engine, head, context, layer)
+    if sequences > 1:
+        held = sequences * align(cached + prompt + decode, config.kv_block)
+        placed = with_cache_tokens(placed, max(placed.context, held))
     hertz = config.clock_mhz * 1e6
     first, later, tokens = _cycles(estimate.prefill), _cycles(estimate.decode), decode * sequences
     beats = sum(p.stream_beats for p in estimate.decode)

@@ -185,11 +185,9 @@ class TernaryCompiler(ModelCompiler):
         """bf16 scales of vocabulary rows to the scratch, where there is a wanted ``token``."""
         c = self.config
         beats = pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
-        if name in self.memory.segments:  # placed by the round before
-            address = self.memory.segments[name].region.offset
-        else:
-            make = lambda: blob_beats(c, scales.view(np.uint8))[:beats].reshape(-1)  # noqa: E731  # bytes are made when they are read
-            address = self.memory.add(name, beats * c.beat_bytes, make)
+        if name not in self.memory.segments:  # else placed by the round before
+            self.memory.add(name, beats * c.beat_bytes, lambda: blob_beats(c, scales.view(np.uint8))[:beats].reshape(-1))
+        address = self.memory.segments[name].region.offset
         self.emit(
             Opcode.EMBED,
             layer=self.shape.layers,

@@ -165,7 +165,7 @@ def type_of(number: int) -> TensorType | None:
     try:
         kind: Any = gguf.GGMLQuantizationType(number)
         gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-    except (ValueError, NotImplementedError):
+    except (ValueError, NotImplementedError):  # a number, or a type, that the library does not know
         return None
     block, size = gguf.GGML_QUANT_SIZES[kind]
     return TensorType(

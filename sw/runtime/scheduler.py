@@ -199,7 +199,7 @@ class Scheduler:
             try:
                 assert self._reopen is not None
                 engine, prefixes = self._reopen()
-            except Exception as again:
+            except Exception as again:  # of a driver, a library of the board, or the image
                 error = again if isinstance(again, HwgenError) else DeviceFailed(f"{type(again).__name__}: {again}")
                 continue
             with self._changed:
@@ -297,7 +297,7 @@ class Scheduler:
             if request is not None and self._make_room(job):
                 self.engine.check_run(request.run)
                 parts.append((job, request))
-        except Exception as error:
+        except Exception as error:  # of this answer alone: the others go on
             self._end_with(job, error)
 
     # ---- one pass ------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class Scheduler:
                     job.on_token(token)
             except (DeviceTimeout, DeviceFailed):
                 raise
-            except Exception as error:
+            except Exception as error:  # of this answer alone: the others go on
                 self._end_with(job, error)
                 continue
             if job.generation.ended:
@@ -344,7 +344,7 @@ class Scheduler:
             if self._failed_passes < FAILED_PASSES:
                 raise
             raise DeviceFailed(f"{FAILED_PASSES} passes failed, the last with: {error.message}") from error
-        except Exception as error:
+        except Exception as error:  # a driver raises anything: of the device nothing is known any more
             raise DeviceFailed(f"{type(error).__name__}: {error}") from error
         self._failed_passes = self._attempts = 0
         return result

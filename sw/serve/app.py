@@ -173,7 +173,7 @@ class Api:
                             continue
                         for chunk in reply.chunks(piece):
                             yield event(chunk)
-            except Exception as error:
+            except Exception as error:  # the head is sent: whatever it was, the stream ends with an event that says so
                 failure = ApiError.of(error)
                 request.scope[_LOGGED].update(error=failure.code)
                 yield event(failure.to_dict())
@@ -246,7 +246,7 @@ async def in_thread(compute: Callable[[], Any]) -> Any:
     """Beside the event loop; an error of the runtime is the client's."""
     try:
         return await asyncio.to_thread(compute)
-    except Exception as error:
+    except Exception as error:  # of tokenizers and templates, which raise anything
         raise ApiError.of(error) from error
 
 

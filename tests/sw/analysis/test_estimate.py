@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hwgen.boards import load_board
+from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sim.board_timing import MemoryConditions
 from hwgen.sim.port_rate import tabled_port_rate
@@ -46,3 +49,18 @@ def test_the_smallest_board_decodes_the_large_ternary_model() -> None:
     for memory in (MemoryConditions(), slow):
         result = estimate_json(load_board("pynq-z2"), "bitnet-0.73b", 0, 1, cached=128, head="shortlist", memory=memory)
         assert result["decode"]["tok_s"] > 10
+
+
+def test_sequences_share_a_pass() -> None:
+    """The weights are read once for all, keys and values of each; logits of the exact head once for each."""
+    one, six = (
+        estimate_json(KV260, "bitnet-2b4t", 0, 2, cached=128, sequences=n, head="shortlist", context=160) for n in (1, 6)
+    )
+    assert (six["sequences"], six["decode"]["tokens"]) == (6, 12)
+    assert six["decode"]["tok_s"] == pytest.approx(6 * six["decode"]["tok_s_each"])
+    assert one["decode"]["tok_s"] == one["decode"]["tok_s_each"] < six["decode"]["tok_s"] / 5
+    assert six["decode"]["bytes_per_token"] < one["decode"]["bytes_per_token"] / 4
+    assert six["buffers"]["pages"] == 6 * one["buffers"]["pages"]
+    assert any("6 sequences" in line for line in describe_estimate(six))
+    with pytest.raises(HwgenError, match="a pass has at most 24 tokens, not 25"):
+        estimate_json(KV260, "bitnet-2b4t", 0, 1, cached=128, sequences=25)
