@@ -280,7 +280,9 @@ class Engine:
         return results
 
     def logits(self, number: int = 0) -> npt.NDArray[np.float32]:
-        """Every logit of a wanted token of the last pass that wrote them."""
+        """Every logit of a wanted token of the last pass that wrote them. The short-list head writes none."""
+        if self.image.head == "shortlist":
+            raise ValueError("an image with the short-list head has no logits")
         address = self.memory.logits + number * self.image.logits_bytes
         return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32).copy()
 

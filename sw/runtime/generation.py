@@ -141,6 +141,11 @@ class Generation:
         """Refuse a prompt that cannot be answered."""
         if not self.prompt:
             raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
+        if self._needs_logits and self.engine.image.head == "shortlist":
+            raise HwgenError(
+                "usage", "the short-list head gives the best candidates, not all logits, which this answer is drawn from",
+                "ask for temperature 0 without penalties, log probabilities and forms, or use --head exact",
+            )
         length = self.session.position + len(self.session.pending) + len(self.prompt)
         self.engine.check_context(length)
         if self.context_full == "error" and length + self.max_new_tokens - 1 > self.engine.image.context:

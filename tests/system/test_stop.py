@@ -104,7 +104,8 @@ class Bench:
 def second_pass(engine: Engine, session: Session) -> list[object]:
     result = engine.forward(session, SECOND, write_logits=True)
     pages = [engine.device.read(page, engine.image.page_bytes).tobytes() for page in engine.memory.pages]
-    left = [result.candidates, engine.logits().tobytes(), *pages]
+    logits = engine.device.read(engine.memory.logits, engine.image.logits_bytes)  # of the short-list head none are written
+    left = [result.candidates, logits.tobytes(), *pages]
     del session.tokens[len(FIRST) :]
     return left
 

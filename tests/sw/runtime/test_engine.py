@@ -204,3 +204,15 @@ def test_odd_build(weights: ModelWeights) -> None:
     engine.prefill(Session(), tokens, write_logits=True)
     expected = GoldenModel(weights, config).logits(torch.tensor([tokens]))[0, -1].numpy()
     np.testing.assert_array_equal(engine.logits(), expected)
+
+
+def test_the_short_list_head_gives_no_logits(weights: ModelWeights) -> None:
+    """An answer that would be drawn from them is refused before anything is computed."""
+    image = compile_model(CONFIG, weights, head="shortlist")
+    engine = Engine(GoldenDevice(CONFIG, memory_bytes=image.memory_bytes()), image)
+    with pytest.raises(HwgenError, match="the best candidates, not all logits") as caught:
+        next(iter(Generation(engine, prompt(5), 3, Sampling(temperature=0.5))))
+    assert "--head exact" in caught.value.fix
+    with pytest.raises(ValueError, match="has no logits"):
+        engine.logits()
+    assert len(list(Generation(engine, prompt(5), 3))) == 3
