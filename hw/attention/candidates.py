@@ -33,8 +33,8 @@ class CandidateList(wiring.Component):
     clear, resume : In(1), list : In
         Strobes, while nothing waits: list ``list`` begins anew, or goes on from where it was left, and takes the candidates from
         the next cycle on.
-    room : Out(1), begin : In(1)
-        Whether another burst of ``burst`` candidates may come, and the strobe that reserves the place for it.
+    free : Out, reserve : In
+        Places that are not reserved, and how many are reserved in this cycle, for candidates to come.
     valid : In(1), index : In(bits), logit : In(32)
         A candidate.
     busy : Out(1)
@@ -44,22 +44,19 @@ class CandidateList(wiring.Component):
         candidate reached have no meaning.
     """
 
-    def __init__(self, size: int, lists: int, burst: int, *, depth: int, bits: int = INDEX_BITS) -> None:
+    def __init__(self, size: int, lists: int, *, depth: int, bits: int = INDEX_BITS) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
-        if depth < burst:
-            raise ValueError(f"depth must be at least burst ({burst}), not {depth!r}")
         self.size = size
         self.lists = lists
-        self.burst = burst
         self.depth = depth
         self.bits = bits
         super().__init__({
             "clear": In(1),
             "resume": In(1),
             "list": In(index_bits(lists)),
-            "room": Out(1),
-            "begin": In(1),
+            "free": Out(bits_for(depth)),
+            "reserve": In(bits_for(depth)),
             "valid": In(1),
             "index": In(bits),
             "logit": In(32),
@@ -91,7 +88,7 @@ class CandidateList(wiring.Component):
             queue.w_data.eq(Cat(self.logit, self.index)),
             pop.eq(queue.r_rdy & ~climbing),
             queue.r_en.eq(pop),
-            self.room.eq(reserved <= depth - self.burst),
+            self.free.eq(depth - reserved),
             self.busy.eq(queue.r_rdy | climbing),
             full.eq(filled == size),
             get.addr.eq(Mux(
@@ -103,7 +100,7 @@ class CandidateList(wiring.Component):
             put.addr.eq(base + place),
             put.data.eq(Mux(better, above, candidate)),
         ]
-        m.d.sync += reserved.eq(reserved + Mux(self.begin, self.burst, 0) - pop)
+        m.d.sync += reserved.eq(reserved + self.reserve - pop)
         with m.If(climbing):
             m.d.sync += [place.eq(place - 1), climbing.eq(better)]
         with m.Elif(pop):

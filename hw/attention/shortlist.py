@@ -72,7 +72,7 @@ class ShortList(wiring.Component):
         # As many as a panel can end of one token.
         blocks = config.panel_rows // config.kv_block + 2
         m.submodules.best = best = CandidateList(
-            config.shortlist, config.chunk, blocks, depth=blocks, bits=INDEX_BITS - (config.kv_block - 1).bit_length()
+            config.shortlist, config.chunk, depth=blocks, bits=INDEX_BITS - (config.kv_block - 1).bit_length()
         )
         #: Strobe: vectors of the token ``number`` begin.
         begin, number = Signal(), Signal(len(self.list))

@@ -16,12 +16,13 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
-from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
+from ...descriptors import Descriptor, Flag, Format, Opcode
 from ...layout import Int4Layout, KvBlockLayout
 from ...numerics import SUM_COLUMNS
 from ...operators import (
     OPERATORS,
     Unit,
+    accumulator_vectors,
     active_tokens,
     all_tokens,
     check_complete,
@@ -76,6 +77,8 @@ class Calibration:
     attention_head: int = 80
     attention_output: int = 43
     attention_end: int = 100
+    #: DRAIN with CANDIDATES: a token, till the last logit has found its place.
+    ranking_token: int = 100
     #: HEAD: a block beside its beats; once.
     head_block: int = 1
     head_end: int = 100
@@ -260,8 +263,11 @@ class PassModel:
         return w.start + w.count * (2 * d.vectors + c.norm_token) + c.norm_end
 
     def _drain(self, w: Work, ring: Ring) -> float:
-        c = self.calibration
-        return w.start + w.count * (w.descriptor.vectors + c.drain_token) + c.drain_end
+        c, d = self.calibration, w.descriptor
+        if Flag.CANDIDATES in d.flags:  # logits go on one by one
+            steps = d.vectors * max(self.config.width, accumulator_vectors(d) // d.vectors)
+            return w.start + w.count * (steps + c.ranking_token) + c.drain_end
+        return w.start + w.count * (accumulator_vectors(d) + c.drain_token) + c.drain_end
 
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
@@ -291,8 +297,7 @@ class PassModel:
 
     def _head(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
-        if d.fetch is Fetch.SHORTLIST:  # fetched when it has started
-            ring.arrived = max(ring.arrived, w.start + c.refill)
+        ring.arrived = max(ring.arrived, w.start + c.refill)  # fetched when it has started
         rate = w.beats / (w.beats + d.row_blocks * c.head_block)
         return ring.read(w.start, w.beats, rate, fetch=True, free=True) + c.head_end
 

@@ -38,7 +38,7 @@ def test_regions_do_not_overlap(image: Image) -> None:
         assert region.offset % 64 == 0, name
         end = region.offset + region.bytes
     assert end <= image.constants.bytes < end + 4096
-    for name in ("rotary", "layers.1.down.0", "head"):
+    for name in ("rotary", "layers.1.down.0", "head.0"):
         assert image.symbols[name].offset % 4096 == 0
 
 
@@ -114,10 +114,26 @@ def test_program_of_one_round(weights: ModelWeights) -> None:
         o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.NORM, o.PARAM, o.LINEAR, o.LINEAR, o.DRAIN, o.DRAIN, o.NORM, o.LINEAR, o.DRAIN,
     ]
     assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
-    heads = [Opcode.NORM, Opcode.HEAD] * image.chunk  # a wanted token each
-    assert [d.opcode for d in image.descriptors[-len(heads) - 1 :]] == [Opcode.DRAIN, *heads]
-    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [Opcode.PARAM, *heads]
-    assert [d.token_start for d in image.descriptors if d.opcode is Opcode.HEAD] == list(range(image.chunk))
+    panels = [d for d in image.descriptors if d.opcode is o.LINEAR and d.layer == SHAPE.layers]
+    head = [o.NORM, o.EMBED, o.LINEAR, *[o.LINEAR, o.DRAIN] * (len(panels) - 1), o.DRAIN]
+    assert [d.opcode for d in image.descriptors[-len(head) :]] == head
+    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [o.PARAM, *head]
+
+
+def test_the_head_is_read_once_a_round(weights: ModelWeights) -> None:
+    """Every row of the vocabulary in one panel, for every round of wanted tokens, whose logits lie one behind the other."""
+    image = compile_model(CONFIG, weights)
+    drains = [d for d in image.descriptors if d.opcode is Opcode.DRAIN and Flag.CANDIDATES in d.flags]
+    rounds = sorted({d.token_start for d in drains})
+    assert rounds == list(range(0, image.chunk, CONFIG.tokens))
+    size = image.logits_bytes
+    for start in rounds:
+        row = 0
+        for d in (d for d in drains if d.token_start == start):
+            assert (d.stride, d.head_stride, d.stream_beats * CONFIG.beat_bytes) == (row, SHAPE.vocab, size)
+            assert d.stream_address == start * size + 4 * row
+            row += d.vectors * CONFIG.width
+        assert SHAPE.vocab <= row <= size // 4
 
 
 @pytest.mark.parametrize("chunk", [4, 8, 16])
@@ -144,7 +160,7 @@ def test_drain_reads_what_its_linear_wrote(image: Image) -> None:
             latest[half] = d.layer, d.token_start, d.row_blocks * CONFIG.rows // CONFIG.width
         elif d.opcode is Opcode.DRAIN:
             layer, start, vectors = latest[half]
-            assert (layer, start) == (d.layer, d.token_start) and d.row_blocks + d.vectors <= vectors
+            assert (layer, start) == (d.layer, d.token_start) and d.row_blocks + accumulator_vectors(d) <= vectors
 
 
 def test_rounds_cover_every_token_once(image: Image) -> None:
