@@ -10,6 +10,7 @@ from hwgen.descriptors import Buffers, Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.formats import rotary_rows, widen_bf16
 from hwgen.layout import KvBlockLayout, unpack_ternary, vectors_of
+from hwgen.operators import accumulator_vectors
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model

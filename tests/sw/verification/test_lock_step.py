@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Opcode
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
 from hwgen.probes import probes
