@@ -379,14 +379,13 @@ class Accelerator(wiring.Component):
             shortlist.number[0].eq(mem.shortlist_number),
             shortlist.index[0].eq(mem.shortlist.index),
             mem.shortlist.number.eq(shortlist.block[0]),
+            mem.shortlist_complete.eq(
+                sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & shortlist.complete
+            ),
             shortlist.number[1].eq(head.first),
             shortlist.index[1].eq(attention.list_index),
             attention.list_block.eq(shortlist.block[1]),
         ]
-        # Once it is 1 it stays while such operators run, for the scores of a pass come before all of them.
-        m.d.sync += mem.shortlist_complete.eq(
-            sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & shortlist.complete
-        )
 
     def _connect_errors(self, m: Module, mem: MemorySystem, registers: RegisterFile) -> None:
         ports = self.config.ports
