@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import index_bits
-from .candidates import INDEX_BITS, CandidateList, ordered
+from .candidates import INDEX_BITS, CandidateList, ordered, restored
 
 __all__ = ["READ_CYCLES", "ShortList"]
 
@@ -92,8 +92,7 @@ class ShortList(wiring.Component):
         with m.Elif(valid):
             m.d.sync += running.eq(total)
         m.d.sync += [
-            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]),
-            best.logit.eq(Mux(total[31], total ^ (1 << 31), ~total)),  # back from its order
+            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]), best.logit.eq(restored(total)),
         ]
         m.d.comb += [
             best.list.eq(number), best.clear.eq(begin & (self.first_row == 0)), best.resume.eq(begin & (self.first_row != 0)),

@@ -37,11 +37,11 @@ class DigitSum(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = self.config.result_bits
-        first, total = Signal(), Signal(signed(bits), reset_less=True)
+        first, joined = Signal(), Signal(signed(bits), reset_less=True)
         m.d.sync += first.eq(self.first)
         digit, once = Signal(bits), Signal(bits)
-        m.d.comb += [digit.eq(self.digit), once.eq(Mux(first, 0, total)), self.total.eq(total)]
+        m.d.comb += [digit.eq(self.digit), once.eq(Mux(first, 0, joined)), self.total.eq(joined)]
         twice = Cat(0, once)[:bits]
         carries = (digit & once) | (digit & twice) | (once & twice)
-        m.d.sync += total.eq((digit ^ once ^ twice) + Cat(0, carries)[:bits])
+        m.d.sync += joined.eq((digit ^ once ^ twice) + Cat(0, carries)[:bits])
         return m

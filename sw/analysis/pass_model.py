@@ -85,8 +85,11 @@ class Calibration:
     #: RingLoader: a row; once.
     loader_row: int = 2
     loader_end: int = 6
-    #: KV_WRITE: a beat, where a head's keys are rotated into their place; once.
-    kv_beat: float = 6.03
+    #: KV_WRITE: a segment, beside its slots; a header beat, beside its scales and words; two beats of the store, from request to
+    #: arrival; once.
+    kv_segment: int = 12
+    kv_header: int = 4
+    kv_pair: int = 7
     kv_end: int = 20
     #: After END: writes answered, status.
     finish: int = 40
@@ -302,9 +305,20 @@ class PassModel:
         return ring.read(w.start, w.beats, rate, fetch=True, free=True) + c.head_end
 
     def _kv_write(self, w: Work, ring: Ring) -> float:
-        c, d, block = self.calibration, w.descriptor, self.config.kv_block
+        """Slots one by one, scales one by one, then what the store has, two beats at a time: one or two of memory. A beat that is
+        written takes the time of one that is read."""
+        c, d, config, block = self.calibration, w.descriptor, self.config, self.config.kv_block
+        int4, words = Format.INT4_KV in d.format, config.beat_words
+        layout = KvBlockLayout(config, d.head_vectors * config.width, int4)
+        header, data = layout.header_beats, 2 * layout.data_beats
+        pair = max(c.kv_pair, words) + (1 if int4 else words)
+        segment = (
+            block + c.kv_segment + header * (config.beat_bytes // 2 + c.kv_header + words)
+            + (data if int4 else data / 2) * pair + (layout.beats - header - data) * words
+        )
         blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
-        return w.start + d.kv_heads * blocks * d.stream_beats * c.kv_beat + c.kv_end
+        ring.arrived += d.kv_heads * blocks * layout.beats / ring.rate
+        return w.start + d.kv_heads * blocks * segment + c.kv_end
 
 
 #: When an operator that starts at its time ends.
