@@ -52,9 +52,9 @@ def _by_rows(logits: Callable[[Tensor, Tensor], Tensor], rows: Tensor, row_scale
 def head_logits(q: Tensor, scale: Tensor, rows: Tensor, row_scale: Tensor) -> Tensor:
     """HEAD: ``q [..., n]``, ``scale [...]``, ``rows [vocab, n]``, ``row_scale [vocab]`` -> logits ``[..., vocab]``.
 
-    ``q`` holds int8 values in float32, ``rows`` as int8 or in float32.
+    ``q`` and ``rows`` hold int8 values, in any type.
     """
-    return fmul(fmul(int_to_f32(integer_matmul(q, rows.float(), 127 * 127)), row_scale), scale.unsqueeze(-1))
+    return fmul(fmul(int_to_f32(integer_matmul(q.float(), rows.float(), 127 * 127)), row_scale), scale.unsqueeze(-1))
 
 
 def short_list(scores: Tensor, block: int, entries: int) -> Tensor:

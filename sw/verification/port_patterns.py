@@ -105,7 +105,7 @@ def find_fault(config: BuildConfig, pattern: npt.NDArray[np.uint16], found: Floa
     """
     bits = found.view(np.uint32) >> 16
     exponent = bits >> 7 & 0xFF
-    lost = (exponent < EXPONENTS[0]) | (exponent > EXPONENTS[1] + 1)
+    lost = (exponent < EXPONENTS[0]) | (exponent > EXPONENTS[1])
     if not lost.all():
         bits = np.where(lost, bits & 0xFF00 | pattern & 0xFF, bits)
     was, now = pattern.view(np.uint8), bits.astype(np.uint16).view(np.uint8)
