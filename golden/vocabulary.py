@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from .memories import Memories, ProgramError
 from .unpacked_weights import StationaryWeights
 
 __all__ = ["Vocabulary"]
+
+Logits = npt.NDArray[np.float32]
 
 
 class Vocabulary(Memories):
@@ -36,7 +39,7 @@ class Vocabulary(Memories):
             if PassFlag.WRITE_LOGITS in self.registers.options:
                 self._write_logits(d, results)
 
-    def _extended(self, d: Descriptor, known: np.ndarray, results: Tensor) -> np.ndarray:
+    def _extended(self, d: Descriptor, known: Logits, results: Tensor) -> Logits:
         """``known [wanted token, row]`` with rows from ``stride`` on; with row 0 they begin anew."""
         if known.shape[1] != d.head_stride:
             known = np.full((self.config.chunk, d.head_stride), -np.inf, np.float32)
