@@ -53,7 +53,7 @@ def test_a_device_that_is_lost_for_good(
     lost = HwgenError("device", "the board is gone", "look at its cable")
 
     def run(self: Server, sockets: object) -> None:
-        assert self._service.scheduler.on_failure == self._fail
+        assert [service.scheduler.on_failure for service in self._behind] == [self._fail]  # type: ignore[attr-defined]  # Services
         self._fail(lost)
 
     monkeypatch.setattr(Server, "run", run)
