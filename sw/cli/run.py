@@ -17,6 +17,7 @@ from .options import (
     MODEL_HELP,
     add_board,
     add_device,
+    add_draft,
     add_head,
     add_sampling,
     add_waves,
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
     add_device(parser, "verilator")
     add_sampling(parser)
+    add_draft(parser)
     add_head(parser, None)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if options.device != "verilator":
             raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
         places["waves"] = waves
-    llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
+    llm = LLM(model, options.device, board.config, output.progress, head=options.head, draft=options.draft, device_options=places)
     session = None
     if options.session is not None:
         session = llm.load_session(options.session) if options.session.exists() else Session()

@@ -18,7 +18,19 @@ from ...packages import needs
 from ..devices.power import sensor_of, why_no_energy
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
-from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
+from .options import (
+    MODEL_HELP,
+    add_board,
+    add_device,
+    add_draft,
+    add_time_between_tokens,
+    at_least,
+    check_port,
+    configured_board,
+    device_options,
+    opened_model,
+    time_between_tokens,
+)
 from .output import Output, Result
 from .systemd import service_unit
 
@@ -48,13 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-sessions", type=int, default=8, metavar="N", help="answers computed at the same time")
     parser.add_argument("--max-waiting", type=int, default=64, metavar="N", help="requests that wait; more get status 429")
-    parser.add_argument(
-        "--pass-width",
-        type=int,
-        default=None,
-        metavar="N",
-        help="tokens of a pass at most while answers are written, prompts among them (if not given: what costs no time)",
-    )
+    add_time_between_tokens(parser)
+    add_draft(parser)
     parser.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="longest answer (the context if not given)")
     parser.add_argument("--max-request-bytes", type=int, default=1 << 20, metavar="N", help="longest request")
     parser.add_argument(
@@ -132,7 +139,7 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
     cache = options.cache_tokens or contexts * min(board.config.max_context, model.shape.max_context)
     llm = LLM(
         model, options.device, board.config, output.progress, cache_tokens=cache, reuse=not options.no_reuse,
-        device_options=device_options(options, board),
+        draft=options.draft, device_options=device_options(options, board),
     )
     if not llm.device.simulated and sensor_of(llm.device) is None:
         output.progress(f"energy is not counted: {why_no_energy(llm.device)}")
@@ -140,7 +147,7 @@ def open_service(options: argparse.Namespace, output: Output) -> Service:
         sessions=options.max_sessions,
         waiting=options.max_waiting,
         new_tokens=options.max_new_tokens,
-        width=options.pass_width,
+        time_between_tokens=time_between_tokens(options),
         body_bytes=options.max_request_bytes,
     )
     return Service(llm, limits=limits, temperature=options.temperature, context_full=options.context_full)

@@ -18,6 +18,7 @@ from ..devices.open import open_device
 from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
+from .drafts import DRAFTS, Drafter
 from .engine import Engine
 from .generation import Constraint, Generation
 from .kv_arrays import with_cache_tokens
@@ -94,7 +95,7 @@ class LLM:
     ``device_options`` go to its constructor. ``board``: the name of a board (in its configuration for the model), or a build
     configuration; if not given, that of an image, else ``"demo"``. ``head``: ``"exact"`` (if not given) or ``"shortlist"``; an
     image has one of them. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if not given). ``reuse``:
-    prompts start from the pages of earlier ones that begin alike.
+    prompts start from the pages of earlier ones that begin alike. ``draft``: one of :data:`hwgen.sw.runtime.drafts.DRAFTS`.
     """
 
     def __init__(
@@ -107,8 +108,12 @@ class LLM:
         head: str | None = None,
         cache_tokens: int | None = None,
         reuse: bool = True,
+        draft: str = "lookup",
         device_options: Mapping[str, object] | None = None,
     ) -> None:
+        if draft not in DRAFTS:
+            raise HwgenError("usage", f"draft must be one of {', '.join(DRAFTS)}, not {draft!r}", "choose one")
+        self._draft = draft
         report = progress or (lambda text: None)
         if isinstance(model, (str, Path)):
             model = load_image(Path(model)) if is_image_file(model) else open_model(model, report, quantized=True)
@@ -213,6 +218,7 @@ class LLM:
             prefixes=self.prefixes,
             constraint=constraint,
             logprobs=logprobs,
+            drafter=Drafter(self.engine.costs) if self._draft == "lookup" else None,
         )
 
     # ---- sessions ------------------------------------------------------------------------------------------------

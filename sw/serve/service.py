@@ -14,7 +14,7 @@ from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import BACK_OFF, Job, QueueFull, Scheduler
+from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Job, QueueFull, Scheduler
 from .completion import Choice, Completion
 from .errors import ApiError
 from .grammar import JsonGrammar
@@ -36,8 +36,8 @@ class Limits:
     waiting: int = 64
     #: Tokens of one answer; None is what the context holds.
     new_tokens: int | None = None
-    #: Tokens of a pass while answers are written, prompts among them; None is what costs no time.
-    width: int | None = None
+    #: Longest pass of answers while prompts wait, as a multiple of a pass of a single token.
+    time_between_tokens: float = TIME_BETWEEN_TOKENS
     #: Bytes of the body of one request.
     body_bytes: int = 1 << 20
     #: Seconds in which the body must have come.
@@ -79,8 +79,8 @@ class Service:
         self.temperature, self._context_full = temperature, context_full
         self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, width=limits.width, observer=self._observe,
-            reopen=self._reopen, back_off=back_off,
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, time_between_tokens=limits.time_between_tokens,
+            observer=self._observe, reopen=self._reopen, back_off=back_off,
         )
         self.metrics.watch(llm, self.scheduler)
         self._grammar = JsonGrammar(llm.model.tokenizer, llm.image.shape.vocab, llm.model.stop_tokens)
