@@ -14,6 +14,7 @@ from ..runtime.llm import LLM
 from .chat_input import line_reader
 from .options import MODEL_HELP, add_board, add_device, add_draft, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
+from .run import drafts_json
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -85,6 +86,7 @@ def show_turn(talk: Conversation, text: str, output: Output) -> dict[str, Any]:
         "tokens": generation.tokens,
         "text": talk.messages[-1]["content"],
         "stop_reason": generation.stop_reason,
+        "drafts": drafts_json(generation),
     }
 
 

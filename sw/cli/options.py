@@ -277,7 +277,7 @@ def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | C
     return compiled, replace(known, name=compiled.board, part=compiled.part, config=compiled.image.config)
 
 
-def add_device(parser: argparse.ArgumentParser, default: str) -> None:
+def add_device(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--device", default=default, help="golden, verilator or pynq")
     parser.add_argument(
         "--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one"

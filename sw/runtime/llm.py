@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..devices.open import open_device
 from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
+from .answers import AnswerSet, Written, best_answers
 from .drafts import DRAFTS, Drafter
 from .engine import Engine
 from .generation import Constraint, Generation
@@ -190,6 +192,30 @@ class LLM:
         generation.check()
         return Answer(self.model, generation, keep_session=session is not None)
 
+    def answers(
+        self, prompt: str | list[int], sampling: Sampling, *, n: int = 1, best_of: int | None = None, first_finish: bool = False,
+        max_new_tokens: int = 128, chat: bool = False,
+    ) -> list[Written]:
+        """``n`` answers to one prompt, answer ``i`` from the seed ``seed + i``: of ``best_of`` that are written the likeliest a
+        token, best first; or with ``first_finish`` the first of ``n`` that ends, alone.
+        """
+        written = n if best_of is None else best_of
+        if not 1 <= n <= written:
+            raise HwgenError("usage", f"n must be 1 to best_of, not {n} of {written}", "give n, or a larger best_of")
+        if first_finish and written > n:
+            raise HwgenError("usage", "first_finish takes the answer that ends first, best_of the best of all", "give one of them")
+        ids = prompt if isinstance(prompt, list) else (
+            self.model.tokenizer.encode_chat(prompt) if chat else self.model.tokenizer.encode(prompt)
+        )
+        logprobs = 0 if written > n else None
+        generations = [
+            self.generation(ids, max_new_tokens, replace(sampling, seed=sampling.seed + i), logprobs=logprobs)
+            for i in range(written)
+        ]
+        generations[0].check()
+        found = AnswerSet(self.model.tokenizer, generations).write(first_finish=first_finish)
+        return [found[i] for i in best_answers([a.score for a in found], n)] if written > n else found
+
     def generation(
         self,
         tokens: Sequence[int],
@@ -201,10 +227,11 @@ class LLM:
         stop_tokens: Sequence[int] | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Generation:
         """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here.
 
-        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``: see :class:`Generation`.
+        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``, ``prompt_logprobs``: see :class:`Generation`.
         """
         return Generation(
             self.engine,
@@ -218,6 +245,7 @@ class LLM:
             prefixes=self.prefixes,
             constraint=constraint,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
             drafter=Drafter(self.engine.costs) if self._draft == "lookup" else None,
         )
 

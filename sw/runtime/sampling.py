@@ -1,8 +1,8 @@
 """Choice of the next token: greedy, temperature, top-k, top-p, min-p, penalties and biases, from a seed.
 
 No choice sorts the vocabulary, or takes an exponential of each of its tokens: of 128,256 that would take a board longer than the
-pass that computed them. The few tokens near the best one are ranked; a draw among all the others is a draw of one of them with equal
-chances, taken as often as its probability says (rejection), so that tokens are drawn with exactly their probabilities.
+pass that computed them. The few tokens near the best one are ranked. A draw among all the others is a draw of one of them with
+equal chances, taken as often as its probability says (rejection), so that tokens are drawn with exactly their probabilities.
 """
 
 from __future__ import annotations

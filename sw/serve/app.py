@@ -27,7 +27,7 @@ from .description import description, page
 from .errors import ApiError
 from .page.routes import page_routes
 from .protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
-from .replies import Reply, timings, usage
+from .replies import Reply, likeliest, timings, usage
 from .service import Service
 
 __all__ = ["create_app"]
@@ -140,7 +140,8 @@ class Api:
         if not all(choice.ended for choice in completion.choices):
             raise ClientDisconnect
         self._log(request, completion)
-        return JSONResponse(reply.whole(completion, pieces, usage(completion.choices, wanted.n), self._timings(completion)))
+        chosen = likeliest(completion.choices, wanted.n, wanted.written)
+        return JSONResponse(reply.whole(chosen, pieces, usage(completion.choices, wanted.written), self._timings(completion)))
 
     def _spell(self, token: int) -> str:
         """A token as text; by its number where it is no whole characters."""
@@ -180,7 +181,7 @@ class Api:
                 return
             self._log(request, completion)
             if wanted.stream_options is not None and wanted.stream_options.include_usage:
-                yield event(reply.last(usage(completion.choices, wanted.n), self._timings(completion)))
+                yield event(reply.last(usage(completion.choices, wanted.written), self._timings(completion)))
             yield event("[DONE]")
 
     # ---- tokens --------------------------------------------------------------------------------------------------

@@ -172,6 +172,7 @@ class Service:
         number: int,
         schema: dict[str, Any] | None = None,
         param: str = "",
+        sibling: Generation | None = None,
     ) -> Generation:
         stops = () if request.ignore_eos else self.llm.model.stop_tokens
         generation = self.llm.generation(
@@ -181,8 +182,10 @@ class Service:
             context_full=self._context_full,
             stop_tokens=[*stops, *request.stop_token_ids],
             constraint=None if schema is None else self._grammar.constraint(schema, param),
-            logprobs=request.shown_logprobs,
+            logprobs=0 if request.shown_logprobs is None and request.written > request.n else request.shown_logprobs,
+            prompt_logprobs=request.prompt_logprobs if isinstance(request, CompletionRequest) else None,
         )
+        generation.sibling = sibling
         generation.check()
         return generation
 
@@ -194,12 +197,13 @@ class Service:
             opening, param = form.prefix, "tools"
             schema = call_schema(form, request.forced_tools)
             prompt = [*prompt, *tokenizer.encode_text(opening)]
-        choices = []
+        choices: list[Choice] = []
         for number in range(request.n):
+            sibling = choices[0].generation if choices else None
             reader = None
             if form is not None:
                 reader = CallReader(form, request.given_tools, None if request.parallel_tool_calls else 1)
-            generation = self._generation(request, prompt, number, schema, param)
+            generation = self._generation(request, prompt, number, schema, param, sibling)
             choices.append(Choice(number, generation, tokenizer, request.stops, reader=reader, opening=opening))
         return choices
 
@@ -209,8 +213,10 @@ class Service:
         for prompt in request.prompts:
             tokens = self.encode_prompt(prompt)
             echo = (prompt if isinstance(prompt, str) else tokenizer.decode(tokens)) if request.echo else ""
-            for number in range(request.n):
-                generation = self._generation(request, tokens, number)
+            first = None
+            for number in range(request.written):
+                generation = self._generation(request, tokens, number, sibling=first)
+                first = first or generation
                 choices.append(Choice(len(choices), generation, tokenizer, request.stops, echo=echo))
         return choices
 
