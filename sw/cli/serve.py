@@ -23,7 +23,19 @@ from ..runtime.generation import CONTEXT_FULL
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.llm import LLM
 from ..serve.dashboard import dashboard
-from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
+from .options import (
+    MODEL_HELP,
+    add_board,
+    add_device,
+    add_draft,
+    add_time_between_tokens,
+    at_least,
+    check_port,
+    configured_board,
+    device_options,
+    opened_model,
+    time_between_tokens,
+)
 from .output import Output, Result
 from .serve_boards import add_boards, fronted
 from .systemd import service_unit
@@ -58,13 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-sessions", type=int, default=8, metavar="N", help="answers computed at the same time")
     parser.add_argument("--max-waiting", type=int, default=64, metavar="N", help="requests that wait; more get status 429")
-    parser.add_argument(
-        "--pass-width",
-        type=int,
-        default=None,
-        metavar="N",
-        help="tokens of a pass at most while answers are written, prompts among them (if not given: what costs no time)",
-    )
+    add_time_between_tokens(parser)
+    add_draft(parser)
     parser.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="longest answer (the context if not given)")
     parser.add_argument("--max-request-bytes", type=int, default=1 << 20, metavar="N", help="longest request")
     parser.add_argument(
@@ -146,7 +153,7 @@ def limits_of(options: argparse.Namespace) -> Limits:
         sessions=options.max_sessions,
         waiting=options.max_waiting,
         new_tokens=options.max_new_tokens,
-        width=options.pass_width,
+        time_between_tokens=time_between_tokens(options),
         body_bytes=options.max_request_bytes,
     )
 
@@ -165,7 +172,10 @@ def open_models(options: argparse.Namespace, output: Output) -> list[LLM]:
         model, board = opened_model(options, output)
         cache = cache_of(options, min(board.config.max_context, model.shape.max_context))
         where = device_options(options, board)
-        return [LLM(model, options.device, board.config, output.progress, cache_tokens=cache, reuse=reuse, device_options=where)]
+        return [LLM(
+            model, options.device, board.config, output.progress, cache_tokens=cache, reuse=reuse, draft=options.draft,
+            device_options=where,
+        )]
     compiled, board = images_of_one_build(options, output)
     images = [with_cache_tokens(model.image, cache_of(options, model.image.context)) for model in compiled]
     needed = max(image.contiguous_bytes if options.device == "pynq" else image.memory_bytes() for image in images)
@@ -173,7 +183,8 @@ def open_models(options: argparse.Namespace, output: Output) -> list[LLM]:
     caches = [image.pages * image.config.kv_block for image in images]
     # every one is put there once: what does not fit is said now, and the first one named is there at the end
     models = [LLM(
-        compiled[-1], options.device, board.config, output.progress, cache_tokens=caches[-1], reuse=reuse, device_options=where
+        compiled[-1], options.device, board.config, output.progress, cache_tokens=caches[-1], reuse=reuse, draft=options.draft,
+        device_options=where,
     )]
     for model, cache in zip(compiled[-2::-1], caches[-2::-1], strict=True):
         models.append(models[-1].beside(model, cache_tokens=cache, reuse=reuse))

@@ -33,6 +33,7 @@ from ..models.tokenizer import Tokenizer
 from ..progress import Ticker
 from .file_sections import MISSING, FileConstants, FileRows, Section, read_section, sector_checksum
 from .image import ROWS, WINDOW, Image
+from .pass_costs import pass_costs
 from .placement import REGION_ALIGNMENT, Region
 
 __all__ = ["CompiledModel", "check_same_build", "is_image_file", "load_image", "save_image"]
@@ -170,6 +171,7 @@ def save_image(
         **{name: getattr(image, name) for name in ("row_bytes", "chunk", "context", "page_bytes", "pages")},
         "symbols": {name: [r.offset, r.bytes] for name, r in image.symbols.items()},
         "text": text,
+        "pass_costs": pass_costs(image).to_list(),
     }
 
     def encoded(start: int, model_hash: str, checksum: int) -> tuple[bytes, dict[str, Section], int]:
@@ -277,6 +279,7 @@ def load_image(path: Path) -> CompiledModel:
         embedding=FileRows(path, sections["embedding"], checksums),
         symbols={name: Region(*values) for name, values in header["symbols"].items()},
         stored_hash=header["model_hash"],
+        stored_costs=header["pass_costs"],
         **{name: header[name] for name in ("row_bytes", "chunk", "context", "page_bytes", "pages")},
     )
     tokenizer = None

@@ -78,6 +78,9 @@ class Device(Protocol):
     def read_register(self, offset: int) -> int:
         """Read a 32-bit register."""
 
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        """Read ``count`` registers that lie one behind the other."""
+
     def wait(self, timeout: float) -> None:
         """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time."""
 

@@ -60,6 +60,9 @@ class GoldenDevice:
     def read_register(self, offset: int) -> int:
         return self.machine.read_register(offset)
 
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        return [self.read_register(offset + 4 * i) for i in range(count)]
+
     def wait(self, timeout: float) -> None:
         if not self.machine.irq:
             raise DeviceTimeout("the golden machine raised no interrupt: no pass was started, or the interrupt is off")

@@ -162,6 +162,9 @@ class VerilatorDevice:
     def read_register(self, offset: int) -> int:
         return self.accelerator.read_register(offset)
 
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        return [self.read_register(offset + 4 * i) for i in range(count)]
+
     def wait(self, timeout: float) -> None:
         from ...sim.accelerator import SimulationTimeout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ..devices.open import open_device
 from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
+from .answers import AnswerSet, Written, best_answers
+from .drafts import DRAFTS, Drafter
 from .engine import Engine
 from .generation import Constraint, Generation
 from .kv_arrays import with_cache_tokens
@@ -95,7 +98,7 @@ class LLM:
     device too: see :meth:`beside`). ``board``: the name of a board (in its configuration for the model), or a build
     configuration; if not given, that of an image, else ``"demo"``. ``head``: ``"exact"`` (if not given) or ``"shortlist"``; an
     image has one of them. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if not given). ``reuse``:
-    prompts start from the pages of earlier ones that begin alike.
+    prompts start from the pages of earlier ones that begin alike. ``draft``: one of :data:`hwgen.sw.runtime.drafts.DRAFTS`.
     """
 
     def __init__(
@@ -108,8 +111,12 @@ class LLM:
         head: str | None = None,
         cache_tokens: int | None = None,
         reuse: bool = True,
+        draft: str = "lookup",
         device_options: Mapping[str, object] | None = None,
     ) -> None:
+        if draft not in DRAFTS:
+            raise HwgenError("usage", f"draft must be one of {', '.join(DRAFTS)}, not {draft!r}", "choose one")
+        self._draft = draft
         report = progress or (lambda text: None)
         if isinstance(model, (str, Path)):
             model = load_image(Path(model)) if is_image_file(model) else open_model(model, report, quantized=True)
@@ -144,7 +151,7 @@ class LLM:
     def beside(self, model: CompiledModel, *, cache_tokens: int | None = None, reuse: bool = True) -> LLM:
         """Another model, compiled for the same build, on the device of this one, which it takes: :meth:`take` gives it back."""
         self.device.clear()
-        other = LLM(model, self.device, self.image.config, cache_tokens=cache_tokens, reuse=reuse)
+        other = LLM(model, self.device, self.image.config, cache_tokens=cache_tokens, reuse=reuse, draft=self._draft)
         other._open = self._open
         return other
 
@@ -203,6 +210,30 @@ class LLM:
         generation.check()
         return Answer(self.model, generation, keep_session=session is not None)
 
+    def answers(
+        self, prompt: str | list[int], sampling: Sampling, *, n: int = 1, best_of: int | None = None, first_finish: bool = False,
+        max_new_tokens: int = 128, chat: bool = False,
+    ) -> list[Written]:
+        """``n`` answers to one prompt, answer ``i`` from the seed ``seed + i``: of ``best_of`` that are written the likeliest a
+        token, best first; or with ``first_finish`` the first of ``n`` that ends, alone.
+        """
+        written = n if best_of is None else best_of
+        if not 1 <= n <= written:
+            raise HwgenError("usage", f"n must be 1 to best_of, not {n} of {written}", "give n, or a larger best_of")
+        if first_finish and written > n:
+            raise HwgenError("usage", "first_finish takes the answer that ends first, best_of the best of all", "give one of them")
+        ids = prompt if isinstance(prompt, list) else (
+            self.model.tokenizer.encode_chat(prompt) if chat else self.model.tokenizer.encode(prompt)
+        )
+        logprobs = 0 if written > n else None
+        generations = [
+            self.generation(ids, max_new_tokens, replace(sampling, seed=sampling.seed + i), logprobs=logprobs)
+            for i in range(written)
+        ]
+        generations[0].check()
+        found = AnswerSet(self.model.tokenizer, generations).write(first_finish=first_finish)
+        return [found[i] for i in best_answers([a.score for a in found], n)] if written > n else found
+
     def generation(
         self,
         tokens: Sequence[int],
@@ -214,10 +245,11 @@ class LLM:
         stop_tokens: Sequence[int] | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Generation:
         """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here.
 
-        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``: see :class:`Generation`.
+        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``, ``prompt_logprobs``: see :class:`Generation`.
         """
         return Generation(
             self.engine,
@@ -231,6 +263,8 @@ class LLM:
             prefixes=self.prefixes,
             constraint=constraint,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            drafter=Drafter(self.engine.costs) if self._draft == "lookup" else None,
         )
 
     # ---- sessions ------------------------------------------------------------------------------------------------

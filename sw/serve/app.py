@@ -23,7 +23,7 @@ from .errors import ApiError
 from .page.routes import page_routes
 from .prefixes import prefix_routes
 from .protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
-from .replies import Reply, timings, usage
+from .replies import Reply, likeliest, timings, usage
 from .service import Service
 from .services import Services
 
@@ -58,8 +58,9 @@ class Api:
         if not all(choice.ended for choice in completion.choices):
             raise ClientDisconnect
         self._log(request, completion)
-        counts = usage(completion.choices, wanted.n)
-        return JSONResponse(reply.whole(completion, pieces, counts, self._timings(service, completion)))
+        chosen = likeliest(completion.choices, wanted.n, wanted.written)
+        counts = usage(completion.choices, wanted.written)
+        return JSONResponse(reply.whole(chosen, pieces, counts, self._timings(service, completion)))
 
     @staticmethod
     def _timings(service: Service, completion: Completion) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class Api:
                 return
             self._log(request, completion)
             if wanted.stream_options is not None and wanted.stream_options.include_usage:
-                yield event(reply.last(usage(completion.choices, wanted.n), self._timings(service, completion)))
+                yield event(reply.last(usage(completion.choices, wanted.written), self._timings(service, completion)))
             yield event("[DONE]")
 
     # ---- tokens --------------------------------------------------------------------------------------------------

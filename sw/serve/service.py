@@ -16,7 +16,7 @@ from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import BACK_OFF, Job, QueueFull, Scheduler
+from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Job, QueueFull, Scheduler
 from .completion import Choice, Completion
 from .errors import ApiError
 from .grammar import JsonGrammar
@@ -40,8 +40,8 @@ class Limits:
     waiting: int = 64
     #: Tokens of one answer; None is what the context holds.
     new_tokens: int | None = None
-    #: Tokens of a pass while answers are written, prompts among them; None is what costs no time.
-    width: int | None = None
+    #: Longest pass of answers while prompts wait, as a multiple of a pass of a single token.
+    time_between_tokens: float = TIME_BETWEEN_TOKENS
     #: Bytes of the body of one request.
     body_bytes: int = 1 << 20
     #: Seconds in which the body must have come.
@@ -84,8 +84,8 @@ class Service:
         self.temperature, self._context_full = temperature, context_full
         self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, width=limits.width, observer=self._observe,
-            reopen=self._reopen, back_off=back_off, turn=None if turns is None else self,
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, time_between_tokens=limits.time_between_tokens,
+            observer=self._observe, reopen=self._reopen, back_off=back_off, turn=None if turns is None else self,
         )
         self.metrics.watch(llm, self.scheduler)
         self._grammar = JsonGrammar(llm.model.tokenizer, llm.image.shape.vocab, llm.model.stop_tokens)
@@ -199,6 +199,7 @@ class Service:
         number: int,
         schema: dict[str, Any] | None = None,
         param: str = "",
+        sibling: Generation | None = None,
     ) -> Generation:
         stops = () if request.ignore_eos else self.llm.model.stop_tokens
         generation = self.llm.generation(
@@ -208,8 +209,10 @@ class Service:
             context_full=self._context_full,
             stop_tokens=[*stops, *request.stop_token_ids],
             constraint=None if schema is None else self._grammar.constraint(schema, param),
-            logprobs=request.shown_logprobs,
+            logprobs=0 if request.shown_logprobs is None and request.written > request.n else request.shown_logprobs,
+            prompt_logprobs=request.prompt_logprobs if isinstance(request, CompletionRequest) else None,
         )
+        generation.sibling = sibling
         generation.check()
         return generation
 
@@ -221,12 +224,13 @@ class Service:
             opening, param = form.prefix, "tools"
             schema = call_schema(form, request.forced_tools)
             prompt = [*prompt, *tokenizer.encode_text(opening)]
-        choices = []
+        choices: list[Choice] = []
         for number in range(request.n):
+            sibling = choices[0].generation if choices else None
             reader = None
             if form is not None:
                 reader = CallReader(form, request.given_tools, None if request.parallel_tool_calls else 1)
-            generation = self._generation(request, prompt, number, schema, param)
+            generation = self._generation(request, prompt, number, schema, param, sibling)
             choices.append(Choice(number, generation, tokenizer, request.stops, reader=reader, opening=opening))
         return choices
 
@@ -236,8 +240,10 @@ class Service:
         for prompt in request.prompts:
             tokens = self.encode_prompt(prompt)
             echo = (prompt if isinstance(prompt, str) else tokenizer.decode(tokens)) if request.echo else ""
-            for number in range(request.n):
-                generation = self._generation(request, tokens, number)
+            first = None
+            for number in range(request.written):
+                generation = self._generation(request, tokens, number, sibling=first)
+                first = first or generation
                 choices.append(Choice(len(choices), generation, tokenizer, request.stops, echo=echo))
         return choices
 

@@ -10,7 +10,7 @@ import pytest
 from hwgen.boards import load_board
 from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.published import published_model
-from hwgen.sw.analysis.pass_model import COSTS, PassModel, Ring, Work
+from hwgen.sw.compiler.pass_model import COSTS, PassModel, Ring, Work
 
 KV260 = load_board("kv260")
 
