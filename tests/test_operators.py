@@ -186,7 +186,7 @@ def test_the_table_is_true_of_the_golden_machine(make: Callable[[], Image], monk
     monkeypatch.setattr("tests.golden.passes.GoldenMachine", Suspicious)
     host = Host(image.config, image)
     executed = host.run(0, list(range(image.chunk))) + host.run(image.chunk, [5, 4, 3])
-    assert {d.opcode for d in executed} == EXECUTED
+    assert {d.opcode for d in executed} == EXECUTED - (set() if image.head == "shortlist" else {Opcode.HEAD})
     machine = host.machine
     assert isinstance(machine, Suspicious)
     assert {(Opcode.LINEAR, "accumulator"), (Opcode.DRAIN, "scratch"), (Opcode.ROPE, "query"), (Opcode.ROPE, "kv_store"),
