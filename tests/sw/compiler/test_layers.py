@@ -52,7 +52,7 @@ def test_segments_are_whole_rows_inside_their_buffers(image: Image) -> None:
         assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= room
 
 
-@pytest.mark.parametrize("panel_rows", [CONFIG.panel_rows, 32])
+@pytest.mark.parametrize("panel_rows", [CONFIG.panel_rows, 48])
 def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) -> None:
     config = replace(CONFIG, panel_rows=panel_rows)
     image, w = compile_model(config, weights), config.width
@@ -86,7 +86,7 @@ def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) ->
 
 def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
     """Rotary rows by position in the constants; embeddings by token with the host, and by place in the pass on the device."""
-    by_opcode = {d.opcode: d for d in image.descriptors}
+    by_opcode = {d.opcode: d for d in reversed(image.descriptors)}  # the first of each
     data, tokens = content(image.constants), range(SHAPE.vocab)
     tables = {
         Opcode.EMBED: (image.rows(tokens), np.uint16, widen_bf16, weights.embedding),
@@ -140,7 +140,7 @@ def test_the_head_is_read_once_a_round(weights: ModelWeights) -> None:
 @pytest.mark.parametrize("chunk", [4, 8, 16])
 def test_buffers_of_neighbours_differ(weights: ModelWeights, chunk: int) -> None:
     """DRAIN may run beside the next LINEAR, and NORM of the next round beside this one, only on other halves."""
-    image = compile_model(replace(CONFIG, chunk=chunk, kv_block=16, panel_rows=32, scratch_vectors=4096), weights)
+    image = compile_model(replace(CONFIG, chunk=chunk, kv_block=16, panel_rows=48, scratch_vectors=4096), weights)
     linear = [d for d in image.descriptors if d.opcode is Opcode.LINEAR]
     halves = [Buffers.ACCUMULATOR in d.buffers for d in linear]
     assert all(a != b for a, b in zip(halves, halves[1:], strict=False))
