@@ -115,6 +115,8 @@ def run_cocotb(
         "COCOTB_ANSI_OUTPUT": "0",
         # cocotb rewrites assertions for better messages: by default in every imported file, torch included, for 10 s.
         "COCOTB_REWRITE_ASSERTION_FILES": "test_*.py",
+        # For that it configures pytest, which would load the plugins of all that is installed, for as long.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "OMP_NUM_THREADS": "1",
     }
     runner = get_runner("verilator")
