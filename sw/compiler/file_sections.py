@@ -57,8 +57,8 @@ def sector_checksum(data: Bytes, before: int = 0) -> int:
     whole = data.size // SECTOR * SECTOR
     if whole:
         sums = np.add.reduce(data[:whole].view("<u8").reshape(-1, SECTOR // 8), axis=1)
-        before = zlib.crc32(sums, before)
-    return zlib.crc32(data[whole:], before) if whole < data.size else before
+        before = zlib.crc32(sums.data, before)
+    return zlib.crc32(data[whole:].data, before) if whole < data.size else before
 
 
 def _damaged(path: Path, offset: int) -> HwgenError:
