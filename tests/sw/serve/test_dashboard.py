@@ -13,8 +13,6 @@ import pytest
 pytest.importorskip("prometheus_client", reason="serving needs prometheus_client")
 pytest.importorskip("httpx", reason="the front of several boards needs httpx")
 
-from prometheus_client.registry import Collector
-
 from hwgen.sw.cli.main import main
 from hwgen.sw.devices import power
 from hwgen.sw.serve.dashboard import GRID, HEIGHT, WIDTH
@@ -29,10 +27,9 @@ def names_of(registry: Any) -> dict[str, set[str]]:
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
     found: dict[str, set[str]] = {}
     for collector in registry._collector_to_names:
-        assert isinstance(collector, Collector)
-        (family,) = collector.describe()  # type: ignore[attr-defined]
+        (family,) = collector.describe()
         for suffix in suffixes[family.type]:
-            found[family.name + suffix] = {*collector._labelnames, *(("le",) if suffix == "_bucket" else ())}  # type: ignore[attr-defined]
+            found[family.name + suffix] = {*collector._labelnames, *(("le",) if suffix == "_bucket" else ())}
     return found
 
 
