@@ -95,8 +95,8 @@ class _BlockChecker:
 
 
 class FileConstants:
-    """Constants in an image file. A piece is checked while it is in the cache, and the system reads ahead meanwhile: a second thread
-    for that made it slower, since both wait for the interpreter.
+    """Constants in an image file. A piece is checked while it is in the cache, and the system reads ahead meanwhile. (A second
+    thread for that made it slower, since both wait for the interpreter.)
     """
 
     def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
