@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -267,7 +268,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         output.show(text, end="")
         return 0, json.loads(text)
     with needs("serving", "hwgen[serve]"):
-        from ..serve import app, server  # noqa: F401  # all that is not hwgen's
+        for name in ("app", "server"):  # which import all that is not hwgen's
+            import_module(f"..serve.{name}", __package__)
     key = read_key(options)
     check_options(options)
     local = is_loopback(options.host)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from io import RawIOBase
@@ -25,8 +24,8 @@ __all__ = ["MISSING", "FileConstants", "FileRows", "Section", "read_section", "s
 MISSING = "copy the file again, or compile the model again: hwgen compile"
 
 
-#: Bytes that are read at a time.
-PIECE = 1 << 20
+#: Bytes that are read at a time: they stay in the cache until they are checked.
+PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def sector_checksum(data: Bytes, before: int = 0) -> int:
     whole = data.size // SECTOR * SECTOR
     if whole:
         sums = np.add.reduce(data[:whole].view("<u8").reshape(-1, SECTOR // 8), axis=1)
-        before = zlib.crc32(sums, before)
-    return zlib.crc32(data[whole:], before) if whole < data.size else before
+        before = zlib.crc32(sums.data, before)
+    return zlib.crc32(data[whole:].data, before) if whole < data.size else before
 
 
 def _damaged(path: Path, offset: int) -> HwgenError:
@@ -96,7 +95,9 @@ class _BlockChecker:
 
 
 class FileConstants:
-    """Constants in an image file. While a piece of a window is read, the one before is checked: neither holds the interpreter."""
+    """Constants in an image file. A piece is checked while it is in the cache, and the system reads ahead meanwhile. (A second
+    thread for that made it slower, since both wait for the interpreter.)
+    """
 
     def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
         self._path, self._section, self._checksums = path, section, checksums
@@ -105,18 +106,15 @@ class FileConstants:
     @contextmanager
     def reading(self) -> Iterator[Reader]:
         checker = _BlockChecker(self._path, self._section, self._checksums)
-        with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+        with self._path.open("rb", buffering=0) as file:
             file.seek(self._section.offset)
             os.posix_fadvise(file.fileno(), self._section.offset, self._section.bytes, os.POSIX_FADV_SEQUENTIAL)
 
             def read(window: Bytes) -> None:
-                checks: list[Future[None]] = []
                 for first in range(0, window.size, PIECE):
                     piece = window[first : first + PIECE]
                     self._read(file, piece.data)
-                    checks.append(pool.submit(checker.check, piece))
-                for check in checks:
-                    check.result()
+                    checker.check(piece)
 
             yield read
 

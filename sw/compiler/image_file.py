@@ -113,7 +113,7 @@ class _Writer:
         number = section.first
         for part in parts:
             data = np.frombuffer(part, np.uint8)
-            self._file.write(data)
+            self._file.write(data.data)
             for start in range(0, data.size, section.block):
                 self.checksums[number] = checksum(data[start : start + section.block])
                 number += 1

@@ -123,6 +123,10 @@ class Api:
         text = await in_thread(lambda: service.llm.model.tokenizer.decode(wanted.tokens))
         return JSONResponse({"content": text, "prompt": text})
 
+    async def responses(self, request: Request) -> Response:
+        """What some clients try first."""
+        raise ApiError(404, "/v1/responses is not served here: use /v1/chat/completions", code="unsupported_path")
+
     # ---- the rest ------------------------------------------------------------------------------------------------
     def _card(self, service: Service) -> dict[str, Any]:
         return {
@@ -198,6 +202,7 @@ def create_app(
     routes: list[BaseRoute] = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completions, methods=["POST"]),
+        Route("/v1/responses", api.responses, methods=["GET", "POST", "DELETE"]),
         Route("/v1/models", api.models),
         Route("/v1/models/{model:path}", api.model),
         Route("/tokenize", api.tokenize, methods=["POST"]),

@@ -25,7 +25,9 @@ __all__ = ["Behind", "ConnectionLimits", "Server"]
 class Behind(Protocol):
     """What a server stands before."""
 
-    metrics: ServerMetrics
+    @property
+    def metrics(self) -> ServerMetrics:
+        """Where connections are counted."""
 
     def on_failure(self, told: Callable[[HwgenError], None]) -> None:
         """Tell when nothing can be answered any more."""

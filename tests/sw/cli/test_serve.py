@@ -38,7 +38,7 @@ def test_running_answers_end_before_the_server(chat_directory: Path, number: sig
                 chunks += list(stream)
             assert chunks[-1].choices[0].finish_reason == "length"
             assert process.wait(60) == 0
-            assert json.loads(process.stdout.read()) == {"model": "chatty", "url": url}
+            assert json.loads(process.stdout.read()) == {"model": "chatty", "models": ["chatty"], "url": url}
             assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()
