@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...boards import load_board
+from ...errors import HwgenError
 from ...published import published_model
 from ...rounding import ceil_div
 from ..compiler.image import Image
 from ..compiler.pass_costs import PassCosts, pass_costs
 from ..runtime.drafts import Drafter
+from ..runtime.generation import Generation
 from ..runtime.llm import LLM
+from ..runtime.sampling import Sampling
+from ..runtime.scheduler import Job, Scheduler
 from .estimate import planned_image
 
 __all__ = ["PROMPTS", "Replay", "main", "replay"]
@@ -32,7 +38,10 @@ PROMPTS = Path(__file__).with_name("draft_prompts.json")
 MODEL, SHAPE, BOARD = "smollm2", "smollm2-135m", "kv260"
 
 #: Longest recorded answer.
-NEW_TOKENS = 64
+NEW_TOKENS = 48
+
+#: Answers that are recorded together.
+TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -64,14 +73,23 @@ def replay(costs: PassCosts, block: int, prompt: Sequence[int], answer: Sequence
 
 
 def record(progress: Callable[[str], None]) -> None:
-    """Answer every prompt on the golden device, and keep the tokens."""
-    llm = LLM(MODEL, "golden", BOARD, progress, draft="none")
+    """Answer every prompt on the golden device, many in a pass, and keep the tokens."""
+    llm = LLM(MODEL, "golden", BOARD, progress, draft="none", cache_tokens=TOGETHER * 512)
     content = json.loads(PROMPTS.read_text(encoding="utf-8"))
-    for number, row in enumerate(content["prompts"], 1):
-        answer = llm.generate(row["prompt"], max_new_tokens=NEW_TOKENS, chat=True)
-        row["answer_text"] = answer.text
-        row["prompt_tokens"], row["answer"] = list(answer.generation.prompt), answer.generation.tokens
-        progress(f"{number} of {len(content['prompts'])}: {answer.text!r}")
+    scheduler = Scheduler(llm.engine, max_running=TOGETHER, time_between_tokens=math.inf)
+
+    def keep(row: dict[str, Any], generation: Generation, error: HwgenError | None) -> None:
+        if error is not None:
+            raise error
+        row["prompt_tokens"], row["answer"] = list(generation.prompt), generation.tokens
+        row["answer_text"] = llm.model.tokenizer.decode(generation.tokens)
+        progress(f"{row['kind']}: {row['answer_text']!r}")
+
+    for row in content["prompts"]:
+        generation = llm.generation(llm.model.tokenizer.encode_chat(row["prompt"]), NEW_TOKENS, Sampling())
+        scheduler.submit(Job(generation, lambda item: None, partial(keep, row, generation)))
+    while scheduler.step():
+        pass
     PROMPTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -50,7 +50,7 @@ class PassCosts:
 def table_sizes(lanes: int, chunk: int) -> tuple[int, ...]:
     """Sizes between which costs bend little: the first tokens, and both sides of every whole round of the lanes."""
     ends = [n for r in range(1, ceil_div(chunk, lanes) + 1) for n in (r * lanes, r * lanes + 1)]
-    return tuple(sorted({1, 2, chunk, *(n for n in ends if n <= chunk)}))
+    return tuple(sorted({n for n in (1, 2, chunk, *ends) if n <= chunk}))
 
 
 def pass_costs(image: Image) -> PassCosts:

@@ -68,6 +68,8 @@ class Metrics:
             ("hwgen_kv_pages", "Pages of the KV cache.", lambda: llm.image.pages),
             ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: llm.engine.pages.free),
             ("hwgen_prefixes", "Token sequences kept for reuse.", lambda: 0 if llm.prefixes is None else len(llm.prefixes)),
+            ("hwgen_time_between_tokens_bound", "Longest pass of answers beside prompts, in passes of one token; estimated.",
+             lambda: scheduler.kept_bound),
             ("hwgen_device_reopened", "Times that a failed device was opened anew.", lambda: scheduler.reopened),
             ("hwgen_device_failed", "1 while the device has failed.", lambda: int(scheduler.failure is not None)),
         ):
