@@ -399,6 +399,8 @@ class Accelerator(wiring.Component):
             # Sources: read of every port, program and write (both on port 0).
             registers.error_write.eq(errors.source == ports + 1),
             registers.error_port.eq(Mux(errors.source >= ports, 0, errors.source)),
+            errors.operator.eq(registers.current_operator),
+            registers.error_operator.eq(errors.at),
         ]
 
     def ports(self) -> dict[str, tuple[Any, Flow]]:
