@@ -187,7 +187,6 @@ class Accelerator(wiring.Component):
             sequencer.write_logits.eq(registers.write_logits),
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
-            registers.finished.eq(sequencer.finished),
             registers.unasked.eq(mem.unasked),
             registers.current_operator.eq(sequencer.tag),
             attention.candidate.eq(registers.candidate),
@@ -202,6 +201,8 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             stop.request.eq(registers.stop),
             stop.finished.eq(sequencer.finished),
+            stop.spoiled.eq(registers.error),
+            registers.finished.eq(stop.ended),
             stop.running.eq(sequencer.running),
             stop.drained.eq(mem.drained),
             sequencer.pause.eq(stop.pause),

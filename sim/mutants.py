@@ -101,9 +101,15 @@ def find_mutants(verilog: str, rng: random.Random, without: Sequence[str] = ()) 
 def mutate(verilog: str, mutant: Mutant) -> str:
     """The Verilog with one mutant in place of what is there."""
     lines = verilog.split("\n")
-    assert mutant.before in lines[mutant.line], mutant
-    lines[mutant.line] = lines[mutant.line].replace(mutant.before, f"({mutant.after} )", 1)
+    lines[mutant.line] = _with(lines[mutant.line], mutant, f"({mutant.after} )")
     return "\n".join(lines)
+
+
+def _with(line: str, mutant: Mutant, expression: str) -> str:
+    """A line with an expression in place of that of the mutant, the last of its kind: what is assigned stands before it."""
+    before, found, behind = line.rpartition(mutant.before)
+    assert found, mutant
+    return f"{before}{expression}{behind}"
 
 
 def plant(verilog: str, mutants: Sequence[Mutant], top: str) -> str:
@@ -112,10 +118,8 @@ def plant(verilog: str, mutants: Sequence[Mutant], top: str) -> str:
     """
     lines = verilog.split("\n")
     for number, mutant in enumerate(mutants, 1):
-        line = lines[mutant.line]
-        assert mutant.before in line, mutant
         choice = f"(({top}.{ACTIVE} == 16'd{number}) ? ({mutant.after} ) : ({mutant.before} ))"
-        lines[mutant.line] = line.replace(mutant.before, choice, 1)
+        lines[mutant.line] = _with(lines[mutant.line], mutant, choice)
     declared = False
     for i, line in enumerate(lines):
         if line.startswith(f"module {top}("):
