@@ -187,11 +187,13 @@ class LLM:
         chat: bool = False,
         session: Session | None = None,
         context_full: str = "stop",
+        logprobs: int | None = None,
     ) -> Answer:
         """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.Sampling`.
 
         A ``session`` is continued and stays open: close it with :meth:`close_session`. ``context_full``: see
-        :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`.
+        :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`. ``logprobs``: so many likely tokens beside every one of the answer, in
+        :attr:`Generation.scores`.
         """
         tokenizer = self.model.tokenizer
         if isinstance(prompt, list):
@@ -206,7 +208,7 @@ class LLM:
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
             presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,
         )
-        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full)
+        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full, logprobs=logprobs)
         generation.check()
         return Answer(self.model, generation, keep_session=session is not None)
 
