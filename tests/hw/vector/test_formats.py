@@ -129,17 +129,23 @@ def simulate(config: BuildConfig, module: str, build_dir: Path, testcase: list[s
     )
 
 
-@pytest.mark.parametrize("module", ["test_formats", "test_unit"])
-@pytest.mark.parametrize(
-    "width, changes",
-    [
-        (8, {"engine": "both", "fp8_query": True, "int4_kv": True}),
-        (4, {"engine": "int4", "int4_kv": True, "max_inputs": 2048}),
-    ],
-    ids=["both", "int4"],
-)
-def test_int4_engine(width: int, changes: dict[str, Any], module: str, tmp_path: Path) -> None:
-    simulate(config_of_width(width, **changes), module, tmp_path)
+BOTH = config_of_width(8, engine="both", fp8_query=True, int4_kv=True)
+INT4 = config_of_width(4, engine="int4", int4_kv=True, max_inputs=2048)
+
+
+@pytest.mark.parametrize("config", [BOTH, INT4], ids=["both", "int4"])
+def test_formats(config: BuildConfig, tmp_path: Path) -> None:
+    simulate(config, "test_formats", tmp_path)
+
+
+def test_other_operators_beside_formats(tmp_path: Path) -> None:
+    """What a build without formats does, on one that has them all."""
+    simulate(BOTH, "test_unit", tmp_path)
+
+
+@pytest.mark.regress
+def test_other_operators_of_the_int4_engine(tmp_path: Path) -> None:
+    simulate(INT4, "test_unit", tmp_path)
 
 
 def test_queries_of_a_ternary_engine(tmp_path: Path) -> None:
