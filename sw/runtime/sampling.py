@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
+from .vector_tokens import as_words
 
 __all__ = ["Sampler", "Sampling", "TokenLogprobs", "token_logprobs"]
 
@@ -126,7 +127,7 @@ class Sampler:
         """Scores after penalties and biases, in place."""
         s = self.sampling
         if s.repetition_penalty != 1.0 and seen:
-            ids = np.unique(np.asarray(seen))
+            ids = np.unique(np.asarray(as_words(seen), np.intp))
             scores[ids] = np.where(scores[ids] > 0, scores[ids] / s.repetition_penalty, scores[ids] * s.repetition_penalty)
         if (s.presence_penalty or s.frequency_penalty) and answer:
             ids, times = np.unique(np.asarray(answer), return_counts=True)

@@ -23,6 +23,7 @@ from ..compiler.image import Image
 from .engine import Engine
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
+from .vector_tokens import as_words
 
 __all__ = ["check_place", "KV_BITS", "load_session", "save_session"]
 
@@ -72,6 +73,8 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     """
     if kv_bits not in KV_BITS:
         raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
+    if as_words(session.tokens) != session.tokens:
+        raise HwgenError("session", "a session with vectors in place of tokens cannot be saved", "save it before, or keep it open")
     library = _safetensors()
     pages = engine.pages.read(session.pages) if session.parked is None else session.parked
     kv = unpack_pages(engine.image, pages, session.position)
