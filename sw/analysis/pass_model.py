@@ -183,13 +183,14 @@ class PassModel:
         shape: ModelShape,
         *,
         head: str = "exact",
+        kv: str = "k8v8",
         engine: str = "ternary",
         layer: DecoderLayer | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.config, self.shape = config, shape
         self.calibration = calibration or Calibration()
-        weights: Any = sized_model(shape, engine, layer)
+        weights: Any = sized_model(shape, engine, layer, kv)
         self.program, self.chunk = plan_model(config, weights, head)
 
     def run(self, tokens: int, position: int, *, wanted: int = 1) -> PassEstimate:
@@ -266,6 +267,8 @@ class PassModel:
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
         vectors = sum(rope_heads(d).values()) * d.head_vectors
+        if Flag.STORE in d.flags:  # no second walk
+            return w.start + w.count * (vectors + 1) + c.rope_end
         return w.start + w.count * (2 * vectors + c.rope_token) + c.rope_end
 
     def _load(self, w: Work, ring: Ring) -> float:
@@ -276,8 +279,8 @@ class PassModel:
 
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
-        layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
-        item = max(layout.data_beats, config.kv_block)
+        layout = KvBlockLayout(config, d.head_vectors * config.width, d.format)
+        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block)
         now = w.start
         for position, tokens in w.runs:
             rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...errors import HwgenError
-from ...weights import KV_KINDS
 from ..models.open import open_model
 from ..verification.perplexity import compare_perplexity
+from .kv_cache import add_kv, with_kv
 from .options import add_board, at_least, configured_board
 from .output import Output, Result
 
@@ -22,23 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="shipped name or directory in Hugging Face layout")
     parser.add_argument("file", type=Path, metavar="FILE", help="text, documents separated by lines <|endoftext|>")
     parser.add_argument("--tokens", type=int, default=0, metavar="N", help="stop after N tokens; 0 is the whole file")
-    parser.add_argument("--kv", choices=KV_KINDS, help="llama: format of cached keys and values (the model's own if not given)")
+    add_kv(parser)
     add_board(parser)
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     if not options.file.is_file():
         raise HwgenError("usage", f"{options.file} is not a file", "give a text file")
-    model = open_model(options.model, output.progress)
+    model = with_kv(open_model(options.model, output.progress), options.kv)
     board = configured_board(options, model.weights.engine)
-    if options.kv is not None:
-        if model.weights.engine == "ternary":
-            raise HwgenError("usage", f"--kv {options.kv}: {model.name} is a ternary model", "leave --kv out")
-        model = replace(model, weights=replace(model.weights, kv=options.kv))
     exact = model.weights
     if not exact.is_quantized:
         exact = replace(open_model(options.model, output.progress, quantized=True).weights, kv=exact.kv)
-    result = compare_perplexity(
+    result: dict[str, Any] = {"kv": exact.kv} | compare_perplexity(
         model, exact, options.file, board.config, at_least(options, "tokens", 0) or None, output.progress
     )
     output.show(f"{result['tokens']:,} tokens, {result['bytes']:,} bytes")

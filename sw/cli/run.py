@@ -13,6 +13,7 @@ from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
 from ..runtime.session_file import check_place
+from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
     add_board,
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser, "verilator")
     add_sampling(parser)
     add_head(parser, None)
+    add_kv(parser)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
     )

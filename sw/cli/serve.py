@@ -18,6 +18,7 @@ from ...packages import needs
 from ..devices.power import sensor_of, why_no_energy
 from ..runtime.generation import CONTEXT_FULL
 from ..runtime.llm import LLM
+from .kv_cache import add_kv
 from .options import MODEL_HELP, add_board, add_device, at_least, check_port, configured_board, device_options, opened_model
 from .output import Output, Result
 from .systemd import service_unit
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--systemd", action="store_true", help="print a unit that serves with these options from the system's start on, and end"
     )
+    add_kv(parser)
     add_board(parser, None)
 
 

@@ -107,7 +107,7 @@ async def ranks(dut: Any) -> None:
             opcode=Opcode.HEAD, vectors=vectors_of(config, hidden), row_blocks=blocks, stride=vocab,
             stream_beats=blocks * head_block_beats(config, hidden), head_stride=0x1000 * number,
             # The formats are those of ATTENTION.
-            format=Format.FP8_QUERY | Format.INT4_KV if number % 2 else Format.NONE,
+            format=Format.FP8_QUERY | Format.INT4_KEYS | Format.INT4_VALUES if number % 2 else Format.NONE,
         )
         write_logits = number % 3 != 2
         token = number % config.chunk
