@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
-from ...layout import kv_format_name, logits_bytes
+from ...layout import kv_format_name
 from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
+from ...vocabulary import logits_bytes
 from .constants import Constants, EmbeddingRows
 from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_together
 
@@ -78,6 +79,8 @@ class Image:
     pages: int
     #: :attr:`model_hash` where it is known already.
     stored_hash: str | None = None
+    #: What passes cost, as `pass_costs.PassCosts` has it, where it is known already.
+    stored_costs: tuple[Sequence[int], Sequence[float], Sequence[float], float] | None = None
 
     @property
     def head(self) -> str:
