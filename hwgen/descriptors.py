@@ -12,14 +12,20 @@ import enum
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import xor
 
 __all__ = [
     "Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Format", "Opcode", "field_bits", "layout_signature",
-    "pack_program", "unpack_program",
+    "pack_program", "unpack_program", "CHECK_SUM",
 ]
 
 #: Size of one descriptor in bytes.
 DESCRIPTOR_BYTES = 64
+
+#: XOR of the 32 16-bit words of a descriptor: its check word makes it so. Neither memory that was never written nor a word of ones
+#: is a descriptor.
+CHECK_SUM = 0x5A5A
 
 #: END descriptors that close a program, so that a reader running ahead stays inside it.
 PROGRAM_PADDING = 8
@@ -48,7 +54,7 @@ class Opcode(enum.IntEnum):
     ATTENTION = 8
     #: KV store -> KV cache in DDR.
     KV_WRITE = 9
-    #: int8 LM head: logits and top-k of a wanted token.
+    #: int8 rows of the short list: logits and top-k of a wanted token.
     HEAD = 10
 
 
@@ -78,6 +84,9 @@ class Flag(enum.IntFlag):
     #: Works on the wanted tokens: its token j is the j-th of them, and their number stands in for that of the pass's tokens. NORM
     #: reads the scratch of the token of the pass that is the j-th.
     LOGITS = 1
+    #: DRAIN: the results are logits of vocabulary rows ``stride``, ``stride + 1``, ... of ``head_stride`` in all: candidates of
+    #: their token, and written to memory where the host asks for that. Row 0 begins new candidates.
+    CANDIDATES = 2
     #: Keep the consumed ring region, and rewind to its start when the operator ends (replay), if the pass has tokens behind
     #: ``token_start + token_count``.
     REPLAY = 4
@@ -104,6 +113,9 @@ class Flag(enum.IntFlag):
     KEYS = 4096
     #: ROPE: works on the value heads.
     VALUES = 8192
+    #: DRAIN: every vector of results is made of `TRITS_PER_BYTE` vectors of accumulators, the digits of its rows in base 3, the
+    #: highest first.
+    DIGITS = 16384
 
 
 class Buffers(enum.IntFlag):
@@ -151,7 +163,7 @@ class Descriptor:
     #: Vectors of one token: ``ceil(n / width)`` for EMBED, NORM and HEAD, of the row range for DRAIN; PARAM: vectors
     #: written; ROTARY: vectors of one row (cosines, then sines: ``head_vectors``). LINEAR with FP8: slices that share scales.
     vectors: int = 0
-    #: LINEAR: row blocks of the panel. DRAIN: first vector of rows in the panel. HEAD: key blocks of the vocabulary.
+    #: LINEAR: row blocks of the panel. DRAIN: first vector of accumulators in the panel. HEAD: blocks of the short list.
     row_blocks: int = 0
     #: LINEAR: slices of the input dimension.
     slices: int = 0
@@ -165,7 +177,7 @@ class Descriptor:
     src: int = 0
     #: Scratch vectors from one token to the next at ``src``.
     src_stride: int = 0
-    #: Scratch or parameter address written.
+    #: Scratch or parameter address written; NORM without STORE: vector of the activations where a token begins.
     dst: int = 0
     #: Vectors from one token to the next at ``dst``.
     dst_stride: int = 0
@@ -173,14 +185,16 @@ class Descriptor:
     param: int = 0
     #: Parameter vectors from one token to the next (ROPE).
     param_stride: int = 0
-    #: First stream address in bytes, a multiple of ``beat_bytes``, as are strides between segments.
+    #: First stream address in bytes, a multiple of ``beat_bytes``, as are strides between segments. DRAIN with CANDIDATES: from the
+    #: address of the logits to those of the first token and row.
     stream_address: int = 0
-    #: Beats of one segment (consecutive bytes of memory), a multiple of ``groups``.
+    #: Beats of one segment (consecutive bytes of memory), a multiple of ``groups``. DRAIN with CANDIDATES: beats from one token's
+    #: logits to the next one's.
     stream_beats: int = 0
-    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST: first row.
+    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST or
+    #: CANDIDATES: first row.
     stride: int = 0
-    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary. HEAD of
-    #: all rows: bytes from LOGITS on to those of the token.
+    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary.
     head_stride: int = 0
     #: NORM: 1/n. DRAIN: weight scale. ROPE: score constant log2(e) / (127 sqrt(head_dim)).
     scalar0: float = 0.0
@@ -195,11 +209,19 @@ class Descriptor:
 
     def pack(self) -> bytes:
         """The 64 bytes of the descriptor, little endian."""
-        return _LAYOUT.pack(*(getattr(self, name) for name, _ in FIELDS))
+        values = {name: getattr(self, name, 0) for name, _ in FIELDS}
+        values["stream_address"] = values["stream_address"].to_bytes(_ADDRESS_BYTES, "little")
+        words = struct.unpack("<32H", _LAYOUT.pack(*values.values()))
+        return _LAYOUT.pack(*(values | {"check": reduce(xor, words, CHECK_SUM)}).values())
 
     @classmethod
     def unpack(cls, data: bytes) -> Descriptor:
+        """The descriptor in 64 bytes; raises ValueError for a check word that is wrong, and for values that nothing has."""
         values = dict(zip((name for name, _ in FIELDS), _LAYOUT.unpack(data), strict=True))
+        if reduce(xor, struct.unpack("<32H", data)) != CHECK_SUM:
+            raise ValueError(f"the check word of descriptor {values['tag']} is wrong; it was damaged in memory")
+        del values["check"]
+        values["stream_address"] = int.from_bytes(values["stream_address"], "little")
         values["opcode"] = Opcode(values["opcode"])
         values["flags"] = Flag(values["flags"])
         values["fetch"] = Fetch(values["fetch"])
@@ -208,7 +230,10 @@ class Descriptor:
         return cls(**values)
 
 
-#: Order and type of the packed fields: B u8, H u16, I u32, Q u64, f float32. The one home of every offset.
+_ADDRESS_BYTES = 6
+
+#: Order and type of the packed fields: B u8, H u16, I u32, 6s u48, f float32. The one home of every offset. ``check`` is made when
+#: a descriptor is packed.
 FIELDS: tuple[tuple[str, str], ...] = (
     ("opcode", "B"), ("fetch", "B"), ("flags", "H"),
     ("layer", "H"), ("token_start", "B"), ("token_count", "B"),
@@ -218,13 +243,13 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("src", "H"), ("src_stride", "H"), ("dst", "H"), ("dst_stride", "H"),
     ("param", "H"), ("param_stride", "H"),
     ("stream_beats", "I"), ("stride", "I"),
-    ("stream_address", "Q"),
+    ("stream_address", f"{_ADDRESS_BYTES}s"), ("check", "H"),
     ("head_stride", "I"),
     ("scalar0", "f"), ("scalar1", "f"),
     ("tag", "H"), ("buffers", "B"), ("format", "B"),
 )
 _LAYOUT = struct.Struct("<" + "".join(code for _, code in FIELDS))
-_BITS = {"B": 8, "H": 16, "I": 32, "Q": 64, "f": 32}
+_BITS = {"B": 8, "H": 16, "I": 32, f"{_ADDRESS_BYTES}s": 8 * _ADDRESS_BYTES, "f": 32}
 
 
 def field_bits() -> dict[str, tuple[int, int]]:
@@ -233,7 +258,7 @@ def field_bits() -> dict[str, tuple[int, int]]:
     for name, code in FIELDS:
         table[name] = (offset, _BITS[code])
         offset += _BITS[code]
-    if offset != 8 * DESCRIPTOR_BYTES or {f.name for f in fields(Descriptor)} != set(table):
+    if offset != 8 * DESCRIPTOR_BYTES or {f.name for f in fields(Descriptor)} | {"check"} != set(table):
         raise AssertionError("descriptor fields and layout differ")
     return table
 

@@ -15,6 +15,7 @@ from .int4 import BlockMatrix, Int4Matrix, to_machine
 from .rounding import ceil_div
 from .shape import ModelShape
 from .ternary import TernaryMatrix
+from .vocabulary import HEAD_LARGEST
 
 __all__ = [
     "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights", "scale_rows",
@@ -159,9 +160,9 @@ class ModelWeights:
         """bf16 bits of the embedding ``[vocab, hidden]``."""
         return pack_bf16(self.embedding)
 
-    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
-        return quantize_head(self.head_rows)
+    def quantized_head(self, rows: slice = slice(None)) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``, or ``rows`` of them."""
+        return quantize_head(self.head_rows[rows], HEAD_LARGEST[self.engine])
 
     def short_head(self) -> tuple[TernaryMatrix, npt.NDArray[np.uint16]]:
         """Ternary LM head (its matrix scale is 1) and bf16 bits of its row scales ``[vocab]``."""

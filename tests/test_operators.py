@@ -145,6 +145,7 @@ class Suspicious(GoldenMachine):
         writes = places(d, tokens, row.scratch_writes(d), row.param_writes(d), row.writes(d))
         before = {name: array.copy() for name, array in changing(self).items()}
         outside, held, counters = self.memory.copy(), self._held, self.registers.counters.copy()
+        candidates = [list(c) for c in self.registers.candidates]
         super()._execute(d)
         after = {name: array.copy() for name, array in changing(self).items()}
         results = self.memory.copy(), self.logits.copy(), [list(c) for c in self.registers.candidates]
@@ -154,6 +155,7 @@ class Suspicious(GoldenMachine):
             noisy[name][reads.get(name, [])] = array[reads.get(name, [])]
             setattr(self, name, noisy[name].copy())
         self.memory[:], self._held, self.registers.counters = outside, held, counters
+        self.registers.candidates[:] = candidates
         super()._execute(d)
         for name, array in changing(self).items():
             if array.shape == before[name].shape:
@@ -184,11 +186,13 @@ def test_the_table_is_true_of_the_golden_machine(make: Callable[[], Image], monk
     monkeypatch.setattr("tests.golden.passes.GoldenMachine", Suspicious)
     host = Host(image.config, image)
     executed = host.run(0, list(range(image.chunk))) + host.run(image.chunk, [5, 4, 3])
-    assert {d.opcode for d in executed} == EXECUTED
+    listed = image.head == "shortlist"
+    assert {d.opcode for d in executed} == EXECUTED - (set() if listed else {Opcode.HEAD})
     machine = host.machine
     assert isinstance(machine, Suspicious)
     assert {(Opcode.LINEAR, "accumulator"), (Opcode.DRAIN, "scratch"), (Opcode.ROPE, "query"), (Opcode.ROPE, "kv_store"),
-            (Opcode.NORM, "activation"), (Opcode.NORM, "head_query"), (Opcode.PARAM, "param")} <= machine.used
+            (Opcode.NORM, "activation"), (Opcode.PARAM, "param")} <= machine.used
+    assert ((Opcode.NORM, "head_query") in machine.used) == listed
     fetched = sum(
         d.stream_beats * segments(d, len(active_tokens(d, 3, 1)), -(-image.chunk // image.config.kv_block))
         for d in executed[-len([d for d in image.descriptors if not skipped(d, 3, 1)]) :]

@@ -107,6 +107,9 @@ class InstantDevice:
     def allocate(self, size: int) -> int:
         return self._allocator.allocate(size)
 
+    def clear(self) -> None:
+        self._allocator.clear()
+
     def write(self, address: int, data: Bytes) -> None:
         data.copy()  # what a board does with it
 

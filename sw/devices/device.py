@@ -58,6 +58,9 @@ class Device(Protocol):
     def allocate(self, size: int) -> int:
         """Address of ``size`` new bytes, 4096-byte aligned."""
 
+    def clear(self) -> None:
+        """Give back all that :meth:`allocate` gave. No pass may be running."""
+
     def write(self, address: int, data: Bytes) -> None:
         """Copy bytes to memory."""
 
@@ -93,8 +96,12 @@ class Allocator:
     STEP = 4096
 
     def __init__(self, base: int, size: int) -> None:
-        self.next = align(base, self.STEP)
+        self._first = self.next = align(base, self.STEP)
         self.end = base + size
+
+    def clear(self) -> None:
+        """Take back everything."""
+        self.next = self._first
 
     def allocate(self, size: int) -> int:
         if size < 1:

@@ -33,6 +33,9 @@ class GoldenDevice:
     def allocate(self, size: int) -> int:
         return self._memory.allocate(size)
 
+    def clear(self) -> None:
+        self._memory.clear()
+
     def write(self, address: int, data: Bytes) -> None:
         self.machine.memory[address : address + data.size] = data.reshape(-1)
 

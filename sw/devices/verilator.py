@@ -137,6 +137,9 @@ class VerilatorDevice:
     def allocate(self, size: int) -> int:
         return self._memory.allocate(size)
 
+    def clear(self) -> None:
+        self._memory.clear()
+
     def write(self, address: int, data: Bytes) -> None:
         start = address - MEMORY_BASE
         self.accelerator.memory[start : start + data.size] = data.reshape(-1)

@@ -18,6 +18,7 @@ from ...layout import ZERO_BYTE
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
+from ...vocabulary import HEAD_LARGEST
 from ...weights import LayerWeights
 from .families import FAMILIES
 
@@ -144,12 +145,12 @@ class RandomModel:
         scales = self._rng(3).integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
         return RandomTernary(self.shape.vocab, self.shape.hidden, 1.0, (self.seed, 1 << 20, 4)), scales
 
-    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """int8 rows ``[vocab, hidden]`` and bf16 bits of their scales ``[vocab]``."""
-        rng = self._rng(2)
-        rows = rng.integers(-127, 128, (self.shape.vocab, self.shape.hidden), dtype=np.int8)
-        scales = rng.integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
-        return rows, scales
+    def quantized_head(self, rows: slice = slice(None)) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """Integers ``[vocab, hidden]`` and bf16 bits of row scales ``[vocab]``, or ``rows`` of them, drawn by themselves."""
+        low, high, _ = rows.indices(self.shape.vocab)
+        rng, largest = np.random.default_rng((self.seed, 1 << 20, 2, low)), HEAD_LARGEST[self.engine]
+        integers = rng.integers(-largest, largest + 1, (high - low, self.shape.hidden), dtype=np.int8)
+        return integers, rng.integers(0x3900, 0x3A00, high - low, dtype=np.uint16)
 
 
 def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomModel:

@@ -15,6 +15,7 @@ from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...registers import (
     COUNTERS,
+    ERROR_OPERATOR,
     ERROR_PORT,
     ERROR_RESPONSE,
     ERROR_WRITE,
@@ -269,10 +270,15 @@ class Engine:
             raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
         if Status.ERROR in status:
             error = self._read("ERROR")
+            if not ERROR_RESPONSE.extract(error):
+                raise HwgenError(
+                    "device", f"the descriptor behind operator {self._read('CURRENT')} is damaged: its check word is wrong",
+                    "load the model again",
+                )
             raise HwgenError(
                 "device",
                 f"memory port {ERROR_PORT.extract(error)} answered a {'write' if ERROR_WRITE.extract(error) else 'read'} "
-                f"with response {ERROR_RESPONSE.extract(error)} at operator {self._read('CURRENT')}",
+                f"with response {ERROR_RESPONSE.extract(error)} at operator {ERROR_OPERATOR.extract(error)}",
                 "check the address of the image in device memory",
             )
         counted = self.device.read_registers(self._counters, len(COUNTERS) + len(Opcode))

@@ -94,7 +94,8 @@ class LLM:
 
     ``model``: a shipped or added name, a directory in Hugging Face layout, a GGUF file, or an image file of ``hwgen compile``,
     which needs no compiler and no checkpoint. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an open device;
-    ``device_options`` go to its constructor. ``board``: the name of a board (in its configuration for the model), or a build
+    ``device_options`` go to its constructor (``memory_bytes`` among them, where other models take the
+    device too: see :meth:`beside`). ``board``: the name of a board (in its configuration for the model), or a build
     configuration; if not given, that of an image, else ``"demo"``. ``head``: ``"exact"`` (if not given) or ``"shortlist"``; an
     image has one of them. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if not given). ``reuse``:
     prompts start from the pages of earlier ones that begin alike. ``draft``: one of :data:`hwgen.sw.runtime.drafts.DRAFTS`.
@@ -132,14 +133,34 @@ class LLM:
             options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress
-            self._open: Callable[[], Device] | None = partial(open_device, device, config, **options, **(device_options or {}))
+            options |= device_options or {}
+            self._open: Callable[[], Device] | None = partial(open_device, device, config, **options)
             device = self._open()
         else:
             self._open = None
+        self._reuse = reuse
+        self._fill(device)
+
+    def _fill(self, device: Device) -> None:
+        """Put the image on a device that has room for it."""
         self.device = device
         self.engine = Engine(device, self.image)
         #: Earlier prompts, for those that begin alike.
-        self.prefixes = PrefixCache(self.engine) if reuse else None
+        self.prefixes = PrefixCache(self.engine) if self._reuse else None
+
+    def beside(self, model: CompiledModel, *, cache_tokens: int | None = None, reuse: bool = True) -> LLM:
+        """Another model, compiled for the same build, on the device of this one, which it takes: :meth:`take` gives it back."""
+        self.device.clear()
+        other = LLM(model, self.device, self.image.config, cache_tokens=cache_tokens, reuse=reuse, draft=self._draft)
+        other._open = self._open
+        return other
+
+    def take(self, device: Device) -> None:
+        """Put the image on a device in place of another model's, whose sessions, and what was kept of prompts, are lost. The fabric
+        is not loaded anew.
+        """
+        device.clear()
+        self._fill(device)
 
     def reopen(self) -> None:
         """Put the image on the device opened anew, after it failed. Sessions, and what was kept of prompts, are lost."""
@@ -147,10 +168,7 @@ class LLM:
             raise HwgenError("device", "this device was opened elsewhere, not by this LLM", "open it again, and start anew")
         with contextlib.suppress(Exception):  # it failed: what is left of it may not even end
             getattr(self.device, "close", lambda: None)()
-        self.device = self._open()
-        self.engine = Engine(self.device, self.image)
-        if self.prefixes is not None:
-            self.prefixes = PrefixCache(self.engine)
+        self._fill(self._open())
 
     def generate(
         self,

@@ -8,15 +8,20 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
+from .errands import Errands
 from .generation import GeneratedToken, Generation, PassRequest
 from .prefix_cache import PrefixCache
 
-__all__ = ["BACK_OFF", "TIME_BETWEEN_TOKENS", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler"]
+T = TypeVar("T")
+
+__all__ = ["BACK_OFF", "TIME_BETWEEN_TOKENS", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler", "Turn"]
 
 #: Seconds before each attempt to open a device that failed. When the last has failed, or no pass succeeded after any of them, no
 #: more jobs are taken.
@@ -44,6 +49,16 @@ class DeviceFailed(HwgenError):
 
     def __init__(self, reason: str) -> None:
         super().__init__("device", f"the device failed: {reason}", "try again in a while")
+
+
+class Turn(Protocol):
+    """Of a device that others use too."""
+
+    def begin(self, running: int) -> bool:
+        """Whether an answer may get a session beside ``running`` others. May block a while where there are none."""
+
+    def rest(self, waiting: int) -> None:
+        """No answer has a session; ``waiting`` wait for one."""
 
 
 @dataclass(eq=False)
@@ -90,6 +105,7 @@ class Scheduler:
         reopen: Callable[[], tuple[Engine, PrefixCache | None]] | None = None,
         back_off: Sequence[float] = BACK_OFF,
         on_failure: Callable[[HwgenError], None] | None = None,
+        turn: Turn | None = None,
     ) -> None:
         limits = ("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("time_between_tokens", time_between_tokens, 1)
         for name, value, least in limits:
@@ -100,7 +116,7 @@ class Scheduler:
         #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
         self.kept_bound = 0.0
         self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)
-        self._reopen, self._back_off = reopen, back_off
+        self._reopen, self._back_off, self._turn = reopen, back_off, turn
         #: Told, in the thread of the scheduler, that the device failed for good.
         self.on_failure = on_failure or (lambda error: None)
         self._failed_passes = 0
@@ -120,6 +136,7 @@ class Scheduler:
         self._running: list[Job] = []
         #: Decoding jobs in the order in which they had their latest token, where a pass has no room for all.
         self._turns: deque[Job] = deque()
+        self._errands = Errands()
         self._thread: threading.Thread | None = None
         self._closing = threading.Lock()
 
@@ -166,6 +183,14 @@ class Scheduler:
             job.cancelled = True
             self._changed.notify()
 
+    def between_passes(self, call: Callable[[], T]) -> Future[T]:
+        """Have ``call`` run in the thread of the scheduler, where it may use the engine: no pass runs then."""
+        with self._changed:
+            if self._refusal is not None:
+                raise self._refusal
+            self._changed.notify()
+            return self._errands.add(call)
+
     def start(self) -> None:
         """Run jobs in a thread of its own until :meth:`close`."""
         self._thread = threading.Thread(target=self._serve, name="hwgen-scheduler", daemon=True)
@@ -187,12 +212,20 @@ class Scheduler:
             try:
                 if not self.step():
                     with self._changed:
-                        self._changed.wait_for(lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running))
+                        self._changed.wait_for(self._has_work)
             except (DeviceTimeout, DeviceFailed) as error:
                 self._recover(error)
             except Exception as error:  # between the answers: nothing is known of any of them
                 traceback.print_exc()
                 self._recover(DeviceFailed(f"{type(error).__name__}: {error}"))
+
+    def _has_work(self) -> bool:
+        return bool(self._refusal or self._waiting or self._errands or any(j.cancelled for j in self._running))
+
+    def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
+        """Go on with another engine; no job has a session."""
+        with self._changed:
+            self.engine, self._prefixes = engine, prefixes
 
     def _recover(self, error: HwgenError) -> None:
         """End what has a session, and go on with an engine on a device opened anew, or with none."""
@@ -227,11 +260,16 @@ class Scheduler:
     def _end_all(self, error: HwgenError | None) -> None:
         for job in [*self._running, *self._waiting]:
             self._end(job, error)
+        if error is not None:
+            self._errands.refuse(error)
 
     def step(self) -> bool:
         """One pass; False when there is nothing to do."""
         for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
             self._end(job, None)
+        self._errands.run()
+        if self._turn is not None and not self._running:
+            self._turn.rest(len(self._waiting))
         self._return_parked()
         parts = self._compose()
         if parts:
@@ -333,6 +371,11 @@ class Scheduler:
                 return job
         with self._changed:
             if not self._waiting or len(self._running) >= self.max_running:
+                return None
+        if self._turn is not None and not self._turn.begin(len(self._running)):
+            return None
+        with self._changed:
+            if not self._waiting:  # the last one was refused meanwhile
                 return None
             first = self._waiting[0]
             if any(first.generation.begins_like(job.generation) for job in under_way):

@@ -262,6 +262,8 @@ def test_requests_that_are_no_json(server: Running) -> None:
     assert server.http.post(path, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert server.http.get(path).status_code == 405
     assert server.http.get("/v2").json()["error"]["type"] == "not_found_error"
+    refused = server.http.post("/v1/responses", json={"model": MODEL, "input": "x"})
+    assert refused.status_code == 404 and "use /v1/chat/completions" in refused.json()["error"]["message"]
 
 
 def test_neutral_parameters_are_taken(server: Running) -> None:
