@@ -128,6 +128,8 @@ class Format(enum.IntFlag):
     FP8_QUERY = 4
     #: ROPE, ATTENTION, KV_WRITE: keys and values of 4 bits.
     INT4_KV = 8
+    #: LINEAR: ternary weights with a scale for every group of inputs (docs/numerics.md).
+    GROUPED = 16
 
 
 @dataclass(frozen=True, kw_only=True)

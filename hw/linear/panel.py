@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -18,7 +18,7 @@ from ..interfaces import ACCUMULATOR_LATENCY, AccumulatorRead, ActivationWrite, 
 from .accumulators import AccumulatingLane
 from .parity import AccumulatorParity
 
-__all__ = ["Beats", "PanelEngine", "connect_inputs", "divmod_power"]
+__all__ = ["Beats", "PanelEngine", "ShortSlices", "connect_inputs", "divmod_power"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ class Beats:
     registers: list[Value]
     #: What accompanies a beat through the pipeline: ``track[i]`` belongs to the beat issued i cycles ago.
     track: list[dict[str, Value]]
+
+
+@dataclass(frozen=True)
+class ShortSlices:
+    """Slices whose beats hold several row blocks: while ``active``, part p of a ring row of ``groups`` beats has row blocks ``groups *
+    p`` and following, one a beat.
+    """
+
+    active: Value
+    parts: int
+    #: The beat that a whole slice would have, from a beat and the number of its part.
+    beat: Callable[[Value, Value], Value]
 
 
 class PanelEngine(wiring.Component):
@@ -90,11 +102,14 @@ class PanelEngine(wiring.Component):
             "waiting_tables": Out(1),
         })
 
-    def _issue(self, m: Module, ready: Value, carried: Mapping[str, Value], gang: Value, scales: Value | None = None) -> Beats:
+    def _issue(
+        self, m: Module, ready: Value, carried: Mapping[str, Value], gang: Value, scales: Value | None = None,
+        short: ShortSlices | None = None,
+    ) -> Beats:
         """Take beats while ``ready`` (the operands of the slice are complete). ``carried`` accompanies every beat.
 
         While ``scales``, beats are no weights: they are taken one a cycle in either mode, whole ring rows of them. ``gang`` is
-        ``op.gang``, and 0 then.
+        ``op.gang``, and 0 then. In ``short`` slices every ring row is taken once for each of its parts.
         """
         config = self.config
         descriptor = self.op.descriptor
@@ -110,11 +125,16 @@ class PanelEngine(wiring.Component):
         first = Signal()  # the first slice overwrites
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
+        row_part, last_part = Signal(index_bits(short.parts if short else 1)), Signal(init=1)
+        if short is not None and short.parts > 1:
+            m.d.comb += last_part.eq(~short.active | (row_part == short.parts - 1) | (block == last_block))
+            with m.If(issue & (gang | (beat == config.groups - 1))):
+                m.d.sync += row_part.eq(Mux(last_part, 0, row_part + 1))
         m.d.comb += [
             may_issue.eq(running & (scaling | (ready & ~hold[0]))),
             issue.eq(may_issue & self.rows.valid & ~scaling),
             issue_scales.eq(may_issue & self.rows.valid & scaling),
-            self.rows.ready.eq(may_issue & (gang | (beat == config.groups - 1))),
+            self.rows.ready.eq(may_issue & (gang | (beat == config.groups - 1)) & last_part),
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & ~ready & ~scaling & self.rows.valid),
         ]
@@ -133,7 +153,7 @@ class PanelEngine(wiring.Component):
             ]
         with m.If(self.start):
             m.d.sync += [
-                running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), beat.eq(0), hold.eq(0),
+                running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), beat.eq(0), hold.eq(0), row_part.eq(0),
                 slices_left.eq(descriptor.slices), last_block.eq(blocks - 1),
                 gap.eq(Cat(blocks < AccumulatingLane.ACCUMULATE_CYCLES - k for k in range(len(gap)))),
             ]
@@ -153,8 +173,12 @@ class PanelEngine(wiring.Component):
         registers: list[Value] = []
         for g in range(config.groups):
             register = Signal(8 * config.beat_bytes, name=f"beat_{g}", reset_less=True)
+            word_of_group = self.rows.payload.word_select(Mux(gang, g, beat), len(register))
             with m.If(issue | issue_scales):
-                m.d.sync += register.eq(self.rows.payload.word_select(Mux(gang, g, beat), len(register)))
+                m.d.sync += register.eq(word_of_group)
+                if short is not None:
+                    with m.If(short.active):
+                        m.d.sync += register.eq(short.beat(word_of_group, row_part))
             registers.append(register)
         return Beats(issue, issue_scales, end_of_slice, registers, track)
 
