@@ -12,12 +12,13 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..decoder import Combine, Stage, Values
 from ..formats import flush, identity_row, rotary_rows, round_bf16, score_constant, widen_bf16
+from ..grouped import GroupedMatrix
 from ..int4 import Int4Matrix
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
 from .head import head_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
-from .linear import dequantize, drain, integer_matmul
+from .linear import dequantize, drain, grouped_matmul, integer_matmul
 from .norm import norm_heads, norm_quantize, quantize_int8
 from .rotary import quantize_kv, quantize_query, rotate
 from .sequence_attention import attend_sequence
@@ -43,6 +44,18 @@ class _TernaryLinear:
         return dequantize(integer_matmul(q.float(), self.weights, 127), scale, self.scale)
 
 
+class _GroupedLinear:
+    """One ternary layer with scales of groups, its weights in units of the scale of the matrix; its inputs are int8."""
+
+    def __init__(self, matrix: GroupedMatrix) -> None:
+        self.weights = torch.from_numpy(matrix.integers()).float()
+        self.scale = matrix.scale
+
+    def __call__(self, activation: Quantized) -> Tensor:
+        q, scale = activation
+        return dequantize(grouped_matmul(q.float(), self.weights), scale, self.scale)
+
+
 class _Int4Linear:
     """One INT4 layer with its weights, in units of their row scales, held in float64; its inputs are e4m3."""
 
@@ -58,6 +71,8 @@ class _Int4Linear:
 def _linear(matrix: Matrix) -> Callable[[Quantized], Tensor]:
     if isinstance(matrix, TernaryMatrix):
         return _TernaryLinear(matrix)
+    if isinstance(matrix, GroupedMatrix):
+        return _GroupedLinear(matrix)
     assert isinstance(matrix, Int4Matrix)
     return _Int4Linear(matrix)
 

@@ -66,7 +66,8 @@ class BuildConfig:
     #: Fabric clock that cycle counts are converted with, in MHz.
     clock_mhz: float = 250.0
 
-    #: Linear engines: "ternary", "grouped" (ternary, with scales of groups of inputs), "int4" (INT4 weights, FP8 activations) or "both".
+    #: Linear engines: "ternary", "grouped" (ternary, with scales of groups of inputs), "int4" (INT4 weights, FP8 activations) or
+    #: "both".
     engine: str = "ternary"
     #: Beat groups of the linear engines: beats consumed in one cycle when at most ``lanes`` tokens are active.
     groups: int = 2

@@ -13,7 +13,8 @@ from .numerics import GROUP, GROUP_SCALE_MAX
 
 __all__ = ["SCALES", "GroupedMatrix", "group_codes"]
 
-#: Scale of every code, in units of its matrix: two bits of exponent e, six of mantissa m, ``m`` for e = 0, else ``(64 + m) 2^(e - 1)``.
+#: Scale of every code, in units of its matrix: with two bits of exponent e above six of mantissa m, ``m`` for e = 0, else
+#: ``(64 + m) 2^(e - 1)``.
 SCALES = np.array([m if e == 0 else 64 + m << e - 1 for e in range(4) for m in range(64)], np.int16)
 
 

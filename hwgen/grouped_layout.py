@@ -40,8 +40,8 @@ class GroupedLayout:
 
     Beats, for every group of inputs: scale beats, then the weight beats of its slices (`GroupSlices`), slices outermost, row blocks
     inside. A scale beat holds the codes of ``beat_bytes`` rows; scale beats are padded to whole ring rows. Whole slices lie as in
-    matrices without groups. In short ones a ring row (``groups`` beats) holds ``parts * groups`` row blocks: beat b of ring row i has
-    row block ``(parts * i + p) * groups + b`` in its p-th part, the rows one behind the other. Missing rows are zero.
+    matrices without groups. In short ones a ring row (``groups`` beats) holds ``parts * groups`` row blocks: beat b of ring row i
+    has row block ``(parts * i + p) * groups + b`` in its p-th part, the rows one behind the other. Missing rows are zero.
     """
 
     def __init__(self, config: BuildConfig, rows: int, inputs: int) -> None:

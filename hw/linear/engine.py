@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from ...config import BuildConfig
@@ -116,9 +118,8 @@ class LinearEngine(PanelEngine):
         scaling, gang, short, grouped = Signal(), Signal(), Signal(), Signal()
         m.d.comb += grouped.eq(self._grouped)
         m.submodules.scales = scales = ScaleMemory(config, row_bytes=1)
-        beats = self._issue(
-            m, ready, {"buffer": buffer}, gang, scaling, ShortSlices(short, slicing.parts, lambda *of: self._short_beat(slicing, *of)),
-        )
+        parts = ShortSlices(short, slicing.parts, partial(self._short_beat, slicing))
+        beats = self._issue(m, ready, {"buffer": buffer}, gang, scaling, parts)
         left = take_scales(m, self, beats, scales, scaling, gang, Const(slicing.count), grouped)
         m.d.comb += short.eq(grouped & (left == 1))
         # From the cycle of the scale memory to that in front of the sums of a row.

@@ -21,8 +21,8 @@ DISTRIBUTED_WORDS = 64
 
 
 class ScaleMemory(wiring.Component):
-    """Keeps the scale beats of one group of inputs, ``row_bytes`` bytes a row (a power of two); a row block of ``rows`` rows takes a
-    part of a beat.
+    """Keeps the scale beats of one group of inputs, ``row_bytes`` bytes a row (a power of two); a row block of ``rows`` rows takes
+    a part of a beat.
 
     Where a ring row of blocks needs more than one beat of scales, several beats lie side by side in ``banks``.
 
@@ -98,9 +98,9 @@ class ScaleMemory(wiring.Component):
 def take_scales(
     m: Module, engine: PanelEngine, beats: Beats, scales: ScaleMemory, scaling: Signal, gang: Signal, slices: Value, scaled: Value
 ) -> Value:
-    """Take scale beats before every group of ``slices`` slices of ``engine``, if the operator is ``scaled``; they go to their memory in
-    the cycle in which weight beats read it. ``scaling``: scale beats come; ``gang``: weight beats come, and ganged. Returns the
-    slices of the group that are not used up.
+    """Take scale beats before every group of ``slices`` slices of ``engine``, if the operator is ``scaled``; they go to their
+    memory in the cycle in which weight beats read it. ``scaling``: scale beats come; ``gang``: weight beats come, and ganged.
+    Returns the slices of the group that are not used up.
     """
     config, op = engine.config, engine.op
     slices_left = Signal(16)

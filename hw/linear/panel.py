@@ -38,8 +38,8 @@ class Beats:
 
 @dataclass(frozen=True)
 class ShortSlices:
-    """Slices whose beats hold several row blocks: while ``active``, part p of a ring row of ``groups`` beats has row blocks ``groups *
-    p`` and following, one a beat.
+    """Slices whose beats hold several row blocks: while ``active``, part p of a ring row of ``groups`` beats has row blocks
+    ``groups * p`` and following, one a beat.
     """
 
     active: Value

@@ -21,6 +21,7 @@ from .four_bits import Keep
 from .gguf_classes import finish_shape, finish_weights, read_rotary
 from .gguf_file import GgufFile
 from .gguf_tokenizer import stop_tokens, tokenizer_from_gguf
+from .grouped_llama import is_grouped_gguf
 from .model import ModelFiles, check_tokens
 
 __all__ = ["open_gguf"]
@@ -75,7 +76,10 @@ def _family(file: GgufFile) -> Family:
         raise _refuse(file, f"it holds no model, but {file.get('general.type')!r}")
     arch = file.require("general.architecture")
     first = "blk.0.ffn_up.weight"
-    family = family_of_gguf(arch, first in file and file.kind(first) in _TERNARY_TYPES)
+    engine = "ternary" if first in file and file.kind(first) in _TERNARY_TYPES else "int4"
+    if is_grouped_gguf(file) and family_of_gguf(arch, "grouped") is not None:
+        engine = "grouped"
+    family = family_of_gguf(arch, engine)
     if family is None:
         known = ", ".join(dict.fromkeys(name for f in FAMILIES for name in f.gguf))
         raise _refuse(file, f"architecture {arch!r} is not supported; supported: {known}")

@@ -15,13 +15,14 @@ from ...decoder import DecoderLayer
 from ...formats import Float, flush, round_bf16
 from ...int4 import Int4Matrix
 from ...layout import ZERO_BYTE
+from ...numerics import GROUP
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
 from ...weights import LayerWeights
 from .families import FAMILIES
 
-__all__ = ["RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
+__all__ = ["RandomGrouped", "RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
 
 #: Rows of the head and the embedding drawn at a time.
 _ROWS = 4096
@@ -46,6 +47,23 @@ class RandomTernary:
             return drawn
         padding = ZERO_BYTE // 3**rest * 3**rest  # the zero trits above the real ones
         return np.column_stack((drawn, rng.integers(0, 3**rest, self.rows, dtype=np.uint8) + np.uint8(padding)))
+
+
+class RandomGrouped:
+    """What the compiler uses of a `hwgen.grouped.GroupedMatrix`, drawn when it is needed."""
+
+    def __init__(self, rows: int, inputs: int, scale: float, seed: tuple[int, ...]) -> None:
+        self.rows, self.inputs, self.scale, self.seed = rows, inputs, scale, seed
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Trits of every group, five a byte ``[rows, groups, ceil(GROUP / 5)]``."""
+        groups = self.inputs // GROUP
+        return RandomTernary(self.rows * groups, GROUP, 1.0, self.seed).packed().reshape(self.rows, groups, -1)
+
+    @cached_property
+    def codes(self) -> npt.NDArray[np.uint8]:
+        """Codes of scales ``[rows, groups]``, from an eighth of the largest on."""
+        return np.random.default_rng((*self.seed, 1)).integers(64, 256, (self.rows, self.inputs // GROUP), dtype=np.uint8)
 
 
 class RandomInt4:
@@ -85,11 +103,14 @@ class RandomLayers(Sequence[LayerWeights]):
         model = self.model
         rng = np.random.default_rng((model.seed, index))
 
-        def matrix(rows: int, inputs: int, number: int) -> RandomTernary | RandomInt4:
+        def matrix(rows: int, inputs: int, number: int) -> RandomTernary | RandomGrouped | RandomInt4:
             seed = model.seed, index, number
             if model.engine == "int4":
                 return RandomInt4(rows, inputs, model.group, seed)
-            return RandomTernary(rows, inputs, float(np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5)), seed)
+            scale = rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5
+            if model.engine == "grouped":
+                return RandomGrouped(rows, inputs, float(np.float32(scale / 150)), seed)
+            return RandomTernary(rows, inputs, float(np.float32(scale)), seed)
 
         sizes = model.layer.matrices(model.shape).items()
         matrices: dict[str, Any] = {name: matrix(*size, number) for number, (name, size) in enumerate(sizes)}

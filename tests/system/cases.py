@@ -45,15 +45,18 @@ class Case:
     layer: DecoderLayer
     #: Number formats of a model with INT4 matrices; None for a ternary one.
     formats: dict[str, Any] | None = None
+    #: Kind of the matrices of one without such formats.
+    engine: str = "ternary"
 
     def weights(self) -> ModelWeights:
         """Random weights of the model."""
-        return model_weights(self.shape, self.seed, self.layer, self.formats)
+        return model_weights(self.shape, self.seed, self.layer, self.formats, self.engine)
 
 
-def model_weights(shape: ModelShape, seed: int, layer: DecoderLayer, formats: dict[str, Any] | None) -> ModelWeights:
-    engine = "ternary" if formats is None else "int4"
-    return random_weights(shape, seed, layer, engine, **(formats or {}))
+def model_weights(
+    shape: ModelShape, seed: int, layer: DecoderLayer, formats: dict[str, Any] | None, engine: str = "ternary"
+) -> ModelWeights:
+    return random_weights(shape, seed, layer, engine if formats is None else "int4", **(formats or {}))
 
 
 def random_unrotated(rng: np.random.Generator, layers: int) -> tuple[int, ...]:

@@ -83,7 +83,9 @@ GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
 GROUPED = SMALL | {"engine": "grouped", "max_inputs": 384}
 #: Slices of 40, 20 and 80 inputs, whose short slices have 4, 2 and 1 row blocks in a beat.
 GEOMETRIES |= {
-    "groups_of_four": (GROUPED | {"rows": 2, "groups": 2, "lanes": 2, "builders": 14, "panel_rows": 488}, [*CASES, "scales", "throughput"]),
+    "groups_of_four": (
+        GROUPED | {"rows": 2, "groups": 2, "lanes": 2, "builders": 14, "panel_rows": 488}, [*CASES, "scales", "throughput"],
+    ),
     "groups_of_two": (GROUPED | {"rows": 4, "groups": 4, "builders": 1}, [*CASES, "scales"]),
     "groups_of_one": (GROUPED | {"rows": 1, "builders": 9}, [*CASES, "scales"]),
 }
