@@ -63,7 +63,9 @@ def _yarn(file: GgufFile, place: str, factor: float, theta: float, head_dim: int
 
 
 def read_rotary(file: GgufFile, arch: str, head_dim: int, context: int) -> Rotary:
-    """How positions are rotated: scaled in a line (what a factor without a type means) or by YaRN, times ``rope_freqs.weight``."""
+    """How positions are rotated: scaled in a line or by YaRN, times ``rope_freqs.weight``. A factor says which it is of: llama.cpp
+    takes one without a type for linear, but converters have left the types of others out.
+    """
     place, base = f"{arch}.rope.scaling", f"{arch}.rope.freq_base"
     theta = 10000.0 if file.get(base) is None else file.number(base)
     factor = file.get(f"{place}.factor")
@@ -72,6 +74,11 @@ def read_rotary(file: GgufFile, arch: str, head_dim: int, context: int) -> Rotar
         factor = old
     factor = 1.0 if factor in (None, 0.0) else float(str(np.float32(factor)))  # 0 means none in llama.cpp
     kind = file.get(f"{place}.type", "linear")
+    if f"{place}.type" not in file.fields and f"{place}.factor" in file.fields and factor != 1.0:
+        raise HwgenError(
+            "architecture", f"{file.path}: {place}.factor is {factor:g}, but there is no {place}.type",
+            "convert the model again with a converter that writes the type",
+        )
     if kind not in ("none", "linear", "yarn"):
         raise _refuse(file, f"{place}.type is {kind!r}; supported: 'none', 'linear', 'yarn'")
     if kind != "yarn" and file.get(f"{place}.attn_factor", 1.0) != 1.0:
