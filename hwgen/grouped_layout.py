@@ -84,7 +84,8 @@ class GroupedLayout:
         parts = (
             scales.reshape(self.groups, self.scale_beats, -1), weights.reshape(self.groups, s.whole * blocks, -1), tail,
         )
-        return np.concatenate(parts, axis=1).reshape(self.beats, c.beat_bytes)
+        beats: Bytes = np.concatenate(parts, axis=1).reshape(self.beats, c.beat_bytes)
+        return beats
 
     def unpack(self, beats: Bytes) -> tuple[npt.NDArray[np.int8], Bytes]:
         """The inverse of :meth:`pack`: trits ``[rows, inputs]`` and scale codes ``[rows, groups]``."""

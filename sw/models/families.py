@@ -113,7 +113,7 @@ FAMILIES = (
     _llama(LLAMA, "llama", "mistral", engine="grouped", gguf=("llama",)),
     _llama(QWEN2, "qwen2", engine="grouped", gguf=("qwen2",)),
     _llama(QWEN3, "qwen3", engine="grouped", gguf=("qwen3",)),
-    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama", "smollm3", "granite")),
+    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama", "smollm3", "phi3", "granite")),
     _llama(QWEN2, "qwen2", gguf=("qwen2",)),
     _llama(QWEN3, "qwen3", gguf=("qwen3",)),
 )
