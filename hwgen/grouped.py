@@ -10,6 +10,7 @@ import numpy.typing as npt
 from .formats import Float, flush
 from .layout import pack_trits
 from .numerics import GROUP, GROUP_SCALE_MAX
+from .ternary import check_trits
 
 __all__ = ["SCALES", "GroupedMatrix", "group_codes"]
 
@@ -42,17 +43,12 @@ class GroupedMatrix:
     scale: float
 
     def __post_init__(self) -> None:
-        if self.trits.dtype != np.int8 or self.trits.ndim != 2:
-            raise ValueError(f"trits must be an int8 matrix, not {self.trits.dtype} {self.trits.shape}")
+        check_trits(self.trits, self.scale)
         if self.trits.shape[1] % GROUP:
             raise ValueError(f"inputs must be a multiple of {GROUP}, not {self.trits.shape[1]}")
-        if self.trits.size and np.abs(self.trits).max() > 1:
-            raise ValueError(f"trits must be -1, 0 or 1, not {int(self.trits[np.abs(self.trits) > 1][0])}")
         expected = self.rows, self.inputs // GROUP
         if self.codes.dtype != np.uint8 or self.codes.shape != expected:
             raise ValueError(f"codes must be uint8 {expected}, not {self.codes.dtype} {self.codes.shape}")
-        if not np.isfinite(self.scale) or float(np.float32(self.scale)) != self.scale:
-            raise ValueError(f"scale must be a finite float32 value, not {self.scale!r}")
 
     @classmethod
     def of(cls, trits: npt.NDArray[np.int8], scale: Float) -> GroupedMatrix:
