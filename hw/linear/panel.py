@@ -125,16 +125,20 @@ class PanelEngine(wiring.Component):
         first = Signal()  # the first slice overwrites
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
-        row_part, last_part = Signal(index_bits(short.parts if short else 1)), Signal(init=1)
-        if short is not None and short.parts > 1:
-            m.d.comb += last_part.eq(~short.active | (row_part == short.parts - 1) | (block == last_block))
-            with m.If(issue & (gang | (beat == config.groups - 1))):
+        row_taken: Value = gang | (beat == config.groups - 1)
+        if short is not None:
+            row_part = Signal(index_bits(short.parts))
+            at_end = Signal()  # the block is the last one; few of them have cycles between slices, so that it is right for one, too
+            last_part = ~short.active | (row_part == short.parts - 1) | at_end
+            m.d.sync += at_end.eq(Mux(issue, block + 1, block) == last_block)
+            with m.If(issue & row_taken):
                 m.d.sync += row_part.eq(Mux(last_part, 0, row_part + 1))
+            row_taken = row_taken & last_part
         m.d.comb += [
             may_issue.eq(running & (scaling | (ready & ~hold[0]))),
             issue.eq(may_issue & self.rows.valid & ~scaling),
             issue_scales.eq(may_issue & self.rows.valid & scaling),
-            self.rows.ready.eq(may_issue & (gang | (beat == config.groups - 1)) & last_part),
+            self.rows.ready.eq(may_issue & row_taken),
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & ~ready & ~scaling & self.rows.valid),
         ]
@@ -153,7 +157,7 @@ class PanelEngine(wiring.Component):
             ]
         with m.If(self.start):
             m.d.sync += [
-                running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), beat.eq(0), hold.eq(0), row_part.eq(0),
+                running.eq(1), self.busy.eq(1), first.eq(1), block.eq(0), beat.eq(0), hold.eq(0),
                 slices_left.eq(descriptor.slices), last_block.eq(blocks - 1),
                 gap.eq(Cat(blocks < AccumulatingLane.ACCUMULATE_CYCLES - k for k in range(len(gap)))),
             ]
