@@ -16,7 +16,7 @@ from ..grouped import GroupedMatrix
 from ..int4 import Int4Matrix
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
-from .head import head_logits
+from .head import digit_logits, nibble_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
 from .linear import dequantize, drain, grouped_matmul, integer_matmul
 from .norm import norm_heads, norm_quantize, quantize_int8
@@ -120,9 +120,11 @@ class GoldenModel:
         self._embedding = torch.from_numpy(round_bf16(w.embedding))
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
         self._norms = [self._norms_of(layer) for layer in w.layers]
-        self._last_norm = _Norm(torch.from_numpy(flush(w.norm)), w.shape.rms_eps, norm_quantize)
+        self._last_norm = _Norm(torch.from_numpy(flush(w.norm)), w.shape.rms_eps, self._norm)
+        self._grouped_head = None if w.grouped_head is None else _GroupedLinear(w.grouped_head)
+        self._logits_of = nibble_logits if w.engine == "int4" else digit_logits
         w8, bits = w.quantized_head()
-        self._head = torch.from_numpy(w8).float()
+        self._head = torch.from_numpy(w8)
         self._head_scale = torch.from_numpy(widen_bf16(bits))
 
     def _norms_of(self, layer: LayerWeights) -> list[Callable[[Tensor], Quantized]]:
@@ -184,7 +186,9 @@ class GoldenModel:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         q, scale = self._last_norm(hidden)
-        return head_logits(q.float(), scale, self._head, self._head_scale)
+        if self._grouped_head is not None:
+            return self._grouped_head((q, scale))
+        return self._logits_of(q, scale, self._head, self._head_scale)
 
     # ---- whole windows -------------------------------------------------------------------------------------------
     def hidden(self, tokens: Tensor) -> Tensor:

@@ -41,9 +41,9 @@ def pad_beats(config: BuildConfig, beats: int) -> int:
     return align(beats, config.groups)
 
 
-def blob_beats(config: BuildConfig, data: Bytes) -> Bytes:
-    """Bytes -> ``[n, beat_bytes]`` with zeros up to a whole number of ring rows."""
-    beats = pad_beats(config, ceil_div(data.size, config.beat_bytes))
+def blob_beats(config: BuildConfig, data: Bytes, beats: int = 0) -> Bytes:
+    """Bytes -> ``[n, beat_bytes]`` with zeros up to a whole number of ring rows, ``beats`` at least."""
+    beats = max(beats, pad_beats(config, ceil_div(data.size, config.beat_bytes)))
     out = np.zeros(beats * config.beat_bytes, np.uint8)
     out[: data.size] = data.reshape(-1)
     return out.reshape(beats, config.beat_bytes)
@@ -215,18 +215,13 @@ class KvBlockLayout:
         return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], slots, pieces.shape[-3] * key_bytes)
 
 
-def logits_bytes(config: BuildConfig, vocab: int) -> int:
-    """Bytes of the logits of one token as HEAD writes them: float32, padded to whole ring rows."""
-    return pad_beats(config, ceil_div(4 * vocab, config.beat_bytes)) * config.beat_bytes
-
-
 def head_block_beats(config: BuildConfig, inputs: int) -> int:
-    """Beats of one block of the LM head: header, then ``kv_block`` rows as key beats, padded to whole ring rows."""
+    """Beats of one block of the short list: header, then ``kv_block`` rows as key beats, padded to whole ring rows."""
     return pad_beats(config, config.header_beats + vectors_of(config, inputs) * config.width // config.key_bytes)
 
 
 def pack_head(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> Bytes:
-    """int8 LM head ``[vocab, inputs]`` with bf16 row scales ``[vocab]`` -> beats, one KV-like block per ``kv_block`` rows.
+    """int8 rows of the head ``[vocab, inputs]`` with bf16 scales ``[vocab]`` -> beats, one KV-like block per ``kv_block`` rows.
 
     Header: bf16 scales of the block's rows (the value half is zero); then key beats. Missing rows and inputs are zero.
     """

@@ -17,6 +17,7 @@ from .numerics import GROUP
 from .rounding import ceil_div
 from .shape import ModelShape
 from .ternary import TernaryMatrix
+from .vocabulary import HEAD_LARGEST
 
 __all__ = [
     "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights", "scale_rows",
@@ -104,6 +105,8 @@ class ModelWeights:
     embedding: Float
     #: LM head ``[vocab, hidden]``, or None where it shares the embedding (``shape.tied``).
     head: Float | None = None
+    #: The head as ternary rows with scales of groups, which then stand in for `head_rows` on the machine; or None.
+    grouped_head: GroupedMatrix | None = None
     #: Format of cached keys and values: ``"int8"`` or ``"int4"``.
     kv: str = "int8"
     #: Format of queries: ``"int8"`` or ``"e4m3"``.
@@ -118,6 +121,9 @@ class ModelWeights:
             raise ValueError(f"layers must be {s.layers} long, not {len(self.layers)}")
         if (self.head is None) != s.tied:
             raise ValueError(f"head must be {'None in' if s.tied else 'given for'} a model with tied={s.tied}")
+        if self.grouped_head is not None and (self.engine != "grouped" or self.grouped_head.shape != (s.vocab, s.hidden)):
+            wanted = f"{(s.vocab, s.hidden)} in a model of such matrices"
+            raise ValueError(f"grouped_head must be {wanted}, not {self.grouped_head.shape} in one for {self.engine!r}")
         floats: dict[str, tuple[Float, tuple[int, ...]]] = {
             "norm": (self.norm, (s.hidden,)),
             "embedding": (self.embedding, (s.vocab, s.hidden)),
@@ -166,9 +172,9 @@ class ModelWeights:
         """bf16 bits of the embedding ``[vocab, hidden]``."""
         return pack_bf16(self.embedding)
 
-    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
-        return quantize_head(self.head_rows)
+    def quantized_head(self, rows: slice = slice(None)) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``, or ``rows`` of them."""
+        return quantize_head(self.head_rows[rows], HEAD_LARGEST[self.engine])
 
     def short_head(self) -> tuple[TernaryMatrix, npt.NDArray[np.uint16]]:
         """Ternary LM head (its matrix scale is 1) and bf16 bits of its row scales ``[vocab]``."""
@@ -241,8 +247,14 @@ def random_weights(
     )
     norm, table = gain(shape.hidden), (shape.vocab, shape.hidden)
     embedding = rng.normal(0, 1, table)
+    grouped_head = None
+    if engine == "grouped":
+        scale = flush(rng.uniform(0.5, 1.5, (table[0], table[1] // GROUP)))
+        grouped_head = GroupedMatrix.of(rng.integers(-1, 2, table, dtype=np.int8), scale)
+        embedding = grouped_head.dense()
     return ModelWeights(
         shape=shape, layer=layer, layers=layers, norm=norm,
         embedding=flush(embedding) if engine == "int4" else round_bf16(embedding),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)), kv=kv, query=query,
+        grouped_head=grouped_head if shape.tied else None,
     )

@@ -145,6 +145,7 @@ class Suspicious(GoldenMachine):
         writes = places(d, tokens, row.scratch_writes(d), row.param_writes(d), row.writes(d))
         before = {name: array.copy() for name, array in changing(self).items()}
         outside, held, counters = self.memory.copy(), self._held, self.registers.counters.copy()
+        candidates = [list(c) for c in self.registers.candidates]
         super()._execute(d)
         after = {name: array.copy() for name, array in changing(self).items()}
         results = self.memory.copy(), self.logits.copy(), [list(c) for c in self.registers.candidates]
@@ -154,6 +155,7 @@ class Suspicious(GoldenMachine):
             noisy[name][reads.get(name, [])] = array[reads.get(name, [])]
             setattr(self, name, noisy[name].copy())
         self.memory[:], self._held, self.registers.counters = outside, held, counters
+        self.registers.candidates[:] = candidates
         super()._execute(d)
         for name, array in changing(self).items():
             if array.shape == before[name].shape:

@@ -108,7 +108,7 @@ class Lane(wiring.Component):
             "control": In(LaneControl(config)),
             "scratch": In(32),
             "param": In(32),
-            "accumulator": In(config.acc_bits),
+            "accumulator": In(config.result_bits),
             "scale": In(32),
             "factor": In(32),
             "left": In(32),
@@ -121,7 +121,7 @@ class Lane(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        m.submodules.integer = integer = IntToFloat(config.acc_bits)
+        m.submodules.integer = integer = IntToFloat(config.result_bits)
         m.submodules.first = first = FloatMul()
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.second = second = FloatMul()

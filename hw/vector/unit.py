@@ -21,6 +21,7 @@ from ..interfaces import (
     TableRead,
 )
 from .columns import ColumnSum
+from .digits import DigitSum
 from .drain import DrainSteps
 from .lane import ONE, Addend, Gate, Lane, LaneControl
 from .norm import NormSteps
@@ -78,7 +79,9 @@ class VectorUnit(wiring.Component):
     want : Out(TableRead)
         Wanted tokens by number.
     lists_busy : In(1)
-        Short lists are not ready for another token's scores.
+        Short lists or candidates are not ready for another token's results.
+    room : In(1), begin : Out(1)
+        Of DRAIN with CANDIDATES, see `DrainSteps`.
     query : Out(QueryWrite), query_scale : Out(QueryScaleWrite)
     kv : Out(KvWrite), kv_scale : Out(KvScaleWrite)
     """
@@ -98,6 +101,8 @@ class VectorUnit(wiring.Component):
             "activation": Out(ActivationWrite(config)),
             "want": Out(TableRead(config.chunk)),
             "lists_busy": In(1),
+            "room": In(1),
+            "begin": Out(1),
             "query": Out(QueryWrite(config)),
             "query_scale": Out(QueryScaleWrite(config)),
             "kv": Out(KvWrite(config)),
@@ -155,7 +160,8 @@ class VectorUnit(wiring.Component):
                 generator.scales_busy.eq(scales.busy),
             ]
         wiring.connect(m, wiring.flipped(self.want), m.submodules.norm.want)
-        m.d.comb += m.submodules.drain.lists_busy.eq(self.lists_busy)
+        drain = m.submodules.drain
+        m.d.comb += [drain.lists_busy.eq(self.lists_busy), drain.room.eq(self.room), self.begin.eq(drain.begin)]
         m.d.comb += self.done.eq(Cat(generator.done for _, generator in generators).any())
 
     def _request_operands(self, m: Module, steps: Pipeline) -> None:
@@ -235,7 +241,7 @@ class VectorUnit(wiring.Component):
                 lane.control.eq(control),
                 lane.scratch.eq(self.scratch_read.data.word_select(k, 32)),
                 lane.param.eq(self.param_read.data.word_select(k, 32)),
-                lane.accumulator.eq(self.accumulator.data.word_select(k, config.acc_bits)),
+                lane.accumulator.eq(self._result(m, k)),
                 lane.scale.eq(scales.token_scale),
                 lane.factor.eq(factor),
                 lane.left.eq(columns.left.word_select(k, 32)),
@@ -245,6 +251,15 @@ class VectorUnit(wiring.Component):
             totals.append(lane.total)
             quantized.append(lane.quantized)
         return products, totals, quantized
+
+    def _result(self, m: Module, k: int) -> Value:
+        """The integer of lane k: an accumulator, or several digits of one put together."""
+        accumulator = self.accumulator.data.word_select(k, self.config.acc_bits)
+        if not self.config.has_ternary:
+            return accumulator
+        m.submodules[f"digits_{k}"] = digits = DigitSum(self.config)
+        m.d.comb += [digits.first.eq(m.submodules.drain.digit_first), digits.digit.eq(accumulator)]
+        return digits.total
 
     def _sum_columns(self, m: Module, steps: Pipeline, totals: list[Value]) -> None:
         """Column sums of NORM."""

@@ -16,13 +16,14 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
-from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
+from ...descriptors import Descriptor, Flag, Format, Opcode
 from ...grouped_layout import GroupedLayout
 from ...layout import Int4Layout, KvBlockLayout
 from ...numerics import SUM_COLUMNS
 from ...operators import (
     OPERATORS,
     Unit,
+    accumulator_vectors,
     active_tokens,
     all_tokens,
     check_complete,
@@ -78,14 +79,19 @@ class Calibration:
     attention_head: int = 80
     attention_output: int = 43
     attention_end: int = 100
+    #: DRAIN with CANDIDATES: a token, till the last logit has found its place.
+    ranking_token: int = 100
     #: HEAD: a block beside its beats; once.
     head_block: int = 1
     head_end: int = 100
     #: RingLoader: a row; once.
     loader_row: int = 2
     loader_end: int = 6
-    #: KV_WRITE: a beat, where a head's keys are rotated into their place; once.
-    kv_beat: float = 6.03
+    #: KV_WRITE: a segment, beside its slots; a header beat, beside its scales and words; two beats of the store, from request to
+    #: arrival; once.
+    kv_segment: int = 12
+    kv_header: int = 4
+    kv_pair: int = 7
     kv_end: int = 20
     #: After END: writes answered, status.
     finish: int = 40
@@ -262,8 +268,11 @@ class PassModel:
         return w.start + w.count * (2 * d.vectors + c.norm_token) + c.norm_end
 
     def _drain(self, w: Work, ring: Ring) -> float:
-        c = self.calibration
-        return w.start + w.count * (w.descriptor.vectors + c.drain_token) + c.drain_end
+        c, d = self.calibration, w.descriptor
+        if Flag.CANDIDATES in d.flags:  # logits go on one by one
+            steps = d.vectors * max(self.config.width, accumulator_vectors(d) // d.vectors)
+            return w.start + w.count * (steps + c.ranking_token) + c.drain_end
+        return w.start + w.count * (accumulator_vectors(d) + c.drain_token) + c.drain_end
 
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
@@ -293,15 +302,25 @@ class PassModel:
 
     def _head(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
-        if d.fetch is Fetch.SHORTLIST:  # fetched when it has started
-            ring.arrived = max(ring.arrived, w.start + c.refill)
+        ring.arrived = max(ring.arrived, w.start + c.refill)  # fetched when it has started
         rate = w.beats / (w.beats + d.row_blocks * c.head_block)
         return ring.read(w.start, w.beats, rate, fetch=True, free=True) + c.head_end
 
     def _kv_write(self, w: Work, ring: Ring) -> float:
-        c, d, block = self.calibration, w.descriptor, self.config.kv_block
+        """Slots one by one, scales one by one, then what the store has, two beats at a time: one or two of memory. A beat that is
+        written takes the time of one that is read."""
+        c, d, config, block = self.calibration, w.descriptor, self.config, self.config.kv_block
+        int4, words = Format.INT4_KV in d.format, config.beat_words
+        layout = KvBlockLayout(config, d.head_vectors * config.width, int4)
+        header, data = layout.header_beats, 2 * layout.data_beats
+        pair = max(c.kv_pair, words) + (1 if int4 else words)
+        segment = (
+            block + c.kv_segment + header * (config.beat_bytes // 2 + c.kv_header + words)
+            + (data if int4 else data / 2) * pair + (layout.beats - header - data) * words
+        )
         blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
-        return w.start + d.kv_heads * blocks * d.stream_beats * c.kv_beat + c.kv_end
+        ring.arrived += d.kv_heads * blocks * layout.beats / ring.rate
+        return w.start + d.kv_heads * blocks * segment + c.kv_end
 
 
 #: When an operator that starts at its time ends.

@@ -126,7 +126,7 @@ def add_head(parser: argparse.ArgumentParser, default: str | None = "exact") -> 
         "--head",
         default=default,
         choices=HEADS,
-        help=f"LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks{other}",
+        help=f"LM head: exact logits of all rows, or ternary scores of all rows and logits of the best blocks{other}",
     )
 
 

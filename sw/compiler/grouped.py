@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ...config import TRITS_PER_BYTE, BuildConfig
-from ...descriptors import Descriptor, Fetch, Format, Opcode
+from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...grouped_layout import GroupedLayout
 from ...layout import ZERO_BYTE
 from ...numerics import GROUP
 from ...rounding import ceil_div
-from .layers import Bytes
+from .layers import Bytes, Panel, Span
+from .placement import REGION_ALIGNMENT
 from .ternary import TernaryCompiler
+from .vocabulary import compute_rows, head_cuts
 
 __all__ = ["GroupedCompiler"]
 
@@ -32,6 +36,26 @@ class GroupedCompiler(TernaryCompiler):
         if head != "exact":
             raise HwgenError("usage", f"the {head} head needs a scale a matrix, the model has scales of groups", "use --head exact")
         super().__init__(config, weights, head)
+
+    def head_panels(self) -> list[Panel]:
+        matrix = self.weights.grouped_head
+        if matrix is None:
+            return super().head_panels()
+        c, s = self.config, self.shape
+        panels = []
+        for i, (first, vectors) in enumerate(head_cuts(c, "grouped", s.vocab, c.scratch_vectors - self.plan.qkv)):
+            command = self.panel_command(vectors * c.width, s.hidden)
+            self.memory.align(REGION_ALIGNMENT)
+            make = partial(self.panel_bytes, [matrix], [0], first * c.width, vectors * c.width)
+            address = self.memory.add(f"head.{i}", command.stream_beats * c.beat_bytes, make)
+            panels.append(Panel(replace(command, stream_address=address), (Span(matrix.scale, 0, first, vectors),)))
+        return panels
+
+    def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
+        if self.weights.grouped_head is None:
+            super().head_rows(panels, half, tokens)
+        else:
+            compute_rows(self, panels, half, tokens, Flag.STORE | Flag.CANDIDATES, lambda number: {})
 
     def panel_command(self, height: int, inputs: int) -> Descriptor:
         layout = GroupedLayout(self.config, height, inputs)

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
-from ...layout import logits_bytes
 from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
+from ...vocabulary import logits_bytes
 from .constants import Constants, EmbeddingRows
 from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_together
 

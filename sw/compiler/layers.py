@@ -16,7 +16,7 @@ from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import rotary_rows, score_constant
-from ...layout import KvBlockLayout, head_block_beats, logits_bytes, pack_head, pad_beats, vectors_of
+from ...layout import KvBlockLayout, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
 from .head_parameters import HeadParameters, check_biases, load_parameters
@@ -26,10 +26,8 @@ __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
 
 Bytes = npt.NDArray[np.uint8]
 
-#: How DRAIN combines results, the gate function aside.
+#: How DRAIN combines results, gate functions aside; and those.
 COMBINE = {Combine.STORE: Flag.STORE, Combine.MULTIPLY: Flag.MULTIPLY, Combine.ADD: Flag.ADD}
-
-#: Gate functions.
 GATES = {"relu2": Flag.RELU2, "silu": Flag.SILU}
 
 
@@ -200,14 +198,14 @@ class ModelCompiler:
         self.memory.align(REGION_ALIGNMENT)
         return self.memory.add(name, count * stride, table), beats, stride
 
-    def norm(self, source: NormSource, tokens: dict[str, int], i: int = 0, flags: Flag = Flag.NONE) -> None:
-        """Round ``i`` of a norm."""
+    def norm(self, source: NormSource, tokens: dict[str, int], i: int = 0, flags: Flag = Flag.NONE, first: int = 0) -> None:
+        """Round ``i`` of a norm; ``first``: vector of the activations where a token begins."""
         to_query = Flag.TO_QUERY in flags
         plain = Format.PLAIN if source.gain is None else Format.NONE
         self.emit(
             Opcode.NORM, layer=source.layer, flags=flags, buffers=Buffers.NONE if to_query else self.half(source, i),
             format=Format.NONE if to_query else self.linear_format | plain,
-            vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride,
+            vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride, dst=first,
             param=0 if source.gain is None else self.plan.gains[source.gain],
             # without a norm the root mean square is 1: 0 times the mean square, plus 1
             scalar0=0.0 if plain else float(np.float32(1.0 / source.size)),
@@ -422,23 +420,24 @@ class ModelCompiler:
         self.program += self.of_heads.load_once(self.memory)
 
     def head(self) -> None:
-        """The final norm and exact logits, of one wanted token after the other."""
-        s, c = self.shape, self.config
+        """The final norm and logits of the wanted tokens, as many at a time as the lanes take."""
         self.drain()
-        blocks = ceil_div(s.vocab, c.kv_block)
-        self.memory.align(REGION_ALIGNMENT)
-        beats = blocks * head_block_beats(c, s.hidden)
-        address = self.memory.add(
-            "head", beats * c.beat_bytes, lambda: pack_head(c, *self.weights.quantized_head()).reshape(-1)
-        )
-        for j in range(self.plan.chunk):
-            token = {"token_start": j, "token_count": 1}
-            self.norm(self.source(s.layers, 0), token, flags=Flag.LOGITS | Flag.TO_QUERY)
-            self.emit(
-                Opcode.HEAD, layer=s.layers, flags=Flag.LOGITS, fetch=Fetch.STREAM, **token,
-                vectors=vectors_of(c, s.hidden), row_blocks=blocks, stream_address=address, stream_beats=beats,
-                stride=s.vocab, head_stride=j * logits_bytes(c, s.vocab),
-            )
+        source, panels = self.source(self.shape.layers, 0), self.head_panels()
+        for i, tokens in enumerate(self.rounds()):
+            self.head_norm(source, tokens, i)
+            self.head_rows(panels, self.half(source, i), tokens)
+
+    def head_panels(self) -> list[Panel]:
+        """Place the rows of the head; their panels, in whose spans ``target`` counts vectors of the vocabulary."""
+        raise NotImplementedError
+
+    def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
+        """Logits of some wanted tokens, whose activations are in ``half``."""
+        raise NotImplementedError
+
+    def head_norm(self, source: NormSource, tokens: dict[str, int], i: int) -> None:
+        """Activations of round ``i`` of the wanted tokens."""
+        self.norm(source, tokens, i, Flag.LOGITS)
 
     def plan_program(self) -> None:
         """Every operator of a pass, and the place of everything in memory."""

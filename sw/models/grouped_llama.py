@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ __all__ = ["assemble", "gguf_matrix", "is_grouped", "is_grouped_gguf", "load_wei
 #: Types whose blocks have a scale and codes of two bits or a trit.
 _TYPES = ("Q2_0", "PQ2_0", "PTQ1_0")
 
-#: Rows that are looked at to tell whether a matrix of floats is ternary in groups.
-_ROWS = 8
+#: Rows that are looked at to tell whether a matrix of floats is ternary in groups; of a head, those worked on at a time.
+_ROWS, _ROWS_AT_A_TIME = 8, 4096
 
 _FIX = "take the float file of an ordinary model, or a file of the ternary one in Q2_0 or PQ2_0"
 
@@ -108,5 +109,23 @@ def _of_blocks(matrix: BlockMatrix, where: str) -> GroupedMatrix:
 def assemble(
     shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, *, layer: DecoderLayer
 ) -> ModelWeights:
-    """The model of parts as a file has them: floats flushed, the embedding rounded to bfloat16."""
-    return bitnet.assemble(shape, layers, norm, embedding, head, layer=layer)
+    """The model of parts as a file has them: floats flushed, the embedding rounded to bfloat16. A head that is ternary in groups is
+    taken as that, before anything of it is rounded.
+    """
+    grouped_head = _grouped_rows(embedding if head is None else head)
+    return replace(bitnet.assemble(shape, layers, norm, embedding, head, layer=layer), grouped_head=grouped_head)
+
+
+def _grouped_rows(rows: Float) -> GroupedMatrix | None:
+    """A large matrix of floats in groups, or None where it is not; without a second copy in floats."""
+    if rows.shape[1] % GROUP:
+        return None
+    trits = np.empty(rows.shape, np.int8)
+    scale = np.empty((len(rows), rows.shape[1] // GROUP), np.float32)
+    for first in range(0, len(rows), _ROWS_AT_A_TIME):
+        part = slice(first, first + _ROWS_AT_A_TIME)
+        parts = _split(rows[part])
+        if parts is None:
+            return None
+        trits[part], scale[part] = parts
+    return GroupedMatrix.of(trits, scale)

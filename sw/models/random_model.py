@@ -19,6 +19,7 @@ from ...numerics import GROUP
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
+from ...vocabulary import HEAD_LARGEST
 from ...weights import LayerWeights
 from .families import FAMILIES
 
@@ -160,17 +161,25 @@ class RandomModel:
             part[:] = (bits & 0x807F) | ((124 + bits % 3) << 7).astype(np.uint16)
         return table
 
+    @cached_property
+    def grouped_head(self) -> RandomGrouped | None:
+        """A head with scales of groups, in models of such matrices; it has nothing to do with the embedding."""
+        if self.engine != "grouped":
+            return None
+        scale = float(np.float32((1.5 / self.shape.hidden) ** 0.5 / 150))
+        return RandomGrouped(self.shape.vocab, self.shape.hidden, scale, (self.seed, 1 << 20, 5))
+
     def short_head(self) -> tuple[RandomTernary, npt.NDArray[np.uint16]]:
         """A ternary head that has nothing to do with the exact one, and bf16 bits of its row scales ``[vocab]``."""
         scales = self._rng(3).integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
         return RandomTernary(self.shape.vocab, self.shape.hidden, 1.0, (self.seed, 1 << 20, 4)), scales
 
-    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """int8 rows ``[vocab, hidden]`` and bf16 bits of their scales ``[vocab]``."""
-        rng = self._rng(2)
-        rows = rng.integers(-127, 128, (self.shape.vocab, self.shape.hidden), dtype=np.int8)
-        scales = rng.integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
-        return rows, scales
+    def quantized_head(self, rows: slice = slice(None)) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """Integers ``[vocab, hidden]`` and bf16 bits of row scales ``[vocab]``, or ``rows`` of them, drawn by themselves."""
+        low, high, _ = rows.indices(self.shape.vocab)
+        rng, largest = np.random.default_rng((self.seed, 1 << 20, 2, low)), HEAD_LARGEST[self.engine]
+        integers = rng.integers(-largest, largest + 1, (high - low, self.shape.hidden), dtype=np.int8)
+        return integers, rng.integers(0x3900, 0x3A00, high - low, dtype=np.uint16)
 
 
 def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomModel:

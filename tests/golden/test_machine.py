@@ -12,17 +12,18 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
-from hwgen.formats import pack_bf16, quantize_head, round_bf16
+from hwgen.formats import pack_bf16, round_bf16
 from hwgen.golden import unpacked_weights
 from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
 from hwgen.golden.unpacked_weights import StationaryWeights
-from hwgen.layout import KvBlockLayout, head_block_beats, matrix_shape, pack_head, pack_ternary, unpack_ternary
+from hwgen.layout import KvBlockLayout, matrix_shape, pack_ternary, unpack_ternary
 from hwgen.registers import RUN_TOKENS, PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
+from hwgen.vocabulary import digit_rows
 from hwgen.weights import random_weights
 
 from .bits import assert_same_bits
@@ -281,32 +282,47 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
     assert (machine.memory[DATA:][~changed[DATA:]] == 0xA5).all()
 
 
-def test_head_writes_logits_and_candidates(bench: Bench) -> None:
-    machine, vocab, n = bench.machine, 37, 24
-    w8, scales = quantize_head(random(vocab, n, seed=6))
-    w8[9], scales[9] = w8[30], scales[30]
+def test_candidates_and_logits_of_digits(bench: Bench) -> None:
+    """Rows of -121 to 121 in panels of two and one vectors: bits of two wanted tokens, in memory and in the registers."""
+    machine, vocab, n = bench.machine, 3 * WIDTH - 3, 24
     rng = np.random.default_rng(7)
-    machine.head_query[:n], machine.head_scale[0] = rng.integers(-127, 128, n), 0.5
-    address, beats = bench.place(pack_head(CONFIG, w8, scales))
-    assert beats == 3 * head_block_beats(CONFIG, n)
+    rows = rng.integers(-121, 122, (vocab, n), dtype=np.int8)
+    rows[0], rows[1], rows[9] = 121, -121, rows[18]
+    scales = np.ones(3 * WIDTH, np.float32)
+    scales[:vocab] = rng.choice([0.5, 1, 2.0**-7], vocab)
+    scales[9] = scales[18]
+    machine.activation[0, :2, :n] = rng.integers(-127, 128, (2, n))
+    machine.activation_scale[:2] = 0.5, 0.25
+    machine.scratch[100:103] = scales.reshape(3, WIDTH)
     bench.set("LOGITS_LOW", 0x80000)
     machine.memory[0x80000:] = 0xA5
-    d = Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS, fetch=Fetch.STREAM, token_count=1,
-                   vectors=n // WIDTH, row_blocks=3, stream_address=address, stream_beats=beats,
-                   stride=vocab)
-    bench.run([d], [0] * 3, wanted=[1], options=PassFlag.WRITE_LOGITS)
-    scale = (scales.astype(np.uint32) << 16).view(np.float32)
-    dots = machine.head_query[:n].astype(np.float32) @ w8.T.astype(np.float32)
-    expected = dots * scale * np.float32(0.5)
-    assert np.array_equal(machine.logits[0], expected)
-    stored = machine.memory[0x80000 : 0x80000 + 6 * CONFIG.beat_bytes].view(np.float32)
-    assert np.array_equal(stored[:vocab], expected) and not stored[vocab:].any()
-    assert (machine.memory[0x80000 + 6 * CONFIG.beat_bytes :] == 0xA5).all()
-    order = sorted(range(vocab), key=lambda row: (-expected[row], row))[: CONFIG.topk]
-    assert machine.topk_index == order
-    for i, token in enumerate(order):
-        assert bench.get("TOPK", 2 * i) == token
-        assert bench.get("TOPK", 2 * i + 1) == int(expected[token : token + 1].view(np.uint32)[0])
+    stride = 7
+    program = []
+    for first, vectors in ((0, 2), (2, 1)):
+        digits = digit_rows(CONFIG, rows[first * WIDTH : (first + vectors) * WIDTH])
+        program += [
+            linear_program(bench, digits, flags=Flag.LOGITS),
+            Descriptor(
+                opcode=Opcode.DRAIN, flags=Flag.LOGITS | Flag.MULTIPLY | Flag.DIGITS | Flag.CANDIDATES, token_count=4,
+                vectors=vectors, src=100 + first, scalar0=1.0, stride=first * WIDTH, head_stride=vocab,
+                stream_address=4 * first * WIDTH, stream_beats=stride,
+            ),
+        ]
+    bench.run(program, [0] * 3, wanted=[2, 1], options=PassFlag.WRITE_LOGITS)
+    dots = machine.activation[0, :2, :n].astype(np.int64) @ rows.T.astype(np.int64)
+    expected = (dots * scales[:vocab] * np.array([[0.5], [0.25]])).astype(np.float32)  # exact: powers of two
+    assert np.array_equal(machine.logits[:2], expected)
+    written = 3 * WIDTH * 4
+    for token in range(2):
+        at = 0x80000 + token * stride * CONFIG.beat_bytes
+        stored = machine.memory[at : at + written].view(np.float32)
+        assert np.array_equal(stored[:vocab], expected[token]) and not stored[vocab:].any()
+        assert (machine.memory[at + written : at + stride * CONFIG.beat_bytes] == 0xA5).all()
+        order = sorted(range(vocab), key=lambda row, token=token: (-expected[token, row], row))[: CONFIG.topk]
+        for i, row in enumerate(order):
+            place = 2 * (token * CONFIG.topk + i)
+            assert bench.get("TOPK", place) == row
+            assert bench.get("TOPK", place + 1) == int(expected[token, row : row + 1].view(np.uint32)[0])
 
 
 @pytest.mark.parametrize(("fields", "message"), [

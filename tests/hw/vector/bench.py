@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from cocotb.triggers import RisingEdge
 from torch import Tensor
 
-from hwgen.config import BuildConfig
+from hwgen.config import TRITS_PER_BYTE, BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Flag, Format, Opcode
 from hwgen.golden.activation import relu2, silu
 from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
@@ -25,6 +26,7 @@ from hwgen.golden.int4 import (
 from hwgen.golden.norm import norm_heads, norm_quantize, quantize_int8
 from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
+from hwgen.operators import accumulator_vectors
 from tests.cocotb_runner import start_clock
 from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
 
@@ -128,6 +130,7 @@ class VectorBench:
             getattr(self.dut, f"op__{name}").value = 0
         for name in ("start", "scratch_read__data", "param_read__data", "accumulator__data", "want__number", "lists_busy"):
             getattr(self.dut, name).value = 0
+        self.dut.room.value = 1
         await start_clock(self.dut)
         self._show_memories()
 
@@ -186,6 +189,8 @@ class VectorBench:
         await self.begin(d, first=first, count=count, gang=gang)
         started = self.cycles
         limit = 1000 + 4 * count * (d.vectors + d.head_vectors * (d.heads + 2 * d.kv_heads))
+        if Flag.CANDIDATES in d.flags:
+            limit += count * (100 + d.vectors * max(TRITS_PER_BYTE, self.config.width))
         if d.opcode is Opcode.NORM:  # heads are normed one after the other
             limit += count * d.heads * (250 + 2 * d.vectors)
         while not await self.cycle():
@@ -236,7 +241,7 @@ class VectorBench:
                 if d.flags & Flag.TO_QUERY:
                     query[0, 0, d.kv_heads, d.head_vectors, v] = word
                 else:
-                    activation[int(Buffers.ACTIVATION in d.buffers), i, v] = word
+                    activation[int(Buffers.ACTIVATION in d.buffers), i, d.dst + v] = word
             if d.flags & Flag.TO_QUERY:
                 query_scale[0, 0, d.kv_heads] = to_bits(self.scales[t : t + 1])[0]
         return {"activation": activation, "query": query, "query_scale": query_scale}
@@ -258,7 +263,10 @@ class VectorBench:
         for i, t in enumerate(tokens):
             scale = fmul(self.scales[t], torch.tensor(d.scalar0))
             half = int(Buffers.ACCUMULATOR in d.buffers)
-            rows = self.accumulators[half, i, d.row_blocks * width : (d.row_blocks + d.vectors) * width]
+            rows = self.accumulators[half, i, d.row_blocks * width : (d.row_blocks + accumulator_vectors(d)) * width]
+            if Flag.DIGITS in d.flags:
+                digits = rows.view(d.vectors, TRITS_PER_BYTE, width)
+                rows = reduce(lambda total, digit: 3 * total + digit, digits.unbind(1)).flatten()
             if Format.FP8 in d.format & self.formats:
                 y = dequantize_rows(rows, scale, self._rows(self.param, d.param, d.vectors))
             else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hwgen.config import BuildConfig
+from hwgen.config import TRITS_PER_BYTE, BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Flag, Format, Opcode
 from tests.cocotb_runner import cocotb_parameters
 
@@ -68,6 +68,7 @@ def norm(
         buffers=rng.choice(BUFFERS),
         vectors=vectors,
         src=rng.randrange(40),
+        dst=0 if flags & Flag.TO_QUERY else rng.randrange(3),
         src_stride=stride,
         param=rng.randrange(40),
         heads=2,
@@ -115,7 +116,7 @@ def drain(
         format=format,
         buffers=rng.choice(BUFFERS),
         vectors=vectors,
-        row_blocks=rng.randrange(config.panel_vectors - vectors + 1),
+        row_blocks=rng.randrange(config.panel_vectors - vectors * (TRITS_PER_BYTE if Flag.DIGITS in flags else 1) + 1),
         src=rng.randrange(30),
         src_stride=vectors + rng.randrange(2),
         dst=512 + rng.randrange(30),
