@@ -34,7 +34,7 @@ def half(weights: ModelWeights) -> ModelWeights:
         return matrix.trits * np.repeat(scale, GROUP, axis=1)
 
     layers = [layer.with_matrices({n: rounded(m) for n, m in layer.matrices.items()}) for layer in weights.layers]
-    return replace(weights, layers=tuple(layers))
+    return replace(weights, layers=tuple(layers), grouped_head=None)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,11 @@ def test_gguf_blocks(number: int, block: int, model: ModelWeights, tmp_path: Pat
         for i, layer in enumerate(model.layers) for name, place in TENSORS.items()
     }
     write_gguf(tmp_path / "m.gguf", model, "F16", stored=stored, arch="qwen3", interleaved=False)
-    check(open_model(tmp_path / "m.gguf").weights, model)
+    weights = open_model(tmp_path / "m.gguf").weights
+    check(weights, model)
+    assert weights.grouped_head is not None
+    np.testing.assert_array_equal(weights.grouped_head.trits, np.sign(model.embedding))
+    assert np.abs(weights.grouped_head.dense() - model.embedding).max() <= np.abs(model.embedding).max() / 127
 
 
 def test_gguf_floats(model: ModelWeights, tmp_path: Path) -> None:
