@@ -48,7 +48,8 @@ def digit_rows(config: BuildConfig, rows: Rows) -> Rows:
     powers = [np.uint8(3**j) for j in reversed(range(TRITS_PER_BYTE))]
     vectors = full.reshape(-1, config.width, inputs)
     digits = np.stack([vectors // power % np.uint8(3) for power in powers], axis=1)
-    return digits.reshape(-1, inputs).astype(np.int8) - np.int8(1)
+    trits: Rows = digits.reshape(-1, inputs).astype(np.int8) - np.int8(1)
+    return trits
 
 
 def section_inputs(config: BuildConfig, inputs: int) -> int:

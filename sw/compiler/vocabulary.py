@@ -49,10 +49,11 @@ def compute_rows(
         compiler.program.append(replace(panel.command, flags=Flag.LOGITS, buffers=half | accumulator, **common))
         compiler.drain()
         row = span.target * c.width
-        written = {"stream_address": tokens["token_start"] * stride + 4 * row, "stream_beats": stride // c.beat_bytes}
+        if Flag.CANDIDATES in flags:
+            common |= {"stream_address": tokens["token_start"] * stride + 4 * row, "stream_beats": stride // c.beat_bytes}
         compiler.undrained.append(Descriptor(
             opcode=Opcode.DRAIN, flags=Flag.LOGITS | flags, format=compiler.linear_format, buffers=accumulator,
             vectors=span.vectors, row_blocks=span.first, dst=compiler.plan.qkv, scalar0=span.scale, stride=row, head_stride=vocab,
-            **(written if Flag.CANDIDATES in flags else {}), **of_scales, **common,
+            **of_scales, **common,
         ))
     compiler.drain()
