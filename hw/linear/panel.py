@@ -126,13 +126,9 @@ class PanelEngine(wiring.Component):
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
         row_taken: Value = gang | (beat == config.groups - 1)
+        row_part: Value = Const(0)
         if short is not None:
-            row_part = Signal(index_bits(short.parts))
-            at_end = Signal()  # the block is the last one; few of them have cycles between slices, so that it is right for one, too
-            last_part = ~short.active | (row_part == short.parts - 1) | at_end
-            m.d.sync += at_end.eq(Mux(issue, block + 1, block) == last_block)
-            with m.If(issue & row_taken):
-                m.d.sync += row_part.eq(Mux(last_part, 0, row_part + 1))
+            row_part, last_part = self._parts(m, short, issue & row_taken, Mux(issue, block + 1, block) == last_block)
             row_taken = row_taken & last_part
         m.d.comb += [
             may_issue.eq(running & (scaling | (ready & ~hold[0]))),
@@ -185,6 +181,18 @@ class PanelEngine(wiring.Component):
                         m.d.sync += register.eq(short.beat(word_of_group, row_part))
             registers.append(register)
         return Beats(issue, issue_scales, end_of_slice, registers, track)
+
+    @staticmethod
+    def _parts(m: Module, short: ShortSlices, taken: Value, ends: Value) -> tuple[Value, Value]:
+        """Part of a ring row in short slices, and whether it is the last one; ``taken``: a part is, ``ends``: the last row block
+        follows. Where a slice has few row blocks there are cycles between slices, so that this is right even for one.
+        """
+        part, at_end = Signal(index_bits(short.parts), name="row_part"), Signal()
+        last = ~short.active | (part == short.parts - 1) | at_end
+        m.d.sync += at_end.eq(ends)
+        with m.If(taken):
+            m.d.sync += part.eq(Mux(last, 0, part + 1))
+        return part, last
 
     def _accumulate(self, m: Module, lanes: Sequence[Sequence[AccumulatingLane]], track: list[dict[str, Value]]) -> None:
         """Wire the accumulators of the lanes, ``lanes[g][l]``, and serve ``accumulator`` from them."""
