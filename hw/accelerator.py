@@ -188,7 +188,6 @@ class Accelerator(wiring.Component):
             sequencer.write_logits.eq(registers.write_logits),
             sequencer.logits.eq(registers.logits),
             sequencer.quiet.eq(mem.quiet),
-            registers.finished.eq(sequencer.finished),
             registers.unasked.eq(mem.unasked),
             registers.current_operator.eq(sequencer.tag),
             mem.hold.eq(sequencer.hold),
@@ -201,6 +200,8 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             stop.request.eq(registers.stop),
             stop.finished.eq(sequencer.finished),
+            stop.spoiled.eq(registers.error),
+            registers.finished.eq(stop.ended),
             stop.running.eq(sequencer.running),
             stop.drained.eq(mem.drained),
             sequencer.pause.eq(stop.pause),
@@ -366,6 +367,8 @@ class Accelerator(wiring.Component):
             # Sources: read of every port, program and write (both on port 0).
             registers.error_write.eq(errors.source == ports + 1),
             registers.error_port.eq(Mux(errors.source >= ports, 0, errors.source)),
+            errors.operator.eq(registers.current_operator),
+            registers.error_operator.eq(errors.at),
         ]
 
     def ports(self) -> dict[str, tuple[Any, Flow]]:

@@ -87,7 +87,9 @@ class Observer(wiring.Component):
         show("act", activation.valid, token * (config.max_inputs // config.width) + activation.addr, activation.data)
 
         request = self.accumulator
-        valid = self.running & (self.opcode == Opcode.DRAIN)
+        # Behind the last vector, and the last token, stands a request that nobody waits for.
+        there = (request.vector < config.panel_vectors) & (request.token < config.tokens)
+        valid = self.running & (self.opcode == Opcode.DRAIN) & there
         addr = (request.half * config.tokens + request.token) * config.panel_vectors + request.vector
         for stage in range(ACCUMULATOR_LATENCY):
             later_valid, later_addr = Signal(name=f"valid{stage}"), Signal(len(addr), name=f"addr{stage}")

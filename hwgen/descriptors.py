@@ -12,14 +12,20 @@ import enum
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import xor
 
 __all__ = [
     "Buffers", "DESCRIPTOR_BYTES", "Descriptor", "Fetch", "Flag", "Format", "Opcode", "field_bits", "layout_signature",
-    "pack_program", "unpack_program",
+    "pack_program", "unpack_program", "CHECK_SUM",
 ]
 
 #: Size of one descriptor in bytes.
 DESCRIPTOR_BYTES = 64
+
+#: XOR of the 32 16-bit words of a descriptor: its check word makes it so. Neither memory that was never written nor a word of ones
+#: is a descriptor.
+CHECK_SUM = 0x5A5A
 
 #: END descriptors that close a program, so that a reader running ahead stays inside it.
 PROGRAM_PADDING = 8
@@ -205,11 +211,19 @@ class Descriptor:
 
     def pack(self) -> bytes:
         """The 64 bytes of the descriptor, little endian."""
-        return _LAYOUT.pack(*(getattr(self, name) for name, _ in FIELDS))
+        values = {name: getattr(self, name, 0) for name, _ in FIELDS}
+        values["stream_address"] = values["stream_address"].to_bytes(_ADDRESS_BYTES, "little")
+        words = struct.unpack("<32H", _LAYOUT.pack(*values.values()))
+        return _LAYOUT.pack(*(values | {"check": reduce(xor, words, CHECK_SUM)}).values())
 
     @classmethod
     def unpack(cls, data: bytes) -> Descriptor:
+        """The descriptor in 64 bytes; raises ValueError for a check word that is wrong, and for values that nothing has."""
         values = dict(zip((name for name, _ in FIELDS), _LAYOUT.unpack(data), strict=True))
+        if reduce(xor, struct.unpack("<32H", data)) != CHECK_SUM:
+            raise ValueError(f"the check word of descriptor {values['tag']} is wrong; it was damaged in memory")
+        del values["check"]
+        values["stream_address"] = int.from_bytes(values["stream_address"], "little")
         values["opcode"] = Opcode(values["opcode"])
         values["flags"] = Flag(values["flags"])
         values["fetch"] = Fetch(values["fetch"])
@@ -218,7 +232,10 @@ class Descriptor:
         return cls(**values)
 
 
-#: Order and type of the packed fields: B u8, H u16, I u32, Q u64, f float32. The one home of every offset.
+_ADDRESS_BYTES = 6
+
+#: Order and type of the packed fields: B u8, H u16, I u32, 6s u48, f float32. The one home of every offset. ``check`` is made when
+#: a descriptor is packed.
 FIELDS: tuple[tuple[str, str], ...] = (
     ("opcode", "B"), ("fetch", "B"), ("flags", "H"),
     ("layer", "H"), ("token_start", "B"), ("token_count", "B"),
@@ -228,13 +245,13 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("src", "H"), ("src_stride", "H"), ("dst", "H"), ("dst_stride", "H"),
     ("param", "H"), ("param_stride", "H"),
     ("stream_beats", "I"), ("stride", "I"),
-    ("stream_address", "Q"),
+    ("stream_address", f"{_ADDRESS_BYTES}s"), ("check", "H"),
     ("head_stride", "I"),
     ("scalar0", "f"), ("scalar1", "f"),
     ("tag", "H"), ("buffers", "B"), ("format", "B"),
 )
 _LAYOUT = struct.Struct("<" + "".join(code for _, code in FIELDS))
-_BITS = {"B": 8, "H": 16, "I": 32, "Q": 64, "f": 32}
+_BITS = {"B": 8, "H": 16, "I": 32, f"{_ADDRESS_BYTES}s": 8 * _ADDRESS_BYTES, "f": 32}
 
 
 def field_bits() -> dict[str, tuple[int, int]]:
@@ -243,7 +260,7 @@ def field_bits() -> dict[str, tuple[int, int]]:
     for name, code in FIELDS:
         table[name] = (offset, _BITS[code])
         offset += _BITS[code]
-    if offset != 8 * DESCRIPTOR_BYTES or {f.name for f in fields(Descriptor)} != set(table):
+    if offset != 8 * DESCRIPTOR_BYTES or {f.name for f in fields(Descriptor)} | {"check"} != set(table):
         raise AssertionError("descriptor fields and layout differ")
     return table
 

@@ -9,9 +9,9 @@ from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
 
 __all__ = [
-    "COUNTERS", "ENGINE_COUNTERS", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "MAGIC", "NUMBER_BITS",
-    "RUN_PAGES", "RUN_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status",
-    "map_signature", "register", "register_map",
+    "COUNTERS", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE",
+    "INTERRUPT_ENABLE", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "TRACE_WORDS", "WINDOW_BYTES",
+    "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map",
 ]
 
 #: First register: the letters "hwgn".
@@ -101,6 +101,7 @@ def _bits(*rows: tuple[enum.IntFlag, str]) -> tuple[Field, ...]:
 ERROR_RESPONSE = Field("RESPONSE", 0, 2, "AXI response code.")
 ERROR_WRITE = Field("WRITE", 2, 1, "1 for a write.")
 ERROR_PORT = Field("PORT", 8, 8, "Port number.")
+ERROR_OPERATOR = Field("OPERATOR", 16, 16, "CURRENT as it was when the answer came: the low bits.")
 
 #: Fields of the second word of a run: its tokens, and the first entry of its page table.
 RUN_TOKENS = Field("TOKENS", 0, 16, "Tokens of the run.")
@@ -175,7 +176,8 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a segment of float32), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
-        Register("ERROR", 0x040, "ro", "First memory error.", fields=(ERROR_RESPONSE, ERROR_WRITE, ERROR_PORT)),
+        Register("ERROR", 0x040, "ro", "First memory error.",
+                 fields=(ERROR_RESPONSE, ERROR_WRITE, ERROR_PORT, ERROR_OPERATOR)),
         Register("TRACE_COUNT", 0x044, "ro", "Entries of the trace, at most those it has room for; cleared by a doorbell."),
         Register("UNASKED", 0x048, "ro", "Read words and write responses that nobody had asked for, since reset (at most "
                  "0xFFFFFFFF): left over from before, and discarded."),

@@ -100,6 +100,8 @@ def _load(path: str) -> ctypes.CDLL:
         "read_register": (u32, [handle, u32, ctypes.POINTER(u32), u64]),
         "run_until_register": (u32, [handle, u32, u32, u32, u64, u64, u64]),
         "corrupt_lane": (None, [handle, u32, u32, u32]),
+        "fail": (None, [handle, u32, number, u64, u32]),
+        "silence": (None, [handle, u32, number]),
         "flip": (number, [handle, text, u64, u32, u64, u64]),
         "trace": (number, [handle, text, u64, u64]),
         "public_names": (u64, [handle, text, u64]),
@@ -395,6 +397,23 @@ class SimulatedAccelerator:
         if not (0 <= port < self.description.ports and 0 <= lane < bits // 8 and 0 <= mask < 256):
             raise ValueError(f"port, lane and mask must fit {self.description.ports} ports of {bits} bits, not {port, lane, mask}")
         self._c.accelerator_corrupt_lane(self._p, port, lane, mask)
+
+    def fail_answer(self, port: int, response: int, *, write: bool = False, after: int | None = 0) -> None:
+        """Has one answer of a port fail with `response` (2 SLVERR, 3 DECERR): the read word, or the response to a write, that comes
+        behind `after` more of its kind; None: no answer. The word is 0xEE..., and what should have been written is not."""
+        self._check_port(port)
+        if response not in (2, 3) or (after is not None and after < 0):
+            raise ValueError(f"response must be 2 or 3, and after at least 0, not {response!r} and {after!r}")
+        self._c.accelerator_fail(self._p, port, write, (1 << 64) - 1 if after is None else after, response)
+
+    def silence_port(self, port: int, silent: bool = True) -> None:
+        """Has a port take and answer nothing from now on, or go on where it was."""
+        self._check_port(port)
+        self._c.accelerator_silence(self._p, port, silent)
+
+    def _check_port(self, port: int) -> None:
+        if not 0 <= port < self.description.ports:
+            raise ValueError(f"port must be one of {self.description.ports}, not {port!r}")
 
     def _flip(self, name: str, bit: int, element: int, from_cycle: int, cycles: int) -> None:
         names = self.public_names()

@@ -163,8 +163,9 @@ void Dram::present_read(Port& port, PortStatistics& count, SlaveSignals& slave) 
   slave.rvalid = true;
   slave.rid = address.id;
   slave.rlast = transaction->beat == address.len;
-  slave.rresp = transaction->outside ? kRespDecodeError : kRespOkay;
-  if (transaction->outside)
+  bool failed = port.failures[0].next();
+  slave.rresp = failed ? port.failures[0].response : transaction->outside ? kRespDecodeError : kRespOkay;
+  if (transaction->outside || failed)
     memset(slave.rdata, 0xEE, port_bytes_);
   else
     bus_word(address.beat_address(transaction->beat), slave.rdata);
@@ -211,8 +212,8 @@ void Dram::read_edge(uint32_t index, const MasterSignals& master, SlaveSignals& 
     }
   }
   issue_reads(port, count);
-  if (!slave.rvalid && !port.reads.empty()) present_read(port, count, slave);
-  slave.arready = count.reads_outstanding < timing_.max_reads && chance(timing_.ready_probability);
+  if (!slave.rvalid && !port.silent && !port.reads.empty()) present_read(port, count, slave);
+  slave.arready = !port.silent && count.reads_outstanding < timing_.max_reads && chance(timing_.ready_probability);
 }
 
 void Dram::commit(const Transaction& transaction) {
@@ -236,10 +237,11 @@ void Dram::present_response(Port& port, SlaveSignals& slave) {
     return t.complete && t.served == t.chunks && t.done[t.chunks - 1] <= now;
   });
   if (!transaction || !chance(timing_.data_probability)) return;
-  if (!transaction->outside) commit(*transaction);
+  bool failed = port.failures[1].next();
+  if (!transaction->outside && !failed) commit(*transaction);
   slave.bvalid = true;
   slave.bid = transaction->address.id;
-  slave.bresp = transaction->outside ? kRespDecodeError : kRespOkay;
+  slave.bresp = failed ? port.failures[1].response : transaction->outside ? kRespDecodeError : kRespOkay;
   --port.next_data;
   finish(port, port.writes, port.next_write, transaction);
 }
@@ -294,9 +296,9 @@ void Dram::write_edge(uint32_t index, const MasterSignals& master, SlaveSignals&
   }
   for (; !port.early.empty() && port.next_data < port.writes.size(); port.early.pop_front())
     take_write_beat(port, port.early.front());
-  if (!slave.bvalid && !port.writes.empty()) present_response(port, slave);
-  slave.awready = port.writes.size() < timing_.max_writes && chance(timing_.ready_probability);
-  bool room = port.next_data < port.writes.size() || port.early.size() < timing_.early_beats;
+  if (!slave.bvalid && !port.silent && !port.writes.empty()) present_response(port, slave);
+  slave.awready = !port.silent && port.writes.size() < timing_.max_writes && chance(timing_.ready_probability);
+  bool room = !port.silent && (port.next_data < port.writes.size() || port.early.size() < timing_.early_beats);
   slave.wready = room && chance(timing_.ready_probability);
 }
 

@@ -92,6 +92,11 @@ class Dram {
   void reset();  // of the design: its rules begin anew, what the ports were asked stays
   void drop();   // of the ports' FIFOs: forgets every transaction, keeps the contents
   bool idle() const;
+  // The word number `after` (from 0) that a port reads from now on, or that write response, comes with this response code; the
+  // word is 0xEE..., and what should have been written is not: AXI leaves both open. The highest `after` ends it.
+  void fail(uint32_t port, bool write, uint64_t after, uint8_t response) { ports_[port].failures[write] = {after + 1, response}; }
+  // A silent port takes nothing and answers nothing; what it took before waits.
+  void silence(uint32_t port, bool silent) { ports_[port].silent = silent; }
 
   // Takes one rising edge: `masters` are the signals at the edge, `slaves` those driven into it and, on return, those to
   // drive into the next one.
@@ -139,6 +144,13 @@ class Dram {
   };
   using Queue = std::vector<Transaction*>;  // in order of acceptance
 
+  struct Failure {
+    uint64_t left = 0;  // answers up to the one that fails; 0: none does
+    uint8_t response = kRespOkay;
+
+    bool next() { return left && --left == 0; }
+  };
+
   struct Port {
     Queue reads;
     Queue writes;
@@ -151,6 +163,8 @@ class Dram {
     Transaction* returning = nullptr;  // the read whose burst is under way
     std::vector<std::unique_ptr<Transaction>> owned;
     Queue free;
+    Failure failures[2];  // of read words, of write responses
+    bool silent = false;
   };
 
   // Ports that share a port of the controller.

@@ -51,6 +51,10 @@ int accelerator_flip(Accelerator* a, const char* path, uint64_t element, uint32_
 void accelerator_corrupt_lane(Accelerator* a, uint32_t port, uint32_t lane, uint32_t mask) {
   a->corrupt_lane(port, lane, uint8_t(mask));
 }
+void accelerator_fail(Accelerator* a, uint32_t port, int write, uint64_t after, uint32_t response) {
+  a->dram.fail(port, write != 0, after, uint8_t(response));
+}
+void accelerator_silence(Accelerator* a, uint32_t port, int silent) { a->dram.silence(port, silent != 0); }
 int accelerator_trace(Accelerator* a, const char* file, uint64_t from, uint64_t to) { return a->trace(file, from, to); }
 
 // Both return how much there is; the caller's buffer takes what fits.

@@ -26,9 +26,9 @@ from hwgen.operators import (
     segments,
     skipped,
 )
-from hwgen.sw.analysis.pass_model import COSTS
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.pass_model import COSTS
 from hwgen.sw.runtime.pass_trace import TRACKS
 from hwgen.weights import random_weights
 
@@ -80,7 +80,7 @@ def load(name, change=lambda text: text):
 
 descriptors = load("hwgen.descriptors", lambda text: text.replace("    HEAD = 10\\n", "    HEAD = 10\\n    NEW = 11\\n"))
 new, norm = descriptors.Opcode.NEW, descriptors.Opcode.NORM
-for name, table in (("hwgen.operators", "OPERATORS"), ("hwgen.golden.machine", None), ("hwgen.sw.analysis.pass_model", "COSTS")):
+for name, table in (("hwgen.operators", "OPERATORS"), ("hwgen.golden.machine", None), ("hwgen.sw.compiler.pass_model", "COSTS")):
     module = load(name)
     if table:
         getattr(module, table)[new] = getattr(module, table)[norm]
@@ -92,7 +92,7 @@ def test_a_new_opcode_is_refused_everywhere() -> None:
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0].split(",")[0] for line in lines] == [
-        "hwgen/operators.py", "golden/machine.py", "sw/analysis/pass_model.py",
+        "hwgen/operators.py", "golden/machine.py", "sw/compiler/pass_model.py",
     ]
     assert all(line.endswith(": NEW is missing") for line in lines)
 

@@ -20,10 +20,14 @@ class ErrorLatch(wiring.Component):
     sources : In(ErrorReport) per source
     clear : In(1)
         Strobe.
+    operator : In(16)
+        Index of the operator that started last.
     valid : Out(1)
     resp : Out(2)
     source : Out
         Index of the source.
+    at : Out(16)
+        ``operator`` when the error was reported.
     """
 
     def __init__(self, sources: int) -> None:
@@ -32,9 +36,11 @@ class ErrorLatch(wiring.Component):
         super().__init__({
             "sources": In(ErrorReport()).array(sources),
             "clear": In(1),
+            "operator": In(16),
             "valid": Out(1),
             "resp": Out(2),
             "source": Out(index_bits(sources)),
+            "at": Out(16),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -42,7 +48,7 @@ class ErrorLatch(wiring.Component):
         with m.If(~self.valid):
             for index, report in reversed(list(enumerate(self.sources))):
                 with m.If(report.valid):
-                    m.d.sync += [self.valid.eq(1), self.resp.eq(report.resp), self.source.eq(index)]
+                    m.d.sync += [self.valid.eq(1), self.resp.eq(report.resp), self.source.eq(index), self.at.eq(self.operator)]
         with m.If(self.clear):
             m.d.sync += self.valid.eq(0)
         return m

@@ -58,7 +58,7 @@ class RegisterFile(wiring.Component):
         Entries of the trace.
     trace_index, trace_word : Out, In(32)
         Word of the trace: ``trace_word`` is word ``trace_index`` of the cycle before.
-    error, error_response, error_write, error_port : In
+    error, error_response, error_write, error_port, error_operator : In
         First error of the pass.
     counters : In(32) per counter register
     candidate, candidate_word : Out, In(32)
@@ -93,6 +93,7 @@ class RegisterFile(wiring.Component):
             "error_response": In(2),
             "error_write": In(1),
             "error_port": In(8),
+            "error_operator": In(16),
             "counters": In(32).array(counter_total(config)),
             "candidate": Out(index_bits(register(config, "TOPK").count)),
             "candidate_word": In(32),
@@ -252,7 +253,9 @@ class RegisterFile(wiring.Component):
             "HASH_LOW": [digest & 0xFFFFFFFF],
             "HASH_HIGH": [digest >> 32],
             "CURRENT": [self.current_operator],
-            "ERROR": [Mux(self.error, Cat(self.error_response, self.error_write, Const(0, 5), self.error_port), 0)],
+            "ERROR": [Mux(
+                self.error, Cat(self.error_response, self.error_write, Const(0, 5), self.error_port, self.error_operator), 0
+            )],
             "TRACE_COUNT": [self.trace_count],
         }
         counters: Iterator[ValueLike] = iter(self.counters)

@@ -1,4 +1,4 @@
-"""Ends a pass before its program does."""
+"""Ends passes: before their program does, or with what is left of one that lost its end."""
 
 from __future__ import annotations
 
@@ -31,12 +31,17 @@ class StopControl(wiring.Component):
 
     A pass whose end comes in the cycle of the request or in the next one ends by itself, without ``stopped``.
 
+    A pass that ends by itself is flushed too where the memory has failed in it: a program that was cut short leaves rows in the
+    ring that a later operator would have read.
+
     Members
     -------
     request : In(1)
         Strobe, while a pass is running: stop it. Ignored from then until the pass has ended.
     finished : In(1)
-        Strobe: the pass has ended by itself.
+        Strobe: the program has come to its end.
+    spoiled : In(1)
+        Level: a memory error was reported in this pass.
     running : In, one bit a `Unit`
         From the start of an operator until it has retired.
     drained : In(1)
@@ -49,18 +54,22 @@ class StopControl(wiring.Component):
         Strobe, from a register.
     stopped : Out(1)
         Strobe, the cycle after ``flush``.
+    ended : Out(1)
+        Strobe: the pass has ended by itself. With ``finished``, or two cycles later, behind ``flush``, where it is spoiled.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "request": In(1),
             "finished": In(1),
+            "spoiled": In(1),
             "running": In(len(Unit)),
             "drained": In(1),
             "pause": Out(1),
             "halt": Out(1),
             "flush": Out(1),
             "stopped": Out(1),
+            "ended": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -68,12 +77,15 @@ class StopControl(wiring.Component):
         drained_cycles = Signal(range(DRAINED_CYCLES))
         m.d.sync += [self.flush.eq(0), drained_cycles.eq(0)]
         with m.FSM():
-            with m.State("RUN"), m.If(self.request & ~self.finished):
-                m.next = "FINISH"
+            with m.State("RUN"):
+                with m.If(self.finished):
+                    self._end(m)
+                with m.Elif(self.request):
+                    m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += self.pause.eq(1)
                 with m.If(self.finished):
-                    m.next = "RUN"
+                    self._end(m)
                 with m.Elif(~self.running.any()):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
@@ -89,4 +101,18 @@ class StopControl(wiring.Component):
             with m.State("STOPPED"):
                 m.d.comb += [self.pause.eq(1), self.stopped.eq(1)]
                 m.next = "RUN"
+            with m.State("SPOILED"):
+                m.next = "ENDED"
+            with m.State("ENDED"):
+                m.d.comb += self.ended.eq(1)
+                m.next = "RUN"
         return m
+
+    def _end(self, m: Module) -> None:
+        """The program has come to its end: nothing is in flight."""
+        with m.If(self.spoiled):
+            m.d.sync += self.flush.eq(1)
+            m.next = "SPOILED"
+        with m.Else():
+            m.d.comb += self.ended.eq(1)
+            m.next = "RUN"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from functools import reduce
+from operator import xor
+
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Opcode
+from ...descriptors import CHECK_SUM, DESCRIPTOR_BYTES, PROGRAM_PADDING, Opcode
 from ..axi.signature import BURST_INCR, RESPONSE_OKAY, Axi4Read
 from ..data_register import data_register
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, index_bits
@@ -36,7 +39,8 @@ class ProgramReader(wiring.Component):
     descriptors : Out(stream of DescriptorLayout) per reader
         END is delivered last.
     error : Out(ErrorReport)
-        A word came with an error response; the descriptor is replaced by END, so that the pass ends.
+        A word came with an error response, or a descriptor whose check word is wrong (``resp`` is OKAY then); the descriptor is
+        replaced by END, so that the pass ends.
     unasked : Out(1)
         Strobe: a word came that was not asked for. It was dropped.
     idle : Out(1)
@@ -91,11 +95,11 @@ class ProgramReader(wiring.Component):
             m.d.sync += [ar.valid.eq(1), ar.addr.eq(upcoming), upcoming.eq(upcoming + DESCRIPTOR_BYTES)]
 
         # Response side: words are gathered into a descriptor.
-        failed = Signal()
+        failed, damaged, check = Signal(), Signal(), Signal(16)
         gathered = Signal(DescriptorLayout(), reset_less=True)
         m.d.sync += [
-            self.error.valid.eq(taken & (r.resp != RESPONSE_OKAY)),
-            self.error.resp.eq(r.resp),
+            self.error.valid.eq((taken & (r.resp != RESPONSE_OKAY)) | damaged),
+            self.error.resp.eq(Mux(damaged, RESPONSE_OKAY, r.resp)),
             self.unasked.eq(r.valid & (in_flight == 0)),
             store.eq(received),
         ]
@@ -103,15 +107,17 @@ class ProgramReader(wiring.Component):
             m.d.sync += [
                 gathered.as_value().eq(Cat(gathered.as_value(), r.data)[config.port_bits :]),
                 failed.eq((failed & ~store) | (r.resp != RESPONSE_OKAY)),
+                check.eq(reduce(xor, (r.data.word_select(i, 16) for i in range(config.port_bits // 16)), Mux(store, 0, check))),
             ]
         with m.Elif(store):
-            m.d.sync += failed.eq(0)
+            m.d.sync += [failed.eq(0), check.eq(0)]
+        m.d.comb += damaged.eq(store & running & ~failed & (check != CHECK_SUM))
 
         m.submodules.queue = queue = memory.Memory(shape=DescriptorLayout(), depth=depth, init=[])
         write = queue.write_port()
         entry = Signal(DescriptorLayout())
         m.d.comb += entry.eq(gathered)
-        with m.If(failed):
+        with m.If(failed | damaged):
             m.d.comb += entry.opcode.eq(Opcode.END)
             m.d.comb += entry.flags.eq(0)
             m.d.comb += entry.token_start.eq(0)

@@ -19,9 +19,9 @@ from ...sim.dram import KV260
 from ...sim.port_rate import tabled_port_rate
 from ..compiler.compile import plan_image
 from ..compiler.image import Image
+from ..compiler.pass_model import Calibration, PassEstimate, PassModel
 from ..models.random_model import sized_model
 from ..runtime.kv_arrays import with_cache_tokens
-from .pass_model import Calibration, PassEstimate, PassModel
 
 __all__ = ["Estimate", "calibration_of", "describe_estimate", "estimate_json", "estimate_model", "planned_image"]
 

@@ -6,6 +6,7 @@ import argparse
 
 from ...errors import HwgenError
 from ...published import published_model
+from ..analysis.host_share import HOSTS, describe_host, host_json
 from .memory import add_memory, memory_conditions
 from .options import add_board, add_context, add_head, add_workload, at_least, configured_board, sequences_of
 from .output import Output, Result
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_head(parser)
     add_context(parser)
     add_memory(parser)
+    parser.add_argument("--host", choices=tuple(HOSTS), help="add what the host does between passes, and say what remains")
     add_board(parser, "kv260")
 
 
@@ -38,4 +40,10 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     )
     for line in describe_estimate(result):
         output.show(line)
+    if options.host is not None:
+        if not decode:
+            raise HwgenError("usage", "--host is about decoding, and --decode is 0", "give --decode 1")
+        result["host"] = host_json(options.host, sequences, sequences / result["decode"]["tok_s"])
+        for line in describe_host(result["host"]):
+            output.show(line)
     return 0, result

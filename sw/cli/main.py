@@ -38,6 +38,7 @@ COMMANDS = {
     "serve": "serve a model by the OpenAI protocol",
     "compile": "write a model as one file for a board",
     "verify": "compare Verilog and golden model at every operator",
+    "fuzz": "compare them on random builds, models, memories and passes",
     "perplexity": "compare float and bit-exact model on a text",
     "build": "write everything that Vivado needs for a board",
     "report": "estimate resources and longest paths with Yosys",

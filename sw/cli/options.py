@@ -20,7 +20,9 @@ from ..compiler.image_file import CompiledModel, check_same_build, is_image_file
 from ..devices.verilator import Waves
 from ..models.model import Model
 from ..models.open import open_model
+from ..runtime.drafts import DRAFTS
 from ..runtime.sampling import Sampling
+from ..runtime.scheduler import TIME_BETWEEN_TOKENS
 from .output import Output
 
 __all__ = [
@@ -29,8 +31,10 @@ __all__ = [
     "add_board",
     "add_context",
     "add_device",
+    "add_draft",
     "add_head",
     "add_sampling",
+    "add_time_between_tokens",
     "add_waves",
     "add_workload",
     "at_least",
@@ -41,6 +45,7 @@ __all__ = [
     "opened_model",
     "sampling_of",
     "shortened",
+    "time_between_tokens",
     "waves_of",
 ]
 
@@ -155,6 +160,28 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random draw")
 
 
+def add_draft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--draft", choices=DRAFTS, default=DRAFTS[0],
+        help="guess what follows, where that costs no time: from what followed in the text before, or not (answers are the same)",
+    )
+
+
+def add_time_between_tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--time-between-tokens", type=float, default=TIME_BETWEEN_TOKENS, metavar="X",
+        help="longest pass of answers while prompts wait: X times a pass of a single token, by estimated cycles",
+    )
+
+
+def time_between_tokens(options: argparse.Namespace) -> float:
+    """The value of the option of :func:`add_time_between_tokens`."""
+    value = float(options.time_between_tokens)
+    if not value >= 1:
+        raise HwgenError("usage", f"--time-between-tokens must be at least 1, not {value}", "give 1 or more")
+    return value
+
+
 def sampling_of(options: argparse.Namespace) -> Sampling:
     """What the options of :func:`add_sampling` say."""
     return Sampling(**{item.name: getattr(options, item.name) for item in fields(Sampling) if item.name != "logit_bias"})
@@ -250,7 +277,7 @@ def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | C
     return compiled, replace(known, name=compiled.board, part=compiled.part, config=compiled.image.config)
 
 
-def add_device(parser: argparse.ArgumentParser, default: str) -> None:
+def add_device(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--device", default=default, help="golden, verilator or pynq")
     parser.add_argument(
         "--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one"

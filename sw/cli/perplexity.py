@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ...errors import HwgenError
 from ...weights import KV_KINDS
+from ..models.model import Model
 from ..models.open import open_model
-from ..verification.perplexity import compare_perplexity
-from .options import add_board, at_least, configured_board
+from ..runtime.llm import LLM
+from ..verification.perplexity import compare_perplexity, device_perplexity
+from .options import add_board, add_device, at_least, configured_board, device_options, opened_model
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -23,12 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="text, documents separated by lines <|endoftext|>")
     parser.add_argument("--tokens", type=int, default=0, metavar="N", help="stop after N tokens; 0 is the whole file")
     parser.add_argument("--kv", choices=KV_KINDS, help="llama: format of cached keys and values (the model's own if not given)")
-    add_board(parser)
+    add_device(parser, None)
+    add_board(parser, None)
+
+
+def on_device(options: argparse.Namespace, output: Output) -> Result:
+    """The text scored by the machine alone."""
+    if options.kv is not None:
+        raise HwgenError("usage", "--kv is of the golden model", "leave --kv or --device out")
+    model, board = opened_model(options, output)
+    llm = LLM(model, options.device, board.config, output.progress, device_options=device_options(options, board))
+    window = model.family.window if isinstance(model, Model) else None
+    result = device_perplexity(llm, options.file, at_least(options, "tokens", 0) or None, window, output.progress)
+    row, time = result["machine"], "simulated " if result["simulated"] else ""
+    output.show(f"{result['tokens']:,} tokens, {result['bytes']:,} bytes")
+    output.show(
+        f"{result['device']:10} {row['nats_per_token']:.5f} nats a token, {row['bits_per_byte']:.5f} bits a byte, "
+        f"perplexity {row['perplexity']:.4f}" + (f"; {result['cycles']:,} {time}cycles" if result["cycles"] else "")
+    )
+    return 0, result
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     if not options.file.is_file():
         raise HwgenError("usage", f"{options.file} is not a file", "give a text file")
+    if options.device is not None:
+        return on_device(options, output)
     model = open_model(options.model, output.progress)
     board = configured_board(options, model.weights.engine)
     if options.kv is not None:

@@ -7,16 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...boards import Board
 from ...errors import HwgenError
 from ..devices.power import EnergyMeter, sensor_of, why_no_energy
 from ..runtime.generation import Generation
 from ..runtime.llm import LLM
 from ..runtime.pages import Session
+from ..runtime.sampling import Sampling
 from ..runtime.session_file import check_place
 from .options import (
     MODEL_HELP,
     add_board,
     add_device,
+    add_draft,
     add_head,
     add_sampling,
     add_waves,
@@ -41,8 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="text to continue, without a model before it")
     parser.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="answers, each from a seed of its own; they share passes")
+    parser.add_argument("--best-of", type=int, metavar="K", help="write K answers and show the likeliest N")
+    parser.add_argument("--first-finish", action="store_true", help="of N answers, show the first that ends and stop the others")
     add_device(parser, "verilator")
     add_sampling(parser)
+    add_draft(parser)
     add_head(parser, None)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
@@ -64,7 +71,10 @@ def prompt_of(options: argparse.Namespace) -> str:
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling, prompt = at_least(options, "max-new-tokens", 1), sampling_of(options), prompt_of(options)
+    count = at_least(options, "n", 1)
     if options.session is not None:
+        if count > 1 or options.best_of is not None:
+            raise HwgenError("usage", "a session goes on with one answer", "leave --session out, or --n and --best-of")
         check_place(options.session)
     model, board = opened_model(options, output)
     places, waves = device_options(options, board), waves_of(options)
@@ -72,7 +82,9 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if options.device != "verilator":
             raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
         places["waves"] = waves
-    llm = LLM(model, options.device, board.config, output.progress, head=options.head, device_options=places)
+    llm = LLM(model, options.device, board.config, output.progress, head=options.head, draft=options.draft, device_options=places)
+    if count > 1 or options.best_of is not None:
+        return run_several(options, output, llm, sampling, board)
     session = None
     if options.session is not None:
         session = llm.load_session(options.session) if options.session.exists() else Session()
@@ -109,6 +121,39 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     return 0, result
 
 
+def run_several(options: argparse.Namespace, output: Output, llm: LLM, sampling: Sampling, board: Board) -> Result:
+    """Several answers to the prompt."""
+    prompt = prompt_of(options)
+    answers = llm.answers(
+        prompt, sampling, n=options.n, best_of=options.best_of, first_finish=options.first_finish,
+        max_new_tokens=options.max_new_tokens, chat=options.chat,
+    )
+    first = answers[0]
+    result = {
+        "model": llm.model.name,
+        "device": options.device,
+        "board": board.name,
+        "text": first.text,
+        "simulated": llm.device.simulated,
+        "answers": [
+            {"tokens": a.generation.tokens, "text": a.text, "stop_reason": a.generation.stop_reason} for a in answers
+        ],
+        **generation_json(first.generation, board.config.clock_mhz, getattr(llm.device, "build_seconds", 0.0)),
+    }
+    for number, answer in enumerate(answers, 1):
+        output.show(f"--- answer {number} of {len(answers)}, ended by {answer.generation.stop_reason}")
+        output.show(("" if options.chat else prompt) + answer.text)
+    return 0, result
+
+
+def drafts_json(generation: Generation) -> dict[str, Any] | None:
+    """What drafts gave; None where nobody made any."""
+    drafter = generation.drafter
+    if drafter is None:
+        return None
+    return {"proposed": drafter.proposed, "accepted": drafter.accepted, "tokens_per_pass": drafter.tokens_per_pass}
+
+
 def generation_json(generation: Generation, clock_mhz: float, build_seconds: float) -> dict[str, Any]:
     """The part of the answer that speaks of tokens and time (keys as documented for ``hwgen run --json``)."""
     prefill, decode = generation.prefill, generation.decode
@@ -122,6 +167,7 @@ def generation_json(generation: Generation, clock_mhz: float, build_seconds: flo
         "prefill": {"tokens": prefill.tokens, "cycles": prefill.cycles, "ttft_s": prefill.seconds(clock_mhz)},
         "decode": {"tokens": decode.tokens, "cycles": decode.cycles, "tok_s": decode.rate(clock_mhz)},
         "port_utilisation": busy.port_utilisation,
+        "drafts": drafts_json(generation),
         "wall": {
             "build_s": build_seconds,
             "prefill_s": prefill.wall_s,
@@ -153,6 +199,11 @@ def describe_run(result: dict[str, Any]) -> list[str]:
     lines.append(
         f"wall     build {wall['build_s']:.1f} s, prefill {wall['prefill_s']:.1f} s, decode {wall['decode_s']:.1f} s{rate}"
     )
+    drafts = result["drafts"]
+    if drafts and drafts["proposed"]:
+        lines.append(
+            f"drafts   {drafts['accepted']} of {drafts['proposed']} tokens right, {drafts['tokens_per_pass']:.2f} tokens a pass"
+        )
     energy = result["energy"]
     if energy and energy["joules_per_token"]:
         lines.append(

@@ -78,6 +78,8 @@ class Image:
     pages: int
     #: :attr:`model_hash` where it is known already.
     stored_hash: str | None = None
+    #: What passes cost, as `pass_costs.PassCosts` has it, where it is known already.
+    stored_costs: tuple[Sequence[int], Sequence[float], Sequence[float], float] | None = None
 
     @property
     def head(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, Descriptor
 from ...errors import HwgenError
-from ...registers import COUNTERS, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Register, Status, register_map
+from ...registers import COUNTERS, ERROR_OPERATOR, ERROR_PORT, ERROR_RESPONSE, ERROR_WRITE, Register, Status, register_map
 from .device import Bytes, DeviceTimeout
 
 __all__ = ["PassWatch", "WatchLimits"]
@@ -154,7 +154,10 @@ class PassWatch:
         flags = "|".join(flag.name or "" for flag in Status if flag in status) or "idle"
         error = self.read("ERROR")
         way = "write" if ERROR_WRITE.extract(error) else "read"
-        access = f"{way} on port {ERROR_PORT.extract(error)}, response {ERROR_RESPONSE.extract(error)}"
+        access = (
+            f"{way} on port {ERROR_PORT.extract(error)}, response {ERROR_RESPONSE.extract(error)}, "
+            f"at operator {ERROR_OPERATOR.extract(error)}"
+        )
         lines = [
             f"STATUS {flags}, operator {self._describe_operator()}, "
             + (f"AXI error: {access}" if Status.ERROR in status else "no AXI error")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, contract_hash
-from ...descriptors import DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Opcode, field_bits
+from ...descriptors import CHECK_SUM, DESCRIPTOR_BYTES, Buffers, Descriptor, Fetch, Flag, Opcode, field_bits
 from ...registers import WINDOW_BYTES, PassFlag, register_map
 
 __all__ = ["c_header", "descriptor_markdown", "reference_markdown", "register_json", "register_markdown"]
@@ -116,7 +116,7 @@ def _members_markdown(members: type[enum.IntEnum] | type[enum.IntFlag]) -> list[
 
 def descriptor_markdown() -> str:
     """Descriptor reference for people."""
-    texts = documented_members(Descriptor)
+    texts = documented_members(Descriptor) | {"check": f"Makes the XOR of all 16-bit words 0x{CHECK_SUM:X}."}
     lines = [
         "## Descriptors",
         "",

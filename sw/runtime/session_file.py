@@ -24,7 +24,7 @@ from .engine import Engine
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
 
-__all__ = ["check_place", "KV_BITS", "load_session", "save_session"]
+__all__ = ["KV_BITS", "check_place", "load_session", "pack_session", "save_session", "unpack_session"]
 
 #: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
 KV_BITS = (8, 4)
@@ -70,6 +70,13 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
 
     With ``kv_bits=4`` keys and values take half the space and come back rounded: answers may differ.
     """
+    content = pack_session(engine, session, kv_bits=kv_bits)
+    _write(path, content)
+    return len(content)
+
+
+def pack_session(engine: Engine, session: Session, *, kv_bits: int = 8) -> bytes:
+    """What :func:`save_session` writes."""
     if kv_bits not in KV_BITS:
         raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
     library = _safetensors()
@@ -95,9 +102,7 @@ def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int =
     }
     content: bytes = library.save(tensors, metadata)
     digest = hashlib.sha256(content).hexdigest()
-    content = content.replace(_NO_CHECKSUM.encode(), digest.encode(), 1)
-    _write(path, content)
-    return len(content)
+    return content.replace(_NO_CHECKSUM.encode(), digest.encode(), 1)
 
 
 def check_place(path: Path) -> None:
@@ -122,13 +127,9 @@ def _write(path: Path, content: bytes) -> None:
         raise HwgenError("session", f"{path} cannot be written: {error.strerror}", "free space, or choose another place") from error
 
 
-def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Metadata and tensors of a session file whose checksum is right."""
+def _checked(content: bytes, path: Path | str) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Metadata and tensors of a session whose checksum is right."""
     library = _safetensors()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise HwgenError("session", f"{path} cannot be read: {error.strerror}", "check the path") from error
     end = 8 + int.from_bytes(content[:8], "little")
     try:
         metadata = json.loads(content[8:end])["__metadata__"]
@@ -147,7 +148,16 @@ def _read_checked(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any
 
 def load_session(engine: Engine, path: Path) -> Session:
     """A session from disk, in pages of its own. Nothing changes when the file is refused or pages are too few."""
-    metadata, tensors = _read_checked(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise HwgenError("session", f"{path} cannot be read: {error.strerror}", "check the path") from error
+    return unpack_session(engine, content, path)
+
+
+def unpack_session(engine: Engine, content: bytes, path: Path | str) -> Session:
+    """The same from the bytes of a file; ``path`` says in errors where they are from."""
+    metadata, tensors = _checked(content, path)
     check_contract(engine.config, int(metadata["contract_version"]), int(metadata["contract_hash"], 16), f"session {path}")
     if metadata["model_hash"] != engine.image.model_hash:
         raise HwgenError(

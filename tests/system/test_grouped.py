@@ -9,8 +9,8 @@ from hwgen.decoder import LLAMA, QWEN3, DecoderLayer
 from hwgen.hw.verilog import cached_verilog
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import KV260
-
-from .cases import Case, run_case
+from hwgen.sw.devices.verilator import VerilatorDevice
+from hwgen.sw.verification.case import MEMORY_BYTES, Case, Step, run_case
 
 #: Slices of 40 inputs: four row blocks in a beat of short ones. Panels of 96 rows cut every matrix.
 CONFIG = BuildConfig(
@@ -28,8 +28,8 @@ SHAPE = ModelShape(
 @pytest.mark.parametrize(("engine", "layer"), [("grouped", QWEN3), ("ternary", LLAMA)])
 def test_grouped(engine: str, layer: DecoderLayer) -> None:
     """A pass of a token, whose lanes work together; passes of more, of one sequence and of two."""
-    passes = (((0, 1, 1),), ((0, 3, 1),), ((0, 2, 1), (1, 2, 2)))
-    outcome, device = run_case(Case(CONFIG, SHAPE, KV260, passes, 1, "exact", layer, engine=engine), cached_verilog(CONFIG))
-    assert outcome.mismatches == 0, str(outcome.first)
-    assert outcome.passes == len(passes)
-    assert device.accelerator.violation_count == 0
+    steps = (Step(((0, 1, 1),)), Step(((0, 3, 1),)), Step(((0, 2, 1), (1, 2, 2))))
+    verilog = cached_verilog(CONFIG)
+    device = VerilatorDevice(CONFIG, memory_bytes=MEMORY_BYTES, timing=KV260, optimize=False, verilog=verilog)
+    result = run_case(Case(CONFIG, SHAPE, KV260, steps, 1, "exact", layer, engine=engine), device)
+    assert not result.wrong and result.passes == len(steps)

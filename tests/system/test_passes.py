@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hwgen.decoder import BITNET
 from hwgen.descriptors import Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.registers import Status, register
@@ -17,9 +18,10 @@ from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.verification.case import Case, Step, run_case
 from hwgen.sw.verification.lock_step import LockStep
+from hwgen.sw.verification.random_case import random_passes
 
-from .cases import random_passes, run_passes
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 
 PROMPT = [5, 40, 0, 17, 23, 8, 31]
@@ -174,17 +176,14 @@ def test_short_list_head(timing: DramTiming) -> None:
 @pytest.mark.parametrize("head", ["exact", "shortlist"])
 def test_runs_of_three_sequences(head: str) -> None:
     """Any mix of prompts and single tokens, any of them wanted: every operator, cache, candidate and logit."""
-    image = replace(small_image(SHAPE, head), pages=3 * small_image().pages)
     device = SmallDevice(RANDOM(8))
-    step = lock_step(device, image)
-    passes = random_passes(CONFIG, image.chunk, np.random.default_rng(2))
+    passes = random_passes(CONFIG, small_image(SHAPE, head).chunk, np.random.default_rng(2))
     kinds = {tuple(min(wanted, 2) for _, _, wanted in parts) for parts in passes}
     assert {len(parts) for parts in passes} == {1, 2, 3} and len(kinds) > 5
     assert any(sum(wanted for _, _, wanted in parts) > 2 * CONFIG.lanes for parts in passes), "three rounds of wanted tokens"
-    run_passes(step, passes, np.random.default_rng(3))
-    assert step.outcome.mismatches == 0, str(step.outcome.first)
-    assert step.outcome.passes == len(passes)
-    assert device.clean()
+    case = Case(CONFIG, SHAPE, RANDOM(8), tuple(Step(parts) for parts in passes), 3, head, BITNET)
+    result = run_case(case, device)
+    assert not result.wrong and result.passes == len(passes)
 
 
 @pytest.mark.parametrize("what", ["page", "program", "logits"])

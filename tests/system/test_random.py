@@ -1,61 +1,101 @@
-"""Random builds, models, passes and memories, in lock-step with the golden machine.
-
-`HWGEN_FUZZ_SEEDS=first:last` runs those seeds instead of the two of every test run; each is one build with several models.
-"""
+"""Random builds, models, memories and passes in lock step with the golden machine: a little of what `hwgen fuzz` runs."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hwgen.config import BuildConfig
+from hwgen.decoder import BITNET
 from hwgen.hw.verilog import cached_verilog
+from hwgen.sim.dram import KV260, RANDOM
+from hwgen.sw.devices.verilator import VerilatorDevice
+from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Fault, Step, load_case, run_case, save_case
+from hwgen.sw.verification.fuzz import run_safely
+from hwgen.sw.verification.random_case import random_cases, random_config
+from hwgen.sw.verification.shrink import shrink
 
-from .cases import random_cases, random_config, run_case
+from .small import CONFIG, SHAPE, SmallDevice
 
-FUZZING = "HWGEN_FUZZ_SEEDS" in os.environ
-
-#: Models, passes and memories that run on every build; fewer where a simulation is slow.
-CASES = 8
-FEW_CASES = CASES if FUZZING else 2
-
-#: Engine whose builds begin with noise in every run of the tests; when fuzzing all do. Such a simulation is slow.
-NOISY_ENGINE = "int4"
-
-
-#: Small builds: one port whose bursts are shorter than a row of the ring; three ports, two vectors a beat and a small ring.
-SEEDS = (20, 41)
-SLOW_SEED = 41
+#: Small builds: one port whose bursts are shorter than a row of the ring; three ports, two vectors a beat and a small ring; the
+#: INT4 engine with a 4-bit cache and e4m3 queries; both engines. What begins with noise is slow.
+BUILDS = [(20, "ternary", 3, False), (41, "ternary", 2, False), (3, "int4", 2, True), (7, "both", 2, False)]
 
 
-#: INT4 engine: 4-bit cache and e4m3 queries; with both engines, the one or the other.
-INT4_SEEDS = {"int4": (3,), "both": (7,)}
+def simulated(case: Case) -> VerilatorDevice:
+    """As `open_case`, compiled sooner and slower."""
+    return VerilatorDevice(
+        case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, noise=case.seed + 1 if case.noisy else None,
+        verilog=cached_verilog(case.config),
+    )
 
 
-def seeds(usual: Sequence[int] = SEEDS) -> Sequence[int]:
-    wanted = os.environ.get("HWGEN_FUZZ_SEEDS")
-    return range(*map(int, wanted.split(":"))) if wanted else usual
+@pytest.mark.parametrize(("seed", "engine", "cases", "noisy"), BUILDS)
+def test_random_build(seed: int, engine: str, cases: int, noisy: bool) -> None:
+    for drawn in random_cases(seed, cases, random_config(seed, engine)):
+        case = replace(drawn, noisy=noisy)
+        result = run_case(case, simulated(case))
+        assert not result.wrong, (case, result)
+        assert result.passes == len(case.steps)
 
 
-@pytest.mark.parametrize("seed", seeds())
-def test_random_build(seed: int) -> None:
-    check_build(seed, random_config(seed), FEW_CASES if seed == SLOW_SEED else CASES)
+#: Everything that a host does around passes, on the build that the system tests share.
+STEPS = (
+    Step(((0, 4, 1),)),
+    Step(((0, 2, 0), (1, 3, 2)), stop=900),
+    Step(((2, 1, 1), (0, 1, 1)), shared=(1, 2), fault=Fault(0, False, 300, 2)),
+    Step(((1, 5, 1),), parked=(0,), fault=Fault(0, True, 0, 3)),
+    Step(((0, 1, 1), (2, 1, 1), (1, 1, 1)), stop=0),
+)
 
 
-@pytest.mark.parametrize(("seed", "engine"), [(s, e) for e in ("int4", "both") for s in seeds(INT4_SEEDS[e])])
-def test_random_build_with_int4_engine(seed: int, engine: str) -> None:
-    """Llama models in every number format; on builds with both engines, ternary ones in turn with them."""
-    check_build(seed, random_config(seed, engine), FEW_CASES)
+def small_case(steps: tuple[Step, ...] = STEPS) -> Case:
+    return Case(CONFIG, SHAPE, KV260, steps, 5, "exact", BITNET)
 
 
-def check_build(seed: int, config: BuildConfig, cases: int) -> None:
-    verilog = cached_verilog(config)
-    for case in random_cases(seed, cases, config):
-        outcome, device = run_case(case, verilog, noisy=FUZZING or config.engine == NOISY_ENGINE)
-        accelerator = device.accelerator
-        assert outcome.mismatches == 0, (case, str(outcome.first))
-        assert outcome.passes == len(case.passes)
-        assert accelerator.violation_count == 0, (case, accelerator.violations()[0])
-        assert accelerator.error_count == 0, (case, accelerator.errors()[0])
+def test_what_a_host_does_around_passes() -> None:
+    result = run_case(small_case(), SmallDevice(RANDOM(3)))
+    assert not result.wrong and result.passes == len(STEPS)
+    assert result.stopped == 2 and result.failed == 2
+
+
+def test_a_planted_fault_is_found_and_made_small(tmp_path: Path) -> None:
+    """A bit of a sum of products that is always wrong: one pass of one token through one layer shows it, here and when replayed."""
+
+    def run(case: Case) -> CaseResult:
+        device = SmallDevice(case.timing)
+        (name,) = (name for name in device.accelerator.public_names() if name.endswith("linear.lane_0_0.sum_2_1_0"))
+        device.accelerator.flip_each_cycle(name, 3, device.accelerator.cycle, 1 << 40)
+        return run_safely(case, device)
+
+    first = run(small_case())
+    assert "operator LINEAR" in first.wrong and first.step == 0
+    small, left = shrink(small_case(), first, run)
+    assert [step.parts for step in small.steps] == [((0, 1, 0),)] and small.shape.layers == 1
+    assert "operator LINEAR" in left.wrong
+    save_case(small, tmp_path / "found.json")
+    assert run(load_case(tmp_path / "found.json")).wrong == left.wrong
+
+
+def broken_steps(case: Case) -> Iterator[int]:
+    """Steps that a made-up machine gets wrong: a run of three tokens or more right behind a step that parked something."""
+    for i, step in enumerate(case.steps[1:], 1):
+        if case.steps[i - 1].parked and any(tokens >= 3 for _, tokens, _ in step.parts):
+            yield i
+
+
+def test_what_is_made_small_keeps_what_matters() -> None:
+    def run(case: Case) -> CaseResult:
+        step = next(broken_steps(case), None)
+        return CaseResult(step=step or 0, wrong="" if step is None else "made up")
+
+    config: BuildConfig = random_config(20)
+    case = next(case for case in random_cases(20, 99, config) if any(broken_steps(case)))
+    small, left = shrink(case, run(case), run, tries=500)
+    assert left.wrong == "made up" and left.step == 1
+    assert len(small.steps) == 2 and small.steps[0].parked and not small.steps[1].parked
+    assert max(tokens for _, tokens, _ in small.steps[1].parts) <= 5 and len(small.steps[1].parts) == 1
+    assert all(step.stop is None and step.fault is None for step in small.steps)

@@ -42,7 +42,7 @@ CONFIGS = {
                        trace_entries=5),
 }
 IGNORED = {"trace_count": 32, "finished": 1, "stopped": 1, "unasked": 2, "error": 1, "error_response": 2, "error_write": 1,
-           "error_port": 8, "current_operator": 32}
+           "error_port": 8, "error_operator": 16, "current_operator": 32}
 TRACE_PATTERN = 0x10003
 CANDIDATE_PATTERN = 0x30007
 
@@ -234,8 +234,9 @@ async def doorbell_and_interrupt(dut: Any) -> None:
     await host.write(at("CONTROL"), 3)
     assert bells.rung == 3 and not dut.irq.value and await host.read(at("STATUS")) == Status.BUSY
     dut.error.value, dut.error_response.value, dut.error_write.value, dut.error_port.value = 1, 2, 1, 5
+    dut.error_operator.value = 0x1234
     assert await host.read(at("STATUS")) == Status.BUSY | Status.ERROR
-    assert await host.read(at("ERROR")) == 2 | 1 << 2 | 5 << 8
+    assert await host.read(at("ERROR")) == 2 | 1 << 2 | 5 << 8 | 0x1234 << 16
     dut.error.value = 0
     assert await host.read(at("ERROR")) == 0
     dut.current_operator.value = 0xABCD1234

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 from hwgen.hw.control.stop import DRAINED_CYCLES, StopControl
 from hwgen.operators import Unit
 
-OUTPUTS = ("pause", "halt", "flush", "stopped")
+OUTPUTS = ("pause", "halt", "flush", "stopped", "ended")
 
 
 def outputs_of(inputs: dict[str, set[int]], running: dict[int, int], cycles: int) -> dict[str, list[int]]:
@@ -46,6 +46,7 @@ def test_steps(unit: Unit, drained: int) -> None:
     flush = begin + DRAINED_CYCLES
     assert seen == {
         "pause": list(range(4, flush + 2)), "halt": list(range(ended + 1, flush + 1)), "flush": [flush], "stopped": [flush + 1],
+        "ended": [],
     }
 
 
@@ -61,4 +62,10 @@ def test_drained_must_last() -> None:
 def test_a_pass_that_ends_by_itself(finished: int) -> None:
     """``finished`` may come with the request or in the next cycle: it was decided before the pause."""
     seen = outputs_of({"request": {3}, "finished": {finished}, "drained": set(range(100))}, {}, 60)
-    assert seen == {"pause": [4] if finished == 4 else [], "halt": [], "flush": [], "stopped": []}
+    assert seen == {"pause": [4] if finished == 4 else [], "halt": [], "flush": [], "stopped": [], "ended": [finished]}
+
+
+@pytest.mark.parametrize("requests", [set(), {3}, {2}])
+def test_a_spoiled_pass_is_flushed_at_its_end(requests: set[int]) -> None:
+    seen = outputs_of({"request": requests, "finished": {3}, "spoiled": {1, 2, 3}}, {}, 20)
+    assert (seen["flush"], seen["ended"], seen["stopped"]) == ([4], [5], [])

@@ -22,5 +22,9 @@ def test_perplexity(capsys: pytest.CaptureFixture[str], model_directory: Path, t
             row["nats_per_token"] * result["tokens"]
         )
     assert result["gap"] == pytest.approx(result["bit_exact"]["perplexity"] / result["float"]["perplexity"] - 1)
+    code, machine = call(capsys, "perplexity", str(model_directory), str(file), "--device", "golden", *SMALL)
+    assert code == 0 and machine["tokens"] == result["tokens"] > 40 and machine["window"] == result["window"] == 64
+    for name, value in result["bit_exact"].items():
+        assert machine["machine"][name] == pytest.approx(value, rel=1e-12)
     _, short = call(capsys, "perplexity", str(model_directory), str(file), "--tokens", "4", *SMALL)
     assert short["tokens"] == 4 and short["bytes"] < result["bytes"]

