@@ -246,7 +246,7 @@ def random_weights(
         for _ in range(shape.layers)
     )
     norm, table = gain(shape.hidden), (shape.vocab, shape.hidden)
-    embedding = rng.normal(0, 1, table)
+    embedding: npt.NDArray[np.floating[Any]] = rng.normal(0, 1, table)
     grouped_head = None
     if engine == "grouped":
         scale = flush(rng.uniform(0.5, 1.5, (table[0], table[1] // GROUP)))
