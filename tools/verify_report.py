@@ -124,8 +124,9 @@ def summarise(points: list[Point], suites: dict[str, Suite], records: dict[str, 
     rows = []
     for area in sorted({area_of(point) for point in points}):
         mine = [point for point in points if area_of(point) == area]
+        units = {unit for point in points for unit in point.units if unit.rpartition("/")[0] == area}
         rows.append({
-            "area": area, "points": len(mine), "units": len({unit for point in points for unit in point.units if unit.rpartition("/")[0] == area}),
+            "area": area, "points": len(mine), "units": len(units),
             "tests": len({test for point in mine for test in point.tests}),
             **Counter(verdict(point, suites[point.stage]).replace(" ", "_") for point in mine),
         })
