@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .decoder import BITNET, DecoderLayer
 from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
 from .int4 import BlockMatrix, Int4Matrix, to_machine
+from .layout import KV_FORMATS
 from .rounding import ceil_div
 from .shape import ModelShape
 from .ternary import TernaryMatrix
@@ -25,7 +26,7 @@ __all__ = [
 Matrix = TernaryMatrix | npt.NDArray[np.float32] | BlockMatrix | Int4Matrix
 
 #: Formats of keys and values in the cache.
-KV_KINDS = ("int8", "int4")
+KV_KINDS = tuple(KV_FORMATS)
 
 #: Formats of queries.
 QUERY_KINDS = ("int8", "e4m3")
@@ -98,8 +99,8 @@ class ModelWeights:
     embedding: Float
     #: LM head ``[vocab, hidden]``, or None where it shares the embedding (``shape.tied``).
     head: Float | None = None
-    #: Format of cached keys and values: ``"int8"`` or ``"int4"``.
-    kv: str = "int8"
+    #: Format of cached keys and values, of `KV_KINDS`.
+    kv: str = "k8v8"
     #: Format of queries: ``"int8"`` or ``"e4m3"``.
     query: str = "int8"
 
@@ -197,7 +198,7 @@ class ModelWeights:
 
 def random_weights(
     shape: ModelShape, seed: int = 0, layer: DecoderLayer = BITNET, engine: str = "ternary", *,
-    group: int = 32, symmetric: bool = False, kv: str = "int8", query: str = "int8",
+    group: int = 32, symmetric: bool = False, kv: str = "k8v8", query: str = "int8",
 ) -> ModelWeights:
     """A random model as the machine stores it: every trit or 4-bit code alike often, signals of order one everywhere. Equal for
     equal seeds. ``group`` and ``symmetric`` are those of INT4 matrices.

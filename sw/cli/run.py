@@ -15,6 +15,7 @@ from ..runtime.llm import LLM
 from ..runtime.pages import Session
 from ..runtime.sampling import Sampling
 from ..runtime.session_file import check_place
+from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
     add_board,
@@ -45,12 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt in the model's chat template")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer")
     parser.add_argument("--n", type=int, default=1, metavar="N", help="answers, each from a seed of its own; they share passes")
+    parser.add_argument("--logprobs", type=int, metavar="K", help="in the JSON, of every token and the K likeliest: logarithms of "
+                        "their probabilities")
     parser.add_argument("--best-of", type=int, metavar="K", help="write K answers and show the likeliest N")
     parser.add_argument("--first-finish", action="store_true", help="of N answers, show the first that ends and stop the others")
     add_device(parser, "verilator")
     add_sampling(parser)
     add_draft(parser)
     add_head(parser, None)
+    add_kv(parser)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
     )
@@ -69,12 +73,29 @@ def prompt_of(options: argparse.Namespace) -> str:
     return str(options.prompt if options.text is None else options.text)
 
 
+def is_several(options: argparse.Namespace) -> bool:
+    """Whether several answers are asked for; what cannot be had with them is refused."""
+    several = at_least(options, "n", 1) > 1 or options.best_of is not None
+    if options.logprobs is not None:
+        at_least(options, "logprobs", 0)
+    for name in ("session", "logprobs"):
+        if several and getattr(options, name) is not None:
+            raise HwgenError("usage", f"--{name} is of one answer", f"leave --{name} out, or --n and --best-of")
+    return several
+
+
+def logprobs_json(generation: Generation) -> list[dict[str, Any]]:
+    """Logarithms of the probabilities of the answer's tokens, and of the likeliest in their places."""
+    return [
+        {"token": token, "logprob": score.logprob, "top": [list(pair) for pair in score.top]}
+        for token, score in zip(generation.tokens, generation.scores, strict=True)
+    ]
+
+
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling, prompt = at_least(options, "max-new-tokens", 1), sampling_of(options), prompt_of(options)
-    count = at_least(options, "n", 1)
+    several = is_several(options)
     if options.session is not None:
-        if count > 1 or options.best_of is not None:
-            raise HwgenError("usage", "a session goes on with one answer", "leave --session out, or --n and --best-of")
         check_place(options.session)
     model, board = opened_model(options, output)
     places, waves = device_options(options, board), waves_of(options)
@@ -83,7 +104,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
             raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
         places["waves"] = waves
     llm = LLM(model, options.device, board.config, output.progress, head=options.head, draft=options.draft, device_options=places)
-    if count > 1 or options.best_of is not None:
+    if several:
         return run_several(options, output, llm, sampling, board)
     session = None
     if options.session is not None:
@@ -93,7 +114,10 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if session is not None:
             llm.save_session(session, options.session, kv_bits=options.kv_bits)
 
-    answer = llm.generate(prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session)
+    answer = llm.generate(
+        prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session,
+        logprobs=options.logprobs,
+    )
     output.show("" if options.chat else prompt, end="")
     sensor = sensor_of(llm.device)
     with EnergyMeter(sensor) as meter:
@@ -113,6 +137,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         "simulated": llm.device.simulated,
         "energy": meter.to_dict(len(answer.generation.tokens)),
         "no_energy": None if sensor else why_no_energy(llm.device),
+        **({} if options.logprobs is None else {"logprobs": logprobs_json(answer.generation)}),
         **generation_json(answer.generation, board.config.clock_mhz, getattr(llm.device, "build_seconds", 0.0)),
     }
     output.show("\n")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
+from ...layout import kv_format_name
 from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
@@ -93,9 +94,9 @@ class Image:
         return "int4" if fp8 else "ternary"
 
     @property
-    def int4_kv(self) -> bool:
-        """Keys and values in the cache have 4 bits."""
-        return any(d.opcode is Opcode.KV_WRITE and Format.INT4_KV in d.format for d in self.descriptors)
+    def kv(self) -> str:
+        """Format of keys and values in the cache, of `hwgen.layout.KV_FORMATS`."""
+        return kv_format_name(next(d.format for d in self.descriptors if d.opcode is Opcode.KV_WRITE))
 
     # ---- memory --------------------------------------------------------------------------------------------------
     @property

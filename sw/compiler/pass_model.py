@@ -189,13 +189,14 @@ class PassModel:
         shape: ModelShape,
         *,
         head: str = "exact",
+        kv: str = "k8v8",
         engine: str = "ternary",
         layer: DecoderLayer | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.config = config
         self.calibration = calibration or Calibration()
-        weights: Any = sized_model(shape, engine, layer)
+        weights: Any = sized_model(shape, engine, layer, kv)
         self.program, self.chunk = plan_model(config, weights, head)
         #: Beats of the ring that are looked at together.
         self.step = 256
@@ -285,6 +286,8 @@ class PassModel:
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
         vectors = sum(rope_heads(d).values()) * d.head_vectors
+        if Flag.STORE in d.flags:  # no second walk
+            return w.start + w.count * (vectors + 1) + c.rope_end
         return w.start + w.count * (2 * vectors + c.rope_token) + c.rope_end
 
     def _load(self, w: Work, ring: Ring) -> float:
@@ -295,8 +298,8 @@ class PassModel:
 
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
-        layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
-        item = max(layout.data_beats, config.kv_block)
+        layout = KvBlockLayout(config, d.head_vectors * config.width, d.format)
+        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block)
         now = w.start
         for position, tokens in w.runs:
             rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)
@@ -318,13 +321,13 @@ class PassModel:
         """Slots one by one, scales one by one, then what the store has, two beats at a time: one or two of memory. A beat that is
         written takes the time of one that is read."""
         c, d, config, block = self.calibration, w.descriptor, self.config, self.config.kv_block
-        int4, words = Format.INT4_KV in d.format, config.beat_words
-        layout = KvBlockLayout(config, d.head_vectors * config.width, int4)
-        header, data = layout.header_beats, 2 * layout.data_beats
-        pair = max(c.kv_pair, words) + (1 if int4 else words)
+        dim, words = d.head_vectors * config.width, config.beat_words
+        layout = KvBlockLayout(config, dim, d.format)
+        header, data = layout.header_beats, sum(layout.data_beats)
+        pairs = sum(max(c.kv_pair, words) + (1 if packed else words) for packed in layout.packed)
         segment = (
             block + c.kv_segment + header * (config.beat_bytes // 2 + c.kv_header + words)
-            + (data if int4 else data / 2) * pair + (layout.beats - header - data) * words
+            + dim / config.key_bytes / 2 * pairs + (layout.beats - header - data) * words
         )
         blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
         ring.arrived += d.kv_heads * blocks * layout.beats / ring.rate

@@ -111,7 +111,7 @@ class RandomModel:
     seed: int = 0
     #: Inputs of an INT4 matrix that share a scale.
     group: int = 128
-    kv: str = "int8"
+    kv: str = "k8v8"
     query: str = "int8"
 
     @property
@@ -153,15 +153,15 @@ class RandomModel:
         return integers, rng.integers(0x3900, 0x3A00, high - low, dtype=np.uint16)
 
 
-def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomModel:
+def random_model(name: str, seed: int = 0, layers: int | None = None, kv: str = "k8v8") -> RandomModel:
     """Random weights of a published model."""
     model = published_model(name)
     shape = model.shape if layers is None else replace(model.shape, layers=layers)
-    return RandomModel(shape, model.layer, model.engine, seed)
+    return RandomModel(shape, model.layer, model.engine, seed, kv=kv)
 
 
-def sized_model(shape: ModelShape, engine: str, layer: DecoderLayer | None = None) -> RandomModel:
+def sized_model(shape: ModelShape, engine: str, layer: DecoderLayer | None = None, kv: str = "k8v8") -> RandomModel:
     """Random weights of any shape, for what depends on sizes alone; in layers of the first family whose checkpoints this engine
     runs, unless ``layer`` is given.
     """
-    return RandomModel(shape, layer or next(family.layer for family in FAMILIES if family.engine == engine), engine)
+    return RandomModel(shape, layer or next(family.layer for family in FAMILIES if family.engine == engine), engine, kv=kv)

@@ -8,8 +8,9 @@ from functools import partial
 
 from ...errors import HwgenError
 from ..models.tokenizer import TextStream, Tokenizer
-from .generation import GeneratedToken, Generation
-from .scheduler import Job, Scheduler
+from .generation import Generation
+from .jobs import Job
+from .scheduler import Scheduler
 
 __all__ = ["AnswerSet", "Written", "best_answers", "mean_logprob"]
 
@@ -46,8 +47,6 @@ class AnswerSet:
         self._tokenizer, self.generations = tokenizer, generations
         for generation in generations[1:]:
             generation.sibling = generations[0]
-        count = len(generations)
-        self._items: list[list[GeneratedToken]] = [[] for _ in range(count)]
         #: Numbers of the answers in the order in which they ended.
         self.ended: list[int] = []
 
@@ -60,7 +59,7 @@ class AnswerSet:
             self.ended.append(number)
             errors.extend([] if error is None else [error])
 
-        jobs = [Job(generation, self._items[i].append, partial(end, i)) for i, generation in enumerate(self.generations)]
+        jobs = [Job(generation, lambda item: None, partial(end, i)) for i, generation in enumerate(self.generations)]
         for job in jobs:
             scheduler.submit(job)
         try:
@@ -75,8 +74,7 @@ class AnswerSet:
         return [self._written(i) for i in (self.ended[:1] if first_finish else range(len(jobs)))]
 
     def _written(self, number: int) -> Written:
-        generation, items = self.generations[number], self._items[number]
+        generation = self.generations[number]
         stream = TextStream(self._tokenizer, generation.prompt)
         text = "".join(stream.add(token) for token in generation.tokens) + stream.finish()
-        scored = [i.logprobs.logprob for i in items if i.logprobs is not None and i.stop_reason != "stop"]
-        return Written(generation, text, sum(scored))
+        return Written(generation, text, sum(score.logprob for score in generation.scores))

@@ -33,6 +33,7 @@ from ..devices.device import Device, attach
 from .image_memory import ImageMemory
 from .page_table import PageTable
 from .pages import PagePool, Session
+from .vector_tokens import VectorToken
 
 __all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
@@ -235,6 +236,8 @@ class Engine:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         self.check_context(run.session.position + len(run.tokens))
         for token in run.tokens:
+            if isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden:
+                continue
             if not 0 <= token < self.image.shape.vocab:
                 raise HwgenError(
                     "usage",

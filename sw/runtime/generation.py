@@ -123,8 +123,9 @@ class Generation:
     drafter: Drafter | None = None
     #: Another answer to the same prompt: its pages are taken over when it has read the prompt.
     sibling: Generation | None = None
-    #: Of the prompt's tokens from the second on, where they are asked for.
-    scored: list[TokenLogprobs] = field(default_factory=list, init=False)
+    #: Of the prompt's tokens from the second on, and of the answer's tokens, where they are asked for.
+    prompt_scores: list[TokenLogprobs] = field(default_factory=list, init=False)
+    scores: list[TokenLogprobs] = field(default_factory=list, init=False)
     #: Tokens of the prompt that were in the cache already.
     reused: int = field(default=0, init=False)
     #: True while several tokens wait to be computed: the prompt, or what a slide kept.
@@ -265,6 +266,8 @@ class Generation:
                 self.ended, self.stop_reason = True, reason
                 self.session.pending = [token]
             items.append(GeneratedToken(token, result, reason, logprobs))
+            if logprobs is not None and reason != "stop":
+                self.scores.append(logprobs)
             if reason or token != guess or self.prefilling:
                 break
             self.session.tokens.append(token)
@@ -276,7 +279,7 @@ class Generation:
         assert self.prompt_logprobs is not None
         following = self._seen[first + 1 : first + 1 + run.tokens]
         for number, token in enumerate(following, run.first):
-            self.scored.append(token_logprobs(self.engine.logits(number), token, self.prompt_logprobs))
+            self.prompt_scores.append(token_logprobs(self.engine.logits(number), token, self.prompt_logprobs))
 
     def _choose(self, run: RunResult, number: int) -> tuple[int, TokenLogprobs | None]:
         """The token behind a wanted one."""

@@ -113,7 +113,7 @@ class Reply:
                 message = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
                 content = {"message": {**message, "tool_calls": calls} if calls else message}
             entries: list[Entry] = [entry for piece in own for entry in piece.logprobs]
-            scored, offset = choice.generation.scored, len(choice.echo)
+            scored, offset = choice.generation.prompt_scores, len(choice.echo)
             if choice.generation.prompt_logprobs is not None:
                 entries, offset = [*zip(choice.generation.prompt, [None, *scored], strict=True), *entries], 0
             logprobs = self._logprobs(entries, offset)

@@ -129,7 +129,10 @@ def test_several_answers(capsys: pytest.CaptureFixture[str], model_directory: Pa
 
 def test_drafts_are_told(capsys: pytest.CaptureFixture[str], model_directory: Path) -> None:
     one = ["run", str(model_directory), "the cat the cat the cat", "--device", "golden", "--max-new-tokens", "9", *SMALL]
-    _, with_drafts = call(capsys, *one)
+    _, with_drafts = call(capsys, *one, "--logprobs", "2")
+    scores = with_drafts["logprobs"]
+    assert [score["token"] for score in scores] == with_drafts["tokens"] == [score["top"][0][0] for score in scores]
+    assert all(score["logprob"] == score["top"][0][1] < 0 and len(score["top"]) == 2 for score in scores)
     _, without = call(capsys, *one, "--draft", "none")
     assert with_drafts["tokens"] == without["tokens"] and without["drafts"] is None
     assert set(with_drafts["drafts"]) == {"proposed", "accepted", "tokens_per_pass"}
