@@ -2,7 +2,10 @@
 # `make boards`: every board built twice, checked and compared byte for byte; takes about ten minutes.
 # `make boards-test`: host and virtual board under PYNQ 3.0.1, 3.1.2 (Python 3.10) and 4.0.0 (Python 3.12).
 # `make board-walk`: the quick start of a KV260, walked through on a virtual board in a board's own Python, and done wrong.
-# `make test`: linters, type checker and every test.
+# `make test`: linters, type checker and the everyday suite of tests.
+# `make regress`: what proves the same at larger size, or takes minutes; under three hours.
+# `make coverage`: which branches of the host's code the tests take, package by package.
+# `make verify-report`: build/verify/index.html, the test plan with the results that are there.
 # `make dist`: the wheel, in dist/; `pip install "dist/NAME.whl[sim]"` installs it.
 # `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
@@ -18,16 +21,35 @@ SECONDS ?= 3600
 ENVIRONMENTS ?=
 # Test workers; each may run one simulator.
 JOBS ?= 2
+# Results of tests, and the report made of them.
+VERIFY := build/verify
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test boards boards-test board-walk dist notebooks fuzz mutate prove fuzz-parsers audit lint check-system clean
-
+.PHONY: demo test regress coverage verify-report boards boards-test board-walk dist notebooks
+.PHONY: fuzz mutate prove fuzz-parsers audit lint check-system clean
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
-test: lint
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations=15
+test: $(VENV)/.installed-dev
+	@date +%s > $(VENV)/.began
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations=15 --junitxml=$(VERIFY)/test.xml
+	@echo "make test took $$(($$(date +%s) - $$(cat $(VENV)/.began))) s"
+
+regress: $(VENV)/.installed-dev
+	@date +%s > $(VENV)/.began
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m regress -v --durations=0 --junitxml=$(VERIFY)/regress.xml
+	@echo "make regress took $$(($$(date +%s) - $$(cat $(VENV)/.began))) s"
+
+# Simulations of single units run no host code and would only take their time.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report= tests --ignore tests/hw
+	$(BIN)/coverage json -q -o $(VERIFY)/coverage-lines.json
+	$(BIN)/python tools/host_coverage.py $(VERIFY)/coverage-lines.json $(VERIFY)/coverage.json
+
+verify-report: $(VENV)/.installed-dev
+	$(BIN)/python tools/verify_report.py
 
 # A copy that exists is kept, with what was changed in it.
 notebooks: $(VENV)/.installed-notebook

@@ -1,30 +1,60 @@
-"""int8 LM head: logits and the best candidates."""
+"""LM head: logits and the best candidates."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..config import TRITS_PER_BYTE
 from .float32 import fmul, int_to_f32
-from .linear import integer_matmul
+from .int4 import dequantize_rows, int4_matmul
+from .linear import dequantize, drain, integer_matmul
 
-__all__ = ["head_logits", "short_list", "top_candidates"]
+__all__ = ["digit_logits", "head_logits", "join_digits", "nibble_logits", "short_list", "top_candidates"]
 
-#: Rows converted to float32 at a time.
+#: Rows that are worked on at a time.
 _ROWS = 16384
+
+
+def join_digits(acc: Tensor, width: int) -> Tensor:
+    """DRAIN with DIGITS: accumulators ``[..., rows * 5]``, of every vector of ``width`` rows those of the highest digits, then
+    those of the next ones -> integers ``[..., rows]``.
+    """
+    digits = acc.reshape(*acc.shape[:-1], -1, TRITS_PER_BYTE, width)
+    powers = 3 ** torch.arange(TRITS_PER_BYTE - 1, -1, -1)
+    return (digits * powers[:, None]).sum(dim=-2).flatten(-2)
+
+
+def digit_logits(q: Tensor, scale: Tensor, rows: Tensor, row_scale: Tensor) -> Tensor:
+    """Logits ``[..., vocab]`` of a ternary model: ``q [..., n]`` int8 values, ``scale [...]``, ``rows [vocab, n]``,
+    ``row_scale [vocab]``.
+    """
+    def logits(weights: Tensor, scales: Tensor) -> Tensor:
+        acc = integer_matmul(q.float(), weights.float(), 127 * 127)
+        return drain(dequantize(acc, scale, 1.0), "multiply", scales.expand(acc.shape))
+
+    return _by_rows(logits, rows, row_scale)
+
+
+def nibble_logits(q: Tensor, scale: Tensor, rows: Tensor, row_scale: Tensor) -> Tensor:
+    """Logits ``[..., vocab]`` of an INT4 model: ``q [..., n]`` e4m3 integers, the others as in :func:`digit_logits`."""
+    return _by_rows(lambda weights, scales: dequantize_rows(int4_matmul(q, weights), scale, scales), rows, row_scale)
+
+
+def _by_rows(logits: Callable[[Tensor, Tensor], Tensor], rows: Tensor, row_scale: Tensor) -> Tensor:
+    """``logits`` of parts of the rows, so that a large vocabulary needs no wide copy of all of them."""
+    starts = range(0, rows.shape[0], _ROWS)
+    return torch.cat([logits(rows[i : i + _ROWS], row_scale[i : i + _ROWS]) for i in starts], dim=-1)
 
 
 def head_logits(q: Tensor, scale: Tensor, rows: Tensor, row_scale: Tensor) -> Tensor:
     """HEAD: ``q [..., n]``, ``scale [...]``, ``rows [vocab, n]``, ``row_scale [vocab]`` -> logits ``[..., vocab]``.
 
-    ``q`` holds int8 values in float32, ``rows`` as int8 or in float32. Rows are worked on in parts, so that a large
-    vocabulary needs no copy of all its rows.
+    ``q`` and ``rows`` hold int8 values, in any type.
     """
-    if rows.dtype == torch.int8:
-        starts = range(0, rows.shape[0], _ROWS)
-        parts = [head_logits(q, scale, rows[i : i + _ROWS].float(), row_scale[i : i + _ROWS]) for i in starts]
-        return torch.cat(parts, dim=-1)
-    return fmul(fmul(int_to_f32(integer_matmul(q, rows, 127 * 127)), row_scale), scale.unsqueeze(-1))
+    return fmul(fmul(int_to_f32(integer_matmul(q.float(), rows.float(), 127 * 127)), row_scale), scale.unsqueeze(-1))
 
 
 def short_list(scores: Tensor, block: int, entries: int) -> Tensor:

@@ -18,11 +18,12 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
 from ..formats import widen_bf16
-from ..layout import Int4Layout, KvBlockLayout, head_block_beats, logits_bytes
+from ..layout import Int4Layout, KvBlockLayout
 from ..operators import (
     OPERATORS,
     State,
     accumulator_half,
+    accumulator_vectors,
     activation_half,
     active_tokens,
     check_complete,
@@ -30,26 +31,19 @@ from ..operators import (
     rope_heads,
     skipped,
 )
-from ..registers import PassFlag, Status
+from ..registers import Status
 from ..rounding import ceil_div
 from .attention import AttentionState
 from .float32 import bf16_bits, fmul
-from .head import head_logits, short_list, top_candidates
-from .int4 import (
-    dequantize_rows,
-    e4m3_codes,
-    e4m3_values,
-    int4_matmul,
-    norm_e4m3,
-    quantize_kv4,
-    quantize_query_e4m3,
-)
+from .head import join_digits
+from .int4 import dequantize_rows, e4m3_codes, e4m3_values, int4_matmul, norm_e4m3, quantize_query_e4m3
 from .linear import dequantize, drain, integer_matmul
-from .memories import Memories, ProgramError
+from .memories import ProgramError
 from .norm import norm_heads, norm_quantize
 from .registers import Run
-from .rotary import quantize_kv, quantize_query, rotate
+from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .unpacked_weights import StationaryWeights
+from .vocabulary import Vocabulary
 
 __all__ = ["GoldenMachine", "ProgramError"]
 
@@ -88,7 +82,7 @@ def _one_thread() -> Iterator[None]:
 _METHODS = {opcode: f"_{opcode.name.lower()}" for opcode in Opcode}
 
 
-class GoldenMachine(Memories):
+class GoldenMachine(Vocabulary):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
     Host side: :attr:`memory`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to its end
@@ -125,7 +119,7 @@ class GoldenMachine(Memories):
 
     @property
     def topk_index(self) -> list[int]:
-        """Token ids of the candidates of the wanted token that HEAD worked on last, best first."""
+        """Token ids of the candidates of the wanted token that was worked on last, best first."""
         return [index for index, _ in self.registers.candidates[self.first]]
 
     @property
@@ -225,7 +219,8 @@ class GoldenMachine(Memories):
             self.head_query[:n] = q[0].numpy()
             self.head_scale[0] = scale[0].item()
             return
-        self.activation[activation_half(d), : self.count, :n] = q.numpy()
+        at = d.dst * self.config.width
+        self.activation[activation_half(d), : self.count, at : at + n] = q.numpy()
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
     def _linear(self, d: Descriptor) -> None:
@@ -258,8 +253,10 @@ class GoldenMachine(Memories):
         self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
 
     def _drain(self, d: Descriptor) -> None:
-        rows = slice(d.row_blocks * self.config.width, (d.row_blocks + d.vectors) * self.config.width)
+        rows = slice(d.row_blocks * self.config.width, (d.row_blocks + accumulator_vectors(d)) * self.config.width)
         acc = torch.from_numpy(self.accumulator[accumulator_half(d), : self.count, rows])
+        if Flag.DIGITS in d.flags:
+            acc = join_digits(acc, self.config.width)
         scale = torch.from_numpy(self.activation_scale[self.first : self.first + self.count])
         modes = [mode for flag, mode in _DRAIN_MODES.items() if flag in d.flags]
         if len(modes) != 1:
@@ -272,14 +269,7 @@ class GoldenMachine(Memories):
             y = dequantize(acc, scale, d.scalar0)
         result = drain(y, modes[0], other)
         self._store(d, result)
-        if Flag.SHORTLIST in d.flags:
-            if self.scores.shape[1] != d.head_stride:
-                self.scores = np.full((self.config.chunk, d.head_stride), -np.inf, np.float32)
-            scores = result.numpy()[:, : d.head_stride - d.stride]
-            lists = self.scores[self.first : self.first + self.count]
-            if d.stride == 0:
-                lists[:] = -np.inf
-            lists[:, d.stride : d.stride + scores.shape[1]] = scores
+        self._rank(d, result)
 
     def _rope(self, d: Descriptor) -> None:
         dim = d.head_vectors * self.config.width
@@ -288,11 +278,16 @@ class GoldenMachine(Memories):
             raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
         heads = self._load(d).reshape(self.count, -1, dim)
         active = slice(self.first, self.first + self.count)
-        rows = torch.from_numpy(self.param)[self._addresses(OPERATORS[d.opcode].param_reads(d))].flatten(1)
         turned = heads.clone()
         rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
-        turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
+        if d.format & (Format.MIX | Format.UNMIX):
+            turned[:, :rotated] = (unmix if Format.UNMIX in d.format else mix)(heads[:, :rotated], (dim // 2,))
+        else:
+            rows = torch.from_numpy(self.param)[self._addresses(OPERATORS[d.opcode].param_reads(d))].flatten(1)
+            turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
         self._store(d, turned[:, :rotated])
+        if Flag.STORE in d.flags:
+            return
         of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
             if Format.FP8_QUERY in d.format:
@@ -305,7 +300,7 @@ class GoldenMachine(Memories):
         for kind, flag in enumerate((Flag.KEYS, Flag.VALUES)):
             if flag not in of:
                 continue
-            k8, k_scale = quantize_kv4(of[flag]) if Format.INT4_KV in d.format else quantize_kv(of[flag])
+            k8, k_scale = quantize_kv(of[flag], four_bits=(Format.INT4_KEYS, Format.INT4_VALUES)[kind] in d.format)
             self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
             self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
 
@@ -367,15 +362,15 @@ class GoldenMachine(Memories):
         """Keys and values of a block in memory, int8 ``[2, kv_heads, kv_block, dim]``, and their scales, bf16 bits ``[2, kv_heads,
         kv_block]``; of a slot that was never written, anything.
         """
-        c, layout = self.config, KvBlockLayout(self.config, dim, Format.INT4_KV in d.format)
+        c, layout = self.config, KvBlockLayout(self.config, dim, d.format)
         beats = np.stack([self._segment(d, self._cache_address(d, run, h, block), layout.beats) for h in range(d.kv_heads)])
         header = beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
-        parts = np.split(beats[:, layout.header_beats : layout.header_beats + 2 * layout.data_beats], 2, axis=1)
-        return np.stack([layout.split(part) for part in parts]), header.swapaxes(0, 1).copy()
+        elements = np.stack([layout.split(kind, beats[:, layout.beats_of(kind)]) for kind in range(2)])
+        return elements, header.swapaxes(0, 1).copy()
 
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
-        layout = KvBlockLayout(c, dim, Format.INT4_KV in d.format)
+        layout = KvBlockLayout(c, dim, d.format)
         self._check_whole_pass(d)
         for run in self.registers.runs:
             for head in range(d.kv_heads):
@@ -385,61 +380,8 @@ class GoldenMachine(Memories):
                     header = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, c.kv_block)
                     header[:, slots] = self.kv_scale[:, banks, head]
                     for kind in range(2):
-                        first = layout.header_beats + kind * layout.data_beats
-                        data = beats[first : first + layout.data_beats].view(np.int8)
-                        data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
-                        data[:, slots] = layout.join(self.kv_store[kind, banks, head, :dim])
-
-    def _head(self, d: Descriptor) -> None:
-        c, n = self.config, d.vectors * self.config.width
-        if self.count != 1:
-            raise ProgramError(f"operator {d.tag} HEAD must have one token, not {self.count}")
-        if d.fetch is Fetch.SHORTLIST:
-            self._short_head(d, n)
-            return
-        if d.row_blocks != ceil_div(d.stride, c.kv_block):
-            raise ProgramError(
-                f"operator {d.tag} HEAD: row_blocks must be {ceil_div(d.stride, c.kv_block)}, not {d.row_blocks}"
-            )
-        beats = self._segment(d, d.stream_address, d.row_blocks * head_block_beats(c, n))
-        rows, row_scale = self._weights.head(d.stream_address, beats, n, d.stride)
-        q = torch.from_numpy(self.head_query[:n]).float()
-        logits = head_logits(q, torch.from_numpy(self.head_scale)[0], rows, row_scale)
-        if self.logits.shape[1] != d.stride:
-            self.logits = np.zeros((c.chunk, d.stride), np.float32)
-        self.logits[self.first] = logits.numpy()
-        self._set_candidates(torch.arange(d.stride), logits)
-        if PassFlag.WRITE_LOGITS in self.registers.options:
-            size = logits_bytes(c, d.stride) // c.beat_bytes
-            written = self._written_segment(self.registers.logits + d.head_stride, size).reshape(-1)
-            written[:] = 0
-            written[: 4 * d.stride] = self.logits[self.first].view(np.uint8)
-
-    def _set_candidates(self, rows: Tensor, logits: Tensor) -> None:
-        index, value = top_candidates(logits, self.config.topk)
-        self.registers.candidates[self.first] = list(zip(rows[index].tolist(), value.tolist(), strict=True))
-
-    def _short_head(self, d: Descriptor, n: int) -> None:
-        """Exact logits of the blocks in the short list; the others are unknown, and none are written to memory. Of equal
-        logits the one that comes first in the list's order goes first.
-        """
-        c = self.config
-        entries = min(c.shortlist, ceil_div(d.stride, c.kv_block))
-        scored = self.scores[self.first]
-        if d.row_blocks != entries or scored.size != d.stride:
-            raise ProgramError(
-                f"operator {d.tag} HEAD must have {entries} blocks of {scored.size} scored rows, "
-                f"not {d.row_blocks} of {d.stride}"
-            )
-        rows, logits = [], []
-        for block in short_list(torch.from_numpy(scored), c.kv_block, entries).tolist():
-            address = d.stream_address + block * d.head_stride
-            size = min(c.kv_block, d.stride - block * c.kv_block)
-            weights, scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)
-            q = torch.from_numpy(self.head_query[:n]).float()
-            logits.append(head_logits(q, torch.from_numpy(self.head_scale)[0], weights, scale))
-            rows.append(block * c.kv_block + torch.arange(size))
-        self._set_candidates(torch.cat(rows), torch.cat(logits))
+                        data = beats[layout.beats_of(kind)].view(np.int8).reshape(-1, c.kv_block, c.key_bytes)
+                        data[:, slots] = layout.join(kind, self.kv_store[kind, banks, head, :dim])
 
 
 def _widen(bits: npt.NDArray[np.uint16]) -> Tensor:

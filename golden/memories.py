@@ -45,7 +45,7 @@ class Memories:
         self.query = np.zeros((config.chunk, config.max_heads, config.max_head_dim), np.int8)
         #: Scales of the queries ``[token, head]``.
         self.query_scale = np.zeros((config.chunk, config.max_heads), np.float32)
-        #: int8 input of the LM head ``[max_inputs]`` (the hardware keeps it in the query memory) and its scale ``[1]``.
+        #: int8 input of HEAD ``[max_inputs]`` (the hardware keeps it in the query memory) and its scale ``[1]``.
         self.head_query = np.zeros(config.max_inputs, np.int8)
         self.head_scale = np.zeros(1, np.float32)
         #: int8 keys (0) and values (1) of the chunk ``[kind, bank, head, element]``: a bank a token.
@@ -54,7 +54,7 @@ class Memories:
         self.kv_scale = np.zeros((2, config.chunk, config.max_kv_heads), np.uint16)
         #: Scores of the rows that DRAIN with SHORTLIST has seen ``[wanted token, row]``.
         self.scores = np.zeros((config.chunk, 0), np.float32)
-        #: All logits that HEAD has computed ``[wanted token, row]``.
+        #: Logits of the rows that DRAIN with CANDIDATES has seen ``[wanted token, row]``.
         self.logits = np.zeros((config.chunk, 0), np.float32)
         self.registers = RegisterWindow(config)
         #: Matrix segment that the ring holds for the next round (REPLAY): address and beats.

@@ -12,11 +12,10 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Flow, In, Out, connect, flipped
 
 from ..config import BuildConfig
-from ..descriptors import Fetch, Flag, Format, Opcode
+from ..descriptors import Format
 from ..operators import Unit
 from ..registers import COUNTERS, ENGINE_COUNTERS
 from .attention.item import delayed
-from .attention.shortlist import ShortList
 from .attention.store import KvStore
 from .attention.unit import AttentionUnit
 from .attention.writer import KvWriter
@@ -36,6 +35,7 @@ from .observe import Observer, ProbeOutputs
 from .reset import ResetTree
 from .vector.loader import RingLoader
 from .vector.unit import VectorUnit
+from .vocabulary import connect_ranking, connect_shortlist
 
 __all__ = ["TOP", "Accelerator", "generate"]
 
@@ -137,11 +137,11 @@ class Accelerator(wiring.Component):
         m.submodules.stop = stop = StopControl()
         mem = MemorySystem(config)
         m.submodules.memory = ResetInserter(stop.flush)(mem)
-        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.sequencer = Sequencer(config)
         m.submodules.loader = RingLoader(config)
-        m.submodules.vector = vector = VectorUnit(config)
+        m.submodules.vector = VectorUnit(config)
         m.submodules.linear = linear_engine(config)
-        m.submodules.attention = attention = AttentionUnit(config)
+        m.submodules.attention = AttentionUnit(config)
         m.submodules.store = KvStore(config)
         m.submodules.kv_writer = KvWriter(config)
         self._connect_control(m)
@@ -149,8 +149,9 @@ class Accelerator(wiring.Component):
         self._connect_units(m)
         stream_ready = self._connect_ring(m)
         self._connect_vector_memories(m)
+        connect_ranking(m, config)
         if config.has_ternary:  # whose scores are those of a ternary head
-            self._connect_shortlist(m, mem, sequencer, vector, attention)
+            connect_shortlist(m, config)
         self._connect_operands(m)
         self._connect_memory_writes(m)
         for number, axi in enumerate(self.m_axi):
@@ -189,8 +190,6 @@ class Accelerator(wiring.Component):
             sequencer.quiet.eq(mem.quiet),
             registers.unasked.eq(mem.unasked),
             registers.current_operator.eq(sequencer.tag),
-            attention.candidate.eq(registers.candidate),
-            registers.candidate_word.eq(attention.candidate_word),
             mem.hold.eq(sequencer.hold),
             mem.rewind.eq(sequencer.rewind),
         ]
@@ -273,18 +272,17 @@ class Accelerator(wiring.Component):
             m.d.comb += [reader.store.data.eq(store.read.data), reader.store.scales.eq(store.read.scales)]
 
     def _connect_memory_writes(self, m: Module) -> None:
-        """Segments and beats of whichever runs, KV writer or attention unit."""
-        mem, attention, kv_writer = m.submodules.memory, m.submodules.attention, m.submodules.kv_writer
+        """Segments and beats of the KV writer while it runs, else logits: it never begins while DRAIN runs, which waits for it."""
+        mem, ranking, kv_writer = m.submodules.memory, m.submodules.ranking, m.submodules.kv_writer
         writing_kv = m.submodules.sequencer.running[Unit.KV_WRITER]
-        for stream, of_kv, of_head in (
-            (mem.segments, kv_writer.segment, attention.logits_segment),
-            (mem.beats, kv_writer.beats, attention.logits),
+        for stream, of_kv, of_logits in (
+            (mem.segments, kv_writer.segment, ranking.segment), (mem.beats, kv_writer.beats, ranking.beats),
         ):
             m.d.comb += [
-                stream.valid.eq(Mux(writing_kv, of_kv.valid, of_head.valid)),
-                stream.p.eq(Mux(writing_kv, of_kv.p, of_head.p)),
+                stream.valid.eq(Mux(writing_kv, of_kv.valid, of_logits.valid)),
+                stream.p.eq(Mux(writing_kv, of_kv.p, of_logits.p)),
                 of_kv.ready.eq(stream.ready & writing_kv),
-                of_head.ready.eq(stream.ready & ~writing_kv),
+                of_logits.ready.eq(stream.ready & ~writing_kv),
             ]
 
     def _connect_activity(self, m: Module) -> None:
@@ -356,37 +354,6 @@ class Accelerator(wiring.Component):
             self.retire_index.eq(sequencer.retired.tag),
         ]
         connect(m, observer.probe, flipped(self.probe))
-
-    def _connect_shortlist(
-        self, m: Module, mem: MemorySystem, sequencer: Sequencer, vector: VectorUnit, attention: AttentionUnit
-    ) -> None:
-        """The short lists see what DRAIN writes to the scratch with the flag, on its way."""
-        m.submodules.shortlist = shortlist = ShortList(self.config)
-        drain, head = sequencer.ops[Unit.VECTOR], sequencer.ops[Unit.ATTENTION]
-        of_vector, of_attention = drain.descriptor, head.descriptor
-        scoring = Signal()
-        m.d.comb += [
-            scoring.eq((of_vector.opcode == Opcode.DRAIN) & (of_vector.flags & Flag.SHORTLIST).any()),
-            shortlist.start.eq(sequencer.starts[Unit.VECTOR] & scoring),
-            shortlist.first_row.eq(of_vector.stride),
-            shortlist.rows.eq(of_vector.head_stride),
-            shortlist.vectors.eq(of_vector.vectors),
-            shortlist.tokens.eq(drain.count),
-            shortlist.list.eq(drain.first),
-            vector.lists_busy.eq(shortlist.busy),
-            shortlist.valid.eq(vector.scratch_write.valid & scoring),
-            shortlist.scores.eq(vector.scratch_write.data),
-            shortlist.read.eq(mem.shortlist_read),
-            shortlist.number[0].eq(mem.shortlist_number),
-            shortlist.index[0].eq(mem.shortlist.index),
-            mem.shortlist.number.eq(shortlist.block[0]),
-            mem.shortlist_complete.eq(
-                sequencer.running[Unit.ATTENTION] & (of_attention.fetch == Fetch.SHORTLIST) & shortlist.complete
-            ),
-            shortlist.number[1].eq(head.first),
-            shortlist.index[1].eq(attention.list_index),
-            attention.list_block.eq(shortlist.block[1]),
-        ]
 
     def _connect_errors(self, m: Module, mem: MemorySystem, registers: RegisterFile) -> None:
         ports = self.config.ports

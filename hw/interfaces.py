@@ -52,7 +52,7 @@ def Operator(config: BuildConfig) -> Signature:
 
     ``descriptor`` the command; ``first`` first active token, of the pass or of the wanted ones; ``count`` active tokens (>= 1);
     ``tokens`` tokens of the pass, in ``runs`` runs; ``gang`` 1 where all groups of the linear engine work on the same
-    tokens (``count <= lanes``); ``write_logits`` and ``logits`` (address) for HEAD.
+    tokens (``count <= lanes``); ``write_logits`` and ``logits`` (address) for DRAIN of the head.
     """
     count = bits_for(config.chunk)
     return Signature({

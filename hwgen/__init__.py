@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .registers import ENGINE_COUNTERS
     from .shape import ModelShape
     from .sim.board.local import SimulatedDevice
-    from .sw.analysis.pass_model import PassModel
     from .sw.analysis.timeline import timeline_figure, write_perfetto
     from .sw.compiler.compile import compile_model
     from .sw.compiler.image import Image
+    from .sw.compiler.pass_model import PassModel
     from .sw.devices.device import Device
     from .sw.devices.find_board import find_board
     from .sw.devices.golden import GoldenDevice
@@ -55,7 +55,7 @@ _HOMES = {
     "registers": ("ENGINE_COUNTERS",),
     "shape": ("ModelShape",),
     "sim.board.local": ("SimulatedDevice",),
-    "sw.analysis.pass_model": ("PassModel",),
+    "sw.compiler.pass_model": ("PassModel",),
     "sw.analysis.timeline": ("timeline_figure", "write_perfetto"),
     "sw.compiler.compile": ("compile_model",),
     "sw.compiler.image": ("Image",),

@@ -19,6 +19,9 @@ ENGINES = ("ternary", "int4", "both")
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
 
+#: Largest integer of as many digits in base 3, each -1, 0 or 1: what rows of the LM head are made of on the ternary engine.
+DIGITS_LARGEST = (3**TRITS_PER_BYTE - 1) // 2
+
 #: Memory ports of a build at most.
 MAX_PORTS = 8
 
@@ -261,6 +264,12 @@ class BuildConfig:
     def acc_bits(self) -> int:
         """Width of an accumulator as DRAIN reads it (signed)."""
         return self.int4_acc_bits if self.has_int4 else self.ternary_acc_bits
+
+    @property
+    def result_bits(self) -> int:
+        """Width of what DRAIN makes a float of (signed): an accumulator, or one of each digit put together."""
+        digits = (DIGITS_LARGEST * 127 * self.max_inputs).bit_length() + 1
+        return max(self.acc_bits, digits if self.has_ternary else 0)
 
     @property
     def score_bits(self) -> int:

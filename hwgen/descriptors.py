@@ -54,7 +54,7 @@ class Opcode(enum.IntEnum):
     ATTENTION = 8
     #: KV store -> KV cache in DDR.
     KV_WRITE = 9
-    #: int8 LM head: logits and top-k of a wanted token.
+    #: int8 rows of the short list: logits and top-k of a wanted token.
     HEAD = 10
 
 
@@ -84,12 +84,16 @@ class Flag(enum.IntFlag):
     #: Works on the wanted tokens: its token j is the j-th of them, and their number stands in for that of the pass's tokens. NORM
     #: reads the scratch of the token of the pass that is the j-th.
     LOGITS = 1
+    #: DRAIN: the results are logits of vocabulary rows ``stride``, ``stride + 1``, ... of ``head_stride`` in all: candidates of
+    #: their token, and written to memory where the host asks for that. Row 0 begins new candidates.
+    CANDIDATES = 2
     #: Keep the consumed ring region, and rewind to its start when the operator ends (replay), if the pass has tokens behind
     #: ``token_start + token_count``.
     REPLAY = 4
     #: NORM writes the query memory (bank 0) instead of the activation memory.
     TO_QUERY = 8
-    #: DRAIN: y -> scratch. NORM: `heads` heads of `vectors` vectors, each normed by itself -> scratch, where they were.
+    #: DRAIN: y -> scratch. NORM: `heads` heads of `vectors` vectors, each normed by itself -> scratch, where they were. ROPE: heads
+    #: are rotated or mixed, where they lie, and not quantised.
     STORE = 16
     #: DRAIN: max(y, 0)^2 -> scratch
     RELU2 = 32
@@ -110,6 +114,9 @@ class Flag(enum.IntFlag):
     KEYS = 4096
     #: ROPE: works on the value heads.
     VALUES = 8192
+    #: DRAIN: every vector of results is made of `TRITS_PER_BYTE` vectors of accumulators, the digits of its rows in base 3, the
+    #: highest first.
+    DIGITS = 16384
 
 
 class Buffers(enum.IntFlag):
@@ -132,8 +139,14 @@ class Format(enum.IntFlag):
     PLAIN = 2
     #: ROPE, ATTENTION: e4m3 queries.
     FP8_QUERY = 4
-    #: ROPE, ATTENTION, KV_WRITE: keys and values of 4 bits.
-    INT4_KV = 8
+    #: ROPE, ATTENTION, KV_WRITE: keys of 4 bits.
+    INT4_KEYS = 8
+    #: ROPE, ATTENTION, KV_WRITE: values of 4 bits.
+    INT4_VALUES = 16
+    #: ROPE: in place of the rotary row ones: pairs become difference and sum.
+    MIX = 32
+    #: ROPE: in place of the rotary row halves, the sines negative: what MIX makes of pairs becomes the pairs again.
+    UNMIX = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +170,7 @@ class Descriptor:
     #: Vectors of one token: ``ceil(n / width)`` for EMBED, NORM and HEAD, of the row range for DRAIN; PARAM: vectors
     #: written; ROTARY: vectors of one row (cosines, then sines: ``head_vectors``). LINEAR with FP8: slices that share scales.
     vectors: int = 0
-    #: LINEAR: row blocks of the panel. DRAIN: first vector of rows in the panel. HEAD: key blocks of the vocabulary.
+    #: LINEAR: row blocks of the panel. DRAIN: first vector of accumulators in the panel. HEAD: blocks of the short list.
     row_blocks: int = 0
     #: LINEAR: slices of the input dimension.
     slices: int = 0
@@ -171,7 +184,7 @@ class Descriptor:
     src: int = 0
     #: Scratch vectors from one token to the next at ``src``.
     src_stride: int = 0
-    #: Scratch or parameter address written.
+    #: Scratch or parameter address written; NORM without STORE: vector of the activations where a token begins.
     dst: int = 0
     #: Vectors from one token to the next at ``dst``.
     dst_stride: int = 0
@@ -179,14 +192,16 @@ class Descriptor:
     param: int = 0
     #: Parameter vectors from one token to the next (ROPE).
     param_stride: int = 0
-    #: First stream address in bytes, a multiple of ``beat_bytes``, as are strides between segments.
+    #: First stream address in bytes, a multiple of ``beat_bytes``, as are strides between segments. DRAIN with CANDIDATES: from the
+    #: address of the logits to those of the first token and row.
     stream_address: int = 0
-    #: Beats of one segment (consecutive bytes of memory), a multiple of ``groups``.
+    #: Beats of one segment (consecutive bytes of memory), a multiple of ``groups``. DRAIN with CANDIDATES: beats from one token's
+    #: logits to the next one's.
     stream_beats: int = 0
-    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST: first row.
+    #: Bytes from one token, position or page to the next. HEAD: rows of the vocabulary. DRAIN with SHORTLIST or
+    #: CANDIDATES: first row.
     stride: int = 0
-    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary. HEAD of
-    #: all rows: bytes from LOGITS on to those of the token.
+    #: CACHE, KV_WRITE: bytes from one head's block to the next. SHORTLIST: bytes of a block; DRAIN: rows of the vocabulary.
     head_stride: int = 0
     #: NORM: 1/n. DRAIN: weight scale. ROPE: score constant log2(e) / (127 sqrt(head_dim)).
     scalar0: float = 0.0

@@ -110,18 +110,19 @@ def _row_by_row(work: Callable[[Float], tuple[Array, Array]], rows: Float) -> tu
     return out, bits
 
 
-def quantize_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-    """int8 LM head: ``(w8 [vocab, hidden], bf16 bits of the row scales [vocab])``, of rows that are flushed first.
+def quantize_head(rows: Float, largest: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """LM head in integers up to ``largest``: ``(w8 [vocab, hidden], bf16 bits of the row scales [vocab])``, of rows that are
+    flushed first; each row by itself.
 
-    scale = bf16(max |w| / 127); w8 = round(w / scale), ties to even, in -127..127, 0 where the scale is 0.
+    scale = bf16(max |w| / largest); w8 = round(w / scale), ties to even, in -largest..largest, 0 where the scale is 0.
     """
 
     def work(part: Float) -> tuple[Array, Array]:
         part = flush(part)
-        bits = pack_bf16(np.abs(part).max(axis=1) / np.float32(127))
+        bits = pack_bf16(np.abs(part).max(axis=1) / np.float32(largest))
         scale = widen_bf16(bits)[:, None]
         divisor = np.where(scale == 0, np.float32(1), scale)
-        return np.clip(np.rint(np.where(scale == 0, np.float32(0), part) / divisor), -127, 127).astype(np.int8), bits
+        return np.clip(np.rint(np.where(scale == 0, np.float32(0), part) / divisor), -largest, largest).astype(np.int8), bits
 
     return _row_by_row(work, rows)
 
@@ -153,9 +154,9 @@ def identity_row(head_dim: int) -> Float:
     return np.repeat(np.array([1, 0], np.float32), head_dim // 2)
 
 
-def score_constant(head_dim: int, fp8_query: bool = False) -> float:
+def score_constant(head_dim: int, fp8_query: bool = False, mixes: int = 0) -> float:
     """log2(e) / (127 sqrt(head_dim)) as float32: from a query's absmax to the scale of its scores. e4m3 queries, as integers,
-    go up to `E4M3_LARGEST` instead of 127.
+    go up to `E4M3_LARGEST` instead of 127. Every time that queries and keys are mixed doubles their product.
     """
     largest = E4M3_LARGEST if fp8_query else 127
-    return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim))))
+    return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim)) * 0.5**mixes))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
+from .config import TRITS_PER_BYTE
 from .descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 
 __all__ = [
-    "OPERATORS", "Memory", "Operator", "State", "Unit", "Vectors", "accumulator_half", "activation_half", "active_tokens",
-    "all_tokens", "check_complete", "has_more_rounds", "must_wait", "rope_heads", "segments", "skipped",
+    "OPERATORS", "Memory", "Operator", "State", "Unit", "Vectors", "accumulator_half", "accumulator_vectors", "activation_half",
+    "active_tokens", "all_tokens", "check_complete", "has_more_rounds", "must_wait", "rope_heads", "segments", "skipped",
 ]
 
 
@@ -54,6 +57,8 @@ class State(enum.Flag):
     VALUES = enum.auto()
     #: Scores of vocabulary rows, and the short list of their blocks.
     SCORES = enum.auto()
+    #: Candidates of the wanted tokens, and logits in memory.
+    CANDIDATES = enum.auto()
 
     def each(self) -> Iterator[State]:
         """The kinds one by one (Python 3.10 does not iterate over a flag)."""
@@ -193,16 +198,30 @@ def _rotated(d: Descriptor) -> Vectors:
 _HEADS = {Flag.QUERIES: State.QUERIES, Flag.KEYS: State.KEYS, Flag.VALUES: State.VALUES}
 
 
+def _rotary(d: Descriptor) -> Vectors:
+    return Vectors() if d.format & (Format.MIX | Format.UNMIX) else Vectors(d.param, d.param_stride, d.head_vectors)
+
+
 def _rope_writes(d: Descriptor) -> State:
     state = State.NONE
-    for flag in rope_heads(d):
+    for flag in () if Flag.STORE in d.flags else rope_heads(d):
         state |= _HEADS[flag]
     return state
 
 
+def _ranked(d: Descriptor) -> State:
+    """What results of DRAIN go to besides the scratch."""
+    kinds = {Flag.SHORTLIST: State.SCORES, Flag.CANDIDATES: State.CANDIDATES}
+    return reduce(or_, (kind for flag, kind in kinds.items() if flag in d.flags), State.NONE)
+
+
 def _drain_reads(d: Descriptor) -> State:
-    follows = Flag.SHORTLIST in d.flags and d.stride > 0
-    return State.ACCUMULATORS | State.SCALES | (State.SCORES if follows else State.NONE)
+    return State.ACCUMULATORS | State.SCALES | (_ranked(d) if d.stride > 0 else State.NONE)
+
+
+def accumulator_vectors(d: Descriptor) -> int:
+    """Vectors of accumulators of a token that DRAIN reads, from ``row_blocks`` on."""
+    return d.vectors * (TRITS_PER_BYTE if Flag.DIGITS in d.flags else 1)
 
 
 #: Those of the units that read the ring or write the scratch beside VECTOR, which LINEAR and KV_WRITER run beside.
@@ -235,13 +254,13 @@ OPERATORS: Mapping[Opcode, Operator] = {
         unit=Unit.VECTOR, after=_SCRATCH_WRITERS, halves={Opcode.LINEAR: Buffers.ACCUMULATOR},
         scratch_reads=lambda d: _source(d) if d.flags & (Flag.ADD | Flag.MULTIPLY) else Vectors(), scratch_writes=_target,
         param_reads=lambda d: Vectors(d.param, 0, d.vectors) if Format.FP8 in d.format else Vectors(),
-        reads=_drain_reads, writes=lambda d: State.SCORES if Flag.SHORTLIST in d.flags else State.NONE,
+        reads=_drain_reads, writes=_ranked,
     ),
     Opcode.ROPE: Operator(
         # Writes queries, and the KV store that KV_WRITE reads.
         unit=Unit.VECTOR, after=_SCRATCH_WRITERS | {Unit.KV_WRITER},
         scratch_reads=lambda d: Vectors(d.src, d.src_stride, sum(rope_heads(d).values()) * d.head_vectors), scratch_writes=_rotated,
-        param_reads=lambda d: Vectors(d.param, d.param_stride, d.head_vectors),
+        param_reads=_rotary,
         writes=_rope_writes,
     ),
     Opcode.LINEAR: Operator(
@@ -257,8 +276,8 @@ OPERATORS: Mapping[Opcode, Operator] = {
         reads=lambda d: State.QUERIES | State.KEYS | State.VALUES,
     ),
     Opcode.HEAD: Operator(
-        unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.STREAM, Fetch.SHORTLIST), memory=Memory.CONSTANTS,
-        reads=lambda d: State.HEAD_INPUT | (State.SCORES if d.fetch is Fetch.SHORTLIST else State.NONE),
+        unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.SHORTLIST,), memory=Memory.CONSTANTS,
+        reads=lambda d: State.HEAD_INPUT | State.SCORES, writes=lambda d: State.CANDIDATES,
     ),
     Opcode.KV_WRITE: Operator(
         unit=Unit.KV_WRITER, after=frozenset({Unit.KV_WRITER, Unit.VECTOR, Unit.ATTENTION}), memory=Memory.CACHE,

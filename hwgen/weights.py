@@ -12,9 +12,11 @@ import numpy.typing as npt
 from .decoder import BITNET, DecoderLayer
 from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
 from .int4 import BlockMatrix, Int4Matrix, to_machine
+from .layout import KV_FORMATS
 from .rounding import ceil_div
 from .shape import ModelShape
 from .ternary import TernaryMatrix
+from .vocabulary import HEAD_LARGEST
 
 __all__ = [
     "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights", "scale_rows",
@@ -24,7 +26,7 @@ __all__ = [
 Matrix = TernaryMatrix | npt.NDArray[np.float32] | BlockMatrix | Int4Matrix
 
 #: Formats of keys and values in the cache.
-KV_KINDS = ("int8", "int4")
+KV_KINDS = tuple(KV_FORMATS)
 
 #: Formats of queries.
 QUERY_KINDS = ("int8", "e4m3")
@@ -97,8 +99,8 @@ class ModelWeights:
     embedding: Float
     #: LM head ``[vocab, hidden]``, or None where it shares the embedding (``shape.tied``).
     head: Float | None = None
-    #: Format of cached keys and values: ``"int8"`` or ``"int4"``.
-    kv: str = "int8"
+    #: Format of cached keys and values, of `KV_KINDS`.
+    kv: str = "k8v8"
     #: Format of queries: ``"int8"`` or ``"e4m3"``.
     query: str = "int8"
 
@@ -159,9 +161,9 @@ class ModelWeights:
         """bf16 bits of the embedding ``[vocab, hidden]``."""
         return pack_bf16(self.embedding)
 
-    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``."""
-        return quantize_head(self.head_rows)
+    def quantized_head(self, rows: slice = slice(None)) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """int8 LM head ``[vocab, hidden]`` and bf16 bits of its row scales ``[vocab]``, or ``rows`` of them."""
+        return quantize_head(self.head_rows[rows], HEAD_LARGEST[self.engine])
 
     def short_head(self) -> tuple[TernaryMatrix, npt.NDArray[np.uint16]]:
         """Ternary LM head (its matrix scale is 1) and bf16 bits of its row scales ``[vocab]``."""
@@ -196,7 +198,7 @@ class ModelWeights:
 
 def random_weights(
     shape: ModelShape, seed: int = 0, layer: DecoderLayer = BITNET, engine: str = "ternary", *,
-    group: int = 32, symmetric: bool = False, kv: str = "int8", query: str = "int8",
+    group: int = 32, symmetric: bool = False, kv: str = "k8v8", query: str = "int8",
 ) -> ModelWeights:
     """A random model as the machine stores it: every trit or 4-bit code alike often, signals of order one everywhere. Equal for
     equal seeds. ``group`` and ``symmetric`` are those of INT4 matrices.

@@ -41,8 +41,9 @@ _MANY = 8  # files from which on a precompiled header saves more than it takes
 
 _VERILATOR_FLAGS = (
     "--cc", "--prefix", _CLASS, "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--quiet",
-    "--output-split", "20000", "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-WIDTH",
+    "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-WIDTH",
 )
+_SPLIT = "20000"  # size of a file where files are compiled beside each other
 _NOISE_FLAGS = ("--x-assign", "unique", "--x-initial", "unique")  # the last of two settings counts
 # Several libraries may live in one process: none may bind to another's copy of the Verilated run time.
 _COMPILER_FLAGS = (
@@ -213,7 +214,6 @@ class _Builder:
         self.toolchain = toolchain
         self.description = description
         self.progress = progress
-        self.fast, self.slow = (_FAST, _SLOW) if description.optimize else (_PLAIN, _PLAIN)
         self.flags = [
             *_COMPILER_FLAGS,
             f"-DVM_TRACE={int(description.trace)}",
@@ -232,14 +232,8 @@ class _Builder:
         (work / "binding.hpp").write_text(_binding(self.description, _read_ports(work / f"{_CLASS}.h")))
 
         runtime = self._runtime(work)
-        sources = sorted(work.glob(f"{_CLASS}*.cpp"))
-        self.progress(f"compiling {len(sources)} files of {self.description.top}")
-        if len(sources) > _MANY:
-            self._precompile(work)
         here = Path(__file__).parent
-        jobs = [(source, self.slow if source.stem.endswith("__Slow") else self.fast) for source in sources]
-        jobs += [(here / name, self.fast) for name in _SOURCES]
-        objects = self._compile(jobs, work, ["-I.", f"-I{here}"])
+        objects = self._compile(self._jobs(work, here), work, ["-I.", f"-I{here}"])
 
         self.progress(f"linking {self.description.top}")
         libraries = ["-llz4", "-lz"] if self.description.trace else []
@@ -250,10 +244,26 @@ class _Builder:
         shutil.rmtree(work)
         _description_path(directory / _LIBRARY).write_text(json.dumps(asdict(self.description), indent=1))
 
+    def _jobs(self, work: Path, here: Path) -> list[tuple[Path, str]]:
+        """Files to compile, and how each is optimized."""
+        sources = sorted(work.glob(f"{_CLASS}*.cpp"))
+        self.progress(f"compiling {len(sources)} files of {self.description.top}")
+        if not self.description.optimize:
+            # Reading the headers takes longer than compiling a file: they are read once.
+            whole = work / "whole.cpp"
+            whole.write_text("".join(f'#include "{source}"\n' for source in [*(s.name for s in sources), *_SOURCES]))
+            return [(whole, _PLAIN)]
+        if len(sources) > _MANY:
+            self._precompile(work)
+        jobs = [(source, _SLOW if source.stem.endswith("__Slow") else _FAST) for source in sources]
+        return [*jobs, *((here / name, _FAST) for name in _SOURCES)]
+
     def _verilate(self, verilog: str, work: Path) -> None:
         noise = self.description.noise
         (work / "design.v").write_text(add_noise(verilog) if noise else verilog)
-        arguments = [*_VERILATOR_FLAGS, *(_NOISE_FLAGS if noise else ()), "--top-module", self.description.top, "--Mdir", "."]
+        split = _SPLIT if self.description.optimize else "0"
+        arguments = [*_VERILATOR_FLAGS, *(_NOISE_FLAGS if noise else ()), "--output-split", split]
+        arguments += ["--top-module", self.description.top, "--Mdir", "."]
         if self.description.trace:
             arguments += ["--trace-fst", "--trace-structs"]
         if self.description.public:
@@ -286,7 +296,7 @@ class _Builder:
         header = f"{_CLASS}__pch.h"
         (work / f"{header}.gch").mkdir()
         self._parallel([
-            ["-x", "c++-header", level, "-I.", header, "-o", f"{header}.gch/{level[1:]}"] for level in {self.fast, self.slow}
+            ["-x", "c++-header", level, "-I.", header, "-o", f"{header}.gch/{level[1:]}"] for level in (_FAST, _SLOW)
         ], work)
 
     def _compile(self, jobs: Sequence[tuple[Path, str]], directory: Path, options: Sequence[str]) -> list[str]:

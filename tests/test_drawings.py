@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from hwgen.descriptors import Opcode
 from hwgen.operators import OPERATORS
 from hwgen.sw.runtime.llm import LLM
-from tools import draw_machine, draw_peers, draw_story
+from tools import draw_machine, draw_peers, draw_sequences, draw_story
 
 
 def test_block_diagram_is_of_the_code() -> None:
@@ -21,7 +21,7 @@ def test_block_diagram_is_of_the_code() -> None:
 
 
 def test_pictures_are_current() -> None:
-    for tool in (draw_machine, draw_peers):
+    for tool in (draw_machine, draw_peers, draw_sequences):
         committed = tool.PICTURE.read_text(encoding="utf-8")
         assert committed == tool.draw(), f"run python {tool.__file__}"
         ElementTree.fromstring(committed)

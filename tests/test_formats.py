@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -26,9 +28,11 @@ def test_flush_and_bf16() -> None:
 
 def test_quantize_head() -> None:
     rows = np.array([[127.0, -63.5, 0.5, 0.0], [0, 0, 0, 0], [-2.0, 1.0, 2.0, 0.001]], np.float32)
-    w8, scales = quantize_head(rows)
+    w8, scales = quantize_head(rows, 127)
     assert w8.tolist() == [[127, -64, 0, 0], [0, 0, 0, 0], [-127, 64, 127, 0]]
     assert scales[:2].tolist() == [0x3F80, 0]
+    w8, scales = quantize_head(np.array([[121, -60.5, 61.5, -121]], np.float32), 121)
+    assert w8.tolist() == [[121, -60, 62, -121]] and scales.tolist() == [0x3F80]
 
 
 def test_bf16_bits() -> None:
@@ -43,7 +47,7 @@ def test_large_arrays_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     rows = (rng.normal(0, 1, (37, 24)) * 10.0 ** rng.integers(-40, 3, (37, 24))).astype(np.float32)
     rows[5] = 0
-    work = flush, pack_bf16, round_bf16, quantize_head, ternary_head
+    work = flush, pack_bf16, round_bf16, partial(quantize_head, largest=121), ternary_head
     whole = [function(rows) for function in work]
     monkeypatch.setattr("hwgen.formats._PIECE", 100)  # four rows
     for function, expected in zip(work, whole, strict=True):

@@ -12,12 +12,12 @@ from hwgen.operators import OPERATORS, State, Unit, must_wait
 #: Every way to use an operator that the table knows.
 USES = [
     {"flags": flags, "format": format_, "fetch": fetch, "stride": 1, "vectors": 1, "heads": 1, "kv_heads": 1, "head_vectors": 1}
-    for flags in (Flag.NONE, Flag.TO_QUERY, Flag.ADD | Flag.SHORTLIST, Flag.QUERIES | Flag.KEYS | Flag.VALUES)
+    for flags in (Flag.NONE, Flag.TO_QUERY, Flag.ADD | Flag.SHORTLIST | Flag.CANDIDATES, Flag.QUERIES | Flag.KEYS | Flag.VALUES)
     for format_ in (Format.NONE, Format.FP8)
     for fetch in (Fetch.STREAM, Fetch.SHORTLIST)
 ]
-#: What has one user at a time, besides the ring.
-PORTS = {Opcode.ATTENTION: {"kv store port"}, Opcode.HEAD: {"writer"}, Opcode.KV_WRITE: {"kv store port", "writer"}}
+#: What has one user at a time, besides the ring. (Logits of DRAIN wait for the writer by themselves, and KV_WRITE for DRAIN.)
+PORTS = {Opcode.ATTENTION: {"kv store port"}, Opcode.KV_WRITE: {"kv store port"}}
 #: In one memory.
 MEMORIES = {State.HEAD_INPUT: State.QUERIES, State.VALUES: State.KEYS}
 

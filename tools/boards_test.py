@@ -23,22 +23,32 @@ TOOLS = (
     "jinja2>=3.1", "safetensors>=0.5",
 )
 
-#: Tests of what a board runs. One that needs torch says so itself, by a skip.
-TESTS = tuple(
+#: Tests of what a board runs and that touch nothing of its library: once a Python. One that needs torch says so itself, by a skip.
+PYTHON_TESTS = tuple(
     f"tests/{name}"
     for name in (
         *(f"test_{unit}.py" for unit in ("attention_memory", "boards", "config", "decoder", "files", "formats", "operator_hazards",
                                          "packages", "ternary", "weights")),
-        "notebooks/test_imports.py",
-        "sim/board",
-        "sw/analysis/test_board_bench.py",
-        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "options", "selftest")),
+        "sw/cli/test_options.py",
         *(f"sw/compiler/test_{unit}.py" for unit in ("image", "image_file")),
-        "sw/devices",
         *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),
         *(f"sw/runtime/test_{unit}.py" for unit in ("llm", "pages", "prefix_cache", "sampling", "scheduler")),
     )
 )
+
+#: Tests on PYNQ: in every environment.
+LIBRARY_TESTS = tuple(
+    f"tests/{name}"
+    for name in (
+        "notebooks/test_imports.py",
+        "sim/board",
+        "sw/analysis/test_board_bench.py",
+        *(f"sw/cli/test_{command}.py" for command in ("board", "doctor", "memory", "selftest")),
+        "sw/devices",
+    )
+)
+
+TESTS = PYTHON_TESTS + LIBRARY_TESTS
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Environment:
     name: str
     python: str
     requirements: tuple[str, ...]
+    #: Another environment of the same Python runs the tests that touch no library of a board.
+    library_only: bool = False
 
 
 ENVIRONMENTS = (
@@ -57,7 +69,7 @@ ENVIRONMENTS = (
         "3.10",
         ("pynq==3.0.1", "pynqmetadata==0.1.2", "pynqutils==0.1.1", "pydantic==1.9.1", "pycparser==2.19", "numpy==1.26.4"),
     ),
-    Environment("py310-pynq312", "3.10", ("pynq==3.1.2",)),
+    Environment("py310-pynq312", "3.10", ("pynq==3.1.2",), library_only=True),
     Environment("py312-pynq400", "3.12", ("pynq==4.0.0",)),
 )
 
@@ -117,7 +129,8 @@ def run(environment: Environment, wheel: Path, answers: Path) -> int:
     print(f"== {environment.name}: {found.stdout.strip()}", flush=True)
     if not found.stdout.strip().endswith(f"site-packages{os.sep}hwgen{os.sep}__init__.py"):
         sys.exit("hwgen is not that of the wheel")
-    command = [str(python), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--strict-markers", *TESTS]
+    command = [str(python), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--strict-markers", "--durations=10",
+               *(LIBRARY_TESTS if environment.library_only else TESTS)]
     return subprocess.run(command, cwd=place, env=variables, check=False).returncode
 
 

@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ..interfaces import index_bits
 
-__all__ = ["INDEX_BITS", "CandidateList", "ordered"]
+__all__ = ["INDEX_BITS", "CandidateList", "ordered", "restored"]
 
 #: Bits of a token id.
 INDEX_BITS = 24
@@ -20,21 +20,35 @@ def ordered(number: Value) -> Value:
     return Mux(number[31], ~number, Cat(number[:31], 1))
 
 
+def restored(key: Value) -> Value:
+    """The float32 of which `ordered` made this."""
+    return Mux(key[31], Cat(key[:31], 0), ~key)
+
+
 class CandidateList(wiring.Component):
     """Sorted lists of the ``size`` largest candidates, ``lists`` of them in one memory; of equal candidates the earlier comes
     first. One list at a time takes candidates.
 
     Candidates come one a cycle, in bursts that are reserved ahead, and wait in a queue. One that is not better than the last entry
-    leaves the queue in one cycle; another climbs the list from its end, an entry a cycle. That is rare: of n candidates in
-    random order about ``size * ln(n / size)`` enter the list.
+    leaves the queue in one cycle; another climbs the list from its end, an entry a cycle and one cycle more. That is rare: of n
+    candidates in random order about ``size * ln(n / size)`` enter the list.
+
+    ::
+
+        cycle after the queue    0       1       2       3
+        address                  p - 1   p - 2   p - 3   p - 4     from the last place p on
+        above                            -       p - 1   p - 2
+        written                  -       -       p       p - 1     the candidate where it is not better than above
+
+    Logits lie in the memory in the form that unsigned comparison orders (`ordered`).
 
     Members
     -------
     clear, resume : In(1), list : In
         Strobes, while nothing waits: list ``list`` begins anew, or goes on from where it was left, and takes the candidates from
         the next cycle on.
-    room : Out(1), begin : In(1)
-        Whether another burst of ``burst`` candidates may come, and the strobe that reserves the place for it.
+    free : Out, reserve : In
+        Places that are not reserved, and how many are reserved in this cycle, for candidates to come.
     valid : In(1), index : In(bits), logit : In(32)
         A candidate.
     busy : Out(1)
@@ -44,22 +58,19 @@ class CandidateList(wiring.Component):
         candidate reached have no meaning.
     """
 
-    def __init__(self, size: int, lists: int, burst: int, *, depth: int, bits: int = INDEX_BITS) -> None:
+    def __init__(self, size: int, lists: int, *, depth: int, bits: int = INDEX_BITS) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
-        if depth < burst:
-            raise ValueError(f"depth must be at least burst ({burst}), not {depth!r}")
         self.size = size
         self.lists = lists
-        self.burst = burst
         self.depth = depth
         self.bits = bits
         super().__init__({
             "clear": In(1),
             "resume": In(1),
             "list": In(index_bits(lists)),
-            "room": Out(1),
-            "begin": In(1),
+            "free": Out(bits_for(depth)),
+            "reserve": In(bits_for(depth)),
             "valid": In(1),
             "index": In(bits),
             "logit": In(32),
@@ -75,45 +86,50 @@ class CandidateList(wiring.Component):
         m.submodules.queue = queue = fifo.SyncFIFO(width=32 + self.bits, depth=depth)
         m.submodules.entries = entries = memory.Memory(shape=32 + self.bits, depth=self.lists * size, init=[])
         put, get = entries.write_port(), entries.read_port()
-        #: Where the list begins; the logit of its last entry.
+        #: Where the list begins; the key of its last entry.
         base, worst = Signal(len(self.entry)), Signal(32)
-
-        #: The candidate at work, logit first.
-        candidate = Signal(32 + self.bits, name="logit_in")
+        #: The candidate at work, key first, and its place; the entry before that, once it is ``known``.
+        candidate, above = (Signal(32 + self.bits, reset_less=True, name=name) for name in ("candidate", "above"))
         filled, place = Signal(range(size + 1)), Signal(bits_for(size))
-        climbing, better = Signal(), Signal()
+        climbing, known, better = Signal(), Signal(), Signal()
+        #: The entry before the place that the next candidate comes to; the one to be read for this one.
+        last, reader = Signal.like(base, name="last"), Signal.like(base, name="reader")
         reserved = Signal(range(depth + 1))
         full, pop = Signal(), Signal()
-        #: The entry before ``place``: read while the candidate comes, or climbs to the place behind it.
-        above = get.data
         m.d.comb += [
             queue.w_en.eq(self.valid),
-            queue.w_data.eq(Cat(self.logit, self.index)),
+            queue.w_data.eq(Cat(ordered(self.logit), self.index)),
             pop.eq(queue.r_rdy & ~climbing),
             queue.r_en.eq(pop),
-            self.room.eq(reserved <= depth - self.burst),
+            self.free.eq(depth - reserved),
             self.busy.eq(queue.r_rdy | climbing),
             full.eq(filled == size),
-            get.addr.eq(Mux(
-                climbing | queue.r_rdy, base + Mux(climbing, place - 2, Mux(full, size - 2, filled - 1)), self.entry,
-            )),
-            Cat(self.logit_of_entry, self.index_of_entry).eq(get.data),
-            better.eq((place != 0) & (ordered(candidate[:32]) > ordered(above[:32]))),
-            put.en.eq(climbing),
+            get.addr.eq(Mux(climbing, reader, Mux(queue.r_rdy, last, self.entry))),
+            self.logit_of_entry.eq(restored(get.data[:32])),
+            self.index_of_entry.eq(get.data[32:]),
+            better.eq((place != 0) & (candidate[:32] > above[:32])),
+            put.en.eq(climbing & known),
             put.addr.eq(base + place),
             put.data.eq(Mux(better, above, candidate)),
         ]
-        m.d.sync += reserved.eq(reserved + Mux(self.begin, self.burst, 0) - pop)
-        with m.If(climbing):
+        m.d.sync += [
+            reserved.eq(reserved + self.reserve - pop),
+            # Right when a candidate comes: two cycles after the list was opened, or the one before found its place.
+            last.eq(base + Mux(full, size - 2, filled - 1)),
+            reader.eq(Mux(climbing, reader, last) - 1),
+            above.eq(get.data),
+            known.eq(climbing & (~known | better)),
+        ]
+        with m.If(climbing & known):
             m.d.sync += [place.eq(place - 1), climbing.eq(better)]
-        with m.Elif(pop):
+            with m.If(place == size - 1):
+                m.d.sync += worst.eq(put.data[:32])
+        with m.If(pop):
             m.d.sync += candidate.eq(queue.r_data)
             with m.If(~full):
                 m.d.sync += [filled.eq(filled + 1), place.eq(filled), climbing.eq(1)]
-            with m.Elif(ordered(queue.r_data[:32]) > ordered(worst)):
+            with m.Elif(queue.r_data[:32] > worst):
                 m.d.sync += [place.eq(size - 1), climbing.eq(1)]
-        with m.If(climbing & (place == size - 1)):
-            m.d.sync += worst.eq(put.data[:32])
         with m.If(self.clear | self.resume):
             m.d.sync += [base.eq(self.list * size), reserved.eq(0), climbing.eq(0)]
         self._remember(m, filled, worst)

@@ -1,4 +1,4 @@
-"""Writes the logits of the LM head to memory."""
+"""Writes logits of the vocabulary to memory."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ __all__ = ["LogitWriter"]
 
 
 class LogitWriter(wiring.Component):
-    """One segment of float32 beats, rounded up to a multiple of ``groups`` beats; the rest is 0. Logits wait one by one in a
-    queue, so that only one register is a beat wide.
+    """Segments of float32 logits, whole beats of them. Logits wait one by one in a queue, so that only one register is a beat wide.
 
     Members
     -------
-    start : In(1), rows : In(32), address : In
-        Strobe: a segment of ``rows`` logits at ``address``.
+    start : In(1), count : In(32), address : In
+        Strobe, while ``idle``: a segment of ``count`` beats at ``address``.
     room : Out(1), begin : In(1)
-        Whether the logits of another block may come, and the strobe that reserves the place for them.
+        Whether another vector of logits may come, and the strobe that reserves the place for it.
     valid : In(1), logit : In(32)
-        The next logit, 0 from row ``rows`` on; whole blocks of ``kv_block``.
-    finish : In(1)
-        Level: the last block's logits have come. Held until ``idle``.
+        The next logit; as many as the segment holds.
     idle : Out(1)
+        From ``start`` on 0, until the last beat was taken.
     segment : Out(Segment), beats : Out(WriteBeat)
     """
 
-    def __init__(self, config: BuildConfig) -> None:
-        self.config = config
+    def __init__(self, config: BuildConfig, depth: int) -> None:
+        if depth < config.width:
+            raise ValueError(f"depth must be at least {config.width} (a vector), not {depth!r}")
+        self.config, self.depth = config, depth
         super().__init__({
             "start": In(1),
-            "rows": In(32),
+            "count": In(32),
             "address": In(ADDRESS_BITS),
             "room": Out(1),
             "begin": In(1),
             "valid": In(1),
             "logit": In(32),
-            "finish": In(1),
             "idle": Out(1),
             "segment": Out(Segment()),
             "beats": Out(WriteBeat(config)),
@@ -48,51 +47,40 @@ class LogitWriter(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
+        config, depth = self.config, self.depth
         words = config.beat_bytes // 4
-        word_bits, group_bits = (words - 1).bit_length(), (config.groups - 1).bit_length()
-        depth = 2 * config.kv_block
         m.submodules.queue = queue = fifo.SyncFIFO(width=32, depth=depth)
 
         gathered = Signal(8 * config.beat_bytes, reset_less=True)
-        count = Signal(word_bits)
+        place = Signal(range(words))
         left = Signal(32)
         reserved = Signal(range(depth + 1))
-        active, finished, sending, full, shift, drop = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
-        m.d.sync += [
-            reserved.eq(reserved + Mux(active & self.begin, config.kv_block, 0) - (queue.r_rdy & queue.r_en)),
-            finished.eq(self.finish),
-        ]
+        active, sending, full, shift = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += reserved.eq(reserved + Mux(active & self.begin, config.width, 0) - shift)
         m.d.comb += [
             queue.w_en.eq(active & self.valid),
             queue.w_data.eq(self.logit),
-            queue.r_en.eq(shift | drop),
-            self.room.eq(~active | (reserved <= depth - config.kv_block)),
+            queue.r_en.eq(shift),
+            self.room.eq(reserved <= depth - config.width),
             # Not in the cycle in which a beat leaves: `ready` comes from far away.
-            shift.eq(sending & ~full & (queue.r_rdy | finished)),
+            shift.eq(sending & ~full & queue.r_rdy),
             self.beats.valid.eq(full),
             self.beats.payload.data.eq(gathered),
             self.beats.payload.strobe.eq(~0),
             self.segment.payload.address.eq(self.address),
             self.segment.payload.beats.eq(left),
+            self.idle.eq(~active & ~self.start),
         ]
         with m.If(self.beats.ready):
             m.d.sync += full.eq(0)
         with m.If(shift):
-            m.d.sync += [
-                gathered.eq(Cat(gathered[32:], Mux(queue.r_rdy, queue.r_data, 0))),
-                count.eq(count + 1),
-                full.eq(count == words - 1),
-            ]
+            m.d.sync += [gathered.eq(Cat(gathered[32:], queue.r_data)), place.eq(place + 1), full.eq(place == words - 1)]
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq(~self.start)
-                beats = Signal(32)
-                m.d.comb += beats.eq((self.rows + words - 1) >> word_bits)
-                m.d.sync += left.eq(((beats + config.groups - 1) >> group_bits) << group_bits)
+                m.d.sync += left.eq(self.count)
                 with m.If(self.start):
-                    m.d.sync += [active.eq(1), count.eq(0)]
+                    m.d.sync += active.eq(1)
                     m.next = "SEGMENT"
             with m.State("SEGMENT"):
                 m.d.comb += self.segment.valid.eq(1)
@@ -103,11 +91,6 @@ class LogitWriter(wiring.Component):
                 with m.If(full & self.beats.ready):
                     m.d.sync += left.eq(left - 1)
                     with m.If(left == 1):
-                        m.next = "DROP"
-            with m.State("DROP"):
-                # The last block may hold whole beats of missing rows.
-                m.d.comb += drop.eq(1)
-                with m.If(finished & ~queue.r_rdy):
-                    m.d.sync += active.eq(0)
-                    m.next = "IDLE"
+                        m.d.sync += active.eq(0)
+                        m.next = "IDLE"
         return m

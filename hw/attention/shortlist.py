@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import index_bits
-from .candidates import INDEX_BITS, CandidateList, ordered
+from .candidates import INDEX_BITS, CandidateList, ordered, restored
 
 __all__ = ["READ_CYCLES", "ShortList"]
 
@@ -72,7 +72,7 @@ class ShortList(wiring.Component):
         # As many as a panel can end of one token.
         blocks = config.panel_rows // config.kv_block + 2
         m.submodules.best = best = CandidateList(
-            config.shortlist, config.chunk, blocks, depth=blocks, bits=INDEX_BITS - (config.kv_block - 1).bit_length()
+            config.shortlist, config.chunk, depth=blocks, bits=INDEX_BITS - (config.kv_block - 1).bit_length()
         )
         #: Strobe: vectors of the token ``number`` begin.
         begin, number = Signal(), Signal(len(self.list))
@@ -92,8 +92,7 @@ class ShortList(wiring.Component):
         with m.Elif(valid):
             m.d.sync += running.eq(total)
         m.d.sync += [
-            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]),
-            best.logit.eq(Mux(total[31], total ^ (1 << 31), ~total)),  # back from its order
+            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]), best.logit.eq(restored(total)),
         ]
         m.d.comb += [
             best.list.eq(number), best.clear.eq(begin & (self.first_row == 0)), best.resume.eq(begin & (self.first_row != 0)),

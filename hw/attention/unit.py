@@ -1,13 +1,13 @@
-"""The attention unit: ATTENTION and HEAD."""
+"""The attention unit: ATTENTION, and HEAD of the short list."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Fetch, Opcode
+from ...descriptors import Opcode
 from ..interfaces import (
     BeatStream,
     KvRead,
@@ -16,13 +16,11 @@ from ..interfaces import (
     QueryScaleWrite,
     QueryWrite,
     RunRead,
-    Segment,
-    WriteBeat,
     index_bits,
 )
 from .blocks import BlockBuffer
-from .candidates import INDEX_BITS, CandidateList
-from .logits import LogitWriter
+from .candidates import INDEX_BITS
+from .ranking import ListedLogits
 from .scaling import ScoreScaler
 from .scores import ScoreStage
 from .shortlist import READ_CYCLES
@@ -35,14 +33,13 @@ __all__ = ["AttentionUnit"]
 
 class AttentionUnit(wiring.Component):
     """Online-softmax attention of every run's queries over its past keys (``beats``) and its own (KV store), in blocks by ascending
-    position; and the int8 LM head with its best candidates. Bit for bit the operators of ``docs/numerics.md``.
+    position; and int8 rows of the short list. Bit for bit the operators of ``docs/numerics.md``.
 
     ::
 
         beats, store -> BlockBuffer -> ScoreStage -> ScoreScaler -> OnlineSoftmax -> ValueStage -> scratch_write
                           keys, values     q . k        scores        P, W, c, 1/l      o
-                                                          | logits (HEAD)
-                                                          +-> CandidateList, LogitWriter
+                                                          +-> logits (HEAD)
 
     The stages work on different items (one round of ``query_lanes`` query slots against one block of keys), and run ahead
     across blocks, key/value heads and runs as far as their buffers reach. A round with slots of two runs is worked on for each of
@@ -51,10 +48,10 @@ class AttentionUnit(wiring.Component):
     ATTENTION: all tokens of the pass; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
     ``dst + t * dst_stride + n * head_vectors``. Consumes, for each run and each key/value head, ``ceil(position / kv_block)``
     blocks of ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`; the slots of this run's tokens in them are not used.
-    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KV`` keys and values have 4 bits (builds that have them).
-    HEAD of wanted token ``first``: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as :func:`hwgen.layout.pack_head`
-    makes them, ``stride`` rows in all; with ``op.write_logits`` a segment of float32 logits at ``op.logits`` + ``head_stride``.
-    With fetch SHORTLIST the blocks are those of the token's short list, in its order, and no logits are written.
+    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KEYS`` and ``INT4_VALUES`` those have 4 bits (builds that
+    have them).
+    HEAD of wanted token ``first``, in builds with a ternary engine: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as
+    :func:`hwgen.layout.pack_head` makes them, those of the token's short list in its order; of ``stride`` rows of the vocabulary.
 
     Members
     -------
@@ -65,12 +62,10 @@ class AttentionUnit(wiring.Component):
     query : In(QueryWrite), query_scale : In(QueryScaleWrite)
     store : Out(KvRead)
     scratch_write : Out(MemoryWrite)
-    logits_segment : Out(Segment), logits : Out(WriteBeat)
     list_index : Out, list_block : In
-        Entry of the short list of token ``op.first``, and its block `READ_CYCLES` later at most.
-    candidate : In, candidate_word : Out(32)
-        While no HEAD runs, of the candidates of all wanted tokens word ``candidate`` of the cycle before: token id, then logit of
-        each, best first.
+        Entry of the short list of token ``op.first``, and its block `READ_CYCLES` later at most. With the next one in builds with a
+        ternary engine alone.
+    listed : Out(ListedLogits)
     scoring, weighting, summing : Out(1)
         With ``config.probe`` only: in this cycle a beat of keys is multiplied, a key is at the softmax (its first or its second
         half), a beat of values is multiplied, each of another item.
@@ -88,12 +83,11 @@ class AttentionUnit(wiring.Component):
             "query_scale": In(QueryScaleWrite(config)),
             "store": Out(KvRead(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
-            "logits_segment": Out(Segment()),
-            "logits": Out(WriteBeat(config)),
-            "list_index": Out(index_bits(config.shortlist)),
-            "list_block": In(INDEX_BITS),
-            "candidate": In(index_bits(2 * config.chunk * config.topk)),
-            "candidate_word": Out(32),
+            **({
+                "list_index": Out(index_bits(config.shortlist)),
+                "list_block": In(INDEX_BITS),
+                "listed": Out(ListedLogits(config)),
+            } if config.has_ternary else {}),
             **({name: Out(1) for name in ("scoring", "weighting", "summing")} if config.probe else {}),
         })
 
@@ -106,12 +100,12 @@ class AttentionUnit(wiring.Component):
         m.submodules.scaler = scaler = ScoreScaler(config)
         m.submodules.softmax = softmax = OnlineSoftmax(config)
         m.submodules.value_stage = values = ValueStage(config)
-        m.submodules.topk = topk = CandidateList(config.topk, config.chunk, config.kv_block, depth=2 * config.kv_block)
-        m.submodules.logit_writer = writer = LogitWriter(config)
 
-        direct = Signal()
+        direct: Value = Signal(name="direct") if config.has_ternary else Const(0)
         start = Signal()
-        m.d.sync += [start.eq(self.start), direct.eq(self.op.descriptor.opcode == Opcode.HEAD)]
+        m.d.sync += start.eq(self.start)
+        if config.has_ternary:
+            m.d.sync += direct.eq(self.op.descriptor.opcode == Opcode.HEAD)
         for unit in (slots, blocks, scores, values):
             wiring.connect(m, wiring.flipped(self.op), unit.op)
         for runs, reader in zip(self.runs, (blocks.runs, slots.runs), strict=True):
@@ -121,8 +115,6 @@ class AttentionUnit(wiring.Component):
         wiring.connect(m, wiring.flipped(self.query), scores.write)
         wiring.connect(m, wiring.flipped(self.query_scale), scores.write_scale)
         wiring.connect(m, wiring.flipped(self.scratch_write), values.scratch_write)
-        wiring.connect(m, wiring.flipped(self.logits_segment), writer.segment)
-        wiring.connect(m, wiring.flipped(self.logits), writer.beats)
         wiring.connect(m, softmax.reciprocal, values.reciprocal)
 
         m.d.comb += [
@@ -140,7 +132,7 @@ class AttentionUnit(wiring.Component):
             values.group_vectors.eq(slots.group_vectors),
         ]
         # An item that begins takes more than a cycle, so that the next one sees what this one took.
-        m.d.sync += scaler.room.eq(Mux(direct, writer.room & topk.room, softmax.room))
+        m.d.sync += scaler.room.eq(Mux(direct, self.listed.room, softmax.room) if config.has_ternary else softmax.room)
         if config.probe:
             m.d.comb += [
                 self.scoring.eq(scores.working & ~direct),
@@ -149,41 +141,32 @@ class AttentionUnit(wiring.Component):
             ]
         self._connect_stages(m)
 
-        self._connect_head(m, start, direct)
+        if config.has_ternary:
+            self._connect_head(m, start, direct)
+        else:
+            m.d.sync += self.done.eq(values.done)
         return m
 
-    def _connect_head(self, m: Module, start: Signal, direct: Signal) -> None:
-        """HEAD: rows are numbered as they come, or block by block from the short list; those beyond the vocabulary are no
-        candidates."""
-        config, scaler, topk, writer = self.config, m.submodules.scaler, m.submodules.topk, m.submodules.logit_writer
+    def _connect_head(self, m: Module, start: Signal, direct: Value) -> None:
+        """HEAD: rows are numbered block by block from the short list; those beyond the vocabulary are no candidates."""
+        scaler, listed = m.submodules.scaler, self.listed
         row = Signal(INDEX_BITS)
-        block_bits = (config.kv_block - 1).bit_length()
-        listed, entry, opened = Signal(), Signal(len(self.list_index)), Signal()
-        known = Signal()
-        finished = Signal()
+        block_bits = (self.config.kv_block - 1).bit_length()
+        entry, opened, finished = Signal(len(self.list_index)), Signal(), Signal()
         m.d.comb += [
-            known.eq(row < self.op.descriptor.stride),
-            topk.clear.eq(start & direct),
-            topk.list.eq(self.op.first),
-            topk.index.eq(row),
-            topk.valid.eq(scaler.logit_valid & direct & known),
-            topk.begin.eq(scaler.begin & direct),
-            topk.logit.eq(scaler.logit),
-            writer.start.eq(start & direct & ~listed & self.op.write_logits),
-            writer.rows.eq(self.op.descriptor.stride),
-            writer.begin.eq(scaler.begin & direct),
-            writer.valid.eq(scaler.logit_valid & direct),
-            writer.logit.eq(Mux(known, scaler.logit, 0)),
-            writer.finish.eq(finished),
+            listed.open.eq(start & direct),
+            listed.token.eq(self.op.first),
+            listed.begin.eq(scaler.begin & direct),
+            listed.valid.eq(scaler.logit_valid & direct & (row < self.op.descriptor.stride)),
+            listed.row.eq(row),
+            listed.logit.eq(scaler.logit),
+            self.list_index.eq(entry),
         ]
-        m.d.comb += self.list_index.eq(entry)
-        m.d.sync += writer.address.eq(self.op.logits + self.op.descriptor.head_stride)  # of the operator
-        m.d.sync += listed.eq(self.op.descriptor.fetch == Fetch.SHORTLIST)
         # The list is complete when the beats that were fetched by it arrive; if they are there already, it has yet to be read.
         opening, end_of_block, arrived, reads = Signal(), Signal(), Signal(), Signal(range(READ_CYCLES + 1))
-        m.d.comb += opening.eq(listed & direct & ~opened & arrived & (reads == READ_CYCLES))
+        m.d.comb += opening.eq(direct & ~opened & arrived & (reads == READ_CYCLES))
         m.d.sync += [arrived.eq((arrived | self.beats.valid) & ~start), reads.eq(Mux(start, 0, reads + (reads != READ_CYCLES)))]
-        m.d.comb += end_of_block.eq(row[:block_bits].all() & listed)
+        m.d.comb += end_of_block.eq(row[:block_bits].all())
         with m.If(start):
             m.d.sync += [row.eq(0), entry.eq(0), opened.eq(0)]
         with m.Elif(opening | (scaler.logit_valid & end_of_block)):
@@ -191,18 +174,12 @@ class AttentionUnit(wiring.Component):
         with m.Elif(scaler.logit_valid):
             m.d.sync += row.eq(row + 1)
         head_done = Signal()
-        m.d.comb += head_done.eq(finished & writer.idle & ~topk.busy & ~topk.valid)
+        m.d.comb += head_done.eq(finished & ~listed.busy & ~listed.valid)
         with m.If(head_done):
             m.d.sync += finished.eq(0)
         with m.Elif(scaler.done & direct & scaler.present.final):
             m.d.sync += finished.eq(1)
         m.d.sync += self.done.eq(head_done | m.submodules.value_stage.done)
-        of_logit = Signal()
-        m.d.sync += of_logit.eq(self.candidate[0])
-        m.d.comb += [
-            topk.entry.eq(self.candidate[1:]),
-            self.candidate_word.eq(Mux(of_logit, topk.logit_of_entry, topk.index_of_entry)),
-        ]
 
     def _connect_stages(self, m: Module) -> None:
         """What one stage asks of another, and what it answers, under the same name on both sides."""

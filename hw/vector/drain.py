@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ...config import BuildConfig
+from ...config import TRITS_PER_BYTE, BuildConfig
 from ...descriptors import Flag, Opcode
 from ..float.convert import IntToFloat
 from ..float.format import pipelined
 from ..float.multiply import FloatMul
 from ..interfaces import ACCUMULATOR_LATENCY, Operator, index_bits
+from .digits import DigitSum
 from .scales import Scales
 from .step import HELD, Step, Tag
 
 __all__ = ["DrainSteps"]
 
-#: Cycles from an accumulator request to the step that its data belongs to, without row scales.
+#: Cycles from an accumulator request to the step that its data belongs to, without digits and row scales.
 REQUEST_LEAD = ACCUMULATOR_LATENCY + IntToFloat.latency - HELD
 
 #: Cycles that a multiplication by the row scale takes before that.
@@ -37,7 +38,12 @@ class DrainSteps(wiring.Component):
     """Accumulator requests and steps of DRAIN, a token after the other.
 
     With an INT4 engine every step and every ``load`` come `ROW_PRODUCT` cycles later, for the accumulators are
-    multiplied by row scales first. ``step.tag.param``, the address of those, comes so much before its step.
+    multiplied by row scales first. ``step.tag.param``, the address of those, comes so much before its step. With a ternary
+    engine they come `DigitSum.latency` cycles later, for accumulators of several digits are put together first: with DIGITS a
+    step has `TRITS_PER_BYTE` requests.
+
+    With CANDIDATES a step begins when ``room`` is there, and `BuildConfig.width` cycles after the one before at least: results
+    go on one by one.
 
     ::
 
@@ -58,12 +64,18 @@ class DrainSteps(wiring.Component):
         The ``final`` step's result is written.
     sums_busy, scales_busy : In(1)
         Scales must be complete: the operator waits for both to fall.
+    digit_first : Out(1)
+        The accumulators that come in the next cycle are of a vector's first digit. Builds with a ternary engine alone.
+    room : In(1), begin : Out(1)
+        With CANDIDATES: another step may begin, and begins; ``room`` takes no account of the latest two cycles.
     lists_busy : In(1)
-        With SHORTLIST the next token's vectors wait for that, after the one before has left.
+        With SHORTLIST or CANDIDATES the next token's vectors, and ``done``, wait for that, after the one before has left.
     """
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
+        #: Cycles that steps and loads come later than without digits and row scales.
+        self.later = DigitSum.latency * config.has_ternary + ROW_PRODUCT * config.has_int4
         super().__init__({
             "op": In(Operator(config)),
             "start": In(1),
@@ -76,6 +88,9 @@ class DrainSteps(wiring.Component):
             "drained": In(1),
             "sums_busy": In(1),
             "scales_busy": In(1),
+            **({"digit_first": Out(1)} if config.has_ternary else {}),
+            "room": In(1),
+            "begin": Out(1),
             "lists_busy": In(1),
         })
 
@@ -89,9 +104,10 @@ class DrainSteps(wiring.Component):
         position = Signal.like(op.count)
         wait = Signal(range(max(LOAD_PAUSE, LOAD_LEAD) + 1))
 
-        do_request = Signal()
+        requesting = Signal()
         last_vector, last_token = Signal(), Signal()
-        listed = (descriptor.flags & Flag.SHORTLIST).any()
+        listed = (descriptor.flags & (Flag.SHORTLIST | Flag.CANDIDATES)).any()
+        do_step, asked = self._request(m, requesting, last_vector)
         tag = Signal(Tag(self.config))
         m.d.comb += [
             last_vector.eq(vector + 1 == descriptor.vectors),
@@ -103,10 +119,10 @@ class DrainSteps(wiring.Component):
         do_load = Signal()
         self._send_load(m, do_load, position)
 
-        self._send_step(m, do_request, tag, vector)
-        m.d.sync += [self.token.eq(position), self.vector.eq(descriptor.row_blocks + vector)]
+        self._send_step(m, do_step, tag, vector)
+        m.d.sync += [self.token.eq(position), self.vector.eq(descriptor.row_blocks + asked)]
 
-        with m.If(do_request):
+        with m.If(do_step):
             m.d.sync += vector.eq(Mux(last_vector, 0, vector + 1))
 
         with m.FSM(name="state"):
@@ -132,8 +148,8 @@ class DrainSteps(wiring.Component):
                 with m.If(wait == 1):
                     m.next = "REQUEST"
             with m.State("REQUEST"):
-                m.d.comb += do_request.eq(1)
-                with m.If(last_vector):
+                m.d.comb += requesting.eq(1)
+                with m.If(do_step & last_vector):
                     m.d.sync += [
                         position.eq(position + 1),
                         source.eq(source + descriptor.src_stride),
@@ -153,33 +169,64 @@ class DrainSteps(wiring.Component):
                     m.next = "LOAD"
             with m.State("FLUSH"), m.If(self.drained):
                 m.next = "FINISH"
-            with m.State("FINISH"):
+            with m.State("FINISH"), m.If(~(listed & self.lists_busy)):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
         return m
 
+    def _request(self, m: Module, requesting: Signal, last_vector: Signal) -> tuple[Signal, Signal]:
+        """Requests while ``requesting``, one a digit. Returns whether the cycle's is the last one of a step, and how many
+        vectors of the token were asked for before.
+        """
+        config, flags = self.config, self.op.descriptor.flags
+        candidates = (flags & Flag.CANDIDATES).any()
+        request, do_step = Signal(), Signal()
+        asked, digit, pause = Signal(len(self.vector)), Signal(range(TRITS_PER_BYTE)), Signal(range(config.width))
+        first_digit = digit == 0
+        m.d.comb += [
+            self.begin.eq(requesting & first_digit & candidates & self.room & (pause == 0)),
+            request.eq(requesting & (~first_digit | ~candidates | self.begin)),
+            do_step.eq(request),
+        ]
+        with m.If(self.begin):
+            m.d.sync += pause.eq(config.width - 1)
+        with m.Elif(pause != 0):
+            m.d.sync += pause.eq(pause - 1)
+        if config.has_ternary:
+            several = (flags & Flag.DIGITS).any()
+            m.d.comb += do_step.eq(request & (~several | (digit == TRITS_PER_BYTE - 1)))
+            with m.If(request):
+                m.d.sync += digit.eq(Mux(do_step, 0, digit + 1))
+            first: Value = first_digit
+            for k in range(ACCUMULATOR_LATENCY):
+                first = pipelined(m, first, f"first_digit_{k}")
+            m.d.comb += self.digit_first.eq(first)
+        with m.If(request):
+            m.d.sync += asked.eq(Mux(do_step & last_vector, 0, asked + 1))
+        return do_step, asked
+
     def _send_load(self, m: Module, do_load: Signal, position: Signal) -> None:
         """Fetches the scale of the token at ``position`` among the active ones."""
-        op, row_product = self.op, ROW_PRODUCT if self.config.has_int4 else 0
+        op = self.op
         load, load_token = do_load, op.first + position
-        for k in range(row_product):
+        for k in range(self.later):
             load_next = Signal(name=f"load_{k}")
             m.d.sync += load_next.eq(load)
             load, load_token = load_next, pipelined(m, load_token[: len(self.load_token)], f"load_token_{k}")
         m.d.comb += [self.load.eq(load), self.load_token.eq(load_token)]
 
-    def _send_step(self, m: Module, do_request: Signal, tag: data.View, vector: Signal) -> None:
+    def _send_step(self, m: Module, do_step: Signal, tag: data.View, vector: Signal) -> None:
         """The step waits for the accumulators."""
-        descriptor, row_product = self.op.descriptor, ROW_PRODUCT if self.config.has_int4 else 0
-        do_drain = do_request
-        for k in range(REQUEST_LEAD + row_product):
+        descriptor, config = self.op.descriptor, self.config
+        do_drain = do_step
+        for k in range(REQUEST_LEAD + self.later):
             do_drain_next = Signal(name=f"do_drain_{k}")
             tag_next = Signal(Tag(self.config), name=f"tag_{k}", reset_less=True)
             m.d.sync += [do_drain_next.eq(do_drain), tag_next.eq(tag)]
             do_drain, tag = do_drain_next, tag_next
         m.d.comb += [self.step.strobes.drain.eq(do_drain), self.step.tag.eq(tag)]
-        if row_product:
+        if config.has_int4:
             param = descriptor.param + vector
-            for k in range(REQUEST_LEAD):
+            for k in range(REQUEST_LEAD + self.later - ROW_PRODUCT):
                 param = pipelined(m, param[: len(tag.param)], f"param_{k}")
             m.d.comb += self.step.tag.param.eq(param)

@@ -37,6 +37,8 @@ class NormSteps(wiring.Component):
     """Steps of NORM: every vector of a token once for the maximum and the column sums, then once to be quantised. With LOGITS the
     tokens are the wanted ones: token j is read where token ``want[j]`` of the pass lies.
 
+    Activations of a token begin at vector ``dst`` of their memory.
+
     With STORE every head of a token by itself, and its second pass waits for its scale::
 
         IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - (ROOT) - QUANTIZE - GAP -> next token or head
@@ -100,7 +102,7 @@ class NormSteps(wiring.Component):
             source.eq(walk.base + walk.vector),
             tag.source.eq(source),
             tag.param.eq(descriptor.param + walk.vector),
-            tag.target.eq(Mux(walk.store, source, walk.vector)),
+            tag.target.eq(Mux(walk.store, source, descriptor.dst + walk.vector)),
             tag.first.eq(walk.vector == 0),
             tag.last.eq(walk.last_vector),
             tag.final.eq(walk.last_token & walk.last_vector),

@@ -175,14 +175,16 @@ def attention(c: BuildConfig) -> Amount:
     # Scales and sums of a block of keys.
     scaler = Amount(lut=153, ff=250) + Amount(lut=366 + 11.9 * c.kv_block, ff=511 + 27.25 * c.kv_block, dsp=3) * lanes
     softmax = Amount(lut=677, ff=849, dsp=2) + Amount(lut=439 + 6.5 * c.kv_block, ff=557 + 17.4 * c.kv_block, dsp=2) * lanes
-    # Work list, candidates of the LM head, its logits, control.
-    rest = Amount(lut=650 + 2.5 * size, ff=520 + 11.8 * size)
+    # Work list, control.
+    rest = Amount(lut=250, ff=180 + 2 * size)
     return blocks + scores + queries + values + scaler + softmax + rest
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------
 def vector(c: BuildConfig) -> Amount:
-    return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width)
+    # Digits of the head's rows become one integer.
+    digits = Amount(lut=90, ff=30) * (c.width if c.has_ternary else 0)
+    return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width) + digits
 
 
 def ring_bits(c: BuildConfig) -> tuple[int, int]:
@@ -254,6 +256,10 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "loader": Amount(lut=316 + bits, ff=90 + 50 * c.width, dsp=1),
         "memory": memory_system(c),
         "param": vector_memory("block", c.param_vectors, bits),
+        "ranking": Amount(
+            lut=400 + 2.5 * c.beat_bytes + 32 * c.width, ff=340 + 9.8 * c.beat_bytes + 32 * c.width,
+            bram36=block_rams(c.chunk * c.topk, 56),
+        ),
         "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),

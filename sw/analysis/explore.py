@@ -26,12 +26,12 @@ from ...packages import needs
 from ...published import PUBLISHED
 from ...shape import ModelShape
 from ...sim.board_timing import USUAL
+from ..compiler.pass_model import Calibration, PassModel
 from ..models.config_json import read_config, unsupported
 from ..models.families import family_of_config
 from ..models.library import find_model
 from .area_model import CEILINGS, estimate_resources
 from .estimate import calibration_of
-from .pass_model import Calibration, PassModel
 from .search_space import Point, Workload, build_of, neighbours, seeds
 
 __all__ = [

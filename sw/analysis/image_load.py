@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -90,19 +91,31 @@ def _cat(path: Path) -> float:
     return time.monotonic() - begin
 
 
-def measure(path: Path, repeats: int = 3) -> dict[str, Any]:
-    """Times and memory of opening an image file that is there; the best of ``repeats`` each."""
+def _load_elsewhere(path: Path) -> dict[str, Any]:
+    """:func:`load` in a process of its own."""
+    _forget(path)
+    command = [sys.executable, "-m", "hwgen.sw.analysis.image_load", "--load", str(path)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def measure(path: Path, pairs: int = 7) -> dict[str, Any]:
+    """Times and memory of opening an image file that is there. Opening it and ``cat`` take turns, and which is first does too: on a
+    busy machine only neighbours can be compared. The medians of times, and of the shares of pairs.
+    """
     runs, cats = [], []
-    for _ in range(repeats):
-        _forget(path)
-        command = [sys.executable, "-m", "hwgen.sw.analysis.image_load", "--load", str(path)]
-        runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        cats.append(_cat(path))
-    best = min(runs, key=lambda run: float(run["seconds"]))
-    size = path.stat().st_size
-    rate, plain = best["constants_bytes"] / best["seconds"], size / min(cats)
+    for number in range(pairs):
+        if number % 2:
+            cats.append(_cat(path))
+        runs.append(_load_elsewhere(path))
+        if not number % 2:
+            cats.append(_cat(path))
+    size, constants = path.stat().st_size, runs[0]["constants_bytes"]
+    rates, plain = [constants / run["seconds"] for run in runs], [size / seconds for seconds in cats]
     return {
-        **best, "file_bytes": size, "cat_seconds": min(cats), "bytes_per_s": rate, "cat_bytes_per_s": plain, "share": rate / plain,
+        **runs[0], "pairs": pairs, "file_bytes": size,
+        "seconds": median(run["seconds"] for run in runs), "cat_seconds": median(cats),
+        "bytes_per_s": median(rates), "cat_bytes_per_s": median(plain),
+        "share": median(rate / beside for rate, beside in zip(rates, plain, strict=True)),
         "beside_bytes": max(run["beside_bytes"] for run in runs),
     }
 
@@ -114,7 +127,7 @@ def describe(result: dict[str, Any]) -> list[str]:
         f"{result['shape']} for {result['board']}, random weights: file of {result['file_bytes']:,} bytes, written in "
         f"{result['write_s']:.0f} s; contiguous memory {result['contiguous_bytes'] / 1e6:,.0f} MB",
         f"opened, and buffers filled with {result['constants_bytes']:,} bytes, in {result['seconds']:.2f} s: {rate:,.0f} MB/s; "
-        f"cat {plain:,.0f} MB/s: {result['share']:.0%} of it",
+        f"cat {plain:,.0f} MB/s: {result['share']:.0%} of it (medians of {result['pairs']} pairs)",
         f"memory beside the buffers: {result['beside_bytes'] / 1e6:.0f} MB at most",
     ]
 

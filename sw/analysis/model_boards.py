@@ -11,9 +11,9 @@ from ...errors import HwgenError
 from ...shape import ModelShape
 from ...sim.board_timing import USUAL
 from ..compiler.compile import plan_image
+from ..compiler.pass_model import PassModel
 from ..models.random_model import RandomModel
 from .estimate import calibration_of
-from .pass_model import PassModel
 
 __all__ = ["CONTEXT", "model_boards"]
 

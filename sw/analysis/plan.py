@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...packages import needs
 from ..compiler.image import Image
-from ..runtime.engine import Candidate, Engine, PassResult, Run, RunResult
+from ..runtime.engine import Engine, PassResult, Run, RunResult
 from ..runtime.generation import GeneratedToken, Generation
+from ..runtime.jobs import Job
 from ..runtime.pages import PagePool
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import TIME_BETWEEN_TOKENS, Scheduler
 
 if TYPE_CHECKING:
     from simpy import Environment, Event
@@ -42,21 +45,23 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Policy:
-    """How the scheduler of a board is set: answers at a time, and tokens of a pass while answers are written (None: those that cost
-    no time).
+    """How the scheduler of a board is set: answers at a time, and the longest pass while answers are written and prompts wait, as a
+    multiple of a pass of one token.
     """
 
     sessions: int
-    width: int | None
+    time_between_tokens: float = TIME_BETWEEN_TOKENS
 
 
-def policies(sessions: int, width: int | None, chunk: int) -> dict[str, Policy]:
-    """What can be compared, by name; ``chunk``: tokens of a pass at most."""
-    return {"one-by-one": Policy(1, None), "shared": Policy(sessions, width), "whole prompts": Policy(sessions, chunk)}
+def policies(sessions: int, time_between_tokens: float) -> dict[str, Policy]:
+    """What can be compared, by name."""
+    return {
+        "one-by-one": Policy(1), "shared": Policy(sessions, time_between_tokens), "whole prompts": Policy(sessions, math.inf),
+    }
 
 
 #: Names of :func:`policies`.
-POLICIES = tuple(policies(1, None, 1))
+POLICIES = tuple(policies(1, TIME_BETWEEN_TOKENS))
 
 
 def arrivals_at_rate(rate: float, requests: int, prompt: int, new: int, seed: int) -> list[Arrival]:
@@ -113,8 +118,6 @@ class NoMemory:
     """In place of a device: pages have no content."""
 
     def read(self, address: int, size: int) -> Any:
-        import numpy as np
-
         return np.zeros(size, np.uint8)
 
     def write(self, address: int, data: object) -> None:
@@ -125,7 +128,7 @@ class PlannedEngine(Engine):
     """An engine that computes nothing: every wanted token gives token 0, and the seconds of a pass are added to `seconds`."""
 
     def __init__(self, image: Image, costs: Costs) -> None:
-        self.image, self.costs = image, costs
+        self.image, self._seconds_of = image, costs
         self.seconds = 0.0
         self.pages = PagePool(NoMemory(), image, [0] * image.pages)  # type: ignore[arg-type]  # reads and writes are all it asks
 
@@ -136,12 +139,12 @@ class PlannedEngine(Engine):
     def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False) -> PassResult:
         self._check(runs)
         self._reserve(runs)
-        self.seconds += self.costs.of([(run.session.position, len(run.tokens)) for run in runs], sum(run.wanted for run in runs))
+        sizes = [(run.session.position, len(run.tokens)) for run in runs]
+        self.seconds += self._seconds_of.of(sizes, sum(run.wanted for run in runs))
         for run in runs:
             run.session.tokens.extend(run.tokens)
-        likely = (Candidate(0, 0.0),)
         return PassResult(
-            runs=tuple(RunResult(len(run.tokens), (likely,) * run.wanted, 0) for run in runs),
+            runs=tuple(RunResult(len(run.tokens), np.zeros((run.wanted, 1, 2), np.uint32), 0) for run in runs),
             counters={"cycles": 0, "stream_beats": 0}, opcode_cycles={},
         )
 
@@ -152,7 +155,8 @@ class PlannedBoard:
     def __init__(self, env: Environment, number: int, engine: PlannedEngine, policy: Policy, waiting: int) -> None:
         self.env, self.number, self.engine = env, number, engine
         self.scheduler = Scheduler(
-            engine, max_running=policy.sessions, max_waiting=waiting, width=policy.width, observer=self._observe
+            engine, max_running=policy.sessions, max_waiting=waiting, time_between_tokens=policy.time_between_tokens,
+            observer=self._observe,
         )
         self._came = env.event()
         #: Passes in their order: of every run the request (by its number on this board) and the tokens.

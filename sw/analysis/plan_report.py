@@ -11,9 +11,9 @@ from ...files import replacing
 from ...packages import needs
 from ...published import published_model
 from ...sim.board_timing import USUAL, MemoryConditions
+from ..compiler.pass_model import PassModel
 from ..runtime.kv_arrays import with_cache_tokens
 from .estimate import calibration_of, planned_image
-from .pass_model import PassModel
 from .plan import Arrival, Costs, PlannedEngine, policies, run_plan, summary
 
 __all__ = ["describe_plan", "draw_plan", "plan_json", "planned_costs"]
@@ -33,7 +33,7 @@ def planned_costs(board: Board, shape_name: str, head: str, memory: MemoryCondit
 
 def plan_json(
     board: Board, shape_name: str, arrivals: Sequence[Arrival], names: Sequence[str], *, boards: int, head: str,
-    context: int | None, contexts: int, sessions: int, width: int | None, waiting: int, host: float,
+    context: int | None, contexts: int, sessions: int, time_between_tokens: float, waiting: int, host: float,
     memory: MemoryConditions = USUAL,
 ) -> dict[str, Any]:
     """What ``hwgen plan --json`` prints. ``contexts``: contexts that the KV cache of a board holds."""
@@ -44,11 +44,12 @@ def plan_json(
     found = {}
     for name in names:
         engines = [PlannedEngine(image, costs) for _ in range(boards)]
-        found[name] = summary(*run_plan(engines, policies(sessions, width, image.chunk)[name], arrivals, waiting))
+        found[name] = summary(*run_plan(engines, policies(sessions, time_between_tokens)[name], arrivals, waiting))
     span = max((a.at for a in arrivals), default=0.0)
     return {
         "shape": shape_name, "board": board.name, "boards": boards, "head": head, "clock_mhz": board.config.clock_mhz,
-        "estimated": True, "context": image.context, "sessions": sessions, "width": width, "host_s": host,
+        "estimated": True, "context": image.context, "sessions": sessions, "time_between_tokens": time_between_tokens,
+        "host_s": host,
         "requests": len(arrivals), "seconds": span, "rate": len(arrivals) / span if span else None,
         "prompt_tokens": sum(a.prompt for a in arrivals), "answer_tokens": sum(a.new for a in arrivals),
         "decode_s": costs.of([(min(256, image.context - 1), 1)], 1), "policies": found,

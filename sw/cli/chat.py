@@ -12,8 +12,9 @@ from ...errors import HwgenError
 from ..runtime.conversation import Conversation
 from ..runtime.llm import LLM
 from .chat_input import line_reader
-from .options import MODEL_HELP, add_board, add_device, add_sampling, at_least, device_options, opened_model, sampling_of
+from .options import MODEL_HELP, add_board, add_device, add_draft, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
+from .run import drafts_json
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -32,13 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser, "golden")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer")
     add_sampling(parser)
+    add_draft(parser)
     add_board(parser, None)
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling = at_least(options, "max-new-tokens", 1), sampling_of(options)
     model, board = opened_model(options, output)
-    llm = LLM(model, options.device, board.config, output.progress, device_options=device_options(options, board))
+    llm = LLM(
+        model, options.device, board.config, output.progress, draft=options.draft,
+        device_options=device_options(options, board),
+    )
     talk = Conversation(llm, sampling, max_new_tokens=new_tokens)
     turns: list[dict[str, Any]] = []
     result = {"model": model.name, "device": options.device, "board": board.name, "turns": turns}
@@ -81,6 +86,7 @@ def show_turn(talk: Conversation, text: str, output: Output) -> dict[str, Any]:
         "tokens": generation.tokens,
         "text": talk.messages[-1]["content"],
         "stop_reason": generation.stop_reason,
+        "drafts": drafts_json(generation),
     }
 
 

@@ -20,7 +20,10 @@ from ..compiler.image_file import CompiledModel, check_same_build, is_image_file
 from ..devices.verilator import Waves
 from ..models.model import Model
 from ..models.open import open_model
+from ..runtime.drafts import DRAFTS
 from ..runtime.sampling import Sampling
+from ..runtime.scheduler import TIME_BETWEEN_TOKENS
+from .kv_cache import check_kv, with_kv
 from .output import Output
 
 __all__ = [
@@ -29,8 +32,10 @@ __all__ = [
     "add_board",
     "add_context",
     "add_device",
+    "add_draft",
     "add_head",
     "add_sampling",
+    "add_time_between_tokens",
     "add_waves",
     "add_workload",
     "at_least",
@@ -41,6 +46,7 @@ __all__ = [
     "opened_model",
     "sampling_of",
     "shortened",
+    "time_between_tokens",
     "waves_of",
 ]
 
@@ -126,7 +132,7 @@ def add_head(parser: argparse.ArgumentParser, default: str | None = "exact") -> 
         "--head",
         default=default,
         choices=HEADS,
-        help=f"LM head: exact int8, or ternary scores of all rows and exact int8 logits of the best blocks{other}",
+        help=f"LM head: exact logits of all rows, or ternary scores of all rows and logits of the best blocks{other}",
     )
 
 
@@ -153,6 +159,28 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     for name, what in (("presence", "that the answer has"), ("frequency", "for each time that the answer has it")):
         parser.add_argument(f"--{name}-penalty", type=float, default=0.0, metavar="R", help=f"off the logit of a token {what}")
     parser.add_argument("--seed", type=int, default=0, help="of the random draw")
+
+
+def add_draft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--draft", choices=DRAFTS, default=DRAFTS[0],
+        help="guess what follows, where that costs no time: from what followed in the text before, or not (answers are the same)",
+    )
+
+
+def add_time_between_tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--time-between-tokens", type=float, default=TIME_BETWEEN_TOKENS, metavar="X",
+        help="longest pass of answers while prompts wait: X times a pass of a single token, by estimated cycles",
+    )
+
+
+def time_between_tokens(options: argparse.Namespace) -> float:
+    """The value of the option of :func:`add_time_between_tokens`."""
+    value = float(options.time_between_tokens)
+    if not value >= 1:
+        raise HwgenError("usage", f"--time-between-tokens must be at least 1, not {value}", "give 1 or more")
+    return value
 
 
 def sampling_of(options: argparse.Namespace) -> Sampling:
@@ -239,9 +267,10 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
 def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | CompiledModel, Board]:
     """The model of ``options.model``, and the board to run it on: of an image file, the one it was compiled for."""
     if not is_image_file(options.model):
-        model = open_model(options.model, output.progress, quantized=True)
+        model = with_kv(open_model(options.model, output.progress, quantized=True), getattr(options, "kv", None))
         return model, configured_board(options, model.weights.engine)
     compiled = load_image(Path(options.model))
+    check_kv(compiled, getattr(options, "kv", None))
     if options.board or options.engine or options.config or options.set:
         board = configured_board(options, compiled.image.engine)
         check_same_build(compiled, board.config)
@@ -250,7 +279,7 @@ def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | C
     return compiled, replace(known, name=compiled.board, part=compiled.part, config=compiled.image.config)
 
 
-def add_device(parser: argparse.ArgumentParser, default: str) -> None:
+def add_device(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--device", default=default, help="golden, verilator or pynq")
     parser.add_argument(
         "--address", metavar="HOST[:PORT]", help="with --device pynq: a board across the network, or a virtual one"

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from ...errors import HwgenError
 from ...published import PUBLISHED, published_model
 from .memory import add_memory, memory_conditions
-from .options import add_board, add_context, add_head, at_least, configured_board
+from .options import (
+    add_board,
+    add_context,
+    add_head,
+    add_time_between_tokens,
+    at_least,
+    configured_board,
+    time_between_tokens,
+)
 from .output import Output, Result
 
 if TYPE_CHECKING:
@@ -45,10 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy", action="append", metavar="NAME", help="one-by-one, shared or whole prompts (if not given: all)"
     )
     parser.add_argument("--max-sessions", type=int, default=8, metavar="N", help="answers at a time on a board")
-    parser.add_argument(
-        "--pass-width", type=int, metavar="N",
-        help="tokens of a shared pass while answers are written (if not given: what costs no time)",
-    )
+    add_time_between_tokens(parser)
     parser.add_argument(
         "--max-waiting", type=int, default=1 << 20, metavar="N", help="requests that wait on a board; more are refused"
     )
@@ -91,8 +96,6 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     for name in ("boards", "requests", "prompt", "new", "max-sessions", "cache-contexts"):
         at_least(options, name, 1)
     at_least(options, "max-waiting", 0)
-    if options.pass_width is not None:
-        at_least(options, "pass-width", 1)
     for name, value, legal in (("rate", options.rate, options.rate > 0), ("host-ms", options.host_ms, options.host_ms >= 0)):
         if not (legal and math.isfinite(value)):
             raise HwgenError("usage", f"--{name} must be a number above 0, not {value}", "give another")
@@ -108,8 +111,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     result = plan_json(
         board, options.shape, arrivals, names, boards=options.boards, head=options.head,
         context=None if options.context is None else at_least(options, "context", 1), contexts=options.cache_contexts,
-        sessions=options.max_sessions, width=options.pass_width, waiting=options.max_waiting, host=options.host_ms / 1e3,
-        memory=memory_conditions(options, board.name),
+        sessions=options.max_sessions, host=options.host_ms / 1e3, waiting=options.max_waiting,
+        time_between_tokens=time_between_tokens(options), memory=memory_conditions(options, board.name),
     )
     for line in describe_plan(result):
         output.show(line)

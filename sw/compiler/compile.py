@@ -18,7 +18,7 @@ from .ternary import TernaryCompiler
 
 __all__ = ["HEADS", "compile_model", "compiler_of", "plan_image", "plan_model"]
 
-#: LM heads: exact int8 rows alone; or ternary scores of all rows, then exact logits of a short list of blocks.
+#: LM heads: logits of all rows; or ternary scores of all rows, then exact logits of a short list of blocks.
 HEADS = ("exact", "shortlist")
 
 #: Compiler by the engine that the matrices need.

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
-from ...layout import logits_bytes
+from ...layout import kv_format_name
 from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
+from ...vocabulary import logits_bytes
 from .constants import Constants, EmbeddingRows
 from .placement import REGION_ALIGNMENT, Region, contiguous_bytes, pages_together
 
@@ -78,6 +79,8 @@ class Image:
     pages: int
     #: :attr:`model_hash` where it is known already.
     stored_hash: str | None = None
+    #: What passes cost, as `pass_costs.PassCosts` has it, where it is known already.
+    stored_costs: tuple[Sequence[int], Sequence[float], Sequence[float], float] | None = None
 
     @property
     def head(self) -> str:
@@ -91,9 +94,9 @@ class Image:
         return "int4" if fp8 else "ternary"
 
     @property
-    def int4_kv(self) -> bool:
-        """Keys and values in the cache have 4 bits."""
-        return any(d.opcode is Opcode.KV_WRITE and Format.INT4_KV in d.format for d in self.descriptors)
+    def kv(self) -> str:
+        """Format of keys and values in the cache, of `hwgen.layout.KV_FORMATS`."""
+        return kv_format_name(next(d.format for d in self.descriptors if d.opcode is Opcode.KV_WRITE))
 
     # ---- memory --------------------------------------------------------------------------------------------------
     @property

@@ -1,9 +1,10 @@
 """A compiled model in one file: what a board needs to run it, so that a board never sees a checkpoint.
 
 A file is a preamble (magic, bytes and CRC-32 of the header), a header of JSON, and sections that begin at multiples of 4096
-bytes: checksums, program, tokenizer, constants, embedding. Every block of a section has a CRC-32 in the checksums, which have
-theirs in the header. The constants go through a window straight into the buffers of a device; embedding rows stay in the file and
-are read one by one, each with its checksum. A file appears under its name complete or not at all.
+bytes: checksums, program, tokenizer, constants, embedding. Every block of a section has a CRC-32 in the checksums (of the
+constants one of its sectors' sums: `sector_checksum`), which have theirs in the header. The constants go through a window straight
+into the buffers of a device; embedding rows stay in the file and are read one by one, each with its checksum. A file appears under
+its name complete or not at all.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from ..models.model import Model
 from ..models.open import IMAGE_SUFFIX
 from ..models.tokenizer import Tokenizer
 from ..progress import Ticker
-from .file_sections import MISSING, FileConstants, FileRows, Section, read_section
+from .file_sections import MISSING, FileConstants, FileRows, Section, read_section, sector_checksum
 from .image import ROWS, WINDOW, Image
+from .pass_costs import pass_costs
 from .placement import REGION_ALIGNMENT, Region
 
 __all__ = ["CompiledModel", "check_same_build", "is_image_file", "load_image", "save_image"]
 
-MAGIC = b"HWIMAGE1"
+MAGIC = b"HWIMAGE2"
 
 #: Bytes before the header: magic, bytes of the header (8), its CRC-32 (4), zeros (4).
 PREAMBLE = 24
@@ -104,16 +106,16 @@ class _Writer:
         self._file, self._sections = file, sections
         self.checksums = np.zeros(checksums, "<u4")
 
-    def section(self, name: str, parts: Iterator[Any]) -> None:
+    def section(self, name: str, parts: Iterator[Any], checksum: Callable[[Any], int] = zlib.crc32) -> None:
         """The bytes of a section, in ``parts`` that end where blocks end."""
         section = self._sections[name]
         self._file.seek(section.offset)
         number = section.first
         for part in parts:
-            data = memoryview(part).cast("B")
-            self._file.write(data)
-            for start in range(0, len(data), section.block):
-                self.checksums[number] = zlib.crc32(data[start : start + section.block])
+            data = np.frombuffer(part, np.uint8)
+            self._file.write(data.data)
+            for start in range(0, data.size, section.block):
+                self.checksums[number] = checksum(data[start : start + section.block])
                 number += 1
 
 
@@ -169,6 +171,7 @@ def save_image(
         **{name: getattr(image, name) for name in ("row_bytes", "chunk", "context", "page_bytes", "pages")},
         "symbols": {name: [r.offset, r.bytes] for name, r in image.symbols.items()},
         "text": text,
+        "pass_costs": pass_costs(image).to_list(),
     }
 
     def encoded(start: int, model_hash: str, checksum: int) -> tuple[bytes, dict[str, Section], int]:
@@ -220,7 +223,7 @@ def _write_model(writer: _Writer, image: Image, ticker: Ticker) -> str:
             digest.update(part.data)
             yield part
 
-    writer.section("constants", constants())
+    writer.section("constants", constants(), sector_checksum)
     writer.section("embedding", embedding())
     return digest.hexdigest()
 
@@ -276,6 +279,7 @@ def load_image(path: Path) -> CompiledModel:
         embedding=FileRows(path, sections["embedding"], checksums),
         symbols={name: Region(*values) for name, values in header["symbols"].items()},
         stored_hash=header["model_hash"],
+        stored_costs=header["pass_costs"],
         **{name: header[name] for name in ("row_bytes", "chunk", "context", "page_bytes", "pages")},
     )
     tokenizer = None

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
-from ...descriptors import Descriptor, Fetch, Format, Opcode
+from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
-from ...formats import flush
+from ...formats import flush, widen_bf16
 from ...int4 import Int4Matrix
 from ...layout import Int4Layout, blob_beats, pad_beats, vectors_of
 from ...rounding import align, ceil_div
+from ...vocabulary import SECTION_MIDPOINTS, SECTION_SCALES, nibble_columns, section_inputs
 from ...weights import ModelWeights
-from .layers import Bytes, ModelCompiler, Panel, Span
+from .layers import Bytes, ModelCompiler, NormSource, Panel, Span
 from .placement import REGION_ALIGNMENT
+from .vocabulary import compute_rows, head_cuts
 
 __all__ = ["Int4Compiler"]
 
@@ -69,11 +71,17 @@ class Int4Compiler(ModelCompiler):
         s = weights.shape
         step = config.block_step * config.rows
         widest = max(align(vectors_of(config, stage.writes.size(s)) * config.width, step) for stage in weights.layer.stages)
-        place = min(config.panel_rows, widest) // config.width
+        place = align(min(config.panel_rows, widest) // config.width, config.beat_vectors)  # whole beats of logits
         gains = vectors_of(config, max(s.hidden, *weights.layer.norms(s).values()))
         super().__init__(config, weights, head, 2 * gains + 2 * place)
         first = self.plan.gains[1] + gains
         self.scale_places = first, first + place
+        if 2 * section_inputs(config, s.hidden) > config.max_inputs:
+            raise HwgenError(
+                "model",
+                f"the head takes the {s.hidden} inputs twice, build {config.name!r} has max_inputs={config.max_inputs}",
+                f"build with max_inputs={2 * section_inputs(config, s.hidden)} or more",
+            )
         #: Address of the row scales in either place, and the place of the latest panel.
         self.loaded: list[int | None] = [None, None]
         self.latest_place = 1
@@ -157,6 +165,59 @@ class Int4Compiler(ModelCompiler):
                 stream_beats=beats,
                 vectors=panel.spans[0].vectors,
                 dst=self.scale_places[place],
+                flags=Flag.LOGITS if layer == self.shape.layers else Flag.NONE,
             )
         self.latest_place = place
         return self.scale_places[place]
+
+    # ---- LM head -------------------------------------------------------------------------------------------------
+    def head_layout(self, vectors: int) -> Int4Layout:
+        """So many vectors of rows: upper codes of all inputs, then lower ones, a group each."""
+        section = section_inputs(self.config, self.shape.hidden)
+        return Int4Layout(self.config, vectors * self.config.width, 2 * section, section)
+
+    def head_panels(self) -> list[Panel]:
+        c, s = self.config, self.shape
+        most = min(self.scale_places[1] - self.scale_places[0], c.scratch_vectors - self.plan.qkv)
+        panels = []
+        for i, (first, vectors) in enumerate(head_cuts(c, "int4", s.vocab, most)):
+            layout = self.head_layout(vectors)
+            self.memory.align(REGION_ALIGNMENT)
+            address = self.memory.add(f"head.{i}", layout.beats * c.beat_bytes, partial(self.nibble_bytes, first, vectors))
+            scale_beats = pad_beats(c, ceil_div(4 * vectors * c.width, c.beat_bytes))
+            scales = self.memory.add(f"head.{i}.row_scale", scale_beats * c.beat_bytes, partial(self.head_scales, first, vectors))
+            command = Descriptor(
+                opcode=Opcode.LINEAR, format=Format.FP8, fetch=Fetch.STREAM, slices=layout.slices, row_blocks=layout.row_blocks,
+                vectors=layout.shared, stream_address=address, stream_beats=layout.beats,
+            )
+            panels.append(Panel(command, (Span(1.0, 0, first, vectors),), (scales, scale_beats)))
+        return panels
+
+    def known_rows(self, first: int, vectors: int) -> slice:
+        """Rows of the vocabulary among so many vectors of them."""
+        return slice(first * self.config.width, min((first + vectors) * self.config.width, self.shape.vocab))
+
+    def nibble_bytes(self, first: int, vectors: int) -> Bytes:
+        layout = self.head_layout(vectors)
+        rows = np.zeros((layout.rows, self.shape.hidden), np.int8)
+        known, _ = self.weights.quantized_head(self.known_rows(first, vectors))
+        rows[: len(known)] = known
+        scales, midpoints = (np.tile(np.array(codes), (layout.rows, 1)) for codes in (SECTION_SCALES, SECTION_MIDPOINTS))
+        return layout.pack(nibble_columns(self.config, rows), scales.astype(np.uint8), midpoints.astype(np.int8)).reshape(-1)
+
+    def head_scales(self, first: int, vectors: int) -> Bytes:
+        scales = np.zeros(vectors * self.config.width, np.float32)
+        _, bits = self.weights.quantized_head(self.known_rows(first, vectors))
+        scales[: len(bits)] = widen_bf16(bits)
+        return blob_beats(self.config, scales.view(np.uint8)).reshape(-1)
+
+    def head_norm(self, source: NormSource, tokens: dict[str, int], i: int) -> None:
+        """The activations of both sections."""
+        for first in (0, section_inputs(self.config, self.shape.hidden) // self.config.width):
+            self.norm(source, tokens, i, Flag.LOGITS, first)
+
+    def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
+        def scales(number: int) -> dict[str, int]:
+            return {"param": self.load_row_scales(panels[number], self.shape.layers, tokens)}
+
+        compute_rows(self, panels, half, tokens, Flag.STORE | Flag.CANDIDATES, scales)

@@ -16,20 +16,19 @@ from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import rotary_rows, score_constant
-from ...layout import KvBlockLayout, head_block_beats, logits_bytes, pack_head, pad_beats, vectors_of
+from ...layout import KV_FORMATS, KvBlockLayout, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
 from .head_parameters import HeadParameters, check_biases, load_parameters
+from .mixing import Mixing, check_formats
 from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
 
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
 
 Bytes = npt.NDArray[np.uint8]
 
-#: How DRAIN combines results, the gate function aside.
+#: How DRAIN combines results, gate functions aside; and those.
 COMBINE = {Combine.STORE: Flag.STORE, Combine.MULTIPLY: Flag.MULTIPLY, Combine.ADD: Flag.ADD}
-
-#: Gate functions.
 GATES = {"relu2": Flag.RELU2, "silu": Flag.SILU}
 
 
@@ -92,7 +91,8 @@ class ModelCompiler:
     def __init__(self, config: BuildConfig, weights: Any, head: str = "exact", gain_vectors: int | None = None) -> None:
         s = weights.shape
         check_fit(config, s)
-        self._check_kinds(config, weights)
+        check_biases(weights.layer)
+        check_formats(config, weights.kv, weights.query)
         self.head_kind, self.config, self.shape, self.weights = head, config, s, weights
         self.inputs = weights.layer.inputs
         self.of_heads = HeadParameters(config, s, weights.layer)
@@ -104,10 +104,9 @@ class ModelCompiler:
         self.context = min(config.max_context, s.max_context)
         self.head_vectors = s.head_dim // config.width
         #: Format of attention.
-        self.attention_format = (Format.FP8_QUERY if weights.query == "e4m3" else Format.NONE) | (
-            Format.INT4_KV if weights.kv == "int4" else Format.NONE
-        )
-        self.block = KvBlockLayout(config, s.head_dim, Format.INT4_KV in self.attention_format)
+        self.attention_format = KV_FORMATS[weights.kv] | (Format.FP8_QUERY if weights.query == "e4m3" else Format.NONE)
+        self.mixing = Mixing(config, s, weights.kv)
+        self.block = KvBlockLayout(config, s.head_dim, self.attention_format)
         self.head_bytes = align(self.block.bytes, SEGMENT_ALIGNMENT)
         self.layer_bytes = s.kv_heads * self.head_bytes
         self.page_bytes = align(s.layers * self.layer_bytes, REGION_ALIGNMENT)
@@ -122,15 +121,6 @@ class ModelCompiler:
         self.undrained: list[Descriptor] = []
         #: Half of the accumulators that the latest panel uses.
         self.accumulator = 1
-
-    def _check_kinds(self, config: BuildConfig, weights: Any) -> None:
-        """Refuse what the build or the machine does not have."""
-        build = f"build {config.name!r}"
-        check_biases(weights.layer)
-        if weights.kv == "int4" and not config.int4_kv:
-            raise HwgenError("model", f"the model keeps a 4-bit KV cache, {build} has none", "build with int4_kv, or use --kv int8")
-        if weights.query == "e4m3" and not config.fp8_query:
-            raise HwgenError("model", f"the model has e4m3 queries, {build} has none", "build with fp8_query, or use --query int8")
 
     def _gain_vectors(self) -> int:
         """Both places for gains: norms take turns, the first of them one of the residual stream."""
@@ -200,14 +190,14 @@ class ModelCompiler:
         self.memory.align(REGION_ALIGNMENT)
         return self.memory.add(name, count * stride, table), beats, stride
 
-    def norm(self, source: NormSource, tokens: dict[str, int], i: int = 0, flags: Flag = Flag.NONE) -> None:
-        """Round ``i`` of a norm."""
+    def norm(self, source: NormSource, tokens: dict[str, int], i: int = 0, flags: Flag = Flag.NONE, first: int = 0) -> None:
+        """Round ``i`` of a norm; ``first``: vector of the activations where a token begins."""
         to_query = Flag.TO_QUERY in flags
         plain = Format.PLAIN if source.gain is None else Format.NONE
         self.emit(
             Opcode.NORM, layer=source.layer, flags=flags, buffers=Buffers.NONE if to_query else self.half(source, i),
             format=Format.NONE if to_query else self.linear_format | plain,
-            vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride,
+            vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride, dst=first,
             param=0 if source.gain is None else self.plan.gains[source.gain],
             # without a norm the root mean square is 1: 0 times the mean square, plus 1
             scalar0=0.0 if plain else float(np.float32(1.0 / source.size)),
@@ -368,16 +358,16 @@ class ModelCompiler:
         start = p.qkv + sum(sizes[:first])
         param, param_stride = self.of_heads.rotary(layer)
         self.undrained += self.of_heads.norms(p, layer, first, last, tokens)
-        self.undrained.append(
+        self.undrained += self.mixing.mixed(
             Descriptor(
                 opcode=Opcode.ROPE,
                 **self.heads(layer),  # type: ignore[arg-type]  # fields by name
                 flags=reduce(or_, (Flag.QUERIES, Flag.KEYS, Flag.VALUES)[first:last]),
                 src=start, src_stride=p.qkv_stride, dst=start, dst_stride=p.qkv_stride, param=param, param_stride=param_stride,
-                scalar0=score_constant(s.head_dim, Format.FP8_QUERY in self.attention_format),
+                scalar0=score_constant(s.head_dim, Format.FP8_QUERY in self.attention_format, len(self.mixing.of_keys)),
                 format=self.attention_format,
                 **tokens,  # type: ignore[arg-type]
-            )
+            ),
         )
         return last
 
@@ -394,6 +384,7 @@ class ModelCompiler:
             Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
             dst_stride=p.a_stride,
         )
+        self.program += self.mixing.turn_back(layer, p.a, p.a_stride, p.chunk)
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 
     # ---- the whole pass ------------------------------------------------------------------------------------------
@@ -422,23 +413,24 @@ class ModelCompiler:
         self.program += self.of_heads.load_once(self.memory)
 
     def head(self) -> None:
-        """The final norm and exact logits, of one wanted token after the other."""
-        s, c = self.shape, self.config
+        """The final norm and logits of the wanted tokens, as many at a time as the lanes take."""
         self.drain()
-        blocks = ceil_div(s.vocab, c.kv_block)
-        self.memory.align(REGION_ALIGNMENT)
-        beats = blocks * head_block_beats(c, s.hidden)
-        address = self.memory.add(
-            "head", beats * c.beat_bytes, lambda: pack_head(c, *self.weights.quantized_head()).reshape(-1)
-        )
-        for j in range(self.plan.chunk):
-            token = {"token_start": j, "token_count": 1}
-            self.norm(self.source(s.layers, 0), token, flags=Flag.LOGITS | Flag.TO_QUERY)
-            self.emit(
-                Opcode.HEAD, layer=s.layers, flags=Flag.LOGITS, fetch=Fetch.STREAM, **token,
-                vectors=vectors_of(c, s.hidden), row_blocks=blocks, stream_address=address, stream_beats=beats,
-                stride=s.vocab, head_stride=j * logits_bytes(c, s.vocab),
-            )
+        source, panels = self.source(self.shape.layers, 0), self.head_panels()
+        for i, tokens in enumerate(self.rounds()):
+            self.head_norm(source, tokens, i)
+            self.head_rows(panels, self.half(source, i), tokens)
+
+    def head_panels(self) -> list[Panel]:
+        """Place the rows of the head; their panels, in whose spans ``target`` counts vectors of the vocabulary."""
+        raise NotImplementedError
+
+    def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
+        """Logits of some wanted tokens, whose activations are in ``half``."""
+        raise NotImplementedError
+
+    def head_norm(self, source: NormSource, tokens: dict[str, int], i: int) -> None:
+        """Activations of round ``i`` of the wanted tokens."""
+        self.norm(source, tokens, i, Flag.LOGITS)
 
     def plan_program(self) -> None:
         """Every operator of a pass, and the place of everything in memory."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,13 +19,16 @@ from ...layout import (
     head_block_beats,
     matrix_shape,
     pack_head,
+    pack_trits,
     pad_beats,
     vectors_of,
 )
 from ...rounding import align, ceil_div
 from ...ternary import TernaryMatrix
+from ...vocabulary import digit_rows
 from .layers import Bytes, ModelCompiler, NormSource, Panel, Span
 from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT
+from .vocabulary import compute_rows, head_cuts
 
 __all__ = ["TernaryCompiler"]
 
@@ -41,6 +43,47 @@ class PackedRows:
         if self._latest is None or self._latest[0] is not matrix:
             self._latest = matrix, matrix.packed()
         return self._latest[1]
+
+
+class ScaleRows:
+    """bf16 scales of vocabulary rows in the scratch, behind the results of a panel, of as many panels at a time as fit there."""
+
+    def __init__(
+        self, compiler: ModelCompiler, name: str, panels: list[Panel], make: Callable[[slice], npt.NDArray[np.uint16]], token: int
+    ) -> None:
+        self.compiler, self.name, self.panels, self.make, self.token = compiler, name, panels, make, token
+        c, widest = compiler.config, max(panel.spans[0].vectors for panel in panels)
+        self.first = compiler.plan.qkv + widest
+        self.room = (c.scratch_vectors - self.first) // widest
+        if self.room < 1:
+            raise HwgenError(
+                "model",
+                f"the {name.replace('_', '-')} rows need {self.first + widest} vectors of scratch, build {c.name!r} has "
+                f"scratch_vectors={c.scratch_vectors}",
+                "use --head exact, or build with smaller panel_rows or larger scratch_vectors",
+            )
+
+    def of(self, number: int) -> dict[str, int]:
+        """Where DRAIN of a panel reads its scales, which are loaded with those of the next panels."""
+        begin = number - number % self.room
+        base = self.panels[begin].spans[0].target
+        if number == begin:
+            self.compiler.drain()
+            self._load(base, sum(panel.spans[0].vectors for panel in self.panels[begin : begin + self.room]), begin // self.room)
+        return {"src": self.first + self.panels[number].spans[0].target - base}
+
+    def _load(self, base: int, vectors: int, part: int) -> None:
+        compiler, c = self.compiler, self.compiler.config
+        name, beats = f"{self.name}.scales.{part}", pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
+        rows = slice(base * c.width, min((base + vectors) * c.width, compiler.shape.vocab))
+        if name not in compiler.memory.segments:  # else placed by the round before
+            compiler.memory.add(
+                name, beats * c.beat_bytes, lambda: blob_beats(c, self.make(rows).view(np.uint8), beats).reshape(-1)
+            )
+        compiler.emit(
+            Opcode.EMBED, layer=compiler.shape.layers, flags=Flag.LOGITS, fetch=Fetch.STREAM, token_start=self.token, token_count=1,
+            vectors=vectors, dst=self.first, stream_address=compiler.memory.segments[name].region.offset, stream_beats=beats,
+        )
 
 
 class TernaryCompiler(ModelCompiler):
@@ -92,7 +135,7 @@ class TernaryCompiler(ModelCompiler):
         return arrange_ternary(c, block, inputs).reshape(-1)
 
     def head(self) -> None:
-        """Exact logits, of all rows or of the blocks of a short list."""
+        """Logits of all rows, or of the blocks of a short list."""
         if self.head_kind != "shortlist":
             super().head()
             return
@@ -100,55 +143,38 @@ class TernaryCompiler(ModelCompiler):
         panels = self.panels("short_head", [matrix])
         source = self.source(self.shape.layers, 0)
         self.drain()
-        # The wanted tokens, as many at a time as the lanes take.
         for i, tokens in enumerate(self.rounds()):
             self.norm(source, tokens, i, Flag.LOGITS)
-            self.scores(panels, scales, self.half(source, i), tokens)
+            loaded = ScaleRows(self, "short_head", panels, lambda rows: scales[rows], tokens["token_start"])
+            compute_rows(self, panels, self.half(source, i), tokens, Flag.MULTIPLY | Flag.SHORTLIST, loaded.of)
         self.short_lists(source)
 
-    def scores(self, panels: list[Panel], scales: npt.NDArray[np.uint16], half: Buffers, tokens: dict[str, int]) -> None:
-        """Scores of all rows from the ternary head, for some wanted tokens."""
-        s, c = self.shape, self.config
-        # Behind the residual stream the scratch is free: scores of a panel, then row scales of as many panels as fit.
-        scores = self.plan.qkv
-        first_scale = scores + c.panel_vectors
-        room = (c.scratch_vectors - first_scale) // c.panel_vectors
-        if room < 1:
-            raise HwgenError(
-                "model",
-                f"the short-list head needs {first_scale + c.panel_vectors} vectors of scratch, build {c.name!r} has "
-                f"scratch_vectors={c.scratch_vectors}",
-                "use --head exact, or build with smaller panel_rows or larger scratch_vectors",
+    def head_panels(self) -> list[Panel]:
+        c, s = self.config, self.shape
+        panels = []
+        for i, (first, vectors) in enumerate(head_cuts(c, "ternary", s.vocab, (c.scratch_vectors - self.plan.qkv) // 2)):
+            slices, blocks = matrix_shape(c, TRITS_PER_BYTE * vectors * c.width, s.hidden)
+            self.memory.align(REGION_ALIGNMENT)
+            beats = slices * blocks
+            address = self.memory.add(f"head.{i}", beats * c.beat_bytes, partial(self.digit_bytes, first, vectors))
+            command = Descriptor(
+                opcode=Opcode.LINEAR, fetch=Fetch.STREAM, slices=slices, row_blocks=blocks, stream_address=address,
+                stream_beats=beats,
             )
-        for number, panel in enumerate(panels):
-            (span,) = panel.spans
-            if number % room == 0:
-                self.drain()
-                base = span.target
-                count = sum(part.spans[0].vectors for part in panels[number : number + room])
-                rows = scales[base * c.width : (base + count) * c.width]
-                self.row_scales(f"short_head.scales.{number // room}", rows, count, first_scale, tokens["token_start"])
-            accumulator = self.next_accumulator()
-            command = replace(panel.command, layer=s.layers, flags=Flag.LOGITS, buffers=half | accumulator)
-            self.program.append(replace(command, **tokens))  # type: ignore[arg-type]  # fields by name
-            self.drain()
-            self.undrained.append(
-                Descriptor(
-                    opcode=Opcode.DRAIN,
-                    layer=s.layers,
-                    flags=Flag.LOGITS | Flag.MULTIPLY | Flag.SHORTLIST,
-                    buffers=accumulator,
-                    vectors=span.vectors,
-                    row_blocks=span.first,
-                    src=first_scale + span.target - base,
-                    dst=scores,
-                    scalar0=span.scale,
-                    stride=span.target * c.width,
-                    head_stride=s.vocab,
-                    **tokens,  # type: ignore[arg-type]  # fields by name
-                )
-            )
-        self.drain()
+            panels.append(Panel(command, (Span(1.0, 0, first, vectors),)))
+        return panels
+
+    def digit_bytes(self, first: int, vectors: int) -> Bytes:
+        """The digits of so many vectors of rows of the head, as stored."""
+        c, s = self.config, self.shape
+        rows = np.zeros((vectors * c.width, s.hidden), np.int8)
+        known, _ = self.weights.quantized_head(slice(first * c.width, min((first + vectors) * c.width, s.vocab)))
+        rows[: len(known)] = known
+        return arrange_ternary(c, pack_trits(digit_rows(c, rows)), s.hidden).reshape(-1)
+
+    def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
+        loaded = ScaleRows(self, "head", panels, lambda rows: self.weights.quantized_head(rows)[1], tokens["token_start"])
+        compute_rows(self, panels, half, tokens, Flag.MULTIPLY | Flag.DIGITS | Flag.CANDIDATES, loaded.of)
 
     def short_lists(self, source: NormSource) -> None:
         """Exact logits of the blocks with the best scores, of one wanted token after the other."""
@@ -180,23 +206,3 @@ class TernaryCompiler(ModelCompiler):
                 head_stride=stride,
                 **token,
             )
-
-    def row_scales(self, name: str, scales: npt.NDArray[np.uint16], vectors: int, dst: int, token: int) -> None:
-        """bf16 scales of vocabulary rows to the scratch, where there is a wanted ``token``."""
-        c = self.config
-        beats = pad_beats(c, ceil_div(2 * vectors * c.width, c.beat_bytes))
-        if name not in self.memory.segments:  # else placed by the round before
-            self.memory.add(name, beats * c.beat_bytes, lambda: blob_beats(c, scales.view(np.uint8))[:beats].reshape(-1))
-        address = self.memory.segments[name].region.offset
-        self.emit(
-            Opcode.EMBED,
-            layer=self.shape.layers,
-            flags=Flag.LOGITS,
-            fetch=Fetch.STREAM,
-            token_start=token,
-            token_count=1,
-            vectors=vectors,
-            dst=dst,
-            stream_address=address,
-            stream_beats=beats,
-        )

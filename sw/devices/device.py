@@ -58,6 +58,9 @@ class Device(Protocol):
     def allocate(self, size: int) -> int:
         """Address of ``size`` new bytes, 4096-byte aligned."""
 
+    def clear(self) -> None:
+        """Give back all that :meth:`allocate` gave. No pass may be running."""
+
     def write(self, address: int, data: Bytes) -> None:
         """Copy bytes to memory."""
 
@@ -75,6 +78,9 @@ class Device(Protocol):
     def read_register(self, offset: int) -> int:
         """Read a 32-bit register."""
 
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        """Read ``count`` registers that lie one behind the other."""
+
     def wait(self, timeout: float) -> None:
         """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time."""
 
@@ -90,8 +96,12 @@ class Allocator:
     STEP = 4096
 
     def __init__(self, base: int, size: int) -> None:
-        self.next = align(base, self.STEP)
+        self._first = self.next = align(base, self.STEP)
         self.end = base + size
+
+    def clear(self) -> None:
+        """Take back everything."""
+        self.next = self._first
 
     def allocate(self, size: int) -> int:
         if size < 1:

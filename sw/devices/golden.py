@@ -33,6 +33,9 @@ class GoldenDevice:
     def allocate(self, size: int) -> int:
         return self._memory.allocate(size)
 
+    def clear(self) -> None:
+        self._memory.clear()
+
     def write(self, address: int, data: Bytes) -> None:
         self.machine.memory[address : address + data.size] = data.reshape(-1)
 
@@ -56,6 +59,9 @@ class GoldenDevice:
 
     def read_register(self, offset: int) -> int:
         return self.machine.read_register(offset)
+
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        return [self.read_register(offset + 4 * i) for i in range(count)]
 
     def wait(self, timeout: float) -> None:
         if not self.machine.irq:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...boards import Board, load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
@@ -278,6 +280,13 @@ class PynqDevice(PynqMemory):
     def read_register(self, offset: int) -> int:
         with self._answers():
             return int(self.driver.mmio.read(offset)) & WORD
+
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        mmio = self.driver.mmio
+        with self._answers():
+            if type(mmio.array) is np.ndarray:  # the registers themselves: tolist reads word by word, where a copy might read wider
+                return [word & WORD for word in mmio.array[offset // 4 : offset // 4 + count].tolist()]
+            return [int(mmio.read(offset + 4 * i)) & WORD for i in range(count)]
 
     def read_word(self, address: int) -> int:
         """A register of the processing system."""

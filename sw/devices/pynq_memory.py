@@ -176,6 +176,9 @@ class PynqMemory(ABC):
 
         :class:`StopFailed` when the machine does not stop: the buffers are then kept while this process lives.
         """
+        self.clear()
+
+    def clear(self) -> None:
         self._starts.clear()
         with self._answers():
             self._holdings.release()

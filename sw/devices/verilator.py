@@ -137,6 +137,9 @@ class VerilatorDevice:
     def allocate(self, size: int) -> int:
         return self._memory.allocate(size)
 
+    def clear(self) -> None:
+        self._memory.clear()
+
     def write(self, address: int, data: Bytes) -> None:
         start = address - MEMORY_BASE
         self.accelerator.memory[start : start + data.size] = data.reshape(-1)
@@ -158,6 +161,9 @@ class VerilatorDevice:
 
     def read_register(self, offset: int) -> int:
         return self.accelerator.read_register(offset)
+
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        return [self.read_register(offset + 4 * i) for i in range(count)]
 
     def wait(self, timeout: float) -> None:
         from ...sim.accelerator import SimulationTimeout

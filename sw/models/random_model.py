@@ -18,6 +18,7 @@ from ...layout import ZERO_BYTE
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
+from ...vocabulary import HEAD_LARGEST
 from ...weights import LayerWeights
 from .families import FAMILIES
 
@@ -110,7 +111,7 @@ class RandomModel:
     seed: int = 0
     #: Inputs of an INT4 matrix that share a scale.
     group: int = 128
-    kv: str = "int8"
+    kv: str = "k8v8"
     query: str = "int8"
 
     @property
@@ -144,23 +145,23 @@ class RandomModel:
         scales = self._rng(3).integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
         return RandomTernary(self.shape.vocab, self.shape.hidden, 1.0, (self.seed, 1 << 20, 4)), scales
 
-    def quantized_head(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """int8 rows ``[vocab, hidden]`` and bf16 bits of their scales ``[vocab]``."""
-        rng = self._rng(2)
-        rows = rng.integers(-127, 128, (self.shape.vocab, self.shape.hidden), dtype=np.int8)
-        scales = rng.integers(0x3900, 0x3A00, self.shape.vocab, dtype=np.uint16)
-        return rows, scales
+    def quantized_head(self, rows: slice = slice(None)) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+        """Integers ``[vocab, hidden]`` and bf16 bits of row scales ``[vocab]``, or ``rows`` of them, drawn by themselves."""
+        low, high, _ = rows.indices(self.shape.vocab)
+        rng, largest = np.random.default_rng((self.seed, 1 << 20, 2, low)), HEAD_LARGEST[self.engine]
+        integers = rng.integers(-largest, largest + 1, (high - low, self.shape.hidden), dtype=np.int8)
+        return integers, rng.integers(0x3900, 0x3A00, high - low, dtype=np.uint16)
 
 
-def random_model(name: str, seed: int = 0, layers: int | None = None) -> RandomModel:
+def random_model(name: str, seed: int = 0, layers: int | None = None, kv: str = "k8v8") -> RandomModel:
     """Random weights of a published model."""
     model = published_model(name)
     shape = model.shape if layers is None else replace(model.shape, layers=layers)
-    return RandomModel(shape, model.layer, model.engine, seed)
+    return RandomModel(shape, model.layer, model.engine, seed, kv=kv)
 
 
-def sized_model(shape: ModelShape, engine: str, layer: DecoderLayer | None = None) -> RandomModel:
+def sized_model(shape: ModelShape, engine: str, layer: DecoderLayer | None = None, kv: str = "k8v8") -> RandomModel:
     """Random weights of any shape, for what depends on sizes alone; in layers of the first family whose checkpoints this engine
     runs, unless ``layer`` is given.
     """
-    return RandomModel(shape, layer or next(family.layer for family in FAMILIES if family.engine == engine), engine)
+    return RandomModel(shape, layer or next(family.layer for family in FAMILIES if family.engine == engine), engine, kv=kv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +28,21 @@ from ...registers import (
     register_map,
 )
 from ..compiler.image import Image
+from ..compiler.pass_costs import PassCosts, pass_costs
 from ..devices.device import Device, attach
 from .image_memory import ImageMemory
 from .page_table import PageTable
 from .pages import PagePool, Session
+from .vector_tokens import VectorToken
 
 __all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
+
+#: Names of the counters, in the order of their registers, and of those by operator with their places behind.
+_COUNTER_NAMES = [name for name, _ in COUNTERS]
+_OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
 
 @dataclass(frozen=True)
 class Candidate:
@@ -60,10 +67,20 @@ class RunResult:
     """What a pass did for a run."""
 
     tokens: int
-    #: Best next tokens behind every wanted token, best first.
-    candidates: tuple[tuple[Candidate, ...], ...]
+    #: Candidates of every wanted token as the machine has them: ``[wanted, count, (token, bits of the logit)]``.
+    words: npt.NDArray[np.uint32]
     #: Number of the first wanted token in the pass: its logits are :meth:`Engine.logits` of that.
     first: int
+
+    @cached_property
+    def candidates(self) -> tuple[tuple[Candidate, ...], ...]:
+        """Best next tokens behind every wanted token, best first."""
+        values = self.words[..., 1].view(np.float32).tolist()
+        return tuple(tuple(map(Candidate, *pair)) for pair in zip(self.words[..., 0].tolist(), values, strict=True))
+
+    def best(self, number: int) -> int:
+        """The best token behind a wanted one."""
+        return int(self.words[number, 0, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +124,11 @@ class Engine:
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
+        #: Offset of the first counter; those by operator follow.
+        self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
+        assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
+        #: What registers that hold from pass to pass have, by their offsets: written again where it changes.
+        self._held: dict[int, int] = {}
         self._busy = False
         #: Where the page tables of sessions lie on the device.
         self._table = PageTable(device.config.page_entries)
@@ -126,9 +148,22 @@ class Engine:
     def config(self) -> BuildConfig:
         return self.device.config
 
+    @cached_property
+    def costs(self) -> PassCosts:
+        """What passes cost, by the model of a pass."""
+        return pass_costs(self.image)
+
     def _write(self, name: str, value: int, index: int = 0) -> None:
         row = self._registers[name]
         self.device.write_register(row.offset + index * row.step, value)
+
+    def _hold(self, name: str, value: int, index: int = 0) -> None:
+        """Write a register that nobody else writes, if it has another value."""
+        row = self._registers[name]
+        offset = row.offset + index * row.step
+        if self._held.get(offset) != value:
+            self.device.write_register(offset, value)
+            self._held[offset] = value
 
     def _write_address(self, name: str, value: int) -> None:
         self._write(f"{name}_LOW", value & 0xFFFFFFFF)
@@ -168,16 +203,16 @@ class Engine:
         wants: list[int] = []
         bases = self._table.place([run.session for run in runs], self._write_page)
         for r, (run, base) in enumerate(zip(runs, bases, strict=True)):
-            self._write("RUN", run.session.position, 2 * r)
-            self._write("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(base), 2 * r + 1)
+            self._hold("RUN", run.session.position, 2 * r)
+            self._hold("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(base), 2 * r + 1)
             everything += run.tokens
             wants += range(len(everything) - run.wanted, len(everything))
         for j, token in enumerate(wants):
-            self._write("WANT", token, j)
+            self._hold("WANT", token, j)
         self.memory.write_rows(everything)
         options = PassFlag.WRITE_LOGITS if write_logits and wants else PassFlag.NONE
         for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants)), ("PASS", options)):
-            self._write(name, value)
+            self._hold(name, value)
         self._write("CONTROL", Control.START)
         self._busy = True
         for run in runs:
@@ -201,6 +236,8 @@ class Engine:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         self.check_context(run.session.position + len(run.tokens))
         for token in run.tokens:
+            if isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden:
+                continue
             if not 0 <= token < self.image.shape.vocab:
                 raise HwgenError(
                     "usage",
@@ -246,12 +283,13 @@ class Engine:
                 f"with response {ERROR_RESPONSE.extract(error)} at operator {ERROR_OPERATOR.extract(error)}",
                 "check the address of the image in device memory",
             )
-        counters = {name: self._read(f"COUNT_{name.upper()}") for name, _ in COUNTERS}
-        opcodes = {o.name.lower(): self._read("COUNT_OPCODE", o) for o in Opcode if o is not Opcode.END}
+        counted = self.device.read_registers(self._counters, len(COUNTERS) + len(Opcode))
+        counters = dict(zip(_COUNTER_NAMES, counted, strict=False))
+        opcodes = {name: counted[number] for name, number in _OPCODES}
+        words = self._candidates(sum(run.wanted for run in runs))
         results, first = [], 0
         for run in runs:
-            candidates = tuple(self._candidates(first + j) for j in range(run.wanted))
-            results.append(RunResult(len(run.tokens), candidates, first))
+            results.append(RunResult(len(run.tokens), words[first : first + run.wanted], first))
             first += run.wanted
         return PassResult(runs=tuple(results), counters=counters, opcode_cycles=opcodes)
 
@@ -289,9 +327,10 @@ class Engine:
         if self.image.head == "shortlist":
             raise ValueError("an image with the short-list head has no logits")
         address = self.memory.logits + number * self.image.logits_bytes
-        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32).copy()
+        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32)
 
-    def _candidates(self, number: int) -> tuple[Candidate, ...]:
-        count, first = min(self.config.topk, self.image.shape.vocab), 2 * self.config.topk * number
-        words = np.array([self._read("TOPK", first + i) for i in range(2 * count)], np.uint32)
-        return tuple(Candidate(int(t), float(x)) for t, x in zip(words[0::2], words[1::2].copy().view(np.float32), strict=True))
+    def _candidates(self, wanted: int) -> npt.NDArray[np.uint32]:
+        """Of so many wanted tokens, as `RunResult.words` has them."""
+        each, count = self.config.topk, min(self.config.topk, self.image.shape.vocab)
+        words = self.device.read_registers(self._registers["TOPK"].offset, 2 * each * wanted) if wanted else []
+        return np.array(words, np.uint32).reshape(wanted, each, 2)[:, :count]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
+from .drafts import Drafter
 from .engine import Engine, PassResult, Run, RunResult
 from .pages import Session
 from .prefix_cache import PrefixCache
@@ -116,6 +117,15 @@ class Generation:
     constraint: Constraint | None = None
     #: Most likely tokens whose probabilities come with every token, beside its own; None is not even that.
     logprobs: int | None = None
+    #: The same with every token of the prompt but the first, which nothing is known of: the whole prompt is computed then.
+    prompt_logprobs: int | None = None
+    #: Guesses what follows; None: nobody does.
+    drafter: Drafter | None = None
+    #: Another answer to the same prompt: its pages are taken over when it has read the prompt.
+    sibling: Generation | None = None
+    #: Of the prompt's tokens from the second on, and of the answer's tokens, where they are asked for.
+    prompt_scores: list[TokenLogprobs] = field(default_factory=list, init=False)
+    scores: list[TokenLogprobs] = field(default_factory=list, init=False)
     #: Tokens of the prompt that were in the cache already.
     reused: int = field(default=0, init=False)
     #: True while several tokens wait to be computed: the prompt, or what a slide kept.
@@ -123,6 +133,8 @@ class Generation:
     #: True when there is nothing left to compute.
     ended: bool = field(default=False, init=False)
     _todo: list[int] = field(default_factory=list, init=False)
+    #: What the next pass computes beside `_todo`, in case that it follows.
+    _draft: list[int] = field(default_factory=list, init=False)
     _begun: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +153,7 @@ class Generation:
         """Refuse a prompt that cannot be answered."""
         if not self.prompt:
             raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
-        if self._needs_logits and self.engine.image.head == "shortlist":
+        if (self._needs_logits or self.prompt_logprobs is not None) and self.engine.image.head == "shortlist":
             raise HwgenError(
                 "usage", "the short-list head gives the best candidates, not all logits, which this answer is drawn from",
                 "ask for temperature 0 without penalties, log probabilities and forms, or use --head exact",
@@ -158,6 +170,8 @@ class Generation:
 
     def begins_like(self, other: Generation) -> bool:
         """Whether the other's keys of at least a page will be this one's too, once they are computed."""
+        if other is self.sibling:
+            return True
         page = self.engine.config.kv_block
         mine, theirs = self.prompt[:page], other.prompt[:page]
         return self.prefixes is not None and self.prefixes is other.prefixes and len(mine) == page and list(mine) == list(theirs)
@@ -168,46 +182,111 @@ class Generation:
         self._todo = [*self.session.pending, *self.prompt]
         self.session.pending = []
         self._seen = [*self.session.tokens, *self._todo]
-        if self.prefixes is not None and not self.session.tokens:
-            self.reused = self.prefixes.start(self.session, self._todo)
-            del self._todo[: self.reused]
+        if self.prompt_logprobs is None and not self.session.tokens:
+            self._take_over()
 
-    def next_pass(self, most: int) -> PassRequest | None:
-        """What to compute next, at most so many tokens; None when the answer is complete. Asking again gives the same pass."""
+    def _take_over(self) -> None:
+        """What others have computed of the prompt."""
+        other = None if self.sibling is None else self.sibling.session
+        self.sibling, last = None, len(self._todo) - 1
+        if other is not None and last and other.exact and other.parked is None and other.tokens[:last] == self._todo[:last]:
+            new = self.engine.pages.share(other, last)
+            self.session.tokens, self.session.pages, self.reused = new.tokens, new.pages, last
+        elif self.prefixes is not None:
+            self.reused = self.prefixes.start(self.session, self._todo)
+        del self._todo[: self.reused]
+
+    def next_pass(self, most: int, tokens: int = 0, wanted: int = 0) -> PassRequest | None:
+        """What to compute next, at most so many tokens, in a pass with ``tokens`` tokens and ``wanted`` logits of others; None when
+        the answer is complete. What is left of ``most`` is for a draft. Asking again replaces the pass asked for before.
+        """
         if not self._begun:
             self._begin()
         if self.ended:
             return None
+        run = self._todo[:most]
+        if self._scores_prompt:
+            return PassRequest(Run(self.session, run, len(run)), True)
         logits = len(self._todo) <= most
-        return PassRequest(Run(self.session, self._todo[:most], int(logits)), logits and self._needs_logits)
+        self._draft = [] if self.prefilling else self._drafted(most - len(run), tokens, wanted)
+        return PassRequest(Run(self.session, [*run, *self._draft], int(logits) + len(self._draft)), logits and self._needs_logits)
+
+    def _drafted(self, most: int, tokens: int, wanted: int) -> list[int]:
+        """A draft for the next pass, with pages that are free."""
+        pages, end = self.engine.pages, self.session.position + 1
+        most = min(most, self.engine.image.context - end, self.max_new_tokens - len(self.tokens) - 1)
+        if self.drafter is None or most < 1:
+            return []
+        draft = self.drafter.propose(self._seen, most, tokens, wanted)
+        if draft and (pages.missing(self.session, end + len(draft)) > pages.free
+                      or not pages.reserve(self.session, end + len(draft))):
+            return []
+        return draft
+
+    @property
+    def _scores_prompt(self) -> bool:
+        return self.prompt_logprobs is not None and not self.tokens
 
     @property
     def _needs_logits(self) -> bool:
-        return self._sampler.sampling.needs_logits or self.constraint is not None or self.logprobs is not None
+        lacking = self._sampler.sampling.needs_logits(min(self.engine.config.topk, self.engine.image.shape.vocab))
+        return lacking or self.constraint is not None or self.logprobs is not None
 
-    def accept(self, result: PassResult, run: RunResult, wall_s: float) -> GeneratedToken | None:
-        """Take the result of :meth:`next_pass`, a run of a pass; the token it led to, if it was the last one before one."""
-        (self.prefill if self.prefilling else self.decode).add(result, run.tokens, wall_s)
-        del self._todo[: run.tokens]
+    def accept(self, result: PassResult, run: RunResult, wall_s: float) -> list[GeneratedToken]:
+        """Take the result of :meth:`next_pass`, a run of a pass; the tokens it led to."""
+        first, draft, self._draft = self.session.position - run.tokens, self._draft, []
+        if self._scores_prompt:
+            self._score(run, first)
+        del self.session.tokens[self.session.position - len(draft) :]  # keys of what does not follow are overwritten
+        del self._todo[: run.tokens - len(draft)]
         if self._todo:
-            return None
-        if self.prefilling and self.prefixes is not None:
+            self.prefill.add(result, run.tokens, wall_s)
+            return []
+        prompt, self.prefilling = self.prefilling, False
+        if prompt and self.prefixes is not None:
             self.prefixes.add(self.session, whole_pages=True)
-        self.prefilling = False
+        items: list[GeneratedToken] = []
         if len(self.tokens) >= self.max_new_tokens:
             self.ended = True
-            return None
-        token, logprobs = self._choose(run)
-        reason = self._follow(token)
-        if reason:
-            self.ended, self.stop_reason = True, reason
-            self.session.pending = [token]
-        return GeneratedToken(token, result, reason, logprobs)
+        else:
+            items = self._verify(result, run, draft)
+        (self.prefill if prompt else self.decode).add(result, run.tokens if prompt else len(items), wall_s)
+        if self.drafter is not None and not prompt:
+            self.drafter.settle(len(draft), len(items) - 1)
+        return items
 
-    def _choose(self, run: RunResult) -> tuple[int, TokenLogprobs | None]:
+    def _verify(self, result: PassResult, run: RunResult, draft: Sequence[int]) -> list[GeneratedToken]:
+        """The token behind what was computed, and those behind the tokens of the draft while these are right."""
+        items = []
+        number = run.words.shape[0] - len(draft) - 1
+        for guess in [*draft, None]:
+            token, logprobs = self._choose(run, number)
+            reason = self._follow(token)
+            if reason:
+                self.ended, self.stop_reason = True, reason
+                self.session.pending = [token]
+            items.append(GeneratedToken(token, result, reason, logprobs))
+            if logprobs is not None and reason != "stop":
+                self.scores.append(logprobs)
+            if reason or token != guess or self.prefilling:
+                break
+            self.session.tokens.append(token)
+            self._todo, number = [], number + 1
+        return items
+
+    def _score(self, run: RunResult, first: int) -> None:
+        """Probabilities of the prompt's tokens behind those of a run, which begins at position ``first``."""
+        assert self.prompt_logprobs is not None
+        following = self._seen[first + 1 : first + 1 + run.tokens]
+        for number, token in enumerate(following, run.first):
+            self.prompt_scores.append(token_logprobs(self.engine.logits(number), token, self.prompt_logprobs))
+
+    def _choose(self, run: RunResult, number: int) -> tuple[int, TokenLogprobs | None]:
+        """The token behind a wanted one."""
         if not self._needs_logits:
-            return run.candidates[-1][0].token, None
-        logits = self.engine.logits(run.first)
+            words = run.words[number]
+            return self._sampler.choose_candidate(words[:, 0].tolist(), words[:, 1].view(np.float32)), None
+        logits = self.engine.logits(run.first + number)
         allowed = None if self.constraint is None else self.constraint.allowed()
         token = self._sampler.choose(logits, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(logits, token, self.logprobs)
@@ -261,6 +340,4 @@ class Generation:
         while (step := self.next_pass(self.engine.image.chunk)) is not None:
             begin = time.monotonic()
             result = self.engine.run_pass([step.run], write_logits=step.write_logits)
-            item = self.accept(result, result.runs[0], time.monotonic() - begin)
-            if item is not None:
-                yield item
+            yield from self.accept(result, result.runs[0], time.monotonic() - begin)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy.typing as npt
 
 from ...boards import load_board
 from ...config import BuildConfig
@@ -18,6 +21,8 @@ from ..devices.open import open_device
 from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
+from .answers import AnswerSet, Written, best_answers
+from .drafts import DRAFTS, Drafter
 from .engine import Engine
 from .generation import Constraint, Generation
 from .kv_arrays import with_cache_tokens
@@ -25,6 +30,7 @@ from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, Sampling
 from .session_file import load_session, save_session
+from .vector_tokens import PLACE, as_words, with_vectors
 
 __all__ = ["Answer", "LLM"]
 
@@ -42,7 +48,7 @@ class Answer:
 
     def _run(self) -> Iterator[str]:
         session = self.generation.session
-        before = [*session.tokens, *session.pending, *self.generation.prompt]
+        before = as_words([*session.tokens, *session.pending, *self.generation.prompt])
         stream = TextStream(self._model.tokenizer, before)
         try:
             for item in self.generation:
@@ -91,10 +97,11 @@ class LLM:
 
     ``model``: a shipped or added name, a directory in Hugging Face layout, a GGUF file, or an image file of ``hwgen compile``,
     which needs no compiler and no checkpoint. ``device``: ``"verilator"``, ``"golden"``, ``"pynq"`` or an open device;
-    ``device_options`` go to its constructor. ``board``: the name of a board (in its configuration for the model), or a build
+    ``device_options`` go to its constructor (``memory_bytes`` among them, where other models take the
+    device too: see :meth:`beside`). ``board``: the name of a board (in its configuration for the model), or a build
     configuration; if not given, that of an image, else ``"demo"``. ``head``: ``"exact"`` (if not given) or ``"shortlist"``; an
     image has one of them. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if not given). ``reuse``:
-    prompts start from the pages of earlier ones that begin alike.
+    prompts start from the pages of earlier ones that begin alike. ``draft``: one of :data:`hwgen.sw.runtime.drafts.DRAFTS`.
     """
 
     def __init__(
@@ -107,8 +114,12 @@ class LLM:
         head: str | None = None,
         cache_tokens: int | None = None,
         reuse: bool = True,
+        draft: str = "lookup",
         device_options: Mapping[str, object] | None = None,
     ) -> None:
+        if draft not in DRAFTS:
+            raise HwgenError("usage", f"draft must be one of {', '.join(DRAFTS)}, not {draft!r}", "choose one")
+        self._draft = draft
         report = progress or (lambda text: None)
         if isinstance(model, (str, Path)):
             model = load_image(Path(model)) if is_image_file(model) else open_model(model, report, quantized=True)
@@ -125,14 +136,34 @@ class LLM:
             options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress
-            self._open: Callable[[], Device] | None = partial(open_device, device, config, **options, **(device_options or {}))
+            options |= device_options or {}
+            self._open: Callable[[], Device] | None = partial(open_device, device, config, **options)
             device = self._open()
         else:
             self._open = None
+        self._reuse = reuse
+        self._fill(device)
+
+    def _fill(self, device: Device) -> None:
+        """Put the image on a device that has room for it."""
         self.device = device
         self.engine = Engine(device, self.image)
         #: Earlier prompts, for those that begin alike.
-        self.prefixes = PrefixCache(self.engine) if reuse else None
+        self.prefixes = PrefixCache(self.engine) if self._reuse else None
+
+    def beside(self, model: CompiledModel, *, cache_tokens: int | None = None, reuse: bool = True) -> LLM:
+        """Another model, compiled for the same build, on the device of this one, which it takes: :meth:`take` gives it back."""
+        self.device.clear()
+        other = LLM(model, self.device, self.image.config, cache_tokens=cache_tokens, reuse=reuse, draft=self._draft)
+        other._open = self._open
+        return other
+
+    def take(self, device: Device) -> None:
+        """Put the image on a device in place of another model's, whose sessions, and what was kept of prompts, are lost. The fabric
+        is not loaded anew.
+        """
+        device.clear()
+        self._fill(device)
 
     def reopen(self) -> None:
         """Put the image on the device opened anew, after it failed. Sessions, and what was kept of prompts, are lost."""
@@ -140,15 +171,13 @@ class LLM:
             raise HwgenError("device", "this device was opened elsewhere, not by this LLM", "open it again, and start anew")
         with contextlib.suppress(Exception):  # it failed: what is left of it may not even end
             getattr(self.device, "close", lambda: None)()
-        self.device = self._open()
-        self.engine = Engine(self.device, self.image)
-        if self.prefixes is not None:
-            self.prefixes = PrefixCache(self.engine)
+        self._fill(self._open())
 
     def generate(
         self,
-        prompt: str | list[int],
+        prompt: str | list[int] = "",
         *,
+        embeddings: npt.ArrayLike | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -162,11 +191,16 @@ class LLM:
         chat: bool = False,
         session: Session | None = None,
         context_full: str = "stop",
+        logprobs: int | None = None,
     ) -> Answer:
         """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.Sampling`.
 
         A ``session`` is continued and stays open: close it with :meth:`close_session`. ``context_full``: see
-        :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`.
+        :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`. ``logprobs``: so many likely tokens beside every one of the answer, in
+        :attr:`Generation.scores`.
+
+        ``embeddings [n, hidden]``: vectors that take part as tokens do, rounded to bfloat16: in the places of -1 in a list of token
+        ids, else before the prompt, behind its begin token.
         """
         tokenizer = self.model.tokenizer
         if isinstance(prompt, list):
@@ -177,13 +211,42 @@ class LLM:
             ids = tokenizer.encode_text(prompt)
         else:
             ids = tokenizer.encode(prompt)
+        if embeddings is not None:
+            begins = bool(ids) and ids[0] == tokenizer.begin
+            ids = with_vectors(ids, embeddings, self.image.shape.hidden, int(begins))
+        elif PLACE in ids:
+            raise HwgenError("usage", f"the prompt has places ({PLACE}) and no embeddings", "give embeddings, or token ids alone")
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
             presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,
         )
-        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full)
+        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full, logprobs=logprobs)
         generation.check()
         return Answer(self.model, generation, keep_session=session is not None)
+
+    def answers(
+        self, prompt: str | list[int], sampling: Sampling, *, n: int = 1, best_of: int | None = None, first_finish: bool = False,
+        max_new_tokens: int = 128, chat: bool = False,
+    ) -> list[Written]:
+        """``n`` answers to one prompt, answer ``i`` from the seed ``seed + i``: of ``best_of`` that are written the likeliest a
+        token, best first; or with ``first_finish`` the first of ``n`` that ends, alone.
+        """
+        written = n if best_of is None else best_of
+        if not 1 <= n <= written:
+            raise HwgenError("usage", f"n must be 1 to best_of, not {n} of {written}", "give n, or a larger best_of")
+        if first_finish and written > n:
+            raise HwgenError("usage", "first_finish takes the answer that ends first, best_of the best of all", "give one of them")
+        ids = prompt if isinstance(prompt, list) else (
+            self.model.tokenizer.encode_chat(prompt) if chat else self.model.tokenizer.encode(prompt)
+        )
+        logprobs = 0 if written > n else None
+        generations = [
+            self.generation(ids, max_new_tokens, replace(sampling, seed=sampling.seed + i), logprobs=logprobs)
+            for i in range(written)
+        ]
+        generations[0].check()
+        found = AnswerSet(self.model.tokenizer, generations).write(first_finish=first_finish)
+        return [found[i] for i in best_answers([a.score for a in found], n)] if written > n else found
 
     def generation(
         self,
@@ -196,10 +259,11 @@ class LLM:
         stop_tokens: Sequence[int] | None = None,
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Generation:
         """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here.
 
-        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``: see :class:`Generation`.
+        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``, ``prompt_logprobs``: see :class:`Generation`.
         """
         return Generation(
             self.engine,
@@ -213,6 +277,8 @@ class LLM:
             prefixes=self.prefixes,
             constraint=constraint,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            drafter=Drafter(self.engine.costs) if self._draft == "lookup" else None,
         )
 
     # ---- sessions ------------------------------------------------------------------------------------------------

@@ -8,15 +8,19 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from typing import TypeVar
 
 from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
-from .generation import GeneratedToken, Generation, PassRequest
+from .errands import Errands
+from .jobs import DeviceFailed, Job, Part, QueueFull, Turn
 from .prefix_cache import PrefixCache
 
-__all__ = ["BACK_OFF", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler"]
+T = TypeVar("T")
+
+__all__ = ["BACK_OFF", "TIME_BETWEEN_TOKENS", "Observer", "Scheduler"]
 
 #: Seconds before each attempt to open a device that failed. When the last has failed, or no pass succeeded after any of them, no
 #: more jobs are taken.
@@ -25,44 +29,22 @@ BACK_OFF = (0.0, 1.0, 4.0, 15.0, 60.0)
 #: Passes that fail one behind the other, of whatever jobs, before the device counts as failed.
 FAILED_PASSES = 3
 
+#: Longest pass of answers where prompts wait, as a multiple of a pass of a single token.
+TIME_BETWEEN_TOKENS = 1.1
+
 #: Told of every pass: whose runs it had, what it did, whether it was of prompts alone, the seconds it took.
-Observer = Callable[[Sequence["Job"], PassResult, bool, float], None]
-
-
-class QueueFull(HwgenError):
-    """More answers are asked for than may wait."""
-
-    def __init__(self, waiting: int) -> None:
-        super().__init__("busy", f"{waiting} requests are waiting already", "try again later")
-
-
-class DeviceFailed(HwgenError):
-    """The device, and not one answer, is at fault."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("device", f"the device failed: {reason}", "try again in a while")
-
-
-@dataclass(eq=False)
-class Job:
-    """One answer in the making. The callbacks are called by the thread that runs the scheduler."""
-
-    generation: Generation
-    on_token: Callable[[GeneratedToken], None]
-    #: Called once, with the error if the answer could not be completed.
-    on_end: Callable[[HwgenError | None], None]
-    cancelled: bool = field(default=False, init=False)
+Observer = Callable[[Sequence[Job], PassResult, bool, float], None]
 
 
 class Scheduler:
     """Runs jobs pass by pass.
 
-    A pass takes the next token of every answer that decodes, and in the room that is left prompts, in the order in which they came.
-    While some decode, a pass has ``width`` tokens at most (one more than those that decode at least), or those of the next whole
-    round of the machine's lanes where ``width`` is not given: tokens of a round cost what one of them costs, so that a prompt
-    travels in what decoding leaves free and nobody waits longer than one such pass. Where nobody decodes, a pass has the whole
-    chunk. Answers join at the next pass and leave at its end. A prompt that begins like one under way waits for it, and finds its
-    keys in the cache.
+    A pass takes the next token of every answer that decodes, then prompts in the order in which they came, then drafts. While some
+    decode, prompts have as many tokens of a pass as keep it within ``time_between_tokens`` times one of a single token, by the
+    model of a pass; where the answers alone take longer than that, the rest of the round of the machine's lanes, or one more round,
+    so that no prompt waits for ever (`kept_bound` says what could be kept). Where nobody decodes, a pass has the whole chunk.
+    Answers join at the next pass and leave at its end. A prompt that begins like one under way waits for it, and finds its keys in
+    the cache.
 
     When the pages of the KV cache run out, kept prefixes are dropped first; then the youngest session is parked in memory of
     the host and continues, with the same bits, when there is room again.
@@ -78,19 +60,23 @@ class Scheduler:
         *,
         max_running: int = 8,
         max_waiting: int = 64,
-        width: int | None = None,
+        time_between_tokens: float = TIME_BETWEEN_TOKENS,
         observer: Observer | None = None,
         reopen: Callable[[], tuple[Engine, PrefixCache | None]] | None = None,
         back_off: Sequence[float] = BACK_OFF,
         on_failure: Callable[[HwgenError], None] | None = None,
+        turn: Turn | None = None,
     ) -> None:
-        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("width", width, 1)):
-            if value is not None and value < least:
+        limits = ("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("time_between_tokens", time_between_tokens, 1)
+        for name, value, least in limits:
+            if not value >= least:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
-        self.max_running, self.max_waiting, self.width = max_running, max_waiting, width
+        self.max_running, self.max_waiting, self.time_between_tokens = max_running, max_waiting, time_between_tokens
+        #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
+        self.kept_bound = 0.0
         self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)
-        self._reopen, self._back_off = reopen, back_off
+        self._reopen, self._back_off, self._turn = reopen, back_off, turn
         #: Told, in the thread of the scheduler, that the device failed for good.
         self.on_failure = on_failure or (lambda error: None)
         self._failed_passes = 0
@@ -110,6 +96,7 @@ class Scheduler:
         self._running: list[Job] = []
         #: Decoding jobs in the order in which they had their latest token, where a pass has no room for all.
         self._turns: deque[Job] = deque()
+        self._errands = Errands()
         self._thread: threading.Thread | None = None
         self._closing = threading.Lock()
 
@@ -156,6 +143,14 @@ class Scheduler:
             job.cancelled = True
             self._changed.notify()
 
+    def between_passes(self, call: Callable[[], T]) -> Future[T]:
+        """Have ``call`` run in the thread of the scheduler, where it may use the engine: no pass runs then."""
+        with self._changed:
+            if self._refusal is not None:
+                raise self._refusal
+            self._changed.notify()
+            return self._errands.add(call)
+
     def start(self) -> None:
         """Run jobs in a thread of its own until :meth:`close`."""
         self._thread = threading.Thread(target=self._serve, name="hwgen-scheduler", daemon=True)
@@ -177,12 +172,20 @@ class Scheduler:
             try:
                 if not self.step():
                     with self._changed:
-                        self._changed.wait_for(lambda: self._refusal or self._waiting or any(j.cancelled for j in self._running))
+                        self._changed.wait_for(self._has_work)
             except (DeviceTimeout, DeviceFailed) as error:
                 self._recover(error)
             except Exception as error:  # between the answers: nothing is known of any of them
                 traceback.print_exc()
                 self._recover(DeviceFailed(f"{type(error).__name__}: {error}"))
+
+    def _has_work(self) -> bool:
+        return bool(self._refusal or self._waiting or self._errands or any(j.cancelled for j in self._running))
+
+    def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
+        """Go on with another engine; no job has a session."""
+        with self._changed:
+            self.engine, self._prefixes = engine, prefixes
 
     def _recover(self, error: HwgenError) -> None:
         """End what has a session, and go on with an engine on a device opened anew, or with none."""
@@ -217,11 +220,16 @@ class Scheduler:
     def _end_all(self, error: HwgenError | None) -> None:
         for job in [*self._running, *self._waiting]:
             self._end(job, error)
+        if error is not None:
+            self._errands.refuse(error)
 
     def step(self) -> bool:
         """One pass; False when there is nothing to do."""
         for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
             self._end(job, None)
+        self._errands.run()
+        if self._turn is not None and not self._running:
+            self._turn.rest(len(self._waiting))
         self._return_parked()
         parts = self._compose()
         if parts:
@@ -242,36 +250,78 @@ class Scheduler:
                 return
 
     # ---- what is in a pass ---------------------------------------------------------------------------------------
-    def _compose(self) -> list[tuple[Job, PassRequest]]:
+    def _compose(self) -> list[Part]:
         """Jobs of the next pass, and what it computes for each."""
-        parts: list[tuple[Job, PassRequest]] = []
+        parts: list[Part] = []
         chunk = self.engine.image.chunk
         decoding = [j for j in self._ready() if not j.generation.prefilling]
         self._turns = deque([j for j in self._turns if j in decoding] + [j for j in decoding if j not in self._turns])
         for job in list(self._turns)[:chunk]:
             if job in self._ready():  # it may have had to make way for an older one
                 self._add(parts, job, 1)
+        answers = len(parts)
         tried: set[int] = set()
-        width = self._width(len(parts), bool(decoding))
-        while (room := width - self._tokens(parts)) > 0:
+        while self._count(parts)[0] < chunk:
             job_or_none = self._next_prompt(tried)
             if job_or_none is None:
                 break
             tried.add(id(job_or_none))
+            if (room := self._room(parts, answers, job_or_none) if decoding else chunk - self._count(parts)[0]) < 1:
+                break
             self._add(parts, job_or_none, room)
         # One that had to make way for another has no part any more.
-        return [(job, request) for job, request in parts if job.generation.session.parked is None]
+        parts = [(job, request) for job, request in parts if job.generation.session.parked is None]
+        if decoding and tried and parts:
+            self.kept_bound = max(self.kept_bound, self._cycles(parts) / self._single(parts))
+        return self._with_drafts(parts)
 
     @staticmethod
-    def _tokens(parts: list[tuple[Job, PassRequest]]) -> int:
-        return sum(len(request.run.tokens) for _, request in parts)
+    def _count(parts: list[Part]) -> tuple[int, int]:
+        """Tokens of a pass, and those whose logits are wanted."""
+        return sum(len(request.run.tokens) for _, request in parts), sum(request.run.wanted for _, request in parts)
 
-    def _width(self, decoding: int, some: bool) -> int:
-        """Tokens of a pass with so many decoding answers."""
-        chunk, lanes = self.engine.image.chunk, self.engine.config.lanes
-        if not some:
-            return chunk
-        return min(chunk, max(self.width, decoding + 1) if self.width else lanes * (decoding // lanes + 1))
+    def _blocks(self, job: Job) -> int:
+        """Blocks of cached keys that a run of a job reads."""
+        return self.engine.pages.blocks(job.generation.session.position)
+
+    def _cycles(self, parts: list[Part], tokens: int = 0, job: Job | None = None) -> float:
+        """Estimated cycles of a pass, with so many tokens of another prompt."""
+        count, wanted = self._count(parts)
+        blocks = sum(self._blocks(part) for part, _ in parts) + (self._blocks(job) if job is not None else 0)
+        return self.engine.costs.cycles(count + tokens, wanted + bool(tokens), blocks)
+
+    def _single(self, parts: list[Part]) -> float:
+        """Estimated cycles of a pass with one of the answers alone, behind as many keys as they have in the mean."""
+        return self.engine.costs.cycles(1, 1, sum(self._blocks(job) for job, _ in parts) // max(1, len(parts)))
+
+    def _room(self, parts: list[Part], answers: int, job: Job) -> int:
+        """Tokens that a prompt may have in a pass with ``answers`` answers, and prompts before it."""
+        count, bound = self._count(parts)[0], self.time_between_tokens * self._single(parts[:answers])
+        for tokens in range(self.engine.image.chunk - count, 0, -1):
+            if self._cycles(parts, tokens, job) <= bound:
+                return tokens
+        if len(parts) > answers:  # a prompt travels already
+            return 0
+        lanes = self.engine.config.lanes
+        return min(self.engine.image.chunk, lanes * (count // lanes + 1)) - count
+
+    def _with_drafts(self, parts: list[Part]) -> list[Part]:
+        """The same pass with drafts of its answers in the room that is left."""
+        count, wanted = self._count(parts)
+        for i, (job, request) in enumerate(parts):
+            room = self.engine.image.chunk - count
+            if job.generation.drafter is None or job.generation.prefilling or room < 1:
+                continue
+            try:
+                longer = job.generation.next_pass(1 + room, count - 1, wanted - 1)
+            except Exception as error:  # of this answer alone: the others go on
+                self._end_with(job, error)
+                continue
+            if longer is not None:
+                parts[i] = job, longer
+                drafted = len(longer.run.tokens) - len(request.run.tokens)
+                count, wanted = count + drafted, wanted + drafted
+        return [(job, request) for job, request in parts if not job.generation.ended]
 
     def _next_prompt(self, tried: set[int]) -> Job | None:
         """The oldest prompt that goes on or begins, of those not ``tried``."""
@@ -282,6 +332,11 @@ class Scheduler:
         with self._changed:
             if not self._waiting or len(self._running) >= self.max_running:
                 return None
+        if self._turn is not None and not self._turn.begin(len(self._running)):
+            return None
+        with self._changed:
+            if not self._waiting:  # the last one was refused meanwhile
+                return None
             first = self._waiting[0]
             if any(first.generation.begins_like(job.generation) for job in under_way):
                 return None
@@ -290,7 +345,7 @@ class Scheduler:
                 first.generation.move(self.engine, self._prefixes)
             return first
 
-    def _add(self, parts: list[tuple[Job, PassRequest]], job: Job, most: int) -> None:
+    def _add(self, parts: list[Part], job: Job, most: int) -> None:
         """The next tokens of a job, with pages for them; or its end."""
         try:
             request = job.generation.next_pass(most)
@@ -301,7 +356,7 @@ class Scheduler:
             self._end_with(job, error)
 
     # ---- one pass ------------------------------------------------------------------------------------------------
-    def _run(self, parts: list[tuple[Job, PassRequest]]) -> None:
+    def _run(self, parts: list[Part]) -> None:
         """One pass from doorbell to completion, and what comes of it."""
         begin = time.monotonic()
         try:
@@ -320,8 +375,7 @@ class Scheduler:
                 self._turns.remove(job)
                 self._turns.append(job)
             try:
-                token = job.generation.accept(result, run, seconds)
-                if token is not None:
+                for token in job.generation.accept(result, run, seconds):
                     job.on_token(token)
             except (DeviceTimeout, DeviceFailed):
                 raise
@@ -331,7 +385,7 @@ class Scheduler:
             if job.generation.ended:
                 self._end(job, None)
 
-    def _on_device(self, parts: list[tuple[Job, PassRequest]]) -> PassResult:
+    def _on_device(self, parts: list[Part]) -> PassResult:
         """The only place where the device is occupied; :class:`DeviceFailed` where the device is at fault and not these answers."""
         try:
             result = self.engine.run_pass(

@@ -11,8 +11,9 @@ from typing import Any
 from ...errors import HwgenError
 from ..models.tokenizer import Tokenizer
 from ..runtime.generation import GeneratedToken, Generation
+from ..runtime.jobs import Job
 from ..runtime.sampling import TokenLogprobs
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import Scheduler
 from .errors import ApiError
 from .metrics import Metrics, Stopwatch
 from .text import AnswerText
@@ -54,8 +55,8 @@ class Choice:
         self._reader = reader
         if reader is not None:
             reader.add(opening)
-        #: Tokens of the answer so far.
-        self.tokens = 0
+        #: Tokens of the answer so far, and the sum of the logarithms of their probabilities, where they are known.
+        self.tokens, self.logprob = 0, 0.0
         self.ended = False
 
     def take(self, item: GeneratedToken) -> Piece:
@@ -66,6 +67,7 @@ class Choice:
             piece.text = self._read(self._text.add(item.token))
             if item.logprobs is not None:
                 piece.logprobs = [(item.token, item.logprobs)]
+                self.logprob += item.logprobs.logprob
         return piece
 
     def _read(self, text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -113,8 +113,8 @@ def _responses(kind: str, schema: Mapping[str, Any], statuses: tuple[int, ...], 
     }
 
 
-def description(model: str, needs_key: bool) -> dict[str, Any]:
-    """OpenAPI 3.1 of a server of ``model``."""
+def description(models: Sequence[str], needs_key: bool) -> dict[str, Any]:
+    """OpenAPI 3.1 of a server of ``models``."""
     kinds: list[Any] = [(kind, "validation") for kind, _, _ in _POSTS.values()]
     _, defined = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
     schemas = {name: _nullable(schema) for name, schema in defined["$defs"].items()}
@@ -133,14 +133,17 @@ def description(model: str, needs_key: bool) -> dict[str, Any]:
     for path, (content_type, answer, text) in _GETS.items():
         paths[path] = {"get": {"summary": text, "responses": _responses(content_type, answer, (400, 401, 404))}}
     paths["/v1/models/{model}"]["get"]["parameters"] = [
-        {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "example": model}
+        {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "example": models[0]}
     ]
     paths["/health"]["get"]["responses"]["503"] = {
         "description": _REASONS[503], "content": {"application/json": {"schema": _OBJECT}}
     }
     out = {
         "openapi": "3.1.0",
-        "info": {"title": f"hwgen serve: {model}", "version": "1", "description": "The OpenAI protocol before an accelerator."},
+        "info": {
+            "title": f"hwgen serve: {', '.join(models)}", "version": "1",
+            "description": "The OpenAI protocol before an accelerator.",
+        },
         "paths": paths,
         "components": {"schemas": {**schemas, "Error": _ERROR}},
     }

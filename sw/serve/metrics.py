@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from ..devices.power import INTERVAL, PowerSensor, sensor_of
 from ..runtime.engine import PassResult
 from ..runtime.llm import LLM
 from ..runtime.scheduler import Scheduler
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "ServerMetrics", "Stopwatch", "labelled"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class Metrics:
-    """Counters of one server, in a registry of their own."""
+class ServerMetrics:
+    """Counters of the HTTP side of a server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self.requests = Counter("hwgen_requests", "Requests answered.", ["path", "status"], registry=r)
+        self.connections = Gauge("hwgen_connections", "Open connections.", registry=r)
+        self.closed = Counter("hwgen_connections_closed", "Connections that the server closed.", ["reason"], registry=r)
+
+    def text(self) -> bytes:
+        """In the format of Prometheus."""
+        return generate_latest(self.registry)
+
+
+class Metrics:
+    """Counters of one model, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
         self.prompt_tokens = Counter("hwgen_prompt_tokens", "Tokens of prompts.", registry=r)
         self.reused_tokens = Counter("hwgen_reused_tokens", "Tokens of prompts found in the KV cache.", registry=r)
         self.answer_tokens = Counter("hwgen_answer_tokens", "Tokens of answers.", registry=r)
@@ -33,9 +50,6 @@ class Metrics:
         self.first_token = Histogram("hwgen_first_token_seconds", "Request to first token.", buckets=_SECONDS, registry=r)
         self.next_token = Histogram("hwgen_next_token_seconds", "Token to token.", buckets=_SECONDS, registry=r)
         self.duration = Histogram("hwgen_answer_seconds", "Request to last token.", buckets=_SECONDS, registry=r)
-
-        self.connections = Gauge("hwgen_connections", "Open connections.", registry=r)
-        self.closed = Counter("hwgen_connections_closed", "Connections that the server closed.", ["reason"], registry=r)
 
         #: Of the board, where it has one that is known; power when it was last looked at.
         self._sensor: PowerSensor | None = None
@@ -54,6 +68,8 @@ class Metrics:
             ("hwgen_kv_pages", "Pages of the KV cache.", lambda: llm.image.pages),
             ("hwgen_kv_pages_free", "Pages that nobody holds.", lambda: llm.engine.pages.free),
             ("hwgen_prefixes", "Token sequences kept for reuse.", lambda: 0 if llm.prefixes is None else len(llm.prefixes)),
+            ("hwgen_time_between_tokens_bound", "Longest pass of answers beside prompts, in passes of one token; estimated.",
+             lambda: scheduler.kept_bound),
             ("hwgen_device_reopened", "Times that a failed device was opened anew.", lambda: scheduler.reopened),
             ("hwgen_device_failed", "1 while the device has failed.", lambda: int(scheduler.failure is not None)),
         ):
@@ -73,6 +89,23 @@ class Metrics:
     def text(self) -> bytes:
         """In the format of Prometheus."""
         return generate_latest(self.registry)
+
+
+def labelled(texts: Mapping[str, str], label: str) -> bytes:
+    """Several texts in the format of Prometheus as one: every sample gets ``label`` with the name of its text."""
+    merged: dict[str, Metric] = {}
+    for name, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            into = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            into.samples += [sample._replace(labels={label: name, **sample.labels}) for sample in family.samples]
+
+    class Merged(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return merged.values()
+
+    registry = CollectorRegistry()
+    registry.register(Merged())
+    return generate_latest(registry)
 
 
 class Stopwatch:

@@ -129,6 +129,11 @@ class Request(Strict):
         return kept
 
     @property
+    def written(self) -> int:
+        """Answers to each prompt that are written."""
+        return self.n
+
+    @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
@@ -292,7 +297,7 @@ class CompletionRequest(Request):
     )
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     echo: bool = False
-    best_of: Whole | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -304,14 +309,22 @@ class CompletionRequest(Request):
 
     @model_validator(mode="after")
     def consistent(self) -> CompletionRequest:
-        if self.best_of not in (None, self.n):
-            raise ApiError(400, "best_of is not supported unless it equals n", code="unsupported_parameter", param="best_of")
-        if self.echo and self.logprobs is not None:
-            raise ApiError(
-                400, "logprobs with echo: probabilities of the prompt's tokens are not available, those of the answer are",
-                code="unsupported_parameter", param="logprobs",
-            )
+        if self.written < self.n:
+            raise ApiError.refused("best_of", f"is {self.best_of}, fewer than the {self.n} answers that are asked for")
+        if self.stream and self.written > self.n:
+            raise ApiError.refused("best_of", "the best answers are known at the end: a stream cannot have them")
+        if self.stream and self.prompt_logprobs is not None:
+            raise ApiError.refused("logprobs", "those of the prompt (echo) do not come in a stream")
         return self
+
+    @property
+    def prompt_logprobs(self) -> int | None:
+        """Most likely tokens shown beside each one of the prompt; None where probabilities of it are not asked for."""
+        return self.logprobs if self.echo else None
+
+    @property
+    def written(self) -> int:
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def prompts(self) -> list[str | list[int]]:

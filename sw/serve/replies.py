@@ -7,14 +7,29 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..runtime.answers import best_answers, mean_logprob
 from ..runtime.generation import Phase
 from ..runtime.sampling import TokenLogprobs
 from .completion import Choice, Completion, Piece
 
-__all__ = ["Reply", "timings", "usage"]
+__all__ = ["Reply", "likeliest", "timings", "usage"]
 
 #: A token as text, by its id.
 Spelling = Callable[[int], str]
+
+
+#: A token and its probabilities; the first token of a prompt has none.
+Entry = tuple[int, "TokenLogprobs | None"]
+
+
+def likeliest(choices: Sequence[Choice], n: int, written: int) -> list[Choice]:
+    """The ``n`` likeliest a token of the ``written`` answers to each prompt, best first; all in their order where no more are
+    written.
+    """
+    if written == n:
+        return list(choices)
+    groups = [choices[first : first + written] for first in range(0, len(choices), written)]
+    return [group[i] for group in groups for i in best_answers([mean_logprob(c.logprob, c.tokens) for c in group], n)]
 
 
 def usage(choices: Sequence[Choice], per_prompt: int) -> dict[str, Any]:
@@ -50,20 +65,23 @@ def timings(completion: Completion, clock_mhz: float, simulated: bool) -> dict[s
     return out
 
 
-def _chat_logprobs(entries: Sequence[tuple[int, TokenLogprobs]], spell: Spelling) -> dict[str, Any]:
+def _chat_logprobs(entries: Sequence[Entry], spell: Spelling) -> dict[str, Any]:
     def entry(token: int, logprob: float) -> dict[str, Any]:
         text = spell(token)
         return {"token": text, "logprob": logprob, "bytes": None if text.startswith("token_id:") else list(text.encode())}
 
-    content = [{**entry(t, values.logprob), "top_logprobs": [entry(*pair) for pair in values.top]} for t, values in entries]
+    content = [
+        {**entry(t, values.logprob), "top_logprobs": [entry(*pair) for pair in values.top]} for t, values in entries if values
+    ]
     return {"content": content, "refusal": None}
 
 
-def _text_logprobs(entries: Sequence[tuple[int, TokenLogprobs]], spell: Spelling, offset: int) -> dict[str, Any]:
+def _text_logprobs(entries: Sequence[Entry], spell: Spelling, offset: int) -> dict[str, Any]:
     tokens = [spell(token) for token, _ in entries]
     offsets = [offset + sum(map(len, tokens[:i])) for i in range(len(tokens))]
-    top = [{spell(token): logprob for token, logprob in values.top} for _, values in entries]
-    return {"tokens": tokens, "token_logprobs": [v.logprob for _, v in entries], "top_logprobs": top, "text_offset": offsets}
+    top = [values and {spell(token): logprob for token, logprob in values.top} for _, values in entries]
+    logprobs = [values and values.logprob for _, values in entries]
+    return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
 
 
 class Reply:
@@ -77,25 +95,29 @@ class Reply:
         #: Characters of each answer that were sent.
         self._sent: dict[int, int] = {}
 
-    def _logprobs(self, entries: Sequence[tuple[int, TokenLogprobs]], offset: int) -> dict[str, Any] | None:
+    def _logprobs(self, entries: Sequence[Entry], offset: int) -> dict[str, Any] | None:
         if not self._shows_logprobs:
             return None
         return _chat_logprobs(entries, self._spell) if self._chat else _text_logprobs(entries, self._spell, offset)
 
     def whole(
-        self, completion: Completion, pieces: Sequence[Piece], tokens: dict[str, Any], times: dict[str, Any]
+        self, answers: Sequence[Choice], pieces: Sequence[Piece], tokens: dict[str, Any], times: dict[str, Any]
     ) -> dict[str, Any]:
-        """All answers at once, from all their pieces."""
+        """Answers at once, from the pieces of all that were written; they are numbered as they come here."""
         choices = []
-        for choice in completion.choices:
+        for number, choice in enumerate(answers):
             own = [piece for piece in pieces if piece.index == choice.index]
             text, calls = "".join(piece.text for piece in own), own[-1].calls
             content: dict[str, Any] = {"text": choice.echo + text}
             if self._chat:
                 message = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
                 content = {"message": {**message, "tool_calls": calls} if calls else message}
-            logprobs = self._logprobs([entry for piece in own for entry in piece.logprobs], len(choice.echo))
-            choices.append({"index": choice.index, **content, "logprobs": logprobs, "finish_reason": own[-1].finish_reason})
+            entries: list[Entry] = [entry for piece in own for entry in piece.logprobs]
+            scored, offset = choice.generation.prompt_scores, len(choice.echo)
+            if choice.generation.prompt_logprobs is not None:
+                entries, offset = [*zip(choice.generation.prompt, [None, *scored], strict=True), *entries], 0
+            logprobs = self._logprobs(entries, offset)
+            choices.append({"index": number, **content, "logprobs": logprobs, "finish_reason": own[-1].finish_reason})
         return {**self._base, "choices": choices, "usage": tokens, "timings": times}
 
     def _chunk(self, index: int, content: dict[str, Any], piece: Piece | None, finish_reason: str | None = None) -> dict[str, Any]:

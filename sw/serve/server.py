@@ -8,17 +8,32 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from ...errors import HwgenError
-from .service import Service
+from .metrics import ServerMetrics
 
-__all__ = ["ConnectionLimits", "Server"]
+__all__ = ["Behind", "ConnectionLimits", "Server"]
+
+
+class Behind(Protocol):
+    """What a server stands before."""
+
+    @property
+    def metrics(self) -> ServerMetrics:
+        """Where connections are counted."""
+
+    def on_failure(self, told: Callable[[HwgenError], None]) -> None:
+        """Tell when nothing can be answered any more."""
+
+    def end(self) -> None:
+        """End every answer; may block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +58,19 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, service: Service, *, limits: ConnectionLimits = ConnectionLimits(), drain_seconds: float = 30.0
+        self, app: ASGIApp, behind: Behind, *, limits: ConnectionLimits = ConnectionLimits(), drain_seconds: float = 30.0
     ) -> None:
         super().__init__(uvicorn.Config(
             app, log_level="error", access_log=False, lifespan="on", ws="none", timeout_keep_alive=int(limits.head_seconds) + 1,
             timeout_graceful_shutdown=int(drain_seconds) + 10,
         ))
-        self._service, self._limits, self._drain_seconds = service, limits, drain_seconds
+        self._behind, self._limits, self._drain_seconds = behind, limits, drain_seconds
         #: What connections did when they were last looked at, and since when.
         self._doing: WeakKeyDictionary[Any, tuple[str, float]] = WeakKeyDictionary()
         self._looked = 0.0
         #: Why the server ended by itself.
         self.failure: HwgenError | None = None
-        service.scheduler.on_failure = self._fail
+        behind.on_failure(self._fail)
 
     def _fail(self, error: HwgenError) -> None:
         self.failure = error
@@ -90,7 +105,7 @@ class Server(uvicorn.Server):
             elif doing == "write" and now - since >= self._limits.write_seconds:
                 self._close(connection, "write")
         open_ = len(self.server_state.connections)
-        self._service.metrics.connections.set(open_)
+        self._behind.metrics.connections.set(open_)
         for _, connection in sorted(waiting, key=lambda pair: pair[0])[: max(0, open_ - self._limits.connections)]:
             self._close(connection, "full")
 
@@ -104,12 +119,12 @@ class Server(uvicorn.Server):
 
     def _close(self, connection: Any, reason: str) -> None:
         if not connection.transport.is_closing():
-            self._service.metrics.closed.labels(reason).inc()
+            self._behind.metrics.closed.labels(reason).inc()
             connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         def end() -> None:  # waits for the present pass, so not in the event loop
-            threading.Thread(target=self._service.scheduler.close, name="hwgen-drain", daemon=True).start()
+            threading.Thread(target=self._behind.end, name="hwgen-drain", daemon=True).start()
 
         ending = asyncio.get_running_loop().call_later(self._drain_seconds, end)
         try:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import HwgenError
+from ..runtime.device_turns import DeviceTurns
 from ..runtime.engine import Engine, PassResult
 from ..runtime.generation import Generation
+from ..runtime.jobs import Job, QueueFull
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import BACK_OFF, Job, QueueFull, Scheduler
+from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Scheduler
 from .completion import Choice, Completion
 from .errors import ApiError
 from .grammar import JsonGrammar
@@ -22,6 +25,8 @@ from .machine_state import MachineState
 from .metrics import Metrics
 from .protocol import ChatRequest, CompletionRequest, Message, Request, Tool
 from .tool_calls import CallFormat, CallReader, call_format, call_schema
+
+T = TypeVar("T")
 
 __all__ = ["Limits", "Service"]
 
@@ -36,8 +41,8 @@ class Limits:
     waiting: int = 64
     #: Tokens of one answer; None is what the context holds.
     new_tokens: int | None = None
-    #: Tokens of a pass while answers are written, prompts among them; None is what costs no time.
-    width: int | None = None
+    #: Longest pass of answers while prompts wait, as a multiple of a pass of a single token.
+    time_between_tokens: float = TIME_BETWEEN_TOKENS
     #: Bytes of the body of one request.
     body_bytes: int = 1 << 20
     #: Seconds in which the body must have come.
@@ -74,13 +79,14 @@ class Service:
         temperature: float = 0.0,
         context_full: str = "stop",
         back_off: Sequence[float] = BACK_OFF,
+        turns: DeviceTurns | None = None,
     ) -> None:
-        self.llm, self.limits = llm, limits
+        self.llm, self.limits, self._turns = llm, limits, turns
         self.temperature, self._context_full = temperature, context_full
         self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
-            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, width=limits.width, observer=self._observe,
-            reopen=self._reopen, back_off=back_off,
+            llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, time_between_tokens=limits.time_between_tokens,
+            observer=self._observe, reopen=self._reopen, back_off=back_off, turn=None if turns is None else self,
         )
         self.metrics.watch(llm, self.scheduler)
         self._grammar = JsonGrammar(llm.model.tokenizer, llm.image.shape.vocab, llm.model.stop_tokens)
@@ -88,6 +94,29 @@ class Service:
     def _reopen(self) -> tuple[Engine, PrefixCache | None]:
         self.llm.reopen()
         return self.llm.engine, self.llm.prefixes
+
+    # ---- turns of a device that other models use too -------------------------------------------------------------
+    def begin(self, running: int) -> bool:
+        """As `hwgen.sw.runtime.scheduler.Turn` says."""
+        assert self._turns is not None
+        engine, may = self.llm.engine, self._turns.begin(self.llm, running)
+        if self.llm.engine is not engine:
+            self.scheduler.move(self.llm.engine, self.llm.prefixes)
+        return may
+
+    def rest(self, waiting: int) -> None:
+        """As `hwgen.sw.runtime.scheduler.Turn` says."""
+        assert self._turns is not None
+        self._turns.rest(self.llm, waiting)
+
+    async def on_device(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns, which may use the engine: no pass runs then."""
+
+        def held() -> T:
+            with contextlib.nullcontext() if self._turns is None else self._turns.held(self.llm):
+                return call()
+
+        return await asyncio.wrap_future(self.scheduler.between_passes(held))
 
     def _observe(self, jobs: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
         self.metrics.observe(result, prefill, seconds)
@@ -98,11 +127,10 @@ class Service:
         """Name of the model in the protocol."""
         return self.llm.model.name
 
-    def check_model(self, name: str) -> None:
-        if name != self.name:
-            raise ApiError(
-                404, f"the model {name!r} does not exist; this server has {self.name!r}", code="model_not_found", param="model"
-            )
+    def spell(self, token: int) -> str:
+        """A token as text; by its number where it is no whole characters."""
+        text = self.llm.model.tokenizer.decode([token])
+        return f"token_id:{token}" if "\N{REPLACEMENT CHARACTER}" in text else text
 
     # ---- prompts -------------------------------------------------------------------------------------------------
     def encode_messages(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
@@ -172,6 +200,7 @@ class Service:
         number: int,
         schema: dict[str, Any] | None = None,
         param: str = "",
+        sibling: Generation | None = None,
     ) -> Generation:
         stops = () if request.ignore_eos else self.llm.model.stop_tokens
         generation = self.llm.generation(
@@ -181,8 +210,10 @@ class Service:
             context_full=self._context_full,
             stop_tokens=[*stops, *request.stop_token_ids],
             constraint=None if schema is None else self._grammar.constraint(schema, param),
-            logprobs=request.shown_logprobs,
+            logprobs=0 if request.shown_logprobs is None and request.written > request.n else request.shown_logprobs,
+            prompt_logprobs=request.prompt_logprobs if isinstance(request, CompletionRequest) else None,
         )
+        generation.sibling = sibling
         generation.check()
         return generation
 
@@ -194,12 +225,13 @@ class Service:
             opening, param = form.prefix, "tools"
             schema = call_schema(form, request.forced_tools)
             prompt = [*prompt, *tokenizer.encode_text(opening)]
-        choices = []
+        choices: list[Choice] = []
         for number in range(request.n):
+            sibling = choices[0].generation if choices else None
             reader = None
             if form is not None:
                 reader = CallReader(form, request.given_tools, None if request.parallel_tool_calls else 1)
-            generation = self._generation(request, prompt, number, schema, param)
+            generation = self._generation(request, prompt, number, schema, param, sibling)
             choices.append(Choice(number, generation, tokenizer, request.stops, reader=reader, opening=opening))
         return choices
 
@@ -209,21 +241,39 @@ class Service:
         for prompt in request.prompts:
             tokens = self.encode_prompt(prompt)
             echo = (prompt if isinstance(prompt, str) else tokenizer.decode(tokens)) if request.echo else ""
-            for number in range(request.n):
-                generation = self._generation(request, tokens, number)
+            first = None
+            for number in range(request.written):
+                generation = self._generation(request, tokens, number, sibling=first)
+                first = first or generation
                 choices.append(Choice(len(choices), generation, tokenizer, request.stops, echo=echo))
         return choices
 
     def _choices(self, request: ChatRequest | CompletionRequest) -> list[Choice]:
         return self._chat_choices(request) if isinstance(request, ChatRequest) else self._text_choices(request)
 
+    def _reading(self, request: ChatRequest | CompletionRequest) -> list[Choice]:
+        """The prompt of a request as an answer of no tokens."""
+        prompts = {tuple(choice.generation.prompt) for choice in self._choices(request)}
+        if len(prompts) > 1:
+            raise ApiError.refused("prompt", "one at a time")
+        return [Choice(0, self.llm.generation(prompts.pop(), 0, Sampling()), self.llm.model.tokenizer, ())]
+
     async def submit(self, request: ChatRequest | CompletionRequest) -> Completion:
-        """Begin to answer a request. Its prompt is made tokens beside the event loop: a long one takes a while."""
-        self.check_model(request.model)
+        """Begin to answer a request."""
+        return await self._submit(request, self._choices)
+
+    async def submit_reading(self, request: ChatRequest | CompletionRequest) -> Completion:
+        """Begin to compute the one prompt of a request, and nothing behind it."""
+        return await self._submit(request, self._reading)
+
+    async def _submit(
+        self, request: ChatRequest | CompletionRequest, choices_of: Callable[[ChatRequest | CompletionRequest], list[Choice]]
+    ) -> Completion:
+        """Its prompt is made tokens beside the event loop: a long one takes a while."""
         try:
             if self.scheduler.full:  # before anything is done for it
                 raise QueueFull(self.scheduler.waiting)
-            choices = await asyncio.to_thread(self._choices, request)
+            choices = await asyncio.to_thread(choices_of, request)
             room = self.limits.sessions + self.limits.waiting
             if len(choices) > room:
                 raise ApiError.refused("n", f"{len(choices)} answers are asked for, this server takes {room} at a time")

@@ -62,7 +62,7 @@ class BareProgram:
         self.device.write(self.start, np.frombuffer(packed, np.uint8))
 
     def run(self, ports: int, logits: int | None = None, timeout: float = TIMEOUT) -> BarePass:
-        """One pass of one token at position 0 that may read through ``ports`` (a bit each); ``logits``: where the HEAD writes
+        """One pass of one token at position 0 that may read through ``ports`` (a bit each); ``logits``: where DRAIN writes
         them. :class:`HwgenError` for a pass that ends with an error of a port, or does not end.
         """
         addresses = {"PROGRAM": self.start, "LOGITS": logits or 0}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import Descriptor
-from ...operators import OPERATORS, State, accumulator_half, activation_half
+from ...operators import OPERATORS, State, accumulator_half, accumulator_vectors, activation_half
 from ..devices.device import Device
 
 if TYPE_CHECKING:
@@ -96,8 +96,9 @@ class OperatorOutputs:
 
     def _accumulators(self, d: Descriptor, tokens: Tokens) -> Output:
         c, rows, half = self.config, len(tokens), accumulator_half(d)
-        at = (half * c.tokens + np.arange(rows))[:, None] * c.panel_vectors + d.row_blocks + np.arange(d.vectors)
-        golden = self.golden.accumulator[half, :rows, d.row_blocks * c.width : (d.row_blocks + d.vectors) * c.width]
+        count = accumulator_vectors(d)
+        at = (half * c.tokens + np.arange(rows))[:, None] * c.panel_vectors + d.row_blocks + np.arange(count)
+        golden = self.golden.accumulator[half, :rows, d.row_blocks * c.width : (d.row_blocks + count) * c.width]
         sign = 1 << (c.acc_bits - 1)
 
         def rtl() -> Words:
@@ -120,8 +121,9 @@ class OperatorOutputs:
 
     def _activations(self, d: Descriptor, tokens: Tokens) -> list[Output]:
         c, rows, half = self.config, len(tokens), activation_half(d)
-        at = (half * c.tokens + np.arange(rows))[:, None] * (c.max_inputs // c.width) + np.arange(d.vectors)
-        return [self._mirrored(d, "activation", "act", at, tokens, self.golden.activation[half, :rows, : d.vectors * c.width])]
+        at = (half * c.tokens + np.arange(rows))[:, None] * (c.max_inputs // c.width) + d.dst + np.arange(d.vectors)
+        golden = self.golden.activation[half, :rows, d.dst * c.width : (d.dst + d.vectors) * c.width]
+        return [self._mirrored(d, "activation", "act", at, tokens, golden)]
 
     def _queries(self, d: Descriptor, tokens: Tokens) -> list[Output]:
         g, dim, group = self.golden, d.head_vectors * self.config.width, d.heads // d.kv_heads
@@ -154,6 +156,7 @@ _OUTPUTS: Mapping[State, Callable[[OperatorOutputs, Descriptor, Tokens], list[Ou
     State.KEYS: partial(OperatorOutputs._stored, kind=0, name="key"),
     State.VALUES: partial(OperatorOutputs._stored, kind=1, name="value"),
     State.SCORES: OperatorOutputs._unseen,
+    State.CANDIDATES: OperatorOutputs._unseen,
 }
 if wrong := {kind for kind in State if kind is not State.NONE} ^ set(_OUTPUTS):
     raise AssertionError(f"sw/verification/operator_outputs.py, _OUTPUTS: {wrong}")

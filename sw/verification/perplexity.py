@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,12 @@ from ...packages import needs
 from ...weights import ModelWeights
 from ..models.model import Model
 from ..models.tokenizer import Tokenizer
+from ..runtime.engine import Engine, Run
+from ..runtime.llm import LLM
+from ..runtime.pages import Session
+from ..runtime.sampling import token_logprobs
 
-__all__ = ["WINDOW", "compare_perplexity", "encode_file"]
+__all__ = ["WINDOW", "compare_perplexity", "device_perplexity", "encode_file", "score_text"]
 
 #: Tokens of a window in which quantised models are scored.
 WINDOW = 512
@@ -46,6 +50,65 @@ def encode_file(tokenizer: Tokenizer, path: Path, limit: int | None = None) -> t
     return ids, size
 
 
+def progress_of(progress: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Tells of every twentieth part that is done."""
+    shown = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if done * 20 // total > shown:
+            shown = done * 20 // total
+            progress(f"{done:,} of {total:,} tokens")
+
+    return report
+
+
+def row_json(nats: float, tokens: int, size: int) -> dict[str, float]:
+    """Likelihood of ``tokens`` tokens that stand for ``size`` bytes, of summed negative logarithms."""
+    return {
+        "nats_per_token": nats / tokens,
+        "bits_per_byte": nats / math.log(2) / size,
+        "perplexity": math.exp(nats / tokens),
+    }
+
+
+def score_text(engine: Engine, ids: Sequence[int], length: int, report: Callable[[int, int], None]) -> tuple[float, int]:
+    """Summed negative logarithms of the probabilities of a text's tokens but the first, by the logits of the device, in windows of
+    ``length`` tokens from position 0 on; and the cycles of all passes.
+    """
+    nats, cycles, chunk, total = 0.0, 0, engine.image.chunk, len(ids) - 1
+    for begin in range(0, total, length):
+        session, end = Session(), min(begin + length, total)
+        for first in range(begin, end, chunk):
+            tokens = ids[first : min(first + chunk, end)]
+            cycles += engine.run_pass([Run(session, tokens, len(tokens))], write_logits=True).cycles
+            for number in range(len(tokens)):
+                nats -= token_logprobs(engine.logits(number), ids[first + number + 1], 0).logprob
+            report(first + len(tokens), total)
+        engine.pages.close(session)
+    return nats, cycles
+
+
+def device_perplexity(
+    llm: LLM, path: Path, limit: int | None, window: int | None, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """What ``hwgen perplexity --device --json`` prints: a text scored on the machine. ``window``: of the model's family."""
+    ids, size = encode_file(llm.model.tokenizer, path, limit)
+    length = min(llm.image.context, window or llm.image.context)
+    nats, cycles = score_text(llm.engine, ids, length, progress_of(progress))
+    return {
+        "model": llm.model.name,
+        "file": str(path),
+        "tokens": len(ids) - 1,
+        "bytes": size,
+        "device": llm.device.name,
+        "simulated": llm.device.simulated,
+        "cycles": cycles,
+        "machine": row_json(nats, len(ids) - 1, size),
+        "window": length,
+    }
+
+
 def compare_perplexity(
     model: Model,
     weights: ModelWeights,
@@ -59,35 +122,20 @@ def compare_perplexity(
         from ...golden.decoder import GoldenModel
         from ...golden.perplexity import compare_models
     ids, size = encode_file(model.tokenizer, path, limit)
-    shown = 0
-
-    def report(done: int, total: int) -> None:
-        nonlocal shown
-        if done * 20 // total > shown:
-            shown = done * 20 // total
-            progress(f"{done:,} of {total:,} tokens")
-
     family, length = model.family, min(model.shape.max_context, config.max_context)
     length = min(length, family.window or length)
     exact = GoldenModel(weights, config).logits
     outcome = compare_models(
-        family.float_reference(model.weights), exact, ids, length=length, batch=family.batch, progress=report
+        family.float_reference(model.weights), exact, ids, length=length, batch=family.batch, progress=progress_of(progress)
     )
-
-    def row(nats: float, perplexity: float) -> dict[str, float]:
-        return {
-            "nats_per_token": nats / outcome.tokens,
-            "bits_per_byte": nats / math.log(2) / size,
-            "perplexity": perplexity,
-        }
 
     return {
         "model": model.name,
         "file": str(path),
         "tokens": outcome.tokens,
         "bytes": size,
-        "float": row(outcome.float_nats, outcome.float_perplexity),
-        "bit_exact": row(outcome.exact_nats, outcome.exact_perplexity),
+        "float": row_json(outcome.float_nats, outcome.tokens, size),
+        "bit_exact": row_json(outcome.exact_nats, outcome.tokens, size),
         "gap": outcome.gap,
         "window": length,
     }

@@ -1,37 +1,29 @@
 """Patterns that the host writes, fetched through one memory port at a time, and back: which byte lanes of which port are wrong.
 
-The LM head brings fetched bytes back to memory as they are. With a query of one element that is not zero, the logit of a row is
-that element of the row times scales that the host knows; so one pass gives one byte of every row, and as many passes as a vector
-has elements give all of them. The query is left on the chip by a pass of its own, through a port that was found to be good.
+EMBED brings rows of bf16 to the scratch as they are, and DRAIN with CANDIDATES writes what it drains to memory: with a weight scale
+of 0 it adds nothing to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...config import BuildConfig
-from ...descriptors import Descriptor, Fetch, Flag, Opcode
-from ...formats import pack_bf16, round_bf16
-from ...layout import blob_beats, head_block_beats, pack_head, pad_beats
-from ...rounding import align, ceil_div
+from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
+from ...formats import Float
+from ...rounding import align
 from ..devices.device import Device
 from .bare_program import ALIGNMENT, BareProgram
 
-__all__ = ["PortFault", "PortPatterns"]
+__all__ = ["PortFault", "PortPatterns", "find_fault", "pattern_of"]
 
-#: Blocks of rows in the pattern.
-BLOCKS = 32
-
-#: A logit and a byte times a scale are taken for equal up to this part of a byte's step.
-EXPLAINED = 0.01
-
-#: Scales of rows beyond this are not looked for; bf16 goes up to 3.4e38.
-LARGEST = 1e38
+#: Exponent fields in the pattern, the first and the last: one byte that is wrong in its lower bits makes no number that the machine
+#: has not.
+EXPONENTS = 2, 253
 
 
 @dataclass(frozen=True)
@@ -59,119 +51,71 @@ class PortFault:
         )
 
 
+def pattern_of(config: BuildConfig, seed: int) -> npt.NDArray[np.uint16]:
+    """bf16 bits for whole vectors, as many as a panel has and every memory holds: all bytes but a few."""
+    step = 2 * config.beat_vectors * config.groups  # whole ring rows
+    vectors = min(config.panel_vectors, config.scratch_vectors, config.param_vectors) // step * step
+    rng, size = np.random.default_rng(seed), vectors * config.width
+    sign, mantissa = rng.integers(0, 2, size), rng.integers(0, 128, size)
+    bits = sign << 15 | rng.integers(EXPONENTS[0], EXPONENTS[1] + 1, size) << 7 | mantissa
+    return bits.astype(np.uint16)
+
+
 class PortPatterns:
     """The pattern in the memory of a device. ``seed`` chooses its bytes."""
 
     def __init__(self, device: Device, seed: int = 1) -> None:
         c = self.config = device.config
-        self.rows = BLOCKS * c.kv_block
-        rng = np.random.default_rng(seed)
-        #: The bytes of the pattern as rows of one vector ``[rows, width]``; all 256 values come.
-        self.pattern = rng.integers(-128, 128, (self.rows, c.width), dtype=np.int8)
-        packed = pack_head(c, self.pattern, pack_bf16(np.ones(self.rows))).reshape(-1)
-        queries = [blob_beats(c, pack_bf16(row).view(np.uint8)).reshape(-1) for row in np.eye(c.width, dtype=np.float32)]
-        gains = blob_beats(c, np.ones(c.width, np.float32).view(np.uint8)).reshape(-1)
-        parts = {"pattern": packed, "gains": gains, "queries": np.concatenate(queries)}
-        self._places: dict[str, int] = {}
-        size = 0
-        for name, data in parts.items():
-            self._places[name], size = size, align(size + data.size, ALIGNMENT)
-        logits = pad_beats(c, ceil_div(4 * self.rows, c.beat_bytes)) * c.beat_bytes
-        self._places["logits"], size = size, size + align(logits, ALIGNMENT)
-        self._query_beats, self._gain_beats = queries[0].size // c.beat_bytes, gains.size // c.beat_bytes
-        self._program = BareProgram(device, 8, size)
-        for name, data in parts.items():
-            self._program.write(self._places[name], data)
-        self.device = device
-
-    def _at(self, name: str) -> int:
-        return self._program.data + self._places[name]
-
-    def _load_query(self, element: int, ports: int) -> None:
-        """Leave a query with 1 in one element in the machine; its scale is 1/127 times 127."""
-        c = self.config
-        load: dict[str, Any] = {"fetch": Fetch.STREAM, "token_count": 1, "vectors": 1}
-        row = self._at("queries") + element * self._query_beats * c.beat_bytes
+        self.pattern, self.device = pattern_of(c, seed), device
+        self._results = align(self.pattern.nbytes, ALIGNMENT)
+        self._program = BareProgram(device, 2, self._results + align(4 * self.pattern.size, ALIGNMENT))
+        self._program.write(0, self.pattern.view(np.uint8))
+        vectors = self.pattern.size // c.width
         self._program.load([
-            Descriptor(**load, opcode=Opcode.EMBED, stream_address=row, stream_beats=self._query_beats, dst_stride=1),
-            Descriptor(**load, opcode=Opcode.PARAM, stream_address=self._at("gains"), stream_beats=self._gain_beats),
             Descriptor(
-                opcode=Opcode.NORM, flags=Flag.TO_QUERY, token_count=1, vectors=1, src_stride=1, scalar0=1.0
+                opcode=Opcode.EMBED, fetch=Fetch.STREAM, token_count=1, vectors=vectors, stream_address=self._program.data,
+                stream_beats=self.pattern.nbytes // c.beat_bytes,
+            ),
+            Descriptor(
+                opcode=Opcode.DRAIN, flags=Flag.LOGITS | Flag.ADD | Flag.CANDIDATES, token_count=1, vectors=vectors,
+                head_stride=self.pattern.size, format=Format.NONE if c.has_ternary else Format.FP8,
             ),
         ])
-        self._program.run(ports)
 
-    def _fetch(self, ports: int) -> npt.NDArray[np.float32]:
-        """The logits of every row for the query that is there."""
-        c = self.config
-        self._program.load([Descriptor(
-            opcode=Opcode.HEAD, flags=Flag.LOGITS, fetch=Fetch.STREAM, token_count=1, vectors=1, row_blocks=BLOCKS,
-            stream_address=self._at("pattern"), stream_beats=BLOCKS * head_block_beats(c, c.width), stride=self.rows,
-        )])
-        self._program.run(ports, self._at("logits"))
-        return self.device.read(self._at("logits"), 4 * self.rows).view(np.float32)
-
-    def read_back(self, port: int, loader: int) -> npt.NDArray[np.float32]:
-        """What the machine reads through ``port``, ``[rows, width]``, with queries that came through ``loader``."""
-        columns = []
-        for element in range(self.config.width):
-            self._load_query(element, 1 << loader)
-            columns.append(self._fetch(1 << port))
-        return np.stack(columns, axis=1)
+    def read_back(self, port: int) -> Float:
+        """What the machine reads through ``port``, the pattern as float32."""
+        at = self._program.data + self._results
+        self._program.run(1 << port, at)
+        return self.device.read(at, 4 * self.pattern.size).view(np.float32)
 
     def check(self, progress: Callable[[str], None] = lambda text: None) -> list[PortFault]:
         """Every port that brings wrong bytes."""
-        ports = range(self.config.ports)
-        found: dict[int, npt.NDArray[np.float32]] = {}
-        good = None
-        for port in ports:  # with its own queries, to find one that others can be tested with
-            progress(f"pattern through port {port}")
-            found[port] = self.read_back(port, port)
-            if find_fault(self.config, self.pattern, found[port], port) is None:
-                good = port if good is None else good
         faults = []
-        for port in ports:
-            fault = find_fault(self.config, self.pattern, found[port], port)
-            if fault is not None and good is not None:
-                fault = find_fault(self.config, self.pattern, self.read_back(port, good), port) or fault
+        for port in range(self.config.ports):
+            progress(f"pattern through port {port}")
+            fault = find_fault(self.config, self.pattern, self.read_back(port), port)
             if fault is not None:
                 faults.append(fault)
         return faults
 
 
-def find_fault(
-    config: BuildConfig, pattern: npt.NDArray[np.int8], logits: npt.NDArray[np.float32], port: int
-) -> PortFault | None:
-    """Compare what came back with the pattern; rows whose scale was damaged on the way are told from those whose bytes were."""
-    scale = _row_scales(pattern, logits)
-    found = np.rint(logits / scale[:, None])
-    found = np.where(np.isfinite(found) & (np.abs(found) <= 128), found, ~pattern.astype(np.int64))  # far out: every bit is wrong
-    was, now = _beats(config, pattern, np.ones(len(scale))), _beats(config, found.astype(np.int8), scale)
+def find_fault(config: BuildConfig, pattern: npt.NDArray[np.uint16], found: Float, port: int) -> PortFault | None:
+    """Compare what came back with the pattern. Of a number that the machine does not have, the upper byte was wrong, and nothing
+    is known of the lower one.
+    """
+    bits = found.view(np.uint32) >> 16
+    exponent = bits >> 7 & 0xFF
+    lost = (exponent < EXPONENTS[0]) | (exponent > EXPONENTS[1])
+    if not lost.all():
+        bits = np.where(lost, bits & 0xFF00 | pattern & 0xFF, bits)
+    was, now = pattern.view(np.uint8), bits.astype(np.uint16).view(np.uint8)
     wrong = np.flatnonzero(was != now)
     if not wrong.size:
         return None
     first, lanes = int(wrong[0]), wrong % config.port_bytes
     kinds, counts = np.unique(lanes, return_counts=True)
-    usual = kinds[counts > counts.max() / 4]  # a damaged query wrongs bytes here and there
+    usual = kinds[counts > counts.max() / 4]
     return PortFault(
         port, wrong.size, was.size, tuple(int(lane) for lane in usual),
         int(np.bitwise_or.reduce(was[wrong] ^ now[wrong])), first, int(was[first]), int(now[first]),
     )
-
-
-def _row_scales(pattern: npt.NDArray[np.int8], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The scale of every row, as the machine read it: of all bf16 values that explain one element, that which explains most."""
-    with np.errstate(all="ignore"):
-        ratio = np.where(pattern != 0, logits / pattern, 1)
-        ratio = np.where(np.isfinite(ratio) & (np.abs(ratio) < LARGEST) & (ratio != 0), ratio, 1)
-        # 1 first: of equals it is taken
-        candidates: npt.NDArray[np.float64] = np.concatenate((np.ones((len(ratio), 1)), round_bf16(ratio)), axis=1)
-        explained = np.abs(logits[:, None] / candidates[..., None] - pattern[:, None]) < EXPLAINED
-    best = explained.sum(axis=2).argmax(axis=1)
-    scales: npt.NDArray[np.float32] = candidates[np.arange(len(best)), best].astype(np.float32)
-    return scales
-
-
-def _beats(config: BuildConfig, rows: npt.NDArray[np.int8], scales: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The bytes of a pattern as they lie in memory."""
-    return pack_head(config, rows, pack_bf16(scales)).reshape(-1)

@@ -63,7 +63,7 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
         kv_heads = pick(1, 2, 3)
         heads = kv_heads * pick(1, 2, 3)
         try:
-            return BuildConfig(
+            config = BuildConfig(
                 name=f"random{seed}", engine=engine, **formats, ports=ports, port_bits=port_bits, beat_bytes=beat,
                 groups=groups, lanes=lanes, rows=rows, beat_vectors=beat_vectors, builders=pick(*divisors(tables)),
                 query_lanes=pick(1, 2, 4),
@@ -82,6 +82,16 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
             )
         except (ConfigError, ValueError):  # slices that the INT4 engine does not have; an empty range of sizes is a ValueError
             continue
+        if holds_a_head(config):
+            return config
+
+
+def holds_a_head(config: BuildConfig) -> bool:
+    """Whether a panel has a beat of logits, and the INT4 engine the inputs of the smallest model twice."""
+    inputs = 2 * max(16, config.width, config.int4_slice_inputs)
+    return config.panel_rows >= (5 if config.has_ternary else 1) * config.beat_bytes // 4 and (
+        not config.has_int4 or config.max_inputs >= inputs
+    )
 
 
 def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, A
     return {
         "group": int(rng.choice(groups)),
         "symmetric": bool(rng.integers(2)),
-        "kv": str(rng.choice(["int8", "int4"])) if config.int4_kv else "int8",
+        "kv": str(rng.choice(["k8v8", "k8v4", "k4v4"])) if config.int4_kv else "k8v8",
         "query": str(rng.choice(["int8", "e4m3"])) if config.fp8_query else "int8",
     }
 

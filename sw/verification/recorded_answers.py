@@ -48,7 +48,7 @@ INT4_SHAPE = ModelShape(
 ANSWER_KEYS = {
     "first layer": "EMBED, PARAM, ROTARY, NORM, LINEAR, DRAIN, ROPE or KV_WRITE",
     "other layers": "ATTENTION, or DRAIN with a gate, a product or a sum",
-    "logits": "HEAD, or NORM in front of it",
+    "logits": "NORM, LINEAR or DRAIN of the head",
     "cached": "ATTENTION to cached keys and values",
     "story": "anything above, in passes of one token",
 }

@@ -203,7 +203,7 @@ class SelfTest:
                 + "check that the .hwh is of this bitstream (the width of the port comes from it), and the connection of the port "
                 "in the design; load the bitstream again; look at the timing report of the build, and build with a lower clock",
             )
-        return Found(f"{test.pattern.size} bytes came back through each of {self.config.ports} ports")
+        return Found(f"{test.pattern.nbytes} bytes came back through each of {self.config.ports} ports")
 
     def speed(self) -> Found:
         """Bandwidth and latency of the sets of ports."""

@@ -41,8 +41,8 @@ NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 
 
 @pytest.mark.parametrize(("shape", "kv", "query", "group"), [
-    (GROUPED, "int8", "int8", 16), (GROUPED, "int4", "e4m3", 32),
-    (MULTI_HEAD, "int4", "int8", 64), (MULTI_HEAD, "int8", "e4m3", 128),
+    (GROUPED, "k8v8", "int8", 16), (GROUPED, "k4v4", "e4m3", 32), (GROUPED, "k8v4", "int8", 32),
+    (MULTI_HEAD, "k4v4", "int8", 64), (MULTI_HEAD, "k8v8", "e4m3", 128),
 ])
 def test_how_a_sequence_is_cut_changes_no_bit(shape: ModelShape, kv: str, query: str, group: int) -> None:
     weights = random_weights(shape, 3, LLAMA, "int4", group=group, kv=kv, query=query)
@@ -56,7 +56,9 @@ def test_how_a_sequence_is_cut_changes_no_bit(shape: ModelShape, kv: str, query:
             first += count
 
 
-@pytest.mark.parametrize(("kv", "query", "bound"), [("int8", "int8", 0.1), ("int8", "e4m3", 0.1), ("int4", "int8", 0.3)])
+@pytest.mark.parametrize(("kv", "query", "bound"), [
+    ("k8v8", "int8", 0.1), ("k8v8", "e4m3", 0.1), ("k8v4", "int8", 0.15), ("k4v4", "int8", 0.3),
+])
 def test_close_to_the_float_reference(kv: str, query: str, bound: float) -> None:
     weights = random_weights(GROUPED, 5, LLAMA, "int4", kv=kv, query=query)
     tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 50, (2, 60)))
@@ -66,7 +68,7 @@ def test_close_to_the_float_reference(kv: str, query: str, bound: float) -> None
 
 
 def test_later_tokens_do_not_matter() -> None:
-    model = GoldenModel(random_weights(GROUPED, 7, LLAMA, "int4", kv="int4", query="e4m3"), CONFIG)
+    model = GoldenModel(random_weights(GROUPED, 7, LLAMA, "int4", kv="k4v4", query="e4m3"), CONFIG)
     tokens = torch.from_numpy(np.random.default_rng(2).integers(0, 50, (1, 30)))
     other = tokens.clone()
     other[0, 17:] = 3

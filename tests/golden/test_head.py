@@ -1,28 +1,33 @@
-"""Logits of the int8 head and the candidate list."""
+"""Logits of the head in its three forms, and the candidate list."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
+from torch import Tensor
 
 from hwgen.formats import quantize_head
-from hwgen.golden.head import head_logits, top_candidates
+from hwgen.golden.head import digit_logits, head_logits, join_digits, nibble_logits, top_candidates
 
 from . import rational
 from .bits import fractions, random_floats
 
 
-def test_logits_equal_rational_model() -> None:
+@pytest.mark.parametrize("form", [head_logits, digit_logits, nibble_logits])
+def test_logits_equal_rational_model(form: Callable[..., Tensor]) -> None:
     g = torch.Generator().manual_seed(1)
     q = torch.randint(-127, 128, (2, 1500), generator=g)
     rows = torch.randint(-127, 128, (20, 1500), generator=g)
     rows[0], q[0] = 127, 127  # a sum that float32 does not hold
     rows[0, 3] = 126
     scale, row_scale = random_floats(g, 2), random_floats(g, 20)
-    logits = head_logits(q.float(), scale, rows.float(), row_scale)
+    logits = form(q, scale, rows.to(torch.int8), row_scale)
     for i, s in enumerate(fractions(scale)):
         dots = (q[i] * rows).sum(1).tolist()
         slow = [
-            rational.mul(rational.mul(rational.f32(dot), rs), s)
+            rational.mul(rational.mul(rational.f32(dot), s if form is digit_logits else rs), rs if form is digit_logits else s)
             for dot, rs in zip(dots, fractions(row_scale), strict=True)
         ]
         assert fractions(logits[i]) == slow
@@ -31,7 +36,7 @@ def test_logits_equal_rational_model() -> None:
 def test_close_to_the_float_head() -> None:
     g = torch.Generator().manual_seed(2)
     w = torch.randn(60, 96, generator=g)
-    w8, bits = quantize_head(w.numpy())
+    w8, bits = quantize_head(w.numpy(), 127)
     scale = (torch.from_numpy(bits.astype("int32")) << 16).view(torch.float32)
     restored = torch.from_numpy(w8).float() * scale[:, None]
     assert ((restored - w).abs() <= w.abs().amax(1, keepdim=True) / 127 * 0.6).all()
@@ -40,6 +45,13 @@ def test_close_to_the_float_head() -> None:
     assert torch.allclose(
         head_logits(q, torch.tensor([0.25]), torch.from_numpy(w8).float(), scale).double(), exact, rtol=1e-6
     )
+
+
+def test_digits_are_joined() -> None:
+    digits = torch.tensor([[1, -1, 0, 1, 0, 1, 2, -7, 5, 100], [-1, 1, 0, 0, 0, 0, 0, 0, 0, 1]])
+    assert join_digits(digits, 1).tolist() == [[81 - 27 + 3, 81 + 2 * 27 - 7 * 9 + 5 * 3 + 100], [-81 + 27, 1]]
+    # vectors of two rows: the highest digits of both, then the next ones
+    assert join_digits(digits, 2).tolist() == [[81 + 2 * 3 + 5, -81 + 27 + 9 - 7 * 3 + 100], [-81, 81 + 1]]
 
 
 def test_candidates_are_sorted_and_ties_take_the_smaller_id() -> None:

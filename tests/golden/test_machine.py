@@ -12,17 +12,18 @@ import torch
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
-from hwgen.formats import pack_bf16, quantize_head, round_bf16
+from hwgen.formats import pack_bf16, round_bf16
 from hwgen.golden import unpacked_weights
 from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
 from hwgen.golden.unpacked_weights import StationaryWeights
-from hwgen.layout import KvBlockLayout, head_block_beats, matrix_shape, pack_head, pack_ternary, unpack_ternary
+from hwgen.layout import KV_FORMATS, KvBlockLayout, matrix_shape, pack_ternary, unpack_ternary
 from hwgen.registers import RUN_TOKENS, PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
+from hwgen.vocabulary import digit_rows
 from hwgen.weights import random_weights
 
 from .bits import assert_same_bits
@@ -246,10 +247,13 @@ def test_replay_over_rounds(bench: Bench) -> None:
     assert bench.run([d, second], [0] * 8) == [0, 1]  # a pass that failed leaves nothing behind
 
 
-@pytest.mark.parametrize(("position", "tokens"), [(0, 1), (3, 8), (13, 8), (16, 5), (31, 1)])
-def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: int) -> None:
+@pytest.mark.parametrize(("position", "tokens", "kv"), [
+    (0, 1, "k8v8"), (3, 8, "k8v4"), (13, 8, "k4v4"), (16, 5, "k8v8"), (31, 1, "k8v4"),
+])
+def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: int, kv: str) -> None:
     machine, heads, dim = bench.machine, 2, 16
-    layout = KvBlockLayout(CONFIG, dim)
+    layout = KvBlockLayout(CONFIG, dim, KV_FORMATS[kv])
+    sizes = [dim // CONFIG.key_bytes // (2 if bits == "4" else 1) for bits in (kv[1], kv[3])]
     rng = np.random.default_rng(position)
     machine.kv_store[:] = rng.integers(-127, 128, machine.kv_store.shape)
     machine.kv_scale[:] = rng.integers(0, 1 << 15, machine.kv_scale.shape)
@@ -258,7 +262,8 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
         bench.set("PAGE", page, block)
     page_bytes = heads * layout.bytes
     bench.run([Descriptor(opcode=Opcode.KV_WRITE, token_count=8, heads=2, kv_heads=heads, head_vectors=dim // WIDTH,
-                          stream_address=DATA, stream_beats=layout.beats, stride=page_bytes, head_stride=layout.bytes)],
+                          stream_address=DATA, stream_beats=layout.beats, stride=page_bytes, head_stride=layout.bytes,
+                          format=KV_FORMATS[kv])],
               [0] * tokens, position)
     changed = np.zeros(machine.memory.size, bool)
     for p in range(position, position + tokens):
@@ -270,43 +275,61 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
             for kind in range(2):
                 first = 2 * (16 * kind + slot)
                 assert header[first : first + 2].view(np.uint16)[0] == machine.kv_scale[kind, bank, head]
-                start = layout.header_beats + kind * layout.data_beats
-                data = beats[start : start + layout.data_beats, slot * CONFIG.key_bytes : (slot + 1) * CONFIG.key_bytes]
-                assert np.array_equal(data.reshape(-1).view(np.int8), machine.kv_store[kind, bank, head, :dim])
+                start = layout.header_beats + kind * sizes[0]
+                data = beats[start : start + sizes[kind], slot * CONFIG.key_bytes : (slot + 1) * CONFIG.key_bytes]
+                wanted = machine.kv_store[kind, bank, head, :dim].view(np.uint8).reshape(-1, CONFIG.key_bytes)
+                if kv[2 * kind + 1] == "4":
+                    wanted = wanted[0::2] >> 4 | wanted[1::2] & 0xF0
+                assert np.array_equal(data, wanted)
             mark = np.zeros((layout.beats, CONFIG.beat_bytes), np.uint8)
             mark.reshape(-1)[: layout.header_beats * CONFIG.beat_bytes].view(np.uint16)[[slot, 16 + slot]] = 0xFFFF
             columns = slice(slot * CONFIG.key_bytes, (slot + 1) * CONFIG.key_bytes)
-            mark[layout.header_beats : layout.header_beats + 2 * layout.data_beats, columns] = 1
+            mark[layout.header_beats : layout.header_beats + sum(sizes), columns] = 1
             changed[address : address + layout.bytes] |= mark.reshape(-1).astype(bool)
     assert (machine.memory[DATA:][~changed[DATA:]] == 0xA5).all()
 
 
-def test_head_writes_logits_and_candidates(bench: Bench) -> None:
-    machine, vocab, n = bench.machine, 37, 24
-    w8, scales = quantize_head(random(vocab, n, seed=6))
-    w8[9], scales[9] = w8[30], scales[30]
+def test_candidates_and_logits_of_digits(bench: Bench) -> None:
+    """Rows of -121 to 121 in panels of two and one vectors: bits of two wanted tokens, in memory and in the registers."""
+    machine, vocab, n = bench.machine, 3 * WIDTH - 3, 24
     rng = np.random.default_rng(7)
-    machine.head_query[:n], machine.head_scale[0] = rng.integers(-127, 128, n), 0.5
-    address, beats = bench.place(pack_head(CONFIG, w8, scales))
-    assert beats == 3 * head_block_beats(CONFIG, n)
+    rows = rng.integers(-121, 122, (vocab, n), dtype=np.int8)
+    rows[0], rows[1], rows[9] = 121, -121, rows[18]
+    scales = np.ones(3 * WIDTH, np.float32)
+    scales[:vocab] = rng.choice([0.5, 1, 2.0**-7], vocab)
+    scales[9] = scales[18]
+    machine.activation[0, :2, :n] = rng.integers(-127, 128, (2, n))
+    machine.activation_scale[:2] = 0.5, 0.25
+    machine.scratch[100:103] = scales.reshape(3, WIDTH)
     bench.set("LOGITS_LOW", 0x80000)
     machine.memory[0x80000:] = 0xA5
-    d = Descriptor(opcode=Opcode.HEAD, flags=Flag.LOGITS, fetch=Fetch.STREAM, token_count=1,
-                   vectors=n // WIDTH, row_blocks=3, stream_address=address, stream_beats=beats,
-                   stride=vocab)
-    bench.run([d], [0] * 3, wanted=[1], options=PassFlag.WRITE_LOGITS)
-    scale = (scales.astype(np.uint32) << 16).view(np.float32)
-    dots = machine.head_query[:n].astype(np.float32) @ w8.T.astype(np.float32)
-    expected = dots * scale * np.float32(0.5)
-    assert np.array_equal(machine.logits[0], expected)
-    stored = machine.memory[0x80000 : 0x80000 + 6 * CONFIG.beat_bytes].view(np.float32)
-    assert np.array_equal(stored[:vocab], expected) and not stored[vocab:].any()
-    assert (machine.memory[0x80000 + 6 * CONFIG.beat_bytes :] == 0xA5).all()
-    order = sorted(range(vocab), key=lambda row: (-expected[row], row))[: CONFIG.topk]
-    assert machine.topk_index == order
-    for i, token in enumerate(order):
-        assert bench.get("TOPK", 2 * i) == token
-        assert bench.get("TOPK", 2 * i + 1) == int(expected[token : token + 1].view(np.uint32)[0])
+    stride = 7
+    program = []
+    for first, vectors in ((0, 2), (2, 1)):
+        digits = digit_rows(CONFIG, rows[first * WIDTH : (first + vectors) * WIDTH])
+        program += [
+            linear_program(bench, digits, flags=Flag.LOGITS),
+            Descriptor(
+                opcode=Opcode.DRAIN, flags=Flag.LOGITS | Flag.MULTIPLY | Flag.DIGITS | Flag.CANDIDATES, token_count=4,
+                vectors=vectors, src=100 + first, scalar0=1.0, stride=first * WIDTH, head_stride=vocab,
+                stream_address=4 * first * WIDTH, stream_beats=stride,
+            ),
+        ]
+    bench.run(program, [0] * 3, wanted=[2, 1], options=PassFlag.WRITE_LOGITS)
+    dots = machine.activation[0, :2, :n].astype(np.int64) @ rows.T.astype(np.int64)
+    expected = (dots * scales[:vocab] * np.array([[0.5], [0.25]])).astype(np.float32)  # exact: powers of two
+    assert np.array_equal(machine.logits[:2], expected)
+    written = 3 * WIDTH * 4
+    for token in range(2):
+        at = 0x80000 + token * stride * CONFIG.beat_bytes
+        stored = machine.memory[at : at + written].view(np.float32)
+        assert np.array_equal(stored[:vocab], expected[token]) and not stored[vocab:].any()
+        assert (machine.memory[at + written : at + stride * CONFIG.beat_bytes] == 0xA5).all()
+        order = sorted(range(vocab), key=lambda row, token=token: (-expected[token, row], row))[: CONFIG.topk]
+        for i, row in enumerate(order):
+            place = 2 * (token * CONFIG.topk + i)
+            assert bench.get("TOPK", place) == row
+            assert bench.get("TOPK", place + 1) == int(expected[token, row : row + 1].view(np.uint32)[0])
 
 
 @pytest.mark.parametrize(("fields", "message"), [

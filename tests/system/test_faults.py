@@ -65,9 +65,10 @@ FAULTS = [
     Fault("memory.reader.gatherer.write__data", 100, Opcode.LINEAR, blamed=READERS),
     Fault("memory.reader.ring.shown0", 100, Opcode.LINEAR),
     Fault("memory.reader.ring.shown0", 77, Opcode.ATTENTION, blamed=READERS),
-    Fault("attention.topk.logit_in", 24, Opcode.HEAD),
-    Fault("attention.logit_writer.gathered", 63, Opcode.HEAD),
-    Fault("attention.score_stage.dot.total_0_2", 10, Opcode.HEAD),
+    Fault("ranking.best.candidate", 24, Opcode.DRAIN, Flag.CANDIDATES),
+    Fault("ranking.writer.gathered", 63, Opcode.DRAIN, Flag.CANDIDATES),
+    Fault("vector.digits_1.joined", 10, Opcode.DRAIN, Flag.DIGITS),
+    Fault("attention.score_stage.dot.total_0_2", 10, Opcode.ATTENTION),
 ]
 
 
@@ -109,9 +110,9 @@ def control() -> Run:
 
 
 def operators(fault: Fault) -> Iterator[tuple[Descriptor, int, int]]:
-    """The operators of the second pass and, if they belong to a layer, of the second layer, that a fault is meant for."""
+    """The operators of the second pass, of the second layer or of the head, that a fault is meant for."""
     for number, d, begin, end in control().times:
-        layer = SHAPE.layers if d.opcode is Opcode.HEAD else 1
+        layer = SHAPE.layers if Flag.LOGITS in d.flags else 1
         if number == 1 and d.opcode is fault.opcode and d.layer == layer and fault.flags & d.flags == fault.flags:
             yield d, begin, end
 

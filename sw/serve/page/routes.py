@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.requests import Request
@@ -11,9 +10,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ...models.tokenizer import TextStream, Tokenizer
+from ..door import Door
 from ..errors import ApiError
 from ..protocol import ChatRequest, parse
-from ..service import Service
+from ..services import Services
 
 __all__ = ["page_routes"]
 
@@ -44,23 +44,21 @@ def token_texts(tokenizer: Tokenizer, tokens: list[int]) -> list[tuple[int, str,
 
 
 class Page:
-    """Handlers of one service. ``authorize`` raises for a request without the key."""
+    """Handlers of one server."""
 
-    def __init__(
-        self, service: Service, authorize: Callable[[Request], None], body: Callable[[Request], Awaitable[bytes]]
-    ) -> None:
-        self._service, self._authorize, self._body = service, authorize, body
+    def __init__(self, services: Services, door: Door) -> None:
+        self._services, self._door = services, door
 
     async def index(self, request: Request) -> Response:
         return FileResponse(FILES / "index.html", headers=HEADERS)
 
     async def machine(self, request: Request) -> Response:
         """The live state; with ``since=N`` only passes behind N."""
-        self._authorize(request)
+        self._door.authorize(request)
         since = request.query_params.get("since", "0")
         if not since.isdecimal():
             raise ApiError(400, "since must be the number of a pass", code="invalid_value", param="since")
-        service = self._service
+        service = self._services.current
         failure, limits = service.scheduler.failure, service.limits
         return JSONResponse({
             "machine": service.machine.machine(),
@@ -73,22 +71,21 @@ class Page:
 
     async def trace(self, request: Request) -> Response:
         """The operators of the pass that was traced last."""
-        self._authorize(request)
-        return JSONResponse(self._service.machine.trace(), headers={"Cache-Control": "no-store"})
+        self._door.authorize(request)
+        return JSONResponse(self._services.current.machine.trace(), headers={"Cache-Control": "no-store"})
 
     async def prompt(self, request: Request) -> Response:
         """What the model would read for a chat request: its tokens, after the chat template."""
-        self._authorize(request)
-        wanted = parse(ChatRequest, await self._body(request))
-        tokens = self._service.encode_messages(wanted.messages, wanted.given_tools)
-        return JSONResponse({"tokens": token_texts(self._service.llm.model.tokenizer, tokens)})
+        self._door.authorize(request)
+        wanted = parse(ChatRequest, await self._door.body(request))
+        service = self._services.of(wanted.model)
+        tokens = service.encode_messages(wanted.messages, wanted.given_tools)
+        return JSONResponse({"tokens": token_texts(service.llm.model.tokenizer, tokens)})
 
 
-def page_routes(
-    service: Service, authorize: Callable[[Request], None], body: Callable[[Request], Awaitable[bytes]]
-) -> list[BaseRoute]:
-    """``/`` with its files, and ``/machine``. ``body`` reads a request within the limits of the server."""
-    page = Page(service, authorize, body)
+def page_routes(services: Services, door: Door) -> list[BaseRoute]:
+    """``/`` with its files, and ``/machine``: of the model that has the device."""
+    page = Page(services, door)
     return [
         Route("/", page.index),
         Route("/machine", page.machine),

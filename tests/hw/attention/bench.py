@@ -15,6 +15,8 @@ from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor
+from hwgen.hw.attention.candidates import INDEX_BITS
+from hwgen.hw.attention.ranking import ListedLogits
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.unit import AttentionUnit
 from hwgen.hw.interfaces import (
@@ -26,9 +28,6 @@ from hwgen.hw.interfaces import (
     QueryScaleWrite,
     QueryWrite,
     RunRead,
-    Segment,
-    WriteBeat,
-    index_bits,
 )
 
 __all__ = [
@@ -148,7 +147,9 @@ def answer_runs(m: Module, table: Any, reader: Any) -> None:
 
 
 class AttentionBench(wiring.Component):
-    """Attention unit with its KV store. With ``config.probe`` ``activity`` has the stages at work: scores, softmax, values."""
+    """Attention unit with its KV store, and a short list in ``blocks``. With ``config.probe`` ``activity`` has the stages at work:
+    scores, softmax, values.
+    """
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
@@ -157,9 +158,10 @@ class AttentionBench(wiring.Component):
             "kv": In(KvWrite(config)), "kv_scale": In(KvScaleWrite(config)),
             "query": In(QueryWrite(config)), "query_scale": In(QueryScaleWrite(config)), "beats": In(BeatStream(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
-            "logits_segment": Out(Segment()), "logits": Out(WriteBeat(config)),
             "table": In(RunTable(config)),
-            "candidate": In(index_bits(2 * config.topk * config.chunk)), "candidate_word": Out(32),
+            **({
+                "listed": Out(ListedLogits(config)), "blocks": In(INDEX_BITS).array(config.shortlist),
+            } if config.has_ternary else {}),
             **({"activity": Out(3)} if config.probe else {}),
         })
 
@@ -167,7 +169,7 @@ class AttentionBench(wiring.Component):
         m = Module()
         m.submodules.store = store = KvStore(self.config)
         m.submodules.unit = unit = AttentionUnit(self.config)
-        for name in ("op", "query", "query_scale", "beats", "scratch_write", "logits_segment", "logits"):
+        for name in ("op", "query", "query_scale", "beats", "scratch_write"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(unit, name))
         for name in ("kv", "kv_scale"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(store, name))
@@ -177,21 +179,15 @@ class AttentionBench(wiring.Component):
             m.d.comb += self.activity.eq(Cat(unit.scoring, unit.weighting, unit.summing))
         for runs in unit.runs:
             answer_runs(m, self.table, runs)
-        m.d.comb += [unit.candidate.eq(self.candidate), self.candidate_word.eq(unit.candidate_word)]
+        if self.config.has_ternary:
+            wiring.connect(m, wiring.flipped(self.listed), unit.listed)
+            m.d.sync += unit.list_block.eq(Array(self.blocks)[unit.list_index])
         return m
 
 
 def idle_inputs(dut: Any) -> None:
     """Nothing is written, nothing starts."""
-    for name in (
-        "start",
-        "kv__valid",
-        "kv_scale__valid",
-        "query__valid",
-        "query_scale__valid",
-        "logits_segment__ready",
-        "logits__ready",
-    ):
+    for name in ("start", "kv__valid", "kv_scale__valid", "query__valid", "query_scale__valid"):
         getattr(dut, name).value = 0
 
 

@@ -17,6 +17,9 @@ from tests.hw.attention.bench import pulse
 
 LISTS = 3
 
+#: Places of the queue.
+DEPTH = 64
+
 
 async def offer(dut: Any, choice: random.Random, candidates: list[tuple[int, int]], most: int) -> None:
     """Offer ``(index, logit)`` with random gaps, and wait until the list rests: ``most`` cycles."""
@@ -46,7 +49,7 @@ def best(candidates: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
 async def sorts(dut: Any) -> None:
     size = cocotb_parameters()["size"]
     choice = random.Random(size)
-    for name in ("clear", "resume", "list", "begin", "valid", "index", "logit", "entry"):
+    for name in ("clear", "resume", "list", "reserve", "valid", "index", "logit", "entry"):
         getattr(dut, name).value = 0
     await start_clock(dut)
     offered: dict[int, list[tuple[int, int]]] = {}
@@ -59,8 +62,14 @@ async def sorts(dut: Any) -> None:
         await pulse(dut, dut.resume if goes_on else dut.clear)
         candidates = offered[number] if goes_on else []
         new = [(len(candidates) + i, logit) for i, logit in enumerate(bits)]
+        assert int(dut.free.value) == DEPTH
+        dut.reserve.value = count
+        await RisingEdge(dut.clk)
+        dut.reserve.value = 0
+        await RisingEdge(dut.clk)
+        assert int(dut.free.value) == DEPTH - count
         offered[number] = candidates + new
-        await offer(dut, choice, new, (size + 1) * (count + 1))
+        await offer(dut, choice, new, (size + 2) * (count + 1))
         for of, all_offered in offered.items():
             for place, entry in enumerate(best(all_offered, size)):
                 dut.entry.value = of * size + place
@@ -70,15 +79,10 @@ async def sorts(dut: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_candidates(tmp_path: Path, size: int) -> None:
-    run_cocotb(CandidateList(size, LISTS, 64, depth=64), test_module=__name__, build_dir=tmp_path, parameters={"size": size})
+    run_cocotb(CandidateList(size, LISTS, depth=DEPTH), test_module=__name__, build_dir=tmp_path, parameters={"size": size})
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0])
 def test_refuses_bad_sizes(size: Any) -> None:
     with pytest.raises(ValueError, match="size must be at least 1, not"):
-        CandidateList(size, 1, 8, depth=8)
-
-
-def test_refuses_a_queue_without_room_for_a_burst() -> None:
-    with pytest.raises(ValueError, match=r"depth must be at least burst \(8\), not 7"):
-        CandidateList(1, 1, 8, depth=7)
+        CandidateList(size, 1, depth=8)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from cocotb.triggers import RisingEdge
 from torch import Tensor
 
-from hwgen.config import BuildConfig
+from hwgen.config import TRITS_PER_BYTE, BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Flag, Format, Opcode
 from hwgen.golden.activation import relu2, silu
 from hwgen.golden.float32 import bf16_bits, fadd, fmul, int_to_f32
@@ -19,12 +20,12 @@ from hwgen.golden.int4 import (
     e4m3_codes,
     norm_e4m3,
     quantize_e4m3,
-    quantize_kv4,
     quantize_query_e4m3,
 )
 from hwgen.golden.norm import norm_heads, norm_quantize, quantize_int8
-from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
+from hwgen.golden.rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
+from hwgen.operators import accumulator_vectors
 from tests.cocotb_runner import start_clock
 from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
 
@@ -98,7 +99,7 @@ class VectorBench:
         for format, present in (
             (Format.FP8, config.engine != "ternary"),
             (Format.FP8_QUERY, config.fp8_query),
-            (Format.INT4_KV, config.int4_kv),
+            (Format.INT4_KEYS | Format.INT4_VALUES | Format.MIX | Format.UNMIX, config.int4_kv),
         ):
             self.formats |= format if present else Format.NONE
         self.rng = random.Random(seed)
@@ -128,6 +129,7 @@ class VectorBench:
             getattr(self.dut, f"op__{name}").value = 0
         for name in ("start", "scratch_read__data", "param_read__data", "accumulator__data", "want__number", "lists_busy"):
             getattr(self.dut, name).value = 0
+        self.dut.room.value = 1
         await start_clock(self.dut)
         self._show_memories()
 
@@ -186,6 +188,8 @@ class VectorBench:
         await self.begin(d, first=first, count=count, gang=gang)
         started = self.cycles
         limit = 1000 + 4 * count * (d.vectors + d.head_vectors * (d.heads + 2 * d.kv_heads))
+        if Flag.CANDIDATES in d.flags:
+            limit += count * (100 + d.vectors * max(TRITS_PER_BYTE, self.config.width))
         if d.opcode is Opcode.NORM:  # heads are normed one after the other
             limit += count * d.heads * (250 + 2 * d.vectors)
         while not await self.cycle():
@@ -236,7 +240,7 @@ class VectorBench:
                 if d.flags & Flag.TO_QUERY:
                     query[0, 0, d.kv_heads, d.head_vectors, v] = word
                 else:
-                    activation[int(Buffers.ACTIVATION in d.buffers), i, v] = word
+                    activation[int(Buffers.ACTIVATION in d.buffers), i, d.dst + v] = word
             if d.flags & Flag.TO_QUERY:
                 query_scale[0, 0, d.kv_heads] = to_bits(self.scales[t : t + 1])[0]
         return {"activation": activation, "query": query, "query_scale": query_scale}
@@ -258,7 +262,10 @@ class VectorBench:
         for i, t in enumerate(tokens):
             scale = fmul(self.scales[t], torch.tensor(d.scalar0))
             half = int(Buffers.ACCUMULATOR in d.buffers)
-            rows = self.accumulators[half, i, d.row_blocks * width : (d.row_blocks + d.vectors) * width]
+            rows = self.accumulators[half, i, d.row_blocks * width : (d.row_blocks + accumulator_vectors(d)) * width]
+            if Flag.DIGITS in d.flags:
+                digits = rows.view(d.vectors, TRITS_PER_BYTE, width)
+                rows = reduce(lambda total, digit: 3 * total + digit, digits.unbind(1)).flatten()
             if Format.FP8 in d.format & self.formats:
                 y = dequantize_rows(rows, scale, self._rows(self.param, d.param, d.vectors))
             else:
@@ -277,6 +284,13 @@ class VectorBench:
             places |= {(target + v,): word for v, word in enumerate(words(y, width))}
         return {"scratch_write": places}
 
+    def _turn(self, d: Descriptor, head: Tensor, row: Tensor) -> Tensor:
+        """A head rotated by its row, or with the other halves of its pairs mixed or unmixed."""
+        known, half = d.format & self.formats, head.shape[-1] // 2
+        if Format.UNMIX in known:
+            return unmix(head, (half,))
+        return mix(head, (half,)) if Format.MIX in known else rotate(head, row)
+
     def _rope(self, d: Descriptor, tokens: range) -> dict[str, Places]:
         c, h = self.config, d.head_vectors
         group = d.heads // d.kv_heads
@@ -293,9 +307,11 @@ class VectorBench:
                 base = d.src + t * d.src_stride + place * h
                 y = self._rows(self.scratch, base, h)
                 if head < d.heads + d.kv_heads:
-                    y = rotate(y, row)
+                    y = self._turn(d, y, row)
                     self.scratch[base : base + h] = y.view(h, -1)
                     scratch |= {(base + v,): word for v, word in enumerate(words(y, c.width))}
+                if Flag.STORE in d.flags:
+                    continue
                 if head < d.heads:
                     if Format.FP8_QUERY in d.format & self.formats:
                         integers, scale = quantize_query_e4m3(y, d.scalar0)
@@ -307,8 +323,9 @@ class VectorBench:
                     query |= {(slot, kv_head, d.kv_heads, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
                     query_scale[slot, kv_head, d.kv_heads] = to_bits(scale.view(1))[0]
                 else:
-                    q, scale = (quantize_kv4 if Format.INT4_KV in d.format & self.formats else quantize_kv)(y)
                     value, kv_head = divmod(head - d.heads, d.kv_heads)
+                    bits = Format.INT4_VALUES if value else Format.INT4_KEYS
+                    q, scale = quantize_kv(y, four_bits=bits in d.format & self.formats)
                     kv |= {(t, value, kv_head, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
                     kv_scale[t, value, kv_head] = int(bf16_bits(scale.view(1))[0])
         return {"scratch_write": scratch, "query": query, "query_scale": query_scale, "kv": kv, "kv_scale": kv_scale}

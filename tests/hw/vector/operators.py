@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hwgen.config import BuildConfig
+from hwgen.config import TRITS_PER_BYTE, BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Flag, Format, Opcode
 from tests.cocotb_runner import cocotb_parameters
 
@@ -32,13 +32,14 @@ def formats_of(config: BuildConfig, opcode: Opcode) -> list[Format]:
             return [Format.NONE] * config.has_ternary + [Format.FP8] * config.has_int4
         case _:
             queries = [Format.NONE, Format.FP8_QUERY] if config.fp8_query else [Format.NONE]
-            keys = [Format.NONE, Format.INT4_KV] if config.int4_kv else [Format.NONE]
+            kinds = (Format.NONE, Format.INT4_VALUES, Format.INT4_KEYS | Format.INT4_VALUES)
+            keys = list(kinds) if config.int4_kv else [Format.NONE]
             return [query | key for query, key in product(queries, keys)]
 
 
 def random_format(bench: VectorBench, opcode: Opcode) -> Format:
     """One of them, with bits that this build must ignore."""
-    ignored = Format(bench.rng.getrandbits(4)) & ~bench.formats
+    ignored = Format(bench.rng.getrandbits(7)) & ~bench.formats
     return bench.rng.choice(formats_of(bench.config, opcode)) | ignored
 
 
@@ -68,6 +69,7 @@ def norm(
         buffers=rng.choice(BUFFERS),
         vectors=vectors,
         src=rng.randrange(40),
+        dst=0 if flags & Flag.TO_QUERY else rng.randrange(3),
         src_stride=stride,
         param=rng.randrange(40),
         heads=2,
@@ -115,7 +117,7 @@ def drain(
         format=format,
         buffers=rng.choice(BUFFERS),
         vectors=vectors,
-        row_blocks=rng.randrange(config.panel_vectors - vectors + 1),
+        row_blocks=rng.randrange(config.panel_vectors - vectors * (TRITS_PER_BYTE if Flag.DIGITS in flags else 1) + 1),
         src=rng.randrange(30),
         src_stride=vectors + rng.randrange(2),
         dst=512 + rng.randrange(30),

@@ -8,9 +8,10 @@ from typing import Any
 
 import cocotb
 import pytest
+from cocotb.triggers import ReadOnly
 
 from hwgen.config import BuildConfig, ConfigError
-from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.descriptors import Descriptor, Flag, Format, Opcode
 from hwgen.hw.vector.unit import VectorUnit
 from tests.cocotb_runner import run_cocotb
 
@@ -96,6 +97,33 @@ async def drain_of_listed_scores(dut: Any) -> None:
     while not await bench.cycle():
         pass
     assert len(bench.written["scratch_write"]) == 5 * count
+
+
+@cocotb.test()
+async def drain_of_candidates(dut: Any) -> None:
+    """A vector begins when there is room, a vector's width of cycles after the one before at least; done when all are in place."""
+    bench = await started(dut, 12)
+    config, count = bench.config, bench.config.tokens
+    flags = Flag.MULTIPLY | Flag.CANDIDATES | (Flag.DIGITS if config.has_ternary else Flag.NONE)
+    format = Format.NONE if config.has_ternary else Format.FP8
+    await bench.run(norm(bench, 4, count, "one"), count=count, gang=False)
+    for style, tokens, gang in (("one", count, False), ("wide", 1, True), ("edges", 1, False)):
+        d = replace(drain(bench, flags, 6, tokens, style, format), dst_stride=6)
+        assert await bench.run(d, count=tokens, gang=gang) >= tokens * 6 * config.width
+    d = drain(bench, flags, 9, 1, "one", format)
+    await bench.begin(d, gang=True)
+    begun, since, ended = 0, config.width, False
+    while not ended:
+        bench.dut.room.value = room = int(bench.rng.random() < 0.3)
+        bench.dut.lists_busy.value = busy = int(begun == d.vectors and bench.rng.random() < 0.9)
+        await ReadOnly()
+        begins = int(bench.dut.begin.value)
+        assert not begins or (room and since >= config.width)
+        begun, since = begun + begins, 1 if begins else since + 1
+        ended = await bench.cycle()
+        assert not ended or (begun == d.vectors and not busy)
+    assert begun == d.vectors and bench.written["scratch_write"] == bench.expected(d, range(1))["scratch_write"]
+    bench.dut.room.value, bench.dut.lists_busy.value = 1, 0
 
 
 @cocotb.test()

@@ -10,7 +10,7 @@ from hwgen.shape import ModelShape
 from hwgen.sim.board_timing import MemoryConditions
 from hwgen.sim.port_rate import tabled_port_rate
 from hwgen.sw.analysis.estimate import calibration_of, describe_estimate, estimate_json, estimate_model
-from hwgen.sw.analysis.pass_model import Calibration
+from hwgen.sw.compiler.pass_model import Calibration
 
 KV260 = load_board("kv260")
 

@@ -21,10 +21,10 @@ from hwgen.sim.port_rate import tabled_port_rate
 from hwgen.sw.analysis import explore as search
 from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
 from hwgen.sw.analysis.estimate import calibration_of, estimate_model
-from hwgen.sw.analysis.pass_model import Calibration
 from hwgen.sw.analysis.search_space import Workload
 from hwgen.sw.cli.main import main
 from hwgen.sw.cli.options import configured_board
+from hwgen.sw.compiler.pass_model import Calibration
 
 KV260 = load_board("kv260")
 SMALL = ModelShape(hidden=256, layers=6, heads=8, kv_heads=4, head_dim=32, ffn=512, vocab=2048, max_context=512)

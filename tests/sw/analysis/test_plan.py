@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,6 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.published import published_model
-from hwgen.sw.analysis.pass_model import PassModel
 from hwgen.sw.analysis.plan import (
     Arrival,
     Costs,
@@ -23,12 +23,14 @@ from hwgen.sw.analysis.plan import (
 )
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
+from hwgen.sw.compiler.pass_model import PassModel
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
-from hwgen.sw.runtime.scheduler import Job, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from hwgen.weights import ModelWeights
 
 from ..cli.calls import call
@@ -64,7 +66,9 @@ def on_golden(image: Image, policy: Policy, arrivals: Sequence[Arrival]) -> tupl
     def observe(shared: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
         passes.append([(jobs[job], run.tokens) for job, run in zip(shared, result.runs, strict=True)])
 
-    scheduler = Scheduler(engine, max_running=policy.sessions, max_waiting=99, width=policy.width, observer=observe)
+    scheduler = Scheduler(
+        engine, max_running=policy.sessions, max_waiting=99, time_between_tokens=policy.time_between_tokens, observer=observe
+    )
     while True:
         while len(jobs) < len(arrivals) and arrivals[len(jobs)].at <= now[0]:
             number, arrival = len(jobs), arrivals[len(jobs)]
@@ -78,7 +82,7 @@ def on_golden(image: Image, policy: Policy, arrivals: Sequence[Arrival]) -> tupl
             now[0] = arrivals[len(jobs)].at
 
 
-@pytest.mark.parametrize("policy", [Policy(1, None), Policy(3, None), Policy(3, 8), Policy(8, 5)])
+@pytest.mark.parametrize("policy", [Policy(1), Policy(3), Policy(3, math.inf), Policy(8, 2.0)])
 def test_passes_are_those_of_the_scheduler_on_golden(image: Image, policy: Policy) -> None:
     """The cache holds one context, so that sessions are parked where several run."""
     parked: list[Session] = []
@@ -102,7 +106,7 @@ def test_passes_are_those_of_the_scheduler_on_golden(image: Image, policy: Polic
 def test_requests_go_where_least_is_to_do(image: Image) -> None:
     engines = [PlannedEngine(image, one_second()) for _ in range(3)]
     arrivals = [*[Arrival(0, 4, 5)] * 3, Arrival(1.5, 4, 2), Arrival(90, 4, 1)]
-    served, boards = run_plan(engines, Policy(2, None), arrivals)
+    served, boards = run_plan(engines, Policy(2), arrivals)
     assert [s.board for s in served] == [0, 1, 2, 0, 0]
     assert [b.busy for b in boards] == [8, 5, 5]
     assert served[0].first == 1 and served[1].gaps == [1] * 4
@@ -110,7 +114,7 @@ def test_requests_go_where_least_is_to_do(image: Image) -> None:
 
 def test_what_cannot_be_answered_is_refused(image: Image) -> None:
     arrivals = [Arrival(0, 65, 1), Arrival(0, 4, 2), Arrival(0.5, 4, 2), Arrival(0.6, 4, 2)]
-    result = summary(*run_plan([PlannedEngine(image, one_second())], Policy(1, None), arrivals, waiting=1))
+    result = summary(*run_plan([PlannedEngine(image, one_second())], Policy(1), arrivals, waiting=1))
     assert result["answered"] == 2 and result["refused"] == 2 and "longer than the context" in result["refusal"]
     assert result["first_token_s"] == {"p50": 1.0, "p95": 2.5, "p99": 2.5} and result["tok_s"] == 4 / 4 and result["busy"] == 1
 
@@ -125,7 +129,7 @@ def test_percentile_and_rate() -> None:
     arrivals = arrivals_at_rate(4.0, 4000, 3, 5, seed=1)
     assert arrivals == arrivals_at_rate(4.0, 4000, 3, 5, seed=1) != arrivals_at_rate(4.0, 4000, 3, 5, seed=2)
     assert arrivals[-1].at == pytest.approx(1000, rel=0.05) and {(a.prompt, a.new) for a in arrivals} == {(3, 5)}
-    assert set(policies(8, None, 8)) == {"one-by-one", "shared", "whole prompts"}
+    assert set(policies(8, 1.1)) == {"one-by-one", "shared", "whole prompts"}
     assert Served(Arrival(1, 1, 1), 0, [3.0, 5.0]).gaps == [2.0]
 
 

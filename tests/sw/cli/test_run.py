@@ -110,3 +110,29 @@ def test_missing_compiler(
     code, result = call(capsys, "doctor")
     failed = {c["name"]: c for c in result["checks"] if not c["ok"]}
     assert code == 1 and failed["g++"]["fix"] == "sudo apt-get install g++"
+
+
+def test_several_answers(capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path) -> None:
+    several = [
+        "run", str(model_directory), "the cat", "--device", "golden", "--max-new-tokens", "3", "--temperature", "1.5", *SMALL
+    ]
+    code, result = call(capsys, *several, "--n", "3")
+    assert code == 0 and len(result["answers"]) == 3 and result["text"] == result["answers"][0]["text"]
+    assert [set(a) for a in result["answers"]] == [{"tokens", "text", "stop_reason"}] * 3
+    _, best = call(capsys, *several, "--n", "2", "--best-of", "3")
+    assert len(best["answers"]) == 2 and all(a in result["answers"] for a in best["answers"])
+    _, first = call(capsys, *several, "--n", "3", "--first-finish", "--draft", "none")
+    assert len(first["answers"]) == 1 and first["answers"][0] in result["answers"] and first["drafts"] is None
+    code, refused = call(capsys, *several, "--n", "2", "--session", str(tmp_path / "s"))
+    assert code == 2 and "one answer" in refused["error"]["message"]
+
+
+def test_drafts_are_told(capsys: pytest.CaptureFixture[str], model_directory: Path) -> None:
+    one = ["run", str(model_directory), "the cat the cat the cat", "--device", "golden", "--max-new-tokens", "9", *SMALL]
+    _, with_drafts = call(capsys, *one, "--logprobs", "2")
+    scores = with_drafts["logprobs"]
+    assert [score["token"] for score in scores] == with_drafts["tokens"] == [score["top"][0][0] for score in scores]
+    assert all(score["logprob"] == score["top"][0][1] < 0 and len(score["top"]) == 2 for score in scores)
+    _, without = call(capsys, *one, "--draft", "none")
+    assert with_drafts["tokens"] == without["tokens"] and without["drafts"] is None
+    assert set(with_drafts["drafts"]) == {"proposed", "accepted", "tokens_per_pass"}

@@ -38,7 +38,7 @@ def test_running_answers_end_before_the_server(chat_directory: Path, number: sig
                 chunks += list(stream)
             assert chunks[-1].choices[0].finish_reason == "length"
             assert process.wait(60) == 0
-            assert json.loads(process.stdout.read()) == {"model": "chatty", "url": url}
+            assert json.loads(process.stdout.read()) == {"model": "chatty", "models": ["chatty"], "url": url}
             assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()
@@ -53,7 +53,7 @@ def test_a_device_that_is_lost_for_good(
     lost = HwgenError("device", "the board is gone", "look at its cable")
 
     def run(self: Server, sockets: object) -> None:
-        assert self._service.scheduler.on_failure == self._fail
+        assert [service.scheduler.on_failure for service in self._behind] == [self._fail]  # type: ignore[attr-defined]  # Services
         self._fail(lost)
 
     monkeypatch.setattr(Server, "run", run)

@@ -10,6 +10,7 @@ from hwgen.descriptors import Buffers, Fetch, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.formats import rotary_rows, widen_bf16
 from hwgen.layout import KvBlockLayout, unpack_ternary, vectors_of
+from hwgen.operators import accumulator_vectors
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
@@ -38,7 +39,7 @@ def test_regions_do_not_overlap(image: Image) -> None:
         assert region.offset % 64 == 0, name
         end = region.offset + region.bytes
     assert end <= image.constants.bytes < end + 4096
-    for name in ("rotary", "layers.1.down.0", "head"):
+    for name in ("rotary", "layers.1.down.0", "head.0"):
         assert image.symbols[name].offset % 4096 == 0
 
 
@@ -51,7 +52,7 @@ def test_segments_are_whole_rows_inside_their_buffers(image: Image) -> None:
         assert d.stream_address + d.stream_beats * CONFIG.beat_bytes <= room
 
 
-@pytest.mark.parametrize("panel_rows", [CONFIG.panel_rows, 32])
+@pytest.mark.parametrize("panel_rows", [CONFIG.panel_rows, 48])
 def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) -> None:
     config = replace(CONFIG, panel_rows=panel_rows)
     image, w = compile_model(config, weights), config.width
@@ -85,7 +86,7 @@ def test_matrices_are_in_their_panels(weights: ModelWeights, panel_rows: int) ->
 
 def test_tables_of_rows(image: Image, weights: ModelWeights) -> None:
     """Rotary rows by position in the constants; embeddings by token with the host, and by place in the pass on the device."""
-    by_opcode = {d.opcode: d for d in image.descriptors}
+    by_opcode = {d.opcode: d for d in reversed(image.descriptors)}  # the first of each
     data, tokens = content(image.constants), range(SHAPE.vocab)
     tables = {
         Opcode.EMBED: (image.rows(tokens), np.uint16, widen_bf16, weights.embedding),
@@ -114,16 +115,32 @@ def test_program_of_one_round(weights: ModelWeights) -> None:
         o.NORM, o.PARAM, o.LINEAR, o.DRAIN, o.NORM, o.PARAM, o.LINEAR, o.LINEAR, o.DRAIN, o.DRAIN, o.NORM, o.LINEAR, o.DRAIN,
     ]
     assert [d.opcode for d in image.descriptors[:2]] == [Opcode.ROTARY, Opcode.EMBED]
-    heads = [Opcode.NORM, Opcode.HEAD] * image.chunk  # a wanted token each
-    assert [d.opcode for d in image.descriptors[-len(heads) - 1 :]] == [Opcode.DRAIN, *heads]
-    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [Opcode.PARAM, *heads]
-    assert [d.token_start for d in image.descriptors if d.opcode is Opcode.HEAD] == list(range(image.chunk))
+    panels = [d for d in image.descriptors if d.opcode is o.LINEAR and d.layer == SHAPE.layers]
+    head = [o.NORM, o.EMBED, o.LINEAR, *[o.LINEAR, o.DRAIN] * (len(panels) - 1), o.DRAIN]
+    assert [d.opcode for d in image.descriptors[-len(head) :]] == head
+    assert [d.opcode for d in image.descriptors if Flag.LOGITS in d.flags] == [o.PARAM, *head]
+
+
+def test_the_head_is_read_once_a_round(weights: ModelWeights) -> None:
+    """Every row of the vocabulary in one panel, for every round of wanted tokens, whose logits lie one behind the other."""
+    image = compile_model(CONFIG, weights)
+    drains = [d for d in image.descriptors if d.opcode is Opcode.DRAIN and Flag.CANDIDATES in d.flags]
+    rounds = sorted({d.token_start for d in drains})
+    assert rounds == list(range(0, image.chunk, CONFIG.tokens))
+    size = image.logits_bytes
+    for start in rounds:
+        row = 0
+        for d in (d for d in drains if d.token_start == start):
+            assert (d.stride, d.head_stride, d.stream_beats * CONFIG.beat_bytes) == (row, SHAPE.vocab, size)
+            assert d.stream_address == start * size + 4 * row
+            row += d.vectors * CONFIG.width
+        assert SHAPE.vocab <= row <= size // 4
 
 
 @pytest.mark.parametrize("chunk", [4, 8, 16])
 def test_buffers_of_neighbours_differ(weights: ModelWeights, chunk: int) -> None:
     """DRAIN may run beside the next LINEAR, and NORM of the next round beside this one, only on other halves."""
-    image = compile_model(replace(CONFIG, chunk=chunk, kv_block=16, panel_rows=32, scratch_vectors=4096), weights)
+    image = compile_model(replace(CONFIG, chunk=chunk, kv_block=16, panel_rows=48, scratch_vectors=4096), weights)
     linear = [d for d in image.descriptors if d.opcode is Opcode.LINEAR]
     halves = [Buffers.ACCUMULATOR in d.buffers for d in linear]
     assert all(a != b for a, b in zip(halves, halves[1:], strict=False))
@@ -144,7 +161,7 @@ def test_drain_reads_what_its_linear_wrote(image: Image) -> None:
             latest[half] = d.layer, d.token_start, d.row_blocks * CONFIG.rows // CONFIG.width
         elif d.opcode is Opcode.DRAIN:
             layer, start, vectors = latest[half]
-            assert (layer, start) == (d.layer, d.token_start) and d.row_blocks + d.vectors <= vectors
+            assert (layer, start) == (d.layer, d.token_start) and d.row_blocks + accumulator_vectors(d) <= vectors
 
 
 def test_rounds_cover_every_token_once(image: Image) -> None:

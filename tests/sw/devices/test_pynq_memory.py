@@ -123,6 +123,11 @@ def test_an_image_file_on_a_board(
     engine.forward(Session(), PROMPT, write_logits=True)
     assert (answer, engine.logits().view(np.uint32).tolist()) == expected
     assert device.synchronised_bytes > loaded.constants.bytes and len(loaded.constant_parts) > 4
+    held = len(device._holdings.buffers)
+    device.clear()  # as when another model takes the device: the fabric stays as it is
+    assert not device._holdings.buffers
+    assert [item.token for item in Generation(Engine(device, loaded), PROMPT, NEW_TOKENS)] == answer
+    assert len(device._holdings.buffers) == held
 
 
 def test_a_damaged_file_is_told_as_such(opened: Callable[..., PynqDevice], tmp_path: Path) -> None:

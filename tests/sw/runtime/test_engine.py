@@ -9,7 +9,7 @@ import torch
 from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
 from hwgen.golden.decoder import GoldenModel
-from hwgen.registers import register
+from hwgen.registers import register, register_map
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
@@ -216,3 +216,18 @@ def test_the_short_list_head_gives_no_logits(weights: ModelWeights) -> None:
     with pytest.raises(ValueError, match="has no logits"):
         engine.logits()
     assert len(list(Generation(engine, prompt(5), 3))) == 3
+
+
+def test_registers_that_hold_are_written_when_they_change(image: Image) -> None:
+    """A pass like the last one writes its position and the doorbell, and reads counters and candidates as blocks."""
+    engine = Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY), image)
+    names = {r.offset + i * r.step: r.name for r in register_map(CONFIG) for i in range(r.count)}
+    written: list[str] = []
+    write = engine.device.write_register
+    engine.device.write_register = lambda at, value: (written.append(names[at]), write(at, value))[1]  # type: ignore[method-assign,func-returns-value]
+    session = Session()
+    engine.prefill(session, [1, 2, 3])
+    engine.forward(session, [4])
+    written.clear()
+    engine.forward(session, [5])
+    assert written == ["RUN", "CONTROL", "CONTROL"]

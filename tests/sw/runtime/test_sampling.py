@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.sw.runtime import sampling
 from hwgen.sw.runtime.sampling import Sampler, Sampling, token_logprobs
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
@@ -82,8 +83,54 @@ def test_draws_are_those_of_a_sorted_vocabulary(vocabulary: int, spread: float) 
             min_p=float(random.choice([0, 0, 0.051, 0.83])),
             seed=case,
         )
+        if options.min_p == options.top_k == 0:  # only such draws are in this order: others are by rejection
+            logits = np.maximum(logits, np.float32(logits.max() - 11.9 * options.temperature))
         sampler, sorting = Sampler(options), np.random.default_rng(case)
         assert [sampler.choose(logits, []) for _ in range(5)] == [by_sorting(options, logits, sorting) for _ in range(5)]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_p": 0.6}, {"top_p": 0.2}], ids=str)
+@pytest.mark.parametrize("near", [0.01, 1.0])
+def test_draws_among_tokens_that_are_not_ranked(options: dict[str, float], near: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rejection draws each token with its own probability, whichever are ranked: chi-squared over 3000 draws."""
+    monkeypatch.setattr(sampling, "NEAR", near)
+    logits = np.random.default_rng(2).standard_normal(12).astype(np.float32)
+    order = np.argsort(-logits, kind="stable")
+    weights = np.exp(logits[order].astype(np.float64) / 0.7)
+    weights /= weights.sum()
+    kept = int(np.searchsorted(np.cumsum(weights), options.get("top_p", 1.0) - 1e-12)) + 1
+    expected = np.zeros(12)
+    expected[order[:kept]] = weights[:kept] / weights[:kept].sum()
+    sampler = Sampler(Sampling(temperature=0.7, seed=4, **options))  # type: ignore[arg-type]  # by name
+    found = np.bincount([sampler.choose(logits, []) for _ in range(3000)], minlength=12)
+    assert not found[expected == 0].any()
+    possible = expected > 0
+    statistic = ((found - 3000 * expected)[possible] ** 2 / (3000 * expected[possible])).sum()
+    assert statistic < 33  # 11 degrees of freedom: one in two thousand; the seed is fixed
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 8])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_candidates_give_the_token_that_all_logits_give(top_k: int, top_p: float) -> None:
+    for case in range(40):
+        logits = np.round(2 * np.random.default_rng(case).standard_normal(50)).astype(np.float32)  # many equal ones
+        options = Sampling(temperature=0.8, top_k=top_k, top_p=top_p, seed=case)
+        best = np.argsort(-logits, kind="stable")[:8]
+        assert not options.needs_logits(8) and Sampling(temperature=1.0, top_k=9).needs_logits(8)
+        one, other = Sampler(options), Sampler(options)
+        for _ in range(5):
+            assert one.choose_candidate(best.tolist(), logits[best]) == other.choose(logits, [])
+
+
+def test_what_a_growing_list_has_is_counted_once() -> None:
+    options = Sampling(frequency_penalty=0.5, repetition_penalty=1.3)
+    sampler, answer = Sampler(options), list(range(20))
+    for case in range(30):
+        logits = np.random.default_rng(case).standard_normal(40).astype(np.float32)
+        assert sampler.choose(logits, answer, answer) == Sampler(options).choose(logits, list(answer), list(answer))
+        answer.append(case % 7)
+        if case == 20:
+            answer = answer[:5]
 
 
 def test_min_p() -> None:

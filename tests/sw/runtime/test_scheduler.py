@@ -12,10 +12,11 @@ from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
+from hwgen.sw.runtime.jobs import Job, QueueFull
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.sw.runtime.scheduler import Job, QueueFull, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from hwgen.weights import ModelWeights
 
 from ..conftest import CONFIG, SHAPE
@@ -72,9 +73,9 @@ def expected(image: Image) -> list[list[int]]:
 
 @pytest.mark.parametrize("cache_tokens", [512, 96, 64])
 @pytest.mark.parametrize("reuse", [False, True])
-@pytest.mark.parametrize("width", [None, 1, 5])
+@pytest.mark.parametrize("bound", [1.1, 1.0, 2.0])
 def test_each_gets_what_it_would_get_alone(
-    image: Image, expected: list[list[int]], cache_tokens: int, reuse: bool, width: int | None, monkeypatch: pytest.MonkeyPatch
+    image: Image, expected: list[list[int]], cache_tokens: int, reuse: bool, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where pages are so few that sessions must make way for each other."""
     engine = new_engine(image, cache_tokens)
@@ -82,7 +83,7 @@ def test_each_gets_what_it_would_get_alone(
     parked = []
     park = engine.pages.park
     monkeypatch.setattr(engine.pages, "park", lambda session: (parked.append(session), park(session)))
-    scheduler = Scheduler(engine, max_running=8, width=width)
+    scheduler = Scheduler(engine, max_running=8, time_between_tokens=bound)
     clients = [Client(generation(engine, *c, prefixes=prefixes)) for c in CLIENTS]
     for client in clients:
         scheduler.submit(client.job)
@@ -127,12 +128,12 @@ def watch(engine: Engine) -> list[list[tuple[Session, int]]]:
     return log
 
 
-@pytest.mark.parametrize(("width", "expected"), [(None, 4), (6, 6), (1, 4)])
-def test_prompts_travel_beside_answers(image: Image, width: int | None, expected: int) -> None:
-    """Every answer gets a token in every pass, and prompts the room that is left up to the width: at least a round of lanes."""
+@pytest.mark.parametrize(("bound", "expected"), [(1.1, 4), (2.2, 6), (1.0, 4)])
+def test_prompts_travel_beside_answers(image: Image, bound: float, expected: int) -> None:
+    """Every answer gets a token in every pass, and prompts what the bound leaves: where that is nothing, the rest of a round."""
     engine = new_engine(image)
     log = watch(engine)
-    scheduler = Scheduler(engine, width=width)
+    scheduler = Scheduler(engine, time_between_tokens=bound)
     decoding = [Client(generation(engine, 2, 60, seed)) for seed in range(3)]
     for client in decoding:
         scheduler.submit(client.job)
@@ -150,6 +151,8 @@ def test_prompts_travel_beside_answers(image: Image, width: int | None, expected
         sessions = {id(session): tokens for session, tokens in runs}
         assert all(sessions[id(c.generation.session)] == 1 for c in decoding)
     assert max(sum(tokens for _, tokens in runs) for runs in during[:-1]) == expected
+    three = engine.costs.cycles(3, 3) / engine.costs.cycles(1, 1)
+    assert 1.1 < three < scheduler.kept_bound < 2.2 and (scheduler.kept_bound > bound) == (bound < 2)
     assert all(c.ends for c in prompts)
     while scheduler.step():
         pass
@@ -264,7 +267,7 @@ def test_limits(image: Image) -> None:
     while scheduler.step():
         assert scheduler.running <= 1
     scheduler.submit(clients[3].job)
-    for name in ("max_running", "max_waiting", "width"):
+    for name in ("max_running", "max_waiting", "time_between_tokens"):
         with pytest.raises(HwgenError, match=name):
             Scheduler(engine, **{name: -1})
 

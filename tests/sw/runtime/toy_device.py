@@ -72,6 +72,9 @@ class ToyDevice:
     def read_register(self, offset: int) -> int:
         return self.values.get(self._names[offset], 0)
 
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        return [self.read_register(offset + 4 * i) for i in range(count)]
+
     def write_register(self, offset: int, value: int) -> None:
         name, index = self._names[offset]
         if name != "CONTROL":

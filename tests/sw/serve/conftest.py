@@ -19,6 +19,7 @@ from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.app import create_app
 from hwgen.sw.serve.server import ConnectionLimits, Server
 from hwgen.sw.serve.service import Limits, Service
+from hwgen.sw.serve.services import Services
 
 from ..conftest import CONFIG
 
@@ -45,6 +46,24 @@ class Running:
 
 
 @contextlib.contextmanager
+def listening(server: Server) -> Iterator[str]:
+    """A server in a thread, and where it is."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
 def serving(
     service: Service,
     key: str | None = None,
@@ -53,24 +72,13 @@ def serving(
     drain_seconds: float = 5.0,
     **options: Any,
 ) -> Iterator[Running]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    app = create_app(service, api_key=key, hosts=hosts, **options)
-    server = Server(app, service, limits=connections or ConnectionLimits(), drain_seconds=drain_seconds)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key or "none", max_retries=0, timeout=120)
-    try:
+    services = Services([service])
+    app = create_app(services, api_key=key, hosts=hosts, **options)
+    server = Server(app, services, limits=connections or ConnectionLimits(), drain_seconds=drain_seconds)
+    with listening(server) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=key or "none", max_retries=0, timeout=120)
         with httpx.Client(base_url=url, timeout=120) as http, client:
             yield Running(service, url, client, http, server)
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

@@ -209,8 +209,9 @@ def test_a_client_that_goes_away_frees_its_slot(chat_directory: Path) -> None:
     [
         ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
         ({"prompt": "x", "n": 100}, "n", "takes 72 at a time"),
-        ({"prompt": "x", "best_of": 2}, "best_of", "unless it equals n"),
-        ({"prompt": "x", "logprobs": 3, "echo": True}, "logprobs", "of the prompt's tokens are not available"),
+        ({"prompt": "x", "best_of": 2, "n": 3}, "best_of", "fewer than the 3 answers"),
+        ({"prompt": "x", "best_of": 2, "stream": True}, "best_of", "a stream cannot have them"),
+        ({"prompt": "x", "logprobs": 3, "echo": True, "stream": True}, "logprobs", "do not come in a stream"),
         ({"prompt": "x", "logprobs": 21}, "logprobs", "less than or equal to 20"),
         ({"prompt": "x", "suffix": "y"}, "suffix", "not supported"),
         ({"prompt": "x", "frobnicate": 1}, "frobnicate", "not a parameter"),
@@ -261,6 +262,8 @@ def test_requests_that_are_no_json(server: Running) -> None:
     assert server.http.post(path, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert server.http.get(path).status_code == 405
     assert server.http.get("/v2").json()["error"]["type"] == "not_found_error"
+    refused = server.http.post("/v1/responses", json={"model": MODEL, "input": "x"})
+    assert refused.status_code == 404 and "use /v1/chat/completions" in refused.json()["error"]["message"]
 
 
 def test_neutral_parameters_are_taken(server: Running) -> None:

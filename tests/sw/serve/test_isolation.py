@@ -108,7 +108,7 @@ def test_idle_and_half_sent_connections(guarded: Running) -> None:
             assert fresh.get("/health").status_code == 200
         assert chat(guarded, "x", max_tokens=1) is not None
         assert all(closed_within(connection, 5) for connection in idle + half + bodies)
-    guarded.wait_until(lambda s: s.metrics.registry.get_sample_value("hwgen_connections") < 10)  # type: ignore[operator]
+    guarded.wait_until(lambda s: metrics(guarded)["hwgen_connections"] < 10)
     after = metrics(guarded)
     assert after["hwgen_connections_closed_total/body"] == 4
     closed = sum(after.get(f"hwgen_connections_closed_total/{reason}", 0) for reason in ("head", "full"))

@@ -20,7 +20,7 @@ def scrape(is_here: bool) -> str:
     image: Any = SimpleNamespace(pages=4)
     engine = SimpleNamespace(pages=SimpleNamespace(free=1))
     llm: Any = SimpleNamespace(device=SimpleNamespace(is_here=is_here), image=image, engine=engine, prefixes=None)
-    scheduler: Any = SimpleNamespace(running=0, waiting=0, reopened=0, failure=None)
+    scheduler: Any = SimpleNamespace(kept_bound=0.0, running=0, waiting=0, reopened=0, failure=None)
     metrics.watch(llm, scheduler)
     for seconds in (0.5, 1.5):
         metrics.observe(SimpleNamespace(cycles=10), False, seconds)  # type: ignore[arg-type]  # all that is asked of them

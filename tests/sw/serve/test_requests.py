@@ -90,6 +90,38 @@ def test_logprobs(server: Running, alone: LLM) -> None:
     assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "top_logprobs"
 
 
+def test_logprobs_of_the_prompt(server: Running, alone: LLM) -> None:
+    """As the harnesses that score models ask for them: of every token but the first, in one pass or several, and no answer."""
+    prompt = alone.model.tokenizer.encode("the cat sat on the mat")
+    assert len(prompt) > alone.image.chunk
+    scores = []
+    for length in range(1, len(prompt)):
+        whole = alone.generation(prompt[:length], 1, alone_sampling())
+        list(whole)  # gives all logits behind every beginning
+        whole.release()
+        logits = alone.engine.logits().astype(np.float64)
+        scores.append(float(logits[prompt[length]] - logits.max() - np.log(np.exp(logits - logits.max()).sum())))
+    for new in (0, 2):
+        answer = ask(server, TEXT, prompt=prompt, echo=True, logprobs=2, max_tokens=new)["choices"][0]["logprobs"]
+        assert answer["token_logprobs"][0] is None and answer["top_logprobs"][0] is None
+        assert answer["token_logprobs"][1 : len(prompt)] == pytest.approx(scores, abs=1e-9)
+        assert len(answer["tokens"]) == len(prompt) + new and answer["text_offset"][0] == 0
+        assert all(len(top) <= 2 for top in answer["top_logprobs"][1:])
+
+
+def test_best_of(server: Running, alone: LLM) -> None:
+    """The likeliest a token of those that n = best_of gives, in the order of their likelihood."""
+    body = {"prompt": "the cat", "max_tokens": 6, "temperature": 2.0, "seed": 5}
+    everything = ask(server, TEXT, **body, n=5, logprobs=0)["choices"]
+    means = [np.mean(c["logprobs"]["token_logprobs"]) for c in everything]
+    assert len(set(means)) == 5
+    expected = [everything[i]["text"] for i in np.argsort(means)[::-1][:2]]
+    best = ask(server, TEXT, **body, n=2, best_of=5)
+    assert [c["text"] for c in best["choices"]] == expected and [c["index"] for c in best["choices"]] == [0, 1]
+    assert best["choices"][0]["logprobs"] is None
+    assert best["usage"]["completion_tokens"] == sum(len(c["logprobs"]["tokens"]) for c in everything)
+
+
 def alone_sampling() -> Sampling:
     return Sampling(temperature=1.5, seed=2, logit_bias={5: 3.0})
 

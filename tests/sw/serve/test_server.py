@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="serving needs uvicorn")
 
-from hwgen.sw.serve.metrics import Metrics
+from hwgen.sw.serve.metrics import ServerMetrics
 from hwgen.sw.serve.server import ConnectionLimits, Server
 
 
@@ -33,13 +33,13 @@ class Connection:
 
 @pytest.fixture
 def server() -> Server:
-    service: Any = SimpleNamespace(metrics=Metrics(), scheduler=SimpleNamespace(on_failure=None))
+    behind: Any = SimpleNamespace(metrics=ServerMetrics(), on_failure=lambda told: None)
     limits = ConnectionLimits(head_seconds=10, write_seconds=20, connections=3)
-    return Server(lambda: None, service, limits=limits)  # type: ignore[arg-type]  # never called
+    return Server(lambda: None, behind, limits=limits)  # type: ignore[arg-type]  # never called
 
 
 def closed(server: Server, reason: str) -> float:
-    return server._service.metrics.registry.get_sample_value("hwgen_connections_closed_total", {"reason": reason}) or 0
+    return server._behind.metrics.registry.get_sample_value("hwgen_connections_closed_total", {"reason": reason}) or 0
 
 
 def test_no_head_in_time(server: Server) -> None:

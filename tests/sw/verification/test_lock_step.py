@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Opcode
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
 from hwgen.probes import probes
@@ -183,7 +183,7 @@ def test_a_flipped_bit_is_named(
 def test_what_no_operator_should_write_is_compared(weights: ModelWeights) -> None:
     """Nobody knows who did it, so the last operator of the pass is named."""
     first = check(weights, flip(Opcode.KV_WRITE, 1, lambda m: xor(m.scratch, (2000, 1)))).first
-    assert first is not None and (first.operator, first.layer, first.output) == ("HEAD", 2, "scratch written besides")
+    assert first is not None and (first.operator, first.layer, first.output) == ("DRAIN", 2, "scratch written besides")
     assert (first.token, first.element) == (10, 1)
 
 
@@ -248,21 +248,25 @@ def test_cache_in_memory_is_compared(weights: ModelWeights) -> None:
     assert first is not None and (first.operator, first.layer, first.output) == ("KV_WRITE", 1, "block 0 of head 0")
 
 
+def last_of_head(d: Descriptor) -> bool:
+    return Flag.CANDIDATES in d.flags and d.stride + d.vectors * CONFIG.width >= d.head_stride
+
+
 def test_logits_and_candidates_are_compared(weights: ModelWeights) -> None:
     def swap(d: Descriptor, machine: GoldenMachine) -> None:
-        if d.opcode is Opcode.HEAD:
+        if last_of_head(d):
             first = machine.registers.candidates[0]
             first[0], first[1] = first[1::-1]
 
     first = check(weights, swap).first
-    assert first is not None and (first.operator, first.output, first.token) == ("HEAD", "candidate", 10)
+    assert first is not None and (first.operator, first.output, first.token) == ("DRAIN", "candidate", 10)
 
     def change(d: Descriptor, machine: GoldenMachine) -> None:
-        if d.opcode is Opcode.HEAD:
+        if last_of_head(d):
             machine.memory[machine.registers.logits + 1] ^= 1
 
     first = check(weights, change).first
-    assert first is not None and (first.operator, first.output) == ("HEAD", "logits")
+    assert first is not None and (first.operator, first.output) == ("DRAIN", "logits")
 
 
 def test_a_machine_that_hangs(weights: ModelWeights) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.descriptors import Descriptor, Flag, Opcode
+from hwgen.layout import KvBlockLayout
 from hwgen.published import published_model
-from hwgen.sw.analysis.pass_model import COSTS, PassModel, Ring, Work
+from hwgen.sw.compiler.pass_model import COSTS, PassModel, Ring, Work
 
 KV260 = load_board("kv260")
 
@@ -74,3 +75,20 @@ def test_norms_of_heads_take_what_the_rtl_took(heads: int, vectors: int, tokens:
     d = Descriptor(opcode=Opcode.NORM, flags=Flag.STORE, heads=heads, vectors=vectors)
     work = Work(descriptor=d, count=tokens, tokens=tokens, runs=[(0, tokens)], start=0, beats=0)
     assert COSTS[Opcode.NORM](model, work, Ring(config, model.calibration)) == pytest.approx(cycles, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "dim", "runs", "cycles"),
+    [
+        # KV_WRITE of a layer in `hwgen bench --board kv260 --shape bitnet-0.73b --prompt 0 --cached 128 --decode 1`.
+        (16, 96, [(128, 1)], 10_455),
+    ],
+)
+def test_kv_writes_take_what_the_rtl_took(kv_heads: int, dim: int, runs: list[tuple[int, int]], cycles: int) -> None:
+    config, model = KV260.config, PassModel(KV260.config, published_model("bitnet-0.73b").shape)
+    beats = KvBlockLayout(config, dim).beats
+    write = Descriptor(opcode=Opcode.KV_WRITE, kv_heads=kv_heads, head_vectors=dim // config.width, stream_beats=beats)
+    ring = Ring(config, model.calibration)
+    work = Work(write, 1, 1, runs, 0.0, 0)
+    assert COSTS[Opcode.KV_WRITE](model, work, ring) == pytest.approx(cycles, rel=0.01)
+    assert ring.arrived - model.calibration.first_beat == pytest.approx(kv_heads * beats / ring.rate)

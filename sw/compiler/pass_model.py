@@ -16,12 +16,13 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
-from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
+from ...descriptors import Descriptor, Flag, Format, Opcode
 from ...layout import Int4Layout, KvBlockLayout
 from ...numerics import SUM_COLUMNS
 from ...operators import (
     OPERATORS,
     Unit,
+    accumulator_vectors,
     active_tokens,
     all_tokens,
     check_complete,
@@ -32,8 +33,8 @@ from ...operators import (
     skipped,
 )
 from ...shape import ModelShape
-from ..compiler.compile import plan_model
 from ..models.random_model import sized_model
+from .compile import plan_model
 
 __all__ = ["Calibration", "PassEstimate", "PassModel"]
 
@@ -76,14 +77,19 @@ class Calibration:
     attention_head: int = 80
     attention_output: int = 43
     attention_end: int = 100
+    #: DRAIN with CANDIDATES: a token, till the last logit has found its place.
+    ranking_token: int = 100
     #: HEAD: a block beside its beats; once.
     head_block: int = 1
     head_end: int = 100
     #: RingLoader: a row; once.
     loader_row: int = 2
     loader_end: int = 6
-    #: KV_WRITE: a beat, where a head's keys are rotated into their place; once.
-    kv_beat: float = 6.03
+    #: KV_WRITE: a segment, beside its slots; a header beat, beside its scales and words; two beats of the store, from request to
+    #: arrival; once.
+    kv_segment: int = 12
+    kv_header: int = 4
+    kv_pair: int = 7
     kv_end: int = 20
     #: After END: writes answered, status.
     finish: int = 40
@@ -183,14 +189,25 @@ class PassModel:
         shape: ModelShape,
         *,
         head: str = "exact",
+        kv: str = "k8v8",
         engine: str = "ternary",
         layer: DecoderLayer | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.config, self.shape = config, shape
+        self.config = config
         self.calibration = calibration or Calibration()
-        weights: Any = sized_model(shape, engine, layer)
+        weights: Any = sized_model(shape, engine, layer, kv)
         self.program, self.chunk = plan_model(config, weights, head)
+        #: Beats of the ring that are looked at together.
+        self.step = 256
+
+    @classmethod
+    def of_program(cls, config: BuildConfig, program: Sequence[Descriptor], chunk: int) -> PassModel:
+        """Passes of a program that is compiled already, with the usual calibration."""
+        model = cls.__new__(cls)
+        model.config, model.calibration, model.program, model.chunk = config, Calibration(), list(program), chunk
+        model.step = max(256, config.ring_beats // 2)  # coarse, so that a board has the figure in time
+        return model
 
     def run(self, tokens: int, position: int, *, wanted: int = 1) -> PassEstimate:
         """One pass of ``tokens`` tokens behind ``position`` cached ones, with logits of ``wanted``."""
@@ -200,7 +217,7 @@ class PassModel:
         """One pass of runs ``(position, tokens)``, with logits of ``wanted`` of all their tokens."""
         c, tokens = self.calibration, sum(count for _, count in runs)
         past = sum(ceil(position / self.config.kv_block) for position, _ in runs)
-        ring = Ring(self.config, c)
+        ring = Ring(self.config, c, self.step)
         running: dict[Unit, Span] = {}
         spans: list[Span] = []
         issued = float(c.first_beat) / 2
@@ -260,12 +277,17 @@ class PassModel:
         return w.start + w.count * (2 * d.vectors + c.norm_token) + c.norm_end
 
     def _drain(self, w: Work, ring: Ring) -> float:
-        c = self.calibration
-        return w.start + w.count * (w.descriptor.vectors + c.drain_token) + c.drain_end
+        c, d = self.calibration, w.descriptor
+        if Flag.CANDIDATES in d.flags:  # logits go on one by one
+            steps = d.vectors * max(self.config.width, accumulator_vectors(d) // d.vectors)
+            return w.start + w.count * (steps + c.ranking_token) + c.drain_end
+        return w.start + w.count * (accumulator_vectors(d) + c.drain_token) + c.drain_end
 
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
         vectors = sum(rope_heads(d).values()) * d.head_vectors
+        if Flag.STORE in d.flags:  # no second walk
+            return w.start + w.count * (vectors + 1) + c.rope_end
         return w.start + w.count * (2 * vectors + c.rope_token) + c.rope_end
 
     def _load(self, w: Work, ring: Ring) -> float:
@@ -276,8 +298,8 @@ class PassModel:
 
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
-        layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
-        item = max(layout.data_beats, config.kv_block)
+        layout = KvBlockLayout(config, d.head_vectors * config.width, d.format)
+        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block)
         now = w.start
         for position, tokens in w.runs:
             rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)
@@ -291,15 +313,25 @@ class PassModel:
 
     def _head(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
-        if d.fetch is Fetch.SHORTLIST:  # fetched when it has started
-            ring.arrived = max(ring.arrived, w.start + c.refill)
+        ring.arrived = max(ring.arrived, w.start + c.refill)  # fetched when it has started
         rate = w.beats / (w.beats + d.row_blocks * c.head_block)
         return ring.read(w.start, w.beats, rate, fetch=True, free=True) + c.head_end
 
     def _kv_write(self, w: Work, ring: Ring) -> float:
-        c, d, block = self.calibration, w.descriptor, self.config.kv_block
+        """Slots one by one, scales one by one, then what the store has, two beats at a time: one or two of memory. A beat that is
+        written takes the time of one that is read."""
+        c, d, config, block = self.calibration, w.descriptor, self.config, self.config.kv_block
+        dim, words = d.head_vectors * config.width, config.beat_words
+        layout = KvBlockLayout(config, dim, d.format)
+        header, data = layout.header_beats, sum(layout.data_beats)
+        pairs = sum(max(c.kv_pair, words) + (1 if packed else words) for packed in layout.packed)
+        segment = (
+            block + c.kv_segment + header * (config.beat_bytes // 2 + c.kv_header + words)
+            + dim / config.key_bytes / 2 * pairs + (layout.beats - header - data) * words
+        )
         blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
-        return w.start + d.kv_heads * blocks * d.stream_beats * c.kv_beat + c.kv_end
+        ring.arrived += d.kv_heads * blocks * layout.beats / ring.rate
+        return w.start + d.kv_heads * blocks * segment + c.kv_end
 
 
 #: When an operator that starts at its time ends.
@@ -315,4 +347,4 @@ COSTS: Mapping[Opcode, Callable[[PassModel, Work, Ring], float]] = {
     Opcode.HEAD: PassModel._head,
     Opcode.KV_WRITE: PassModel._kv_write,
 }
-check_complete(COSTS, "sw/analysis/pass_model.py, COSTS")
+check_complete(COSTS, "sw/compiler/pass_model.py, COSTS")

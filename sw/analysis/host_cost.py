@@ -1,0 +1,260 @@
+"""What the host does around a pass, in instructions: ``python -m hwgen.sw.analysis.host_cost``.
+
+The scheduler, the engine and the sampler run as ever, on a device that answers at once; its logits are those of a vocabulary of
+128,256 tokens. Valgrind counts every instruction of the process between two marks. Numpy is held to vectors of 128 bits, which a
+Cortex-A53 has too; the instructions are those of x86 all the same, and stand for those of the other processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...boards import load_board
+from ...config import BuildConfig
+from ...contract import CONTRACT_VERSION, contract_hash
+from ...published import published_model
+from ...registers import MAGIC, Control, Status, register_map
+from ..compiler.image import Image
+from ..devices.device import Allocator, Bytes
+from ..runtime.drafts import Drafter
+from ..runtime.engine import Engine
+from ..runtime.generation import Generation
+from ..runtime.jobs import Job
+from ..runtime.kv_arrays import with_cache_tokens
+from ..runtime.pages import Session
+from ..runtime.sampling import Sampling
+from ..runtime.scheduler import Scheduler
+from .estimate import planned_image
+from .host_share import MEASURED, SEQUENCES
+
+__all__ = ["WAYS", "main"]
+
+#: Tokens of the vocabulary: those of BitNet b1.58 2B4T and Llama 3.
+VOCABULARY = 128_256
+
+#: Ways to choose a token, by what a line calls them.
+WAYS = {
+    "greedy": Sampling(),
+    "temperature": Sampling(temperature=0.8),
+    "top-k": Sampling(temperature=0.8, top_k=40),
+    "top-p": Sampling(temperature=0.8, top_p=0.95),
+    "penalties": Sampling(temperature=0.8, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.5),
+}
+
+#: Tokens of a prompt, passes before counting begins, and passes that are counted.
+PROMPT, BEFORE, COUNTED = 128, 4, 8
+
+#: Instructions a second that CPU time is multiplied with where nothing counts them: a guess for the computers this was written on.
+GUESSED_RATE = 4e9
+
+
+def zipf_logits(count: int, seed: int) -> npt.NDArray[np.float32]:
+    """As of a language model that knows what comes: the token of rank r is r^-1.5 as likely as the best (which has 38%)."""
+    random = np.random.default_rng(seed)
+    logits = (10 - 1.5 * np.log(np.arange(1, count + 1))).astype(np.float32)
+    return random.permutation(logits)
+
+
+def flat_logits(count: int, seed: int) -> npt.NDArray[np.float32]:
+    """As of a model that knows nothing: normal, with standard deviation 3, so that hundreds of tokens are likely."""
+    return (3 * np.random.default_rng(seed).standard_normal(count)).astype(np.float32)
+
+
+#: Logits of the wanted tokens of a pass, by what a line calls them.
+LOGITS: dict[str, Callable[[int, int], npt.NDArray[np.float32]]] = {"peaked": zipf_logits, "flat": flat_logits}
+
+
+class NoEmbedding:
+    """Rows of zeros in place of an embedding."""
+
+    def __init__(self, hidden: int) -> None:
+        self._hidden = hidden
+
+    def gather(self, tokens: Sequence[int]) -> npt.NDArray[np.uint16]:
+        return np.zeros((len(tokens), self._hidden), np.uint16)
+
+
+class InstantDevice:
+    """Computes nothing and answers at once: every wanted token of a pass has logits that are there from the beginning."""
+
+    name = "instant"
+    simulated = True
+
+    def __init__(self, config: BuildConfig, logits: Sequence[npt.NDArray[np.float32]], row_bytes: int) -> None:
+        self.config = config
+        self._allocator = Allocator(Allocator.STEP, 1 << 40)
+        self._logits, self._row_bytes = [row.view(np.uint8) for row in logits], row_bytes
+        rows = {row.name: row for row in register_map(config)}
+        self._offsets = {name: row.offset for name, row in rows.items()}
+        self._words = np.zeros(max(row.offset + row.count * row.step for row in rows.values()) // 4, np.uint32)
+        code = contract_hash(config)
+        identity = {"MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": code & 0xFFFFFFFF, "HASH_HIGH": code >> 32}
+        for name, value in identity.items():
+            self._words[self._offsets[name] // 4] = value
+        for number, row in enumerate(logits):
+            best = np.argpartition(-row, config.topk)[: config.topk]
+            best = best[np.lexsort((best, -row[best]))]
+            words = np.column_stack((best.astype(np.uint32), row[best].view(np.uint32))).reshape(-1)
+            first = self._offsets["TOPK"] // 4 + 2 * config.topk * number
+            self._words[first : first + words.size] = words
+
+    def allocate(self, size: int) -> int:
+        return self._allocator.allocate(size)
+
+    def clear(self) -> None:
+        self._allocator.clear()
+
+    def write(self, address: int, data: Bytes) -> None:
+        data.copy()  # what a board does with it
+
+    def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
+        return
+
+    def read(self, address: int, size: int) -> Bytes:
+        base = int(self._words[self._offsets["LOGITS_LOW"] // 4]) | int(self._words[self._offsets["LOGITS_HIGH"] // 4]) << 32
+        return self._logits[(address - base) // self._row_bytes][:size].copy()
+
+    def write_register(self, offset: int, value: int) -> None:
+        if offset == self._offsets["CONTROL"]:
+            value, offset = int(Status.DONE) if value & Control.START else 0, self._offsets["STATUS"]
+        self._words[offset // 4] = value
+
+    def read_register(self, offset: int) -> int:
+        return int(self._words[offset // 4])
+
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        words: list[int] = self._words[offset // 4 : offset // 4 + count].tolist()
+        return words
+
+    def wait(self, timeout: float) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+
+@cache
+def instant_engine(kind: str, sequences: int) -> Engine:
+    """2B4T's sizes on kv260, with pages for so many answers."""
+    published = published_model("bitnet-2b4t")
+    config = load_board("kv260").for_engine(published.engine).config
+    image: Image = planned_image(config, replace(published.shape, layers=1), published.engine)
+    costs = ([1, image.chunk], [1e6, 2e6], [1e6, 2e6], 1e3)  # as an image file has them: their sizes do not matter here
+    image = replace(image, embedding=NoEmbedding(published.shape.hidden), stored_costs=costs)
+    image = with_cache_tokens(image, max(image.context, 256 * sequences))
+    few = [LOGITS[kind](image.shape.vocab, seed) for seed in range(min(sequences, 4))]
+    return Engine(InstantDevice(config, [few[i % len(few)] for i in range(image.chunk)], image.logits_bytes), image)
+
+
+def mark() -> None:
+    """Where a count ends and the next begins: valgrind is told to look out for this call."""
+    os.getsid(0)
+
+
+def count(kind: str, sampling: Sampling, sequences: int, marked: Callable[[], None]) -> int:
+    """Run answers with ``marked`` called around the passes that are counted; the tokens they give."""
+    engine = instant_engine(kind, sequences)
+    scheduler = Scheduler(engine, max_running=sequences)
+    tokens = [0]
+
+    def on_token(item: object) -> None:
+        tokens[0] += 1
+
+    for number in range(sequences):
+        prompt = np.random.default_rng(number).integers(0, VOCABULARY, PROMPT).tolist()
+        session = Session()
+        engine.adopt(session, prompt[:-1])
+        generation = Generation(
+            engine, prompt[-1:], 100, replace(sampling, seed=number), session=session, drafter=Drafter(engine.costs)
+        )
+        scheduler.submit(Job(generation, on_token, lambda error: None))
+    for _ in range(BEFORE):
+        scheduler.step()
+    first = tokens[0]
+    marked()
+    for _ in range(COUNTED):
+        scheduler.step()
+    marked()
+    scheduler.close()
+    return tokens[0] - first
+
+
+def cases() -> list[tuple[str, str, int]]:
+    """Kind of logits, way to choose, answers at a time."""
+    return [(kind, way, sequences) for kind in LOGITS for way in WAYS for sequences in SEQUENCES]
+
+
+def inside() -> None:
+    """All cases, with marks; the tokens of each as JSON."""
+    print(json.dumps([count(kind, WAYS[way], sequences, mark) for kind, way, sequences in cases()]))
+
+
+def counted_by_valgrind() -> list[float]:
+    """Instructions a token of every case."""
+    wider = import_module("numpy.core._multiarray_umath").__cpu_dispatch__
+    environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(wider), "OPENBLAS_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as directory:
+        command = [
+            "valgrind", "--tool=callgrind", "--dump-before=getsid", f"--callgrind-out-file={directory}/out",
+            sys.executable, "-W", "ignore", "-m", "hwgen.sw.analysis.host_cost", "--inside",
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        tokens = json.loads(done.stdout.splitlines()[-1])
+        dumps = [total_of(Path(directory) / f"out.{2 * (i + 1)}") for i in range(len(tokens))]
+    return [instructions / number for instructions, number in zip(dumps, tokens, strict=True)]
+
+
+def total_of(path: Path) -> int:
+    """Instructions of one dump."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith(("totals:", "summary:"))]
+    return int(lines[-1].split()[1])
+
+
+def guessed() -> list[float]:
+    """CPU time of every case at a guessed rate."""
+    out = []
+    for kind, way, sequences in cases():
+        times: list[float] = []
+        tokens = count(kind, WAYS[way], sequences, lambda times=times: times.append(time.process_time()))  # type: ignore[misc]
+        out.append(GUESSED_RATE * (times[1] - times[0]) / tokens)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help="keep the counts for `hwgen estimate --host`")
+    options = parser.parse_args()
+    if options.inside:
+        inside()
+        return
+    valgrind = shutil.which("valgrind") is not None
+    found = counted_by_valgrind() if valgrind else guessed()
+    how = "counted by valgrind" if valgrind else f"CPU time at a guessed {GUESSED_RATE / 1e9:g} G instructions a second"
+    result: dict[str, Any] = {"how": how, "vocabulary": VOCABULARY, "counts": {}}
+    print(f"instructions a token, {VOCABULARY:,} tokens, {how}")
+    for (kind, way, sequences), instructions in zip(cases(), found, strict=True):
+        print(f"{kind:7} {way:12} {sequences:3} sequences {instructions:12,.0f}")
+        result["counts"].setdefault(kind, {}).setdefault(way, {})[str(sequences)] = round(instructions)
+    if options.write:
+        MEASURED.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

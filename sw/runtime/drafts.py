@@ -1,0 +1,105 @@
+"""Drafts: tokens that may follow are guessed, and verified in the pass that computes the next one.
+
+A pass with a few tokens more costs hardly more, and what a draft has right is computed already. Every token is chosen as it would
+be without drafts, from the same logits and the same random numbers, and a draft is right where it has that token: answers do not
+change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..compiler.pass_costs import PassCosts
+
+__all__ = ["DRAFTS", "Drafter", "PromptLookup"]
+
+#: Where drafts come from: what followed the last tokens when they stood in the text before, or nowhere.
+DRAFTS = ("lookup", "none")
+
+#: Part of a pass of one token that drafts of an answer may cost before they have saved anything, and with every pass.
+DEBT, ALLOWANCE = 0.02, 0.002
+
+#: Of what was seen of drafts, the part that still counts after another token.
+MEMORY = 0.97
+
+
+class PromptLookup:
+    """Finds the last tokens of a text in the text before, and proposes what followed them there."""
+
+    #: Tokens that must be the same, tried in this order.
+    LENGTHS = (3, 2)
+
+    def __init__(self) -> None:
+        #: Where the token behind a group of tokens stands, where the group stood last; groups that end the text are not in it.
+        self._behind: dict[tuple[int, ...], int] = {}
+        self._known = 0
+
+    def propose(self, text: Sequence[int], most: int) -> list[int]:
+        """At most ``most`` tokens that may follow ``text``, which has grown since the last call."""
+        for end in range(self._known, len(text)):
+            for length in self.LENGTHS:
+                if end >= length:
+                    self._behind[tuple(text[end - length : end])] = end
+        self._known = len(text)
+        for length in self.LENGTHS:
+            at = self._behind.get(tuple(text[-length:])) if len(text) >= length else None
+            if at is not None:
+                return list(text[at : at + most])
+        return []
+
+
+@dataclass
+class Drafter:
+    """Drafts of one answer: as long as they pay by the model of a pass, and never for more than what they have saved, and a little
+    to begin with (`DEBT`) and go on with (`ALLOWANCE`): by so much an answer takes longer where every draft is wrong.
+    """
+
+    costs: PassCosts
+    #: Tokens proposed, those of them that were right, and passes since the prompt.
+    proposed: int = 0
+    accepted: int = 0
+    passes: int = 0
+    _lookup: PromptLookup = field(default_factory=PromptLookup)
+    #: Drafted tokens that were looked at, and right, of late.
+    _trials: float = 2.0
+    _hits: float = 1.0
+    #: Cycles of the pass that is asked for beyond those without its draft, and what a right token saves.
+    _extra: float = 0.0
+    _worth: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._credit = DEBT * self.costs.cycles(1, 1)
+
+    def propose(self, text: Sequence[int], most: int, tokens: int = 0, wanted: int = 0) -> list[int]:
+        """A draft behind ``text`` of ``most`` tokens at most, in a pass with ``tokens`` tokens and ``wanted`` logits of others."""
+        draft = self._lookup.propose(text, most)
+        without = self.costs.cycles(tokens + 1, wanted + 1)
+        self._worth = without / (wanted + 1)
+        best, self._extra, gain, likely, expected = 0, 0.0, 0.0, 1.0, 0.0
+        for length in range(1, len(draft) + 1):
+            likely *= self._hits / self._trials
+            expected += likely
+            extra = self.costs.cycles(tokens + 1 + length, wanted + 1 + length) - without
+            if extra > self._credit:
+                break
+            if expected * self._worth - extra > gain:
+                best, gain, self._extra = length, expected * self._worth - extra, extra
+        return draft[:best]
+
+    def settle(self, drafted: int, right: int) -> None:
+        """A pass has ended whose draft of so many tokens began with ``right`` right ones."""
+        self.passes += 1
+        self.proposed += drafted
+        self.accepted += right
+        looked_at = min(drafted, right + 1)
+        self._trials = MEMORY * (self._trials - 2) + 2 + looked_at
+        self._hits = MEMORY * (self._hits - 1) + 1 + right
+        self._credit += ALLOWANCE * self._worth
+        if drafted:
+            self._credit += right * self._worth - self._extra
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Tokens of the answer that a pass gave; None where there was none behind the prompt."""
+        return 1 + self.accepted / self.passes if self.passes else None

@@ -1,0 +1,1 @@
+"""One endpoint before several boards, each with `hwgen serve` of its own."""
