@@ -11,15 +11,18 @@ from torch import Tensor
 
 from ..config import BuildConfig
 from ..decoder import Combine, Stage, Values
+from ..descriptors import Format
 from ..formats import flush, identity_row, rotary_rows, round_bf16, score_constant, widen_bf16
+from ..grouped import GroupedMatrix
 from ..int4 import Int4Matrix
+from ..layout import KV_FORMATS, mixing_strides
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
 from .head import digit_logits, nibble_logits
-from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_kv4, quantize_query_e4m3
-from .linear import dequantize, drain, integer_matmul
+from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_query_e4m3
+from .linear import dequantize, drain, grouped_matmul, integer_matmul
 from .norm import norm_heads, norm_quantize, quantize_int8
-from .rotary import quantize_kv, quantize_query, rotate
+from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .sequence_attention import attend_sequence
 
 __all__ = ["GoldenModel", "GoldenSession"]
@@ -43,6 +46,18 @@ class _TernaryLinear:
         return dequantize(integer_matmul(q.float(), self.weights, 127), scale, self.scale)
 
 
+class _GroupedLinear:
+    """One ternary layer with scales of groups, its weights in units of the scale of the matrix; its inputs are int8."""
+
+    def __init__(self, matrix: GroupedMatrix) -> None:
+        self.weights = torch.from_numpy(matrix.integers()).float()
+        self.scale = matrix.scale
+
+    def __call__(self, activation: Quantized) -> Tensor:
+        q, scale = activation
+        return dequantize(grouped_matmul(q.float(), self.weights), scale, self.scale)
+
+
 class _Int4Linear:
     """One INT4 layer with its weights, in units of their row scales, held in float64; its inputs are e4m3."""
 
@@ -58,6 +73,8 @@ class _Int4Linear:
 def _linear(matrix: Matrix) -> Callable[[Quantized], Tensor]:
     if isinstance(matrix, TernaryMatrix):
         return _TernaryLinear(matrix)
+    if isinstance(matrix, GroupedMatrix):
+        return _GroupedLinear(matrix)
     assert isinstance(matrix, Int4Matrix)
     return _Int4Linear(matrix)
 
@@ -95,8 +112,12 @@ class GoldenModel:
 
     def __init__(self, weights: ModelWeights, config: BuildConfig) -> None:
         w = weights.on_machine()
-        self.shape, self.kv, self.query, self.inputs = w.shape, w.kv, w.query, w.layer.inputs
+        self.shape, self.query, self.inputs = w.shape, w.query, w.layer.inputs
         self.kv_block = config.kv_block
+        self._four_bits = tuple(bits in KV_FORMATS[w.kv] for bits in (Format.INT4_KEYS, Format.INT4_VALUES))
+        strides = mixing_strides(config, w.shape.head_dim)
+        #: What keys (and queries) are mixed by, and values.
+        self._strides = tuple(strides if bits else () for bits in self._four_bits)
         #: What is in front of a stage with a gain, and of one without.
         self._norm, self._quantize = (norm_e4m3, quantize_e4m3) if w.engine == "int4" else (norm_quantize, quantize_int8)
         self._biases = [self._biases_of(layer) for layer in w.layers]
@@ -106,6 +127,7 @@ class GoldenModel:
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
         self._norms = [self._norms_of(layer) for layer in w.layers]
         self._last_norm = _Norm(torch.from_numpy(flush(w.norm)), w.shape.rms_eps, self._norm)
+        self._grouped_head = None if w.grouped_head is None else _GroupedLinear(w.grouped_head)
         self._logits_of = nibble_logits if w.engine == "int4" else digit_logits
         w8, bits = w.quantized_head()
         self._head = torch.from_numpy(w8)
@@ -129,10 +151,11 @@ class GoldenModel:
     # ---- heads ---------------------------------------------------------------------------------------------------
     def _quantize_query(self, y: Tensor) -> Quantized:
         e4m3 = self.query == "e4m3"
-        return (quantize_query_e4m3 if e4m3 else quantize_query)(y, score_constant(self.shape.head_dim, e4m3))
+        constant = score_constant(self.shape.head_dim, e4m3, len(self._strides[0]))
+        return (quantize_query_e4m3 if e4m3 else quantize_query)(mix(y, self._strides[0]), constant)
 
-    def _quantize_kv(self, y: Tensor) -> Quantized:
-        return quantize_kv4(y) if self.kv == "int4" else quantize_kv(y)
+    def _quantize_kv(self, kind: int, y: Tensor) -> Quantized:
+        return quantize_kv(mix(y, self._strides[kind]), four_bits=self._four_bits[kind])
 
     # ---- layers --------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -149,8 +172,9 @@ class GoldenModel:
                     if stage.writes is Values.HEADS:
                         q, k, v = (y.reshape(*tokens.shape, -1, self.shape.head_dim) for y in results)
                         q, k = (rotate(x, still if i in self.shape.unrotated else rows) for x in self._normed_heads(i, (q, k)))
-                        query, keys = self._quantize_query(q), self._quantize_kv(k)
-                        state[Values.ATTENDED] = attend(i, query, keys, self._quantize_kv(v))
+                        attended = attend(i, self._quantize_query(q), self._quantize_kv(0, k), self._quantize_kv(1, v))
+                        attended = unmix(attended.reshape(*tokens.shape, -1, self.shape.head_dim), self._strides[1])
+                        state[Values.ATTENDED] = attended.flatten(-2)
                     else:
                         state[stage.writes] = self._drain(stage, results[0], state.get(stage.writes))
         return state[Values.RESIDUAL]
@@ -170,6 +194,8 @@ class GoldenModel:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         q, scale = self._last_norm(hidden)
+        if self._grouped_head is not None:
+            return self._grouped_head((q, scale))
         return self._logits_of(q, scale, self._head, self._head_scale)
 
     # ---- whole windows -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..int4 import WEIGHT_MAX
 from ..numerics import E4M3_LARGEST, E4M3_MAX, E4M3_UNITS
-from .float32 import bf16_round, column_sum, constant, fadd, fdiv, fmul, fsqrt, int_to_f32, round_int
+from .float32 import column_sum, constant, fadd, fdiv, fmul, fsqrt, int_to_f32
 
 __all__ = [
     "dequantize_rows",
@@ -19,7 +19,6 @@ __all__ = [
     "int4_matmul",
     "norm_e4m3",
     "quantize_e4m3",
-    "quantize_kv4",
     "quantize_query_e4m3",
 ]
 
@@ -28,9 +27,6 @@ _INVERSE = torch.tensor(1.0 / E4M3_LARGEST, dtype=torch.float32)
 
 #: In place of the value of a code that has none.
 _NAN = 1 << 30
-
-#: 1/7 as float32.
-_INVERSE_7 = torch.tensor(1.0 / 7.0, dtype=torch.float32)
 
 
 def e4m3_integers(x: Tensor) -> Tensor:
@@ -114,9 +110,3 @@ def quantize_query_e4m3(y: Tensor, score_constant: float) -> tuple[Tensor, Tenso
     """Query heads ``y [..., d]`` -> ``(e4m3 integers int32 [..., d], scale [...])``; the scale leads to base-2 logarithms."""
     q, a = _absmax(y)
     return q, fmul(a, constant(score_constant))
-
-
-def quantize_kv4(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Key or value heads ``y [..., d]`` -> ``(int8 [..., d] in -7..7, bf16 scale [...] held in float32)``."""
-    scale = bf16_round(fmul(y.abs().amax(dim=-1, keepdim=True), _INVERSE_7))
-    return round_int(fmul(y, fdiv(constant(1.0), scale)), 4).to(torch.int8), scale.squeeze(-1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
 from ..formats import widen_bf16
-from ..layout import Int4Layout, KvBlockLayout
+from ..layout import KvBlockLayout
 from ..operators import (
     OPERATORS,
     State,
@@ -31,25 +31,19 @@ from ..operators import (
     rope_heads,
     skipped,
 )
+from ..panels import panel_beats
 from ..registers import Status
 from ..rounding import ceil_div
 from .attention import AttentionState
 from .float32 import bf16_bits, fmul
 from .head import join_digits
-from .int4 import (
-    dequantize_rows,
-    e4m3_codes,
-    e4m3_values,
-    int4_matmul,
-    norm_e4m3,
-    quantize_kv4,
-    quantize_query_e4m3,
-)
-from .linear import dequantize, drain, integer_matmul
+from .int4 import dequantize_rows, e4m3_codes, e4m3_values, norm_e4m3, quantize_query_e4m3
+from .linear import dequantize, drain
 from .memories import ProgramError
 from .norm import norm_heads, norm_quantize
+from .panels import panel_products
 from .registers import Run
-from .rotary import quantize_kv, quantize_query, rotate
+from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .unpacked_weights import StationaryWeights
 from .vocabulary import Vocabulary
 
@@ -232,9 +226,7 @@ class GoldenMachine(Vocabulary):
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
     def _linear(self, d: Descriptor) -> None:
-        fp8 = Format.FP8 in d.format
-        layout = Int4Layout.of(self.config, d) if fp8 else None
-        size = d.slices * d.row_blocks if layout is None else layout.beats
+        size = panel_beats(self.config, d)
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
             beats = self._segment(d, address, size)
@@ -243,10 +235,7 @@ class GoldenMachine(Vocabulary):
             beats = self._beats(address, size)
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
-        if layout is None:
-            matrix = self._weights.ternary(address, beats, d.slices, d.row_blocks)
-        else:
-            matrix = self._weights.int4(address, beats, layout)
+        matrix = self._weights.panel(d, address, beats)
         if matrix.shape[0] > self.config.panel_rows:
             raise ProgramError(
                 f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
@@ -254,10 +243,7 @@ class GoldenMachine(Vocabulary):
         self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
-        if fp8:
-            acc = int4_matmul(e4m3_values(q.view(torch.uint8)), matrix[:, :inputs])
-        else:
-            acc = integer_matmul(q.float(), matrix[:, :inputs].float(), 127)
+        acc = panel_products(d.format, q, matrix[:, :inputs])
         self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
 
     def _drain(self, d: Descriptor) -> None:
@@ -286,11 +272,16 @@ class GoldenMachine(Vocabulary):
             raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
         heads = self._load(d).reshape(self.count, -1, dim)
         active = slice(self.first, self.first + self.count)
-        rows = torch.from_numpy(self.param)[self._addresses(OPERATORS[d.opcode].param_reads(d))].flatten(1)
         turned = heads.clone()
         rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
-        turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
+        if d.format & (Format.MIX | Format.UNMIX):
+            turned[:, :rotated] = (unmix if Format.UNMIX in d.format else mix)(heads[:, :rotated], (dim // 2,))
+        else:
+            rows = torch.from_numpy(self.param)[self._addresses(OPERATORS[d.opcode].param_reads(d))].flatten(1)
+            turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
         self._store(d, turned[:, :rotated])
+        if Flag.STORE in d.flags:
+            return
         of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
             if Format.FP8_QUERY in d.format:
@@ -303,7 +294,7 @@ class GoldenMachine(Vocabulary):
         for kind, flag in enumerate((Flag.KEYS, Flag.VALUES)):
             if flag not in of:
                 continue
-            k8, k_scale = quantize_kv4(of[flag]) if Format.INT4_KV in d.format else quantize_kv(of[flag])
+            k8, k_scale = quantize_kv(of[flag], four_bits=(Format.INT4_KEYS, Format.INT4_VALUES)[kind] in d.format)
             self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
             self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
 
@@ -365,15 +356,15 @@ class GoldenMachine(Vocabulary):
         """Keys and values of a block in memory, int8 ``[2, kv_heads, kv_block, dim]``, and their scales, bf16 bits ``[2, kv_heads,
         kv_block]``; of a slot that was never written, anything.
         """
-        c, layout = self.config, KvBlockLayout(self.config, dim, Format.INT4_KV in d.format)
+        c, layout = self.config, KvBlockLayout(self.config, dim, d.format)
         beats = np.stack([self._segment(d, self._cache_address(d, run, h, block), layout.beats) for h in range(d.kv_heads)])
         header = beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
-        parts = np.split(beats[:, layout.header_beats : layout.header_beats + 2 * layout.data_beats], 2, axis=1)
-        return np.stack([layout.split(part) for part in parts]), header.swapaxes(0, 1).copy()
+        elements = np.stack([layout.split(kind, beats[:, layout.beats_of(kind)]) for kind in range(2)])
+        return elements, header.swapaxes(0, 1).copy()
 
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
-        layout = KvBlockLayout(c, dim, Format.INT4_KV in d.format)
+        layout = KvBlockLayout(c, dim, d.format)
         self._check_whole_pass(d)
         for run in self.registers.runs:
             for head in range(d.kv_heads):
@@ -383,10 +374,8 @@ class GoldenMachine(Vocabulary):
                     header = beats[: layout.header_beats].reshape(-1).view(np.uint16).reshape(2, c.kv_block)
                     header[:, slots] = self.kv_scale[:, banks, head]
                     for kind in range(2):
-                        first = layout.header_beats + kind * layout.data_beats
-                        data = beats[first : first + layout.data_beats].view(np.int8)
-                        data = data.reshape(layout.data_beats, c.kv_block, c.key_bytes)
-                        data[:, slots] = layout.join(self.kv_store[kind, banks, head, :dim])
+                        data = beats[layout.beats_of(kind)].view(np.int8).reshape(-1, c.kv_block, c.key_bytes)
+                        data[:, slots] = layout.join(kind, self.kv_store[kind, banks, head, :dim])
 
 
 def _widen(bits: npt.NDArray[np.uint16]) -> Tensor:

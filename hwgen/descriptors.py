@@ -92,7 +92,8 @@ class Flag(enum.IntFlag):
     REPLAY = 4
     #: NORM writes the query memory (bank 0) instead of the activation memory.
     TO_QUERY = 8
-    #: DRAIN: y -> scratch. NORM: `heads` heads of `vectors` vectors, each normed by itself -> scratch, where they were.
+    #: DRAIN: y -> scratch. NORM: `heads` heads of `vectors` vectors, each normed by itself -> scratch, where they were. ROPE: heads
+    #: are rotated or mixed, where they lie, and not quantised.
     STORE = 16
     #: DRAIN: max(y, 0)^2 -> scratch
     RELU2 = 32
@@ -138,8 +139,16 @@ class Format(enum.IntFlag):
     PLAIN = 2
     #: ROPE, ATTENTION: e4m3 queries.
     FP8_QUERY = 4
-    #: ROPE, ATTENTION, KV_WRITE: keys and values of 4 bits.
-    INT4_KV = 8
+    #: ROPE, ATTENTION, KV_WRITE: keys of 4 bits.
+    INT4_KEYS = 8
+    #: ROPE, ATTENTION, KV_WRITE: values of 4 bits.
+    INT4_VALUES = 16
+    #: ROPE: in place of the rotary row ones: pairs become difference and sum.
+    MIX = 32
+    #: ROPE: in place of the rotary row halves, the sines negative: what MIX makes of pairs becomes the pairs again.
+    UNMIX = 64
+    #: LINEAR: ternary weights with a scale for every group of inputs (docs/numerics.md).
+    GROUPED = 128
 
 
 @dataclass(frozen=True, kw_only=True)

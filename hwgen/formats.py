@@ -154,9 +154,9 @@ def identity_row(head_dim: int) -> Float:
     return np.repeat(np.array([1, 0], np.float32), head_dim // 2)
 
 
-def score_constant(head_dim: int, fp8_query: bool = False) -> float:
+def score_constant(head_dim: int, fp8_query: bool = False, mixes: int = 0) -> float:
     """log2(e) / (127 sqrt(head_dim)) as float32: from a query's absmax to the scale of its scores. e4m3 queries, as integers,
-    go up to `E4M3_LARGEST` instead of 127.
+    go up to `E4M3_LARGEST` instead of 127. Every time that queries and keys are mixed doubles their product.
     """
     largest = E4M3_LARGEST if fp8_query else 127
-    return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim))))
+    return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim)) * 0.5**mixes))

@@ -6,17 +6,19 @@ of ``beat_bytes``, N of ``groups``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from .config import TRITS_PER_BYTE, BuildConfig
-from .descriptors import Descriptor
+from .descriptors import Descriptor, Format
 from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KvBlockLayout", "arrange_ternary", "matrix_beats", "pack_head", "pack_ternary", "pack_trits", "pad_beats",
-    "unpack_ternary", "vectors_of",
+    "Int4Layout", "KV_FORMATS", "KvBlockLayout", "arrange_ternary", "kv_format_name", "matrix_beats", "mixing_strides",
+    "pack_head", "pack_ternary", "pack_trits", "pad_beats", "unpack_ternary", "unpack_trits", "vectors_of",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -78,6 +80,12 @@ def pack_trits(trits: npt.NDArray[np.int8]) -> Bytes:
     return packed
 
 
+def unpack_trits(packed: Bytes) -> npt.NDArray[np.int8]:
+    """Inverse of :func:`pack_trits` along the last dimension, with the missing inputs."""
+    trits: npt.NDArray[np.int8] = _DIGITS[packed].reshape(*packed.shape[:-1], -1)
+    return trits
+
+
 def arrange_ternary(config: BuildConfig, packed: Bytes, inputs: int) -> Bytes:
     """Rows of packed trits ``[rows, ceil(inputs / 5)]`` -> beats ``[slices * row_blocks, beat_bytes]``.
 
@@ -102,9 +110,7 @@ def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) ->
     """Inverse of :func:`pack_ternary`: ``[rows, inputs]`` int8."""
     slices, blocks = matrix_shape(config, rows, inputs)
     by_row = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
-    packed = by_row.reshape(blocks * config.rows, -1)
-    trits: npt.NDArray[np.int8] = _DIGITS[packed].reshape(blocks * config.rows, -1)
-    return trits[:rows, :inputs]
+    return unpack_trits(by_row.reshape(blocks * config.rows, -1))[:rows, :inputs]
 
 
 class Int4Layout:
@@ -172,40 +178,79 @@ class Int4Layout:
         return by_row[: self.rows, : self.inputs], np.ascontiguousarray(scales), np.ascontiguousarray(midpoints)
 
 
+#: Formats of cached keys and values by name: what the operators of attention say of them.
+KV_FORMATS: Mapping[str, Format] = {
+    "k8v8": Format.NONE,
+    "k8v4": Format.INT4_VALUES,
+    "k4v4": Format.INT4_KEYS | Format.INT4_VALUES,
+}
+
+
+def kv_format_name(format: Format) -> str:
+    """Name of the format of cached keys and values among an operator's formats."""
+    of_kv = format & (Format.INT4_KEYS | Format.INT4_VALUES)
+    return next(name for name, value in KV_FORMATS.items() if value == of_kv)
+
+
+#: Times that heads are mixed at most.
+MIXES = 3
+
+
+def mixing_strides(config: BuildConfig, head_dim: int) -> tuple[int, ...]:
+    """Distances of the elements that are mixed with each other, in this order: an eighth, a quarter and a half of a head, as far
+    as these are whole vectors.
+    """
+    strides: list[int] = []
+    vectors = head_dim // config.width
+    while vectors % 2 == 0 and len(strides) < MIXES:
+        vectors //= 2
+        strides.append(vectors * config.width)
+    return tuple(reversed(strides))
+
+
 class KvBlockLayout:
     """One block of the KV cache: ``kv_block`` keys and values of one key/value head.
 
     Beats: header (bf16 scales of all keys, then of all values), keys, values, padding to whole ring rows. Key beat ``d``
     holds, for every key slot ``s``, elements ``[d, d + 1) * key_bytes`` at bytes ``[s, s + 1) * key_bytes``; value beats alike.
-    With ``int4``, beat ``d`` has what would be beats ``2 d`` (low nibbles) and ``2 d + 1`` (high nibbles), two's complement.
+    Elements of 4 bits are the upper halves of bytes whose lower half is 8: beat ``d`` has those of what would be beats ``2 d`` (as
+    low nibbles) and ``2 d + 1``.
+    Keys are kind 0, values kind 1.
     """
 
-    def __init__(self, config: BuildConfig, head_dim: int, int4: bool = False) -> None:
+    def __init__(self, config: BuildConfig, head_dim: int, format: Format = Format.NONE) -> None:
         self.header_beats = config.header_beats
-        #: Beats of the keys (and of the values) of one block.
-        self.data_beats = head_dim // config.key_bytes // (2 if int4 else 1)
+        #: Whether keys, and values, have 4 bits.
+        self.packed = Format.INT4_KEYS in format, Format.INT4_VALUES in format
+        #: Beats of the keys, and of the values, of one block.
+        self.data_beats = tuple(head_dim // config.key_bytes // (2 if packed else 1) for packed in self.packed)
+        #: First beat of the keys, and of the values.
+        self.first_beats = config.header_beats, config.header_beats + self.data_beats[0]
         #: Beats of a block with padding.
-        self.beats = pad_beats(config, self.header_beats + 2 * self.data_beats)
+        self.beats = pad_beats(config, self.header_beats + sum(self.data_beats))
         #: Bytes of a block.
         self.bytes = self.beats * config.beat_bytes
-        self.int4 = int4
         self._shape = config.kv_block, config.key_bytes
 
-    def join(self, elements: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    def beats_of(self, kind: int) -> slice:
+        """Where in a block the beats of keys or of values are."""
+        return slice(self.first_beats[kind], self.first_beats[kind] + self.data_beats[kind])
+
+    def join(self, kind: int, elements: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """Elements ``[..., slots, head_dim]`` of keys or of values -> what their data beats hold ``[..., data_beats, slots,
         key_bytes]``; any number of slots.
         """
         key_bytes = self._shape[1]
         pieces = elements.reshape(*elements.shape[:-1], elements.shape[-1] // key_bytes, key_bytes).swapaxes(-3, -2)
-        if self.int4:
-            pieces = pieces[..., 0::2, :, :] & 15 | pieces[..., 1::2, :, :] << 4
+        if self.packed[kind]:
+            pieces = pieces[..., 0::2, :, :] >> 4 & 15 | pieces[..., 1::2, :, :] & -16
         return pieces
 
-    def split(self, beats: Bytes) -> npt.NDArray[np.int8]:
+    def split(self, kind: int, beats: Bytes) -> npt.NDArray[np.int8]:
         """Inverse of :meth:`join` for whole data beats ``[..., data_beats, beat_bytes]``: ``[..., kv_block, head_dim]``."""
         pieces = beats.view(np.int8).reshape(*beats.shape[:-1], *self._shape)
-        if self.int4:
-            pieces = np.stack((pieces << 4 >> 4, pieces >> 4), axis=-3)
+        if self.packed[kind]:
+            pieces = np.stack((pieces << 4 | 8, pieces & -16 | 8), axis=-3)
             pieces = pieces.reshape(*beats.shape[:-2], 2 * beats.shape[-2], *self._shape)
         slots, key_bytes = self._shape
         return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], slots, pieces.shape[-3] * key_bytes)

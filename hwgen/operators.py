@@ -198,9 +198,13 @@ def _rotated(d: Descriptor) -> Vectors:
 _HEADS = {Flag.QUERIES: State.QUERIES, Flag.KEYS: State.KEYS, Flag.VALUES: State.VALUES}
 
 
+def _rotary(d: Descriptor) -> Vectors:
+    return Vectors() if d.format & (Format.MIX | Format.UNMIX) else Vectors(d.param, d.param_stride, d.head_vectors)
+
+
 def _rope_writes(d: Descriptor) -> State:
     state = State.NONE
-    for flag in rope_heads(d):
+    for flag in () if Flag.STORE in d.flags else rope_heads(d):
         state |= _HEADS[flag]
     return state
 
@@ -256,7 +260,7 @@ OPERATORS: Mapping[Opcode, Operator] = {
         # Writes queries, and the KV store that KV_WRITE reads.
         unit=Unit.VECTOR, after=_SCRATCH_WRITERS | {Unit.KV_WRITER},
         scratch_reads=lambda d: Vectors(d.src, d.src_stride, sum(rope_heads(d).values()) * d.head_vectors), scratch_writes=_rotated,
-        param_reads=lambda d: Vectors(d.param, d.param_stride, d.head_vectors),
+        param_reads=_rotary,
         writes=_rope_writes,
     ),
     Opcode.LINEAR: Operator(

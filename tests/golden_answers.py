@@ -16,9 +16,10 @@ import numpy as np
 from hwgen.sw.devices.device import Device
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
-from hwgen.sw.runtime.scheduler import Job, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from tests.system.small import MEMORY_BYTES, small_image
 from tests.virtual_board import CONFIG, PROMPT, image
 

@@ -179,7 +179,7 @@ def ternary(head: str) -> Callable[[], Image]:
 
 @pytest.mark.parametrize("make", [
     ternary("exact"), ternary("shortlist"),
-    lambda: compile_model(INT4, random_weights(INT4_SHAPE, 1, LLAMA, "int4", kv="int4", query="e4m3", group=64)),
+    lambda: compile_model(INT4, random_weights(INT4_SHAPE, 1, LLAMA, "int4", kv="k4v4", query="e4m3", group=64)),
 ], ids=["exact", "shortlist", "int4"])
 def test_the_table_is_true_of_the_golden_machine(make: Callable[[], Image], monkeypatch: pytest.MonkeyPatch) -> None:
     image = make()

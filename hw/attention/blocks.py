@@ -60,8 +60,10 @@ class Walk:
         #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
         self.room = Signal()
         self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
-        #: Blocks of the ring hold two elements a byte.
-        self.int4: Value = Signal(name="int4") if config.int4_kv else Const(0)
+        #: Keys, and values, are kept two elements a byte; the beat that is asked for is.
+        self.packed_keys, self.packed_values, self.packed = (
+            (Signal(name=name) if config.int4_kv else Const(0)) for name in ("packed_keys", "packed_values", "packed")
+        )
 
 
 class Landing:
@@ -172,8 +174,16 @@ class BlockBuffer(wiring.Component):
             walk.last.eq(walk.step == walk.last_step),
         ]
         if config.int4_kv:
-            m.d.sync += walk.int4.eq((command.format & Format.INT4_KV).any() & ~self.direct)
-            m.d.comb += walk.last.eq(walk.step == Mux(walk.int4 & ~walk.own, walk.last_step >> 1, walk.last_step))
+            m.d.sync += [
+                walk.packed_keys.eq((command.format & Format.INT4_KEYS).any() & ~self.direct),
+                walk.packed_values.eq((command.format & Format.INT4_VALUES).any() & ~self.direct),
+            ]
+            m.d.comb += [
+                walk.packed.eq(Mux(walk.in_values, walk.packed_values, walk.packed_keys)),
+                walk.last.eq(
+                    Mux(walk.packed & ~walk.own, walk.step == walk.last_step >> 1, walk.step == walk.last_step)
+                ),
+            ]
         m.d.sync += walk.last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1)
         m.d.comb += walk.aligned.eq(walk.phase == config.groups - 1)
         with m.If(walk.accept):
@@ -298,8 +308,9 @@ class BlockBuffer(wiring.Component):
         # Two beats of the store make one of 4-bit elements.
         store_data, store_step, whole = self.store.data, landing.step, Const(1)
         if config.int4_kv:
-            store_data = Mux(walk.int4, push_beat(data, store_data), store_data)
-            store_step, whole = Mux(walk.int4, landing.step >> 1, landing.step), ~walk.int4 | landing.step[0]
+            packed = Mux(landing.values, walk.packed_values, walk.packed_keys)
+            store_data = Mux(packed, push_beat(data, store_data), store_data)
+            store_step, whole = Mux(packed, landing.step >> 1, landing.step), ~packed | landing.step[0]
         m.d.sync += [
             key_written.eq((landing.keys & whole) | (taken & walk.in_keys)),
             value_written.eq((landing.values & whole) | (taken & walk.in_values)),
@@ -321,7 +332,7 @@ class BlockBuffer(wiring.Component):
         with m.If(key_written & completes):
             m.d.sync += keys_written.eq(Mux(last_written, 0, write_step + 1))
             if config.int4_kv:
-                with m.If(walk.int4 & ~last_written):
+                with m.If(walk.packed_keys & ~last_written):
                     m.d.sync += keys_written.eq((write_step + 1) << 1)
         write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
         offered = key_written & self.direct
@@ -348,8 +359,8 @@ class BlockBuffer(wiring.Component):
         beat, slot = 8 * config.beat_bytes, 8 * config.key_bytes
         m.submodules.keys = key_memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
         m.submodules.values = value_memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
-        key, key_dim = self._expanded(m, "key", walk.int4, key_memory.data)
-        value, value_dim = self._expanded(m, "value", walk.int4, value_memory.data)
+        key, key_dim = self._expanded(m, "key", walk.packed_keys, key_memory.data)
+        value, value_dim = self._expanded(m, "value", walk.packed_values, value_memory.data)
         m.d.comb += [
             key_memory.write_en.eq(strobe & key_written.replicate(config.kv_block)),
             key_memory.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
@@ -388,13 +399,14 @@ class BlockBuffer(wiring.Component):
             self.value_scale.eq(scales.value_scale),
         ]
 
-    def _expanded(self, m: Module, kind: str, int4: Value, beat: Value) -> tuple[Value, Value]:
-        """The elements ``[dim, dim + 1) * key_bytes``, made of the beat that the memory gives, and where to read that."""
+    def _expanded(self, m: Module, kind: str, two: Value, beat: Value) -> tuple[Value, Value]:
+        """The elements ``[dim, dim + 1) * key_bytes``, made of the beat that the memory gives, and where to read that. ``two``: a
+        beat is two of elements."""
         dim = getattr(self, f"{kind}_dim")
         if not self.config.int4_kv:
             return beat, dim
         place = Signal(len(dim), name=f"{kind}_place")
         packed, upper = Signal(name=f"{kind}_packed"), Signal(name=f"{kind}_upper")
-        m.d.comb += place.eq(Mux(int4, dim >> 1, dim))
-        m.d.sync += [packed.eq(int4), upper.eq(int4 & dim[0])]
+        m.d.comb += place.eq(Mux(two, dim >> 1, dim))
+        m.d.sync += [packed.eq(two), upper.eq(two & dim[0])]
         return expand_beat(beat, packed, upper), place

@@ -30,12 +30,12 @@ class CandidateList(wiring.Component):
     first. One list at a time takes candidates.
 
     Candidates come one a cycle, in bursts that are reserved ahead, and wait in a queue. One that is not better than the last entry
-    leaves the queue in one cycle; another climbs the list from its end, an entry a cycle and one cycle more. That is rare: of n
+    is dropped in one cycle; another climbs the list from its end, an entry a cycle and three cycles more. That is rare: of n
     candidates in random order about ``size * ln(n / size)`` enter the list.
 
     ::
 
-        cycle after the queue    0       1       2       3
+        cycle after the queue    1       2       3       4
         address                  p - 1   p - 2   p - 3   p - 4     from the last place p on
         above                            -       p - 1   p - 2
         written                  -       -       p       p - 1     the candidate where it is not better than above
@@ -88,23 +88,25 @@ class CandidateList(wiring.Component):
         put, get = entries.write_port(), entries.read_port()
         #: Where the list begins; the key of its last entry.
         base, worst = Signal(len(self.entry)), Signal(32)
-        #: The candidate at work, key first, and its place; the entry before that, once it is ``known``.
+        #: The candidate at work, key first, where one is ``held``, and its place; the entry before that, once it is ``known``.
         candidate, above = (Signal(32 + self.bits, reset_less=True, name=name) for name in ("candidate", "above"))
         filled, place = Signal(range(size + 1)), Signal(bits_for(size))
-        climbing, known, better = Signal(), Signal(), Signal()
+        held, climbing, known, better = Signal(), Signal(), Signal(), Signal()
         #: The entry before the place that the next candidate comes to; the one to be read for this one.
         last, reader = Signal.like(base, name="last"), Signal.like(base, name="reader")
         reserved = Signal(range(depth + 1))
-        full, pop = Signal(), Signal()
+        full, deciding, enters, pop = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             queue.w_en.eq(self.valid),
             queue.w_data.eq(Cat(ordered(self.logit), self.index)),
-            pop.eq(queue.r_rdy & ~climbing),
+            deciding.eq(held & ~climbing),
+            enters.eq(~full | (candidate[:32] > worst)),
+            pop.eq(queue.r_rdy & (~held | (~climbing & ~enters))),
             queue.r_en.eq(pop),
             self.free.eq(depth - reserved),
-            self.busy.eq(queue.r_rdy | climbing),
+            self.busy.eq(queue.r_rdy | held),
             full.eq(filled == size),
-            get.addr.eq(Mux(climbing, reader, Mux(queue.r_rdy, last, self.entry))),
+            get.addr.eq(Mux(climbing, reader, Mux(held, last, self.entry))),
             self.logit_of_entry.eq(restored(get.data[:32])),
             self.index_of_entry.eq(get.data[32:]),
             better.eq((place != 0) & (candidate[:32] > above[:32])),
@@ -114,24 +116,24 @@ class CandidateList(wiring.Component):
         ]
         m.d.sync += [
             reserved.eq(reserved + self.reserve - pop),
-            # Right when a candidate comes: two cycles after the list was opened, or the one before found its place.
+            # Right when a candidate is looked at: two cycles after the list was opened, or the one before found its place.
             last.eq(base + Mux(full, size - 2, filled - 1)),
             reader.eq(Mux(climbing, reader, last) - 1),
             above.eq(get.data),
             known.eq(climbing & (~known | better)),
         ]
         with m.If(climbing & known):
-            m.d.sync += [place.eq(place - 1), climbing.eq(better)]
+            m.d.sync += [place.eq(place - 1), climbing.eq(better), held.eq(better)]
             with m.If(place == size - 1):
                 m.d.sync += worst.eq(put.data[:32])
-        with m.If(pop):
-            m.d.sync += candidate.eq(queue.r_data)
+        with m.If(deciding):
+            m.d.sync += [place.eq(Mux(full, size - 1, filled)), climbing.eq(enters), held.eq(enters)]
             with m.If(~full):
-                m.d.sync += [filled.eq(filled + 1), place.eq(filled), climbing.eq(1)]
-            with m.Elif(queue.r_data[:32] > worst):
-                m.d.sync += [place.eq(size - 1), climbing.eq(1)]
+                m.d.sync += filled.eq(filled + 1)
+        with m.If(pop):
+            m.d.sync += [candidate.eq(queue.r_data), held.eq(1)]
         with m.If(self.clear | self.resume):
-            m.d.sync += [base.eq(self.list * size), reserved.eq(0), climbing.eq(0)]
+            m.d.sync += [base.eq(self.list * size), reserved.eq(0), climbing.eq(0), held.eq(0)]
         self._remember(m, filled, worst)
         return m
 

@@ -169,10 +169,13 @@ class ScoreStage(wiring.Component):
         # The last round of the run before has slots of this one.
         shared = Signal()
         word, scale = Signal(len(walk.word)), Signal(len(walk.run_scale))
+        # Where it has none; the tail rests in LOOK_UP.
+        next_word, next_scale = Signal.like(word, name="next_word"), Signal.like(scale, name="next_scale")
+        m.d.sync += [next_word.eq(walk.tail_word + walk.round_words), next_scale.eq(walk.tail_scale + command.kv_heads)]
         m.d.comb += [
             shared.eq(walk.rounds.last == self.run.first),
-            word.eq(walk.tail_word + Mux(shared, 0, walk.round_words)),
-            scale.eq(walk.tail_scale + Mux(shared, 0, command.kv_heads)),
+            word.eq(Mux(shared, walk.tail_word, next_word)),
+            scale.eq(Mux(shared, walk.tail_scale, next_scale)),
         ]
         with m.FSM():
             with m.State("IDLE"):

@@ -39,7 +39,7 @@ class ShortList(wiring.Component):
         A list is not ready for the next token's vectors; from the cycle after ``start``, and from two cycles after a token's last
         vector.
     complete : Out(1)
-        No score is on its way to a list, from the cycle after a last vector on.
+        No score is on its way to a list, and none was in the cycle before. The cycle after ``start`` is the first that knows of it.
     number, index : In, block : Out, for two readers, while ``complete``
         Entry ``index`` of list ``number``, and its block: one cycle later where ``read`` was set, for the first reader; for the
         second one two cycles after one in which ``read`` was not set.
@@ -155,11 +155,10 @@ class ShortList(wiring.Component):
         m.d.comb += opening.eq(self.start | waiting)
         with m.If(self.start):
             m.d.sync += waiting.eq(1)
-        m.d.sync += self.busy.eq(1)
+        m.d.sync += [self.busy.eq(1), self.complete.eq(0)]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.complete.eq(~opening)
-                m.d.sync += [self.busy.eq(opening), number.eq(self.list), tokens_left.eq(self.tokens)]
+                m.d.sync += [self.busy.eq(opening), self.complete.eq(~opening), number.eq(self.list), tokens_left.eq(self.tokens)]
                 with m.If(opening):
                     m.d.sync += waiting.eq(0)
                     m.next = "OPEN"

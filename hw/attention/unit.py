@@ -48,7 +48,8 @@ class AttentionUnit(wiring.Component):
     ATTENTION: all tokens of the pass; ``heads``, ``kv_heads``, ``head_vectors``; output of token t, head n at
     ``dst + t * dst_stride + n * head_vectors``. Consumes, for each run and each key/value head, ``ceil(position / kv_block)``
     blocks of ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`; the slots of this run's tokens in them are not used.
-    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KV`` keys and values have 4 bits (builds that have them).
+    With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KEYS`` and ``INT4_VALUES`` those have 4 bits (builds that
+    have them).
     HEAD of wanted token ``first``, in builds with a ternary engine: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as
     :func:`hwgen.layout.pack_head` makes them, those of the token's short list in its order; of ``stride`` rows of the vocabulary.
 

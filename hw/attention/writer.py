@@ -68,8 +68,8 @@ class Walk:
         self.asking, self.missed = Signal(), Signal()
         #: The register that becomes a beat.
         self.beat = Signal(8 * config.beat_bytes, reset_less=True)
-        #: Two beats of the store make one of 4-bit elements.
-        self.int4: Value = Signal(name="int4") if config.int4_kv else Const(0)
+        #: Two beats of the store, of what is read next, make one of 4-bit elements.
+        self.packed: Value = Signal(name="packed") if config.int4_kv else Const(0)
 
 
 class KvWriter(wiring.Component):
@@ -79,7 +79,8 @@ class KvWriter(wiring.Component):
     Token t of a run is position ``position + t`` of its context, which is slot ``(position + t) % kv_block`` of its block: so far
     the store turns its beats. Byte strobes are set for the slots of the run's tokens alone.
 
-    With ``Format.INT4_KV`` (builds that have it) two beats of the store, which hold elements of -7 .. 7, make one of memory.
+    With ``Format.INT4_KEYS`` or ``INT4_VALUES`` (builds that have them) one beat of memory has the upper halves of the elements of
+    two beats of the store.
 
     The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 2 cycles, a header beat a
     cycle for each of its scales.
@@ -145,7 +146,9 @@ class KvWriter(wiring.Component):
         ]
         m.d.sync += walk.last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
         if config.int4_kv:
-            m.d.sync += walk.int4.eq((command.format & Format.INT4_KV).any())
+            m.d.comb += walk.packed.eq(
+                (command.format & Mux(walk.value, Format.INT4_VALUES, Format.INT4_KEYS)).any()
+            )
         with m.If(walk.fill):
             m.d.sync += walk.scale.eq(walk.scale + 1)
         with m.If(walk.ask | walk.load_odd):
@@ -163,7 +166,7 @@ class KvWriter(wiring.Component):
         with m.If(filled):
             m.d.sync += beat.eq(Cat(beat[16:], Mux(of_value, self.store.scales[16:], self.store.scales[:16])))
         with m.Elif(walk.load_even | walk.load_odd):
-            m.d.sync += beat.eq(Mux(walk.int4, push_beat(beat, data), data) if self.config.int4_kv else data)
+            m.d.sync += beat.eq(Mux(walk.packed, push_beat(beat, data), data) if self.config.int4_kv else data)
 
     def _connect_beats(self, m: Module, walk: Walk) -> None:
         """Strobes of the slots of this pass's tokens, for header and data; padding has none."""
@@ -286,7 +289,7 @@ class KvWriter(wiring.Component):
         m.d.sync += walk.odd.eq(1)
         m.next = "SEND"
         if self.config.int4_kv:
-            with m.If(walk.int4):
+            with m.If(walk.packed):
                 m.next = "ODD"
 
     def _next_beat(self, m: Module, walk: Walk, arrived: Value) -> None:

@@ -50,7 +50,7 @@ class Prefetcher(wiring.Component):
         Block by entry of the short list of that wanted token. ``shortlist_read``: its number is taken in the next cycle.
     shortlist_complete : In(1)
         An operator that reads a short list has started, and no score is on its way to any of them: the lists of a pass are complete
-        before the first of these operators. The segments wait for that, and a cycle more: it comes from afar.
+        before the first of these operators. The segments wait for that.
     segments : Out(Segment)
     idle : Out(1)
         1 in reset, and from END of a program until the next descriptor comes.
@@ -93,8 +93,6 @@ class Prefetcher(wiring.Component):
             segment.p.beats.eq(d.stream_beats),
         ]
 
-        complete = Signal()
-        m.d.sync += complete.eq(self.shortlist_complete)
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptors.ready.eq(1)
@@ -104,7 +102,7 @@ class Prefetcher(wiring.Component):
             with m.State("DECODE"):
                 self._decode(m, walk, active)
             self._open_run(m, walk)
-            with m.State("HOLD"), m.If(complete):
+            with m.State("HOLD"), m.If(self.shortlist_complete):
                 m.next = "LOOK_UP"
             self._find_address(m, walk)
             with m.State("EMIT"), m.If(segment.ready):

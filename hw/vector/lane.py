@@ -56,9 +56,11 @@ def LaneControl(config: BuildConfig) -> data.StructLayout:
     """Selections that all lanes share; each acts in the cycle that is given (see `hwgen.hw.vector.step`).
 
     HELD: ``dequantize`` takes accumulator and ``scale`` as the first operands, ``unscaled`` takes 1.0 for the
-    ``unrotated`` makes the second product 0. GATE - 1: ``gate``. GATE: ``chain``. FIRST_PRODUCT or SECOND_PRODUCT:
+    ``unrotated`` makes the second product 0; with ``mixed`` it takes 1.0 as its second operand, and with ``halved`` the two take
+    0.5 and -0.5. GATE - 1: ``gate``. GATE: ``chain``. FIRST_PRODUCT or SECOND_PRODUCT:
     ``addend``, and with the first ``minus``. QUANTIZED: ``e4m3`` takes e4m3 codes, not int8. The whole operator:
-    ``row_scaled`` takes the parameter data for the row scales, not 1.0. The last two only where there is a choice.
+    ``row_scaled`` takes the parameter data for the row scales, not 1.0. The last two, ``mixed`` and ``halved`` only where there is
+    a choice.
     """
     fields: dict[str, ShapeLike] = {
         "dequantize": 1, "unscaled": 1, "square": 1, "second": 1, "unrotated": 1,
@@ -68,6 +70,8 @@ def LaneControl(config: BuildConfig) -> data.StructLayout:
         fields["e4m3"] = 1
     if config.has_int4 and config.has_ternary:
         fields["row_scaled"] = 1
+    if config.int4_kv:
+        fields |= {"mixed": 1, "halved": 1}
     return data.StructLayout(fields)
 
 
@@ -145,6 +149,8 @@ class Lane(wiring.Component):
             m.d.sync += b.eq(self.scale)
         with m.Elif(control.unscaled):
             m.d.sync += b.eq(ONE)
+            if config.int4_kv:
+                m.d.sync += b[23].eq(~control.halved)  # 0.5
         with m.Elif(~control.second):
             m.d.sync += b.eq(held_param)
         m.d.comb += [first.a.eq(a), first.b.eq(b), self.product.eq(first.o)]
@@ -164,6 +170,9 @@ class Lane(wiring.Component):
             m.d.sync += d.eq(gate)
         with m.Elif(control.unrotated):
             m.d.sync += d.eq(0)
+            if config.int4_kv:
+                with m.If(control.mixed):
+                    m.d.sync += [d.eq(ONE), d[23].eq(~control.halved), d[31].eq(control.halved)]
         with m.Elif(control.square):
             m.d.sync += d.eq(held)
         with m.Elif(~control.second):

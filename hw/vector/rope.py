@@ -21,6 +21,8 @@ class Walk:
         # The cycle's step, if any
         self.do_rotate, self.do_quantize = Signal(), Signal(name="do_quantize")
         # Of the operator
+        #: Heads are rotated, not quantised.
+        self.stores = Signal()
         self.group, self.heads_left = Signal(8), Signal(8, name="heads_left")  # query heads of one key/value head
         self.last_member = Signal(8)  # one less
         self.last_kv_head = Signal.like(tag.kv_head, name="last_kv_head")
@@ -55,14 +57,14 @@ class Walk:
 
 class RopeSteps(wiring.Component):
     """Steps of ROPE: a token's query, key and value heads once to be rotated and for their maxima, then once to be
-    quantised.
+    quantised; with STORE they are rotated alone.
 
     ::
 
         IDLE - GROUP (heads / kv_heads) - OFFSET - BASE - READY - TOKEN - ROTATE - WAIT (dividing) - QUANTIZE - GAP ->
         TOKEN
-                                                                                                   \\ FLUSH (drained)
-                                                                                                   - done
+                                                                           \\ TOKEN                 \\ FLUSH (drained)
+                                                                           \\ FLUSH (STORE)         - done
 
     Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row.
 
@@ -112,6 +114,7 @@ class RopeSteps(wiring.Component):
             return descriptor.flags[flag.value.bit_length() - 1]
 
         m.d.comb += [
+            walk.stores.eq(has(Flag.STORE)),
             walk.first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
             walk.last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
         ]
@@ -212,19 +215,18 @@ class RopeSteps(wiring.Component):
                 m.d.comb += walk.do_rotate.eq(1)
                 with m.If(walk.last_vector & walk.last_head):
                     m.next = "WAIT"
+                    with m.If(walk.stores):
+                        self._next_token(m, walk)
+                        m.next = "TOKEN"
+                        with m.If(walk.last_token):
+                            m.next = "FLUSH"
             with m.State("WAIT"), m.If(walk.may_quantize | self.dividing):
                 m.next = "QUANTIZE"
             with m.State("QUANTIZE"):
                 m.d.comb += walk.do_quantize.eq(1)
                 with m.If(walk.last_vector & walk.last_head):
-                    m.d.sync += [
-                        walk.position.eq(walk.position + 1),
-                        walk.source.eq(walk.source + descriptor.src_stride),
-                        walk.param.eq(walk.param + descriptor.param_stride),
-                        walk.slot_base.eq(walk.slot_base + walk.group),
-                        walk.token.eq(walk.token + 1),
-                        walk.gap.eq(CHAIN_GAP),
-                    ]
+                    self._next_token(m, walk)
+                    m.d.sync += walk.gap.eq(CHAIN_GAP)
                     m.next = "GAP"
                     with m.If(walk.last_token):
                         m.next = "FLUSH"
@@ -237,6 +239,16 @@ class RopeSteps(wiring.Component):
             with m.State("FINISH"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
+
+    def _next_token(self, m: Module, walk: Walk) -> None:
+        descriptor = self.op.descriptor
+        m.d.sync += [
+            walk.position.eq(walk.position + 1),
+            walk.source.eq(walk.source + descriptor.src_stride),
+            walk.param.eq(walk.param + descriptor.param_stride),
+            walk.slot_base.eq(walk.slot_base + walk.group),
+            walk.token.eq(walk.token + 1),
+        ]
 
     def _next_head(self, m: Module, walk: Walk) -> None:
         """Step to the walk.head after this one: the walk.group of each key/value walk.head's queries, then the keys, then the

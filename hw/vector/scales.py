@@ -19,7 +19,7 @@ from ..interfaces import KvScaleWrite, QueryScaleWrite, index_bits
 from .lane import ONE
 from .step import GATE, Kind, place_bits
 
-__all__ = ["HeadName", "Scales", "formats_of"]
+__all__ = ["E4M3_FORMATS", "HeadName", "Scales", "formats_of"]
 
 
 def _bits(value: float) -> int:
@@ -30,6 +30,10 @@ def _bits(value: float) -> int:
 INVERSE_E4M3 = _bits(1.0 / E4M3_LARGEST)
 
 
+#: Formats in which the largest code is not 127.
+E4M3_FORMATS = Format.FP8 | Format.FP8_QUERY
+
+
 def formats_of(config: BuildConfig) -> Format:
     """Number formats that the vector unit of this build knows beside those of ternary models."""
     formats = Format.NONE
@@ -38,7 +42,7 @@ def formats_of(config: BuildConfig) -> Format:
     if config.fp8_query:
         formats |= Format.FP8_QUERY
     if config.int4_kv:
-        formats |= Format.INT4_KV
+        formats |= Format.INT4_KEYS | Format.INT4_VALUES | Format.MIX | Format.UNMIX
     return formats
 
 
@@ -68,8 +72,7 @@ class Scales(wiring.Component):
     query_scale : Out(QueryScaleWrite), kv_scale : Out(KvScaleWrite), score_constant : In(32), kv_heads : In(8)
         Scales of heads leave: peak * ``score_constant``, and bf16 of peak / 127.
     formats : In(8)
-        Of the operator, in builds that know any: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY, 7
-        for keys and values with INT4_KV.
+        Of the operator, in builds with e4m3: 448 takes the place of 127 for tokens with FP8 and for queries with FP8_QUERY.
     mean_valid : In(1), sum, inverse_n : In(32), product_valid : Out(1), product : Out(32)
         Multiply ``sum`` by ``inverse_n``; ``product_valid`` and ``product`` follow.
     variance_valid : In(1), variance : In(32), variance_ready : Out(1), token : In, to_query : In(1)
@@ -117,7 +120,7 @@ class Scales(wiring.Component):
             "token": In(token),
             "to_query": In(1),
             "head": In(1),
-            **({"formats": In(8)} if formats_of(config) else {}),
+            **({"formats": In(8)} if formats_of(config) & E4M3_FORMATS else {}),
             "busy": Out(1),
             "load": In(1),
             "load_token": In(token),
@@ -283,8 +286,6 @@ class Scales(wiring.Component):
         value: Value = Const(_bits(1.0 / 127.0), 32)
         if self.config.has_int4:
             value = Mux((name.kind == Kind.TOKEN) & self._has(Format.FP8), INVERSE_E4M3, value)
-        if self.config.int4_kv:
-            value = Mux((name.kind != Kind.TOKEN) & self._has(Format.INT4_KV), _bits(1.0 / 7.0), value)
         return value
 
     def _largest(self, name: data.View) -> Value:

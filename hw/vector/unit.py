@@ -27,7 +27,7 @@ from .lane import ONE, Addend, Gate, Lane, LaneControl
 from .norm import NormSteps
 from .peak import Peak
 from .rope import RopeSteps
-from .scales import HeadName, Scales, formats_of
+from .scales import E4M3_FORMATS, HeadName, Scales, formats_of
 from .step import CHAIN_SUM, FIRST_PRODUCT, GATE, HELD, QUANTIZED, SECOND_PRODUCT, SHORT_SUM, Kind, Strobes, Tag
 
 __all__ = ["VectorUnit"]
@@ -128,9 +128,7 @@ class VectorUnit(wiring.Component):
         self._measure(m, steps, products, totals)
         self._connect_scales(m, steps)
         self._write_scratch(m, steps, totals)
-        self._connect_quantized(
-            m, steps.strobes[QUANTIZED].quantize, steps.tags[QUANTIZED], Cat(quantized), steps.flags[Flag.TO_QUERY]
-        )
+        self._connect_quantized(m, steps, Cat(quantized))
         return m
 
     def _connect_generators(self, m: Module, steps: Pipeline) -> None:
@@ -150,6 +148,7 @@ class VectorUnit(wiring.Component):
         m.d.comb += drained.eq(
             (steps.strobes[QUANTIZED].quantize & steps.tags[QUANTIZED].final)
             | ((steps.strobes[CHAIN_SUM].drain | steps.strobes[CHAIN_SUM].store) & steps.tags[CHAIN_SUM].final)
+            | (steps.strobes[SHORT_SUM].rotate & steps.tags[SHORT_SUM].final & steps.flags[Flag.STORE])
         )
         for _, generator in generators:
             wiring.connect(m, wiring.flipped(op), generator.op)
@@ -192,14 +191,17 @@ class VectorUnit(wiring.Component):
         held, product, gate, chained = (steps.strobes[at] for at in (HELD, FIRST_PRODUCT, GATE, SECOND_PRODUCT))
         held_kind = steps.tags[HELD].kind
         control = Signal(LaneControl(config))
+        constant_row: Value = held_kind == Kind.VALUE
+        if config.int4_kv:
+            mixed, halved = steps.has(Format.MIX | Format.UNMIX), steps.has(Format.UNMIX)
+            constant_row |= mixed
+            m.d.comb += [control.mixed.eq(mixed & (held_kind != Kind.VALUE)), control.halved.eq(held.rotate & halved)]
         m.d.comb += [
             control.dequantize.eq(held.drain),
-            control.unscaled.eq(
-                (held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & (held_kind == Kind.VALUE))
-            ),
+            control.unscaled.eq((held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & constant_row)),
             control.square.eq(held.sum),
             control.second.eq(held.rotate & steps.tags[HELD].second),
-            control.unrotated.eq(held.rotate & (held_kind == Kind.VALUE)),
+            control.unrotated.eq(held.rotate & constant_row),
             control.chain.eq(gate.quantize | gate.store | gate.drain),
             control.addend.eq(columns.addend),
             control.minus.eq(product.rotate & ~steps.tags[FIRST_PRODUCT].second),
@@ -291,7 +293,8 @@ class VectorUnit(wiring.Component):
             name.kind.eq(measured.kind),
             name.place.eq(measured.place),
             name.kv_head.eq(measured.kv_head),
-            peak.valid.eq(product.sum | rotated.rotate),
+            # Heads that are not quantised have no scales.
+            peak.valid.eq(product.sum | (rotated.rotate & ~steps.flags[Flag.STORE])),
             peak.first.eq(measured.first),
             peak.last.eq(measured.last),
             peak.x.eq(Mux(rotated.rotate, Cat(totals), Cat(products))),
@@ -321,7 +324,7 @@ class VectorUnit(wiring.Component):
         ]
         with m.If(norm.rewind):
             m.d.sync += [token_to_query.eq(steps.flags[Flag.TO_QUERY]), head.eq(steps.flags[Flag.STORE])]
-        if formats_of(config):
+        if formats_of(config) & E4M3_FORMATS:
             m.d.comb += scales.formats.eq(steps.formats)
         wiring.connect(m, scales.query_scale, wiring.flipped(self.query_scale))
         wiring.connect(m, scales.kv_scale, wiring.flipped(self.kv_scale))
@@ -336,9 +339,10 @@ class VectorUnit(wiring.Component):
             self.scratch_write.data.eq(Cat(totals)),
         ]
 
-    def _connect_quantized(self, m: Module, valid: Value, tag: data.View, elements: Value, to_query: Value) -> None:
+    def _connect_quantized(self, m: Module, steps: Pipeline, elements: Value) -> None:
         """Vectors of int8 or e4m3: tokens to the activation memory (the query memory with TO_QUERY), heads to their memories."""
-        descriptor = self.op.descriptor
+        descriptor, to_query = self.op.descriptor, steps.flags[Flag.TO_QUERY]
+        valid, tag = steps.strobes[QUANTIZED].quantize, steps.tags[QUANTIZED]
         of_token = tag.kind == Kind.TOKEN
         of_query = tag.kind == Kind.QUERY
         activation, query, kv = self.activation, self.query, self.kv
@@ -363,3 +367,9 @@ class VectorUnit(wiring.Component):
             kv.vector.eq(tag.target),
             kv.data.eq(elements),
         ]
+        if self.config.int4_kv:
+            four_bits = Signal(reset_less=True)  # of the next cycle's vector
+            of_value = steps.tags[QUANTIZED - 1].kind == Kind.VALUE
+            m.d.sync += four_bits.eq(Mux(of_value, steps.has(Format.INT4_VALUES), steps.has(Format.INT4_KEYS)))
+            for byte in range(self.config.width):
+                m.d.comb += kv.data[8 * byte : 8 * byte + 4].eq(Mux(four_bits, 8, elements[8 * byte : 8 * byte + 4]))

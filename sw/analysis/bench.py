@@ -60,6 +60,8 @@ class BenchPlan:
     check: str = "outputs"
     #: LM head, one of `hwgen.sw.compiler.compile.HEADS`.
     head: str = "exact"
+    #: Format of cached keys and values.
+    kv: str = "k8v8"
     seed: int = 0
     #: How the simulated memory answers.
     memory: MemoryConditions = USUAL
@@ -99,7 +101,7 @@ class Bench:
             raise HwgenError("usage", f"--layers must be at most {shape.layers}, not {plan.layers}", "give fewer layers")
         self.layers_full = shape.layers
         progress("drawing and packing random weights")
-        model: Any = random_model(plan.shape, plan.seed, plan.layers)
+        model: Any = random_model(plan.shape, plan.seed, plan.layers, plan.kv)
         self.image: Image = compile_model(config, model, name=plan.shape, head=plan.head, progress=progress)
         self.traces: dict[str, PassTrace] = {}
         needed = plan.cached + plan.prompt + plan.decode

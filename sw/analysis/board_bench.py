@@ -53,7 +53,7 @@ class BoardBench(Bench):
             if plan.layers is not None and plan.layers > self.layers_full:
                 raise HwgenError("usage", f"--layers must be at most {self.layers_full}, not {plan.layers}", "give fewer layers")
             progress("drawing and packing random weights")
-            model: Any = random_model(plan.shape, plan.seed, plan.layers)
+            model: Any = random_model(plan.shape, plan.seed, plan.layers, plan.kv)
             self.image = compile_model(board.config, model, name=plan.shape, head=plan.head, progress=progress)
         else:
             self.image, self.layers_full = compiled.image, compiled.image.shape.layers

@@ -25,9 +25,10 @@ from ..compiler.image import Image
 from ..compiler.pass_costs import PassCosts, pass_costs
 from ..runtime.drafts import Drafter
 from ..runtime.generation import Generation
+from ..runtime.jobs import Job
 from ..runtime.llm import LLM
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import Scheduler
 from .estimate import planned_image
 
 __all__ = ["PROMPTS", "Replay", "main", "replay"]

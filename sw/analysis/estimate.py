@@ -56,6 +56,7 @@ def estimate_model(
     cached: int = 0,
     sequences: int = 1,
     head: str = "exact",
+    kv: str = "k8v8",
     engine: str = "ternary",
     layer: DecoderLayer | None = None,
     calibration: Calibration | None = None,
@@ -63,7 +64,7 @@ def estimate_model(
     """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and ``decode`` passes with a new token of each of
     ``sequences`` answers.
     """
-    model = PassModel(config, shape, head=head, engine=engine, layer=layer, calibration=calibration)
+    model = PassModel(config, shape, head=head, kv=kv, engine=engine, layer=layer, calibration=calibration)
     result = Estimate()
     for first in range(0, prompt, model.chunk):
         count = min(model.chunk, prompt - first)
@@ -77,11 +78,11 @@ def estimate_model(
 
 def planned_image(
     config: BuildConfig, shape: ModelShape, engine: str, head: str = "exact", context: int | None = None,
-    layer: DecoderLayer | None = None,
+    layer: DecoderLayer | None = None, kv: str = "k8v8",
 ) -> Image:
     """The image of a model of these sizes: where everything lies, and not a byte of it."""
     shape = shape if context is None else replace(shape, max_context=min(context, shape.max_context))
-    weights: Any = sized_model(shape, engine, layer)  # what compilers ask of weights
+    weights: Any = sized_model(shape, engine, layer, kv)  # what compilers ask of weights
     return plan_image(config, weights, head=head)
 
 
@@ -105,6 +106,7 @@ def estimate_json(
     cached: int = 0,
     sequences: int = 1,
     head: str = "exact",
+    kv: str = "k8v8",
     layers: int | None = None,
     memory: MemoryConditions = USUAL,
     context: int | None = None,
@@ -115,10 +117,10 @@ def estimate_json(
         shape = replace(shape, layers=layers)
     engine, layer = published_model(shape_name).engine, published_model(shape_name).layer
     estimate = estimate_model(
-        config, shape, prompt, decode, cached=cached, sequences=sequences, head=head, engine=engine, layer=layer,
+        config, shape, prompt, decode, cached=cached, sequences=sequences, head=head, kv=kv, engine=engine, layer=layer,
         calibration=calibration_of(board, memory),
     )
-    placed = planned_image(config, shape, engine, head, context, layer)
+    placed = planned_image(config, shape, engine, head, context, layer, kv)
     if sequences > 1:
         held = sequences * align(cached + prompt + decode, config.kv_block)
         placed = with_cache_tokens(placed, max(placed.context, held))
@@ -131,6 +133,7 @@ def estimate_json(
         "board": board.name,
         "clock_mhz": config.clock_mhz,
         "head": head,
+        "kv": kv,
         "sequences": sequences,
         "memory": memory_json(board, memory),
         "estimated": True,
@@ -165,7 +168,7 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
     """The estimate for people."""
     prefill, decode = result["prefill"], result["decode"]
     at = f"estimated, {result['clock_mhz']:g} MHz"
-    lines = [f"{result['shape']} on {result['board']}, {result['head']} head"]
+    lines = [f"{result['shape']} on {result['board']}, {result['head']} head, {result['kv']} cache"]
     if prefill["cycles"]:
         lines.append(
             f"prefill  {prefill['tokens']} tokens: {prefill['cycles']:,} cycles, time to first token {prefill['ttft_s']:.4f} s, "

@@ -35,10 +35,11 @@ from ..devices.device import Allocator, Bytes
 from ..runtime.drafts import Drafter
 from ..runtime.engine import Engine
 from ..runtime.generation import Generation
+from ..runtime.jobs import Job
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.pages import Session
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import Scheduler
 from .estimate import planned_image
 from .host_share import MEASURED, SEQUENCES
 

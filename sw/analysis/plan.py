@@ -21,8 +21,9 @@ from ...packages import needs
 from ..compiler.image import Image
 from ..runtime.engine import Engine, PassResult, Run, RunResult
 from ..runtime.generation import GeneratedToken, Generation
+from ..runtime.jobs import Job
 from ..runtime.pages import PagePool
-from ..runtime.scheduler import TIME_BETWEEN_TOKENS, Job, Scheduler
+from ..runtime.scheduler import TIME_BETWEEN_TOKENS, Scheduler
 
 if TYPE_CHECKING:
     from simpy import Environment, Event

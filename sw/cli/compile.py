@@ -11,6 +11,7 @@ from ...errors import HwgenError
 from ..compiler.compile import plan_image
 from ..compiler.image_file import is_image_file, save_image
 from ..models.open import IMAGE_SUFFIX, open_model
+from .kv_cache import add_kv, with_kv
 from .options import add_board, add_context, add_head, configured_board, shortened
 from .output import Output, Result
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar=f"FILE{IMAGE_SUFFIX}", help="file to write (named like MODEL if not given)")
     add_context(parser)
     add_head(parser)
+    add_kv(parser)
     add_board(parser, "kv260")
 
 
@@ -37,7 +39,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if not out.parent.is_dir():
         raise HwgenError("usage", f"{out.parent} is not a directory", "give --out in a directory that is there")
     begin = time.monotonic()
-    model = open_model(options.model, output.progress, quantized=True)
+    model = with_kv(open_model(options.model, output.progress, quantized=True), options.kv)
     board = configured_board(options, model.weights.engine)
     weights = replace(model.weights, shape=shortened(options, model.weights.shape))
     image = plan_image(board.config, weights, name=model.name, head=options.head, progress=output.progress)
@@ -46,6 +48,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         "model": model.name,
         "board": board.name,
         "head": options.head,
+        "kv": image.kv,
         "file": str(out),
         "bytes": size,
         "context": image.context,

@@ -23,6 +23,7 @@ from ..models.open import open_model
 from ..runtime.drafts import DRAFTS
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import TIME_BETWEEN_TOKENS
+from .kv_cache import check_kv, with_kv
 from .output import Output
 
 __all__ = [
@@ -266,9 +267,10 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
 def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | CompiledModel, Board]:
     """The model of ``options.model``, and the board to run it on: of an image file, the one it was compiled for."""
     if not is_image_file(options.model):
-        model = open_model(options.model, output.progress, quantized=True)
+        model = with_kv(open_model(options.model, output.progress, quantized=True), getattr(options, "kv", None))
         return model, configured_board(options, model.weights.engine)
     compiled = load_image(Path(options.model))
+    check_kv(compiled, getattr(options, "kv", None))
     if options.board or options.engine or options.config or options.set:
         board = configured_board(options, compiled.image.engine)
         check_same_build(compiled, board.config)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...errors import HwgenError
-from ...weights import KV_KINDS
 from ..models.model import Model
 from ..models.open import open_model
 from ..runtime.llm import LLM
 from ..verification.perplexity import compare_perplexity, device_perplexity
+from .kv_cache import add_kv, with_kv
 from .options import add_board, add_device, at_least, configured_board, device_options, opened_model
 from .output import Output, Result
 
@@ -24,15 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="shipped name or directory in Hugging Face layout")
     parser.add_argument("file", type=Path, metavar="FILE", help="text, documents separated by lines <|endoftext|>")
     parser.add_argument("--tokens", type=int, default=0, metavar="N", help="stop after N tokens; 0 is the whole file")
-    parser.add_argument("--kv", choices=KV_KINDS, help="llama: format of cached keys and values (the model's own if not given)")
+    add_kv(parser)
     add_device(parser, None)
     add_board(parser, None)
 
 
 def on_device(options: argparse.Namespace, output: Output) -> Result:
     """The text scored by the machine alone."""
-    if options.kv is not None:
-        raise HwgenError("usage", "--kv is of the golden model", "leave --kv or --device out")
     model, board = opened_model(options, output)
     llm = LLM(model, options.device, board.config, output.progress, device_options=device_options(options, board))
     window = model.family.window if isinstance(model, Model) else None
@@ -51,16 +50,12 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         raise HwgenError("usage", f"{options.file} is not a file", "give a text file")
     if options.device is not None:
         return on_device(options, output)
-    model = open_model(options.model, output.progress)
+    model = with_kv(open_model(options.model, output.progress), options.kv)
     board = configured_board(options, model.weights.engine)
-    if options.kv is not None:
-        if model.weights.engine == "ternary":
-            raise HwgenError("usage", f"--kv {options.kv}: {model.name} is a ternary model", "leave --kv out")
-        model = replace(model, weights=replace(model.weights, kv=options.kv))
     exact = model.weights
     if not exact.is_quantized:
         exact = replace(open_model(options.model, output.progress, quantized=True).weights, kv=exact.kv)
-    result = compare_perplexity(
+    result: dict[str, Any] = {"kv": exact.kv} | compare_perplexity(
         model, exact, options.file, board.config, at_least(options, "tokens", 0) or None, output.progress
     )
     output.show(f"{result['tokens']:,} tokens, {result['bytes']:,} bytes")

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group", type=int, choices=GROUPS, default=128, help="inputs that share a scale; exact-q4_1 has those of the file"
     )
-    parser.add_argument("--kv", choices=KV_KINDS, default="int8", help="format of cached keys and values")
+    parser.add_argument("--kv", choices=KV_KINDS, default="k8v8", help="format of cached keys and values")
     parser.add_argument("--query", choices=QUERY_KINDS, default="int8", help="format of queries")
     parser.add_argument("--midpoints", action="store_true", help="rtn: scale and midpoint in place of symmetric groups")
     parser.add_argument("--text", type=Path, metavar="FILE", help="text that perplexity is measured on; none is measured without")

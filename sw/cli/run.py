@@ -15,6 +15,7 @@ from ..runtime.llm import LLM
 from ..runtime.pages import Session
 from ..runtime.sampling import Sampling
 from ..runtime.session_file import check_place
+from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
     add_board,
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser)
     add_draft(parser)
     add_head(parser, None)
+    add_kv(parser)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
     )

@@ -24,6 +24,7 @@ from ..runtime.generation import CONTEXT_FULL
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.llm import LLM
 from ..serve.dashboard import dashboard
+from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
     add_board,
@@ -98,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--systemd", action="store_true", help="print a unit that serves with these options from the system's start on, and end"
     )
+    add_kv(parser)
     add_board(parser, None)
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from ..models.open import open_model
 from ..verification.lock_step import verify_model
+from .kv_cache import add_kv, with_kv
 from .options import add_board, add_head, add_waves, at_least, configured_board, waves_of
 from .output import Output, Result
 
@@ -16,6 +17,7 @@ EXAMPLE = "hwgen verify --model stories --prompt-tokens 37 --new-tokens 64"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_head(parser)
+    add_kv(parser)
     parser.add_argument("--model", default="stories", help="shipped name or directory in Hugging Face layout")
     parser.add_argument("--prompt-tokens", type=int, default=16, metavar="P", help="length of the random prompt")
     parser.add_argument("--new-tokens", type=int, default=8, metavar="N", help="tokens to decode")
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> Result:
     prompt, new = at_least(options, "prompt-tokens", 1), at_least(options, "new-tokens", 0)
     layers = at_least(options, "layers", 0)
-    model = open_model(options.model, output.progress, quantized=True)
+    model = with_kv(open_model(options.model, output.progress, quantized=True), options.kv)
     board = configured_board(options, model.weights.engine)
     outcome = verify_model(
         board.config,
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         waves=waves_of(options),
         progress=output.progress,
     )
-    result = {"model": model.name, "board": board.name, **outcome.to_dict()}
+    result = {"model": model.name, "board": board.name, "kv": model.weights.kv, **outcome.to_dict()}
     output.show(
         f"{outcome.operators_compared:,} operators, {outcome.elements_compared:,} elements compared, "
         f"{outcome.mismatches:,} mismatches"

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...descriptors import DESCRIPTOR_BYTES, PROGRAM_PADDING, Descriptor, Fetch, Format, Opcode, pack_program
+from ...layout import kv_format_name
 from ...operators import OPERATORS, Memory
 from ...rounding import align
 from ...shape import ModelShape
@@ -88,14 +89,15 @@ class Image:
 
     @property
     def engine(self) -> str:
-        """Linear engine that it needs: "ternary" or "int4"."""
-        fp8 = any(d.opcode is Opcode.LINEAR and Format.FP8 in d.format for d in self.descriptors)
-        return "int4" if fp8 else "ternary"
+        """Linear engine that it needs: "ternary", "grouped" or "int4"."""
+        formats = {d.format for d in self.descriptors if d.opcode is Opcode.LINEAR}
+        kinds = {Format.FP8: "int4", Format.GROUPED: "grouped"}
+        return next((engine for kind, engine in kinds.items() if any(kind in f for f in formats)), "ternary")
 
     @property
-    def int4_kv(self) -> bool:
-        """Keys and values in the cache have 4 bits."""
-        return any(d.opcode is Opcode.KV_WRITE and Format.INT4_KV in d.format for d in self.descriptors)
+    def kv(self) -> str:
+        """Format of keys and values in the cache, of `hwgen.layout.KV_FORMATS`."""
+        return kv_format_name(next(d.format for d in self.descriptors if d.opcode is Opcode.KV_WRITE))
 
     # ---- memory --------------------------------------------------------------------------------------------------
     @property

@@ -16,10 +16,11 @@ from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import rotary_rows, score_constant
-from ...layout import KvBlockLayout, pad_beats, vectors_of
+from ...layout import KV_FORMATS, KvBlockLayout, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
 from .head_parameters import HeadParameters, check_biases, load_parameters
+from .mixing import Mixing, check_formats
 from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
 
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
@@ -90,7 +91,8 @@ class ModelCompiler:
     def __init__(self, config: BuildConfig, weights: Any, head: str = "exact", gain_vectors: int | None = None) -> None:
         s = weights.shape
         check_fit(config, s)
-        self._check_kinds(config, weights)
+        check_biases(weights.layer)
+        check_formats(config, weights.kv, weights.query)
         self.head_kind, self.config, self.shape, self.weights = head, config, s, weights
         self.inputs = weights.layer.inputs
         self.of_heads = HeadParameters(config, s, weights.layer)
@@ -102,10 +104,9 @@ class ModelCompiler:
         self.context = min(config.max_context, s.max_context)
         self.head_vectors = s.head_dim // config.width
         #: Format of attention.
-        self.attention_format = (Format.FP8_QUERY if weights.query == "e4m3" else Format.NONE) | (
-            Format.INT4_KV if weights.kv == "int4" else Format.NONE
-        )
-        self.block = KvBlockLayout(config, s.head_dim, Format.INT4_KV in self.attention_format)
+        self.attention_format = KV_FORMATS[weights.kv] | (Format.FP8_QUERY if weights.query == "e4m3" else Format.NONE)
+        self.mixing = Mixing(config, s, weights.kv)
+        self.block = KvBlockLayout(config, s.head_dim, self.attention_format)
         self.head_bytes = align(self.block.bytes, SEGMENT_ALIGNMENT)
         self.layer_bytes = s.kv_heads * self.head_bytes
         self.page_bytes = align(s.layers * self.layer_bytes, REGION_ALIGNMENT)
@@ -120,15 +121,6 @@ class ModelCompiler:
         self.undrained: list[Descriptor] = []
         #: Half of the accumulators that the latest panel uses.
         self.accumulator = 1
-
-    def _check_kinds(self, config: BuildConfig, weights: Any) -> None:
-        """Refuse what the build or the machine does not have."""
-        build = f"build {config.name!r}"
-        check_biases(weights.layer)
-        if weights.kv == "int4" and not config.int4_kv:
-            raise HwgenError("model", f"the model keeps a 4-bit KV cache, {build} has none", "build with int4_kv, or use --kv int8")
-        if weights.query == "e4m3" and not config.fp8_query:
-            raise HwgenError("model", f"the model has e4m3 queries, {build} has none", "build with fp8_query, or use --query int8")
 
     def _gain_vectors(self) -> int:
         """Both places for gains: norms take turns, the first of them one of the residual stream."""
@@ -366,16 +358,16 @@ class ModelCompiler:
         start = p.qkv + sum(sizes[:first])
         param, param_stride = self.of_heads.rotary(layer)
         self.undrained += self.of_heads.norms(p, layer, first, last, tokens)
-        self.undrained.append(
+        self.undrained += self.mixing.mixed(
             Descriptor(
                 opcode=Opcode.ROPE,
                 **self.heads(layer),  # type: ignore[arg-type]  # fields by name
                 flags=reduce(or_, (Flag.QUERIES, Flag.KEYS, Flag.VALUES)[first:last]),
                 src=start, src_stride=p.qkv_stride, dst=start, dst_stride=p.qkv_stride, param=param, param_stride=param_stride,
-                scalar0=score_constant(s.head_dim, Format.FP8_QUERY in self.attention_format),
+                scalar0=score_constant(s.head_dim, Format.FP8_QUERY in self.attention_format, len(self.mixing.of_keys)),
                 format=self.attention_format,
                 **tokens,  # type: ignore[arg-type]
-            )
+            ),
         )
         return last
 
@@ -392,6 +384,7 @@ class ModelCompiler:
             Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
             dst_stride=p.a_stride,
         )
+        self.program += self.mixing.turn_back(layer, p.a, p.a_stride, p.chunk)
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 
     # ---- the whole pass ------------------------------------------------------------------------------------------

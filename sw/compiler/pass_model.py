@@ -17,6 +17,7 @@ from typing import Any
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
 from ...descriptors import Descriptor, Flag, Format, Opcode
+from ...grouped_layout import GroupedLayout
 from ...layout import Int4Layout, KvBlockLayout
 from ...numerics import SUM_COLUMNS
 from ...operators import (
@@ -32,6 +33,7 @@ from ...operators import (
     segments,
     skipped,
 )
+from ...panels import panel_beats
 from ...shape import ModelShape
 from ..models.random_model import sized_model
 from .compile import plan_model
@@ -189,13 +191,14 @@ class PassModel:
         shape: ModelShape,
         *,
         head: str = "exact",
+        kv: str = "k8v8",
         engine: str = "ternary",
         layer: DecoderLayer | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.config = config
         self.calibration = calibration or Calibration()
-        weights: Any = sized_model(shape, engine, layer)
+        weights: Any = sized_model(shape, engine, layer, kv)
         self.program, self.chunk = plan_model(config, weights, head)
         #: Beats of the ring that are looked at together.
         self.step = 256
@@ -234,27 +237,27 @@ class PassModel:
             fetched = d.stream_beats * segments(d, count, past)
             end = COSTS[d.opcode](self, Work(d, count, all_tokens(d, tokens, wanted), runs, start, fetched), ring)
             if d.opcode is Opcode.LINEAR:
-                busy += self._linear_beats(d) / (self.config.groups if count <= self.config.lanes else 1)
+                busy += panel_beats(self.config, d) / (self.config.groups if count <= self.config.lanes else 1)
             beats += fetched
             running[unit] = Span(d, count, start, end)
             spans.append(running[unit])
         return PassEstimate(max(span.end for span in running.values()) + c.finish, spans, beats, busy)
-
-    def _linear_beats(self, d: Descriptor) -> int:
-        """Beats that LINEAR takes, fetched or held for replay."""
-        return Int4Layout.of(self.config, d).beats if Format.FP8 in d.format else d.slices * d.row_blocks
 
     # ---- costs: when an operator ends ----------------------------------------------------------------------------
     def _linear(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
         rate = float(config.groups if w.count <= config.lanes else 1)
         held = Flag.REPLAY in d.flags and has_more_rounds(d, w.tokens, w.tokens)
-        total = self._linear_beats(d)
+        total = panel_beats(config, d)
         if Format.FP8 in d.format:
             layout = Int4Layout.of(config, d)
             load = w.count * ceil(config.int4_slice_inputs / config.width) + 4
             cycles = d.slices * max(d.row_blocks / rate, load) + layout.groups * layout.scale_beats
             begin = w.start + load + c.int4_begin
+        elif Format.GROUPED in d.format:  # a beat of short slices is taken for each of its row blocks
+            grouped = GroupedLayout.of(config, d)
+            cycles = d.slices * max(d.row_blocks / rate, self.table_cycles(w.count)) + grouped.groups * grouped.scale_beats
+            begin = w.start + c.linear_begin
         else:
             cycles = d.slices * max(d.row_blocks / rate, self.table_cycles(w.count))
             begin = w.start + c.linear_begin
@@ -285,6 +288,8 @@ class PassModel:
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor
         vectors = sum(rope_heads(d).values()) * d.head_vectors
+        if Flag.STORE in d.flags:  # no second walk
+            return w.start + w.count * (vectors + 1) + c.rope_end
         return w.start + w.count * (2 * vectors + c.rope_token) + c.rope_end
 
     def _load(self, w: Work, ring: Ring) -> float:
@@ -295,8 +300,8 @@ class PassModel:
 
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
-        layout = KvBlockLayout(config, d.head_vectors * config.width, Format.INT4_KV in d.format)
-        item = max(layout.data_beats, config.kv_block)
+        layout = KvBlockLayout(config, d.head_vectors * config.width, d.format)
+        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block)
         now = w.start
         for position, tokens in w.runs:
             rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)
@@ -318,13 +323,13 @@ class PassModel:
         """Slots one by one, scales one by one, then what the store has, two beats at a time: one or two of memory. A beat that is
         written takes the time of one that is read."""
         c, d, config, block = self.calibration, w.descriptor, self.config, self.config.kv_block
-        int4, words = Format.INT4_KV in d.format, config.beat_words
-        layout = KvBlockLayout(config, d.head_vectors * config.width, int4)
-        header, data = layout.header_beats, 2 * layout.data_beats
-        pair = max(c.kv_pair, words) + (1 if int4 else words)
+        dim, words = d.head_vectors * config.width, config.beat_words
+        layout = KvBlockLayout(config, dim, d.format)
+        header, data = layout.header_beats, sum(layout.data_beats)
+        pairs = sum(max(c.kv_pair, words) + (1 if packed else words) for packed in layout.packed)
         segment = (
             block + c.kv_segment + header * (config.beat_bytes // 2 + c.kv_header + words)
-            + (data if int4 else data / 2) * pair + (layout.beats - header - data) * words
+            + dim / config.key_bytes / 2 * pairs + (layout.beats - header - data) * words
         )
         blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
         ring.arrived += d.kv_heads * blocks * layout.beats / ring.rate

@@ -103,7 +103,7 @@ def _bits(fields: Fields, *names: str) -> None:
 
 # ---- ours --------------------------------------------------------------------------------------------------------
 def _own(fields: Fields) -> StoredMatrices:
-    kinds = {name: str(fields.get(name, "int8")) for name in ("kv", "query")}
+    kinds = {"kv": str(fields.get("kv", "k8v8")), "query": str(fields.get("query", "int8"))}
     group = fields.get("group")
     if group not in GROUPS:
         raise unsupported("quantization_config.group", group, f"one of {GROUPS}")

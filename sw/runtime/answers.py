@@ -9,7 +9,8 @@ from functools import partial
 from ...errors import HwgenError
 from ..models.tokenizer import TextStream, Tokenizer
 from .generation import Generation
-from .scheduler import Job, Scheduler
+from .jobs import Job
+from .scheduler import Scheduler
 
 __all__ = ["AnswerSet", "Written", "best_answers", "mean_logprob"]
 

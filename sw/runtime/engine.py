@@ -33,6 +33,7 @@ from ..devices.device import Device, attach
 from .image_memory import ImageMemory
 from .page_table import PageTable
 from .pages import PagePool, Session
+from .vector_tokens import VectorToken
 
 __all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
@@ -235,6 +236,8 @@ class Engine:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         self.check_context(run.session.position + len(run.tokens))
         for token in run.tokens:
+            if isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden:
+                continue
             if not 0 <= token < self.image.shape.vocab:
                 raise HwgenError(
                     "usage",
@@ -271,10 +274,9 @@ class Engine:
         if Status.ERROR in status:
             error = self._read("ERROR")
             if not ERROR_RESPONSE.extract(error):
-                raise HwgenError(
-                    "device", f"the descriptor behind operator {self._read('CURRENT')} is damaged: its check word is wrong",
-                    "load the model again",
-                )
+                started = self._read("COUNT_OPERATORS")  # CURRENT is of the pass before until one has
+                where = f"descriptor behind operator {self._read('CURRENT')}" if started else "first descriptor"
+                raise HwgenError("device", f"the {where} is damaged: its check word is wrong", "load the model again")
             raise HwgenError(
                 "device",
                 f"memory port {ERROR_PORT.extract(error)} answered a {'write' if ERROR_WRITE.extract(error) else 'read'} "

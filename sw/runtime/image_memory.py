@@ -8,6 +8,7 @@ import numpy as np
 
 from ..compiler.image import Image, Places
 from ..devices.device import Device
+from .vector_tokens import VectorToken
 
 __all__ = ["ImageMemory"]
 
@@ -33,5 +34,11 @@ class ImageMemory:
         device.write(self.program, np.frombuffer(image.program(Places(constants, rows)), np.uint8))
 
     def write_rows(self, tokens: Sequence[int]) -> None:
-        """Put the embedding of the tokens of a pass where its first operator reads it. No pass may be running."""
-        self._device.write(self._rows, self._image.rows(tokens))
+        """Put the embedding of the tokens of a pass, or what stands in its place, where its first operator reads it. No pass may be
+        running.
+        """
+        rows = self._image.rows([0 if isinstance(token, VectorToken) else token for token in tokens])
+        for row, token in zip(rows, tokens, strict=True):
+            if isinstance(token, VectorToken):
+                row[: token.bits.nbytes] = token.bits.view(np.uint8)
+        self._device.write(self._rows, rows)

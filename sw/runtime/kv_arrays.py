@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...descriptors import Opcode
 from ...errors import HwgenError
-from ...layout import KvBlockLayout
+from ...layout import KV_FORMATS, KvBlockLayout
 from ...rounding import ceil_div
 from ..compiler.image import Image
 
@@ -22,7 +22,7 @@ Bytes = npt.NDArray[np.uint8]
 class KvArrays:
     """Keys and values of a sequence. First index 0 is keys, 1 values."""
 
-    #: int8 ``[2, layers, kv_heads, positions, head_dim]``; -7 to 7 of an image with 4-bit keys and values.
+    #: int8 ``[2, layers, kv_heads, positions, head_dim]``; the lower half is 8 where they have 4 bits.
     elements: npt.NDArray[np.int8]
     #: bf16 bits ``[2, layers, kv_heads, positions]``.
     scales: npt.NDArray[np.uint16]
@@ -52,33 +52,37 @@ def _shape(image: Image, positions: int) -> tuple[int, int, int, int, int]:
 
 def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
     """Keys and values of the first ``positions`` tokens of ``pages [pages, page_bytes]``."""
-    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
+    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, KV_FORMATS[image.kv])
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
-    header, data = layout.header_beats * c.beat_bytes, 2 * layout.data_beats * c.beat_bytes
+    header = layout.header_beats * c.beat_bytes
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
         start = offset + header
         block_scales = np.ascontiguousarray(pages[:, offset:start]).view(np.uint16).reshape(-1, 2, c.kv_block)
         scales[:, layer, head] = block_scales.swapaxes(0, 1).reshape(2, -1)
-        beats = np.ascontiguousarray(pages[:, start : start + data]).reshape(-1, 2, layout.data_beats, c.beat_bytes)
-        elements[:, layer, head] = layout.split(beats).swapaxes(0, 1).reshape(2, -1, image.shape.head_dim)
+        block = pages[:, offset : offset + layout.bytes].reshape(-1, layout.beats, c.beat_bytes)
+        for kind in range(2):
+            beats = np.ascontiguousarray(block[:, layout.beats_of(kind)])
+            elements[kind, layer, head] = layout.split(kind, beats).reshape(-1, image.shape.head_dim)
     return KvArrays(elements[..., :positions, :], scales[..., :positions])
 
 
 def pack_pages(image: Image, arrays: KvArrays) -> Bytes:
     """Inverse of :func:`unpack_pages`; positions behind the last are zero."""
-    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, image.int4_kv)
+    c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, KV_FORMATS[image.kv])
     positions = arrays.scales.shape[-1]
     pages = np.zeros((ceil_div(positions, c.kv_block), image.page_bytes), np.uint8)
     shape = _shape(image, len(pages) * c.kv_block)
     elements, scales = np.zeros(shape, np.int8), np.zeros(shape[:-1], np.uint16)
     elements[..., :positions, :], scales[..., :positions] = arrays.elements, arrays.scales
-    header, data = layout.header_beats * c.beat_bytes, 2 * layout.data_beats * c.beat_bytes
+    header = layout.header_beats * c.beat_bytes
     by_page = 2, len(pages), c.kv_block
     for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
         start = offset + header
         block_scales = np.ascontiguousarray(scales[:, layer, head].reshape(by_page).swapaxes(0, 1))
         pages[:, offset:start] = block_scales.view(np.uint8).reshape(-1, header)
-        beats = layout.join(elements[:, layer, head].reshape(*by_page, image.shape.head_dim).swapaxes(0, 1))
-        pages[:, start : start + data] = np.ascontiguousarray(beats).view(np.uint8).reshape(-1, data)
+        for kind in range(2):
+            beats = layout.join(kind, elements[kind, layer, head].reshape(*by_page[1:], image.shape.head_dim))
+            first, size = offset + layout.first_beats[kind] * c.beat_bytes, layout.data_beats[kind] * c.beat_bytes
+            pages[:, first : first + size] = np.ascontiguousarray(beats).view(np.uint8).reshape(-1, size)
     return pages

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy.typing as npt
+
 from ...boards import load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
@@ -28,6 +30,7 @@ from .pages import Session
 from .prefix_cache import PrefixCache
 from .sampling import Sampler, Sampling
 from .session_file import load_session, save_session
+from .vector_tokens import PLACE, as_words, with_vectors
 
 __all__ = ["Answer", "LLM"]
 
@@ -45,7 +48,7 @@ class Answer:
 
     def _run(self) -> Iterator[str]:
         session = self.generation.session
-        before = [*session.tokens, *session.pending, *self.generation.prompt]
+        before = as_words([*session.tokens, *session.pending, *self.generation.prompt])
         stream = TextStream(self._model.tokenizer, before)
         try:
             for item in self.generation:
@@ -172,8 +175,9 @@ class LLM:
 
     def generate(
         self,
-        prompt: str | list[int],
+        prompt: str | list[int] = "",
         *,
+        embeddings: npt.ArrayLike | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -194,6 +198,9 @@ class LLM:
         A ``session`` is continued and stays open: close it with :meth:`close_session`. ``context_full``: see
         :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`. ``logprobs``: so many likely tokens beside every one of the answer, in
         :attr:`Generation.scores`.
+
+        ``embeddings [n, hidden]``: vectors that take part as tokens do, rounded to bfloat16: in the places of -1 in a list of token
+        ids, else before the prompt, behind its begin token.
         """
         tokenizer = self.model.tokenizer
         if isinstance(prompt, list):
@@ -204,6 +211,11 @@ class LLM:
             ids = tokenizer.encode_text(prompt)
         else:
             ids = tokenizer.encode(prompt)
+        if embeddings is not None:
+            begins = bool(ids) and ids[0] == tokenizer.begin
+            ids = with_vectors(ids, embeddings, self.image.shape.hidden, int(begins))
+        elif PLACE in ids:
+            raise HwgenError("usage", f"the prompt has places ({PLACE}) and no embeddings", "give embeddings, or token ids alone")
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
             presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,

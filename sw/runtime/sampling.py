@@ -102,12 +102,14 @@ class _Tally:
         self._ids, self._times = np.zeros(16, np.intp), np.zeros(16)
 
     def of(self, tokens: Sequence[int]) -> tuple[Ids, Floats]:
-        """Tokens that ``tokens`` has, and how often."""
+        """Tokens that ``tokens`` has, and how often; vectors in place of tokens, which are negative, are passed over."""
         if tokens is not self._tokens or len(tokens) < self._counted:
             self._tokens, self._counted = tokens, 0
             self._places.clear()
             self._times[:] = 0
         for token in tokens[self._counted :]:
+            if token < 0:
+                continue
             place = self._places.setdefault(token, len(self._places))
             if place == self._ids.size:
                 self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))

@@ -9,19 +9,18 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
 from .errands import Errands
-from .generation import GeneratedToken, Generation, PassRequest
+from .jobs import DeviceFailed, Job, Part, QueueFull, Turn
 from .prefix_cache import PrefixCache
 
 T = TypeVar("T")
 
-__all__ = ["BACK_OFF", "TIME_BETWEEN_TOKENS", "DeviceFailed", "Job", "Observer", "QueueFull", "Scheduler", "Turn"]
+__all__ = ["BACK_OFF", "TIME_BETWEEN_TOKENS", "Observer", "Scheduler"]
 
 #: Seconds before each attempt to open a device that failed. When the last has failed, or no pass succeeded after any of them, no
 #: more jobs are taken.
@@ -34,46 +33,7 @@ FAILED_PASSES = 3
 TIME_BETWEEN_TOKENS = 1.1
 
 #: Told of every pass: whose runs it had, what it did, whether it was of prompts alone, the seconds it took.
-Observer = Callable[[Sequence["Job"], PassResult, bool, float], None]
-
-
-class QueueFull(HwgenError):
-    """More answers are asked for than may wait."""
-
-    def __init__(self, waiting: int) -> None:
-        super().__init__("busy", f"{waiting} requests are waiting already", "try again later")
-
-
-class DeviceFailed(HwgenError):
-    """The device, and not one answer, is at fault."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("device", f"the device failed: {reason}", "try again in a while")
-
-
-class Turn(Protocol):
-    """Of a device that others use too."""
-
-    def begin(self, running: int) -> bool:
-        """Whether an answer may get a session beside ``running`` others. May block a while where there are none."""
-
-    def rest(self, waiting: int) -> None:
-        """No answer has a session; ``waiting`` wait for one."""
-
-
-@dataclass(eq=False)
-class Job:
-    """One answer in the making. The callbacks are called by the thread that runs the scheduler."""
-
-    generation: Generation
-    on_token: Callable[[GeneratedToken], None]
-    #: Called once, with the error if the answer could not be completed.
-    on_end: Callable[[HwgenError | None], None]
-    cancelled: bool = field(default=False, init=False)
-
-
-#: A job of a pass, and what it computes for it.
-Part = tuple[Job, PassRequest]
+Observer = Callable[[Sequence[Job], PassResult, bool, float], None]
 
 
 class Scheduler:

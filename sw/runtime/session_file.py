@@ -16,33 +16,31 @@ import numpy as np
 import numpy.typing as npt
 
 from ...contract import CONTRACT_VERSION, check_contract, contract_hash
+from ...descriptors import Format
 from ...errors import HwgenError
 from ...files import replacing
+from ...layout import KV_FORMATS
 from ...packages import needs
 from ..compiler.image import Image
 from .engine import Engine
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
+from .vector_tokens import as_words
 
 __all__ = ["KV_BITS", "check_place", "load_session", "pack_session", "save_session", "unpack_session"]
 
 #: Formats of a saved element: 8 as the machine keeps it, 4 rounded.
 KV_BITS = (8, 4)
 
-FORMAT = "hwgen-session-4"
+FORMAT = "hwgen-session-5"
 
 #: Stands where the checksum will be while it is computed.
 _NO_CHECKSUM = "0" * 64
 
 _FIX = "delete the file, and compute the session again from its text"
 
-#: An element of the largest magnitude is 7 in 4 bits: both scales belong to the largest element of token and head.
-_STEPS4 = 7
-
-
-def _steps(image: Image) -> int:
-    """Largest magnitude of an element in the cache."""
-    return 7 if image.int4_kv else 127
+#: What 4 bits of an element of 8 are times: 7 stands for the largest, since the scale belongs to that.
+_STEP = 127 / 7
 
 
 def _safetensors() -> Any:
@@ -51,17 +49,25 @@ def _safetensors() -> Any:
     return safetensors.numpy
 
 
-def _to_nibbles(elements: npt.NDArray[np.int8], steps: int) -> npt.NDArray[np.uint8]:
-    """int8 ``[..., n]`` of up to ``steps`` -> two elements a byte, the even one in the low half, as ``q + 8`` with q in -7..7."""
-    q = np.rint(elements.astype(np.float32) * (_STEPS4 / steps)).astype(np.int8)
-    nibbles: npt.NDArray[np.uint8] = (q + 8).astype(np.uint8)
+def _four_bits(image: Image) -> tuple[bool, bool]:
+    """Whether keys, and values, have 4 bits in the cache."""
+    return Format.INT4_KEYS in KV_FORMATS[image.kv], Format.INT4_VALUES in KV_FORMATS[image.kv]
+
+
+def _to_nibbles(elements: npt.NDArray[np.int8], image: Image) -> npt.NDArray[np.uint8]:
+    """int8 ``[2, ..., n]`` -> two elements a byte, the even one in the low half, as ``q + 8``: q is the upper half of elements that
+    have no more, others are rounded to -7..7.
+    """
+    kinds = [kind >> 4 if bits else np.rint(kind / _STEP) for kind, bits in zip(elements, _four_bits(image), strict=True)]
+    nibbles = (np.stack(kinds) + 8).astype(np.uint8)
     packed: npt.NDArray[np.uint8] = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).astype(np.uint8)
     return packed
 
 
-def _from_nibbles(packed: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.int8]:
-    q = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
-    elements: npt.NDArray[np.int8] = np.rint(q.reshape(*packed.shape[:-1], -1) * (steps / _STEPS4)).astype(np.int8)
+def _from_nibbles(packed: npt.NDArray[np.uint8], image: Image) -> npt.NDArray[np.int8]:
+    q = (np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8).reshape(*packed.shape[:-1], -1)
+    kinds = [kind << 4 | 8 if bits else np.rint(kind * _STEP) for kind, bits in zip(q, _four_bits(image), strict=True)]
+    elements: npt.NDArray[np.int8] = np.stack(kinds).astype(np.int8)
     return elements
 
 
@@ -79,10 +85,12 @@ def pack_session(engine: Engine, session: Session, *, kv_bits: int = 8) -> bytes
     """What :func:`save_session` writes."""
     if kv_bits not in KV_BITS:
         raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
+    if as_words(session.tokens) != session.tokens:
+        raise HwgenError("session", "a session with vectors in place of tokens cannot be saved", "save it before, or keep it open")
     library = _safetensors()
     pages = engine.pages.read(session.pages) if session.parked is None else session.parked
     kv = unpack_pages(engine.image, pages, session.position)
-    exact = kv_bits == 8 or engine.image.int4_kv
+    exact = kv_bits == 8 or all(_four_bits(engine.image))
     metadata = {
         "format": FORMAT,
         "model": engine.image.name,
@@ -90,14 +98,14 @@ def pack_session(engine: Engine, session: Session, *, kv_bits: int = 8) -> bytes
         "contract_version": str(CONTRACT_VERSION),
         "contract_hash": f"{contract_hash(engine.config):016x}",
         "kv_bits": str(kv_bits),
-        "steps": str(_steps(engine.image)),
+        "kv": engine.image.kv,
         "exact": str(int(session.exact and exact)),  # rounded keys and values are not what the machine computes
         "sha256": _NO_CHECKSUM,
     }
     tensors = {
         "tokens": np.array(session.tokens, np.int32),
         "pending": np.array(session.pending, np.int32),
-        "kv": np.ascontiguousarray(kv.elements) if kv_bits == 8 else _to_nibbles(kv.elements, _steps(engine.image)),
+        "kv": np.ascontiguousarray(kv.elements) if kv_bits == 8 else _to_nibbles(kv.elements, engine.image),
         "kv_scales": np.ascontiguousarray(kv.scales),
     }
     content: bytes = library.save(tensors, metadata)
@@ -165,12 +173,12 @@ def unpack_session(engine: Engine, content: bytes, path: Path | str) -> Session:
             f"{path} belongs to other weights (of model {metadata['model']!r}) than {engine.image.name!r} has",
             "load the model that the session was saved with",
         )
-    if int(metadata["steps"]) != _steps(engine.image):
+    if metadata["kv"] != engine.image.kv:
         raise HwgenError(
-            "session", f"{path} has keys and values of another format than {engine.image.name!r} keeps",
-            "load the model with the --kv that the session was saved with",
+            "session", f"{path} has a {metadata['kv']} cache, {engine.image.name!r} a {engine.image.kv} one",
+            f"load the model with --kv {metadata['kv']}",
         )
-    elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"], _steps(engine.image))
+    elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"], engine.image)
     session = Session()
     tokens = [int(t) for t in tensors["tokens"]]
     engine.check_context(len(tokens))

@@ -11,8 +11,9 @@ from typing import Any
 from ...errors import HwgenError
 from ..models.tokenizer import Tokenizer
 from ..runtime.generation import GeneratedToken, Generation
+from ..runtime.jobs import Job
 from ..runtime.sampling import TokenLogprobs
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import Scheduler
 from .errors import ApiError
 from .metrics import Metrics, Stopwatch
 from .text import AnswerText

@@ -17,9 +17,10 @@ from weakref import WeakKeyDictionary
 from ...descriptors import Descriptor
 from ...registers import ENGINE_COUNTERS, register
 from ..runtime.engine import PassResult
+from ..runtime.jobs import Job
 from ..runtime.llm import LLM
 from ..runtime.pass_trace import TRACKS, PassTrace, read_trace
-from ..runtime.scheduler import Job, Scheduler
+from ..runtime.scheduler import Scheduler
 
 __all__ = ["MachineState"]
 

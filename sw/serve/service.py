@@ -13,10 +13,11 @@ from ...errors import HwgenError
 from ..runtime.device_turns import DeviceTurns
 from ..runtime.engine import Engine, PassResult
 from ..runtime.generation import Generation
+from ..runtime.jobs import Job, QueueFull
 from ..runtime.llm import LLM
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
-from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Job, QueueFull, Scheduler
+from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Scheduler
 from .completion import Choice, Completion
 from .errors import ApiError
 from .grammar import JsonGrammar

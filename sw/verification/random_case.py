@@ -100,7 +100,7 @@ def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, A
     return {
         "group": int(rng.choice(groups)),
         "symmetric": bool(rng.integers(2)),
-        "kv": str(rng.choice(["int8", "int4"])) if config.int4_kv else "int8",
+        "kv": str(rng.choice(["k8v8", "k8v4", "k4v4"])) if config.int4_kv else "k8v8",
         "query": str(rng.choice(["int8", "e4m3"])) if config.fp8_query else "int8",
     }
 

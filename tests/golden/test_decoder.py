@@ -29,6 +29,8 @@ CONFIG = BuildConfig(max_context=128)
 TERNARY_GROUPED = ModelShape(hidden=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=72, vocab=50, max_context=128)
 TERNARY_MULTI_HEAD = ModelShape(hidden=40, layers=2, heads=3, kv_heads=3, head_dim=16, ffn=56, vocab=37, activation="silu",
 tied=False, max_context=128)
+#: Inputs are whole groups that share scales.
+SCALED = ModelShape(hidden=128, layers=1, heads=4, kv_heads=2, head_dim=32, ffn=256, vocab=50, activation="silu", max_context=128)
 ODD = ModelShape(
     hidden=20, layers=1, heads=3, kv_heads=1, head_dim=16, ffn=27, vocab=5, max_context=64, rope_theta=500.0
 )
@@ -37,12 +39,13 @@ DEFAULT = BuildConfig(max_context=128)
 NARROW = BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, builders=14, kv_block=8, chunk=8,
 max_context=128, ring_beats=1024, topk=4)
 WIDE = BuildConfig(ports=2, beat_bytes=32, groups=4, lanes=3, rows=2, builders=9, chunk=16, max_context=128)
+WITH_SCALES = dataclasses.replace(DEFAULT, engine="grouped", rows=8, builders=7)
 NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 
 
 @pytest.mark.parametrize(("shape", "kv", "query", "group"), [
-    (GROUPED, "int8", "int8", 16), (GROUPED, "int4", "e4m3", 32),
-    (MULTI_HEAD, "int4", "int8", 64), (MULTI_HEAD, "int8", "e4m3", 128),
+    (GROUPED, "k8v8", "int8", 16), (GROUPED, "k4v4", "e4m3", 32), (GROUPED, "k8v4", "int8", 32),
+    (MULTI_HEAD, "k4v4", "int8", 64), (MULTI_HEAD, "k8v8", "e4m3", 128),
 ])
 def test_how_a_sequence_is_cut_changes_no_bit(shape: ModelShape, kv: str, query: str, group: int) -> None:
     weights = random_weights(shape, 3, LLAMA, "int4", group=group, kv=kv, query=query)
@@ -56,7 +59,9 @@ def test_how_a_sequence_is_cut_changes_no_bit(shape: ModelShape, kv: str, query:
             first += count
 
 
-@pytest.mark.parametrize(("kv", "query", "bound"), [("int8", "int8", 0.1), ("int8", "e4m3", 0.1), ("int4", "int8", 0.3)])
+@pytest.mark.parametrize(("kv", "query", "bound"), [
+    ("k8v8", "int8", 0.1), ("k8v8", "e4m3", 0.1), ("k8v4", "int8", 0.15), ("k4v4", "int8", 0.3),
+])
 def test_close_to_the_float_reference(kv: str, query: str, bound: float) -> None:
     weights = random_weights(GROUPED, 5, LLAMA, "int4", kv=kv, query=query)
     tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 50, (2, 60)))
@@ -66,7 +71,7 @@ def test_close_to_the_float_reference(kv: str, query: str, bound: float) -> None
 
 
 def test_later_tokens_do_not_matter() -> None:
-    model = GoldenModel(random_weights(GROUPED, 7, LLAMA, "int4", kv="int4", query="e4m3"), CONFIG)
+    model = GoldenModel(random_weights(GROUPED, 7, LLAMA, "int4", kv="k4v4", query="e4m3"), CONFIG)
     tokens = torch.from_numpy(np.random.default_rng(2).integers(0, 50, (1, 30)))
     other = tokens.clone()
     other[0, 17:] = 3
@@ -111,9 +116,11 @@ def test_reference_equals_transformers(shape: ModelShape) -> None:
     (TERNARY_GROUPED, DEFAULT, 8), (TERNARY_GROUPED, DEFAULT, 5), (TERNARY_GROUPED, NARROW, 8), (TERNARY_GROUPED, WIDE, 12),
     (TERNARY_GROUPED, NO_REPLAY, 8),
     (TERNARY_MULTI_HEAD, DEFAULT, 8), (TERNARY_MULTI_HEAD, DEFAULT, 1), (TERNARY_MULTI_HEAD, NARROW, 3), (ODD, DEFAULT, 7),
+    (SCALED, WITH_SCALES, 8), (dataclasses.replace(SCALED, tied=False), WITH_SCALES, 5),
 ])
 def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> None:
-    weights = random_weights(shape, 11)
+    weights = random_weights(shape, 11, engine=config.engine)
+    assert (weights.grouped_head is not None) == (config.has_groups and shape.tied)
     tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 43)
     expected = GoldenModel(weights, config).logits(torch.from_numpy(tokens)[None])[0]
     image = compile_model(config, weights)

@@ -18,7 +18,6 @@ from hwgen.golden.int4 import (
     int4_matmul,
     norm_e4m3,
     quantize_e4m3,
-    quantize_kv4,
     quantize_query_e4m3,
 )
 from hwgen.int4 import BlockMatrix, Int4Matrix, pack_nibbles, to_machine, unpack_nibbles
@@ -155,23 +154,13 @@ def test_zero_rows_and_largest_element() -> None:
     assert (q.abs().amax(-1) == 229376).all()  # 448 / a rounds, its product with a still becomes 448
 
 
-def test_query_and_kv() -> None:
+def test_query() -> None:
     g = torch.Generator().manual_seed(4)
     y = random_floats(g, 50, 64, low=-3, high=3)
     q, scale = quantize_query_e4m3(y, score_constant(64, fp8_query=True))
     assert_same_bits(q, quantize_e4m3(y)[0])
     close = q.double() * scale.double()[:, None] * 8 / np.log2(np.e)
     assert ((close - y.double()).abs() <= y.abs() / 16 + y.abs().amax(-1, keepdim=True) * 2.0**-18).all()
-    codes, scale = quantize_kv4(y)
-    a = y.abs().amax(-1)
-    for i in range(50):
-        s = rational.bf16(rational.mul(fractions(a)[i], rational.f32(Fraction(1, 7))))
-        inverse = rational.div(Fraction(1), s)
-        assert fractions(scale)[i] == s
-        assert codes[i].tolist() == [rational.to_int(rational.mul(v, inverse), 0, 4) for v in fractions(y[i])]
-    assert (codes.abs().amax(-1) == 7).all()
-    codes, scale = quantize_kv4(torch.zeros(1, 64))
-    assert (codes == 0).all() and scale[0] == 0
 
 
 def test_nibbles() -> None:

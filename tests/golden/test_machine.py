@@ -18,7 +18,7 @@ from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
 from hwgen.golden.unpacked_weights import StationaryWeights
-from hwgen.layout import KvBlockLayout, matrix_shape, pack_ternary, unpack_ternary
+from hwgen.layout import KV_FORMATS, KvBlockLayout, matrix_shape, pack_ternary, unpack_ternary
 from hwgen.registers import RUN_TOKENS, PassFlag, Status, register
 from hwgen.rounding import align, ceil_div
 from hwgen.shape import ModelShape
@@ -247,10 +247,13 @@ def test_replay_over_rounds(bench: Bench) -> None:
     assert bench.run([d, second], [0] * 8) == [0, 1]  # a pass that failed leaves nothing behind
 
 
-@pytest.mark.parametrize(("position", "tokens"), [(0, 1), (3, 8), (13, 8), (16, 5), (31, 1)])
-def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: int) -> None:
+@pytest.mark.parametrize(("position", "tokens", "kv"), [
+    (0, 1, "k8v8"), (3, 8, "k8v4"), (13, 8, "k4v4"), (16, 5, "k8v8"), (31, 1, "k8v4"),
+])
+def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: int, kv: str) -> None:
     machine, heads, dim = bench.machine, 2, 16
-    layout = KvBlockLayout(CONFIG, dim)
+    layout = KvBlockLayout(CONFIG, dim, KV_FORMATS[kv])
+    sizes = [dim // CONFIG.key_bytes // (2 if bits == "4" else 1) for bits in (kv[1], kv[3])]
     rng = np.random.default_rng(position)
     machine.kv_store[:] = rng.integers(-127, 128, machine.kv_store.shape)
     machine.kv_scale[:] = rng.integers(0, 1 << 15, machine.kv_scale.shape)
@@ -259,7 +262,8 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
         bench.set("PAGE", page, block)
     page_bytes = heads * layout.bytes
     bench.run([Descriptor(opcode=Opcode.KV_WRITE, token_count=8, heads=2, kv_heads=heads, head_vectors=dim // WIDTH,
-                          stream_address=DATA, stream_beats=layout.beats, stride=page_bytes, head_stride=layout.bytes)],
+                          stream_address=DATA, stream_beats=layout.beats, stride=page_bytes, head_stride=layout.bytes,
+                          format=KV_FORMATS[kv])],
               [0] * tokens, position)
     changed = np.zeros(machine.memory.size, bool)
     for p in range(position, position + tokens):
@@ -271,13 +275,16 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
             for kind in range(2):
                 first = 2 * (16 * kind + slot)
                 assert header[first : first + 2].view(np.uint16)[0] == machine.kv_scale[kind, bank, head]
-                start = layout.header_beats + kind * layout.data_beats
-                data = beats[start : start + layout.data_beats, slot * CONFIG.key_bytes : (slot + 1) * CONFIG.key_bytes]
-                assert np.array_equal(data.reshape(-1).view(np.int8), machine.kv_store[kind, bank, head, :dim])
+                start = layout.header_beats + kind * sizes[0]
+                data = beats[start : start + sizes[kind], slot * CONFIG.key_bytes : (slot + 1) * CONFIG.key_bytes]
+                wanted = machine.kv_store[kind, bank, head, :dim].view(np.uint8).reshape(-1, CONFIG.key_bytes)
+                if kv[2 * kind + 1] == "4":
+                    wanted = wanted[0::2] >> 4 | wanted[1::2] & 0xF0
+                assert np.array_equal(data, wanted)
             mark = np.zeros((layout.beats, CONFIG.beat_bytes), np.uint8)
             mark.reshape(-1)[: layout.header_beats * CONFIG.beat_bytes].view(np.uint16)[[slot, 16 + slot]] = 0xFFFF
             columns = slice(slot * CONFIG.key_bytes, (slot + 1) * CONFIG.key_bytes)
-            mark[layout.header_beats : layout.header_beats + 2 * layout.data_beats, columns] = 1
+            mark[layout.header_beats : layout.header_beats + sum(sizes), columns] = 1
             changed[address : address + layout.bytes] |= mark.reshape(-1).astype(bool)
     assert (machine.memory[DATA:][~changed[DATA:]] == 0xA5).all()
 

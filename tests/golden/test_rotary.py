@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from hwgen.config import BuildConfig
 from hwgen.formats import rotary_rows, score_constant
 from hwgen.golden.float32 import bf16_round
-from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
+from hwgen.golden.rotary import mix, quantize_kv, quantize_query, rotate, unmix
+from hwgen.layout import mixing_strides
 from hwgen.shape import ModelShape
 
 from . import rational
@@ -56,6 +58,41 @@ def test_quantisers_equal_rational_model(spread: float) -> None:
         inverse = rational.div(Fraction(1), scale)
         assert fractions(k_scale[None]) == [scale]
         assert k8.tolist() == [rational.to_int(rational.mul(v, inverse), 0, 8) for v in values]
+        k4, k4_scale = quantize_kv(y, four_bits=True)
+        assert k4.dtype == torch.int8 and torch.equal(k4_scale, k_scale)
+        assert k4.tolist() == [16 * math.floor(Fraction(int(code), 16)) + 8 for code in k8]
+
+
+def test_mixing_equals_rational_model() -> None:
+    """Differences in front of sums, in every pair of every stage; turned back with halves."""
+    x = random_floats(torch.Generator().manual_seed(5), 32, low=-20, high=20)
+    for function, half in ((mix, False), (unmix, True)):
+        values = fractions(x)
+        for stride in (4, 8, 16):
+            after = list(values)
+            for j in range(32):
+                if j // stride % 2 == 0:
+                    a, b = (v / 2 if half else v for v in (values[j], values[j + stride]))
+                    signed = -b if half else b
+                    after[j], after[j + stride] = rational.add(a, -signed), rational.add(b, -a if half else a)
+            values = after
+        assert fractions(function(x, (4, 8, 16))) == values
+
+
+def test_mixing_spreads_and_comes_back() -> None:
+    strides = mixing_strides(BuildConfig(), 64)
+    assert BuildConfig().width == 8 and strides == (8, 16, 32)
+    x = torch.zeros(64)
+    x[13] = 80.0
+    mixed = mix(x, strides)
+    assert mixed.abs()[5::8].tolist() == [80.0] * 8 and mixed.count_nonzero() == 8
+    assert torch.equal(unmix(mixed, strides), x)
+    whole = torch.randint(-50, 51, (7, 64), generator=torch.Generator().manual_seed(6)).float()
+    assert torch.equal(unmix(mix(whole, strides), strides), whole)  # small integers: nothing is rounded
+    assert torch.equal(mix(whole, strides) @ mix(whole, strides).T, 8 * whole @ whole.T)
+    other = BuildConfig(beat_vectors=2)
+    assert [mixing_strides(BuildConfig(), d) for d in (8, 16, 96)] == [(), (8,), (24, 48)]
+    assert mixing_strides(other, 64) == (8, 16, 32) and mixing_strides(other, 128) == (16, 32, 64)
 
 
 def test_zero_head_and_codes_in_range() -> None:
@@ -68,3 +105,4 @@ def test_zero_head_and_codes_in_range() -> None:
 
 def test_score_constant() -> None:
     assert math.isclose(score_constant(64), 1.4426950408889634 / (127 * 8), rel_tol=1e-7)
+    assert score_constant(64, mixes=3) * 8 == score_constant(64)

@@ -17,14 +17,16 @@ PUBLIC = ("araddr", "to_respond", "fifo", "busy")
 @pytest.fixture(scope="session")
 def dma_library() -> Path:
     """Four ports of 128 bits."""
-    return build_library(dma_verilog(4, 128), top="dma", ports=4, port_bits=128, id_bits=ID_BITS, probes=PROBES)
+    return build_library(
+        dma_verilog(4, 128), top="dma", ports=4, port_bits=128, id_bits=ID_BITS, probes=PROBES, optimize=False
+    )
 
 
 @pytest.fixture(scope="session")
 def public_library() -> Path:
     """One port of 32 bits, with registers that faults may be injected into."""
     return build_library(
-        dma_verilog(1, 32), top="dma", ports=1, port_bits=32, id_bits=ID_BITS, public=PUBLIC, probes=PROBES
+        dma_verilog(1, 32), top="dma", ports=1, port_bits=32, id_bits=ID_BITS, public=PUBLIC, probes=PROBES, optimize=False
     )
 
 

@@ -107,7 +107,7 @@ def test_mirrors_follow_the_probes_to_the_cycle(dma: SimulatedAccelerator) -> No
 def test_probe_writes_beyond_the_depth_are_errors(dma: SimulatedAccelerator, dma_library: Path) -> None:
     assert not dma.errors()
     shallow = [PROBES[0], type(PROBES[1])("odd", 50, 5, 3), PROBES[2]]
-    library = build_library(dma_verilog(1, 64), top="dma", ports=1, port_bits=64, id_bits=ID_BITS, probes=shallow)
+    library = build_library(dma_verilog(1, 64), top="dma", ports=1, port_bits=64, id_bits=ID_BITS, probes=shallow, optimize=False)
     narrow = SimulatedAccelerator(library, memory_bytes=1 << 20)
     narrow.memory[:] = np.random.default_rng(6).integers(0, 256, 1 << 20, dtype=np.uint8)
     job = Job(0, 4, 15)
@@ -261,7 +261,7 @@ def test_waves_cover_their_window(tmp_path: Path) -> None:
     for header in ("lz4.h", "zlib.h"):
         if not Path("/usr/include", header).exists():
             pytest.skip(f"waves need {header}")
-    library = build_library(dma_verilog(1, 32), top="dma", ports=1, port_bits=32, id_bits=ID_BITS, trace=True)
+    library = build_library(dma_verilog(1, 32), top="dma", ports=1, port_bits=32, id_bits=ID_BITS, trace=True, optimize=False)
     dma = SimulatedAccelerator(library, memory_bytes=1 << 20)
     path = tmp_path / "waves.fst"
     begin = dma.cycle + 100

@@ -18,7 +18,7 @@ from hwgen.descriptors import Descriptor, Format, Opcode
 from hwgen.golden.attention import AttentionState
 from hwgen.golden.int4 import e4m3_values
 from hwgen.hw.attention.reciprocal import Reciprocal
-from hwgen.layout import KvBlockLayout
+from hwgen.layout import KV_FORMATS, KvBlockLayout
 from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
@@ -49,7 +49,7 @@ class Sequence:
 
 class Case:
     """Random operands of one operator and what the golden model makes of them. ``runs`` are positions and tokens; ``kind`` chooses
-    the extremes; ``formats`` is empty or has ``e4m3`` (queries) or ``int4`` (keys and values) in it."""
+    the extremes; ``formats`` is empty or has ``e4m3`` (queries) or one of ``k8v4`` and ``k4v4`` (keys and values) in it."""
 
     def __init__(
         self, config: BuildConfig, seed: int, heads: int, kv_heads: int, head_dim: int, runs: list[tuple[int, int]], kind: str,
@@ -59,8 +59,9 @@ class Case:
         self.count = count = sum(tokens for _, tokens in runs)
         self.heads, self.group = heads, heads // kv_heads
         rng = np.random.default_rng(seed)
-        self.e4m3, self.int4 = "e4m3" in formats, "int4" in formats
-        self.layout = KvBlockLayout(config, head_dim, int4=self.int4)
+        self.e4m3 = "e4m3" in formats
+        self.kv = next((kv for kv in KV_FORMATS if kv in formats), "k8v8")
+        self.layout = KvBlockLayout(config, head_dim, KV_FORMATS[self.kv])
         self.query = rng.integers(-127, 128, (count, heads, head_dim), dtype=np.int8)
         if self.e4m3:
             # any finite code: -0 and subnormals too
@@ -79,12 +80,14 @@ class Case:
 
     def _keys(self, rng: np.random.Generator, positions: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Keys and values of a sequence, and their scales."""
-        limit = 7 if self.int4 else 127
-        kv = rng.integers(-limit, limit + 1, (2, self.kv_heads, positions, self.head_dim), dtype=np.int8)
+        kv = rng.integers(-127, 128, (2, self.kv_heads, positions, self.head_dim), dtype=np.int8)
         if kind == "lowest":
-            kv[:] = -limit
+            kv[:] = -127
         if kind == "extremes":
-            kv = np.where(kv < 0, -limit, limit).astype(np.int8)
+            kv = np.where(kv < 0, -127, 127).astype(np.int8)
+        for of in (0, 1):
+            if self.kv[2 * of + 1] == "4":
+                kv[of] = kv[of] & -16 | 8
         exponents = {"wide": (90, 170), "tiny": (2, 8), "huge": (240, 255), "lowest": (120, 127)}.get(kind, (112, 124))
         scale = rng.integers(exponents[0] << 7, exponents[1] << 7, (2, self.kv_heads, positions), dtype=np.uint16)
         scale[0] = rng.integers(118 << 7, 122 << 7, (self.kv_heads, positions), dtype=np.uint16)
@@ -96,8 +99,6 @@ class Case:
         if kind == "equal":
             kv[0, :, :] = kv[0, :, :1]
             scale[0] = scale[0, :, :1]
-        if self.int4:
-            scale[scale > 0] += 4 << 7 if kind != "huge" else 0
         return kv, scale
 
     def descriptor(self, dst: int) -> Descriptor:
@@ -105,7 +106,7 @@ class Case:
         return Descriptor(
             opcode=Opcode.ATTENTION, heads=self.heads, kv_heads=self.kv_heads, head_vectors=vectors, dst=dst,
             dst_stride=self.heads * vectors + 1, stream_beats=self.layout.beats,
-            format=(Format.FP8_QUERY if self.e4m3 else Format.NONE) | (Format.INT4_KV if self.int4 else Format.NONE),
+            format=(Format.FP8_QUERY if self.e4m3 else Format.NONE) | KV_FORMATS[self.kv],
         )
 
     def beats(self, rng: np.random.Generator) -> list[int]:
@@ -120,11 +121,11 @@ class Case:
                     header[slot], header[block + slot] = of.scale[:, head, first + slot]
                     place = slice(slot * size, (slot + 1) * size)
                     for kind in (0, 1):
-                        at = layout.header_beats + kind * layout.data_beats
                         parts = of.kv[kind, head, first + slot].view(np.uint8).reshape(-1, size)
-                        if self.int4:
-                            parts = parts[0::2] & 15 | parts[1::2] << 4
-                        image[at : at + layout.data_beats, place] = parts
+                        if self.kv[2 * kind + 1] == "4":
+                            parts = parts[0::2] >> 4 | parts[1::2] & 0xF0
+                        at = layout.header_beats + kind * (self.head_dim // size // (2 if self.kv[1] == "4" else 1))
+                        image[at : at + len(parts), place] = parts
                 out += [pack_bytes(beat) for beat in image]
         return out
 
@@ -242,7 +243,7 @@ def check_time(case: Case, cycles: int, activity: list[int]) -> None:
         # One beat a cycle; per head the pass's own keys and values, of no more beats than a cached block, and the way through the
         # stages. A beat of 4-bit keys takes two cycles, while the one of values is loaded.
         way = 150 + Reciprocal.latency * config.query_lanes
-        loads = past * (dims + 2 if case.int4 else case.layout.beats)
+        loads = past * max(dims + 2, case.layout.beats)
         assert cycles <= case.kv_heads * (loads + beats + 15) + way, cycles
         return
     # An item takes a cycle for each key beat; beside the items each round has an output pass.
@@ -272,8 +273,8 @@ def random_runs(config: BuildConfig, seed: int) -> list[tuple[int, int]]:
 def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
     """As :func:`cases`, with every mixture of formats the build has, changing from one operator to the next."""
     block, chunk, dim, step = config.kv_block, config.chunk, config.max_head_dim, 2 * config.width
-    formats = [f for f in ("", "int4", "e4m3", "e4m3 int4") if config.fp8_query or "e4m3" not in f]
-    formats = [f for f in formats if config.int4_kv or "int4" not in f]
+    formats = [f for f in ("", "k4v4", "e4m3", "k8v4", "e4m3 k4v4") if config.fp8_query or "e4m3" not in f]
+    formats = [f for f in formats if config.int4_kv or "v4" not in f]
     positions = [0, 1, block - 1, block, block + 1, 2 * block + 3, 4 * block, config.max_context - chunk]
     found: list[tuple[Any, ...]] = [
         (0.4 * (n % 3 == 1), (0, 97)[n % 5 == 3], (4, 6, 3, 8)[n % 4], (4, 2, 1, 2)[n % 4], (dim, step)[n % 5 == 2],

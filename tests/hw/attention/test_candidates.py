@@ -69,7 +69,7 @@ async def sorts(dut: Any) -> None:
         await RisingEdge(dut.clk)
         assert int(dut.free.value) == DEPTH - count
         offered[number] = candidates + new
-        await offer(dut, choice, new, (size + 2) * (count + 1))
+        await offer(dut, choice, new, (size + 4) * (count + 1))
         for of, all_offered in offered.items():
             for place, entry in enumerate(best(all_offered, size)):
                 dut.entry.value = of * size + place

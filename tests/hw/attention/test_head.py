@@ -108,7 +108,7 @@ async def lists(dut: Any) -> None:
             opcode=Opcode.HEAD, fetch=Fetch.SHORTLIST, vectors=vectors_of(config, hidden), row_blocks=len(blocks), stride=vocab,
             stream_beats=size,
             # The formats are those of ATTENTION.
-            format=Format.FP8_QUERY | Format.INT4_KV if number % 2 else Format.NONE,
+            format=Format.FP8_QUERY | Format.INT4_KEYS | Format.INT4_VALUES if number % 2 else Format.NONE,
         )
         token = number % config.chunk
         drive_operator(dut, command, runs=((77 % config.max_context, config.chunk, 0),), first=token, count=1)

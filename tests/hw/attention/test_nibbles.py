@@ -25,13 +25,14 @@ def test_pack_and_expand() -> None:
 
     async def bench(ctx: Any) -> None:
         for _ in range(50):
-            first, second = rng.integers(-8, 8, (2, BYTES))
+            first, second = rng.integers(-8, 8, (2, BYTES)) << 4 | 8
             ctx.set(beat, int.from_bytes(rng.bytes(BYTES), "little"))
             for part in (first, second):
                 ctx.set(new, number(part))
                 ctx.set(beat, ctx.get(pushed))
-            assert ctx.get(beat) == number(first & 15 | second << 4)
-            for flags, wanted in (((1, 0), first), ((1, 1), second), ((0, 0), first & 15 | second << 4)):
+            packed_beat = first >> 4 & 15 | second & -16
+            assert ctx.get(beat) == number(packed_beat)
+            for flags, wanted in (((1, 0), first), ((1, 1), second), ((0, 0), packed_beat)):
                 ctx.set(packed, flags[0])
                 ctx.set(upper, flags[1])
                 assert ctx.get(expanded) == number(wanted), flags

@@ -14,11 +14,11 @@ from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor, Format, Opcode
+from hwgen.descriptors import Descriptor, Opcode
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.writer import KvWriter
 from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat, kv_latency
-from hwgen.layout import KvBlockLayout
+from hwgen.layout import KV_FORMATS, KvBlockLayout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
     RunOf,
@@ -66,12 +66,12 @@ class WriterBench(wiring.Component):
 
 
 def expected(
-    config: BuildConfig, data: np.ndarray, scales: np.ndarray, run: RunOf, int4: bool
+    config: BuildConfig, data: np.ndarray, scales: np.ndarray, run: RunOf, kv: str
 ) -> list[tuple[int, list[tuple[int, int]]]]:
     """Segments ``(address, [(masked data, strobe)])`` of a run, whose keys and values these are, from positions of the context,
     independent of the hardware's order."""
     position, count, pages = run
-    layout = KvBlockLayout(config, data.shape[-1], int4)
+    layout = KvBlockLayout(config, data.shape[-1], KV_FORMATS[kv])
     block, segments = config.kv_block, []
     for head in range(HEADS):
         for b in range(position // block, (position + count - 1) // block + 1):
@@ -84,13 +84,13 @@ def expected(
                     at = 2 * (kind * block + slot)
                     flat[at : at + 2] = scales[bank, kind, head : head + 1].view(np.uint8)
                     flat_mask[at : at + 2] = 1
-                    beats = slice(
-                        layout.header_beats + kind * layout.data_beats, layout.header_beats + (kind + 1) * layout.data_beats
-                    )
+                    pieces, dense = data.shape[-1] // config.key_bytes, layout.header_beats
+                    size = [pieces // 2 if bits == "4" else pieces for bits in (kv[1], kv[3])]
+                    beats = slice(dense + kind * size[0], dense + size[0] + kind * size[1])
                     place = slice(slot * config.key_bytes, (slot + 1) * config.key_bytes)
                     parts = data[bank, kind, head].view(np.uint8).reshape(-1, config.key_bytes)
-                    if int4:
-                        parts = parts[0::2] & 15 | parts[1::2] << 4
+                    if kv[2 * kind + 1] == "4":
+                        parts = parts[0::2] >> 4 | parts[1::2] & 0xF0
                     image[beats, place] = parts
                     mask[beats, place] = 1
             address = BASE + PAGES[pages + b] * HEADS * layout.bytes + head * layout.bytes
@@ -114,18 +114,20 @@ async def writes_blocks(dut: Any) -> None:
     beats = Sink(dut, "beats", parameters["stall"], 2)
     await start_clock(dut)
     for turn, runs in enumerate(parameters["passes"]):
-        # Both formats in turn, from one operator to the next.
-        int4 = config.int4_kv and turn % 3 != 1
-        layout = KvBlockLayout(config, dim, int4)
+        # All formats in turn, from one operator to the next.
+        kv = ("k8v4", "k8v8", "k4v4")[turn % 3] if config.int4_kv else "k8v8"
+        layout = KvBlockLayout(config, dim, KV_FORMATS[kv])
         command = Descriptor(
             opcode=Opcode.KV_WRITE, kv_heads=HEADS, head_vectors=dim // config.width, stream_address=BASE,
             stream_beats=layout.beats, stride=HEADS * layout.bytes, head_stride=layout.bytes,
-            format=Format.INT4_KV if int4 else Format.NONE,
+            format=KV_FORMATS[kv],
         )
-        limit = 7 if int4 else 127
-        data = rng.integers(-limit, limit + 1, (config.chunk, 2, HEADS, dim), dtype=np.int8)
+        data = rng.integers(-127, 128, (config.chunk, 2, HEADS, dim), dtype=np.int8)
         if turn % 4 == 3:
-            data = np.where(data < 0, -limit, limit).astype(np.int8)
+            data = np.where(data < 0, -127, 127).astype(np.int8)
+        for kind in (0, 1):
+            if kv[2 * kind + 1] == "4":
+                data[:, kind] = data[:, kind] & -16 | 8
         scales = rng.integers(0, 1 << 15, (config.chunk, 2, HEADS), dtype=np.uint16)
         await write_kv_store(dut, config, data, scales)
         drive_operator(dut, command, runs=runs)
@@ -140,7 +142,7 @@ async def writes_blocks(dut: Any) -> None:
         cycles = await start_and_wait(dut)
         want, first = [], 0
         for run in runs:
-            want += expected(config, data[first : first + run[1]], scales[first : first + run[1]], run, int4)
+            want += expected(config, data[first : first + run[1]], scales[first : first + run[1]], run, kv)
             first += run[1]
         mask40 = (1 << 40) - 1
         assert [(s & mask40, s >> 40) for s in segments.items] == [(address, layout.beats) for address, _ in want]
@@ -152,7 +154,7 @@ async def writes_blocks(dut: Any) -> None:
         assert got == [beat for _, segment in want for beat in segment]
         if not parameters["stall"]:
             # Slots, header scales, and what two beats of the store take, which are two of memory or one; one cycle for padding.
-            pairs = layout.data_beats * (2 if int4 else 1)
+            pairs = dim // config.key_bytes
             assert cycles <= len(want) * (3 * config.kv_block + 30 + (kv_latency(config) + 2) * pairs + config.groups), cycles
         segments.items.clear()
         beats.items.clear()

@@ -20,11 +20,10 @@ from hwgen.golden.int4 import (
     e4m3_codes,
     norm_e4m3,
     quantize_e4m3,
-    quantize_kv4,
     quantize_query_e4m3,
 )
 from hwgen.golden.norm import norm_heads, norm_quantize, quantize_int8
-from hwgen.golden.rotary import quantize_kv, quantize_query, rotate
+from hwgen.golden.rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
 from hwgen.operators import accumulator_vectors
 from tests.cocotb_runner import start_clock
@@ -100,7 +99,7 @@ class VectorBench:
         for format, present in (
             (Format.FP8, config.engine != "ternary"),
             (Format.FP8_QUERY, config.fp8_query),
-            (Format.INT4_KV, config.int4_kv),
+            (Format.INT4_KEYS | Format.INT4_VALUES | Format.MIX | Format.UNMIX, config.int4_kv),
         ):
             self.formats |= format if present else Format.NONE
         self.rng = random.Random(seed)
@@ -285,6 +284,13 @@ class VectorBench:
             places |= {(target + v,): word for v, word in enumerate(words(y, width))}
         return {"scratch_write": places}
 
+    def _turn(self, d: Descriptor, head: Tensor, row: Tensor) -> Tensor:
+        """A head rotated by its row, or with the other halves of its pairs mixed or unmixed."""
+        known, half = d.format & self.formats, head.shape[-1] // 2
+        if Format.UNMIX in known:
+            return unmix(head, (half,))
+        return mix(head, (half,)) if Format.MIX in known else rotate(head, row)
+
     def _rope(self, d: Descriptor, tokens: range) -> dict[str, Places]:
         c, h = self.config, d.head_vectors
         group = d.heads // d.kv_heads
@@ -301,9 +307,11 @@ class VectorBench:
                 base = d.src + t * d.src_stride + place * h
                 y = self._rows(self.scratch, base, h)
                 if head < d.heads + d.kv_heads:
-                    y = rotate(y, row)
+                    y = self._turn(d, y, row)
                     self.scratch[base : base + h] = y.view(h, -1)
                     scratch |= {(base + v,): word for v, word in enumerate(words(y, c.width))}
+                if Flag.STORE in d.flags:
+                    continue
                 if head < d.heads:
                     if Format.FP8_QUERY in d.format & self.formats:
                         integers, scale = quantize_query_e4m3(y, d.scalar0)
@@ -315,8 +323,9 @@ class VectorBench:
                     query |= {(slot, kv_head, d.kv_heads, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
                     query_scale[slot, kv_head, d.kv_heads] = to_bits(scale.view(1))[0]
                 else:
-                    q, scale = (quantize_kv4 if Format.INT4_KV in d.format & self.formats else quantize_kv)(y)
                     value, kv_head = divmod(head - d.heads, d.kv_heads)
+                    bits = Format.INT4_VALUES if value else Format.INT4_KEYS
+                    q, scale = quantize_kv(y, four_bits=bits in d.format & self.formats)
                     kv |= {(t, value, kv_head, h, v): word for v, word in enumerate(bytes_of(q, c.width))}
                     kv_scale[t, value, kv_head] = int(bf16_bits(scale.view(1))[0])
         return {"scratch_write": scratch, "query": query, "query_scale": query_scale, "kv": kv, "kv_scale": kv_scale}

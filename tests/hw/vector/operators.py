@@ -32,13 +32,14 @@ def formats_of(config: BuildConfig, opcode: Opcode) -> list[Format]:
             return [Format.NONE] * config.has_ternary + [Format.FP8] * config.has_int4
         case _:
             queries = [Format.NONE, Format.FP8_QUERY] if config.fp8_query else [Format.NONE]
-            keys = [Format.NONE, Format.INT4_KV] if config.int4_kv else [Format.NONE]
+            kinds = (Format.NONE, Format.INT4_VALUES, Format.INT4_KEYS | Format.INT4_VALUES)
+            keys = list(kinds) if config.int4_kv else [Format.NONE]
             return [query | key for query, key in product(queries, keys)]
 
 
 def random_format(bench: VectorBench, opcode: Opcode) -> Format:
     """One of them, with bits that this build must ignore."""
-    ignored = Format(bench.rng.getrandbits(4)) & ~bench.formats
+    ignored = Format(bench.rng.getrandbits(7)) & ~bench.formats
     return bench.rng.choice(formats_of(bench.config, opcode)) | ignored
 
 

@@ -106,6 +106,23 @@ async def rope_in_all_formats(dut: Any) -> None:
 
 
 @cocotb.test()
+async def heads_are_mixed(dut: Any) -> None:
+    """Heads that are rotated or mixed where they lie, with nothing quantised, one operator after the other."""
+    bench = await started(dut, 8)
+    formats = [Format.NONE, Format.MIX, Format.UNMIX] if bench.config.int4_kv else [Format.NONE]
+    kinds = Flag.QUERIES | Flag.STORE
+    for style in STYLES:
+        for format in formats:
+            await bench.run(rope(bench, 4, 2, 2, 2, style, kinds, format), count=2)
+    for format in formats * 2:
+        await bench.run(rope(bench, 6, 1, 4, bench.config.chunk, "spread", kinds, format), first=1, count=bench.config.chunk - 1)
+        await bench.run(rope(bench, 2, 2, 8, 1, "one", kinds, format))
+        await bench.run(rope(bench, 3, 1, 4, 2, "one", format=Format.NONE), count=2)
+        await bench.run(norm(bench, 3, 1, "spread"))
+        await bench.run(rope(bench, 1, 1, 2, 1, "one", kinds, format))
+
+
+@cocotb.test()
 async def scales_load_as_fast(dut: Any) -> None:
     """Row scales make a DRAIN later as a whole, but not every token of it."""
     bench = await started(dut, 7)
@@ -129,18 +146,27 @@ def simulate(config: BuildConfig, module: str, build_dir: Path, testcase: list[s
     )
 
 
-@pytest.mark.parametrize("module", ["test_formats", "test_unit"])
-@pytest.mark.parametrize(
-    "width, changes",
-    [
-        (8, {"engine": "both", "fp8_query": True, "int4_kv": True}),
-        (4, {"engine": "int4", "int4_kv": True, "max_inputs": 2048}),
-    ],
-    ids=["both", "int4"],
-)
-def test_int4_engine(width: int, changes: dict[str, Any], module: str, tmp_path: Path) -> None:
-    simulate(config_of_width(width, **changes), module, tmp_path)
+BOTH = config_of_width(8, engine="both", fp8_query=True, int4_kv=True)
+INT4 = config_of_width(4, engine="int4", int4_kv=True, max_inputs=2048)
 
 
-def test_queries_of_a_ternary_engine(tmp_path: Path) -> None:
-    simulate(config_of_width(4, fp8_query=True), "test_formats", tmp_path, ["norm_in_all_formats", "rope_in_all_formats"])
+@pytest.mark.parametrize("config", [BOTH, INT4], ids=["both", "int4"])
+def test_formats(config: BuildConfig, tmp_path: Path) -> None:
+    simulate(config, "test_formats", tmp_path)
+
+
+def test_other_operators_beside_formats(tmp_path: Path) -> None:
+    """What a build without formats does, on one that has them all."""
+    simulate(BOTH, "test_unit", tmp_path)
+
+
+@pytest.mark.regress
+def test_other_operators_of_the_int4_engine(tmp_path: Path) -> None:
+    simulate(INT4, "test_unit", tmp_path)
+
+
+def test_heads_of_a_ternary_engine(tmp_path: Path) -> None:
+    simulate(
+        config_of_width(4, fp8_query=True, int4_kv=True), "test_formats", tmp_path,
+        ["norm_in_all_formats", "rope_in_all_formats", "heads_are_mixed"],
+    )

@@ -27,9 +27,10 @@ from hwgen.sw.compiler.pass_model import PassModel
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
-from hwgen.sw.runtime.scheduler import Job, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from hwgen.weights import ModelWeights
 
 from ..cli.calls import call

@@ -28,3 +28,9 @@ def test_perplexity(capsys: pytest.CaptureFixture[str], model_directory: Path, t
         assert machine["machine"][name] == pytest.approx(value, rel=1e-12)
     _, short = call(capsys, "perplexity", str(model_directory), str(file), "--tokens", "4", *SMALL)
     assert short["tokens"] == 4 and short["bytes"] < result["bytes"]
+    assert result["kv"] == "k8v8"
+    exact = {kv: call(capsys, "perplexity", str(model_directory), str(file), "--kv", kv, *SMALL)[1] for kv in ("k8v4", "k4v4")}
+    assert [row["kv"] for row in exact.values()] == list(exact)
+    gaps = [abs(row["gap"]) for row in (result, *exact.values())]
+    assert len(set(gaps)) == 3 and all(gap < 0.2 for gap in gaps)
+    assert all(row["float"] == result["float"] for row in exact.values())

@@ -56,7 +56,7 @@ def test_everything_comes_back(image: Image, saved: Path, chat_directory: Path) 
     compiled, model = load_image(saved), open_model(chat_directory)
     loaded, places = compiled.image, Places((4096,), 8192)
     assert (compiled.name, compiled.board, compiled.part, compiled.head) == ("small", "small", "", "exact")
-    for name in ("config", "shape", "symbols", "row_bytes", "chunk", "context", "page_bytes", "pages", "model_hash", "int4_kv"):
+    for name in ("config", "shape", "symbols", "row_bytes", "chunk", "context", "page_bytes", "pages", "model_hash", "kv"):
         assert getattr(loaded, name) == getattr(image, name), name
     assert loaded.program(places) == image.program(places) and loaded.buffers() == image.buffers()
     np.testing.assert_array_equal(content(loaded.constants), content(image.constants))

@@ -50,8 +50,11 @@ def check(config: BuildConfig, weights: ModelWeights, lengths: list[int]) -> Non
 
 @pytest.mark.parametrize(
     "formats",
-    [{}, {"group": 128, "symmetric": True}, {"kv": "int4"}, {"query": "e4m3"}, {"kv": "int4", "query": "e4m3", "group": 64}],
-    ids=["q4_1", "symmetric 128", "int4 cache", "e4m3 queries", "all"],
+    [
+        {}, {"group": 128, "symmetric": True}, {"kv": "k8v4"}, {"kv": "k4v4"}, {"query": "e4m3"},
+        {"kv": "k4v4", "query": "e4m3", "group": 64},
+    ],
+    ids=["q4_1", "symmetric 128", "k8v4", "k4v4", "e4m3 queries", "all"],
 )
 def test_logits_equal_the_golden_models(formats: dict[str, Any]) -> None:
     check(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4", **formats), [21, 1, 1, 5, 1])
@@ -73,7 +76,7 @@ def test_other_builds(config: BuildConfig, shape: ModelShape) -> None:
 
 @pytest.mark.parametrize("kv_bits", [8, 4])
 def test_a_session_with_a_four_bit_cache_is_saved_exactly(kv_bits: int, tmp_path: Path) -> None:
-    image = compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4", kv="int4"))
+    image = compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4", kv="k4v4"))
     engine, session = Engine(GoldenDevice(CONFIG), image), Session()
     engine.prefill(session, [int(t) for t in np.arange(23) % SHAPE.vocab])
     save_session(engine, session, tmp_path / "s", kv_bits=kv_bits)
@@ -85,7 +88,7 @@ def test_a_session_with_a_four_bit_cache_is_saved_exactly(kv_bits: int, tmp_path
             machine.forward(sequence, [token], logits=True, write_logits=True)
             logits.append(machine.logits())
         assert np.array_equal(*logits)
-    with pytest.raises(HwgenError, match="another format"):
+    with pytest.raises(HwgenError, match="has a k4v4 cache"):
         load_session(Engine(GoldenDevice(CONFIG), compile_model(CONFIG, random_weights(SHAPE, 1, LLAMA, "int4"))), tmp_path / "s")
 
 
@@ -118,7 +121,7 @@ def test_a_ternary_model_needs_a_ternary_engine_and_the_other_way_round() -> Non
 @pytest.mark.parametrize(
     ("changes", "formats", "message"),
     [
-        ({"int4_kv": False}, {"kv": "int4"}, "4-bit KV cache"),
+        ({"int4_kv": False}, {"kv": "k4v4"}, "k4v4 cache"),
         ({"fp8_query": False}, {"query": "e4m3"}, "e4m3 queries"),
         ({}, {"group": 16}, "groups of 16 inputs.*slices of 32"),
     ],
@@ -136,14 +139,14 @@ def test_inputs_that_end_in_the_middle_of_a_slice_are_refused() -> None:
 def test_sub_norms_and_int4_matrices_go_together() -> None:
     """What a layer computes and the format of its matrices are two axes: a decoder of neither published family."""
     check(CONFIG, random_weights(SHAPE, 4, BITNET, "int4", query="e4m3"), [21, 1, 5])
-    check(replace(CONFIG, engine="both", chunk=1), random_weights(replace(SHAPE, ffn=96), 5, BITNET, "int4", kv="int4"), [3, 1])
+    check(replace(CONFIG, engine="both", chunk=1), random_weights(replace(SHAPE, ffn=96), 5, BITNET, "int4", kv="k4v4"), [3, 1])
 
 
 def test_ternary_matrices_take_the_formats_of_attention() -> None:
     config = replace(CONFIG, engine="both")
-    check(config, replace(random_weights(SHAPE, 6), kv="int4", query="e4m3"), [14, 1, 3])
-    with pytest.raises(HwgenError, match="4-bit KV cache"):
-        compile_model(replace(config, int4_kv=False), replace(random_weights(SHAPE, 6), kv="int4"))
+    check(config, replace(random_weights(SHAPE, 6), kv="k4v4", query="e4m3"), [14, 1, 3])
+    with pytest.raises(HwgenError, match="k4v4 cache"):
+        compile_model(replace(config, int4_kv=False), replace(random_weights(SHAPE, 6), kv="k4v4"))
 
 
 def test_biases_elsewhere_are_refused_by_name() -> None:

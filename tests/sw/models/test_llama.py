@@ -49,10 +49,10 @@ def test_transformers_checkpoint(tied: bool, dtype: torch.dtype, tmp_path: Path)
 
 @pytest.mark.parametrize(("symmetric", "group", "tied"), [(True, 64, True), (False, 32, False)])
 def test_our_checkpoint_keeps_every_bit(symmetric: bool, group: int, tied: bool, tmp_path: Path) -> None:
-    weights = random_weights(replace(SHAPE, tied=tied), 5, LLAMA, "int4", group=group, symmetric=symmetric, kv="int4", query="e4m3")
+    weights = random_weights(replace(SHAPE, tied=tied), 5, LLAMA, "int4", group=group, symmetric=symmetric, kv="k4v4", query="e4m3")
     save_llama(weights, tmp_path / "m", recipe="rtn", stop_tokens=(3, 5))
     again = load(tmp_path / "m")
-    assert again.shape == weights.shape and (again.kv, again.query) == ("int4", "e4m3")
+    assert again.shape == weights.shape and (again.kv, again.query) == ("k4v4", "e4m3")
     for a, b in zip(weights.layers, again.layers, strict=True):
         for name, x in a.matrices.items():
             y = b.matrices[name]

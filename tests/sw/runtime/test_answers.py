@@ -13,8 +13,9 @@ from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.runtime.answers import AnswerSet
 from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.sw.runtime.scheduler import Job, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from hwgen.weights import ModelWeights
 
 from ..conftest import CONFIG

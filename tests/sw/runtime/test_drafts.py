@@ -13,9 +13,10 @@ from hwgen.sw.compiler.pass_costs import PassCosts
 from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT, Drafter, PromptLookup
 from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.sw.runtime.scheduler import Job, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from hwgen.weights import ModelWeights
 
 from ..conftest import CONFIG, SHAPE

@@ -12,10 +12,11 @@ from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
+from hwgen.sw.runtime.jobs import Job, QueueFull
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.sw.runtime.scheduler import Job, QueueFull, Scheduler
+from hwgen.sw.runtime.scheduler import Scheduler
 from hwgen.weights import ModelWeights
 
 from ..conftest import CONFIG, SHAPE

@@ -17,8 +17,8 @@ from hwgen.published import published_model
 from hwgen.sw.analysis.estimate import planned_image
 from hwgen.sw.compiler.pass_costs import PassCosts, pass_costs
 from hwgen.sw.runtime.engine import PassResult
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.llm import LLM
-from hwgen.sw.runtime.scheduler import Job
 from hwgen.sw.serve.service import Limits, Service
 
 from ..conftest import CONFIG

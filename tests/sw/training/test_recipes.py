@@ -153,7 +153,7 @@ def test_exact_keeps_codes_and_rotary_scaling_keeps_the_function(tmp_path: Path)
     np.testing.assert_array_equal(scaled.layers[0].matrices["k"].codes, plain.layers[0].matrices["k"].codes)
     torch.testing.assert_close(FloatLlama(scaled)(WINDOWS), FloatLlama(plain)(WINDOWS), rtol=2e-3, atol=2e-3)
     reference, config = FloatLlama(plain)(WINDOWS), load_board("demo").config
-    errors = [(GoldenModel(replace(w, kv="int4"), config).logits(WINDOWS) - reference).std() for w in (scaled, plain)]
+    errors = [(GoldenModel(replace(w, kv="k4v4"), config).logits(WINDOWS) - reference).std() for w in (scaled, plain)]
     assert errors[0] < 1.1 * errors[1]
     with pytest.raises(HwgenError, match="layer 0 q must have 4-bit codes, not floats"):
         quantize(floats(), "exact-q4_1", 32)
@@ -175,16 +175,17 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The cat sat upon a time. Once there was a cat, and the cat sat. " * 12)
     out = tmp_path / "out"
-    code = main(["quantize", str(tmp_path / "m.gguf"), "--recipe", "fireq", "--group", "64", "--kv", "int4", "--text", str(text),
+    code = main(["quantize", str(tmp_path / "m.gguf"), "--recipe", "fireq", "--group", "64", "--kv", "k4v4", "--text", str(text),
                  "--tokens", "60", "--out", str(out), "--json"])
     result = json.loads(capsys.readouterr().out)
     assert code == 0 and result["recipe"] == "fireq" and result["calibration_is_text"]
     assert [(row["recipe"], row["group"], row["kv"]) for row in result["rows"]] == [
-        ("float", 0, "float"), ("fireq, float arithmetic", 64, "float"), ("fireq", 64, "int4"), ("fireq", 64, "int8"),
+        ("float", 0, "float"), ("fireq, float arithmetic", 64, "float"),
+        ("fireq", 64, "k4v4"), ("fireq", 64, "k8v8"), ("fireq", 64, "k8v4"),
     ]
     assert all(row["perplexity"] > 1 and row["bytes"] > 0 for row in result["rows"]) and len(result["layers"]) == 2
     model = open_model(out)
-    assert model.weights.kv == "int4" and model.weights.layers[0].matrices["q"].group == 64
+    assert model.weights.kv == "k4v4" and model.weights.layers[0].matrices["q"].group == 64
     assert model.tokenizer.has_chat_template and model.stop_tokens == (0, SHAPE.vocab - 1)
     assert main(["quantize", str(tmp_path / "m.gguf"), "--out", str(out), "--recipe", "rtn", "--json"]) == 2
     assert "exists and is not empty" in capsys.readouterr().out

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from hwgen.rounding import ceil_div
+from hwgen.sw.runtime.jobs import Job
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.sw.runtime.scheduler import Job
 from hwgen.sw.serve.page.routes import FILES
 
 from ...conftest import CONFIG

@@ -1,0 +1,33 @@
+"""The option ``--kv``: the format of cached keys and values."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from ...errors import HwgenError
+from ...weights import KV_KINDS
+from ..compiler.image_file import CompiledModel
+from ..models.model import Model
+
+__all__ = ["add_kv", "check_kv", "with_kv"]
+
+
+def add_kv(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """``default`` None: the format of the model."""
+    other = "" if default else " (that of the model or image if not given)"
+    parser.add_argument(
+        "--kv", choices=KV_KINDS, default=default,
+        help=f"keys and values in the cache: bits of each; 4 bits take a build with int4_kv{other}",
+    )
+
+
+def with_kv(model: Model, kv: str | None) -> Model:
+    """A model with another format of cached keys and values, if one is given."""
+    return model if kv is None else replace(model, weights=replace(model.weights, kv=kv))
+
+
+def check_kv(model: CompiledModel, kv: str | None) -> None:
+    """Refuse another format than that of a compiled model."""
+    if kv not in (None, model.image.kv):
+        raise HwgenError("usage", f"{model.path} has a {model.image.kv} cache, not {kv}", "leave --kv out, or compile it again")

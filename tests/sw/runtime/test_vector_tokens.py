@@ -1,0 +1,91 @@
+"""Vectors in place of tokens: rows of the embedding give the bits of their tokens, others are told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.formats import round_bf16
+from hwgen.sw.runtime.llm import LLM
+from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.vector_tokens import VectorToken, as_words, with_vectors
+from hwgen.weights import ModelWeights
+
+from ..conftest import CONFIG, SHAPE
+
+PROMPT = [7, 31, 200, 4, 90, 12, 55, 1, 3, 77, 8, 21]
+
+
+@pytest.fixture(scope="module")
+def llm(model_directory: Path) -> LLM:
+    return LLM(model_directory, "golden", CONFIG)
+
+
+def logits_after(llm: LLM, tokens: list[int]) -> np.ndarray:
+    session = Session()
+    llm.engine.prefill(session, tokens, write_logits=True)
+    logits = llm.engine.logits().view(np.uint32)
+    llm.close_session(session)
+    return logits
+
+
+def test_rows_of_the_embedding_are_tokens(llm: LLM, weights: ModelWeights) -> None:
+    table = weights.embedding
+    expected = logits_after(llm, PROMPT)
+    assert np.array_equal(logits_after(llm, with_vectors([], table[PROMPT], SHAPE.hidden)), expected)
+    mixed = with_vectors([7, -1, 200, 4, -1, *PROMPT[5:]], table[[31, 90]], SHAPE.hidden)
+    assert as_words(mixed) == [7, 200, 4, *PROMPT[5:]] and np.array_equal(logits_after(llm, mixed), expected)
+    other = with_vectors([7, -1, 200, 4, -1, *PROMPT[5:]], table[[31, 91]], SHAPE.hidden)
+    assert not np.array_equal(logits_after(llm, other), expected)
+
+
+def test_answers_to_vectors(llm: LLM, weights: ModelWeights) -> None:
+    plain = llm.generate(PROMPT, max_new_tokens=6)
+    vectors = weights.embedding[PROMPT]
+    for prompt, given in (([], vectors), ("", vectors), ([*PROMPT[:3], *[-1] * 9], vectors[3:]), (PROMPT[5:], vectors[:5])):
+        answer = llm.generate(prompt, embeddings=given, max_new_tokens=6, repetition_penalty=1.0)
+        begin = llm.model.tokenizer.begin
+        if prompt != "" or begin is None:
+            assert (answer.text, answer.generation.tokens) == (plain.text, plain.generation.tokens)
+
+
+def test_prefixes_know_vectors(model_directory: Path) -> None:
+    llm = LLM(model_directory, "golden", CONFIG)
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(0, 1, (20, SHAPE.hidden)).astype(np.float32)
+    first = llm.generate([5, 6], embeddings=vectors, max_new_tokens=3)
+    assert first.text is not None and first.generation.reused == 0
+    again = llm.generate([5, 6], embeddings=vectors, max_new_tokens=3)
+    assert again.text == first.text and again.generation.reused == 21
+    changed = round_bf16(vectors)
+    changed[9, 44] *= 2
+    later = llm.generate([5, 6], embeddings=changed, max_new_tokens=3, repetition_penalty=1.3)
+    assert later.text is not None and later.generation.reused == 9
+    alone = LLM(model_directory, "golden", CONFIG, reuse=False).generate(
+        [5, 6], embeddings=changed, max_new_tokens=3, repetition_penalty=1.3
+    )
+    assert alone.text == later.text
+
+
+def test_what_is_no_vector_is_refused(llm: LLM, tmp_path: Path) -> None:
+    good = np.ones((2, SHAPE.hidden), np.float32)
+    for prompt, vectors, message in (
+        ([1], good[:, :-1], r"must be \[vectors, 45\], not \[2, 44\]"),
+        ([1], good[0], "must be"),
+        ([1], good * np.inf, "finite"),
+        ([1, -1], good, r"has 1 places \(-1\) for 2 embeddings"),
+    ):
+        with pytest.raises(HwgenError, match=message):
+            llm.generate(prompt, embeddings=vectors)
+    with pytest.raises(HwgenError, match=r"places \(-1\) and no embeddings"):
+        llm.generate([1, -1])
+    session = Session()
+    with pytest.raises(HwgenError, match="outside the vocabulary"):
+        llm.engine.prefill(session, [VectorToken(np.zeros(3, np.uint16))])
+    llm.engine.prefill(session, with_vectors([1], good, SHAPE.hidden))
+    with pytest.raises(HwgenError, match="vectors in place of tokens cannot be saved"):
+        llm.save_session(session, tmp_path / "s")
+    assert not list(tmp_path.iterdir())
