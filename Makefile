@@ -15,8 +15,8 @@ VENV ?= .venv
 PROMPT ?= Once upon a time
 TOKENS ?= 200
 SEED ?= 1
-# Seeds of `make fuzz`, FIRST:END.
-SEEDS ?= 0:20
+# Length of `make fuzz`.
+SECONDS ?= 3600
 # Environments of `make boards-test`: build/boards/NAME; all if none is named.
 ENVIRONMENTS ?=
 # Test workers; each may run one simulator.
@@ -26,8 +26,8 @@ VERIFY := build/verify
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test regress coverage verify-report boards boards-test board-walk dist notebooks fuzz lint check-system clean
-
+.PHONY: demo test regress coverage verify-report boards boards-test board-walk dist notebooks
+.PHONY: fuzz mutate prove fuzz-parsers audit lint check-system clean
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
@@ -71,9 +71,24 @@ dist: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet "setuptools>=77,<82"
 	$(BIN)/python tools/build_wheel.py dist
 
-# Random builds, models and memory timings against golden; takes minutes a seed.
+# Random builds, models, memories and passes against golden, for $(SECONDS) seconds; what goes wrong is made small and kept.
 fuzz: $(VENV)/.installed-dev
-	HWGEN_FUZZ_SEEDS=$(SEEDS) $(BIN)/pytest -m "regress or not regress" tests/system/test_random.py
+	mkdir -p build/verify
+	$(BIN)/hwgen fuzz --seconds $(SECONDS) --seed $(SEED) --out build/verify --json > build/verify/fuzz.json
+
+# Planted faults, proofs and parsers; each takes the better part of an hour.
+mutate prove: $(VENV)/.installed-dev
+	$(BIN)/python tools/$@.py --out build/verify/$(if $(filter prove,$@),formal,mutation).json
+
+fuzz-parsers: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet "atheris>=3"
+	$(BIN)/python tools/fuzz_parsers.py --out build/verify/parsers.json
+
+# Known weaknesses and licences of what is installed; asks PyPI.
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet "pip-audit>=2.10" "pip-licenses>=5"
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+	$(BIN)/pip-licenses --order=license
 
 # Boards have Python 3.10. vermin takes Tensor.long for the long of Python 2.
 lint: $(VENV)/.installed-dev

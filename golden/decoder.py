@@ -13,13 +13,14 @@ from ..config import BuildConfig
 from ..decoder import Combine, Stage, Values
 from ..descriptors import Format
 from ..formats import flush, identity_row, rotary_rows, round_bf16, score_constant, widen_bf16
+from ..grouped import GroupedMatrix
 from ..int4 import Int4Matrix
 from ..layout import KV_FORMATS, mixing_strides
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
 from .head import digit_logits, nibble_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_query_e4m3
-from .linear import dequantize, drain, integer_matmul
+from .linear import dequantize, drain, grouped_matmul, integer_matmul
 from .norm import norm_heads, norm_quantize, quantize_int8
 from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .sequence_attention import attend_sequence
@@ -45,6 +46,18 @@ class _TernaryLinear:
         return dequantize(integer_matmul(q.float(), self.weights, 127), scale, self.scale)
 
 
+class _GroupedLinear:
+    """One ternary layer with scales of groups, its weights in units of the scale of the matrix; its inputs are int8."""
+
+    def __init__(self, matrix: GroupedMatrix) -> None:
+        self.weights = torch.from_numpy(matrix.integers()).float()
+        self.scale = matrix.scale
+
+    def __call__(self, activation: Quantized) -> Tensor:
+        q, scale = activation
+        return dequantize(grouped_matmul(q.float(), self.weights), scale, self.scale)
+
+
 class _Int4Linear:
     """One INT4 layer with its weights, in units of their row scales, held in float64; its inputs are e4m3."""
 
@@ -60,6 +73,8 @@ class _Int4Linear:
 def _linear(matrix: Matrix) -> Callable[[Quantized], Tensor]:
     if isinstance(matrix, TernaryMatrix):
         return _TernaryLinear(matrix)
+    if isinstance(matrix, GroupedMatrix):
+        return _GroupedLinear(matrix)
     assert isinstance(matrix, Int4Matrix)
     return _Int4Linear(matrix)
 
@@ -112,6 +127,7 @@ class GoldenModel:
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
         self._norms = [self._norms_of(layer) for layer in w.layers]
         self._last_norm = _Norm(torch.from_numpy(flush(w.norm)), w.shape.rms_eps, self._norm)
+        self._grouped_head = None if w.grouped_head is None else _GroupedLinear(w.grouped_head)
         self._logits_of = nibble_logits if w.engine == "int4" else digit_logits
         w8, bits = w.quantized_head()
         self._head = torch.from_numpy(w8)
@@ -178,6 +194,8 @@ class GoldenModel:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         q, scale = self._last_norm(hidden)
+        if self._grouped_head is not None:
+            return self._grouped_head((q, scale))
         return self._logits_of(q, scale, self._head, self._head_scale)
 
     # ---- whole windows -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class FloatLlama:
             for layer in weights.layers
         ]
         self._bias_of, self._head_norms = weights.layer.bias_of, weights.layer.head_norms
-        self._rounded = weights.engine == "ternary"
+        self._rounded = weights.engine != "int4"
 
     def _linear(self, w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
         y = (quantize_activation(x) if self._rounded else x) @ w[name].T

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..numerics import GROUP_SCALE_MAX
 from .activation import relu2, silu
 from .float32 import constant, fadd, fmul, int_to_f32
 
-__all__ = ["dequantize", "drain", "integer_matmul"]
+__all__ = ["dequantize", "drain", "grouped_matmul", "integer_matmul"]
 
 #: float32 holds every integer up to this magnitude.
 _EXACT = 1 << 24
@@ -27,6 +28,11 @@ def integer_matmul(q: Tensor, weights: Tensor, magnitude: int) -> Tensor:
     for first in range(step, q.shape[-1], step):
         total += (q[..., first : first + step] @ weights[:, first : first + step].T).to(torch.int64)
     return total
+
+
+def grouped_matmul(q: Tensor, weights: Tensor) -> Tensor:
+    """Exact ``q [..., n] @ weights[rows, n].T`` of int8 values and trits times the scales of their groups; int64."""
+    return integer_matmul(q, weights, 127 * GROUP_SCALE_MAX)
 
 
 def dequantize(acc: Tensor, activation_scale: Tensor, weight_scale: float) -> Tensor:

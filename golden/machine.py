@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
 from ..formats import widen_bf16
-from ..layout import Int4Layout, KvBlockLayout
+from ..layout import KvBlockLayout
 from ..operators import (
     OPERATORS,
     State,
@@ -31,15 +31,17 @@ from ..operators import (
     rope_heads,
     skipped,
 )
+from ..panels import panel_beats
 from ..registers import Status
 from ..rounding import ceil_div
 from .attention import AttentionState
 from .float32 import bf16_bits, fmul
 from .head import join_digits
-from .int4 import dequantize_rows, e4m3_codes, e4m3_values, int4_matmul, norm_e4m3, quantize_query_e4m3
-from .linear import dequantize, drain, integer_matmul
+from .int4 import dequantize_rows, e4m3_codes, e4m3_values, norm_e4m3, quantize_query_e4m3
+from .linear import dequantize, drain
 from .memories import ProgramError
 from .norm import norm_heads, norm_quantize
+from .panels import panel_products
 from .registers import Run
 from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .unpacked_weights import StationaryWeights
@@ -224,9 +226,7 @@ class GoldenMachine(Vocabulary):
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
     def _linear(self, d: Descriptor) -> None:
-        fp8 = Format.FP8 in d.format
-        layout = Int4Layout.of(self.config, d) if fp8 else None
-        size = d.slices * d.row_blocks if layout is None else layout.beats
+        size = panel_beats(self.config, d)
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
             beats = self._segment(d, address, size)
@@ -235,10 +235,7 @@ class GoldenMachine(Vocabulary):
             beats = self._beats(address, size)
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
-        if layout is None:
-            matrix = self._weights.ternary(address, beats, d.slices, d.row_blocks)
-        else:
-            matrix = self._weights.int4(address, beats, layout)
+        matrix = self._weights.panel(d, address, beats)
         if matrix.shape[0] > self.config.panel_rows:
             raise ProgramError(
                 f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
@@ -246,10 +243,7 @@ class GoldenMachine(Vocabulary):
         self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
         inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
-        if fp8:
-            acc = int4_matmul(e4m3_values(q.view(torch.uint8)), matrix[:, :inputs])
-        else:
-            acc = integer_matmul(q.float(), matrix[:, :inputs].float(), 127)
+        acc = panel_products(d.format, q, matrix[:, :inputs])
         self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
 
     def _drain(self, d: Descriptor) -> None:

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
+from ..descriptors import Descriptor, Format
 from ..formats import widen_bf16
+from ..grouped import SCALES
+from ..grouped_layout import GroupedLayout
 from ..int4 import MIDPOINT_STEP, spread
 from ..layout import Int4Layout, head_block_beats, unpack_ternary
+from ..numerics import GROUP
 
 __all__ = ["StationaryWeights"]
 
@@ -61,6 +65,23 @@ class StationaryWeights:
                 self._kept -= entry.unpacked[0].nbytes
             entry = self._entries[key] = _Entry(packed.copy(), unpack())
         return entry.unpacked
+
+    def panel(self, d: Descriptor, address: int, beats: Bytes) -> Tensor:
+        """The panel of a LINEAR operator in units of its scales, ``[rows, inputs]``: floats, or integers where there is no room."""
+        if Format.FP8 in d.format:
+            return self.int4(address, beats, Int4Layout.of(self.config, d))
+        if Format.GROUPED in d.format:
+            return self.grouped(address, beats, GroupedLayout.of(self.config, d))
+        return self.ternary(address, beats, d.slices, d.row_blocks)
+
+    def grouped(self, address: int, beats: Bytes, layout: GroupedLayout) -> Tensor:
+        """The panel packed in ``beats``, ``[rows, inputs]`` in int16 or float32."""
+
+        def unpack() -> tuple[Tensor, ...]:
+            trits, codes = layout.unpack(beats)
+            return (self._matrix(trits * spread(SCALES[codes], GROUP, layout.inputs), torch.float32),)
+
+        return self._get((address, layout.rows, layout.inputs, -GROUP), beats, unpack)[0]
 
     def ternary(self, address: int, beats: Bytes, slices: int, row_blocks: int) -> Tensor:
         """The matrix packed in ``beats``, ``[row_blocks * rows, slices * slice_inputs]`` in int8 or float32."""

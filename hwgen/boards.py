@@ -8,13 +8,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .config import ENGINES, BuildConfig, ConfigError
+from .config import BuildConfig, ConfigError
 from .errors import HwgenError
 
 __all__ = ["Board", "MemoryRange", "Platform", "board_names", "load_board"]
 
 #: Packages are mapped, so the boards are a package of their own that holds data alone.
 _PACKAGE = "hwgen.board_data"
+
+#: What builds with such engines run besides: both kinds of ternary matrices, or both engines.
+_RUNS = {"grouped": ("grouped", "ternary"), "both": ("both", "ternary", "int4")}
 
 RESOURCES = ("lut", "lutram", "ff", "bram36", "uram", "dsp")
 
@@ -103,8 +106,8 @@ class Board:
     platform: Platform | None = None
 
     def for_engine(self, engine: str) -> Board:
-        """The board with a configuration that has ``engine``: "ternary", "int4" or "both"."""
-        if engine == self.config.engine or (self.config.engine == "both" and engine in ENGINES):
+        """The board with a configuration that has ``engine``, one of `ENGINES`."""
+        if engine in _RUNS.get(self.config.engine, (self.config.engine,)):
             return self
         if engine not in self.variants:
             known = ", ".join([self.config.engine, *self.variants])

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .int4 import WEIGHT_MAX
-from .numerics import E4M3_LARGEST
+from .numerics import E4M3_LARGEST, GROUP, GROUP_SCALE_MAX
 from .rounding import align, ceil_div
 
 __all__ = ["BuildConfig", "ConfigError", "ENGINES"]
 
-#: Linear engines of a build: one kind, or both.
-ENGINES = ("ternary", "int4", "both")
+#: Linear engines of a build. "grouped" is the ternary engine with scales of groups of inputs; it also runs matrices without. "both"
+#: is "ternary" and "int4".
+ENGINES = ("ternary", "grouped", "int4", "both")
 
 #: Ternary weights ("trits") stored in one byte, base 3.
 TRITS_PER_BYTE = 5
@@ -68,7 +69,8 @@ class BuildConfig:
     #: Fabric clock that cycle counts are converted with, in MHz.
     clock_mhz: float = 250.0
 
-    #: Linear engines: "ternary", "int4" (INT4 weights, FP8 activations) or "both".
+    #: Linear engines: "ternary", "grouped" (ternary, with scales of groups of inputs), "int4" (INT4 weights, FP8 activations) or
+    #: "both".
     engine: str = "ternary"
     #: Beat groups of the linear engines: beats consumed in one cycle when at most ``lanes`` tokens are active.
     groups: int = 2
@@ -197,9 +199,14 @@ class BuildConfig:
         return self.engine != "int4"
 
     @property
+    def has_groups(self) -> bool:
+        """The ternary engine takes scales of groups of inputs."""
+        return self.engine == "grouped"
+
+    @property
     def has_int4(self) -> bool:
         """The build has the INT4 x FP8 engine."""
-        return self.engine != "ternary"
+        return self.engine in ("int4", "both")
 
     @property
     def int4_slice_inputs(self) -> int:
@@ -253,7 +260,7 @@ class BuildConfig:
     @property
     def ternary_acc_bits(self) -> int:
         """Width of an accumulator of the ternary engine (signed)."""
-        return (127 * self.max_inputs).bit_length() + 1
+        return (127 * (GROUP_SCALE_MAX if self.has_groups else 1) * self.max_inputs).bit_length() + 1
 
     @property
     def int4_acc_bits(self) -> int:
@@ -325,6 +332,9 @@ class BuildConfig:
             f"a divisor of the {self.tables} tables of a lane",
             max(b for b in range(1, self.tables + 1) if self.tables % b == 0 and b <= max(1, self.builders)),
         )
+        if self.has_groups:
+            rows = ceil_div(TRITS_PER_BYTE * self.beat_bytes, GROUP)
+            self._require(self.slice_inputs < GROUP, "rows", f"{rows} or more with scales of groups of {GROUP} inputs", rows)
         self._require(
             self.key_bytes in (1, 2, 4), "kv_block",
             f"{self.beat_bytes // 4}, {self.beat_bytes // 2} or {self.beat_bytes} for beats of {self.beat_bytes} bytes",

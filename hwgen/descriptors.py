@@ -147,6 +147,8 @@ class Format(enum.IntFlag):
     MIX = 32
     #: ROPE: in place of the rotary row halves, the sines negative: what MIX makes of pairs becomes the pairs again.
     UNMIX = 64
+    #: LINEAR: ternary weights with a scale for every group of inputs (docs/numerics.md).
+    GROUPED = 128
 
 
 @dataclass(frozen=True, kw_only=True)

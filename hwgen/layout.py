@@ -18,7 +18,7 @@ from .rounding import align, ceil_div
 
 __all__ = [
     "Int4Layout", "KV_FORMATS", "KvBlockLayout", "arrange_ternary", "kv_format_name", "matrix_beats", "mixing_strides",
-    "pack_head", "pack_ternary", "pack_trits", "pad_beats", "unpack_ternary", "vectors_of",
+    "pack_head", "pack_ternary", "pack_trits", "pad_beats", "unpack_ternary", "unpack_trits", "vectors_of",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -80,6 +80,12 @@ def pack_trits(trits: npt.NDArray[np.int8]) -> Bytes:
     return packed
 
 
+def unpack_trits(packed: Bytes) -> npt.NDArray[np.int8]:
+    """Inverse of :func:`pack_trits` along the last dimension, with the missing inputs."""
+    trits: npt.NDArray[np.int8] = _DIGITS[packed].reshape(*packed.shape[:-1], -1)
+    return trits
+
+
 def arrange_ternary(config: BuildConfig, packed: Bytes, inputs: int) -> Bytes:
     """Rows of packed trits ``[rows, ceil(inputs / 5)]`` -> beats ``[slices * row_blocks, beat_bytes]``.
 
@@ -104,9 +110,7 @@ def unpack_ternary(config: BuildConfig, beats: Bytes, rows: int, inputs: int) ->
     """Inverse of :func:`pack_ternary`: ``[rows, inputs]`` int8."""
     slices, blocks = matrix_shape(config, rows, inputs)
     by_row = beats.reshape(slices, blocks, config.rows, -1).transpose(1, 2, 0, 3)
-    packed = by_row.reshape(blocks * config.rows, -1)
-    trits: npt.NDArray[np.int8] = _DIGITS[packed].reshape(blocks * config.rows, -1)
-    return trits[:rows, :inputs]
+    return unpack_trits(by_row.reshape(blocks * config.rows, -1))[:rows, :inputs]
 
 
 class Int4Layout:

@@ -18,6 +18,8 @@ __all__ = [
     "EXP2_ONE",
     "F32_MAX_BITS",
     "F32_MIN_EXPONENT",
+    "GROUP",
+    "GROUP_SCALE_MAX",
     "SCORE_BITS",
     "SCORE_FRACTION",
     "SIGMOID_ONE",
@@ -34,6 +36,12 @@ E4M3_UNITS = 512
 
 #: Largest magnitude of an e4m3 value as such an integer.
 E4M3_LARGEST = E4M3_MAX * E4M3_UNITS
+
+#: Inputs of a ternary matrix that share a scale, in matrices that have such scales.
+GROUP = 128
+
+#: Largest scale of a group, in units of its matrix: a code of two bits of exponent and six of mantissa.
+GROUP_SCALE_MAX = 127 << 2
 
 #: Smallest exponent field of a number other than zero. One binade above IEEE's smallest normal number, so that every
 #: result that survives was rounded to 24 bits by plain IEEE arithmetic too, whatever it does with subnormals.

@@ -15,7 +15,7 @@ __all__ = ["PUBLISHED", "PublishedModel", "published_model"]
 class PublishedModel:
     """A row of :data:`PUBLISHED`."""
 
-    #: Linear engine that its matrices need: "ternary" or "int4".
+    #: Linear engine that its matrices need: "ternary", "grouped" or "int4".
     engine: str
     #: What a layer computes.
     layer: DecoderLayer
@@ -43,6 +43,11 @@ PUBLISHED = {
     "llama-1b": PublishedModel("int4", LLAMA, ModelShape(
         hidden=2048, layers=16, heads=32, kv_heads=8, head_dim=64, ffn=8192, vocab=128256, activation="silu",
         max_context=2048, rope_theta=500000.0, rms_eps=1e-5,
+    )),
+    # prism-ml/Ternary-Bonsai-1.7B, without the scaling of its rotary embedding.
+    "bonsai-1.7b": PublishedModel("grouped", QWEN3, ModelShape(
+        hidden=2048, layers=28, heads=16, kv_heads=8, head_dim=128, ffn=6144, vocab=151936, activation="silu",
+        max_context=2048, rope_theta=1000000.0, rms_eps=1e-6,
     )),
     # Qwen/Qwen3-0.6B.
     "qwen3-0.6b": PublishedModel("int4", QWEN3, ModelShape(

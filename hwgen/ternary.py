@@ -9,7 +9,17 @@ import numpy.typing as npt
 
 from .layout import pack_trits
 
-__all__ = ["TernaryMatrix", "quantize_ternary"]
+__all__ = ["TernaryMatrix", "check_trits", "quantize_ternary"]
+
+
+def check_trits(trits: npt.NDArray[np.int8], scale: float) -> None:
+    """Refuse what is no int8 matrix of -1, 0 and 1, and a scale that is no float32 value."""
+    if trits.dtype != np.int8 or trits.ndim != 2:
+        raise ValueError(f"trits must be an int8 matrix, not {trits.dtype} {trits.shape}")
+    if trits.size and np.abs(trits).max() > 1:
+        raise ValueError(f"trits must be -1, 0 or 1, not {int(trits[np.abs(trits) > 1][0])}")
+    if not np.isfinite(scale) or float(np.float32(scale)) != scale:
+        raise ValueError(f"scale must be a finite float32 value, not {scale!r}")
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,7 @@ class TernaryMatrix:
     scale: float
 
     def __post_init__(self) -> None:
-        if self.trits.dtype != np.int8 or self.trits.ndim != 2:
-            raise ValueError(f"trits must be an int8 matrix, not {self.trits.dtype} {self.trits.shape}")
-        if self.trits.size and np.abs(self.trits).max() > 1:
-            raise ValueError(f"trits must be -1, 0 or 1, not {int(self.trits[np.abs(self.trits) > 1][0])}")
-        if not np.isfinite(self.scale) or float(np.float32(self.scale)) != self.scale:
-            raise ValueError(f"scale must be a finite float32 value, not {self.scale!r}")
+        check_trits(self.trits, self.scale)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ __all__ = [
 Rows = npt.NDArray[np.int8]
 
 #: Largest integer of a row, by engine: five digits in base 3; two codes of 4 bits.
-HEAD_LARGEST = {"ternary": DIGITS_LARGEST, "int4": 127}
+HEAD_LARGEST = {"ternary": DIGITS_LARGEST, "grouped": DIGITS_LARGEST, "int4": 127}
 
 #: Scale and midpoint codes of the two sections of an INT4 row: 16 times the upper codes, and the lower ones plus 8.
 SECTION_SCALES, SECTION_MIDPOINTS = (16, 1), (0, 1)

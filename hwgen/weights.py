@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from .decoder import BITNET, DecoderLayer
 from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
+from .grouped import GroupedMatrix
 from .int4 import BlockMatrix, Int4Matrix, to_machine
 from .layout import KV_FORMATS
+from .numerics import GROUP
 from .rounding import ceil_div
 from .shape import ModelShape
 from .ternary import TernaryMatrix
@@ -22,8 +24,9 @@ __all__ = [
     "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights", "scale_rows",
 ]
 
-#: A linear layer ``[rows, inputs]``: trits, floats, 4-bit blocks with float scales, or what the INT4 engine multiplies.
-Matrix = TernaryMatrix | npt.NDArray[np.float32] | BlockMatrix | Int4Matrix
+#: A linear layer ``[rows, inputs]``: trits with one scale or with scales of groups, floats, 4-bit blocks with float scales, or what
+#: the INT4 engine multiplies.
+Matrix = TernaryMatrix | GroupedMatrix | npt.NDArray[np.float32] | BlockMatrix | Int4Matrix
 
 #: Formats of keys and values in the cache.
 KV_KINDS = tuple(KV_FORMATS)
@@ -41,7 +44,7 @@ def scale_rows(matrix: Matrix, factors: Float) -> Matrix:
     """The matrix, no ternary one, with its rows times ``factors [rows]``: codes stay as they are; what is rounded, once, is a
     float32 scale, or the floats themselves.
     """
-    if isinstance(matrix, TernaryMatrix):
+    if isinstance(matrix, (TernaryMatrix, GroupedMatrix)):
         raise TypeError("a ternary matrix has one scale for all rows")
     if isinstance(matrix, Int4Matrix):
         return replace(matrix, row_scale=np.asarray(matrix.row_scale * factors, np.float32))
@@ -52,12 +55,16 @@ def scale_rows(matrix: Matrix, factors: Float) -> Matrix:
     return replace(matrix, scale=matrix.scale * by, midpoint=midpoint)
 
 
+#: Linear engines of matrices that are not for the INT4 engine.
+_ENGINES: dict[type, str] = {TernaryMatrix: "ternary", GroupedMatrix: "grouped"}
+
+
 def engine_of(matrices: Sequence[Matrix]) -> str:
-    """Linear engine for these matrices: "ternary", or "int4" (which floats need, too: once they are quantised)."""
-    kinds = {isinstance(matrix, TernaryMatrix) for matrix in matrices}
+    """Linear engine for these matrices: "ternary", "grouped", or "int4" (which floats need, too: once they are quantised)."""
+    kinds = {_ENGINES.get(type(matrix), "int4") for matrix in matrices}
     if len(kinds) != 1:
-        raise ValueError("matrices must be all ternary or all not")
-    return "ternary" if kinds.pop() else "int4"
+        raise ValueError("matrices must be all ternary or all not, and all with scales of groups or none")
+    return kinds.pop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +106,8 @@ class ModelWeights:
     embedding: Float
     #: LM head ``[vocab, hidden]``, or None where it shares the embedding (``shape.tied``).
     head: Float | None = None
+    #: The head as ternary rows with scales of groups, which then stand in for `head_rows` on the machine; or None.
+    grouped_head: GroupedMatrix | None = None
     #: Format of cached keys and values, of `KV_KINDS`.
     kv: str = "k8v8"
     #: Format of queries: ``"int8"`` or ``"e4m3"``.
@@ -113,6 +122,9 @@ class ModelWeights:
             raise ValueError(f"layers must be {s.layers} long, not {len(self.layers)}")
         if (self.head is None) != s.tied:
             raise ValueError(f"head must be {'None in' if s.tied else 'given for'} a model with tied={s.tied}")
+        if self.grouped_head is not None and (self.engine != "grouped" or self.grouped_head.shape != (s.vocab, s.hidden)):
+            wanted = f"{(s.vocab, s.hidden)} in a model of such matrices"
+            raise ValueError(f"grouped_head must be {wanted}, not {self.grouped_head.shape} in one for {self.engine!r}")
         floats: dict[str, tuple[Float, tuple[int, ...]]] = {
             "norm": (self.norm, (s.hidden,)),
             "embedding": (self.embedding, (s.vocab, s.hidden)),
@@ -127,7 +139,7 @@ class ModelWeights:
             if not is_finite(array):
                 raise ValueError(f"{name} must be finite")
         engine_of([matrix for layer in self.layers for matrix in layer.matrices.values()])
-        if self.engine == "ternary" and not has_bf16_values(self.embedding):
+        if self.engine != "int4" and not has_bf16_values(self.embedding):
             raise ValueError("embedding must hold bfloat16 values; use round_bf16()")
 
     def _check_layer(self, where: str, layer: LayerWeights) -> dict[str, tuple[Float, tuple[int, ...]]]:
@@ -149,7 +161,7 @@ class ModelWeights:
 
     @property
     def engine(self) -> str:
-        """Linear engine that runs it: "ternary" or "int4"."""
+        """Linear engine that runs it: "ternary", "grouped" or "int4"."""
         return engine_of(list(self.layers[0].matrices.values()))
 
     @property
@@ -209,6 +221,11 @@ def random_weights(
         scale = np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5)
         return TernaryMatrix(rng.integers(-1, 2, (rows, inputs), dtype=np.int8), float(scale))
 
+    def grouped(rows: int, inputs: int) -> Matrix:
+        codes = rng.integers(64, 256, (rows, inputs // GROUP)).astype(np.uint8)
+        scale = np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5 / 150)
+        return GroupedMatrix(rng.integers(-1, 2, (rows, inputs), dtype=np.int8), codes, float(scale))
+
     def int4(rows: int, inputs: int) -> Matrix:
         groups = ceil_div(inputs, group)
         scales = rng.integers(60, 256, (rows, groups)).astype(np.uint8)
@@ -220,7 +237,7 @@ def random_weights(
     def gain(size: int) -> Float:
         return flush(rng.uniform(0.5, 1.5, size))
 
-    matrix: Callable[[int, int], Matrix] = {"ternary": ternary, "int4": int4}[engine]
+    matrix: Callable[[int, int], Matrix] = {"ternary": ternary, "grouped": grouped, "int4": int4}[engine]
     layers = tuple(
         LayerWeights(
             matrices={name: matrix(*size) for name, size in layer.matrices(shape).items()},
@@ -230,9 +247,15 @@ def random_weights(
         for _ in range(shape.layers)
     )
     norm, table = gain(shape.hidden), (shape.vocab, shape.hidden)
-    embedding = rng.normal(0, 1, table)
+    embedding: npt.NDArray[np.floating[Any]] = rng.normal(0, 1, table)
+    grouped_head = None
+    if engine == "grouped":
+        scale = flush(rng.uniform(0.5, 1.5, (table[0], table[1] // GROUP)))
+        grouped_head = GroupedMatrix.of(rng.integers(-1, 2, table, dtype=np.int8), scale)
+        embedding = grouped_head.dense()
     return ModelWeights(
         shape=shape, layer=layer, layers=layers, norm=norm,
-        embedding=round_bf16(embedding) if engine == "ternary" else flush(embedding),
+        embedding=flush(embedding) if engine == "int4" else round_bf16(embedding),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)), kv=kv, query=query,
+        grouped_head=grouped_head if shape.tied else None,
     )

@@ -16,7 +16,7 @@ LAST_RUN = PROJECT / "build" / "verify" / "test.xml"
 #: Where no run has left its times: folders whose tests compile simulators, the longest builds first.
 SIMULATORS = (
     "tests/notebooks", "tests/sw/serve/test_verilated", "tests/system", "tests/hw/attention", "tests/hw/linear", "tests/hw",
-    "tests/sim",
+    "tests/formal", "tests/sim",
 )
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ SHAPE = ModelShape(
 #: Statistics and probes: no part of a result; their own tests compare them with what is counted beside them.
 WITHOUT = ("observer", "counters", "activity", "trace")
 
-#: Longest time of a mutant.
+#: Of the processor, that a mutant may take.
 SECONDS = 240
 
 
@@ -109,6 +110,7 @@ def open_mutant(case: Case, verilog: str, number: int) -> VerilatorDevice:
 
 def run_mutant(verilog: str, number: int, answers: Any) -> None:
     verilator.IDLE_LIMIT, verilator.OPERATOR_LIMIT = 5000, 400_000
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     for i, case in enumerate(cases()):
         try:
             result = run_safely(case, open_mutant(case, verilog, number))
@@ -125,12 +127,8 @@ def kill(verilog: str, number: int) -> tuple[int | None, str]:
     answers: Any = multiprocessing.Queue()
     process = multiprocessing.Process(target=run_mutant, args=(verilog, number, answers))
     process.start()
-    process.join(SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return 0, "did not end"
-    return answers.get() if process.exitcode == 0 else (0, f"the simulator ended with {process.exitcode}")
+    process.join()
+    return answers.get() if process.exitcode == 0 else (0, f"the simulator ended with {process.exitcode}, or did not end")
 
 
 def is_equivalent(verilog: str, mutant: Mutant) -> bool:

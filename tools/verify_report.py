@@ -1,9 +1,9 @@
 """The verification report: the test plan with what the last runs found, as a page and as a table for `docs/verification.md`.
 
 Reads what is there of build/verify: `test.xml` and `regress.xml` (JUnit, of `make test` and `make regress`), and the records
-`fuzz.json`, `mutation.json`, `formal.json`, `coverage.json`, each ``{"command", "date", "commit", "rows": [{...}]}``. What is not
-there is shown as not run. Writes `index.html` beside them and the summary `docs/data/verification.json`; with ``--document`` it
-also replaces the table of `docs/verification.md`.
+`fuzz.json`, `mutation.json`, `formal.json`, `coverage.json`: numbers and a list of rows each, with command, date and commit if they
+say them. What is not there is shown as not run. Writes `index.html` beside them; with ``--document`` also the summary
+`docs/data/verification.json` and the table of `docs/verification.md`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,27 @@ SUMMARY = ROOT / "docs" / "data" / "verification.json"
 DOCUMENT = ROOT / "docs" / "verification.md"
 BEGIN, END = "<!-- table of make verify-report -->\n", "<!-- end of the table -->\n"
 
-#: Records of others, and what each is.
+#: Records of others: what each is, and the command that makes it.
 RECORDS = {
-    "fuzz": "Whole-machine fuzzing", "mutation": "Mutation", "formal": "Formal proofs", "coverage": "Branch coverage of host code",
+    "fuzz": ("Whole-machine fuzzing", "make fuzz"), "mutation": ("Mutation", "make mutate"),
+    "formal": ("Formal proofs", "make prove"), "coverage": ("Branch coverage of host code", "make coverage"),
 }
 
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
 table{border-collapse:collapse;width:100%;margin:1em 0}td,th{border-top:1px solid #ddd;padding:.3em .6em;text-align:left;
 vertical-align:top}.passed{color:#0a6b2d}.failed{color:#b00020;font-weight:bold}.missing{color:#8a5a00}small{color:#666}"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What another tool found."""
+
+    command: str
+    date: str
+    commit: str
+    #: Its single numbers and words.
+    totals: dict[str, Any]
+    rows: list[dict[str, Any]]
 
 
 @dataclass
@@ -88,15 +101,17 @@ def verdict(point: Point, suite: Suite) -> str:
     return "passed" if all(outcomes["passed"] for outcomes in found) else "not run"
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A record of another tool; None if it is missing."""
+def read_record(path: Path, command: str) -> Record | None:
+    """A record of another tool, whatever it calls its rows; None if it is missing. Without rows its numbers are one."""
     if not path.is_file():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    missing = {"command", "date", "commit", "rows"} - set(record)
-    if missing:
-        raise SystemExit(f"error: {path} lacks {', '.join(sorted(missing))}")
-    return record
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    about = {name: str(found.pop(name, value)) for name, value in
+             (("command", command), ("date", written), ("commit", "not recorded"))}
+    tables = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    totals = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+    return Record(**about, totals=totals, rows=tables[0] if tables else [totals])
 
 
 def commit() -> str:
@@ -104,13 +119,14 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def summarise(points: list[Point], suites: dict[str, Suite], records: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+def summarise(points: list[Point], suites: dict[str, Suite], records: dict[str, Record | None]) -> dict[str, Any]:
     """What the table, the page's head and docs/data have."""
     rows = []
     for area in sorted({area_of(point) for point in points}):
         mine = [point for point in points if area_of(point) == area]
+        units = {unit for point in points for unit in point.units if unit.rpartition("/")[0] == area}
         rows.append({
-            "area": area, "points": len(mine), "units": len({unit for point in mine for unit in point.units}),
+            "area": area, "points": len(mine), "units": len(units),
             "tests": len({test for point in mine for test in point.tests}),
             **Counter(verdict(point, suites[point.stage]).replace(" ", "_") for point in mine),
         })
@@ -118,7 +134,7 @@ def summarise(points: list[Point], suites: dict[str, Suite], records: dict[str, 
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "commit": commit(), "areas": rows,
         "suites": {stage: {"date": s.date, "seconds": round(s.seconds), **s.total()} for stage, s in suites.items()},
         "records": {
-            name: {"command": r["command"], "date": r["date"], "commit": r["commit"], "rows": len(r["rows"])}
+            name: {"command": r.command, "date": r.date, "commit": r.commit, "rows": len(r.rows), **r.totals}
             for name, r in records.items() if r is not None
         },
     }
@@ -145,7 +161,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(points: list[Point], suites: dict[str, Suite], records: dict[str, dict[str, Any] | None], summary: dict[str, Any]) -> str:
+def page(points: list[Point], suites: dict[str, Suite], records: dict[str, Record | None], summary: dict[str, Any]) -> str:
     """The whole report."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>Verification</title><style>{_STYLE}</style>"
              f"<h1>Verification</h1><p>{escape(summary['date'])}, commit {escape(summary['commit'])}</p>"]
@@ -161,7 +177,7 @@ def page(points: list[Point], suites: dict[str, Suite], records: dict[str, dict[
             parts.append(f"<tr><td>{escape(point.name)}<br>{units}<td>{escape(point.proves)}<td>{point.how}<td>{point.stage}"
                          f"<td>{tests}<td class={kind}>{result}")
         parts.append("</table>")
-    for name, title in RECORDS.items():
+    for name, (title, _) in RECORDS.items():
         parts.append(f"<h2>{title}</h2>")
         parts.append(record_table(records[name]))
     return "".join(parts) + "</html>\n"
@@ -171,13 +187,14 @@ def describe(outcomes: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "not run"
 
 
-def record_table(record: dict[str, Any] | None) -> str:
+def record_table(record: Record | None) -> str:
     if record is None:
         return "<p class=missing>not run</p>"
-    columns = list(dict.fromkeys(name for row in record["rows"] for name in row))
+    columns = list(dict.fromkeys(name for row in record.rows for name in row))
     head = "".join(f"<th>{escape(name)}" for name in columns)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(str(row.get(name, '')))}" for name in columns) for row in record["rows"])
-    about = f"<p><code>{escape(record['command'])}</code>, {escape(record['date'])}, commit {escape(record['commit'])}</p>"
+    rows = "".join("<tr>" + "".join(f"<td>{escape(str(row.get(name, '')))}" for name in columns) for row in record.rows)
+    totals = "".join(f", {escape(name)} {escape(str(value))}" for name, value in record.totals.items())
+    about = f"<p><code>{escape(record.command)}</code>, {escape(record.date)}, commit {escape(record.commit)}{totals}</p>"
     return f"{about}<table><tr>{head}{rows}</table>"
 
 
@@ -192,16 +209,16 @@ def replace_table(text: str, new: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--document", action="store_true", help="replace the table of docs/verification.md")
+    parser.add_argument("--document", action="store_true", help="write the summary and the table of docs/verification.md")
     options = parser.parse_args(arguments)
     points = read_plan()
     suites = {stage: read_suite(VERIFY / f"{stage}.xml") for stage in STAGES}
-    records = {name: read_record(VERIFY / f"{name}.json") for name in RECORDS}
+    records = {name: read_record(VERIFY / f"{name}.json", command) for name, (_, command) in RECORDS.items()}
     summary = summarise(points, suites, records)
     VERIFY.mkdir(parents=True, exist_ok=True)
     (VERIFY / "index.html").write_text(page(points, suites, records, summary), encoding="utf-8")
-    SUMMARY.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     if options.document:
+        SUMMARY.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         DOCUMENT.write_text(replace_table(DOCUMENT.read_text(encoding="utf-8"), table(summary)), encoding="utf-8")
     print(table(summary), end="")
     print(f"{VERIFY.relative_to(ROOT)}/index.html")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ...grouped_layout import GroupSlices
 from ...rounding import ceil_div
 from ..interfaces import ActivationWrite
 
@@ -32,7 +33,8 @@ class ActivationMemory(wiring.Component):
     """Holds the activations of two rounds of tokens (halves), and hands LINEAR those of one slice after the other.
 
     A slice takes ``count`` times the vectors that it touches (``slice_inputs / width``, rounded up), and `LATENCY` cycles.
-    Inputs beyond the last vector that was written are arbitrary.
+    Inputs beyond the last vector that was written are arbitrary. With ``groups`` and while ``grouped``, slices are those of
+    `GroupSlices`: behind a short one the next begins with the inputs that are not its own.
 
     Members
     -------
@@ -40,6 +42,8 @@ class ActivationMemory(wiring.Component):
         At any time. A word counts for an operator that starts in a later cycle.
     start : In(1)
         Strobe.
+    grouped : In(1)
+        With ``groups`` alone; as stable as those that follow.
     half : In(1), count : In, slices : In(16)
         ``count`` tokens (at least 1), ``slices`` (at least 1); stable until the last slice has been taken.
     load : Out(LoadBus), token : Out
@@ -54,11 +58,12 @@ class ActivationMemory(wiring.Component):
     #: matrix of up to six (see `SCRATCH_LATENCY`).
     LATENCY = 6
 
-    def __init__(self, config: BuildConfig, slice_inputs: int) -> None:
-        self.config, self.slice_inputs = config, slice_inputs
+    def __init__(self, config: BuildConfig, slice_inputs: int, groups: GroupSlices | None = None) -> None:
+        self.config, self.slice_inputs, self.groups = config, slice_inputs, groups
         super().__init__({
             "write": In(ActivationWrite(config)),
             "start": In(1),
+            **({"grouped": In(1)} if groups else {}),
             "half": In(1),
             "count": In(bits_for(config.chunk)),
             "slices": In(16),
@@ -90,6 +95,8 @@ class ActivationMemory(wiring.Component):
         last_word, last_token, last, next_offset, words_on = (
             Signal(), Signal(), Signal(), Signal.like(offset), Signal(range(chunks // parts + 2))
         )
+        m.d.comb += [last_token.eq(tokens_left == 1), last.eq(reading & last_word & last_token)]
+        short = self._short(m, last, begin)
         with m.Switch(offset):
             for value in range(parts):
                 with m.Case(value):
@@ -98,7 +105,10 @@ class ActivationMemory(wiring.Component):
                         next_offset.eq((value + chunks) % parts),
                         words_on.eq((value + chunks) // parts),
                     ]
-        m.d.comb += [last_token.eq(tokens_left == 1), last.eq(reading & last_word & last_token)]
+                    if self.groups is not None:
+                        rest = self.groups.rest_inputs * chunks // self.slice_inputs
+                        with m.If(short):
+                            m.d.comb += [next_offset.eq((value + rest) % parts), words_on.eq((value + rest) // parts)]
         m.d.comb += [read.addr.eq(address), read.en.eq(reading)]
         m.d.sync += begin.eq(self.start)
         next_token, next_slice = Signal.like(address), Signal.like(address)
@@ -135,6 +145,19 @@ class ActivationMemory(wiring.Component):
         with m.If(self.taken | self.start):
             m.d.sync += full.eq(0)
         return m
+
+    def _short(self, m: Module, last: Value, begin: Value) -> Value:
+        """Whether the slice is the short one of its group; ``last``: it is read, ``begin``: an operator begins."""
+        if self.groups is None:
+            return Const(0)
+        number = Signal(range(self.groups.count))
+        short = Signal()
+        m.d.comb += short.eq(self.grouped & (number == self.groups.count - 1))
+        with m.If(last):
+            m.d.sync += number.eq(Mux(short, 0, number + 1))
+        with m.If(begin):
+            m.d.sync += number.eq(0)
+        return short
 
     def _send(self, m: Module, data: Value, stage: dict[str, Value]) -> Value:
         """What a word is for accompanies it: read, memory's register, registers (each with an enable of its own, as in

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from functools import partial
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from ...config import BuildConfig
+from ...descriptors import Format
+from ...grouped_layout import GroupSlices
+from ...layout import ZERO_BYTE
 from .activations import ActivationMemory
-from .lane import TernaryLane
-from .panel import PanelEngine, connect_inputs
+from .group_scales import ScaleMemory, take_scales
+from .int4_loader import delayed
+from .lane import FACTOR_BITS, TernaryLane
+from .panel import Beats, PanelEngine, ShortSlices, connect_inputs
 from .schedule import TableSchedule
 from .trits import TritDecoder
 
@@ -27,20 +34,27 @@ class LinearEngine(PanelEngine):
 
     A slice takes the longest of its beats, of building its tables (`TableSchedule`) and of loading its activations
     (`ActivationMemory`).
+
+    With an engine for scales of groups, and `Format.GROUPED`, the panel is a `GroupedLayout`. Scale beats, in front of every group,
+    take a cycle each in either mode; a beat of a short slice is taken ``parts`` times, with bytes of zero trits in the place of
+    those that it has not. Products with scales take two cycles more (`TernaryLane`).
     """
 
     #: Cycles from the issue of a beat to its look-ups.
     LOOK_UP = 1 + TritDecoder.INDEX_LATENCY
 
     def __init__(self, config: BuildConfig) -> None:
-        super().__init__(config, config.ternary_acc_bits, self.LOOK_UP + TernaryLane.ADD + (config.tables - 1).bit_length())
+        #: Levels of the adder trees.
+        self.levels = (config.tables - 1).bit_length()
+        super().__init__(config, config.ternary_acc_bits, self.LOOK_UP + self.levels + TernaryLane.add_cycles(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
+        slicing = GroupSlices(config) if config.has_groups else None
         lanes = [[TernaryLane(config) for _ in range(config.lanes)] for _ in range(config.groups)]
         m.submodules.schedule = schedule = TableSchedule(config)
-        m.submodules.activations = activations = ActivationMemory(config, config.slice_inputs)
+        m.submodules.activations = activations = ActivationMemory(config, config.slice_inputs, slicing)
 
         # A beat's tables are complete when it looks them up, and still those when the copy has been released.
         if not TableSchedule.WRITE_LATENCY <= self.LOOK_UP < 1 + TableSchedule.RELEASE_LATENCY:
@@ -48,7 +62,7 @@ class LinearEngine(PanelEngine):
         built = Signal(2)  # slices whose tables are complete and not used up
         buffer = Signal()
         released = Signal()
-        beats = self._issue(m, built != 0, {"buffer": buffer}, self.op.gang)
+        beats, factors = self._take(m, built != 0, buffer, slicing)
         m.d.sync += [released.eq(beats.end_of_slice), built.eq(built + schedule.built - beats.end_of_slice)]
         with m.If(beats.end_of_slice):
             m.d.sync += buffer.eq(~buffer)
@@ -64,6 +78,8 @@ class LinearEngine(PanelEngine):
             activations.slices.eq(self.op.descriptor.slices),
             activations.taken.eq(schedule.taken),
         ]
+        if slicing is not None:
+            m.d.comb += activations.grouped.eq(self._grouped)
         connect_inputs(m, activations.write, self.activation)
         look_up = beats.track[self.LOOK_UP]
         for g, group in enumerate(lanes):
@@ -71,6 +87,7 @@ class LinearEngine(PanelEngine):
             used = Signal(name=f"used_{g}")
             m.d.sync += used.eq(self.op.gang | (self.op.count > g * config.lanes))
             m.d.comb += [decoder.beat.eq(beats.registers[g]), decoder.valid.eq(beats.track[1]["valid"] & used)]
+            signed_factors = self._signed(m, factors[g], decoder, g) if factors else []
             for number, lane in enumerate(group):
                 m.submodules[f"lane_{g}_{number}"] = lane
                 m.d.comb += [
@@ -81,7 +98,59 @@ class LinearEngine(PanelEngine):
                 ]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.index, decoder.index, strict=True)]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.negate, decoder.negate, strict=True)]
+                if signed_factors:
+                    m.d.comb += [a.eq(b) for a, b in zip(lane.factor, signed_factors, strict=True)]
                 connect_inputs(m, lane.load, activations.load)
                 connect_inputs(m, lane.build, schedule.build)
         self._accumulate(m, lanes, beats.track)
         return m
+
+    @property
+    def _grouped(self) -> Value:
+        """The panel has scales of groups."""
+        return (self.op.descriptor.format & Format.GROUPED).any()
+
+    def _take(self, m: Module, ready: Value, buffer: Value, slicing: GroupSlices | None) -> tuple[Beats, list[Value]]:
+        """The beats, and for every group of lanes the scales of their rows: bytes, in the cycle before that of the last level."""
+        config = self.config
+        if slicing is None:
+            return self._issue(m, ready, {"buffer": buffer}, self.op.gang), []
+        scaling, gang, short, grouped = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += grouped.eq(self._grouped)
+        m.submodules.scales = scales = ScaleMemory(config, row_bytes=1)
+        parts = ShortSlices(short, slicing.parts, partial(self._short_beat, slicing))
+        beats = self._issue(m, ready, {"buffer": buffer}, gang, scaling, parts)
+        left = take_scales(m, self, beats, scales, scaling, gang, Const(slicing.count), grouped)
+        m.d.comb += short.eq(grouped & (left == 1))
+        # From the cycle of the scale memory to that in front of the sums of a row.
+        wait = self.LOOK_UP + self.levels - 1 - ScaleMemory.LATENCY
+        return beats, [
+            delayed(m, codes, wait, f"scales_{g}", reset_less=True)[-1] for g, codes in enumerate(scales.codes)
+        ]
+
+    def _short_beat(self, slicing: GroupSlices, beat: Value, part: Value) -> Value:
+        """A part of a beat as the beat of a whole slice: every row with its bytes, then bytes of zero trits."""
+        rest = 8 * slicing.rest_bytes
+        rows = beat[: slicing.parts * self.config.rows * rest].word_select(part, self.config.rows * rest)
+        zeros = [Const(ZERO_BYTE, 8)] * (slicing.row_bytes - slicing.rest_bytes)
+        return Cat(Cat(rows.word_select(row, rest), *zeros) for row in range(self.config.rows))
+
+    def _signed(self, m: Module, codes: Value, decoder: TritDecoder, group: int) -> list[Value]:
+        """The factors of the rows: the scale of their group, or 1 without groups, with the sign of the row. Two registers."""
+        scaled = Signal(name=f"scaled_{group}")
+        m.d.sync += scaled.eq(self._grouped)
+        factors: list[Value] = []
+        for row in range(self.config.rows):
+            code = codes.word_select(row, 8)
+            mantissa, exponent = code[:6], code[6:]
+            scale = Signal(FACTOR_BITS - 1, name=f"scale_{group}_{row}", reset_less=True)
+            with m.Switch(exponent):
+                for value in range(4):
+                    with m.Case(value):
+                        number = Cat(mantissa, 1) << value - 1 if value else mantissa
+                        m.d.sync += scale.eq(Mux(scaled, number, 1))
+            factor = Signal(FACTOR_BITS, name=f"factor_{group}_{row}", reset_less=True)
+            minus = decoder.negate[row][0]
+            m.d.sync += factor.eq((scale ^ minus.replicate(FACTOR_BITS)) + minus)
+            factors.append(factor.as_signed())
+        return factors

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal
 
 from ...config import BuildConfig
+from .group_scales import ScaleMemory, take_scales
 from .int4_lane import Int4Lane
-from .int4_loader import LONGEST_CHAIN, Int4Loader, Int4Shape, delayed, log2
-from .int4_scales import ScaleMemory
+from .int4_loader import LONGEST_CHAIN, Int4Loader, Int4Shape, delayed
 from .int4_weights import Int4Decoder
-from .panel import Beats, PanelEngine, connect_inputs
+from .panel import PanelEngine, connect_inputs
 
 __all__ = ["Int4Engine"]
 
@@ -47,7 +47,7 @@ class Int4Engine(PanelEngine):
         config, shape = self.config, self.shape
         descriptor = self.op.descriptor
         m.submodules.loader = loader = Int4Loader(config, shape)
-        m.submodules.scales = scales = ScaleMemory(config)
+        m.submodules.scales = scales = ScaleMemory(config, row_bytes=2)
 
         # Slices: one in use, the next on its way -----------------------------------------------------------------------
         ready, taken, scaling, gang = Signal(), Signal(), Signal(), Signal()
@@ -65,7 +65,7 @@ class Int4Engine(PanelEngine):
         ]
         connect_inputs(m, loader.write, self.activation)
         take = delayed(m, taken, 1, "take")[-1]
-        self._scales(m, beats, scaling, gang, scales)
+        take_scales(m, self, beats, scales, scaling, gang, descriptor.vectors, Const(1))
 
         lanes = [[Int4Lane(config, shape, packed=self.packed) for _ in range(config.lanes)] for _ in range(config.groups)]
         for g, group in enumerate(lanes):
@@ -83,39 +83,3 @@ class Int4Engine(PanelEngine):
                     m.d.comb += [a.eq(b) for a, b in zip(getattr(lane, name), getattr(decoder, name), strict=True)]
         self._accumulate(m, lanes, beats.track)
         return m
-
-    def _scales(self, m: Module, beats: Beats, scaling: Signal, gang: Signal, scales: ScaleMemory) -> None:
-        """Scale beats before every group of slices; they go to their memory in the cycle in which weight beats read it. ``gang``:
-        weight beats come, and ganged."""
-        config = self.config
-        descriptor = self.op.descriptor
-        slices_left = Signal(16)  # of those that share scales
-        word = Signal.like(scales.word)
-        last_word = Signal.like(word)
-        with m.If(beats.end_of_slice):
-            m.d.sync += slices_left.eq(slices_left - 1)
-            with m.If(slices_left == 1):
-                m.d.sync += [scaling.eq(1), gang.eq(0), slices_left.eq(descriptor.vectors)]
-        with m.If(beats.issue_scales):
-            m.d.sync += word.eq(word + 1)
-            with m.If(word == last_word):
-                m.d.sync += [scaling.eq(0), gang.eq(self.op.gang), word.eq(0)]
-        with m.If(self.start):
-            words = ceil_shift(descriptor.row_blocks, log2(scales.beat_blocks))
-            rows = ceil_shift(words, log2(config.groups))
-            m.d.sync += [
-                scaling.eq(1), gang.eq(0), word.eq(0), slices_left.eq(descriptor.vectors),
-                last_word.eq((rows << log2(config.groups)) - 1),
-            ]
-        m.d.comb += [
-            scales.write.eq(delayed(m, beats.issue_scales, 1, "write_scales")[-1]),
-            scales.word.eq(delayed(m, word, 1, "word")[-1]),
-            scales.beat.eq(beats.registers[0]),
-            scales.block.eq(beats.track[1]["block"]),
-            scales.gang.eq(self.op.gang),
-        ]
-
-
-def ceil_shift(value: Value, shift: int) -> Value:
-    """``value / 2^shift``, rounded up."""
-    return (value + ((1 << shift) - 1)) >> shift

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -18,7 +18,7 @@ from ..interfaces import ACCUMULATOR_LATENCY, AccumulatorRead, ActivationWrite, 
 from .accumulators import AccumulatingLane
 from .parity import AccumulatorParity
 
-__all__ = ["Beats", "PanelEngine", "connect_inputs", "divmod_power"]
+__all__ = ["Beats", "PanelEngine", "ShortSlices", "connect_inputs", "divmod_power"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ class Beats:
     registers: list[Value]
     #: What accompanies a beat through the pipeline: ``track[i]`` belongs to the beat issued i cycles ago.
     track: list[dict[str, Value]]
+
+
+@dataclass(frozen=True)
+class ShortSlices:
+    """Slices whose beats hold several row blocks: while ``active``, part p of a ring row of ``groups`` beats has row blocks
+    ``groups * p`` and following, one a beat.
+    """
+
+    active: Value
+    parts: int
+    #: The beat that a whole slice would have, from a beat and the number of its part.
+    beat: Callable[[Value, Value], Value]
 
 
 class PanelEngine(wiring.Component):
@@ -90,11 +102,14 @@ class PanelEngine(wiring.Component):
             "waiting_tables": Out(1),
         })
 
-    def _issue(self, m: Module, ready: Value, carried: Mapping[str, Value], gang: Value, scales: Value | None = None) -> Beats:
+    def _issue(
+        self, m: Module, ready: Value, carried: Mapping[str, Value], gang: Value, scales: Value | None = None,
+        short: ShortSlices | None = None,
+    ) -> Beats:
         """Take beats while ``ready`` (the operands of the slice are complete). ``carried`` accompanies every beat.
 
         While ``scales``, beats are no weights: they are taken one a cycle in either mode, whole ring rows of them. ``gang`` is
-        ``op.gang``, and 0 then.
+        ``op.gang``, and 0 then. In ``short`` slices every ring row is taken once for each of its parts.
         """
         config = self.config
         descriptor = self.op.descriptor
@@ -110,11 +125,16 @@ class PanelEngine(wiring.Component):
         first = Signal()  # the first slice overwrites
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
+        row_taken: Value = gang | (beat == config.groups - 1)
+        row_part: Value = Const(0)
+        if short is not None:
+            row_part, last_part = self._parts(m, short, issue & row_taken, Mux(issue, block + 1, block) == last_block)
+            row_taken = row_taken & last_part
         m.d.comb += [
             may_issue.eq(running & (scaling | (ready & ~hold[0]))),
             issue.eq(may_issue & self.rows.valid & ~scaling),
             issue_scales.eq(may_issue & self.rows.valid & scaling),
-            self.rows.ready.eq(may_issue & (gang | (beat == config.groups - 1))),
+            self.rows.ready.eq(may_issue & row_taken),
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & ~ready & ~scaling & self.rows.valid),
         ]
@@ -153,10 +173,26 @@ class PanelEngine(wiring.Component):
         registers: list[Value] = []
         for g in range(config.groups):
             register = Signal(8 * config.beat_bytes, name=f"beat_{g}", reset_less=True)
+            word_of_group = self.rows.payload.word_select(Mux(gang, g, beat), len(register))
             with m.If(issue | issue_scales):
-                m.d.sync += register.eq(self.rows.payload.word_select(Mux(gang, g, beat), len(register)))
+                m.d.sync += register.eq(word_of_group)
+                if short is not None:
+                    with m.If(short.active):
+                        m.d.sync += register.eq(short.beat(word_of_group, row_part))
             registers.append(register)
         return Beats(issue, issue_scales, end_of_slice, registers, track)
+
+    @staticmethod
+    def _parts(m: Module, short: ShortSlices, taken: Value, ends: Value) -> tuple[Value, Value]:
+        """Part of a ring row in short slices, and whether it is the last one; ``taken``: a part is, ``ends``: the last row block
+        follows. Where a slice has few row blocks there are cycles between slices, so that this is right even for one.
+        """
+        part, at_end = Signal(index_bits(short.parts), name="row_part"), Signal()
+        last = ~short.active | (part == short.parts - 1) | at_end
+        m.d.sync += at_end.eq(ends)
+        with m.If(taken):
+            m.d.sync += part.eq(Mux(last, 0, part + 1))
+        return part, last
 
     def _accumulate(self, m: Module, lanes: Sequence[Sequence[AccumulatingLane]], track: list[dict[str, Value]]) -> None:
         """Wire the accumulators of the lanes, ``lanes[g][l]``, and serve ``accumulator`` from them."""

@@ -78,8 +78,8 @@ def linear_use(config: BuildConfig, units: Sequence[dict[str, Any]]) -> dict[str
     """For every linear engine: multiply-accumulates a cycle at most, and look-up tables and DSP slices for each of them."""
     unit = next(u for u in units if u["name"] == "linear")
     found = {}
-    for engine in ("ternary", "int4"):
-        if config.engine not in (engine, "both"):
+    for engine, there in (("ternary", config.has_ternary), ("int4", config.has_int4)):
+        if not there:
             continue
         of = next(p for p in unit["parts"] if p["name"] == f"{engine}_engine") if config.engine == "both" else unit
         macs = config.macs(engine)

@@ -30,7 +30,7 @@ def host_json(host: str, sequences: int, pass_seconds: float) -> dict[str, Any]:
     """Of passes that give a token to each of ``sequences`` answers: what is left when the host works between them."""
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     rate, ways = HOSTS[host], {}
-    for way, counts in measured["counts"]["peaked"].items():
+    for way, counts in measured["counts"].items():
         instructions = between(counts, sequences)
         seconds = pass_seconds + sequences * instructions / rate
         ways[way] = {

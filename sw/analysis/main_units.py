@@ -92,7 +92,8 @@ MAIN_UNITS = (
 
 def main_units_of(config: BuildConfig) -> list[MainUnit]:
     """The main units that a build has."""
-    return [unit for unit in MAIN_UNITS if unit.engine in ("", config.engine) or config.engine == "both"]
+    there = {"": True, "ternary": config.has_ternary, "int4": config.has_int4}
+    return [unit for unit in MAIN_UNITS if there[unit.engine]]
 
 
 def find_main_units(names: list[str]) -> list[MainUnit]:

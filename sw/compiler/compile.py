@@ -11,6 +11,7 @@ from ...errors import HwgenError
 from ...rounding import ceil_div
 from ...weights import ModelWeights
 from .constants import ArrayRows, LazyRows, PackedConstants
+from .grouped import GroupedCompiler
 from .image import Image
 from .int4 import Int4Compiler
 from .layers import ModelCompiler
@@ -22,7 +23,7 @@ __all__ = ["HEADS", "compile_model", "compiler_of", "plan_image", "plan_model"]
 HEADS = ("exact", "shortlist")
 
 #: Compiler by the engine that the matrices need.
-COMPILERS = {"ternary": TernaryCompiler, "int4": Int4Compiler}
+COMPILERS = {"ternary": TernaryCompiler, "grouped": GroupedCompiler, "int4": Int4Compiler}
 
 
 def compiler_of(config: BuildConfig, weights: ModelWeights, head: str = "exact") -> ModelCompiler:

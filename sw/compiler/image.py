@@ -89,9 +89,10 @@ class Image:
 
     @property
     def engine(self) -> str:
-        """Linear engine that it needs: "ternary" or "int4"."""
-        fp8 = any(d.opcode is Opcode.LINEAR and Format.FP8 in d.format for d in self.descriptors)
-        return "int4" if fp8 else "ternary"
+        """Linear engine that it needs: "ternary", "grouped" or "int4"."""
+        formats = {d.format for d in self.descriptors if d.opcode is Opcode.LINEAR}
+        kinds = {Format.FP8: "int4", Format.GROUPED: "grouped"}
+        return next((engine for kind, engine in kinds.items() if any(kind in f for f in formats)), "ternary")
 
     @property
     def kv(self) -> str:

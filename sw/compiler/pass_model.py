@@ -17,6 +17,7 @@ from typing import Any
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
 from ...descriptors import Descriptor, Flag, Format, Opcode
+from ...grouped_layout import GroupedLayout
 from ...layout import Int4Layout, KvBlockLayout
 from ...numerics import SUM_COLUMNS
 from ...operators import (
@@ -32,6 +33,7 @@ from ...operators import (
     segments,
     skipped,
 )
+from ...panels import panel_beats
 from ...shape import ModelShape
 from ..models.random_model import sized_model
 from .compile import plan_model
@@ -235,27 +237,27 @@ class PassModel:
             fetched = d.stream_beats * segments(d, count, past)
             end = COSTS[d.opcode](self, Work(d, count, all_tokens(d, tokens, wanted), runs, start, fetched), ring)
             if d.opcode is Opcode.LINEAR:
-                busy += self._linear_beats(d) / (self.config.groups if count <= self.config.lanes else 1)
+                busy += panel_beats(self.config, d) / (self.config.groups if count <= self.config.lanes else 1)
             beats += fetched
             running[unit] = Span(d, count, start, end)
             spans.append(running[unit])
         return PassEstimate(max(span.end for span in running.values()) + c.finish, spans, beats, busy)
-
-    def _linear_beats(self, d: Descriptor) -> int:
-        """Beats that LINEAR takes, fetched or held for replay."""
-        return Int4Layout.of(self.config, d).beats if Format.FP8 in d.format else d.slices * d.row_blocks
 
     # ---- costs: when an operator ends ----------------------------------------------------------------------------
     def _linear(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
         rate = float(config.groups if w.count <= config.lanes else 1)
         held = Flag.REPLAY in d.flags and has_more_rounds(d, w.tokens, w.tokens)
-        total = self._linear_beats(d)
+        total = panel_beats(config, d)
         if Format.FP8 in d.format:
             layout = Int4Layout.of(config, d)
             load = w.count * ceil(config.int4_slice_inputs / config.width) + 4
             cycles = d.slices * max(d.row_blocks / rate, load) + layout.groups * layout.scale_beats
             begin = w.start + load + c.int4_begin
+        elif Format.GROUPED in d.format:  # a beat of short slices is taken for each of its row blocks
+            grouped = GroupedLayout.of(config, d)
+            cycles = d.slices * max(d.row_blocks / rate, self.table_cycles(w.count)) + grouped.groups * grouped.scale_beats
+            begin = w.start + c.linear_begin
         else:
             cycles = d.slices * max(d.row_blocks / rate, self.table_cycles(w.count))
             begin = w.start + c.linear_begin

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,6 @@ from ...layout import (
     vectors_of,
 )
 from ...rounding import align, ceil_div
-from ...ternary import TernaryMatrix
 from ...vocabulary import digit_rows
 from .layers import Bytes, ModelCompiler, NormSource, Panel, Span
 from .placement import REGION_ALIGNMENT, SEGMENT_ALIGNMENT
@@ -37,9 +37,9 @@ class PackedRows:
     """Packed rows of matrices; the latest matrix is kept, since its panels come one after the other."""
 
     def __init__(self) -> None:
-        self._latest: tuple[TernaryMatrix, Bytes] | None = None
+        self._latest: tuple[Any, Bytes] | None = None
 
-    def of(self, matrix: TernaryMatrix) -> Bytes:
+    def of(self, matrix: Any) -> Bytes:
         if self._latest is None or self._latest[0] is not matrix:
             self._latest = matrix, matrix.packed()
         return self._latest[1]
@@ -102,18 +102,11 @@ class TernaryCompiler(ModelCompiler):
         vectors, starts = self.starts(parts)
         panels = []
         for i, (first, height) in enumerate(self.cuts(vectors)):
-            slices, blocks = matrix_shape(c, height, inputs)
+            command = self.panel_command(height, inputs)
             self.memory.align(REGION_ALIGNMENT)
             make = partial(self.panel_bytes, parts, starts, first, height)
-            address = self.memory.add(f"{name}.{i}", slices * blocks * c.beat_bytes, make)
-            command = Descriptor(
-                opcode=Opcode.LINEAR,
-                fetch=Fetch.STREAM,
-                slices=slices,
-                row_blocks=blocks,
-                stream_address=address,
-                stream_beats=slices * blocks,
-            )
+            address = self.memory.add(f"{name}.{i}", command.stream_beats * c.beat_bytes, make)
+            command = replace(command, stream_address=address)
             low, high = first // c.width, (first + height) // c.width
             spans = []
             for part, start, size in zip(parts, starts, vectors, strict=True):
@@ -123,16 +116,32 @@ class TernaryCompiler(ModelCompiler):
             panels.append(Panel(command, tuple(spans)))
         return panels
 
-    def panel_bytes(self, parts: Sequence[TernaryMatrix], starts: list[int], first: int, height: int) -> Bytes:
+    def panel_command(self, height: int, inputs: int) -> Descriptor:
+        """LINEAR of a panel of ``height`` rows, which lies nowhere yet."""
+        return self.digit_command(height, inputs)
+
+    def digit_command(self, height: int, inputs: int) -> Descriptor:
+        """The same for rows of trits without scales, which digits of the head are in every model."""
+        slices, blocks = matrix_shape(self.config, height, inputs)
+        return Descriptor(
+            opcode=Opcode.LINEAR, fetch=Fetch.STREAM, slices=slices, row_blocks=blocks, stream_beats=slices * blocks
+        )
+
+    def panel_bytes(self, parts: Sequence[Any], starts: list[int], first: int, height: int) -> Bytes:
         """Rows ``first`` .. ``first + height`` of matrices that begin at vectors ``starts``, as stored."""
-        c, inputs = self.config, parts[0].inputs
+        inputs = parts[0].inputs
         block = np.full((height, ceil_div(inputs, TRITS_PER_BYTE)), ZERO_BYTE, np.uint8)
+        for part, to, of in self.rows_of(parts, starts, first, height):
+            block[to] = self.packed.of(part)[of]
+        return arrange_ternary(self.config, block, inputs).reshape(-1)
+
+    def rows_of(self, parts: Sequence[Any], starts: list[int], first: int, height: int) -> Iterator[tuple[Any, slice, slice]]:
+        """Matrices of a panel, with the rows of the panel that are theirs and their rows that these are."""
         for part, start in zip(parts, starts, strict=True):
-            top = start * c.width
+            top = start * self.config.width
             low, high = max(first, top), min(first + height, top + part.rows)
             if low < high:
-                block[low - first : high - first] = self.packed.of(part)[low - top : high - top]
-        return arrange_ternary(c, block, inputs).reshape(-1)
+                yield part, slice(low - first, high - first), slice(low - top, high - top)
 
     def head(self) -> None:
         """Logits of all rows, or of the blocks of a short list."""
@@ -153,15 +162,11 @@ class TernaryCompiler(ModelCompiler):
         c, s = self.config, self.shape
         panels = []
         for i, (first, vectors) in enumerate(head_cuts(c, "ternary", s.vocab, (c.scratch_vectors - self.plan.qkv) // 2)):
-            slices, blocks = matrix_shape(c, TRITS_PER_BYTE * vectors * c.width, s.hidden)
+            command = self.digit_command(TRITS_PER_BYTE * vectors * c.width, s.hidden)
             self.memory.align(REGION_ALIGNMENT)
-            beats = slices * blocks
-            address = self.memory.add(f"head.{i}", beats * c.beat_bytes, partial(self.digit_bytes, first, vectors))
-            command = Descriptor(
-                opcode=Opcode.LINEAR, fetch=Fetch.STREAM, slices=slices, row_blocks=blocks, stream_address=address,
-                stream_beats=beats,
-            )
-            panels.append(Panel(command, (Span(1.0, 0, first, vectors),)))
+            make = partial(self.digit_bytes, first, vectors)
+            address = self.memory.add(f"head.{i}", command.stream_beats * c.beat_bytes, make)
+            panels.append(Panel(replace(command, stream_address=address), (Span(1.0, 0, first, vectors),)))
         return panels
 
     def digit_bytes(self, first: int, vectors: int) -> Bytes:

@@ -19,7 +19,7 @@ from .four_bits import Keep, as_stored
 if TYPE_CHECKING:
     from .gguf_file import GgufFile
 
-__all__ = ["FAMILIES", "Family", "Loader", "family_of_config", "family_of_gguf"]
+__all__ = ["FAMILIES", "Family", "Loader", "family_of_config", "family_of_gguf", "grouped_family"]
 
 
 class Loader(Protocol):
@@ -52,9 +52,10 @@ class Family:
     layer: DecoderLayer
     #: ``model_type`` of ``config.json``.
     model_types: tuple[str, ...]
-    #: Linear engine for its checkpoints: "ternary" or "int4".
+    #: Linear engine for its checkpoints: "ternary", "grouped" or "int4".
     engine: str
-    #: ``quant_method`` that its checkpoints have, where others of these types are of another row.
+    #: ``quant_method`` that its checkpoints have, where others of these types are of another row. Of those of engine "grouped" the
+    #: weights themselves say it.
     quantization: str | None = None
     #: What a name in ``architectures`` begins with, in small letters, that decides whatever ``model_type`` is.
     architecture: str | None = None
@@ -85,11 +86,16 @@ class Family:
         return make(weights)
 
 
-def _llama(layer: DecoderLayer, *model_types: str, ternary: bool = False, gguf: tuple[str, ...] = ()) -> Family:
+#: Module and ``quant_method`` of llamas by the engine of their matrices.
+_LLAMAS = {"int4": ("llama", None), "ternary": ("ternary_llama", "bitnet"), "grouped": ("grouped_llama", "groups")}
+
+
+def _llama(layer: DecoderLayer, *model_types: str, engine: str = "int4", gguf: tuple[str, ...] = ()) -> Family:
     """Layers of a llama with float or 4-bit matrices, or with ternary ones, whose activations the float reference rounds, too."""
+    module, quantization = _LLAMAS[engine]
     return Family(
-        layer=layer, engine="ternary" if ternary else "int4", quantization="bitnet" if ternary else None, model_types=model_types,
-        gguf=dict.fromkeys(gguf, "silu"), activations=("silu",), module="ternary_llama" if ternary else "llama",
+        layer=layer, engine=engine, quantization=quantization, model_types=model_types,
+        gguf=dict.fromkeys(gguf, "silu"), activations=("silu",), module=module,
         reference=("float_llama", "FloatLlama"), window=512, batch=1,
     )
 
@@ -101,10 +107,13 @@ FAMILIES = (
         gguf={"bitnet": "silu", "bitnet-b1.58": "relu2", "bitnet-25": "relu2"}, module="bitnet",
         reference=("float_bitnet", "float_model"), window=None, batch=4,
     ),
-    _llama(LLAMA, "llama", "mistral", ternary=True, gguf=("llama",)),
-    _llama(QWEN2, "qwen2", ternary=True, gguf=("qwen2",)),
-    _llama(QWEN3, "qwen3", ternary=True, gguf=("qwen3",)),
-    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama", "smollm3", "granite")),
+    _llama(LLAMA, "llama", "mistral", engine="ternary", gguf=("llama",)),
+    _llama(QWEN2, "qwen2", engine="ternary", gguf=("qwen2",)),
+    _llama(QWEN3, "qwen3", engine="ternary", gguf=("qwen3",)),
+    _llama(LLAMA, "llama", "mistral", engine="grouped", gguf=("llama",)),
+    _llama(QWEN2, "qwen2", engine="grouped", gguf=("qwen2",)),
+    _llama(QWEN3, "qwen3", engine="grouped", gguf=("qwen3",)),
+    _llama(LLAMA, "llama", "mistral", "smollm3", "phi3", "granite", gguf=("llama", "smollm3", "phi3", "granite")),
     _llama(QWEN2, "qwen2", gguf=("qwen2",)),
     _llama(QWEN3, "qwen3", gguf=("qwen3",)),
 )
@@ -137,8 +146,13 @@ def family_of_config(config: dict[str, Any]) -> Family:
     raise unsupported("model_type", kind, f"{supported} (or an architecture BitNetForCausalLM)")
 
 
-def family_of_gguf(architecture: str, ternary: bool = False) -> Family | None:
-    """The family of a GGUF architecture, or None. ``ternary``: its matrices are of a ternary type, or of none that decides."""
-    return next(
-        (f for f in FAMILIES if architecture in f.gguf and (ternary or f.quantization is None)), None
-    )
+def grouped_family(family: Family) -> Family | None:
+    """The family of the same layers and files with ternary matrices and scales of groups, or None."""
+    rows = [f for f in FAMILIES if f.engine == "grouped" and f.layer is family.layer]
+    return next((f for f in rows if set(f.model_types) <= set(family.model_types)), None)
+
+
+def family_of_gguf(architecture: str, engine: str = "int4") -> Family | None:
+    """The family of a GGUF architecture with matrices for ``engine``, or the only one, or None."""
+    rows = [f for f in FAMILIES if architecture in f.gguf]
+    return next((f for f in rows if f.engine == engine or len(rows) == 1), None)

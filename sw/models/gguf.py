@@ -18,9 +18,10 @@ from . import gguf_i2s
 from .decisions import decisions_of_gguf, describe_kinds
 from .families import FAMILIES, Family, family_of_gguf
 from .four_bits import Keep
-from .gguf_classes import finish_shape, finish_weights, read_rotary
+from .gguf_classes import LONG_FACTORS, SHORT_FACTORS, finish_shape, finish_weights, fused_in, read_rotary
 from .gguf_file import GgufFile
 from .gguf_tokenizer import stop_tokens, tokenizer_from_gguf
+from .grouped_llama import is_grouped_gguf
 from .model import ModelFiles, check_tokens
 
 __all__ = ["open_gguf"]
@@ -66,6 +67,12 @@ _TERNARY_TYPES = ("I2_S", "TQ1_0", "TQ2_0")
 _ACTIVATIONS = {"relu2": "relu2", "relu_sqr": "relu2", "silu": "silu", "swish": "silu"}
 
 
+def _place(arch: str, name: str) -> str:
+    """Tensor of a layer that has a matrix or a gain."""
+    fused = fused_in(arch, name)
+    return _PLACES[name] if fused is None else fused[0]
+
+
 def _refuse(file: GgufFile, what: str) -> HwgenError:
     return HwgenError("architecture", f"{file.path}: {what}", "choose a llama or BitNet model with supported options")
 
@@ -75,7 +82,10 @@ def _family(file: GgufFile) -> Family:
         raise _refuse(file, f"it holds no model, but {file.get('general.type')!r}")
     arch = file.require("general.architecture")
     first = "blk.0.ffn_up.weight"
-    family = family_of_gguf(arch, first in file and file.kind(first) in _TERNARY_TYPES)
+    engine = "ternary" if first in file and file.kind(first) in _TERNARY_TYPES else "int4"
+    if is_grouped_gguf(file) and family_of_gguf(arch, "grouped") is not None:
+        engine = "grouped"
+    family = family_of_gguf(arch, engine)
     if family is None:
         known = ", ".join(dict.fromkeys(name for f in FAMILIES for name in f.gguf))
         raise _refuse(file, f"architecture {arch!r} is not supported; supported: {known}")
@@ -130,7 +140,7 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
         "ffn": file.single(f"{arch}.feed_forward_length"),
         "vocab": vocab,
         "activation": _activation(file, arch, family),
-        "max_context": context,
+        "max_context": context if rotary.limit is None else min(context, rotary.limit),
         "rope_theta": rotary.theta,
         "rope_factors": rotary.factors,
         "rope_scale": rotary.scale,
@@ -145,12 +155,13 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
 
 def _refuse_tensors(file: GgufFile, family: Family, shape: ModelShape) -> None:
     """Refuse tensors that no layer of the family has, before any is read."""
-    ends = [f"{_PLACES[name]}.weight" for name in (*family.layer.matrices(shape), *family.layer.norms(shape))]
+    arch = file.require("general.architecture")
+    ends = [f"{_place(arch, name)}.weight" for name in (*family.layer.matrices(shape), *family.layer.norms(shape))]
     ends += [f"{_PLACES[name]}.bias" for name in family.layer.bias_of]
     if family.engine == "ternary":
         ends += [f"{_PLACES[name]}.scale" for name in family.layer.matrices(shape)]
     known = {f"blk.{i}.{end}" for i in range(shape.layers) for end in ends}
-    known |= {"token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"}
+    known |= {"token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight", SHORT_FACTORS, LONG_FACTORS}
     stray = [name for name in file.names() if name not in known]
     if stray:
         more = f", and {len(stray) - 1} more" if len(stray) > 1 else ""
@@ -193,7 +204,7 @@ def _read(file: GgufFile, family: Family, shape: ModelShape, tick: Callable[[str
         tick(f"reading layer {i + 1} of {shape.layers}")
         matrices = {}
         for name in family.layer.matrices(shape):
-            place = f"blk.{i}.{_PLACES[name]}"
+            place = f"blk.{i}.{_place(file.require('general.architecture'), name)}"
             matrix = loader.gguf_matrix(file, name, place, shape)
             matrices[name] = keep(f"layer {i} {name}", file.kind(f"{place}.weight"), matrix)
         norms = family.layer.norms(shape).items()

@@ -14,7 +14,15 @@ from .gguf_file import GgufFile
 from .multipliers import Multipliers, fold_multipliers
 from .rotary_scaling import Rotary, linear_factors, yarn_attention, yarn_factors
 
-__all__ = ["finish_shape", "finish_weights", "read_rotary"]
+__all__ = ["LONG_FACTORS", "SHORT_FACTORS", "finish_shape", "finish_weights", "fused_in", "read_rotary"]
+
+#: Tensors of Phi-3 in which several matrices lie one above the other: of each matrix its tensor, and what that holds.
+_FUSED = {
+    **dict.fromkeys(("q", "k", "v"), ("attn_qkv", ("q", "k", "v"))), **dict.fromkeys(("gate", "up"), ("ffn_up", ("gate", "up"))),
+}
+
+#: Rotary divisors of Phi-3 for contexts up to the original one, and for longer ones.
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 
 #: llama.cpp has it in its code: every so many layers one is not rotated.
 _SMOLLM3_INTERVAL = 4
@@ -30,6 +38,11 @@ def _number(file: GgufFile, name: str, default: float) -> float:
     if not 0 < value < np.inf:
         raise _refuse(file, f"{name} is {value}, a positive number is wanted")
     return value
+
+
+def fused_in(arch: str, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The tensor of a layer in which matrix ``name`` lies with others, and those, from above; None where it has its own."""
+    return _FUSED.get(name) if arch == "phi3" else None
 
 
 def _multipliers(file: GgufFile) -> Multipliers:
@@ -62,16 +75,36 @@ def _yarn(file: GgufFile, place: str, factor: float, theta: float, head_dim: int
     return Rotary(theta, factors, attention * yarn_attention(factor))
 
 
+def _longrope(file: GgufFile, place: str, theta: float, head_dim: int) -> Rotary:
+    """The short factors, for a context of the original length; what is rotated grows by ``attn_factor``, whatever the context."""
+    if file.get(f"{place}.type", "longrope") != "longrope":
+        raise _refuse(file, f"{place}.type is {file.get(f'{place}.type')!r}, but there is a tensor {SHORT_FACTORS}")
+    factors = file.floats(SHORT_FACTORS, (head_dim // 2,))
+    if (factors <= 0).any():
+        raise _refuse(file, f"{SHORT_FACTORS} has factors that are not above 0")
+    limit = file.single(f"{place}.original_context_length")
+    return Rotary(theta, tuple(factors.astype(np.float64).tolist()), _number(file, f"{place}.attn_factor", 1.0), limit)
+
+
 def read_rotary(file: GgufFile, arch: str, head_dim: int, context: int) -> Rotary:
-    """How positions are rotated: scaled in a line (what a factor without a type means) or by YaRN, times ``rope_freqs.weight``."""
+    """How positions are rotated: scaled in a line or by YaRN, times ``rope_freqs.weight``. A factor says which it is of: llama.cpp
+    takes one without a type for linear, but converters have left the types of others out.
+    """
     place, base = f"{arch}.rope.scaling", f"{arch}.rope.freq_base"
     theta = 10000.0 if file.get(base) is None else file.number(base)
+    if SHORT_FACTORS in file:
+        return _longrope(file, place, theta, head_dim)
     factor = file.get(f"{place}.factor")
     old = file.get(f"{arch}.rope.scale_linear")
     if factor is None:
         factor = old
     factor = 1.0 if factor in (None, 0.0) else float(str(np.float32(factor)))  # 0 means none in llama.cpp
     kind = file.get(f"{place}.type", "linear")
+    if f"{place}.type" not in file.fields and f"{place}.factor" in file.fields and factor != 1.0:
+        raise HwgenError(
+            "architecture", f"{file.path}: {place}.factor is {factor:g}, but there is no {place}.type",
+            "convert the model again with a converter that writes the type",
+        )
     if kind not in ("none", "linear", "yarn"):
         raise _refuse(file, f"{place}.type is {kind!r}; supported: 'none', 'linear', 'yarn'")
     if kind != "yarn" and file.get(f"{place}.attn_factor", 1.0) != 1.0:

@@ -148,6 +148,12 @@ class GgufFile:
             raise self._not_finite(name)
         return values
 
+    def first_rows(self, name: str, rows: int) -> Float:
+        """The first rows of a matrix in float32."""
+        tensor = self._find(name)
+        count, inputs = min(rows, tensor.shape[0]), tensor.shape[1]
+        return tensor.kind.floats(tensor.stored()[: tensor.bytes // tensor.shape[0] * count], (count, inputs))
+
     def matrix(self, name: str, shape: tuple[int, int]) -> Float | BlockMatrix:
         """A linear layer: types with 4-bit blocks as those, everything else in float32."""
         tensor = self._checked(name, shape)

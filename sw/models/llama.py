@@ -22,6 +22,7 @@ from .checkpoint import read_checkpoint
 from .config_json import MATRIX_PLACES, config_of
 from .fields import Fields
 from .four_bits import Keep, as_stored
+from .gguf_classes import fused_in
 from .gguf_file import GgufFile
 from .int4_checkpoint import QUANT_METHOD, read_quantization
 from .llama_classes import read_class_shape
@@ -113,11 +114,21 @@ def half_split(file: GgufFile, name: str, shape: ModelShape) -> npt.NDArray[np.i
 
 
 def gguf_matrix(file: GgufFile, name: str, place: str, shape: ModelShape) -> Matrix:
-    """A matrix in float32 or 4-bit blocks, with the rows of queries and keys in half-split order."""
-    matrix = file.matrix(f"{place}.weight", LLAMA.matrices(shape)[name])
+    """A matrix in float32 or 4-bit blocks, with the rows of queries and keys in half-split order; or its part of a fused one."""
+    sizes = LLAMA.matrices(shape)
+    fused = fused_in(file.require("general.architecture"), name)
+    if fused is not None:
+        before = fused[1][: fused[1].index(name)]
+        first, size = sum(sizes[part][0] for part in before), sizes[name]
+        whole = file.matrix(f"{place}.weight", (sum(sizes[part][0] for part in fused[1]), size[1]))
+        return _rows(whole, np.arange(first, first + size[0]))
+    matrix = file.matrix(f"{place}.weight", sizes[name])
     order = half_split(file, name, shape)
-    if order is None:
-        return matrix
+    return matrix if order is None else _rows(matrix, order)
+
+
+def _rows(matrix: Float | BlockMatrix, order: npt.NDArray[np.int64]) -> Float | BlockMatrix:
+    """Rows of a matrix."""
     if not isinstance(matrix, BlockMatrix):
         return matrix[order]
     midpoint = None if matrix.midpoint is None else matrix.midpoint[order]

@@ -9,8 +9,9 @@ from pathlib import Path
 from ...errors import HwgenError
 from .config_json import read_config, read_generation, token_ids
 from .decisions import decisions_of_directory, describe_kinds, method_of
-from .families import family_of_config
+from .families import family_of_config, grouped_family
 from .four_bits import OnTheFly, as_stored
+from .grouped_llama import is_grouped
 from .library import added_path, find_model
 from .model import Model, ModelFiles, check_tokens
 from .tensors import TensorSet
@@ -24,6 +25,9 @@ IMAGE_SUFFIX = ".hwimage"
 #: What to say when a model with the matrices of one engine is given where those of the other are wanted.
 _WRONG_ENGINE = {
     "ternary": ("is a ternary model; this command takes llama models", "give a llama checkpoint or GGUF file"),
+    "grouped": (
+        "is a ternary model with scales of groups; this command takes others", "give a llama or BitNet checkpoint or GGUF file",
+    ),
     "int4": ("is a llama model; a ternary one is wanted", "give a BitNet checkpoint or GGUF file"),
 }
 
@@ -31,13 +35,14 @@ _WRONG_ENGINE = {
 def open_directory(path: Path) -> ModelFiles:
     """A checkpoint directory with its tokenizer."""
     config, generation = read_config(path), read_generation(path)
-    family = family_of_config(config)
+    family, tensors = family_of_config(config), TensorSet(path)
+    if family.engine == "int4" and config.get("quantization_config") is None and is_grouped(tensors):
+        family = grouped_family(family) or family
     loader = family.loader()
     shape = loader.read_shape(config)
     stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, stop, shape.vocab, str(path))
-    tensors = TensorSet(path)
     stored = method_of(config)
     return ModelFiles(
         name=path.name, path=path, family=family, shape=shape, tokenizer=tokenizer, stop_tokens=stop,

@@ -15,6 +15,7 @@ from ...decoder import DecoderLayer
 from ...formats import Float, flush, round_bf16
 from ...int4 import Int4Matrix
 from ...layout import ZERO_BYTE
+from ...numerics import GROUP
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
@@ -22,7 +23,7 @@ from ...vocabulary import HEAD_LARGEST
 from ...weights import LayerWeights
 from .families import FAMILIES
 
-__all__ = ["RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
+__all__ = ["RandomGrouped", "RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
 
 #: Rows of the head and the embedding drawn at a time.
 _ROWS = 4096
@@ -47,6 +48,23 @@ class RandomTernary:
             return drawn
         padding = ZERO_BYTE // 3**rest * 3**rest  # the zero trits above the real ones
         return np.column_stack((drawn, rng.integers(0, 3**rest, self.rows, dtype=np.uint8) + np.uint8(padding)))
+
+
+class RandomGrouped:
+    """What the compiler uses of a `hwgen.grouped.GroupedMatrix`, drawn when it is needed."""
+
+    def __init__(self, rows: int, inputs: int, scale: float, seed: tuple[int, ...]) -> None:
+        self.rows, self.inputs, self.scale, self.seed = rows, inputs, scale, seed
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Trits of every group, five a byte ``[rows, groups, ceil(GROUP / 5)]``."""
+        groups = self.inputs // GROUP
+        return RandomTernary(self.rows * groups, GROUP, 1.0, self.seed).packed().reshape(self.rows, groups, -1)
+
+    @cached_property
+    def codes(self) -> npt.NDArray[np.uint8]:
+        """Codes of scales ``[rows, groups]``, from an eighth of the largest on."""
+        return np.random.default_rng((*self.seed, 1)).integers(64, 256, (self.rows, self.inputs // GROUP), dtype=np.uint8)
 
 
 class RandomInt4:
@@ -86,11 +104,14 @@ class RandomLayers(Sequence[LayerWeights]):
         model = self.model
         rng = np.random.default_rng((model.seed, index))
 
-        def matrix(rows: int, inputs: int, number: int) -> RandomTernary | RandomInt4:
+        def matrix(rows: int, inputs: int, number: int) -> RandomTernary | RandomGrouped | RandomInt4:
             seed = model.seed, index, number
             if model.engine == "int4":
                 return RandomInt4(rows, inputs, model.group, seed)
-            return RandomTernary(rows, inputs, float(np.float32(rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5)), seed)
+            scale = rng.uniform(0.7, 1.3) * (1.5 / inputs) ** 0.5
+            if model.engine == "grouped":
+                return RandomGrouped(rows, inputs, float(np.float32(scale / 150)), seed)
+            return RandomTernary(rows, inputs, float(np.float32(scale)), seed)
 
         sizes = model.layer.matrices(model.shape).items()
         matrices: dict[str, Any] = {name: matrix(*size, number) for number, (name, size) in enumerate(sizes)}
@@ -139,6 +160,14 @@ class RandomModel:
             bits = rng.integers(0, 1 << 16, part.shape, dtype=np.uint16)
             part[:] = (bits & 0x807F) | ((124 + bits % 3) << 7).astype(np.uint16)
         return table
+
+    @cached_property
+    def grouped_head(self) -> RandomGrouped | None:
+        """A head with scales of groups, in models of such matrices; it has nothing to do with the embedding."""
+        if self.engine != "grouped":
+            return None
+        scale = float(np.float32((1.5 / self.shape.hidden) ** 0.5 / 150))
+        return RandomGrouped(self.shape.vocab, self.shape.hidden, scale, (self.seed, 1 << 20, 5))
 
     def short_head(self) -> tuple[RandomTernary, npt.NDArray[np.uint16]]:
         """A ternary head that has nothing to do with the exact one, and bf16 bits of its row scales ``[vocab]``."""

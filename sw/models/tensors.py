@@ -94,8 +94,8 @@ class TensorFile:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._entries[name]["shape"])
 
-    def stored(self, name: str) -> npt.NDArray[Any]:
-        """The elements as stored (bfloat16 as ``uint16``)."""
+    def stored(self, name: str, rows: int | None = None) -> npt.NDArray[Any]:
+        """The elements as stored (bfloat16 as ``uint16``), or those of the first ``rows`` rows."""
         kind = self.kind(name)
         if kind not in _TYPES:
             raise HwgenError(
@@ -104,14 +104,16 @@ class TensorFile:
                 "convert the checkpoint to one of these types",
             )
         begin, end = self._entries[name]["data_offsets"]
-        count = (end - begin) // _TYPES[kind].itemsize
+        count, shape = (end - begin) // _TYPES[kind].itemsize, self.shape(name)
+        if rows is not None:
+            count, shape = count // shape[0] * min(rows, shape[0]), (min(rows, shape[0]), *shape[1:])
         try:
             values = np.fromfile(self.path, _TYPES[kind], count, offset=self._start + begin)
         except OSError as error:
             raise HwgenError("checkpoint", f"{self.path} cannot be read: {error.strerror}", _FIX) from error
         if values.size != count:
             raise HwgenError("checkpoint", f"{self.path} is truncated: tensor {name} is not whole", _FIX)
-        return values.reshape(self.shape(name))
+        return values.reshape(shape)
 
 
 class TensorSet:
@@ -193,6 +195,10 @@ class TensorSet:
     def peek(self, name: str) -> npt.NDArray[Any]:
         """The elements as stored, without counting as read."""
         return self._home[name].stored(name)
+
+    def first_rows(self, name: str, rows: int) -> npt.NDArray[np.float32]:
+        """The first rows of a floating-point matrix, without counting as read."""
+        return widen(self._home[name].stored(name, rows), self.kind(name))
 
     def find(self, *names: str) -> str:
         """The first of ``names`` that exists; an error names them all."""

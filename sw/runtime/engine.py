@@ -274,10 +274,9 @@ class Engine:
         if Status.ERROR in status:
             error = self._read("ERROR")
             if not ERROR_RESPONSE.extract(error):
-                raise HwgenError(
-                    "device", f"the descriptor behind operator {self._read('CURRENT')} is damaged: its check word is wrong",
-                    "load the model again",
-                )
+                started = self._read("COUNT_OPERATORS")  # CURRENT is of the pass before until one has
+                where = f"descriptor behind operator {self._read('CURRENT')}" if started else "first descriptor"
+                raise HwgenError("device", f"the {where} is damaged: its check word is wrong", "load the model again")
             raise HwgenError(
                 "device",
                 f"memory port {ERROR_PORT.extract(error)} answered a {'write' if ERROR_WRITE.extract(error) else 'read'} "

@@ -288,7 +288,8 @@ class Generation:
             return self._sampler.choose_candidate(words[:, 0].tolist(), words[:, 1].view(np.float32)), None
         logits = self.engine.logits(run.first + number)
         allowed = None if self.constraint is None else self.constraint.allowed()
-        token = self._sampler.choose(logits, self._seen, self.tokens, allowed)
+        best = float(run.words[number, 0, 1:].view(np.float32)[0])
+        token = self._sampler.choose(logits, self._seen, self.tokens, allowed, best)
         return token, None if self.logprobs is None else token_logprobs(logits, token, self.logprobs)
 
     def _follow(self, token: int) -> str | None:

@@ -136,9 +136,11 @@ class Sampler:
         seen: Sequence[int],
         answer: Sequence[int] = (),
         allowed: npt.NDArray[np.bool_] | None = None,
+        best: float | None = None,
     ) -> int:
         """Next token id. ``seen`` are the tokens of prompt and answer so far, ``answer`` those of the answer alone, ``allowed``
-        says of every token whether it may be chosen. Lists that grow from call to call are counted once.
+        says of every token whether it may be chosen, ``best`` is the largest logit where that is known. Lists that grow from call
+        to call are counted once.
         """
         s = self.sampling
         scores = self._adjusted(logits, seen, answer)
@@ -146,7 +148,11 @@ class Sampler:
             if not allowed.any():
                 raise ValueError("a token must be allowed")
             scores = np.where(allowed, scores, np.float32(-np.inf))
-        return int(scores.argmax()) if s.temperature == 0 else _Draw(scores, s, self._random).token()
+        if s.temperature == 0:
+            return int(scores.argmax())
+        if best is None or scores is not logits:
+            best = float(scores.max())
+        return _Draw(scores, s, self._random, best).token()
 
     def choose_candidate(self, tokens: Sequence[int], logits: Logits) -> int:
         """Next token id from the best tokens, best first, where :meth:`Sampling.needs_logits` says that they decide: the one that
@@ -157,7 +163,7 @@ class Sampler:
             return tokens[0]
         order = sorted(range(s.top_k), key=tokens.__getitem__)  # as they stand among all
         scores = np.array([logits[i] for i in order], np.float32)
-        return tokens[order[_Draw(scores, s, self._random).token()]]
+        return tokens[order[_Draw(scores, s, self._random, float(logits[0])).token()]]
 
     def _adjusted(self, logits: Logits, seen: Sequence[int], answer: Sequence[int]) -> Logits:
         """Logits after penalties and biases; the same array where there are none."""
@@ -182,11 +188,10 @@ class Sampler:
 
 
 class _Draw:
-    """One draw from all logits, ``scores [vocab]``; what may not be drawn has minus infinity."""
+    """One draw from all logits, ``scores [vocab]``, of which ``best`` is the largest; what may not be drawn has minus infinity."""
 
-    def __init__(self, scores: Logits, sampling: Sampling, random: np.random.Generator) -> None:
-        self._scores, self._sampling, self._random = scores, sampling, random
-        self._best = float(scores.max())
+    def __init__(self, scores: Logits, sampling: Sampling, random: np.random.Generator, best: float) -> None:
+        self._scores, self._sampling, self._random, self._best = scores, sampling, random, best
         self._rank(self._near())
 
     def _near(self) -> Ids | None:
@@ -196,7 +201,7 @@ class _Draw:
             return None
         with np.errstate(over="ignore"):
             self._least = np.float32(self._best - NEAR * s.temperature)
-        near = np.flatnonzero(self._scores >= self._least)
+        near = _where(self._scores >= self._least)
         return None if near.size < min(s.top_k, self._scores.size) else near
 
     def _rank(self, ids: Ids | None) -> None:
@@ -253,6 +258,14 @@ class _Draw:
         self._rank(None)
         i = int(np.searchsorted(self._ids, token))
         return self._ranking.before(i) < self._sampling.top_p
+
+
+def _where(mask: npt.NDArray[np.bool_]) -> Ids:
+    """Indices of the few that are true: eight are looked at together."""
+    whole = mask.size // 8 * 8
+    words = np.flatnonzero(mask[:whole].view(np.uint64) != 0)
+    at, bit = np.nonzero(mask[:whole].reshape(-1, 8)[words])
+    return np.concatenate((8 * words[at] + bit, whole + np.flatnonzero(mask[whole:])))
 
 
 def _best(scores: Floats, count: int) -> Ids:

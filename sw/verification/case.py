@@ -82,10 +82,12 @@ class Case:
     formats: dict[str, Any] | None = None
     #: Registers and memories begin with noise, and a read that meets a write returns noise.
     noisy: bool = False
+    #: Matrices without such formats: "ternary", or "grouped" with scales of groups.
+    engine: str = "ternary"
 
     def weights(self) -> ModelWeights:
         """Random weights of the model."""
-        engine = "ternary" if self.formats is None else "int4"
+        engine = self.engine if self.formats is None else "int4"
         return random_weights(self.shape, self.seed, self.layer, engine, **(self.formats or {}))
 
     def image(self) -> Image:
@@ -268,4 +270,5 @@ def _case_of(values: Mapping[str, Any]) -> Case:
     return Case(
         BuildConfig.from_dict(values["config"]), ModelShape(**values["shape"]), DramTiming(**timing), steps, values["seed"],
         values["head"], LAYERS[values["layer"]], values["formats"], values["noisy"],
+        values.get("engine", "ternary"),
     )

@@ -29,6 +29,8 @@ CONFIG = BuildConfig(max_context=128)
 TERNARY_GROUPED = ModelShape(hidden=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=72, vocab=50, max_context=128)
 TERNARY_MULTI_HEAD = ModelShape(hidden=40, layers=2, heads=3, kv_heads=3, head_dim=16, ffn=56, vocab=37, activation="silu",
 tied=False, max_context=128)
+#: Inputs are whole groups that share scales.
+SCALED = ModelShape(hidden=128, layers=1, heads=4, kv_heads=2, head_dim=32, ffn=256, vocab=50, activation="silu", max_context=128)
 ODD = ModelShape(
     hidden=20, layers=1, heads=3, kv_heads=1, head_dim=16, ffn=27, vocab=5, max_context=64, rope_theta=500.0
 )
@@ -37,6 +39,7 @@ DEFAULT = BuildConfig(max_context=128)
 NARROW = BuildConfig(ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, builders=14, kv_block=8, chunk=8,
 max_context=128, ring_beats=1024, topk=4)
 WIDE = BuildConfig(ports=2, beat_bytes=32, groups=4, lanes=3, rows=2, builders=9, chunk=16, max_context=128)
+WITH_SCALES = dataclasses.replace(DEFAULT, engine="grouped", rows=8, builders=7)
 NO_REPLAY = dataclasses.replace(DEFAULT, ring_beats=512, burst=16)
 
 
@@ -113,9 +116,11 @@ def test_reference_equals_transformers(shape: ModelShape) -> None:
     (TERNARY_GROUPED, DEFAULT, 8), (TERNARY_GROUPED, DEFAULT, 5), (TERNARY_GROUPED, NARROW, 8), (TERNARY_GROUPED, WIDE, 12),
     (TERNARY_GROUPED, NO_REPLAY, 8),
     (TERNARY_MULTI_HEAD, DEFAULT, 8), (TERNARY_MULTI_HEAD, DEFAULT, 1), (TERNARY_MULTI_HEAD, NARROW, 3), (ODD, DEFAULT, 7),
+    (SCALED, WITH_SCALES, 8), (dataclasses.replace(SCALED, tied=False), WITH_SCALES, 5),
 ])
 def test_equals_machine(shape: ModelShape, config: BuildConfig, chunk: int) -> None:
-    weights = random_weights(shape, 11)
+    weights = random_weights(shape, 11, engine=config.engine)
+    assert (weights.grouped_head is not None) == (config.has_groups and shape.tied)
     tokens = np.random.default_rng(chunk).integers(0, shape.vocab, 43)
     expected = GoldenModel(weights, config).logits(torch.from_numpy(tokens)[None])[0]
     image = compile_model(config, weights)

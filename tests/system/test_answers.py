@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hwgen.descriptors import DESCRIPTOR_BYTES, Flag
+from hwgen.descriptors import DESCRIPTOR_BYTES, Flag, Opcode
 from hwgen.errors import HwgenError
 from hwgen.registers import RUN_PAGES, RUN_TOKENS, Control, Status
 from hwgen.sw.devices import verilator
@@ -72,7 +72,7 @@ def test_an_answer_that_fails(bench: Bench, expected: list[object], write: bool)
     """SLVERR and DECERR, on the first answer of a pass, the last one, and some between: the error names the operator that ran."""
     count = answers_of_a_pass(bench)[write]
     rng = random.Random(3)
-    chosen = sorted({0, count - 1, *rng.sample(range(count), 3 if write else 8)})
+    chosen = sorted({0, count - 1, *rng.sample(range(count), 2 if write else 5)})
     operators = []
     for number, after in enumerate(chosen):
         response = 2 + number % 2
@@ -84,14 +84,8 @@ def test_an_answer_that_fails(bench: Bench, expected: list[object], write: bool)
         # A program that is cut short leaves nothing behind in the ring.
         assert bench.run() == expected, after
     assert operators[1:] == sorted(operators[1:]) and len(set(operators)) > 2
-    assert operators[-1] == len(bench.image.descriptors) - 1, "the last words are of the LM head"
-
-
-def test_the_operator_of_an_error_is_the_one_that_ran(bench: Bench) -> None:
-    """Of a fetch that waits for its operator: the table of embedding rows is asked for by the second descriptor."""
-    writes = answers_of_a_pass(bench)[1]
-    bench.device.accelerator.fail_answer(0, 2, write=True, after=writes - 1)
-    assert failing(bench).endswith(f"at operator {len(bench.image.descriptors) - 1}")
+    head = next(i for i, d in enumerate(bench.image.descriptors) if d.opcode is Opcode.HEAD)
+    assert operators[-1] == head, "the last words are of the LM head's one wanted token"
 
 
 def test_a_port_that_stops_answering(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,12 +132,15 @@ def test_a_damaged_descriptor(bench: Bench, expected: list[object]) -> None:
         for _ in damaged(bench, index, [rng.randrange(8 * DESCRIPTOR_BYTES)]):
             message = failing(bench)
         assert bench.run() == expected, index
+        if not index:
+            assert message == "the first descriptor is damaged: its check word is wrong"
+            continue
         found = re.fullmatch(r"the descriptor behind operator (\d+) is damaged: its check word is wrong", message)
         assert found, message
         before = int(found[1])
-        assert before < max(index, 1)
+        assert before < index
         # Those between were skipped: they are for tokens that this pass does not have.
-        assert all(d.token_start >= 1 for d in bench.image.descriptors[before + 1 : index]) or not index
+        assert all(d.token_start >= 1 for d in bench.image.descriptors[before + 1 : index])
     for value in (0, 255):
         whole = [i for i in range(8 * DESCRIPTOR_BYTES) if (image[3 * DESCRIPTOR_BYTES + i // 8] >> i % 8 & 1) != value % 2]
         for _ in damaged(bench, 3, whole):
@@ -166,7 +163,6 @@ def test_registers_out_of_range(bench: Bench, name: str, monkeypatch: pytest.Mon
         "WANTED": [(0, c.chunk + 1), (0, 0xFFFF_FFFF)],
         "RUNS": [(0, 0), (0, c.chunk + 1), (0, 0xFFFF_FFFF)],
     }[name]
-    ended = 0
     for index, value in wrong:
         run = Run(bench.session, SECOND, 1)
         ring = bench.engine._write
@@ -181,7 +177,6 @@ def test_registers_out_of_range(bench: Bench, name: str, monkeypatch: pytest.Mon
         monkeypatch.setattr(engine, "_write", ring)
         try:
             bench.device.wait(1.0)
-            ended += 1
         except DeviceTimeout as error:
             assert "STATUS 0x" in error.message and "CURRENT 0x" in error.message
             bench.device.accelerator.reset()
@@ -192,6 +187,7 @@ def test_registers_out_of_range(bench: Bench, name: str, monkeypatch: pytest.Mon
         bench.engine = Engine(bench.device, bench.image)
         engine = bench.engine
         bench.prepare()
+    bench.run()  # the rows of its tokens, which the host writes, stand where they stood
 
 
 def test_what_the_host_refuses(bench: Bench) -> None:

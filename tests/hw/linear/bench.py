@@ -108,6 +108,10 @@ def jobs_of(config: BuildConfig) -> EngineJobs:
         from .int4_jobs import Int4Jobs
 
         return Int4Jobs(config)
+    if config.has_groups:
+        from .grouped_jobs import GroupedJobs
+
+        return GroupedJobs(config)
     from .ternary_jobs import TernaryJobs
 
     return TernaryJobs(config)

@@ -64,7 +64,7 @@ class TernaryJobs(EngineJobs):
         self.longest = min(config.max_inputs, 3 * self.slice + 1)
         self.chained = min(config.max_inputs, 4 * self.slice)
 
-    def random(self, rng: np.random.Generator, rows: int, inputs: int, tokens: int, **options: Any) -> Job:
+    def random(self, rng: np.random.Generator, rows: int, inputs: int, tokens: int, **options: Any) -> PanelJob:
         weights = rng.integers(-1, 2, (rows, inputs)).astype(np.int8)
         options.setdefault("buffers", Buffers(int(rng.integers(4))))
         return Job(weights=weights, activations=rng.integers(-127, 128, (tokens, inputs)), **options)

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from hwgen.config import BuildConfig
+from hwgen.grouped import GroupedMatrix
 from hwgen.hw.linear.engine import LinearEngine
+from hwgen.numerics import GROUP
 from tests.cocotb_runner import run_cocotb
 
 from . import engine_cases
 from .bench import Bench
+from .grouped_jobs import GroupedJob
 from .ternary_jobs import Job
 
 # These simulations are short: compiling is what takes time.
@@ -33,6 +36,24 @@ async def extremes(dut: Any) -> None:
                 weights[1] = -weights[1]
                 weights[2:3] = 0
                 await bench.check(Job(weights=weights, activations=np.full((tokens, config.max_inputs), activation)))
+
+
+@cocotb.test()
+async def scales(dut: Any) -> None:
+    """Every scale, under weights of one sign and under the largest sums of both; then a panel without scales."""
+    bench = Bench(dut)
+    config, rng = bench.config, bench.rng
+    await bench.start()
+    rows, inputs = config.panel_rows // config.width * config.width, config.max_inputs
+    codes = np.resize(np.arange(256, dtype=np.uint8), (rows, inputs // GROUP))
+    codes[0] = codes[1] = 255
+    trits = np.where(rng.random((rows, inputs)) < 0.9, 1, -1).astype(np.int8)
+    trits[0], trits[1] = 1, -1
+    for tokens in (1, config.tokens):
+        for value in (-127, 127):
+            activations = np.full((tokens, inputs), value)
+            await bench.check(GroupedJob(matrix=GroupedMatrix(trits, codes, 1.0), activations=activations))
+        await bench.check(Job(weights=trits, activations=activations))
 
 
 SMALL = {"beat_bytes": 16, "groups": 1, "lanes": 1, "max_inputs": 240, "panel_rows": 240}
@@ -58,6 +79,15 @@ GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
          "panel_rows": 2048},
         ["products", "overlap", "throughput", "preparation"],
     ),
+}
+GROUPED = SMALL | {"engine": "grouped", "max_inputs": 384}
+#: Slices of 40, 20 and 80 inputs, whose short slices have 4, 2 and 1 row blocks in a beat.
+GEOMETRIES |= {
+    "groups_of_four": (
+        GROUPED | {"rows": 2, "groups": 2, "lanes": 2, "builders": 14, "panel_rows": 488}, [*CASES, "scales", "throughput"],
+    ),
+    "groups_of_two": (GROUPED | {"rows": 4, "groups": 4, "builders": 1}, [*CASES, "scales"]),
+    "groups_of_one": (GROUPED | {"rows": 1, "builders": 9}, [*CASES, "scales"]),
 }
 
 

@@ -52,10 +52,12 @@ def add_stored(writer: Any, name: str, shape: tuple[int, ...], number: int, data
 
 def write_gguf(
     path: Path, weights: ModelWeights, kind: str, *, tensors: Mapping[str, np.ndarray] | None = None,
-    stored: Mapping[str, tuple[int, np.ndarray]] | None = None, arch: str = "llama", interleaved: bool = True, **fields: Any
+    stored: Mapping[str, tuple[int, np.ndarray]] | None = None, arch: str = "llama", interleaved: bool = True,
+    leave: tuple[str, ...] = (), **fields: Any
 ) -> None:
     """A GGUF file of ``arch`` with linear layers of type ``kind``, and other ``tensors`` besides; rotary pairs ``interleaved``.
-    ``stored``: tensors as the number of a type, which may be one of another program, and bytes.
+    ``stored``: tensors as the number of a type, which may be one of another program, and bytes. ``leave``: places of layers that
+    have no tensor of their own.
     """
     import gguf
 
@@ -102,7 +104,7 @@ def write_gguf(
     if weights.head is not None:
         writer.add_tensor("output.weight", weights.head)
     for i, layer in enumerate(weights.layers):
-        for name, place in TENSORS.items():
+        for name, place in ((name, place) for name, place in TENSORS.items() if place not in leave):
             w = dense(layer.matrices[name])
             add(f"blk.{i}.{place}.weight", interleave(w, s.head_dim) if interleaved and name in ("q", "k") else w)
         add(f"blk.{i}.attn_norm.weight", layer.norms["input_layernorm"])

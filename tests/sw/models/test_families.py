@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sw.models.config_json import config_of
-from hwgen.sw.models.families import FAMILIES, Family, family_of_config, family_of_gguf
+from hwgen.sw.models.families import FAMILIES, Family, family_of_config, family_of_gguf, grouped_family
 from hwgen.sw.models.open import open_model
 from hwgen.weights import random_weights
 
 from .llama_files import SHAPE
+
+#: Inputs of every matrix are whole groups.
+WIDE = replace(SHAPE, hidden=128, heads=8, ffn=256)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -22,14 +26,16 @@ def test_a_row_and_its_module(family: Family) -> None:
     for kind in family.model_types:
         wanted = {"sliding_window": None, "original_max_position_embeddings": SHAPE.max_context}
         config = {"model_type": kind, **wanted, **config_of(SHAPE)}
-        if family.quantization is not None:
+        if family.engine == "ternary" and family.quantization is not None:
             config["quantization_config"] = {"quant_method": family.quantization}
-        assert family_of_config(config) is family
+        found = family_of_config(config)
+        assert (grouped_family(found) if family.engine == "grouped" else found) is family
         assert family.loader().read_shape(config) == SHAPE
-    assert all(family_of_gguf(name, family.engine == "ternary") is family for name in family.gguf)
-    weights = random_weights(SHAPE, 1, family.layer, family.engine)
+    assert all(family_of_gguf(name, family.engine) is family for name in family.gguf)
+    shape = SHAPE if family.engine != "grouped" else WIDE
+    weights = random_weights(shape, 1, family.layer, family.engine)
     again = family.loader().assemble(
-        SHAPE, list(weights.layers), weights.norm, weights.embedding, weights.head, layer=family.layer
+        shape, list(weights.layers), weights.norm, weights.embedding, weights.head, layer=family.layer
     )
     assert again.layer is family.layer and again.engine == family.engine
 
@@ -38,6 +44,7 @@ def test_a_row_and_its_module(family: Family) -> None:
 def test_float_references(family: Family) -> None:
     torch = pytest.importorskip("torch")
     shape = ModelShape(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=20, activation="silu")
+    shape = shape if family.engine != "grouped" else replace(WIDE, layers=1, vocab=20)
     logits = family.float_reference(random_weights(shape, 1, family.layer, family.engine))(torch.tensor([[1, 2, 3]]))
     assert logits.shape == (1, 3, 20) and logits.std() > 0
 

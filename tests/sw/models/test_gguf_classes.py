@@ -70,6 +70,29 @@ def test_yarn(tmp_path: Path) -> None:
     assert shape.rope_factors == wanted and shape.rope_scale == pytest.approx(1.5 * yarn_attention(4.0))
 
 
+def test_phi3(tmp_path: Path) -> None:
+    """Two tensors hold five matrices; positions up to the original context, by the short factors."""
+    weights = random_weights(SHAPE, 3, LLAMA, "int4")
+    fused: dict[str, np.ndarray] = {}
+    for i, layer in enumerate(weights.layers):
+        for place, names in (("attn_qkv", "qkv"), ("ffn_up", ("gate", "up"))):
+            fused[f"blk.{i}.{place}.weight"] = np.concatenate([dense(layer.matrices[name]) for name in names])
+    short = np.linspace(1, 3, SHAPE.head_dim // 2).astype(np.float32)
+    factors = {"rope_factors_short.weight": short, "rope_factors_long.weight": 4 * short}
+    fields = {"phi3__rope__scaling__original_context_length": 64, "phi3__rope__scaling__attn_factor": 1.25}
+    path = tmp_path / "m.gguf"
+    write_gguf(
+        path, weights, "F32", tensors=fused | factors, leave=("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"), arch="phi3",
+        interleaved=False, **fields,
+    )
+    model = open_model(path)
+    assert model.shape.max_context == 64 and model.shape.rope_scale == 1.25
+    np.testing.assert_array_equal(model.shape.rope_factors, short)
+    for layer, wanted in zip(model.weights.layers, weights.layers, strict=True):
+        for name, matrix in layer.matrices.items():
+            np.testing.assert_array_equal(matrix, dense(wanted.matrices[name]))
+
+
 def test_ternary_types_decide_the_row(tmp_path: Path) -> None:
     """The same architecture, with matrices of one scale."""
     shape = ModelShape(

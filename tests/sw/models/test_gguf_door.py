@@ -234,13 +234,12 @@ FREQS = np.array([1, 1, 1, 1.5, 3, 6, 8, 8], np.float32)
 
 
 @pytest.mark.parametrize(("fields", "freqs", "factors"), [
-    ({"llama__rope__scaling__factor": 4.0}, None, (4.0,) * 8),  # without a type it is linear in llama.cpp
     ({"llama__rope__scaling__factor": 4.0, "llama__rope__scaling__type": "linear"}, None, (4.0,) * 8),
     ({"llama__rope__scale_linear": 2.0}, None, (2.0,) * 8),
     ({"llama__rope__scaling__factor": 4.0, "llama__rope__scaling__type": "none"}, None, ()),
     ({"llama__rope__scaling__factor": 1.0}, np.ones(8, np.float32), ()),
     ({}, FREQS, tuple(FREQS.tolist())),
-    ({"llama__rope__scaling__factor": 2.0}, FREQS, tuple((2 * FREQS).tolist())),
+    ({"llama__rope__scaling__factor": 2.0, "llama__rope__scaling__type": "linear"}, FREQS, tuple((2 * FREQS).tolist())),
 ])
 def test_scaled_positions(fields: dict[str, Any], freqs: np.ndarray | None, factors: tuple[float, ...], tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", UNTIED, "F16", tensors=None if freqs is None else {"rope_freqs.weight": freqs}, **fields)
@@ -248,6 +247,12 @@ def test_scaled_positions(fields: dict[str, Any], freqs: np.ndarray | None, fact
     assert shape.rope_factors == factors
     plain = replace(shape, rope_factors=()).rotary_frequencies()
     np.testing.assert_allclose(shape.rotary_frequencies(), plain / (factors or 1.0), rtol=1e-12)
+
+
+def test_a_factor_without_a_type_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", UNTIED, "F16", llama__rope__scaling__factor=4.0)
+    with pytest.raises(HwgenError, match=r"llama.rope.scaling.factor is 4, but there is no llama.rope.scaling.type"):
+        open_model(tmp_path / "m.gguf")
 
 
 def test_scaled_positions_have_the_logits_of_transformers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scale and midpoint codes of a group of inputs, for all rows of a panel."""
+"""Scales of a group of inputs for all rows of a panel: how they come in front of its weights, and where they are kept."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ...layout import pad_beats
 from ...rounding import ceil_div
 from ..interfaces import index_bits
 from .int4_loader import delayed, log2
-from .panel import divmod_power
+from .panel import Beats, PanelEngine, divmod_power
 
-__all__ = ["ScaleMemory"]
+__all__ = ["ScaleMemory", "take_scales"]
 
 #: Words up to which the memory is made of look-up tables: block memory is hardly deeper than wide there.
 DISTRIBUTED_WORDS = 64
 
 
 class ScaleMemory(wiring.Component):
-    """Keeps the scale beats of one group of inputs; a row block of ``rows`` rows takes a part of a beat.
+    """Keeps the scale beats of one group of inputs, ``row_bytes`` bytes a row (a power of two); a row block of ``rows`` rows takes
+    a part of a beat.
 
     Where a ring row of blocks needs more than one beat of scales, several beats lie side by side in ``banks``.
 
@@ -34,17 +35,17 @@ class ScaleMemory(wiring.Component):
     block : In, gang : In(1)
         A row block: of all groups, or with ``gang`` the ``block``-th of every group.
     codes : Out per group
-        Bytes D, M of the rows of the group's block, `LATENCY` cycles later.
+        Bytes of the rows of the group's block, `LATENCY` cycles later.
     """
 
     #: Cycles from ``block`` to ``codes``.
     LATENCY = 3
 
-    def __init__(self, config: BuildConfig) -> None:
+    def __init__(self, config: BuildConfig, row_bytes: int) -> None:
         self.config = config
         self.blocks = config.panel_rows // config.rows
         #: Row blocks in a beat of scales, and beats side by side.
-        self.beat_blocks = config.int4_slice_inputs // 4
+        self.beat_blocks = config.beat_bytes // (row_bytes * config.rows)
         self.banks = max(1, config.groups // self.beat_blocks)
         self.words = pad_beats(config, ceil_div(self.blocks, self.beat_blocks))
         super().__init__({
@@ -53,7 +54,7 @@ class ScaleMemory(wiring.Component):
             "beat": In(8 * config.beat_bytes),
             "gang": In(1),
             "block": In(index_bits(self.blocks)),
-            "codes": Out(16 * config.rows).array(config.groups),
+            "codes": Out(8 * row_bytes * config.rows).array(config.groups),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -92,3 +93,44 @@ class ScaleMemory(wiring.Component):
         chosen = Cat(blocks).word_select(place, size) if config.groups > 1 else blocks[0]
         m.d.sync += [self.codes[g].eq(Mux(gang, blocks[g], chosen)) for g in range(config.groups)]
         return m
+
+
+def take_scales(
+    m: Module, engine: PanelEngine, beats: Beats, scales: ScaleMemory, scaling: Signal, gang: Signal, slices: Value, scaled: Value
+) -> Value:
+    """Take scale beats before every group of ``slices`` slices of ``engine``, if the operator is ``scaled``; they go to their
+    memory in the cycle in which weight beats read it. ``scaling``: scale beats come; ``gang``: weight beats come, and ganged.
+    Returns the slices of the group that are not used up.
+    """
+    config, op = engine.config, engine.op
+    slices_left = Signal(16)
+    word = Signal.like(scales.word)
+    last_word = Signal.like(word)
+    with m.If(beats.end_of_slice):
+        m.d.sync += slices_left.eq(slices_left - 1)
+        with m.If(slices_left == 1):
+            m.d.sync += [scaling.eq(scaled), gang.eq(op.gang & ~scaled), slices_left.eq(slices)]
+    with m.If(beats.issue_scales):
+        m.d.sync += word.eq(word + 1)
+        with m.If(word == last_word):
+            m.d.sync += [scaling.eq(0), gang.eq(op.gang), word.eq(0)]
+    with m.If(engine.start):
+        words = ceil_shift(op.descriptor.row_blocks, log2(scales.beat_blocks))
+        rows = ceil_shift(words, log2(config.groups))
+        m.d.sync += [
+            scaling.eq(scaled), gang.eq(op.gang & ~scaled), word.eq(0), slices_left.eq(slices),
+            last_word.eq((rows << log2(config.groups)) - 1),
+        ]
+    m.d.comb += [
+        scales.write.eq(delayed(m, beats.issue_scales, 1, "write_scales")[-1]),
+        scales.word.eq(delayed(m, word, 1, "word")[-1]),
+        scales.beat.eq(beats.registers[0]),
+        scales.block.eq(beats.track[1]["block"]),
+        scales.gang.eq(op.gang),
+    ]
+    return slices_left
+
+
+def ceil_shift(value: Value, shift: int) -> Value:
+    """``value / 2^shift``, rounded up."""
+    return (value + ((1 << shift) - 1)) >> shift

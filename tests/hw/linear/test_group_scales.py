@@ -11,7 +11,7 @@ import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.hw.linear.int4_scales import ScaleMemory
+from hwgen.hw.linear.group_scales import ScaleMemory
 from hwgen.layout import Int4Layout
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
@@ -74,4 +74,4 @@ GEOMETRIES: dict[str, dict[str, int]] = {
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_scales(tmp_path: Path, name: str) -> None:
     config = BuildConfig.from_dict({"name": name, "engine": "int4", "lanes": 1, "max_inputs": 256, **GEOMETRIES[name]})
-    run_cocotb(ScaleMemory(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
+    run_cocotb(ScaleMemory(config, 2), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
