@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -167,7 +166,9 @@ def sections() -> dict[str, str]:
 def written(page: str) -> str:
     """``page`` with its marked parts as they are now."""
     for mark, table in sections().items():
-        page = re.sub(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- /{mark} -->)", lambda _, table=table: f"{table}\n", page, flags=re.DOTALL)
+        before, opening, rest = page.partition(f"<!-- {mark} -->\n")
+        _, closing, behind = rest.partition(f"<!-- /{mark} -->")
+        page = f"{before}{opening}{table}\n{closing}{behind}"
     return page
 
 
