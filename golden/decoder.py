@@ -173,7 +173,7 @@ class GoldenModel:
                         q, k, v = (y.reshape(*tokens.shape, -1, self.shape.head_dim) for y in results)
                         q, k = (rotate(x, still if i in self.shape.unrotated else rows) for x in self._normed_heads(i, (q, k)))
                         attended = attend(i, self._quantize_query(q), self._quantize_kv(0, k), self._quantize_kv(1, v))
-                        attended = unmix(attended.unflatten(-1, (-1, self.shape.head_dim)), self._strides[1])
+                        attended = unmix(attended.reshape(*tokens.shape, -1, self.shape.head_dim), self._strides[1])
                         state[Values.ATTENDED] = attended.flatten(-2)
                     else:
                         state[stage.writes] = self._drain(stage, results[0], state.get(stage.writes))

@@ -32,7 +32,7 @@ def quantize_query(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
 def _pairs(x: Tensor, stride: int, cos: float, sin: float) -> Tensor:
     """Rotate the pairs (j, j + stride) of every 2 * stride elements of ``x [..., d]``, all by the same."""
     row = torch.tensor([cos, sin]).repeat_interleave(stride)
-    return rotate(x.unflatten(-1, (-1, 2 * stride)), row).flatten(-2)
+    return rotate(x.reshape(*x.shape[:-1], -1, 2 * stride), row).flatten(-2)
 
 
 def mix(x: Tensor, strides: Sequence[int]) -> Tensor:

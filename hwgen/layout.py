@@ -200,7 +200,8 @@ def mixing_strides(config: BuildConfig, head_dim: int) -> tuple[int, ...]:
     """Distances of the elements that are mixed with each other, in this order: an eighth, a quarter and a half of a head, as far
     as these are whole vectors.
     """
-    strides, vectors = [], head_dim // config.width
+    strides: list[int] = []
+    vectors = head_dim // config.width
     while vectors % 2 == 0 and len(strides) < MIXES:
         vectors //= 2
         strides.append(vectors * config.width)

@@ -87,7 +87,9 @@ def find_mutants(verilog: str, rng: random.Random, without: Sequence[str] = ()) 
     """Every mutant, in the order of the text. Modules whose names have one of ``without`` in them have none; conditions of resets
     are left alone, since registers begin with the same values.
     """
-    found, module, widths = [], "", {}
+    found: list[Mutant] = []
+    module = ""
+    widths: dict[str, int] = {}
     for number, line in enumerate(verilog.split("\n")):
         if m := _MODULE.match(line):
             module, widths = m[1], {}

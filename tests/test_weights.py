@@ -42,7 +42,7 @@ def test_refuses_wrong_parts() -> None:
         ({"layers": (no_gain, layer)}, "layer 0 norms must be input_layernorm, attn_sub_norm, .*, not input_layernorm"),
         ({"layers": (layer, bias)}, "layer 1 biases must be none, not q"),
         ({"layer": LLAMA}, "layer 0 norms must be input_layernorm, post_attention_layernorm, not"),
-        ({"kv": "fp8"}, "kv must be one of int8, int4, not 'fp8'"),
+        ({"kv": "fp8"}, "kv must be one of k8v8, k8v4, k4v4, not 'fp8'"),
         ({"norm": good.norm.astype(np.float64)}, "norm must be float32"),
         ({"norm": good.norm * np.float32(np.nan)}, "norm must be finite"),
         ({"embedding": good.embedding + np.float32(1e-4)}, "embedding must hold bfloat16 values"),

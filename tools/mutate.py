@@ -65,12 +65,12 @@ def cases() -> list[Case]:
         Step(((0, 6, 6),), fault=Fault(1, False, 99, 3)),
     )
     even = replace(SHAPE, hidden=32, ffn=48)
-    int4 = {"group": 16, "symmetric": False, "kv": "int4", "query": "e4m3"}
+    int4 = {"group": 16, "symmetric": False, "kv": "k4v4", "query": "e4m3"}
     return [
         Case(CONFIG, SHAPE, IDEAL, plain, 1, "shortlist", BITNET),
         Case(CONFIG, even, IDEAL, plain, 2, "exact", QWEN3, int4),
         Case(CONFIG, replace(SHAPE, activation="relu2", layers=2), RANDOM(3), busy, 3, "exact", QWEN2),
-        Case(CONFIG, even, RANDOM(6), busy, 4, "exact", LLAMA, {"group": 32, "symmetric": True, "kv": "int8", "query": "int8"}),
+        Case(CONFIG, even, RANDOM(6), busy, 4, "exact", LLAMA, {"group": 32, "symmetric": True, "kv": "k8v8", "query": "int8"}),
         *random_cases(5, 4, CONFIG),
     ]
 

@@ -1,7 +1,7 @@
 """Tokens a pass that drafts from the text before give: ``python -m hwgen.sw.analysis.draft_bench``.
 
 Twenty prompts of three kinds (chat, summary of a text in the prompt, edit of code in the prompt) and the greedy answers of
-``smollm2`` on the golden device are in `PROMPTS`; ``--record`` writes the answers anew, which takes minutes. An answer does not
+``smollm2`` on the golden device are in `PROMPTS` once ``--record`` has written them, which takes a while. An answer does not
 depend on drafts, so what a drafter proposes behind each of its tokens, and what of that is right, follows from the answer. Cycles
 are estimated.
 """
@@ -100,6 +100,8 @@ def measured() -> tuple[list[tuple[str, Replay]], Image]:
     config = load_board(BOARD).for_engine(published.engine).config
     image = planned_image(config, published.shape, published.engine, layer=published.layer)
     rows: list[dict[str, Any]] = json.loads(PROMPTS.read_text(encoding="utf-8"))["prompts"]
+    if any("answer" not in row for row in rows):
+        raise HwgenError("usage", f"{PROMPTS.name} has no answers yet", "add --record")
     costs = pass_costs(image)
     return [
         (row["kind"], replay(costs, config.kv_block, row["prompt_tokens"], row["answer"], image.chunk)) for row in rows

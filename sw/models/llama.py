@@ -50,7 +50,7 @@ def read_shape(config: dict[str, Any]) -> ModelShape:
 
 def assemble(
     shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, *,
-    layer: DecoderLayer = LLAMA, **kinds: str,
+    layer: DecoderLayer = LLAMA, **kinds: Any,
 ) -> ModelWeights:
     """The model of parts as a file has them. ``kinds``: formats of cache and queries."""
     return ModelWeights(shape=shape, layer=layer, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)

@@ -67,7 +67,8 @@ def _to_nibbles(elements: npt.NDArray[np.int8], image: Image) -> npt.NDArray[np.
 def _from_nibbles(packed: npt.NDArray[np.uint8], image: Image) -> npt.NDArray[np.int8]:
     q = (np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8).reshape(*packed.shape[:-1], -1)
     kinds = [kind << 4 | 8 if bits else np.rint(kind * _STEP) for kind, bits in zip(q, _four_bits(image), strict=True)]
-    return np.stack(kinds).astype(np.int8)
+    elements: npt.NDArray[np.int8] = np.stack(kinds).astype(np.int8)
+    return elements
 
 
 def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int = 8) -> int:

@@ -26,6 +26,7 @@ ROWS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     )),
     ("Time to first token", "s", _quantiles("hwgen_first_token_seconds")),
     ("Time between tokens", "s", _quantiles("hwgen_next_token_seconds")),
+    ("Longest pass beside prompts, in passes of one token", "short", (("hwgen_time_between_tokens_bound", "estimated {{board}}"),)),
     ("Time of an answer", "s", _quantiles("hwgen_answer_seconds")),
     ("Time in passes", "percentunit", (("sum by (board, phase) (rate(hwgen_pass_seconds_total[1m]))", "{{phase}} {{board}}"),)),
     ("Cycles a pass", "short", (

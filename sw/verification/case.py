@@ -147,8 +147,7 @@ class _CaseRun:
                 self._first_try(step, runs)
                 if self.result.wrong or self.lock_step.run_pass(runs) is None:
                     break
-                self._look_at_records()
-                if self.result.wrong:
+                if self._broke_rules():
                     break
             for number, final in last.items():
                 if final == i:
@@ -225,11 +224,12 @@ class _CaseRun:
         for run in runs:
             del run.session.tokens[len(run.session.tokens) - len(run.tokens) :]
 
-    def _look_at_records(self) -> None:
-        """Rules of AXI that were broken, and accesses outside the memory."""
+    def _broke_rules(self) -> bool:
+        """Whether rules of AXI were broken, or memory was accessed that is not there."""
         accelerator = self.device.accelerator
         for record in [*accelerator.violations()[:1], *accelerator.errors()[:1]]:
             self.result.wrong = f"cycle {record.cycle}, port {record.port}: {record.text}"
+        return bool(self.result.wrong)
 
 
 def run_case(case: Case, device: VerilatorDevice) -> CaseResult:
@@ -259,7 +259,7 @@ def load_case(path: Path) -> Case:
 def _case_of(values: Mapping[str, Any]) -> Case:
     from ...sim.dram import DramTiming
 
-    timing = {name: tuple(value) if isinstance(value, list) else value for name, value in values["timing"].items()}
+    timing: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values["timing"].items()}
     steps = tuple(
         Step(
             tuple((int(a), int(b), int(c)) for a, b, c in step["parts"]), tuple(step["parked"]),

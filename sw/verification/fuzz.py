@@ -74,7 +74,7 @@ def kinds_of(case: Case) -> Iterator[str]:
     yield f"layer {case.layer.name}"
     yield f"head {case.head}"
     yield f"activation {case.shape.activation}"
-    yield f"cache {formats.get('kv', 'int8')}"
+    yield f"cache {formats.get('kv', 'k8v8')}"
     yield f"queries {formats.get('query', 'int8')}"
     yield f"ports {case.config.ports}"
     for name, there in (

