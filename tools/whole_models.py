@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -94,7 +93,7 @@ def _rate(run: Run | None) -> str:
     """Tokens a second of a decode, and the share of cycles with a beat."""
     result = run.result() if run else None
     if result is None:
-        return "not run" if run else ""
+        return "*not run*" if run else ""
     decode = result["decode"]
     return f"{decode['tok_s']:.2f} tok/s, {decode['port_utilisation']:.1%}"
 
@@ -117,7 +116,7 @@ def prompt_table() -> str:
     lines = _headed("prompt, simulated, 320 ns", "to the first token", "tokens a second", "multipliers in use", "command")
     for run in PROMPTS:
         result = run.result()
-        cells = ["not run", "", ""]
+        cells = ["*not run*", "", ""]
         if result is not None:
             prefill = result["prefill"]
             cells = [f"{prefill['ttft_s']:.4f} s", f"{prefill['tok_s']:.1f}", f"{prefill['mac_utilisation']:.1%}"]
@@ -130,22 +129,46 @@ def shared_table() -> str:
     lines = _headed("answers in a pass, simulated, 320 ns", "answers", "tokens a second, all", "each", "command")
     for run in SHARED:
         result, count = run.result(), run.name.rpartition("-")[2]
-        cells = ("not run", "") if result is None else (
+        cells = ("*not run*", "") if result is None else (
             f"{result['decode']['tok_s']:.1f}", f"{result['decode']['tok_s_each']:.2f}"
         )
         lines.append(f"| {run.what} | {count} | {' | '.join(cells)} | `{run.command}` |")
     return "\n".join(lines)
 
 
+def cycles_table() -> str:
+    """What the engine does in a prompt and in a decoded token, in shares of all cycles."""
+    phases = ((PROMPTS[0], "prefill", "cycles"), (DECODES[0], "decode", "cycles_per_token"))
+    shares: list[dict[str, float] | None] = []
+    for run, phase, total in phases:
+        result = run.result()
+        stalls = result and {cause: cycles / result[phase][total] for cause, cycles in result[phase]["stalls"].items()}
+        shares.append(stalls and {"busy": 1 - sum(stalls.values()), **stalls})
+    lines = _headed("0.73B, of all cycles", "prefill of 128 tokens", "decode at context 128")
+    for what, causes in (
+        ("engine takes beats", ("busy",)),
+        ("engine waits for the ring", ("rows",)),
+        ("attention runs instead", ("idle_attention",)),
+        ("norm, drain, rotation run instead", ("idle_vector",)),
+        ("first tables of a panel, pipeline", ("tables", "pipeline")),
+        ("gains, embeddings and others run instead", ("idle_loader", "idle_other")),
+    ):
+        cells = ("*not run*" if of is None else f"{sum(of[cause] for cause in causes):.1%}" for of in shares)
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def sections() -> dict[str, str]:
     """Parts of docs/results.md by their marks."""
-    return {"decode": decode_table(), "prompt": prompt_table(), "shared": shared_table()}
+    return {"decode": decode_table(), "prompt": prompt_table(), "shared": shared_table(), "cycles": cycles_table()}
 
 
 def written(page: str) -> str:
     """``page`` with its marked parts as they are now."""
     for mark, table in sections().items():
-        page = re.sub(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- /{mark} -->)", lambda _, table=table: f"{table}\n", page, flags=re.DOTALL)
+        before, opening, rest = page.partition(f"<!-- {mark} -->\n")
+        _, closing, behind = rest.partition(f"<!-- /{mark} -->")
+        page = f"{before}{opening}{table}\n{closing}{behind}"
     return page
 
 
