@@ -126,7 +126,7 @@ def linear(c: BuildConfig) -> Amount:
         lut=rows * (8 * tables + adders + 2 * c.acc_bits + (parts - 1) * c.acc_bits) + 25,
         # Entries, tree, sign; own, sum and what is kept and shown; activations that arrive and are in use.
         ff=rows * (10 * tables + registers + sum_bits + 1 + c.acc_bits * (2 + 2 * parts)) + 16 * c.slice_inputs + 17,
-        bram36=accumulators,
+        bram36=accumulators, dsp=rows * c.has_groups,  # a product with the scale of its group for every row
     )
     turns = tables // c.builders
     builder = Amount(lut=27 + 8 * (3 * turns - 1) / 3, ff=19)

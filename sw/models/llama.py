@@ -53,7 +53,9 @@ def assemble(
     layer: DecoderLayer = LLAMA, **kinds: Any,
 ) -> ModelWeights:
     """The model of parts as a file has them. ``kinds``: formats of cache and queries."""
-    return ModelWeights(shape=shape, layer=layer, layers=tuple(layers), norm=norm, embedding=embedding, head=head, **kinds)
+    return ModelWeights(
+        shape=shape, layer=layer, layers=tuple(layers), norm=norm, embedding=embedding, head=head, grouped_head=None, **kinds,
+    )
 
 
 #: Matrix -> the one that Phi-3 has in its place, and the matrices in that, from above.
