@@ -41,7 +41,7 @@ PROOFS = (
     Claim("interleaving splitter", lambda: Splitter(2, 2), "cover", 16, covers=3),
     Claim("read port", Reader, "bmc", 12),
     Claim("read port", Reader, "cover", 20, covers=3),
-    Claim("write port", Writer, "bmc", 12),
+    Claim("write port", Writer, "bmc", 9),
     Claim("write port", Writer, "cover", 20, covers=3),
     Claim("program reader", Program, "bmc", 12),
     Claim("program reader", Program, "cover", 20, covers=2),
