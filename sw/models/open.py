@@ -35,14 +35,15 @@ _WRONG_ENGINE = {
 def open_directory(path: Path) -> ModelFiles:
     """A checkpoint directory with its tokenizer."""
     config, generation = read_config(path), read_generation(path)
-    family, tensors = family_of_config(config), TensorSet(path)
-    if family.engine == "int4" and config.get("quantization_config") is None and is_grouped(tensors):
-        family = grouped_family(family) or family
-    loader = family.loader()
-    shape = loader.read_shape(config)
+    family = family_of_config(config)
+    shape = family.loader().read_shape(config)
     stop = token_ids(generation.get("eos_token_id", config.get("eos_token_id")))
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, stop, shape.vocab, str(path))
+    tensors = TensorSet(path)
+    if family.engine == "int4" and config.get("quantization_config") is None and is_grouped(tensors):
+        family = grouped_family(family) or family
+    loader = family.loader()
     stored = method_of(config)
     return ModelFiles(
         name=path.name, path=path, family=family, shape=shape, tokenizer=tokenizer, stop_tokens=stop,

@@ -139,7 +139,8 @@ def test_stop_in_every_operator(head: str, timing: DramTiming) -> None:
     assert bench.run() == expected
     whole = bench.engine._read("COUNT_CYCLES")
     trace = read_trace(bench.engine, "", whole).entries
-    assert {entry.opcode for entry in trace} == set(Opcode) - {Opcode.END}
+    others = {Opcode.END} if head == "shortlist" else {Opcode.END, Opcode.HEAD}
+    assert {entry.opcode for entry in trace} == set(Opcode) - others
     constant = ~bench.writable()
     before, lengths = memory.copy(), []
     for name, cycles in moments(trace, whole, 7):
@@ -263,11 +264,12 @@ def test_what_is_left_over_is_counted_and_waited_for() -> None:
     bench.engine.start([Run(bench.session, SECOND, 1)], write_logits=True)
     while accelerator.port_statistics()[0].write_beats < written:
         accelerator.tick()
-    owed = accelerator.port_statistics()[0]
-    assert owed.writes_outstanding and not owed.reads_outstanding, "the logits are the last that a pass moves"
+    owed = accelerator.port_statistics()
+    assert owed[0].writes_outstanding
     accelerator.reset()
     accelerator.tick(2 * SETTLE_CYCLES)
-    assert bench.engine._read("UNASKED") == owed.writes_outstanding
+    came = sum(port.read_beats for port in accelerator.port_statistics()) - sum(port.read_beats for port in owed)
+    assert bench.engine._read("UNASKED") == owed[0].writes_outstanding + came
 
     device._memory.next = bench.first_address
     bench.engine = Engine(device, bench.image)
