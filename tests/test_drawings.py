@@ -39,5 +39,6 @@ def test_story_is_what_the_machine_says() -> None:
 
 
 def test_only_ours_are_simulated() -> None:
-    for bars in draw_peers.charts().values():
-        assert [bar.who for bar in bars if not bar.measured] == ["hwgen"]
+    """What has not been run on the present machine has no bar."""
+    simulated = [[bar.who for bar in bars if not bar.measured] for bars in draw_peers.charts().values()]
+    assert all(who in ([], ["hwgen"]) for who in simulated) and ["hwgen"] in simulated

@@ -260,7 +260,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
             lut=400 + 2.5 * c.beat_bytes + 32 * c.width, ff=340 + 9.8 * c.beat_bytes + 32 * c.width,
             bram36=block_rams(c.chunk * c.topk, 56),
         ),
-        "registers": Amount(lut=543 + 178 * c.ports + 195 * page_rows, ff=467),
+        "registers": Amount(lut=300 + 178 * c.ports + 195 * page_rows, ff=467),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(

@@ -61,9 +61,9 @@ def test_growth_over_five_percent_names_the_unit(measure: str, found: float, ove
     assert all(str(g).startswith(f"linear/lane: {measure} grew from") for g in grown)
 
 
-#: Chosen while whole blocks of UltraRAM were not counted, 52 of 64 and 82 of 96, nor what stands around the accelerator, which
-#: makes it 70.5% of the kv260's look-up tables. The next choice of a configuration is below.
-ABOVE = {("zcu104", "uram")}
+#: Chosen while whole blocks of UltraRAM were not counted, 82 of 96; and since the head is streamed once for a round of tokens, the
+#: kv260's look-up tables are 70.5%: digits of its rows and wider integers in eight vector lanes.
+ABOVE = {("zcu104", "uram"), ("kv260", "lut")}
 
 
 @pytest.mark.parametrize("name", [name for name in board_names() if load_board(name).available])
@@ -87,9 +87,9 @@ def test_a_new_unit_must_be_accepted_and_one_that_is_gone_need_not() -> None:
     assert [str(g) for g in compare({"old": ROW}, {"new": ROW})] == ["new: is new, lut 1000"]
 
 
-#: Units and pairs of units of the KV260 build with a path beyond the target that is still to be cut: lists of candidates that lie
-#: in a memory compare and write in one cycle.
-TOO_LONG = {"attention", "shortlist", "sequencer -> memory"}
+#: Units and pairs of units of the KV260 build with a path beyond the target that is still to be cut: which operators are skipped to
+#: the room of the queue of descriptors, and the columns of the vector unit to the state of ROPE.
+TOO_LONG = {"vector", "sequencer -> memory"}
 
 
 @pytest.mark.parametrize("path", [ACCEPTED, ACCEPTED.with_name("resources-int4.json")], ids=lambda path: path.stem)
