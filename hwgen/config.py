@@ -321,6 +321,12 @@ class BuildConfig:
         self._require(self.ring_beats % self.groups == 0, "ring_beats", f"a multiple of groups ({self.groups})",
                       max(1, self.ring_beats // self.groups) * self.groups)
         self._require(self.engine in ENGINES, "engine", f"one of {', '.join(ENGINES)}", "ternary")
+        # A short list has all of its blocks but one whole, and a row of that; candidates that nothing reached would be noise.
+        listed = (self.shortlist - 1) * self.kv_block + 1
+        self._require(
+            not self.has_ternary or self.topk <= listed, "topk",
+            f"at most {listed}, the rows that a short list of {self.shortlist} blocks has at least", listed,
+        )
         if self.has_int4:
             most, least = self.beat_bytes // 2, ceil_div(self.beat_bytes, 16)
             self._require(

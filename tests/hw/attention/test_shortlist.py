@@ -20,7 +20,7 @@ from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 CONFIGS = {
     "default": BuildConfig(shortlist=5),
-    "one": BuildConfig(shortlist=1),
+    "one": BuildConfig(shortlist=1, topk=1),
     "wide_blocks": BuildConfig(beat_bytes=64, rows=8, builders=2, beat_vectors=2, kv_block=32, shortlist=8),
     "narrow": BuildConfig(beat_bytes=16, rows=2, groups=1, builders=14, kv_block=8, chunk=8, shortlist=3),
 }
