@@ -17,7 +17,7 @@ def test_of_a_small_image(weights: ModelWeights, tmp_path: Path) -> None:
     path = tmp_path / "small.hwimage"
     image = compile_model(CONFIG, weights)
     save_image(path, image, None, load_board("demo"), "exact")
-    found = measure(path, repeats=1)
+    found = measure(path, pairs=1)
     assert found["constants_bytes"] == image.constants.bytes and found["file_bytes"] == path.stat().st_size
     assert 1e6 < found["beside_bytes"] < 200e6  # Python and numpy
     lines = describe({"shape": "small", "board": "demo", "write_s": 0.1, **found})
