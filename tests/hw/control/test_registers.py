@@ -383,7 +383,8 @@ async def counters(dut: Any) -> None:
 
 
 def test_windows_may_not_meet() -> None:
-    for fields, name in (({"page_entries": 1 << 14}, "PAGE"), ({"trace_entries": 1 << 14}, "TRACE"), ({"topk": 1024}, "TOPK")):
+    many = {"topk": 1024, "shortlist": 256}
+    for fields, name in (({"page_entries": 1 << 14}, "PAGE"), ({"trace_entries": 1 << 14}, "TRACE"), (many, "TOPK")):
         with pytest.raises(ConfigError, match=f"{name} must have at most"):
             register_map(BuildConfig(**fields))
 

@@ -30,8 +30,8 @@ def test_maxima_are_those_of_the_models_or_of_the_board() -> None:
 
     other = PUBLISHED["bitnet-0.73b"].shape
     alone, both = built(WORK), built(replace(WORK, also=(other,)))
-    assert maxima(alone) == (512, 256, 8, 4, 2, 32)
-    assert maxima(both) == (4096, 1536, 16, 16, 2, 96)
+    assert maxima(alone) == (2816, 1024, 8, 4, 2, 128)
+    assert maxima(both) == (4096, 1536, 16, 16, 2, 128)
     # Each model has room for its tokens.
     assert both.scratch_vectors > alone.scratch_vectors and both.param_vectors > alone.param_vectors
     assert maxima(built(replace(WORK, keep_maxima=True))) == maxima(KV260.config)
