@@ -216,8 +216,8 @@ def test_cut_short_is_noticed(engine: Engine, saved: Path, tmp_path: Path) -> No
 def test_a_file_of_an_earlier_format_is_refused(engine: Engine, saved: Path, tmp_path: Path) -> None:
     """One line, before anything of its content is looked at."""
     old = tmp_path / "old.session"
-    old.write_bytes(saved.read_bytes().replace(b"hwgen-session-4", b"hwgen-session-3"))
-    with pytest.raises(HwgenError, match="^.*old.session has format 'hwgen-session-3', 'hwgen-session-4' expected") as caught:
+    old.write_bytes(saved.read_bytes().replace(b"hwgen-session-5", b"hwgen-session-4"))
+    with pytest.raises(HwgenError, match="^.*old.session has format 'hwgen-session-4', 'hwgen-session-5' expected") as caught:
         load_session(engine, old)
     assert caught.value.kind == "session" and engine.pages.free == engine.image.pages
 

@@ -70,6 +70,7 @@ def test_logprobs(server: Running, alone: LLM) -> None:
     """They are those of the logits that the device gives, whatever the sampling."""
     generation = alone.generation(alone.model.tokenizer.encode("the cat"), 4, alone_sampling(), logprobs=3)
     expected = [item.logprobs for item in generation]
+    generation.release()
     logits = alone.engine.logits().astype(np.float64)
     last = np.sort(logits - np.log(np.exp(logits).sum()))[::-1]
     assert expected[-1] is not None
