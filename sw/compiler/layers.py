@@ -422,11 +422,11 @@ class ModelCompiler:
 
     def head_panels(self) -> list[Panel]:
         """Place the rows of the head; their panels, in whose spans ``target`` counts vectors of the vocabulary."""
-        raise NotImplementedError
+        raise NotImplementedError  # of the number format: TernaryCompiler, Int4Compiler
 
     def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
         """Logits of some wanted tokens, whose activations are in ``half``."""
-        raise NotImplementedError
+        raise NotImplementedError  # of the number format: TernaryCompiler, Int4Compiler
 
     def head_norm(self, source: NormSource, tokens: dict[str, int], i: int) -> None:
         """Activations of round ``i`` of the wanted tokens."""

@@ -37,7 +37,7 @@ class Errands:
                 continue
             try:
                 future.set_result(call())
-            except Exception as error:
+            except Exception as error:  # of who asked: it is raised where the answer is taken
                 future.set_exception(error)
 
     def refuse(self, error: HwgenError) -> None:

@@ -51,7 +51,7 @@ class Bench(Elaboratable):
         return m
 
     def environment(self, m: Module) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # what each bench is made of
 
 
 def free(m: Module, signal: Value) -> None:
