@@ -124,18 +124,17 @@ class Ranking(wiring.Component):
     def _single(self, m: Module, opens: Signal) -> tuple[Value, Value, Value]:
         """The logits of a vector one by one: vocabulary row, logit, and whether there is one."""
         config = self.config
-        held, left = Signal(32 * config.width, reset_less=True), Signal(range(config.width + 1))
+        held, place = Signal(32 * config.width, reset_less=True), Signal(range(config.width))
         row, passing = Signal(INDEX_BITS), Signal()
-        m.d.comb += passing.eq(left != 0)
         with m.If(opens):
             m.d.sync += row.eq(self.first_row)
         with m.Elif(passing):
             m.d.sync += row.eq(row + 1)
         with m.If(self.valid):
-            m.d.sync += [held.eq(self.logits), left.eq(config.width)]
+            m.d.sync += [held.eq(self.logits), place.eq(0), passing.eq(1)]
         with m.Elif(passing):
-            m.d.sync += [held.eq(held[32:]), left.eq(left - 1)]
-        return row, held[:32], passing
+            m.d.sync += [place.eq(place + 1), passing.eq(place != config.width - 1)]
+        return row, held.word_select(place, 32), passing
 
     def _sequence(self, m: Module, opens: Signal, number: Signal, settled: Value) -> None:
         """Token after token: opens its list and its segment, takes its vectors, waits until they have found their places."""

@@ -167,6 +167,8 @@ class RopeSteps(wiring.Component):
 
     def _sequence(self, m: Module, walk: Walk) -> None:
         op, descriptor = self.op, self.op.descriptor
+        settled = Signal()
+        m.d.sync += settled.eq(~self.sums_busy & ~self.scales_busy)
         with m.FSM(name="state"):
             with m.State("IDLE"):
                 m.d.sync += [
@@ -205,7 +207,7 @@ class RopeSteps(wiring.Component):
                     walk.source.eq(descriptor.src + walk.source_offset), walk.param.eq(descriptor.param + walk.param_offset),
                 ]
                 m.next = "READY"
-            with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
+            with m.State("READY"), m.If(settled):
                 m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += self.rewind.eq(1)

@@ -48,7 +48,7 @@ _MEMORY_LUTS = {
     "SRLC32E": 1,
 }
 
-#: In the name of a module that is one DSP slice with everything in it (`hwgen.hw.linear.multiply_add`).
+#: In the name of a module that is one DSP slice with everything in it (`hwgen.hw.multiply_add`).
 _DSP_MODULE = "multiply_add"
 _DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
 
