@@ -120,10 +120,10 @@ class RopeSteps(wiring.Component):
         ]
         m.d.sync += [
             walk.last_rotated.eq(descriptor.head_vectors[1:] - 1), walk.last_quantized.eq(descriptor.head_vectors - 1),
+            walk.last_token.eq(walk.position + 1 == op.count),  # right from the first step of a token on
         ]
         m.d.comb += [
             walk.vector.eq(Mux(walk.second, walk.partner, walk.pair)),
-            walk.last_token.eq(walk.position + 1 == op.count),
             walk.last_head.eq(
                 (walk.kind == walk.last_kind) & (walk.kv_head == walk.last_kv_head)
                 & ((walk.kind != Kind.QUERY) | (walk.member == walk.last_member))
