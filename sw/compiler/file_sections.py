@@ -86,7 +86,8 @@ class _Reading:
         os.posix_fadvise(file, section.offset, section.bytes, os.POSIX_FADV_RANDOM)
 
     def __call__(self, window: Bytes) -> None:
-        parts, block, at = [], self._section.block, self._at
+        parts: list[tuple[Bytes, int, int]] = []
+        block, at = self._section.block, self._at
         while at < self._at + window.size:
             end = min(at // block * block + block, self._at + window.size)
             parts.append((window[at - self._at : end - self._at], at, 0 if parts else self._begun))
