@@ -30,7 +30,7 @@ PYTHON_TESTS = tuple(
         *(f"test_{unit}.py" for unit in ("attention_memory", "boards", "config", "decoder", "files", "formats", "operator_hazards",
                                          "packages", "ternary", "weights")),
         "sw/cli/test_options.py",
-        *(f"sw/compiler/test_{unit}.py" for unit in ("image", "image_file")),
+        *(f"sw/compiler/test_{unit}.py" for unit in ("file_sections", "image", "image_file")),
         *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),
         *(f"sw/runtime/test_{unit}.py" for unit in ("llm", "pages", "prefix_cache", "sampling", "scheduler")),
     )

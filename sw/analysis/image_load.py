@@ -98,7 +98,7 @@ def _load_elsewhere(path: Path) -> dict[str, Any]:
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def measure(path: Path, pairs: int = 7) -> dict[str, Any]:
+def measure(path: Path, pairs: int = 9) -> dict[str, Any]:
     """Times and memory of opening an image file that is there. Opening it and ``cat`` take turns, and which is first does too: on a
     busy machine only neighbours can be compared. The medians of times, and of the shares of pairs.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +24,8 @@ __all__ = ["MISSING", "FileConstants", "FileRows", "Section", "read_section", "s
 MISSING = "copy the file again, or compile the model again: hwgen compile"
 
 
-#: Bytes that are read at a time: they stay in the cache until they are checked.
-PIECE = 1 << 18
+#: Threads that read and check, and bytes that the system is told of before they are wanted.
+WORKERS, AHEAD = 2, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -73,31 +73,63 @@ def read_section(path: Path, file: BinaryIO, section: Section, checksums: npt.ND
     return data
 
 
-class _BlockChecker:
-    """Compares what follows one another in a section with the checksums of its blocks."""
+class _Reading:
+    """One reading of constants, from the first byte to the last. Two threads read and check blocks, so that one copies while the
+    other waits for the disk or adds up; neither holds the interpreter meanwhile. The system is told what comes next, since it
+    guesses badly where two threads take turns; what it has read stays in its cache for the next start.
+    """
 
-    def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
-        self._path, self._section, self._checksums = path, section, checksums
-        self._at = self._sum = 0
+    def __init__(self, path: Path, file: int, section: Section, checksums: npt.NDArray[np.uint32], workers: Executor) -> None:
+        self._path, self._file, self._section, self._checksums, self._workers = path, file, section, checksums, workers
+        #: Bytes of the section that were read, those that the system was told of, and the checksum of a block that has begun.
+        self._at = self._told = self._begun = 0
+        os.posix_fadvise(file, section.offset, section.bytes, os.POSIX_FADV_RANDOM)
 
-    def check(self, data: Bytes) -> None:
-        section = self._section
-        while data.size:
-            left = section.block - self._at % section.block
-            part, data = data[:left], data[left:]
-            self._sum = sector_checksum(part, self._sum)
-            self._at += part.size
-            if self._at % section.block == 0 or self._at == section.bytes:
-                number = (self._at - 1) // section.block
-                if self._sum != self._checksums[section.first + number]:
-                    raise _damaged(self._path, section.offset + number * section.block)
-                self._sum = 0
+    def __call__(self, window: Bytes) -> None:
+        parts: list[tuple[Bytes, int, int]] = []
+        block, at = self._section.block, self._at
+        while at < self._at + window.size:
+            end = min(at // block * block + block, self._at + window.size)
+            parts.append((window[at - self._at : end - self._at], at, 0 if parts else self._begun))
+            at = end
+        self._tell(at + AHEAD)
+        for begun in self._workers.map(self._load, parts):
+            self._begun = begun
+        self._at = at
+
+    def _tell(self, end: int) -> None:
+        while self._told < min(end, self._section.bytes):
+            os.posix_fadvise(self._file, self._section.offset + self._told, self._section.block, os.POSIX_FADV_WILLNEED)
+            self._told += self._section.block
+
+    def _load(self, job: tuple[Bytes, int, int]) -> int:
+        """Read the part of a block that begins at a byte of the section: its array, that byte, and the checksum of the block before
+        it. Returns the checksum of the block so far, 0 at its end.
+        """
+        part, at, before = job
+        section, end = self._section, at + part.size
+        self._read(part.data, section.offset + at)
+        found = sector_checksum(part, before)
+        if end % section.block and end != section.bytes:
+            return found
+        number = (end - 1) // section.block
+        if found != self._checksums[section.first + number]:
+            raise _damaged(self._path, section.offset + number * section.block)
+        return 0
+
+    def _read(self, view: memoryview, offset: int) -> None:
+        while view:
+            try:
+                count = os.preadv(self._file, [view], offset)
+            except OSError as error:
+                raise HwgenError("model", f"{self._path} cannot be read: {error.strerror}", "check the disk") from error
+            if not count:
+                raise HwgenError("model", f"{self._path} was cut short while it was read", MISSING)
+            view, offset = view[count:], offset + count
 
 
 class FileConstants:
-    """Constants in an image file. A piece is checked while it is in the cache, and the system reads ahead meanwhile. (A second
-    thread for that made it slower, since both wait for the interpreter.)
-    """
+    """Constants in an image file."""
 
     def __init__(self, path: Path, section: Section, checksums: npt.NDArray[np.uint32]) -> None:
         self._path, self._section, self._checksums = path, section, checksums
@@ -105,28 +137,8 @@ class FileConstants:
 
     @contextmanager
     def reading(self) -> Iterator[Reader]:
-        checker = _BlockChecker(self._path, self._section, self._checksums)
-        with self._path.open("rb", buffering=0) as file:
-            file.seek(self._section.offset)
-            os.posix_fadvise(file.fileno(), self._section.offset, self._section.bytes, os.POSIX_FADV_SEQUENTIAL)
-
-            def read(window: Bytes) -> None:
-                for first in range(0, window.size, PIECE):
-                    piece = window[first : first + PIECE]
-                    self._read(file, piece.data)
-                    checker.check(piece)
-
-            yield read
-
-    def _read(self, file: RawIOBase, view: memoryview) -> None:
-        while view:
-            try:
-                count = file.readinto(view)
-            except OSError as error:
-                raise HwgenError("model", f"{self._path} cannot be read: {error.strerror}", "check the disk") from error
-            if not count:
-                raise HwgenError("model", f"{self._path} was cut short while it was read", MISSING)
-            view = view[count:]
+        with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(WORKERS) as workers:
+            yield _Reading(self._path, file.fileno(), self._section, self._checksums, workers)
 
 
 class FileRows:

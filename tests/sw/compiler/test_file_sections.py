@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from hwgen.sw.compiler.file_sections import SECTOR, sector_checksum
+from hwgen.errors import HwgenError
+from hwgen.sw.compiler.file_sections import SECTOR, FileConstants, Section, sector_checksum
 
 DATA = np.random.default_rng(5).integers(0, 256, 5 * SECTOR + 37, dtype=np.uint8)
 
@@ -45,3 +49,40 @@ def test_what_it_finds() -> None:
     assert sector_checksum(swapped) != right
     shifted = np.roll(DATA[: 5 * SECTOR], 1)
     assert sector_checksum(shifted) != sector_checksum(DATA[: 5 * SECTOR])
+
+
+#: Six blocks of four sectors, and one of a sector and a few bytes.
+CONSTANTS = np.random.default_rng(6).integers(0, 256, 25 * SECTOR + 24, dtype=np.uint8)
+
+
+def constants_of(path: Path, data: npt.NDArray[np.uint8]) -> FileConstants:
+    """``data`` behind 4096 other bytes, in blocks of four sectors."""
+    path.write_bytes(bytes(4096) + data.tobytes() + bytes(4096))
+    sums = [naive(data[first : first + 4 * SECTOR].tobytes()) for first in range(0, data.size, 4 * SECTOR)]
+    return FileConstants(path, Section(4096, data.size, 4 * SECTOR, 1), np.array([7, *sums], "<u4"))
+
+
+def read_in(constants: FileConstants, sizes: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """All bytes, in windows of these sizes and one of what is left."""
+    out = np.zeros(constants.bytes, np.uint8)
+    with constants.reading() as read:
+        for window in np.split(out, np.cumsum(sizes)):
+            read(window)
+    return out
+
+
+@pytest.mark.parametrize("sectors", [(), (4,), (1, 1, 1), (3, 2, 8), (5, 0, 1, 13)])
+def test_constants_in_windows_that_end_within_blocks(tmp_path: Path, sectors: tuple[int, ...]) -> None:
+    sizes = [SECTOR * count for count in sectors]
+    np.testing.assert_array_equal(read_in(constants_of(tmp_path / "file", CONSTANTS), sizes), CONSTANTS)
+
+
+@pytest.mark.parametrize("offset", [0, 2047, 2048, 9 * SECTOR, 25 * SECTOR + 23])
+def test_the_block_with_a_wrong_byte_is_named(tmp_path: Path, offset: int) -> None:
+    constants = constants_of(tmp_path / "file", CONSTANTS)
+    with (tmp_path / "file").open("r+b") as file:
+        file.seek(4096 + offset)
+        file.write(bytes([CONSTANTS[offset] ^ 1]))
+    block = 4096 + offset // 2048 * 2048
+    with pytest.raises(HwgenError, match=f"is damaged: wrong checksum at byte {block:,}\\b"):
+        read_in(constants, (SECTOR, 6 * SECTOR))
