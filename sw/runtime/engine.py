@@ -130,6 +130,8 @@ class Engine:
         #: What registers that hold from pass to pass have, by their offsets: written again where it changes.
         self._held: dict[int, int] = {}
         self._busy = False
+        #: Whether passes can write logits: the descriptors say it, thousands of them.
+        self._has_logits = image.head != "shortlist"
         #: Where the page tables of sessions lie on the device.
         self._table = PageTable(device.config.page_entries)
         #: Where the image lies on the device.
@@ -324,7 +326,7 @@ class Engine:
 
     def logits(self, number: int = 0) -> npt.NDArray[np.float32]:
         """Every logit of a wanted token of the last pass that wrote them. The short-list head writes none."""
-        if self.image.head == "shortlist":
+        if not self._has_logits:
             raise ValueError("an image with the short-list head has no logits")
         address = self.memory.logits + number * self.image.logits_bytes
         return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32)
