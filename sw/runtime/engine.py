@@ -326,10 +326,14 @@ class Engine:
 
     def logits(self, number: int = 0) -> npt.NDArray[np.float32]:
         """Every logit of a wanted token of the last pass that wrote them. The short-list head writes none."""
+        return self.logits_in_place(number).copy()
+
+    def logits_in_place(self, number: int = 0) -> npt.NDArray[np.float32]:
+        """The same to be read before the next pass, and not written: nothing is copied where the memory is of this machine."""
         if not self._has_logits:
             raise ValueError("an image with the short-list head has no logits")
         address = self.memory.logits + number * self.image.logits_bytes
-        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32)
+        return self.device.view(address, 4 * self.image.shape.vocab).view(np.float32)
 
     def _candidates(self, wanted: int) -> npt.NDArray[np.uint32]:
         """Of so many wanted tokens, as `RunResult.words` has them."""
