@@ -118,6 +118,9 @@ class InstantDevice:
     def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
         return
 
+    def read(self, address: int, size: int) -> Bytes:
+        return self.view(address, size).copy()
+
     def view(self, address: int, size: int) -> Bytes:
         base = int(self._words[self._offsets["LOGITS_LOW"] // 4]) | int(self._words[self._offsets["LOGITS_HIGH"] // 4]) << 32
         return self._logits[(address - base) // self._row_bytes][:size]

@@ -44,6 +44,10 @@ PASS_TIMEOUT = 60.0
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
 _OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
 
+#: Bits of STATUS, as numbers: what is done with flags makes new flags, which is slow.
+_STOPPED, _ERROR = int(Status.STOPPED), int(Status.ERROR)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A token that the LM head found likely."""
@@ -268,12 +272,12 @@ class Engine:
         except KeyboardInterrupt:
             self.device.stop()
             raise
-        status = Status(self._read("STATUS"))
+        status = self._read("STATUS")
         self._busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
-        if Status.STOPPED in status:
+        if status & _STOPPED:
             raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
-        if Status.ERROR in status:
+        if status & _ERROR:
             error = self._read("ERROR")
             if not ERROR_RESPONSE.extract(error):
                 started = self._read("COUNT_OPERATORS")  # CURRENT is of the pass before until one has
