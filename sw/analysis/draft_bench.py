@@ -1,9 +1,9 @@
 """Tokens a pass that drafts from the text before give: ``python -m hwgen.sw.analysis.draft_bench``.
 
 Twenty prompts of three kinds (chat, summary of a text in the prompt, edit of code in the prompt) and the greedy answers of
-``smollm2`` on the golden device are in `PROMPTS` once ``--record`` has written them, which takes a while. An answer does not
-depend on drafts, so what a drafter proposes behind each of its tokens, and what of that is right, follows from the answer. Cycles
-are estimated.
+``smollm2`` on the golden device are in `PROMPTS`; ``--record`` writes them anew, in some minutes. An answer does not depend on
+drafts, so what a drafter proposes behind each of its tokens, and what of that is right, follows from the answer. Cycles are
+estimated.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def record(progress: Callable[[str], None]) -> None:
         scheduler.submit(Job(generation, lambda item: None, partial(keep, row, generation)))
     while scheduler.step():
         pass
-    PROMPTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    rows = ",\n".join(json.dumps(row) for row in content["prompts"])
+    PROMPTS.write_text(f'{{"prompts": [\n{rows}\n]}}\n', encoding="utf-8")
 
 
 def measured() -> tuple[list[tuple[str, Replay]], Image]:

@@ -57,8 +57,12 @@ WAYS = {
     "penalties": Sampling(temperature=0.8, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.5),
 }
 
-#: Tokens of a prompt, passes before counting begins, and passes that are counted.
-PROMPT, BEFORE, COUNTED = 128, 2, 3
+#: Tokens of a prompt, passes before counting begins, and passes of all answers together that are counted: looks at logits are
+#: few or many by chance.
+PROMPT, BEFORE, COUNTED = 128, 2, 120
+
+#: Passes that an engine can run: `instant_engine` is there once for all ways to choose.
+PASSES = 2000
 
 #: Instructions a second that CPU time is multiplied with where nothing counts them: a guess for the computers this was written on.
 GUESSED_RATE = 4e9
@@ -82,28 +86,31 @@ class NoEmbedding:
 
 
 class InstantDevice:
-    """Computes nothing and answers at once: every wanted token of a pass has logits that are there from the beginning."""
+    """Computes nothing and answers at once. Every wanted token of every pass has the same logits, of other tokens each time: what
+    comes does not repeat, and no draft is right.
+    """
 
     name = "instant"
     simulated = True
 
-    def __init__(self, config: BuildConfig, logits: Sequence[npt.NDArray[np.float32]], row_bytes: int) -> None:
+    def __init__(self, config: BuildConfig, logits: npt.NDArray[np.float32], rows: int, row_bytes: int) -> None:
         self.config = config
         self._allocator = Allocator(Allocator.STEP, 1 << 40)
-        self._logits, self._row_bytes = [row.view(np.uint8) for row in logits], row_bytes
-        rows = {row.name: row for row in register_map(config)}
-        self._offsets = {name: row.offset for name, row in rows.items()}
-        self._words = np.zeros(max(row.offset + row.count * row.step for row in rows.values()) // 4, np.uint32)
+        registers = {row.name: row for row in register_map(config)}
+        self._offsets = {name: row.offset for name, row in registers.items()}
+        self._words = np.zeros(max(row.offset + row.count * row.step for row in registers.values()) // 4, np.uint32)
         code = contract_hash(config)
         identity = {"MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": code & 0xFFFFFFFF, "HASH_HIGH": code >> 32}
         for name, value in identity.items():
             self._words[self._offsets[name] // 4] = value
-        for number, row in enumerate(logits):
-            best = np.argpartition(-row, config.topk)[: config.topk]
-            best = best[np.lexsort((best, -row[best]))]
-            words = np.column_stack((best.astype(np.uint32), row[best].view(np.uint32))).reshape(-1)
-            first = self._offsets["TOPK"] // 4 + 2 * config.topk * number
-            self._words[first : first + words.size] = words
+        #: The logits twice, one behind the other, and where those of a pass and row begin.
+        self._logits, self._row_bytes = np.concatenate((logits, logits)).view(np.uint8), row_bytes
+        self._begins = np.random.default_rng(0).integers(0, logits.size, (PASSES, rows))
+        best = np.argsort(-logits, kind="stable")[: config.topk]
+        tokens = (best - self._begins[..., None]) % logits.size
+        scores = np.broadcast_to(logits[best].view(np.uint32), tokens.shape)
+        self._candidates = np.stack((tokens.astype(np.uint32), scores), -1).reshape(PASSES, -1)
+        self._pass = 0
 
     def allocate(self, size: int) -> int:
         return self._allocator.allocate(size)
@@ -118,11 +125,19 @@ class InstantDevice:
         return
 
     def read(self, address: int, size: int) -> Bytes:
+        return self.view(address, size).copy()
+
+    def view(self, address: int, size: int) -> Bytes:
         base = int(self._words[self._offsets["LOGITS_LOW"] // 4]) | int(self._words[self._offsets["LOGITS_HIGH"] // 4]) << 32
-        return self._logits[(address - base) // self._row_bytes][:size].copy()
+        first = 4 * self._begins[self._pass, (address - base) // self._row_bytes]
+        return self._logits[first : first + size]
 
     def write_register(self, offset: int, value: int) -> None:
         if offset == self._offsets["CONTROL"]:
+            if value & Control.START:
+                self._pass += 1
+                first = self._offsets["TOPK"] // 4
+                self._words[first : first + self._candidates.shape[1]] = self._candidates[self._pass]
             value, offset = int(Status.DONE) if value & Control.START else 0, self._offsets["STATUS"]
         self._words[offset // 4] = value
 
@@ -149,8 +164,7 @@ def instant_engine(sequences: int) -> Engine:
     costs = ([1, image.chunk], [1e6, 2e6], [1e6, 2e6], 1e3)  # as an image file has them: their sizes do not matter here
     image = replace(image, embedding=NoEmbedding(published.shape.hidden), stored_costs=costs)
     image = with_cache_tokens(image, max(image.context, 256 * sequences))
-    few = [peaked_logits(image.shape.vocab, seed) for seed in range(min(sequences, 4))]
-    return Engine(InstantDevice(config, [few[i % len(few)] for i in range(image.chunk)], image.logits_bytes), image)
+    return Engine(InstantDevice(config, peaked_logits(image.shape.vocab, 0), image.chunk, image.logits_bytes), image)
 
 
 def mark() -> None:
@@ -172,14 +186,14 @@ def count(sampling: Sampling, sequences: int, marked: Callable[[], None]) -> int
         session = Session()
         engine.adopt(session, prompt[:-1])
         generation = Generation(
-            engine, prompt[-1:], 100, replace(sampling, seed=number), session=session, drafter=Drafter(engine.costs)
+            engine, prompt[-1:], 1000, replace(sampling, seed=number), session=session, drafter=Drafter(engine.costs)
         )
         scheduler.submit(Job(generation, on_token, lambda error: None))
     for _ in range(BEFORE):
         scheduler.step()
     first = tokens[0]
     marked()
-    for _ in range(COUNTED):
+    for _ in range(COUNTED // sequences):
         scheduler.step()
     marked()
     scheduler.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ...descriptors import Descriptor
 from ...rounding import ceil_div
@@ -34,8 +35,18 @@ class PassCosts:
 
     def cycles(self, tokens: int, wanted: int, blocks: int = 0) -> float:
         """Of a pass of ``tokens`` tokens, with logits of ``wanted`` of them, whose runs have ``blocks`` cached blocks together."""
-        head = self._of(self.wanting, wanted) - self._of(self.plain, wanted) if wanted else 0.0
-        return self._of(self.plain, tokens) + head + self.block * blocks
+        most = self.sizes[-1]
+        return self._passes[min(tokens, most)] + self._heads[min(wanted, most)] + self.block * blocks
+
+    @cached_property
+    def _passes(self) -> list[float]:
+        """By tokens: it is asked several times a pass."""
+        return [self._of(self.plain, tokens) for tokens in range(self.sizes[-1] + 1)]
+
+    @cached_property
+    def _heads(self) -> list[float]:
+        """What logits of so many tokens add."""
+        return [self._of(self.wanting, n) - self._of(self.plain, n) if n else 0.0 for n in range(self.sizes[-1] + 1)]
 
     def to_list(self) -> list[object]:
         """As `Image.stored_costs` has it."""

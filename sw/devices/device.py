@@ -72,6 +72,11 @@ class Device(Protocol):
     def read(self, address: int, size: int) -> Bytes:
         """Copy bytes from memory."""
 
+    def view(self, address: int, size: int) -> Bytes:
+        """Bytes of memory to be read before the next pass, and not written: in place where the memory is of this machine, else a
+        copy.
+        """
+
     def write_register(self, offset: int, value: int) -> None:
         """Write a 32-bit register."""
 

@@ -44,7 +44,10 @@ class GoldenDevice:
             read(window)
 
     def read(self, address: int, size: int) -> Bytes:
-        return self.machine.memory[address : address + size].copy()
+        return self.view(address, size).copy()
+
+    def view(self, address: int, size: int) -> Bytes:
+        return self.machine.memory[address : address + size]
 
     def write_register(self, offset: int, value: int) -> None:
         if not self._hold:

@@ -229,12 +229,15 @@ class PynqMemory(ABC):
             self._flush(buffer, low, high)
 
     def read(self, address: int, size: int) -> Bytes:
+        return self.view(address, size).copy()
+
+    def view(self, address: int, size: int) -> Bytes:
         buffer, start = self._find(address, size)
         with self._answers():
             if self._remote:
                 return self._receive(buffer, start, size)
             self._invalidate(buffer, start // LINE * LINE, align(start + size, LINE))
-            data: Bytes = buffer[start : start + size].view(np.ndarray).copy()
+            data: Bytes = buffer[start : start + size].view(np.ndarray)
             return data
 
     # ---- across the network --------------------------------------------------------------------------------------

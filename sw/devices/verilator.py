@@ -150,8 +150,11 @@ class VerilatorDevice:
             read(window)
 
     def read(self, address: int, size: int) -> Bytes:
+        return self.view(address, size).copy()
+
+    def view(self, address: int, size: int) -> Bytes:
         start = address - MEMORY_BASE
-        return self.accelerator.memory[start : start + size].copy()
+        return self.accelerator.memory[start : start + size]
 
     def write_register(self, offset: int, value: int) -> None:
         if self._waves is not None and offset == self._control and value & Control.START:

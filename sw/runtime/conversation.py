@@ -8,7 +8,8 @@ from ...errors import HwgenError
 from .generation import Generation
 from .llm import LLM, Answer
 from .pages import Session
-from .sampling import Sampler, Sampling
+from .sampler import Sampler
+from .sampling import Sampling
 
 __all__ = ["Conversation"]
 

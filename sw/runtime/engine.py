@@ -44,6 +44,10 @@ PASS_TIMEOUT = 60.0
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
 _OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
 
+#: Bits of STATUS, as numbers: what is done with flags makes new flags, which is slow.
+_STOPPED, _ERROR = int(Status.STOPPED), int(Status.ERROR)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A token that the LM head found likely."""
@@ -130,6 +134,8 @@ class Engine:
         #: What registers that hold from pass to pass have, by their offsets: written again where it changes.
         self._held: dict[int, int] = {}
         self._busy = False
+        #: Whether passes can write logits: the descriptors say it, thousands of them.
+        self._has_logits = image.head != "shortlist"
         #: Where the page tables of sessions lie on the device.
         self._table = PageTable(device.config.page_entries)
         #: Where the image lies on the device.
@@ -266,12 +272,12 @@ class Engine:
         except KeyboardInterrupt:
             self.device.stop()
             raise
-        status = Status(self._read("STATUS"))
+        status = self._read("STATUS")
         self._busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
-        if Status.STOPPED in status:
+        if status & _STOPPED:
             raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
-        if Status.ERROR in status:
+        if status & _ERROR:
             error = self._read("ERROR")
             if not ERROR_RESPONSE.extract(error):
                 started = self._read("COUNT_OPERATORS")  # CURRENT is of the pass before until one has
@@ -324,10 +330,14 @@ class Engine:
 
     def logits(self, number: int = 0) -> npt.NDArray[np.float32]:
         """Every logit of a wanted token of the last pass that wrote them. The short-list head writes none."""
-        if self.image.head == "shortlist":
+        return self.logits_in_place(number).copy()
+
+    def logits_in_place(self, number: int = 0) -> npt.NDArray[np.float32]:
+        """The same to be read before the next pass, and not written: nothing is copied where the memory is of this machine."""
+        if not self._has_logits:
             raise ValueError("an image with the short-list head has no logits")
         address = self.memory.logits + number * self.image.logits_bytes
-        return self.device.read(address, 4 * self.image.shape.vocab).view(np.float32)
+        return self.device.view(address, 4 * self.image.shape.vocab).view(np.float32)
 
     def _candidates(self, wanted: int) -> npt.NDArray[np.uint32]:
         """Of so many wanted tokens, as `RunResult.words` has them."""

@@ -13,9 +13,12 @@ import numpy.typing as npt
 from ...errors import HwgenError
 from .drafts import Drafter
 from .engine import Engine, PassResult, Run, RunResult
+from .logprobs import TokenLogprobs, token_logprobs
 from .pages import Session
+from .prediction import Prediction
 from .prefix_cache import PrefixCache
-from .sampling import Sampler, Sampling, TokenLogprobs, token_logprobs
+from .sampler import Sampler
+from .sampling import Sampling
 
 __all__ = ["CONTEXT_FULL", "Constraint", "GeneratedToken", "Generation", "PassRequest", "Phase"]
 
@@ -283,14 +286,13 @@ class Generation:
 
     def _choose(self, run: RunResult, number: int) -> tuple[int, TokenLogprobs | None]:
         """The token behind a wanted one."""
-        if not self._needs_logits:
-            words = run.words[number]
-            return self._sampler.choose_candidate(words[:, 0].tolist(), words[:, 1].view(np.float32)), None
-        logits = self.engine.logits(run.first + number)
+        words, engine = run.words[number], self.engine
+        prediction = Prediction(
+            words[:, 0], words[:, 1].view(np.float32), engine.image.shape.vocab, lambda: engine.logits_in_place(run.first + number)
+        )
         allowed = None if self.constraint is None else self.constraint.allowed()
-        best = float(run.words[number, 0, 1:].view(np.float32)[0])
-        token = self._sampler.choose(logits, self._seen, self.tokens, allowed, best)
-        return token, None if self.logprobs is None else token_logprobs(logits, token, self.logprobs)
+        token = self._sampler.choose(prediction, self._seen, self.tokens, allowed)
+        return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
 
     def _follow(self, token: int) -> str | None:
         """Plan what comes after a chosen token; the reason to stop, if there is one."""

@@ -28,7 +28,8 @@ from .generation import Constraint, Generation
 from .kv_arrays import with_cache_tokens
 from .pages import Session
 from .prefix_cache import PrefixCache
-from .sampling import Sampler, Sampling
+from .sampler import Sampler
+from .sampling import Sampling
 from .session_file import load_session, save_session
 from .vector_tokens import PLACE, as_words, with_vectors
 

@@ -120,9 +120,11 @@ class PagePool:
 
         A page that is shared and about to be written is copied first.
         """
-        while self.missing(session, positions) > len(self._free):
+        while (missing := self.missing(session, positions)) > len(self._free):
             if not self.reclaim():
                 return False
+        if not missing:
+            return True
         for i in self._shared(session):
             page = session.pages[i]
             session.pages[i] = self._take()

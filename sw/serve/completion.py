@@ -12,7 +12,7 @@ from ...errors import HwgenError
 from ..models.tokenizer import Tokenizer
 from ..runtime.generation import GeneratedToken, Generation
 from ..runtime.jobs import Job
-from ..runtime.sampling import TokenLogprobs
+from ..runtime.logprobs import TokenLogprobs
 from ..runtime.scheduler import Scheduler
 from .errors import ApiError
 from .metrics import Metrics, Stopwatch

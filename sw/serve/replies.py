@@ -9,7 +9,7 @@ from typing import Any
 
 from ..runtime.answers import best_answers, mean_logprob
 from ..runtime.generation import Phase
-from ..runtime.sampling import TokenLogprobs
+from ..runtime.logprobs import TokenLogprobs
 from .completion import Choice, Completion, Piece
 
 __all__ = ["Reply", "likeliest", "timings", "usage"]

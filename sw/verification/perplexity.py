@@ -15,8 +15,8 @@ from ..models.model import Model
 from ..models.tokenizer import Tokenizer
 from ..runtime.engine import Engine, Run
 from ..runtime.llm import LLM
+from ..runtime.logprobs import token_logprobs
 from ..runtime.pages import Session
-from ..runtime.sampling import token_logprobs
 
 __all__ = ["WINDOW", "compare_perplexity", "device_perplexity", "encode_file", "score_text"]
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from hwgen.sw.analysis.draft_bench import PROMPTS, replay
+from hwgen.sw.analysis.draft_bench import PROMPTS, measured, replay
 from hwgen.sw.compiler.pass_costs import PassCosts
 from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT
 
@@ -37,3 +37,11 @@ def test_a_text_that_repeats_is_drafted() -> None:
     assert found.tokens == 29 and found.passes < 12 and found.cycles < 0.5 * found.without
     nothing = replay(COSTS, 32, [1], list(range(2, 30)), 8)
     assert nothing.passes == nothing.tokens == 27 and nothing.cycles == nothing.without
+
+
+def test_no_recorded_answer_is_slower_with_drafts() -> None:
+    """And every kind has more than a token a pass, edits most."""
+    found, _ = measured()
+    assert len(found) == 20 and all(r.cycles <= r.without for _, r in found)
+    rates = {kind: np.divide(*np.sum([(r.tokens, r.passes) for k, r in found if k == kind], axis=0)) for kind, _ in found}
+    assert 1 < rates["chat"] < rates["summary"] < rates["edit"]

@@ -12,7 +12,7 @@ from hwgen import LLM, Conversation, HwgenError, Sampling
 from hwgen.decoder import LLAMA
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.pages import Session
-from hwgen.sw.runtime.sampling import Sampler
+from hwgen.sw.runtime.sampler import Sampler
 from hwgen.weights import random_weights
 
 from ..conftest import CONFIG

@@ -67,7 +67,10 @@ class ToyDevice:
         self.memory[address : address + data.size] = data.reshape(-1)
 
     def read(self, address: int, size: int) -> npt.NDArray[np.uint8]:
-        return self.memory[address : address + size].copy()
+        return self.view(address, size).copy()
+
+    def view(self, address: int, size: int) -> npt.NDArray[np.uint8]:
+        return self.memory[address : address + size]
 
     def read_register(self, offset: int) -> int:
         return self.values.get(self._names[offset], 0)

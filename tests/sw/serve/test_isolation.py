@@ -233,7 +233,7 @@ def test_sixty_four_that_send_garbage_beside_eight_that_do_not(guarded: Running,
 
 # ---- answers and devices that fail -------------------------------------------------------------------------------
 def test_an_exception_in_one_answer(server: Running, alone: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwgen.sw.runtime.sampling import Sampler
+    from hwgen.sw.runtime.sampler import Sampler
 
     choose = Sampler.choose
 

@@ -1,0 +1,204 @@
+"""A token drawn from the machine's candidates, with as few looks at other logits as its probability needs.
+
+All logits of a vocabulary of 128,256 tokens are half a megabyte: to go through them once takes a board as long as everything
+else that it does for a token. Only some tokens are known without that: the candidates, and those whose logits penalties change.
+But every other token is at most as likely as the last candidate. So a draw takes there to be ``vocabulary`` other tokens that are
+all that likely. When it falls on one of these, a token is looked at, each with equal chances, and drawn as often as its own
+probability says, else the draw is repeated (rejection): every token has exactly its probability. How many such looks come before a
+known token is drawn is one number (of a geometric distribution), and the looks are made together.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .penalties import Penalties
+from .prediction import Prediction
+from .ranking import LARGEST, RankedDraw
+from .sampling import Sampling
+
+__all__ = ["BLOCK", "MOST", "CandidateDraw"]
+
+#: Tokens looked at together, and before all are ranked.
+BLOCK, MOST = 2048, 8192
+
+#: Powers of e below the last candidate, down to which a token that is looked at is weighed whatever its part.
+_CLOSE = 6.0
+_PART = math.exp(-_CLOSE)
+
+#: Powers of e beyond which a weight is 0.
+_FAR = 800.0
+
+
+class CandidateDraw:
+    """One choice behind a token. ``penalties`` are those of its logits, where there are some; ``allowed [vocabulary]`` says which
+    tokens may be chosen.
+    """
+
+    def __init__(
+        self, prediction: Prediction, sampling: Sampling, random: np.random.Generator, penalties: Penalties | None,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        self._prediction, self._sampling, self._random = prediction, sampling, random
+        self._penalties, self._allowed = penalties, allowed
+        #: The last candidate, which comes before all tokens that are not known.
+        self._last, self._last_id = float(prediction.best[-1]), int(prediction.tokens[-1])
+        #: Whether tokens that are not known may be drawn.
+        self._open = prediction.tokens.size < prediction.vocabulary
+        #: Known tokens, their cumulated weights, and how many of them come before all that are not known; in the order of their
+        #: probabilities where that matters.
+        self._ids: Sequence[int] | npt.NDArray[np.integer[Any]] = []
+        self._sums: Sequence[float] = []
+        self._sure = 0
+        #: The logit that has weight 1, and the weight of the last candidate.
+        self._top, self._bound = self._last, 1.0
+
+    def greedy(self) -> int:
+        """The best token, of equal ones that with the smaller id."""
+        ids, scores = self._known()
+        if ids.size:
+            best = scores.max()
+            token = int(ids[scores == best].min())
+            if not self._open or best > self._last or (best == self._last and token <= self._last_id):
+                return token
+        return int(self._scores().argmax())
+
+    def token(self) -> int:
+        """A token by its probability, of those that top-k, min-p and top-p leave."""
+        if not self._weigh():
+            return self._ranked().token()
+        if not self._open:
+            return self._of_known()
+        s = self._sampling
+        others = self._prediction.vocabulary * self._bound
+        looks = math.log1p(-self._random.random()) / -math.log1p(self._sums[-1] / others) if others else 0.0
+        token = self._look(int(min(looks, MOST)))
+        if token is None and looks >= MOST:
+            return self._ranked().token()
+        if token is None:
+            at = bisect_right(self._sums, self._random.random() * self._sums[-1])
+            at = min(at, len(self._ids) - 1)
+            token = int(self._ids[at])
+            if self._keeps(at):
+                return token
+        elif not s.top_k and s.top_p == 1:
+            return token
+        ranked = self._ranked()
+        return token if ranked.keeps(token) else ranked.token()
+
+    # ---- what is known -------------------------------------------------------------------------------------------
+    def _known(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Tokens that may be chosen and whose logits are known, and these."""
+        ids, scores, penalties = self._prediction.tokens.astype(np.intp), self._prediction.best, self._penalties
+        if penalties is not None:
+            kept = [i for i, token in enumerate(ids.tolist()) if token not in penalties]
+            ids, scores = np.concatenate((penalties.ids, ids[kept])), np.concatenate((penalties.scores, scores[kept]))
+        if self._allowed is not None:
+            may = self._allowed[ids]
+            ids, scores = ids[may], scores[may]
+        return ids, scores
+
+    def _weigh(self) -> bool:
+        """Weigh the known tokens; False where all logits are needed before anything can be drawn."""
+        if self._penalties is None and self._allowed is None:
+            self._weigh_candidates()
+        elif not self._weigh_known():
+            return False
+        s, count = self._sampling, len(self._ids)
+        self._bound = math.exp((self._last - self._top) / s.temperature)
+        if self._open and (self._bound < s.min_p or 0 < s.top_k <= self._sure):
+            self._open = False  # none of the others is left
+        return count > 0 and self._sums[-1] > 0
+
+    def _weigh_candidates(self) -> None:
+        """The candidates alone, which are sorted."""
+        s, best = self._sampling, self._prediction.best.tolist()
+        count = min(s.top_k, len(best)) or len(best)
+        self._ids, self._sure, top = self._prediction.tokens, len(best), best[0]
+        weights = [math.exp((score - top) / s.temperature) for score in best[:count]]
+        self._sums, self._top = list(accumulate(w if w >= s.min_p else 0.0 for w in weights)), top
+
+    def _weigh_known(self) -> bool:
+        """Candidates and tokens with penalties, of those that are allowed."""
+        s = self._sampling
+        ids, scores = self._known()
+        if not ids.size:
+            return False
+        if s.top_k or s.top_p < 1:
+            order = np.lexsort((ids, -scores))
+            ids, scores = ids[order], scores[order]
+            before = (scores > self._last) | ((scores == self._last) & (ids <= self._last_id))
+            self._sure = int(np.count_nonzero(before)) if self._open else ids.size
+        best = float(scores.max())
+        self._top = max(best, self._last) if self._open else best
+        if s.min_p and self._open and best < self._last:
+            return False  # what has min-p of an unknown best is unknown
+        differences = scores.astype(np.float64) - self._top
+        weights = np.exp(np.maximum(differences, -_FAR * s.temperature) / s.temperature)
+        if s.min_p:
+            weights[weights < s.min_p] = 0.0
+        self._ids, self._sums = ids, np.cumsum(weights)
+        return True
+
+    def _of_known(self) -> int:
+        """A draw of the known tokens, of which no others are left."""
+        s, end = self._sampling, len(self._ids)
+        if s.top_k:
+            end = min(s.top_k, end)
+        kept = end - 1
+        if s.top_p < 1:
+            kept = min(kept, bisect_left(self._sums, s.top_p * self._sums[kept], 0, end))
+        return int(self._ids[min(kept, bisect_right(self._sums, self._random.random() * self._sums[kept], 0, end))])
+
+    def _keeps(self, at: int) -> bool:
+        """Whether it is sure that a known token is left by top-k and top-p, with whatever the others weigh."""
+        s = self._sampling
+        if not s.top_k and s.top_p == 1:
+            return True
+        if at >= self._sure or 0 < s.top_k <= at:
+            return False
+        return s.top_p == 1 or (at and self._sums[at - 1]) < s.top_p * self._sums[self._sure - 1]
+
+    # ---- what is not known ---------------------------------------------------------------------------------------
+    def _look(self, count: int) -> int | None:
+        """Look at ``count`` tokens, each one of all with equal chances; the first that is drawn, if one is."""
+        s, p = self._sampling, self._prediction
+        least = np.float32(max(self._last - _CLOSE * s.temperature, -LARGEST))
+        for first in range(0, count, BLOCK):
+            parts = self._random.random(min(BLOCK, count - first))
+            parts *= p.vocabulary
+            tokens = parts.astype(np.intp)
+            parts -= tokens
+            scores = p.logits.take(tokens, mode="clip")
+            for at in ((scores >= least) | (parts < _PART)).nonzero()[0].tolist():
+                weight = math.exp(min(0.0, (float(scores[at]) - self._last) / s.temperature))
+                if parts[at] < weight and self._bound * weight >= s.min_p and self._is_other(int(tokens[at])):
+                    return int(tokens[at])
+        return None
+
+    def _is_other(self, token: int) -> bool:
+        """Whether a token may be drawn and is not known."""
+        if self._allowed is not None and not self._allowed[token]:
+            return False
+        return token not in self._prediction.tokens and (self._penalties is None or token not in self._penalties)
+
+    def _scores(self) -> npt.NDArray[np.float32]:
+        """All logits, with penalties; minus infinity for those that may not be chosen."""
+        scores = self._prediction.logits
+        if self._penalties is not None:
+            scores = scores.copy()
+            scores[self._penalties.ids] = self._penalties.scores
+        return scores if self._allowed is None else np.where(self._allowed, scores, np.float32(-np.inf))
+
+    def _ranked(self) -> RankedDraw:
+        """A draw from all logits."""
+        scores = self._scores()
+        best = self._top if self._top > self._last else float(scores.max())
+        return RankedDraw(scores, self._sampling, self._random, best)
