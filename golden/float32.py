@@ -97,13 +97,14 @@ def round_int(x: Tensor, bits: int, fraction: int = 0) -> Tensor:
     if not 2 <= bits <= 32:
         raise ValueError(f"bits must be 2 to 32, not {bits!r}")
     top = float(2 ** (bits - 1) - 1)
-    # float64 holds every float32, its scaling by a power of two and every bound exactly
-    return (x.to(torch.float64) * 2.0**fraction).round().clamp(-top, top).to(torch.int32)
+    # Scaling by a power of two is exact, or overflows and is saturated; float64 where float32 does not hold the bound.
+    scaled = (x if bits <= 25 else x.to(torch.float64)) * 2.0**fraction if fraction or bits > 25 else x
+    return scaled.round().clamp_(-top, top).to(torch.int32)
 
 
 def round_int8(x: Tensor) -> Tensor:
     """Nearest integer, ties to even, saturated to +-127, as int8."""
-    return round_int(x, 8).to(torch.int8)
+    return x.round().clamp_(-127.0, 127.0).to(torch.int8)
 
 
 def bf16_bits(x: Tensor) -> Tensor:

@@ -314,11 +314,10 @@ class GoldenMachine(Vocabulary):
             if Format.FP8_QUERY in d.format:
                 q8 = e4m3_values(q8.contiguous().view(torch.uint8))
             state = AttentionState.initial(q_scale.shape, dim)
+            keys, values = self._blocks(d, run, dim)
             position = run.position + torch.arange(run.tokens).repeat_interleave(group)
-            for block in range(ceil_div(run.position + run.tokens, c.kv_block)):
-                keys, values = self._block(d, run, block, dim)
-                valid = block * c.kv_block + torch.arange(c.kv_block) <= position[:, None]
-                state.attend(q8, q_scale, keys, values, valid)
+            slot = torch.arange(keys[1].shape[-2] * c.kv_block).reshape(-1, 1, c.kv_block)
+            state.attend_blocks(q8, q_scale, keys, values, slot <= position[:, None])
             outputs.append(state.result().reshape(d.kv_heads, run.tokens, group * dim).transpose(0, 1).flatten(1))
         self._store(d, torch.cat(outputs))
 
@@ -329,19 +328,19 @@ class GoldenMachine(Vocabulary):
     def _cache_address(self, d: Descriptor, run: Run, head: int, block: int) -> int:
         return d.stream_address + self.registers.pages[run.pages + block] * d.stride + head * d.head_stride
 
-    def _block(self, d: Descriptor, run: Run, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Keys, values of a block of positions, of the cache and of this pass: int8 ``[kv_heads, kv_block, dim]`` and scales
-        ``[kv_heads, kv_block]`` each.
+    def _blocks(self, d: Descriptor, run: Run, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Keys, values of all blocks of positions, of the cache and of this pass: int8 ``[kv_heads, blocks, kv_block, dim]`` and
+        scales ``[kv_heads, blocks, kv_block]`` each.
         """
-        c, first = self.config, block * self.config.kv_block
-        if first < run.position:
-            elements, scales = self._cache_block(d, run, block, dim)
-        else:
-            elements = np.zeros((2, d.kv_heads, c.kv_block, dim), np.int8)
-            scales = np.zeros((2, d.kv_heads, c.kv_block), np.uint16)
-        banks, slots = self._own_slots(run, block)
-        elements[:, :, slots] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
-        scales[:, :, slots] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
+        n, end = self.config.kv_block, run.position + run.tokens
+        cached, blocks = ceil_div(run.position, n), ceil_div(end, n)
+        elements = np.zeros((2, d.kv_heads, blocks, n, dim), np.int8)
+        scales = np.zeros((2, d.kv_heads, blocks, n), np.uint16)
+        if cached:
+            self._cache_blocks(d, run, elements[:, :, :cached], scales[:, :, :cached])
+        banks = slice(run.first, run.first + run.tokens)
+        elements.reshape(2, d.kv_heads, -1, dim)[:, :, run.position : end] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
+        scales.reshape(2, d.kv_heads, -1)[:, :, run.position : end] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
         keys, values = ((torch.from_numpy(elements[kind]), _widen(scales[kind])) for kind in range(2))
         return keys, values
 
@@ -352,15 +351,19 @@ class GoldenMachine(Vocabulary):
         bank = run.first - run.position
         return slice(low + bank, max(low, high) + bank), slice(low - first, max(low, high) - first)
 
-    def _cache_block(self, d: Descriptor, run: Run, block: int, dim: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """Keys and values of a block in memory, int8 ``[2, kv_heads, kv_block, dim]``, and their scales, bf16 bits ``[2, kv_heads,
-        kv_block]``; of a slot that was never written, anything.
+    def _cache_blocks(self, d: Descriptor, run: Run, elements: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> None:
+        """Fill in keys and values of the first blocks from memory, ``[2, kv_heads, blocks, kv_block, dim]``, and their scales, bf16
+        bits ``[2, kv_heads, blocks, kv_block]``; of a slot that was never written, anything.
         """
-        c, layout = self.config, KvBlockLayout(self.config, dim, d.format)
-        beats = np.stack([self._segment(d, self._cache_address(d, run, h, block), layout.beats) for h in range(d.kv_heads)])
-        header = beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
-        elements = np.stack([layout.split(kind, beats[:, layout.beats_of(kind)]) for kind in range(2)])
-        return elements, header.swapaxes(0, 1).copy()
+        c, layout, blocks = self.config, KvBlockLayout(self.config, elements.shape[-1], d.format), elements.shape[2]
+        beats = np.stack([
+            [self._segment(d, self._cache_address(d, run, head, block), layout.beats) for block in range(blocks)]
+            for head in range(d.kv_heads)
+        ])
+        header = beats[:, :, : layout.header_beats].reshape(d.kv_heads, blocks, -1).view(np.uint16)
+        scales[:] = header.reshape(d.kv_heads, blocks, 2, c.kv_block).transpose(2, 0, 1, 3)
+        for kind in range(2):
+            elements[kind] = layout.split(kind, beats[:, :, layout.beats_of(kind)])
 
     def _kv_write(self, d: Descriptor) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
