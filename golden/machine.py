@@ -6,8 +6,8 @@ folds it into lanes and banks, the attribute's comment says how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -67,15 +67,13 @@ def _decoded(data: bytes, tokens: int, wanted: int) -> tuple[Descriptor, range, 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Operators are small: waking other threads costs more than they save."""
+def _arithmetic() -> Iterator[None]:
+    """Without derivatives, and by one thread: operators are small, and to wake other threads costs more than they save."""
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.inference_mode():
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -87,7 +85,7 @@ _METHODS = {opcode: f"_{opcode.name.lower()}" for opcode in Opcode}
 class GoldenMachine(Vocabulary):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
-    Host side: :attr:`memory`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to its end
+    Host side: :attr:`memory`, :meth:`writable`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to its end
     at once. ``on_retire(descriptor, machine)`` is called after every executed operator. :meth:`steps` runs a pass
     operator by operator instead.
     """
@@ -96,14 +94,14 @@ class GoldenMachine(Vocabulary):
         super().__init__(config, memory_bytes)
         #: Called after every executed operator.
         self.on_retire: Callable[[Descriptor, GoldenMachine], None] | None = None
-        self._weights = StationaryWeights(config)
+        self._weights = StationaryWeights(config, self.last_write)
 
     # ---- host side -----------------------------------------------------------------------------------------------
     def write_register(self, offset: int, value: int) -> None:
         """Write 32 bits at ``offset`` of the register window; a doorbell runs the program before it returns."""
         if self.registers.write(offset, value):
-            with _one_thread():
-                for _ in self.steps():
+            with _arithmetic():
+                for _ in self._pass():
                     pass
 
     def read_register(self, offset: int) -> int:
@@ -133,6 +131,17 @@ class GoldenMachine(Vocabulary):
         """Run one pass with the present registers; yields after every executed operator (after ``on_retire``). STOP, written
         between two of them, ends it.
         """
+        operators = self._pass()
+        with closing(operators):
+            while True:
+                with _arithmetic():
+                    d = next(operators, None)
+                if d is None:
+                    return
+                yield d
+
+    def _pass(self) -> Generator[Descriptor, None, None]:
+        """:meth:`steps` within :func:`_arithmetic`."""
         r = self.registers
         self._check_pass()
         self._held = None
@@ -182,8 +191,7 @@ class GoldenMachine(Vocabulary):
             allowed = " or ".join(fetch.name for fetch in row.fetches)
             raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {allowed}, not {d.fetch.name}")
         try:
-            with _one_thread(), torch.inference_mode():
-                getattr(self, _METHODS[d.opcode])(d)
+            getattr(self, _METHODS[d.opcode])(d)
         except ProgramError:
             raise
         except (IndexError, RuntimeError, ValueError) as error:  # an address or a size outside the build's memories

@@ -12,11 +12,15 @@ from torch import Tensor
 from ..config import BuildConfig
 from ..descriptors import Descriptor, Fetch
 from ..operators import OPERATORS, Vectors
+from ..rounding import ceil_div
 from .registers import RegisterWindow
 
 __all__ = ["Bytes", "Memories", "ProgramError"]
 
 Bytes = npt.NDArray[np.uint8]
+
+#: Bytes of external memory whose last write is known.
+_PAGE = 4096
 
 
 class ProgramError(RuntimeError):
@@ -28,8 +32,13 @@ class Memories:
 
     def __init__(self, config: BuildConfig, memory_bytes: int) -> None:
         self.config = config
-        #: External memory, seen by all ports.
-        self.memory: Bytes = np.zeros(memory_bytes, np.uint8)
+        self._outside: Bytes = np.zeros(memory_bytes, np.uint8)
+        #: External memory, seen by all ports; not to be written to: :meth:`writable` is.
+        self.memory: Bytes = self._outside.view()
+        self.memory.flags.writeable = False
+        #: The number of the last write to every `_PAGE` bytes of it, and of the last one to any.
+        self._written = np.zeros(ceil_div(memory_bytes, _PAGE), np.int64)
+        self._writes = 0
         #: Scratch memory ``[scratch_vectors, width]`` float32.
         self.scratch = np.zeros((config.scratch_vectors, config.width), np.float32)
         #: Parameter memory ``[param_vectors, width]`` float32.
@@ -72,6 +81,16 @@ class Memories:
         """Context position of every token of this pass."""
         return [run.position + i for run in self.registers.runs for i in range(run.tokens)]
 
+    def writable(self, address: int, size: int) -> Bytes:
+        """A piece of the external memory, to be written to before anything else is done with the machine."""
+        self._writes += 1
+        self._written[address // _PAGE : ceil_div(address + size, _PAGE)] = self._writes
+        return self._outside[address : address + size]
+
+    def last_write(self, address: int, size: int) -> int:
+        """The number of the last write to a piece of the external memory, or near it: the same as long as its bytes are."""
+        return int(self._written[address // _PAGE : ceil_div(address + size, _PAGE)].max())
+
     def _read(self, address: int, size: int) -> Bytes:
         if not 0 <= address <= address + size <= self.memory.size:
             raise ProgramError(
@@ -86,7 +105,8 @@ class Memories:
     def _written_segment(self, address: int, beats: int) -> Bytes:
         """``[beats, beat_bytes]`` of memory that the machine writes."""
         self.registers.counters["write_beats"] += beats
-        return self._beats(address, beats)
+        size = self._beats(address, beats).nbytes  # refuses what is outside
+        return self.writable(address, size).reshape(beats, -1)
 
     def _segment(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
         """The beats of one segment ``[stream_beats, beat_bytes]``; ``beats``: what the operator consumes, if other fields decide.

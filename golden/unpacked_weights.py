@@ -1,4 +1,4 @@
-"""Weights unpacked from memory once, and again only when the bytes have changed."""
+"""Weights unpacked from memory once, and again only when the memory was written to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Entry:
-    packed: Bytes
+    #: The last write to the packed bytes.
+    written: int
     unpacked: tuple[Tensor, ...]
 
 
@@ -34,18 +35,14 @@ class _Entry:
 KEPT_BYTES = 5 << 28
 
 
-def _words(packed: Bytes) -> npt.NDArray[np.uint64]:
-    """The same bytes in fewer elements, which are compared faster; a beat has at least 8."""
-    return packed.view(np.uint64)
-
-
 class StationaryWeights:
-    """Unpacked matrices by address. The packed bytes are compared on every use, which is much cheaper than unpacking
-    them. Matrices are kept as what products take, for as many as `KEPT_BYTES` hold; the others are integers.
+    """Unpacked matrices by address. ``last_write(address, size)`` tells whether they still are what the memory holds. Matrices
+    are kept as what products take, for as many as `KEPT_BYTES` hold; the others are integers.
     """
 
-    def __init__(self, config: BuildConfig) -> None:
+    def __init__(self, config: BuildConfig, last_write: Callable[[int, int], int]) -> None:
         self.config = config
+        self._last_write = last_write
         self._entries: dict[tuple[int, ...], _Entry] = {}
         self._kept = 0
 
@@ -59,11 +56,12 @@ class StationaryWeights:
         return matrix.to(kind)
 
     def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        entry = self._entries.get(key)
-        if entry is None or not np.array_equal(_words(entry.packed), _words(packed)):
+        """What was made of ``packed``, the bytes at address ``key[0]``."""
+        entry, written = self._entries.get(key), self._last_write(key[0], packed.nbytes)
+        if entry is None or entry.written != written:
             if entry is not None and entry.unpacked[0].is_floating_point():
                 self._kept -= entry.unpacked[0].nbytes
-            entry = self._entries[key] = _Entry(packed.copy(), unpack())
+            entry = self._entries[key] = _Entry(written, unpack())
         return entry.unpacked
 
     def panel(self, d: Descriptor, address: int, beats: Bytes) -> Tensor:
