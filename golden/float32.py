@@ -20,6 +20,7 @@ from ..numerics import F32_MAX_BITS, F32_MIN_EXPONENT, SUM_COLUMNS
 from ..rounding import ceil_div
 
 __all__ = [
+    "EXACT",
     "MAX",
     "MIN",
     "bf16_bits",
@@ -45,6 +46,9 @@ _BELOW_MIN = MIN * (1 - 2.0**-24)
 
 #: Largest number.
 MAX = torch.tensor(F32_MAX_BITS, dtype=torch.int32).view(torch.float32).item()
+
+#: float32 holds every integer up to this magnitude.
+EXACT = 1 << 24
 
 _BF16_MAX_BITS = F32_MAX_BITS >> 16
 

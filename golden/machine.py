@@ -31,7 +31,6 @@ from ..operators import (
     rope_heads,
     skipped,
 )
-from ..panels import panel_beats
 from ..registers import Status
 from ..rounding import ceil_div
 from .attention import AttentionState
@@ -41,7 +40,6 @@ from .int4 import dequantize_rows, e4m3_codes, e4m3_values, norm_e4m3, quantize_
 from .linear import dequantize, drain
 from .memories import ProgramError
 from .norm import norm_heads, norm_quantize
-from .panels import panel_products
 from .registers import Run
 from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .unpacked_weights import StationaryWeights
@@ -85,8 +83,8 @@ _METHODS = {opcode: f"_{opcode.name.lower()}" for opcode in Opcode}
 class GoldenMachine(Vocabulary):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
-    Host side: :attr:`memory`, :meth:`writable`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to its end
-    at once. ``on_retire(descriptor, machine)`` is called after every executed operator. :meth:`steps` runs a pass
+    Host side: :attr:`memory`, :meth:`writable`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to
+    its end at once. ``on_retire(descriptor, machine)`` is called after every executed operator. :meth:`steps` runs a pass
     operator by operator instead.
     """
 
@@ -234,7 +232,7 @@ class GoldenMachine(Vocabulary):
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
     def _linear(self, d: Descriptor) -> None:
-        size = panel_beats(self.config, d)
+        size = self._weights.beats(d)
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
             beats = self._segment(d, address, size)
@@ -243,16 +241,13 @@ class GoldenMachine(Vocabulary):
             beats = self._beats(address, size)
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
-        matrix = self._weights.panel(d, address, beats)
-        if matrix.shape[0] > self.config.panel_rows:
-            raise ProgramError(
-                f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
-            )
+        panel = self._weights.panel(d, address, beats)
+        rows, inputs = panel.weights.shape
+        if rows > self.config.panel_rows:
+            raise ProgramError(f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {rows}")
         self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
-        inputs = min(matrix.shape[1], self.config.max_inputs)
         q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
-        acc = panel_products(d.format, q, matrix[:, :inputs])
-        self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
+        self.accumulator[accumulator_half(d), : self.count, :rows] = panel.products(q).numpy()
 
     def _drain(self, d: Descriptor) -> None:
         rows = slice(d.row_blocks * self.config.width, (d.row_blocks + accumulator_vectors(d)) * self.config.width)
@@ -346,9 +341,9 @@ class GoldenMachine(Vocabulary):
         scales = np.zeros((2, d.kv_heads, blocks, n), np.uint16)
         if cached:
             self._cache_blocks(d, run, elements[:, :, :cached], scales[:, :, :cached])
-        banks = slice(run.first, run.first + run.tokens)
-        elements.reshape(2, d.kv_heads, -1, dim)[:, :, run.position : end] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
-        scales.reshape(2, d.kv_heads, -1)[:, :, run.position : end] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
+        banks, own = slice(run.first, run.first + run.tokens), slice(run.position, end)
+        elements.reshape(2, d.kv_heads, -1, dim)[:, :, own] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
+        scales.reshape(2, d.kv_heads, -1)[:, :, own] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
         keys, values = ((torch.from_numpy(elements[kind]), _widen(scales[kind])) for kind in range(2))
         return keys, values
 

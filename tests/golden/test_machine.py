@@ -417,7 +417,8 @@ def test_matrices_are_kept_as_products_take_them_while_there_is_room(monkeypatch
     kinds = []
     for address, content in ((0, 0), (0, 1), (4096, 2), (0, 1)):
         written[address] = content
-        matrix = weights.ternary(address, bytes_of[content], 4, 2)
+        d = Descriptor(opcode=Opcode.LINEAR, slices=4, row_blocks=2)
+        matrix = weights.panel(d, address, bytes_of[content]).weights
         expected = unpack_ternary(config, bytes_of[content], 2 * config.rows, 4 * config.slice_inputs)
         assert np.array_equal(matrix.numpy(), expected)
         kinds.append(matrix.dtype)
