@@ -158,5 +158,6 @@ def _sums_stay_inside(x: npt.NDArray[np.float32]) -> bool:
     if not 0 < x.size < 1 << 27:
         return False
     magnitude = np.abs(x)
-    small = magnitude < 2.0**-60
-    return bool(magnitude.max() < 2.0**100) and not (small.any() and magnitude[small].any())
+    if magnitude.max() >= 2.0**100:
+        return False
+    return bool(magnitude.min() >= 2.0**-60) or not magnitude[magnitude < 2.0**-60].any()
