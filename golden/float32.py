@@ -79,10 +79,10 @@ def fdiv(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fsqrt(a: Tensor) -> Tensor:
-    """``flush(sqrt(a))``, and 0 where ``a <= 0``."""
+    """``sqrt(a)``, and 0 where ``a <= 0``: of contract values it is one."""
     # torch's float32 sqrt is not correctly rounded on every CPU. The root of a float32 is never so close to the middle
     # of two float32 that the error of a float64 root, or rounding twice, would matter.
-    return flush(a.clamp(min=0.0).to(torch.float64).sqrt().to(torch.float32))
+    return a.clamp(min=0.0).to(torch.float64).sqrt_().to(torch.float32)
 
 
 @cache
@@ -130,12 +130,14 @@ def column_sum(x: Tensor) -> Tensor:
     ``S[c]``, c in 0..127, starts at 0 and takes ``x[i]`` with ``i % 128 == c`` in ascending ``i``. Then for s in 64,
     32, ..., 1: ``S[c] = S[c] + S[c + s]`` for ``c < s``. The sum is ``S[0]``.
     """
-    rows = ceil_div(x.shape[-1], SUM_COLUMNS)
-    padded = torch.nn.functional.pad(x, (0, rows * SUM_COLUMNS - x.shape[-1]))  # adding +0 changes nothing
+    n, rows = x.shape[-1], ceil_div(x.shape[-1], SUM_COLUMNS)
+    elements = x.numpy()
+    padded = np.zeros((*x.shape[:-1], rows * SUM_COLUMNS), np.float32)  # adding +0 changes nothing
+    padded[..., :n] = elements
     columns = padded.reshape(*x.shape[:-1], rows, SUM_COLUMNS)
-    if _sums_stay_inside(x.numpy()):  # nearly always: numpy takes a fraction of torch's time for small additions
-        return torch.from_numpy(_add_columns(columns.numpy(), np.add))
-    total: Tensor = _add_columns(columns, fadd)
+    if _sums_stay_inside(elements):  # nearly always: numpy takes a fraction of torch's time for small additions
+        return torch.from_numpy(_add_columns(columns, np.add))
+    total: Tensor = _add_columns(torch.from_numpy(columns), fadd)
     return total
 
 
