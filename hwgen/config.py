@@ -273,6 +273,11 @@ class BuildConfig:
         return self.int4_acc_bits if self.has_int4 else self.ternary_acc_bits
 
     @property
+    def digit_bits(self) -> int:
+        """Width of an accumulator of a digit of a row (signed)."""
+        return (127 * self.max_inputs).bit_length() + 1
+
+    @property
     def result_bits(self) -> int:
         """Width of what DRAIN makes a float of (signed): an accumulator, or one of each digit put together."""
         digits = (DIGITS_LARGEST * 127 * self.max_inputs).bit_length() + 1

@@ -62,6 +62,7 @@ DECODES = (
     _run("bitnet-0.73b-context-1024", "0.73B, exact head, context 1024", f"{BITNET} --prompt 0 --cached 1024 --decode 1"),
     _run("bitnet-2b4t", "2B4T, short-list head, context 128", f"{LARGE} {DECODE}"),
     _run("llama-1b", "Llama-3.2-1B shape, INT4 engine, context 128", f"{LLAMA} {DECODE}"),
+    _run("bonsai-1.7b", "Bonsai-1.7B shape, ternary with scales of groups, context 128", f"--shape bonsai-1.7b {DECODE}"),
     _run("smollm2-135m", "SmolLM2-135M, INT4 engine, context 128", f"--shape smollm2-135m {DECODE}"),
     Run("pynq-z2", "0.73B, short-list head, context 128, PYNQ-Z2 at 125 MHz",
         f"--board pynq-z2 --shape bitnet-0.73b --head shortlist {DECODE}"),

@@ -40,7 +40,7 @@ class CandidateList(wiring.Component):
         above                            -       p - 1   p - 2
         written                  -       -       p       p - 1     the candidate where it is not better than above
 
-    Logits lie in the memory in the form that unsigned comparison orders (`ordered`).
+    Of a candidate its key counts, an unsigned integer: of a number its `ordered`.
 
     Members
     -------
@@ -49,11 +49,11 @@ class CandidateList(wiring.Component):
         the next cycle on.
     free : Out, reserve : In
         Places that are not reserved, and how many are reserved in this cycle, for candidates to come.
-    valid : In(1), index : In(bits), logit : In(32)
+    valid : In(1), index : In(bits), key : In(32)
         A candidate.
     busy : Out(1)
         A candidate waits or is on its way through the list.
-    entry : In;  index_of_entry, logit_of_entry : Out
+    entry : In;  index_of_entry, key_of_entry : Out
         Of all lists one behind the other, the entry of the cycle before; only while not ``busy``. Entries of a list that no
         candidate reached have no meaning.
     """
@@ -73,11 +73,11 @@ class CandidateList(wiring.Component):
             "reserve": In(bits_for(depth)),
             "valid": In(1),
             "index": In(bits),
-            "logit": In(32),
+            "key": In(32),
             "busy": Out(1),
             "entry": In(index_bits(lists * size)),
             "index_of_entry": Out(bits),
-            "logit_of_entry": Out(32),
+            "key_of_entry": Out(32),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -98,7 +98,7 @@ class CandidateList(wiring.Component):
         full, deciding, enters, pop = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             queue.w_en.eq(self.valid),
-            queue.w_data.eq(Cat(ordered(self.logit), self.index)),
+            queue.w_data.eq(Cat(self.key, self.index)),
             deciding.eq(held & ~climbing),
             enters.eq(~full | (candidate[:32] > worst)),
             pop.eq(queue.r_rdy & (~held | (~climbing & ~enters))),
@@ -107,7 +107,7 @@ class CandidateList(wiring.Component):
             self.busy.eq(queue.r_rdy | held),
             full.eq(filled == size),
             get.addr.eq(Mux(climbing, reader, Mux(held, last, self.entry))),
-            self.logit_of_entry.eq(restored(get.data[:32])),
+            self.key_of_entry.eq(get.data[:32]),
             self.index_of_entry.eq(get.data[32:]),
             better.eq((place != 0) & (candidate[:32] > above[:32])),
             put.en.eq(climbing & known),

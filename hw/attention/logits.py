@@ -17,7 +17,7 @@ class LogitWriter(wiring.Component):
 
     Members
     -------
-    start : In(1), count : In(32), address : In
+    start : In(1), count : In(16), address : In
         Strobe, while ``idle``: a segment of ``count`` beats at ``address``.
     room : Out(1), begin : In(1)
         Whether another vector of logits may come, and the strobe that reserves the place for it.
@@ -34,7 +34,7 @@ class LogitWriter(wiring.Component):
         self.config, self.depth = config, depth
         super().__init__({
             "start": In(1),
-            "count": In(32),
+            "count": In(16),
             "address": In(ADDRESS_BITS),
             "room": Out(1),
             "begin": In(1),
@@ -53,7 +53,7 @@ class LogitWriter(wiring.Component):
 
         gathered = Signal(8 * config.beat_bytes, reset_less=True)
         place = Signal(range(words))
-        left = Signal(32)
+        left = Signal(16)
         reserved = Signal(range(depth + 1))
         active, sending, full, shift = Signal(), Signal(), Signal(), Signal()
         m.d.sync += reserved.eq(reserved + Mux(active & self.begin, config.width, 0) - shift)

@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import ADDRESS_BITS, Segment, WriteBeat, index_bits
-from .candidates import INDEX_BITS, CandidateList
+from .candidates import INDEX_BITS, CandidateList, ordered, restored
 from .logits import LogitWriter
 
 __all__ = ["ListedLogits", "Ranking"]
@@ -99,11 +99,12 @@ class Ranking(wiring.Component):
         wiring.connect(m, wiring.flipped(self.beats), writer.beats)
 
         opens, number = Signal(), Signal(len(self.list))
-        row, logit, passing = self._single(m, opens)
+        row, single, passing = self._single(m, opens)
+        logit = Signal(32)
         m.d.comb += [
             best.list.eq(number), best.clear.eq(opens & (self.first_row == 0)), best.resume.eq(opens & (self.first_row != 0)),
             best.reserve.eq(Mux(self.begin, config.width, 0)),
-            best.index.eq(row), best.logit.eq(logit), best.valid.eq(passing & (row < self.rows)),
+            logit.eq(single), best.index.eq(row), best.key.eq(ordered(logit)), best.valid.eq(passing & (row < self.rows)),
             writer.begin.eq(self.begin), writer.valid.eq(passing), writer.logit.eq(logit),
             writer.start.eq(opens & self.write), writer.count.eq(self.vectors >> (config.beat_vectors.bit_length() - 1)),
         ]
@@ -113,7 +114,7 @@ class Ranking(wiring.Component):
             with m.If(listed.open):
                 m.d.comb += [best.list.eq(listed.token), best.clear.eq(1)]
             with m.If(listed.valid):
-                m.d.comb += [best.index.eq(listed.row), best.logit.eq(listed.logit), best.valid.eq(1)]
+                m.d.comb += [best.index.eq(listed.row), logit.eq(listed.logit), best.valid.eq(1)]
             with m.If(listed.begin):
                 m.d.comb += best.reserve.eq(config.kv_block)
             m.d.comb += [listed.room.eq(best.free >= config.kv_block), listed.busy.eq(best.busy)]
@@ -124,18 +125,17 @@ class Ranking(wiring.Component):
     def _single(self, m: Module, opens: Signal) -> tuple[Value, Value, Value]:
         """The logits of a vector one by one: vocabulary row, logit, and whether there is one."""
         config = self.config
-        held, left = Signal(32 * config.width, reset_less=True), Signal(range(config.width + 1))
+        held, place = Signal(32 * config.width, reset_less=True), Signal(range(config.width))
         row, passing = Signal(INDEX_BITS), Signal()
-        m.d.comb += passing.eq(left != 0)
         with m.If(opens):
             m.d.sync += row.eq(self.first_row)
         with m.Elif(passing):
             m.d.sync += row.eq(row + 1)
         with m.If(self.valid):
-            m.d.sync += [held.eq(self.logits), left.eq(config.width)]
+            m.d.sync += [held.eq(self.logits), place.eq(0), passing.eq(1)]
         with m.Elif(passing):
-            m.d.sync += [held.eq(held[32:]), left.eq(left - 1)]
-        return row, held[:32], passing
+            m.d.sync += [place.eq(place + 1), passing.eq(place != config.width - 1)]
+        return row, held.word_select(place, 32), passing
 
     def _sequence(self, m: Module, opens: Signal, number: Signal, settled: Value) -> None:
         """Token after token: opens its list and its segment, takes its vectors, waits until they have found their places."""
@@ -143,7 +143,12 @@ class Ranking(wiring.Component):
         tokens_left, vectors_left = Signal(len(self.tokens)), Signal(len(self.vectors))
         address = Signal(ADDRESS_BITS, reset_less=True)
         beat_bits = self.config.beat_bytes.bit_length() - 1
-        m.d.comb += writer.address.eq(address)
+        begins, start, step = Signal(), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        m.d.comb += [
+            writer.address.eq(address),
+            # One adder for both.
+            start.eq(Mux(begins, self.base, address)), step.eq(Mux(begins, self.offset, self.stride << beat_bits)),
+        ]
         m.d.sync += self.busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
@@ -151,7 +156,8 @@ class Ranking(wiring.Component):
                 with m.If(self.start):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
-                m.d.sync += address.eq(self.base + self.offset)
+                m.d.comb += begins.eq(1)
+                m.d.sync += address.eq(start + step)
                 m.next = "OPEN"
             with m.State("OPEN"):
                 m.d.comb += opens.eq(1)
@@ -165,9 +171,7 @@ class Ranking(wiring.Component):
                         m.d.sync += self.busy.eq(1)
                         m.next = "SETTLE"
             with m.State("SETTLE"), m.If(settled):
-                m.d.sync += [
-                    number.eq(number + 1), tokens_left.eq(tokens_left - 1), address.eq(address + (self.stride << beat_bits)),
-                ]
+                m.d.sync += [number.eq(number + 1), tokens_left.eq(tokens_left - 1), address.eq(start + step)]
                 m.next = "OPEN"
                 with m.If(tokens_left == 1):
                     m.next = "IDLE"
@@ -177,5 +181,6 @@ class Ranking(wiring.Component):
         of_logit = Signal()
         m.d.sync += of_logit.eq(self.candidate[0])
         m.d.comb += [
-            best.entry.eq(self.candidate[1:]), self.candidate_word.eq(Mux(of_logit, best.logit_of_entry, best.index_of_entry)),
+            best.entry.eq(self.candidate[1:]),
+            self.candidate_word.eq(Mux(of_logit, restored(best.key_of_entry), best.index_of_entry)),
         ]

@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import index_bits
-from .candidates import INDEX_BITS, CandidateList, ordered, restored
+from .candidates import INDEX_BITS, CandidateList, ordered
 
 __all__ = ["READ_CYCLES", "ShortList"]
 
@@ -92,7 +92,7 @@ class ShortList(wiring.Component):
         with m.Elif(valid):
             m.d.sync += running.eq(total)
         m.d.sync += [
-            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]), best.logit.eq(restored(total)),
+            best.valid.eq(valid & tag[1]), best.index.eq(tag[2:]), best.key.eq(total),
         ]
         m.d.comb += [
             best.list.eq(number), best.clear.eq(begin & (self.first_row == 0)), best.resume.eq(begin & (self.first_row != 0)),

@@ -8,9 +8,9 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ..float.e4m3 import E4M3_BITS
+from ..multiply_add import MultiplyAdd
 from .int4_loader import Int4LoadBus, Int4Shape, delayed, log2
 from .int4_weights import CODE_BITS, factor
-from .multiply_add import MultiplyAdd
 
 __all__ = ["FIELD", "Int4Dot"]
 

@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In
 from ...config import BuildConfig
 from ...int4 import WEIGHT_MAX
 from ...numerics import E4M3_LARGEST
+from ..multiply_add import MultiplyAdd
 from .accumulators import AccumulatingLane
 from .int4_dot import Int4Dot
 from .int4_loader import Int4LoadBus, Int4Shape
 from .int4_weights import CODE_BITS
-from .multiply_add import MultiplyAdd
 from .panel import connect_inputs
 
 __all__ = ["Int4Lane"]

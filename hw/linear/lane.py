@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In
 
 from ...config import BuildConfig
 from ...numerics import GROUP_SCALE_MAX
+from ..multiply_add import MultiplyAdd
 from .accumulators import AccumulatingLane
 from .activations import LoadBus, load_parts
-from .multiply_add import MultiplyAdd
 from .schedule import BUFFERS, BuildBus, rounds_of
 from .tables import ENTRY_BITS, TableBuilder, add_or_subtract
 from .trits import GROUP, INDEX_BITS

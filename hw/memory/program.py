@@ -73,7 +73,8 @@ class ProgramReader(wiring.Component):
         running, in_flight = Signal(), Signal(range(IN_FLIGHT + 1))
         fits, requested, taken, received, store = Signal(), Signal(), Signal(), Signal(), Signal()
 
-        # Request side: a descriptor is asked for when both readers will have room for it.
+        # Request side: a descriptor is asked for when both readers will have room for it. What a reader takes is counted a cycle
+        # later, since `ready` comes from far away.
         used = [Signal(range(depth + 1), name=f"used{i}") for i in range(2)]
         m.d.comb += [
             ar.size.eq(config.port_bytes.bit_length() - 1),
@@ -132,11 +133,11 @@ class ProgramReader(wiring.Component):
         for number, output in enumerate(self.descriptors):
             read = queue.read_port(domain="comb")
             position = Signal(index_bits(depth), name=f"position{number}")
-            load = Signal(name=f"load{number}")
+            load, loaded = Signal(name=f"load{number}"), Signal(name=f"loaded{number}")
             count = used[number]
             payload = data_register(m, output.p)
-            m.d.comb += [read.addr.eq(position), load.eq((count != 0) & (~output.valid | output.ready))]
-            m.d.sync += count.eq(count + write.en - load)
+            m.d.comb += [read.addr.eq(position), load.eq((count > loaded) & (~output.valid | output.ready))]
+            m.d.sync += [loaded.eq(load), count.eq(count + write.en - loaded)]
             with m.If(load):
                 m.d.sync += [output.valid.eq(1), payload.eq(read.data), position.eq(following(position, depth))]
             with m.Elif(output.ready):

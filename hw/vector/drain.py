@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,7 +12,7 @@ from ..float.convert import IntToFloat
 from ..float.format import pipelined
 from ..float.multiply import FloatMul
 from ..interfaces import ACCUMULATOR_LATENCY, Operator, index_bits
-from .digits import DigitSum
+from .digits import WEIGHT_BITS, DigitSum
 from .scales import Scales
 from .step import HELD, Step, Tag
 
@@ -64,8 +64,9 @@ class DrainSteps(wiring.Component):
         The ``final`` step's result is written.
     sums_busy, scales_busy : In(1)
         Scales must be complete: the operator waits for both to fall.
-    digit_first : Out(1)
-        The accumulators that come in the next cycle are of a vector's first digit. Builds with a ternary engine alone.
+    digit_first : Out(1), digit_weight : Out
+        The accumulators that come in the next cycle are of a vector's first digit, and what the digit counts. Builds with a ternary
+        engine alone.
     room : In(1), begin : Out(1)
         With CANDIDATES: another step may begin, and begins; ``room`` takes no account of the latest two cycles.
     lists_busy : In(1)
@@ -88,7 +89,7 @@ class DrainSteps(wiring.Component):
             "drained": In(1),
             "sums_busy": In(1),
             "scales_busy": In(1),
-            **({"digit_first": Out(1)} if config.has_ternary else {}),
+            **({"digit_first": Out(1), "digit_weight": Out(WEIGHT_BITS)} if config.has_ternary else {}),
             "room": In(1),
             "begin": Out(1),
             "lists_busy": In(1),
@@ -197,10 +198,14 @@ class DrainSteps(wiring.Component):
             m.d.comb += do_step.eq(request & (~several | (digit == TRITS_PER_BYTE - 1)))
             with m.If(request):
                 m.d.sync += digit.eq(Mux(do_step, 0, digit + 1))
-            first: Value = first_digit
+            first, behind = first_digit, Mux(several, TRITS_PER_BYTE - 1 - digit, 0)
             for k in range(ACCUMULATOR_LATENCY):
-                first = pipelined(m, first, f"first_digit_{k}")
+                first, behind = pipelined(m, first, f"first_digit_{k}"), pipelined(m, behind, f"digits_behind_{k}")
             m.d.comb += self.digit_first.eq(first)
+            with m.Switch(behind):
+                for power in range(TRITS_PER_BYTE):
+                    with m.Case(power):
+                        m.d.comb += self.digit_weight.eq(3**power)
         with m.If(request):
             m.d.sync += asked.eq(Mux(do_step & last_vector, 0, asked + 1))
         return do_step, asked

@@ -120,10 +120,10 @@ class RopeSteps(wiring.Component):
         ]
         m.d.sync += [
             walk.last_rotated.eq(descriptor.head_vectors[1:] - 1), walk.last_quantized.eq(descriptor.head_vectors - 1),
+            walk.last_token.eq(walk.position + 1 == op.count),  # right from the first step of a token on
         ]
         m.d.comb += [
             walk.vector.eq(Mux(walk.second, walk.partner, walk.pair)),
-            walk.last_token.eq(walk.position + 1 == op.count),
             walk.last_head.eq(
                 (walk.kind == walk.last_kind) & (walk.kv_head == walk.last_kv_head)
                 & ((walk.kind != Kind.QUERY) | (walk.member == walk.last_member))
@@ -167,6 +167,8 @@ class RopeSteps(wiring.Component):
 
     def _sequence(self, m: Module, walk: Walk) -> None:
         op, descriptor = self.op, self.op.descriptor
+        settled = Signal()
+        m.d.sync += settled.eq(~self.sums_busy & ~self.scales_busy)
         with m.FSM(name="state"):
             with m.State("IDLE"):
                 m.d.sync += [
@@ -205,7 +207,7 @@ class RopeSteps(wiring.Component):
                     walk.source.eq(descriptor.src + walk.source_offset), walk.param.eq(descriptor.param + walk.param_offset),
                 ]
                 m.next = "READY"
-            with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy):
+            with m.State("READY"), m.If(settled):
                 m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += self.rewind.eq(1)

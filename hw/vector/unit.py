@@ -260,7 +260,8 @@ class VectorUnit(wiring.Component):
         if not self.config.has_ternary:
             return accumulator
         m.submodules[f"digits_{k}"] = digits = DigitSum(self.config)
-        m.d.comb += [digits.first.eq(m.submodules.drain.digit_first), digits.digit.eq(accumulator)]
+        drain = m.submodules.drain
+        m.d.comb += [digits.first.eq(drain.digit_first), digits.weight.eq(drain.digit_weight), digits.digit.eq(accumulator)]
         return digits.total
 
     def _sum_columns(self, m: Module, steps: Pipeline, totals: list[Value]) -> None:

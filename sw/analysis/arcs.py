@@ -32,7 +32,7 @@ _STATIC = re.compile(r"GND|VCC|I?O?BUFG?|\$scopeinfo")
 _CLOCK = re.compile(r"W?CLK\w*")
 #: Parameters that say which registers a cell has.
 _REGISTERS = re.compile(r"DO[AB]_REG|OREG_[AB]|(?:[ABCDMP]|AD)REG")
-#: The module that is one DSP slice (`hwgen.hw.linear.multiply_add`).
+#: The module that is one DSP slice (`hwgen.hw.multiply_add`).
 _MULTIPLY_ADD = re.compile(r".*multiply_add.*")
 
 
@@ -100,9 +100,9 @@ class ModuleReader:
         for name, kind, of, pins in cells:
             self._name = name if not name.startswith("$") else self._output_name(pins) or name
             if _MULTIPLY_ADD.fullmatch(kind):
-                own = "arrive" in pins
-                ports = {"a": "A", "b": "B", "addend": "C", "result": "P", "arrive": "CEB", "take": "CEB"}
-                self._dsp({"AREG": own, "BREG": own, "MREG": True, "PREG": True},
+                own = not pins.keys().isdisjoint({"arrive", "first"})
+                ports = {"a": "A", "b": "B", "addend": "C", "result": "P", "arrive": "CEB1", "take": "CEB2", "first": "OPMODE"}
+                self._dsp({"AREG": own, "BREG": own, "MREG": True, "PREG": True, "OPMODEREG": True},
                           {ports[port]: bits for port, bits in pins.items() if port in ports})
             elif kind in modules:
                 self.found.children.append((name, kind, pins))
@@ -259,7 +259,7 @@ class ModuleReader:
         for port, bits in pins.items():
             if port in ("P", "PCOUT"):
                 continue
-            if port.startswith(("CE", "RST")):
+            if port.startswith(("CE", "RST")) or (port == "OPMODE" and of.get("OPMODEREG", False)):
                 self._ends(bits, delays.NET + delays.DSP_SETUP)
                 continue
             first = port != "PCIN" and of.get(f"{port.removesuffix('CIN')}REG", False)

@@ -182,8 +182,8 @@ def attention(c: BuildConfig) -> Amount:
 
 # ---- everything else -------------------------------------------------------------------------------------------------
 def vector(c: BuildConfig) -> Amount:
-    # Digits of the head's rows become one integer.
-    digits = Amount(lut=90, ff=30) * (c.width if c.has_ternary else 0)
+    # Digits of the head's rows become one integer, in a DSP slice.
+    digits = Amount(lut=40) + Amount(dsp=1) * c.width if c.has_ternary else Amount()
     return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width) + digits
 
 

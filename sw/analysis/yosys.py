@@ -1,6 +1,6 @@
 """Synthesis of Verilog for Xilinx devices with Yosys, and the resources that its cells occupy.
 
-No look-up tables are packed in pairs, so that counts are upper estimates. A `MultiplyAdd` of the INT4 engine counts as the DSP
+No look-up tables are packed in pairs, so that counts are upper estimates. A module of `hwgen.hw.multiply_add` counts as the DSP
 slice that it is made for: Yosys puts registers and adders into the slices of the 7 series only.
 """
 
@@ -48,7 +48,7 @@ _MEMORY_LUTS = {
     "SRLC32E": 1,
 }
 
-#: In the name of a module that is one DSP slice with everything in it (`hwgen.hw.linear.multiply_add`).
+#: In the name of a module that is one DSP slice with everything in it (`hwgen.hw.multiply_add`).
 _DSP_MODULE = "multiply_add"
 _DSP_CELLS = re.compile(rf"^module \\?(\S*{_DSP_MODULE}\S*)", re.MULTILINE)
 

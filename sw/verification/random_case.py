@@ -191,12 +191,15 @@ def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> 
 
 def random_steps(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[Step, ...]:
     """The passes above with what a host does around them: sequences are parked, new ones share the pages of another, and a pass
-    is stopped, or the memory fails, before it runs to its end.
+    is stopped, or the memory fails, before it runs to its end. Sequences that ended are left alone: they would hold pages.
     """
     steps: list[Step] = []
     lengths: dict[int, int] = {}
-    for parts in random_passes(config, chunk, rng):
-        known, new = list(lengths), [number for number, _, _ in parts if number not in lengths]
+    passes = random_passes(config, chunk, rng)
+    last = {number: i for i, parts in enumerate(passes) for number, _, _ in parts}
+    for i, parts in enumerate(passes):
+        known = [number for number in lengths if last[number] >= i]
+        new = [number for number, _, _ in parts if number not in lengths]
         parked = (int(rng.choice(known)),) if known and rng.random() < 0.15 else ()
         shared: tuple[int, int] | None = None
         if new and known and rng.random() < 0.5:

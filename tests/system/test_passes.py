@@ -16,7 +16,7 @@ from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM, DramTiming
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, PassResult, Run
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.verification.case import Case, Step, run_case
 from hwgen.sw.verification.lock_step import LockStep
@@ -127,11 +127,12 @@ def test_matrix_larger_than_the_ring(timing: DramTiming) -> None:
     assert any(Flag.REPLAY in d.flags for d in linear)
     device = SmallDevice(timing)
     step = lock_step(device, image)
-    result: PassResult | None = None
+    full = 0
     for tokens in ([1, 2, 3, 4, 5, 6], [5, 6, 7], [8, 9], [10]):
-        result = step.forward(tokens, logits=True)
+        step.forward(tokens, logits=True)
         assert step.outcome.mismatches == 0, step.outcome.first
-    assert result is not None and step.rtl_engine._read("COUNT_RING_FULL") > 0
+        full += step.rtl_engine._read("COUNT_RING_FULL")
+    assert full > 0
     assert device.clean()
 
 

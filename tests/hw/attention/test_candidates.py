@@ -1,4 +1,4 @@
-"""CandidateList against a stable sort, with many equal logits: lists that begin anew and lists that go on."""
+"""CandidateList against a stable sort, with many equal keys: lists that begin anew and lists that go on."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DEPTH = 64
 
 
 async def offer(dut: Any, choice: random.Random, candidates: list[tuple[int, int]], most: int) -> None:
-    """Offer ``(index, logit)`` with random gaps, and wait until the list rests: ``most`` cycles."""
-    for index, logit in candidates:
+    """Offer ``(index, key)`` with random gaps, and wait until the list rests: ``most`` cycles."""
+    for index, key in candidates:
         while choice.random() < 0.2:
             dut.valid.value = 0
             await RisingEdge(dut.clk)
-        dut.valid.value, dut.index.value, dut.logit.value = 1, index, logit
+        dut.valid.value, dut.index.value, dut.key.value = 1, index, key
         await RisingEdge(dut.clk)
     dut.valid.value = 0
     await RisingEdge(dut.clk)
@@ -41,27 +41,26 @@ async def offer(dut: Any, choice: random.Random, candidates: list[tuple[int, int
 
 
 def best(candidates: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    logits = np.array([logit for _, logit in candidates], np.uint32).view(np.float32)
-    return [candidates[i] for i in np.argsort(-logits.astype(np.float64), kind="stable")[:size]]
+    keys = np.array([key for _, key in candidates], np.int64)
+    return [candidates[i] for i in np.argsort(-keys, kind="stable")[:size]]
 
 
 @cocotb.test()
 async def sorts(dut: Any) -> None:
     size = cocotb_parameters()["size"]
     choice = random.Random(size)
-    for name in ("clear", "resume", "list", "reserve", "valid", "index", "logit", "entry"):
+    for name in ("clear", "resume", "list", "reserve", "valid", "index", "key", "entry"):
         getattr(dut, name).value = 0
     await start_clock(dut)
     offered: dict[int, list[tuple[int, int]]] = {}
     for turn in range(60):
         count = choice.choice([0, 1, size - 1, size, size + 1, 40])
-        levels = [-3.4e38, -2.5, -1.0, 0.0, 1.5, 3.4e38] if turn // 4 % 2 else [choice.gauss(0, 1) for _ in range(50)]
-        bits = np.array([choice.choice(levels) for _ in range(count)], np.float32).view(np.uint32).tolist()
+        levels = [0, 1, 1 << 31, (1 << 31) + 1, (1 << 32) - 1] if turn // 4 % 2 else [choice.getrandbits(32) for _ in range(50)]
         dut.list.value = number = choice.randrange(LISTS)
         goes_on = number in offered and choice.random() < 0.6
         await pulse(dut, dut.resume if goes_on else dut.clear)
         candidates = offered[number] if goes_on else []
-        new = [(len(candidates) + i, logit) for i, logit in enumerate(bits)]
+        new = [(len(candidates) + i, choice.choice(levels)) for i in range(count)]
         assert int(dut.free.value) == DEPTH
         dut.reserve.value = count
         await RisingEdge(dut.clk)
@@ -74,7 +73,7 @@ async def sorts(dut: Any) -> None:
             for place, entry in enumerate(best(all_offered, size)):
                 dut.entry.value = of * size + place
                 await ClockCycles(dut.clk, 2)
-                assert (int(dut.index_of_entry.value), int(dut.logit_of_entry.value)) == entry, (turn, of)
+                assert (int(dut.index_of_entry.value), int(dut.key_of_entry.value)) == entry, (turn, of)
 
 
 @pytest.mark.parametrize("size", [1, 5])

@@ -1,12 +1,15 @@
-"""A multiplier with an adder behind it: what one DSP48E2 slice computes."""
+"""A multiplier with an adder behind it: what one DSP48E2 slice computes.
+
+`hwgen report` takes a module for one slice by the ``multiply_add`` in its name.
+"""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["MultiplyAdd"]
+__all__ = ["A_BITS", "MultiplyAccumulate", "MultiplyAdd"]
 
 A_BITS = 27
 B_BITS = 18
@@ -58,4 +61,38 @@ class MultiplyAdd(wiring.Component):
                 m.d.sync += b.eq(first)
         product = Signal(signed(A_BITS + B_BITS), reset_less=True)
         m.d.sync += [product.eq(a * b), self.result.eq(product + self.addend)]
+        return m
+
+
+class MultiplyAccumulate(wiring.Component):
+    """``result = result + a * b``, or ``a * b``, a product a cycle; all registers have their place in the DSP slice. No reset.
+
+    ::
+
+        cycle   0           1           2           3
+                (operands)  multiply    add         result
+
+    Members
+    -------
+    a, b : In
+        Signed, in cycle 0.
+    first : In(1)
+        In cycle 1: their product is not added to the result before it.
+    result : Out
+        In cycle 3.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "a": In(signed(A_BITS)), "b": In(signed(B_BITS)), "first": In(1), "result": Out(signed(RESULT_BITS)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        a, b = (Signal.like(port, name=f"{port.name}_register", reset_less=True) for port in (self.a, self.b))
+        first, product = Signal(reset_less=True), Signal(signed(A_BITS + B_BITS), reset_less=True)
+        m.d.sync += [
+            a.eq(self.a), b.eq(self.b), first.eq(self.first), product.eq(a * b),
+            self.result.eq(product + Mux(first, 0, self.result)),
+        ]
         return m

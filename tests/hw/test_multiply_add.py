@@ -1,4 +1,4 @@
-"""A chain of two slices against integers, and what Yosys finds in a slice."""
+"""A chain of two slices, and one that adds to its own result, against integers, and what Yosys finds in a slice."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
 
-from hwgen.hw.linear.multiply_add import A_BITS, B_BITS, RESULT_BITS, MultiplyAdd
+from hwgen.hw.multiply_add import A_BITS, B_BITS, RESULT_BITS, MultiplyAccumulate, MultiplyAdd
 from tests.cocotb_runner import run_cocotb, start_clock, to_verilog
 
 
 class Chain(wiring.Component):
-    """``result = a_0 b_0 + a_1 b_1 + c``, the operands of the second slice a cycle later."""
+    """``result = a_0 b_0 + a_1 b_1 + c``, the operands of the second slice a cycle later; beside it sums of a_0 b_0."""
 
     def __init__(self) -> None:
         super().__init__({
@@ -28,6 +28,8 @@ class Chain(wiring.Component):
             "take": In(2),
             "c": In(signed(RESULT_BITS)),
             "result": Out(signed(RESULT_BITS)),
+            "first": In(1),
+            "total": Out(signed(RESULT_BITS)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -40,7 +42,10 @@ class Chain(wiring.Component):
                 unit.take.eq(self.take[i]), unit.addend.eq(result),
             ]
             result = unit.result
-        m.d.comb += self.result.eq(result)
+        m.submodules.multiply_add_own = own = MultiplyAccumulate()
+        m.d.comb += [
+            self.result.eq(result), own.a.eq(self.a_0), own.b.eq(self.b_0), own.first.eq(self.first), self.total.eq(own.result),
+        ]
         return m
 
 
@@ -50,27 +55,32 @@ async def chain(dut: Any) -> None:
     limits = [-(1 << A_BITS - 1), (1 << A_BITS - 1) - 1, 0], [-(1 << B_BITS - 1), (1 << B_BITS - 1) - 1, 0]
     for name in ("arrive", "take", "c", *(f"{o}_{i}" for o in "ab" for i in range(2))):
         getattr(dut, name).value = 0
-    dut.arrive.value = dut.take.value = 3  # the registers have no reset
+    dut.arrive.value, dut.take.value, dut.first.value = 3, 3, 1  # the registers have no reset
     await start_clock(dut, reset_cycles=4)
     first, second, operands = [0, 0], [0, 0], [0, 0]
     products = [0, 0]
     results = [0, 0]
+    own, own_first, own_product, total = (0, 0), 1, 0, 0
     for _ in range(400):
         a = [int(rng.choice([*limits[0], int(rng.integers(limits[0][0], limits[0][1]))])) for _ in range(2)]
         b = [int(rng.choice([*limits[1], int(rng.integers(limits[1][0], limits[1][1]))])) for _ in range(2)]
         c = int(rng.integers(-(1 << 40), 1 << 40))
-        arrive, take = int(rng.integers(4)), int(rng.integers(4))
+        arrive, take, begins = int(rng.integers(4)), int(rng.integers(4)), int(rng.integers(4) == 0)
         for i in range(2):
             getattr(dut, f"a_{i}").value, getattr(dut, f"b_{i}").value = a[i] & (1 << A_BITS) - 1, b[i] & (1 << B_BITS) - 1
         dut.c.value, dut.arrive.value, dut.take.value = c & (1 << RESULT_BITS) - 1, arrive, take
+        dut.first.value = begins
         await ReadOnly()
         assert dut.result.value.to_signed() == results[1]
+        assert dut.total.value.to_signed() == total
         # what the clock edge does, stage by stage from the end
         results = [products[0] + c, products[1] + results[0]]
         products = [operands[i] * second[i] for i in range(2)]
         second = [first[i] if take >> i & 1 else second[i] for i in range(2)]
         first = [b[i] if arrive >> i & 1 else first[i] for i in range(2)]
         operands = a
+        total = own_product + (0 if own_first else total)
+        own, own_first, own_product = (a[0], b[0]), begins, own[0] * own[1]
         await RisingEdge(dut.clk)
 
 
@@ -84,6 +94,6 @@ def test_counts_as_one_slice() -> None:
 
     text = to_verilog(Chain(), top="top")
     flat = synthesize(text, "top", flatten=True)
-    assert count_resources(flat["top"]["cells"]) == dict.fromkeys(("lut", "lutram", "ff", "bram36", "uram"), 0) | {"dsp": 2}
+    assert count_resources(flat["top"]["cells"]) == dict.fromkeys(("lut", "lutram", "ff", "bram36", "uram"), 0) | {"dsp": 3}
     modules = synthesize(text, "top")
-    assert [of["cells"] for name, of in sorted(modules.items()) if "multiply_add" in name] == [{"DSP48E2": 1}] * 2
+    assert [of["cells"] for name, of in sorted(modules.items()) if "multiply_add" in name] == [{"DSP48E2": 1}] * 3
