@@ -57,9 +57,9 @@ def _digits() -> Tensor:
 class E4m3Panel:
     """Of e4m3 activations, INT4 weights times the scales of their groups.
 
-    A product of float64 has all bits (:func:`hwgen.golden.int4.int4_matmul`), and takes as long as twice the memory is read.
-    float32 holds the products of digits of the activations, each sum of which is below 2^24 in as many parts of the inputs as
-    the weights need.
+    In float64 (:func:`hwgen.golden.int4.int4_matmul`) the weights are twice as many bytes to read, which is most of the time of
+    decoding. float32 holds the products of digits of the activations, each sum of which is below 2^24 in as many parts of the
+    inputs as the weights need.
     """
 
     def __init__(self, weights: Tensor) -> None:
