@@ -22,7 +22,7 @@ __all__ = ["CASES_PER_BUILD", "Finding", "FuzzResult", "builds", "fuzz", "run_sa
 #: Models, memories and passes that run on a build before the next one: building takes as long as a dozen.
 CASES_PER_BUILD = 16
 
-ENGINES = ("ternary", "both", "int4")
+ENGINES = ("ternary", "both", "int4", "grouped")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FuzzResult:
 def kinds_of(case: Case) -> Iterator[str]:
     """Words for what a case has in it."""
     formats = case.formats or {}
-    yield f"matrices {'int4' if formats else 'ternary'}"
+    yield f"matrices {'int4' if formats else case.engine}"
     yield f"layer {case.layer.name}"
     yield f"head {case.head}"
     yield f"activation {case.shape.activation}"

@@ -13,6 +13,7 @@ from ...config import BuildConfig, ConfigError
 from ...decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from ...errors import HwgenError
 from ...int4 import GROUPS
+from ...numerics import GROUP
 from ...rounding import ceil_div
 from ...shape import ModelShape
 from ...weights import random_weights
@@ -39,8 +40,8 @@ def divisors(value: int) -> list[int]:
 
 def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
     """A legal build that compiles in about a minute: narrow, with shallow memories and small maxima."""
-    rng = np.random.default_rng([seed, 1])
-    formats = {"int4_kv": bool(seed % 2), "fp8_query": bool(seed // 2 % 2)} if engine != "ternary" else {}
+    rng, grouped = np.random.default_rng([seed, 1]), engine == "grouped"
+    formats = {"int4_kv": bool(seed % 2), "fp8_query": bool(seed // 2 % 2)} if engine in ("int4", "both") else {}
 
     def pick(*values: int) -> int:
         return int(rng.choice(values))
@@ -62,6 +63,8 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
         head_dim = 2 * width * pick(1, 1, 2)
         kv_heads = pick(1, 2, 3)
         heads = kv_heads * pick(1, 2, 3)
+        if grouped:  # all inputs of a matrix are whole groups
+            heads, kv_heads = GROUP // head_dim, pick(1, 2, 4)
         try:
             config = BuildConfig(
                 name=f"random{seed}", engine=engine, **formats, ports=ports, port_bits=port_bits, beat_bytes=beat,
@@ -72,8 +75,9 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
                 descriptor_queue=pick(2, 3, 5, 16),
                 ring_memory="block", scratch_memory=str(rng.choice(["block", "ultra"])),
                 activation_memory=str(rng.choice(["block", "ultra"])),
-                scratch_vectors=pick(128, 200, 512), param_vectors=pick(64, 100, 256),
-                max_inputs=width * int(rng.integers(max(1, heads * head_dim // width), 30)),
+                scratch_vectors=8 * GROUP // width * pick(2, 3) if grouped else pick(128, 200, 512),
+                param_vectors=2 * GROUP // width * pick(2, 3) if grouped else pick(64, 100, 256),
+                max_inputs=GROUP * pick(1, 2) if grouped else width * int(rng.integers(max(1, heads * head_dim // width), 30)),
                 panel_rows=step * int(rng.integers(1, max(2, 240 // step))),
                 max_heads=heads, max_kv_heads=kv_heads, max_shared=pick(heads // kv_heads, heads), max_head_dim=head_dim,
                 max_query=heads * head_dim,
@@ -126,17 +130,18 @@ def random_shape(config: BuildConfig, rng: np.random.Generator, step: int) -> Mo
 
 
 def random_model(
-    config: BuildConfig, rng: np.random.Generator, int4: bool
+    config: BuildConfig, rng: np.random.Generator, int4: bool, grouped: bool
 ) -> tuple[ModelShape, DecoderLayer, str, dict[str, Any] | None]:
     """A model that fits the build: shape, what a layer computes, kind of its head, formats of INT4 matrices (None: ternary)."""
     while True:
         formats = random_formats(config, rng) if int4 else None
-        shape = random_shape(config, rng, max(16, config.int4_slice_inputs) if int4 else 1)
+        shape = random_shape(config, rng, GROUP if grouped else max(16, config.int4_slice_inputs) if int4 else 1)
         layer = (LLAMA, QWEN2, QWEN3)[int(rng.integers(3))] if int4 else (BITNET, BITNET, LLAMA, QWEN2, QWEN3)[int(rng.integers(5))]
-        head = "exact" if int4 else HEADS[int(rng.integers(len(HEADS)))]
+        head = "exact" if int4 or grouped else HEADS[int(rng.integers(len(HEADS)))]
         try:
             compile_model(
-                config, random_weights(shape, 0, layer, "int4" if int4 else "ternary", **(formats or {})), head=head
+                config, random_weights(shape, 0, layer, "int4" if int4 else "grouped" if grouped else "ternary", **(formats or {})),
+                head=head,
             )
         except (HwgenError, ValueError):  # too large, or query elements that are no whole slices
             continue
@@ -228,8 +233,10 @@ def random_cases(seed: int, count: int, config: BuildConfig, first: int = 0) -> 
     for number in range(first, first + count):
         rng = np.random.default_rng([seed, 2, number])
         int4 = config.has_int4 and (number % 2 == 0 or not config.has_ternary)
-        shape, layer, head, formats = random_model(config, rng, int4)
+        grouped = config.has_groups and number % 2 == 0
+        shape, layer, head, formats = random_model(config, rng, int4, grouped)
         case = Case(
-            config, shape, random_memory(config.ports, seed + number, rng), (), seed * 1000 + number, head, layer, formats
+            config, shape, random_memory(config.ports, seed + number, rng), (), seed * 1000 + number, head, layer, formats,
+            engine="grouped" if grouped else "ternary",
         )
         yield replace(case, steps=random_steps(config, case.image().chunk, rng))
