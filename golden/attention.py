@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..numerics import EXP2_ONE, SCORE_BITS, SCORE_FRACTION, exp2_table
-from .float32 import fadd, fdiv, fmul, int_to_f32, round_int
+from .float32 import constant, fadd, fdiv, fmul, int_to_f32, round_int
 
 __all__ = ["AttentionState", "exp2"]
 
@@ -41,26 +41,33 @@ def exp2(d: Tensor) -> Tensor:
     return _exp2_values()[d.clamp(max=_ZERO_FROM)]
 
 
+#: int8 keys or values, and their scales.
+Heads = tuple[Tensor, Tensor]
+
+
 @dataclass
 class AttentionState:
     """Running softmax of queries ``[..., queries]`` over the blocks of keys seen so far."""
 
     #: Largest score, int32 ``[..., queries]``.
     maximum: Tensor
-    #: Sum of the probabilities, float32 ``[..., queries]``.
-    total: Tensor
-    #: Weighted sum of values, float32 ``[..., queries, head_dim]``.
-    output: Tensor
+    #: Weighted sum of values, and behind them the sum of the probabilities, float32 ``[..., queries, head_dim + 1]``.
+    sums: Tensor
 
     @classmethod
     def initial(cls, shape: torch.Size, head_dim: int) -> AttentionState:
-        return cls(torch.full(shape, _LOWEST, dtype=torch.int32), torch.zeros(shape), torch.zeros(*shape, head_dim))
+        return cls(torch.full(shape, _LOWEST, dtype=torch.int32), torch.zeros(*shape, head_dim + 1))
 
-    def attend(
-        self, q8: Tensor, q_scale: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], valid: Tensor
-    ) -> None:
-        """One block. ``q8 [..., queries, d]``, ``q_scale [..., queries]``; ``keys`` and ``values``: int8 ``[..., n,
-        d]`` and scales ``[..., n]`` (bf16 values in float32); ``valid`` bool, broadcasts to ``[..., queries, n]``.
+    def attend(self, q8: Tensor, q_scale: Tensor, keys: Heads, values: Heads, valid: Tensor) -> None:
+        """One block of those that :meth:`attend_blocks` takes: no dimension of blocks in its arguments."""
+        (k8, k_scale), (v8, v_scale) = keys, values
+        block = (k8.unsqueeze(-3), k_scale.unsqueeze(-2)), (v8.unsqueeze(-3), v_scale.unsqueeze(-2))
+        self.attend_blocks(q8, q_scale, *block, valid)
+
+    def attend_blocks(self, q8: Tensor, q_scale: Tensor, keys: Heads, values: Heads, valid: Tensor) -> None:
+        """Blocks, one after the other. ``q8 [..., queries, d]``, ``q_scale [..., queries]``; ``keys`` and ``values``: int8 ``[...,
+        blocks, n, d]`` and scales ``[..., blocks, n]`` (bf16 values in float32); ``valid`` bool, broadcasts to ``[..., blocks,
+        queries, n]``.
 
         Queries are int8, or int32 where they are e4m3 values in units of 2^-9. Queries without a valid key keep their state:
         their probabilities are 0 and the correction is 1.
@@ -69,22 +76,25 @@ class AttentionState:
         kind = torch.float32 if q8.dtype == torch.int8 else torch.float64  # holds every sum exactly
         if kind == torch.float32 and k8.shape[-1] * 127 * 127 >= 1 << 24:
             raise ValueError(f"head_dim must be below 1041 (exact dot products in float32), not {k8.shape[-1]!r}")
-        dot = (q8.to(kind) @ k8.to(kind).transpose(-1, -2)).float()
-        score = round_int(fmul(fmul(dot, k_scale.unsqueeze(-2)), q_scale.unsqueeze(-1)), SCORE_BITS, SCORE_FRACTION)
-        m = torch.maximum(self.maximum, torch.where(valid, score, _LOWEST).amax(dim=-1))
-        p = torch.where(valid, exp2((m.unsqueeze(-1) - score).clamp(min=0)), 0)
-        c = int_to_f32(exp2(m - self.maximum)) * (1.0 / EXP2_ONE)
+        dot = (q8.to(kind).unsqueeze(-3) @ k8.to(kind).transpose(-1, -2)).float()
+        scale = q_scale[..., None, :, None]
+        score = round_int(fmul(fmul(dot, k_scale.unsqueeze(-2)), scale), SCORE_BITS, SCORE_FRACTION)
+        best = torch.where(valid, score, _LOWEST).amax(dim=-1)
+        m = torch.cat((self.maximum.unsqueeze(-2), best), -2).cummax(dim=-2).values  # before, and behind every block
+        p = torch.where(valid, exp2((m[..., 1:, :, None] - score).clamp_(min=0)), 0)
+        c = int_to_f32(exp2(m[..., 1:, :] - m[..., :-1, :])) * (1.0 / EXP2_ONE)
 
         weight, exponent = _value_weights(p, v_scale, valid)
         product = (weight.double() @ v8.double()).float()  # exact sum, one rounding
         power = (exponent << 23).view(torch.float32)
-        self.total = fadd(fmul(self.total, c), int_to_f32(p.sum(dim=-1)))
-        self.output = fadd(fmul(self.output, c.unsqueeze(-1)), fmul(product, power.unsqueeze(-1)))
-        self.maximum = m
+        parts = torch.cat((fmul(product, power.unsqueeze(-1)), int_to_f32(p.sum(dim=-1)).unsqueeze(-1)), -1)
+        for correction, part in zip(c.unsqueeze(-1).unbind(-3), parts.unbind(-3), strict=True):
+            self.sums = fadd(fmul(self.sums, correction), part)
+        self.maximum = m[..., -1, :]
 
     def result(self) -> Tensor:
         """Attention output ``[..., queries, head_dim]``."""
-        return fmul(self.output, fdiv(torch.tensor(1.0), self.total).unsqueeze(-1))
+        return fmul(self.sums[..., :-1], fdiv(constant(1.0), self.sums[..., -1:]))
 
 
 def _value_weights(p: Tensor, v_scale: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

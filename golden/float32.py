@@ -20,6 +20,7 @@ from ..numerics import F32_MAX_BITS, F32_MIN_EXPONENT, SUM_COLUMNS
 from ..rounding import ceil_div
 
 __all__ = [
+    "EXACT",
     "MAX",
     "MIN",
     "bf16_bits",
@@ -45,6 +46,9 @@ _BELOW_MIN = MIN * (1 - 2.0**-24)
 
 #: Largest number.
 MAX = torch.tensor(F32_MAX_BITS, dtype=torch.int32).view(torch.float32).item()
+
+#: float32 holds every integer up to this magnitude.
+EXACT = 1 << 24
 
 _BF16_MAX_BITS = F32_MAX_BITS >> 16
 
@@ -75,10 +79,10 @@ def fdiv(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fsqrt(a: Tensor) -> Tensor:
-    """``flush(sqrt(a))``, and 0 where ``a <= 0``."""
+    """``sqrt(a)``, and 0 where ``a <= 0``: of contract values it is one."""
     # torch's float32 sqrt is not correctly rounded on every CPU. The root of a float32 is never so close to the middle
     # of two float32 that the error of a float64 root, or rounding twice, would matter.
-    return flush(a.clamp(min=0.0).to(torch.float64).sqrt().to(torch.float32))
+    return a.clamp(min=0.0).to(torch.float64).sqrt_().to(torch.float32)
 
 
 @cache
@@ -97,13 +101,14 @@ def round_int(x: Tensor, bits: int, fraction: int = 0) -> Tensor:
     if not 2 <= bits <= 32:
         raise ValueError(f"bits must be 2 to 32, not {bits!r}")
     top = float(2 ** (bits - 1) - 1)
-    # float64 holds every float32, its scaling by a power of two and every bound exactly
-    return (x.to(torch.float64) * 2.0**fraction).round().clamp(-top, top).to(torch.int32)
+    # Scaling by a power of two is exact, or overflows and is saturated; float64 where float32 does not hold the bound.
+    scaled = (x if bits <= 25 else x.to(torch.float64)) * 2.0**fraction if fraction or bits > 25 else x
+    return scaled.round().clamp_(-top, top).to(torch.int32)
 
 
 def round_int8(x: Tensor) -> Tensor:
     """Nearest integer, ties to even, saturated to +-127, as int8."""
-    return round_int(x, 8).to(torch.int8)
+    return x.round().clamp_(-127.0, 127.0).to(torch.int8)
 
 
 def bf16_bits(x: Tensor) -> Tensor:
@@ -125,12 +130,14 @@ def column_sum(x: Tensor) -> Tensor:
     ``S[c]``, c in 0..127, starts at 0 and takes ``x[i]`` with ``i % 128 == c`` in ascending ``i``. Then for s in 64,
     32, ..., 1: ``S[c] = S[c] + S[c + s]`` for ``c < s``. The sum is ``S[0]``.
     """
-    rows = ceil_div(x.shape[-1], SUM_COLUMNS)
-    padded = torch.nn.functional.pad(x, (0, rows * SUM_COLUMNS - x.shape[-1]))  # adding +0 changes nothing
+    n, rows = x.shape[-1], ceil_div(x.shape[-1], SUM_COLUMNS)
+    elements = x.numpy()
+    padded = np.zeros((*x.shape[:-1], rows * SUM_COLUMNS), np.float32)  # adding +0 changes nothing
+    padded[..., :n] = elements
     columns = padded.reshape(*x.shape[:-1], rows, SUM_COLUMNS)
-    if _sums_stay_inside(x.numpy()):  # nearly always: numpy takes a fraction of torch's time for small additions
-        return torch.from_numpy(_add_columns(columns.numpy(), np.add))
-    total: Tensor = _add_columns(columns, fadd)
+    if _sums_stay_inside(elements):  # nearly always: numpy takes a fraction of torch's time for small additions
+        return torch.from_numpy(_add_columns(columns, np.add))
+    total: Tensor = _add_columns(torch.from_numpy(columns), fadd)
     return total
 
 
@@ -153,5 +160,6 @@ def _sums_stay_inside(x: npt.NDArray[np.float32]) -> bool:
     if not 0 < x.size < 1 << 27:
         return False
     magnitude = np.abs(x)
-    small = magnitude < 2.0**-60
-    return bool(magnitude.max() < 2.0**100) and not (small.any() and magnitude[small].any())
+    if magnitude.max() >= 2.0**100:
+        return False
+    return bool(magnitude.min() >= 2.0**-60) or not magnitude[magnitude < 2.0**-60].any()

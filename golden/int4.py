@@ -12,7 +12,9 @@ from ..numerics import E4M3_LARGEST, E4M3_MAX, E4M3_UNITS
 from .float32 import column_sum, constant, fadd, fdiv, fmul, fsqrt, int_to_f32
 
 __all__ = [
+    "E4M3_CODES",
     "dequantize_rows",
+    "e4m3_code_values",
     "e4m3_codes",
     "e4m3_integers",
     "e4m3_values",
@@ -24,6 +26,9 @@ __all__ = [
 
 #: 1/448 with the factor 2^-9 of the integers in it.
 _INVERSE = torch.tensor(1.0 / E4M3_LARGEST, dtype=torch.float32)
+
+#: Codes of 8 bits.
+E4M3_CODES = 256
 
 #: In place of the value of a code that has none.
 _NAN = 1 << 30
@@ -56,16 +61,16 @@ def _e4m3_codes() -> Tensor:
 
 def e4m3_values(codes: Tensor) -> Tensor:
     """Values in units of 2^-9, int32, of 8-bit codes; NaN codes are refused."""
-    values = _e4m3_values()[codes.to(torch.int32)]
+    values = e4m3_code_values()[codes.to(torch.int32)]
     if bool((values == _NAN).any()):
         raise ValueError("codes must be finite, not 0x7f or 0xff")
     return values
 
 
 @cache
-def _e4m3_values() -> Tensor:
-    """The value of every code, `_NAN` where it is none."""
-    c = torch.arange(256, dtype=torch.int32)
+def e4m3_code_values() -> Tensor:
+    """Of every code the value in units of 2^-9, int32; something else where it has none."""
+    c = torch.arange(E4M3_CODES, dtype=torch.int32)
     field, mantissa = c >> 3 & 15, c & 7
     magnitude = torch.where(field > 0, (mantissa | 8) << (field - 1).clamp(min=0), mantissa)
     return torch.where((c & 0x7F) == 0x7F, _NAN, torch.where(c >= 128, -magnitude, magnitude))

@@ -9,12 +9,9 @@ from torch import Tensor
 
 from ..numerics import GROUP_SCALE_MAX
 from .activation import relu2, silu
-from .float32 import constant, fadd, fmul, int_to_f32
+from .float32 import EXACT, constant, fadd, fmul, int_to_f32
 
 __all__ = ["dequantize", "drain", "grouped_matmul", "integer_matmul"]
-
-#: float32 holds every integer up to this magnitude.
-_EXACT = 1 << 24
 
 
 def integer_matmul(q: Tensor, weights: Tensor, magnitude: int) -> Tensor:
@@ -23,7 +20,7 @@ def integer_matmul(q: Tensor, weights: Tensor, magnitude: int) -> Tensor:
     No product of two elements exceeds ``magnitude`` in absolute value (127 for trits, 127 * 127 for int8), which
     bounds how many inputs float32 can add exactly; longer rows are added in parts.
     """
-    step = _EXACT // magnitude
+    step = EXACT // magnitude
     total = (q[..., :step] @ weights[:, :step].T).to(torch.int64)
     for first in range(step, q.shape[-1], step):
         total += (q[..., first : first + step] @ weights[:, first : first + step].T).to(torch.int64)

@@ -6,9 +6,8 @@ folds it into lanes and banks, the attribute's comment says how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -20,28 +19,20 @@ from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opc
 from ..formats import widen_bf16
 from ..layout import KvBlockLayout
 from ..operators import (
-    OPERATORS,
-    State,
-    accumulator_half,
     accumulator_vectors,
-    activation_half,
-    active_tokens,
     check_complete,
     has_more_rounds,
-    rope_heads,
-    skipped,
 )
-from ..panels import panel_beats
 from ..registers import Status
 from ..rounding import ceil_div
 from .attention import AttentionState
-from .float32 import bf16_bits, fmul
+from .float32 import bf16_bits, constant, fmul
 from .head import join_digits
 from .int4 import dequantize_rows, e4m3_codes, e4m3_values, norm_e4m3, quantize_query_e4m3
 from .linear import dequantize, drain
 from .memories import ProgramError
 from .norm import norm_heads, norm_quantize
-from .panels import panel_products
+from .operation import Operation, decoded
 from .registers import Run
 from .rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from .unpacked_weights import StationaryWeights
@@ -49,33 +40,15 @@ from .vocabulary import Vocabulary
 
 __all__ = ["GoldenMachine", "ProgramError"]
 
-#: DRAIN modes by flag.
-_DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Flag.MULTIPLY: "multiply", Flag.ADD: "add"}
-
-
-@lru_cache(maxsize=1 << 16)
-def _decoded(data: bytes, tokens: int, wanted: int) -> tuple[Descriptor, range, bool]:
-    """A descriptor from its bytes, its active tokens (none where it is skipped) in a pass of so many tokens and wanted ones, and
-    whether these are at most a round's: programs are the same in every pass.
-    """
-    d = Descriptor.unpack(data)
-    if d.opcode is Opcode.END or skipped(d, tokens, wanted):
-        return d, range(0), False
-    row = OPERATORS[d.opcode]
-    one_round = bool((row.reads(d) | row.writes(d)) & (State.ACTIVATIONS | State.ACCUMULATORS))
-    return d, active_tokens(d, tokens, wanted), one_round
-
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Operators are small: waking other threads costs more than they save."""
+def _arithmetic() -> Iterator[None]:
+    """Without derivatives, and by one thread: operators are small, and to wake other threads costs more than they save."""
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.inference_mode():
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -87,8 +60,8 @@ _METHODS = {opcode: f"_{opcode.name.lower()}" for opcode in Opcode}
 class GoldenMachine(Vocabulary):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
-    Host side: :attr:`memory`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to its end
-    at once. ``on_retire(descriptor, machine)`` is called after every executed operator. :meth:`steps` runs a pass
+    Host side: :attr:`memory`, :meth:`writable`, :meth:`write_register`, :meth:`read_register`; a doorbell runs the program to
+    its end at once. ``on_retire(descriptor, machine)`` is called after every executed operator. :meth:`steps` runs a pass
     operator by operator instead.
     """
 
@@ -96,14 +69,14 @@ class GoldenMachine(Vocabulary):
         super().__init__(config, memory_bytes)
         #: Called after every executed operator.
         self.on_retire: Callable[[Descriptor, GoldenMachine], None] | None = None
-        self._weights = StationaryWeights(config)
+        self._weights = StationaryWeights(config, self.last_write)
 
     # ---- host side -----------------------------------------------------------------------------------------------
     def write_register(self, offset: int, value: int) -> None:
         """Write 32 bits at ``offset`` of the register window; a doorbell runs the program before it returns."""
         if self.registers.write(offset, value):
-            with _one_thread():
-                for _ in self.steps():
+            with _arithmetic():
+                for _ in self._pass():
                     pass
 
     def read_register(self, offset: int) -> int:
@@ -133,6 +106,17 @@ class GoldenMachine(Vocabulary):
         """Run one pass with the present registers; yields after every executed operator (after ``on_retire``). STOP, written
         between two of them, ends it.
         """
+        operators = self._pass()
+        with closing(operators):
+            while True:
+                with _arithmetic():
+                    d = next(operators, None)
+                if d is None:
+                    return
+                yield d
+
+    def _pass(self) -> Generator[Descriptor, None, None]:
+        """:meth:`steps` within :func:`_arithmetic`."""
         r = self.registers
         self._check_pass()
         self._held = None
@@ -141,7 +125,7 @@ class GoldenMachine(Vocabulary):
         try:
             while True:
                 data = self._read(address, DESCRIPTOR_BYTES).tobytes()
-                d, active, one_round = _decoded(data, r.count, r.wanted)
+                d, active = decoded(data, r.count, r.wanted)
                 if d.opcode is Opcode.END:
                     break
                 address += DESCRIPTOR_BYTES
@@ -149,7 +133,7 @@ class GoldenMachine(Vocabulary):
                     continue
                 self.first, self.count = active.start, len(active)
                 r.current = d.tag
-                if one_round and self.count > self.config.tokens:
+                if self.count > self.config.tokens and d.one_round:
                     most = self.config.tokens
                     raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {self.count}")
                 self._execute(d)
@@ -176,40 +160,38 @@ class GoldenMachine(Vocabulary):
             raise ProgramError(f"wanted tokens must be tokens of the pass, not {r.want[: r.wanted]} of {r.count}")
 
     # ---- operators -----------------------------------------------------------------------------------------------
-    def _execute(self, d: Descriptor) -> None:
-        row = OPERATORS[d.opcode]
-        if d.fetch not in row.fetches:
-            allowed = " or ".join(fetch.name for fetch in row.fetches)
+    def _execute(self, d: Operation) -> None:
+        if d.fetch not in d.row.fetches:
+            allowed = " or ".join(fetch.name for fetch in d.row.fetches)
             raise ProgramError(f"operator {d.tag} {d.opcode.name} must have fetch {allowed}, not {d.fetch.name}")
         try:
-            with _one_thread(), torch.inference_mode():
-                getattr(self, _METHODS[d.opcode])(d)
+            getattr(self, _METHODS[d.opcode])(d)
         except ProgramError:
             raise
         except (IndexError, RuntimeError, ValueError) as error:  # an address or a size outside the build's memories
             raise ProgramError(f"operator {d.tag} {d.opcode.name}: {error}") from error
 
-    def _embed(self, d: Descriptor) -> None:
+    def _embed(self, d: Operation) -> None:
         rows = np.stack(self._token_segments(d)).reshape(self.count, -1).view(np.uint16)
         self._store(d, _widen(rows[:, : d.vectors * self.config.width]))
 
-    def _param(self, d: Descriptor) -> None:
+    def _param(self, d: Operation) -> None:
         beats = self._segment(d, d.stream_address)
         self.param[d.dst : d.dst + d.vectors] = beats.view(np.float32).reshape(-1, self.config.width)[: d.vectors]
 
-    def _rotary(self, d: Descriptor) -> None:
+    def _rotary(self, d: Operation) -> None:
         rows = np.stack(self._token_segments(d)).view(np.float32).reshape(self.count, -1, self.config.width)[:, : d.vectors]
-        self.param[self._addresses(OPERATORS[d.opcode].param_writes(d)).numpy()] = rows
+        self.param[self._addresses(d.param_writes).numpy()] = rows
 
-    def _norm(self, d: Descriptor) -> None:
+    def _norm(self, d: Operation) -> None:
         wanted = self.registers.want[self.first : self.first + self.count] if Flag.LOGITS in d.flags else None
         x = self._load(d, wanted)
         gain = torch.ones(x.shape[1]) if Format.PLAIN in d.format else self._constants(d)
-        if Flag.STORE in d.flags:
+        if d.stores:
             heads = x.reshape(self.count, d.heads, -1)
             self._store(d, norm_heads(heads, gain, d.scalar0, d.scalar1).flatten(1))
             return
-        if Format.FP8 in d.format:
+        if d.fp8:
             integers, scale = norm_e4m3(x, gain, d.scalar0, d.scalar1)
             q = e4m3_codes(integers).view(torch.int8)
         else:
@@ -222,11 +204,11 @@ class GoldenMachine(Vocabulary):
             self.head_scale[0] = scale[0].item()
             return
         at = d.dst * self.config.width
-        self.activation[activation_half(d), : self.count, at : at + n] = q.numpy()
+        self.activation[d.activation_half, : self.count, at : at + n] = q.numpy()
         self.activation_scale[self.first : self.first + self.count] = scale.numpy()
 
-    def _linear(self, d: Descriptor) -> None:
-        size = panel_beats(self.config, d)
+    def _linear(self, d: Operation) -> None:
+        size = self._weights.beats(d)
         if d.fetch is Fetch.STREAM:
             address = d.stream_address
             beats = self._segment(d, address, size)
@@ -235,39 +217,36 @@ class GoldenMachine(Vocabulary):
             beats = self._beats(address, size)
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
-        matrix = self._weights.panel(d, address, beats)
-        if matrix.shape[0] > self.config.panel_rows:
-            raise ProgramError(
-                f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {matrix.shape[0]}"
-            )
+        panel = self._weights.panel(d, address, beats)
+        rows, inputs = panel.weights.shape
+        if rows > self.config.panel_rows:
+            raise ProgramError(f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {rows}")
         self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
-        inputs = min(matrix.shape[1], self.config.max_inputs)
-        q = torch.from_numpy(self.activation[activation_half(d), : self.count, :inputs])
-        acc = panel_products(d.format, q, matrix[:, :inputs])
-        self.accumulator[accumulator_half(d), : self.count, : matrix.shape[0]] = acc.numpy()
+        q = torch.from_numpy(self.activation[d.activation_half, : self.count, :inputs])
+        self.accumulator[d.accumulator_half, : self.count, :rows] = panel.products(q).numpy()
 
-    def _drain(self, d: Descriptor) -> None:
+    def _drain(self, d: Operation) -> None:
         rows = slice(d.row_blocks * self.config.width, (d.row_blocks + accumulator_vectors(d)) * self.config.width)
-        acc = torch.from_numpy(self.accumulator[accumulator_half(d), : self.count, rows])
+        acc = torch.from_numpy(self.accumulator[d.accumulator_half, : self.count, rows])
         if Flag.DIGITS in d.flags:
             acc = join_digits(acc, self.config.width)
         scale = torch.from_numpy(self.activation_scale[self.first : self.first + self.count])
-        modes = [mode for flag, mode in _DRAIN_MODES.items() if flag in d.flags]
-        if len(modes) != 1:
+        if len(d.drain_modes) != 1:
             raise ProgramError(f"operator {d.tag} DRAIN must have one mode flag, not {d.flags!r}")
-        other = self._load(d) if modes[0] in ("multiply", "add") else None
-        if Format.FP8 in d.format:
+        other = self._load(d) if d.drain_modes[0] in ("multiply", "add") else None
+        if d.fp8:
             row_scale = self._constants(d)
-            y = dequantize_rows(acc, fmul(scale, torch.tensor(d.scalar0, dtype=torch.float32)), row_scale)
+            y = dequantize_rows(acc, fmul(scale, constant(d.scalar0)), row_scale)
         else:
             y = dequantize(acc, scale, d.scalar0)
-        result = drain(y, modes[0], other)
+        result = drain(y, d.drain_modes[0], other)
         self._store(d, result)
-        self._rank(d, result)
+        if d.of_vocabulary:
+            self._rank(d, result)
 
-    def _rope(self, d: Descriptor) -> None:
+    def _rope(self, d: Operation) -> None:
         dim = d.head_vectors * self.config.width
-        parts = rope_heads(d)
+        parts = d.rope_heads
         if not parts:
             raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
         heads = self._load(d).reshape(self.count, -1, dim)
@@ -277,10 +256,10 @@ class GoldenMachine(Vocabulary):
         if d.format & (Format.MIX | Format.UNMIX):
             turned[:, :rotated] = (unmix if Format.UNMIX in d.format else mix)(heads[:, :rotated], (dim // 2,))
         else:
-            rows = torch.from_numpy(self.param)[self._addresses(OPERATORS[d.opcode].param_reads(d))].flatten(1)
+            rows = torch.from_numpy(self.param)[self._addresses(d.param_reads)].flatten(1)
             turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
         self._store(d, turned[:, :rotated])
-        if Flag.STORE in d.flags:
+        if d.stores:
             return
         of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
         if Flag.QUERIES in of:
@@ -298,7 +277,7 @@ class GoldenMachine(Vocabulary):
             self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
             self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
 
-    def _attention(self, d: Descriptor) -> None:
+    def _attention(self, d: Operation) -> None:
         c, dim, group = self.config, d.head_vectors * self.config.width, d.heads // d.kv_heads
         self._check_whole_pass(d)
 
@@ -314,34 +293,33 @@ class GoldenMachine(Vocabulary):
             if Format.FP8_QUERY in d.format:
                 q8 = e4m3_values(q8.contiguous().view(torch.uint8))
             state = AttentionState.initial(q_scale.shape, dim)
+            keys, values = self._blocks(d, run, dim)
             position = run.position + torch.arange(run.tokens).repeat_interleave(group)
-            for block in range(ceil_div(run.position + run.tokens, c.kv_block)):
-                keys, values = self._block(d, run, block, dim)
-                valid = block * c.kv_block + torch.arange(c.kv_block) <= position[:, None]
-                state.attend(q8, q_scale, keys, values, valid)
+            slot = torch.arange(keys[1].shape[-2] * c.kv_block).reshape(-1, 1, c.kv_block)
+            state.attend_blocks(q8, q_scale, keys, values, slot <= position[:, None])
             outputs.append(state.result().reshape(d.kv_heads, run.tokens, group * dim).transpose(0, 1).flatten(1))
         self._store(d, torch.cat(outputs))
 
-    def _check_whole_pass(self, d: Descriptor) -> None:
+    def _check_whole_pass(self, d: Operation) -> None:
         if self.first or self.count != self.tokens:
             raise ProgramError(f"operator {d.tag} {d.opcode.name} must work on all {self.tokens} tokens, not {self.count}")
 
-    def _cache_address(self, d: Descriptor, run: Run, head: int, block: int) -> int:
+    def _cache_address(self, d: Operation, run: Run, head: int, block: int) -> int:
         return d.stream_address + self.registers.pages[run.pages + block] * d.stride + head * d.head_stride
 
-    def _block(self, d: Descriptor, run: Run, block: int, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Keys, values of a block of positions, of the cache and of this pass: int8 ``[kv_heads, kv_block, dim]`` and scales
-        ``[kv_heads, kv_block]`` each.
+    def _blocks(self, d: Operation, run: Run, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Keys, values of all blocks of positions, of the cache and of this pass: int8 ``[kv_heads, blocks, kv_block, dim]`` and
+        scales ``[kv_heads, blocks, kv_block]`` each.
         """
-        c, first = self.config, block * self.config.kv_block
-        if first < run.position:
-            elements, scales = self._cache_block(d, run, block, dim)
-        else:
-            elements = np.zeros((2, d.kv_heads, c.kv_block, dim), np.int8)
-            scales = np.zeros((2, d.kv_heads, c.kv_block), np.uint16)
-        banks, slots = self._own_slots(run, block)
-        elements[:, :, slots] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
-        scales[:, :, slots] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
+        n, end = self.config.kv_block, run.position + run.tokens
+        cached, blocks = ceil_div(run.position, n), ceil_div(end, n)
+        elements = np.zeros((2, d.kv_heads, blocks, n, dim), np.int8)
+        scales = np.zeros((2, d.kv_heads, blocks, n), np.uint16)
+        if cached:
+            self._cache_blocks(d, run, elements[:, :, :cached], scales[:, :, :cached])
+        banks, own = slice(run.first, run.first + run.tokens), slice(run.position, end)
+        elements.reshape(2, d.kv_heads, -1, dim)[:, :, own] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
+        scales.reshape(2, d.kv_heads, -1)[:, :, own] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
         keys, values = ((torch.from_numpy(elements[kind]), _widen(scales[kind])) for kind in range(2))
         return keys, values
 
@@ -352,17 +330,21 @@ class GoldenMachine(Vocabulary):
         bank = run.first - run.position
         return slice(low + bank, max(low, high) + bank), slice(low - first, max(low, high) - first)
 
-    def _cache_block(self, d: Descriptor, run: Run, block: int, dim: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-        """Keys and values of a block in memory, int8 ``[2, kv_heads, kv_block, dim]``, and their scales, bf16 bits ``[2, kv_heads,
-        kv_block]``; of a slot that was never written, anything.
+    def _cache_blocks(self, d: Operation, run: Run, elements: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> None:
+        """Fill in keys and values of the first blocks from memory, ``[2, kv_heads, blocks, kv_block, dim]``, and their scales, bf16
+        bits ``[2, kv_heads, blocks, kv_block]``; of a slot that was never written, anything.
         """
-        c, layout = self.config, KvBlockLayout(self.config, dim, d.format)
-        beats = np.stack([self._segment(d, self._cache_address(d, run, h, block), layout.beats) for h in range(d.kv_heads)])
-        header = beats[:, : layout.header_beats].reshape(d.kv_heads, -1).view(np.uint16).reshape(d.kv_heads, 2, c.kv_block)
-        elements = np.stack([layout.split(kind, beats[:, layout.beats_of(kind)]) for kind in range(2)])
-        return elements, header.swapaxes(0, 1).copy()
+        c, layout, blocks = self.config, KvBlockLayout(self.config, elements.shape[-1], d.format), elements.shape[2]
+        beats = np.stack([
+            [self._segment(d, self._cache_address(d, run, head, block), layout.beats) for block in range(blocks)]
+            for head in range(d.kv_heads)
+        ])
+        header = beats[:, :, : layout.header_beats].reshape(d.kv_heads, blocks, -1).view(np.uint16)
+        scales[:] = header.reshape(d.kv_heads, blocks, 2, c.kv_block).transpose(2, 0, 1, 3)
+        for kind in range(2):
+            elements[kind] = layout.split(kind, beats[:, :, layout.beats_of(kind)])
 
-    def _kv_write(self, d: Descriptor) -> None:
+    def _kv_write(self, d: Operation) -> None:
         c, dim = self.config, d.head_vectors * self.config.width
         layout = KvBlockLayout(c, dim, d.format)
         self._check_whole_pass(d)

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 from ..config import BuildConfig
-from ..descriptors import Descriptor, Fetch
-from ..operators import OPERATORS, Vectors
+from ..descriptors import Fetch
+from ..operators import Vectors
+from ..rounding import ceil_div
+from .operation import Operation
 from .registers import RegisterWindow
 
 __all__ = ["Bytes", "Memories", "ProgramError"]
 
 Bytes = npt.NDArray[np.uint8]
+
+#: Bytes of external memory whose last write is known.
+_PAGE = 4096
 
 
 class ProgramError(RuntimeError):
@@ -28,8 +33,13 @@ class Memories:
 
     def __init__(self, config: BuildConfig, memory_bytes: int) -> None:
         self.config = config
-        #: External memory, seen by all ports.
-        self.memory: Bytes = np.zeros(memory_bytes, np.uint8)
+        self._outside: Bytes = np.zeros(memory_bytes, np.uint8)
+        #: External memory, seen by all ports; not to be written to: :meth:`writable` is.
+        self.memory: Bytes = self._outside.view()
+        self.memory.flags.writeable = False
+        #: The number of the last write to every `_PAGE` bytes of it, and of the last one to any.
+        self._written = np.zeros(ceil_div(memory_bytes, _PAGE), np.int64)
+        self._writes = 0
         #: Scratch memory ``[scratch_vectors, width]`` float32.
         self.scratch = np.zeros((config.scratch_vectors, config.width), np.float32)
         #: Parameter memory ``[param_vectors, width]`` float32.
@@ -72,6 +82,16 @@ class Memories:
         """Context position of every token of this pass."""
         return [run.position + i for run in self.registers.runs for i in range(run.tokens)]
 
+    def writable(self, address: int, size: int) -> Bytes:
+        """A piece of the external memory, to be written to before anything else is done with the machine."""
+        self._writes += 1
+        self._written[address // _PAGE : ceil_div(address + size, _PAGE)] = self._writes
+        return self._outside[address : address + size]
+
+    def last_write(self, address: int, size: int) -> int:
+        """The number of the last write to a piece of the external memory, or near it: the same as long as its bytes are."""
+        return int(self._written[address // _PAGE : ceil_div(address + size, _PAGE)].max())
+
     def _read(self, address: int, size: int) -> Bytes:
         if not 0 <= address <= address + size <= self.memory.size:
             raise ProgramError(
@@ -86,9 +106,10 @@ class Memories:
     def _written_segment(self, address: int, beats: int) -> Bytes:
         """``[beats, beat_bytes]`` of memory that the machine writes."""
         self.registers.counters["write_beats"] += beats
-        return self._beats(address, beats)
+        size = self._beats(address, beats).nbytes  # refuses what is outside
+        return self.writable(address, size).reshape(beats, -1)
 
-    def _segment(self, d: Descriptor, address: int, beats: int | None = None) -> Bytes:
+    def _segment(self, d: Operation, address: int, beats: int | None = None) -> Bytes:
         """The beats of one segment ``[stream_beats, beat_bytes]``; ``beats``: what the operator consumes, if other fields decide.
         """
         if address % self.config.beat_bytes:
@@ -106,7 +127,7 @@ class Memories:
         self.registers.counters["stream_beats"] += d.stream_beats
         return self._beats(address, d.stream_beats)
 
-    def _token_segments(self, d: Descriptor) -> list[Bytes]:
+    def _token_segments(self, d: Operation) -> list[Bytes]:
         """One segment an active token, by token id or by position."""
         active = range(self.first, self.first + self.count)
         if d.fetch is Fetch.STREAM:
@@ -127,18 +148,18 @@ class Memories:
         if not 0 <= first <= first + count <= memory.shape[0]:
             raise IndexError(f"vectors {first} to {first + count} of {memory.shape[0]}")
 
-    def _load(self, d: Descriptor, tokens: Sequence[int] | None = None) -> Tensor:
+    def _load(self, d: Operation, tokens: Sequence[int] | None = None) -> Tensor:
         """``[tokens, vectors * width]`` from the scratch, of the active tokens or of others."""
-        at = OPERATORS[d.opcode].scratch_reads(d)
+        at = d.scratch_reads
         if self.count == 1:  # a piece of the memory: no indices are made
             first = at.base + (self.first if tokens is None else tokens[0]) * at.stride
             self._check_vectors(self.scratch, first, at.count)
             return torch.from_numpy(self.scratch[first : first + at.count].reshape(1, -1).copy())
         return torch.from_numpy(self.scratch)[self._addresses(at, tokens)].flatten(1)
 
-    def _store(self, d: Descriptor, values: Tensor) -> None:
+    def _store(self, d: Operation, values: Tensor) -> None:
         """``[active tokens, vectors * width]`` to the scratch."""
-        at = OPERATORS[d.opcode].scratch_writes(d)
+        at = d.scratch_writes
         if self.count == 1:
             first = at.base + self.first * at.stride
             self._check_vectors(self.scratch, first, at.count)
@@ -146,7 +167,7 @@ class Memories:
             return
         torch.from_numpy(self.scratch)[self._addresses(at)] = values.reshape(self.count, at.count, self.config.width)
 
-    def _constants(self, d: Descriptor) -> Tensor:
+    def _constants(self, d: Operation) -> Tensor:
         """``[vectors * width]`` from the parameter memory: the same for every token."""
-        at = OPERATORS[d.opcode].param_reads(d)
+        at = d.param_reads
         return torch.from_numpy(self.param[at.base : at.base + at.count].reshape(-1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from ..config import BuildConfig
@@ -59,6 +61,16 @@ class RegisterWindow:
         self.counters = dict.fromkeys((name for name, _ in COUNTERS), 0)
         self._tables = {"TOKEN": self.token_ids, "RUN": self.run_words, "WANT": self.want, "PAGE": self.pages}
         self._halves = dict.fromkeys(("PROGRAM_LOW", "PROGRAM_HIGH", "LOGITS_LOW", "LOGITS_HIGH"), 0)
+        contract = contract_hash(config)
+        constants = {"MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32}
+        #: What is read of registers of one word, besides counters.
+        self._values: dict[str, Callable[[], int]] = {
+            **{name: partial(int, value) for name, value in constants.items()},
+            **{name: partial(self._halves.__getitem__, name) for name in self._halves},
+            "STATUS": lambda: int(self.status), "INTERRUPT": lambda: int(self.interrupt_enable), "RUNS": lambda: self.run_count,
+            "COUNT": lambda: self.count, "WANTED": lambda: self.wanted, "PASS": lambda: int(self.options),
+            "CURRENT": lambda: self.current, "PORT_ENABLE": lambda: self.port_enable,
+        }
         self._by_offset = {r.offset + i * r.step: (r, i) for r in register_map(config) for i in range(r.count)}
 
     @property
@@ -148,14 +160,7 @@ class RegisterWindow:
             return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
         if row.name.startswith("COUNT_"):
             return self.counters.get(row.name.removeprefix("COUNT_").lower(), 0) & 0xFFFFFFFF
-        contract = contract_hash(self.config)
-        values = {
-            "MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32,
-            "STATUS": int(self.status), "INTERRUPT": int(self.interrupt_enable), "RUNS": self.run_count, "COUNT":
-            self.count, "WANTED": self.wanted, "PASS": int(self.options), "CURRENT": self.current, "PORT_ENABLE":
-            self.port_enable, **self._halves,
-        }
-        return values.get(row.name, 0)
+        return self._values[row.name]() if row.name in self._values else 0
 
     def _check(self, offset: int) -> None:
         if offset % 4 or not 0 <= offset < WINDOW_BYTES:

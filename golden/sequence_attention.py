@@ -36,11 +36,11 @@ def attend_sequence(query: Heads, keys: Heads, values: Heads, block: int) -> Ten
         valid = torch.arange(of.start, of.stop) <= position[:, None]
         # Tokens before the block see none of it, so that it changes nothing for them.
         later = slice(max(0, first - (length - tokens)) * group, tokens * group)
-        part = AttentionState(state.maximum[..., later], state.total[..., later], state.output[..., later, :])
+        part = AttentionState(state.maximum[..., later], state.sums[..., later, :])
         part.attend(
             q8[..., later, :], q_scale[..., later], (k8[..., of, :], k_scale[..., of]), (v8[..., of, :], v_scale[..., of]),
             valid[later],
         )
-        state.maximum[..., later], state.total[..., later], state.output[..., later, :] = part.maximum, part.total, part.output
+        state.maximum[..., later], state.sums[..., later, :] = part.maximum, part.sums
     out = state.result().reshape(-1, kv_heads, tokens, group * d).transpose(1, 2)
     return out.reshape(-1, tokens, heads * d)

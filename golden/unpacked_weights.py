@@ -1,4 +1,4 @@
-"""Weights unpacked from memory once, and again only when the bytes have changed."""
+"""Weights unpacked from memory once, and again only when the memory was written to."""
 
 from __future__ import annotations
 
@@ -17,92 +17,92 @@ from ..grouped import SCALES
 from ..grouped_layout import GroupedLayout
 from ..int4 import MIDPOINT_STEP, spread
 from ..layout import Int4Layout, head_block_beats, unpack_ternary
-from ..numerics import GROUP
+from ..numerics import GROUP, GROUP_SCALE_MAX
+from ..panels import panel_beats
+from .panels import E4m3Panel, IntegerPanel, Panel
 
 __all__ = ["StationaryWeights"]
 
 Bytes = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    packed: Bytes
-    unpacked: tuple[Tensor, ...]
-
-
-#: Bytes of matrices that are kept as what products take (float32 or float64): SmolLM2-135M is below, 2B4T above.
+#: Bytes of matrices that are kept as products take them, in float32: SmolLM2-135M is below, 2B4T above.
 KEPT_BYTES = 5 << 28
 
 
-def _words(packed: Bytes) -> npt.NDArray[np.uint64]:
-    """The same bytes in fewer elements, which are compared faster; a beat has at least 8."""
-    return packed.view(np.uint64)
+@dataclass(frozen=True)
+class _Entry:
+    #: The last write to the packed bytes.
+    written: int
+    panel: Panel
+    #: Scales of rows of the short-list head.
+    row_scale: Tensor | None = None
 
 
 class StationaryWeights:
-    """Unpacked matrices by address. The packed bytes are compared on every use, which is much cheaper than unpacking
-    them. Matrices are kept as what products take, for as many as `KEPT_BYTES` hold; the others are integers.
+    """Unpacked matrices by address. ``last_write(address, size)`` tells whether they still are what the memory holds. Matrices
+    are kept in float32, for as many as `KEPT_BYTES` hold; the others are integers.
     """
 
-    def __init__(self, config: BuildConfig) -> None:
+    def __init__(self, config: BuildConfig, last_write: Callable[[int, int], int]) -> None:
         self.config = config
+        self._last_write = last_write
         self._entries: dict[tuple[int, ...], _Entry] = {}
         self._kept = 0
+        self._beats: dict[tuple[int, ...], int] = {}
 
-    def _matrix(self, integers: npt.NDArray[np.generic], kind: torch.dtype) -> Tensor:
-        """A matrix as ``kind``, or as it is when there is no room."""
+    def _matrix(self, integers: npt.NDArray[np.generic]) -> Tensor:
+        """A matrix in float32, or as it is when there is no room."""
         matrix = torch.from_numpy(integers)
-        size = matrix.numel() * kind.itemsize
+        size = matrix.numel() * torch.float32.itemsize
         if self._kept + size > KEPT_BYTES:
             return matrix
         self._kept += size
-        return matrix.to(kind)
+        return matrix.float()
 
-    def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        entry = self._entries.get(key)
-        if entry is None or not np.array_equal(_words(entry.packed), _words(packed)):
-            if entry is not None and entry.unpacked[0].is_floating_point():
-                self._kept -= entry.unpacked[0].nbytes
-            entry = self._entries[key] = _Entry(packed.copy(), unpack())
-        return entry.unpacked
+    def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[int], _Entry]) -> _Entry:
+        """What was made of ``packed``, the bytes at address ``key[0]``."""
+        entry, written = self._entries.get(key), self._last_write(key[0], packed.nbytes)
+        if entry is None or entry.written != written:
+            if entry is not None and entry.panel.weights.is_floating_point():
+                self._kept -= entry.panel.weights.nbytes
+            entry = self._entries[key] = unpack(written)
+        return entry
 
-    def panel(self, d: Descriptor, address: int, beats: Bytes) -> Tensor:
-        """The panel of a LINEAR operator in units of its scales, ``[rows, inputs]``: floats, or integers where there is no room."""
-        if Format.FP8 in d.format:
-            return self.int4(address, beats, Int4Layout.of(self.config, d))
-        if Format.GROUPED in d.format:
-            return self.grouped(address, beats, GroupedLayout.of(self.config, d))
-        return self.ternary(address, beats, d.slices, d.row_blocks)
+    @staticmethod
+    def _shape(d: Descriptor) -> tuple[int, ...]:
+        """What in a LINEAR operator the layout of its panel follows from."""
+        return d.slices, d.row_blocks, d.vectors, d.format.value
 
-    def grouped(self, address: int, beats: Bytes, layout: GroupedLayout) -> Tensor:
-        """The panel packed in ``beats``, ``[rows, inputs]`` in int16 or float32."""
+    def beats(self, d: Descriptor) -> int:
+        """Beats that a LINEAR operator takes."""
+        shape = self._shape(d)
+        if shape not in self._beats:
+            self._beats[shape] = panel_beats(self.config, d)
+        return self._beats[shape]
 
-        def unpack() -> tuple[Tensor, ...]:
-            trits, codes = layout.unpack(beats)
-            return (self._matrix(trits * spread(SCALES[codes], GROUP, layout.inputs), torch.float32),)
+    def panel(self, d: Descriptor, address: int, beats: Bytes) -> Panel:
+        """The panel of a LINEAR operator, its inputs as far as there are activations for them."""
+        unpack = self._int4 if Format.FP8 in d.format else self._grouped if Format.GROUPED in d.format else self._ternary
+        return self._get((address, *self._shape(d)), beats, lambda written: _Entry(written, unpack(d, beats))).panel
 
-        return self._get((address, layout.rows, layout.inputs, -GROUP), beats, unpack)[0]
-
-    def ternary(self, address: int, beats: Bytes, slices: int, row_blocks: int) -> Tensor:
-        """The matrix packed in ``beats``, ``[row_blocks * rows, slices * slice_inputs]`` in int8 or float32."""
+    def _ternary(self, d: Descriptor, beats: Bytes) -> Panel:
         c = self.config
+        trits = unpack_ternary(c, beats, d.row_blocks * c.rows, min(d.slices * c.slice_inputs, c.max_inputs))
+        return IntegerPanel(self._matrix(trits), 127)
 
-        def unpack() -> tuple[Tensor, ...]:
-            trits = unpack_ternary(c, beats, row_blocks * c.rows, slices * c.slice_inputs)
-            return (self._matrix(trits, torch.float32),)
+    def _grouped(self, d: Descriptor, beats: Bytes) -> Panel:
+        layout = GroupedLayout.of(self.config, d)
+        trits, codes = layout.unpack(beats)
+        scaled = trits * spread(SCALES[codes], GROUP, layout.inputs)
+        return IntegerPanel(self._matrix(scaled[:, : self.config.max_inputs]), 127 * GROUP_SCALE_MAX)
 
-        return self._get((address, slices, row_blocks), beats, unpack)[0]
-
-    def int4(self, address: int, beats: Bytes, layout: Int4Layout) -> Tensor:
-        """The panel packed in ``beats`` in units of its row scales, ``[rows, inputs]`` in int16 or float64."""
-
-        def unpack() -> tuple[Tensor, ...]:
-            codes, scales, midpoints = layout.unpack(beats)
-            shape = layout.group, layout.inputs
-            w = codes * spread(scales.astype(np.int16), *shape) + MIDPOINT_STEP * spread(midpoints.astype(np.int16), *shape)
-            return (self._matrix(w, torch.float64),)
-
-        return self._get((address, layout.rows, layout.inputs, layout.group), beats, unpack)[0]
+    def _int4(self, d: Descriptor, beats: Bytes) -> Panel:
+        layout = Int4Layout.of(self.config, d)
+        codes, scales, midpoints = layout.unpack(beats)
+        shape = layout.group, layout.inputs
+        w = codes * spread(scales.astype(np.int16), *shape) + MIDPOINT_STEP * spread(midpoints.astype(np.int16), *shape)
+        return E4m3Panel(self._matrix(w[:, : self.config.max_inputs]))
 
     def head(self, address: int, beats: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
         """Rows ``[vocab, inputs]``, int8 or float32, and their scales ``[vocab]``, packed as by
@@ -110,7 +110,7 @@ class StationaryWeights:
         """
         c = self.config
 
-        def unpack() -> tuple[Tensor, ...]:
+        def unpack(written: int) -> _Entry:
             blocks = beats.reshape(-1, head_block_beats(c, inputs), c.beat_bytes)
             header = c.header_beats
             scales = blocks[:, :header].reshape(len(blocks), -1).view(np.uint16)[:, : c.kv_block].reshape(-1)[:vocab]
@@ -118,8 +118,9 @@ class StationaryWeights:
             data = (
                 data.reshape(len(blocks), -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3).reshape(-1, inputs)[:vocab]
             )
-            scale = torch.from_numpy(widen_bf16(scales))
-            return self._matrix(np.ascontiguousarray(data), torch.float32), scale
+            panel = IntegerPanel(self._matrix(np.ascontiguousarray(data)), 127 * 127)
+            return _Entry(written, panel, torch.from_numpy(widen_bf16(scales)))
 
-        rows, scale = self._get((address, inputs, vocab), beats, unpack)
-        return rows, scale
+        entry = self._get((address, inputs, vocab), beats, unpack)
+        assert entry.row_scale is not None
+        return entry.panel.weights, entry.row_scale

@@ -7,12 +7,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..descriptors import Descriptor, Flag
+from ..descriptors import Flag
 from ..layout import head_block_beats
 from ..registers import PassFlag
 from ..rounding import ceil_div
 from .head import head_logits, short_list, top_candidates
 from .memories import Memories, ProgramError
+from .operation import Operation
 from .unpacked_weights import StationaryWeights
 
 __all__ = ["Vocabulary"]
@@ -25,7 +26,7 @@ class Vocabulary(Memories):
 
     _weights: StationaryWeights
 
-    def _rank(self, d: Descriptor, results: Tensor) -> None:
+    def _rank(self, d: Operation, results: Tensor) -> None:
         """Results of DRAIN ``[active tokens, rows]``."""
         if Flag.SHORTLIST in d.flags:
             self.scores = self._extended(d, self.scores, results)
@@ -39,7 +40,7 @@ class Vocabulary(Memories):
             if PassFlag.WRITE_LOGITS in self.registers.options:
                 self._write_logits(d, results)
 
-    def _extended(self, d: Descriptor, known: Logits, results: Tensor) -> Logits:
+    def _extended(self, d: Operation, known: Logits, results: Tensor) -> Logits:
         """``known [wanted token, row]`` with rows from ``stride`` on; with row 0 they begin anew."""
         if known.shape[1] != d.head_stride:
             known = np.full((self.config.chunk, d.head_stride), -np.inf, np.float32)
@@ -58,7 +59,7 @@ class Vocabulary(Memories):
         index, value = top_candidates(logits, self.config.topk)
         self.registers.candidates[token] = list(zip(rows[index].tolist(), value.tolist(), strict=True))
 
-    def _write_logits(self, d: Descriptor, results: Tensor) -> None:
+    def _write_logits(self, d: Operation, results: Tensor) -> None:
         size = 4 * results.shape[1]
         if size % self.config.beat_bytes:
             raise ProgramError(f"operator {d.tag} DRAIN with CANDIDATES must have whole beats of logits, not {size} bytes")
@@ -66,7 +67,7 @@ class Vocabulary(Memories):
             address = self.registers.logits + d.stream_address + token * d.stream_beats * self.config.beat_bytes
             self._written_segment(address, size // self.config.beat_bytes).reshape(-1)[:] = logits.view(np.uint8)
 
-    def _head(self, d: Descriptor) -> None:
+    def _head(self, d: Operation) -> None:
         """Logits of the blocks in the short list; the others are unknown, and none are written to memory. Of equal logits the
         one that comes first in the list's order goes first.
         """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["HwgenError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["HwgenError", "did_you_mean"]
 
 
 class HwgenError(Exception):
@@ -23,3 +26,9 @@ class HwgenError(Exception):
 
     def to_dict(self) -> dict[str, str]:
         return {"kind": self.kind, "message": self.message, "fix": self.fix}
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The beginning of a fix: what of ``known`` is nearest to a word; empty where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -154,7 +154,7 @@ class Suspicious(GoldenMachine):
             noisy[name] = self.noise(array)
             noisy[name][reads.get(name, [])] = array[reads.get(name, [])]
             setattr(self, name, noisy[name].copy())
-        self.memory[:], self._held, self.registers.counters = outside, held, counters
+        self.writable(0, outside.size)[:], self._held, self.registers.counters = outside, held, counters
         self.registers.candidates[:] = candidates
         super()._execute(d)
         for name, array in changing(self).items():

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from ...config import ConfigError
 from ...contract import CONTRACT_VERSION
-from ...errors import HwgenError
+from ...errors import HwgenError, did_you_mean
 from ...files import cache_directory
-from .options import Parser, did_you_mean
+from .options import Parser
 from .output import Output
 
 __all__ = ["COMMANDS", "build_parser", "main"]

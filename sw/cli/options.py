@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ...boards import Board, board_names, load_board
 from ...config import ENGINES, BuildConfig, ConfigError
-from ...errors import HwgenError
+from ...errors import HwgenError, did_you_mean
 from ...published import PUBLISHED
 from ...shape import ModelShape
 from ..compiler.image_file import CompiledModel, check_same_build, is_image_file, load_image
@@ -41,7 +40,6 @@ __all__ = [
     "at_least",
     "check_port",
     "configured_board",
-    "did_you_mean",
     "device_options",
     "opened_model",
     "sampling_of",
@@ -79,12 +77,6 @@ class Parser(argparse.ArgumentParser):
             hint = "write it behind the command; " if wrong in names else did_you_mean(wrong.partition("=")[0], names)
             raise HwgenError("usage", f"unrecognized arguments: {' '.join(unknown)}", f"{hint}see `{prog} --help`")
         return options
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The beginning of a fix: what of ``known`` is nearest to a word; empty where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean {near[0]}? " if near else ""
 
 
 def at_least(options: argparse.Namespace, name: str, least: int) -> int:

@@ -37,10 +37,10 @@ class GoldenDevice:
         self._memory.clear()
 
     def write(self, address: int, data: Bytes) -> None:
-        self.machine.memory[address : address + data.size] = data.reshape(-1)
+        self.machine.writable(address, data.size)[:] = data.reshape(-1)
 
     def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
-        for window in windows(self.machine.memory[address : address + size]):
+        for window in windows(self.machine.writable(address, size)):
             read(window)
 
     def read(self, address: int, size: int) -> Bytes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import HwgenError
+from ...errors import HwgenError, did_you_mean
 from ...files import data_directory
 
 __all__ = [
@@ -80,10 +80,12 @@ def find_model(name: str | Path) -> Path:
     if not path.exists() and path.name == str(name) and shipped.is_dir():
         return shipped
     if not path.exists():
+        known = {*shipped_models(), *SOURCES, *(row["name"] for row in added_models())}
         raise HwgenError(
             "checkpoint",
             f"model {str(name)!r} is neither a directory nor a shipped model",
-            f"shipped models: {', '.join(shipped_models()) or 'none'}; or give a directory in Hugging Face layout",
+            f"{did_you_mean(str(name), sorted(known))}shipped models: {', '.join(shipped_models()) or 'none'}; or give a directory "
+            "in Hugging Face layout",
         )
     if not path.is_dir():
         raise HwgenError(

@@ -50,7 +50,7 @@ class Host:
         return addresses
 
     def _put(self, address: int, data: npt.NDArray[np.uint8]) -> None:
-        self.machine.memory[address : address + data.size] = data.reshape(-1)
+        self.machine.writable(address, data.size)[:] = data.reshape(-1)
 
     def write(self, name: str, value: int, index: int = 0) -> None:
         row = register(self.config, name)

@@ -45,7 +45,7 @@ class Bench:
     def place(self, beats: np.ndarray) -> tuple[int, int]:
         """Store beats as a segment: ``(address, beats)``."""
         address, data = self.next, beats.reshape(-1)
-        self.machine.memory[address : address + data.size] = data
+        self.machine.writable(address, data.size)[:] = data
         self.next += align(data.size, 64)
         return address, len(beats)
 
@@ -77,7 +77,7 @@ class Bench:
     ) -> list[int]:
         """Tags of the operators executed."""
         data = np.frombuffer(pack_program(program), np.uint8)
-        self.machine.memory[: data.size] = data
+        self.machine.writable(0, data.size)[:] = data
         self.set_pass(len(tokens), position, wanted)
         self.set("PASS", options)
         for i, token in enumerate(tokens):
@@ -216,15 +216,25 @@ def test_changed_weights_are_noticed(bench: Bench) -> None:
     bench.run([d])
     assert machine.accumulator[0, 0, 0] == 120
     data = pack_ternary(CONFIG, -np.ones((8, 40), np.int8)).reshape(-1)
-    machine.memory[d.stream_address : d.stream_address + data.size] = data
+    machine.writable(d.stream_address, data.size)[:] = data
     bench.run([d])
     assert machine.accumulator[0, 0, 0] == -120
+
+
+def test_memory_is_written_where_the_machine_sees_it(bench: Bench) -> None:
+    """Not past it: kept weights would stay what they were."""
+    with pytest.raises(ValueError, match="read-only"):
+        bench.machine.memory[DATA] = 1
+    writes = bench.machine.last_write(DATA + 4096, 4096)
+    bench.machine.writable(DATA, 4096)[:] = 1
+    assert bench.machine.memory[DATA : DATA + 4096].all() and bench.machine.last_write(DATA, 1) > writes
+    assert bench.machine.last_write(DATA + 4096, 4096) == writes
 
 
 def test_a_segment_is_consecutive_bytes(bench: Bench) -> None:
     """Beat i at A + i * beat_bytes: vectors lie in memory as they come out, and a crooked address is refused."""
     values = random(1, 6 * WIDTH, seed=1).reshape(-1)
-    bench.machine.memory[DATA : DATA + values.nbytes] = values.view(np.uint8)
+    bench.machine.writable(DATA, values.nbytes)[:] = values.view(np.uint8)
     d = Descriptor(opcode=Opcode.PARAM, fetch=Fetch.STREAM, token_count=1, vectors=6, stream_address=DATA, stream_beats=6)
     bench.run([d])
     assert np.array_equal(bench.machine.param[:6].reshape(-1), values)
@@ -257,7 +267,7 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
     rng = np.random.default_rng(position)
     machine.kv_store[:] = rng.integers(-127, 128, machine.kv_store.shape)
     machine.kv_scale[:] = rng.integers(0, 1 << 15, machine.kv_scale.shape)
-    machine.memory[DATA:] = 0xA5
+    machine.writable(DATA, machine.memory.size - DATA)[:] = 0xA5
     for block, page in enumerate((3, 0, 2)):
         bench.set("PAGE", page, block)
     page_bytes = heads * layout.bytes
@@ -302,7 +312,7 @@ def test_candidates_and_logits_of_digits(bench: Bench) -> None:
     machine.activation_scale[:2] = 0.5, 0.25
     machine.scratch[100:103] = scales.reshape(3, WIDTH)
     bench.set("LOGITS_LOW", 0x80000)
-    machine.memory[0x80000:] = 0xA5
+    machine.writable(0x80000, machine.memory.size - 0x80000)[:] = 0xA5
     stride = 7
     program = []
     for first, vectors in ((0, 2), (2, 1)):
@@ -372,7 +382,7 @@ def test_refuses_runs_that_are_not_the_pass(bench: Bench, words: dict[str, list[
 def test_steps_stop_between_operators(bench: Bench) -> None:
     program = [param(bench, dst=0), param(bench, dst=1)]
     data = np.frombuffer(pack_program(program), np.uint8)
-    bench.machine.memory[: data.size] = data
+    bench.machine.writable(0, data.size)[:] = data
     bench.set_pass(1)
     steps = bench.machine.steps()
     assert next(steps).tag == 0
@@ -402,10 +412,13 @@ def test_matrices_are_kept_as_products_take_them_while_there_is_room(monkeypatch
     bytes_of = [np.random.default_rng(seed).integers(0, 243, (8, config.beat_bytes), dtype=np.uint8) for seed in range(3)]
     elements = unpack_ternary(config, bytes_of[0], 2 * config.rows, 4 * config.slice_inputs).size
     monkeypatch.setattr(unpacked_weights, "KEPT_BYTES", 4 * elements)
-    weights = StationaryWeights(config)
+    written = {0: 0, 4096: 0}
+    weights = StationaryWeights(config, lambda address, size: written[address])
     kinds = []
     for address, content in ((0, 0), (0, 1), (4096, 2), (0, 1)):
-        matrix = weights.ternary(address, bytes_of[content], 4, 2)
+        written[address] = content
+        d = Descriptor(opcode=Opcode.LINEAR, slices=4, row_blocks=2)
+        matrix = weights.panel(d, address, bytes_of[content]).weights
         expected = unpack_ternary(config, bytes_of[content], 2 * config.rows, 4 * config.slice_inputs)
         assert np.array_equal(matrix.numpy(), expected)
         kinds.append(matrix.dtype)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pywellen
 
 from hwgen.sim.accelerator import RegisterError, SimulatedAccelerator, SimulationTimeout
 from hwgen.sim.dram import IDEAL, KV260, RANDOM
@@ -275,5 +276,10 @@ def test_waves_cover_their_window(tmp_path: Path) -> None:
     first, last = (int.from_bytes(head[at : at + 8], "big") for at in (9, 17))
     assert begin * 4000 <= first < begin * 4000 + 4000
     assert last // 4000 == begin + 299
+    waves = pywellen.Waveform(str(path))
+    signals = {variable.full_name: variable.signal for variable in waves.all_vars()}
+    half = {signals["TOP.clk"].value_at(begin * 4000 + at) for at in range(0, 299 * 4000, 4000)}
+    assert len(half) == 1 and half != {signals["TOP.clk"].value_at(begin * 4000 + 2000)}  # a period is a cycle
+    assert [signals["TOP.irq"].value_at(at) for at in (first, last)] == [0, 1]
     with pytest.raises(ValueError, match="must be ahead and in order"):
         dma.record_waves(path, 5, 10)

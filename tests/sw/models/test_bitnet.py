@@ -182,6 +182,9 @@ def test_unsupported_architecture(edit: Callable[..., Path], fields: dict[str, A
 def test_missing_files(edit: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match="neither a directory nor a shipped model"):
         open_model("no-such-model")
+    with pytest.raises(HwgenError) as found:
+        open_model("storeis")
+    assert found.value.fix.startswith("did you mean stories? ")
     with pytest.raises(HwgenError, match="neither a directory"):
         find_model(tmp_path / "nowhere")
     path = edit()

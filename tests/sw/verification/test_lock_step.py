@@ -242,7 +242,7 @@ def test_an_operator_that_does_not_belong_to_the_pass(weights: ModelWeights, wro
 def test_cache_in_memory_is_compared(weights: ModelWeights) -> None:
     def fault(d: Descriptor, machine: GoldenMachine) -> None:
         if d.opcode is Opcode.KV_WRITE and d.layer == 1:
-            machine.memory[d.stream_address + machine.registers.pages[0] * d.stride + 3] ^= 4
+            machine.writable(d.stream_address + machine.registers.pages[0] * d.stride + 3, 1)[:] ^= 4
 
     first = check(weights, fault).first
     assert first is not None and (first.operator, first.layer, first.output) == ("KV_WRITE", 1, "block 0 of head 0")
@@ -263,7 +263,7 @@ def test_logits_and_candidates_are_compared(weights: ModelWeights) -> None:
 
     def change(d: Descriptor, machine: GoldenMachine) -> None:
         if last_of_head(d):
-            machine.memory[machine.registers.logits + 1] ^= 1
+            machine.writable(machine.registers.logits + 1, 1)[:] ^= 1
 
     first = check(weights, change).first
     assert first is not None and (first.operator, first.output) == ("DRAIN", "logits")

@@ -1,0 +1,93 @@
+"""A descriptor as the golden machine executes it: what follows from its fields is worked out once, not in every pass."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+from ..descriptors import Descriptor, Flag, Format, Opcode
+from ..operators import (
+    OPERATORS,
+    Operator,
+    State,
+    Vectors,
+    accumulator_half,
+    activation_half,
+    active_tokens,
+    rope_heads,
+    skipped,
+)
+
+__all__ = ["Operation", "decoded"]
+
+#: DRAIN modes by flag.
+_DRAIN_MODES = {Flag.STORE: "store", Flag.RELU2: "relu2", Flag.SILU: "silu", Flag.MULTIPLY: "multiply", Flag.ADD: "add"}
+
+
+class Operation(Descriptor):
+    """A descriptor with what its row of :data:`hwgen.operators.OPERATORS` says of it."""
+
+    @cached_property
+    def row(self) -> Operator:
+        return OPERATORS[self.opcode]
+
+    @cached_property
+    def scratch_reads(self) -> Vectors:
+        return self.row.scratch_reads(self)
+
+    @cached_property
+    def scratch_writes(self) -> Vectors:
+        return self.row.scratch_writes(self)
+
+    @cached_property
+    def param_reads(self) -> Vectors:
+        return self.row.param_reads(self)
+
+    @cached_property
+    def param_writes(self) -> Vectors:
+        return self.row.param_writes(self)
+
+    @cached_property
+    def accumulator_half(self) -> int:
+        return accumulator_half(self)
+
+    @cached_property
+    def activation_half(self) -> int:
+        return activation_half(self)
+
+    @cached_property
+    def one_round(self) -> bool:
+        """Whether it works on a round's tokens at most."""
+        return bool((self.row.reads(self) | self.row.writes(self)) & (State.ACTIVATIONS | State.ACCUMULATORS))
+
+    @cached_property
+    def fp8(self) -> bool:
+        return Format.FP8 in self.format
+
+    @cached_property
+    def stores(self) -> bool:
+        return Flag.STORE in self.flags
+
+    @cached_property
+    def drain_modes(self) -> tuple[str, ...]:
+        """One, in a program that the machine defines."""
+        return tuple(mode for flag, mode in _DRAIN_MODES.items() if flag in self.flags)
+
+    @cached_property
+    def of_vocabulary(self) -> bool:
+        """Whether rows of DRAIN are of a vocabulary."""
+        return bool(self.flags & (Flag.SHORTLIST | Flag.CANDIDATES))
+
+    @cached_property
+    def rope_heads(self) -> dict[Flag, int]:
+        return rope_heads(self)
+
+
+@lru_cache(maxsize=1 << 16)
+def decoded(data: bytes, tokens: int, wanted: int) -> tuple[Operation, range]:
+    """An operation from the bytes of its descriptor, and its active tokens (none where it is skipped, or the END) in a pass of so
+    many tokens and wanted ones.
+    """
+    d = Operation(**vars(Descriptor.unpack(data)))
+    if d.opcode is Opcode.END or skipped(d, tokens, wanted):
+        return d, range(0)
+    return d, active_tokens(d, tokens, wanted)
