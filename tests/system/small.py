@@ -31,8 +31,8 @@ SHAPE = ModelShape(
 
 #: Registers and memories that faults go to.
 PUBLIC = (
-    "accumulators_0", "bank_1", "base2", "byte_5_trits_0", "candidate", "entry", "gathered", "high2", "joined", "kept2",
-    "next_burst", "offer__slot", "partial_0_3", "peak_0", "product_1_0", "shifted2", "shown0", "slots", "sum_2_1_0",
+    "accumulators_0", "bank_1", "base2", "byte_5_trits_0", "candidate", "entry", "gathered", "high2", "kept2",
+    "next_burst", "offer__slot", "partial_0_3", "peak_0", "product_1_0", "result", "shifted2", "shown0", "slots", "sum_2_1_0",
     "total_0_2", "write__data",
 )
 

@@ -67,7 +67,7 @@ FAULTS = [
     Fault("memory.reader.ring.shown0", 77, Opcode.ATTENTION, blamed=READERS),
     Fault("ranking.best.candidate", 24, Opcode.DRAIN, Flag.CANDIDATES),
     Fault("ranking.writer.gathered", 63, Opcode.DRAIN, Flag.CANDIDATES),
-    Fault("vector.digits_1.joined", 10, Opcode.DRAIN, Flag.DIGITS),
+    Fault("vector.digits_1.multiply_add.result", 10, Opcode.DRAIN, Flag.DIGITS),
     Fault("attention.score_stage.dot.total_0_2", 10, Opcode.ATTENTION),
 ]
 
