@@ -17,6 +17,7 @@ from hwgen.boards import load_board
 from hwgen.descriptors import Opcode
 from hwgen.errors import HwgenError
 from hwgen.golden.machine import GoldenMachine
+from hwgen.golden.operation import decoded
 from hwgen.golden.registers import Run
 from hwgen.sw.cli.main import main
 from hwgen.sw.compiler.compile import compile_model
@@ -71,12 +72,11 @@ def test_arrays_are_what_the_machine_reads(engine: Engine) -> None:
     reads = [d for d in engine.image.descriptors if d.opcode is Opcode.ATTENTION]
     assert [d.layer for d in reads] == list(range(SHAPE.layers))
     for d in reads:
-        for block in range(3):
-            here = slice(block * CONFIG.kv_block, min(41, (block + 1) * CONFIG.kv_block))
-            count = here.stop - here.start
-            elements, scales = machine._cache_block(d, Run(41, 1, 0, 0), block, SHAPE.head_dim)
-            np.testing.assert_array_equal(kv.elements[:, d.layer, :, here], elements[:, :, :count])
-            np.testing.assert_array_equal(kv.scales[:, d.layer, :, here], scales[:, :, :count])
+        elements = np.zeros((2, SHAPE.kv_heads, 3, CONFIG.kv_block, SHAPE.head_dim), np.int8)
+        scales = np.zeros(elements.shape[:-1], np.uint16)
+        machine._cache_blocks(decoded(d.pack(), 1, 1)[0], Run(41, 1, 0, 0), elements, scales)
+        np.testing.assert_array_equal(kv.elements[:, d.layer], elements.reshape(2, SHAPE.kv_heads, -1, SHAPE.head_dim)[:, :, :41])
+        np.testing.assert_array_equal(kv.scales[:, d.layer], scales.reshape(2, SHAPE.kv_heads, -1)[:, :, :41])
     assert np.abs(kv.elements).max() == 127 and kv.scales.all()
 
 
