@@ -32,7 +32,9 @@ PYTHON_TESTS = tuple(
         "sw/cli/test_options.py",
         *(f"sw/compiler/test_{unit}.py" for unit in ("file_sections", "image", "image_file")),
         *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),
-        *(f"sw/runtime/test_{unit}.py" for unit in ("llm", "pages", "prefix_cache", "sampling", "scheduler")),
+        *(f"sw/runtime/test_{unit}.py" for unit in (
+            "candidate_draw", "llm", "logprobs", "pages", "prefix_cache", "ranking", "sampler", "sampling", "scheduler",
+        )),
     )
 )
 
