@@ -58,7 +58,7 @@ def test_draws_are_those_of_the_definition(vocabulary: int, penalties: bool, mon
 def test_every_token_has_its_probability(options: dict[str, float]) -> None:
     """Chi-squared over 4000 draws with three candidates of 20 tokens."""
     logits = np.random.default_rng(5).standard_normal(20).astype(np.float32)
-    sampling, answer = Sampling(temperature=0.8, seed=6, **options), [4, 4, 7, int(logits.argmax())]  # type: ignore[arg-type]
+    sampling, answer = Sampling(temperature=0.8, seed=6, **options), [4, 4, 7, int(logits.argmax())]  # type: ignore[arg-type]  # by name
     scores = {i: float(x) for i, x in enumerate(logits)}
     for token in set(answer) if options.get("presence_penalty") else ():
         scores[token] -= 1 + 0.5 * answer.count(token)

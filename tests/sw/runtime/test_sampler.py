@@ -20,7 +20,7 @@ def chosen(options: Sampling, logits: np.ndarray | list[float], *lists: list[int
 
 
 def frequencies(**options: float) -> np.ndarray:
-    sampler = Sampler(Sampling(seed=1, **options))  # type: ignore[arg-type]
+    sampler = Sampler(Sampling(seed=1, **options))  # type: ignore[arg-type]  # by name
     return np.bincount([sampler.choose(predicted(LOGITS, 2)) for _ in range(4000)], minlength=4) / 4000
 
 
@@ -89,4 +89,4 @@ def test_bias_and_mask() -> None:
 )
 def test_options_at_their_limits_choose_a_token(options: dict[str, float]) -> None:
     logits = np.array([1, 3e38, -3e38, 0, 2.5], np.float32)
-    assert 0 <= chosen(Sampling(**options), logits, [1, 4]) < 5  # type: ignore[arg-type]
+    assert 0 <= chosen(Sampling(**options), logits, [1, 4]) < 5  # type: ignore[arg-type]  # by name

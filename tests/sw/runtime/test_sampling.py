@@ -18,7 +18,7 @@ from hwgen.sw.runtime.sampling import Sampling
 )
 def test_bad_options(options: dict[str, float]) -> None:
     with pytest.raises(HwgenError, match=f"{next(iter(options))} must be"):
-        Sampling(**options)  # type: ignore[arg-type]
+        Sampling(**options)  # type: ignore[arg-type]  # by name
 
 
 def test_candidates_are_enough() -> None:
