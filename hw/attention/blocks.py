@@ -9,10 +9,11 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Format
-from ..interfaces import BeatStream, KvRead, Operator, RunRead, index_bits, kv_latency
-from .item import BUFFERS, AttentionSizes, counted, delayed, more_than
+from ..interfaces import BeatStream, KvRead, Operator, RunRead, index_bits
+from .item import BUFFERS, AttentionSizes, counted, more_than
 from .memory import BlockMemory
 from .nibbles import expand_beat, push_beat
+from .own_part import Landing, OwnPart
 from .scales import ScaleBuffer
 
 __all__ = ["BlockBuffer"]
@@ -44,10 +45,8 @@ class Walk:
         #: ring, with it.
         self.blocks_left = Signal(32)
         self.past_left = Signal(bits_for(config.max_pages))
-        #: The present block has tokens of the run, whose part comes first, from the store; and a part in the ring.
+        #: The present block has tokens of the run, whose part comes from the store; and a part in the ring.
         self.has_own, self.has_past = Signal(), Signal()
-        #: The part that comes from the store is at hand.
-        self.own = Signal()
         self.step = Signal(range(sizes.head_dims))
         self.last_step = Signal(range(sizes.head_dims))
         #: Beats since the last multiple of ``groups``.
@@ -60,33 +59,22 @@ class Walk:
         #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
         self.room = Signal()
         self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
+        #: The scales of a block may pour once those before have: its buffer, and the first key whose scales are the store's.
+        self.pouring = Signal(name="pouring")
+        self.pour_buffer, self.pour_own = Signal(len(self.buffer)), Signal(range(config.kv_block + 1))
         #: Keys, and values, are kept two elements a byte; the beat that is asked for is.
         self.packed_keys, self.packed_values, self.packed = (
             (Signal(name=name) if config.int4_kv else Const(0)) for name in ("packed_keys", "packed_values", "packed")
         )
 
 
-class Landing:
-    """What the store answers: a beat of keys, of values, the last of them, its step; and whether none is on its way."""
-
-    def __init__(self, m: Module, config: BuildConfig, walk: Walk, dim_bits: int) -> None:
-        latency = kv_latency(config)
-        keys = delayed(m, walk.own & walk.in_keys, latency, "own_keys")
-        values = delayed(m, walk.own & walk.in_values, latency, "own_values")
-        self.keys, self.values = keys[-1], values[-1]
-        self.any = delayed(m, walk.own & (walk.in_keys | walk.in_values), latency, "own_any", reset_less=True)[-1]
-        self.last = delayed(m, walk.last, latency, "own_last", reset_less=True)[-1]
-        self.step = delayed(m, walk.step[:dim_bits], latency, "own_step", reset_less=True)[-1]
-        self.over = Signal()
-        m.d.comb += self.over.eq(~Cat(*keys, *values).any())
-
-
 class BlockBuffer(wiring.Component):
     """Loads blocks into ``BUFFERS`` local buffers, used in turn, ahead of the stages that work on them.
 
     ATTENTION: for every run and every key/value head the blocks by ascending position. Those that begin before the run come from
-    ``beats``, those with tokens of the run from the KV store, and the one that is both from both: first the store's slots are
-    written, then the others.
+    ``beats``, those with tokens of the run from the KV store, and the one that is both from both, each its own slots. The store
+    is read beside ``beats``: while a part of one block comes from there, that of the next may come from the ring. Blocks count as
+    complete by ascending position all the same.
     HEAD (``direct``): blocks of vocabulary rows; the key buffers together are a queue of their beats.
     A block of ``beats`` is followed by padding up to a multiple of ``groups`` beats, which is dropped.
     Blocks of 4-bit elements are packed in the buffers, so that they load in half the time, and are expanded when read.
@@ -153,24 +141,28 @@ class BlockBuffer(wiring.Component):
         m = Module()
         m.submodules.scales = ScaleBuffer(self.config)
         walk = Walk(self.config, self.sizes, len(self.key_dim))
-        self._count_beats(m, walk)
-        landing = Landing(m, self.config, walk, len(self.key_dim))
-        self._sequence(m, walk, landing)
-        self._fill_buffers(m, walk, landing)
-        self._connect_store(m, walk)
+        own = OwnPart(self.config, walk)
+        landing = own.load(m, self.op, walk, self.sizes)
+        self._count_beats(m, walk, landing)
+        self._sequence(m, walk, own)
+        self._fill_buffers(m, walk, own, landing)
+        self._count_blocks(m, walk, own)
+        self._connect_store(m, walk, own)
         return m
 
-    def _count_beats(self, m: Module, walk: Walk) -> None:
+    def _count_beats(self, m: Module, walk: Walk, landing: Landing) -> None:
         """Takes the beats that are wanted, and counts them."""
         config, sizes, command = self.config, self.sizes, self.op.descriptor
         m.d.comb += [
             self.runs.index.eq(walk.run),
             walk.has_own.eq(~self.direct & ((walk.blocks_left == 0) | ((walk.blocks_left == 1) & walk.crossing))),
             walk.has_past.eq(self.direct | (walk.past_left != 0)),
-            walk.wanted.eq(walk.in_header | (walk.in_keys & walk.room) | walk.in_values | walk.in_padding),
-            self.beats.ready.eq(walk.wanted & ~walk.own),
-            # The store answers every request.
-            walk.accept.eq(walk.wanted & (walk.own | self.beats.valid)),
+            # The memories have one write port each, and what the store answers does not wait.
+            walk.wanted.eq(
+                walk.in_header | (walk.in_keys & walk.room & ~landing.keys) | (walk.in_values & ~landing.values) | walk.in_padding
+            ),
+            self.beats.ready.eq(walk.wanted),
+            walk.accept.eq(walk.wanted & self.beats.valid),
             walk.last.eq(walk.step == walk.last_step),
         ]
         if config.int4_kv:
@@ -180,9 +172,7 @@ class BlockBuffer(wiring.Component):
             ]
             m.d.comb += [
                 walk.packed.eq(Mux(walk.in_values, walk.packed_values, walk.packed_keys)),
-                walk.last.eq(
-                    Mux(walk.packed & ~walk.own, walk.step == walk.last_step >> 1, walk.step == walk.last_step)
-                ),
+                walk.last.eq(Mux(walk.packed, walk.step == walk.last_step >> 1, walk.step == walk.last_step)),
             ]
         m.d.sync += walk.last_step.eq((Mux(self.direct, command.vectors, command.head_vectors) << sizes.part_bits) - 1)
         m.d.comb += walk.aligned.eq(walk.phase == config.groups - 1)
@@ -206,9 +196,12 @@ class BlockBuffer(wiring.Component):
                 with m.If(walk.run + 1 == self.op.runs):
                     m.next = "IDLE"
 
-    def _sequence(self, m: Module, walk: Walk, landing: Landing) -> None:
-        """Block after block: keys and values of the store, then header, keys, values and padding of the ring."""
-        command, scales, header_beats = self.op.descriptor, m.submodules.scales, self.config.header_beats
+    def _sequence(self, m: Module, walk: Walk, own: OwnPart) -> None:
+        """Block after block: header, keys, values and padding of the ring; the part of the store is left to :class:`OwnPart`."""
+        command, scales, config = self.op.descriptor, m.submodules.scales, self.config
+        m.d.comb += scales.pour.eq(walk.pouring & ~scales.busy)
+        with m.If(scales.pour):
+            m.d.sync += walk.pouring.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
@@ -221,22 +214,27 @@ class BlockBuffer(wiring.Component):
                         m.next = "BEGIN"
             self._open_run(m, walk)
             with m.State("BEGIN"):
-                m.d.sync += [walk.step.eq(0), walk.phase.eq(0), walk.own.eq(walk.has_own)]
-                with m.If(~walk.full & ~scales.busy):
-                    m.d.comb += [walk.begin.eq(1), scales.pour.eq(~walk.has_past)]
+                m.d.sync += [walk.step.eq(0), walk.phase.eq(0)]
+                # The store keeps the head of one part until its scales have poured.
+                waits = walk.full | walk.pouring | scales.holds | (walk.has_own & (own.busy | scales.busy))
+                with m.If(~waits):
+                    m.d.comb += [walk.begin.eq(1), own.begin.eq(walk.has_own)]
                     m.d.sync += [walk.head.eq(Mux(walk.next_run, 0, walk.head + walk.next_head))]
                     m.d.sync += [walk.next_head.eq(0), walk.next_run.eq(0)]
                     m.next = "HEADER"
-                    with m.If(walk.has_own):
-                        m.next = "KEYS"
+                    with m.If(~walk.has_past):
+                        m.next = "OWN"
+            with m.State("OWN"):
+                m.d.sync += [walk.pouring.eq(1), walk.pour_buffer.eq(walk.buffer), walk.pour_own.eq(0)]
+                self._end_block(m, walk)
             with m.State("HEADER"):
                 m.d.comb += walk.in_header.eq(1)
-                with m.If(walk.accept & (walk.step == header_beats - 1)):
-                    m.d.comb += scales.pour.eq(1)
-                    m.d.sync += walk.step.eq(0)
+                with m.If(walk.accept & (walk.step == config.header_beats - 1)):
+                    m.d.sync += [
+                        walk.pouring.eq(1), walk.pour_buffer.eq(walk.buffer),
+                        walk.pour_own.eq(Mux(walk.has_own, walk.begins, config.kv_block)), walk.step.eq(0),
+                    ]
                     m.next = "KEYS"
-                    with m.If(walk.has_own):
-                        m.next = "LAND"
             with m.State("KEYS"):
                 m.d.comb += walk.in_keys.eq(1)
                 with m.If(walk.accept & walk.last):
@@ -249,20 +247,10 @@ class BlockBuffer(wiring.Component):
             with m.State("VALUES"):
                 m.d.comb += walk.in_values.eq(1)
                 with m.If(walk.accept & walk.last):
-                    m.d.sync += [walk.step.eq(0), walk.own.eq(0)]
+                    m.d.sync += walk.step.eq(0)
                     m.next = "PADDING"
-                    with m.If(walk.own):
-                        m.d.sync += walk.phase.eq(0)
-                        m.next = "LAND"
-                        with m.If(walk.has_past):
-                            m.next = "HEADER"
-                    with m.Elif(walk.aligned):
+                    with m.If(walk.aligned):
                         self._end_block(m, walk)
-            with m.State("LAND"), m.If(landing.over):
-                # The memories have one write port.
-                m.next = "KEYS"
-                with m.If(~walk.has_past):
-                    self._end_block(m, walk)
             with m.State("PADDING"):
                 m.d.comb += walk.in_padding.eq(1)
                 with m.If(walk.accept & walk.aligned):
@@ -294,48 +282,14 @@ class BlockBuffer(wiring.Component):
             ]
             m.next = "BEGIN"
 
-    def _fill_buffers(self, m: Module, walk: Walk, landing: Landing) -> None:
-        """What lands in the buffers: beats as they come, or what the store answers."""
-        config, sizes, dim_bits = self.config, self.sizes, len(self.key_dim)
-        key_written, value_written, last_written = Signal(), Signal(), Signal()
-        keys_end, values_end = Signal(), Signal()  # the last beat of a block's keys, of its values
-        write_step, write_buffer = Signal(dim_bits), Signal(len(walk.buffer))
-        #: Nothing else of this block comes to where this beat goes.
-        completes = Signal()
-        strobe = Signal(config.kv_block)
-        data = Signal(8 * config.beat_bytes, reset_less=True)
-        taken = walk.accept & ~walk.own
-        # Two beats of the store make one of 4-bit elements.
-        store_data, store_step, whole = self.store.data, landing.step, Const(1)
-        if config.int4_kv:
-            packed = Mux(landing.values, walk.packed_values, walk.packed_keys)
-            store_data = Mux(packed, push_beat(data, store_data), store_data)
-            store_step, whole = Mux(packed, landing.step >> 1, landing.step), ~packed | landing.step[0]
-        m.d.sync += [
-            key_written.eq((landing.keys & whole) | (taken & walk.in_keys)),
-            value_written.eq((landing.values & whole) | (taken & walk.in_values)),
-            completes.eq(~landing.any | ~walk.has_past),
-            last_written.eq(Mux(landing.any, landing.last, walk.last)),
-            keys_end.eq(
-                (landing.keys & landing.last & ~walk.has_past) | (taken & walk.in_keys & walk.last & ~self.direct)
-            ),
-            values_end.eq((landing.values & landing.last & ~walk.has_past) | (taken & walk.in_values & walk.last)),
-            write_step.eq(Mux(landing.any, store_step, walk.step)),
-            write_buffer.eq(walk.buffer),
-            data.eq(Mux(landing.any, store_data, self.beats.payload)),
-            strobe.eq(Mux(
-                landing.any, ~(walk.before & walk.has_past.replicate(config.kv_block)),
-                walk.before | (~walk.has_own).replicate(config.kv_block),
-            )),
-        ]
-        keys_written = Signal(range(sizes.dims))
-        with m.If(key_written & completes):
-            m.d.sync += keys_written.eq(Mux(last_written, 0, write_step + 1))
-            if config.int4_kv:
-                with m.If(walk.packed_keys & ~last_written):
-                    m.d.sync += keys_written.eq((write_step + 1) << 1)
+    def _fill_buffers(self, m: Module, walk: Walk, own: OwnPart, landing: Landing) -> None:
+        """What lands in the buffers: beats as they come, or what the store answers; and keys of HEAD in their queue."""
+        dim_bits = len(self.key_dim)
         write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
-        offered = key_written & self.direct
+        written, place, key_memory = self._write_memory(m, walk, own, landing, "keys")
+        value_written, value_place, value_memory = self._write_memory(m, walk, own, landing, "values")
+        m.submodules.keys, m.submodules.values = key_memory, value_memory
+        offered = written & self.direct
         m.d.sync += [
             walk.queued.eq(counted(walk.queued, walk.accept & walk.in_keys & self.direct, self.take)),
             walk.room.eq(~self.direct | (walk.queued < (BUFFERS << dim_bits) - 1)),
@@ -345,53 +299,117 @@ class BlockBuffer(wiring.Component):
             read_place.eq(read_place + self.take),
             write_place.eq(write_place + offered),
         ]
-        used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
-        keys = more_than(m, BUFFERS, keys_end, self.key_free, "keys_ahead")
-        values = more_than(m, BUFFERS, values_end, self.free, "values_ahead")
-        m.d.comb += [
-            walk.full.eq(used[-1]),
-            self.key_ready.eq(keys[0]),
-            self.key_limit.eq(keys_written),
-            self.value_ready.eq(values[0]),
-            self.next_value_ready.eq(values[1]),
-        ]
-
-        beat, slot = 8 * config.beat_bytes, 8 * config.key_bytes
-        m.submodules.keys = key_memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
-        m.submodules.values = value_memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
         key, key_dim = self._expanded(m, "key", walk.packed_keys, key_memory.data)
         value, value_dim = self._expanded(m, "value", walk.packed_values, value_memory.data)
         m.d.comb += [
-            key_memory.write_en.eq(strobe & key_written.replicate(config.kv_block)),
-            key_memory.write_addr.eq(Mux(self.direct, write_place, Cat(write_step, write_buffer))),
-            key_memory.write_data.eq(data),
+            key_memory.write_addr.eq(Mux(self.direct, write_place, place)),
             key_memory.addr.eq(Mux(self.direct, read_place, Cat(key_dim, self.key_buffer))),
             self.key.eq(key),
-            value_memory.write_en.eq(strobe & value_written.replicate(config.kv_block)),
-            value_memory.write_addr.eq(Cat(write_step, write_buffer)),
-            value_memory.write_data.eq(data),
+            value_memory.write_addr.eq(value_place),
             value_memory.addr.eq(Cat(value_dim, self.value_buffer)),
             self.value.eq(value),
         ]
 
-    def _connect_store(self, m: Module, walk: Walk) -> None:
+    def _write_memory(
+        self, m: Module, walk: Walk, own: OwnPart, landing: Landing, kind: str
+    ) -> tuple[Signal, Value, BlockMemory]:
+        """The memory of ``kind``, "keys" or "values", and what is written there: whether, and the place in the buffers."""
+        config, dim_bits = self.config, len(self.key_dim)
+        beat, slot = 8 * config.beat_bytes, 8 * config.key_bytes
+        lands, packed = getattr(landing, kind), getattr(walk, f"packed_{kind}")
+        written = Signal(name=f"{kind}_written")
+        step, buffer = Signal(dim_bits, name=f"{kind}_step"), Signal(len(walk.buffer), name=f"{kind}_buffer")
+        strobe = Signal(config.kv_block, name=f"{kind}_strobe")
+        data = Signal(beat, name=f"{kind}_data", reset_less=True)
+        # Two beats of the store make one of 4-bit elements.
+        store_data, store_step, whole = self.store.data, landing.step, Const(1)
+        if config.int4_kv:
+            store_data = Mux(packed, push_beat(data, store_data), store_data)
+            store_step, whole = Mux(packed, landing.step >> 1, landing.step), ~packed | landing.step[0]
+        m.d.sync += [
+            written.eq(Mux(lands, whole, walk.accept & getattr(walk, f"in_{kind}"))),
+            step.eq(Mux(lands, store_step, walk.step)),
+            buffer.eq(Mux(lands, own.buffer, walk.buffer)),
+            data.eq(Mux(lands, store_data, self.beats.payload)),
+            strobe.eq(Mux(
+                lands, ~(own.before & own.has_past.replicate(config.kv_block)),
+                walk.before | (~walk.has_own).replicate(config.kv_block),
+            )),
+        ]
+        memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
+        m.d.comb += [
+            memory.write_en.eq(strobe & written.replicate(config.kv_block)),
+            memory.write_data.eq(data),
+        ]
+        return written, Cat(step, buffer), memory
+
+    def _count_blocks(self, m: Module, walk: Walk, own: OwnPart) -> None:
+        """Buffers in use, and those whose keys and values are complete: a block counts once those before it do."""
+        used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
+        key_turn, keys_end = self._complete(m, walk, own, "keys")
+        _, values_end = self._complete(m, walk, own, "values")
+        keys = more_than(m, BUFFERS, keys_end, self.key_free, "keys_ahead")
+        values = more_than(m, BUFFERS, values_end, self.free, "values_ahead")
+        #: Keys of the present block that were written, where no other part comes to it; 0 after the last.
+        keys_written = Signal(range(self.sizes.dims))
+        with m.If(walk.accept & walk.in_keys):
+            m.d.sync += keys_written.eq(Mux(walk.last, 0, walk.step + 1))
+            if self.config.int4_kv:
+                with m.If(walk.packed_keys & ~walk.last):
+                    m.d.sync += keys_written.eq((walk.step + 1) << 1)
+        alone = (key_turn == walk.buffer) & ~walk.has_own
+        m.d.sync += self.key_limit.eq(Mux(alone, keys_written, 0))
+        m.d.comb += [
+            walk.full.eq(used[-1]),
+            self.key_ready.eq(keys[0]),
+            self.value_ready.eq(values[0]),
+            self.next_value_ready.eq(values[1]),
+        ]
+
+    def _complete(self, m: Module, walk: Walk, own: OwnPart, kind: str) -> tuple[Signal, Value]:
+        """The buffer of the first block whose ``kind``, "keys" or "values", is not complete, and a strobe when it is."""
+        turn = Signal(len(walk.buffer), name=f"{kind}_turn")
+        #: Of every buffer: nothing more comes from the ring.
+        brought = Signal(BUFFERS, name=f"{kind}_brought")
+        ended, ended_buffer = Signal(name=f"{kind}_ended"), Signal(len(walk.buffer), name=f"{kind}_ended_buffer")
+        complete = Signal(name=f"{kind}_complete")
+        m.d.sync += [
+            ended.eq((walk.accept & getattr(walk, f"in_{kind}") & walk.last & ~self.direct) | (walk.begin & ~walk.has_past)),
+            ended_buffer.eq(walk.buffer),
+        ]
+        m.d.comb += complete.eq(
+            brought.bit_select(turn, 1) & ~(getattr(own, f"{kind}_missing") & (own.buffer == turn))
+        )
+        for i in range(BUFFERS):
+            with m.If(ended & (ended_buffer == i)):
+                m.d.sync += brought[i].eq(1)
+            with m.Elif(complete & (turn == i)):
+                m.d.sync += brought[i].eq(0)
+        with m.If(complete):
+            m.d.sync += turn.eq(turn + 1)
+        with m.Elif(self.start):
+            m.d.sync += turn.eq(0)
+        return turn, complete
+
+    def _connect_store(self, m: Module, walk: Walk, own: OwnPart) -> None:
         """The store is asked for the pass's own keys and values; scales go to their buffer."""
         command, scales = self.op.descriptor, m.submodules.scales
         m.d.comb += [
-            self.store.value.eq(walk.in_values),
-            self.store.head.eq(walk.head),
+            self.store.value.eq(own.in_values),
+            self.store.head.eq(own.head),
             self.store.head_vectors.eq(command.head_vectors),
-            self.store.dim.eq(walk.step),
-            self.store.turn.eq(walk.turn),
+            self.store.dim.eq(own.step),
+            self.store.turn.eq(own.turn),
             self.store.bank.eq(scales.bank),
             scales.bank_scales.eq(self.store.scales),
             scales.put.eq(walk.accept & walk.in_header),
             scales.part.eq(walk.step),
             scales.beat.eq(self.beats.payload),
             scales.begin.eq(walk.begin),
-            scales.buffer.eq(walk.buffer),
-            scales.own.eq(Mux(walk.has_own, Mux(walk.has_past, walk.begins, 0), self.config.kv_block)),
-            scales.turn.eq(walk.turn),
+            scales.begin_buffer.eq(walk.buffer),
+            scales.buffer.eq(walk.pour_buffer),
+            scales.own.eq(walk.pour_own),
+            scales.turn.eq(own.turn),
             self.scales_ready.eq(scales.ready),
             scales.read_buffer.eq(self.scale_buffer),
             scales.read_key.eq(self.scale_key),

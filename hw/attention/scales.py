@@ -21,16 +21,17 @@ class ScaleBuffer(wiring.Component):
     Members
     -------
     put : In(1), part : In, beat : In
-        A header beat, and which; only while not ``busy``.
-    begin : In(1), buffer : In
-        Strobe: a block begins in ``buffer``, whose scales are no longer needed.
-    pour : In(1), own : In, turn : In
-        Strobe, with ``buffer``: the header is complete, if there is one. From key ``own`` on (0 to ``kv_block``) the scales come
-        from the store, whose head does not change until ``busy`` falls: those of bank ``key - turn``, with ``turn`` of the strobe.
+        A header beat, and which; only while not ``holds``.
+    begin : In(1), begin_buffer : In
+        Strobe: a block begins in that buffer, whose scales are no longer needed.
+    pour : In(1), buffer : In, own : In, turn : In
+        Strobe, only while not ``busy``: the header of the block in ``buffer`` is complete, if it has one. From key ``own`` on (0 to
+        ``kv_block``) the scales come from the store, whose head does not change until ``busy`` falls: those of bank ``key - turn``,
+        with ``turn`` of the strobe.
     bank : Out, bank_scales : In(32)
         Read of the KV store.
-    busy : Out(1)
-        Scales are on their way.
+    busy, holds : Out(1)
+        Scales are on their way; among them those of the header.
     ready : Out(BUFFERS)
         The scales of a buffer are complete.
     read_buffer, read_key : In;  key_scale, value_scale : Out(16)
@@ -45,13 +46,15 @@ class ScaleBuffer(wiring.Component):
             "part": In(index_bits(config.header_beats)),
             "beat": In(8 * config.beat_bytes),
             "begin": In(1),
-            "buffer": In(buffer),
+            "begin_buffer": In(buffer),
             "pour": In(1),
+            "buffer": In(buffer),
             "own": In(range(config.kv_block + 1)),
             "turn": In(index_bits(config.kv_block)),
             "bank": Out(index_bits(config.chunk)),
             "bank_scales": In(32),
             "busy": Out(1),
+            "holds": Out(1),
             "ready": Out(BUFFERS),
             "read_buffer": In(buffer),
             "read_key": In(index_bits(config.kv_block)),
@@ -86,7 +89,7 @@ class ScaleBuffer(wiring.Component):
         with m.If(landing[-1] & ~landing[-2]):
             m.d.sync += self.ready.bit_select(target, 1).eq(1)
         with m.If(self.begin):
-            m.d.sync += self.ready.bit_select(self.buffer, 1).eq(0)
+            m.d.sync += self.ready.bit_select(self.begin_buffer, 1).eq(0)
 
         m.submodules.memory = kept = memory.Memory(
             shape=32, depth=BUFFERS * block, init=[], attrs={"ram_style": "distributed"}
@@ -95,6 +98,7 @@ class ScaleBuffer(wiring.Component):
         m.d.comb += [
             self.bank.eq(key - turn),
             self.busy.eq(running | Cat(landing[1:]).any()),
+            self.holds.eq(self.busy & (own != 0)),
             write.en.eq(landing[-1]),
             write.addr.eq(Cat(keys[-1], target)),
             write.data.eq(scales),

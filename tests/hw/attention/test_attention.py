@@ -240,16 +240,18 @@ def check_time(case: Case, cycles: int, activity: list[int]) -> None:
     past, blocks = ceil_div(position, config.kv_block), ceil_div(position + count, config.kv_block)
     rounds = ceil_div(count * case.group, config.query_lanes)
     if rounds == 1:
-        # One beat a cycle; per head the pass's own keys and values, of no more beats than a cached block, and the way through the
-        # stages. A beat of 4-bit keys takes two cycles, while the one of values is loaded.
-        way = 150 + Reciprocal.latency * config.query_lanes
-        loads = past * max(dims + 2, case.layout.beats)
-        assert cycles <= case.kv_heads * (loads + beats + 15) + way, cycles
+        # One beat a cycle; beside them the pass's own keys and values, of no more beats than a cached block, which take time of
+        # their own for the last head, and where fewer are cached; and the way through the stages. A beat of 4-bit keys takes two
+        # cycles, while the one of values is loaded; the ring waits for a memory that the pass's own go to.
+        way = 200 + Reciprocal.latency * config.query_lanes
+        loads = past * (max(dims + 2, case.layout.beats) + 1) + (0 if case.kv == "k8v8" else 2 * dims)
+        assert cycles <= case.kv_heads * max(loads + 5, beats + 15) + beats + way, cycles
         return
-    # An item takes a cycle for each key beat; beside the items each round has an output pass.
+    # An item takes a cycle for each key beat; beside the items each round has an output pass. The first begins when all of the pass's
+    # own values and keys are there.
     steps = case.kv_heads * rounds * blocks * dims
     output = case.kv_heads * rounds * (max(dims, 32) + 40)
-    assert cycles <= steps + output + 150, (cycles, steps)
+    assert cycles <= steps + output + beats + 150, (cycles, steps)
     if config.probe and past >= 8:
         # Scores of an item, softmax of the one before and values of the one before that: nearly always together.
         scoring, weighting = sum(activity[1::2]), activity[2] + activity[3] + activity[6] + activity[7]
