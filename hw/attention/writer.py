@@ -49,25 +49,29 @@ class Walk:
         self.high = Signal(block_bits + 2)
         self.end = Signal(block_bits + 2)
         self.slots = Signal(config.kv_block)
-        #: Beats still to come of the segment, and those of the header; whether the present one is the last of the values, and
-        #: whether it is padding.
+        #: The next slot that is looked at, and steps that are left.
+        self.slot, self.slots_left = Signal(block_bits + 1, name="slot"), Signal(4, name="slots_left")
+        #: The run has one token in the block: its scale stands for those of all slots, of which its own alone is written.
+        self.single = Signal(name="single")
+        #: Beats still to come of the segment, and those of the header; whether the present one is padding.
         self.left = Signal(32)
         self.header_left = Signal(range(config.header_beats + 1))
-        self.padding, self.last = Signal(), Signal(name="last")
-        #: What is read next: a slot's scale, then two beats of keys or values.
+        self.padding = Signal()
+        #: What is read next: a slot's scale; two beats of keys or values.
         self.scale = Signal(range(2 * config.kv_block))
         self.value = Signal()
         self.dim, self.last_dim = Signal(len(store.dim)), Signal(len(store.dim), name="last_dim")
-        #: Strobes: read a scale, read two beats, take the first of them, take the other.
+        #: Strobes: read a scale; read two beats; the first of them is taken, the other is.
         self.fill, self.ask, self.load_even, self.load_odd = (
             Signal(name=name) for name in ("fill", "ask", "load_even", "load_odd")
         )
-        #: The second of the two beats waits at the store.
-        self.odd = Signal()
-        #: The next two beats are asked for while the last beat waits to be taken; they came before it was.
-        self.asking, self.missed = Signal(), Signal()
-        #: The register that becomes a beat.
-        self.beat = Signal(8 * config.beat_bytes, reset_less=True)
+        #: Beats of the store are still to be taken; the second of two waits there; the first found no place and is read again.
+        self.reading, self.odd, self.missed = Signal(name="reading"), Signal(name="odd"), Signal(name="missed")
+        #: The register that becomes a beat, and the data behind it; whether they hold one; the latter moves up.
+        self.beat, self.next = (Signal(8 * config.beat_bytes, name=name, reset_less=True) for name in ("beat", "next"))
+        self.full, self.next_full, self.move = Signal(name="full"), Signal(name="next_full"), Signal(name="move")
+        #: Something may be loaded behind the beat.
+        self.free = Signal(name="free")
         #: Two beats of the store, of what is read next, make one of 4-bit elements.
         self.packed: Value = Signal(name="packed") if config.int4_kv else Const(0)
 
@@ -82,8 +86,8 @@ class KvWriter(wiring.Component):
     With ``Format.INT4_KEYS`` or ``INT4_VALUES`` (builds that have them) one beat of memory has the upper halves of the elements of
     two beats of the store.
 
-    The writer works beside other units and need not be fast: two beats of the store take ``kv_latency`` + 2 cycles, a header beat a
-    cycle for each of its scales.
+    The writer works beside other units: a beat takes a cycle for each word of the port, or half of ``kv_latency`` + 2; a header
+    beat also a cycle for each of its scales, or for one, where the run has a single token in the block.
 
     Members
     -------
@@ -114,10 +118,10 @@ class KvWriter(wiring.Component):
         m = Module()
         walk = Walk(self.config, self.store)
         self._find_slots(m, walk)
-        filled, arrived = self._read_store(m, walk)
-        self._fill_beat(m, walk, filled)
+        landed = self._read_scales(m, walk)
+        self._read_store(m, walk)
         self._connect_beats(m, walk)
-        self._sequence(m, walk, filled, arrived)
+        self._sequence(m, walk, landed)
         return m
 
     def _find_slots(self, m: Module, walk: Walk) -> None:
@@ -130,11 +134,45 @@ class KvWriter(wiring.Component):
             self.pages.index.eq(walk.page + walk.second),
             self.segment.payload.beats.eq(command.stream_beats),
         ]
+        m.d.sync += walk.single.eq(walk.high - walk.low == 1)
+        # Some slots a cycle, while the address is found and the header is filled, which takes longer.
+        step = max(min(4, block), block // 8)
+        with m.If(walk.slots_left != 0):
+            m.d.sync += [
+                walk.slots_left.eq(walk.slots_left - 1),
+                walk.slot.eq(walk.slot + step),
+                walk.slots.eq(Cat(
+                    walk.slots[step:], ((walk.slot + i >= walk.low) & (walk.slot + i < walk.high) for i in range(step))
+                )),
+            ]
 
-    def _read_store(self, m: Module, walk: Walk) -> tuple[Value, Value]:
-        """The scales of slot after slot, then keys and values two beats at a time: the second stays at the store. Returns whether a
-        scale arrives, and whether the first beat does."""
-        config, command = self.config, self.op.descriptor
+    def _read_scales(self, m: Module, walk: Walk) -> Signal:
+        """The scales of slot after slot go to the beat; returns how many of a header beat have come."""
+        config, block = self.config, self.config.kv_block
+        beat_scales = config.beat_bytes // 2
+        #: Scales that one stands for.
+        lanes = min(beat_scales, block)
+        landed = Signal(range(beat_scales + 1), name="landed")
+        step = Mux(walk.single, lanes, 1)
+        m.d.comb += self.store.bank.eq(Mux(walk.single, walk.low, walk.scale) - walk.turn)
+        with m.If(walk.fill):
+            m.d.sync += walk.scale.eq(walk.scale + step)
+        filled = delayed(m, walk.fill, KV_SCALE_LATENCY, "filled")[-1]
+        of_value = delayed(m, walk.scale >= block, KV_SCALE_LATENCY, "of_value", reset_less=True)[-1]
+        scale, beat = Mux(of_value, self.store.scales[16:], self.store.scales[:16]), walk.beat
+        with m.If(filled):
+            m.d.sync += [
+                landed.eq(landed + step),
+                beat.eq(Mux(walk.single, Cat(beat[16 * lanes :], scale.replicate(lanes)), Cat(beat[16:], scale))),
+            ]
+        with m.Elif(walk.move):
+            m.d.sync += beat.eq(walk.next)
+        return landed
+
+    def _read_store(self, m: Module, walk: Walk) -> None:
+        """Keys, then values, two beats at a time: the second stays at the store until the first has moved up. The next two are
+        asked for in the cycle behind; where the first of them finds no place, both are asked for again."""
+        config, command, data = self.config, self.op.descriptor, self.store.data
         parts = config.width // config.key_bytes
         m.d.comb += [
             self.store.head.eq(walk.head),
@@ -142,31 +180,35 @@ class KvWriter(wiring.Component):
             self.store.value.eq(walk.value),
             self.store.dim.eq(walk.dim),
             self.store.turn.eq(walk.turn),
-            self.store.bank.eq(walk.scale - walk.turn),
         ]
         m.d.sync += walk.last_dim.eq((command.head_vectors << (parts - 1).bit_length()) - 1)
+        arrived = delayed(m, walk.ask, kv_latency(config), "arrived")[-1]
+        m.d.comb += [
+            walk.free.eq(~walk.next_full | walk.move),
+            walk.load_even.eq(arrived & walk.free),
+            walk.load_odd.eq(walk.odd & walk.free),
+        ]
+        value, whole = data, walk.load_even | walk.load_odd
         if config.int4_kv:
-            m.d.comb += walk.packed.eq(
-                (command.format & Mux(walk.value, Format.INT4_VALUES, Format.INT4_KEYS)).any()
-            )
-        with m.If(walk.fill):
-            m.d.sync += walk.scale.eq(walk.scale + 1)
-        with m.If(walk.ask | walk.load_odd):
+            m.d.comb += walk.packed.eq((command.format & Mux(walk.value, Format.INT4_VALUES, Format.INT4_KEYS)).any())
+            value, whole = Mux(walk.packed, push_beat(walk.next, data), data), walk.load_odd | (walk.load_even & ~walk.packed)
+        m.d.sync += walk.ask.eq(0)
+        with m.If(walk.move):
+            m.d.sync += walk.next_full.eq(0)
+        with m.If(whole):
+            m.d.sync += walk.next_full.eq(1)
+        with m.If(walk.load_even | walk.load_odd):
+            m.d.sync += walk.next.eq(value)
+        with m.If(arrived):
+            m.d.sync += [walk.odd.eq(walk.free), walk.missed.eq(~walk.free)]
+        with m.If(walk.ask):
             m.d.sync += walk.dim.eq(walk.dim + 1)
-        m.d.sync += walk.asking.eq(walk.load_odd)
-        with m.If(walk.load_odd & (walk.dim == walk.last_dim)):
-            m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.last.eq(walk.value), walk.asking.eq(~walk.value)]
-        filled = delayed(m, walk.fill, KV_SCALE_LATENCY, "filled")[-1]
-        return filled, delayed(m, walk.ask, kv_latency(config), "arrived")[-1]
-
-    def _fill_beat(self, m: Module, walk: Walk, filled: Value) -> None:
-        """The register that becomes a beat: scale by scale, or a beat of the store, or the nibbles of two."""
-        beat, data = walk.beat, self.store.data
-        of_value = delayed(m, walk.scale >= self.config.kv_block, KV_SCALE_LATENCY, "of_value", reset_less=True)[-1]
-        with m.If(filled):
-            m.d.sync += beat.eq(Cat(beat[16:], Mux(of_value, self.store.scales[16:], self.store.scales[:16])))
-        with m.Elif(walk.load_even | walk.load_odd):
-            m.d.sync += beat.eq(Mux(walk.packed, push_beat(beat, data), data) if self.config.int4_kv else data)
+        with m.If(walk.missed & walk.free):
+            m.d.sync += [walk.missed.eq(0), walk.dim[0].eq(0), walk.ask.eq(1)]
+        with m.If(walk.load_odd):
+            m.d.sync += [walk.odd.eq(0), walk.dim.eq(walk.dim + 1), walk.ask.eq(1)]
+            with m.If(walk.dim == walk.last_dim):
+                m.d.sync += [walk.dim.eq(0), walk.value.eq(1), walk.reading.eq(~walk.value), walk.ask.eq(~walk.value)]
 
     def _connect_beats(self, m: Module, walk: Walk) -> None:
         """Strobes of the slots of this pass's tokens, for header and data; padding has none."""
@@ -184,12 +226,11 @@ class KvWriter(wiring.Component):
             with m.If(walk.header_left == header_beats - i):
                 m.d.comb += strobe.eq(header_strobe.word_select(i, config.beat_bytes))
 
-    def _sequence(self, m: Module, walk: Walk, filled: Value, arrived: Value) -> None:
+    def _sequence(self, m: Module, walk: Walk, landed: Signal) -> None:
         """One segment after the other: its address and slots, its header, its data."""
         config, command = self.config, self.op.descriptor
-        #: Scales in one header beat, and how many of them have come.
+        #: Scales in one header beat.
         beat_scales = config.beat_bytes // 2
-        landed = Signal(range(beat_scales + 1))
         m.d.sync += self.done.eq(0)
         with m.FSM():
             with m.State("IDLE"):
@@ -201,43 +242,45 @@ class KvWriter(wiring.Component):
             with m.State("SEGMENT"):
                 m.d.comb += self.segment.valid.eq(1)
                 m.d.sync += [
-                    walk.last.eq(0),
                     walk.left.eq(command.stream_beats),
                     walk.header_left.eq(config.header_beats),
                     walk.padding.eq(0),
                     walk.scale.eq(0),
                     walk.value.eq(0),
                     walk.dim.eq(0),
-                    walk.odd.eq(0),
+                    walk.full.eq(0),
                     landed.eq(0),
                 ]
                 with m.If(self.segment.ready):
+                    m.d.sync += [walk.reading.eq(1), walk.ask.eq(1)]
                     m.next = "REQUEST"
             with m.State("REQUEST"):
                 m.d.comb += walk.fill.eq(1)
-                with m.If((walk.scale & (beat_scales - 1)) == beat_scales - 1):
+                # Of a beat, with the present one.
+                step = Mux(walk.single, min(beat_scales, config.kv_block), 1)
+                with m.If((walk.scale & (beat_scales - 1)) + step == beat_scales):
                     m.next = "FILL"
             with m.State("FILL"), m.If(landed == beat_scales):
-                m.next = "SEND"
-            with m.State("ASK"):
-                m.d.comb += walk.ask.eq(1)
-                m.next = "EVEN"
-            with m.State("EVEN"), m.If(arrived):
-                self._load_even(m, walk)
-            if config.int4_kv:
-                with m.State("ODD"):
-                    m.d.comb += walk.load_odd.eq(1)
-                    m.d.sync += walk.odd.eq(0)
-                    m.next = "SEND"
-            with m.State("SEND"):
-                m.d.comb += [self.beats.valid.eq(1), walk.ask.eq(walk.asking)]
+                m.next = "HEADER"
+            with m.State("HEADER"):
+                m.d.comb += self.beats.valid.eq(1)
                 m.d.sync += landed.eq(0)
                 with m.If(self.beats.ready):
-                    self._next_beat(m, walk, arrived)
-                with m.Elif(arrived):
-                    m.d.sync += walk.missed.eq(1)
-        with m.If(filled):
-            m.d.sync += landed.eq(landed + 1)
+                    m.d.sync += [walk.left.eq(walk.left - 1), walk.header_left.eq(walk.header_left - 1)]
+                    m.next = "REQUEST"
+                    with m.If(walk.header_left == 1):
+                        m.next = "DATA"
+            with m.State("DATA"):
+                m.d.comb += [self.beats.valid.eq(walk.full), walk.move.eq(walk.next_full & (~walk.full | self.beats.ready))]
+                with m.If(walk.move):
+                    m.d.sync += walk.full.eq(1)
+                with m.Elif(self.beats.ready):
+                    # Padding follows where nothing more is read.
+                    m.d.sync += [walk.full.eq(walk.full & ~walk.reading), walk.padding.eq(~walk.reading)]
+                with m.If(walk.full & self.beats.ready):
+                    m.d.sync += walk.left.eq(walk.left - 1)
+                    with m.If(walk.left == 1):
+                        self._end_segment(m, walk)
 
     def _open_run(self, m: Module, walk: Walk) -> None:
         """States that find out about a run."""
@@ -261,10 +304,9 @@ class KvWriter(wiring.Component):
         command, block = self.op.descriptor, self.config.kv_block
         number = Signal(NUMBER_BITS)
         low, high = Signal(NUMBER_BITS + 16), Signal(ADDRESS_BITS - 16)
-        slot = Signal((block - 1).bit_length())
         address = self.segment.payload.address
         with m.State("PAGE"):
-            m.d.sync += slot.eq(0)
+            m.d.sync += [walk.slot.eq(0), walk.slots_left.eq(block // max(min(4, block), block // 8))]
             m.next = "NUMBER"
         with m.State("NUMBER"):
             m.d.sync += number.eq(self.pages.number)
@@ -277,53 +319,20 @@ class KvWriter(wiring.Component):
             m.next = "BASE"
         with m.State("BASE"):
             m.d.sync += address.eq(address + walk.head_base)
-            m.next = "SLOTS"
-        with m.State("SLOTS"):
-            m.d.sync += [walk.slots.eq(Cat(walk.slots[1:], (slot >= walk.low) & (slot < walk.high))), slot.eq(slot + 1)]
-            with m.If(slot == block - 1):
-                m.next = "SEGMENT"
+            m.next = "SEGMENT"
 
-    def _load_even(self, m: Module, walk: Walk) -> None:
-        """Takes the first of two beats that come in this cycle and the next."""
-        m.d.comb += walk.load_even.eq(1)
-        m.d.sync += walk.odd.eq(1)
-        m.next = "SEND"
-        if self.config.int4_kv:
-            with m.If(walk.packed):
-                m.next = "ODD"
-
-    def _next_beat(self, m: Module, walk: Walk, arrived: Value) -> None:
-        """Where a beat that was taken leads: more of its segment, the next block, head or run, or the end."""
+    def _end_segment(self, m: Module, walk: Walk) -> None:
+        """Behind the last beat of a segment: the next block, head or run, or the end."""
         command, block = self.op.descriptor, self.config.kv_block
-        m.d.sync += walk.left.eq(walk.left - 1)
-        m.next = "ASK"
-        with m.If(walk.left == 1):
-            m.d.sync += walk.second.eq(~walk.second)
-            m.next = "PAGE"
-            with m.If(walk.second | (walk.end <= block)):
-                m.d.sync += [
-                    walk.second.eq(0), walk.head.eq(walk.head + 1), walk.head_base.eq(walk.head_base + command.head_stride),
-                ]
-                with m.If(walk.head == command.kv_heads - 1):
-                    m.d.sync += walk.run.eq(walk.run + 1)
-                    m.next = "RUN"
-                    with m.If(walk.run + 1 == self.op.runs):
-                        m.d.sync += self.done.eq(1)
-                        m.next = "IDLE"
-        with m.Elif(walk.header_left != 0):
-            m.d.sync += walk.header_left.eq(walk.header_left - 1)
-            with m.If(walk.header_left != 1):
-                m.next = "REQUEST"
-        with m.Elif(walk.odd):
-            m.d.comb += walk.load_odd.eq(1)
-            m.d.sync += walk.odd.eq(0)
-            m.next = "SEND"
-        with m.Elif(walk.padding | walk.last):
-            m.d.sync += walk.padding.eq(1)
-            m.next = "SEND"
-        with m.Elif(walk.missed):
-            m.d.sync += [walk.missed.eq(0), walk.dim[0].eq(0)]
-        with m.Elif(arrived):
-            self._load_even(m, walk)
-        with m.Else():
-            m.next = "EVEN"
+        m.d.sync += walk.second.eq(~walk.second)
+        m.next = "PAGE"
+        with m.If(walk.second | (walk.end <= block)):
+            m.d.sync += [
+                walk.second.eq(0), walk.head.eq(walk.head + 1), walk.head_base.eq(walk.head_base + command.head_stride),
+            ]
+            with m.If(walk.head == command.kv_heads - 1):
+                m.d.sync += walk.run.eq(walk.run + 1)
+                m.next = "RUN"
+                with m.If(walk.run + 1 == self.op.runs):
+                    m.d.sync += self.done.eq(1)
+                    m.next = "IDLE"
