@@ -14,7 +14,7 @@ from ..interfaces import index_bits
 __all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "counted", "delayed", "more_than"]
 
 #: Cache blocks buffered on chip.
-BUFFERS = 4
+BUFFERS = 8
 
 #: Cycles from the last key beat of a block to its dot products.
 DOT_LATENCY = 3

@@ -75,10 +75,11 @@ class Calibration:
     #: ROPE: a token beside two passes; once.
     rope_token: int = 16
     rope_end: int = 54
-    #: ATTENTION: a key/value head beside its items; the output of a round of queries; once.
-    attention_head: int = 80
+    #: ATTENTION: a cached block, beside its beats; a block that the pass alone makes; the output of a round of queries; once.
+    attention_block: int = 1
+    attention_own: int = 14
     attention_output: int = 43
-    attention_end: int = 100
+    attention_end: int = 300
     #: DRAIN with CANDIDATES: a token, till the last logit has found its place.
     ranking_token: int = 100
     #: HEAD: a block beside its beats; once.
@@ -87,10 +88,11 @@ class Calibration:
     #: RingLoader: a row; once.
     loader_row: int = 2
     loader_end: int = 6
-    #: KV_WRITE: a segment, beside its slots; a header beat, beside its scales and words; two beats of the store, from request to
-    #: arrival; once.
+    #: KV_WRITE: a segment, beside its beats; a header beat, beside its scales and words; a beat of data at least, where answers of
+    #: the memory come late; two beats of the store, from request to arrival; once.
     kv_segment: int = 12
     kv_header: int = 4
+    kv_beat: int = 5
     kv_pair: int = 7
     kv_end: int = 20
     #: After END: writes answered, status.
@@ -301,16 +303,20 @@ class PassModel:
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
         layout = KvBlockLayout(config, d.head_vectors * config.width, d.format)
-        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block)
+        dims = d.head_vectors * config.width // config.key_bytes
+        item = max(dims, config.kv_block + 3)
         now = w.start
         for position, tokens in w.runs:
             rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)
-            past = ceil(position / config.kv_block)
+            past, blocks = ceil(position / config.kv_block), ceil((position + tokens) / config.kv_block)
+            items = rounds * (blocks * item + c.attention_output)
+            # The pass's own keys and values load beside cached ones.
+            cycles = max(items, 2 * dims + c.attention_own, past * (layout.beats + c.attention_block))
             for _ in range(d.kv_heads):
-                now += rounds * (item + c.attention_output) + c.attention_head
                 if past:
-                    cycles = past * max(rounds * item, layout.beats)
                     now = ring.read(now, past * layout.beats, past * layout.beats / cycles, fetch=True, free=True)
+                else:
+                    now += cycles
         return now + c.attention_end
 
     def _head(self, w: Work, ring: Ring) -> float:
@@ -320,15 +326,17 @@ class PassModel:
         return ring.read(w.start, w.beats, rate, fetch=True, free=True) + c.head_end
 
     def _kv_write(self, w: Work, ring: Ring) -> float:
-        """Slots one by one, scales one by one, then what the store has, two beats at a time: one or two of memory. A beat that is
-        written takes the time of one that is read."""
+        """Scales one by one, or one alone of a block with one token of the run, then what the store has, two beats at a time: one
+        or two of memory. A beat that is written takes the time of one that is read."""
         c, d, config, block = self.calibration, w.descriptor, self.config, self.config.kv_block
-        dim, words = d.head_vectors * config.width, config.beat_words
+        dim, words = d.head_vectors * config.width, max(self.calibration.kv_beat, config.beat_words)
         layout = KvBlockLayout(config, dim, d.format)
         header, data = layout.header_beats, sum(layout.data_beats)
-        pairs = sum(max(c.kv_pair, words) + (1 if packed else words) for packed in layout.packed)
+        pairs = sum(max(c.kv_pair + 1, (1 if packed else 2) * words) for packed in layout.packed)
+        most = max(tokens for _, tokens in w.runs)
+        scales = config.beat_bytes // 2 if most > 1 else ceil(config.beat_bytes / 2 / block)
         segment = (
-            block + c.kv_segment + header * (config.beat_bytes // 2 + c.kv_header + words)
+            c.kv_segment + header * (scales + c.kv_header + words)
             + dim / config.key_bytes / 2 * pairs + (layout.beats - header - data) * words
         )
         blocks = sum((position + tokens - 1) // block - position // block + 1 for position, tokens in w.runs)
