@@ -247,8 +247,8 @@ def check_time(case: Case, cycles: int, activity: list[int]) -> None:
         loads = past * (max(dims + 2, case.layout.beats) + 1) + (0 if case.kv == "k8v8" else 2 * dims)
         assert cycles <= case.kv_heads * max(loads + 5, beats + 15) + beats + way, cycles
         return
-    # An item takes a cycle for each key beat; beside the items each round has an output pass. The first begins when all of the pass's
-    # own values and keys are there.
+    # An item takes a cycle for each key beat; beside the items each round has an output pass. The first begins when all of the
+    # own values and keys of the pass are there.
     steps = case.kv_heads * rounds * blocks * dims
     output = case.kv_heads * rounds * (max(dims, 32) + 40)
     assert cycles <= steps + output + beats + 150, (cycles, steps)
