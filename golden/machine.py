@@ -23,7 +23,7 @@ from ..operators import (
     check_complete,
     has_more_rounds,
 )
-from ..registers import Status
+from ..registers import CHOSEN_TOKENS, Status
 from ..rounding import ceil_div
 from .attention import AttentionState
 from .float32 import bf16_bits, constant, fmul
@@ -116,36 +116,47 @@ class GoldenMachine(Vocabulary):
                 yield d
 
     def _pass(self) -> Generator[Descriptor, None, None]:
-        """:meth:`steps` within :func:`_arithmetic`."""
+        """:meth:`steps` within :func:`_arithmetic`: the program once, or as often as a loop takes."""
         r = self.registers
         self._check_pass()
-        self._held = None
         r.begin()
-        address = r.program
         try:
             while True:
-                data = self._read(address, DESCRIPTOR_BYTES).tobytes()
-                d, active = decoded(data, r.count, r.wanted)
-                if d.opcode is Opcode.END:
-                    break
-                address += DESCRIPTOR_BYTES
-                if not active:
-                    continue
-                self.first, self.count = active.start, len(active)
-                r.current = d.tag
-                if self.count > self.config.tokens and d.one_round:
-                    most = self.config.tokens
-                    raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {self.count}")
-                self._execute(d)
-                r.counters["operators"] += 1
-                if self.on_retire is not None:
-                    self.on_retire(d, self)
-                yield d
+                yield from self._program()
                 if Status.STOPPED in r.status:
                     return
+                if not r.choose():
+                    break
+                self._check_pass()
             r.end()
         finally:
             r.abandon()
+
+    def _program(self) -> Generator[Descriptor, None, None]:
+        """The program to its end, or to the operator at which it was stopped."""
+        r = self.registers
+        self._held = None
+        address = r.program
+        while True:
+            data = self._read(address, DESCRIPTOR_BYTES).tobytes()
+            d, active = decoded(data, r.count, r.wanted)
+            if d.opcode is Opcode.END:
+                return
+            address += DESCRIPTOR_BYTES
+            if not active:
+                continue
+            self.first, self.count = active.start, len(active)
+            r.current = d.tag
+            if self.count > self.config.tokens and d.one_round:
+                most = self.config.tokens
+                raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {self.count}")
+            self._execute(d)
+            r.counters["operators"] += 1
+            if self.on_retire is not None:
+                self.on_retire(d, self)
+            yield d
+            if Status.STOPPED in r.status:
+                return
 
     def _check_pass(self) -> None:
         r, c = self.registers, self.config
@@ -158,6 +169,10 @@ class GoldenMachine(Vocabulary):
                 raise ProgramError(f"a run must end at position {c.max_context} at most, not {run.position + run.tokens}")
         if not 0 <= r.wanted <= r.count or any(not 0 <= t < r.count for t in r.want[: r.wanted]):
             raise ProgramError(f"wanted tokens must be tokens of the pass, not {r.want[: r.wanted]} of {r.count}")
+        if r.loop and not (r.run_count == r.count == r.wanted and r.want[: r.count] == list(range(r.count))):
+            raise ProgramError(f"every run of a loop must have one token, and want it, not {r.runs} and {r.want[: r.wanted]}")
+        if r.loop * r.run_count > CHOSEN_TOKENS:
+            raise ProgramError(f"a loop must choose at most {CHOSEN_TOKENS} tokens, not {r.loop} times {r.run_count}")
 
     # ---- operators -----------------------------------------------------------------------------------------------
     def _execute(self, d: Operation) -> None:

@@ -12,9 +12,11 @@ from ..contract import CONTRACT_VERSION, contract_hash
 from ..registers import (
     COUNTERS,
     INTERRUPT_ENABLE,
+    LOOP_PASSES,
     MAGIC,
     RUN_PAGES,
     RUN_TOKENS,
+    STOP_TOKENS,
     WINDOW_BYTES,
     Control,
     PassFlag,
@@ -23,6 +25,10 @@ from ..registers import (
 )
 
 __all__ = ["RegisterWindow", "Run"]
+
+
+#: Attributes of registers that are numbers.
+_NUMBERS = {"RUNS": "run_count", "COUNT": "count", "WANTED": "wanted"}
 
 
 class Run(NamedTuple):
@@ -57,9 +63,14 @@ class RegisterWindow:
         self.pages = [0] * config.page_entries
         #: Candidates of the LM head for every wanted token, best first: token id and logit.
         self.candidates: list[list[tuple[int, float]]] = [[] for _ in range(config.chunk)]
+        #: Passes of a loop at most, 0 for none; those that it has had; tokens that end it, and those that it chose.
+        self.loop = self.passes = 0
+        self.stop_tokens = [0] * STOP_TOKENS
+        self.chosen: list[int] = []
         self.current = 0
         self.counters = dict.fromkeys((name for name, _ in COUNTERS), 0)
-        self._tables = {"TOKEN": self.token_ids, "RUN": self.run_words, "WANT": self.want, "PAGE": self.pages}
+        self._tables = {"TOKEN": self.token_ids, "RUN": self.run_words, "WANT": self.want, "PAGE": self.pages,
+                        "STOP_TOKEN": self.stop_tokens}
         self._halves = dict.fromkeys(("PROGRAM_LOW", "PROGRAM_HIGH", "LOGITS_LOW", "LOGITS_HIGH"), 0)
         contract = contract_hash(config)
         constants = {"MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32}
@@ -69,7 +80,8 @@ class RegisterWindow:
             **{name: partial(self._halves.__getitem__, name) for name in self._halves},
             "STATUS": lambda: int(self.status), "INTERRUPT": lambda: int(self.interrupt_enable), "RUNS": lambda: self.run_count,
             "COUNT": lambda: self.count, "WANTED": lambda: self.wanted, "PASS": lambda: int(self.options),
-            "CURRENT": lambda: self.current, "PORT_ENABLE": lambda: self.port_enable,
+            "CURRENT": lambda: self.current, "PORT_ENABLE": lambda: self.port_enable, "LOOP": lambda: self.loop,
+            "CHOSEN_COUNT": lambda: len(self.chosen),
         }
         self._by_offset = {r.offset + i * r.step: (r, i) for r in register_map(config) for i in range(r.count)}
 
@@ -101,6 +113,22 @@ class RegisterWindow:
         """What a doorbell does to the registers."""
         self.status = Status.BUSY
         self.counters = dict.fromkeys(self.counters, 0)
+        self.chosen.clear()
+        self.passes = 0
+
+    def choose(self) -> bool:
+        """What the end of the program does in a loop: chosen tokens go to `chosen` and are those of the next pass; whether there is
+        one.
+        """
+        if not self.loop:
+            return False
+        tokens = [self.candidates[number][0][0] for number in range(self.run_count)]
+        for number, token in enumerate(tokens):
+            self.run_words[2 * number] += 1
+            self.token_ids[number] = token
+        self.chosen += tokens
+        self.passes += 1
+        return self.passes < self.loop and not set(tokens) & set(self.stop_tokens)
 
     def end(self) -> None:
         """What the end of the program does to the registers."""
@@ -136,12 +164,10 @@ class RegisterWindow:
             self.interrupt_enable = bool(INTERRUPT_ENABLE.extract(value))
         elif row.name == "PORT_ENABLE":
             self.port_enable = value & self._all_ports
-        elif row.name == "RUNS":
-            self.run_count = value
-        elif row.name == "COUNT":
-            self.count = value
-        elif row.name == "WANTED":
-            self.wanted = value
+        elif row.name in _NUMBERS:
+            setattr(self, _NUMBERS[row.name], value)
+        elif row.name == "LOOP":
+            self.loop = LOOP_PASSES.extract(value)
         elif row.name == "PASS":
             self.options = PassFlag(value) & PassFlag.WRITE_LOGITS
         elif row.name in self._tables:
@@ -158,6 +184,8 @@ class RegisterWindow:
             number, place = divmod(index // 2, self.config.topk)
             token, logit = self.candidates[number][place] if place < len(self.candidates[number]) else (0, 0.0)
             return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
+        if row.name == "CHOSEN":
+            return self.chosen[index] if index < len(self.chosen) else 0
         if row.name.startswith("COUNT_"):
             return self.counters.get(row.name.removeprefix("COUNT_").lower(), 0) & 0xFFFFFFFF
         return self._values[row.name]() if row.name in self._values else 0

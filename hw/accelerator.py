@@ -179,7 +179,7 @@ class Accelerator(wiring.Component):
         connect(m, mem.descriptors, sequencer.descriptors)
         m.d.comb += [
             self.irq.eq(registers.irq),
-            mem.start.eq(registers.start),
+            mem.start.eq(registers.begin),
             mem.program.eq(registers.program),
             mem.port_enable.eq(registers.port_enable),
             sequencer.current.tokens.eq(registers.current.tokens),

@@ -9,9 +9,9 @@ from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
 
 __all__ = [
-    "COUNTERS", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE",
-    "INTERRUPT_ENABLE", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "TRACE_WORDS", "WINDOW_BYTES",
-    "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map",
+    "CHOSEN_TOKENS", "COUNTERS", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE",
+    "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "STOP_TOKENS", "TRACE_WORDS",
+    "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map",
 ]
 
 #: First register: the letters "hwgn".
@@ -29,6 +29,10 @@ TOKENS_BASE = 0x1000
 RUNS_BASE = 0x2000
 #: Base of the window of wanted tokens: one word each.
 WANT_BASE = 0x3000
+#: Base of the window of stop tokens: one word each.
+STOPS_BASE = 0x3800
+#: Base of the window of chosen tokens: one word each, in the order in which they were chosen.
+CHOSEN_BASE = 0x7000
 #: Base of the page table window: one word a page.
 PAGES_BASE = 0x8000
 #: Base of the trace window: `TRACE_WORDS` words an entry.
@@ -37,6 +41,10 @@ TRACE_BASE = 0x10000
 TOPK_BASE = 0x4000
 #: Base of the counters.
 COUNTER_BASE = 0x0400
+#: Token ids that end a loop.
+STOP_TOKENS = 8
+#: Tokens that a loop chooses at most, of all its runs together: those of a block RAM.
+CHOSEN_TOKENS = 512
 #: Words of one entry of the trace.
 TRACE_WORDS = 4
 
@@ -106,6 +114,9 @@ ERROR_OPERATOR = Field("OPERATOR", 16, 16, "CURRENT as it was when the answer ca
 #: Fields of the second word of a run: its tokens, and the first entry of its page table.
 RUN_TOKENS = Field("TOKENS", 0, 16, "Tokens of the run.")
 RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its sequence.")
+
+#: The field of the LOOP register.
+LOOP_PASSES = Field("PASSES", 0, CHOSEN_TOKENS.bit_length(), "Passes at most; 0: no loop.")
 
 #: The field of the INTERRUPT register.
 INTERRUPT_ENABLE = Field("ENABLE", 0, 1, "Raise irq while DONE is set.")
@@ -184,6 +195,11 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("PORT_ENABLE", 0x04C, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken over by "
                  "a doorbell, all ones after reset. The program, and what is written, go through port 0 always."),
         Register("WANTED", 0x050, "rw", "Tokens of this pass whose logits are wanted: 0 up to COUNT."),
+        Register("LOOP", 0x054, "rw", "The doorbell is for a loop: the best candidate of every run goes to CHOSEN and is its token "
+                 "of the next pass, one position on. Every run has one token and wants it: RUNS, COUNT and WANTED are the same, "
+                 "and WANT[j] = j. The loop ends behind a pass that chose a stop token, or that was the last of so many; 1, "
+                 "written while it runs, makes the present pass the last one.", fields=(LOOP_PASSES,)),
+        Register("CHOSEN_COUNT", 0x058, "ro", "Words of CHOSEN that are there; cleared by a doorbell."),
     ]
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
     base = COUNTER_BASE + 4 * len(COUNTERS)
@@ -193,21 +209,32 @@ def register_map(config: BuildConfig) -> list[Register]:
     rows.append(Register("COUNT_PORT_BUSY", base, "ro", "Read data words taken, by port.", count=config.ports))
     base += 4 * config.ports
     rows.append(Register("COUNT_PORT_STALL", base, "ro", "Cycles a port offered data that was not taken.", count=config.ports))
-    rows.append(Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
-                         count=config.chunk))
-    rows.append(Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence "
-                         "that are cached); its tokens, and the first entry of its pages. Its tokens follow those of the run "
-                         "before.", count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)))
-    rows.append(Register("WANT", WANT_BASE, "wo", "Token of this pass whose logits are wanted, by number.", count=config.chunk))
-    rows.append(Register("TOPK", TOPK_BASE, "ro", f"Candidates of the LM head, {config.topk} for every wanted token: token id, "
-                         "then logit as float32 bits, best first.", count=2 * config.topk * config.chunk))
-    rows.append(Register("PAGE", PAGES_BASE, "wo", "KV page tables of all runs: page number of every block.",
-                         count=config.page_entries))
-    rows.append(Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "
-                         "start, cycle of the end (the doorbell is cycle 0), tag | opcode << 16 | active tokens << 24, "
-                         "beats in the ring at the start | at the end << 16.", count=TRACE_WORDS * config.trace_entries))
+    rows += _windows(config)
     _check_windows(rows)
     return rows
+
+
+def _windows(config: BuildConfig) -> list[Register]:
+    """Registers of many words, by ascending offset."""
+    return [
+        Register("TOKEN", TOKENS_BASE, "wo", "By token of this pass: number of its segment in what EMBED reads.",
+                 count=config.chunk),
+        Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence "
+                 "that are cached); its tokens, and the first entry of its pages. Its tokens follow those of the run "
+                 "before.", count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)),
+        Register("WANT", WANT_BASE, "wo", "Token of this pass whose logits are wanted, by number.", count=config.chunk),
+        Register("STOP_TOKEN", STOPS_BASE, "wo", "Tokens that end a loop, of whatever run; all of them hold one, or what is "
+                 "no token.", count=STOP_TOKENS),
+        Register("TOPK", TOPK_BASE, "ro", f"Candidates of the LM head, {config.topk} for every wanted token: token id, "
+                 "then logit as float32 bits, best first.", count=2 * config.topk * config.chunk),
+        Register("CHOSEN", CHOSEN_BASE, "ro", "Tokens that the loop has chosen: those of the runs of its first pass, then "
+                 "those of its second, and so on.", count=CHOSEN_TOKENS),
+        Register("PAGE", PAGES_BASE, "wo", "KV page tables of all runs: page number of every block.",
+                 count=config.page_entries),
+        Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "
+                 "start, cycle of the end (the doorbell is cycle 0), tag | opcode << 16 | active tokens << 24, "
+                 "beats in the ring at the start | at the end << 16.", count=TRACE_WORDS * config.trace_entries),
+    ]
 
 
 def _check_windows(rows: list[Register]) -> None:

@@ -10,12 +10,13 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, contract_hash
-from ...registers import MAGIC, NUMBER_BITS, RUN_PAGES, RUN_TOKENS, Field, Register, register, register_map
+from ...registers import LOOP_PASSES, MAGIC, NUMBER_BITS, RUN_PAGES, RUN_TOKENS, Field, Register, register, register_map
 from ...rounding import align
 from ..active import Pass
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
 from ..interfaces import ADDRESS_BITS, RunRead, TableRead, index_bits
 from .counters import counter_total
+from .loop import LoopControl
 
 __all__ = ["RUN_READERS", "RegisterFile"]
 
@@ -34,10 +35,12 @@ class RegisterFile(wiring.Component):
     bus : In(Axi4Lite)
     start : Out(1)
         Strobe: the doorbell, only while no pass is running.
+    begin : Out(1)
+        Strobe: a pass begins, by the doorbell or in a loop.
     stop : Out(1)
         Strobe: STOP, only while a pass is running.
     busy : Out(1)
-        From ``start`` to ``finished`` or ``stopped``.
+        From ``start`` until the pass has ended, or the last one of a loop.
     finished, stopped : In(1)
         Strobe: the pass has ended, by itself or by STOP.
     unasked : In
@@ -48,10 +51,11 @@ class RegisterFile(wiring.Component):
     current : Out(Pass)
     write_logits : Out(1)
     port_enable : Out(ports)
-        PORT_ENABLE as it is now; the memory system takes it over with ``start``.
+        PORT_ENABLE as it is now; the memory system takes it over with ``begin``.
     tokens, want : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
     runs : In(RunRead) of each of `RUN_READERS`
+        The first is not answered between the passes of a loop.
     current_operator : In(32)
         Index shown in CURRENT.
     trace_count : In(32)
@@ -62,7 +66,8 @@ class RegisterFile(wiring.Component):
         First error of the pass.
     counters : In(32) per counter register
     candidate, candidate_word : Out, In(32)
-        Word of the candidates: ``candidate_word`` is word ``candidate`` of the cycle before.
+        Word of the candidates: ``candidate_word`` is word ``candidate`` of the cycle before. The host is not answered between the
+        passes of a loop.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -70,6 +75,7 @@ class RegisterFile(wiring.Component):
         super().__init__({
             "bus": In(Axi4Lite()),
             "start": Out(1),
+            "begin": Out(1),
             "stop": Out(1),
             "busy": Out(1),
             "finished": In(1),
@@ -111,17 +117,22 @@ class RegisterFile(wiring.Component):
         # Nothing is taken in reset, which ends later here than for the bus: such an access would be lost.
         awake = Signal()
         m.d.sync += awake.eq(1)
+        m.submodules.loop = loop = LoopControl(config)
         taken = Signal()
         m.d.comb += [
-            taken.eq(aw.valid & w.valid & ~write & (~b.valid | b.ready) & awake),
+            taken.eq(aw.valid & w.valid & ~write & (~b.valid | b.ready) & awake & ~loop.write),
             aw.ready.eq(taken),
             w.ready.eq(taken),
         ]
-        m.d.sync += write.eq(taken)
+        m.d.sync += write.eq(taken | loop.write)
         with m.If(b.ready):
             m.d.sync += b.valid.eq(0)
         with m.If(taken):
             m.d.sync += [address.eq(aw.addr), data.eq(w.data), strobe.eq(w.strb), b.valid.eq(1)]
+        with m.If(loop.write):  # as a host would between two passes
+            next_position = self.runs[0].position + 1
+            place = Mux(loop.of_token, rows["TOKEN"].offset | loop.run << 2, rows["RUN"].offset | loop.run << 3)
+            m.d.sync += [address.eq(place), data.eq(Mux(loop.of_token, loop.token, next_position)), strobe.eq(15)]
 
         # Registers that the host writes.
         stored: dict[str, Signal] = {}
@@ -130,6 +141,8 @@ class RegisterFile(wiring.Component):
                 stored[row.name] = register = Signal(32, name=row.name.lower())
                 if row.name == "PORT_ENABLE":
                     stored[row.name] = register = Signal(config.ports, init=-1, name="port_enabled")
+                if row.name == "LOOP":
+                    stored[row.name] = register = Signal(LOOP_PASSES.width, name="loop_limit")
                 with m.If(write & (address[2:] == row.offset // 4)):
                     for first in range(0, len(register), 8):
                         with m.If(strobe[first // 8]):
@@ -150,13 +163,21 @@ class RegisterFile(wiring.Component):
             control.eq(write & (address[2:] == rows["CONTROL"].offset // 4) & strobe[0]),
             self.start.eq(control & data[0] & ~self.busy),
             self.stop.eq(control & data[2] & self.busy),
+            loop.start.eq(self.start),
+            loop.stop.eq(self.stop),
+            loop.ended.eq(self.finished),
+            loop.spoiled.eq(self.error),
+            loop.limit.eq(stored["LOOP"]),
+            loop.runs.eq(self.current.runs),
+            loop.candidate.eq(self.candidate_word[: len(loop.candidate)]),
+            self.begin.eq(self.start | loop.begin),
         ]
         m.d.sync += self.irq.eq(done & stored["INTERRUPT"][0])
         with m.If(control & data[1]):
             m.d.sync += done.eq(0)
         with m.If(self.start):
             m.d.sync += [self.busy.eq(1), done.eq(0), was_stopped.eq(0)]
-        with m.Elif(self.finished | self.stopped):
+        with m.Elif(loop.finished | self.stopped):
             m.d.sync += [self.busy.eq(0), done.eq(1), was_stopped.eq(self.stopped)]
 
         unasked, recent = Signal(32), Signal.like(self.unasked)
@@ -166,7 +187,7 @@ class RegisterFile(wiring.Component):
 
         self._connect_tables(m, rows, write, address, data, strobe)
 
-        states = {"STATUS": Cat(self.busy, done, self.error, was_stopped), "UNASKED": unasked}
+        states = {"STATUS": Cat(self.busy, done, self.error, was_stopped), "UNASKED": unasked, "CHOSEN_COUNT": loop.count}
         self._answer_reads(m, rows, stored | states, awake)
         return m
 
@@ -174,16 +195,19 @@ class RegisterFile(wiring.Component):
         self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal
     ) -> None:
         """Tables that the host writes and the machine reads. A table with several readers is stored once a reader."""
+        loop = m.submodules.loop
+        first = Mux(loop.choosing, loop.run, self.runs[0].index)
         number = Field("NUMBER", 0, NUMBER_BITS, "")
         # Name, words of an entry, and each reader's index, word and part of it, and answer.
         tables: list[tuple[str, int, list[tuple[Value, int, Field, Value]]]] = [
             ("TOKEN", 1, [(self.tokens.index, 0, number, self.tokens.number)]),
             ("WANT", 1, [(self.want.index, 0, number, self.want.number)]),
+            ("STOP_TOKEN", 1, [(loop.stops.index, 0, number, loop.stops.number)]),
             ("PAGE", 1, [(read.index, 0, number, read.number) for read in self.pages]),
             ("RUN", 2, [
-                reader for read in self.runs for reader in (
-                    (read.index, 0, number, read.position), (read.index, 1, RUN_TOKENS, read.tokens),
-                    (read.index, 1, RUN_PAGES, read.pages),
+                reader for place, read in zip((first, *(read.index for read in self.runs[1:])), self.runs, strict=True)
+                for reader in (
+                    (place, 0, number, read.position), (place, 1, RUN_TOKENS, read.tokens), (place, 1, RUN_PAGES, read.pages),
                 )
             ]),
         ]
@@ -209,7 +233,7 @@ class RegisterFile(wiring.Component):
     def _answer_reads(
         self, m: Module, rows: dict[str, Register], stored: Mapping[str, Value], awake: Signal
     ) -> None:
-        """The address is registered, then the word it selects, then that or the word of trace or candidates."""
+        """The address is registered, then the word it selects, then that or the word of trace, candidates or chosen tokens."""
         ar, r = self.bus.ar, self.bus.r
         selected, fetched, read_address, word = Signal(), Signal(), Signal(LITE_ADDRESS_BITS), Signal(32)
         m.d.comb += ar.ready.eq(~selected & ~fetched & ~r.valid & awake)
@@ -225,11 +249,17 @@ class RegisterFile(wiring.Component):
                 m.d.sync += word.eq(0)
         of_trace, index = self._window(read_address, rows["TRACE"])
         of_candidates, place = self._window(read_address, rows["TOPK"])
-        m.d.comb += [self.trace_index.eq(index), self.candidate.eq(place)]
+        loop = m.submodules.loop
+        of_chosen, loop_index = self._window(read_address, rows["CHOSEN"])
+        m.d.comb += [
+            self.trace_index.eq(index), loop.index.eq(loop_index),
+            self.candidate.eq(Mux(loop.choosing, loop.run * (2 * self.config.topk), place)),
+        ]
         with m.If(fetched):
-            m.d.sync += [
-                r.valid.eq(1), r.data.eq(Mux(of_trace, self.trace_word, Mux(of_candidates, self.candidate_word, word))),
-            ]
+            m.d.sync += [r.valid.eq(1), r.data.eq(word)]
+            for chosen, source in ((of_trace, self.trace_word), (of_candidates, self.candidate_word), (of_chosen, loop.chosen)):
+                with m.If(chosen):
+                    m.d.sync += r.data.eq(source)
         with m.Elif(r.ready):
             m.d.sync += r.valid.eq(0)
 
@@ -244,7 +274,7 @@ class RegisterFile(wiring.Component):
     def _readable(
         self, rows: dict[str, Register], stored: Mapping[str, Value]
     ) -> Iterator[tuple[Register, list[ValueLike]]]:
-        """Every readable register but TRACE and TOPK with its words."""
+        """Every readable register but TRACE, TOPK and CHOSEN with its words."""
         config = self.config
         digest = contract_hash(config)
         fixed: dict[str, list[ValueLike]] = {
@@ -266,5 +296,5 @@ class RegisterFile(wiring.Component):
                 yield row, fixed[name]
             elif name.startswith("COUNT_"):
                 yield row, [next(counters) for _ in range(row.count)]
-            elif row.access != "wo" and name not in ("TRACE", "TOPK"):
+            elif row.access != "wo" and name not in ("TRACE", "TOPK", "CHOSEN"):
                 raise AssertionError(f"register {name} has no source")

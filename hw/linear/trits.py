@@ -97,11 +97,15 @@ class TritDecoder(wiring.Component):
         return m
 
     def _digits(self, m: Module, valid: list[Value], byte: Value, name: str) -> list[Value]:
-        """Digits (2 bits each) of a byte after three stages: quotient by 27, remainder, digits of both."""
+        """Digits (2 bits each) of a byte after three stages: quotient by 27, remainder, digits of both.
+
+        The quotient is that of the byte without its two lowest bits, so that a bit of it is one look-up table. The remainder is 29
+        at most then; where it is 27 or more, the quotient is one more.
+        """
         quotient = Signal(4, name=f"{name}_quotient")
-        with m.Switch(byte):
+        with m.Switch(byte[2:]):
             for number in range(1, 9):
-                with m.Case(*range(27 * number, 27 * (number + 1))):
+                with m.Case(*(high for high in range(64) if high * 4 // 27 == number)):
                     m.d.comb += quotient.eq(number)
         high = [Signal(4, name=f"{name}_high_{i}", reset_less=True) for i in range(2)]
         rest = Signal(5, name=f"{name}_rest", reset_less=True)
@@ -115,13 +119,17 @@ class TritDecoder(wiring.Component):
         low = Signal(5, name=f"{name}_low", reset_less=True)
         with m.If(valid[1]):
             m.d.sync += [high[1].eq(high[0]), low.eq(rest - multiple)]
+        carry = Signal(name=f"{name}_carry")
+        m.d.comb += carry.eq(low >= 27)
         digits: list[Value] = []
-        for source, count in ((low, 3), (high[1], 2)):
+        # Numbers that stand for a byte, with what they are to the digits.
+        for source, count, numbers in ((low, 3, range(30)), (Cat(carry, high[1]), 2, range(2 * 3**2 - 1))):
             value = Signal(2 * count, name=f"{name}_digits_{len(digits)}")
             with m.Switch(source):
-                for number in range(1, 3**count):
+                for number in numbers:
+                    pattern = digit_pattern(number % 27 if count == 3 else number // 2 + number % 2, count)
                     with m.Case(number):
-                        m.d.comb += value.eq(digit_pattern(number, count))
+                        m.d.comb += value.eq(pattern)
             register = Signal.like(value, name=f"{name}_trits_{len(digits)}", reset_less=True)
             with m.If(valid[2]):
                 m.d.sync += register.eq(value)

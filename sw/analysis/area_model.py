@@ -133,7 +133,7 @@ def linear(c: BuildConfig) -> Amount:
     parity = Amount(
         lut=block * (gate_luts(c.lanes) + gate_luts(c.lanes + parts)), ff=block * (2 + parts), bram36=accumulators
     )
-    decoder = Amount(lut=41.5 * c.beat_bytes, ff=40 * c.beat_bytes)
+    decoder = Amount(lut=35 * c.beat_bytes, ff=40 * c.beat_bytes)
     turned = c.width // math.gcd(c.width, c.slice_inputs)
     activations = Amount(lut=64 + 8 * c.width * mux_luts(turned), ff=24 * c.width + 243) + memory(
         c.activation_memory, 2 * c.tokens * (c.max_inputs // c.width), 8 * c.width

@@ -37,6 +37,7 @@ from ..runtime.engine import Engine
 from ..runtime.generation import Generation
 from ..runtime.jobs import Job
 from ..runtime.kv_arrays import with_cache_tokens
+from ..runtime.loops import LOOP_PASSES
 from ..runtime.pages import Session
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import Scheduler
@@ -111,6 +112,8 @@ class InstantDevice:
         scores = np.broadcast_to(logits[best].view(np.uint32), tokens.shape)
         self._candidates = np.stack((tokens.astype(np.uint32), scores), -1).reshape(PASSES, -1)
         self._pass = 0
+        #: Passes of a loop that are still to come.
+        self._left = 0
 
     def allocate(self, size: int) -> int:
         return self._allocator.allocate(size)
@@ -135,11 +138,26 @@ class InstantDevice:
     def write_register(self, offset: int, value: int) -> None:
         if offset == self._offsets["CONTROL"]:
             if value & Control.START:
-                self._pass += 1
-                first = self._offsets["TOPK"] // 4
-                self._words[first : first + self._candidates.shape[1]] = self._candidates[self._pass]
+                self._left = int(self._words[self._offsets["LOOP"] // 4])
+                self._words[self._offsets["CHOSEN_COUNT"] // 4] = 0
+                if not self._left:
+                    self._next_pass()
             value, offset = int(Status.DONE) if value & Control.START else 0, self._offsets["STATUS"]
         self._words[offset // 4] = value
+
+    def _next_pass(self) -> None:
+        self._pass += 1
+        first = self._offsets["TOPK"] // 4
+        self._words[first : first + self._candidates.shape[1]] = self._candidates[self._pass]
+
+    def _choose(self) -> None:
+        """A pass of a loop."""
+        self._next_pass()
+        runs, at = (int(self._words[self._offsets[name] // 4]) for name in ("RUNS", "CHOSEN_COUNT"))
+        first = self._offsets["CHOSEN"] // 4 + at
+        self._words[first : first + runs] = self._candidates[self._pass, : 2 * self.config.topk * runs : 2 * self.config.topk]
+        self._words[self._offsets["CHOSEN_COUNT"] // 4] = at + runs
+        self._left -= 1
 
     def read_register(self, offset: int) -> int:
         return int(self._words[offset // 4])
@@ -148,8 +166,13 @@ class InstantDevice:
         words: list[int] = self._words[offset // 4 : offset // 4 + count].tolist()
         return words
 
-    def wait(self, timeout: float) -> None:
-        return
+    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+        while self._left:
+            self._choose()
+            if look is not None:
+                look()
+            if self._words[self._offsets["LOOP"] // 4] == 1:
+                self._left = 0
 
     def stop(self) -> None:
         return
@@ -175,7 +198,7 @@ def mark() -> None:
 def count(sampling: Sampling, sequences: int, marked: Callable[[], None]) -> int:
     """Run answers with ``marked`` called around the passes that are counted; the tokens they give."""
     engine = instant_engine(sequences)
-    scheduler = Scheduler(engine, max_running=sequences)
+    scheduler = Scheduler(engine, max_running=sequences, loop_passes=LOOP_PASSES)
     tokens = [0]
 
     def on_token(item: object) -> None:
@@ -193,7 +216,7 @@ def count(sampling: Sampling, sequences: int, marked: Callable[[], None]) -> int
         scheduler.step()
     first = tokens[0]
     marked()
-    for _ in range(COUNTED // sequences):
+    while tokens[0] - first < COUNTED:
         scheduler.step()
     marked()
     scheduler.close()

@@ -29,6 +29,10 @@ __all__ = ["Image", "Places"]
 #: had of a contiguous area of 288 MiB, and the same in smaller pieces could.
 CONSTANTS_BUFFER = 64 << 20
 
+#: Bytes of the embedding rows of all tokens at most, where the machine finds those of the tokens that it chose: beside a model and
+#: its cache, more are not left of the contiguous memory of a board as it boots.
+LOOP_TABLE = 256 << 20
+
 #: Bytes that are read at a time where all of them are wanted.
 WINDOW = 1 << 22
 
@@ -139,13 +143,22 @@ class Image:
         }
 
     @property
+    def loop_buffers(self) -> list[int]:
+        """Bytes of what a loop reads besides, where there is room: the embedding rows of all tokens, and a program that reads those
+        of a pass there. None where the rows are too many.
+        """
+        table = self.shape.vocab * self.row_bytes
+        return [table, self.program_bytes] if table <= LOOP_TABLE else []
+
+    @property
     def contiguous_bytes(self) -> int:
         """Contiguous memory of a board that the image takes, with what Linux loses between buffers."""
         return sum(contiguous_bytes(size) for sizes in self.buffers().values() for size in sizes)
 
     def memory_bytes(self, spare: int = 1 << 20) -> int:
         """Memory of a simulated device for the buffers and ``spare`` bytes."""
-        needed = sum(align(size, REGION_ALIGNMENT) for sizes in self.buffers().values() for size in sizes)
+        buffers = [self.loop_buffers, *self.buffers().values()]
+        needed = sum(align(size, REGION_ALIGNMENT) for sizes in buffers for size in sizes)
         return align(needed + spare, REGION_ALIGNMENT)
 
     # ---- content -------------------------------------------------------------------------------------------------

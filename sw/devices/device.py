@@ -86,8 +86,10 @@ class Device(Protocol):
     def read_registers(self, offset: int, count: int) -> list[int]:
         """Read ``count`` registers that lie one behind the other."""
 
-    def wait(self, timeout: float) -> None:
-        """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time."""
+    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+        """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time. Calls
+        ``look``, which may use registers, now and then until that.
+        """
 
     def stop(self) -> None:
         """End the pass that runs, if one does, at the next operator boundary at the latest. Nothing of it reads or writes memory

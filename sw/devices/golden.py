@@ -29,6 +29,7 @@ class GoldenDevice:
         # nothing at address 0, so that an address that was not relocated is caught
         self._memory = Allocator(Allocator.STEP, memory_bytes - Allocator.STEP)
         self._hold = False
+        self._loop: Iterator[Descriptor] = iter(())
 
     def allocate(self, size: int) -> int:
         return self._memory.allocate(size)
@@ -50,10 +51,14 @@ class GoldenDevice:
         return self.machine.memory[address : address + size]
 
     def write_register(self, offset: int, value: int) -> None:
-        if not self._hold:
-            self.machine.write_register(offset, value)
-        elif self.machine.registers.write(offset, value):
-            self._hold = False
+        if not self.machine.registers.write(offset, value):
+            return
+        if self.machine.registers.loop and not self._hold:
+            self._loop = self.machine.steps()  # runs while somebody waits, who may look at what it has chosen
+        elif not self._hold:
+            for _ in self.machine.steps():
+                pass
+        self._hold = False
 
     def hold_next_pass(self) -> Callable[[], Iterator[Descriptor]]:
         """Make the next doorbell wait: the pass runs operator by operator as the iterator of the answer is advanced."""
@@ -66,10 +71,17 @@ class GoldenDevice:
     def read_registers(self, offset: int, count: int) -> list[int]:
         return [self.read_register(offset + 4 * i) for i in range(count)]
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+        passes = 0
+        for _ in self._loop:
+            if look is not None and self.machine.registers.passes > passes:
+                passes = self.machine.registers.passes
+                look()
         if not self.machine.irq:
             raise DeviceTimeout("the golden machine raised no interrupt: no pass was started, or the interrupt is off")
 
     def stop(self) -> None:
-        # Without a pass that runs this does nothing, as in hardware: only one that is held between operators does.
+        # Without a pass that runs this does nothing, as in hardware: only one that is held between operators does, or a loop.
         self.machine.write_register(register(self.config, "CONTROL").offset, Control.STOP)
+        for _ in self._loop:
+            pass

@@ -28,6 +28,9 @@ MEMORY_BASE = 0x1000_0000
 #: Cycles without any movement after which the machine counts as hung.
 IDLE_LIMIT = 100_000
 
+#: Cycles between two looks of who waits: more than count as hung.
+LOOK_CYCLES = 2 * IDLE_LIMIT
+
 #: Cycles that one operator may take.
 OPERATOR_LIMIT = 200_000_000
 
@@ -168,13 +171,20 @@ class VerilatorDevice:
     def read_registers(self, offset: int, count: int) -> list[int]:
         return [self.read_register(offset + 4 * i) for i in range(count)]
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
         from ...sim.accelerator import SimulationTimeout
 
-        try:
-            self.accelerator.run_until_irq(int(timeout * self.config.clock_mhz * 1e6), max_idle_cycles=IDLE_LIMIT)
-        except SimulationTimeout as error:
-            raise self.timed_out(error) from error
+        left = int(timeout * self.config.clock_mhz * 1e6)
+        while True:
+            budget, begin = left if look is None else min(left, LOOK_CYCLES), self.accelerator.cycle
+            try:
+                self.accelerator.run_until_irq(budget, max_idle_cycles=IDLE_LIMIT)
+                return
+            except SimulationTimeout as error:
+                left -= self.accelerator.cycle - begin
+                if look is None or left <= 0 or self.accelerator.cycle - begin < budget:  # the last: nothing moves
+                    raise self.timed_out(error) from error
+            look()
 
     def stop(self) -> None:
         from ...sim.accelerator import SimulationTimeout

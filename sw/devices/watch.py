@@ -77,8 +77,10 @@ class PassWatch:
         return self._read_offset(row.offset + index * row.step)
 
     # ---- waiting -------------------------------------------------------------------------------------------------
-    def wait(self, timeout: float) -> None:
-        """Return when the pass has ended; :class:`DeviceTimeout` after ``timeout`` seconds, or when it is hung."""
+    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+        """Return when the pass has ended; :class:`DeviceTimeout` after ``timeout`` seconds, or when it is hung. Calls ``look`` as
+        often as it looks itself.
+        """
         begin = ticked = time.monotonic()
         first: _Sample | None = None
         total = moved_at = 0
@@ -111,6 +113,8 @@ class PassWatch:
             elapsed = total / (1e6 * self._config.clock_mhz) if self._simulated else now - begin
             if elapsed > timeout:
                 raise self.hung(f"the pass did not end within {timeout:g} s")
+            if look is not None:
+                look()
             self._pause(now - begin)
         self._check_clock()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,13 +14,16 @@ from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Opcode
 from ...errors import HwgenError
 from ...registers import (
+    CHOSEN_TOKENS,
     COUNTERS,
     ERROR_OPERATOR,
     ERROR_PORT,
     ERROR_RESPONSE,
     ERROR_WRITE,
+    NUMBER_BITS,
     RUN_PAGES,
     RUN_TOKENS,
+    STOP_TOKENS,
     Control,
     PassFlag,
     Register,
@@ -39,6 +42,9 @@ __all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
+
+#: What no token is.
+NO_TOKEN = (1 << NUMBER_BITS) - 1
 
 #: Names of the counters, in the order of their registers, and of those by operator with their places behind.
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
@@ -138,14 +144,15 @@ class Engine:
         self._has_logits = image.head != "shortlist"
         #: Where the page tables of sessions lie on the device.
         self._table = PageTable(device.config.page_entries)
+        #: Tokens of a pass that TOKEN has by their ids, as a loop left them.
+        self._by_id = 0
         #: Where the image lies on the device.
         self.memory = ImageMemory(device, image)
         #: The KV pages, and which sessions hold them.
         self.pages = PagePool(device, image, self.memory.pages)
         self._write_address("LOGITS", self.memory.logits)
-        self._write_address("PROGRAM", self.memory.program)
         for i in range(image.chunk):  # token i finds its embedding in row i
-            self._write("TOKEN", i, i)
+            self._hold("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("PORT_ENABLE", (1 << device.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
@@ -200,11 +207,19 @@ class Engine:
     def start(self, runs: Sequence[Run], *, write_logits: bool = False) -> None:
         """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end."""
         self._check(runs)
-        if self._busy:  # a pass whose end nobody waited for, as after Ctrl-C
-            self.device.wait(PASS_TIMEOUT)
-            self._write("CONTROL", Control.ACKNOWLEDGE)
-            self._busy = False
         self._reserve(runs)
+        for i in range(self._by_id):
+            self._hold("TOKEN", i, i)
+        self._by_id = 0
+        everything, wanted = self._describe(runs)
+        self.memory.write_rows(everything)
+        options = PassFlag.WRITE_LOGITS if write_logits and wanted else PassFlag.NONE
+        self._ring(self.memory.program, {"PASS": options, "LOOP": 0})
+        for run in runs:
+            run.session.tokens.extend(run.tokens)
+
+    def _describe(self, runs: Sequence[Run]) -> tuple[list[int], int]:
+        """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
         everything: list[int] = []
         wants: list[int] = []
         bases = self._table.place([run.session for run in runs], self._write_page)
@@ -215,17 +230,19 @@ class Engine:
             wants += range(len(everything) - run.wanted, len(everything))
         for j, token in enumerate(wants):
             self._hold("WANT", token, j)
-        self.memory.write_rows(everything)
-        options = PassFlag.WRITE_LOGITS if write_logits and wants else PassFlag.NONE
-        for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants)), ("PASS", options)):
+        for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants))):
+            self._hold(name, value)
+        return everything, len(wants)
+
+    def _ring(self, program: int, registers: dict[str, int]) -> None:
+        """The doorbell, behind the last registers."""
+        for name, value in {"PROGRAM_LOW": program & 0xFFFFFFFF, "PROGRAM_HIGH": program >> 32, **registers}.items():
             self._hold(name, value)
         self._write("CONTROL", Control.START)
         self._busy = True
-        for run in runs:
-            run.session.tokens.extend(run.tokens)
 
     def _check(self, runs: Sequence[Run]) -> None:
-        """Refuse a pass that the machine cannot run."""
+        """Refuse a pass that the machine cannot run, and wait for one whose end nobody waited for, as after Ctrl-C."""
         count = sum(len(run.tokens) for run in runs)
         if not 1 <= count <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
@@ -233,6 +250,10 @@ class Engine:
             raise ValueError("a session must have one run of a pass")
         for run in runs:
             self.check_run(run)
+        if self._busy:
+            self.device.wait(PASS_TIMEOUT)
+            self._write("CONTROL", Control.ACKNOWLEDGE)
+            self._busy = False
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
@@ -251,10 +272,10 @@ class Engine:
                     "use the tokenizer of this model",
                 )
 
-    def _reserve(self, runs: Sequence[Run]) -> None:
-        """Pages for the tokens of a pass."""
+    def _reserve(self, runs: Sequence[Run], more: int = 0) -> None:
+        """Pages for the tokens of a pass, and so many more of every run."""
         for run in runs:
-            end = run.session.position + len(run.tokens)
+            end = run.session.position + len(run.tokens) + more
             if not self.pages.reserve(run.session, end):
                 raise HwgenError(
                     "context",
@@ -267,8 +288,12 @@ class Engine:
 
     def finish(self, runs: Sequence[Run]) -> PassResult:
         """Wait for the pass and read its results. Ctrl-C stops it."""
+        return self._finish(runs)
+
+    def _finish(self, runs: Sequence[Run], look: Callable[[], None] | None = None) -> PassResult:
+        """:meth:`finish`, with somebody who looks now and then."""
         try:
-            self.device.wait(PASS_TIMEOUT)
+            self.device.wait(PASS_TIMEOUT) if look is None else self.device.wait(PASS_TIMEOUT, look)
         except KeyboardInterrupt:
             self.device.stop()
             raise
@@ -311,6 +336,69 @@ class Engine:
             for run, position in zip(runs, positions, strict=True):
                 del run.session.tokens[position:]
             raise
+
+    # ---- loops ---------------------------------------------------------------------------------------------------
+    @property
+    def loops(self) -> bool:
+        """Whether there are loops: the embeddings of all tokens are on the device."""
+        return self.memory.loop_program is not None
+
+    def run_loop(
+        self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int], on_pass: Callable[[Sequence[int]], bool]
+    ) -> PassResult:
+        """Up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted. The best
+        token behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen, `STOP_TOKENS` at most.
+
+        ``on_pass`` is told of every pass, what was chosen behind it, a token a run; sessions have the tokens before by then. Where
+        it returns False, the pass that runs is the last. The result is that of all passes, with the candidates of the last.
+        """
+        self._start_loop(runs, passes, stop_tokens)
+        count, firsts = len(runs), [run.session.position for run in runs]
+        chosen: list[int] = []
+
+        def look() -> None:
+            there = self._read("CHOSEN_COUNT") // count * count
+            more = self.device.read_registers(self._registers["CHOSEN"].offset + 4 * len(chosen), there - len(chosen))
+            while more:
+                for run, token in zip(runs, chosen[-count:] or [run.tokens[0] for run in runs], strict=True):
+                    run.session.tokens.append(token)
+                chosen.extend(more[:count])
+                del more[:count]
+                if not on_pass(chosen[-count:]):
+                    self._hold("LOOP", 1)
+
+        try:
+            result = self._finish(runs, look)
+            look()
+        except BaseException:
+            self._held.clear()  # nobody knows how far it came
+            raise
+        done = len(chosen) // count
+        for r, (first, token) in enumerate(zip(firsts, chosen[-count:], strict=True)):
+            self._held[self._registers["RUN"].offset + 8 * r] = first + done
+            self._held[self._registers["TOKEN"].offset + 4 * r] = token
+        return replace(result, runs=tuple(replace(run, tokens=done) for run in result.runs))
+
+    def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
+        """Set the registers of a loop and ring the doorbell."""
+        self._check(runs)
+        program = self.memory.loop_program
+        if program is None or any(len(run.tokens) != 1 or run.wanted != 1 for run in runs):
+            raise ValueError("a loop must have the embeddings of all tokens, and of every session a token that is wanted")
+        if not 1 <= passes * len(runs) <= CHOSEN_TOKENS or len(stop_tokens) > STOP_TOKENS:
+            raise ValueError(f"a loop must choose 1 to {CHOSEN_TOKENS} tokens and stop at up to {STOP_TOKENS}, "
+                             f"not {passes} for each of {len(runs)}, and {len(stop_tokens)}")
+        for run in runs:
+            self.check_context(run.session.position + passes)
+        self._reserve(runs, passes - 1)
+        everything, _ = self._describe(runs)
+        for i, token in enumerate(everything):
+            self._hold("TOKEN", token, i)
+        self._by_id = max(self._by_id, len(everything))
+        stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
+        for i, token in enumerate(stops):
+            self._hold("STOP_TOKEN", token, i)
+        self._ring(program, {"PASS": PassFlag.NONE, "LOOP": passes})
 
     def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
         """One pass of one run: up to ``image.chunk`` tokens behind those the session has, and what may follow the last one."""

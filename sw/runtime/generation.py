@@ -72,8 +72,6 @@ class GeneratedToken:
     """One token of the answer and what it took."""
 
     token: int
-    #: Pass that computed it.
-    result: PassResult
     #: Why the generation ends with this token: ``stop``, ``complete``, ``length``, ``context``; None where it goes on.
     stop_reason: str | None
     #: Where they were asked for.
@@ -252,23 +250,20 @@ class Generation:
         if len(self.tokens) >= self.max_new_tokens:
             self.ended = True
         else:
-            items = self._verify(result, run, draft)
+            items = self._verify(run, draft)
         (self.prefill if prompt else self.decode).add(result, run.tokens if prompt else len(items), wall_s)
         if self.drafter is not None and not prompt:
             self.drafter.settle(len(draft), len(items) - 1)
         return items
 
-    def _verify(self, result: PassResult, run: RunResult, draft: Sequence[int]) -> list[GeneratedToken]:
+    def _verify(self, run: RunResult, draft: Sequence[int]) -> list[GeneratedToken]:
         """The token behind what was computed, and those behind the tokens of the draft while these are right."""
         items = []
         number = run.words.shape[0] - len(draft) - 1
         for guess in [*draft, None]:
             token, logprobs = self._choose(run, number)
-            reason = self._follow(token)
-            if reason:
-                self.ended, self.stop_reason = True, reason
-                self.session.pending = [token]
-            items.append(GeneratedToken(token, result, reason, logprobs))
+            reason = self._go_on(token)
+            items.append(GeneratedToken(token, reason, logprobs))
             if logprobs is not None and reason != "stop":
                 self.scores.append(logprobs)
             if reason or token != guess or self.prefilling:
@@ -293,6 +288,34 @@ class Generation:
         allowed = None if self.constraint is None else self.constraint.allowed()
         token = self._sampler.choose(prediction, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
+
+    def _go_on(self, token: int) -> str | None:
+        """Go on behind a chosen token, or end; the reason to stop, if there is one."""
+        reason = self._follow(token)
+        if reason:
+            self.ended, self.stop_reason = True, reason
+            self.session.pending = [token]
+        return reason
+
+    @property
+    def loop_passes(self) -> int:
+        """Passes of a loop that gives the next tokens, at most; 0 where the machine would not choose as this answer does."""
+        sampler, image = self._sampler, self.engine.image
+        if self.prefilling or self._draft or not sampler.takes_the_best or self.constraint is not None or self.logprobs is not None:
+            return 0
+        return min(self.max_new_tokens - len(self.tokens), image.context - self.session.position)
+
+    def take(self, token: int) -> GeneratedToken:
+        """Take a token that a loop has chosen; the session has all before it."""
+        reason = self._go_on(token)
+        if self.drafter is not None:
+            self.drafter.settle(0, 0)
+        return GeneratedToken(token, reason)
+
+    def has_draft(self, tokens: int) -> bool:
+        """Whether a draft would pay in the next pass, beside ``tokens`` tokens of others, which are all wanted."""
+        most = self.max_new_tokens - len(self.tokens) - 1
+        return self.drafter is not None and most > 0 and bool(self.drafter.propose(self._seen, most, tokens, tokens))
 
     def _follow(self, token: int) -> str | None:
         """Plan what comes after a chosen token; the reason to stop, if there is one."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
+from ...errors import HwgenError
+from ...rounding import ceil_div
 from ..compiler.image import Image, Places
-from ..devices.device import Device
+from ..devices.device import Bytes, Device
 from .vector_tokens import VectorToken
 
 __all__ = ["ImageMemory"]
@@ -30,8 +33,38 @@ class ImageMemory:
         with image.constants.reading() as read:
             for address, size in zip(constants, sizes["constants"], strict=True):
                 device.fill(address, size, read)
-        self._rows = rows
+        self._constants, self._rows = constants, rows
         device.write(self.program, np.frombuffer(image.program(Places(constants, rows)), np.uint8))
+
+    @cached_property
+    def loop_program(self) -> int | None:
+        """Address of the program that finds the embedding of a token by its id, written when it is first asked for; None where
+        there is no room for these embeddings.
+        """
+        image, device = self._image, self._device
+        if not image.loop_buffers:
+            return None
+        size = image.loop_buffers[0]
+        try:
+            table, program = map(device.allocate, image.loop_buffers)
+        except HwgenError:  # the memory of the device is full
+            return None
+        device.fill(table, size, self._fill_table())
+        device.write(program, np.frombuffer(image.program(Places(self._constants, table)), np.uint8))
+        return program
+
+    def _fill_table(self) -> Callable[[Bytes], None]:
+        """What fills one window after the other with the embeddings of all tokens."""
+        at, width = 0, self._image.row_bytes
+
+        def fill(window: Bytes) -> None:
+            nonlocal at
+            first = at // width
+            rows = self._image.rows(range(first, ceil_div(at + window.size, width))).reshape(-1)
+            window[:] = rows[at - first * width :][: window.size]
+            at += window.size
+
+        return fill
 
     def write_rows(self, tokens: Sequence[int]) -> None:
         """Put the embedding of the tokens of a pass, or what stands in its place, where its first operator reads it. No pass may be

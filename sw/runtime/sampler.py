@@ -23,6 +23,11 @@ class Sampler:
         self._random = np.random.default_rng(sampling.seed)
         self._penalties = Penalties(sampling) if sampling.adjusts else None
 
+    @property
+    def takes_the_best(self) -> bool:
+        """Whether the best token of the model is the one that is chosen, as long as all are allowed."""
+        return self.sampling.temperature == 0 and self._penalties is None
+
     def choose(
         self,
         prediction: Prediction,
@@ -34,7 +39,7 @@ class Sampler:
         says of every token whether it may be chosen. Lists that grow from call to call are counted once.
         """
         s = self.sampling
-        if s.temperature == 0 and self._penalties is None and allowed is None:
+        if self.takes_the_best and allowed is None:
             return int(prediction.tokens[0])
         if allowed is not None and not allowed.any():
             raise ValueError("a token must be allowed")

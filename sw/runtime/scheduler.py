@@ -16,6 +16,7 @@ from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
 from .errands import Errands
 from .jobs import DeviceFailed, Job, Part, QueueFull, Turn
+from .loops import Loop
 from .prefix_cache import PrefixCache
 
 T = TypeVar("T")
@@ -66,13 +67,17 @@ class Scheduler:
         back_off: Sequence[float] = BACK_OFF,
         on_failure: Callable[[HwgenError], None] | None = None,
         turn: Turn | None = None,
+        loop_passes: int = 1,
     ) -> None:
-        limits = ("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("time_between_tokens", time_between_tokens, 1)
+        limits = (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("time_between_tokens", time_between_tokens, 1),
+                  ("loop_passes", loop_passes, 1))
         for name, value, least in limits:
             if not value >= least:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
         self.max_running, self.max_waiting, self.time_between_tokens = max_running, max_waiting, time_between_tokens
+        #: Passes that the machine runs by itself at most where nobody waits, choosing the tokens of all answers.
+        self.loop_passes = loop_passes
         #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
         self.kept_bound = 0.0
         self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)
@@ -233,7 +238,12 @@ class Scheduler:
         self._return_parked()
         parts = self._compose()
         if parts:
-            self._run(parts)
+            loop = Loop(self.engine, parts, self._interrupts)
+            alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts()
+            if alone or (passes := loop.passes(self.loop_passes)) < 2:
+                self._run(parts)
+            else:
+                self._run_loop(loop, passes)
         return bool(parts or self._running or self._waiting)
 
     def _ready(self) -> list[Job]:
@@ -360,7 +370,9 @@ class Scheduler:
         """One pass from doorbell to completion, and what comes of it."""
         begin = time.monotonic()
         try:
-            result = self._on_device(parts)
+            result = self._on_device(lambda: self.engine.run_pass(
+                [request.run for _, request in parts], write_logits=any(request.write_logits for _, request in parts)
+            ))
         except (DeviceTimeout, DeviceFailed):
             raise
         except HwgenError as error:
@@ -385,12 +397,35 @@ class Scheduler:
             if job.generation.ended:
                 self._end(job, None)
 
-    def _on_device(self, parts: list[Part]) -> PassResult:
+    def _interrupts(self) -> bool:
+        """Whether there is something to do between passes."""
+        joins = self._waiting and len(self._running) < self.max_running
+        return bool(joins or self._refusal or self._errands or any(j.cancelled for j in self._running))
+
+    def _run_loop(self, loop: Loop, passes: int) -> None:
+        """Passes of one doorbell, and what comes of them beside the tokens."""
+        begin = time.monotonic()
+        try:
+            result = self._on_device(lambda: loop.run(passes))
+        except (DeviceTimeout, DeviceFailed):
+            raise
+        except HwgenError as error:
+            for job in loop.jobs:
+                self._end(job, error)
+            return
+        seconds = time.monotonic() - begin
+        self._observe(loop.jobs, result, False, seconds)
+        for job, tokens in zip(loop.jobs, loop.taken, strict=True):
+            job.generation.decode.add(result, tokens, seconds)
+            if job in loop.failed:
+                self._end_with(job, loop.failed[job])
+            elif job.generation.ended:
+                self._end(job, None)
+
+    def _on_device(self, passes: Callable[[], PassResult]) -> PassResult:
         """The only place where the device is occupied; :class:`DeviceFailed` where the device is at fault and not these answers."""
         try:
-            result = self.engine.run_pass(
-                [request.run for _, request in parts], write_logits=any(request.write_logits for _, request in parts)
-            )
+            result = passes()
         except DeviceTimeout:
             raise
         except HwgenError as error:

@@ -15,6 +15,7 @@ from ..runtime.engine import Engine, PassResult
 from ..runtime.generation import Generation
 from ..runtime.jobs import Job, QueueFull
 from ..runtime.llm import LLM
+from ..runtime.loops import LOOP_PASSES
 from ..runtime.prefix_cache import PrefixCache
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Scheduler
@@ -87,6 +88,7 @@ class Service:
         self.scheduler = Scheduler(
             llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, time_between_tokens=limits.time_between_tokens,
             observer=self._observe, reopen=self._reopen, back_off=back_off, turn=None if turns is None else self,
+            loop_passes=LOOP_PASSES,
         )
         self.metrics.watch(llm, self.scheduler)
         self._grammar = JsonGrammar(llm.model.tokenizer, llm.image.shape.vocab, llm.model.stop_tokens)

@@ -22,6 +22,7 @@ from hwgen.hw.interfaces import ADDRESS_BITS, RunRead, TableRead
 from hwgen.operators import OPERATORS, Unit
 from hwgen.registers import (
     COUNTERS,
+    LOOP_PASSES,
     MAGIC,
     RUN_PAGES,
     RUN_TOKENS,
@@ -158,13 +159,14 @@ async def holds_values(dut: Any) -> None:
     assert await host.read(at("VERSION")) == CONTRACT_VERSION
     assert await host.read(at("HASH_LOW")) | await host.read(at("HASH_HIGH")) << 32 == contract_hash(config)
     writable = [row for row in register_map(config) if row.access == "rw"]
-    assert len(writable) == 10
+    assert len(writable) == 11
     every_port = (1 << config.ports) - 1
     assert await host.read(at("PORT_ENABLE")) == int(dut.port_enable.value) == every_port
     values = {row.name: bench.random.getrandbits(32) & ~1 for row in writable}
     for row in writable:
         await host.write(row.offset, values[row.name])
     values["PORT_ENABLE"] &= every_port
+    values["LOOP"] = LOOP_PASSES.extract(values["LOOP"])
     for row in writable:
         assert await host.read(row.offset) == values[row.name], row.name
     assert int(dut.port_enable.value) == values["PORT_ENABLE"]
