@@ -86,10 +86,11 @@ class ScaleBuffer(wiring.Component):
         m.d.sync += past.eq(Cat(half.word_select(keys[-3], 16) for half in (header[: 16 * block], header[16 * block :])))
         scales = Signal(32)
         m.d.sync += scales.eq(Mux(from_store, self.bank_scales, past))
-        with m.If(landing[-1] & ~landing[-2]):
-            m.d.sync += self.ready.bit_select(target, 1).eq(1)
-        with m.If(self.begin):
-            m.d.sync += self.ready.bit_select(self.begin_buffer, 1).eq(0)
+        for i in range(BUFFERS):
+            with m.If(self.begin & (self.begin_buffer == i)):
+                m.d.sync += self.ready[i].eq(0)
+            with m.Elif(landing[-1] & ~landing[-2] & (target == i)):
+                m.d.sync += self.ready[i].eq(1)
 
         m.submodules.memory = kept = memory.Memory(
             shape=32, depth=BUFFERS * block, init=[], attrs={"ram_style": "distributed"}
