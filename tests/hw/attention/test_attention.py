@@ -243,7 +243,7 @@ def check_time(case: Case, cycles: int, activity: list[int]) -> None:
         # One beat a cycle; beside them the pass's own keys and values, of no more beats than a cached block, which take time of
         # their own for the last head, and where fewer are cached; and the way through the stages. A beat of 4-bit keys takes two
         # cycles, while the one of values is loaded; the ring waits for a memory that the pass's own go to.
-        way = 200 + Reciprocal.latency * config.query_lanes
+        way = 220 + Reciprocal.latency * config.query_lanes
         loads = past * (max(dims + 2, case.layout.beats) + 1) + (0 if case.kv == "k8v8" else 2 * dims)
         assert cycles <= case.kv_heads * max(loads + 5, beats + 15) + beats + way, cycles
         return
