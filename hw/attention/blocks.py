@@ -5,11 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ...descriptors import Format
 from ..interfaces import BeatStream, KvRead, Operator, RunRead, index_bits
+from .block_walk import BlockWalk
 from .item import BUFFERS, AttentionSizes, counted, more_than
 from .memory import BlockMemory
 from .nibbles import expand_beat, push_beat
@@ -17,55 +17,6 @@ from .own_part import Landing, OwnPart
 from .scales import ScaleBuffer
 
 __all__ = ["BlockBuffer"]
-
-
-class Walk:
-    """Where loading is: run, block, part of it and beat; and whether there is room for another."""
-
-    def __init__(self, config: BuildConfig, sizes: AttentionSizes, dim_bits: int) -> None:
-        block_bits = (config.kv_block - 1).bit_length()
-        self.buffer = Signal((BUFFERS - 1).bit_length())
-        #: All buffers are in use.
-        self.full = Signal(name="full")
-        self.head = Signal(bits_for(config.max_kv_heads))
-        #: The next block begins another head, another run.
-        self.next_head, self.next_run = Signal(), Signal()
-        self.run = Signal(index_bits(config.chunk))
-        #: Of the run: bank of its first token and its position; where that lies in its block, and less the bank; blocks of a head
-        #: behind the first one, and blocks with tokens of the run behind the first of those (one, or none); blocks in the ring.
-        self.bank, self.position = Signal(bits_for(config.chunk)), Signal(bits_for(config.max_context))
-        self.tokens = Signal(bits_for(config.chunk))
-        self.begins, self.turn = Signal(block_bits), Signal(block_bits)
-        self.later = Signal(bits_for(config.max_pages))
-        self.crossing = Signal()
-        self.past = Signal(bits_for(config.max_pages))
-        #: Slots before ``begins``.
-        self.before = Signal(config.kv_block)
-        #: Blocks still to come of this head (ATTENTION) or of the operator (HEAD), beside the present one; of this head's in the
-        #: ring, with it.
-        self.blocks_left = Signal(32)
-        self.past_left = Signal(bits_for(config.max_pages))
-        #: The present block has tokens of the run, whose part comes from the store; and a part in the ring.
-        self.has_own, self.has_past = Signal(), Signal()
-        self.step = Signal(range(sizes.head_dims))
-        self.last_step = Signal(range(sizes.head_dims))
-        #: Beats since the last multiple of ``groups``.
-        self.phase = Signal(index_bits(config.groups))
-        self.aligned = Signal()
-        # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
-        self.in_header, self.in_keys, self.in_values, self.in_padding = (Signal(name="$signal") for _ in range(4))
-        #: HEAD: beats from here on into the queue, and those that were written there.
-        self.queued, self.offered = (Signal(range((BUFFERS << dim_bits) + 1), name=n) for n in ("$signal", "offered"))
-        #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
-        self.room = Signal()
-        self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
-        #: The scales of a block may pour once those before have: its buffer, and the first key whose scales are the store's.
-        self.pouring = Signal(name="pouring")
-        self.pour_buffer, self.pour_own = Signal(len(self.buffer)), Signal(range(config.kv_block + 1))
-        #: Keys, and values, are kept two elements a byte; the beat that is asked for is.
-        self.packed_keys, self.packed_values, self.packed = (
-            (Signal(name=name) if config.int4_kv else Const(0)) for name in ("packed_keys", "packed_values", "packed")
-        )
 
 
 class BlockBuffer(wiring.Component):
@@ -140,7 +91,7 @@ class BlockBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.scales = ScaleBuffer(self.config)
-        walk = Walk(self.config, self.sizes, len(self.key_dim))
+        walk = BlockWalk(self.config, self.sizes, len(self.key_dim))
         own = OwnPart(self.config, walk)
         landing = own.load(m, self.op, walk, self.sizes)
         self._count_beats(m, walk, landing)
@@ -150,7 +101,7 @@ class BlockBuffer(wiring.Component):
         self._connect_store(m, walk, own)
         return m
 
-    def _count_beats(self, m: Module, walk: Walk, landing: Landing) -> None:
+    def _count_beats(self, m: Module, walk: BlockWalk, landing: Landing) -> None:
         """Takes the beats that are wanted, and counts them."""
         config, sizes, command = self.config, self.sizes, self.op.descriptor
         m.d.comb += [
@@ -179,7 +130,7 @@ class BlockBuffer(wiring.Component):
         with m.If(walk.accept):
             m.d.sync += [walk.step.eq(walk.step + 1), walk.phase.eq(Mux(walk.aligned, 0, walk.phase + 1))]
 
-    def _end_block(self, m: Module, walk: Walk) -> None:
+    def _end_block(self, m: Module, walk: BlockWalk) -> None:
         """The next block follows, of the next head or run after the last, until nothing is left."""
         last_head = walk.head == self.op.descriptor.kv_heads - 1
         m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1)]
@@ -196,7 +147,7 @@ class BlockBuffer(wiring.Component):
                 with m.If(walk.run + 1 == self.op.runs):
                     m.next = "IDLE"
 
-    def _sequence(self, m: Module, walk: Walk, own: OwnPart) -> None:
+    def _sequence(self, m: Module, walk: BlockWalk, own: OwnPart) -> None:
         """Block after block: header, keys, values and padding of the ring; the part of the store is left to :class:`OwnPart`."""
         command, scales, config = self.op.descriptor, m.submodules.scales, self.config
         m.d.comb += scales.pour.eq(walk.pouring & ~scales.busy)
@@ -256,7 +207,7 @@ class BlockBuffer(wiring.Component):
                 with m.If(walk.accept & walk.aligned):
                     self._end_block(m, walk)
 
-    def _open_run(self, m: Module, walk: Walk) -> None:
+    def _open_run(self, m: Module, walk: BlockWalk) -> None:
         """States that find out about a run."""
         block, block_bits = self.config.kv_block, len(walk.begins)
         with m.State("RUN"):
@@ -282,7 +233,7 @@ class BlockBuffer(wiring.Component):
             ]
             m.next = "BEGIN"
 
-    def _fill_buffers(self, m: Module, walk: Walk, own: OwnPart, landing: Landing) -> None:
+    def _fill_buffers(self, m: Module, walk: BlockWalk, own: OwnPart, landing: Landing) -> None:
         """What lands in the buffers: beats as they come, or what the store answers; and keys of HEAD in their queue."""
         dim_bits = len(self.key_dim)
         write_place, read_place = Signal(dim_bits + len(walk.buffer)), Signal(dim_bits + len(walk.buffer))
@@ -311,7 +262,7 @@ class BlockBuffer(wiring.Component):
         ]
 
     def _write_memory(
-        self, m: Module, walk: Walk, own: OwnPart, landing: Landing, kind: str
+        self, m: Module, walk: BlockWalk, own: OwnPart, landing: Landing, kind: str
     ) -> tuple[Signal, Value, BlockMemory]:
         """The memory of ``kind``, "keys" or "values", and what is written there: whether, and the place in the buffers."""
         config, dim_bits = self.config, len(self.key_dim)
@@ -343,7 +294,7 @@ class BlockBuffer(wiring.Component):
         ]
         return written, Cat(step, buffer), memory
 
-    def _count_blocks(self, m: Module, walk: Walk, own: OwnPart) -> None:
+    def _count_blocks(self, m: Module, walk: BlockWalk, own: OwnPart) -> None:
         """Buffers in use, and those whose keys and values are complete: a block counts once those before it do."""
         used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
         key_turn, keys_end = self._complete(m, walk, own, "keys")
@@ -366,7 +317,7 @@ class BlockBuffer(wiring.Component):
             self.next_value_ready.eq(values[1]),
         ]
 
-    def _complete(self, m: Module, walk: Walk, own: OwnPart, kind: str) -> tuple[Signal, Value]:
+    def _complete(self, m: Module, walk: BlockWalk, own: OwnPart, kind: str) -> tuple[Signal, Value]:
         """The buffer of the first block whose ``kind``, "keys" or "values", is not complete, and a strobe when it is."""
         turn = Signal(len(walk.buffer), name=f"{kind}_turn")
         #: Of every buffer: nothing more comes from the ring.
@@ -391,7 +342,7 @@ class BlockBuffer(wiring.Component):
             m.d.sync += turn.eq(0)
         return turn, complete
 
-    def _connect_store(self, m: Module, walk: Walk, own: OwnPart) -> None:
+    def _connect_store(self, m: Module, walk: BlockWalk, own: OwnPart) -> None:
         """The store is asked for the pass's own keys and values; scales go to their buffer."""
         command, scales = self.op.descriptor, m.submodules.scales
         m.d.comb += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value
 from amaranth.lib import data
+from amaranth.utils import bits_for
 
 from ...attention_memory import AttentionMemory
 from ...config import BuildConfig
@@ -29,6 +30,8 @@ class AttentionSizes(AttentionMemory):
         self.head_dims = max(config.max_inputs // config.key_bytes, self.dims)
         #: log2 of the beats of one vector of ``width`` dimensions.
         self.part_bits = (config.width // config.key_bytes - 1).bit_length()
+        #: Bits of a number of blocks: of a context, or of the short list.
+        self.block_bits = bits_for(max(config.max_pages, config.shortlist))
         #: log2 of the query lanes.
         self.lane_bits = (config.query_lanes - 1).bit_length()
         #: Bits of a position from the beginning of the block of a run's first token on: a run reaches into two blocks at most.

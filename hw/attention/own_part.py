@@ -8,12 +8,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 
 from ...config import BuildConfig
 from ..interfaces import kv_latency
+from .block_walk import BlockWalk
 from .item import AttentionSizes, delayed
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import PureInterface
 
-    from .blocks import Walk
 
 __all__ = ["Landing", "OwnPart"]
 
@@ -32,7 +32,7 @@ class OwnPart:
     """The part of one block that comes from the store: it loads beside what the ring brings, values first, then keys, so that the
     ring, which brings keys first, seldom wants the same memory in the same cycle."""
 
-    def __init__(self, config: BuildConfig, walk: Walk) -> None:
+    def __init__(self, config: BuildConfig, walk: BlockWalk) -> None:
         self.config = config
         #: Strobe: the block that begins has such a part.
         self.begin = Signal(name="begin_own")
@@ -47,7 +47,7 @@ class OwnPart:
         self.in_keys, self.in_values, self.last = (Signal(name=f"own_{name}") for name in ("in_keys", "in_values", "at_end"))
         self.step = Signal(len(walk.step), name="own_step")
 
-    def load(self, m: Module, op: PureInterface, walk: Walk, sizes: AttentionSizes) -> Landing:
+    def load(self, m: Module, op: PureInterface, walk: BlockWalk, sizes: AttentionSizes) -> Landing:
         """Asks the store for all values of the part, then for all its keys, a beat a cycle; returns what it answers."""
         landing = Landing(m, self, kv_latency(self.config))
         last_step = Signal(len(self.step), name="own_last_step")

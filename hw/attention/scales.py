@@ -72,13 +72,14 @@ class ScaleBuffer(wiring.Component):
                 m.d.sync += header[i * beat : (i + 1) * beat].eq(self.beat)
 
         running, own, turn, target = Signal(), Signal(len(self.own)), Signal(len(self.turn)), Signal(len(self.buffer))
-        key = Signal(index_bits(block))
+        key, of_header = Signal(index_bits(block)), Signal(name="of_header")
         with m.If(running):
             m.d.sync += key.eq(key + 1)
             with m.If(key == block - 1):
                 m.d.sync += running.eq(0)
         with m.If(self.pour):
             m.d.sync += [running.eq(1), key.eq(0), own.eq(self.own), turn.eq(self.turn), target.eq(self.buffer)]
+            m.d.sync += of_header.eq(self.own != 0)
         landing = delayed(m, running, KV_SCALE_LATENCY + 1, "landing")
         keys = delayed(m, key, KV_SCALE_LATENCY + 1, "key")
         from_store = delayed(m, key >= own, KV_SCALE_LATENCY, "from_store")[-1]
@@ -99,7 +100,7 @@ class ScaleBuffer(wiring.Component):
         m.d.comb += [
             self.bank.eq(key - turn),
             self.busy.eq(running | Cat(landing[1:]).any()),
-            self.holds.eq(self.busy & (own != 0)),
+            self.holds.eq(self.busy & of_header),
             write.en.eq(landing[-1]),
             write.addr.eq(Cat(keys[-1], target)),
             write.data.eq(scales),

@@ -32,7 +32,7 @@ class Walk:
         self.run = Signal(index_bits(config.chunk))
         self.rounds = Signal(RunRounds(config))
         self.head = Signal(bits_for(config.max_kv_heads))
-        self.blocks_left = Signal(32)
+        self.blocks_left = Signal(sizes.block_bits)
         #: Query word now, of this round's first vector, and of the head's first round; words from one round to the next.
         self.word, self.round_word, self.head_word, self.round_words = (
             Signal(word_bits, name=n) for n in ("word", "round_word", "head_word", "round_words")

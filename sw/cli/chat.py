@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     model, board = opened_model(options, output)
     llm = LLM(
         model, options.device, board.config, output.progress, draft=options.draft,
-        device_options=device_options(options, board),
+        draft_model=options.draft_model, device_options=device_options(options, board),
     )
     talk = Conversation(llm, sampling, max_new_tokens=new_tokens)
     turns: list[dict[str, Any]] = []

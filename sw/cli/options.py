@@ -158,6 +158,10 @@ def add_draft(parser: argparse.ArgumentParser) -> None:
         "--draft", choices=DRAFTS, default=DRAFTS[0],
         help="guess what follows, where that costs no time: from what followed in the text before, or not (answers are the same)",
     )
+    parser.add_argument(
+        "--draft-model", metavar="MODEL",
+        help="guess by a smaller model of the same tokens, which shares the device (answers are the same)",
+    )
 
 
 def add_time_between_tokens(parser: argparse.ArgumentParser) -> None:

@@ -103,7 +103,10 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if options.device != "verilator":
             raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
         places["waves"] = waves
-    llm = LLM(model, options.device, board.config, output.progress, head=options.head, draft=options.draft, device_options=places)
+    llm = LLM(
+        model, options.device, board.config, output.progress, head=options.head, draft=options.draft,
+        draft_model=options.draft_model, device_options=places,
+    )
     if several:
         return run_several(options, output, llm, sampling, board)
     session = None

@@ -177,8 +177,10 @@ def open_models(options: argparse.Namespace, output: Output) -> list[LLM]:
         where = device_options(options, board)
         return [LLM(
             model, options.device, board.config, output.progress, cache_tokens=cache, reuse=reuse, draft=options.draft,
-            device_options=where,
+            draft_model=options.draft_model, device_options=where,
         )]
+    if options.draft_model is not None:
+        raise HwgenError("usage", "a draft model guesses for one model", "serve one model, or leave --draft-model out")
     compiled, board = images_of_one_build(options, output)
     images = [with_cache_tokens(model.image, cache_of(options, model.image.context)) for model in compiled]
     needed = max(image.contiguous_bytes if options.device == "pynq" else image.memory_bytes() for image in images)

@@ -64,6 +64,11 @@ class Tokenizer:
         """The text of its ``tokenizer.json``."""
         return str(self._inner.to_str())
 
+    def has_tokens_of(self, other: Tokenizer) -> bool:
+        """Whether every token of the other is one of this, under the same number."""
+        mine: dict[str, int] = self._inner.get_vocab()
+        return all(mine.get(text) == number for text, number in other._inner.get_vocab().items())
+
     @property
     def chat_template(self) -> str | None:
         """The model's chat template."""

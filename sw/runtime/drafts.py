@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..compiler.pass_costs import PassCosts
 
-__all__ = ["DRAFTS", "Drafter", "PromptLookup"]
+__all__ = ["DRAFTS", "Drafter", "Guesser", "PromptLookup"]
 
 #: Where drafts come from: what followed the last tokens when they stood in the text before, or nowhere.
 DRAFTS = ("lookup", "none")
@@ -24,13 +25,37 @@ DEBT, ALLOWANCE = 0.02, 0.002
 MEMORY = 0.97
 
 
+class Guesser(Protocol):
+    """Guesses what follows a text."""
+
+    #: Part of a pass of one token that its guesses may cost before they have saved anything.
+    debt: float
+    #: Whether its guesses take passes of the device.
+    takes_passes: bool
+
+    def most(self, text: Sequence[int], most: int) -> int:
+        """How many tokens it may guess behind ``text``, which has grown since the last call: ``most`` at most."""
+
+    def cycles(self, length: int) -> float:
+        """What a guess of so many tokens costs, beside the pass that verifies it."""
+
+    def guess(self, length: int) -> list[int]:
+        """So many tokens behind the text of :meth:`most`."""
+
+    def close(self) -> None:
+        """Nothing more is asked: give back what is held."""
+
+
 class PromptLookup:
     """Finds the last tokens of a text in the text before, and proposes what followed them there."""
 
     #: Tokens that must be the same, tried in this order.
     LENGTHS = (3, 2)
 
+    debt, takes_passes = DEBT, False
+
     def __init__(self) -> None:
+        self._found: list[int] = []
         #: Where the token behind a group of tokens stands, where the group stood last; groups that end the text are not in it.
         self._behind: dict[tuple[int, ...], int] = {}
         self._known = 0
@@ -48,19 +73,32 @@ class PromptLookup:
                 return list(text[at : at + most])
         return []
 
+    def most(self, text: Sequence[int], most: int) -> int:
+        self._found = self.propose(text, most)
+        return len(self._found)
+
+    def cycles(self, length: int) -> float:
+        return 0.0
+
+    def guess(self, length: int) -> list[int]:
+        return self._found[:length]
+
+    def close(self) -> None:
+        """It holds nothing."""
+
 
 @dataclass
 class Drafter:
     """Drafts of one answer: as long as they pay by the model of a pass, and never for more than what they have saved, and a little
-    to begin with (`DEBT`) and go on with (`ALLOWANCE`): by so much an answer takes longer where every draft is wrong.
+    to begin with (`Guesser.debt`) and go on with (`ALLOWANCE`): by so much an answer takes longer where every draft is wrong.
     """
 
     costs: PassCosts
+    guesser: Guesser = field(default_factory=PromptLookup)
     #: Tokens proposed, those of them that were right, and passes since the prompt.
     proposed: int = 0
     accepted: int = 0
     passes: int = 0
-    _lookup: PromptLookup = field(default_factory=PromptLookup)
     #: Drafted tokens that were looked at, and right, of late.
     _trials: float = 2.0
     _hits: float = 1.0
@@ -69,23 +107,26 @@ class Drafter:
     _worth: float = 0.0
 
     def __post_init__(self) -> None:
-        self._credit = DEBT * self.costs.cycles(1, 1)
+        self._credit = self.guesser.debt * self.costs.cycles(1, 1)
 
     def propose(self, text: Sequence[int], most: int, tokens: int = 0, wanted: int = 0) -> list[int]:
         """A draft behind ``text`` of ``most`` tokens at most, in a pass with ``tokens`` tokens and ``wanted`` logits of others."""
-        draft = self._lookup.propose(text, most)
+        most = self.guesser.most(text, most)
         without = self.costs.cycles(tokens + 1, wanted + 1)
         self._worth = without / (wanted + 1)
         best, self._extra, gain, likely, expected = 0, 0.0, 0.0, 1.0, 0.0
-        for length in range(1, len(draft) + 1):
+        for length in range(1, most + 1):
             likely *= self._hits / self._trials
             expected += likely
-            extra = self.costs.cycles(tokens + 1 + length, wanted + 1 + length) - without
+            extra = self.costs.cycles(tokens + 1 + length, wanted + 1 + length) - without + self.guesser.cycles(length)
             if extra > self._credit:
                 break
             if expected * self._worth - extra > gain:
                 best, gain, self._extra = length, expected * self._worth - extra, extra
-        return draft[:best]
+        draft = self.guesser.guess(best) if best else []
+        if not draft:
+            self._extra = 0.0
+        return draft
 
     def settle(self, drafted: int, right: int) -> None:
         """A pass has ended whose draft of so many tokens began with ``right`` right ones."""

@@ -125,10 +125,27 @@ class PassResult:
         return self.counters["stream_beats"]
 
 
-class Engine:
-    """Writes an image to a device and runs passes for sessions that share its KV pages."""
+class MachineState:
+    """What the registers and the page table of a device hold, as those know it who write them: engines of several images on one
+    device share it."""
 
-    def __init__(self, device: Device, image: Image) -> None:
+    def __init__(self, config: BuildConfig) -> None:
+        #: Values of registers by their offsets: written again where one changes.
+        self.held: dict[int, int] = {}
+        #: Where the page tables of sessions lie.
+        self.table = PageTable(config.page_entries)
+        #: Tokens of a pass that TOKEN has by their ids, as a loop left them.
+        self.by_id = 0
+        #: A pass was begun whose end nobody waited for yet.
+        self.busy = False
+
+
+class Engine:
+    """Writes an image to a device and runs passes for sessions that share its KV pages. ``beside``: another engine of that device,
+    whose image stays there; their passes alternate.
+    """
+
+    def __init__(self, device: Device, image: Image, beside: Engine | None = None) -> None:
         check_contract(device.config, CONTRACT_VERSION, contract_hash(image.config), f"image {image.name!r}")
         attach(device)
         self.device = device
@@ -137,20 +154,13 @@ class Engine:
         #: Offset of the first counter; those by operator follow.
         self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
-        #: What registers that hold from pass to pass have, by their offsets: written again where it changes.
-        self._held: dict[int, int] = {}
-        self._busy = False
+        self._state: MachineState = MachineState(device.config) if beside is None else beside._state
         #: Whether passes can write logits: the descriptors say it, thousands of them.
         self._has_logits = image.head != "shortlist"
-        #: Where the page tables of sessions lie on the device.
-        self._table = PageTable(device.config.page_entries)
-        #: Tokens of a pass that TOKEN has by their ids, as a loop left them.
-        self._by_id = 0
         #: Where the image lies on the device.
         self.memory = ImageMemory(device, image)
         #: The KV pages, and which sessions hold them.
         self.pages = PagePool(device, image, self.memory.pages)
-        self._write_address("LOGITS", self.memory.logits)
         for i in range(image.chunk):  # token i finds its embedding in row i
             self._hold("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
@@ -174,13 +184,13 @@ class Engine:
         """Write a register that nobody else writes, if it has another value."""
         row = self._registers[name]
         offset = row.offset + index * row.step
-        if self._held.get(offset) != value:
+        if self._state.held.get(offset) != value:
             self.device.write_register(offset, value)
-            self._held[offset] = value
+            self._state.held[offset] = value
 
-    def _write_address(self, name: str, value: int) -> None:
-        self._write(f"{name}_LOW", value & 0xFFFFFFFF)
-        self._write(f"{name}_HIGH", value >> 32)
+    def _hold_address(self, name: str, value: int) -> None:
+        self._hold(f"{name}_LOW", value & 0xFFFFFFFF)
+        self._hold(f"{name}_HIGH", value >> 32)
 
     def _read(self, name: str, index: int = 0) -> int:
         row = self._registers[name]
@@ -208,9 +218,9 @@ class Engine:
         """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end."""
         self._check(runs)
         self._reserve(runs)
-        for i in range(self._by_id):
+        for i in range(self._state.by_id):
             self._hold("TOKEN", i, i)
-        self._by_id = 0
+        self._state.by_id = 0
         everything, wanted = self._describe(runs)
         self.memory.write_rows(everything)
         options = PassFlag.WRITE_LOGITS if write_logits and wanted else PassFlag.NONE
@@ -222,7 +232,7 @@ class Engine:
         """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
         everything: list[int] = []
         wants: list[int] = []
-        bases = self._table.place([run.session for run in runs], self._write_page)
+        bases = self._state.table.place([run.session for run in runs], self._write_page)
         for r, (run, base) in enumerate(zip(runs, bases, strict=True)):
             self._hold("RUN", run.session.position, 2 * r)
             self._hold("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(base), 2 * r + 1)
@@ -236,10 +246,12 @@ class Engine:
 
     def _ring(self, program: int, registers: dict[str, int]) -> None:
         """The doorbell, behind the last registers."""
-        for name, value in {"PROGRAM_LOW": program & 0xFFFFFFFF, "PROGRAM_HIGH": program >> 32, **registers}.items():
+        self._hold_address("PROGRAM", program)
+        self._hold_address("LOGITS", self.memory.logits)
+        for name, value in registers.items():
             self._hold(name, value)
         self._write("CONTROL", Control.START)
-        self._busy = True
+        self._state.busy = True
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Refuse a pass that the machine cannot run, and wait for one whose end nobody waited for, as after Ctrl-C."""
@@ -250,10 +262,10 @@ class Engine:
             raise ValueError("a session must have one run of a pass")
         for run in runs:
             self.check_run(run)
-        if self._busy:
+        if self._state.busy:
             self.device.wait(PASS_TIMEOUT)
             self._write("CONTROL", Control.ACKNOWLEDGE)
-            self._busy = False
+            self._state.busy = False
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
@@ -298,7 +310,7 @@ class Engine:
             self.device.stop()
             raise
         status = self._read("STATUS")
-        self._busy = False
+        self._state.busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         if status & _STOPPED:
             raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
@@ -371,12 +383,12 @@ class Engine:
             result = self._finish(runs, look)
             look()
         except BaseException:
-            self._held.clear()  # nobody knows how far it came
+            self._state.held.clear()  # nobody knows how far it came
             raise
         done = len(chosen) // count
         for r, (first, token) in enumerate(zip(firsts, chosen[-count:], strict=True)):
-            self._held[self._registers["RUN"].offset + 8 * r] = first + done
-            self._held[self._registers["TOKEN"].offset + 4 * r] = token
+            self._state.held[self._registers["RUN"].offset + 8 * r] = first + done
+            self._state.held[self._registers["TOKEN"].offset + 4 * r] = token
         return replace(result, runs=tuple(replace(run, tokens=done) for run in result.runs))
 
     def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
@@ -394,7 +406,7 @@ class Engine:
         everything, _ = self._describe(runs)
         for i, token in enumerate(everything):
             self._hold("TOKEN", token, i)
-        self._by_id = max(self._by_id, len(everything))
+        self._state.by_id = max(self._state.by_id, len(everything))
         stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)

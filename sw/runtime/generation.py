@@ -293,15 +293,22 @@ class Generation:
         """Go on behind a chosen token, or end; the reason to stop, if there is one."""
         reason = self._follow(token)
         if reason:
-            self.ended, self.stop_reason = True, reason
+            self._end(reason)
             self.session.pending = [token]
         return reason
+
+    def _end(self, reason: str) -> None:
+        self.ended, self.stop_reason = True, reason
+        if self.drafter is not None:
+            self.drafter.guesser.close()
 
     @property
     def loop_passes(self) -> int:
         """Passes of a loop that gives the next tokens, at most; 0 where the machine would not choose as this answer does."""
         sampler, image = self._sampler, self.engine.image
         if self.prefilling or self._draft or not sampler.takes_the_best or self.constraint is not None or self.logprobs is not None:
+            return 0
+        if self.drafter is not None and self.drafter.guesser.takes_passes:
             return 0
         return min(self.max_new_tokens - len(self.tokens), image.context - self.session.position)
 
@@ -351,7 +358,7 @@ class Generation:
     def interrupt(self) -> None:
         """End before the answer is complete. What was to be computed next is left to the session, which may be saved or go on."""
         if self._begun and not self.ended:
-            self.ended, self.stop_reason = True, "interrupted"
+            self._end("interrupted")
             slides = self.context_full == "slide"  # what was seen is then more than the session has
             self.session.pending = self._todo if slides else self._seen[self.session.position :]
             self._todo = []
@@ -361,6 +368,8 @@ class Generation:
         if self.prefixes is not None:
             self.prefixes.add(self.session)
         self.engine.pages.close(self.session)
+        if self.drafter is not None:
+            self.drafter.guesser.close()
 
     def __iter__(self) -> Iterator[GeneratedToken]:
         while (step := self.next_pass(self.engine.image.chunk)) is not None:

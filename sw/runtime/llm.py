@@ -22,6 +22,7 @@ from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
 from .answers import AnswerSet, Written, best_answers
+from .draft_model import DraftModel
 from .drafts import DRAFTS, Drafter
 from .engine import Engine
 from .generation import Constraint, Generation
@@ -82,6 +83,11 @@ def config_of(board: str | BuildConfig | None, engine: str) -> BuildConfig:
     return board if isinstance(board, BuildConfig) else load_board(board or "demo").for_engine(engine).config
 
 
+def named_model(name: str | Path, progress: Callable[[str], None]) -> Model | CompiledModel:
+    """A model by its name or place, or what an image file has."""
+    return load_image(Path(name)) if is_image_file(name) else open_model(name, progress, quantized=True)
+
+
 def compiled_image(compiled: CompiledModel, board: str | BuildConfig | None, head: str | None) -> Image:
     """The image of a file, where it is for this board and has this head."""
     if board is not None:
@@ -103,6 +109,7 @@ class LLM:
     configuration; if not given, that of an image, else ``"demo"``. ``head``: ``"exact"`` (if not given) or ``"shortlist"``; an
     image has one of them. ``cache_tokens``: KV cache that all sessions share, in tokens (one context if not given). ``reuse``:
     prompts start from the pages of earlier ones that begin alike. ``draft``: one of :data:`hwgen.sw.runtime.drafts.DRAFTS`.
+    ``draft_model``: a smaller model of the same tokens, which then guesses what follows, on the same device.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class LLM:
         cache_tokens: int | None = None,
         reuse: bool = True,
         draft: str = "lookup",
+        draft_model: str | Path | Model | CompiledModel | None = None,
         device_options: Mapping[str, object] | None = None,
     ) -> None:
         if draft not in DRAFTS:
@@ -123,17 +131,20 @@ class LLM:
         self._draft = draft
         report = progress or (lambda text: None)
         if isinstance(model, (str, Path)):
-            model = load_image(Path(model)) if is_image_file(model) else open_model(model, report, quantized=True)
+            model = named_model(model, report)
         self.model = model
         self.image = compiled_image(model, board, head) if isinstance(model, CompiledModel) else compile_model(
             config_of(board, model.weights.engine), model.weights, name=model.name, head=head or "exact", progress=report
         )
         config = self.image.config
+        self._draft_image = None if draft_model is None else self._small_image(draft_model, report)
+        images = [self.image] if self._draft_image is None else [self.image, self._draft_image]
         if cache_tokens is not None:
-            self.image = with_cache_tokens(self.image, cache_tokens)
+            images = [with_cache_tokens(image, cache_tokens) for image in images]
+            self.image, self._draft_image = images[0], images[1] if images[1:] else None
         if isinstance(device, str):
             # on a board this is what must be free, elsewhere what is made
-            memory = self.image.contiguous_bytes if device == "pynq" else self.image.memory_bytes()
+            memory = sum(image.contiguous_bytes if device == "pynq" else image.memory_bytes() for image in images)
             options: dict[str, object] = {"memory_bytes": memory}
             if device != "golden":
                 options["progress"] = progress
@@ -145,10 +156,26 @@ class LLM:
         self._reuse = reuse
         self._fill(device)
 
+    def _small_image(self, model: str | Path | Model | CompiledModel, report: Callable[[str], None]) -> Image:
+        """The image of a model whose guesses are drafts, for the build of the large one."""
+        if self._draft == "none":
+            raise HwgenError("usage", "a draft model was given, and no drafts are wanted", "leave draft none out, or the model")
+        if isinstance(model, (str, Path)):
+            model = named_model(model, report)
+        if not model.tokenizer.has_tokens_of(self.model.tokenizer):
+            raise HwgenError(
+                "model", f"the draft model {model.name!r} has other tokens than {self.model.name!r}",
+                "choose a smaller model of the same family, or leave the draft model out",
+            )
+        if isinstance(model, CompiledModel):
+            return compiled_image(model, self.image.config, None)
+        return compile_model(self.image.config, model.weights, name=model.name, progress=report)
+
     def _fill(self, device: Device) -> None:
         """Put the image on a device that has room for it."""
         self.device = device
         self.engine = Engine(device, self.image)
+        self._draft_engine = None if self._draft_image is None else Engine(device, self._draft_image, beside=self.engine)
         #: Earlier prompts, for those that begin alike.
         self.prefixes = PrefixCache(self.engine) if self._reuse else None
 
@@ -279,8 +306,16 @@ class LLM:
             constraint=constraint,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
-            drafter=Drafter(self.engine.costs) if self._draft == "lookup" else None,
+            drafter=self._drafter(),
         )
+
+    def _drafter(self) -> Drafter | None:
+        """What guesses the tokens of one answer."""
+        if self._draft == "none":
+            return None
+        if self._draft_engine is None:
+            return Drafter(self.engine.costs)
+        return Drafter(self.engine.costs, DraftModel(self._draft_engine))
 
     # ---- sessions ------------------------------------------------------------------------------------------------
     def save_session(self, session: Session, path: str | Path, *, kv_bits: int = 8) -> int:
