@@ -38,7 +38,7 @@ class RegisterFile(wiring.Component):
     begin : Out(1)
         Strobe: a pass begins, by the doorbell or in a loop.
     stop : Out(1)
-        Strobe: STOP, only while a pass is running.
+        Strobe: STOP, only while a pass is running, a cycle later than the doorbell would come.
     busy : Out(1)
         From ``start`` until the pass has ended, or the last one of a loop.
     finished, stopped : In(1)
@@ -158,11 +158,12 @@ class RegisterFile(wiring.Component):
             m.d.sync += number.eq(Mux(stored[name] > config.chunk, config.chunk, stored[name]))
 
         # Doorbell and completion.
-        done, control, was_stopped = Signal(), Signal(), Signal()
+        done, control, stopping, was_stopped = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += stopping.eq(control & data[2] & self.busy)
         m.d.comb += [
             control.eq(write & (address[2:] == rows["CONTROL"].offset // 4) & strobe[0]),
             self.start.eq(control & data[0] & ~self.busy),
-            self.stop.eq(control & data[2] & self.busy),
+            self.stop.eq(stopping & self.busy),
             loop.start.eq(self.start),
             loop.stop.eq(self.stop),
             loop.ended.eq(self.finished),
