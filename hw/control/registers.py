@@ -134,19 +134,7 @@ class RegisterFile(wiring.Component):
             place = Mux(loop.of_token, rows["TOKEN"].offset | loop.run << 2, rows["RUN"].offset | loop.run << 3)
             m.d.sync += [address.eq(place), data.eq(Mux(loop.of_token, loop.token, next_position)), strobe.eq(15)]
 
-        # Registers that the host writes.
-        stored: dict[str, Signal] = {}
-        for row in rows.values():
-            if row.access == "rw":
-                stored[row.name] = register = Signal(32, name=row.name.lower())
-                if row.name == "PORT_ENABLE":
-                    stored[row.name] = register = Signal(config.ports, init=-1, name="port_enabled")
-                if row.name == "LOOP":
-                    stored[row.name] = register = Signal(LOOP_PASSES.width, name="loop_limit")
-                with m.If(write & (address[2:] == row.offset // 4)):
-                    for first in range(0, len(register), 8):
-                        with m.If(strobe[first // 8]):
-                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
+        stored = self._store(m, rows, write, address, data, strobe)
         m.d.comb += [
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
             self.logits.eq(Cat(stored["LOGITS_LOW"], stored["LOGITS_HIGH"])),
@@ -191,6 +179,24 @@ class RegisterFile(wiring.Component):
         states = {"STATUS": Cat(self.busy, done, self.error, was_stopped), "UNASKED": unasked, "CHOSEN_COUNT": loop.count}
         self._answer_reads(m, rows, stored | states, awake)
         return m
+
+    def _store(
+        self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal
+    ) -> dict[str, Signal]:
+        """Registers that the host writes."""
+        stored: dict[str, Signal] = {}
+        for row in rows.values():
+            if row.access == "rw":
+                stored[row.name] = register = Signal(32, name=row.name.lower())
+                if row.name == "PORT_ENABLE":
+                    stored[row.name] = register = Signal(self.config.ports, init=-1, name="port_enabled")
+                if row.name == "LOOP":
+                    stored[row.name] = register = Signal(LOOP_PASSES.width, name="loop_limit")
+                with m.If(write & (address[2:] == row.offset // 4)):
+                    for first in range(0, len(register), 8):
+                        with m.If(strobe[first // 8]):
+                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
+        return stored
 
     def _connect_tables(
         self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal

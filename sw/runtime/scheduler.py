@@ -15,7 +15,7 @@ from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
 from .errands import Errands
-from .jobs import DeviceFailed, Job, Part, QueueFull, Turn
+from .jobs import DeviceFailed, Job, NoRoom, Part, QueueFull, Turn
 from .loops import Loop
 from .prefix_cache import PrefixCache
 
@@ -76,8 +76,7 @@ class Scheduler:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
         self.max_running, self.max_waiting, self.time_between_tokens = max_running, max_waiting, time_between_tokens
-        #: Passes that the machine runs by itself at most where nobody waits, choosing the tokens of all answers. Whether it can is
-        #: found out here, not behind the first answer.
+        #: Passes that the machine runs by itself at most where nobody waits. Whether it can is found out now, not behind an answer.
         self.loop_passes = loop_passes if loop_passes > 1 and engine.can_loop() else 1
         #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
         self.kept_bound = 0.0
@@ -252,7 +251,7 @@ class Scheduler:
             session = job.generation.session
             if not self.engine.pages.unpark(session, session.position + job.generation.remaining):
                 if not self._ready():  # nobody here will give pages back
-                    self._end(job, self._no_room(job))
+                    self._end(job, NoRoom(self.engine, job))
                 return
 
     # ---- what is in a pass ---------------------------------------------------------------------------------------
@@ -433,19 +432,11 @@ class Scheduler:
         while not self.engine.pages.reserve(session, session.position + job.generation.remaining):
             ready = self._ready()
             if ready == [job]:
-                raise self._no_room(job)
+                raise NoRoom(self.engine, job)
             self.engine.pages.park(ready[-1].generation.session)
             if ready[-1] is job:
                 return False
         return True
-
-    def _no_room(self, job: Job) -> HwgenError:
-        need = self.engine.pages.blocks(job.generation.session.position + job.generation.remaining)
-        return HwgenError(
-            "context",
-            f"the answer needs {need} KV pages, and too many are held by sessions outside the scheduler",
-            "close these sessions, or give the cache more tokens",
-        )
 
     def _end(self, job: Job, error: HwgenError | None) -> None:
         with self._changed:

@@ -232,5 +232,5 @@ def test_loops_that_cannot_be() -> None:
         run(bench.runs(), CONFIG.max_context - len(PROMPTS[2]) + 1)
     small = GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES)
     small._memory.end = bench.engine.device._memory.next - 2 * 4096  # type: ignore[attr-defined]  # a golden device
-    full = Engine(small, small_image())
+    full = Engine(small, bench.engine.image)
     assert not full.can_loop() and bench.engine.can_loop()
