@@ -83,7 +83,7 @@ class LoopControl(wiring.Component):
         m.submodules.log = log = memory.Memory(shape=INDEX_BITS, depth=CHOSEN_TOKENS, init=[], attrs={"ram_style": "block"})
         put, get = log.write_port(), log.read_port()
         #: The pass, from 1 on; whether a stop token was chosen in it, and whether STOP came since the doorbell.
-        number, stopping, left = Signal(LOOP_PASSES.width, init=1), Signal(), Signal()
+        number, stopping, left, last = Signal(LOOP_PASSES.width, init=1), Signal(), Signal(), Signal()
         compared, comparing = Signal(range(STOP_TOKENS + 1)), Signal()
         m.d.comb += [
             get.addr.eq(self.index), self.chosen.eq(get.data), put.addr.eq(self.count), put.data.eq(self.token),
@@ -125,10 +125,11 @@ class LoopControl(wiring.Component):
                 m.d.sync += number.eq(number + 1)
                 m.next = "IDLE"
                 # One that is asked to stop now is ended by what stops passes.
-                with m.If(stopping | (number >= self.limit)):
+                with m.If(stopping | last):
                     m.d.comb += self.finished.eq(~self.stop)
                 with m.Else():
                     m.d.comb += self.begin.eq(~self.stop)
+        m.d.sync += last.eq(number >= self.limit)
         with m.If(self.stop):
             m.d.sync += left.eq(1)
         with m.If(self.start):

@@ -38,7 +38,7 @@ class RegisterFile(wiring.Component):
     begin : Out(1)
         Strobe: a pass begins, by the doorbell or in a loop.
     stop : Out(1)
-        Strobe: STOP, only while a pass is running.
+        Strobe: STOP, only while a pass is running, a cycle later than the doorbell would come.
     busy : Out(1)
         From ``start`` until the pass has ended, or the last one of a loop.
     finished, stopped : In(1)
@@ -134,19 +134,7 @@ class RegisterFile(wiring.Component):
             place = Mux(loop.of_token, rows["TOKEN"].offset | loop.run << 2, rows["RUN"].offset | loop.run << 3)
             m.d.sync += [address.eq(place), data.eq(Mux(loop.of_token, loop.token, next_position)), strobe.eq(15)]
 
-        # Registers that the host writes.
-        stored: dict[str, Signal] = {}
-        for row in rows.values():
-            if row.access == "rw":
-                stored[row.name] = register = Signal(32, name=row.name.lower())
-                if row.name == "PORT_ENABLE":
-                    stored[row.name] = register = Signal(config.ports, init=-1, name="port_enabled")
-                if row.name == "LOOP":
-                    stored[row.name] = register = Signal(LOOP_PASSES.width, name="loop_limit")
-                with m.If(write & (address[2:] == row.offset // 4)):
-                    for first in range(0, len(register), 8):
-                        with m.If(strobe[first // 8]):
-                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
+        stored = self._store(m, rows, write, address, data, strobe)
         m.d.comb += [
             self.program.eq(Cat(stored["PROGRAM_LOW"], stored["PROGRAM_HIGH"])),
             self.logits.eq(Cat(stored["LOGITS_LOW"], stored["LOGITS_HIGH"])),
@@ -158,11 +146,12 @@ class RegisterFile(wiring.Component):
             m.d.sync += number.eq(Mux(stored[name] > config.chunk, config.chunk, stored[name]))
 
         # Doorbell and completion.
-        done, control, was_stopped = Signal(), Signal(), Signal()
+        done, control, stopping, was_stopped = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += stopping.eq(control & data[2] & self.busy)
         m.d.comb += [
             control.eq(write & (address[2:] == rows["CONTROL"].offset // 4) & strobe[0]),
             self.start.eq(control & data[0] & ~self.busy),
-            self.stop.eq(control & data[2] & self.busy),
+            self.stop.eq(stopping & self.busy),
             loop.start.eq(self.start),
             loop.stop.eq(self.stop),
             loop.ended.eq(self.finished),
@@ -190,6 +179,24 @@ class RegisterFile(wiring.Component):
         states = {"STATUS": Cat(self.busy, done, self.error, was_stopped), "UNASKED": unasked, "CHOSEN_COUNT": loop.count}
         self._answer_reads(m, rows, stored | states, awake)
         return m
+
+    def _store(
+        self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal
+    ) -> dict[str, Signal]:
+        """Registers that the host writes."""
+        stored: dict[str, Signal] = {}
+        for row in rows.values():
+            if row.access == "rw":
+                stored[row.name] = register = Signal(32, name=row.name.lower())
+                if row.name == "PORT_ENABLE":
+                    stored[row.name] = register = Signal(self.config.ports, init=-1, name="port_enabled")
+                if row.name == "LOOP":
+                    stored[row.name] = register = Signal(LOOP_PASSES.width, name="loop_limit")
+                with m.If(write & (address[2:] == row.offset // 4)):
+                    for first in range(0, len(register), 8):
+                        with m.If(strobe[first // 8]):
+                            m.d.sync += register[first : first + 8].eq(data[first : first + 8])
+        return stored
 
     def _connect_tables(
         self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal

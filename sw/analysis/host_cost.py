@@ -62,7 +62,7 @@ WAYS = {
 #: few or many by chance.
 PROMPT, BEFORE, COUNTED = 128, 2, 120
 
-#: Passes that an engine can run: `instant_engine` is there once for all ways to choose.
+#: Passes before the same tokens come again: `instant_engine` is there once for all ways to choose.
 PASSES = 2000
 
 #: Instructions a second that CPU time is multiplied with where nothing counts them: a guess for the computers this was written on.
@@ -146,7 +146,7 @@ class InstantDevice:
         self._words[offset // 4] = value
 
     def _next_pass(self) -> None:
-        self._pass += 1
+        self._pass = (self._pass + 1) % PASSES
         first = self._offsets["TOPK"] // 4
         self._words[first : first + self._candidates.shape[1]] = self._candidates[self._pass]
 

@@ -29,9 +29,9 @@ __all__ = ["Image", "Places"]
 #: had of a contiguous area of 288 MiB, and the same in smaller pieces could.
 CONSTANTS_BUFFER = 64 << 20
 
-#: Bytes of the embedding rows of all tokens at most, where the machine finds those of the tokens that it chose: beside a model and
-#: its cache, more are not left of the contiguous memory of a board as it boots.
-LOOP_TABLE = 256 << 20
+#: Bytes of the embedding rows of all tokens at most, where the machine finds those of the tokens that it chose. Whether so many are
+#: left of contiguous memory beside a model and its cache is the board's to say; more than these never are.
+LOOP_TABLE = 1 << 30
 
 #: Bytes that are read at a time where all of them are wanted.
 WINDOW = 1 << 22

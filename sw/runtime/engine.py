@@ -350,9 +350,8 @@ class Engine:
             raise
 
     # ---- loops ---------------------------------------------------------------------------------------------------
-    @property
-    def loops(self) -> bool:
-        """Whether there are loops: the embeddings of all tokens are on the device."""
+    def can_loop(self) -> bool:
+        """Whether there are loops: the embeddings of all tokens are on the device, or can be put there, which is done then."""
         return self.memory.loop_program is not None
 
     def run_loop(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...errors import HwgenError
+from .engine import Engine
 from .generation import GeneratedToken, Generation, PassRequest
 
-__all__ = ["DeviceFailed", "Job", "Part", "QueueFull", "Turn"]
+__all__ = ["DeviceFailed", "Job", "NoRoom", "Part", "QueueFull", "Turn"]
 
 
 class QueueFull(HwgenError):
@@ -24,6 +25,17 @@ class DeviceFailed(HwgenError):
 
     def __init__(self, reason: str) -> None:
         super().__init__("device", f"the device failed: {reason}", "try again in a while")
+
+
+class NoRoom(HwgenError):
+    """What an answer computes next has no pages, whatever the other answers give back."""
+
+    def __init__(self, engine: Engine, job: Job) -> None:
+        need = engine.pages.blocks(job.generation.session.position + job.generation.remaining)
+        super().__init__(
+            "context", f"the answer needs {need} KV pages, and too many are held by sessions outside the scheduler",
+            "close these sessions, or give the cache more tokens",
+        )
 
 
 class Turn(Protocol):

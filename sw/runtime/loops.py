@@ -22,17 +22,17 @@ class Loop:
 
     def __init__(self, engine: Engine, parts: Sequence[Part], interrupts: Callable[[], bool]) -> None:
         self._engine, self._interrupts = engine, interrupts
-        self._runs, self.jobs = [request.run for _, request in parts], [job for job, _ in parts]
-        self._stops = {token for job in self.jobs for token in job.generation.stop_tokens}
+        self._runs, self._jobs = [request.run for _, request in parts], [job for job, _ in parts]
+        self._stops = {token for job in self._jobs for token in job.generation.stop_tokens}
         #: Tokens that each job has taken, and errors of answers alone.
-        self.taken = [0] * len(parts)
-        self.failed: dict[Job, Exception] = {}
+        self._taken = [0] * len(parts)
+        self._failed: dict[Job, Exception] = {}
 
     def passes(self, most: int) -> int:
         """Passes that the loop may have, ``most`` of them; less than 2 where the host has to choose, or pages are few."""
-        if len(self._stops) > STOP_TOKENS or not self._engine.loops:
+        if len(self._stops) > STOP_TOKENS or not self._engine.can_loop():
             return 0
-        passes = min(most, CHOSEN_TOKENS // len(self.jobs), *(job.generation.loop_passes for job in self.jobs))
+        passes = min(most, CHOSEN_TOKENS // len(self._jobs), *(job.generation.loop_passes for job in self._jobs))
         pages = self._engine.pages
         while passes > 1 and sum(pages.missing(run.session, run.session.position + passes) for run in self._runs) > pages.free:
             passes //= 2
@@ -44,16 +44,23 @@ class Loop:
 
     def _on_pass(self, chosen: Sequence[int]) -> bool:
         goes_on = True
-        for number, (job, token) in enumerate(zip(self.jobs, chosen, strict=True)):
+        for number, (job, token) in enumerate(zip(self._jobs, chosen, strict=True)):
             generation = job.generation
-            if job in self.failed or generation.ended:
+            if job in self._failed or generation.ended:
                 continue
-            self.taken[number] += 1
+            self._taken[number] += 1
             try:
                 job.on_token(generation.take(token))
             except (DeviceTimeout, DeviceFailed):
                 raise
             except Exception as error:  # of this answer alone: the others go on
-                self.failed[job] = error
-            goes_on &= not (job in self.failed or generation.ended or generation.has_draft(len(self.jobs) - 1))
+                self._failed[job] = error
+            goes_on &= not (job in self._failed or generation.ended or generation.has_draft(len(self._jobs) - 1))
         return goes_on and not self._interrupts()
+
+    def settle(self, number: int, result: PassResult, seconds: float) -> None:
+        """What a job knows behind the loop; its error, where it failed."""
+        job = self._jobs[number]
+        job.generation.decode.add(result, self._taken[number], seconds)
+        if job in self._failed:
+            raise self._failed[job]

@@ -15,7 +15,7 @@ from ...errors import HwgenError
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
 from .errands import Errands
-from .jobs import DeviceFailed, Job, Part, QueueFull, Turn
+from .jobs import DeviceFailed, Job, NoRoom, Part, QueueFull, Turn
 from .loops import Loop
 from .prefix_cache import PrefixCache
 
@@ -76,8 +76,8 @@ class Scheduler:
                 raise HwgenError("usage", f"{name} must be {least} or more, not {value!r}", f"give {least} or more")
         self.engine = engine
         self.max_running, self.max_waiting, self.time_between_tokens = max_running, max_waiting, time_between_tokens
-        #: Passes that the machine runs by itself at most where nobody waits, choosing the tokens of all answers.
-        self.loop_passes = loop_passes
+        #: Passes that the machine runs by itself at most where nobody waits. Whether it can is found out now, not behind an answer.
+        self.loop_passes = loop_passes if loop_passes > 1 and engine.can_loop() else 1
         #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
         self.kept_bound = 0.0
         self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)
@@ -238,12 +238,7 @@ class Scheduler:
         self._return_parked()
         parts = self._compose()
         if parts:
-            loop = Loop(self.engine, parts, self._interrupts)
-            alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts()
-            if alone or (passes := loop.passes(self.loop_passes)) < 2:
-                self._run(parts)
-            else:
-                self._run_loop(loop, passes)
+            self._run(parts)
         return bool(parts or self._running or self._waiting)
 
     def _ready(self) -> list[Job]:
@@ -256,7 +251,7 @@ class Scheduler:
             session = job.generation.session
             if not self.engine.pages.unpark(session, session.position + job.generation.remaining):
                 if not self._ready():  # nobody here will give pages back
-                    self._end(job, self._no_room(job))
+                    self._end(job, NoRoom(self.engine, job))
                 return
 
     # ---- what is in a pass ---------------------------------------------------------------------------------------
@@ -367,10 +362,13 @@ class Scheduler:
 
     # ---- one pass ------------------------------------------------------------------------------------------------
     def _run(self, parts: list[Part]) -> None:
-        """One pass from doorbell to completion, and what comes of it."""
+        """One pass from doorbell to completion, or a loop, and what comes of it."""
+        loop = Loop(self.engine, parts, self._interrupts)
+        alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts()
+        passes = 1 if alone else loop.passes(self.loop_passes)
         begin = time.monotonic()
         try:
-            result = self._on_device(lambda: self.engine.run_pass(
+            result = self._on_device(lambda: loop.run(passes) if passes > 1 else self.engine.run_pass(
                 [request.run for _, request in parts], write_logits=any(request.write_logits for _, request in parts)
             ))
         except (DeviceTimeout, DeviceFailed):
@@ -382,13 +380,16 @@ class Scheduler:
         seconds = time.monotonic() - begin
         jobs = [job for job, _ in parts]
         self._observe(jobs, result, all(job.generation.prefilling for job in jobs), seconds)
-        for (job, _), run in zip(parts, result.runs, strict=True):
+        for number, (job, run) in enumerate(zip(jobs, result.runs, strict=True)):
             if job in self._turns:
                 self._turns.remove(job)
                 self._turns.append(job)
             try:
-                for token in job.generation.accept(result, run, seconds):
-                    job.on_token(token)
+                if passes > 1:
+                    loop.settle(number, result, seconds)
+                else:
+                    for token in job.generation.accept(result, run, seconds):
+                        job.on_token(token)
             except (DeviceTimeout, DeviceFailed):
                 raise
             except Exception as error:  # of this answer alone: the others go on
@@ -401,26 +402,6 @@ class Scheduler:
         """Whether there is something to do between passes."""
         joins = self._waiting and len(self._running) < self.max_running
         return bool(joins or self._refusal or self._errands or any(j.cancelled for j in self._running))
-
-    def _run_loop(self, loop: Loop, passes: int) -> None:
-        """Passes of one doorbell, and what comes of them beside the tokens."""
-        begin = time.monotonic()
-        try:
-            result = self._on_device(lambda: loop.run(passes))
-        except (DeviceTimeout, DeviceFailed):
-            raise
-        except HwgenError as error:
-            for job in loop.jobs:
-                self._end(job, error)
-            return
-        seconds = time.monotonic() - begin
-        self._observe(loop.jobs, result, False, seconds)
-        for job, tokens in zip(loop.jobs, loop.taken, strict=True):
-            job.generation.decode.add(result, tokens, seconds)
-            if job in loop.failed:
-                self._end_with(job, loop.failed[job])
-            elif job.generation.ended:
-                self._end(job, None)
 
     def _on_device(self, passes: Callable[[], PassResult]) -> PassResult:
         """The only place where the device is occupied; :class:`DeviceFailed` where the device is at fault and not these answers."""
@@ -451,19 +432,11 @@ class Scheduler:
         while not self.engine.pages.reserve(session, session.position + job.generation.remaining):
             ready = self._ready()
             if ready == [job]:
-                raise self._no_room(job)
+                raise NoRoom(self.engine, job)
             self.engine.pages.park(ready[-1].generation.session)
             if ready[-1] is job:
                 return False
         return True
-
-    def _no_room(self, job: Job) -> HwgenError:
-        need = self.engine.pages.blocks(job.generation.session.position + job.generation.remaining)
-        return HwgenError(
-            "context",
-            f"the answer needs {need} KV pages, and too many are held by sessions outside the scheduler",
-            "close these sessions, or give the cache more tokens",
-        )
 
     def _end(self, job: Job, error: HwgenError | None) -> None:
         with self._changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +38,7 @@ class StoppedDevice(SmallDevice):
         self.interruption: BaseException | None = None
         self.stop_cycles = 0
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
         if self.stop_after is not None:
             self.accelerator.tick(self.stop_after)
             if self.interruption is not None:
@@ -46,7 +46,7 @@ class StoppedDevice(SmallDevice):
             begin = self.accelerator.cycle
             self.stop()
             self.stop_cycles = self.accelerator.cycle - begin
-        super().wait(timeout)
+        super().wait(timeout, look)
 
     def outstanding(self) -> int:
         return sum(port.reads_outstanding + port.writes_outstanding for port in self.accelerator.port_statistics())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,10 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
     """Ctrl-C while pass ``passes`` is waited for, once."""
     wait, count = GoldenDevice.wait, iter(range(10_000))
 
-    def waiting(self: GoldenDevice, timeout: float) -> None:
+    def waiting(self: GoldenDevice, timeout: float, look: Callable[[], None] | None = None) -> None:
         if next(count) == passes:
             raise KeyboardInterrupt
-        wait(self, timeout)
+        wait(self, timeout, look)
 
     monkeypatch.setattr(GoldenDevice, "wait", waiting)
 

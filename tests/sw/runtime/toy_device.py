@@ -89,7 +89,7 @@ class ToyDevice:
         else:
             self.values["STATUS", 0] = 0
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float, look: object = None) -> None:
         if not self.values.get(("STATUS", 0), 0):
             raise DeviceTimeout("no pass was started")
 

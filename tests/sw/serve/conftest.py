@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from hwgen.sw.devices.device import Device
 from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.app import create_app
 from hwgen.sw.serve.server import ConnectionLimits, Server
@@ -43,6 +44,20 @@ class Running:
     def wait_idle(self) -> None:
         """Until no answer has a session and nothing is held but what prefixes hold."""
         self.wait_until(lambda s: s.scheduler.running == s.scheduler.waiting == 0)
+
+
+def delay(device: Device, seconds: Callable[[], object]) -> None:
+    """Have ``seconds`` called in every pass of this device, those of loops too."""
+    wait = device.wait
+
+    def slowly(timeout: float, look: Callable[[], None] | None = None) -> None:
+        seconds()
+        if look is None:
+            wait(timeout)
+        else:
+            wait(timeout, lambda: (seconds(), look())[1])  # type: ignore[func-returns-value]  # one after the other
+
+    device.wait = slowly  # type: ignore[method-assign]  # of this device alone
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.protocol import CompletionRequest, parse
 from hwgen.sw.serve.service import Limits
 
-from .conftest import Running, new_service, serving
+from .conftest import Running, delay, new_service, serving
 
 MODEL = "chatty"
 
@@ -292,9 +292,7 @@ def test_limits(chat_directory: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="at most 40"):
             chat(running, "x", max_tokens=41)
         going = threading.Event()
-        device = running.service.llm.device
-        wait = device.wait
-        device.wait = lambda timeout: (going.wait(60), wait(timeout))[1]  # type: ignore[method-assign,func-returns-value]
+        delay(running.service.llm.device, lambda: going.wait(60))
         busy = [
             running.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True)
             for _ in range(2)

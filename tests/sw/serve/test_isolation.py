@@ -23,7 +23,7 @@ from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.serve.server import ConnectionLimits
 from hwgen.sw.serve.service import Limits
 
-from .conftest import Running, new_service, serving
+from .conftest import Running, delay, new_service, serving
 from .test_app import MODEL, chat, metrics
 
 TEXT = "/v1/completions"
@@ -259,10 +259,12 @@ def test_an_exception_in_one_answer(server: Running, alone: LLM, monkeypatch: py
 def failing(running: Running) -> None:
     """Let every pass from now on fail, on this device."""
 
-    def fail(timeout: float) -> None:
+    def fail(*arguments: object) -> None:
         raise DeviceTimeout("it hangs")
 
-    running.service.llm.device.wait = fail  # type: ignore[method-assign]
+    device = running.service.llm.device
+    device.wait = fail  # type: ignore[method-assign]
+    device.read_registers = fail  # type: ignore[assignment,method-assign]  # one that is in a loop
 
 
 def test_a_device_that_fails_once(chat_directory: Path, alone: LLM) -> None:
@@ -299,8 +301,7 @@ def test_a_device_that_cannot_be_opened_again(chat_directory: Path, monkeypatch:
 
 def test_the_end_of_the_server_ends_streams_with_an_error(chat_directory: Path) -> None:
     service = new_service(chat_directory)
-    wait = service.llm.device.wait
-    service.llm.device.wait = lambda timeout: (time.sleep(0.2), wait(timeout))[1]  # type: ignore[method-assign,func-returns-value]
+    delay(service.llm.device, lambda: time.sleep(0.2))
     with serving(service, drain_seconds=0.3) as running:
         stream = running.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True)
         next(iter(stream))
@@ -312,7 +313,7 @@ def test_the_end_of_the_server_ends_streams_with_an_error(chat_directory: Path) 
 def test_silent_streams_get_comments(guarded: Running) -> None:
     device = guarded.service.llm.device
     wait = device.wait
-    device.wait = lambda timeout: (time.sleep(0.2), wait(timeout))[1]  # type: ignore[method-assign,func-returns-value]
+    delay(device, lambda: time.sleep(0.2))
     try:
         text = guarded.http.post(TEXT, json={"model": MODEL, "prompt": "x", "max_tokens": 2, "stream": True}).text
     finally:

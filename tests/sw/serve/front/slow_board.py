@@ -13,19 +13,14 @@ from hwgen.sw.serve.service import Limits, Service
 from hwgen.sw.serve.services import Services
 
 from ...conftest import CONFIG
+from ..conftest import delay
 
 PASS_SECONDS = 0.1
 
 
 def main() -> None:
     llm = LLM(sys.argv[1], "golden", CONFIG, cache_tokens=256)
-    wait = llm.device.wait
-
-    def slowly(timeout: float) -> None:
-        time.sleep(PASS_SECONDS)
-        wait(timeout)
-
-    llm.device.wait = slowly  # type: ignore[method-assign]
+    delay(llm.device, lambda: time.sleep(PASS_SECONDS))
     services = Services([Service(llm, limits=Limits(sessions=1))])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

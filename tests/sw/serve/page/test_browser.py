@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.runtime.llm import LLM
 
-from ..conftest import Running, new_service, serving
+from ..conftest import Running, delay, new_service, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -58,13 +58,7 @@ def ask(page: Page, text: str, tokens: int) -> None:
 
 def slow(running: Running, seconds: float) -> None:
     """Make every pass take this long."""
-    wait = running.service.llm.device.wait
-
-    def slowly(timeout: float) -> None:
-        time.sleep(seconds)
-        wait(timeout)
-
-    running.service.llm.device.wait = slowly  # type: ignore[method-assign]  # of this device alone
+    delay(running.service.llm.device, lambda: time.sleep(seconds))
 
 
 def test_chat_again_and_machine(context: BrowserContext, server: Running, alone: LLM) -> None:
@@ -127,7 +121,7 @@ def test_two_tabs(context: BrowserContext, chat_directory: Path, alone: LLM) -> 
 def test_failed_device(context: BrowserContext, chat_directory: Path) -> None:
     with serving(new_service(chat_directory, back_off=(600.0,))) as running:  # not opened anew meanwhile
 
-        def fail(timeout: float) -> None:
+        def fail(timeout: float, look: object = None) -> None:
             raise DeviceTimeout("it hangs")
 
         running.service.llm.device.wait = fail  # type: ignore[method-assign]
