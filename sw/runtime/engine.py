@@ -103,6 +103,8 @@ class PassResult:
     counters: dict[str, int]
     #: Cycles by operator.
     opcode_cycles: dict[str, int]
+    #: Passes that it did: those of a loop.
+    passes: int = 1
 
     @property
     def tokens(self) -> int:
@@ -388,7 +390,7 @@ class Engine:
         for r, (first, token) in enumerate(zip(firsts, chosen[-count:], strict=True)):
             self._state.held[self._registers["RUN"].offset + 8 * r] = first + done
             self._state.held[self._registers["TOKEN"].offset + 4 * r] = token
-        return replace(result, runs=tuple(replace(run, tokens=done) for run in result.runs))
+        return replace(result, passes=done, runs=tuple(replace(run, tokens=done) for run in result.runs))
 
     def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
         """Set the registers of a loop and ring the doorbell."""

@@ -76,9 +76,9 @@ class Metrics:
             Gauge(name, text, registry=self.registry).set_function(value)
 
     def observe(self, result: PassResult, prefill: bool, seconds: float) -> None:
-        """One pass of the accelerator: of prompts alone, or with answers in it."""
+        """One pass of the accelerator, of prompts alone or with answers in it, or a loop."""
         phase = "prefill" if prefill else "decode"
-        self.passes.labels(phase).inc()
+        self.passes.labels(phase).inc(result.passes)
         self.cycles.labels(phase).inc(result.cycles)
         self.pass_seconds.labels(phase).inc(seconds)
         if self._joules is not None and self._sensor is not None:

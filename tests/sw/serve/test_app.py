@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -180,6 +181,7 @@ def test_eight_clients_get_what_each_gets_alone(server: Running, alone: LLM) -> 
 def test_a_client_that_goes_away_frees_its_slot(chat_directory: Path) -> None:
     with serving(new_service(chat_directory, Limits(sessions=1))) as running:
         whole = chat(running, "once", max_tokens=3)
+        delay(running.service.llm.device, lambda: time.sleep(0.1))
         stream = running.client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "the cat"}], stream=True)
         next(iter(stream))
         port = int(running.url.rpartition(":")[2])
