@@ -19,6 +19,7 @@ from .prediction import Prediction
 from .prefix_cache import PrefixCache
 from .sampler import Sampler
 from .sampling import Sampling
+from .vector_tokens import as_words
 
 __all__ = ["CONTEXT_FULL", "Constraint", "GeneratedToken", "Generation", "PassRequest", "Phase"]
 
@@ -160,6 +161,10 @@ class Generation:
             raise HwgenError(
                 "usage", "the short-list head gives the best candidates, not all logits, which this answer is drawn from",
                 "ask for temperature 0 without penalties, log probabilities and forms, or use --head exact",
+            )
+        if self.prompt_logprobs is not None and as_words(self.prompt) != list(self.prompt):
+            raise HwgenError(
+                "usage", "vectors in place of tokens have no probabilities", "ask for those of the answer, or give token ids alone"
             )
         length = self.session.position + len(self.session.pending) + len(self.prompt)
         self.engine.check_context(length)
