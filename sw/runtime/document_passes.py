@@ -69,7 +69,7 @@ class _Placing:
             self.run([Run(self.session, self.tokens[at : min(at + chunk, end - self.first)])])
 
     def take_over(self, document: Document, start: int, end: int) -> None:
-        """Keys and values of a document that begins at position ``start``: of the positions from the session's end up to ``end``."""
+        """Keys and values of a document that begins at position ``start``, from the session's end up to ``end``."""
         engine, first, layer = self.engine, self.session.position, min(LOOKED_AT, self.engine.image.shape.layers) - 1
         arrays = slice_of(document.at(engine, start), first - start, end - start)
         engine.adopt(self.session, self.tokens[first - self.first : end - self.first])

@@ -36,8 +36,8 @@ class ImageMemory:
         self._programs: dict[int | None, int] = {None: program}
 
     def program(self, layers: int | None = None) -> int:
-        """Address of the program of a pass, or of one that ends with keys and values of the first ``layers`` layers: a few kilobytes,
-        which are asked for when they are first needed.
+        """Address of the program of a pass, or of one that ends with keys and values of the first ``layers`` layers: a few
+        kilobytes, which are asked for when they are first needed.
         """
         if layers not in self._programs:
             content = np.frombuffer(self._image.program(self._places, layers), np.uint8)

@@ -36,11 +36,12 @@ def arrays_at(image: Image, heads: torch.Tensor, first: int) -> KvArrays:
     rows = torch.from_numpy(rotary_rows(shape, np.arange(first, first + TOKENS)))
     for kind, bits in enumerate((Format.INT4_KEYS, Format.INT4_VALUES)):
         four_bits = bits in KV_FORMATS[image.kv]
+        strides = mixing_strides(image.config, shape.head_dim) if four_bits else ()
         layers = []
         for layer in range(shape.layers):
             y = heads[kind, layer]
             y = rotate(y, rows) if kind == 0 and layer not in shape.unrotated else y
-            layers.append(quantize_kv(mix(y, mixing_strides(image.config, shape.head_dim) if four_bits else ()), four_bits=four_bits))
+            layers.append(quantize_kv(mix(y, strides), four_bits=four_bits))
         parts.append([torch.stack(x).numpy() for x in zip(*layers, strict=True)])
     elements, scales = (np.stack([part[i] for part in parts]) for i in range(2))
     return KvArrays(elements.astype(np.int8), pack_bf16(scales))
