@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...formats import widen_bf16
+from ..devices.device import Bytes
 from .documents import Document, DocumentStore, checked_share, slice_of
 from .engine import Engine, PassResult, Run
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
@@ -53,7 +54,9 @@ class _Placing:
     def __init__(self, engine: Engine, session: Session, tokens: Sequence[int]) -> None:
         self.engine, self.session, self.tokens, self.first = engine, session, tokens, session.position
         self.result = Placement()
-        #: Keys and values of `LOOKED_AT` - 1, as they were taken over, by the ranges of positions.
+        #: The layer that says where tokens deviate: the last of those that are looked at.
+        self.layer = min(LOOKED_AT, engine.image.shape.layers) - 1
+        #: Its keys and values as they were taken over, by the ranges of positions.
         self.taken: list[tuple[Range, KvArrays]] = []
 
     def run(self, runs: Sequence[Run], layers: int | None = None) -> None:
@@ -70,33 +73,36 @@ class _Placing:
 
     def take_over(self, document: Document, start: int, end: int) -> None:
         """Keys and values of a document that begins at position ``start``, from the session's end up to ``end``."""
-        engine, first, layer = self.engine, self.session.position, min(LOOKED_AT, self.engine.image.shape.layers) - 1
-        arrays = slice_of(document.at(engine, start), first - start, end - start)
+        engine, first, block = self.engine, self.session.position, self.engine.config.kv_block
+        content, own = document.at(engine.image, start, self.layer)
         engine.adopt(self.session, self.tokens[first - self.first : end - self.first])
         self.session.exact = False
-        block = engine.config.kv_block
         low, high = first // block, engine.pages.blocks(end)
+        content = content[low - start // block : high - start // block].copy()
         pages = self.session.pages[low:high]
-        kept = unpack_pages(engine.image, engine.pages.read(pages), len(pages) * block)
-        inside = slice(first - low * block, end - low * block)
-        kept.elements[..., inside, :], kept.scales[..., inside] = arrays.elements, arrays.scales
-        engine.pages.write(pages, pack_pages(engine.image, kept))
-        own = KvArrays(arrays.elements[:, layer : layer + 1], arrays.scales[:, layer : layer + 1])
-        self.taken.append(((first, end), own))
+        for page in sorted({low, high - 1}):  # others have none of the slots of these
+            inside = slice(max(0, first - page * block), min(block, end - page * block))
+            self._keep_beside(content[page - low : page - low + 1], pages[page - low], inside)
+        engine.pages.write(pages, content)
+        self.taken.append(((first, end), slice_of(own, first - start, end - start)))
         self.result.placed += end - first
+
+    def _keep_beside(self, content: Bytes, page: int, inside: slice) -> None:
+        """Fill in what a page has outside of some slots."""
+        engine, block = self.engine, self.engine.config.kv_block
+        new, kept = (unpack_pages(engine.image, pages, block) for pages in (content, engine.pages.read([page])))
+        kept.elements[..., inside, :], kept.scales[..., inside] = new.elements[..., inside, :], new.scales[..., inside]
+        content[:] = pack_pages(engine.image, kept)
 
     def look(self) -> None:
         """Keys and values of the first layers, computed for all tokens from the first document on."""
-        layers = min(LOOKED_AT, self.engine.image.shape.layers)
-        begin, end = self.taken[0][0][0], self.session.position
-        for run in self._runs([(begin, end)]):
-            self.run(run, layers)
+        for runs in self._runs([(self.taken[0][0][0], self.session.position)]):
+            self.run(runs, self.layer + 1)
 
     def deviations(self) -> list[tuple[Range, npt.NDArray[np.float32]]]:
         """How far keys and values of the layer that is looked at are from those that were taken over, by token."""
-        image, layer = self.engine.image, min(LOOKED_AT, self.engine.image.shape.layers) - 1
         pages = self.engine.pages.read(self.session.pages)
-        now = unpack_pages(image, pages, self.session.position, layer)
+        now = unpack_pages(self.engine.image, pages, self.session.position, self.layer)
         return [((first, end), _distances(slice_of(now, first, end), taken)) for (first, end), taken in self.taken]
 
     def again(self, ranges: Sequence[Range]) -> None:

@@ -7,14 +7,16 @@ another prompt. `hwgen.sw.runtime.document_passes` computes some of its tokens a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...errors import HwgenError
+from ..compiler.image import Image
+from ..devices.device import Bytes
 from .engine import Engine
 from .key_rotation import moved
-from .kv_arrays import KvArrays, unpack_pages
+from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
 from .prefix_cache import PrefixCache
 
@@ -31,22 +33,31 @@ def slice_of(arrays: KvArrays, first: int, end: int) -> KvArrays:
 
 @dataclass(eq=False)
 class Document:
-    """A text, its tokens, and their keys and values as they are from position ``position`` on."""
+    """A text, its tokens, and their keys and values as the machine computed them from position ``position`` on."""
 
     text: str
     tokens: tuple[int, ...]
     position: int
     arrays: KvArrays
+    #: The same at the position that was asked for last, as pages of the cache, and of one layer: prompts of a kind have a document
+    #: at the same position time and again, and the host's work is then to write the pages.
+    _placed: tuple[int, int, Bytes, KvArrays] | None = field(default=None, init=False)
 
-    def at(self, engine: Engine, position: int) -> KvArrays:
-        """Keys and values from ``position`` on. Those of the last position that was asked for are kept."""
-        if position != self.position:
-            self.arrays, self.position = moved(engine.image, self._first, position - self._computed), position
-        return self.arrays
+    def at(self, image: Image, position: int, layer: int) -> tuple[Bytes, KvArrays]:
+        """Pages with keys and values from ``position`` on, in their slots of the first page's block; and those of a layer."""
+        if self._placed is None or self._placed[:2] != (position, layer):
+            # Every move begins at what the machine computed, so that rounding does not add up.
+            arrays = moved(image, self.arrays, position - self.position)
+            pages = pack_pages(image, _behind(position % image.config.kv_block, arrays))
+            own = KvArrays(arrays.elements[:, layer : layer + 1].copy(), arrays.scales[:, layer : layer + 1].copy())
+            self._placed = position, layer, pages, own
+        return self._placed[2:]
 
-    def __post_init__(self) -> None:
-        # Every move begins at what the machine computed, so that rounding does not add up.
-        self._first, self._computed = self.arrays, self.position
+
+def _behind(positions: int, arrays: KvArrays) -> KvArrays:
+    """The same behind so many positions of zeros."""
+    widths = ((0, 0),) * 3 + ((positions, 0),)
+    return KvArrays(np.pad(arrays.elements, (*widths, (0, 0))), np.pad(arrays.scales, widths))
 
 
 def compute_document(
