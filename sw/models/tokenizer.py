@@ -114,7 +114,7 @@ class Tokenizer:
         if not self.has_chat_template:
             return [] if self.begin is None else [self.begin]
         first, second = self.encode_chat("a"), self.encode_chat("1")
-        return first[: next(i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y)]
+        return first[: next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), 0)]
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""

@@ -24,7 +24,7 @@ from .engine import Engine, PassResult, Run
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
 
-__all__ = ["SPAN", "Placement", "chosen_spans", "place_documents"]
+__all__ = ["LOOKED_AT", "SPAN", "Placement", "chosen_spans", "place_documents"]
 
 #: Neighbouring tokens that are computed again together.
 SPAN = 8
