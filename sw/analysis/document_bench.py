@@ -152,7 +152,8 @@ def host_seconds(image: Image, tokens: int) -> list[float]:
     arrays = KvArrays(
         random.integers(-127, 128, (*shape, image.shape.head_dim), np.int8), random.integers(0x3C00, 0x3D00, shape, np.uint16)
     )
-    document, seconds = Document("", (), 0, arrays), []
+    document = Document("", (), 0, arrays)
+    seconds: list[float] = []
     for _ in range(2):
         begin = time.process_time()
         pages, _ = document.at(image, 1, LOOKED_AT - 1)

@@ -114,7 +114,8 @@ class DocumentStore:
         starts: dict[tuple[int, ...], list[Document]] = {}
         for document in sorted(self._documents.values(), key=lambda d: -len(d.tokens)):
             starts.setdefault(document.tokens[:SHORTEST], []).append(document)
-        places, at, text = [], 0, tuple(tokens)
+        places: list[tuple[int, Document]] = []
+        at, text = 0, tuple(tokens)
         while at < len(text):
             here = next((d for d in starts.get(text[at : at + SHORTEST], ()) if text[at : at + len(d.tokens)] == d.tokens), None)
             if here is not None:

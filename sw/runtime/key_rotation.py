@@ -16,7 +16,7 @@ __all__ = ["moved"]
 Floats = npt.NDArray[np.float32]
 
 
-def _turned(x: Floats, stride: int, cos: npt.ArrayLike, sin: npt.ArrayLike) -> Floats:
+def _turned(x: Floats, stride: int, cos: Floats | np.float32, sin: Floats | np.float32) -> Floats:
     """The pairs (j, j + stride) of every 2 * stride elements of ``x [..., d]`` turned by ``cos`` and ``sin [stride]``."""
     pairs = x.reshape(*x.shape[:-1], -1, 2, stride)
     first, second = pairs[..., 0, :], pairs[..., 1, :]

@@ -81,7 +81,7 @@ def test_behind_the_same_tokens_nothing_deviates(llm: LLM) -> None:
 def test_runs_of_one_sequence_in_a_pass(llm: LLM) -> None:
     """Each sees the others' keys as they were before: as if the last had been alone first."""
     documents_of(llm, [9, 9])
-    engine, results = llm.engine, []
+    engine, results = llm.engine, list[list[bytes]]()
     for parts in (((5, 9), (12, 13), (30, 33)),), (((30, 33),), ((12, 13),), ((5, 9),)):
         session = Session()
         place_documents(engine, session, PROMPT, llm.documents, 0)

@@ -32,7 +32,7 @@ def image_of(kv: str) -> Image:
 
 def arrays_at(image: Image, heads: torch.Tensor, first: int) -> KvArrays:
     """What the machine would keep of ``heads [2, layers, kv_heads, positions, head_dim]`` from position ``first`` on."""
-    shape, parts = image.shape, []
+    shape, parts = image.shape, list[list[np.ndarray]]()
     rows = torch.from_numpy(rotary_rows(shape, np.arange(first, first + TOKENS)))
     for kind, bits in enumerate((Format.INT4_KEYS, Format.INT4_VALUES)):
         four_bits = bits in KV_FORMATS[image.kv]
