@@ -136,7 +136,8 @@ class PlannedEngine(Engine):
     def config(self) -> BuildConfig:
         return self.image.config
 
-    def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False) -> PassResult:
+    def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False, layers: int | None = None) -> PassResult:
+        assert layers is None, "plans have no documents"
         self._check(runs)
         self._reserve(runs)
         sizes = [(run.session.position, len(run.tokens)) for run in runs]

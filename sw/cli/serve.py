@@ -24,6 +24,7 @@ from ..runtime.generation import CONTEXT_FULL
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.llm import LLM
 from ..serve.dashboard import dashboard
+from .documents import add_documents, check_documents, read_documents
 from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--systemd", action="store_true", help="print a unit that serves with these options from the system's start on, and end"
     )
+    add_documents(parser)
     add_kv(parser)
     add_board(parser, None)
 
@@ -228,6 +230,7 @@ def open_services(options: argparse.Namespace, output: Output) -> Services:
     device = models[-1].device
     if not device.simulated and sensor_of(device) is None:
         output.progress(f"energy is not counted: {why_no_energy(device)}")
+    read_documents(models[-1], options, output)
     turns = DeviceTurns(models) if len(models) > 1 else None
     limits = limits_of(options)
     return Services([
@@ -250,6 +253,7 @@ def served(options: argparse.Namespace, output: Output, key: str | None, hosts: 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse wrong options before a model is read."""
     at_least(options, "drain-seconds", 0)
+    check_documents(options)
     for name in ("max-new-tokens", "max-request-bytes", "cache-tokens"):
         if getattr(options, name.replace("-", "_")) is not None:
             at_least(options, name, 1)

@@ -174,8 +174,23 @@ class Image:
             else:
                 yield d
 
-    def program(self, places: Places) -> bytes:
-        """What the buffer ``program`` must hold."""
+    def first_layers(self, layers: int) -> tuple[Descriptor, ...]:
+        """Operators that end with keys and values of the first ``layers`` layers in the cache. What the last of them does for its
+        outputs is left out.
+        """
+        if not 1 <= layers <= self.shape.layers:
+            raise ValueError(f"layers must be 1 to {self.shape.layers}, not {layers}")
+        last = layers - 1
+        end = next(i for i, d in enumerate(self.descriptors) if d.opcode is Opcode.KV_WRITE and d.layer == last)
+        return tuple(
+            d for d in self.descriptors[: end + 1]
+            if d.layer != last or (d.opcode is not Opcode.ATTENTION and Format.UNMIX not in d.format)
+        )
+
+    def program(self, places: Places, layers: int | None = None) -> bytes:
+        """What the buffer ``program`` must hold; with ``layers`` a program of the operators of :meth:`first_layers`."""
+        if layers is not None:
+            return pack_program(self._relocated(self.first_layers(layers), places))
         return pack_program(self._relocated(self.descriptors, places)).ljust(self.program_bytes, b"\0")
 
     def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.uint8]:

@@ -89,22 +89,37 @@ class Tokenizer:
         token: str | None = self._inner.id_to_token(number)
         return token
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the tokens that the model wants before and behind it."""
+    def encode(self, text: str, whole: Sequence[str] = ()) -> list[int]:
+        """Token ids of a prompt, with the tokens that the model wants before and behind it. ``whole``: as of :meth:`encode_text`; a
+        prompt with such texts has the begin token alone.
+        """
+        if any(part in text for part in whole):
+            return [*([] if self.begin is None else [self.begin]), *self.encode_text(text, whole)]
         return _ids(self._inner, text, add_special_tokens=True)
 
-    def encode_text(self, text: str) -> list[int]:
-        """Token ids of the text alone."""
-        return _ids(self._inner, text, add_special_tokens=False)
+    def encode_text(self, text: str, whole: Sequence[str] = ()) -> list[int]:
+        """Token ids of the text alone. Texts of ``whole`` are made tokens by themselves wherever they stand, the first that fits
+        first, so that their tokens do not depend on what is around them.
+        """
+        parts = re.split(f"({'|'.join(map(re.escape, whole))})", text) if whole else [text]
+        return [token for part in parts if part for token in _ids(self._inner, part, add_special_tokens=False)]
 
     @property
     def has_chat_template(self) -> bool:
         """Whether :meth:`encode_messages` works."""
         return self._chat_template is not None
 
-    def encode_chat(self, text: str) -> list[int]:
+    def encode_chat(self, text: str, whole: Sequence[str] = ()) -> list[int]:
         """Token ids of one user message in the model's chat template, ready for the answer."""
-        return self.encode_messages([{"role": "user", "content": text}])
+        return self.encode_messages([{"role": "user", "content": text}], whole=whole)
+
+    @cached_property
+    def usual_beginning(self) -> list[int]:
+        """What stands in front of a prompt: of a message of a user in the chat template, or the begin token, if there is one."""
+        if not self.has_chat_template:
+            return [] if self.begin is None else [self.begin]
+        first, second = self.encode_chat("a"), self.encode_chat("1")
+        return first[: next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), 0)]
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -126,10 +141,12 @@ class Tokenizer:
         pattern = "|".join(map(re.escape, self._control))
         return re.sub(pattern, lambda found: f"{_OPEN}{found[0]}{_CLOSE}", content.replace(_OPEN, "").replace(_CLOSE, ""))
 
-    def encode_messages(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+    def encode_messages(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), whole: Sequence[str] = ()
+    ) -> list[int]:
         """Token ids of a conversation (``role``, ``content``, and what else the template knows) in the model's chat template,
         ready for the answer. The template says where control tokens stand; one that somebody typed into a message or a
-        description of ``tools`` is text.
+        description of ``tools`` is text. ``whole``: as of :meth:`encode_text`.
         """
         if self._chat_template is None:
             raise HwgenError("tokenizer", "this model has no chat template", "run without --chat")
@@ -137,7 +154,7 @@ class Tokenizer:
         prompt = render_chat(self._chat_template, marked, self.names, [self._marked(tool) for tool in tools])
         ids: list[int] = []
         for number, piece in enumerate(re.split(f"{_OPEN}(.*?){_CLOSE}", prompt, flags=re.DOTALL)):
-            ids += _ids(self._plain, piece, add_special_tokens=False) if number % 2 else self.encode_text(piece)
+            ids += _ids(self._plain, piece, add_special_tokens=False) if number % 2 else self.encode_text(piece, whole)
         return ids
 
     @cached_property

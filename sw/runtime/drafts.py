@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol
 
 from ..compiler.pass_costs import PassCosts
@@ -70,7 +71,7 @@ class PromptLookup:
         for length in self.LENGTHS:
             at = self._behind.get(tuple(text[-length:])) if len(text) >= length else None
             if at is not None:
-                return list(text[at : at + most])
+                return list(takewhile(lambda token: token >= 0, text[at : at + most]))  # a vector is no guess
         return []
 
     def most(self, text: Sequence[int], most: int) -> int:

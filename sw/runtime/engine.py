@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -64,12 +65,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens of one session in a pass, behind those it has."""
+    """Tokens of one session in a pass, behind those it has, or in their places."""
 
     session: Session
     tokens: Sequence[int]
     #: The candidates, and on request the logits, behind so many of the last tokens are wanted.
     wanted: int = 0
+    #: Position from which on the session has these tokens: their keys and values are computed again. They see keys of the cache
+    #: as they were before the pass, and each other's. A session may have several such runs in a pass.
+    at: int | None = None
+
+    @property
+    def position(self) -> int:
+        """Of the first token."""
+        return self.session.position if self.at is None else self.at
 
 
 @dataclass(frozen=True)
@@ -216,9 +225,13 @@ class Engine:
             )
 
     # ---- passes --------------------------------------------------------------------------------------------------
-    def start(self, runs: Sequence[Run], *, write_logits: bool = False) -> None:
-        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end."""
+    def start(self, runs: Sequence[Run], *, write_logits: bool = False, layers: int | None = None) -> None:
+        """Set the registers of one pass and ring the doorbell. :meth:`finish` waits for its end. ``layers``: the pass ends with
+        keys and values of so many, and has no logits.
+        """
         self._check(runs)
+        if layers is not None and any(run.wanted for run in runs):
+            raise ValueError("a pass of the first layers has no logits")
         self._reserve(runs)
         for i in range(self._state.by_id):
             self._hold("TOKEN", i, i)
@@ -226,18 +239,20 @@ class Engine:
         everything, wanted = self._describe(runs)
         self.memory.write_rows(everything)
         options = PassFlag.WRITE_LOGITS if write_logits and wanted else PassFlag.NONE
-        self._ring(self.memory.program, {"PASS": options, "LOOP": 0})
+        self._ring(self.memory.program(layers), {"PASS": options, "LOOP": 0})
         for run in runs:
-            run.session.tokens.extend(run.tokens)
+            if run.at is None:
+                run.session.tokens.extend(run.tokens)
 
     def _describe(self, runs: Sequence[Run]) -> tuple[list[int], int]:
         """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
         everything: list[int] = []
         wants: list[int] = []
-        bases = self._state.table.place([run.session for run in runs], self._write_page)
-        for r, (run, base) in enumerate(zip(runs, bases, strict=True)):
-            self._hold("RUN", run.session.position, 2 * r)
-            self._hold("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(base), 2 * r + 1)
+        sessions = list(dict.fromkeys(run.session for run in runs))
+        bases = dict(zip(sessions, self._state.table.place(sessions, self._write_page), strict=True))
+        for r, run in enumerate(runs):
+            self._hold("RUN", run.position, 2 * r)
+            self._hold("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(bases[run.session]), 2 * r + 1)
             everything += run.tokens
             wants += range(len(everything) - run.wanted, len(everything))
         for j, token in enumerate(wants):
@@ -260,8 +275,9 @@ class Engine:
         count = sum(len(run.tokens) for run in runs)
         if not 1 <= count <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
-        if len({id(run.session) for run in runs}) < len(runs):
-            raise ValueError("a session must have one run of a pass")
+        several = Counter(run.session for run in runs)
+        if any(several[run.session] > 1 and run.at is None for run in runs):
+            raise ValueError("a session must have one run of a pass, or runs of tokens that it has")
         for run in runs:
             self.check_run(run)
         if self._state.busy:
@@ -275,7 +291,9 @@ class Engine:
             raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
         if run.session.parked is not None:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
-        self.check_context(run.session.position + len(run.tokens))
+        self.check_context(run.position + len(run.tokens))
+        if run.at is not None and run.session.tokens[run.at : run.at + len(run.tokens)] != list(run.tokens):
+            raise ValueError(f"the session must have the tokens of a run at position {run.at} there")
         for token in run.tokens:
             if isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden:
                 continue
@@ -289,11 +307,11 @@ class Engine:
     def _reserve(self, runs: Sequence[Run], more: int = 0) -> None:
         """Pages for the tokens of a pass, and so many more of every run."""
         for run in runs:
-            end = run.session.position + len(run.tokens) + more
-            if not self.pages.reserve(run.session, end):
+            end = run.position + len(run.tokens) + more
+            if not self.pages.reserve(run.session, end, run.position):
                 raise HwgenError(
                     "context",
-                    f"{self.pages.missing(run.session, end)} KV pages are needed, {self.pages.free} are free",
+                    f"{self.pages.missing(run.session, end, run.position)} KV pages are needed, {self.pages.free} are free",
                     "close another session, or give the cache more tokens",
                 )
 
@@ -338,13 +356,13 @@ class Engine:
             first += run.wanted
         return PassResult(runs=tuple(results), counters=counters, opcode_cycles=opcodes)
 
-    def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False) -> PassResult:
+    def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False, layers: int | None = None) -> PassResult:
         """One pass over runs of different sessions, up to ``image.chunk`` tokens together; a pass that fails adds none. Every token
-        has the bits that it has alone.
+        has the bits that it has alone. ``layers``: as of :meth:`start`.
         """
         positions = [run.session.position for run in runs]
         try:
-            self.start(runs, write_logits=write_logits)
+            self.start(runs, write_logits=write_logits, layers=layers)
             return self.finish(runs)
         except BaseException:
             for run, position in zip(runs, positions, strict=True):

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import HwgenError
+from .document_passes import place_documents
+from .documents import DocumentStore
 from .drafts import Drafter
 from .engine import Engine, PassResult, Run, RunResult
 from .logprobs import TokenLogprobs, token_logprobs
@@ -19,6 +21,7 @@ from .prediction import Prediction
 from .prefix_cache import PrefixCache
 from .sampler import Sampler
 from .sampling import Sampling
+from .vector_tokens import as_words
 
 __all__ = ["CONTEXT_FULL", "Constraint", "GeneratedToken", "Generation", "PassRequest", "Phase"]
 
@@ -122,12 +125,16 @@ class Generation:
     prompt_logprobs: int | None = None
     #: Guesses what follows; None: nobody does.
     drafter: Drafter | None = None
+    #: Texts whose keys and values are taken over where the prompt has them.
+    documents: DocumentStore | None = None
+    #: Share of their tokens that is computed again; None: as ``documents`` say.
+    recompute: float | None = None
     #: Another answer to the same prompt: its pages are taken over when it has read the prompt.
     sibling: Generation | None = None
     #: Of the prompt's tokens from the second on, and of the answer's tokens, where they are asked for.
     prompt_scores: list[TokenLogprobs] = field(default_factory=list, init=False)
     scores: list[TokenLogprobs] = field(default_factory=list, init=False)
-    #: Tokens of the prompt that were in the cache already.
+    #: Tokens of the prompt that were in the cache already, or taken over from documents and not computed again.
     reused: int = field(default=0, init=False)
     #: True while several tokens wait to be computed: the prompt, or what a slide kept.
     prefilling: bool = field(default=True, init=False)
@@ -159,6 +166,10 @@ class Generation:
                 "usage", "the short-list head gives the best candidates, not all logits, which this answer is drawn from",
                 "ask for temperature 0 without penalties, log probabilities and forms, or use --head exact",
             )
+        if self.prompt_logprobs is not None and as_words(self.prompt) != list(self.prompt):
+            raise HwgenError(
+                "usage", "vectors in place of tokens have no probabilities", "ask for those of the answer, or give token ids alone"
+            )
         length = self.session.position + len(self.session.pending) + len(self.prompt)
         self.engine.check_context(length)
         if self.context_full == "error" and length + self.max_new_tokens - 1 > self.engine.image.context:
@@ -183,8 +194,12 @@ class Generation:
         self._todo = [*self.session.pending, *self.prompt]
         self.session.pending = []
         self._seen = [*self.session.tokens, *self._todo]
-        if self.prompt_logprobs is None and not self.session.tokens:
+        if self.prompt_logprobs is not None:
+            return
+        if not self.session.tokens:
             self._take_over()
+        if self.documents:
+            self._place(self.documents)
 
     def _take_over(self) -> None:
         """What others have computed of the prompt."""
@@ -196,6 +211,15 @@ class Generation:
         elif self.prefixes is not None:
             self.reused = self.prefixes.start(self.session, self._todo)
         del self._todo[: self.reused]
+
+    def _place(self, documents: DocumentStore) -> None:
+        """Keys and values of documents, and the passes that this takes: of this answer alone."""
+        placement = place_documents(self.engine, self.session, self._todo, documents, self.recompute)
+        computed = placement.tokens - placement.placed + placement.recomputed
+        for number, (result, seconds) in enumerate(placement.passes):
+            self.prefill.add(result, 0 if number else computed, seconds)
+        self.reused += max(0, placement.tokens - computed)
+        del self._todo[: placement.tokens]
 
     def next_pass(self, most: int, tokens: int = 0, wanted: int = 0) -> PassRequest | None:
         """What to compute next, at most so many tokens, in a pass with ``tokens`` tokens and ``wanted`` logits of others; None when

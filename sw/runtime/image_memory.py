@@ -22,7 +22,7 @@ class ImageMemory:
     def __init__(self, device: Device, image: Image) -> None:
         self._device, self._image = device, image
         sizes = image.buffers()
-        constants, (rows,), (self.program,), (self.logits,) = (
+        constants, (rows,), (program,), (self.logits,) = (
             tuple(map(device.allocate, sizes[name])) for name in ("constants", "rows", "program", "logits")
         )
         #: Address of every KV page.
@@ -33,8 +33,20 @@ class ImageMemory:
         with image.constants.reading() as read:
             for address, size in zip(constants, sizes["constants"], strict=True):
                 device.fill(address, size, read)
-        self._constants, self._rows = constants, rows
-        device.write(self.program, np.frombuffer(image.program(Places(constants, rows)), np.uint8))
+        self._rows, self._places = rows, Places(constants, rows)
+        device.write(program, np.frombuffer(image.program(self._places), np.uint8))
+        #: Address of the program of a pass, and of those that end early, by their layers.
+        self._programs: dict[int | None, int] = {None: program}
+
+    def program(self, layers: int | None = None) -> int:
+        """Address of the program of a pass, or of one that ends with keys and values of the first ``layers`` layers: a few
+        kilobytes, which are asked for when they are first needed.
+        """
+        if layers not in self._programs:
+            content = np.frombuffer(self._image.program(self._places, layers), np.uint8)
+            self._programs[layers] = self._device.allocate(content.size)
+            self._device.write(self._programs[layers], content)
+        return self._programs[layers]
 
     @cached_property
     def loop_program(self) -> int | None:
@@ -50,7 +62,7 @@ class ImageMemory:
         except HwgenError:  # the memory of the device is full
             return None
         device.fill(table, size, self._fill_table())
-        device.write(program, np.frombuffer(image.program(Places(self._constants, table)), np.uint8))
+        device.write(program, np.frombuffer(image.program(Places(self._places.constants, table)), np.uint8))
         return program
 
     def _fill_table(self) -> Callable[[Bytes], None]:

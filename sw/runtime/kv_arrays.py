@@ -50,20 +50,23 @@ def _shape(image: Image, positions: int) -> tuple[int, int, int, int, int]:
     return 2, s.layers, s.kv_heads, positions, s.head_dim
 
 
-def unpack_pages(image: Image, pages: Bytes, positions: int) -> KvArrays:
-    """Keys and values of the first ``positions`` tokens of ``pages [pages, page_bytes]``."""
+def unpack_pages(image: Image, pages: Bytes, positions: int, layer: int | None = None) -> KvArrays:
+    """Keys and values of the first ``positions`` tokens of ``pages [pages, page_bytes]``, of all layers or of one (then ``layers``
+    of the result is 1).
+    """
     c, layout = image.config, KvBlockLayout(image.config, image.shape.head_dim, KV_FORMATS[image.kv])
-    shape = _shape(image, len(pages) * c.kv_block)
+    offsets = _block_offsets(image) if layer is None else _block_offsets(image)[layer : layer + 1]
+    shape = (2, len(offsets), *_shape(image, len(pages) * c.kv_block)[2:])
     elements, scales = np.empty(shape, np.int8), np.empty(shape[:-1], np.uint16)
     header = layout.header_beats * c.beat_bytes
-    for (layer, head), offset in np.ndenumerate(_block_offsets(image)):
+    for (row, head), offset in np.ndenumerate(offsets):
         start = offset + header
         block_scales = np.ascontiguousarray(pages[:, offset:start]).view(np.uint16).reshape(-1, 2, c.kv_block)
-        scales[:, layer, head] = block_scales.swapaxes(0, 1).reshape(2, -1)
+        scales[:, row, head] = block_scales.swapaxes(0, 1).reshape(2, -1)
         block = pages[:, offset : offset + layout.bytes].reshape(-1, layout.beats, c.beat_bytes)
         for kind in range(2):
             beats = np.ascontiguousarray(block[:, layout.beats_of(kind)])
-            elements[kind, layer, head] = layout.split(kind, beats).reshape(-1, image.shape.head_dim)
+            elements[kind, row, head] = layout.split(kind, beats).reshape(-1, image.shape.head_dim)
     return KvArrays(elements[..., :positions, :], scales[..., :positions])
 
 

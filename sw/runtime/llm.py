@@ -22,6 +22,7 @@ from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
 from .answers import AnswerSet, Written, best_answers
+from .documents import Document, DocumentStore, checked_share, compute_document
 from .draft_model import DraftModel
 from .drafts import DRAFTS, Drafter
 from .engine import Engine
@@ -154,6 +155,8 @@ class LLM:
         else:
             self._open = None
         self._reuse = reuse
+        #: Texts whose keys and values are taken over wherever a prompt has them: see :meth:`document`.
+        self.documents = DocumentStore()
         self._fill(device)
 
     def _small_image(self, model: str | Path | Model | CompiledModel, report: Callable[[str], None]) -> Image:
@@ -201,10 +204,25 @@ class LLM:
             getattr(self.device, "close", lambda: None)()
         self._fill(self._open())
 
+    def document(self, text: str) -> Document:
+        """Compute keys and values of a text once, behind what usually stands in front of a prompt. From now on prompts that have
+        the text anywhere take them over, and compute a share of its tokens again (``documents.recompute``): answers come sooner
+        and are not quite those to the whole prompt. Nothing else may run meanwhile.
+        """
+        tokens = self.model.tokenizer.encode_text(text)
+        known = self.documents.get(tokens)
+        if known is None:
+            before = self.model.tokenizer.usual_beginning
+            known = compute_document(self.engine, text, tokens, before, self.prefixes)
+            self.documents.add(known)
+        return known
+
     def generate(
         self,
         prompt: str | list[int] = "",
         *,
+        documents: Sequence[Document] = (),
+        recompute: float | None = None,
         embeddings: npt.ArrayLike | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
@@ -227,18 +245,15 @@ class LLM:
         :data:`hwgen.sw.runtime.generation.CONTEXT_FULL`. ``logprobs``: so many likely tokens beside every one of the answer, in
         :attr:`Generation.scores`.
 
+        ``documents``: what :meth:`document` gave, in front of the prompt, or of the message with ``chat``. ``recompute``: the share
+        of the tokens of documents that is computed again, 0 to 1, in place of ``self.documents.recompute``; 1 is the whole prompt.
+
         ``embeddings [n, hidden]``: vectors that take part as tokens do, rounded to bfloat16: in the places of -1 in a list of token
         ids, else before the prompt, behind its begin token.
         """
         tokenizer = self.model.tokenizer
-        if isinstance(prompt, list):
-            ids = prompt
-        elif chat:
-            ids = tokenizer.encode_chat(prompt)
-        elif session is not None and (session.tokens or session.pending):
-            ids = tokenizer.encode_text(prompt)
-        else:
-            ids = tokenizer.encode(prompt)
+        goes_on = session is not None and bool(session.tokens or session.pending)
+        ids = self._with_documents(prompt, documents, chat, goes_on)
         if embeddings is not None:
             begins = bool(ids) and ids[0] == tokenizer.begin
             ids = with_vectors(ids, embeddings, self.image.shape.hidden, int(begins))
@@ -249,8 +264,21 @@ class LLM:
             presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,
         )
         generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full, logprobs=logprobs)
+        generation.recompute = recompute if recompute is None else checked_share(recompute)
         generation.check()
         return Answer(self.model, generation, keep_session=session is not None)
+
+    def _with_documents(self, prompt: str | list[int], documents: Sequence[Document], chat: bool, goes_on: bool) -> list[int]:
+        """Token ids of a prompt with documents in front."""
+        tokenizer, whole = self.model.tokenizer, self.documents.texts
+        if any(self.documents.get(d.tokens) is not d for d in documents):
+            raise HwgenError("usage", "a document belongs to another LLM", "make it with the document() of this one")
+        if isinstance(prompt, list):
+            return [*(token for d in documents for token in d.tokens), *prompt]
+        text = "".join([d.text for d in documents] + [prompt])
+        if chat:
+            return tokenizer.encode_chat(text, whole)
+        return tokenizer.encode_text(text, whole) if goes_on else tokenizer.encode(text, whole)
 
     def answers(
         self, prompt: str | list[int], sampling: Sampling, *, n: int = 1, best_of: int | None = None, first_finish: bool = False,
@@ -264,9 +292,7 @@ class LLM:
             raise HwgenError("usage", f"n must be 1 to best_of, not {n} of {written}", "give n, or a larger best_of")
         if first_finish and written > n:
             raise HwgenError("usage", "first_finish takes the answer that ends first, best_of the best of all", "give one of them")
-        ids = prompt if isinstance(prompt, list) else (
-            self.model.tokenizer.encode_chat(prompt) if chat else self.model.tokenizer.encode(prompt)
-        )
+        ids = self._with_documents(prompt, (), chat, False)
         logprobs = 0 if written > n else None
         generations = [
             self.generation(ids, max_new_tokens, replace(sampling, seed=sampling.seed + i), logprobs=logprobs)
@@ -303,6 +329,7 @@ class LLM:
             context_full=context_full,
             keep=0 if self.model.tokenizer.begin is None else 1,
             prefixes=self.prefixes,
+            documents=self.documents if len(self.documents) else None,
             constraint=constraint,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,

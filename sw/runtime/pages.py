@@ -106,26 +106,30 @@ class PagePool:
         if not self._holders[page]:
             self._free.append(page)
 
-    def _shared(self, session: Session) -> list[int]:
-        """Indices of the pages that the next pass writes and other sessions hold too."""
-        first = session.position // self._page_tokens
-        return [i for i in range(first, len(session.pages)) if self._holders[session.pages[i]] > 1]
+    def _shared(self, session: Session, positions: int, first: int) -> list[int]:
+        """Indices of the pages from position ``first`` up to ``positions`` that a session has and others hold too."""
+        blocks = range(first // self._page_tokens, min(self.blocks(positions), len(session.pages)))
+        return [i for i in blocks if self._holders[session.pages[i]] > 1]
 
-    def missing(self, session: Session, positions: int) -> int:
-        """Pages that a session has yet to get to have its own up to ``positions``."""
-        return max(0, self.blocks(positions) - len(session.pages)) + len(self._shared(session))
+    def missing(self, session: Session, positions: int, first: int | None = None) -> int:
+        """Pages that a session has yet to get to have its own up to ``positions``, from position ``first`` on (from its end on if
+        not given).
+        """
+        shared = self._shared(session, positions, session.position if first is None else first)
+        return max(0, self.blocks(positions) - len(session.pages)) + len(shared)
 
-    def reserve(self, session: Session, positions: int) -> bool:
-        """Pages of its own for the next tokens of a session up to ``positions``; False, and nothing done, when there are too few.
+    def reserve(self, session: Session, positions: int, first: int | None = None) -> bool:
+        """Pages of its own for the next tokens of a session up to ``positions``, or for those from position ``first`` on; False,
+        and nothing done, when there are too few.
 
         A page that is shared and about to be written is copied first.
         """
-        while (missing := self.missing(session, positions)) > len(self._free):
+        while (missing := self.missing(session, positions, first)) > len(self._free):
             if not self.reclaim():
                 return False
         if not missing:
             return True
-        for i in self._shared(session):
+        for i in self._shared(session, positions, session.position if first is None else first):
             page = session.pages[i]
             session.pages[i] = self._take()
             self.write([session.pages[i]], self.read([page]))

@@ -85,7 +85,7 @@ def pack_session(engine: Engine, session: Session, *, kv_bits: int = 8) -> bytes
     """What :func:`save_session` writes."""
     if kv_bits not in KV_BITS:
         raise HwgenError("usage", f"kv_bits must be 8 or 4, not {kv_bits!r}", "use 8 for the exact form")
-    if as_words(session.tokens) != session.tokens:
+    if as_words(own := [*session.tokens, *session.pending]) != own:
         raise HwgenError("session", "a session with vectors in place of tokens cannot be saved", "save it before, or keep it open")
     library = _safetensors()
     pages = engine.pages.read(session.pages) if session.parked is None else session.parked

@@ -137,15 +137,15 @@ class Service:
     # ---- prompts -------------------------------------------------------------------------------------------------
     def encode_messages(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Tokens of a conversation."""
-        tokenizer = self.llm.model.tokenizer
+        tokenizer, whole = self.llm.model.tokenizer, self.llm.documents.texts
         if not tokenizer.has_chat_template:
-            return tokenizer.encode(continue_text(messages))
-        return tokenizer.encode_messages([m.plain() for m in messages], [t.model_dump(exclude_none=True) for t in tools])
+            return tokenizer.encode(continue_text(messages), whole)
+        return tokenizer.encode_messages([m.plain() for m in messages], [t.model_dump(exclude_none=True) for t in tools], whole)
 
     def encode_prompt(self, prompt: str | list[int]) -> list[int]:
         """Tokens of a prompt, checked where it is tokens already."""
         if isinstance(prompt, str):
-            return self.llm.model.tokenizer.encode(prompt)
+            return self.llm.model.tokenizer.encode(prompt, self.llm.documents.texts)
         self.check_tokens(prompt, "prompt")
         return prompt
 

@@ -111,7 +111,7 @@ def test_a_port_that_stops_answering(bench: Bench, monkeypatch: pytest.MonkeyPat
 def damaged(bench: Bench, index: int, bits: list[int]) -> Iterator[None]:
     """A descriptor in memory with some of its bits flipped."""
     memory, start = bench.engine.memory, index * DESCRIPTOR_BYTES
-    address = memory.program + start
+    address = memory.program() + start
     data = bench.device.read(address, DESCRIPTOR_BYTES)
     wrong = data.copy()
     for bit in bits:
@@ -126,7 +126,7 @@ def test_a_damaged_descriptor(bench: Bench, expected: list[object]) -> None:
     also where the ring holds rows that a descriptor behind it would have read again.
     """
     count, rng = len(bench.image.descriptors), random.Random(5)
-    image = np.frombuffer(bench.device.read(bench.engine.memory.program, count * DESCRIPTOR_BYTES).tobytes(), np.uint8)
+    image = np.frombuffer(bench.device.read(bench.engine.memory.program(), count * DESCRIPTOR_BYTES).tobytes(), np.uint8)
     behind_replay = next(i for i, d in enumerate(bench.image.descriptors) if Flag.REPLAY in d.flags) + 1
     for index in sorted({0, 1, behind_replay, count - 1, *rng.sample(range(count), 4)}):
         for _ in damaged(bench, index, [rng.randrange(8 * DESCRIPTOR_BYTES)]):
@@ -182,7 +182,7 @@ def test_registers_out_of_range(bench: Bench, name: str, monkeypatch: pytest.Mon
             bench.device.accelerator.reset()
             bench.device.accelerator.tick(2000)
         engine._write("CONTROL", Control.ACKNOWLEDGE)
-        engine._busy = False
+        engine._state.busy = False
         bench.device._memory.next = bench.first_address
         bench.engine = Engine(bench.device, bench.image)
         engine = bench.engine

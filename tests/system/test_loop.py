@@ -164,7 +164,7 @@ def test_stop_and_reset_in_the_middle() -> None:
     def again() -> None:
         for session, prompt in zip(bench.sessions, PROMPTS, strict=True):
             del session.tokens[len(prompt) :]
-        bench.engine._held.clear()
+        bench.engine._state.held.clear()
 
     again()
     ends = pass_ends(bench)
@@ -181,7 +181,7 @@ def test_stop_and_reset_in_the_middle() -> None:
         accelerator.tick(2000)
         assert bench.engine._read("CHOSEN_COUNT") == chosen <= 6 * len(FIRST), "the loop went on"
         bench.engine._write("CONTROL", Control.ACKNOWLEDGE)
-        bench.engine._busy = False
+        bench.engine._state.busy = False
         again()
         if cycles % 5 == 0:
             assert bench.loop(6) == expected, cycles
@@ -209,7 +209,7 @@ def pass_ends(bench: Bench) -> list[int]:
         if bench.engine._read("CHOSEN_COUNT") > len(FIRST) * len(ends):
             ends.append(bench.engine._read("COUNT_CYCLES") - 60)
     bench.engine._write("CONTROL", Control.ACKNOWLEDGE)
-    bench.engine._busy = False
+    bench.engine._state.busy = False
     for session, prompt in zip(bench.sessions, PROMPTS, strict=True):
         del session.tokens[len(prompt) :]
     return ends

@@ -185,7 +185,7 @@ def test_a_stop_that_comes_between_and_twice() -> None:
     device.accelerator.run_until_irq(200_000)
     assert Status(engine._read("STATUS")) == Status.DONE
     engine._write("CONTROL", Control.ACKNOWLEDGE)
-    engine._busy = False
+    engine._state.busy = False
     del bench.session.tokens[len(FIRST) :]
     assert bench.run() == expected
     assert device.clean()

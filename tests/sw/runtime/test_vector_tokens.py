@@ -9,8 +9,10 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.formats import round_bf16
+from hwgen.sw.runtime.drafts import PromptLookup
 from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.sampling import Sampling
 from hwgen.sw.runtime.vector_tokens import VectorToken, as_words, with_vectors
 from hwgen.weights import ModelWeights
 
@@ -70,6 +72,28 @@ def test_prefixes_know_vectors(model_directory: Path) -> None:
     assert alone.text == later.text
 
 
+def test_drafts_have_no_vectors(llm: LLM) -> None:
+    """Not where one stood behind the last tokens before: it would be verified in vain."""
+    vector = with_vectors([], np.ones((1, SHAPE.hidden), np.float32), SHAPE.hidden)
+    assert PromptLookup().propose([4, 5, 6, 7, *vector, 8, 4, 5], 4) == [6, 7]
+    assert PromptLookup().propose([4, 5, *vector, 8, 4, 5], 4) == []
+
+
+def test_sessions_that_go_on_behind_vectors(llm: LLM) -> None:
+    """An answer to a session that read vectors, and vectors behind an answer, are those to all of it at once."""
+    vectors = np.random.default_rng(3).normal(0, 1, (4, SHAPE.hidden)).astype(np.float32)
+    session = Session()
+    first = llm.generate([7, -1, -1, 3], embeddings=vectors[:2], max_new_tokens=3, session=session)
+    assert first.text is not None
+    second = llm.generate([-1, 9, -1], embeddings=vectors[2:], max_new_tokens=3, session=session)
+    whole = llm.generate(
+        [7, -1, -1, 3, *first.generation.tokens, -1, 9, -1], embeddings=vectors, max_new_tokens=3
+    )
+    assert second.text is not None and whole.text is not None
+    assert second.generation.tokens == whole.generation.tokens
+    llm.close_session(session)
+
+
 def test_what_is_no_vector_is_refused(llm: LLM, tmp_path: Path) -> None:
     good = np.ones((2, SHAPE.hidden), np.float32)
     for prompt, vectors, message in (
@@ -89,3 +113,6 @@ def test_what_is_no_vector_is_refused(llm: LLM, tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match="vectors in place of tokens cannot be saved"):
         llm.save_session(session, tmp_path / "s")
     assert not list(tmp_path.iterdir())
+    prompt = with_vectors([1], good, SHAPE.hidden)
+    with pytest.raises(HwgenError, match="vectors in place of tokens have no probabilities"):
+        llm.generation(prompt, 1, Sampling(), prompt_logprobs=0).check()
