@@ -133,6 +133,7 @@ class Engine:
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
         #: What registers that hold from pass to pass have, by their offsets: written again where it changes.
         self._held: dict[int, int] = {}
+        #: A pass was started whose end nobody has waited for.
         self._busy = False
         #: Whether passes can write logits: the descriptors say it, thousands of them.
         self._has_logits = image.head != "shortlist"
@@ -142,12 +143,20 @@ class Engine:
         self.memory = ImageMemory(device, image)
         #: The KV pages, and which sessions hold them.
         self.pages = PagePool(device, image, self.memory.pages)
+        self.set_registers()
+
+    def set_registers(self) -> None:
+        """Give the registers that hold from pass to pass their values: at the beginning, and behind a reset, which leaves
+        what is in the tables.
+        """
+        self._held.clear()
+        self._busy = False
         self._write_address("LOGITS", self.memory.logits)
         self._write_address("PROGRAM", self.memory.program)
-        for i in range(image.chunk):  # token i finds its embedding in row i
+        for i in range(self.image.chunk):  # token i finds its embedding in row i
             self._write("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
-        self._write("PORT_ENABLE", (1 << device.config.ports) - 1)  # some may have been left out to measure the others
+        self._write("PORT_ENABLE", (1 << self.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
 
     @property
