@@ -11,7 +11,7 @@ from ..runtime.engine import Engine, PassResult
 from ..runtime.pass_trace import TraceEntry, read_trace
 
 if TYPE_CHECKING:
-    from ...sim.accelerator import PortStatistics
+    from ...sim.dram import PortStatistics
     from ..devices.verilator import VerilatorDevice
 
 __all__ = ["PassRecords"]
