@@ -5,6 +5,7 @@
 # `make test`: linters, type checker and the everyday suite of tests.
 # `make regress`: what proves the same at larger size, or takes minutes; under three hours.
 # `make coverage`: which branches of the host's code the tests take, package by package.
+# `make coverage-rtl`: which lines of the units' Verilog the tests take, and which bits they toggle.
 # `make verify-report`: build/verify/index.html, the test plan with the results that are there.
 # `make dist`: the wheel, in dist/; `pip install "dist/NAME.whl[sim]"` installs it.
 # `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
@@ -26,7 +27,7 @@ VERIFY := build/verify
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test regress coverage verify-report boards boards-test board-walk dist notebooks
+.PHONY: demo test regress coverage coverage-rtl verify-report boards boards-test board-walk dist notebooks
 .PHONY: fuzz mutate prove fuzz-parsers audit lint check-system clean
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
@@ -47,6 +48,10 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report= tests --ignore tests/hw
 	$(BIN)/coverage json -q -o $(VERIFY)/coverage-lines.json
 	$(BIN)/python tools/host_coverage.py $(VERIFY)/coverage-lines.json $(VERIFY)/coverage.json
+
+# Simulators that count are built anew.
+coverage-rtl: $(VENV)/.installed-dev
+	$(BIN)/python tools/rtl_coverage.py --out $(VERIFY)/rtl-coverage.json
 
 verify-report: $(VENV)/.installed-dev
 	$(BIN)/python tools/verify_report.py

@@ -43,6 +43,8 @@ __all__ = ["cocotb_parameters", "run_cocotb", "start_clock", "to_verilog"]
 PROJECT = Path(__file__).resolve().parent.parent
 CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
+COVERAGE = "HWGEN_RTL_COVERAGE"
+COVERAGE_ARGS = ("--coverage-line", "--coverage-toggle")
 TIMESCALE = ("1ns", "1ps")
 # Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit, and of
 # compiling most is reading headers: all is one file, without optimisation (`OPT_FAST` of `_build_environment`).
@@ -101,7 +103,8 @@ def run_cocotb(
     simulation. ``ports``: needed only for a design that is no ``wiring.Component``. ``testcase``: run only these
     cocotb functions. ``build_args``: further arguments of Verilator.
 
-    The simulator is compiled once for each text of the Verilog and kept in ``build/cocotb``.
+    The simulator is compiled once for each text of the Verilog and kept in ``build/cocotb``. Where ``HWGEN_RTL_COVERAGE`` of the
+    environment names a folder, it counts lines and toggles, and leaves what it counted there (`tools/rtl_coverage.py` adds it up).
     """
     text = to_verilog(component, top=top, ports=ports)
     build_dir = Path(build_dir).resolve()
@@ -119,9 +122,10 @@ def run_cocotb(
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "OMP_NUM_THREADS": "1",
     }
+    counted = os.environ.get(COVERAGE)
     runner = get_runner("verilator")
     with _environment({**_build_environment(), **environment}), _import_path(PROJECT):
-        executable = _build(text, top, (*BUILD_ARGS, *build_args))
+        executable = _build(text, top, (*BUILD_ARGS, *(COVERAGE_ARGS if counted else ()), *build_args))
         with suppress(SystemExit, RuntimeError):  # the results file, or its absence, tells more
             runner.test(
                 test_module=test_module,
@@ -133,6 +137,11 @@ def run_cocotb(
                 results_xml=str(results),
                 log_file=log,
             )
+    if counted and (build_dir / "coverage.dat").is_file():
+        Path(counted).mkdir(parents=True, exist_ok=True)
+        unit = type(component).__module__.removeprefix("hwgen.")
+        run = _digest([str(test_module), str(testcase), json.dumps(dict(parameters or {}))])
+        shutil.copy(build_dir / "coverage.dat", Path(counted) / f"{unit}-{_digest([text])}-{run}.dat")
     _check(results, log)
 
 

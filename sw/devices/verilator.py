@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VerilatorDevice", "Waves"]
 
-#: First address of the simulated memory; not 0, so that an address that was not relocated is caught.
+#: First address of the simulated memory, if no other is given; not 0, so that an address that was not relocated is caught.
 MEMORY_BASE = 0x1000_0000
 
 #: Cycles without any movement after which the machine counts as hung.
@@ -68,6 +68,7 @@ class VerilatorDevice:
         config: BuildConfig,
         *,
         memory_bytes: int = 1 << 30,
+        memory_base: int = MEMORY_BASE,
         timing: DramTiming | None = None,
         public: tuple[str, ...] = (),
         trace: bool = False,
@@ -80,19 +81,20 @@ class VerilatorDevice:
         self.config = config
         begin = time.monotonic()
         self.accelerator = self._simulate(
-            config, memory_bytes, timing, public, trace or waves is not None, optimize, noise, verilog, progress
+            config, memory_bytes, memory_base, timing, public, trace or waves is not None, optimize, noise, verilog, progress
         )
         self._waves = waves
         self._control = register(config, "CONTROL").offset
         #: Seconds that generating, compiling and loading took.
         self.build_seconds = time.monotonic() - begin
-        self._memory = Allocator(MEMORY_BASE, memory_bytes)
+        self._memory = Allocator(memory_base, memory_bytes)
         self._state = [(name, register(config, name).offset) for name in ("STATUS", "CURRENT", "ERROR")]
 
     @staticmethod
     def _simulate(
         config: BuildConfig,
         memory_bytes: int,
+        memory_base: int,
         timing: DramTiming | None,
         public: tuple[str, ...],
         trace: bool,
@@ -132,7 +134,7 @@ class VerilatorDevice:
         except BuildFailed as error:
             raise HwgenError("tool", f"the simulator could not be built: {error}", "run `hwgen doctor`") from error
         accelerator = SimulatedAccelerator(
-            library, memory_bytes=memory_bytes, memory_base=MEMORY_BASE, timing=timing or KV260, noise=noise
+            library, memory_bytes=memory_bytes, memory_base=memory_base, timing=timing or KV260, noise=noise
         )
         accelerator.tick(SETTLE_CYCLES)  # a host on a board needs longer to its first doorbell, which so never waits
         return accelerator
@@ -144,11 +146,11 @@ class VerilatorDevice:
         self._memory.clear()
 
     def write(self, address: int, data: Bytes) -> None:
-        start = address - MEMORY_BASE
+        start = address - self.accelerator.memory_base
         self.accelerator.memory[start : start + data.size] = data.reshape(-1)
 
     def fill(self, address: int, size: int, read: Callable[[Bytes], None]) -> None:
-        start = address - MEMORY_BASE
+        start = address - self.accelerator.memory_base
         for window in windows(self.accelerator.memory[start : start + size]):
             read(window)
 
@@ -156,7 +158,7 @@ class VerilatorDevice:
         return self.view(address, size).copy()
 
     def view(self, address: int, size: int) -> Bytes:
-        start = address - MEMORY_BASE
+        start = address - self.accelerator.memory_base
         return self.accelerator.memory[start : start + size]
 
     def write_register(self, offset: int, value: int) -> None:

@@ -172,10 +172,19 @@ class Engine:
         self.memory = ImageMemory(device, image)
         #: The KV pages, and which sessions hold them.
         self.pages = PagePool(device, image, self.memory.pages)
-        for i in range(image.chunk):  # token i finds its embedding in row i
+        self.set_registers()
+
+    def set_registers(self) -> None:
+        """Give the registers that hold from pass to pass their values: at the beginning, and behind a reset, which leaves
+        what is in the tables.
+        """
+        self._state.held.clear()
+        self._state.busy = False
+        self._state.by_id = 0
+        for i in range(self.image.chunk):  # token i finds its embedding in row i
             self._hold("TOKEN", i, i)
         self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
-        self._write("PORT_ENABLE", (1 << device.config.ports) - 1)  # some may have been left out to measure the others
+        self._write("PORT_ENABLE", (1 << self.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
 
     @property

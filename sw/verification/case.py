@@ -14,19 +14,22 @@ from ...config import BuildConfig, ConfigError
 from ...decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from ...errors import HwgenError
 from ...files import write_whole
+from ...registers import register
 from ...shape import ModelShape
 from ...weights import ModelWeights, random_weights
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
-from ..devices.device import DeviceTimeout, StopFailed
+from ..devices.verilator import MEMORY_BASE
 from ..runtime.engine import Run
+from .interrupted import Fault, Interruption, interrupt
 from .lock_step import LockStep
+from .pass_records import PassRecords
 
 if TYPE_CHECKING:
     from ...sim.dram import DramTiming
     from ..devices.verilator import VerilatorDevice
 
-__all__ = ["MEMORY_BYTES", "Case", "CaseResult", "Fault", "Part", "Step", "load_case", "run_case", "save_case"]
+__all__ = ["MEMORY_BYTES", "Case", "CaseResult", "Part", "Step", "load_case", "run_case", "save_case"]
 
 Part = tuple[int, int, int]
 """A run of a pass: number of a sequence, its next tokens, how many of the last ones are wanted."""
@@ -34,19 +37,6 @@ Part = tuple[int, int, int]
 MEMORY_BYTES = 1 << 23
 
 LAYERS = {layer.name: layer for layer in (BITNET, LLAMA, QWEN2, QWEN3)}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """An answer of the memory that fails."""
-
-    port: int
-    #: A response to a write, else a read word.
-    write: bool
-    #: Answers of that kind that come before it.
-    after: int
-    #: 2 SLVERR, 3 DECERR.
-    response: int
 
 
 @dataclass(frozen=True)
@@ -58,10 +48,10 @@ class Step:
     parked: tuple[int, ...] = ()
     #: A sequence, and a new one that begins with its tokens, in the same pages.
     shared: tuple[int, int] | None = None
-    #: The pass is first stopped so many cycles behind its doorbell, or ...
-    stop: int | None = None
-    #: ... run with an answer that fails; then it is run in full.
-    fault: Fault | None = None
+    #: What happens to the pass first; then it is run in full.
+    interruption: Interruption | None = None
+    #: Memory ports that may read segments, a bit each; 0: all.
+    ports: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,8 @@ class Case:
     noisy: bool = False
     #: Matrices without such formats: "ternary", or "grouped" with scales of groups.
     engine: str = "ternary"
+    #: First address of the memory, a multiple of 4096.
+    base: int = MEMORY_BASE
 
     def weights(self) -> ModelWeights:
         """Random weights of the model."""
@@ -101,9 +93,10 @@ class CaseResult:
     """What ran before the end, or before the first thing that was wrong."""
 
     passes: int = 0
-    #: Passes that were stopped, or failed because the memory did, before they ran in full.
+    #: Passes that were stopped, failed because the memory or the program did, or were cut by a reset, before they ran in full.
     stopped: int = 0
     failed: int = 0
+    reset: int = 0
     operators: int = 0
     elements: int = 0
     cycles: int = 0
@@ -118,7 +111,8 @@ def open_case(case: Case) -> VerilatorDevice:
     from ..devices.verilator import VerilatorDevice
 
     return VerilatorDevice(
-        case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, noise=case.seed + 1 if case.noisy else None
+        case.config, memory_bytes=MEMORY_BYTES, memory_base=case.base, timing=case.timing,
+        noise=case.seed + 1 if case.noisy else None,
     )
 
 
@@ -130,7 +124,9 @@ class _CaseRun:
 
         self.case, self.device, self.result = case, device, CaseResult()
         image = case.image()
-        self.lock_step = LockStep(case.config, image, device, GoldenDevice(case.config, memory_bytes=MEMORY_BYTES))
+        golden = GoldenDevice(case.config, memory_bytes=MEMORY_BYTES)
+        self.lock_step = LockStep(case.config, image, device, golden, retired=lambda tag: self.records.retired(tag))
+        self.records = PassRecords(self.lock_step.rtl_engine, device)
         self.rng = np.random.default_rng([case.seed, 3])
         pages = [int(p) for p in self.rng.permutation(image.pages)]  # dealt in random order, the same on both sides
         self.engines = (self.lock_step.golden_engine, self.lock_step.rtl_engine)
@@ -145,9 +141,11 @@ class _CaseRun:
             runs = self._runs(step)
             if runs:
                 self._first_try(step, runs)
-                if self.result.wrong or self.lock_step.run_pass(runs) is None:
+                if self.result.wrong:
                     break
-                if self._broke_rules():
+                self.records.begin()
+                golden = self.lock_step.run_pass(runs)
+                if golden is None or self._broke_rules():
                     break
             for number, final in last.items():
                 if final == i:
@@ -200,42 +198,33 @@ class _CaseRun:
         return runs
 
     def _first_try(self, step: Step, parts: Sequence[tuple[int, list[int], int]]) -> None:
-        """The pass on the RTL alone, stopped, or with an answer that fails; it ends, and leaves the sequences as they were."""
-        if step.stop is None and step.fault is None:
-            return
-        runs = [Run(self.lock_step.sessions[number][1], tokens, wanted) for number, tokens, wanted in parts]
-        engine, accelerator, fault = self.lock_step.rtl_engine, self.device.accelerator, step.fault
-        try:
-            engine.start(runs, write_logits=True)
-            if fault is not None:
-                accelerator.fail_answer(fault.port % self.case.config.ports, fault.response, write=fault.write, after=fault.after)
-            if step.stop is not None:
-                accelerator.tick(step.stop)
-                self.device.stop()
-            engine.finish(runs)
-        except (DeviceTimeout, StopFailed) as error:
-            self.result.wrong = f"after a stop or a failed answer: {error.message}"
-        except HwgenError as error:
-            self.result.stopped += "was stopped" in error.message
-            self.result.failed += "answered a" in error.message
-        finally:
-            if fault is not None:
-                accelerator.fail_answer(fault.port % self.case.config.ports, fault.response, write=fault.write, after=None)
-        for run in runs:
-            del run.session.tokens[len(run.session.tokens) - len(run.tokens) :]
+        """The pass on the RTL alone, where something happens to it; it ends, and leaves the sequences as they were."""
+        engine = self.lock_step.rtl_engine
+        if step.interruption is not None:
+            runs = [Run(self.lock_step.sessions[number][1], tokens, wanted) for number, tokens, wanted in parts]
+            ended, self.result.wrong = interrupt(engine, self.device, runs, step.interruption)
+            if ended != "done":
+                setattr(self.result, ended, getattr(self.result, ended) + 1)
+        every = (1 << self.case.config.ports) - 1
+        self.device.write_register(register(self.case.config, "PORT_ENABLE").offset, step.ports & every)
 
     def _broke_rules(self) -> bool:
-        """Whether rules of AXI were broken, or memory was accessed that is not there."""
+        """Whether rules of AXI were broken, memory was accessed that is not there, or the machine tells what is not so."""
         accelerator = self.device.accelerator
         for record in [*accelerator.violations()[:1], *accelerator.errors()[:1]]:
             self.result.wrong = f"cycle {record.cycle}, port {record.port}: {record.text}"
+        result = self.lock_step.rtl_result
+        assert result is not None
+        self.result.wrong = self.result.wrong or self.records.wrong(result)
+        if self.device.accelerator.irq:
+            self.result.wrong = "the interrupt of a pass that was acknowledged"
         return bool(self.result.wrong)
 
 
 def run_case(case: Case, device: VerilatorDevice) -> CaseResult:
     """Run a case on a device of its build in lock step with the golden machine, up to the first thing that is wrong: an output of
     an operator, the cache, a logit or a candidate that differs, a rule of AXI that is broken, an access outside the memory, a
-    machine that stands still.
+    machine that stands still, counters or a trace that tell what is not so.
     """
     return _CaseRun(case, device).run()
 
@@ -263,12 +252,18 @@ def _case_of(values: Mapping[str, Any]) -> Case:
     steps = tuple(
         Step(
             tuple((int(a), int(b), int(c)) for a, b, c in step["parts"]), tuple(step["parked"]),
-            tuple(step["shared"]) if step["shared"] else None, step["stop"], Fault(**step["fault"]) if step["fault"] else None,
+            tuple(step["shared"]) if step["shared"] else None, _interruption_of(step["interruption"]), step["ports"],
         )
         for step in values["steps"]
     )
     return Case(
         BuildConfig.from_dict(values["config"]), ModelShape(**values["shape"]), DramTiming(**timing), steps, values["seed"],
         values["head"], LAYERS[values["layer"]], values["formats"], values["noisy"],
-        values.get("engine", "ternary"),
+        values["engine"], values["base"],
     )
+
+
+def _interruption_of(values: Mapping[str, Any] | None) -> Interruption | None:
+    if values is None:
+        return None
+    return Interruption(values["stop"], values["reset"], Fault(**values["fault"]) if values["fault"] else None, values["damaged"])

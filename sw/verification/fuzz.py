@@ -45,6 +45,7 @@ class FuzzResult:
     passes: int = 0
     stopped: int = 0
     failed: int = 0
+    reset: int = 0
     operators: int = 0
     elements: int = 0
     cycles: int = 0
@@ -54,12 +55,12 @@ class FuzzResult:
 
     def add(self, case: Case, result: CaseResult) -> None:
         self.configurations += 1
-        for name in ("passes", "stopped", "failed", "operators", "elements", "cycles"):
+        for name in ("passes", "stopped", "failed", "reset", "operators", "elements", "cycles"):
             setattr(self, name, getattr(self, name) + getattr(result, name))
         self.kinds.update(kinds_of(case))
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("builds", "configurations", "passes", "stopped", "failed", "operators", "elements", "cycles")
+        names = ("builds", "configurations", "passes", "stopped", "failed", "reset", "operators", "elements", "cycles")
         return {
             "seconds": round(self.seconds), **{name: getattr(self, name) for name in names},
             "kinds": dict(sorted(self.kinds.items())),
@@ -81,11 +82,15 @@ def kinds_of(case: Case) -> Iterator[str]:
         ("noise", case.noisy), ("groups of query heads", case.shape.heads > case.shape.kv_heads),
         ("layers not rotated", bool(case.shape.unrotated)), ("reordering", case.timing.reorder),
         ("parking", any(step.parked for step in case.steps)), ("sharing", any(step.shared for step in case.steps)),
-        ("stops", any(step.stop is not None for step in case.steps)), ("failed answers", any(step.fault for step in case.steps)),
+        ("some ports alone", any(step.ports for step in case.steps)),
         ("several runs a pass", any(len(step.parts) > 1 for step in case.steps)),
         ("several wanted tokens", any(wanted > 1 for step in case.steps for _, _, wanted in step.parts)),
     ):
         if there:
+            yield name
+    happened = [step.interruption for step in case.steps if step.interruption is not None]
+    for name, field_name in (("stops", "stop"), ("failed answers", "fault"), ("resets", "reset"), ("damaged programs", "damaged")):
+        if any(getattr(what, field_name) is not None for what in happened):
             yield name
 
 

@@ -79,11 +79,14 @@ class LockStep:
     """
 
     def __init__(
-        self, config: BuildConfig, image: Image, device: SteppedDevice, golden: GoldenDevice, *, every_operator: bool = True
+        self, config: BuildConfig, image: Image, device: SteppedDevice, golden: GoldenDevice, *, every_operator: bool = True,
+        retired: Callable[[int], None] = lambda tag: None,
     ) -> None:
         self.config, self.image, self.device, self.golden = config, image, device, golden
         #: False: only what is left at the end of a pass is compared.
         self.every_operator = every_operator
+        #: Told the tag of every operator as it retires on the device under test.
+        self.retired = retired
         #: What the device under test reported of the latest pass.
         self.rtl_result: PassResult | None = None
         self.rtl_engine, self.golden_engine = Engine(device, image), Engine(golden, image)
@@ -149,6 +152,7 @@ class LockStep:
             except DeviceTimeout as error:
                 self._fail(next(iter(waiting.values()))[0], "no progress", "retired", f"end: {error.message}")
                 return None
+            self.retired(tag)
             while tag not in waiting and not ended:
                 ended, last = self._step(steps, waiting, last)
             if tag not in waiting:

@@ -14,11 +14,14 @@ from ...decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from ...errors import HwgenError
 from ...int4 import GROUPS
 from ...numerics import GROUP
+from ...registers import NUMBER_BITS
 from ...rounding import ceil_div
 from ...shape import ModelShape
 from ...weights import random_weights
 from ..compiler.compile import HEADS, compile_model
-from .case import Case, Fault, Part, Step
+from ..compiler.placement import FRAME_BYTES
+from .case import MEMORY_BYTES, Case, Part, Step
+from .interrupted import Fault, Interruption
 
 if TYPE_CHECKING:
     from ...sim.dram import DramTiming
@@ -194,9 +197,25 @@ def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> 
     return tuple(passes)
 
 
+def random_interruption(ports: int, rng: np.random.Generator) -> Interruption | None:
+    """Mostly none; a stop, a failed answer, a reset or a damaged program."""
+    kind, early = float(rng.random()), bool(rng.integers(2))
+    cycles = int(rng.integers(300 if early else 20_000))
+    if kind < 0.1:
+        return Interruption(stop=cycles)
+    if kind < 0.2:
+        write = bool(rng.integers(4) == 0)
+        port = 0 if write else int(rng.integers(ports))
+        return Interruption(fault=Fault(port, write, int(rng.integers(5 if write else 2000)), int(rng.integers(2, 4))))
+    if kind < 0.25:
+        return Interruption(reset=cycles)
+    return Interruption(damaged=int(rng.integers(1 << 30))) if kind < 0.3 else None
+
+
 def random_steps(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[Step, ...]:
-    """The passes above with what a host does around them: sequences are parked, new ones share the pages of another, and a pass
-    is stopped, or the memory fails, before it runs to its end. Sequences that ended are left alone: they would hold pages.
+    """The passes above with what a host does around them: sequences are parked, new ones share the pages of another, and something
+    happens to a pass before it runs to its end, or only some ports read for it. Sequences that ended are left alone: they would
+    hold pages.
     """
     steps: list[Step] = []
     lengths: dict[int, int] = {}
@@ -211,12 +230,8 @@ def random_steps(config: BuildConfig, chunk: int, rng: np.random.Generator) -> t
             of = int(rng.choice(known))
             shared = (of, new[0])
             lengths[new[0]] = lengths[of]
-        stop = int(rng.choice([rng.integers(0, 300), rng.integers(0, 20_000)])) if rng.random() < 0.1 else None
-        fault = None
-        if rng.random() < 0.1:
-            write = bool(rng.integers(4) == 0)
-            port = 0 if write else int(rng.integers(config.ports))
-            fault = Fault(port, write, int(rng.integers(0, 5 if write else 2000)), int(rng.integers(2, 4)))
+        interruption = random_interruption(config.ports, rng)
+        ports = int(rng.integers(1 << config.ports)) if rng.random() < 0.1 else 0
         kept = []
         for number, tokens, wanted in parts:
             room = min(tokens, config.max_context - lengths.get(number, 0))
@@ -224,7 +239,7 @@ def random_steps(config: BuildConfig, chunk: int, rng: np.random.Generator) -> t
                 kept.append((number, room, min(wanted, room)))
                 lengths[number] = lengths.get(number, 0) + room
         if kept:
-            steps.append(Step(tuple(kept), parked, shared, stop, fault))
+            steps.append(Step(tuple(kept), parked, shared, interruption, ports))
     return tuple(steps)
 
 
@@ -237,6 +252,6 @@ def random_cases(seed: int, count: int, config: BuildConfig, first: int = 0) -> 
         shape, layer, head, formats = random_model(config, rng, int4, grouped)
         case = Case(
             config, shape, random_memory(config.ports, seed + number, rng), (), seed * 1000 + number, head, layer, formats,
-            engine="grouped" if grouped else "ternary",
+            engine="grouped" if grouped else "ternary", base=int(rng.integers((FRAME_BYTES << NUMBER_BITS) - MEMORY_BYTES)) & -4096,
         )
         yield replace(case, steps=random_steps(config, case.image().chunk, rng))

@@ -52,7 +52,7 @@ def _plainer_steps(case: Case) -> Iterator[Case]:
     if plain != case.steps:
         yield replace(case, steps=plain)
     for i, step in enumerate(case.steps):
-        for change in ({"parked": ()}, {"shared": None}, {"stop": None}, {"fault": None}):
+        for change in ({"parked": ()}, {"shared": None}, {"interruption": None}, {"ports": 0}):
             yield from _with_step(case, i, replace(step, **change))
 
 

@@ -13,8 +13,9 @@ from hwgen.decoder import BITNET
 from hwgen.hw.verilog import cached_verilog
 from hwgen.sim.dram import KV260, RANDOM
 from hwgen.sw.devices.verilator import VerilatorDevice
-from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Fault, Step, load_case, run_case, save_case
+from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Step, load_case, run_case, save_case
 from hwgen.sw.verification.fuzz import run_safely
+from hwgen.sw.verification.interrupted import Fault, Interruption
 from hwgen.sw.verification.random_case import random_cases, random_config
 from hwgen.sw.verification.shrink import shrink
 
@@ -28,8 +29,8 @@ BUILDS = [(20, "ternary", 3, False), (41, "ternary", 2, False), (3, "int4", 2, T
 def simulated(case: Case) -> VerilatorDevice:
     """As `open_case`, compiled sooner and slower."""
     return VerilatorDevice(
-        case.config, memory_bytes=MEMORY_BYTES, timing=case.timing, optimize=False, noise=case.seed + 1 if case.noisy else None,
-        verilog=cached_verilog(case.config),
+        case.config, memory_bytes=MEMORY_BYTES, memory_base=case.base, timing=case.timing, optimize=False,
+        noise=case.seed + 1 if case.noisy else None, verilog=cached_verilog(case.config),
     )
 
 
@@ -45,10 +46,12 @@ def test_random_build(seed: int, engine: str, cases: int, noisy: bool) -> None:
 #: Everything that a host does around passes, on the build that the system tests share.
 STEPS = (
     Step(((0, 4, 1),)),
-    Step(((0, 2, 0), (1, 3, 2)), stop=900),
-    Step(((2, 1, 1), (0, 1, 1)), shared=(1, 2), fault=Fault(0, False, 300, 2)),
-    Step(((1, 5, 1),), parked=(0,), fault=Fault(0, True, 0, 3)),
-    Step(((0, 1, 1), (2, 1, 1), (1, 1, 1)), stop=0),
+    Step(((0, 2, 0), (1, 3, 2)), interruption=Interruption(stop=900)),
+    Step(((2, 1, 1), (0, 1, 1)), shared=(1, 2), interruption=Interruption(fault=Fault(0, False, 300, 2))),
+    Step(((1, 5, 1),), parked=(0,), interruption=Interruption(fault=Fault(0, True, 0, 3))),
+    Step(((0, 1, 1), (2, 1, 1), (1, 1, 1)), interruption=Interruption(stop=0)),
+    Step(((2, 2, 1), (1, 1, 0)), interruption=Interruption(reset=2000), ports=1),
+    Step(((2, 1, 1),), interruption=Interruption(damaged=30_000)),
 )
 
 
@@ -59,7 +62,7 @@ def small_case(steps: tuple[Step, ...] = STEPS) -> Case:
 def test_what_a_host_does_around_passes() -> None:
     result = run_case(small_case(), SmallDevice(RANDOM(3)))
     assert not result.wrong and result.passes == len(STEPS)
-    assert result.stopped == 2 and result.failed == 2
+    assert (result.stopped, result.failed, result.reset) == (2, 3, 1)
 
 
 def test_a_planted_fault_is_found_and_made_small(tmp_path: Path) -> None:
@@ -98,4 +101,4 @@ def test_what_is_made_small_keeps_what_matters() -> None:
     assert left.wrong == "made up" and left.step == 1
     assert len(small.steps) == 2 and small.steps[0].parked and not small.steps[1].parked
     assert max(tokens for _, tokens, _ in small.steps[1].parts) <= 5 and len(small.steps[1].parts) == 1
-    assert all(step.stop is None and step.fault is None for step in small.steps)
+    assert all(step.interruption is None for step in small.steps)
