@@ -17,10 +17,6 @@ from ...errors import HwgenError
 from ...registers import (
     CHOSEN_TOKENS,
     COUNTERS,
-    ERROR_OPERATOR,
-    ERROR_PORT,
-    ERROR_RESPONSE,
-    ERROR_WRITE,
     NUMBER_BITS,
     RUN_PAGES,
     RUN_TOKENS,
@@ -28,15 +24,15 @@ from ...registers import (
     Control,
     PassFlag,
     Register,
-    Status,
     register_map,
 )
 from ..compiler.image import Image
 from ..compiler.pass_costs import PassCosts, pass_costs
 from ..devices.device import Device, attach
+from .device_state import DeviceState
 from .image_memory import ImageMemory
-from .page_table import PageTable
 from .pages import PagePool, Session
+from .pass_status import check_status
 from .vector_tokens import VectorToken
 
 __all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
@@ -50,9 +46,6 @@ NO_TOKEN = (1 << NUMBER_BITS) - 1
 #: Names of the counters, in the order of their registers, and of those by operator with their places behind.
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
 _OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
-
-#: Bits of STATUS, as numbers: what is done with flags makes new flags, which is slow.
-_STOPPED, _ERROR = int(Status.STOPPED), int(Status.ERROR)
 
 
 @dataclass(frozen=True)
@@ -136,21 +129,6 @@ class PassResult:
         return self.counters["stream_beats"]
 
 
-class MachineState:
-    """What the registers and the page table of a device hold, as those know it who write them: engines of several images on one
-    device share it."""
-
-    def __init__(self, config: BuildConfig) -> None:
-        #: Values of registers by their offsets: written again where one changes.
-        self.held: dict[int, int] = {}
-        #: Where the page tables of sessions lie.
-        self.table = PageTable(config.page_entries)
-        #: Tokens of a pass that TOKEN has by their ids, as a loop left them.
-        self.by_id = 0
-        #: A pass was begun whose end nobody waited for yet.
-        self.busy = False
-
-
 class Engine:
     """Writes an image to a device and runs passes for sessions that share its KV pages. ``beside``: another engine of that device,
     whose image stays there; their passes alternate.
@@ -165,7 +143,7 @@ class Engine:
         #: Offset of the first counter; those by operator follow.
         self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
-        self._state: MachineState = MachineState(device.config) if beside is None else beside._state
+        self._state: DeviceState = DeviceState(device.config) if beside is None else beside._state
         #: Whether passes can write logits: the descriptors say it, thousands of them.
         self._has_logits = image.head != "shortlist"
         #: Where the image lies on the device.
@@ -341,20 +319,7 @@ class Engine:
         status = self._read("STATUS")
         self._state.busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
-        if status & _STOPPED:
-            raise HwgenError("device", f"the pass was stopped at operator {self._read('CURRENT')}", "start it again")
-        if status & _ERROR:
-            error = self._read("ERROR")
-            if not ERROR_RESPONSE.extract(error):
-                started = self._read("COUNT_OPERATORS")  # CURRENT is of the pass before until one has
-                where = f"descriptor behind operator {self._read('CURRENT')}" if started else "first descriptor"
-                raise HwgenError("device", f"the {where} is damaged: its check word is wrong", "load the model again")
-            raise HwgenError(
-                "device",
-                f"memory port {ERROR_PORT.extract(error)} answered a {'write' if ERROR_WRITE.extract(error) else 'read'} "
-                f"with response {ERROR_RESPONSE.extract(error)} at operator {ERROR_OPERATOR.extract(error)}",
-                "check the address of the image in device memory",
-            )
+        check_status(self._read, status)
         counted = self.device.read_registers(self._counters, len(COUNTERS) + len(Opcode))
         counters = dict(zip(_COUNTER_NAMES, counted, strict=False))
         opcodes = {name: counted[number] for name, number in _OPCODES}

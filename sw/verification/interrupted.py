@@ -92,7 +92,7 @@ def _damaged_bit(engine: Engine, bit: int) -> int:
 def _flip(engine: Engine, bit: int) -> None:
     """Another value of a bit of the program in memory."""
     bit = _damaged_bit(engine, bit)
-    address = engine.memory.program + bit // 8
+    address = engine.memory.program() + bit // 8
     engine.device.write(address, engine.device.read(address, 1) ^ np.uint8(1 << bit % 8))
 
 

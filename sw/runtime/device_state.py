@@ -1,0 +1,23 @@
+"""What the host knows of a device between passes."""
+
+from __future__ import annotations
+
+from ...config import BuildConfig
+from .page_table import PageTable
+
+__all__ = ["DeviceState"]
+
+
+class DeviceState:
+    """What the registers and the page table of a device hold, as those know it who write them: engines of several images on one
+    device share it."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        #: Values of registers by their offsets: written again where one changes.
+        self.held: dict[int, int] = {}
+        #: Where the page tables of sessions lie.
+        self.table = PageTable(config.page_entries)
+        #: Tokens of a pass that TOKEN has by their ids, as a loop left them.
+        self.by_id = 0
+        #: A pass was begun whose end nobody waited for yet.
+        self.busy = False
