@@ -218,12 +218,11 @@ class GoldenMachine(Vocabulary):
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
         panel = self._weights.panel(d, address, beats)
-        rows, inputs = panel.weights.shape
-        if rows > self.config.panel_rows:
-            raise ProgramError(f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {rows}")
+        if panel.rows > self.config.panel_rows:
+            raise ProgramError(f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {panel.rows}")
         self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
-        q = torch.from_numpy(self.activation[d.activation_half, : self.count, :inputs])
-        self.accumulator[d.accumulator_half, : self.count, :rows] = panel.products(q).numpy()
+        q = self.activation[d.activation_half, : self.count, : panel.inputs]
+        self.accumulator[d.accumulator_half, : self.count, : panel.rows] = panel.products(q)
 
     def _drain(self, d: Operation) -> None:
         rows = slice(d.row_blocks * self.config.width, (d.row_blocks + accumulator_vectors(d)) * self.config.width)

@@ -11,7 +11,8 @@ from ..descriptors import Flag
 from ..layout import head_block_beats
 from ..registers import PassFlag
 from ..rounding import ceil_div
-from .head import head_logits, short_list, top_candidates
+from .head import short_list, top_candidates
+from .int4 import dequantize_rows
 from .memories import Memories, ProgramError
 from .operation import Operation
 from .unpacked_weights import StationaryWeights
@@ -82,12 +83,12 @@ class Vocabulary(Memories):
                 f"not {d.row_blocks} of {d.stride}"
             )
         rows, logits = [], []
-        q = torch.from_numpy(self.head_query[:n]).float()
+        q, scale = self.head_query[None, :n], torch.from_numpy(self.head_scale)
         for block in short_list(torch.from_numpy(scored), c.kv_block, entries).tolist():
             address = d.stream_address + block * d.head_stride
             size = min(c.kv_block, d.stride - block * c.kv_block)
-            weights, scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)
-            logits.append(head_logits(q, torch.from_numpy(self.head_scale)[0], weights, scale))
+            panel, row_scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)
+            logits.append(dequantize_rows(torch.from_numpy(panel.products(q)), scale, row_scale)[0])
             rows.append(block * c.kv_block + torch.arange(size))
         self.registers.candidates[self.first] = []
         self._add_candidates(self.first, torch.cat(rows), torch.cat(logits))
