@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..numerics import EXP2_ONE, SCORE_BITS, SCORE_FRACTION, exp2_table
-from .float32 import constant, fadd, fdiv, fmul, int_to_f32, round_int
+from .arithmetic import FLUSHED, ZERO, Array, arithmetic, is_contract, scalar
+from .float32 import round_int
 
 __all__ = ["AttentionState", "exp2"]
+
+Int32 = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
 
 #: Below every score: the running maximum before the first block.
 _LOWEST = -(1 << (SCORE_BITS - 1))
@@ -25,20 +31,25 @@ _ZERO_FROM = (_LAST_SHIFT + 1) << SCORE_FRACTION
 
 
 @cache
-def _exp2_values() -> Tensor:
-    """What :func:`exp2` is of 0 to `_ZERO_FROM`, int32: 2^(-f / 1024) of the fraction f by the table with its interpolation, 16
-    fraction bits, then shifted by the whole part and rounded.
+def _exp2_values() -> Int32:
+    """What :func:`exp2` is of 0 to `_ZERO_FROM`: 2^(-f / 1024) of the fraction f by the table with its interpolation, 16 fraction
+    bits, then shifted by the whole part and rounded.
     """
-    base, slope = (torch.tensor(column) for column in exp2_table())
-    d = torch.arange(_ZERO_FROM)
+    base, slope = (np.array(column) for column in exp2_table())
+    d = np.arange(_ZERO_FROM)
     f, shift = d & ((1 << SCORE_FRACTION) - 1), d >> SCORE_FRACTION
     v = base[f >> 4] - ((slope[f >> 4] * (f & 15) + 8) >> 4)
-    return torch.nn.functional.pad((v + (1 << shift)) >> (shift + 1), (0, 1)).to(torch.int32)
+    return np.append((v + (1 << shift)) >> (shift + 1), 0).astype(np.int32)
+
+
+def _exp2(d: Int32) -> Int32:
+    """:func:`exp2` of an array."""
+    return _exp2_values().take(np.minimum(d, _ZERO_FROM))
 
 
 def exp2(d: Tensor) -> Tensor:
     """2^-(d / 1024) with 15 fraction bits, int32, of ``d >= 0`` int32; 0 from d = 17 * 1024 on."""
-    return _exp2_values()[d.clamp(max=_ZERO_FROM)]
+    return torch.from_numpy(_exp2(d.numpy()))
 
 
 #: int8 keys or values, and their scales.
@@ -76,37 +87,58 @@ class AttentionState:
         kind = torch.float32 if q8.dtype == torch.int8 else torch.float64  # holds every sum exactly
         if kind == torch.float32 and k8.shape[-1] * 127 * 127 >= 1 << 24:
             raise ValueError(f"head_dim must be below 1041 (exact dot products in float32), not {k8.shape[-1]!r}")
-        dot = (q8.to(kind).unsqueeze(-3) @ k8.to(kind).transpose(-1, -2)).float()
-        scale = q_scale[..., None, :, None]
-        score = round_int(fmul(fmul(dot, k_scale.unsqueeze(-2)), scale), SCORE_BITS, SCORE_FRACTION)
-        best = torch.where(valid, score, _LOWEST).amax(dim=-1)
-        m = torch.cat((self.maximum.unsqueeze(-2), best), -2).cummax(dim=-2).values  # before, and behind every block
-        p = torch.where(valid, exp2((m[..., 1:, :, None] - score).clamp_(min=0)), 0)
-        c = int_to_f32(exp2(m[..., 1:, :] - m[..., :-1, :])) * (1.0 / EXP2_ONE)
+        dot = (q8.to(kind).unsqueeze(-3) @ k8.to(kind).transpose(-1, -2)).float().numpy()
+        of_keys, of_values, of_queries, seen = (x.numpy() for x in (k_scale, v_scale, q_scale, valid))
+        f = arithmetic(of_keys, of_queries)  # times integers, which are 0 or 1 at least
+        scaled = f.mul(f.mul(dot, of_keys[..., None, :]), of_queries[..., None, :, None])
+        score = np.where(seen, round_int(torch.from_numpy(scaled), SCORE_BITS, SCORE_FRACTION).numpy(), _LOWEST)
+        before = self.maximum.numpy()[..., None, :]
+        m = np.maximum.accumulate(np.concatenate((before, score.max(axis=-1)), axis=-2), axis=-2)  # and behind every block
+        p = np.where(seen, _exp2(m[..., 1:, :, None] - score), 0)
+        corrections = _exp2(m[..., 1:, :] - m[..., :-1, :]).astype(np.float32) * np.float32(1.0 / EXP2_ONE)
 
-        weight, exponent = _value_weights(p, v_scale, valid)
-        product = (weight.double() @ v8.double()).float()  # exact sum, one rounding
-        power = (exponent << 23).view(torch.float32)
-        parts = torch.cat((fmul(product, power.unsqueeze(-1)), int_to_f32(p.sum(dim=-1)).unsqueeze(-1)), -1)
-        for correction, part in zip(c.unsqueeze(-1).unbind(-3), parts.unbind(-3), strict=True):
-            self.sums = fadd(fmul(self.sums, correction), part)
-        self.maximum = m[..., -1, :]
+        weight, exponent = _value_weights(p, of_values, seen)
+        product = (torch.from_numpy(weight).double() @ v8.double()).float().numpy()  # exact sum, one rounding
+        parts = np.empty((*p.shape[:-1], product.shape[-1] + 1), np.float32)
+        parts[..., :-1] = FLUSHED.mul(product, (exponent << 23).view(np.float32)[..., None])
+        parts[..., -1] = p.sum(axis=-1)
+        sums = _weighted(self.sums.numpy(), corrections, parts)
+        self.sums, self.maximum = torch.from_numpy(sums), torch.from_numpy(m[..., -1, :].copy())
 
     def result(self) -> Tensor:
         """Attention output ``[..., queries, head_dim]``."""
-        return fmul(self.sums[..., :-1], fdiv(constant(1.0), self.sums[..., -1:]))
+        sums = self.sums.numpy()
+        f = arithmetic(sums)
+        return torch.from_numpy(f.mul(sums[..., :-1], f.div(scalar(1.0), sums[..., -1:])) + ZERO)
 
 
-def _value_weights(p: Tensor, v_scale: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _weighted(sums: Array, corrections: Array, parts: Array) -> Array:
+    """``sums [..., queries, d]`` behind all blocks: of each, times the corrections ``[..., blocks, queries]``, plus the parts
+    ``[..., blocks, queries, d]``.
+    """
+    factors, of_block = corrections[..., None], range(parts.shape[-3])
+    products, results = np.empty_like(parts), np.empty_like(parts)
+    last = sums
+    for block in of_block:
+        np.multiply(last, factors[..., block, :, :], out=products[..., block, :, :])
+        last = np.add(products[..., block, :, :], parts[..., block, :, :], out=results[..., block, :, :])
+    if not (is_contract(products) and is_contract(results)):
+        last = sums
+        for block in of_block:
+            last = FLUSHED.add(FLUSHED.mul(last, factors[..., block, :, :]), parts[..., block, :, :])
+    return last + ZERO
+
+
+def _value_weights(p: Int32, v_scale: Array, valid: Mask) -> tuple[Int32, Int32]:
     """Probabilities times value scales, aligned to the largest scale of the block: ``(W int32 [..., queries, n], E
     [..., queries])``.
 
     ``W * 2^(E - 127)`` is ``p * v_scale``, up to rounding.
     """
-    bits = v_scale.contiguous().view(torch.int32)
+    bits = v_scale.view(np.int32)
     field = bits >> 23
-    mantissa = torch.where(field > 0, 128 | ((bits >> 16) & 127), 0)
-    exponent = torch.where(valid, field.unsqueeze(-2), 0).amax(dim=-1).expand(p.shape[:-1])
-    shift = (7 + exponent.unsqueeze(-1) - field.unsqueeze(-2)).clamp(7, 31)  # below 7 only where not valid
-    half = torch.ones_like(shift) << (shift - 1)
-    return (p * mantissa.unsqueeze(-2) + half) >> shift, exponent.contiguous()
+    mantissa = np.where(field > 0, 128 | (bits >> 16 & 127), 0)
+    exponent = np.broadcast_to(np.where(valid, field[..., None, :], 0).max(axis=-1), p.shape[:-1])
+    shift = np.minimum(np.maximum(7 + exponent[..., None] - field[..., None, :], 7), 31)  # below 7 only where not valid
+    weights = p * mantissa[..., None, :] + (np.int32(1) << shift - 1) >> shift
+    return weights, exponent

@@ -1,23 +1,18 @@
 """Float arithmetic of the machine: binary32, round to nearest even, no fused multiply-add, flushed and saturated.
 
 Every function takes and returns contract values (see ``hwgen.numerics``): finite float32, +0 the only zero, nothing
-else below 2**-125 in magnitude. Each is made of plain torch operations, so any shape and broadcasting work; the
-hardware of ``hwgen.hw.float`` gives the same bits.
+else below 2**-125 in magnitude. Any shape and broadcasting work; the hardware of ``hwgen.hw.float`` gives the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..numerics import F32_MAX_BITS, F32_MIN_EXPONENT, SUM_COLUMNS
-from ..rounding import ceil_div
+from ..numerics import F32_MAX_BITS, F32_MIN_EXPONENT
 
 __all__ = [
     "EXACT",
@@ -25,7 +20,6 @@ __all__ = [
     "MIN",
     "bf16_bits",
     "bf16_round",
-    "column_sum",
     "constant",
     "fadd",
     "fdiv",
@@ -108,58 +102,19 @@ def round_int(x: Tensor, bits: int, fraction: int = 0) -> Tensor:
 
 def round_int8(x: Tensor) -> Tensor:
     """Nearest integer, ties to even, saturated to +-127, as int8."""
-    return x.round().clamp_(-127.0, 127.0).to(torch.int8)
+    integers = np.rint(x.numpy())
+    np.minimum(np.maximum(integers, -127, out=integers), 127, out=integers)
+    return torch.from_numpy(integers.astype(np.int8))
 
 
 def bf16_bits(x: Tensor) -> Tensor:
     """The 16 bits of the nearest bfloat16 (ties to even; saturated, not infinite), as int32 in 0..65535."""
-    bits = x.contiguous().view(torch.int32)
+    bits = x.contiguous().numpy().view(np.int32)
     magnitude = bits & 0x7FFFFFFF
-    rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
-    return rounded.clamp(max=_BF16_MAX_BITS) | ((bits >> 16) & 0x8000)
+    rounded = (magnitude + (0x7FFF + (magnitude >> 16 & 1))) >> 16
+    return torch.from_numpy(np.minimum(rounded, _BF16_MAX_BITS) | (bits >> 16 & 0x8000))
 
 
 def bf16_round(x: Tensor) -> Tensor:
     """The nearest bfloat16 value (ties to even; saturated to the largest bfloat16), held in float32."""
-    return (bf16_bits(x) << 16).view(torch.float32)
-
-
-def column_sum(x: Tensor) -> Tensor:
-    """Sum of the last dimension in the contract's order, which hardware of any width can follow.
-
-    ``S[c]``, c in 0..127, starts at 0 and takes ``x[i]`` with ``i % 128 == c`` in ascending ``i``. Then for s in 64,
-    32, ..., 1: ``S[c] = S[c] + S[c + s]`` for ``c < s``. The sum is ``S[0]``.
-    """
-    n, rows = x.shape[-1], ceil_div(x.shape[-1], SUM_COLUMNS)
-    elements = x.numpy()
-    padded = np.zeros((*x.shape[:-1], rows * SUM_COLUMNS), np.float32)  # adding +0 changes nothing
-    padded[..., :n] = elements
-    columns = padded.reshape(*x.shape[:-1], rows, SUM_COLUMNS)
-    if _sums_stay_inside(elements):  # nearly always: numpy takes a fraction of torch's time for small additions
-        return torch.from_numpy(_add_columns(columns, np.add))
-    total: Tensor = _add_columns(torch.from_numpy(columns), fadd)
-    return total
-
-
-def _add_columns(columns: Any, add: Callable[[Any, Any], Any]) -> Any:
-    """``S[0]`` of :func:`column_sum` of an array or tensor ``[..., rows, 128]``."""
-    sums = columns[..., 0, :] if columns.shape[-2] else columns.sum(-2)
-    for row in range(1, columns.shape[-2]):
-        sums = add(sums, columns[..., row, :])
-    stride = SUM_COLUMNS // 2
-    while stride:
-        sums = add(sums[..., :stride], sums[..., stride : 2 * stride])
-        stride //= 2
-    return sums[..., 0].copy() if isinstance(sums, np.ndarray) else sums[..., 0]
-
-
-def _sums_stay_inside(x: npt.NDArray[np.float32]) -> bool:
-    """Whether no sum of elements of x, in whatever order, can be below `MIN` or above `MAX`, so that none needs :func:`flush`:
-    sums of multiples of 2^-83 are such multiples or 0, and fewer than 2^27 numbers below 2^100 stay below 2^127.
-    """
-    if not 0 < x.size < 1 << 27:
-        return False
-    magnitude = np.abs(x)
-    if magnitude.max() >= 2.0**100:
-        return False
-    return bool(magnitude.min() >= 2.0**-60) or not magnitude[magnitude < 2.0**-60].any()
+    return torch.from_numpy(bf16_bits(x).numpy() << 16).view(torch.float32)

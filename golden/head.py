@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from ..config import TRITS_PER_BYTE
-from .float32 import fmul, int_to_f32
 from .int4 import dequantize_rows, int4_matmul
 from .linear import dequantize, drain, integer_matmul
 
-__all__ = ["digit_logits", "head_logits", "join_digits", "nibble_logits", "short_list", "top_candidates"]
+__all__ = ["digit_logits", "join_digits", "nibble_logits", "short_list", "top_candidates"]
 
 #: Rows that are worked on at a time.
 _ROWS = 16384
@@ -47,14 +46,6 @@ def _by_rows(logits: Callable[[Tensor, Tensor], Tensor], rows: Tensor, row_scale
     """``logits`` of parts of the rows, so that a large vocabulary needs no wide copy of all of them."""
     starts = range(0, rows.shape[0], _ROWS)
     return torch.cat([logits(rows[i : i + _ROWS], row_scale[i : i + _ROWS]) for i in starts], dim=-1)
-
-
-def head_logits(q: Tensor, scale: Tensor, rows: Tensor, row_scale: Tensor) -> Tensor:
-    """HEAD: ``q [..., n]``, ``scale [...]``, ``rows [vocab, n]``, ``row_scale [vocab]`` -> logits ``[..., vocab]``.
-
-    ``q`` and ``rows`` hold int8 values, in any type.
-    """
-    return fmul(fmul(int_to_f32(integer_matmul(q.float(), rows.float(), 127 * 127)), row_scale), scale.unsqueeze(-1))
 
 
 def short_list(scores: Tensor, block: int, entries: int) -> Tensor:

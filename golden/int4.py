@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..int4 import WEIGHT_MAX
 from ..numerics import E4M3_LARGEST, E4M3_MAX, E4M3_UNITS
-from .float32 import column_sum, constant, fadd, fdiv, fmul, fsqrt, int_to_f32
+from .arithmetic import arithmetic, scalar
+from .float32 import fmul, int_to_f32
+from .norm import norm_scaled, scaled
 
 __all__ = [
     "E4M3_CODES",
@@ -25,7 +29,7 @@ __all__ = [
 ]
 
 #: 1/448 with the factor 2^-9 of the integers in it.
-_INVERSE = torch.tensor(1.0 / E4M3_LARGEST, dtype=torch.float32)
+_INVERSE = torch.tensor(1.0 / E4M3_LARGEST, dtype=torch.float32).item()
 
 #: Codes of 8 bits.
 E4M3_CODES = 256
@@ -36,27 +40,28 @@ _NAN = 1 << 30
 
 def e4m3_integers(x: Tensor) -> Tensor:
     """Nearest e4m3 value (ties to even, saturated to +-448) of float32 ``x``, times 512: int32."""
-    units = x.clamp(-E4M3_MAX, E4M3_MAX) * float(E4M3_UNITS)
-    bits = units.contiguous().view(torch.int32)
+    units = np.minimum(np.maximum(x.contiguous().numpy(), np.float32(-E4M3_MAX)), np.float32(E4M3_MAX)) * np.float32(E4M3_UNITS)
+    bits = units.view(np.int32)
     # four significant bits, as bf16 rounding keeps eight; a carry into the exponent is the right result
-    normal = ((bits + 0x7FFFF + (bits >> 20 & 1)) & ~0xFFFFF).view(torch.float32)
-    return torch.where(units.abs() < 8, units.round(), normal).to(torch.int32)
+    normal = (bits + (0x7FFFF + (bits >> 20 & 1)) & ~0xFFFFF).view(np.float32)
+    return torch.from_numpy(np.where(np.abs(units) < 8, np.rint(units), normal).astype(np.int32))
 
 
 def e4m3_codes(integers: Tensor) -> Tensor:
     """The 8-bit codes, uint8, of values in units of 2^-9."""
-    return _e4m3_codes()[integers.abs()] | (integers < 0).to(torch.uint8) << 7
+    units = integers.numpy()
+    return torch.from_numpy(_e4m3_codes()[np.abs(units)] | (units < 0).view(np.uint8) << np.uint8(7))
 
 
 @cache
-def _e4m3_codes() -> Tensor:
+def _e4m3_codes() -> npt.NDArray[np.uint8]:
     """The code of every magnitude, in units of 2^-9, up to the largest; of one that is no e4m3 value anything."""
     magnitude = torch.arange(E4M3_LARGEST + 1, dtype=torch.int32)
     _, exponent = torch.frexp(magnitude.double())
     shift = (exponent - 4).clamp(min=0)
     mantissa = magnitude >> shift  # 8..15, or less for subnormals
     field = torch.where(mantissa >= 8, shift + 1, 0)
-    return (field << 3 | mantissa & 7).to(torch.uint8)
+    return (field << 3 | mantissa & 7).to(torch.uint8).numpy()
 
 
 def e4m3_values(codes: Tensor) -> Tensor:
@@ -76,24 +81,18 @@ def e4m3_code_values() -> Tensor:
     return torch.where((c & 0x7F) == 0x7F, _NAN, torch.where(c >= 128, -magnitude, magnitude))
 
 
-def _absmax(y: Tensor) -> tuple[Tensor, Tensor]:
-    """``(e4m3 of y * (448 / a) as integers, a [...])`` with ``a = max |y|`` of the last dimension."""
-    a = y.abs().amax(dim=-1, keepdim=True)
-    return e4m3_integers(fmul(y, fdiv(constant(float(E4M3_MAX)), a))), a.squeeze(-1)
-
-
-def quantize_e4m3(x: Tensor) -> tuple[Tensor, Tensor]:
-    """QUANTIZE: ``x [..., n]`` -> ``(integers int32 [..., n], scale [...])``, ``integers * scale ~ x``."""
-    q, a = _absmax(x)
-    return q, fmul(a, _INVERSE)
+def quantize_e4m3(x: Tensor, scale: float = _INVERSE) -> tuple[Tensor, Tensor]:
+    """QUANTIZE: ``x [..., n]`` -> ``(integers int32 [..., n], max |x| * scale [...])``; by ``scale`` as it is, together ``~ x``."""
+    elements = x.numpy()
+    f = arithmetic(elements, constants=(scale,))
+    y, a = scaled(elements, float(E4M3_MAX), f)
+    return e4m3_integers(torch.from_numpy(y)), torch.from_numpy(f.mul(a, scalar(scale))[..., 0])
 
 
 def norm_e4m3(x: Tensor, gain: Tensor, inverse_n: float, eps: float) -> tuple[Tensor, Tensor]:
     """NORM: ``x [..., n]``, ``gain [n]`` -> ``(integers int32 [..., n], scale [...])``, together ``~ rmsnorm(x) * gain``."""
-    q, a = _absmax(fmul(x, gain))
-    mean = fmul(column_sum(fmul(x, x)), constant(inverse_n))
-    rms = fsqrt(fadd(mean, constant(eps)))
-    return q, fdiv(fmul(a, _INVERSE), rms)
+    y, scale = norm_scaled(x, gain, inverse_n, eps, float(E4M3_MAX), _INVERSE)
+    return e4m3_integers(y), scale
 
 
 def int4_matmul(activations: Tensor, weights: Tensor) -> Tensor:
@@ -113,5 +112,4 @@ def dequantize_rows(acc: Tensor, activation_scale: Tensor, row_scale: Tensor) ->
 
 def quantize_query_e4m3(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
     """Query heads ``y [..., d]`` -> ``(e4m3 integers int32 [..., d], scale [...])``; the scale leads to base-2 logarithms."""
-    q, a = _absmax(y)
-    return q, fmul(a, constant(score_constant))
+    return quantize_e4m3(y, score_constant)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..numerics import GROUP_SCALE_MAX
 from .activation import relu2, silu
-from .float32 import EXACT, constant, fadd, fmul, int_to_f32
+from .arithmetic import ZERO, arithmetic, scalar
+from .float32 import EXACT, fadd, fmul, int_to_f32
 
 __all__ = ["dequantize", "drain", "grouped_matmul", "integer_matmul"]
 
@@ -34,8 +35,10 @@ def grouped_matmul(q: Tensor, weights: Tensor) -> Tensor:
 
 def dequantize(acc: Tensor, activation_scale: Tensor, weight_scale: float) -> Tensor:
     """``acc [..., rows]`` times ``activation_scale [...] * weight_scale``: two roundings, the scales' product first."""
-    scale = fmul(activation_scale, constant(weight_scale))
-    return fmul(int_to_f32(acc), scale.unsqueeze(-1))
+    scales = activation_scale.numpy()
+    f = arithmetic(scales, constants=(weight_scale,))  # times integers, which are 0 or 1 at least
+    scale = f.mul(scales[..., None], scalar(weight_scale))
+    return torch.from_numpy(f.mul(int_to_f32(acc).numpy(), scale) + ZERO)
 
 
 def drain(y: Tensor, mode: str, other: Tensor | None = None) -> Tensor:

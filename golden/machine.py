@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,13 @@ from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opc
 from ..formats import widen_bf16
 from ..layout import KvBlockLayout
 from ..operators import (
-    accumulator_vectors,
     check_complete,
     has_more_rounds,
 )
 from ..registers import CHOSEN_TOKENS, Status
 from ..rounding import ceil_div
 from .attention import AttentionState
-from .float32 import bf16_bits, constant, fmul
+from .float32 import constant, fmul
 from .head import join_digits
 from .int4 import dequantize_rows, e4m3_codes, e4m3_values, norm_e4m3, quantize_query_e4m3
 from .linear import dequantize, drain
@@ -57,6 +57,18 @@ def _arithmetic() -> Iterator[None]:
 _METHODS = {opcode: f"_{opcode.name.lower()}" for opcode in Opcode}
 
 
+#: Programs whose operators are kept: passes of how many tokens and wanted ones vary, and those of one program are as many.
+_PROGRAMS = 32
+
+
+class _Program(NamedTuple):
+    #: Bytes, and their last write.
+    size: int
+    written: int
+    #: Operators that are not skipped, with the first of their active tokens, and how many.
+    active: list[tuple[Operation, int, int]]
+
+
 class GoldenMachine(Vocabulary):
     """The accelerator built with ``config``, over ``memory_bytes`` of memory.
 
@@ -70,6 +82,8 @@ class GoldenMachine(Vocabulary):
         #: Called after every executed operator.
         self.on_retire: Callable[[Descriptor, GoldenMachine], None] | None = None
         self._weights = StationaryWeights(config, self.last_write)
+        #: By address, tokens of the pass and wanted ones.
+        self._programs: dict[tuple[int, int, int], _Program] = {}
 
     # ---- host side -----------------------------------------------------------------------------------------------
     def write_register(self, offset: int, value: int) -> None:
@@ -136,20 +150,12 @@ class GoldenMachine(Vocabulary):
         """The program to its end, or to the operator at which it was stopped."""
         r = self.registers
         self._held = None
-        address = r.program
-        while True:
-            data = self._read(address, DESCRIPTOR_BYTES).tobytes()
-            d, active = decoded(data, r.count, r.wanted)
-            if d.opcode is Opcode.END:
-                return
-            address += DESCRIPTOR_BYTES
-            if not active:
-                continue
-            self.first, self.count = active.start, len(active)
+        for d, first, count in self._operations():
+            self.first, self.count = first, count
             r.current = d.tag
-            if self.count > self.config.tokens and d.one_round:
+            if count > self.config.tokens and d.one_round:
                 most = self.config.tokens
-                raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {self.count}")
+                raise ProgramError(f"operator {d.tag} {d.opcode.name} must have at most {most} tokens, not {count}")
             self._execute(d)
             r.counters["operators"] += 1
             if self.on_retire is not None:
@@ -157,6 +163,30 @@ class GoldenMachine(Vocabulary):
             yield d
             if Status.STOPPED in r.status:
                 return
+
+    def _operations(self) -> Iterator[tuple[Operation, int, int]]:
+        """The operators of the pass, and where their active tokens begin and how many there are. A program is read once, and again
+        when its memory was written to.
+        """
+        r = self.registers
+        key = r.program, r.count, r.wanted
+        known = self._programs.get(key)
+        if known is not None and self.last_write(r.program, known.size) == known.written:
+            yield from known.active
+            return
+        address, active = r.program, []
+        while True:
+            d, tokens = decoded(self._read(address, DESCRIPTOR_BYTES).tobytes(), r.count, r.wanted)
+            address += DESCRIPTOR_BYTES
+            if d.opcode is Opcode.END:
+                break
+            if tokens:
+                active.append((d, tokens.start, len(tokens)))
+                yield active[-1]
+        size = address - r.program
+        if len(self._programs) == _PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+        self._programs[key] = _Program(size, self.last_write(r.program, size), active)
 
     def _check_pass(self) -> None:
         r, c = self.registers, self.config
@@ -233,64 +263,59 @@ class GoldenMachine(Vocabulary):
         else:
             raise ProgramError(f"operator {d.tag} LINEAR must find {size} beats held in the ring, not {self._held}")
         panel = self._weights.panel(d, address, beats)
-        rows, inputs = panel.weights.shape
-        if rows > self.config.panel_rows:
-            raise ProgramError(f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {rows}")
+        if panel.rows > self.config.panel_rows:
+            raise ProgramError(f"operator {d.tag} LINEAR must have at most {self.config.panel_rows} rows, not {panel.rows}")
         self._held = (address, size) if Flag.REPLAY in d.flags and has_more_rounds(d, self.tokens, self.registers.wanted) else None
-        q = torch.from_numpy(self.activation[d.activation_half, : self.count, :inputs])
-        self.accumulator[d.accumulator_half, : self.count, :rows] = panel.products(q).numpy()
+        q = self.activation[d.activation_half, : self.count, : panel.inputs]
+        self.accumulator[d.accumulator_half, : self.count, : panel.rows] = panel.products(q)
 
     def _drain(self, d: Operation) -> None:
-        rows = slice(d.row_blocks * self.config.width, (d.row_blocks + accumulator_vectors(d)) * self.config.width)
-        acc = torch.from_numpy(self.accumulator[d.accumulator_half, : self.count, rows])
-        if Flag.DIGITS in d.flags:
-            acc = join_digits(acc, self.config.width)
-        scale = torch.from_numpy(self.activation_scale[self.first : self.first + self.count])
         if len(d.drain_modes) != 1:
             raise ProgramError(f"operator {d.tag} DRAIN must have one mode flag, not {d.flags!r}")
-        other = self._load(d) if d.drain_modes[0] in ("multiply", "add") else None
+        at, width = d.accumulators, self.config.width
+        acc = torch.from_numpy(self.accumulator[d.accumulator_half, : self.count, at.base * width : (at.base + at.count) * width])
+        if d.joins_digits:
+            acc = join_digits(acc, width)
+        scale = torch.from_numpy(self.activation_scale[self.first : self.first + self.count])
         if d.fp8:
-            row_scale = self._constants(d)
-            y = dequantize_rows(acc, fmul(scale, constant(d.scalar0)), row_scale)
+            y = dequantize_rows(acc, fmul(scale, constant(d.scalar0)), self._constants(d))
         else:
             y = dequantize(acc, scale, d.scalar0)
-        result = drain(y, d.drain_modes[0], other)
+        result = drain(y, d.drain_modes[0], self._load(d) if d.reads_scratch else None)
         self._store(d, result)
         if d.of_vocabulary:
             self._rank(d, result)
 
     def _rope(self, d: Operation) -> None:
-        dim = d.head_vectors * self.config.width
-        parts = d.rope_heads
+        dim, parts = d.head_vectors * self.config.width, d.rope_heads
         if not parts:
             raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
         heads = self._load(d).reshape(self.count, -1, dim)
-        active = slice(self.first, self.first + self.count)
-        turned = heads.clone()
-        rotated = sum(count for flag, count in parts.items() if flag is not Flag.VALUES)
-        if d.format & (Format.MIX | Format.UNMIX):
-            turned[:, :rotated] = (unmix if Format.UNMIX in d.format else mix)(heads[:, :rotated], (dim // 2,))
+        turned = heads[:, : d.rotated_heads]
+        if d.mixing:
+            turned = (unmix if d.mixing is Format.UNMIX else mix)(turned, (dim // 2,))
         else:
-            rows = torch.from_numpy(self.param)[self._addresses(d.param_reads)].flatten(1)
-            turned[:, :rotated] = rotate(heads[:, :rotated], rows[:, None])
-        self._store(d, turned[:, :rotated])
+            turned = rotate(turned, self._vectors(self.param, d.param_reads)[:, None])
+        self._store(d, turned)
         if d.stores:
             return
-        of = dict(zip(parts, torch.split(turned, list(parts.values()), dim=1), strict=True))
-        if Flag.QUERIES in of:
-            if Format.FP8_QUERY in d.format:
-                integers, q_scale = quantize_query_e4m3(of[Flag.QUERIES], d.scalar0)
+        active = slice(self.first, self.first + self.count)
+        if Flag.QUERIES in parts:
+            queries = turned[:, parts[Flag.QUERIES]]
+            if d.e4m3_query:
+                integers, q_scale = quantize_query_e4m3(queries, d.scalar0)
                 q8 = e4m3_codes(integers).view(torch.int8)
             else:
-                q8, q_scale = quantize_query(of[Flag.QUERIES], d.scalar0)
+                q8, q_scale = quantize_query(queries, d.scalar0)
             self.query[active, : d.heads, :dim] = q8.numpy()
             self.query_scale[active, : d.heads] = q_scale.numpy()
-        for kind, flag in enumerate((Flag.KEYS, Flag.VALUES)):
-            if flag not in of:
+        for kind, (flag, source) in enumerate(((Flag.KEYS, turned), (Flag.VALUES, heads))):
+            if flag not in parts:
                 continue
-            k8, k_scale = quantize_kv(of[flag], four_bits=(Format.INT4_KEYS, Format.INT4_VALUES)[kind] in d.format)
+            four_bits = (Format.INT4_KEYS, Format.INT4_VALUES)[kind] in d.format
+            k8, k_scale = quantize_kv(source[:, parts[flag]], four_bits=four_bits)
             self.kv_store[kind, active, : d.kv_heads, :dim] = k8.numpy()
-            self.kv_scale[kind, active, : d.kv_heads] = bf16_bits(k_scale).numpy().astype(np.uint16)
+            self.kv_scale[kind, active, : d.kv_heads] = k_scale.numpy().view(np.uint32) >> 16
 
     def _attention(self, d: Operation) -> None:
         c, dim, group = self.config, d.head_vectors * self.config.width, d.heads // d.kv_heads
@@ -305,7 +330,7 @@ class GoldenMachine(Vocabulary):
         for run in self.registers.runs:
             tokens = slice(run.first, run.first + run.tokens)
             q8, q_scale = slots(self.query[tokens, : d.heads, :dim]), slots(self.query_scale[tokens, : d.heads])
-            if Format.FP8_QUERY in d.format:
+            if d.e4m3_query:
                 q8 = e4m3_values(q8.contiguous().view(torch.uint8))
             state = AttentionState.initial(q_scale.shape, dim)
             keys, values = self._blocks(d, run, dim)
@@ -350,7 +375,7 @@ class GoldenMachine(Vocabulary):
         bits ``[2, kv_heads, blocks, kv_block]``; of a slot that was never written, anything.
         """
         c, layout, blocks = self.config, KvBlockLayout(self.config, elements.shape[-1], d.format), elements.shape[2]
-        beats = np.stack([
+        beats = np.array([
             [self._segment(d, self._cache_address(d, run, head, block), layout.beats) for block in range(blocks)]
             for head in range(d.kv_heads)
         ])

@@ -148,14 +148,17 @@ class Memories:
         if not 0 <= first <= first + count <= memory.shape[0]:
             raise IndexError(f"vectors {first} to {first + count} of {memory.shape[0]}")
 
-    def _load(self, d: Operation, tokens: Sequence[int] | None = None) -> Tensor:
-        """``[tokens, vectors * width]`` from the scratch, of the active tokens or of others."""
-        at = d.scratch_reads
+    def _vectors(self, memory: npt.NDArray[np.float32], at: Vectors, tokens: Sequence[int] | None = None) -> Tensor:
+        """``[tokens, vectors * width]`` of a memory, of the active tokens or of others."""
         if self.count == 1:  # a piece of the memory: no indices are made
             first = at.base + (self.first if tokens is None else tokens[0]) * at.stride
-            self._check_vectors(self.scratch, first, at.count)
-            return torch.from_numpy(self.scratch[first : first + at.count].reshape(1, -1).copy())
-        return torch.from_numpy(self.scratch)[self._addresses(at, tokens)].flatten(1)
+            self._check_vectors(memory, first, at.count)
+            return torch.from_numpy(memory[first : first + at.count].reshape(1, -1).copy())
+        return torch.from_numpy(memory)[self._addresses(at, tokens)].flatten(1)
+
+    def _load(self, d: Operation, tokens: Sequence[int] | None = None) -> Tensor:
+        """``[tokens, vectors * width]`` from the scratch, of the active tokens or of others."""
+        return self._vectors(self.scratch, d.scratch_reads, tokens)
 
     def _store(self, d: Operation, values: Tensor) -> None:
         """``[active tokens, vectors * width]`` to the scratch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 from ..descriptors import Descriptor, Flag, Format, Opcode
 from ..operators import (
@@ -11,6 +12,7 @@ from ..operators import (
     State,
     Vectors,
     accumulator_half,
+    accumulator_vectors,
     activation_half,
     active_tokens,
     rope_heads,
@@ -73,13 +75,43 @@ class Operation(Descriptor):
         return tuple(mode for flag, mode in _DRAIN_MODES.items() if flag in self.flags)
 
     @cached_property
+    def reads_scratch(self) -> bool:
+        return self.scratch_reads.count > 0
+
+    @cached_property
+    def accumulators(self) -> Vectors:
+        """Those of a token that DRAIN reads."""
+        return Vectors(self.row_blocks, 0, accumulator_vectors(self))
+
+    @cached_property
+    def joins_digits(self) -> bool:
+        return Flag.DIGITS in self.flags
+
+    @cached_property
+    def e4m3_query(self) -> bool:
+        return Format.FP8_QUERY in self.format
+
+    @cached_property
+    def mixing(self) -> Format:
+        """MIX, UNMIX, or neither."""
+        return self.format & (Format.MIX | Format.UNMIX)
+
+    @cached_property
     def of_vocabulary(self) -> bool:
         """Whether rows of DRAIN are of a vocabulary."""
         return bool(self.flags & (Flag.SHORTLIST | Flag.CANDIDATES))
 
     @cached_property
-    def rope_heads(self) -> dict[Flag, int]:
-        return rope_heads(self)
+    def rope_heads(self) -> dict[Flag, slice]:
+        """Where heads of each kind are among those that ROPE works on."""
+        counts = rope_heads(self)
+        ends = list(accumulate(counts.values()))
+        return {flag: slice(end - count, end) for (flag, count), end in zip(counts.items(), ends, strict=True)}
+
+    @cached_property
+    def rotated_heads(self) -> int:
+        """How many of them are rotated or mixed: queries and keys, which come first."""
+        return max((heads.stop for flag, heads in self.rope_heads.items() if flag is not Flag.VALUES), default=0)
 
 
 @lru_cache(maxsize=1 << 16)

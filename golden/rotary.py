@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .float32 import bf16_round, constant, fadd, fdiv, fmul, fsub, round_int8
-from .norm import INVERSE_127, absmax_inverse
+from .arithmetic import ZERO, arithmetic, largest, scalar
+from .float32 import bf16_round, round_int8
+from .norm import INVERSE_127, quantize_int8
 
 __all__ = ["mix", "quantize_kv", "quantize_query", "rotate", "unmix"]
 
 
 def rotate(x: Tensor, row: Tensor) -> Tensor:
     """Rotate the pairs (j, j + d/2) of ``x [..., d]`` by ``row [..., d]``: d/2 cosines, then d/2 sines."""
-    x1, x2 = x.chunk(2, dim=-1)
-    cos, sin = row.chunk(2, dim=-1)
-    return torch.cat((fsub(fmul(x1, cos), fmul(x2, sin)), fadd(fmul(x2, cos), fmul(x1, sin))), dim=-1)
+    elements, factors, half = x.numpy(), row.numpy(), x.shape[-1] // 2
+    f = arithmetic(elements, factors)
+    x1, x2, cos, sin = elements[..., :half], elements[..., half:], factors[..., :half], factors[..., half:]
+    turned = f.sub(f.mul(x1, cos), f.mul(x2, sin)), f.add(f.mul(x2, cos), f.mul(x1, sin))
+    return torch.from_numpy(np.concatenate(turned, axis=-1) + ZERO)
 
 
 def quantize_query(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
@@ -25,8 +29,7 @@ def quantize_query(y: Tensor, score_constant: float) -> tuple[Tensor, Tensor]:
 
     The scale, with a key's, takes a dot product to base-2 logarithms.
     """
-    a, inverse = absmax_inverse(y)
-    return round_int8(fmul(y, inverse)), fmul(a, constant(score_constant)).squeeze(-1)
+    return quantize_int8(y, score_constant)
 
 
 def _pairs(x: Tensor, stride: int, cos: float, sin: float) -> Tensor:
@@ -53,6 +56,8 @@ def quantize_kv(y: Tensor, *, four_bits: bool = False) -> tuple[Tensor, Tensor]:
     """Key or value heads ``y [..., d]`` -> ``(int8 [..., d], bf16 scale [...] held in float32)``. With ``four_bits`` the lower
     half of every element is 8, the middle of what it may be.
     """
-    scale = bf16_round(fmul(y.abs().amax(dim=-1, keepdim=True), INVERSE_127))
-    q = round_int8(fmul(y, fdiv(constant(1.0), scale)))
+    elements = y.numpy()
+    f = arithmetic(elements)
+    scale = bf16_round(torch.from_numpy(f.mul(largest(elements), scalar(INVERSE_127))))
+    q = round_int8(torch.from_numpy(f.mul(elements, f.div(scalar(1.0), scale.numpy()))))
     return q & -16 | 8 if four_bits else q, scale.squeeze(-1)

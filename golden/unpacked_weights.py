@@ -17,17 +17,13 @@ from ..grouped import SCALES
 from ..grouped_layout import GroupedLayout
 from ..int4 import MIDPOINT_STEP, spread
 from ..layout import Int4Layout, head_block_beats, unpack_ternary
-from ..numerics import GROUP, GROUP_SCALE_MAX
+from ..numerics import GROUP
 from ..panels import panel_beats
-from .panels import E4m3Panel, IntegerPanel, Panel
+from .panels import E4m3Panel, IntegerPanel, Panel, TernaryPanel
 
 __all__ = ["StationaryWeights"]
 
 Bytes = npt.NDArray[np.uint8]
-
-
-#: Bytes of matrices that are kept as products take them, in float32: SmolLM2-135M is below, 2B4T above.
-KEPT_BYTES = 5 << 28
 
 
 @dataclass(frozen=True)
@@ -40,32 +36,18 @@ class _Entry:
 
 
 class StationaryWeights:
-    """Unpacked matrices by address. ``last_write(address, size)`` tells whether they still are what the memory holds. Matrices
-    are kept in float32, for as many as `KEPT_BYTES` hold; the others are integers.
-    """
+    """Unpacked matrices by address. ``last_write(address, size)`` tells whether they still are what the memory holds."""
 
     def __init__(self, config: BuildConfig, last_write: Callable[[int, int], int]) -> None:
         self.config = config
         self._last_write = last_write
         self._entries: dict[tuple[int, ...], _Entry] = {}
-        self._kept = 0
         self._beats: dict[tuple[int, ...], int] = {}
-
-    def _matrix(self, integers: npt.NDArray[np.generic]) -> Tensor:
-        """A matrix in float32, or as it is when there is no room."""
-        matrix = torch.from_numpy(integers)
-        size = matrix.numel() * torch.float32.itemsize
-        if self._kept + size > KEPT_BYTES:
-            return matrix
-        self._kept += size
-        return matrix.float()
 
     def _get(self, key: tuple[int, ...], packed: Bytes, unpack: Callable[[int], _Entry]) -> _Entry:
         """What was made of ``packed``, the bytes at address ``key[0]``."""
         entry, written = self._entries.get(key), self._last_write(key[0], packed.nbytes)
         if entry is None or entry.written != written:
-            if entry is not None and entry.panel.weights.is_floating_point():
-                self._kept -= entry.panel.weights.nbytes
             entry = self._entries[key] = unpack(written)
         return entry
 
@@ -89,25 +71,23 @@ class StationaryWeights:
     def _ternary(self, d: Descriptor, beats: Bytes) -> Panel:
         c = self.config
         trits = unpack_ternary(c, beats, d.row_blocks * c.rows, min(d.slices * c.slice_inputs, c.max_inputs))
-        return IntegerPanel(self._matrix(trits), 127)
+        return TernaryPanel(trits)
 
     def _grouped(self, d: Descriptor, beats: Bytes) -> Panel:
         layout = GroupedLayout.of(self.config, d)
         trits, codes = layout.unpack(beats)
         scaled = trits * spread(SCALES[codes], GROUP, layout.inputs)
-        return IntegerPanel(self._matrix(scaled[:, : self.config.max_inputs]), 127 * GROUP_SCALE_MAX)
+        return IntegerPanel(scaled[:, : self.config.max_inputs])
 
     def _int4(self, d: Descriptor, beats: Bytes) -> Panel:
         layout = Int4Layout.of(self.config, d)
         codes, scales, midpoints = layout.unpack(beats)
         shape = layout.group, layout.inputs
         w = codes * spread(scales.astype(np.int16), *shape) + MIDPOINT_STEP * spread(midpoints.astype(np.int16), *shape)
-        return E4m3Panel(self._matrix(w[:, : self.config.max_inputs]))
+        return E4m3Panel(w[:, : self.config.max_inputs])
 
-    def head(self, address: int, beats: Bytes, inputs: int, vocab: int) -> tuple[Tensor, Tensor]:
-        """Rows ``[vocab, inputs]``, int8 or float32, and their scales ``[vocab]``, packed as by
-        ``layout.pack_head``.
-        """
+    def head(self, address: int, beats: Bytes, inputs: int, vocab: int) -> tuple[Panel, Tensor]:
+        """Rows ``[vocab, inputs]`` and their scales ``[vocab]``, packed as by ``layout.pack_head``."""
         c = self.config
 
         def unpack(written: int) -> _Entry:
@@ -118,9 +98,8 @@ class StationaryWeights:
             data = (
                 data.reshape(len(blocks), -1, c.kv_block, c.key_bytes).transpose(0, 2, 1, 3).reshape(-1, inputs)[:vocab]
             )
-            panel = IntegerPanel(self._matrix(np.ascontiguousarray(data)), 127 * 127)
-            return _Entry(written, panel, torch.from_numpy(widen_bf16(scales)))
+            return _Entry(written, IntegerPanel(data.astype(np.int16)), torch.from_numpy(widen_bf16(scales)))
 
         entry = self._get((address, inputs, vocab), beats, unpack)
         assert entry.row_scale is not None
-        return entry.panel.weights, entry.row_scale
+        return entry.panel, entry.row_scale

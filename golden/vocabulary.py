@@ -11,7 +11,8 @@ from ..descriptors import Flag
 from ..layout import head_block_beats
 from ..registers import PassFlag
 from ..rounding import ceil_div
-from .head import head_logits, short_list, top_candidates
+from .head import short_list, top_candidates
+from .int4 import dequantize_rows
 from .memories import Memories, ProgramError
 from .operation import Operation
 from .unpacked_weights import StationaryWeights
@@ -32,8 +33,8 @@ class Vocabulary(Memories):
             self.scores = self._extended(d, self.scores, results)
         if Flag.CANDIDATES in d.flags:
             self.logits = self._extended(d, self.logits, results)
-            rows = torch.arange(d.stride, min(d.stride + results.shape[1], d.head_stride))
-            for token, logits in enumerate(results):
+            rows = np.arange(d.stride, min(d.stride + results.shape[1], d.head_stride))
+            for token, logits in enumerate(results.numpy()):
                 if d.stride == 0:
                     self.registers.candidates[self.first + token] = []
                 self._add_candidates(self.first + token, rows, logits[: len(rows)])
@@ -51,13 +52,18 @@ class Vocabulary(Memories):
         lists[:, d.stride : d.stride + rows.shape[1]] = rows
         return known
 
-    def _add_candidates(self, token: int, rows: Tensor, logits: Tensor) -> None:
+    def _add_candidates(self, token: int, rows: npt.NDArray[np.int64], logits: Logits) -> None:
         """Later rows behind those that are there, of equal logits too."""
-        found = self.registers.candidates[token]
-        rows = torch.cat((torch.tensor([row for row, _ in found], dtype=torch.int64), rows))
-        logits = torch.cat((torch.tensor([logit for _, logit in found], dtype=torch.float32), logits))
-        index, value = top_candidates(logits, self.config.topk)
-        self.registers.candidates[token] = list(zip(rows[index].tolist(), value.tolist(), strict=True))
+        found, most = self.registers.candidates[token], self.config.topk
+        if len(found) == most:  # most rows are of no panel's best
+            near = np.flatnonzero(logits > found[-1][1])
+            rows, logits = rows[near], logits[near]
+        elif len(logits) > most:
+            best, values = top_candidates(torch.from_numpy(logits), most)
+            rows, logits = rows[best.numpy()], values.numpy()
+        if len(logits):
+            merged = found + list(zip(rows.tolist(), logits.tolist(), strict=True))
+            self.registers.candidates[token] = sorted(merged, key=lambda candidate: -candidate[1])[:most]
 
     def _write_logits(self, d: Operation, results: Tensor) -> None:
         size = 4 * results.shape[1]
@@ -82,12 +88,12 @@ class Vocabulary(Memories):
                 f"not {d.row_blocks} of {d.stride}"
             )
         rows, logits = [], []
-        q = torch.from_numpy(self.head_query[:n]).float()
+        q, scale = self.head_query[None, :n], torch.from_numpy(self.head_scale)
         for block in short_list(torch.from_numpy(scored), c.kv_block, entries).tolist():
             address = d.stream_address + block * d.head_stride
             size = min(c.kv_block, d.stride - block * c.kv_block)
-            weights, scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)
-            logits.append(head_logits(q, torch.from_numpy(self.head_scale)[0], weights, scale))
-            rows.append(block * c.kv_block + torch.arange(size))
+            panel, row_scale = self._weights.head(address, self._segment(d, address, head_block_beats(c, n)), n, size)
+            logits.append(dequantize_rows(torch.from_numpy(panel.products(q)), scale, row_scale)[0].numpy())
+            rows.append(block * c.kv_block + np.arange(size))
         self.registers.candidates[self.first] = []
-        self._add_candidates(self.first, torch.cat(rows), torch.cat(logits))
+        self._add_candidates(self.first, np.concatenate(rows), np.concatenate(logits))

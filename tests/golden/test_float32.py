@@ -16,7 +16,6 @@ from hwgen.golden.float32 import (
     MIN,
     bf16_bits,
     bf16_round,
-    column_sum,
     fadd,
     fdiv,
     flush,
@@ -146,40 +145,3 @@ def test_bf16() -> None:
     assert torch.equal(bf16_round(x[::3]), bf16_round(x)[::3])
     inside = x.abs() < largest
     assert torch.equal(bf16_round(x[inside]), x[inside].to(torch.bfloat16).to(torch.float32))
-
-
-def naive_column_sum(x: list[float]) -> float:
-    def add(a: float, b: float) -> float:
-        return float(fadd(torch.tensor(a), torch.tensor(b)))
-
-    sums = [0.0] * 128
-    for i, value in enumerate(x):
-        sums[i % 128] = add(sums[i % 128], value)
-    for stride in (64, 32, 16, 8, 4, 2, 1):
-        for c in range(stride):
-            sums[c] = add(sums[c], sums[c + stride])
-    return sums[0]
-
-
-@pytest.mark.parametrize("exponent", [0, -55, -122, 124])
-@pytest.mark.parametrize("length", [0, 1, 2, 127, 128, 129, 300, 512])
-def test_column_sum(length: int, exponent: int) -> None:
-    """Also where sums are flushed and saturated; with half the elements 0 and some that cancel."""
-    generator = torch.Generator().manual_seed(length)
-    x = torch.randn(2, 3, length, generator=generator) * torch.exp(4 * torch.randn(2, 3, length, generator=generator))
-    x[..., 128::3] = -x[..., : x[..., 128::3].shape[-1]]
-    x = flush(x * 2.0**exponent)
-    result = column_sum(x)
-    assert result.shape == (2, 3)
-    assert result.flatten().tolist() == [naive_column_sum(row) for row in x.reshape(6, length).tolist()]
-
-
-def test_column_sum_order_matters() -> None:
-    """The sum in the contract's order differs from other orders, so that a test of hardware can see the order."""
-    x = torch.randn(1024, generator=torch.Generator().manual_seed(0)).exp()
-    in_order = 0.0
-    for value in x:
-        in_order = fadd(torch.as_tensor(in_order), value)
-    assert column_sum(x) != in_order
-    assert column_sum(x) != column_sum(x.flip(0))
-    assert math.isclose(column_sum(x), x.sum(dtype=torch.float64), rel_tol=1e-6)

@@ -13,7 +13,6 @@ import torch
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.formats import pack_bf16, round_bf16
-from hwgen.golden import unpacked_weights
 from hwgen.golden.machine import GoldenMachine
 from hwgen.golden.memories import ProgramError
 from hwgen.golden.norm import norm_quantize
@@ -406,20 +405,16 @@ def test_tokens_of_a_chunk_do_not_depend_on_later_ones() -> None:
     assert np.array_equal(x[0][:3], x[1][:3]) and not np.array_equal(x[0][3], x[1][3])
 
 
-def test_matrices_are_kept_as_products_take_them_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The values are the same; one that changes in its place gives its room back."""
-    config = BuildConfig(name="kept")
+def test_matrices_are_unpacked_again_when_their_memory_was_written_to() -> None:
+    config = BuildConfig(name="unpacked")
     bytes_of = [np.random.default_rng(seed).integers(0, 243, (8, config.beat_bytes), dtype=np.uint8) for seed in range(3)]
-    elements = unpack_ternary(config, bytes_of[0], 2 * config.rows, 4 * config.slice_inputs).size
-    monkeypatch.setattr(unpacked_weights, "KEPT_BYTES", 4 * elements)
     written = {0: 0, 4096: 0}
     weights = StationaryWeights(config, lambda address, size: written[address])
-    kinds = []
+    d, made = Descriptor(opcode=Opcode.LINEAR, slices=4, row_blocks=2), []
     for address, content in ((0, 0), (0, 1), (4096, 2), (0, 1)):
         written[address] = content
-        d = Descriptor(opcode=Opcode.LINEAR, slices=4, row_blocks=2)
-        matrix = weights.panel(d, address, bytes_of[content]).weights
-        expected = unpack_ternary(config, bytes_of[content], 2 * config.rows, 4 * config.slice_inputs)
-        assert np.array_equal(matrix.numpy(), expected)
-        kinds.append(matrix.dtype)
-    assert kinds == [torch.float32, torch.float32, torch.int8, torch.float32]
+        made.append(weights.panel(d, address, bytes_of[content]))
+        trits = unpack_ternary(config, bytes_of[content], 2 * config.rows, 4 * config.slice_inputs)
+        columns = np.eye(trits.shape[1], dtype=np.int8)
+        assert np.array_equal(made[-1].products(columns), trits.T)
+    assert made[1] is made[3] and made[0] is not made[1]

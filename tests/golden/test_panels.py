@@ -2,54 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from hwgen.golden.int4 import E4M3_CODES, e4m3_values
-from hwgen.golden.panels import E4m3Panel, IntegerPanel
+from hwgen.golden.panels import E4m3Panel, IntegerPanel, Panel, TernaryPanel
 from hwgen.int4 import WEIGHT_MAX
+from hwgen.numerics import GROUP_SCALE_MAX
 
 FINITE = [code for code in range(E4M3_CODES) if code & 0x7F != 0x7F]
 
 
-def codes(values: list[int] | np.ndarray) -> torch.Tensor:
-    return torch.tensor(np.asarray(values), dtype=torch.uint8).view(torch.int8)
+def codes(values: list[list[int]] | np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.uint8).view(np.int8)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("inputs", [1, 32, 576, 1600])
-def test_e4m3_products_are_exact(inputs: int, kept: bool) -> None:
+def values_of(q: np.ndarray) -> np.ndarray:
+    return e4m3_values(torch.from_numpy(q).view(torch.uint8)).numpy().astype(np.int64)
+
+
+@pytest.mark.parametrize("inputs", [2, 32, 576, 1600])
+def test_e4m3_products_are_exact(inputs: int) -> None:
     rng = np.random.default_rng(inputs)
     weights = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (24, inputs)).astype(np.int16)
     q = codes(rng.choice(FINITE, (3, inputs)))
-    panel = E4m3Panel(torch.from_numpy(weights).float() if kept else torch.from_numpy(weights))
-    values = e4m3_values(q.view(torch.uint8)).numpy().astype(np.int64)
-    assert panel.products(q).numpy().tolist() == (values @ weights.astype(np.int64).T).tolist()
+    assert E4m3Panel(weights).products(q).tolist() == (values_of(q) @ weights.astype(np.int64).T).tolist()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_e4m3_products_of_the_largest(sign: int) -> None:
     """Every code against weights at their bound, all of one sign: the sums that are hardest to hold."""
-    n = 640
-    weights = torch.full((2, n), sign * WEIGHT_MAX, dtype=torch.int16)
-    panel = E4m3Panel(weights.float())
+    n = 16384
+    panel = E4m3Panel(np.full((2, n), sign * WEIGHT_MAX, np.int16))
     for first in range(0, len(FINITE), 50):
         of = FINITE[first : first + 50]
         q = codes(np.repeat(np.array(of)[:, None], n, axis=1))
-        values = e4m3_values(q[:, 0].view(torch.uint8)).to(torch.int64)
-        assert torch.equal(panel.products(q), (values * n * sign * WEIGHT_MAX)[:, None].expand(-1, 2))
+        assert panel.products(q).tolist() == [[value * n * sign * WEIGHT_MAX] * 2 for value in values_of(q)[:, 0].tolist()]
 
 
 def test_codes_of_nothing_are_refused() -> None:
-    panel = E4m3Panel(torch.ones(4, 8))
+    panel = E4m3Panel(np.ones((4, 8), np.int16))
     for code in (0x7F, 0xFF):
         with pytest.raises(ValueError, match="codes must be finite, not 0x7f or 0xff"):
             panel.products(codes([[0, 1, code, 3, 4, 5, 6, 7]]))
 
 
-def test_int8_products_are_exact() -> None:
-    """Longer rows than float32 can add up."""
-    q = torch.full((2, 2000), -127, dtype=torch.int8)
-    panel = IntegerPanel(torch.full((3, 2000), 127, dtype=torch.int8), 127 * 127)
-    assert panel.products(q).tolist() == [[-127 * 127 * 2000] * 3] * 2
+def test_a_panel_of_one_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="a panel must have two inputs at least, not 1"):
+        TernaryPanel(np.ones((4, 1), np.int8))
+
+
+@pytest.mark.parametrize(("panel", "magnitude"), [(TernaryPanel, 1), (IntegerPanel, 127), (IntegerPanel, GROUP_SCALE_MAX)])
+def test_int8_products_are_exact(panel: Callable[[np.ndarray], Panel], magnitude: int) -> None:
+    """Of every pair of an activation and a weight, of any, and of the largest in rows longer than float32 can add up."""
+    every, weights = np.arange(-127, 128, dtype=np.int8), np.arange(-magnitude, magnitude + 1, dtype=np.int16)
+    pairs = panel(weights[:, None].repeat(2, 1)).products(every[:, None].repeat(2, 1))
+    assert pairs.tolist() == (2 * np.multiply.outer(every.astype(int), weights)).tolist()
+    rng = np.random.default_rng(magnitude)
+    q, w = rng.choice(every, (5, 1600)), rng.choice(weights, (24, 1600))
+    assert panel(w).products(q).tolist() == (q.astype(int) @ w.astype(int).T).tolist()
+    for a, b in ((-127, magnitude), (127, magnitude), (-127, -magnitude)):
+        of_one = panel(np.full((3, 16384), b, np.int16)).products(np.full((2, 16384), a, np.int8))
+        assert of_one.tolist() == [[a * b * 16384] * 3] * 2
+
+
+def test_activations_may_lie_in_a_wider_memory() -> None:
+    rng = np.random.default_rng(1)
+    memory, w = rng.integers(-127, 128, (6, 900), dtype=np.int8), rng.integers(-1, 2, (24, 640), dtype=np.int8)
+    q = memory[:4, :640]
+    for panel in (TernaryPanel(w), IntegerPanel(w.astype(np.int16))):
+        assert panel.products(q).tolist() == (q.astype(int) @ w.astype(int).T).tolist()

@@ -14,7 +14,7 @@ from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Format, Opcode
-from hwgen.golden.head import head_logits
+from hwgen.golden.int4 import dequantize_rows
 from hwgen.layout import head_block_beats, pack_head, vectors_of
 from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
@@ -51,9 +51,8 @@ def operands(seed: int, vocab: int, hidden: int, kind: str) -> tuple[Any, Any, A
 
 def golden_logits(query: Any, rows: Any, scales: Any, scale: float) -> torch.Tensor:
     row_scale = torch.from_numpy((scales.astype(np.uint32) << 16).view(np.float32))
-    return head_logits(
-        torch.from_numpy(query).float(), torch.tensor(scale, dtype=torch.float32), torch.from_numpy(rows), row_scale,
-    )
+    products = torch.from_numpy(rows.astype(np.int64) @ query.astype(np.int64))
+    return dequantize_rows(products, torch.tensor(scale, dtype=torch.float32), row_scale)
 
 
 class Listed:
