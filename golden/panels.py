@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from .int4 import e4m3_code_values
 
 __all__ = ["E4m3Panel", "IntegerPanel", "Panel", "TernaryPanel"]
 
-Integers = npt.NDArray[np.integer]
+Integers = npt.NDArray[np.integer[Any]]
 
 #: Integers beyond trits are numbers of base 2^6, of digits of either sign.
 _DIGIT_BITS = 6
