@@ -19,6 +19,7 @@ from ...config import BuildConfig
 from ...errors import HwgenError
 from ...packages import needs
 from ..compiler.image import Image
+from ..runtime.device_state import DeviceState
 from ..runtime.engine import Engine, PassResult, Run, RunResult
 from ..runtime.generation import GeneratedToken, Generation
 from ..runtime.jobs import Job
@@ -128,7 +129,7 @@ class PlannedEngine(Engine):
     """An engine that computes nothing: every wanted token gives token 0, and the seconds of a pass are added to `seconds`."""
 
     def __init__(self, image: Image, costs: Costs) -> None:
-        self.image, self._seconds_of = image, costs
+        self.image, self._seconds_of, self._state = image, costs, DeviceState(image.config)
         self.seconds = 0.0
         self.pages = PagePool(NoMemory(), image, [0] * image.pages)  # type: ignore[arg-type]  # reads and writes are all it asks
 
