@@ -159,6 +159,7 @@ def test_axi_error(opened: Callable[..., PynqDevice], board: VirtualBoard) -> No
     """Logits go where no memory is; the pass after it is fine."""
     device = opened()
     engine = Engine(device, image())
+    engine.forward(Session(), PROMPT)  # what registers hold is not written again
     high = register(CONFIG, "LOGITS_HIGH").offset
     device.write_register(high, 0x7F)
     with pytest.raises(HwgenError, match="memory port 0 answered a write with response [23]"):
