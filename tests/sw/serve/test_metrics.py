@@ -23,7 +23,7 @@ def scrape(is_here: bool) -> str:
     scheduler: Any = SimpleNamespace(kept_bound=0.0, running=0, waiting=0, reopened=0, failure=None)
     metrics.watch(llm, scheduler)
     for seconds in (0.5, 1.5):
-        metrics.observe(SimpleNamespace(cycles=10), False, seconds)  # type: ignore[arg-type]  # all that is asked of them
+        metrics.observe(SimpleNamespace(cycles=10, passes=1), False, seconds)  # type: ignore[arg-type]  # all that is asked of them
     return metrics.text().decode()
 
 
