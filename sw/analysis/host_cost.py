@@ -29,7 +29,7 @@ from ...boards import load_board
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, contract_hash
 from ...published import published_model
-from ...registers import MAGIC, Control, Status, register_map
+from ...registers import CHOSEN_TOKENS, MAGIC, Control, Status, register_map
 from ..compiler.image import Image
 from ..devices.device import Allocator, Bytes
 from ..runtime.drafts import Drafter
@@ -112,8 +112,11 @@ class InstantDevice:
         scores = np.broadcast_to(logits[best].view(np.uint32), tokens.shape)
         self._candidates = np.stack((tokens.astype(np.uint32), scores), -1).reshape(PASSES, -1)
         self._pass = 0
-        #: Passes of a loop that are still to come.
+        #: Passes of a loop that are still to come, what it has chosen, and the best tokens of every pass: as lists, since what
+        #: stands for the machine is counted with the host.
         self._left = 0
+        self._chosen: list[int] = []
+        self._best: list[list[int]] = tokens[..., 0].tolist()
 
     def allocate(self, size: int) -> int:
         return self._allocator.allocate(size)
@@ -138,8 +141,7 @@ class InstantDevice:
     def write_register(self, offset: int, value: int) -> None:
         if offset == self._offsets["CONTROL"]:
             if value & Control.START:
-                self._left = int(self._words[self._offsets["LOOP"] // 4])
-                self._words[self._offsets["CHOSEN_COUNT"] // 4] = 0
+                self._left, self._chosen = int(self._words[self._offsets["LOOP"] // 4]), []
                 if not self._left:
                     self._next_pass()
             value, offset = int(Status.DONE) if value & Control.START else 0, self._offsets["STATUS"]
@@ -150,29 +152,28 @@ class InstantDevice:
         first = self._offsets["TOPK"] // 4
         self._words[first : first + self._candidates.shape[1]] = self._candidates[self._pass]
 
-    def _choose(self) -> None:
-        """A pass of a loop."""
-        self._next_pass()
-        runs, at = (int(self._words[self._offsets[name] // 4]) for name in ("RUNS", "CHOSEN_COUNT"))
-        first = self._offsets["CHOSEN"] // 4 + at
-        self._words[first : first + runs] = self._candidates[self._pass, : 2 * self.config.topk * runs : 2 * self.config.topk]
-        self._words[self._offsets["CHOSEN_COUNT"] // 4] = at + runs
-        self._left -= 1
-
     def read_register(self, offset: int) -> int:
-        return int(self._words[offset // 4])
+        return len(self._chosen) if offset == self._offsets["CHOSEN_COUNT"] else int(self._words[offset // 4])
 
     def read_registers(self, offset: int, count: int) -> list[int]:
+        if (first := offset - self._offsets["CHOSEN"]) >= 0 and first // 4 < CHOSEN_TOKENS:
+            return self._chosen[first // 4 : first // 4 + count]
         words: list[int] = self._words[offset // 4 : offset // 4 + count].tolist()
         return words
 
     def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+        if not self._left:
+            return
+        runs, loop = int(self._words[self._offsets["RUNS"] // 4]), self._offsets["LOOP"] // 4
         while self._left:
-            self._choose()
+            self._pass, self._left = (self._pass + 1) % PASSES, self._left - 1
+            self._chosen += self._best[self._pass][:runs]
             if look is not None:
                 look()
-            if self._words[self._offsets["LOOP"] // 4] == 1:
+            if self._words[loop] == 1:
                 self._left = 0
+        self._pass -= 1
+        self._next_pass()  # the candidates of the last
 
     def stop(self) -> None:
         return

@@ -359,17 +359,20 @@ class Engine:
         """
         self._start_loop(runs, passes, stop_tokens)
         count, firsts = len(runs), [run.session.position for run in runs]
-        chosen: list[int] = []
+        sequences = [run.session.tokens for run in runs]
+        #: What was computed last, and what was chosen since.
+        before, chosen = [run.tokens[0] for run in runs], list[int]()
+        number, first = (self._registers[name].offset for name in ("CHOSEN_COUNT", "CHOSEN"))
 
         def look() -> None:
-            there = self._read("CHOSEN_COUNT") // count * count
-            more = self.device.read_registers(self._registers["CHOSEN"].offset + 4 * len(chosen), there - len(chosen))
-            while more:
-                for run, token in zip(runs, chosen[-count:] or [run.tokens[0] for run in runs], strict=True):
-                    run.session.tokens.append(token)
-                chosen.extend(more[:count])
-                del more[:count]
-                if not on_pass(chosen[-count:]):
+            known, there = len(chosen), self.device.read_register(number) // count * count
+            if there > known:
+                chosen.extend(self.device.read_registers(first + 4 * known, there - known))
+            for at in range(known, there, count):
+                for sequence, token in zip(sequences, before, strict=True):
+                    sequence.append(token)
+                before[:] = chosen[at : at + count]
+                if not on_pass(before):
                     self._hold("LOOP", 1)
 
         try:
