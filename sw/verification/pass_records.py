@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ...descriptors import Descriptor, Opcode
+from ...descriptors import Descriptor, Format, Opcode
 from ...registers import ENGINE_COUNTERS
 from ..runtime.engine import Engine, PassResult
 from ..runtime.pass_trace import TraceEntry, read_trace
@@ -55,8 +55,10 @@ class PassRecords:
         config = self.engine.config
         groups = config.groups
         rows = sum(d.slices * d.row_blocks for d in self._linear()) // groups
-        # A row takes one cycle where the lanes work together; the INT4 engine reads scales besides.
-        if counters["engine_busy"] < rows or (not config.has_int4 and counters["engine_busy"] > rows * groups):
+        # A row takes one cycle where the lanes work together; the INT4 engine reads scales besides. With scales of groups a beat
+        # has several short row blocks, and rows say nothing of cycles.
+        grouped = any(Format.GROUPED in d.format for d in self._linear())
+        if not grouped and (counters["engine_busy"] < rows or (not config.has_int4 and counters["engine_busy"] > rows * groups)):
             return f"the engine was busy for {counters['engine_busy']} cycles, with {rows} rows of {groups} beats"
         if counters["engine_rows"] > counters["ring_empty"]:
             return f"the engine waited {counters['engine_rows']} cycles for rows, the ring was empty for {counters['ring_empty']}"
