@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ...files import replacing
 from ...packages import needs
 from ...published import published_model
 from ...sim.board_timing import USUAL, MemoryConditions
+from ..compiler.pass_costs import WALKED
 from ..compiler.pass_model import PassModel
 from ..runtime.kv_arrays import with_cache_tokens
 from .estimate import calibration_of, planned_image
@@ -20,13 +22,27 @@ __all__ = ["describe_plan", "draw_plan", "plan_json", "planned_costs"]
 
 
 def planned_costs(board: Board, shape_name: str, head: str, memory: MemoryConditions, host: float) -> Costs:
-    """Passes of a published model on a board by the pass model; ``host``: seconds of the host around each."""
+    """Passes of a published model on a board by the pass model; ``host``: seconds of the host around each. A few layers are walked,
+    and those beyond cost what the last of them costs.
+    """
     config, published = board.config, published_model(shape_name)
-    model = PassModel(config, published.shape, head=head, engine=published.engine, calibration=calibration_of(board, memory))
+    layers = published.shape.layers
+
+    def walked(number: int) -> PassModel:
+        return PassModel(
+            config, replace(published.shape, layers=number), head=head, engine=published.engine,
+            calibration=calibration_of(board, memory),
+        )
+
+    few = walked(min(layers, WALKED))
+    fewer = walked(WALKED - 1) if layers > WALKED else few
     hertz = config.clock_mhz * 1e6
 
     def cost(tokens: tuple[int, ...], position: int, wanted: int) -> float:
-        return model.run_runs([(position, count) for count in tokens], wanted).cycles / hertz
+        runs = [(position, count) for count in tokens]
+        most = few.run_runs(runs, wanted).cycles
+        layer = most - fewer.run_runs(runs, wanted).cycles
+        return (most + (layers - WALKED) * layer if layers > WALKED else most) / hertz
 
     return Costs(cost, host)
 
