@@ -21,6 +21,10 @@ from .plan import Arrival, Costs, PlannedEngine, policies, run_plan, summary
 __all__ = ["describe_plan", "draw_plan", "plan_json", "planned_costs"]
 
 
+#: Beats of the ring that are looked at together: coarser than for one pass, of which plans want hundreds.
+STEP = 1024
+
+
 def planned_costs(board: Board, shape_name: str, head: str, memory: MemoryConditions, host: float) -> Costs:
     """Passes of a published model on a board by the pass model; ``host``: seconds of the host around each. A few layers are walked,
     and those beyond cost what the last of them costs.
@@ -29,10 +33,12 @@ def planned_costs(board: Board, shape_name: str, head: str, memory: MemoryCondit
     layers = published.shape.layers
 
     def walked(number: int) -> PassModel:
-        return PassModel(
+        model = PassModel(
             config, replace(published.shape, layers=number), head=head, engine=published.engine,
             calibration=calibration_of(board, memory),
         )
+        model.step = STEP
+        return model
 
     few = walked(min(layers, WALKED))
     fewer = walked(WALKED - 1) if layers > WALKED else few
