@@ -90,7 +90,7 @@ class Calibration:
     loader_end: int = 6
     #: KV_WRITE: a segment, beside its beats; a header beat, beside its scales and words; a beat of data at least, where answers of
     #: the memory come late; two beats of the store, from request to arrival; once.
-    kv_segment: int = 12
+    kv_segment: int = 20
     kv_header: int = 4
     kv_beat: int = 5
     kv_pair: int = 7
