@@ -45,7 +45,7 @@ def estimate() -> dict[str, Any]:
 
 def chart(left: float, column: int, title: str, content: dict[str, Any]) -> list[str]:
     """One chart: a line a model over the number of answers."""
-    top, width, height = 84.0, 330.0, 210.0
+    top, width, height = 100.0, 330.0, 200.0
     rows = [row for entry in content.values() for row in entry["rows"]]
     most_x, most_y = max(row[0] for row in rows), 1.1 * max(row[column] for row in rows)
     parts = [text(left, top - 18, title, bold=True)]
@@ -53,14 +53,18 @@ def chart(left: float, column: int, title: str, content: dict[str, Any]) -> list
     for number in SEQUENCES:
         x = round(left + width * number / most_x, 1)
         parts.append(text(x, top + height + 17, str(number), size=11, anchor="middle", fill=SOFT))
-    for shape, entry in content.items():
+    ends: list[float] = []
+    for shape, entry in sorted(content.items(), key=lambda item: -float(item[1]["rows"][-1][column])):
         colour = SHAPES[shape][1]
         points = [(left + width * row[0] / most_x, top + height * (1 - row[column] / most_y)) for row in entry["rows"]]
         parts.append(line([(round(x, 1), round(y, 1)) for x, y in points], stroke=colour, width=2.5))
-        for place, anchor in ((0, "start"), (-1, "end")):
-            x, y = points[place]
+        # The first value stands at the axis, the last one above its line, or below where another line is close above.
+        first, (x, y) = points[0], points[-1]
+        ends.append(y)
+        below = any(0 < y - other < 20 for other in ends)
+        for place, at in ((0, (left - 5, first[1] + 4)), (-1, (x, y + 16 if below else y - 8))):
             value = f"{entry['rows'][place][column]:.0f}"
-            parts.append(text(round(x, 1), round(y - 8, 1), value, size=12, anchor=anchor, fill=colour))
+            parts.append(text(round(at[0], 1), round(at[1], 1), value, size=12, anchor="end", fill=colour))
     return parts
 
 

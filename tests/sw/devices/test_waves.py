@@ -35,7 +35,9 @@ class Noting:
 def test_waves_begin_at_the_first_doorbell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noting, traced = Noting(), []
 
-    def simulate(config: BuildConfig, memory: int, timing: object, public: object, trace: bool, *rest: object) -> Noting:
+    def simulate(
+        config: BuildConfig, memory: int, base: int, timing: object, public: object, trace: bool, *rest: object
+    ) -> Noting:
         traced.append(trace)
         return noting
 

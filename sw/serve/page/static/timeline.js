@@ -9,7 +9,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 /** A time in the largest unit that keeps it above 1. */
 export function duration(seconds) {
   if (seconds >= 1) return `${seconds.toFixed(2)} s`;
-  if (seconds >= 1e-3) return `${(1e3 * seconds).toFixed(2)} ms`;
+  if (seconds >= 1e-3) return `${(1e3 * seconds).toFixed(seconds >= 0.1 ? 0 : 2)} ms`;
   return `${(1e6 * seconds).toFixed(1)} µs`;
 }
 
