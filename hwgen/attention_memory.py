@@ -23,6 +23,9 @@ class AttentionMemory:
         self.rounds = ceil_div(config.max_group, lanes)
         #: Beats of the keys of one block at most.
         self.dims = config.max_head_dim // config.key_bytes
+        #: Blocks buffered on chip: four keep the stages busy, eight also the ring while own keys are read; block RAM has 512
+        #: words, whatever is used of them.
+        self.buffers = 8 if 8 << (self.dims - 1).bit_length() <= 512 else 4
         # Where the slots of a key/value head do not fill its last round, lanes waste one row of every head.
         wasted = config.max_kv_heads if config.chunk % lanes else 0
         #: Rows of query heads in one bank of the query memory.

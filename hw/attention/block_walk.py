@@ -7,7 +7,7 @@ from amaranth.utils import bits_for
 
 from ...config import BuildConfig
 from ..interfaces import index_bits
-from .item import BUFFERS, AttentionSizes
+from .item import AttentionSizes
 
 __all__ = ["BlockWalk"]
 
@@ -17,7 +17,7 @@ class BlockWalk:
 
     def __init__(self, config: BuildConfig, sizes: AttentionSizes, dim_bits: int) -> None:
         block_bits = (config.kv_block - 1).bit_length()
-        self.buffer = Signal((BUFFERS - 1).bit_length())
+        self.buffer = Signal((sizes.buffers - 1).bit_length())
         #: All buffers are in use.
         self.full = Signal(name="full")
         self.head = Signal(bits_for(config.max_kv_heads))
@@ -48,7 +48,7 @@ class BlockWalk:
         # "$signal" is Amaranth's name for a signal without one; given where the Verilog has it.
         self.in_header, self.in_keys, self.in_values, self.in_padding = (Signal(name="$signal") for _ in range(4))
         #: HEAD: beats from here on into the queue, and those that were written there.
-        self.queued, self.offered = (Signal(range((BUFFERS << dim_bits) + 1), name=n) for n in ("$signal", "offered"))
+        self.queued, self.offered = (Signal(range((sizes.buffers << dim_bits) + 1), name=n) for n in ("$signal", "offered"))
         #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
         self.room = Signal()
         self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))

@@ -10,7 +10,7 @@ from ...config import BuildConfig
 from ...descriptors import Format
 from ..interfaces import BeatStream, KvRead, Operator, RunRead, index_bits
 from .block_walk import BlockWalk
-from .item import BUFFERS, AttentionSizes, counted, more_than
+from .item import AttentionSizes, counted, more_than
 from .memory import BlockMemory
 from .nibbles import expand_beat, push_beat
 from .own_part import Landing, OwnPart
@@ -20,7 +20,7 @@ __all__ = ["BlockBuffer"]
 
 
 class BlockBuffer(wiring.Component):
-    """Loads blocks into ``BUFFERS`` local buffers, used in turn, ahead of the stages that work on them.
+    """Loads blocks into local buffers, used in turn, ahead of the stages that work on them.
 
     ATTENTION: for every run and every key/value head the blocks by ascending position. Those that begin before the run come from
     ``beats``, those with tokens of the run from the KV store, and the one that is both from both, each its own slots. The store
@@ -49,7 +49,7 @@ class BlockBuffer(wiring.Component):
         The values of the oldest block that was not freed are complete, and those of the next one too.
     free, free_rows : In(1)
         Strobe: nothing of the oldest block is needed any more; of keys and values, or with ``direct``.
-    scales_ready : Out(BUFFERS)
+    scales_ready : Out
         The scales of a buffered block are complete.
     scale_buffer, scale_key : In;  key_scale, value_scale : Out(16)
         bf16 scales of one key of a block, one cycle later.
@@ -58,7 +58,7 @@ class BlockBuffer(wiring.Component):
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         self.sizes = AttentionSizes(config)
-        buffer, dim, beat = (BUFFERS - 1).bit_length(), index_bits(self.sizes.dims), 8 * config.beat_bytes
+        buffer, dim, beat = (self.sizes.buffers - 1).bit_length(), index_bits(self.sizes.dims), 8 * config.beat_bytes
         super().__init__({
             "op": In(Operator(config)),
             "start": In(1),
@@ -81,7 +81,7 @@ class BlockBuffer(wiring.Component):
             "next_value_ready": Out(1),
             "free": In(1),
             "free_rows": In(1),
-            "scales_ready": Out(BUFFERS),
+            "scales_ready": Out(self.sizes.buffers),
             "scale_buffer": In(buffer),
             "scale_key": In(index_bits(config.kv_block)),
             "key_scale": Out(16),
@@ -243,7 +243,7 @@ class BlockBuffer(wiring.Component):
         offered = written & self.direct
         m.d.sync += [
             walk.queued.eq(counted(walk.queued, walk.accept & walk.in_keys & self.direct, self.take)),
-            walk.room.eq(~self.direct | (walk.queued < (BUFFERS << dim_bits) - 1)),
+            walk.room.eq(~self.direct | (walk.queued < (self.sizes.buffers << dim_bits) - 1)),
             walk.offered.eq(counted(walk.offered, offered, self.take)),
             # ``offered`` as it becomes is not 0
             self.offer.eq(offered | walk.offered[1:].any() | (walk.offered[0] & ~self.take)),
@@ -287,7 +287,7 @@ class BlockBuffer(wiring.Component):
                 walk.before | (~walk.has_own).replicate(config.kv_block),
             )),
         ]
-        memory = BlockMemory(beat, BUFFERS << dim_bits, slot)
+        memory = BlockMemory(beat, self.sizes.buffers << dim_bits, slot)
         m.d.comb += [
             memory.write_en.eq(strobe & written.replicate(config.kv_block)),
             memory.write_data.eq(data),
@@ -296,11 +296,11 @@ class BlockBuffer(wiring.Component):
 
     def _count_blocks(self, m: Module, walk: BlockWalk, own: OwnPart) -> None:
         """Buffers in use, and those whose keys and values are complete: a block counts once those before it do."""
-        used = more_than(m, BUFFERS, walk.begin, self.free | self.free_rows, "used")
+        used = more_than(m, self.sizes.buffers, walk.begin, self.free | self.free_rows, "used")
         key_turn, keys_end = self._complete(m, walk, own, "keys")
         _, values_end = self._complete(m, walk, own, "values")
-        keys = more_than(m, BUFFERS, keys_end, self.key_free, "keys_ahead")
-        values = more_than(m, BUFFERS, values_end, self.free, "values_ahead")
+        keys = more_than(m, self.sizes.buffers, keys_end, self.key_free, "keys_ahead")
+        values = more_than(m, self.sizes.buffers, values_end, self.free, "values_ahead")
         #: Keys of the present block that were written, where no other part comes to it; 0 after the last.
         keys_written = Signal(range(self.sizes.dims))
         with m.If(walk.accept & walk.in_keys):
@@ -321,7 +321,7 @@ class BlockBuffer(wiring.Component):
         """The buffer of the first block whose ``kind``, "keys" or "values", is not complete, and a strobe when it is."""
         turn = Signal(len(walk.buffer), name=f"{kind}_turn")
         #: Of every buffer: nothing more comes from the ring.
-        brought = Signal(BUFFERS, name=f"{kind}_brought")
+        brought = Signal(self.sizes.buffers, name=f"{kind}_brought")
         ended, ended_buffer = Signal(name=f"{kind}_ended"), Signal(len(walk.buffer), name=f"{kind}_ended_buffer")
         complete = Signal(name=f"{kind}_complete")
         m.d.sync += [
@@ -331,7 +331,7 @@ class BlockBuffer(wiring.Component):
         m.d.comb += complete.eq(
             brought.bit_select(turn, 1) & ~(getattr(own, f"{kind}_missing") & (own.buffer == turn))
         )
-        for i in range(BUFFERS):
+        for i in range(self.sizes.buffers):
             with m.If(ended & (ended_buffer == i)):
                 m.d.sync += brought[i].eq(1)
             with m.Elif(complete & (turn == i)):

@@ -12,10 +12,7 @@ from ...numerics import E4M3_LARGEST
 from ..float.e4m3 import E4M3_BITS
 from ..interfaces import index_bits
 
-__all__ = ["BUFFERS", "DOT_LATENCY", "AttentionSizes", "ItemLayout", "counted", "delayed", "more_than"]
-
-#: Cache blocks buffered on chip.
-BUFFERS = 8
+__all__ = ["DOT_LATENCY", "AttentionSizes", "ItemLayout", "counted", "delayed", "more_than"]
 
 #: Cycles from the last key beat of a block to its dot products.
 DOT_LATENCY = 3
@@ -57,7 +54,7 @@ def ItemLayout(config: BuildConfig) -> data.StructLayout:
     """
     sizes = AttentionSizes(config)
     return data.StructLayout({
-        "buffer": (BUFFERS - 1).bit_length(),
+        "buffer": (sizes.buffers - 1).bit_length(),
         "round": index_bits(sizes.rounds),
         "output": index_bits(sizes.output_words),
         "query_scale": index_bits(sizes.query_rows),

@@ -8,13 +8,13 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ..interfaces import KV_SCALE_LATENCY, index_bits
-from .item import BUFFERS, delayed
+from .item import AttentionSizes, delayed
 
 __all__ = ["ScaleBuffer"]
 
 
 class ScaleBuffer(wiring.Component):
-    """Takes the scales of a block from its header beats and from the KV store, and keeps them for ``BUFFERS`` blocks.
+    """Takes the scales of a block from its header beats and from the KV store, and keeps them for all buffered blocks.
 
     A memory one key wide is small, so a header waits in a register while its scales pour into the memory, a key a cycle.
 
@@ -32,7 +32,7 @@ class ScaleBuffer(wiring.Component):
         Read of the KV store.
     busy, holds : Out(1)
         Scales are on their way; among them those of the header.
-    ready : Out(BUFFERS)
+    ready : Out
         The scales of a buffer are complete.
     read_buffer, read_key : In;  key_scale, value_scale : Out(16)
         Scales one cycle later.
@@ -40,7 +40,8 @@ class ScaleBuffer(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
-        buffer = (BUFFERS - 1).bit_length()
+        self.buffers = AttentionSizes(config).buffers
+        buffer = (self.buffers - 1).bit_length()
         super().__init__({
             "put": In(1),
             "part": In(index_bits(config.header_beats)),
@@ -55,7 +56,7 @@ class ScaleBuffer(wiring.Component):
             "bank_scales": In(32),
             "busy": Out(1),
             "holds": Out(1),
-            "ready": Out(BUFFERS),
+            "ready": Out(self.buffers),
             "read_buffer": In(buffer),
             "read_key": In(index_bits(config.kv_block)),
             "key_scale": Out(16),
@@ -87,14 +88,14 @@ class ScaleBuffer(wiring.Component):
         m.d.sync += past.eq(Cat(half.word_select(keys[-3], 16) for half in (header[: 16 * block], header[16 * block :])))
         scales = Signal(32)
         m.d.sync += scales.eq(Mux(from_store, self.bank_scales, past))
-        for i in range(BUFFERS):
+        for i in range(self.buffers):
             with m.If(self.begin & (self.begin_buffer == i)):
                 m.d.sync += self.ready[i].eq(0)
             with m.Elif(landing[-1] & ~landing[-2] & (target == i)):
                 m.d.sync += self.ready[i].eq(1)
 
         m.submodules.memory = kept = memory.Memory(
-            shape=32, depth=BUFFERS * block, init=[], attrs={"ram_style": "distributed"}
+            shape=32, depth=self.buffers * block, init=[], attrs={"ram_style": "distributed"}
         )
         write, read = kept.write_port(), kept.read_port()
         m.d.comb += [

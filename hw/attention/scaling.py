@@ -11,7 +11,7 @@ from ...numerics import SCORE_BITS, SCORE_FRACTION
 from ..float.convert import FloatToInt, IntToFloat
 from ..float.multiply import FloatMul
 from ..interfaces import index_bits
-from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
+from .item import AttentionSizes, ItemLayout, delayed
 
 __all__ = ["ScoreScaler"]
 
@@ -59,8 +59,8 @@ class ScoreScaler(wiring.Component):
             "room": In(1),
             "begin": Out(1),
             "read_last": Out(1),
-            "scales_ready": In(BUFFERS),
-            "scale_buffer": Out((BUFFERS - 1).bit_length()),
+            "scales_ready": In(sizes.buffers),
+            "scale_buffer": Out((sizes.buffers - 1).bit_length()),
             "scale_key": Out(index_bits(config.kv_block)),
             "key_scale": In(16),
             "value_scale": In(16),

@@ -11,7 +11,7 @@ from ...config import BuildConfig
 from ...descriptors import Format
 from ..interfaces import Operator, QueryScaleWrite, QueryWrite, index_bits
 from .dot import DotArray
-from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
+from .item import AttentionSizes, ItemLayout, delayed
 from .query import QueryMemory
 from .slots import RunRounds
 
@@ -68,7 +68,7 @@ class ScoreStage(wiring.Component):
     def __init__(self, config: BuildConfig) -> None:
         self.config = config
         self.sizes = sizes = AttentionSizes(config)
-        lanes, beat, buffer = config.query_lanes, 8 * config.beat_bytes, (BUFFERS - 1).bit_length()
+        lanes, beat, buffer = config.query_lanes, 8 * config.beat_bytes, (sizes.buffers - 1).bit_length()
         super().__init__({
             "op": In(Operator(config)),
             "start": In(1),

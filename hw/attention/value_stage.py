@@ -16,7 +16,7 @@ from ..float.add import FloatAdd
 from ..float.convert import IntToFloat
 from ..float.multiply import FloatMul
 from ..interfaces import MemoryWrite, Operator, index_bits
-from .item import BUFFERS, AttentionSizes, ItemLayout, delayed
+from .item import AttentionSizes, ItemLayout, delayed
 
 __all__ = ["ValueLane", "ValueStage"]
 
@@ -183,7 +183,7 @@ class ValueStage(wiring.Component):
             "power": In(8).array(lanes),
             "correction": In(32).array(lanes),
             "reciprocal": In(stream.Signature(32)),
-            "value_buffer": Out((BUFFERS - 1).bit_length()),
+            "value_buffer": Out((sizes.buffers - 1).bit_length()),
             "value_dim": Out(index_bits(sizes.dims)),
             "value": In(8 * config.beat_bytes),
             "value_ready": In(1),

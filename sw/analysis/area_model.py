@@ -159,7 +159,8 @@ def packed_memory(depth: int, bits: int) -> Amount:
 def attention(c: BuildConfig) -> Amount:
     lanes, size, words = c.query_lanes, c.beat_bytes, AttentionMemory(c)
     # Buffers written by slots leave the ninth bit of every byte.
-    blocks = Amount(lut=248 + 15 * size, ff=284 + 23.7 * size, bram36=2 * block_rams(4 << power_bits(words.dims), 9 * size))
+    kept = block_rams(words.buffers << power_bits(words.dims), 9 * size)
+    blocks = Amount(lut=248 + 24 * size, ff=284 + 32 * size, bram36=2 * kept)
     scores = Amount(lut=516, ff=972) + Amount(
         lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
     ) * lanes
@@ -251,7 +252,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "beats": Amount(lut=8 * c.beat_bytes * mux_luts(c.groups) + 2, ff=1),
         "counters": Amount(lut=16, ff=792 + 66 * c.ports),
         "errors": Amount(lut=24, ff=7),
-        "kv_writer": Amount(lut=440 + 8 * c.beat_bytes, ff=237 + 8 * c.beat_bytes, dsp=4),
+        "kv_writer": Amount(lut=450 + 8 * c.beat_bytes, ff=330 + 16 * c.beat_bytes, dsp=4),
         "linear": linear(c),
         "loader": Amount(lut=316 + bits, ff=90 + 50 * c.width, dsp=1),
         "memory": memory_system(c),
@@ -260,7 +261,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
             lut=400 + 2.5 * c.beat_bytes + 32 * c.width, ff=340 + 9.8 * c.beat_bytes + 32 * c.width,
             bram36=block_rams(c.chunk * c.topk, 56),
         ),
-        "registers": Amount(lut=300 + 178 * c.ports + 195 * page_rows, ff=467),
+        "registers": Amount(lut=300 + 178 * c.ports + 195 * page_rows, ff=467, bram36=0.5),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(
