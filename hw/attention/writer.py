@@ -49,7 +49,8 @@ class Walk:
         self.high = Signal(block_bits + 2)
         self.end = Signal(block_bits + 2)
         self.slots = Signal(config.kv_block)
-        #: The next slot that is looked at, and steps that are left.
+        #: Slots that are looked at in a cycle; the next one, and cycles that are left.
+        self.slot_step = max(min(4, config.kv_block), config.kv_block // 8)
         self.slot, self.slots_left = Signal(block_bits + 1, name="slot"), Signal(4, name="slots_left")
         #: The run has one token in the block: its scale stands for those of all slots, of which its own alone is written.
         self.single = Signal(name="single")
@@ -136,7 +137,7 @@ class KvWriter(wiring.Component):
         ]
         m.d.sync += walk.single.eq(walk.high - walk.low == 1)
         # Some slots a cycle, while the address is found and the header is filled, which takes longer.
-        step = max(min(4, block), block // 8)
+        step = walk.slot_step
         with m.If(walk.slots_left != 0):
             m.d.sync += [
                 walk.slots_left.eq(walk.slots_left - 1),
@@ -301,12 +302,12 @@ class KvWriter(wiring.Component):
 
     def _open_segment(self, m: Module, walk: Walk) -> None:
         """States that find the segment's address and its slots."""
-        command, block = self.op.descriptor, self.config.kv_block
+        command = self.op.descriptor
         number = Signal(NUMBER_BITS)
         low, high = Signal(NUMBER_BITS + 16), Signal(ADDRESS_BITS - 16)
         address = self.segment.payload.address
         with m.State("PAGE"):
-            m.d.sync += [walk.slot.eq(0), walk.slots_left.eq(block // max(min(4, block), block // 8))]
+            m.d.sync += [walk.slot.eq(0), walk.slots_left.eq(self.config.kv_block // walk.slot_step)]
             m.next = "NUMBER"
         with m.State("NUMBER"):
             m.d.sync += number.eq(self.pages.number)

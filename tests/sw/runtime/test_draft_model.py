@@ -111,7 +111,7 @@ def test_several_answers(image: Image, other: Image) -> None:
         generation = Generation(
             engine, PROMPT, 24, Sampling(seed=n, temperature=0.5), drafter=Drafter(LARGE, DraftModel(guessing))
         )
-        scheduler.submit(Job(generation, lambda item, n=n: found[n].append(item.token), lambda error: None))  # type: ignore[misc]
+        scheduler.submit(Job(generation, lambda item, n=n: found[n].append(item.token), lambda error: None))  # type: ignore[misc]  # n has its type from the loop
     while scheduler.step():
         pass
     assert found == [tokens for tokens, _ in alone] and guessing.pages.free == image.pages

@@ -263,7 +263,7 @@ def failing(running: Running) -> None:
         raise DeviceTimeout("it hangs")
 
     device = running.service.llm.device
-    device.wait = fail  # type: ignore[method-assign]
+    device.wait = fail  # type: ignore[method-assign]  # of this device alone
     device.read_registers = fail  # type: ignore[assignment,method-assign]  # one that is in a loop
 
 
