@@ -68,6 +68,7 @@ class Scheduler:
         on_failure: Callable[[HwgenError], None] | None = None,
         turn: Turn | None = None,
         loop_passes: int = 1,
+        alone: Callable[[], bool] = lambda: False,
     ) -> None:
         limits = (("max_running", max_running, 1), ("max_waiting", max_waiting, 0), ("time_between_tokens", time_between_tokens, 1),
                   ("loop_passes", loop_passes, 1))
@@ -78,6 +79,8 @@ class Scheduler:
         self.max_running, self.max_waiting, self.time_between_tokens = max_running, max_waiting, time_between_tokens
         #: Passes that the machine runs by itself at most where nobody waits. Whether it can is found out now, not behind an answer.
         self.loop_passes = loop_passes if loop_passes > 1 and engine.can_loop() else 1
+        #: Asked before a pass: whether it has a doorbell of its own, and is no loop.
+        self._alone = alone
         #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
         self.kept_bound = 0.0
         self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)
@@ -364,7 +367,7 @@ class Scheduler:
     def _run(self, parts: list[Part]) -> None:
         """One pass from doorbell to completion, or a loop, and what comes of it."""
         loop = Loop(self.engine, parts, self._interrupts)
-        alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts()
+        alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts() or self._alone()
         passes = 1 if alone else loop.passes(self.loop_passes)
         begin = time.monotonic()
         try:

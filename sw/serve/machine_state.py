@@ -75,11 +75,16 @@ class MachineState:
         self._traced: tuple[int, PassTrace] | None = None
 
     # ---- the scheduler's thread ----------------------------------------------------------------------------------
+    def wants_trace(self) -> bool:
+        """Whether the next pass will be traced if it is no loop: the trace memory has room for one pass."""
+        now = time.monotonic()
+        return now - self._asked < LOOKED_AT and now >= self._next_trace
+
     def observe(self, jobs: Sequence[Job], result: PassResult, prefill: bool, seconds: float) -> None:
         """One pass of the accelerator, with a run for each of the jobs; no other has begun since."""
         number, now = next(self._numbers), time.monotonic()
         words: tuple[int, ...] = ()
-        if now - self._asked < LOOKED_AT and now >= self._next_trace:
+        if self.wants_trace() and result.passes == 1:
             name = f"pass {number}: {result.tokens} {'prompt ' if prefill else ''}token{'s' if result.tokens > 1 else ''}"
             self._traced = (number, read_trace(self._llm.engine, name, result.cycles))
             words = self._port_words()

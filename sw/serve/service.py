@@ -88,7 +88,7 @@ class Service:
         self.scheduler = Scheduler(
             llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, time_between_tokens=limits.time_between_tokens,
             observer=self._observe, reopen=self._reopen, back_off=back_off, turn=None if turns is None else self,
-            loop_passes=LOOP_PASSES,
+            loop_passes=LOOP_PASSES, alone=self.machine.wants_trace,
         )
         self.metrics.watch(llm, self.scheduler)
         self._grammar = JsonGrammar(llm.model.tokenizer, llm.image.shape.vocab, llm.model.stop_tokens)
