@@ -1,6 +1,4 @@
-"""A pass on a second, four-state simulator, and a pass of the netlist for UltraScale+: both do at the pins what the Verilog does under
-Verilator, where every operator equals golden.
-"""
+"""Passes on a second, four-state simulator: at the pins it does what Verilator does, where every operator equals golden."""
 
 from __future__ import annotations
 
@@ -100,8 +98,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 def test_unknown_bits_reach_no_pin(recording: Recording, tmp_path: Path) -> None:
-    """Memories begin unknown; registers have their first values, as flip-flops of an FPGA do. Every write of every memory that has a
-    probe, every access of the memory port and of the registers is as under Verilator, whole and in the same cycle.
+    """Memories begin unknown; registers have their first values, as flip-flops of an FPGA do. Every write of every memory that has
+    a probe, every access of the memory port and of the registers is as under Verilator, whole and in the same cycle.
     """
     source = tmp_path / "design.v"
     source.write_text(with_known_memories(for_icarus(cached_verilog(CONFIG))))
