@@ -24,7 +24,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -94,6 +94,7 @@ def run_cocotb(
     ports: Sequence[Any] | None = None,
     testcase: str | Sequence[str] | None = None,
     build_args: Sequence[str] = (),
+    rewrite: Callable[[str], str] = lambda text: text,
 ) -> None:
     """Simulate ``component`` with the cocotb tests of ``test_module`` and raise ``AssertionError`` unless all pass.
 
@@ -101,12 +102,12 @@ def run_cocotb(
     (``results.xml``, ``simulation.log``, and ``dump.vcd`` when the environment says ``WAVES=1``), usually ``tmp_path``.
     ``parameters``: JSON values that the tests read with `cocotb_parameters`. ``extra_env``: further environment of the
     simulation. ``ports``: needed only for a design that is no ``wiring.Component``. ``testcase``: run only these
-    cocotb functions. ``build_args``: further arguments of Verilator.
+    cocotb functions. ``build_args``: further arguments of Verilator. ``rewrite``: what is simulated in place of the Verilog.
 
     The simulator is compiled once for each text of the Verilog and kept in ``build/cocotb``. Where ``HWGEN_RTL_COVERAGE`` of the
     environment names a folder, it counts lines and toggles, and leaves what it counted there (`tools/rtl_coverage.py` adds it up).
     """
-    text = to_verilog(component, top=top, ports=ports)
+    text = rewrite(to_verilog(component, top=top, ports=ports))
     build_dir = Path(build_dir).resolve()
     build_dir.mkdir(parents=True, exist_ok=True)
     results = build_dir / "results.xml"

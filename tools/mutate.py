@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -30,7 +33,7 @@ from typing import Any
 
 from hwgen.hw.accelerator import TOP
 from hwgen.hw.verilog import cached_verilog
-from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, plant
+from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, plant, watch
 from hwgen.sw.devices import verilator
 from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult
@@ -72,12 +75,14 @@ def draw(verilog: str, count: int, seed: int) -> list[Mutant]:
     return sorted(chosen.values(), key=lambda mutant: mutant.line)
 
 
-def open_mutant(case: Case, verilog: str, number: int) -> VerilatorDevice:
+def open_mutant(case: Case, verilog: str, number: int | None) -> VerilatorDevice:
+    """The machine with one of the mutants planted in it; None: there are none."""
+    public = () if number is None else (ACTIVE,)
     device = VerilatorDevice(
-        case.config, memory_bytes=MEMORY_BYTES, memory_base=case.base, timing=case.timing, public=(ACTIVE,), verilog=verilog
+        case.config, memory_bytes=MEMORY_BYTES, memory_base=case.base, timing=case.timing, public=public, verilog=verilog
     )
     for bit in range(16):
-        if number >> bit & 1:
+        if number and number >> bit & 1:
             device.accelerator.poke(ACTIVE, bit)
     device.accelerator.reset()
     device.accelerator.tick(1100)
@@ -96,10 +101,10 @@ class Fate:
     cycles: tuple[int, ...] = ()
 
 
-def run_cases(verilog: str, number: int, which: slice = slice(None)) -> Fate:
-    """Some cases on a mutant, the quickest first and loops last, until something is wrong."""
+def run_cases(verilog: str, number: int | None, which: slice = slice(None)) -> Fate:
+    """Some cases on a mutant, the quickest first, until something is wrong. Loops come behind the quick ones."""
     cycles = []
-    for i, case in list(enumerate([*cases(), None]))[which]:
+    for i, case in list(enumerate([*cases()[:QUICK], None, *cases()[QUICK:]]))[which]:
         try:
             if case is None:
                 result = run_loops(lambda: open_mutant(cases()[0], verilog, number))
@@ -166,29 +171,52 @@ def attempts(verilog: str, numbers: Iterable[int], which: slice, jobs: int) -> I
             yield attempt.number, attempt.fate()
 
 
+def print_into(output: int, verilog: str) -> None:
+    os.dup2(output, 1)
+    run_cases(verilog, None)
+    ctypes.CDLL(None).fflush(None)  # what the simulator has printed
+
+
+def reached(verilog: str, mutants: Sequence[Mutant]) -> set[Mutant]:
+    """Those that make a difference in their place in some case, whatever comes of it."""
+    with tempfile.TemporaryFile("w+") as printed:
+        process = multiprocessing.Process(target=print_into, args=(printed.fileno(), watch(verilog, mutants, TOP)))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        printed.seek(0)
+        return {mutants[int(number) - 1] for number in re.findall(r"mutant (\d+) differs", printed.read())}
+
+
 def summary(
-    mutants: Sequence[Mutant], results: dict[int, Fate], equivalent: set[int], usual: tuple[int, ...]
+    mutants: Sequence[Mutant], results: dict[int, Fate], equivalent: set[int], differ: set[Mutant], usual: tuple[int, ...]
 ) -> dict[str, Any]:
-    """The record; ``usual``: cycles of the cases without a mutant."""
+    """The record; ``differ``: survivors that make a difference in their place; ``usual``: cycles of the cases without a mutant."""
     killed = [n for n, fate in results.items() if fate.case is not None]
     survivors = [n for n, fate in results.items() if fate.case is None and n not in equivalent]
     units: dict[str, Counter[str]] = defaultdict(Counter)
     for n, fate in results.items():
         kind = "killed" if fate.case is not None else "equivalent" if n in equivalent else "survived"
         units[unit_of(mutants[n - 1])][kind] += 1
+    kinds = {n: kind_of_survivor(mutants[n - 1] in differ, results[n].cycles != usual[: len(results[n].cycles)]) for n in survivors}
     return {
         "mutants": len(results), "killed": len(killed), "equivalent": len(equivalent), "survived": len(survivors),
-        "on_all_cases": len(killed) + sum(len(fate.cycles) == len(usual) for fate in results.values()),
-        "slower_or_faster": sum(results[n].cycles != usual[: len(results[n].cycles)] for n in survivors),
         "percent": round(100 * len(killed) / max(1, len(killed) + len(survivors)), 1),
+        "on_all_cases": len(killed) + sum(len(fate.cycles) == len(usual) for fate in results.values()),
+        "survivors_by_kind": dict(Counter(kinds.values())),
         "kinds": dict(Counter(mutants[n - 1].kind for n in results)),
         "by_case": dict(sorted(Counter(str(results[n].case) for n in killed).items())),
         "units": [{"unit": unit, "killed": of["killed"], "equivalent": of["equivalent"], "survived": of["survived"]}
                   for unit, of in sorted(units.items())],
         "survivors": [{"module": mutants[n - 1].module, "kind": mutants[n - 1].kind, "mutant": str(mutants[n - 1]),
-                       "line": mutants[n - 1].before, "text_line": mutants[n - 1].line,
-                       "only_time_differs": results[n].cycles != usual[: len(results[n].cycles)]} for n in survivors],
+                       "line": mutants[n - 1].before, "text_line": mutants[n - 1].line, "why": kinds[n]} for n in survivors],
     }
+
+
+def kind_of_survivor(differs: bool, other_cycles: bool) -> str:
+    if not differs:
+        return "never makes a difference in its place"
+    return "changes when things happen, not what" if other_cycles else "what it changes does not come out"
 
 
 def read_fates(record: Path | None) -> dict[str, Any]:
@@ -205,6 +233,7 @@ def commit() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=400)
+    parser.add_argument("--run", type=int, help="so many of them; all if not given")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3600, help="no mutant is begun after that")
     parser.add_argument("--go-on", type=Path, help="an earlier record of the same mutants: what it found is kept")
@@ -226,6 +255,7 @@ def main() -> int:
     begin = time.monotonic()
     order = list(range(1, len(mutants) + 1))
     random.Random(options.seed).shuffle(order)
+    order = order[: options.run]
     results = {int(n): Fate(case, "", tuple(cycles)) for n, (case, cycles) in read_fates(options.go_on).items()}
 
     def run_all(numbers: Iterable[int], which: slice) -> None:
@@ -236,10 +266,11 @@ def main() -> int:
             said = "survived" if fate.case is None else f"case {fate.case}"
             print(f"{len(results)}/{len(mutants)} {said}: {mutants[number - 1]} {fate.wrong[:100]}", file=sys.stderr, flush=True)
 
-    run_all([number for number in order if number not in results], slice(QUICK))  # all on what is quick, then the rest
+    run_all([number for number in order if number not in results], slice(QUICK))  # all on what is quick, then case by case
     for done in range(QUICK, len(sound.cycles)):
-        run_all([n for n, fate in results.items() if fate.case is None and len(fate.cycles) == done], slice(done, None))
+        run_all([n for n, fate in results.items() if fate.case is None and len(fate.cycles) == done], slice(done, done + 1))
     survivors = [number for number, fate in results.items() if fate.case is None]
+    differ = reached(verilog, [mutants[number - 1] for number in survivors])
     harmless, tried = set[int](), 0
     begun = time.monotonic()
     for number in survivors:
@@ -250,9 +281,9 @@ def main() -> int:
             harmless.add(number)
             print(f"harmless: {mutants[number - 1]}", file=sys.stderr, flush=True)
     found = {
-        "command": f"tools/mutate.py --mutants {options.mutants} --seed {options.seed}", "commit": commit(),
+        "command": " ".join(["tools/mutate.py", *sys.argv[1:]]), "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begin),
-        "tried_for_equivalence": tried, **summary(mutants, results, harmless, sound.cycles),
+        "tried_for_equivalence": tried, **summary(mutants, results, harmless, differ, sound.cycles),
         "fates": {n: (fate.case, fate.cycles) for n, fate in results.items()},
     }
     print(json.dumps({key: value for key, value in found.items() if key not in ("units", "survivors", "fates")}))

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, mutate, plant
+from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, mutate, plant, watch
 
 VERILOG = """\
 module top(clk, rst, a, o);
@@ -78,3 +78,17 @@ def test_all_are_planted_and_switched() -> None:
         line = text.split("\n")[mutant.line + 1]  # behind the register
         assert f"((top.{ACTIVE} == 16'd{number}) ? ({mutant.after} ) : ({mutant.before} ))" in line
     assert "tag_0 <= ((top." in text
+
+
+def test_what_a_mutant_would_change_is_watched() -> None:
+    chosen = list({mutant.line: mutant for mutant in found()}.values())
+    text = watch(VERILOG, chosen, "top")
+    unit = text[text.index("module \\top.unit") :]
+    for number, mutant in enumerate(chosen, 1):
+        sign = "!" if mutant.kind == "condition" else ""
+        size = f"[{mutant.width - 1}:0]"
+        assert f"  wire {size} without_mutant_{number} = {sign}({mutant.before} );" in unit
+        assert f"  wire {size} with_mutant_{number} = {sign}({mutant.after} );" in unit
+        assert f'$display("mutant {number} differs")' in unit
+    widths = {mutant.before.strip(): mutant.width for mutant in chosen}
+    assert widths["tag"] == 4 and widths["b"] == 1, "bits of what is assigned, and of a condition"
