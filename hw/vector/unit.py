@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Format, Opcode
+from ...numerics import four_bit_table
 from ..interfaces import (
     AccumulatorRead,
     ActivationWrite,
@@ -20,6 +21,7 @@ from ..interfaces import (
     QueryWrite,
     TableRead,
 )
+from ..lookup import looked_up
 from .columns import ColumnSum
 from .digits import DigitSum
 from .drain import DrainSteps
@@ -372,5 +374,8 @@ class VectorUnit(wiring.Component):
             four_bits = Signal(reset_less=True)  # of the next cycle's vector
             of_value = steps.tags[QUANTIZED - 1].kind == Kind.VALUE
             m.d.sync += four_bits.eq(Mux(of_value, steps.has(Format.INT4_VALUES), steps.has(Format.INT4_KEYS)))
+            levels = four_bit_table()[::4]  # the lower two bits of an element decide nothing
             for byte in range(self.config.width):
-                m.d.comb += kv.data[8 * byte : 8 * byte + 4].eq(Mux(four_bits, 8, elements[8 * byte : 8 * byte + 4]))
+                element = elements[8 * byte : 8 * byte + 8]
+                level = looked_up(levels, element[2:], range(8))
+                m.d.comb += kv.data[8 * byte : 8 * byte + 8].eq(Mux(four_bits, level, element))
