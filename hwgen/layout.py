@@ -18,7 +18,8 @@ from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KV_FORMATS", "KvBlockLayout", "arrange_ternary", "kv_format_name", "matrix_beats", "mixing_strides",
+    "Int4Layout", "KV_FORMATS", "KvBlockLayout", "arrange_ternary", "key_mixing_strides", "kv_format_name", "lane_strides",
+    "matrix_beats", "mixing_strides",
     "pack_head", "pack_ternary", "pack_trits", "pad_beats", "unpack_ternary", "unpack_trits", "vectors_of",
 ]
 
@@ -207,6 +208,16 @@ def mixing_strides(config: BuildConfig, head_dim: int) -> tuple[int, ...]:
         vectors //= 2
         strides.append(vectors * config.width)
     return tuple(reversed(strides))
+
+
+def key_mixing_strides(config: BuildConfig, head_dim: int) -> tuple[int, ...]:
+    """The same of keys, whose errors cost more: a quarter and a half of a vector first."""
+    return *lane_strides(config), *mixing_strides(config, head_dim)
+
+
+def lane_strides(config: BuildConfig) -> tuple[int, ...]:
+    """Distances at which the vector unit mixes elements of the same vector."""
+    return config.width // 4, config.width // 2
 
 
 class KvBlockLayout:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ...descriptors import Format
 from ...formats import pack_bf16, to_four_bits, widen_bf16
-from ...layout import KV_FORMATS, mixing_strides
+from ...layout import KV_FORMATS, key_mixing_strides
 from ..compiler.image import Image
 from .kv_arrays import KvArrays
 
@@ -35,7 +35,7 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
     if not distance or not layers:
         return arrays
     four_bits = Format.INT4_KEYS in KV_FORMATS[image.kv]
-    strides = mixing_strides(image.config, image.shape.head_dim) if four_bits else ()
+    strides = key_mixing_strides(image.config, image.shape.head_dim) if four_bits else ()
     angle = distance * image.shape.rotary_frequencies()
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     elements, scales = arrays.elements.copy(), arrays.scales.copy()

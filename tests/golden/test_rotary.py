@@ -13,7 +13,7 @@ from hwgen.config import BuildConfig
 from hwgen.formats import rotary_rows, score_constant
 from hwgen.golden.float32 import bf16_round
 from hwgen.golden.rotary import mix, quantize_kv, quantize_query, rotate, unmix
-from hwgen.layout import mixing_strides
+from hwgen.layout import key_mixing_strides, lane_strides, mixing_strides
 from hwgen.shape import ModelShape
 
 from . import rational
@@ -90,6 +90,7 @@ def test_mixing_equals_rational_model() -> None:
 def test_mixing_spreads_and_comes_back() -> None:
     strides = mixing_strides(BuildConfig(), 64)
     assert BuildConfig().width == 8 and strides == (8, 16, 32)
+    assert lane_strides(BuildConfig()) == (2, 4) and key_mixing_strides(BuildConfig(), 64) == (2, 4, 8, 16, 32)
     x = torch.zeros(64)
     x[13] = 80.0
     mixed = mix(x, strides)
