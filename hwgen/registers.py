@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
-from .draw import SCALE_BITS
+from .draw import SCALE_BITS, Draw
 
 __all__ = [
     "CHOSEN_TOKENS", "COUNTERS", "DRAW_COUNT", "DRAW_SCALE", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE",
     "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "STOP_TOKENS", "TRACE_WORDS",
-    "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map",
+    "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from", "draw_words", "map_signature", "register",
+    "register_map",
 ]
 
 #: First register: the letters "hwgn".
@@ -127,6 +128,16 @@ LOOP_PASSES = Field("PASSES", 0, CHOSEN_TOKENS.bit_length(), "Passes at most; 0:
 
 #: The field of the INTERRUPT register.
 INTERRUPT_ENABLE = Field("ENABLE", 0, 1, "Raise irq while DONE is set.")
+
+
+def draw_words(draw: Draw) -> tuple[int, int]:
+    """The words of DRAW that say how a run's tokens are chosen."""
+    return DRAW_SCALE.put(draw.scale) | DRAW_COUNT.put(draw.count), draw.key
+
+
+def draw_from(how: int, key: int) -> Draw:
+    """What `draw_words` made these of."""
+    return Draw(DRAW_COUNT.extract(how), DRAW_SCALE.extract(how), key)
 
 
 @dataclass(frozen=True)

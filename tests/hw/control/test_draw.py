@@ -17,7 +17,7 @@ from cocotb.triggers import FallingEdge
 from hwgen.config import BuildConfig
 from hwgen.draw import SCALE_BITS, Draw, draw_scale
 from hwgen.hw.control.draw import DrawUnit
-from hwgen.registers import DRAW_COUNT, DRAW_SCALE
+from hwgen.registers import draw_words
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 
 POSITIONS = 20
@@ -63,7 +63,7 @@ class Bench:
     async def ask(self, draw: Draw, position: int) -> int:
         """The token, and that it is asked for no more; cycles are in `cycles`."""
         dut = self.dut
-        dut.how.value, dut.key.value = DRAW_SCALE.put(draw.scale) | DRAW_COUNT.put(draw.count), draw.key
+        dut.how.value, dut.key.value = draw_words(draw)
         dut.ask.value, dut.position.value = 1, 0
         self.cycles = 0
         while True:
