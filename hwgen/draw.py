@@ -1,4 +1,4 @@
-"""A token drawn from the candidates behind a pass, in integers: the same on the machine, its model and the host (numerics contract)."""
+"""A token drawn from the candidates behind a pass, in integers: machine, model and host draw the same one (numerics contract)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = [
 #: Philox-2x32 with ten rounds: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 MULTIPLIER, WEYL, ROUNDS = 0xD256D193, 0x9E3779B9, 10
 
-#: Bits of a logit's magnitude in fixed point, 20 of them behind the point, and the exponent field of a float32 whose mantissa begins
-#: with the first of them: what is larger, or not finite, saturates.
+#: Bits of a logit's magnitude in fixed point, those of them behind the point, and the exponent field of a float32 whose mantissa
+#: begins with the first of them: what is larger, or not finite, saturates.
 FIXED_BITS, _FIXED_FRACTION = 31, 20
 EXPONENT_ONE = 127 + FIXED_BITS - _FIXED_FRACTION - 1
 

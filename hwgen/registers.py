@@ -10,10 +10,10 @@ from .descriptors import Opcode
 from .draw import SCALE_BITS, Draw
 
 __all__ = [
-    "CHOSEN_TOKENS", "COUNTERS", "DRAW_COUNT", "DRAW_SCALE", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE",
-    "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "STOP_TOKENS", "TRACE_WORDS",
-    "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from", "draw_words", "map_signature", "register",
-    "register_map",
+    "CHOSEN_TOKENS", "COUNTERS", "DRAW_COUNT", "DRAW_SCALE", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT",
+    "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS",
+    "STOP_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from",
+    "draw_words", "map_signature", "register", "register_map",
 ]
 
 #: First register: the letters "hwgn".
@@ -121,7 +121,7 @@ RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its
 
 #: Fields of the first word of a draw.
 DRAW_SCALE = Field("SCALE", 0, SCALE_BITS, "log2(e) / temperature, 16 bits behind the point.")
-DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Best candidates that the token is drawn from; 0 and 1: it is the best one.")
+DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Best candidates that the token is drawn from; 0, 1: it is the best one.")
 
 #: The field of the LOOP register.
 LOOP_PASSES = Field("PASSES", 0, CHOSEN_TOKENS.bit_length(), "Passes at most; 0: no loop.")
@@ -213,10 +213,10 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("PORT_ENABLE", 0x04C, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken over by "
                  "a doorbell, all ones after reset. The program, and what is written, go through port 0 always."),
         Register("WANTED", 0x050, "rw", "Tokens of this pass whose logits are wanted: 0 up to COUNT."),
-        Register("LOOP", 0x054, "rw", "The doorbell is for a loop: a candidate of every run, as DRAW says, goes to CHOSEN and is its "
-                 "token of the next pass, one position on. Every run has one token and wants it: RUNS, COUNT and WANTED are the same, "
-                 "and WANT[j] = j. The loop ends behind a pass that chose a stop token, or that was the last of so many; 1, "
-                 "written while it runs, makes the present pass the last one.", fields=(LOOP_PASSES,)),
+        Register("LOOP", 0x054, "rw", "The doorbell is for a loop: a candidate of every run, as DRAW says, goes to CHOSEN and is "
+                 "its token of the next pass, one position on. Every run has one token and wants it: RUNS, COUNT and WANTED are "
+                 "the same, and WANT[j] = j. The loop ends behind a pass that chose a stop token, or that was the last of so many; "
+                 "1, written while it runs, makes the present pass the last one.", fields=(LOOP_PASSES,)),
         Register("CHOSEN_COUNT", 0x058, "ro", "Words of CHOSEN that are there; cleared by a doorbell."),
     ]
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]

@@ -29,9 +29,10 @@ _WEIGHT_BITS = 17
 class DrawUnit(wiring.Component):
     """Which candidate of a run is its next token: the best one, or one that is drawn (numerics contract, "Draw").
 
-    One DSP slice multiplies for everything, limbs of 17 bits by numbers of 26. Its products, by the cycle of a state in which their
-    operands are selected: 0 and 1 of the difference by the scale, or of the random number by the sum of the weights; 0 of the table's
-    slope by the part of a segment; 0 to 3 of a round of Philox. Three cycles later each is there, with those before it added::
+    One DSP slice multiplies for everything, limbs of 17 bits by numbers of 26. Its products, by the cycle of a state (its step) in
+    which their operands are selected: 0 and 1 of the difference by the scale, or of the random number by the sum of the weights; 0
+    of the table's slope by the part of a segment; 0 to 3 of a round of Philox. Three cycles later each is there, with those before
+    it added::
 
         step       0        1        2        3        4        5        6
         operands   lo, lo   hi, lo   lo, hi   hi, hi

@@ -16,8 +16,9 @@ __all__ = ["LoopControl"]
 
 
 class LoopControl(wiring.Component):
-    """Behind a pass of a loop, takes the candidate that `DrawUnit` names of every run, one run after the other, as its next token, and
-    begins another pass, or ends the loop: behind a stop token, behind the pass that was the last one, and where the memory has failed.
+    """Behind a pass of a loop, takes the candidate of every run that `DrawUnit` names, one run after the other, as its next token,
+    and begins another pass, or ends the loop: behind a stop token, behind the pass that was the last one, and where the memory has
+    failed.
 
     ::
 

@@ -69,8 +69,8 @@ class Run:
     #: Position from which on the session has these tokens: their keys and values are computed again. They see keys of the cache
     #: as they were before the pass, and each other's. A session may have several such runs in a pass.
     at: int | None = None
-    #: How a loop chooses its next tokens.
-    draw: Draw = GREEDY
+    #: How a loop chooses its next tokens; None: it cannot.
+    draw: Draw | None = GREEDY
 
     @property
     def position(self) -> int:
@@ -396,7 +396,7 @@ class Engine:
         """Set the registers of a loop and ring the doorbell."""
         self._check(runs)
         program = self.memory.loop_program
-        if program is None or any(len(run.tokens) != 1 or run.wanted != 1 for run in runs):
+        if program is None or any(len(run.tokens) != 1 or run.wanted != 1 or run.draw is None for run in runs):
             raise ValueError("a loop must have the embeddings of all tokens, and of every session a token that is wanted")
         if not 1 <= passes * len(runs) <= CHOSEN_TOKENS or len(stop_tokens) > STOP_TOKENS:
             raise ValueError(f"a loop must choose 1 to {CHOSEN_TOKENS} tokens and stop at up to {STOP_TOKENS}, "
@@ -408,7 +408,7 @@ class Engine:
         for i, token in enumerate(everything):
             self._hold("TOKEN", token, i)
         self._state.by_id = max(self._state.by_id, len(everything))
-        for i, word in enumerate(word for run in runs for word in draw_words(run.draw)):
+        for i, word in enumerate(word for run in runs if run.draw for word in draw_words(run.draw)):
             self._hold("DRAW", word, i)
         stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
         for i, token in enumerate(stops):

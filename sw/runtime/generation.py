@@ -235,7 +235,8 @@ class Generation:
             return PassRequest(Run(self.session, run, len(run)), True)
         logits = len(self._todo) <= most
         self._draft = [] if self.prefilling else self._drafted(most - len(run), tokens, wanted)
-        return PassRequest(Run(self.session, [*run, *self._draft], int(logits) + len(self._draft)), logits and self._needs_logits)
+        wanted_now = int(logits) + len(self._draft)
+        return PassRequest(Run(self.session, [*run, *self._draft], wanted_now, draw=self._draw), logits and self._needs_logits)
 
     def _drafted(self, most: int, tokens: int, wanted: int) -> list[int]:
         """A draft for the next pass, with pages that are free."""
@@ -333,7 +334,7 @@ class Generation:
             self.drafter.guesser.close()
 
     @property
-    def machine_draw(self) -> Draw | None:
+    def _draw(self) -> Draw | None:
         """How the machine chooses the next tokens in a loop; None where it would not choose as this answer does."""
         if self.constraint is not None or self.logprobs is not None:
             return None
@@ -343,7 +344,7 @@ class Generation:
     def loop_passes(self) -> int:
         """Passes of a loop that gives the next tokens, at most; 0 where the machine would not choose as this answer does."""
         image = self.engine.image
-        if self.prefilling or self._draft or self.machine_draw is None:
+        if self.prefilling or self._draft or self._draw is None:
             return 0
         if self.drafter is not None and self.drafter.guesser.takes_passes:
             return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ...registers import CHOSEN_TOKENS, STOP_TOKENS
 from ..devices.device import DeviceTimeout
@@ -41,12 +40,7 @@ class Loop:
 
     def run(self, passes: int) -> PassResult:
         """From the doorbell to the end; jobs are told of their tokens meanwhile."""
-        runs = []
-        for run, job in zip(self._runs, self._jobs, strict=True):
-            draw = job.generation.machine_draw
-            assert draw is not None, "`passes` says where the machine does not choose"
-            runs.append(replace(run, draw=draw))
-        return self._engine.run_loop(runs, passes, self._stops, self._on_pass)
+        return self._engine.run_loop(self._runs, passes, self._stops, self._on_pass)
 
     def _on_pass(self, chosen: Sequence[int]) -> bool:
         goes_on = True

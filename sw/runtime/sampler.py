@@ -65,8 +65,8 @@ class Sampler:
         answer: Sequence[int] = (),
         allowed: npt.NDArray[np.bool_] | None = None,
     ) -> int:
-        """Token id at ``position``. ``seen`` are the tokens of prompt and answer so far, ``answer`` those of the answer alone, ``allowed``
-        says of every token whether it may be chosen. Lists that grow from call to call are counted once.
+        """Token id at ``position``. ``seen`` are the tokens of prompt and answer so far, ``answer`` those of the answer alone,
+        ``allowed`` says of every token whether it may be chosen. Lists that grow from call to call are counted once.
         """
         s = self.sampling
         draw = None if allowed is not None else self.machine_draw(prediction.tokens.size)

@@ -136,7 +136,7 @@ def test_stop_tokens(kind: str) -> None:
 @pytest.mark.parametrize("kind", DEVICES)
 @pytest.mark.parametrize("head", ["exact", "shortlist"])
 def test_drawn_tokens(kind: str, head: str) -> None:
-    """Two runs that are drawn, each in its way, and a greedy one between them: tokens, keys, values; with a drawn stop token too."""
+    """Two runs that are drawn, each in its way, and a greedy one between them: tokens, keys, values; with a stop token too."""
     draws = [Draw(4, scaled(0.9), 1), GREEDY, Draw(3, scaled(6.0), 2)]
     expected, hand = by_hand(20, head, draws=draws)
     bench = Bench(DEVICES[kind](), head, draws=draws)

@@ -55,7 +55,8 @@ def test_draws_are_those_of_the_definition(vocabulary: int, penalties: bool, mon
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"top_p": 0.9}, {"top_k": 12}, {"top_k": 2}, {"min_p": 0.1}, {"presence_penalty": 1.0, "frequency_penalty": 0.5}], ids=str
+    "options",
+    [{}, {"top_p": 0.9}, {"top_k": 12}, {"top_k": 2}, {"min_p": 0.1}, {"presence_penalty": 1.0, "frequency_penalty": 0.5}], ids=str,
 )
 def test_every_token_has_its_probability(options: dict[str, float]) -> None:
     """Chi-squared over 4000 draws with three candidates of 20 tokens."""

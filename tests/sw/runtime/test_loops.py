@@ -124,7 +124,7 @@ def test_drawn_answers(image: Image, slides: bool) -> None:
 
 
 def test_what_the_machine_cannot_choose(image: Image) -> None:
-    """One answer that is drawn from more than the candidates gives every pass a doorbell, and so do more stop tokens than there are registers."""
+    """An answer that is drawn from others than candidates gives every pass a doorbell, as do more stop tokens than registers."""
     for options in ({"sampling": Sampling(temperature=1.0, seed=3)}, {"sampling": Sampling(temperature=1.0, top_k=CONFIG.topk + 1)},
                     {"sampling": Sampling(temperature=1.0, top_k=3, top_p=0.9)}, {"sampling": Sampling(repetition_penalty=1.3)},
                     {"logprobs": 1}, {"stop_tokens": range(SHAPE.vocab - STOP_TOKENS - 1, SHAPE.vocab)}):

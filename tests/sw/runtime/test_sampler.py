@@ -32,7 +32,7 @@ def test_temperature() -> None:
 
 
 def test_draws_that_the_machine_could_make() -> None:
-    """Of candidates alone, in integers: by seed and position, whatever was drawn before, and other ones where positions come again."""
+    """Of candidates alone, in integers: by seed and position, whatever was drawn before; others where positions come again."""
     logits = np.random.default_rng(2).standard_normal(30).astype(np.float32)
     prediction, sampling = predicted(logits), Sampling(temperature=0.7, top_k=5, seed=9)
     draw = Sampler(sampling).machine_draw(8)
