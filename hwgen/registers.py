@@ -121,7 +121,7 @@ RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its
 
 #: Fields of the first word of a draw.
 DRAW_SCALE = Field("SCALE", 0, SCALE_BITS, "log2(e) / temperature, 16 bits behind the point.")
-DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Best candidates that the token is drawn from; 0, 1: it is the best one.")
+DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Candidates that the token is drawn from, at most TOPK has; below 2: the best one.")
 
 #: The field of the LOOP register.
 LOOP_PASSES = Field("PASSES", 0, CHOSEN_TOKENS.bit_length(), "Passes at most; 0: no loop.")

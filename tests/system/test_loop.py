@@ -23,17 +23,13 @@ from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 PROMPTS, FIRST = [[5, 40, 7], [3], [9, 9, 30, 2, 11, 8, 1]], [12, 6, 33]
 
 GREEDIES = [GREEDY] * len(PROMPTS)
+#: Two runs that are drawn, each in its way, and a greedy one between them.
+DRAWS = [Draw(4, draw_scale(0.9) or 0, 1), GREEDY, Draw(3, draw_scale(6.0) or 0, 2)]
 
 DEVICES: dict[str, Callable[[], Device]] = {
     "golden": lambda: GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), "rtl": lambda: SmallDevice(),
     "rtl, random memory": lambda: SmallDevice(RANDOM(5)),
 }
-
-
-def scaled(temperature: float) -> int:
-    scale = draw_scale(temperature)
-    assert scale is not None
-    return scale
 
 
 class Bench:
@@ -136,10 +132,9 @@ def test_stop_tokens(kind: str) -> None:
 @pytest.mark.parametrize("kind", DEVICES)
 @pytest.mark.parametrize("head", ["exact", "shortlist"])
 def test_drawn_tokens(kind: str, head: str) -> None:
-    """Two runs that are drawn, each in its way, and a greedy one between them: tokens, keys, values; with a stop token too."""
-    draws = [Draw(4, scaled(0.9), 1), GREEDY, Draw(3, scaled(6.0), 2)]
-    expected, hand = by_hand(20, head, draws=draws)
-    bench = Bench(DEVICES[kind](), head, draws=draws)
+    """Drawn runs beside a greedy one, with a stop token too: tokens, keys, values."""
+    expected, hand = by_hand(20, head, draws=DRAWS)
+    bench = Bench(DEVICES[kind](), head, draws=DRAWS)
     assert bench.loop(3) == expected[:3]
     assert bench.by_hand(2, expected[2]) == expected[3:5], "passes behind a loop"
     stop = next(tokens[2] for i, tokens in enumerate(expected) if i > 6 and tokens[2] not in sum(expected[5:i], []))
@@ -188,11 +183,11 @@ def test_the_host_ends_a_loop() -> None:
 
 
 def test_stop_and_reset_in_the_middle() -> None:
-    """STOP and reset at any cycle of a loop, between passes too: nothing goes on, and what follows is right."""
-    expected, hand = by_hand(6)
+    """STOP and reset at any cycle of a loop, between passes too, where tokens are drawn: nothing goes on, what follows is right."""
+    expected, hand = by_hand(6, draws=DRAWS)
     device = SmallDevice(KV260)
     accelerator = device.accelerator
-    bench = Bench(device)
+    bench = Bench(device, draws=DRAWS)
     assert bench.loop(6) == expected
     whole = bench.engine._read("COUNT_CYCLES")
     generator = random.Random(3)
@@ -205,7 +200,7 @@ def test_stop_and_reset_in_the_middle() -> None:
 
     again()
     ends = pass_ends(bench)
-    moments = [generator.randrange(whole) for _ in range(6)] + [end + late for end in ends[:2] for late in range(0, 60, 4)]
+    moments = [generator.randrange(whole) for _ in range(6)] + [end + late for end in ends[:2] for late in range(-240, 360, 40)]
     stopped = 0
     for cycles in moments:
         again()
@@ -230,7 +225,7 @@ def test_stop_and_reset_in_the_middle() -> None:
     accelerator.drop_outstanding()
     accelerator.reset()
     device._memory.next = first
-    bench = Bench(device)
+    bench = Bench(device, draws=DRAWS)
     assert bench.engine._read("CHOSEN_COUNT") == 0
     assert bench.loop(6) == expected and bench.state() == hand.state()
 
