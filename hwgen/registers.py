@@ -121,7 +121,7 @@ RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its
 
 #: Fields of the first word of a draw.
 DRAW_SCALE = Field("SCALE", 0, SCALE_BITS, "log2(e) / temperature, 16 bits behind the point.")
-DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Candidates that the token is drawn from, at most TOPK has; below 2: the best one.")
+DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Candidates that a token is drawn from, at most those there are.")
 
 #: The field of the LOOP register.
 LOOP_PASSES = Field("PASSES", 0, CHOSEN_TOKENS.bit_length(), "Passes at most; 0: no loop.")
@@ -248,7 +248,8 @@ def _windows(config: BuildConfig) -> list[Register]:
         Register("CHOSEN", CHOSEN_BASE, "ro", "Tokens that the loop has chosen: those of the runs of its first pass, then "
                  "those of its second, and so on.", count=CHOSEN_TOKENS),
         Register("DRAW", DRAW_BASE, "wo", "How a loop chooses the tokens of a run, two words each: the first has the fields below, "
-                 "the second is the key of its random numbers.", count=2 * config.chunk, fields=(DRAW_SCALE, DRAW_COUNT)),
+                 "and with a COUNT of 0 or 1 takes the best candidate; the second is the key of the run's random numbers.",
+                 count=2 * config.chunk, fields=(DRAW_SCALE, DRAW_COUNT)),
         Register("PAGE", PAGES_BASE, "wo", "KV page tables of all runs: page number of every block.",
                  count=config.page_entries),
         Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "

@@ -40,7 +40,7 @@ class DrawUnit(wiring.Component):
         result                                lo, lo   hi, lo            all
 
         START - FETCH - LOAD - ALIGN ... - (TOP) - DIFFER - POWER (5 cycles) - TABLE (4) - HALVE ... -> FETCH of the next candidate,
-        or RANDOM (70) - PART (5) - PICK (one a candidate) - NAME - DONE
+        or RANDOM (70) - PART (5) - PICK (two a candidate, with PASS) - NAME - DONE
 
     A logit is aligned a bit a cycle, and a weight halved a bit a cycle: a candidate takes some 30 cycles, at most 190.
 
@@ -118,7 +118,7 @@ class DrawUnit(wiring.Component):
     def _sum(self, m: Module, picking: Value) -> None:
         """The weights of all candidates; one adder adds them, and takes them off again."""
         m.submodules.weights = weights = memory.Memory(shape=_WEIGHT_BITS, depth=self.config.topk, init=[])
-        keep, kept = weights.write_port(), weights.read_port(domain="comb")
+        keep, kept = weights.write_port(), weights.read_port()
         self._counted = keep.en
         #: The sum with the weight, or without it; and whether that is not negative.
         self._next, self._enough = Signal.like(self._total, name="next_total"), Signal()
@@ -218,9 +218,12 @@ class DrawUnit(wiring.Component):
             m.next = "PICK"
         with m.State("PICK"):
             m.d.sync += [self._total.eq(self._next), self.entry.eq(self.entry + 1)]
+            m.next = "PASS"
             with m.If(~self._enough):
                 m.d.sync += self.entry.eq(self.entry)
                 m.next = "NAME"
+        with m.State("PASS"):  # the weight of the next one is read
+            m.next = "PICK"
         with m.State("NAME"):
             m.next = "DONE"
         with m.State("DONE"):
