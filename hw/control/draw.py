@@ -16,10 +16,10 @@ from ..multiply_add import MultiplyAdd
 
 __all__ = ["DrawUnit"]
 
-#: Bits of a word that the multiplier takes first, those above it next; its product with the latter counts so many bits more.
+#: The multiplier takes a word in two limbs: so many bits, and those above.
 _LIMB = 17
 
-#: Bits of a product in front of the 16 of a power of two behind its point, and of a random part of the sum.
+#: Where in the last product of two limbs a power of two begins, 16 bits before its point, and a random part of the sum of weights.
 _POWER, _PART = 3, 15
 
 #: Bits of a weight: 2^16 is the largest.
@@ -125,13 +125,13 @@ class DrawUnit(wiring.Component):
         operand = Signal.like(self._total)
         m.d.comb += [
             keep.addr.eq(self.entry), keep.data.eq(self._weight), kept.addr.eq(self.entry),
-            operand.eq(Mux(picking, ~kept.data, self._weight) | Mux(picking, -1 << _WEIGHT_BITS, 0)),
+            operand.eq(Mux(picking, kept.data, self._weight) ^ picking.replicate(len(operand))),
             Cat(self._next, self._enough).eq(self._total + operand + picking),
         ]
 
     def _align(self, m: Module, of_top: Value) -> None:
         """The next candidate's logit in fixed point, taken off the best one's."""
-        #: What the exponent field is while the mantissa has its place.
+        #: The magnitude is that of the logit once the exponent has come up to `EXPONENT_ONE`. ``top`` is 0 before the best logit.
         exponent, negative = Signal(8, reset_less=True), Signal(reset_less=True)
         magnitude, top = Signal(FIXED_BITS, reset_less=True), Signal(32)
         minus, rest = Signal(), Signal(32)
