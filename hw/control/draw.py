@@ -42,7 +42,7 @@ class DrawUnit(wiring.Component):
         START - FETCH - LOAD - ALIGN ... - (TOP) - DIFFER - POWER (5 cycles) - TABLE (4) - HALVE ... -> FETCH of the next candidate,
         or RANDOM (70) - PART (5) - PICK (two a candidate, with PASS) - NAME - DONE
 
-    A logit is aligned a bit a cycle, and a weight halved a bit a cycle: a candidate takes some 30 cycles, at most 190.
+    A logit is aligned a bit a cycle, and a weight halved a bit a cycle: a candidate takes some 25 cycles, at most 190.
 
     Members
     -------
