@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -40,13 +40,13 @@ class Pipeline:
     """The steps on their way, and what the operator wants of them.
 
     ``strobes``, ``tags``: position k of the pipeline is k cycles after the address is on the memory bus. ``formats`` is a cycle
-    behind the operator, before its first step, and so are ``partners``: pairs lie in one vector, a quarter or half of it apart.
+    behind the operator, before its first step, and so are ``partners`` (with 4-bit caches): pairs
+    lie in one vector, a quarter or half of it apart.
     """
 
     def __init__(self, config: BuildConfig, descriptor: data.View) -> None:
         self.flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
         self.formats = Signal(8, reset_less=True)
-        self.partners: tuple[Value, Value] = Const(0), Const(0)
         if config.int4_kv:
             self.partners = Signal(name="near", reset_less=True), Signal(name="far", reset_less=True)
         self.strobes = [Signal(Strobes(), name=f"strobes_{k}") for k in range(CHAIN_SUM + 1)]
@@ -204,10 +204,12 @@ class VectorUnit(wiring.Component):
         held_kind = steps.tags[HELD].kind
         control = Signal(LaneControl(config))
         constant_row: Value = held_kind == Kind.VALUE
-        near, far = steps.partners
-        turned = held.rotate & (held_kind != Kind.VALUE)
-        partner = turned & (near | far)
+        squared, second, minus = held.sum, held.rotate & steps.tags[HELD].second, product.rotate & ~steps.tags[FIRST_PRODUCT].second
         if config.int4_kv:
+            near, far = steps.partners
+            turned = held.rotate & (held_kind != Kind.VALUE)
+            partner = turned & (near | far)
+            squared, second, minus = squared | partner, second & ~partner, minus & ~(near | far)
             mixed, halved = steps.has(Format.MIX | Format.UNMIX), steps.has(Format.UNMIX)
             constant_row |= mixed
             m.d.comb += [
@@ -220,12 +222,12 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             control.dequantize.eq(held.drain),
             control.unscaled.eq((held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & constant_row)),
-            control.square.eq(held.sum | partner),
-            control.second.eq(held.rotate & steps.tags[HELD].second & ~partner),
+            control.square.eq(squared),
+            control.second.eq(second),
             control.unrotated.eq(held.rotate & constant_row),
             control.chain.eq(gate.quantize | gate.store | gate.drain),
             control.addend.eq(columns.addend),
-            control.minus.eq(product.rotate & ~steps.tags[FIRST_PRODUCT].second & ~(near | far)),
+            control.minus.eq(minus),
         ]
         with m.If((held.sum | held.quantize | held.store) & steps.has(Format.PLAIN)):
             m.d.comb += control.unscaled.eq(1)
