@@ -165,7 +165,8 @@ def to_four_bits(elements: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
 def four_bit_codes(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """The codes, 0 to 15, of levels: sign and lower three bits."""
     bits = levels.view(np.uint8)
-    return bits >> 4 & 8 | bits & 7
+    codes: npt.NDArray[np.uint8] = (bits >> 4 & 8 | bits & 7).astype(np.uint8)
+    return codes
 
 
 def four_bit_elements(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
