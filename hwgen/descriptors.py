@@ -120,13 +120,15 @@ class Flag(enum.IntFlag):
 
 
 class Buffers(enum.IntFlag):
-    """Halves of the double-buffered memories around the linear engine."""
+    """Halves of the double-buffered memories around the linear engine, and of the two places for parameters."""
 
     NONE = 0
     #: LINEAR, DRAIN: the upper half of the accumulators.
     ACCUMULATOR = 1
     #: NORM, LINEAR: the upper half of the activations.
     ACTIVATION = 2
+    #: PARAM, and NORM and DRAIN with such parameters: the second place for gains of a norm, or for scales of the rows of a panel.
+    PARAMETER = 4
 
 
 class Format(enum.IntFlag):
@@ -190,7 +192,8 @@ class Descriptor:
     dst: int = 0
     #: Vectors from one token to the next at ``dst``.
     dst_stride: int = 0
-    #: Parameter memory address (gains of NORM, rotary rows of ROPE, row scales of DRAIN with FP8).
+    #: Parameter memory address (gains of NORM, rotary rows of ROPE, row scales of DRAIN with FP8). ROPE with MIX or UNMIX:
+    #: distance of the elements of a pair in their vector, one of `hwgen.layout.lane_strides`; 0 where it is half a head.
     param: int = 0
     #: Parameter vectors from one token to the next (ROPE).
     param_stride: int = 0

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ...draw import Draw
 from ...errors import HwgenError
 from .document_passes import place_documents
 from .documents import DocumentStore
@@ -234,7 +235,8 @@ class Generation:
             return PassRequest(Run(self.session, run, len(run)), True)
         logits = len(self._todo) <= most
         self._draft = [] if self.prefilling else self._drafted(most - len(run), tokens, wanted)
-        return PassRequest(Run(self.session, [*run, *self._draft], int(logits) + len(self._draft)), logits and self._needs_logits)
+        wanted_now = int(logits) + len(self._draft)
+        return PassRequest(Run(self.session, [*run, *self._draft], wanted_now, draw=self._draw), logits and self._needs_logits)
 
     def _drafted(self, most: int, tokens: int, wanted: int) -> list[int]:
         """A draft for the next pass, with pages that are free."""
@@ -253,8 +255,13 @@ class Generation:
         return self.prompt_logprobs is not None and not self.tokens
 
     @property
+    def _candidates(self) -> int:
+        """Candidates of a token."""
+        return min(self.engine.config.topk, self.engine.image.shape.vocab)
+
+    @property
     def _needs_logits(self) -> bool:
-        lacking = self._sampler.sampling.needs_logits(min(self.engine.config.topk, self.engine.image.shape.vocab))
+        lacking = self._sampler.sampling.needs_logits(self._candidates)
         return lacking or self.constraint is not None or self.logprobs is not None
 
     def accept(self, result: PassResult, run: RunResult, wall_s: float) -> list[GeneratedToken]:
@@ -310,7 +317,7 @@ class Generation:
             words[:, 0], words[:, 1].view(np.float32), engine.image.shape.vocab, lambda: engine.logits_in_place(run.first + number)
         )
         allowed = None if self.constraint is None else self.constraint.allowed()
-        token = self._sampler.choose(prediction, self._seen, self.tokens, allowed)
+        token = self._sampler.choose(prediction, self.session.position, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
 
     def _go_on(self, token: int) -> str | None:
@@ -327,10 +334,17 @@ class Generation:
             self.drafter.guesser.close()
 
     @property
+    def _draw(self) -> Draw | None:
+        """How the machine chooses the next tokens in a loop; None where it would not choose as this answer does."""
+        if self.constraint is not None or self.logprobs is not None:
+            return None
+        return self._sampler.machine_draw(self._candidates)
+
+    @property
     def loop_passes(self) -> int:
         """Passes of a loop that gives the next tokens, at most; 0 where the machine would not choose as this answer does."""
-        sampler, image = self._sampler, self.engine.image
-        if self.prefilling or self._draft or not sampler.takes_the_best or self.constraint is not None or self.logprobs is not None:
+        image = self.engine.image
+        if self.prefilling or self._draft or self._draw is None:
             return 0
         if self.drafter is not None and self.drafter.guesser.takes_passes:
             return 0
@@ -372,6 +386,7 @@ class Generation:
         history = [*self.session.tokens, *self._todo]
         self._todo = history[:keep] + history[-max(1, half - keep) :]
         self.engine.pages.close(self.session)
+        self._sampler.begin_anew()
         self.prefilling = True
 
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
