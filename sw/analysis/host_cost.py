@@ -37,8 +37,8 @@ from ..runtime.engine import Engine
 from ..runtime.generation import Generation
 from ..runtime.jobs import Job
 from ..runtime.kv_arrays import with_cache_tokens
-from ..runtime.loops import LOOP_PASSES
 from ..runtime.pages import Session
+from ..runtime.running_loop import LOOP_PASSES
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import Scheduler
 from .estimate import planned_image
@@ -112,6 +112,7 @@ class InstantDevice:
         scores = np.broadcast_to(logits[best].view(np.uint32), tokens.shape)
         self._candidates = np.stack((tokens.astype(np.uint32), scores), -1).reshape(PASSES, -1)
         self._pass = 0
+        self._loop, self._runs = self._offsets["LOOP"] // 4, self._offsets["RUNS"] // 4
         #: Passes of a loop that are still to come, what it has chosen, and the best tokens of every pass: as lists, since what
         #: stands for the machine is counted with the host.
         self._left = 0
@@ -161,19 +162,21 @@ class InstantDevice:
         words: list[int] = self._words[offset // 4 : offset // 4 + count].tolist()
         return words
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         if not self._left:
-            return
-        runs, loop = int(self._words[self._offsets["RUNS"] // 4]), self._offsets["LOOP"] // 4
-        while self._left:
+            return True
+        if self._words[self._loop] == 1:  # the pass that runs is the last
+            self._left = 1
+        runs = int(self._words[self._runs])
+        while self._left > 1:
             self._pass, self._left = (self._pass + 1) % PASSES, self._left - 1
             self._chosen += self._best[self._pass][:runs]
-            if look is not None:
-                look()
-            if self._words[loop] == 1:
-                self._left = 0
-        self._pass -= 1
-        self._next_pass()  # the candidates of the last
+            if look is not None and look():
+                return False
+        self._left = 0
+        self._next_pass()
+        self._chosen += self._best[self._pass][:runs]
+        return True
 
     def stop(self) -> None:
         return

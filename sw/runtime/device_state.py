@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...config import BuildConfig
 from .page_table import PageTable
+
+if TYPE_CHECKING:
+    from .running_loop import RunningLoop
 
 __all__ = ["DeviceState"]
 
@@ -21,3 +26,5 @@ class DeviceState:
         self.by_id = 0
         #: A pass was begun whose end nobody waited for yet.
         self.busy = False
+        #: A loop that runs, or has ended and nobody has seen it.
+        self.loop: RunningLoop | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +33,7 @@ from .device_state import DeviceState
 from .image_memory import ImageMemory
 from .pages import PagePool, Session
 from .pass_status import check_status
+from .running_loop import RunningLoop
 from .vector_tokens import VectorToken
 
 __all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
@@ -258,7 +259,7 @@ class Engine:
         self._state.busy = True
 
     def _check(self, runs: Sequence[Run]) -> None:
-        """Refuse a pass that the machine cannot run, and wait for one whose end nobody waited for, as after Ctrl-C."""
+        """Refuse a pass that the machine cannot run, and end one that runs."""
         count = sum(len(run.tokens) for run in runs)
         if not 1 <= count <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
@@ -267,10 +268,7 @@ class Engine:
             raise ValueError("a session must have one run of a pass, or runs of tokens that it has")
         for run in runs:
             self.check_run(run)
-        if self._state.busy:
-            self.device.wait(PASS_TIMEOUT)
-            self._write("CONTROL", Control.ACKNOWLEDGE)
-            self._state.busy = False
+        self.settle()
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
@@ -307,12 +305,15 @@ class Engine:
 
     def finish(self, runs: Sequence[Run]) -> PassResult:
         """Wait for the pass and read its results. Ctrl-C stops it."""
-        return self._finish(runs)
+        result = self.finish_unless(runs, None)
+        assert result is not None
+        return result
 
-    def _finish(self, runs: Sequence[Run], look: Callable[[], None] | None = None) -> PassResult:
-        """:meth:`finish`, with somebody who looks now and then."""
+    def finish_unless(self, runs: Sequence[Run], look: Callable[[], bool] | None) -> PassResult | None:
+        """:meth:`finish`, unless ``look``, which is called now and then, returns True before: None then."""
         try:
-            self.device.wait(PASS_TIMEOUT) if look is None else self.device.wait(PASS_TIMEOUT, look)
+            if not self.device.wait(PASS_TIMEOUT, look):
+                return None
         except KeyboardInterrupt:
             self.device.stop()
             raise
@@ -348,44 +349,13 @@ class Engine:
         """Whether there are loops: the embeddings of all tokens are on the device, or can be put there, which is done then."""
         return self.memory.loop_program is not None
 
-    def run_loop(
-        self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int], on_pass: Callable[[Sequence[int]], bool]
-    ) -> PassResult:
-        """Up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted. The best
-        token behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen, `STOP_TOKENS` at most.
-
-        ``on_pass`` is told of every pass, what was chosen behind it, a token a run; sessions have the tokens before by then. Where
-        it returns False, the pass that runs is the last. The result is that of all passes, with the candidates of the last.
+    def run_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> RunningLoop:
+        """Begin up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted. The
+        best token behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen, `STOP_TOKENS` at most.
         """
         self._start_loop(runs, passes, stop_tokens)
-        count, firsts = len(runs), [run.session.position for run in runs]
-        sequences = [run.session.tokens for run in runs]
-        #: What was computed last, and what was chosen since.
-        before, chosen = [run.tokens[0] for run in runs], list[int]()
-        number, first = (self._registers[name].offset for name in ("CHOSEN_COUNT", "CHOSEN"))
-
-        def look() -> None:
-            known, there = len(chosen), self.device.read_register(number) // count * count
-            if there > known:
-                chosen.extend(self.device.read_registers(first + 4 * known, there - known))
-            for at in range(known, there, count):
-                for sequence, token in zip(sequences, before, strict=True):
-                    sequence.append(token)
-                before[:] = chosen[at : at + count]
-                if not on_pass(before):
-                    self._hold("LOOP", 1)
-
-        try:
-            result = self._finish(runs, look)
-            look()
-        except BaseException:
-            self._state.held.clear()  # nobody knows how far it came
-            raise
-        done = len(chosen) // count
-        for r, (first, token) in enumerate(zip(firsts, chosen[-count:], strict=True)):
-            self._state.held[self._registers["RUN"].offset + 8 * r] = first + done
-            self._state.held[self._registers["TOKEN"].offset + 4 * r] = token
-        return replace(result, passes=done, runs=tuple(replace(run, tokens=done) for run in result.runs))
+        self._state.loop = RunningLoop(self, self._state, runs)
+        return self._state.loop
 
     def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
         """Set the registers of a loop and ring the doorbell."""
@@ -407,6 +377,32 @@ class Engine:
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)
         self._ring(program, {"PASS": PassFlag.NONE, "LOOP": passes})
+
+    def chosen(self, known: int, count: int) -> list[int]:
+        """What the loop that runs has chosen behind whole passes of ``count`` runs, beyond the first ``known`` tokens."""
+        there = self._read("CHOSEN_COUNT")
+        new = there - there % count - known
+        return self.device.read_registers(self._registers["CHOSEN"].offset + 4 * known, new) if new else []
+
+    def let_loop_end(self) -> None:
+        """The pass that runs is the last of the loop."""
+        self._hold("LOOP", 1)
+
+    def loop_ended(self, positions: Sequence[int], tokens: Sequence[int]) -> None:
+        """What a loop has left in the registers of its runs."""
+        run, token = self._registers["RUN"].offset, self._registers["TOKEN"].offset
+        for r, position in enumerate(positions):
+            self._state.held[run + 8 * r] = position
+            self._state.held[token + 4 * r] = tokens[r]
+
+    def settle(self) -> None:
+        """End a loop that an answer has left running, and wait for a pass whose end nobody waited for, as after Ctrl-C."""
+        if self._state.loop is not None:
+            self._state.loop.close()
+        if self._state.busy:
+            self.device.wait(PASS_TIMEOUT)
+            self._write("CONTROL", Control.ACKNOWLEDGE)
+            self._state.busy = False
 
     def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
         """One pass of one run: up to ``image.chunk`` tokens behind those the session has, and what may follow the last one."""

@@ -19,6 +19,7 @@ from .logprobs import TokenLogprobs, token_logprobs
 from .pages import Session
 from .prediction import Prediction
 from .prefix_cache import PrefixCache
+from .running_loop import RunningLoop, loop_passes
 from .sampler import Sampler
 from .sampling import Sampling
 from .vector_tokens import as_words
@@ -131,6 +132,8 @@ class Generation:
     recompute: float | None = None
     #: Another answer to the same prompt: its pages are taken over when it has read the prompt.
     sibling: Generation | None = None
+    #: Passes that one doorbell is worth at most, where the answer is iterated over.
+    doorbell_passes: int = 1
     #: Of the prompt's tokens from the second on, and of the answer's tokens, where they are asked for.
     prompt_scores: list[TokenLogprobs] = field(default_factory=list, init=False)
     scores: list[TokenLogprobs] = field(default_factory=list, init=False)
@@ -144,6 +147,9 @@ class Generation:
     #: What the next pass computes beside `_todo`, in case that it follows.
     _draft: list[int] = field(default_factory=list, init=False)
     _begun: bool = field(default=False, init=False)
+    #: A loop whose tokens are being taken, and when it began.
+    _loop: RunningLoop | None = field(default=None, init=False)
+    _loop_began: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         if self.context_full not in CONTEXT_FULL:
@@ -381,6 +387,7 @@ class Generation:
 
     def interrupt(self) -> None:
         """End before the answer is complete. What was to be computed next is left to the session, which may be saved or go on."""
+        self._leave_loop()
         if self._begun and not self.ended:
             self._end("interrupted")
             slides = self.context_full == "slide"  # what was seen is then more than the session has
@@ -389,6 +396,7 @@ class Generation:
 
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""
+        self._leave_loop()
         if self.prefixes is not None:
             self.prefixes.add(self.session)
         self.engine.pages.close(self.session)
@@ -398,5 +406,32 @@ class Generation:
     def __iter__(self) -> Iterator[GeneratedToken]:
         while (step := self.next_pass(self.engine.image.chunk)) is not None:
             begin = time.monotonic()
+            passes = loop_passes(self.engine, [step.run], [self], self.doorbell_passes)
+            if passes > 1:
+                yield from self._looped(step.run, passes)
+                continue
             result = self.engine.run_pass([step.run], write_logits=step.write_logits)
             yield from self.accept(result, result.runs[0], time.monotonic() - begin)
+
+    def _looped(self, run: Run, passes: int) -> Iterator[GeneratedToken]:
+        """The tokens of a loop, as they come."""
+        self._loop_began = time.monotonic()
+        self._loop = loop = self.engine.run_loop([run], passes, self.stop_tokens)
+        try:
+            for (token,) in loop:
+                item = self.take(token)
+                if self.ended or self.has_draft(0):
+                    loop.let_end()
+                yield item
+            if loop.closed:  # others use the device between tokens of this answer: loops would be ended again and again
+                self.doorbell_passes = 1
+        finally:
+            self._leave_loop()
+
+    def _leave_loop(self) -> None:
+        """End the loop that runs, if one does, and add up what it took."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
+            if loop.result is not None:
+                self.decode.add(loop.result, loop.passes, time.monotonic() - self._loop_began)

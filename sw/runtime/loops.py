@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...registers import CHOSEN_TOKENS, STOP_TOKENS
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult
 from .jobs import DeviceFailed, Job, Part
+from .running_loop import loop_passes, stops_of
 
-__all__ = ["LOOP_PASSES", "Loop"]
-
-#: Passes of a loop at most: about a second, behind which its counters are read.
-LOOP_PASSES = 64
-
+__all__ = ["Loop"]
 
 class Loop:
     """The next passes of the jobs of ``parts``, run by ``engine`` until ``interrupts`` says that there is something else to do, an
@@ -23,24 +19,22 @@ class Loop:
     def __init__(self, engine: Engine, parts: Sequence[Part], interrupts: Callable[[], bool]) -> None:
         self._engine, self._interrupts = engine, interrupts
         self._runs, self._jobs = [request.run for _, request in parts], [job for job, _ in parts]
-        self._stops = {token for job in self._jobs for token in job.generation.stop_tokens}
         #: Tokens that each job has taken, and errors of answers alone.
         self._taken = [0] * len(parts)
         self._failed: dict[Job, Exception] = {}
 
     def passes(self, most: int) -> int:
-        """Passes that the loop may have, ``most`` of them; less than 2 where the host has to choose, or pages are few."""
-        if len(self._stops) > STOP_TOKENS or not self._engine.can_loop():
-            return 0
-        passes = min(most, CHOSEN_TOKENS // len(self._jobs), *(job.generation.loop_passes for job in self._jobs))
-        pages = self._engine.pages
-        while passes > 1 and sum(pages.missing(run.session, run.session.position + passes) for run in self._runs) > pages.free:
-            passes //= 2
-        return passes
+        """As :func:`loop_passes`."""
+        return loop_passes(self._engine, self._runs, [job.generation for job in self._jobs], most)
 
     def run(self, passes: int) -> PassResult:
         """From the doorbell to the end; jobs are told of their tokens meanwhile."""
-        return self._engine.run_loop(self._runs, passes, self._stops, self._on_pass)
+        running = self._engine.run_loop(self._runs, passes, stops_of([job.generation for job in self._jobs]))
+        for chosen in running:
+            if not self._on_pass(chosen):
+                running.let_end()
+        assert running.result is not None
+        return running.result
 
     def _on_pass(self, chosen: Sequence[int]) -> bool:
         goes_on = True

@@ -42,13 +42,10 @@ class Bench:
 
     def loop(self, passes: int, stops: Sequence[int] = (), tokens: Sequence[int] = FIRST) -> list[list[int]]:
         """What was chosen, pass by pass; those of the last one are the best candidates of the result."""
-        chosen: list[list[int]] = []
-
-        def on_pass(tokens: Sequence[int]) -> bool:
-            chosen.append(list(tokens))
-            return True
-
-        result = self.engine.run_loop(self.runs(tokens), passes, stops, on_pass)
+        loop = self.engine.run_loop(self.runs(tokens), passes, stops)
+        chosen = [list(tokens) for tokens in loop]
+        result = loop.result
+        assert result is not None and not loop.closed
         assert chosen[-1] == [run.best(0) for run in result.runs] and {run.tokens for run in result.runs} == {len(chosen)}
         assert all(len(run.words) == 1 for run in result.runs)
         self.candidates = [run.candidates for run in result.runs]
@@ -128,12 +125,11 @@ def test_the_host_ends_a_loop() -> None:
     expected, _ = by_hand(8)
     bench = Bench(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
     told: list[list[int]] = []
-
-    def on_pass(tokens: Sequence[int]) -> bool:
+    loop = bench.engine.run_loop(bench.runs(), 20, [])
+    for tokens in loop:
         told.append(list(tokens))
-        return len(told) < 3
-
-    bench.engine.run_loop(bench.runs(), 20, [], on_pass)
+        if len(told) == 3:
+            loop.let_end()
     assert told[:3] == expected[:3] and len(told) == 4, "the pass that ran has ended"
     assert bench.by_hand(2, told[-1]) == expected[4:6]
 
@@ -220,7 +216,7 @@ def test_loops_that_cannot_be() -> None:
     session = bench.sessions[0]
 
     def run(runs: Sequence[Run], passes: int = 2, stops: Sequence[int] = ()) -> None:
-        bench.engine.run_loop(runs, passes, stops, lambda tokens: True)
+        bench.engine.run_loop(runs, passes, stops)
 
     for runs in ([Run(session, [1, 2], 1)], [Run(session, [1])], [Run(session, [1]), *bench.runs()[1:]]):
         with pytest.raises(ValueError, match="of every session a token that is wanted"):

@@ -1,0 +1,110 @@
+"""Passes under way that one doorbell has begun, each with the tokens that were chosen behind the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...registers import CHOSEN_TOKENS, STOP_TOKENS
+from .device_state import DeviceState
+
+if TYPE_CHECKING:
+    from .engine import Engine, PassResult, Run
+    from .generation import Generation
+
+__all__ = ["LOOP_PASSES", "RunningLoop", "loop_passes", "stops_of"]
+
+#: Passes of a loop at most: about a second, behind which its counters are read.
+LOOP_PASSES = 64
+
+
+def stops_of(generations: Sequence[Generation]) -> set[int]:
+    """Tokens that end a loop of these answers."""
+    return {token for generation in generations for token in generation.stop_tokens}
+
+
+def loop_passes(engine: Engine, runs: Sequence[Run], generations: Sequence[Generation], most: int) -> int:
+    """Passes that a loop of these answers may have, of ``most``; less than 2 where the host has to choose, or pages are few."""
+    passes = min(most, CHOSEN_TOKENS // len(runs), *(generation.loop_passes for generation in generations))
+    if passes < 2 or len(stops_of(generations)) > STOP_TOKENS or not engine.can_loop():
+        return 0
+    pages = engine.pages
+    while passes > 1 and sum(pages.missing(run.session, run.session.position + passes) for run in runs) > pages.free:
+        passes //= 2
+    return passes
+
+
+class RunningLoop:
+    """What :meth:`Engine.run_loop` has begun. Iterate over it: what was chosen behind every pass, a token a run, as it comes;
+    sessions have the tokens before by then. Others may use the engine meanwhile, whose passes end the loop: what nobody has taken
+    by then is dropped, and can be computed again.
+    """
+
+    def __init__(self, engine: Engine, state: DeviceState, runs: Sequence[Run]) -> None:
+        self._engine, self._state, self._runs = engine, state, runs
+        self._firsts = [run.session.position for run in runs]
+        self._sequences = [run.session.tokens for run in runs]
+        #: What was computed last, what was chosen since, and how much of this was taken.
+        self._before: Sequence[int] = [run.tokens[0] for run in runs]
+        self._chosen: list[int] = []
+        self._taken = 0
+        #: Passes whose tokens were taken.
+        self.passes = 0
+        #: Of all passes, with the candidates of the last; None before they have ended, and where they failed.
+        self.result: PassResult | None = None
+        #: Whether it was ended before everything was taken.
+        self.closed = False
+
+    def __iter__(self) -> RunningLoop:
+        return self
+
+    def __next__(self) -> Sequence[int]:
+        while self._taken == len(self._chosen):
+            if self.result is not None or self.closed:
+                raise StopIteration
+            self._wait()
+        for sequence, token in zip(self._sequences, self._before, strict=True):
+            sequence.append(token)
+        self._before = self._chosen[self._taken : self._taken + len(self._runs)]
+        self._taken += len(self._runs)
+        self.passes += 1
+        return self._before
+
+    def let_end(self) -> None:
+        """The pass that runs is the last."""
+        if self.result is None:
+            self._engine.let_loop_end()
+
+    def close(self) -> None:
+        """End it, and drop what was not taken. Nothing happens where it has ended."""
+        if self.closed:
+            return
+        self.closed = self.result is None or self._taken < len(self._chosen)
+        self.let_end()
+        while self.result is None:
+            self._wait()
+        del self._chosen[self._taken :]
+
+    def _wait(self) -> None:
+        """Until something was chosen, or to the end."""
+        engine = self._engine
+        try:
+            result = engine.finish_unless(self._runs, self._look)
+            if result is None:
+                return
+            self._look()
+        except BaseException:
+            self.closed, self._state.loop = True, None
+            self._state.held.clear()  # nobody knows how far it came
+            raise
+        self._state.loop = None
+        done = len(self._chosen) // len(self._runs)
+        engine.loop_ended([first + done for first in self._firsts], self._chosen[-len(self._runs) :])
+        self.result = replace(result, passes=done, runs=tuple(replace(run, tokens=done) for run in result.runs))
+
+    def _look(self) -> bool:
+        """Read what was chosen since the last look; whether there was something."""
+        new = self._engine.chosen(len(self._chosen), len(self._runs))
+        self._chosen += new
+        return bool(new)
