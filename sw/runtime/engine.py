@@ -303,20 +303,17 @@ class Engine:
     def _write_page(self, entry: int, page: int) -> None:
         self._write("PAGE", self.pages.frame(page), entry)
 
-    def finish(self, runs: Sequence[Run]) -> PassResult:
-        """Wait for the pass and read its results. Ctrl-C stops it."""
-        result = self.finish_unless(runs, None)
-        assert result is not None
-        return result
-
-    def finish_unless(self, runs: Sequence[Run], look: Callable[[], bool] | None) -> PassResult | None:
-        """:meth:`finish`, unless ``look``, which is called now and then, returns True before: None then."""
+    def wait(self, look: Callable[[], bool] | None = None) -> bool:
+        """For the end of the passes that run, or until ``look`` returns True, as of `Device.wait`. Ctrl-C stops them."""
         try:
-            if not self.device.wait(PASS_TIMEOUT, look):
-                return None
+            return self.device.wait(PASS_TIMEOUT, look)
         except KeyboardInterrupt:
             self.device.stop()
             raise
+
+    def finish(self, runs: Sequence[Run]) -> PassResult:
+        """Wait for the pass and read its results."""
+        self.wait()
         status = self._read("STATUS")
         self._state.busy = False
         self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
@@ -354,7 +351,8 @@ class Engine:
         best token behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen, `STOP_TOKENS` at most.
         """
         self._start_loop(runs, passes, stop_tokens)
-        self._state.loop = RunningLoop(self, self._state, runs)
+        count, chosen = (self._registers[name].offset for name in ("CHOSEN_COUNT", "CHOSEN"))
+        self._state.loop = RunningLoop(self, self._state, runs, count, chosen)
         return self._state.loop
 
     def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
@@ -377,12 +375,6 @@ class Engine:
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)
         self._ring(program, {"PASS": PassFlag.NONE, "LOOP": passes})
-
-    def chosen(self, known: int, count: int) -> list[int]:
-        """What the loop that runs has chosen behind whole passes of ``count`` runs, beyond the first ``known`` tokens."""
-        there = self._read("CHOSEN_COUNT")
-        new = there - there % count - known
-        return self.device.read_registers(self._registers["CHOSEN"].offset + 4 * known, new) if new else []
 
     def let_loop_end(self) -> None:
         """The pass that runs is the last of the loop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,7 @@ class Phase:
         return self.stream_beats / self.cycles if self.cycles else 0.0
 
 
-@dataclass(frozen=True)
-class GeneratedToken:
+class GeneratedToken(NamedTuple):
     """One token of the answer and what it took."""
 
     token: int
@@ -156,6 +155,7 @@ class Generation:
             raise HwgenError(
                 "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
             )
+        self._context = self.engine.image.context
         self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
 
     @property
@@ -292,7 +292,9 @@ class Generation:
         number = run.words.shape[0] - len(draft) - 1
         for guess in [*draft, None]:
             token, logprobs = self._choose(run, number)
-            reason = self._go_on(token)
+            reason = self._follow(token)
+            if reason:
+                self._stop(token, reason)
             items.append(GeneratedToken(token, reason, logprobs))
             if logprobs is not None and reason != "stop":
                 self.scores.append(logprobs)
@@ -319,13 +321,10 @@ class Generation:
         token = self._sampler.choose(prediction, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
 
-    def _go_on(self, token: int) -> str | None:
-        """Go on behind a chosen token, or end; the reason to stop, if there is one."""
-        reason = self._follow(token)
-        if reason:
-            self._end(reason)
-            self.session.pending = [token]
-        return reason
+    def _stop(self, token: int, reason: str) -> None:
+        """End with a token."""
+        self._end(reason)
+        self.session.pending = [token]
 
     def _end(self, reason: str) -> None:
         self.ended, self.stop_reason = True, reason
@@ -344,7 +343,9 @@ class Generation:
 
     def take(self, token: int) -> GeneratedToken:
         """Take a token that a loop has chosen; the session has all before it."""
-        reason = self._go_on(token)
+        reason = self._follow(token)
+        if reason:
+            self._stop(token, reason)
         if self.drafter is not None:
             self.drafter.settle(0, 0)
         return GeneratedToken(token, reason)
@@ -352,7 +353,7 @@ class Generation:
     def has_draft(self, tokens: int) -> bool:
         """Whether a draft would pay in the next pass, beside ``tokens`` tokens of others, which are all wanted."""
         most = self.max_new_tokens - len(self.tokens) - 1
-        return self.drafter is not None and most > 0 and bool(self.drafter.propose(self._seen, most, tokens, tokens))
+        return self.drafter is not None and most > 0 and self.drafter.propose(self._seen, most, tokens, tokens) != []
 
     def _follow(self, token: int) -> str | None:
         """Plan what comes after a chosen token; the reason to stop, if there is one."""
@@ -365,7 +366,7 @@ class Generation:
         if len(self.tokens) == self.max_new_tokens:
             return "length"
         self._todo = [token]
-        if self.session.position == self.engine.image.context:
+        if len(self.session.tokens) == self._context:
             if self.context_full != "slide":
                 return "context"
             self._slide()
@@ -383,7 +384,7 @@ class Generation:
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
         """Be computed by another engine; nothing may have been computed yet."""
         assert not self._begun
-        self.engine, self.prefixes = engine, prefixes
+        self.engine, self.prefixes, self._context = engine, prefixes, engine.image.context
 
     def interrupt(self) -> None:
         """End before the answer is complete. What was to be computed next is left to the session, which may be saved or go on."""

@@ -21,6 +21,8 @@ class Loop:
         self._runs, self._jobs = [request.run for _, request in parts], [job for job, _ in parts]
         #: Tokens that each job has taken, and errors of answers alone.
         self._taken = [0] * len(parts)
+        #: Jobs that have neither ended nor failed, by their places.
+        self._going_on = dict(enumerate(self._jobs))
         self._failed: dict[Job, Exception] = {}
 
     def passes(self, most: int) -> int:
@@ -37,19 +39,21 @@ class Loop:
         return running.result
 
     def _on_pass(self, chosen: Sequence[int]) -> bool:
-        goes_on = True
-        for number, (job, token) in enumerate(zip(self._jobs, chosen, strict=True)):
+        goes_on, others = True, len(self._jobs) - 1
+        for number, job in list(self._going_on.items()):
             generation = job.generation
-            if job in self._failed or generation.ended:
-                continue
             self._taken[number] += 1
             try:
-                job.on_token(generation.take(token))
+                job.on_token(generation.take(chosen[number]))
             except (DeviceTimeout, DeviceFailed):
                 raise
             except Exception as error:  # of this answer alone: the others go on
                 self._failed[job] = error
-            goes_on &= not (job in self._failed or generation.ended or generation.has_draft(len(self._jobs) - 1))
+            if generation.ended or self._failed and job in self._failed:
+                del self._going_on[number]
+                goes_on = False
+            elif generation.has_draft(others):
+                goes_on = False
         return goes_on and not self._interrupts()
 
     def settle(self, number: int, result: PassResult, seconds: float) -> None:

@@ -41,35 +41,40 @@ class RunningLoop:
     by then is dropped, and can be computed again.
     """
 
-    def __init__(self, engine: Engine, state: DeviceState, runs: Sequence[Run]) -> None:
-        self._engine, self._state, self._runs = engine, state, runs
+    def __init__(self, engine: Engine, state: DeviceState, runs: Sequence[Run], number: int, first: int) -> None:
+        self._engine, self._state, self._runs, self._count = engine, state, runs, len(runs)
+        #: Offsets of the register that says how many tokens were chosen, and of the first of these.
+        self._number, self._first = number, first
         self._firsts = [run.session.position for run in runs]
         self._sequences = [run.session.tokens for run in runs]
         #: What was computed last, what was chosen since, and how much of this was taken.
         self._before: Sequence[int] = [run.tokens[0] for run in runs]
         self._chosen: list[int] = []
         self._taken = 0
-        #: Passes whose tokens were taken.
-        self.passes = 0
         #: Of all passes, with the candidates of the last; None before they have ended, and where they failed.
         self.result: PassResult | None = None
         #: Whether it was ended before everything was taken.
         self.closed = False
 
+    @property
+    def passes(self) -> int:
+        """Those whose tokens were taken."""
+        return self._taken // self._count
+
     def __iter__(self) -> RunningLoop:
         return self
 
     def __next__(self) -> Sequence[int]:
-        while self._taken == len(self._chosen):
+        at, chosen = self._taken, self._chosen
+        while at == len(chosen):
             if self.result is not None or self.closed:
                 raise StopIteration
             self._wait()
         for sequence, token in zip(self._sequences, self._before, strict=True):
             sequence.append(token)
-        self._before = self._chosen[self._taken : self._taken + len(self._runs)]
-        self._taken += len(self._runs)
-        self.passes += 1
-        return self._before
+        self._taken = end = at + self._count
+        self._before = chosen = chosen[at:end]
+        return chosen
 
     def let_end(self) -> None:
         """The pass that runs is the last."""
@@ -90,21 +95,24 @@ class RunningLoop:
         """Until something was chosen, or to the end."""
         engine = self._engine
         try:
-            result = engine.finish_unless(self._runs, self._look)
-            if result is None:
+            if not engine.wait(self._look):
                 return
+            result = engine.finish(self._runs)
             self._look()
         except BaseException:
             self.closed, self._state.loop = True, None
             self._state.held.clear()  # nobody knows how far it came
             raise
         self._state.loop = None
-        done = len(self._chosen) // len(self._runs)
-        engine.loop_ended([first + done for first in self._firsts], self._chosen[-len(self._runs) :])
+        done = len(self._chosen) // self._count
+        engine.loop_ended([first + done for first in self._firsts], self._chosen[-self._count :])
         self.result = replace(result, passes=done, runs=tuple(replace(run, tokens=done) for run in result.runs))
 
     def _look(self) -> bool:
-        """Read what was chosen since the last look; whether there was something."""
-        new = self._engine.chosen(len(self._chosen), len(self._runs))
-        self._chosen += new
-        return bool(new)
+        """Read what was chosen since the last look, behind whole passes; whether there was something."""
+        known, device = len(self._chosen), self._engine.device
+        there = device.read_register(self._number)
+        new = there - there % self._count - known
+        if new:
+            self._chosen += device.read_registers(self._first + 4 * known, new)
+        return new > 0

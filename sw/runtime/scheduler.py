@@ -100,6 +100,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._refusal: HwgenError | None = None
+        #: Jobs to be ended, of which some may have ended by themselves.
+        self._cancelled: deque[Job] = deque()
         #: Jobs that have a session, oldest first.
         self._running: list[Job] = []
         #: Decoding jobs in the order in which they had their latest token, where a pass has no room for all.
@@ -148,7 +150,7 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """End a job before its next pass; nothing happens to one that has ended."""
         with self._changed:
-            job.cancelled = True
+            self._cancelled.append(job)
             self._changed.notify()
 
     def between_passes(self, call: Callable[[], T]) -> Future[T]:
@@ -188,7 +190,7 @@ class Scheduler:
                 self._recover(DeviceFailed(f"{type(error).__name__}: {error}"))
 
     def _has_work(self) -> bool:
-        return bool(self._refusal or self._waiting or self._errands or any(j.cancelled for j in self._running))
+        return bool(self._refusal or self._waiting or self._errands or self._cancelled)
 
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
         """Go on with another engine; no job has a session."""
@@ -233,8 +235,10 @@ class Scheduler:
 
     def step(self) -> bool:
         """One pass; False when there is nothing to do."""
-        for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
-            self._end(job, None)
+        while self._cancelled:
+            job = self._cancelled.popleft()
+            if job in self._running or job in self._waiting:
+                self._end(job, None)
         self._errands.run()
         if self._turn is not None and not self._running:
             self._turn.rest(len(self._waiting))
@@ -404,7 +408,7 @@ class Scheduler:
     def _interrupts(self) -> bool:
         """Whether there is something to do between passes."""
         joins = self._waiting and len(self._running) < self.max_running
-        return bool(joins or self._refusal or self._errands or any(j.cancelled for j in self._running))
+        return bool(joins or self._cancelled or self._refusal or self._errands)
 
     def _on_device(self, passes: Callable[[], PassResult]) -> PassResult:
         """The only place where the device is occupied; :class:`DeviceFailed` where the device is at fault and not these answers."""
