@@ -65,6 +65,9 @@ PROMPT, BEFORE, COUNTED = 128, 2, 120
 #: Passes before the same tokens come again: `instant_engine` is there once for all ways to choose.
 PASSES = 2000
 
+#: Bits of registers, as numbers: flags are slow, and what stands for the machine is counted with the host.
+_START, _DONE = int(Control.START), int(Status.DONE)
+
 #: Instructions a second that CPU time is multiplied with where nothing counts them: a guess for the computers this was written on.
 GUESSED_RATE = 4e9
 
@@ -147,10 +150,10 @@ class InstantDevice:
         if offset == self._loop:  # of one that runs too
             self._left = min(self._left, value)
         elif offset == self._control:
-            if value & Control.START:
+            if value == _START:
                 self._left, self._chosen = max(1, int(self._words[self._loop // 4])), []
                 self._runs = int(self._words[self._offsets["RUNS"] // 4])
-            value, offset = int(Status.DONE) if value & Control.START else 0, self._status
+            value, offset = _DONE if value == _START else 0, self._status
         self._words[offset // 4] = value
 
     def read_register(self, offset: int) -> int:

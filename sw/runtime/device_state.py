@@ -20,6 +20,9 @@ class DeviceState:
     def __init__(self, config: BuildConfig) -> None:
         #: Values of registers by their offsets: written again where one changes.
         self.held: dict[int, int] = {}
+        #: The values of WANT, and those that every doorbell needs, as they were held last.
+        self.wants: list[int] = []
+        self.rung: tuple[int, ...] = ()
         #: Where the page tables of sessions lie.
         self.table = PageTable(config.page_entries)
         #: Tokens of a pass that TOKEN has by their ids, as a loop left them.
@@ -28,3 +31,8 @@ class DeviceState:
         self.busy = False
         #: A loop that runs, or has ended and nobody has seen it.
         self.loop: RunningLoop | None = None
+
+    def forget(self) -> None:
+        """Nobody knows what the registers hold."""
+        self.held.clear()
+        self.wants, self.rung = [], ()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ from .pass_status import check_status
 from .running_loop import RunningLoop
 from .vector_tokens import VectorToken
 
-__all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
+__all__ = ["COUNTED", "Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
@@ -44,9 +45,15 @@ PASS_TIMEOUT = 60.0
 #: What no token is.
 NO_TOKEN = (1 << NUMBER_BITS) - 1
 
-#: Names of the counters, in the order of their registers, and of those by operator with their places behind.
+#: Bits of registers, as numbers: what is done with flags makes new flags, which is slow.
+_START, _ACKNOWLEDGE, _WRITE_LOGITS = int(Control.START), int(Control.ACKNOWLEDGE), int(PassFlag.WRITE_LOGITS)
+
+#: Names of the counters, in the order of their registers, and of those by operator with their places behind; all of them; and
+#: the places of two that every answer adds up.
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
 _OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
+COUNTED = len(COUNTERS) + len(Opcode)
+_CYCLES, _STREAM_BEATS = map(_COUNTER_NAMES.index, ("cycles", "stream_beats"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,7 @@ class Candidate:
     logit: float
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Tokens of one session in a pass, behind those it has, or in their places."""
 
     session: Session
@@ -102,12 +108,20 @@ class PassResult:
 
     #: In the order in which they were given.
     runs: tuple[RunResult, ...]
-    #: Counters of ``hwgen.registers`` by name; those of time are 0 on the golden device.
-    counters: dict[str, int]
-    #: Cycles by operator.
-    opcode_cycles: dict[str, int]
+    #: Counters, and cycles by operator, in the order of their registers; those of time are 0 on the golden device.
+    counted: Sequence[int]
     #: Passes that it did: those of a loop.
     passes: int = 1
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Counters of ``hwgen.registers`` by name."""
+        return dict(zip(_COUNTER_NAMES, self.counted, strict=False))
+
+    @property
+    def opcode_cycles(self) -> dict[str, int]:
+        """Cycles by operator."""
+        return {name: self.counted[number] for name, number in _OPCODES}
 
     @property
     def tokens(self) -> int:
@@ -122,12 +136,12 @@ class PassResult:
     @property
     def cycles(self) -> int:
         """Cycles from doorbell to completion."""
-        return self.counters["cycles"]
+        return self.counted[_CYCLES]
 
     @property
     def stream_beats(self) -> int:
         """Beats read through the ring."""
-        return self.counters["stream_beats"]
+        return self.counted[_STREAM_BEATS]
 
 
 class Engine:
@@ -141,6 +155,7 @@ class Engine:
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
+        self._runs = self._registers["RUN"].offset
         #: Offset of the first counter; those by operator follow.
         self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
@@ -157,12 +172,12 @@ class Engine:
         """Give the registers that hold from pass to pass their values: at the beginning, and behind a reset, which leaves
         what is in the tables.
         """
-        self._state.held.clear()
+        self._state.forget()
         self._state.busy = False
         self._state.by_id = 0
         for i in range(self.image.chunk):  # token i finds its embedding in row i
             self._hold("TOKEN", i, i)
-        self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
+        self._write("CONTROL", _ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("PORT_ENABLE", (1 << self.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
 
@@ -186,10 +201,6 @@ class Engine:
         if self._state.held.get(offset) != value:
             self.device.write_register(offset, value)
             self._state.held[offset] = value
-
-    def _hold_address(self, name: str, value: int) -> None:
-        self._hold(f"{name}_LOW", value & 0xFFFFFFFF)
-        self._hold(f"{name}_HIGH", value >> 32)
 
     def _read(self, name: str, index: int = 0) -> int:
         row = self._registers[name]
@@ -226,8 +237,8 @@ class Engine:
         self._state.by_id = 0
         everything, wanted = self._describe(runs)
         self.memory.write_rows(everything)
-        options = PassFlag.WRITE_LOGITS if write_logits and wanted else PassFlag.NONE
-        self._ring(self.memory.program(layers), {"PASS": options, "LOOP": 0})
+        options = _WRITE_LOGITS if write_logits and wanted else 0
+        self._ring(self.memory.program(layers), (len(runs), len(everything), wanted), options, 0)
         for run in runs:
             if run.at is None:
                 run.session.tokens.extend(run.tokens)
@@ -236,26 +247,36 @@ class Engine:
         """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
         everything: list[int] = []
         wants: list[int] = []
-        sessions = list(dict.fromkeys(run.session for run in runs))
-        bases = dict(zip(sessions, self._state.table.place(sessions, self._write_page), strict=True))
-        for r, run in enumerate(runs):
-            self._hold("RUN", run.position, 2 * r)
-            self._hold("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(bases[run.session]), 2 * r + 1)
-            everything += run.tokens
-            wants += range(len(everything) - run.wanted, len(everything))
-        for j, token in enumerate(wants):
-            self._hold("WANT", token, j)
-        for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants))):
-            self._hold(name, value)
+        state, write = self._state, self.device.write_register
+        held, offset = state.held, self._runs
+        for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
+            tokens = run.tokens
+            for value in (run.position, RUN_TOKENS.put(len(tokens)) | RUN_PAGES.put(base)):
+                if held.get(offset) != value:
+                    write(offset, value)
+                    held[offset] = value
+                offset += 4
+            everything += tokens
+            if run.wanted:
+                wants += range(len(everything) - run.wanted, len(everything))
+        if wants != state.wants:
+            for j, token in enumerate(wants):
+                self._hold("WANT", token, j)
+            state.wants = wants
         return everything, len(wants)
 
-    def _ring(self, program: int, registers: dict[str, int]) -> None:
-        """The doorbell, behind the last registers."""
-        self._hold_address("PROGRAM", program)
-        self._hold_address("LOGITS", self.memory.logits)
-        for name, value in registers.items():
-            self._hold(name, value)
-        self._write("CONTROL", Control.START)
+    def _ring(self, program: int, counts: tuple[int, int, int], options: int, loop: int) -> None:
+        """The doorbell, behind the last registers: ``counts`` of runs, tokens and wanted ones, bits of PASS, LOOP."""
+        values = (program, self.memory.logits, *counts, options, loop)
+        if values != self._state.rung:
+            for name, value in zip(("PROGRAM", "LOGITS", "RUNS", "COUNT", "WANTED", "PASS", "LOOP"), values, strict=True):
+                if name in ("PROGRAM", "LOGITS"):
+                    self._hold(f"{name}_LOW", value & 0xFFFFFFFF)
+                    self._hold(f"{name}_HIGH", value >> 32)
+                else:
+                    self._hold(name, value)
+            self._state.rung = values
+        self._write("CONTROL", _START)
         self._state.busy = True
 
     def _check(self, runs: Sequence[Run]) -> None:
@@ -263,9 +284,10 @@ class Engine:
         count = sum(len(run.tokens) for run in runs)
         if not 1 <= count <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
-        several = Counter(run.session for run in runs)
-        if any(several[run.session] > 1 and run.at is None for run in runs):
-            raise ValueError("a session must have one run of a pass, or runs of tokens that it has")
+        if len({run.session for run in runs}) < len(runs):
+            several = Counter(run.session for run in runs)
+            if any(several[run.session] > 1 and run.at is None for run in runs):
+                raise ValueError("a session must have one run of a pass, or runs of tokens that it has")
         for run in runs:
             self.check_run(run)
         self.settle()
@@ -279,10 +301,9 @@ class Engine:
         self.check_context(run.position + len(run.tokens))
         if run.at is not None and run.session.tokens[run.at : run.at + len(run.tokens)] != list(run.tokens):
             raise ValueError(f"the session must have the tokens of a run at position {run.at} there")
+        vocab = self.image.shape.vocab
         for token in run.tokens:
-            if isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden:
-                continue
-            if not 0 <= token < self.image.shape.vocab:
+            if not 0 <= token < vocab and not (isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden):
                 raise HwgenError(
                     "usage",
                     f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
@@ -316,17 +337,15 @@ class Engine:
         self.wait()
         status = self._read("STATUS")
         self._state.busy = False
-        self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
+        self._write("CONTROL", _ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         check_status(self._read, status)
-        counted = self.device.read_registers(self._counters, len(COUNTERS) + len(Opcode))
-        counters = dict(zip(_COUNTER_NAMES, counted, strict=False))
-        opcodes = {name: counted[number] for name, number in _OPCODES}
+        counted = self.device.read_registers(self._counters, COUNTED)
         words = self._candidates(sum(run.wanted for run in runs))
         results, first = [], 0
         for run in runs:
             results.append(RunResult(len(run.tokens), words[first : first + run.wanted], first))
             first += run.wanted
-        return PassResult(runs=tuple(results), counters=counters, opcode_cycles=opcodes)
+        return PassResult(runs=tuple(results), counted=counted)
 
     def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False, layers: int | None = None) -> PassResult:
         """One pass over runs of different sessions, up to ``image.chunk`` tokens together; a pass that fails adds none. Every token
@@ -367,22 +386,23 @@ class Engine:
         for run in runs:
             self.check_context(run.session.position + passes)
         self._reserve(runs, passes - 1)
-        everything, _ = self._describe(runs)
+        everything, wanted = self._describe(runs)
         for i, token in enumerate(everything):
             self._hold("TOKEN", token, i)
         self._state.by_id = max(self._state.by_id, len(everything))
         stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)
-        self._ring(program, {"PASS": PassFlag.NONE, "LOOP": passes})
+        self._ring(program, (len(runs), len(everything), wanted), 0, passes)
 
     def let_loop_end(self) -> None:
         """The pass that runs is the last of the loop."""
         self._hold("LOOP", 1)
+        self._state.rung = ()
 
     def loop_ended(self, positions: Sequence[int], tokens: Sequence[int]) -> None:
         """What a loop has left in the registers of its runs."""
-        run, token = self._registers["RUN"].offset, self._registers["TOKEN"].offset
+        run, token = self._runs, self._registers["TOKEN"].offset
         for r, position in enumerate(positions):
             self._state.held[run + 8 * r] = position
             self._state.held[token + 4 * r] = tokens[r]
@@ -393,7 +413,7 @@ class Engine:
             self._state.loop.close()
         if self._state.busy:
             self.device.wait(PASS_TIMEOUT)
-            self._write("CONTROL", Control.ACKNOWLEDGE)
+            self._write("CONTROL", _ACKNOWLEDGE)
             self._state.busy = False
 
     def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:

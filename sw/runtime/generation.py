@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -81,8 +82,7 @@ class GeneratedToken(NamedTuple):
     logprobs: TokenLogprobs | None = None
 
 
-@dataclass(frozen=True)
-class PassRequest:
+class PassRequest(NamedTuple):
     """The next run of a generation."""
 
     #: Wants its last token where a token is chosen after it.
@@ -235,30 +235,32 @@ class Generation:
             self._begin()
         if self.ended:
             return None
-        run = self._todo[:most]
+        run, self._draft = self._todo[:most], []
         if self._scores_prompt:
             return PassRequest(Run(self.session, run, len(run)), True)
         logits = len(self._todo) <= most
-        self._draft = [] if self.prefilling else self._drafted(most - len(run), tokens, wanted)
-        return PassRequest(Run(self.session, [*run, *self._draft], int(logits) + len(self._draft)), logits and self._needs_logits)
+        request = PassRequest(Run(self.session, run, int(logits)), logits and self._needs_logits)
+        return self.with_draft(request, most - len(run), tokens, wanted)
 
-    def _drafted(self, most: int, tokens: int, wanted: int) -> list[int]:
-        """A draft for the next pass, with pages that are free."""
-        pages, end = self.engine.pages, self.session.position + 1
-        most = min(most, self.engine.image.context - end, self.max_new_tokens - len(self.tokens) - 1)
-        if self.drafter is None or most < 1:
-            return []
-        draft = self.drafter.propose(self._seen, most, tokens, wanted)
-        if draft and (pages.missing(self.session, end + len(draft)) > pages.free
-                      or not pages.reserve(self.session, end + len(draft))):
-            return []
-        return draft
+    def with_draft(self, request: PassRequest, most: int, tokens: int, wanted: int) -> PassRequest:
+        """The same pass with a draft behind its token, at most ``most`` tokens for which pages are free, beside ``tokens`` tokens
+        and ``wanted`` logits of others.
+        """
+        if self.drafter is None or most < 1 or self.prefilling:
+            return request
+        session, pages, end = self.session, self.engine.pages, len(self.session.tokens) + 1
+        most = min(most, self._context - end, self.max_new_tokens - len(self.tokens) - 1)
+        draft = self.drafter.propose(self._seen, most, tokens, wanted) if most > 0 else []
+        if not draft or pages.missing(session, end + len(draft)) > pages.free or not pages.reserve(session, end + len(draft)):
+            return request
+        self._draft, run = draft, request.run
+        return PassRequest(Run(session, [*run.tokens, *draft], run.wanted + len(draft)), request.write_logits)
 
     @property
     def _scores_prompt(self) -> bool:
         return self.prompt_logprobs is not None and not self.tokens
 
-    @property
+    @cached_property
     def _needs_logits(self) -> bool:
         lacking = self._sampler.sampling.needs_logits(min(self.engine.config.topk, self.engine.image.shape.vocab))
         return lacking or self.constraint is not None or self.logprobs is not None
@@ -290,7 +292,7 @@ class Generation:
         """The token behind what was computed, and those behind the tokens of the draft while these are right."""
         items = []
         number = run.words.shape[0] - len(draft) - 1
-        for guess in [*draft, None]:
+        for guess in (*draft, None):
             token, logprobs = self._choose(run, number)
             reason = self._follow(token)
             if reason:

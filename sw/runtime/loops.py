@@ -5,29 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..devices.device import DeviceTimeout
-from .engine import Engine, PassResult
-from .jobs import DeviceFailed, Job, Part
-from .running_loop import loop_passes, stops_of
+from .engine import Engine, PassResult, Run
+from .jobs import DeviceFailed, Job
+from .running_loop import stops_of
 
 __all__ = ["Loop"]
 
 class Loop:
-    """The next passes of the jobs of ``parts``, run by ``engine`` until ``interrupts`` says that there is something else to do, an
-    answer ends, or one has a draft. Answers end behind the loop: until then it writes in their pages.
+    """The next passes of ``jobs``, whose first is that of ``runs``, until ``interrupts`` says that there is something else to do,
+    an answer ends, or one has a draft. Answers end behind the loop: until then it writes in their pages.
     """
 
-    def __init__(self, engine: Engine, parts: Sequence[Part], interrupts: Callable[[], bool]) -> None:
-        self._engine, self._interrupts = engine, interrupts
-        self._runs, self._jobs = [request.run for _, request in parts], [job for job, _ in parts]
+    def __init__(self, engine: Engine, jobs: Sequence[Job], runs: Sequence[Run], interrupts: Callable[[], bool]) -> None:
+        self._engine, self._jobs, self._runs, self._interrupts = engine, jobs, runs, interrupts
         #: Tokens that each job has taken, and errors of answers alone.
-        self._taken = [0] * len(parts)
+        self._taken = [0] * len(jobs)
         #: Jobs that have neither ended nor failed, by their places.
-        self._going_on = dict(enumerate(self._jobs))
+        self._going_on = dict(enumerate(jobs))
         self._failed: dict[Job, Exception] = {}
-
-    def passes(self, most: int) -> int:
-        """As :func:`loop_passes`."""
-        return loop_passes(self._engine, self._runs, [job.generation for job in self._jobs], most)
 
     def run(self, passes: int) -> PassResult:
         """From the doorbell to the end; jobs are told of their tokens meanwhile."""

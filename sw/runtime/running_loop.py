@@ -26,7 +26,11 @@ def stops_of(generations: Sequence[Generation]) -> set[int]:
 
 def loop_passes(engine: Engine, runs: Sequence[Run], generations: Sequence[Generation], most: int) -> int:
     """Passes that a loop of these answers may have, of ``most``; less than 2 where the host has to choose, or pages are few."""
-    passes = min(most, CHOSEN_TOKENS // len(runs), *(generation.loop_passes for generation in generations))
+    passes = min(most, CHOSEN_TOKENS // len(runs))
+    for generation in generations:
+        if passes < 2:
+            return 0
+        passes = min(passes, generation.loop_passes)
     if passes < 2 or len(stops_of(generations)) > STOP_TOKENS or not engine.can_loop():
         return 0
     pages = engine.pages
@@ -101,7 +105,7 @@ class RunningLoop:
             self._look()
         except BaseException:
             self.closed, self._state.loop = True, None
-            self._state.held.clear()  # nobody knows how far it came
+            self._state.forget()  # nobody knows how far it came
             raise
         self._state.loop = None
         done = len(self._chosen) // self._count

@@ -18,6 +18,7 @@ from .errands import Errands
 from .jobs import DeviceFailed, Job, NoRoom, Part, QueueFull, Turn
 from .loops import Loop
 from .prefix_cache import PrefixCache
+from .running_loop import loop_passes
 
 T = TypeVar("T")
 
@@ -290,7 +291,11 @@ class Scheduler:
     @staticmethod
     def _count(parts: list[Part]) -> tuple[int, int]:
         """Tokens of a pass, and those whose logits are wanted."""
-        return sum(len(request.run.tokens) for _, request in parts), sum(request.run.wanted for _, request in parts)
+        tokens = wanted = 0
+        for _, request in parts:
+            tokens += len(request.run.tokens)
+            wanted += request.run.wanted
+        return tokens, wanted
 
     def _blocks(self, job: Job) -> int:
         """Blocks of cached keys that a run of a job reads."""
@@ -320,20 +325,23 @@ class Scheduler:
     def _with_drafts(self, parts: list[Part]) -> list[Part]:
         """The same pass with drafts of its answers in the room that is left."""
         count, wanted = self._count(parts)
+        chunk, failed = self.engine.image.chunk, list[int]()
         for i, (job, request) in enumerate(parts):
-            room = self.engine.image.chunk - count
-            if job.generation.drafter is None or job.generation.prefilling or room < 1:
-                continue
+            if count >= chunk:
+                break
             try:
-                longer = job.generation.next_pass(1 + room, count - 1, wanted - 1)
+                longer = job.generation.with_draft(request, chunk - count, count - 1, wanted - 1)
             except Exception as error:  # of this answer alone: the others go on
                 self._end_with(job, error)
+                failed.append(i)
                 continue
-            if longer is not None:
+            if longer is not request:
                 parts[i] = job, longer
                 drafted = len(longer.run.tokens) - len(request.run.tokens)
                 count, wanted = count + drafted, wanted + drafted
-        return [(job, request) for job, request in parts if not job.generation.ended]
+        for i in reversed(failed):
+            del parts[i]
+        return parts
 
     def _next_prompt(self, tried: set[int]) -> Job | None:
         """The oldest prompt that goes on or begins, of those not ``tried``."""
@@ -370,29 +378,36 @@ class Scheduler:
     # ---- one pass ------------------------------------------------------------------------------------------------
     def _run(self, parts: list[Part]) -> None:
         """One pass from doorbell to completion, or a loop, and what comes of it."""
-        loop = Loop(self.engine, parts, self._interrupts)
-        alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts() or self._alone()
-        passes = 1 if alone else loop.passes(self.loop_passes)
+        jobs, runs = [job for job, _ in parts], [request.run for _, request in parts]
+        passes = 1
+        if self.loop_passes > 1 and len(parts) == len(self._running) and not self._interrupts() and not self._alone():
+            passes = loop_passes(self.engine, runs, [job.generation for job in jobs], self.loop_passes)
+        loop = Loop(self.engine, jobs, runs, self._interrupts) if passes > 1 else None
         begin = time.monotonic()
         try:
-            result = self._on_device(lambda: loop.run(passes) if passes > 1 else self.engine.run_pass(
-                [request.run for _, request in parts], write_logits=any(request.write_logits for _, request in parts)
-            ))
+            if loop is not None:
+                result = self._on_device(lambda: loop.run(passes))
+            else:
+                write_logits = True in [request.write_logits for _, request in parts]
+                result = self._on_device(lambda: self.engine.run_pass(runs, write_logits=write_logits))
         except (DeviceTimeout, DeviceFailed):
             raise
         except HwgenError as error:
-            for job, _ in parts:
+            for job in jobs:
                 self._end(job, error)
             return
         seconds = time.monotonic() - begin
-        jobs = [job for job, _ in parts]
         self._observe(jobs, result, all(job.generation.prefilling for job in jobs), seconds)
+        self._take(jobs, result, seconds, loop)
+
+    def _take(self, jobs: Sequence[Job], result: PassResult, seconds: float, loop: Loop | None) -> None:
+        """Give a result to the jobs that it is of, and end those that are complete."""
         for number, (job, run) in enumerate(zip(jobs, result.runs, strict=True)):
             if job in self._turns:
                 self._turns.remove(job)
                 self._turns.append(job)
             try:
-                if passes > 1:
+                if loop is not None:
                     loop.settle(number, result, seconds)
                 else:
                     for token in job.generation.accept(result, run, seconds):
