@@ -12,7 +12,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ...rounding import ceil_div
 from .sampling import Sampling
 
 __all__ = ["LARGEST", "NEAR", "RankedDraw", "best_of"]
@@ -44,7 +43,7 @@ class RankedDraw:
         if near > FAR or 0 < s.min_p < math.exp(-near):
             return None
         self._least = np.float32(max(self._best - near * s.temperature, -LARGEST))
-        ids = few_at_least(self._scores, self._least)
+        ids = (self._scores >= self._least).nonzero()[0]
         return None if ids.size < min(s.top_k, self._scores.size) else ids
 
     def _rank(self, near: float) -> None:
@@ -110,15 +109,6 @@ class RankedDraw:
             return before < p
         self._rank(self._near + FURTHER)
         return self.keeps(token)
-
-
-def few_at_least(scores: Logits, least: np.float32) -> Ids:
-    """Indices of the scores that are at least ``least``, ascending. Eight are looked at together: most often none is one."""
-    eights = np.zeros(ceil_div(scores.size, 8), np.uint64)
-    reached = eights.view(np.bool_)
-    np.greater_equal(scores, least, out=reached[: scores.size])
-    places = (8 * eights.nonzero()[0][:, None] + np.arange(8)).reshape(-1)
-    return places[reached[places]]
 
 
 def best_of(scores: Floats, count: int) -> Ids:
