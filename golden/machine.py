@@ -201,6 +201,8 @@ class GoldenMachine(Vocabulary):
             raise ProgramError(f"wanted tokens must be tokens of the pass, not {r.want[: r.wanted]} of {r.count}")
         if r.loop and not (r.run_count == r.count == r.wanted and r.want[: r.count] == list(range(r.count))):
             raise ProgramError(f"every run of a loop must have one token, and want it, not {r.runs} and {r.want[: r.wanted]}")
+        if r.loop and any(draw.count > c.topk for draw in r.draws):
+            raise ProgramError(f"a loop must draw from at most {c.topk} candidates, not {r.draws}")
         if r.loop * r.run_count > CHOSEN_TOKENS:
             raise ProgramError(f"a loop must choose at most {CHOSEN_TOKENS} tokens, not {r.loop} times {r.run_count}")
 

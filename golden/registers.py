@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..config import BuildConfig
 from ..contract import CONTRACT_VERSION, contract_hash
+from ..draw import Draw
 from ..registers import (
     COUNTERS,
     INTERRUPT_ENABLE,
@@ -21,6 +22,7 @@ from ..registers import (
     Control,
     PassFlag,
     Status,
+    draw_from,
     register_map,
 )
 
@@ -29,6 +31,10 @@ __all__ = ["RegisterWindow", "Run"]
 
 #: Attributes of registers that are numbers.
 _NUMBERS = {"RUNS": "run_count", "COUNT": "count", "WANTED": "wanted"}
+
+
+def _float_bits(value: float) -> int:
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
 
 
 class Run(NamedTuple):
@@ -66,11 +72,12 @@ class RegisterWindow:
         #: Passes of a loop at most, 0 for none; those that it has had; tokens that end it, and those that it chose.
         self.loop = self.passes = 0
         self.stop_tokens = [0] * STOP_TOKENS
+        self.draw_words = [0] * (2 * config.chunk)
         self.chosen: list[int] = []
         self.current = 0
         self.counters = dict.fromkeys((name for name, _ in COUNTERS), 0)
         self._tables = {"TOKEN": self.token_ids, "RUN": self.run_words, "WANT": self.want, "PAGE": self.pages,
-                        "STOP_TOKEN": self.stop_tokens}
+                        "STOP_TOKEN": self.stop_tokens, "DRAW": self.draw_words}
         self._halves = dict.fromkeys(("PROGRAM_LOW", "PROGRAM_HIGH", "LOGITS_LOW", "LOGITS_HIGH"), 0)
         contract = contract_hash(config)
         constants = {"MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": contract & 0xFFFFFFFF, "HASH_HIGH": contract >> 32}
@@ -106,6 +113,11 @@ class RegisterWindow:
         return runs
 
     @property
+    def draws(self) -> list[Draw]:
+        """How a loop chooses the tokens of the runs."""
+        return [draw_from(*self.draw_words[2 * r : 2 * r + 2]) for r in range(min(self.run_count, self.config.chunk))]
+
+    @property
     def irq(self) -> bool:
         return self.interrupt_enable and Status.DONE in self.status
 
@@ -122,10 +134,13 @@ class RegisterWindow:
         """
         if not self.loop:
             return False
-        tokens = [self.candidates[number][0][0] for number in range(self.run_count)]
-        for number, token in enumerate(tokens):
+        tokens = []
+        for number, draw in enumerate(self.draws):
             self.run_words[2 * number] += 1
-            self.token_ids[number] = token
+            candidates = self.candidates[number]
+            place = draw.choose([_float_bits(logit) for _, logit in candidates], self.run_words[2 * number])
+            tokens.append(candidates[place][0])
+        self.token_ids[: len(tokens)] = tokens
         self.chosen += tokens
         self.passes += 1
         return self.passes < self.loop and not set(tokens) & set(self.stop_tokens)
@@ -183,7 +198,7 @@ class RegisterWindow:
         if row.name == "TOPK":
             number, place = divmod(index // 2, self.config.topk)
             token, logit = self.candidates[number][place] if place < len(self.candidates[number]) else (0, 0.0)
-            return int(struct.unpack("<I", struct.pack("<f", logit))[0]) if index % 2 else token
+            return _float_bits(logit) if index % 2 else token
         if row.name == "CHOSEN":
             return self.chosen[index] if index < len(self.chosen) else 0
         if row.name.startswith("COUNT_"):

@@ -28,6 +28,8 @@ class MultiplyAdd(wiring.Component):
     -------
     a, b : In
         Signed, in cycle 1. With ``operand_registers``, ``a`` is in cycle 0, and ``b`` passes two registers.
+    clear : In(1)
+        In cycle 1: the product is 0 (the reset of its register).
     addend : In
         Signed, in cycle 2 (``result`` of another slice: its cascade).
     result : Out
@@ -44,6 +46,7 @@ class MultiplyAdd(wiring.Component):
             "a": In(signed(A_BITS)),
             "b": In(signed(B_BITS)),
             **enables,
+            "clear": In(1),
             "addend": In(signed(RESULT_BITS)),
             "result": Out(signed(RESULT_BITS)),
         })
@@ -61,6 +64,8 @@ class MultiplyAdd(wiring.Component):
                 m.d.sync += b.eq(first)
         product = Signal(signed(A_BITS + B_BITS), reset_less=True)
         m.d.sync += [product.eq(a * b), self.result.eq(product + self.addend)]
+        with m.If(self.clear):
+            m.d.sync += product.eq(0)
         return m
 
 

@@ -120,13 +120,15 @@ class Flag(enum.IntFlag):
 
 
 class Buffers(enum.IntFlag):
-    """Halves of the double-buffered memories around the linear engine."""
+    """Halves of the double-buffered memories around the linear engine, and of the two places for parameters."""
 
     NONE = 0
     #: LINEAR, DRAIN: the upper half of the accumulators.
     ACCUMULATOR = 1
     #: NORM, LINEAR: the upper half of the activations.
     ACTIVATION = 2
+    #: PARAM, and NORM and DRAIN with such parameters: the second place for gains of a norm, or for scales of the rows of a panel.
+    PARAMETER = 4
 
 
 class Format(enum.IntFlag):

@@ -229,14 +229,17 @@ _ALL_READERS = frozenset({Unit.LOADER, Unit.VECTOR, Unit.LINEAR, Unit.ATTENTION}
 _SCRATCH_WRITERS = frozenset({Unit.VECTOR, Unit.LOADER, Unit.ATTENTION})
 
 #: Operators start in the order of the program. LOADER, LINEAR and ATTENTION, which read the ring, never run at the same time, nor
-#: do LOADER, VECTOR and ATTENTION, which write the scratch; VECTOR runs beside LINEAR and KV_WRITER.
+#: do LOADER, VECTOR and ATTENTION, which write the scratch, but for PARAM, which loads one place for parameters beside an operator
+#: that may use the other; VECTOR runs beside LINEAR and KV_WRITER.
 OPERATORS: Mapping[Opcode, Operator] = {
     Opcode.EMBED: Operator(
         unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.TOKEN, Fetch.STREAM), memory=Memory.CONSTANTS,
         scratch_writes=_target,
     ),
     Opcode.PARAM: Operator(
-        unit=Unit.LOADER, after=_ALL_READERS, fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS,
+        unit=Unit.LOADER, after=_ALL_READERS - {Unit.VECTOR},
+        halves=dict.fromkeys((Opcode.NORM, Opcode.DRAIN, Opcode.ROPE), Buffers.PARAMETER),
+        fetches=(Fetch.STREAM,), memory=Memory.CONSTANTS,
         param_writes=lambda d: Vectors(d.dst, 0, d.vectors),
     ),
     Opcode.ROTARY: Operator(

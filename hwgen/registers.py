@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from .config import BuildConfig, ConfigError
 from .descriptors import Opcode
+from .draw import SCALE_BITS, Draw
 
 __all__ = [
-    "CHOSEN_TOKENS", "COUNTERS", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT", "ERROR_RESPONSE", "ERROR_WRITE",
-    "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS", "STOP_TOKENS", "TRACE_WORDS",
-    "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "map_signature", "register", "register_map",
+    "CHOSEN_TOKENS", "COUNTERS", "DRAW_COUNT", "DRAW_SCALE", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT",
+    "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS",
+    "STOP_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from",
+    "draw_words", "map_signature", "register", "register_map",
 ]
 
 #: First register: the letters "hwgn".
@@ -33,6 +35,8 @@ WANT_BASE = 0x3000
 STOPS_BASE = 0x3800
 #: Base of the window of chosen tokens: one word each, in the order in which they were chosen.
 CHOSEN_BASE = 0x7000
+#: Base of the window of draws: two words a run.
+DRAW_BASE = 0x7800
 #: Base of the page table window: one word a page.
 PAGES_BASE = 0x8000
 #: Base of the trace window: `TRACE_WORDS` words an entry.
@@ -115,11 +119,25 @@ ERROR_OPERATOR = Field("OPERATOR", 16, 16, "CURRENT as it was when the answer ca
 RUN_TOKENS = Field("TOKENS", 0, 16, "Tokens of the run.")
 RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its sequence.")
 
+#: Fields of the first word of a draw.
+DRAW_SCALE = Field("SCALE", 0, SCALE_BITS, "log2(e) / temperature, 16 bits behind the point.")
+DRAW_COUNT = Field("COUNT", SCALE_BITS, 32 - SCALE_BITS, "Candidates that a token is drawn from, at most those there are.")
+
 #: The field of the LOOP register.
 LOOP_PASSES = Field("PASSES", 0, CHOSEN_TOKENS.bit_length(), "Passes at most; 0: no loop.")
 
 #: The field of the INTERRUPT register.
 INTERRUPT_ENABLE = Field("ENABLE", 0, 1, "Raise irq while DONE is set.")
+
+
+def draw_words(draw: Draw) -> tuple[int, int]:
+    """The words of DRAW that say how a run's tokens are chosen."""
+    return DRAW_SCALE.put(draw.scale) | DRAW_COUNT.put(draw.count), draw.key
+
+
+def draw_from(how: int, key: int) -> Draw:
+    """What `draw_words` made these of."""
+    return Draw(DRAW_COUNT.extract(how), DRAW_SCALE.extract(how), key)
 
 
 @dataclass(frozen=True)
@@ -195,10 +213,10 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("PORT_ENABLE", 0x04C, "rw", "Memory ports that may read segments, a bit each; all when none is set. Taken over by "
                  "a doorbell, all ones after reset. The program, and what is written, go through port 0 always."),
         Register("WANTED", 0x050, "rw", "Tokens of this pass whose logits are wanted: 0 up to COUNT."),
-        Register("LOOP", 0x054, "rw", "The doorbell is for a loop: the best candidate of every run goes to CHOSEN and is its token "
-                 "of the next pass, one position on. Every run has one token and wants it: RUNS, COUNT and WANTED are the same, "
-                 "and WANT[j] = j. The loop ends behind a pass that chose a stop token, or that was the last of so many; 1, "
-                 "written while it runs, makes the present pass the last one.", fields=(LOOP_PASSES,)),
+        Register("LOOP", 0x054, "rw", "The doorbell is for a loop: a candidate of every run, as DRAW says, goes to CHOSEN and is "
+                 "its token of the next pass, one position on. Every run has one token and wants it: RUNS, COUNT and WANTED are "
+                 "the same, and WANT[j] = j. The loop ends behind a pass that chose a stop token, or that was the last of so many; "
+                 "1, written while it runs, makes the present pass the last one.", fields=(LOOP_PASSES,)),
         Register("CHOSEN_COUNT", 0x058, "ro", "Words of CHOSEN that are there; cleared by a doorbell."),
     ]
     rows += [Register(f"COUNT_{name.upper()}", COUNTER_BASE + 4 * i, "ro", text) for i, (name, text) in enumerate(COUNTERS)]
@@ -229,6 +247,9 @@ def _windows(config: BuildConfig) -> list[Register]:
                  "then logit as float32 bits, best first.", count=2 * config.topk * config.chunk),
         Register("CHOSEN", CHOSEN_BASE, "ro", "Tokens that the loop has chosen: those of the runs of its first pass, then "
                  "those of its second, and so on.", count=CHOSEN_TOKENS),
+        Register("DRAW", DRAW_BASE, "wo", "How a loop chooses the tokens of a run, two words each: the first has the fields below, "
+                 "and with a COUNT of 0 or 1 takes the best candidate; the second is the key of the run's random numbers.",
+                 count=2 * config.chunk, fields=(DRAW_SCALE, DRAW_COUNT)),
         Register("PAGE", PAGES_BASE, "wo", "KV page tables of all runs: page number of every block.",
                  count=config.page_entries),
         Register("TRACE", TRACE_BASE, "ro", "Operators in the order in which they ended, four words each: cycle of the "

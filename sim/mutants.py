@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ACTIVE", "Mutant", "find_mutants", "mutate", "plant"]
+__all__ = ["ACTIVE", "Mutant", "find_mutants", "mutate", "plant", "watch"]
 
 #: The register of the top module that holds the number of the active mutant, from 1; 0: none.
 ACTIVE = "active_mutant"
@@ -29,6 +29,10 @@ _CHOICE = re.compile(rf"^  assign (?P<to>.+?) = (?P<c>{_OPERAND}) \? (?P<a>{_OPE
 _NEXT = re.compile(rf"^    (?P<to>{_NAME} ?) <= (?P<a>{_OPERAND});$")
 _IF = re.compile(r"^(?P<lead> +(?:end else )?if) \((?P<c>.+)\) begin$")
 _MODULE = re.compile(r"^module (\\\S+|\w+)")
+_TARGET = re.compile(rf"^ +(?:assign )?(?P<to>{_NAME} ?|\{{[^{{}}]*\}} ?)(?:<=|=) ")
+_PART = re.compile(r"^(?:\\\S+ |\w+) ?\[(?P<high>\d+)(?::(?P<low>\d+))?\] ?$")
+_NAMES = re.compile(r"\\\S+|[A-Za-z_]\w*")
+_DECLARED = re.compile(r"^  (?:reg|wire|inout) ")
 _REGISTER = re.compile(r"^  (?:reg|wire) (?:\[(\d+):0\] )?(\\\S+|\w+)")
 
 
@@ -44,6 +48,8 @@ class Mutant:
     before: str
     #: The expression that stands in its place; of a condition: what is in the parentheses.
     after: str
+    #: Bits of what is assigned; 1 of a condition.
+    width: int = 1
 
     def __str__(self) -> str:
         return f"{self.module.rpartition('.')[2]}: {self.before.strip()} -> {self.after.strip()}"
@@ -56,6 +62,13 @@ def _off_by_one(text: str, rng: random.Random) -> str | None:
     width = int(match["width"])
     value = int(match["digits"], {"h": 16, "b": 2, "d": 10}[match["base"]])
     return f"{width}'h{(value + rng.choice((1, -1))) % (1 << width):x} "
+
+
+def _width(target: str, widths: dict[str, int]) -> int:
+    """Bits of what is assigned, a name or a slice of it; 1024, as many as any has, where several are joined."""
+    if m := _PART.match(target):
+        return int(m["high"]) - int(m["low"] or m["high"]) + 1
+    return widths.get(target.strip(), 1024)
 
 
 def _of_line(line: str, widths: dict[str, int], rng: random.Random) -> Iterator[tuple[str, str, str]]:
@@ -85,19 +98,62 @@ def _of_line(line: str, widths: dict[str, int], rng: random.Random) -> Iterator[
 
 def find_mutants(verilog: str, rng: random.Random, without: Sequence[str] = ()) -> list[Mutant]:
     """Every mutant, in the order of the text. Modules whose names have one of ``without`` in them have none; conditions of resets
-    are left alone, since registers begin with the same values.
+    are left alone, since registers begin with the same values, and so is what nobody reads.
     """
     found: list[Mutant] = []
-    module = ""
+    lines = verilog.split("\n")
+    module, read = "", set[str]()
     widths: dict[str, int] = {}
-    for number, line in enumerate(verilog.split("\n")):
+    for number, line in enumerate(lines):
         if m := _MODULE.match(line):
-            module, widths = m[1], {}
+            module, widths, read = m[1], {}, _read_names(lines, number)
         elif m := _REGISTER.match(line):
             widths[m[2]] = int(m[1] or 0) + 1
         elif line.startswith(" ") and not any(word in module for word in without):
-            found += [Mutant(module, number, *change) for change in _of_line(line, widths, rng)]
+            target = m["to"] if (m := _TARGET.match(line)) else ""
+            if target and not any(name in read for name in _NAMES.findall(target)):
+                continue
+            width = _width(target, widths) if target else 1
+            found += [Mutant(module, number, *change, width) for change in _of_line(line, widths, rng)]
     return found
+
+
+def _read_names(lines: Sequence[str], start: int) -> set[str]:
+    """Names that something in a module reads, and its ports."""
+    read = set[str]()
+    for line in lines[start:]:
+        if line.startswith("endmodule"):
+            break
+        if not _DECLARED.match(line):
+            target = _TARGET.match(line)
+            read.update(_NAMES.findall(line[target.end() :] if target else line))
+    return read
+
+
+def watch(verilog: str, mutants: Sequence[Mutant], top: str) -> str:
+    """The Verilog without a fault, that prints ``mutant NUMBER differs`` at the first rising edge of the clock before which mutant
+    number i + 1 would make a difference in its place. One that never does changes nothing in that run.
+    """
+    lines = verilog.split("\n")
+    by_module: dict[str, list[str]] = {}
+    for number, mutant in enumerate(mutants, 1):
+        values = (f"{'!' if mutant.kind == 'condition' else ''}({expression} )" for expression in (mutant.before, mutant.after))
+        size = f"[{mutant.width - 1}:0] "
+        by_module.setdefault(mutant.module, []).extend([
+            *(f"  wire {size}{side}_mutant_{number} = {value};" for side, value in zip(("without", "with"), values, strict=True)),
+            f"  reg seen_mutant_{number} = 1'h0;",
+            f"  always @(posedge {top}.clk)",
+            f"    if (!seen_mutant_{number} && without_mutant_{number} != with_mutant_{number}) begin",
+            f"      seen_mutant_{number} <= 1'h1; $display(\"mutant {number} differs\");",
+            "    end",
+        ])
+    module = ""
+    for i, line in enumerate(lines):
+        if m := _MODULE.match(line):
+            module = m[1]
+        elif line.startswith("endmodule") and module in by_module:
+            lines[i] = "\n".join([*by_module[module], line])
+    return "\n".join(lines)
 
 
 def mutate(verilog: str, mutant: Mutant) -> str:

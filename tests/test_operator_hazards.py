@@ -39,13 +39,14 @@ def touches(d: Descriptor) -> tuple[set[str], set[str]]:
         of = replace(d, **use)  # type: ignore[arg-type]  # fields by name
         reads |= {name(state, d) for state in row.reads(of).each()}
         writes |= {name(state, d) for state in row.writes(of).each()}
-        reads |= {memory for memory, at in (("scratch", row.scratch_reads), ("parameters", row.param_reads)) if at(of).count}
-        writes |= {memory for memory, at in (("scratch", row.scratch_writes), ("parameters", row.param_writes)) if at(of).count}
+        places = {f"parameters {place}" for place in (0, 4) if d.opcode is Opcode.ROTARY or place == d.buffers & Buffers.PARAMETER}
+        reads |= ({"scratch"} if row.scratch_reads(of).count else set()) | (places if row.param_reads(of).count else set())
+        writes |= ({"scratch"} if row.scratch_writes(of).count else set()) | (places if row.param_writes(of).count else set())
     return reads, writes
 
 
 def pairs() -> list[tuple[Descriptor, Descriptor]]:
-    every = [Descriptor(opcode=o, buffers=Buffers(b)) for o in OPERATORS for b in range(4)]
+    every = [Descriptor(opcode=o, buffers=Buffers(b)) for o in OPERATORS for b in range(8)]
     return list(itertools.product(every, every))
 
 
@@ -80,7 +81,10 @@ def test_what_runs_side_by_side() -> None:
         behind_kv_write = e.opcode is Opcode.KV_WRITE and d.opcode in (
             Opcode.NORM, Opcode.DRAIN, Opcode.LINEAR, Opcode.EMBED, Opcode.PARAM, Opcode.ROTARY,
         )
+        behind_vector = d.opcode is Opcode.PARAM and OPERATORS[e.opcode].unit is Unit.VECTOR and (
+            (e.buffers ^ d.buffers) & Buffers.PARAMETER
+        )
         kv_write_behind_loader = d.opcode is Opcode.KV_WRITE and OPERATORS[e.opcode].unit is Unit.LOADER
-        if behind_linear or before_linear or behind_kv_write or kv_write_behind_loader:
+        if behind_linear or before_linear or behind_kv_write or behind_vector or kv_write_behind_loader:
             expected.add((e.opcode, e.buffers, d.opcode, d.buffers))
     assert free == expected

@@ -106,6 +106,6 @@ def test_coverage_is_summed_by_package(tmp_path: Path, capsys: pytest.CaptureFix
         "hwgen/config.py": of(0, 0, 0, 0),
     }}))
     assert host_coverage.main([str(source), str(record)]) == 0
-    rows = {row["package"]: (row["branch_percent"], row["percent"]) for row in json.loads(record.read_text())["rows"]}
+    rows = {row["package"]: (row["line_percent"], row["branch_percent"]) for row in json.loads(record.read_text())["rows"]}
     assert rows == {"sw/runtime": (75.0, 75.0), "sw": (100.0, 100.0), "hwgen": (100.0, 100.0)}
     assert "sw/runtime" in capsys.readouterr().out

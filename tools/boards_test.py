@@ -27,7 +27,8 @@ TOOLS = (
 PYTHON_TESTS = tuple(
     f"tests/{name}"
     for name in (
-        *(f"test_{unit}.py" for unit in ("attention_memory", "boards", "config", "decoder", "files", "formats", "operator_hazards",
+        *(f"test_{unit}.py" for unit in ("attention_memory", "boards", "config", "decoder", "draw", "files", "formats",
+                                         "operator_hazards",
                                          "packages", "ternary", "weights")),
         "sw/cli/test_options.py",
         *(f"sw/compiler/test_{unit}.py" for unit in ("file_sections", "image", "image_file")),

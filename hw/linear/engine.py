@@ -13,7 +13,7 @@ from ...layout import ZERO_BYTE
 from .activations import ActivationMemory
 from .group_scales import ScaleMemory, take_scales
 from .int4_loader import delayed
-from .lane import FACTOR_BITS, TernaryLane
+from .lane import TernaryLane, factor_bits
 from .panel import Beats, PanelEngine, ShortSlices, connect_inputs
 from .schedule import TableSchedule
 from .trits import TritDecoder
@@ -30,14 +30,14 @@ class LinearEngine(PanelEngine):
     ::
 
         cycle   0      1 .. 4   5         6 .. levels + 5    levels + 6    levels + 7    levels + 8    levels + 9
-                issue  decode   look up   adder tree         sign          accumulate    write         write parity
+                issue  decode   look up   adder tree         multiply      accumulate    write         write parity
 
     A slice takes the longest of its beats, of building its tables (`TableSchedule`) and of loading its activations
     (`ActivationMemory`).
 
     With an engine for scales of groups, and `Format.GROUPED`, the panel is a `GroupedLayout`. Scale beats, in front of every group,
     take a cycle each in either mode; a beat of a short slice is taken ``parts`` times, with bytes of zero trits in the place of
-    those that it has not. Products with scales take two cycles more (`TernaryLane`).
+    those that it has not.
     """
 
     #: Cycles from the issue of a beat to its look-ups.
@@ -46,7 +46,7 @@ class LinearEngine(PanelEngine):
     def __init__(self, config: BuildConfig) -> None:
         #: Levels of the adder trees.
         self.levels = (config.tables - 1).bit_length()
-        super().__init__(config, config.ternary_acc_bits, self.LOOK_UP + self.levels + TernaryLane.add_cycles(config))
+        super().__init__(config, config.ternary_acc_bits, self.LOOK_UP + self.levels + TernaryLane.ADD)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -87,7 +87,7 @@ class LinearEngine(PanelEngine):
             used = Signal(name=f"used_{g}")
             m.d.sync += used.eq(self.op.gang | (self.op.count > g * config.lanes))
             m.d.comb += [decoder.beat.eq(beats.registers[g]), decoder.valid.eq(beats.track[1]["valid"] & used)]
-            signed_factors = self._signed(m, factors[g], decoder, g) if factors else []
+            signed_factors = self._signed(m, factors[g] if factors else None, decoder, g)
             for number, lane in enumerate(group):
                 m.submodules[f"lane_{g}_{number}"] = lane
                 m.d.comb += [
@@ -98,8 +98,7 @@ class LinearEngine(PanelEngine):
                 ]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.index, decoder.index, strict=True)]
                 m.d.comb += [a.eq(b) for a, b in zip(lane.negate, decoder.negate, strict=True)]
-                if signed_factors:
-                    m.d.comb += [a.eq(b) for a, b in zip(lane.factor, signed_factors, strict=True)]
+                m.d.comb += [a.eq(b) for a, b in zip(lane.factor, signed_factors, strict=True)]
                 connect_inputs(m, lane.load, activations.load)
                 connect_inputs(m, lane.build, schedule.build)
         self._accumulate(m, lanes, beats.track)
@@ -111,7 +110,7 @@ class LinearEngine(PanelEngine):
         return (self.op.descriptor.format & Format.GROUPED).any()
 
     def _take(self, m: Module, ready: Value, buffer: Value, slicing: GroupSlices | None) -> tuple[Beats, list[Value]]:
-        """The beats, and for every group of lanes the scales of their rows: bytes, in the cycle before that of the last level."""
+        """The beats, and for every group of lanes the scales of their rows: bytes, two cycles before that of the last level."""
         config = self.config
         if slicing is None:
             return self._issue(m, ready, {"buffer": buffer}, self.op.gang), []
@@ -122,8 +121,8 @@ class LinearEngine(PanelEngine):
         beats = self._issue(m, ready, {"buffer": buffer}, gang, scaling, parts)
         left = take_scales(m, self, beats, scales, scaling, gang, Const(slicing.count), grouped)
         m.d.comb += short.eq(grouped & (left == 1))
-        # From the cycle of the scale memory to that in front of the sums of a row.
-        wait = self.LOOK_UP + self.levels - 1 - ScaleMemory.LATENCY
+        # From the cycle of the scale memory to two cycles in front of the products of a row.
+        wait = self.LOOK_UP + self.levels - 2 - ScaleMemory.LATENCY
         return beats, [
             delayed(m, codes, wait, f"scales_{g}", reset_less=True)[-1] for g, codes in enumerate(scales.codes)
         ]
@@ -135,22 +134,32 @@ class LinearEngine(PanelEngine):
         zeros = [Const(ZERO_BYTE, 8)] * (slicing.row_bytes - slicing.rest_bytes)
         return Cat(Cat(rows.word_select(row, rest), *zeros) for row in range(self.config.rows))
 
-    def _signed(self, m: Module, codes: Value, decoder: TritDecoder, group: int) -> list[Value]:
-        """The factors of the rows: the scale of their group, or 1 without groups, with the sign of the row. Two registers."""
+    def _signed(self, m: Module, codes: Value | None, decoder: TritDecoder, group: int) -> list[Value]:
+        """The factors of the rows: the scale of their group (two registers), or 1 without groups, with the sign of the row, from
+        one register.
+        """
         scaled = Signal(name=f"scaled_{group}")
         m.d.sync += scaled.eq(self._grouped)
+        bits = factor_bits(self.config)
         factors: list[Value] = []
         for row in range(self.config.rows):
-            code = codes.word_select(row, 8)
-            mantissa, exponent = code[:6], code[6:]
-            scale = Signal(FACTOR_BITS - 1, name=f"scale_{group}_{row}", reset_less=True)
-            with m.Switch(exponent):
-                for value in range(4):
-                    with m.Case(value):
-                        number = Cat(mantissa, 1) << value - 1 if value else mantissa
-                        m.d.sync += scale.eq(Mux(scaled, number, 1))
-            factor = Signal(FACTOR_BITS, name=f"factor_{group}_{row}", reset_less=True)
             minus = decoder.negate[row][0]
-            m.d.sync += factor.eq((scale ^ minus.replicate(FACTOR_BITS)) + minus)
+            factor = Signal(bits, name=f"factor_{group}_{row}", reset_less=True)
+            if codes is None:
+                m.d.sync += factor.eq(Cat(1, minus))
+            else:
+                scale = self._scale(m, codes.word_select(row, 8), scaled, f"scale_{group}_{row}")
+                m.d.sync += factor.eq((scale ^ minus.replicate(bits)) + minus)
             factors.append(factor.as_signed())
         return factors
+
+    def _scale(self, m: Module, code: Value, scaled: Value, name: str) -> Value:
+        """The number that ``code`` stands for, in a register, or 1 where the matrix is not ``scaled``."""
+        mantissa, exponent = code[:6], code[6:]
+        scale = Signal(factor_bits(self.config) - 1, name=name, reset_less=True)
+        with m.Switch(exponent):
+            for value in range(4):
+                with m.Case(value):
+                    number = Cat(mantissa, 1) << value - 1 if value else mantissa
+                    m.d.sync += scale.eq(Mux(scaled, number, 1))
+        return scale

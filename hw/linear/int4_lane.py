@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Signal, signed
 from amaranth.lib.wiring import In
 
 from ...config import BuildConfig
 from ...int4 import WEIGHT_MAX
 from ...numerics import E4M3_LARGEST
+from ..data_register import data_register
 from ..multiply_add import MultiplyAdd
 from .accumulators import AccumulatingLane
 from .int4_dot import Int4Dot
 from .int4_loader import Int4LoadBus, Int4Shape
 from .int4_weights import CODE_BITS
 from .panel import connect_inputs
+from .tables import add_inverted
 
 __all__ = ["Int4Lane"]
 
@@ -75,7 +77,7 @@ class Int4Lane(AccumulatingLane):
             m.d.sync += place.eq(self.load.total)
         with m.If(take[-1]):
             m.d.sync += total.eq(place)
-        scaled: list[Value] = []
+        kept, sums = self._kept(m), data_register(m, self.sum)
         bits = (LARGEST * shape.inputs).bit_length() + 1
         for r in range(config.rows):
             early, scale = (Signal(8, name=f"{name}_{r}", reset_less=True) for name in ("early", "scale"))
@@ -90,6 +92,9 @@ class Int4Lane(AccumulatingLane):
                 scaling.b.eq(scale),
                 scaling.addend.eq(offset.result),
             ]
-            scaled.append(scaling.result[:bits].as_signed())
-        self._accumulate(m, scaled, [Const(0, 1)] * config.rows)
+            total_of_row = sums.word_select(r, self.acc_bits)
+            with m.If(self.active):
+                m.d.sync += total_of_row.eq(add_inverted(scaling.result[:bits].as_signed(), kept[r], Const(0, 1), self.acc_bits))
+            with m.Else():
+                m.d.sync += total_of_row.eq(0)
         return m

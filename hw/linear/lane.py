@@ -16,14 +16,16 @@ from .schedule import BUFFERS, BuildBus, rounds_of
 from .tables import ENTRY_BITS, TableBuilder, add_or_subtract
 from .trits import GROUP, INDEX_BITS
 
-__all__ = ["FACTOR_BITS", "TernaryLane"]
-
-#: Bits of the scale of a group with the sign of a row.
-FACTOR_BITS = GROUP_SCALE_MAX.bit_length() + 1
+__all__ = ["TernaryLane", "factor_bits"]
 
 #: Rows that read one memory of a table: a RAM32M16 holds two bits of 32 entries with one write port and seven read ports, so that
 #: an entry takes five of them for seven rows, 40 look-up tables where seven memories with one read port take 56.
 SHARED_ROWS = 7
+
+
+def factor_bits(config: BuildConfig) -> int:
+    """Bits of what the sum of a row is multiplied by: the scale of a group, or 1, with the sign of the row."""
+    return (GROUP_SCALE_MAX.bit_length() if config.has_groups else 1) + 1
 
 
 class TernaryLane(AccumulatingLane):
@@ -31,9 +33,9 @@ class TernaryLane(AccumulatingLane):
 
     ::
 
-        cycle   0          1 .. levels     levels + 1    levels + 2    levels + 3
-                look up    adder tree      sign          row + sum     write
-                entries    (a level each)                (own, syndrome)
+        cycle   0          1 .. levels     levels + 1      levels + 2         levels + 3
+                look up    adder tree      row * factor    product + sum      write
+                entries    (a level each)                  (own, syndrome)
 
     Members
     -------
@@ -47,19 +49,13 @@ class TernaryLane(AccumulatingLane):
     look_up : In
         Codes of a beat are at ``index`` (cycle 0), for table copy ``buffer``.
     index, negate : In
-        From `TritDecoder`; ``negate`` bits arrive in the cycle of their adders.
+        From `TritDecoder`; ``negate`` bits of tables above 0 arrive in the cycle of their adders.
     factor : In
-        With scales of groups: the scale of every row with its sign, two cycles behind the last level. The sums are multiplied by
-        it, which takes two cycles more::
-
-            cycle   0 .. levels    levels + 1    levels + 2    levels + 3    levels + 4    levels + 5
-                    (as above)     row           row * factor  (add 0)       row + sum     write
+        Of every row, in cycle ``levels`` + 1. A DSP slice a row multiplies and adds.
     """
 
-    @staticmethod
-    def add_cycles(config: BuildConfig) -> int:
-        """Cycles from the last level of the adder tree to the cycle in which a beat is added."""
-        return 4 if config.has_groups else 2
+    #: Cycles from the last level of the adder tree to the cycle in which a beat is added.
+    ADD = 2
 
     def __init__(self, config: BuildConfig) -> None:
         #: Levels of the adder tree over the tables of a row.
@@ -73,7 +69,7 @@ class TernaryLane(AccumulatingLane):
             "buffer": In(1),
             "index": In(data.ArrayLayout(INDEX_BITS, config.tables)).array(config.rows),
             "negate": In(config.tables).array(config.rows),
-            **({"factor": In(signed(FACTOR_BITS)).array(config.rows)} if config.has_groups else {}),
+            "factor": In(signed(factor_bits(config))).array(config.rows),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -82,49 +78,25 @@ class TernaryLane(AccumulatingLane):
 
         # valid[i]: the registers of cycle i take a new value at its end.
         valid: list[Value] = [self.look_up & self.active]
-        for cycle in range(1, self.levels + 2):
+        for cycle in range(1, self.levels + 1):
             register = Signal(name=f"valid_{cycle}")
             m.d.sync += register.eq(valid[-1])
             valid.append(register)
 
         window = self._load(m)
         entries = self._build(m, window)
-        sums = []
+        kept = self._kept(m)
         for row in range(config.rows):
             names = [f"entry_{row}_{table}" for table in range(config.tables)]
             values = [Signal(signed(ENTRY_BITS), name=name, reset_less=True) for name in names]
             with m.If(valid[0]):
                 m.d.sync += [value.eq(entry) for value, entry in zip(values, entries[row], strict=True)]
-            sums.append(self._tree(m, valid, values, row))
-        self._accumulate(m, *(self._scale(m, sums) if config.has_groups else self._sign(m, valid, sums)))
+            m.submodules[f"multiply_add_{row}"] = add = MultiplyAdd(operand_registers=False)
+            m.d.comb += [
+                add.a.eq(self._tree(m, valid, values, row)), add.b.eq(self.factor[row]), add.clear.eq(~self.active),
+                add.addend.eq(kept[row]), self.sum.word_select(row, self.acc_bits).eq(add.result),
+            ]
         return m
-
-    def _sign(self, m: Module, valid: list[Value], sums: list[Value]) -> tuple[list[Value], list[Value]]:
-        """The sums, inverted where they are negative; and whether they are. The sign of a row is that of its first table."""
-        inverted: list[Value] = []
-        minus: list[Value] = []
-        for row in range(self.config.rows):
-            minus.append(Signal(name=f"minus_{row}", reset_less=True))
-            inverted.append(Signal(signed(len(sums[row])), name=f"signed_{row}", reset_less=True))
-            with m.If(valid[self.levels + 1]):
-                m.d.sync += [
-                    minus[row].eq(self.negate[row][0]),
-                    inverted[row].eq(sums[row] ^ self.negate[row][0].replicate(len(inverted[row]))),
-                ]
-        return inverted, minus
-
-    def _scale(self, m: Module, sums: list[Value]) -> tuple[list[Value], list[Value]]:
-        """The sums times their factors, which have the sign; nothing to subtract."""
-        config = self.config
-        bits = (127 * GROUP_SCALE_MAX * config.slice_inputs).bit_length() + 1
-        scaled: list[Value] = []
-        for row in range(config.rows):
-            m.submodules[f"multiply_{row}"] = multiply = MultiplyAdd(operand_registers=False)
-            operand = Signal(signed(len(sums[row])), name=f"operand_{row}", reset_less=True)
-            m.d.sync += operand.eq(sums[row])
-            m.d.comb += [multiply.a.eq(operand), multiply.b.eq(self.factor[row])]
-            scaled.append(multiply.result[:bits].as_signed())
-        return scaled, [Const(0, 1)] * config.rows
 
     def _load(self, m: Module) -> list[Value]:
         """The activations of a slice, byte by byte. The next slice arrives in a second copy."""

@@ -203,7 +203,7 @@ class PanelEngine(wiring.Component):
             m.d.comb += one_hot.eq(Mux(condition, 1 << stage["part"], 0))
             return one_hot
 
-        read, keep, _, add, write, write_parity = track[self.add - 3 :]
+        read, keep, _, _, write, write_parity = track[self.add - 3 :]
         kept = parts(keep, keep["valid"] & ~keep["first"])
         written, written_parity = parts(write, write["valid"]), parts(write_parity, write_parity["valid"])
         m.d.comb += self.done.eq(write_parity["last"])
@@ -234,7 +234,6 @@ class PanelEngine(wiring.Component):
                     lane.syndrome.eq(parity.syndrome),
                     lane.show.eq(Mux(seen, shown[g], 0)),
                     lane.accumulate.keep.eq(kept),
-                    lane.accumulate.add.eq(add["valid"]),
                     lane.accumulate.write.eq(write["address"]),
                     lane.accumulate.write_part.eq(written),
                     parity.own[number].eq(lane.own),

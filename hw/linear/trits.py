@@ -50,7 +50,7 @@ class TritDecoder(wiring.Component):
         abs(k), `INDEX_LATENCY` cycles after ``beat``.
     negate : Out per row and table
         Of table t > 0: subtract the right operand of the adder that `partner` describes, `INDEX_LATENCY` + 1 + level cycles after
-        ``beat``; of table 0: the sum of the row counts negative, `INDEX_LATENCY` + 1 + ``levels`` cycles after ``beat``.
+        ``beat``; of table 0: the sum of the row counts negative, `INDEX_LATENCY` + ``levels`` cycles after ``beat``.
     """
 
     #: Cycles from ``beat`` to ``index``.
@@ -74,7 +74,7 @@ class TritDecoder(wiring.Component):
 
         # valid[i]: the registers of stage i take a new value at the end of this cycle.
         valid = [self.valid]
-        for stage in range(1, self.INDEX_LATENCY + 1 + self.levels):
+        for stage in range(1, self.INDEX_LATENCY + self.levels):
             register = Signal(name=f"valid_{stage}")
             m.d.sync += register.eq(valid[-1])
             valid.append(register)
@@ -141,7 +141,7 @@ class TritDecoder(wiring.Component):
         for level in range(self.levels + 1):
             tables = [t for t in range(1, self.config.tables) if partner(t)[0] == level] if level < self.levels else [0]
             decisions = Cat(signs[t] ^ signs[partner(t)[1]] if t else signs[0] for t in tables)
-            for delay in range(level + 1):
+            for delay in range(level + (level < self.levels)):
                 register = Signal(len(tables), name=f"negate_{row}_{level}_{delay}", reset_less=True)
                 with m.If(valid[delay]):
                     m.d.sync += register.eq(decisions)

@@ -31,6 +31,9 @@ _TAIL = 64
 #: Bits of an entry of a table; three inputs share one (see `hwgen.hw.linear.tables`).
 _ENTRY_BITS = 10
 
+#: Rows that read one memory of a table (see `hwgen.hw.linear.lane`).
+_SHARED_ROWS = 7
+
 
 def block_rams(depth: int, bits: int) -> float:
     """Block RAMs of one memory in the shape that needs fewest; the last column may be a half."""
@@ -118,15 +121,16 @@ def tree_bits(tables: int) -> tuple[int, int]:
 def linear(c: BuildConfig) -> Amount:
     rows, tables, parts = c.rows, c.tables, c.vector_blocks
     adders, registers = tree_bits(tables)
-    sum_bits = _ENTRY_BITS + (tables - 1).bit_length()
     block = rows * c.acc_bits
     accumulators = block_rams(2 << power_bits(c.panel_vectors), block) * parts
+    # Rows that share a memory of a table: five RAM32M16, or one for each of fewer rows.
+    shared = sum(min(40, 8 * (rows - first)) for first in range(0, rows, _SHARED_ROWS))
     lane = Amount(
-        # Distributed memories, adder tree, sign and accumulator, control.
-        lut=rows * (8 * tables + adders + 2 * c.acc_bits + (parts - 1) * c.acc_bits) + 25,
-        # Entries, tree, sign; own, sum and what is kept and shown; activations that arrive and are in use.
-        ff=rows * (10 * tables + registers + sum_bits + 1 + c.acc_bits * (2 + 2 * parts)) + 16 * c.slice_inputs + 17,
-        bram36=accumulators, dsp=rows * c.has_groups,  # a product with the scale of its group for every row
+        # Distributed memories, adder tree, what the accumulator adds to, control.
+        lut=tables * shared + rows * (adders + parts * c.acc_bits) + 75,
+        # Entries, tree; own, and what is kept and shown; activations that arrive and are in use.
+        ff=rows * (10 * tables + registers + c.acc_bits * (1 + 2 * parts)) + 16 * c.slice_inputs + 17,
+        bram36=accumulators, dsp=rows,
     )
     turns = tables // c.builders
     builder = Amount(lut=27 + 8 * (3 * turns - 1) / 3, ff=19)

@@ -101,10 +101,10 @@ class Bench:
             raise HwgenError("usage", f"--layers must be at most {shape.layers}, not {plan.layers}", "give fewer layers")
         self.layers_full = shape.layers
         progress("drawing and packing random weights")
-        model: Any = random_model(plan.shape, plan.seed, plan.layers, plan.kv)
+        needed = plan.cached + plan.prompt + plan.decode
+        model: Any = random_model(plan.shape, plan.seed, plan.layers, plan.kv, needed)
         self.image: Image = compile_model(config, model, name=plan.shape, head=plan.head, progress=progress)
         self.traces: dict[str, PassTrace] = {}
-        needed = plan.cached + plan.prompt + plan.decode
         if needed > self.image.context:
             raise HwgenError(
                 "context", f"{needed} tokens are longer than the context of {self.image.context} tokens",

@@ -80,8 +80,16 @@ def planned_image(
     config: BuildConfig, shape: ModelShape, engine: str, head: str = "exact", context: int | None = None,
     layer: DecoderLayer | None = None, kv: str = "k8v8",
 ) -> Image:
-    """The image of a model of these sizes: where everything lies, and not a byte of it."""
-    shape = shape if context is None else replace(shape, max_context=min(context, shape.max_context))
+    """The image of a model of these sizes: where everything lies, and not a byte of it. ``context``: its longest, in place of that
+    of ``shape``.
+    """
+    if context is not None:
+        if context > config.max_context:
+            raise HwgenError(
+                "context", f"a context of {context} tokens is longer than the {config.max_context} of build {config.name!r}",
+                f"build with max_context={align(context, config.kv_block)}, or give a shorter --context",
+            )
+        shape = replace(shape, max_context=context)
     weights: Any = sized_model(shape, engine, layer, kv)  # what compilers ask of weights
     return plan_image(config, weights, head=head)
 
@@ -111,8 +119,14 @@ def estimate_json(
     memory: MemoryConditions = USUAL,
     context: int | None = None,
 ) -> dict[str, Any]:
-    """What ``hwgen estimate --json`` prints. ``context``: tokens that the KV cache holds (those of shape and build if None)."""
-    config, shape = board.config, published_model(shape_name).shape
+    """What ``hwgen estimate --json`` prints. ``context``: tokens that the KV cache holds (if None, as many as are measured with
+    this shape, or as the workload has).
+    """
+    config, shape, needed = board.config, published_model(shape_name).shape, cached + prompt + decode
+    if context is None:
+        context = max(min(shape.max_context, config.max_context), needed)
+    elif context < needed:
+        raise HwgenError("context", f"{needed} tokens are longer than the context of {context} tokens", f"give --context {needed}")
     if layers is not None:
         shape = replace(shape, layers=layers)
     engine, layer = published_model(shape_name).engine, published_model(shape_name).layer

@@ -135,10 +135,16 @@ def add_context(parser: argparse.ArgumentParser) -> None:
 
 
 def shortened(options: argparse.Namespace, shape: ModelShape) -> ModelShape:
-    """A shape with at most the context of ``--context``."""
+    """A shape with the context of ``--context``, if that is given."""
     if options.context is None:
         return shape
-    return replace(shape, max_context=min(at_least(options, "context", 1), shape.max_context))
+    context = at_least(options, "context", 1)
+    if context > shape.max_context:
+        raise HwgenError(
+            "usage", f"--context must be at most {shape.max_context}, the positions that the model knows, not {context}",
+            "give a shorter --context",
+        )
+    return replace(shape, max_context=context)
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------

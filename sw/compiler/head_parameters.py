@@ -8,7 +8,7 @@ import numpy as np
 
 from ...config import BuildConfig
 from ...decoder import DecoderLayer, Values
-from ...descriptors import Descriptor, Fetch, Flag, Opcode
+from ...descriptors import Buffers, Descriptor, Fetch, Flag, Opcode
 from ...errors import HwgenError
 from ...formats import Float, flush, identity_row, pack_bf16
 from ...layout import blob_beats, pad_beats, vectors_of
@@ -30,14 +30,15 @@ def check_biases(layer: DecoderLayer) -> None:
 
 
 def load_parameters(
-    config: BuildConfig, memory: SegmentPlan, name: str, values: Float, *, dst: int, layer: int = 0, flags: Flag = Flag.NONE
+    config: BuildConfig, memory: SegmentPlan, name: str, values: Float, *, dst: int, layer: int = 0, flags: Flag = Flag.NONE,
+    buffers: Buffers = Buffers.NONE,
 ) -> Descriptor:
-    """Places ``values`` in ``memory`` as ``name``; what loads them to ``dst`` of the parameter memory."""
+    """Places ``values`` in ``memory`` as ``name``; what loads them to ``dst`` of the parameter memory, the place of ``buffers``."""
     data = flush(values)
     beats = pad_beats(config, ceil_div(data.nbytes, config.beat_bytes))
     address = memory.add(name, beats * config.beat_bytes, lambda: blob_beats(config, data.view(np.uint8)).reshape(-1))
     return Descriptor(
-        opcode=Opcode.PARAM, layer=layer, flags=flags, fetch=Fetch.STREAM, token_count=1, stream_address=address,
+        opcode=Opcode.PARAM, layer=layer, flags=flags, buffers=buffers, fetch=Fetch.STREAM, token_count=1, stream_address=address,
         stream_beats=beats, vectors=vectors_of(config, data.size), dst=dst,
     )
 

@@ -19,7 +19,7 @@ from ...rounding import align, ceil_div
 from ...vocabulary import SECTION_MIDPOINTS, SECTION_SCALES, nibble_columns, section_inputs
 from ...weights import ModelWeights
 from .layers import Bytes, ModelCompiler, NormSource, Panel, Span
-from .placement import REGION_ALIGNMENT
+from .placement import REGION_ALIGNMENT, parameter_place
 from .vocabulary import compute_rows, head_cuts
 
 __all__ = ["Int4Compiler"]
@@ -148,7 +148,7 @@ class Int4Compiler(ModelCompiler):
         scales = self._rows(matrices, starts, first, lambda m: flush(m.row_scale), np.zeros(rows, np.float32))
         return blob_beats(self.config, scales.view(np.uint8)).reshape(-1)
 
-    def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> int:
+    def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> tuple[int, Buffers]:
         address, beats = panel.row_scales
         if address in self.loaded:
             place = self.loaded.index(address)
@@ -165,10 +165,11 @@ class Int4Compiler(ModelCompiler):
                 stream_beats=beats,
                 vectors=panel.spans[0].vectors,
                 dst=self.scale_places[place],
+                buffers=parameter_place(place),
                 flags=Flag.LOGITS if layer == self.shape.layers else Flag.NONE,
             )
         self.latest_place = place
-        return self.scale_places[place]
+        return self.scale_places[place], parameter_place(place)
 
     # ---- LM head -------------------------------------------------------------------------------------------------
     def head_layout(self, vectors: int) -> Int4Layout:
@@ -218,6 +219,7 @@ class Int4Compiler(ModelCompiler):
 
     def head_rows(self, panels: list[Panel], half: Buffers, tokens: dict[str, int]) -> None:
         def scales(number: int) -> dict[str, int]:
-            return {"param": self.load_row_scales(panels[number], self.shape.layers, tokens)}
+            param, place = self.load_row_scales(panels[number], self.shape.layers, tokens)
+            return {"param": param, "buffers": place}
 
         compute_rows(self, panels, half, tokens, Flag.STORE | Flag.CANDIDATES, scales)

@@ -21,7 +21,7 @@ from ...rounding import align, ceil_div
 from ...weights import LayerWeights
 from .head_parameters import HeadParameters, check_biases, load_parameters
 from .mixing import Mixing, check_formats
-from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, plan_scratch
+from .placement import FRAME_BYTES, REGION_ALIGNMENT, SEGMENT_ALIGNMENT, SegmentPlan, check_fit, parameter_place, plan_scratch
 
 __all__ = ["Bytes", "ModelCompiler", "NormSource", "Panel", "Span"]
 
@@ -134,9 +134,11 @@ class ModelCompiler:
         """
         raise NotImplementedError  # of the number format: TernaryCompiler, Int4Compiler
 
-    def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> int:
-        """Where in the parameter memory the row scales of a panel are when it is drained; ternary panels have none."""
-        return 0
+    def load_row_scales(self, panel: Panel, layer: int, tokens: dict[str, int]) -> tuple[int, Buffers]:
+        """Where in the parameter memory the row scales of a panel are when it is drained, and which place that is; ternary panels
+        have none.
+        """
+        return 0, Buffers.NONE
 
     def starts(self, parts: Sequence[Any]) -> tuple[list[int], list[int]]:
         """Vectors of rows of matrices one above the other, and the first vector of each."""
@@ -195,7 +197,8 @@ class ModelCompiler:
         to_query = Flag.TO_QUERY in flags
         plain = Format.PLAIN if source.gain is None else Format.NONE
         self.emit(
-            Opcode.NORM, layer=source.layer, flags=flags, buffers=Buffers.NONE if to_query else self.half(source, i),
+            Opcode.NORM, layer=source.layer, flags=flags,
+            buffers=parameter_place(source.gain or 0) | (Buffers.NONE if to_query else self.half(source, i)),
             format=Format.NONE if to_query else self.linear_format | plain,
             vectors=vectors_of(self.config, source.size), src=source.address, src_stride=source.stride, dst=first,
             param=0 if source.gain is None else self.plan.gains[source.gain],
@@ -269,7 +272,9 @@ class ModelCompiler:
         """Gains to their place in the parameter memory."""
         assert source.gain is not None
         place = self.plan.gains[source.gain]
-        self.program.append(load_parameters(self.config, self.memory, name, values, dst=place, layer=source.layer, flags=flags))
+        self.program.append(load_parameters(
+            self.config, self.memory, name, values, dst=place, layer=source.layer, flags=flags, buffers=parameter_place(source.gain)
+        ))
 
     def project(self, placed: PlacedStage, weights: LayerWeights, roped: list[int]) -> None:
         """A norm and its matrices, for every round of tokens.
@@ -309,7 +314,7 @@ class ModelCompiler:
     def linear(self, panel: Panel, command: Descriptor, placed: PlacedStage, i: int, tokens: dict[str, int]) -> None:
         """One panel for one round of tokens, beside the drains of the one before; its own wait in ``self.undrained``."""
         layer, combine = placed.source.layer, placed.stage.combine
-        param = self.load_row_scales(panel, layer, tokens)
+        param, place = self.load_row_scales(panel, layer, tokens)
         accumulator = self.next_accumulator()
         buffers = accumulator | self.half(placed.source, i)
         self.program.append(replace(command, layer=layer, buffers=buffers, **tokens))  # type: ignore[arg-type]  # fields by name
@@ -328,7 +333,7 @@ class ModelCompiler:
                     opcode=Opcode.DRAIN,
                     layer=layer,
                     flags=flag,
-                    buffers=accumulator,
+                    buffers=accumulator | place,
                     vectors=span.vectors,
                     row_blocks=span.first,
                     dst=target,

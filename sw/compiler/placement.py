@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
+from ...descriptors import Buffers
 from ...errors import HwgenError
 from ...layout import vectors_of
 from ...rounding import align
@@ -17,7 +18,7 @@ from ...shape import ModelShape
 
 __all__ = [
     "FRAME_BYTES", "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "bias_vectors", "check_fit",
-    "contiguous_bytes", "pages_together", "plan_scratch", "whole_rounds",
+    "contiguous_bytes", "pages_together", "parameter_place", "plan_scratch", "whole_rounds",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -142,6 +143,11 @@ def whole_rounds(tokens: int, lanes: int) -> int:
     if lanes < tokens < 2 * lanes:
         return tokens // 2 * 2 if 2 * tokens >= 3 * lanes else lanes
     return tokens - tokens % lanes if tokens > lanes else tokens
+
+
+def parameter_place(number: int) -> Buffers:
+    """Which of two places for parameters, 0 or 1, the gains of a norm or the scales of rows have."""
+    return Buffers.PARAMETER if number else Buffers.NONE
 
 
 def bias_vectors(config: BuildConfig, shape: ModelShape, layer: DecoderLayer) -> int:

@@ -43,8 +43,9 @@ def compute_rows(
     stride = logits_bytes(c, vocab)
     for number, panel in enumerate(panels):
         (span,) = panel.spans
-        of_scales = scales(number)
+        of_scales = {"buffers": Buffers.NONE, **scales(number)}
         accumulator = compiler.next_accumulator()
+        place = of_scales.pop("buffers")
         common: dict[str, Any] = {"layer": compiler.shape.layers, **tokens}
         compiler.program.append(replace(panel.command, flags=Flag.LOGITS, buffers=half | accumulator, **common))
         compiler.drain()
@@ -52,7 +53,7 @@ def compute_rows(
         if Flag.CANDIDATES in flags:
             common |= {"stream_address": tokens["token_start"] * stride + 4 * row, "stream_beats": stride // c.beat_bytes}
         compiler.undrained.append(Descriptor(
-            opcode=Opcode.DRAIN, flags=Flag.LOGITS | flags, format=compiler.linear_format, buffers=accumulator,
+            opcode=Opcode.DRAIN, flags=Flag.LOGITS | flags, format=compiler.linear_format, buffers=accumulator | place,
             vectors=span.vectors, row_blocks=span.first, dst=compiler.plan.qkv, scalar0=span.scale, stride=row, head_stride=vocab,
             **of_scales, **common,
         ))

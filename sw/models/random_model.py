@@ -182,10 +182,14 @@ class RandomModel:
         return integers, rng.integers(0x3900, 0x3A00, high - low, dtype=np.uint16)
 
 
-def random_model(name: str, seed: int = 0, layers: int | None = None, kv: str = "k8v8") -> RandomModel:
-    """Random weights of a published model."""
+def random_model(
+    name: str, seed: int = 0, layers: int | None = None, kv: str = "k8v8", context: int = 0
+) -> RandomModel:
+    """Random weights of a published model, with a context of at least ``context``."""
     model = published_model(name)
-    shape = model.shape if layers is None else replace(model.shape, layers=layers)
+    shape = replace(model.shape, max_context=max(model.shape.max_context, context))
+    if layers is not None:
+        shape = replace(shape, layers=layers)
     return RandomModel(shape, model.layer, model.engine, seed, kv=kv)
 
 

@@ -35,7 +35,11 @@ class Conversation:
     def reset(self) -> None:
         """Start again. Random draws go on."""
         self.messages.clear()
+        self._close()
+
+    def _close(self) -> None:
         self._llm.close_session(self.session)
+        self._sampler.begin_anew()
 
     def _encode(self) -> list[int]:
         """Tokens of all messages."""
@@ -48,7 +52,7 @@ class Conversation:
         """What is left to compute of the tokens of all messages; a session that has read others is closed."""
         read = self.session.tokens
         if len(tokens) <= len(read) or list(tokens[: len(read)]) != read:
-            self._llm.close_session(self.session)
+            self._close()
         self.session.pending = []  # the end of the last answer is one of the tokens
         return list(tokens[self.session.position :])
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Opcode
+from ...draw import GREEDY, Draw
 from ...errors import HwgenError
 from ...registers import (
     CHOSEN_TOKENS,
@@ -25,6 +26,7 @@ from ...registers import (
     Control,
     PassFlag,
     Register,
+    draw_words,
     register_map,
 )
 from ..compiler.image import Image
@@ -74,6 +76,8 @@ class Run(NamedTuple):
     #: Position from which on the session has these tokens: their keys and values are computed again. They see keys of the cache
     #: as they were before the pass, and each other's. A session may have several such runs in a pass.
     at: int | None = None
+    #: How a loop chooses its next tokens; None: it cannot.
+    draw: Draw | None = GREEDY
 
     @property
     def position(self) -> int:
@@ -366,8 +370,9 @@ class Engine:
         return self.memory.loop_program is not None
 
     def run_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> RunningLoop:
-        """Begin up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted. The
-        best token behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen, `STOP_TOKENS` at most.
+        """Begin up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted.
+        What its ``draw`` says of the candidates behind that is the session's next one, and so on until one of ``stop_tokens`` is
+        chosen, `STOP_TOKENS` at most.
         """
         self._start_loop(runs, passes, stop_tokens)
         count, chosen = (self._registers[name].offset for name in ("CHOSEN_COUNT", "CHOSEN"))
@@ -378,7 +383,7 @@ class Engine:
         """Set the registers of a loop and ring the doorbell."""
         self._check(runs)
         program = self.memory.loop_program
-        if program is None or any(len(run.tokens) != 1 or run.wanted != 1 for run in runs):
+        if program is None or any(len(run.tokens) != 1 or run.wanted != 1 or run.draw is None for run in runs):
             raise ValueError("a loop must have the embeddings of all tokens, and of every session a token that is wanted")
         if not 1 <= passes * len(runs) <= CHOSEN_TOKENS or len(stop_tokens) > STOP_TOKENS:
             raise ValueError(f"a loop must choose 1 to {CHOSEN_TOKENS} tokens and stop at up to {STOP_TOKENS}, "
@@ -390,6 +395,8 @@ class Engine:
         for i, token in enumerate(everything):
             self._hold("TOKEN", token, i)
         self._state.by_id = max(self._state.by_id, len(everything))
+        for i, word in enumerate(word for run in runs if run.draw for word in draw_words(run.draw)):
+            self._hold("DRAW", word, i)
         stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ...draw import Draw
 from ...errors import HwgenError
 from .document_passes import place_documents
 from .documents import DocumentStore
@@ -235,12 +236,12 @@ class Generation:
             self._begin()
         if self.ended:
             return None
-        run, self._draft = self._todo[:most], []
+        next_, self._draft = self._todo[:most], []
         if self._scores_prompt:
-            return PassRequest(Run(self.session, run, len(run)), True)
+            return PassRequest(Run(self.session, next_, len(next_)), True)
         logits = len(self._todo) <= most
-        request = PassRequest(Run(self.session, run, int(logits)), logits and self._needs_logits)
-        return self.with_draft(request, most - len(run), tokens, wanted)
+        run = Run(self.session, next_, int(logits), draw=self._draw)
+        return self.with_draft(PassRequest(run, logits and self._needs_logits), most - len(next_), tokens, wanted)
 
     def with_draft(self, request: PassRequest, most: int, tokens: int, wanted: int) -> PassRequest:
         """The same pass with a draft behind its token, at most ``most`` tokens for which pages are free, beside ``tokens`` tokens
@@ -254,15 +255,21 @@ class Generation:
         if not draft or pages.missing(session, end + len(draft)) > pages.free or not pages.reserve(session, end + len(draft)):
             return request
         self._draft, run = draft, request.run
-        return PassRequest(Run(session, [*run.tokens, *draft], run.wanted + len(draft)), request.write_logits)
+        longer = run._replace(tokens=[*run.tokens, *draft], wanted=run.wanted + len(draft))
+        return PassRequest(longer, request.write_logits)
 
     @property
     def _scores_prompt(self) -> bool:
         return self.prompt_logprobs is not None and not self.tokens
 
+    @property
+    def _candidates(self) -> int:
+        """Candidates of a token."""
+        return min(self.engine.config.topk, self.engine.image.shape.vocab)
+
     @cached_property
     def _needs_logits(self) -> bool:
-        lacking = self._sampler.sampling.needs_logits(min(self.engine.config.topk, self.engine.image.shape.vocab))
+        lacking = self._sampler.sampling.needs_logits(self._candidates)
         return lacking or self.constraint is not None or self.logprobs is not None
 
     def accept(self, result: PassResult, run: RunResult, wall_s: float) -> list[GeneratedToken]:
@@ -320,7 +327,7 @@ class Generation:
             words[:, 0], words[:, 1].view(np.float32), engine.image.shape.vocab, lambda: engine.logits_in_place(run.first + number)
         )
         allowed = None if self.constraint is None else self.constraint.allowed()
-        token = self._sampler.choose(prediction, self._seen, self.tokens, allowed)
+        token = self._sampler.choose(prediction, self.session.position, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
 
     def _stop(self, token: int, reason: str) -> None:
@@ -334,10 +341,17 @@ class Generation:
             self.drafter.guesser.close()
 
     @property
+    def _draw(self) -> Draw | None:
+        """How the machine chooses the next tokens in a loop; None where it would not choose as this answer does."""
+        if self.constraint is not None or self.logprobs is not None:
+            return None
+        return self._sampler.machine_draw(self._candidates)
+
+    @property
     def loop_passes(self) -> int:
         """Passes of a loop that gives the next tokens, at most; 0 where the machine would not choose as this answer does."""
-        sampler, image = self._sampler, self.engine.image
-        if self.prefilling or self._draft or not sampler.takes_the_best or self.constraint is not None or self.logprobs is not None:
+        image = self.engine.image
+        if self.prefilling or self._draft or self._draw is None:
             return 0
         if self.drafter is not None and self.drafter.guesser.takes_passes:
             return 0
@@ -381,6 +395,7 @@ class Generation:
         history = [*self.session.tokens, *self._todo]
         self._todo = history[:keep] + history[-max(1, half - keep) :]
         self.engine.pages.close(self.session)
+        self._sampler.begin_anew()
         self.prefilling = True
 
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:

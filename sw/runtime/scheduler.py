@@ -80,8 +80,7 @@ class Scheduler:
         self.max_running, self.max_waiting, self.time_between_tokens = max_running, max_waiting, time_between_tokens
         #: Passes that the machine runs by itself at most where nobody waits. Whether it can is found out now, not behind an answer.
         self.loop_passes = loop_passes if loop_passes > 1 and engine.can_loop() else 1
-        #: Asked before a pass: whether it has a doorbell of its own, and is no loop.
-        self._alone = alone
+        self._alone = alone  # asked before a pass, which has a doorbell of its own then
         #: The longest pass of answers with prompts beside them so far, as a multiple of a pass of a single token; estimated.
         self.kept_bound = 0.0
         self._observe: Observer = observer or (lambda jobs, result, prefill, seconds: None)

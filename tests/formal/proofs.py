@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .benches import Beats, Fair, Merge, Program, Reader, Registers, Splitter, Writer
+from .float_benches import LAST, Add
 from .prover import Bench
+from .ring_benches import Gather, Ring
 
 __all__ = ["PROOFS", "Claim"]
 
@@ -33,6 +35,15 @@ PROOFS = (
     Claim("turns", Fair, "cover", 6, covers=1),
     Claim("beats", Beats, "bmc", 12, quick=True),
     Claim("beats", Beats, "cover", 6, covers=1),
+    Claim("gatherer", Gather, "prove", 8, quick=True),
+    Claim("gatherer", Gather, "cover", 10, covers=1),
+    Claim("ring", Ring, "bmc", 12, quick=True),
+    Claim("ring, deeper", Ring, "bmc", 20),
+    Claim("ring", Ring, "cover", 20, covers=3),
+    Claim("sums of middle size", lambda: Add(100, 4), "bmc", 7),
+    Claim("sums of middle size", lambda: Add(100, 4), "cover", 8, covers=2),
+    Claim("sums that vanish", lambda: Add(2, 4), "bmc", 7),
+    Claim("sums that overflow", lambda: Add(LAST - 3, 4), "bmc", 7),
     Claim("registers", Registers, "bmc", 12),
     Claim("registers", Registers, "cover", 8, covers=2),
     Claim("splitter", Splitter, "bmc", 14),

@@ -26,6 +26,7 @@ class Chain(wiring.Component):
             **{f"b_{i}": In(signed(B_BITS)) for i in range(2)},
             "arrive": In(2),
             "take": In(2),
+            "clear": In(2),
             "c": In(signed(RESULT_BITS)),
             "result": Out(signed(RESULT_BITS)),
             "first": In(1),
@@ -39,7 +40,7 @@ class Chain(wiring.Component):
             m.submodules[f"multiply_add_{i}"] = unit = MultiplyAdd(operand_registers=True)
             m.d.comb += [
                 unit.a.eq(getattr(self, f"a_{i}")), unit.b.eq(getattr(self, f"b_{i}")), unit.arrive.eq(self.arrive[i]),
-                unit.take.eq(self.take[i]), unit.addend.eq(result),
+                unit.take.eq(self.take[i]), unit.clear.eq(self.clear[i]), unit.addend.eq(result),
             ]
             result = unit.result
         m.submodules.multiply_add_own = own = MultiplyAccumulate()
@@ -53,7 +54,7 @@ class Chain(wiring.Component):
 async def chain(dut: Any) -> None:
     rng = np.random.default_rng(4)
     limits = [-(1 << A_BITS - 1), (1 << A_BITS - 1) - 1, 0], [-(1 << B_BITS - 1), (1 << B_BITS - 1) - 1, 0]
-    for name in ("arrive", "take", "c", *(f"{o}_{i}" for o in "ab" for i in range(2))):
+    for name in ("arrive", "take", "clear", "c", *(f"{o}_{i}" for o in "ab" for i in range(2))):
         getattr(dut, name).value = 0
     dut.arrive.value, dut.take.value, dut.first.value = 3, 3, 1  # the registers have no reset
     await start_clock(dut, reset_cycles=4)
@@ -65,17 +66,17 @@ async def chain(dut: Any) -> None:
         a = [int(rng.choice([*limits[0], int(rng.integers(limits[0][0], limits[0][1]))])) for _ in range(2)]
         b = [int(rng.choice([*limits[1], int(rng.integers(limits[1][0], limits[1][1]))])) for _ in range(2)]
         c = int(rng.integers(-(1 << 40), 1 << 40))
-        arrive, take, begins = int(rng.integers(4)), int(rng.integers(4)), int(rng.integers(4) == 0)
+        arrive, take, clear, begins = (int(rng.integers(n)) for n in (4, 4, 4, 2))
         for i in range(2):
             getattr(dut, f"a_{i}").value, getattr(dut, f"b_{i}").value = a[i] & (1 << A_BITS) - 1, b[i] & (1 << B_BITS) - 1
         dut.c.value, dut.arrive.value, dut.take.value = c & (1 << RESULT_BITS) - 1, arrive, take
-        dut.first.value = begins
+        dut.clear.value, dut.first.value = clear, begins
         await ReadOnly()
         assert dut.result.value.to_signed() == results[1]
         assert dut.total.value.to_signed() == total
         # what the clock edge does, stage by stage from the end
         results = [products[0] + c, products[1] + results[0]]
-        products = [operands[i] * second[i] for i in range(2)]
+        products = [0 if clear >> i & 1 else operands[i] * second[i] for i in range(2)]
         second = [first[i] if take >> i & 1 else second[i] for i in range(2)]
         first = [b[i] if arrive >> i & 1 else first[i] for i in range(2)]
         operands = a

@@ -30,7 +30,8 @@ module \\top.unit (clk, rst, a, b, o);
   assign \\$2  = ~ b;
   assign \\$3  = b ? a : \\$1 ;
   assign \\$4  = a - \\$signature [2:0];
-  assign o = { a, b };
+  assign o = { a, b, tag_0, \\$2 , \\$3 , \\$4  };
+  assign \\$5  = ~ a;
   always @* begin
     if (\\$auto$verilog_backend.cc:2355:dump_module$7 ) begin end
     \\$next  = a;

@@ -61,8 +61,9 @@ FAULTS = [
     Fault("store.bank_1", 7, Opcode.KV_WRITE, element=0),
     Fault("kv_writer.slots", 5, Opcode.KV_WRITE),
     Fault("memory.reader.dispatcher.next_burst", 9, Opcode.ATTENTION, blamed=READERS),
-    Fault("memory.reader.port0.offer__slot", 2, Opcode.LINEAR, blamed=READERS),
-    Fault("memory.reader.gatherer.write__data", 100, Opcode.LINEAR, blamed=READERS),
+    # Weights of the LINEAR behind it arrive beside NORM.
+    Fault("memory.reader.port0.offer__slot", 2, Opcode.NORM, blamed=READERS),
+    Fault("memory.reader.gatherer.write__data", 100, Opcode.NORM, blamed=READERS),
     Fault("memory.reader.ring.shown0", 100, Opcode.LINEAR),
     Fault("memory.reader.ring.shown0", 77, Opcode.ATTENTION, blamed=READERS),
     Fault("ranking.best.candidate", 24, Opcode.DRAIN, Flag.CANDIDATES),

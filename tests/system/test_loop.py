@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from hwgen.draw import GREEDY, Draw, draw_scale
 from hwgen.errors import HwgenError
 from hwgen.registers import CHOSEN_TOKENS, Control, Status
 from hwgen.sim.dram import KV260, RANDOM
 from hwgen.sw.devices.device import Device
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.engine import Engine, Run
+from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
 
@@ -20,6 +21,10 @@ from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 
 #: What the sequences of a loop begin with; their first tokens of a loop follow.
 PROMPTS, FIRST = [[5, 40, 7], [3], [9, 9, 30, 2, 11, 8, 1]], [12, 6, 33]
+
+GREEDIES = [GREEDY] * len(PROMPTS)
+#: Two runs that are drawn, each in its way, and a greedy one between them.
+DRAWS = [Draw(4, draw_scale(0.9) or 0, 1), GREEDY, Draw(3, draw_scale(6.0) or 0, 2)]
 
 DEVICES: dict[str, Callable[[], Device]] = {
     "golden": lambda: GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), "rtl": lambda: SmallDevice(),
@@ -30,23 +35,30 @@ DEVICES: dict[str, Callable[[], Device]] = {
 class Bench:
     """An engine whose sessions have read their prompts."""
 
-    def __init__(self, device: Device, head: str = "exact", runs: int = len(PROMPTS)) -> None:
+    def __init__(self, device: Device, head: str = "exact", runs: int = len(PROMPTS), draws: Sequence[Draw] = GREEDIES) -> None:
         self.engine = Engine(device, with_cache_tokens(small_image(SHAPE, head), len(PROMPTS) * CONFIG.max_context))
-        self.sessions = [Session() for _ in range(runs)]
+        self.sessions, self.draws = [Session() for _ in range(runs)], draws
         for session, prompt in zip(self.sessions, PROMPTS, strict=False):
             for first in range(0, len(prompt), CONFIG.chunk):
                 self.engine.forward(session, prompt[first : first + CONFIG.chunk], logits=False)
 
     def runs(self, tokens: Sequence[int] = FIRST) -> list[Run]:
-        return [Run(session, [token], 1) for session, token in zip(self.sessions, tokens, strict=False)]
+        rows = zip(self.sessions, tokens, self.draws, strict=False)
+        return [Run(session, [token], 1, draw=draw) for session, token, draw in rows]
+
+    def chosen(self, result: PassResult) -> list[int]:
+        """What the host would choose of the candidates behind the last pass."""
+        rows = zip(result.runs, self.sessions, self.draws, strict=False)
+        places = [draw.choose(run.words[0, :, 1].tolist(), session.position) for run, session, draw in rows]
+        return [int(run.words[0, place, 0]) for run, place in zip(result.runs, places, strict=True)]
 
     def loop(self, passes: int, stops: Sequence[int] = (), tokens: Sequence[int] = FIRST) -> list[list[int]]:
-        """What was chosen, pass by pass; those of the last one are the best candidates of the result."""
+        """What was chosen, pass by pass; those of the last one are candidates of the result."""
         loop = self.engine.run_loop(self.runs(tokens), passes, stops)
         chosen = [list(tokens) for tokens in loop]
         result = loop.result
         assert result is not None and not loop.closed
-        assert chosen[-1] == [run.best(0) for run in result.runs] and {run.tokens for run in result.runs} == {len(chosen)}
+        assert chosen[-1] == self.chosen(result) and {run.tokens for run in result.runs} == {len(chosen)}
         assert all(len(run.words) == 1 for run in result.runs)
         self.candidates = [run.candidates for run in result.runs]
         self.operators = result.counters["operators"]
@@ -58,7 +70,7 @@ class Bench:
         self.operators = 0
         for _ in range(passes):
             result = self.engine.run_pass(self.runs(tokens))
-            tokens = [run.best(0) for run in result.runs]
+            tokens = self.chosen(result)
             chosen.append(tokens)
             self.candidates = [run.candidates for run in result.runs]
             self.operators += result.counters["operators"]
@@ -72,8 +84,10 @@ class Bench:
         return [[session.tokens for session in self.sessions], blocks, keys, self.candidates]
 
 
-def by_hand(passes: int, head: str = "exact", runs: int = len(PROMPTS)) -> tuple[list[list[int]], Bench]:
-    bench = Bench(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), head, runs)
+def by_hand(
+    passes: int, head: str = "exact", runs: int = len(PROMPTS), draws: Sequence[Draw] = GREEDIES,
+) -> tuple[list[list[int]], Bench]:
+    bench = Bench(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), head, runs, draws)
     return bench.by_hand(passes), bench
 
 
@@ -112,6 +126,24 @@ def test_stop_tokens(kind: str) -> None:
     assert bench.state() == hand.state()
 
 
+@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("head", ["exact", "shortlist"])
+def test_drawn_tokens(kind: str, head: str) -> None:
+    """Drawn runs beside a greedy one, with a stop token too: tokens, keys, values."""
+    expected, hand = by_hand(20, head, draws=DRAWS)
+    bench = Bench(DEVICES[kind](), head, draws=DRAWS)
+    assert bench.loop(3) == expected[:3]
+    assert bench.by_hand(2, expected[2]) == expected[3:5], "passes behind a loop"
+    stop = next(tokens[2] for i, tokens in enumerate(expected) if i > 6 and tokens[2] not in sum(expected[5:i], []))
+    at = next(i for i in range(5, 20) if stop in expected[i])
+    assert bench.loop(15, [stop], expected[4]) == expected[5 : at + 1]
+    assert bench.loop(19 - at, [], expected[at]) == expected[at + 1 :]
+    assert bench.state() == hand.state()
+    greedy, _ = by_hand(20, head)
+    assert [tokens[1] for tokens in expected] == [tokens[1] for tokens in greedy]
+    assert all([tokens[run] for tokens in expected] != [tokens[run] for tokens in greedy] for run in (0, 2))
+
+
 @pytest.mark.parametrize("kind", ["golden", "rtl"])
 @pytest.mark.parametrize("runs", [1, 2])
 def test_fewer_runs(kind: str, runs: int) -> None:
@@ -147,11 +179,11 @@ def test_the_host_ends_a_loop() -> None:
 
 
 def test_stop_and_reset_in_the_middle() -> None:
-    """STOP and reset at any cycle of a loop, between passes too: nothing goes on, and what follows is right."""
-    expected, hand = by_hand(6)
+    """STOP and reset at any cycle of a loop, between passes too, where tokens are drawn: nothing goes on, what follows is right."""
+    expected, hand = by_hand(6, draws=DRAWS)
     device = SmallDevice(KV260)
     accelerator = device.accelerator
-    bench = Bench(device)
+    bench = Bench(device, draws=DRAWS)
     assert bench.loop(6) == expected
     whole = bench.engine._read("COUNT_CYCLES")
     generator = random.Random(3)
@@ -164,7 +196,7 @@ def test_stop_and_reset_in_the_middle() -> None:
 
     again()
     ends = pass_ends(bench)
-    moments = [generator.randrange(whole) for _ in range(6)] + [end + late for end in ends[:2] for late in range(0, 60, 4)]
+    moments = [generator.randrange(whole) for _ in range(6)] + [end + late for end in ends[:2] for late in range(-240, 360, 40)]
     stopped = 0
     for cycles in moments:
         again()
@@ -189,7 +221,7 @@ def test_stop_and_reset_in_the_middle() -> None:
     accelerator.drop_outstanding()
     accelerator.reset()
     device._memory.next = first
-    bench = Bench(device)
+    bench = Bench(device, draws=DRAWS)
     assert bench.engine._read("CHOSEN_COUNT") == 0
     assert bench.loop(6) == expected and bench.state() == hand.state()
 

@@ -21,9 +21,11 @@ from hwgen.sw.verification.shrink import shrink
 
 from .small import CONFIG, SHAPE, SmallDevice
 
-#: Small builds: one port whose bursts are shorter than a row of the ring; three ports, two vectors a beat and a small ring; the
-#: INT4 engine with a 4-bit cache and e4m3 queries; both engines. What begins with noise is slow.
-BUILDS = [(20, "ternary", 3, False), (41, "ternary", 2, False), (3, "int4", 2, True), (7, "both", 2, False)]
+#: Small builds: three ports, two vectors a beat and a small ring; the INT4 engine with a 4-bit cache and e4m3 queries. What begins
+#: with noise is slow.
+BUILDS = [(41, "ternary", 2, False), (3, "int4", 2, True)]
+#: One port whose bursts are shorter than a row of the ring; both engines; scales of groups.
+MORE_BUILDS = [(20, "ternary", 3, False), (7, "both", 2, False), (2, "grouped", 2, False)]
 
 
 def simulated(case: Case) -> VerilatorDevice:
@@ -34,13 +36,23 @@ def simulated(case: Case) -> VerilatorDevice:
     )
 
 
-@pytest.mark.parametrize(("seed", "engine", "cases", "noisy"), BUILDS)
-def test_random_build(seed: int, engine: str, cases: int, noisy: bool) -> None:
+def check_build(seed: int, engine: str, cases: int, noisy: bool) -> None:
     for drawn in random_cases(seed, cases, random_config(seed, engine)):
         case = replace(drawn, noisy=noisy)
         result = run_case(case, simulated(case))
         assert not result.wrong, (case, result)
         assert result.passes == len(case.steps)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_random_build(build: tuple[int, str, int, bool]) -> None:
+    check_build(*build)
+
+
+@pytest.mark.regress
+@pytest.mark.parametrize("build", MORE_BUILDS)
+def test_more_random_builds(build: tuple[int, str, int, bool]) -> None:
+    check_build(*build)
 
 
 #: Everything that a host does around passes, on the build that the system tests share.

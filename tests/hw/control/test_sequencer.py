@@ -3,6 +3,7 @@ buses, retirement, replay and the end of a pass, with units that answer at rando
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ async def executes(dut: Any) -> None:
         await bench.start()
         for tokens in [1, config.chunk, *(g.randint(1, config.chunk) for _ in range(5))]:
             program = [
-                replace(random_descriptor(config, g), tag=i, scalar0=0.0, buffers=Buffers(g.randrange(4))) for i in range(60)
+                replace(random_descriptor(config, g), tag=i, scalar0=0.0, buffers=Buffers(g.randrange(8))) for i in range(60)
             ]
             wanted, runs = g.choice([0, tokens, g.randint(0, tokens)]), g.randint(1, tokens)
             write_logits, address = g.randrange(2), g.randrange(2**40)
@@ -223,14 +224,15 @@ async def pairs(dut: Any) -> None:
     await bench.start()
     for earlier in OPERATORS:
         for later in OPERATORS:
-            for halves in range(16) if Opcode.LINEAR in (earlier, later) else (0,):
+            halves = range(4) if Opcode.LINEAR in (earlier, later) else (0, Buffers.PARAMETER) if later is Opcode.PARAM else (0,)
+            for first_half, second_half in itertools.product(halves, halves):
                 program = [
-                    Descriptor(opcode=earlier, token_count=1, tag=0, buffers=Buffers(halves & 3)),
-                    Descriptor(opcode=later, token_count=1, tag=1, buffers=Buffers(halves >> 2)),
+                    Descriptor(opcode=earlier, token_count=1, tag=0, buffers=Buffers(first_half)),
+                    Descriptor(opcode=later, token_count=1, tag=1, buffers=Buffers(second_half)),
                 ]
                 await machine.run(program)
                 first, second = machine.executions
-                name = f"{later.name} after {earlier.name}, halves {halves:04b}"
+                name = f"{later.name} after {earlier.name}, halves {first_half} and {second_half}"
                 if must_wait(program[1], program[0]):
                     assert second.start == first.retired + 1 == first.done + 3, name
                 else:

@@ -91,11 +91,25 @@ GEOMETRIES |= {
 }
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_engine(tmp_path: Path, name: str) -> None:
+#: Whose corners random builds have too: of the regression.
+NIGHTLY = ("four_groups", "more_groups_than_blocks", "groups_of_one")
+
+
+def check_engine(tmp_path: Path, name: str) -> None:
     fields, cases = GEOMETRIES[name]
     config = BuildConfig.from_dict({"name": name, **fields})
     run_cocotb(
         LinearEngine(config), test_module=(engine_cases.__name__, __name__), build_dir=tmp_path, testcase=cases,
         parameters={"config": config.to_dict(), "engine": "ternary"},
     )
+
+
+@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name not in NIGHTLY])
+def test_engine(tmp_path: Path, name: str) -> None:
+    check_engine(tmp_path, name)
+
+
+@pytest.mark.regress
+@pytest.mark.parametrize("name", NIGHTLY)
+def test_more_geometries(tmp_path: Path, name: str) -> None:
+    check_engine(tmp_path, name)

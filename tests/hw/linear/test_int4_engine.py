@@ -111,14 +111,28 @@ GEOMETRIES: dict[str, tuple[dict[str, int], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_engine(tmp_path: Path, name: str) -> None:
+#: Whose corners random builds have too: of the regression.
+NIGHTLY = ("slice_4", "narrow")
+
+
+def check_engine(tmp_path: Path, name: str) -> None:
     fields, cases = GEOMETRIES[name]
     config = BuildConfig.from_dict({"name": name, **fields})
     run_cocotb(
         Int4Engine(config), test_module=MODULES, build_dir=tmp_path, testcase=cases,
         parameters={"config": config.to_dict(), "engine": "int4"},
     )
+
+
+@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name not in NIGHTLY])
+def test_engine(tmp_path: Path, name: str) -> None:
+    check_engine(tmp_path, name)
+
+
+@pytest.mark.regress
+@pytest.mark.parametrize("name", NIGHTLY)
+def test_more_geometries(tmp_path: Path, name: str) -> None:
+    check_engine(tmp_path, name)
 
 
 def test_plain_form(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ async def decodes(dut: Any) -> None:
                 checked += 1
             negate = getattr(dut, f"negate__{row}").value.to_unsigned()
             for table in range(config.tables):
-                level, left = partner(table) if table else (levels, None)
+                level, left = partner(table) if table else (levels - 1, None)
                 codes = sent.get(cycle - LATENCY - 1 - level)
                 if codes is None or codes[row, table] == 0 or left is not None and codes[row, left] == 0:
                     continue  # the sign of a zero is arbitrary

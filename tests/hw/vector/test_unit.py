@@ -269,6 +269,7 @@ def test_vector_unit(width: int, tmp_path: Path) -> None:
     simulate(config_of_width(width), tmp_path)
 
 
+@pytest.mark.regress
 def test_widest(tmp_path: Path) -> None:
     simulate(config_of_width(16), tmp_path, ["norm_of_all_sizes", "drain_in_all_modes", "rope_of_all_shapes"])
 

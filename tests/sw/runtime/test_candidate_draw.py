@@ -47,13 +47,16 @@ def test_draws_are_those_of_the_definition(vocabulary: int, penalties: bool, mon
             options = Sampling(**{**options.__dict__, "temperature": max(options.temperature, 1.0)})
         seen, answer = random.integers(0, vocabulary, 12).tolist(), random.integers(0, vocabulary, 5).tolist()
         sampler, definition = Sampler(options), np.random.default_rng(case)
-        for _ in range(4):
-            found = sampler.choose(predicted(logits), seen, answer)
+        if sampler.machine_draw(min(8, vocabulary)) is not None:
+            continue  # not drawn here
+        for position in range(4):
+            found = sampler.choose(predicted(logits), position, seen, answer)
             assert found == by_definition(options, logits, definition, 8, seen, answer), (case, options)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"top_p": 0.9}, {"top_k": 12}, {"min_p": 0.1}, {"presence_penalty": 1.0, "frequency_penalty": 0.5}], ids=str
+    "options",
+    [{}, {"top_p": 0.9}, {"top_k": 12}, {"top_k": 2}, {"min_p": 0.1}, {"presence_penalty": 1.0, "frequency_penalty": 0.5}], ids=str,
 )
 def test_every_token_has_its_probability(options: dict[str, float]) -> None:
     """Chi-squared over 4000 draws with three candidates of 20 tokens."""
@@ -66,7 +69,7 @@ def test_every_token_has_its_probability(options: dict[str, float]) -> None:
     expected = np.zeros(20)
     expected[left] = 4000 * weights
     sampler = Sampler(sampling)
-    found = np.bincount([sampler.choose(predicted(logits, 3), answer, answer) for _ in range(4000)], minlength=20)
+    found = np.bincount([sampler.choose(predicted(logits, 3), i, answer, answer) for i in range(4000)], minlength=20)
     assert not found[expected == 0].any()
     possible = expected > 0
     assert ((found - expected)[possible] ** 2 / expected[possible]).sum() < 45  # 19 degrees of freedom: one in a thousand
@@ -77,7 +80,7 @@ def test_a_large_vocabulary() -> None:
     logits = np.random.default_rng(1).permutation(10 - 1.5 * np.log(np.arange(1, 128_257))).astype(np.float32)
     options = Sampling(temperature=0.8, seed=1)
     sampler, definition = Sampler(options), np.random.default_rng(1)
-    found = [sampler.choose(predicted(logits)) for _ in range(6)]
+    found = [sampler.choose(predicted(logits), position) for position in range(6)]
     assert found == [by_definition(options, logits, definition, 8) for _ in range(6)] and len(set(found)) > 1
 
 
@@ -85,4 +88,4 @@ def test_logits_are_left_alone_where_candidates_decide() -> None:
     logits = np.array([30, 1, 2, 3, 4, 5, 6, 7, 8, 9], np.float32)
     for options in (Sampling(), Sampling(temperature=0.5, min_p=0.1), Sampling(temperature=1.0, top_k=8)):
         prediction = predicted(logits)
-        assert Sampler(options).choose(prediction) == 0 and "logits" not in prediction.__dict__
+        assert Sampler(options).choose(prediction, 0) == 0 and "logits" not in prediction.__dict__

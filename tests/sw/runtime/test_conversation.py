@@ -105,8 +105,9 @@ def test_turns_reuse_what_was_read(llm: LLM, monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(logits.view(np.uint32), fresh.engine.logits().view(np.uint32))
 
 
-def test_random_draws_go_on_from_turn_to_turn(llama: LLM) -> None:
-    talk, other = (Conversation(llama, SAMPLED, max_new_tokens=8) for _ in range(2))
+@pytest.mark.parametrize("sampling", [SAMPLED, Sampling(temperature=1.5, top_k=8, seed=4)], ids=["logits", "candidates"])
+def test_random_draws_go_on_from_turn_to_turn(llama: LLM, sampling: Sampling) -> None:
+    talk, other = (Conversation(llama, sampling, max_new_tokens=8) for _ in range(2))
     drawn = []
     for conversation in (talk, other, talk):
         conversation.reset()

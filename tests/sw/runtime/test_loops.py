@@ -108,9 +108,25 @@ def test_answers_are_the_same_with_fewer_doorbells(image: Image, drafts: bool) -
         assert stopped[0] == stopped[1] and "stop" in stopped[0][1]
 
 
+@pytest.mark.parametrize("slides", [False, True])
+def test_drawn_answers(image: Image, slides: bool) -> None:
+    """By temperature and top-k beside a greedy one, also where the context slides: as each alone with a doorbell a pass."""
+    ways = [Sampling(temperature=0.9, top_k=6, seed=5), Sampling(), Sampling(temperature=2.0, top_k=2, seed=6)]
+    together, alone, context_full = Server(image), [], "slide" if slides else "stop"
+    for sampling in [*ways, Sampling(temperature=0.9, top_k=6, seed=7)]:
+        server = Server(image, 1)
+        for each in (server, together):
+            each.ask(1, 70, sampling=sampling, context_full=context_full)
+        alone += server.run()
+    assert together.run() == alone
+    assert len({tuple(tokens) for tokens in alone}) == 4 and together.device.doorbells < (100 if slides else 20)
+    assert {len(tokens) for tokens in alone} == {70 if slides else SHAPE.max_context - 5 + 1}
+
+
 def test_what_the_machine_cannot_choose(image: Image) -> None:
-    """One answer that is drawn gives every pass a doorbell, and so do more stop tokens than there are registers."""
-    for options in ({"sampling": Sampling(temperature=1.0, seed=3)}, {"sampling": Sampling(repetition_penalty=1.3)},
+    """An answer that is drawn from others than candidates gives every pass a doorbell, as do more stop tokens than registers."""
+    for options in ({"sampling": Sampling(temperature=1.0, seed=3)}, {"sampling": Sampling(temperature=1.0, top_k=CONFIG.topk + 1)},
+                    {"sampling": Sampling(temperature=1.0, top_k=3, top_p=0.9)}, {"sampling": Sampling(repetition_penalty=1.3)},
                     {"logprobs": 1}, {"stop_tokens": range(SHAPE.vocab - STOP_TOKENS - 1, SHAPE.vocab)}):
         server, alone = Server(image), Server(image, 1)
         for each in (server, alone):

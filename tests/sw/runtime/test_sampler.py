@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwgen.draw import GREEDY
 from hwgen.sw.runtime.sampler import Sampler
 from hwgen.sw.runtime.sampling import Sampling
 
@@ -14,20 +15,47 @@ LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 def chosen(options: Sampling, logits: np.ndarray | list[float], *lists: list[int], allowed: np.ndarray | None = None) -> int:
     """What a new sampler chooses, of three candidates and of all."""
     logits = np.asarray(logits, np.float32)
-    few, all_known = (Sampler(options).choose(predicted(logits, count), *lists, allowed=allowed) for count in (3, 8))
+    few, all_known = (Sampler(options).choose(predicted(logits, count), 0, *lists, allowed=allowed) for count in (3, 8))
     assert options.temperature or few == all_known
     return few
 
 
 def frequencies(**options: float) -> np.ndarray:
     sampler = Sampler(Sampling(seed=1, **options))  # type: ignore[arg-type]  # by name
-    return np.bincount([sampler.choose(predicted(LOGITS, 2)) for _ in range(4000)], minlength=4) / 4000
+    return np.bincount([sampler.choose(predicted(LOGITS, 2), position) for position in range(4000)], minlength=4) / 4000
 
 
 def test_temperature() -> None:
     np.testing.assert_allclose(frequencies(temperature=1.0), [0.5, 0.25, 0.15, 0.1], atol=0.03)
     sharp = np.array([0.5, 0.25, 0.15, 0.1]) ** 2
     np.testing.assert_allclose(frequencies(temperature=0.5), sharp / sharp.sum(), atol=0.03)
+
+
+def test_draws_that_the_machine_could_make() -> None:
+    """Of candidates alone, in integers: by seed and position, whatever was drawn before; others where positions come again."""
+    logits = np.random.default_rng(2).standard_normal(30).astype(np.float32)
+    prediction, sampling = predicted(logits), Sampling(temperature=0.7, top_k=5, seed=9)
+    draw = Sampler(sampling).machine_draw(8)
+    assert draw is not None and (draw.count, draw.scale) == (5, round(2**16 * np.log2(np.e) / 0.7))
+    bits = [int(np.float32(x).view(np.uint32)) for x in sorted(logits, reverse=True)]
+    expected = [int(prediction.tokens[draw.choose(bits[:8], position)]) for position in range(100)]
+    sampler = Sampler(sampling)
+    order = np.random.default_rng(3).permutation(100)
+    assert [sampler.choose(prediction, int(position)) for position in order] == [expected[i] for i in order]
+    assert "logits" not in prediction.__dict__ and set(expected) == set(prediction.tokens[:5].tolist())
+    sampler.begin_anew()
+    assert sampler.machine_draw(8) != draw and [sampler.choose(prediction, i) for i in range(100)] != expected
+    other = Sampler(Sampling(temperature=0.7, top_k=5, seed=10))
+    assert [other.choose(prediction, i) for i in range(100)] != expected
+
+
+@pytest.mark.parametrize("options", [
+    {"top_k": 9}, {"top_k": 0}, {"top_k": 3, "top_p": 0.9}, {"top_k": 3, "min_p": 0.1}, {"top_k": 3, "presence_penalty": 1.0},
+    {"top_k": 3, "logit_bias": {1: 2.0}}, {"top_k": 3, "temperature": 0.001}, {"top_k": 3, "temperature": 5e-324},
+], ids=str)
+def test_draws_that_the_machine_could_not_make(options: dict[str, float]) -> None:
+    assert Sampler(Sampling(**{"temperature": 1.0, **options})).machine_draw(8) is None  # type: ignore[arg-type]  # by name
+    assert Sampler(Sampling(top_k=3)).machine_draw(8) == GREEDY, "temperature 0 is greedy"
 
 
 def test_top_k_and_top_p_cut_the_tail() -> None:
@@ -55,7 +83,7 @@ def test_what_a_growing_list_has_is_counted_once() -> None:
     sampler, answer = Sampler(options), list(range(20))
     for case in range(30):
         logits = np.random.default_rng(case).standard_normal(40).astype(np.float32)
-        assert sampler.choose(predicted(logits), answer, answer) == chosen(options, logits, list(answer), list(answer))
+        assert sampler.choose(predicted(logits), case, answer, answer) == chosen(options, logits, list(answer), list(answer))
         answer.append(case % 7)
         if case == 20:
             answer = answer[:5]

@@ -1,0 +1,134 @@
+"""DrawUnit beside a list of candidates, against the integers of `hwgen.draw`."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import pytest
+from amaranth.hdl import Cat, Module
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.triggers import FallingEdge
+
+from hwgen.config import BuildConfig
+from hwgen.draw import SCALE_BITS, Draw, draw_scale
+from hwgen.hw.control.draw import DrawUnit
+from hwgen.registers import draw_words
+from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+
+POSITIONS = 20
+
+
+class Listed(wiring.Component):
+    """The unit and a list that it reads."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self.unit = DrawUnit(config)
+        super().__init__({
+            "ask": In(1), "how": In(32), "key": In(32), "position": In(POSITIONS), "done": Out(1), "candidate": Out(32),
+            "put": In(1), "place": In(8), "word": In(32),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.unit = unit = self.unit
+        m.submodules.words = words = memory.Memory(shape=32, depth=256, init=[])
+        put, get = words.write_port(), words.read_port()
+        m.d.comb += [
+            put.en.eq(self.put), put.addr.eq(self.place), put.data.eq(self.word), get.addr.eq(Cat(unit.of_logit, unit.entry)),
+            *(getattr(unit, name).eq(getattr(self, name)) for name in ("ask", "how", "key", "position")),
+            unit.candidate.eq(get.data), self.candidate.eq(get.data), self.done.eq(unit.done),
+        ]
+        return m
+
+
+class Bench:
+    def __init__(self, dut: Any) -> None:
+        self.dut = dut
+        self.logits: list[int] = []
+
+    async def load(self, logits: list[int]) -> None:
+        """Logits, and tokens whose numbers are 100 more than their places."""
+        self.dut.put.value = 1
+        for place, word in enumerate(word for number, bits in enumerate(logits) for word in (100 + number, bits)):
+            self.dut.place.value, self.dut.word.value = place, word
+            await FallingEdge(self.dut.clk)
+        self.dut.put.value = 0
+        self.logits = logits
+
+    async def ask(self, draw: Draw, position: int) -> int:
+        """The token, and that it is asked for no more; cycles are in `cycles`."""
+        dut = self.dut
+        dut.how.value, dut.key.value = draw_words(draw)
+        dut.ask.value, dut.position.value = 1, 0
+        self.cycles = 0
+        while True:
+            await FallingEdge(dut.clk)
+            self.cycles += 1
+            if dut.done.value:
+                break
+            if self.cycles == 2:
+                dut.position.value = position
+            assert self.cycles < 64 * 200
+        token = int(dut.candidate.value)
+        dut.ask.value = 0
+        await FallingEdge(dut.clk)
+        return token
+
+
+def float_bits(value: float) -> int:
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+def some_logits(generator: random.Random, count: int) -> list[int]:
+    """Bits of falling logits: near ones, equal ones, tiny ones, and what is not finite."""
+    width = generator.choice([0.0, 0.01, 1.0, 6.0, 300.0])
+    middle = generator.choice([0.0, 5.0, -20.0, 2040.0])
+    logits = [float_bits(middle + generator.gauss(0, width)) for _ in range(count)]
+    for place in range(count):
+        if generator.random() < 0.1:
+            logits[place] = generator.choice([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 1, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF,
+                                              logits[0]])
+    return sorted(logits, key=lambda bits: bits ^ (0xFFFFFFFF if bits >> 31 else 1 << 31), reverse=True)
+
+
+@cocotb.test()
+async def draws(dut: Any) -> None:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    generator, bench = random.Random(4), Bench(dut)
+    for name in ("ask", "how", "key", "position", "put", "place", "word"):
+        getattr(dut, name).value = 0
+    await start_clock(dut)
+    await FallingEdge(dut.clk)
+    chosen = set()
+    for case in range(cocotb_parameters()["cases"]):
+        await bench.load(some_logits(generator, config.topk))
+        scale = draw_scale(generator.choice([0.0015, 0.1, 0.7, 1.0, 2.5, 100.0]))
+        assert scale is not None
+        if case % 4 == 0:
+            scale = generator.choice([0, 1, (1 << SCALE_BITS) - 1])
+        for count in (generator.randint(0, config.topk), config.topk):
+            draw = Draw(count, scale, generator.getrandbits(32))
+            position = generator.randrange(config.max_context)
+            token = await bench.ask(draw, position)
+            number = draw.choose(bench.logits, position)
+            assert token == 100 + number, (case, draw, position, [hex(bits) for bits in bench.logits])
+            assert bench.cycles <= (190 * count + 90 if count > 1 else 1)
+            chosen.add(number)
+        # Asked and not waited for: nothing of it is left.
+        dut.ask.value = 1
+        for _ in range(generator.randrange(400)):
+            await FallingEdge(dut.clk)
+        dut.ask.value = 0
+        await FallingEdge(dut.clk)
+    assert chosen == set(range(config.topk))
+
+
+@pytest.mark.parametrize("topk", [8, 3])
+def test_draws(topk: int, tmp_path: Path) -> None:
+    config = BuildConfig(topk=topk)
+    run_cocotb(Listed(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict(), "cases": 60})
