@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ...config import BuildConfig
 from .page_table import PageTable
 
-if TYPE_CHECKING:
-    from .running_loop import RunningLoop
-
 __all__ = ["DeviceState"]
+
+
+class Closing(Protocol):
+    """Something that runs on a device."""
+
+    def close(self) -> object:
+        """End it."""
 
 
 class DeviceState:
@@ -30,7 +34,7 @@ class DeviceState:
         #: A pass was begun whose end nobody waited for yet.
         self.busy = False
         #: A loop that runs, or has ended and nobody has seen it.
-        self.loop: RunningLoop | None = None
+        self.loop: Closing | None = None
 
     def forget(self) -> None:
         """Nobody knows what the registers hold."""

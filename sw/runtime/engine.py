@@ -32,11 +32,10 @@ from ...registers import (
 from ..compiler.image import Image
 from ..compiler.pass_costs import PassCosts, pass_costs
 from ..devices.device import Device, attach
-from .device_state import DeviceState
+from .device_state import Closing, DeviceState
 from .image_memory import ImageMemory
 from .pages import PagePool, Session
 from .pass_status import check_status
-from .running_loop import RunningLoop
 from .vector_tokens import VectorToken
 
 __all__ = ["COUNTED", "Candidate", "Engine", "PassResult", "Run", "RunResult"]
@@ -50,8 +49,7 @@ NO_TOKEN = (1 << NUMBER_BITS) - 1
 #: Bits of registers, as numbers: what is done with flags makes new flags, which is slow.
 _START, _ACKNOWLEDGE, _WRITE_LOGITS = int(Control.START), int(Control.ACKNOWLEDGE), int(PassFlag.WRITE_LOGITS)
 
-#: Names of the counters, in the order of their registers, and of those by operator with their places behind; all of them; and
-#: the places of two that every answer adds up.
+#: Names of the counters, in the order of their registers; those by operator with their places behind; all; two places.
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
 _OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
 COUNTED = len(COUNTERS) + len(Opcode)
@@ -159,7 +157,7 @@ class Engine:
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
-        self._runs = self._registers["RUN"].offset
+        self._runs, self._chosen, self._chosen_count = (self._registers[n].offset for n in ("RUN", "CHOSEN", "CHOSEN_COUNT"))
         #: Offset of the first counter; those by operator follow.
         self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
@@ -177,8 +175,7 @@ class Engine:
         what is in the tables.
         """
         self._state.forget()
-        self._state.busy = False
-        self._state.by_id = 0
+        self._state.busy, self._state.by_id = False, 0
         for i in range(self.image.chunk):  # token i finds its embedding in row i
             self._hold("TOKEN", i, i)
         self._write("CONTROL", _ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
@@ -249,8 +246,7 @@ class Engine:
 
     def _describe(self, runs: Sequence[Run]) -> tuple[list[int], int]:
         """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
-        everything: list[int] = []
-        wants: list[int] = []
+        everything, wants = list[int](), list[int]()
         state, write = self._state, self.device.write_register
         held, offset = state.held, self._runs
         for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
@@ -273,12 +269,11 @@ class Engine:
         """The doorbell, behind the last registers: ``counts`` of runs, tokens and wanted ones, bits of PASS, LOOP."""
         values = (program, self.memory.logits, *counts, options, loop)
         if values != self._state.rung:
-            for name, value in zip(("PROGRAM", "LOGITS", "RUNS", "COUNT", "WANTED", "PASS", "LOOP"), values, strict=True):
-                if name in ("PROGRAM", "LOGITS"):
-                    self._hold(f"{name}_LOW", value & 0xFFFFFFFF)
-                    self._hold(f"{name}_HIGH", value >> 32)
-                else:
-                    self._hold(name, value)
+            for name, address in zip(("PROGRAM", "LOGITS"), values, strict=False):
+                self._hold(f"{name}_LOW", address & 0xFFFFFFFF)
+                self._hold(f"{name}_HIGH", address >> 32)
+            for name, value in zip(("RUNS", "COUNT", "WANTED", "PASS", "LOOP"), values[2:], strict=True):
+                self._hold(name, value)
             self._state.rung = values
         self._write("CONTROL", _START)
         self._state.busy = True
@@ -369,18 +364,8 @@ class Engine:
         """Whether there are loops: the embeddings of all tokens are on the device, or can be put there, which is done then."""
         return self.memory.loop_program is not None
 
-    def run_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> RunningLoop:
-        """Begin up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted.
-        What its ``draw`` says of the candidates behind that is the session's next one, and so on until one of ``stop_tokens`` is
-        chosen, `STOP_TOKENS` at most.
-        """
-        self._start_loop(runs, passes, stop_tokens)
-        count, chosen = (self._registers[name].offset for name in ("CHOSEN_COUNT", "CHOSEN"))
-        self._state.loop = RunningLoop(self, self._state, runs, count, chosen)
-        return self._state.loop
-
-    def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
-        """Set the registers of a loop and ring the doorbell."""
+    def start_loop(self, loop: Closing, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
+        """Set the registers of a loop and ring the doorbell. Who uses the engine before its end closes ``loop``."""
         self._check(runs)
         program = self.memory.loop_program
         if program is None or any(len(run.tokens) != 1 or run.wanted != 1 or run.draw is None for run in runs):
@@ -401,6 +386,7 @@ class Engine:
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)
         self._ring(program, (len(runs), len(everything), wanted), 0, passes)
+        self._state.loop = loop
 
     def let_loop_end(self) -> None:
         """The pass that runs is the last of the loop."""
@@ -408,11 +394,18 @@ class Engine:
         self._state.rung = ()
 
     def loop_ended(self, positions: Sequence[int], tokens: Sequence[int]) -> None:
-        """What a loop has left in the registers of its runs."""
-        run, token = self._runs, self._registers["TOKEN"].offset
+        """What a loop has left in the registers of its runs; nothing is known of one that failed, whose runs are none."""
+        self._state.loop, held = None, self._state.held
+        if not positions:
+            self._state.forget()
         for r, position in enumerate(positions):
-            self._state.held[run + 8 * r] = position
-            self._state.held[token + 4 * r] = tokens[r]
+            held[self._runs + 8 * r], held[self._registers["TOKEN"].offset + 4 * r] = position, tokens[r]
+
+    def chosen(self, known: int, count: int) -> list[int]:
+        """What the loop that runs has chosen behind whole passes of ``count`` runs, beyond the first ``known`` tokens."""
+        there = self.device.read_register(self._chosen_count)
+        new = there - there % count - known
+        return self.device.read_registers(self._chosen + 4 * known, new) if new else []
 
     def settle(self) -> None:
         """End a loop that an answer has left running, and wait for a pass whose end nobody waited for, as after Ctrl-C."""

@@ -302,8 +302,6 @@ class Generation:
         for guess in (*draft, None):
             token, logprobs = self._choose(run, number)
             reason = self._follow(token)
-            if reason:
-                self._stop(token, reason)
             items.append(GeneratedToken(token, reason, logprobs))
             if logprobs is not None and reason != "stop":
                 self.scores.append(logprobs)
@@ -330,10 +328,11 @@ class Generation:
         token = self._sampler.choose(prediction, self.session.position, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
 
-    def _stop(self, token: int, reason: str) -> None:
-        """End with a token."""
+    def _stop(self, token: int, reason: str) -> str:
+        """End with a token; the reason."""
         self._end(reason)
         self.session.pending = [token]
+        return reason
 
     def _end(self, reason: str) -> None:
         self.ended, self.stop_reason = True, reason
@@ -360,8 +359,6 @@ class Generation:
     def take(self, token: int) -> GeneratedToken:
         """Take a token that a loop has chosen; the session has all before it."""
         reason = self._follow(token)
-        if reason:
-            self._stop(token, reason)
         if self.drafter is not None:
             self.drafter.settle(0, 0)
         return GeneratedToken(token, reason)
@@ -372,19 +369,19 @@ class Generation:
         return self.drafter is not None and most > 0 and self.drafter.propose(self._seen, most, tokens, tokens) != []
 
     def _follow(self, token: int) -> str | None:
-        """Plan what comes after a chosen token; the reason to stop, if there is one."""
+        """Go on behind a chosen token, or end; the reason to stop, if there is one."""
         if token in self.stop_tokens:
-            return "stop"
+            return self._stop(token, "stop")
         self.tokens.append(token)
         self._seen.append(token)
         if self.constraint is not None and self.constraint.accept(token):
-            return "complete"
+            return self._stop(token, "complete")
         if len(self.tokens) == self.max_new_tokens:
-            return "length"
+            return self._stop(token, "length")
         self._todo = [token]
         if len(self.session.tokens) == self._context:
             if self.context_full != "slide":
-                return "context"
+                return self._stop(token, "context")
             self._slide()
         return None
 
@@ -434,14 +431,14 @@ class Generation:
     def _looped(self, run: Run, passes: int) -> Iterator[GeneratedToken]:
         """The tokens of a loop, as they come."""
         self._loop_began = time.monotonic()
-        self._loop = loop = self.engine.run_loop([run], passes, self.stop_tokens)
+        self._loop = loop = RunningLoop(self.engine, [run], passes, self.stop_tokens)
         try:
             for (token,) in loop:
                 item = self.take(token)
                 if self.ended or self.has_draft(0):
                     loop.let_end()
                 yield item
-            if loop.closed:  # others use the device between tokens of this answer: loops would be ended again and again
+            if loop.closed:  # others use the device between tokens: loops would be ended again and again
                 self.doorbell_passes = 1
         finally:
             self._leave_loop()
@@ -449,7 +446,5 @@ class Generation:
     def _leave_loop(self) -> None:
         """End the loop that runs, if one does, and add up what it took."""
         loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.close()
-            if loop.result is not None:
-                self.decode.add(loop.result, loop.passes, time.monotonic() - self._loop_began)
+        if loop is not None and (result := loop.close()) is not None:
+            self.decode.add(result, loop.passes, time.monotonic() - self._loop_began)

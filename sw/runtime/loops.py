@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..devices.device import DeviceTimeout
 from .engine import Engine, PassResult, Run
 from .jobs import DeviceFailed, Job
-from .running_loop import stops_of
+from .running_loop import RunningLoop, stops_of
 
 __all__ = ["Loop"]
 
@@ -26,7 +26,7 @@ class Loop:
 
     def run(self, passes: int) -> PassResult:
         """From the doorbell to the end; jobs are told of their tokens meanwhile."""
-        running = self._engine.run_loop(self._runs, passes, stops_of([job.generation for job in self._jobs]))
+        running = RunningLoop(self._engine, self._runs, passes, stops_of([job.generation for job in self._jobs]))
         for chosen in running:
             if not self._on_pass(chosen):
                 running.let_end()

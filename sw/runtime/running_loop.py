@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ...registers import CHOSEN_TOKENS, STOP_TOKENS
-from .device_state import DeviceState
-
-if TYPE_CHECKING:
-    from .engine import Engine, PassResult, Run
-    from .generation import Generation
+from .engine import Engine, PassResult, Run
 
 __all__ = ["LOOP_PASSES", "RunningLoop", "loop_passes", "stops_of"]
 
@@ -19,12 +15,22 @@ __all__ = ["LOOP_PASSES", "RunningLoop", "loop_passes", "stops_of"]
 LOOP_PASSES = 64
 
 
-def stops_of(generations: Sequence[Generation]) -> set[int]:
+class Looping(Protocol):
+    """An answer as a loop sees it."""
+
+    stop_tokens: Sequence[int]
+
+    @property
+    def loop_passes(self) -> int:
+        """Passes that it can have."""
+
+
+def stops_of(generations: Sequence[Looping]) -> set[int]:
     """Tokens that end a loop of these answers."""
     return {token for generation in generations for token in generation.stop_tokens}
 
 
-def loop_passes(engine: Engine, runs: Sequence[Run], generations: Sequence[Generation], most: int) -> int:
+def loop_passes(engine: Engine, runs: Sequence[Run], generations: Sequence[Looping], most: int) -> int:
     """Passes that a loop of these answers may have, of ``most``; less than 2 where the host has to choose, or pages are few."""
     passes = min(most, CHOSEN_TOKENS // len(runs))
     for generation in generations:
@@ -40,15 +46,16 @@ def loop_passes(engine: Engine, runs: Sequence[Run], generations: Sequence[Gener
 
 
 class RunningLoop:
-    """What :meth:`Engine.run_loop` has begun. Iterate over it: what was chosen behind every pass, a token a run, as it comes;
-    sessions have the tokens before by then. Others may use the engine meanwhile, whose passes end the loop: what nobody has taken
-    by then is dropped, and can be computed again.
+    """Up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted. What its
+    ``draw`` says of the candidates behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen,
+    `STOP_TOKENS` at most.
+
+    Iterate over it: what was chosen behind every pass, a token a run, as it comes; sessions have the tokens before by then. Others
+    may use the engine meanwhile, whose passes end the loop: what nobody has taken by then is dropped, and can be computed again.
     """
 
-    def __init__(self, engine: Engine, state: DeviceState, runs: Sequence[Run], number: int, first: int) -> None:
-        self._engine, self._state, self._runs, self._count = engine, state, runs, len(runs)
-        #: Offsets of the register that says how many tokens were chosen, and of the first of these.
-        self._number, self._first = number, first
+    def __init__(self, engine: Engine, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
+        self._engine, self._runs, self._count = engine, runs, len(runs)
         self._firsts = [run.session.position for run in runs]
         self._sequences = [run.session.tokens for run in runs]
         #: What was computed last, what was chosen since, and how much of this was taken.
@@ -59,6 +66,7 @@ class RunningLoop:
         self.result: PassResult | None = None
         #: Whether it was ended before everything was taken.
         self.closed = False
+        engine.start_loop(self, runs, passes, stop_tokens)
 
     @property
     def passes(self) -> int:
@@ -85,15 +93,15 @@ class RunningLoop:
         if self.result is None:
             self._engine.let_loop_end()
 
-    def close(self) -> None:
-        """End it, and drop what was not taken. Nothing happens where it has ended."""
-        if self.closed:
-            return
-        self.closed = self.result is None or self._taken < len(self._chosen)
-        self.let_end()
-        while self.result is None:
-            self._wait()
-        del self._chosen[self._taken :]
+    def close(self) -> PassResult | None:
+        """End it, and drop what was not taken. Nothing happens where it has ended. The result, where there is one."""
+        if not self.closed:
+            self.closed = self.result is None or self._taken < len(self._chosen)
+            self.let_end()
+            while self.result is None:
+                self._wait()
+            del self._chosen[self._taken :]
+        return self.result
 
     def _wait(self) -> None:
         """Until something was chosen, or to the end."""
@@ -104,19 +112,15 @@ class RunningLoop:
             result = engine.finish(self._runs)
             self._look()
         except BaseException:
-            self.closed, self._state.loop = True, None
-            self._state.forget()  # nobody knows how far it came
+            self.closed = True
+            engine.loop_ended([], [])
             raise
-        self._state.loop = None
         done = len(self._chosen) // self._count
         engine.loop_ended([first + done for first in self._firsts], self._chosen[-self._count :])
         self.result = replace(result, passes=done, runs=tuple(replace(run, tokens=done) for run in result.runs))
 
     def _look(self) -> bool:
         """Read what was chosen since the last look, behind whole passes; whether there was something."""
-        known, device = len(self._chosen), self._engine.device
-        there = device.read_register(self._number)
-        new = there - there % self._count - known
-        if new:
-            self._chosen += device.read_registers(self._first + 4 * known, new)
-        return new > 0
+        new = self._engine.chosen(len(self._chosen), self._count)
+        self._chosen += new
+        return bool(new)

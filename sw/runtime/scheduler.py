@@ -17,6 +17,7 @@ from .engine import Engine, PassResult
 from .errands import Errands
 from .jobs import DeviceFailed, Job, NoRoom, Part, QueueFull, Turn
 from .loops import Loop
+from .pass_room import count_of, cycles_of, prompt_room, single_cycles
 from .prefix_cache import PrefixCache
 from .running_loop import loop_passes
 
@@ -273,57 +274,26 @@ class Scheduler:
                 self._add(parts, job, 1)
         answers = len(parts)
         tried: set[int] = set()
-        while self._count(parts)[0] < chunk:
+        while count_of(parts)[0] < chunk:
             job_or_none = self._next_prompt(tried)
             if job_or_none is None:
                 break
             tried.add(id(job_or_none))
-            if (room := self._room(parts, answers, job_or_none) if decoding else chunk - self._count(parts)[0]) < 1:
+            room = chunk - count_of(parts)[0]
+            if decoding:
+                room = prompt_room(self.engine, self.time_between_tokens, parts, answers, job_or_none)
+            if room < 1:
                 break
             self._add(parts, job_or_none, room)
         # One that had to make way for another has no part any more.
         parts = [(job, request) for job, request in parts if job.generation.session.parked is None]
         if decoding and tried and parts:
-            self.kept_bound = max(self.kept_bound, self._cycles(parts) / self._single(parts))
+            self.kept_bound = max(self.kept_bound, cycles_of(self.engine, parts) / single_cycles(self.engine, parts))
         return self._with_drafts(parts)
-
-    @staticmethod
-    def _count(parts: list[Part]) -> tuple[int, int]:
-        """Tokens of a pass, and those whose logits are wanted."""
-        tokens = wanted = 0
-        for _, request in parts:
-            tokens += len(request.run.tokens)
-            wanted += request.run.wanted
-        return tokens, wanted
-
-    def _blocks(self, job: Job) -> int:
-        """Blocks of cached keys that a run of a job reads."""
-        return self.engine.pages.blocks(job.generation.session.position)
-
-    def _cycles(self, parts: list[Part], tokens: int = 0, job: Job | None = None) -> float:
-        """Estimated cycles of a pass, with so many tokens of another prompt."""
-        count, wanted = self._count(parts)
-        blocks = sum(self._blocks(part) for part, _ in parts) + (self._blocks(job) if job is not None else 0)
-        return self.engine.costs.cycles(count + tokens, wanted + bool(tokens), blocks)
-
-    def _single(self, parts: list[Part]) -> float:
-        """Estimated cycles of a pass with one of the answers alone, behind as many keys as they have in the mean."""
-        return self.engine.costs.cycles(1, 1, sum(self._blocks(job) for job, _ in parts) // max(1, len(parts)))
-
-    def _room(self, parts: list[Part], answers: int, job: Job) -> int:
-        """Tokens that a prompt may have in a pass with ``answers`` answers, and prompts before it."""
-        count, bound = self._count(parts)[0], self.time_between_tokens * self._single(parts[:answers])
-        for tokens in range(self.engine.image.chunk - count, 0, -1):
-            if self._cycles(parts, tokens, job) <= bound:
-                return tokens
-        if len(parts) > answers:  # a prompt travels already
-            return 0
-        lanes = self.engine.config.lanes
-        return min(self.engine.image.chunk, lanes * (count // lanes + 1)) - count
 
     def _with_drafts(self, parts: list[Part]) -> list[Part]:
         """The same pass with drafts of its answers in the room that is left."""
-        count, wanted = self._count(parts)
+        count, wanted = count_of(parts)
         chunk, failed = self.engine.image.chunk, list[int]()
         for i, (job, request) in enumerate(parts):
             if count >= chunk:

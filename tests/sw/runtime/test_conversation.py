@@ -44,7 +44,7 @@ class Passes:
         self.tokens: list[list[int]] = []
         self.logits: list[bool] = []
         self.loops: list[RunningLoop] = []
-        run_pass, run_loop = engine.run_pass, engine.run_loop
+        run_pass = engine.run_pass
 
         def watched(runs: list[Run], *, write_logits: bool = False) -> PassResult:
             self.tokens += [list(run.tokens) for run in runs]
@@ -52,11 +52,11 @@ class Passes:
             return run_pass(runs, write_logits=write_logits)
 
         def watched_loop(*arguments: Any) -> RunningLoop:
-            self.loops.append(run_loop(*arguments))
+            self.loops.append(RunningLoop(*arguments))
             return self.loops[-1]
 
         monkeypatch.setattr(engine, "run_pass", watched)
-        monkeypatch.setattr(engine, "run_loop", watched_loop)
+        monkeypatch.setattr("hwgen.sw.runtime.generation.RunningLoop", watched_loop)
 
     @property
     def count(self) -> int:
