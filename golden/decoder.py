@@ -15,7 +15,7 @@ from ..descriptors import Format
 from ..formats import flush, identity_row, rotary_rows, round_bf16, score_constant, widen_bf16
 from ..grouped import GroupedMatrix
 from ..int4 import Int4Matrix
-from ..layout import KV_FORMATS, mixing_strides
+from ..layout import KV_FORMATS, key_mixing_strides, mixing_strides
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
 from .head import digit_logits, nibble_logits
@@ -115,9 +115,11 @@ class GoldenModel:
         self.shape, self.query, self.inputs = w.shape, w.query, w.layer.inputs
         self.kv_block = config.kv_block
         self._four_bits = tuple(bits in KV_FORMATS[w.kv] for bits in (Format.INT4_KEYS, Format.INT4_VALUES))
-        strides = mixing_strides(config, w.shape.head_dim)
         #: What keys (and queries) are mixed by, and values.
-        self._strides = tuple(strides if bits else () for bits in self._four_bits)
+        self._strides = tuple(
+            strides(config, w.shape.head_dim) if bits else ()
+            for strides, bits in zip((key_mixing_strides, mixing_strides), self._four_bits, strict=True)
+        )
         #: What is in front of a stage with a gain, and of one without.
         self._norm, self._quantize = (norm_e4m3, quantize_e4m3) if w.engine == "int4" else (norm_quantize, quantize_int8)
         self._biases = [self._biases_of(layer) for layer in w.layers]

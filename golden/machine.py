@@ -295,7 +295,7 @@ class GoldenMachine(Vocabulary):
         heads = self._load(d).reshape(self.count, -1, dim)
         turned = heads[:, : d.rotated_heads]
         if d.mixing:
-            turned = (unmix if d.mixing is Format.UNMIX else mix)(turned, (dim // 2,))
+            turned = (unmix if d.mixing is Format.UNMIX else mix)(turned, (d.param or dim // 2,))
         else:
             turned = rotate(turned, self._vectors(self.param, d.param_reads)[:, None])
         self._store(d, turned)

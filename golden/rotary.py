@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..formats import to_four_bits
 from .arithmetic import ZERO, arithmetic, largest, scalar
 from .float32 import bf16_round, round_int8
 from .norm import INVERSE_127, quantize_int8
@@ -53,11 +54,11 @@ def unmix(x: Tensor, strides: Sequence[int]) -> Tensor:
 
 
 def quantize_kv(y: Tensor, *, four_bits: bool = False) -> tuple[Tensor, Tensor]:
-    """Key or value heads ``y [..., d]`` -> ``(int8 [..., d], bf16 scale [...] held in float32)``. With ``four_bits`` the lower
-    half of every element is 8, the middle of what it may be.
+    """Key or value heads ``y [..., d]`` -> ``(int8 [..., d], bf16 scale [...] held in float32)``. With ``four_bits`` every
+    element becomes one of the 16 levels that these have.
     """
     elements = y.numpy()
     f = arithmetic(elements)
     scale = bf16_round(torch.from_numpy(f.mul(largest(elements), scalar(INVERSE_127))))
     q = round_int8(torch.from_numpy(f.mul(elements, f.div(scalar(1.0), scale.numpy()))))
-    return q & -16 | 8 if four_bits else q, scale.squeeze(-1)
+    return torch.from_numpy(to_four_bits(q.numpy())) if four_bits else q, scale.squeeze(-1)

@@ -192,7 +192,8 @@ class Descriptor:
     dst: int = 0
     #: Vectors from one token to the next at ``dst``.
     dst_stride: int = 0
-    #: Parameter memory address (gains of NORM, rotary rows of ROPE, row scales of DRAIN with FP8).
+    #: Parameter memory address (gains of NORM, rotary rows of ROPE, row scales of DRAIN with FP8). ROPE with MIX or UNMIX:
+    #: distance of the elements of a pair in their vector, one of `hwgen.layout.lane_strides`; 0 where it is half a head.
     param: int = 0
     #: Parameter vectors from one token to the next (ROPE).
     param_stride: int = 0

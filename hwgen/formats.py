@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .numerics import E4M3_LARGEST, F32_MIN_EXPONENT
+from .numerics import E4M3_LARGEST, F32_MIN_EXPONENT, four_bit_table, four_bit_values
 from .shape import ModelShape
 
 __all__ = [
     "SMALLEST",
     "Float",
     "flush",
+    "four_bit_codes",
+    "four_bit_elements",
     "has_bf16_values",
     "identity_row",
     "is_finite",
@@ -27,6 +29,7 @@ __all__ = [
     "round_bf16",
     "score_constant",
     "ternary_head",
+    "to_four_bits",
     "widen_bf16",
 ]
 
@@ -152,6 +155,23 @@ def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:
 def identity_row(head_dim: int) -> Float:
     """Rotary row ``[head_dim]`` that leaves a head as it is, bit for bit: ones, then zeros."""
     return np.repeat(np.array([1, 0], np.float32), head_dim // 2)
+
+
+def to_four_bits(elements: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """int8 keys or values as they are with 4 bits: each becomes one of 16 levels (`hwgen.numerics.four_bit_table`)."""
+    return np.array(four_bit_table(), np.int8)[elements.view(np.uint8)]
+
+
+def four_bit_codes(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """The codes, 0 to 15, of levels: sign and lower three bits."""
+    bits = levels.view(np.uint8)
+    codes: npt.NDArray[np.uint8] = (bits >> 4 & 8 | bits & 7).astype(np.uint8)
+    return codes
+
+
+def four_bit_elements(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """The levels of codes 0 to 15."""
+    return np.array(four_bit_values(), np.int8)[codes]
 
 
 def score_constant(head_dim: int, fp8_query: bool = False, mixes: int = 0) -> float:

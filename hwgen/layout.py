@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from .config import TRITS_PER_BYTE, BuildConfig
 from .descriptors import Descriptor, Format
+from .formats import four_bit_codes, four_bit_elements
 from .int4 import pack_nibbles, unpack_nibbles
 from .rounding import align, ceil_div
 
 __all__ = [
-    "Int4Layout", "KV_FORMATS", "KvBlockLayout", "arrange_ternary", "kv_format_name", "matrix_beats", "mixing_strides",
+    "Int4Layout", "KV_FORMATS", "KvBlockLayout", "arrange_ternary", "key_mixing_strides", "kv_format_name", "lane_strides",
+    "matrix_beats", "mixing_strides",
     "pack_head", "pack_ternary", "pack_trits", "pad_beats", "unpack_ternary", "unpack_trits", "vectors_of",
 ]
 
@@ -208,13 +210,23 @@ def mixing_strides(config: BuildConfig, head_dim: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def key_mixing_strides(config: BuildConfig, head_dim: int) -> tuple[int, ...]:
+    """The same of keys, whose errors cost more: a quarter and a half of a vector first."""
+    return *lane_strides(config), *mixing_strides(config, head_dim)
+
+
+def lane_strides(config: BuildConfig) -> tuple[int, ...]:
+    """Distances at which the vector unit mixes elements of the same vector."""
+    return config.width // 4, config.width // 2
+
+
 class KvBlockLayout:
     """One block of the KV cache: ``kv_block`` keys and values of one key/value head.
 
     Beats: header (bf16 scales of all keys, then of all values), keys, values, padding to whole ring rows. Key beat ``d``
     holds, for every key slot ``s``, elements ``[d, d + 1) * key_bytes`` at bytes ``[s, s + 1) * key_bytes``; value beats alike.
-    Elements of 4 bits are the upper halves of bytes whose lower half is 8: beat ``d`` has those of what would be beats ``2 d`` (as
-    low nibbles) and ``2 d + 1``.
+    Of elements of 4 bits beat ``d`` has the codes (`hwgen.formats.four_bit_codes`) of what would be beats ``2 d`` (as low nibbles)
+    and ``2 d + 1``.
     Keys are kind 0, values kind 1.
     """
 
@@ -243,14 +255,16 @@ class KvBlockLayout:
         key_bytes = self._shape[1]
         pieces = elements.reshape(*elements.shape[:-1], elements.shape[-1] // key_bytes, key_bytes).swapaxes(-3, -2)
         if self.packed[kind]:
-            pieces = pieces[..., 0::2, :, :] >> 4 & 15 | pieces[..., 1::2, :, :] & -16
+            codes = four_bit_codes(pieces)
+            pieces = (codes[..., 0::2, :, :] | codes[..., 1::2, :, :] << 4).view(np.int8)
         return pieces
 
     def split(self, kind: int, beats: Bytes) -> npt.NDArray[np.int8]:
         """Inverse of :meth:`join` for whole data beats ``[..., data_beats, beat_bytes]``: ``[..., kv_block, head_dim]``."""
         pieces = beats.view(np.int8).reshape(*beats.shape[:-1], *self._shape)
         if self.packed[kind]:
-            pieces = np.stack((pieces << 4 | 8, pieces & -16 | 8), axis=-3)
+            bits = pieces.view(np.uint8)
+            pieces = four_bit_elements(np.stack((bits & 15, bits >> 4), axis=-3))
             pieces = pieces.reshape(*beats.shape[:-2], 2 * beats.shape[-2], *self._shape)
         slots, key_bytes = self._shape
         return pieces.swapaxes(-3, -2).reshape(*beats.shape[:-2], slots, pieces.shape[-3] * key_bytes)

@@ -8,6 +8,7 @@ saturate.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from functools import cache
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ __all__ = [
     "EXP2_ONE",
     "F32_MAX_BITS",
     "F32_MIN_EXPONENT",
+    "FOUR_BIT_LEVELS",
+    "FOUR_BIT_THRESHOLDS",
     "GROUP",
     "GROUP_SCALE_MAX",
     "SCORE_BITS",
@@ -25,6 +28,8 @@ __all__ = [
     "SIGMOID_ONE",
     "SUM_COLUMNS",
     "exp2_table",
+    "four_bit_table",
+    "four_bit_values",
     "sigmoid_table",
 ]
 
@@ -42,6 +47,14 @@ GROUP = 128
 
 #: Largest scale of a group, in units of its matrix: a code of two bits of exponent and six of mantissa.
 GROUP_SCALE_MAX = 127 << 2
+
+#: Magnitudes of keys and values of 4 bits, in units of their scale, where 8 bits are -127 to 127: closer to each other where
+#: elements of mixed heads are dense. No two have the same lower three bits, nor have their negatives: these bits and the sign are
+#: the code, so that packing it takes no logic.
+FOUR_BIT_LEVELS = (5, 17, 28, 42, 55, 70, 91, 120)
+
+#: From which element of 8 bits on each level but the first stands for it: multiples of 4, so that six bits decide.
+FOUR_BIT_THRESHOLDS = (12, 24, 36, 48, 64, 80, 104)
 
 #: Smallest exponent field of a number other than zero. One binade above IEEE's smallest normal number, so that every
 #: result that survives was rounded to 24 bits by plain IEEE arithmetic too, whatever it does with subnormals.
@@ -70,6 +83,25 @@ SIGMOID_ONE = 1 << 17
 def _segments(base: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """``(base, slope)`` of a falling function from its values at the ends of the segments."""
     return tuple(base[:-1]), tuple(a - b for a, b in pairwise(base))
+
+
+@cache
+def four_bit_table() -> tuple[int, ...]:
+    """What an element of 8 bits becomes with 4 bits: of each element, as a number of 0 to 255 in two's complement, a level.
+
+    An element k < 0 becomes the negative of what -1 - k becomes.
+    """
+    of_positive = [FOUR_BIT_LEVELS[bisect_right(FOUR_BIT_THRESHOLDS, k)] for k in range(128)]
+    return (*of_positive, *(-level for level in reversed(of_positive)))
+
+
+@cache
+def four_bit_values() -> tuple[int, ...]:
+    """The level of every code of 4 bits: the sign above the lower three bits of the level in two's complement."""
+    values = [0] * 16
+    for level in FOUR_BIT_LEVELS:
+        values[level & 7], values[8 | -level & 7] = level, -level
+    return tuple(values)
 
 
 @cache

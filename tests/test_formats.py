@@ -10,12 +10,15 @@ import pytest
 from hwgen.formats import (
     SMALLEST,
     flush,
+    four_bit_codes,
+    four_bit_elements,
     has_bf16_values,
     is_finite,
     pack_bf16,
     quantize_head,
     round_bf16,
     ternary_head,
+    to_four_bits,
     widen_bf16,
 )
 
@@ -55,3 +58,15 @@ def test_large_arrays_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_finite(rows) and has_bf16_values(whole[2]) and not has_bf16_values(rows)
     rows[36, 23] = np.inf
     assert not is_finite(rows)
+
+
+def test_four_bits() -> None:
+    """Levels keep the order of elements, are as near as their thresholds say, and come back from their codes."""
+    elements = np.arange(-128, 128).astype(np.int8)
+    levels = to_four_bits(elements)
+    assert np.all(np.diff(levels.astype(int)) >= 0) and np.array_equal(levels[:128], -levels[:127:-1])
+    assert len(np.unique(levels)) == 16 and np.array_equal(to_four_bits(levels), levels)
+    nearest = np.abs(levels[:, None].astype(int) - elements).min(axis=0)
+    assert np.all(np.abs(levels.astype(int) - elements) <= nearest + 3)  # thresholds are multiples of 4
+    codes = four_bit_codes(levels)
+    assert sorted(set(codes.tolist())) == list(range(16)) and np.array_equal(four_bit_elements(codes), levels)

@@ -84,8 +84,8 @@ class KvWriter(wiring.Component):
     Token t of a run is position ``position + t`` of its context, which is slot ``(position + t) % kv_block`` of its block: so far
     the store turns its beats. Byte strobes are set for the slots of the run's tokens alone.
 
-    With ``Format.INT4_KEYS`` or ``INT4_VALUES`` (builds that have them) one beat of memory has the upper halves of the elements of
-    two beats of the store.
+    With ``Format.INT4_KEYS`` or ``INT4_VALUES`` (builds that have them) one beat of memory has the codes of the elements of two
+    beats of the store.
 
     The writer works beside other units: a beat takes a cycle for each word of the port, or half of ``kv_latency`` + 2; a header
     beat also a cycle for each of its scales, or for one, where the run has a single token in the block.

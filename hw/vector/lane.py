@@ -7,6 +7,7 @@ from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
+from ...layout import lane_strides
 from ..float.add import FloatAdd
 from ..float.convert import FloatToInt, IntToFloat
 from ..float.e4m3 import FloatToE4m3
@@ -14,7 +15,7 @@ from ..float.format import pipelined
 from ..float.multiply import FloatMul
 from .sigmoid import Sigmoid
 
-__all__ = ["Addend", "Gate", "Lane", "LaneControl", "ONE"]
+__all__ = ["ONE", "Addend", "Gate", "Lane", "LaneControl", "Operand"]
 
 #: 1.0 as bits.
 ONE = 0x3F800000
@@ -52,15 +53,29 @@ class Addend(enum.Enum, shape=3):  # type: ignore[call-arg]  # amaranth has no t
     RESIDUAL = 6
 
 
+class Operand(enum.Enum, shape=2):  # type: ignore[call-arg]  # amaranth has no type information
+    """What the first product is of. One of four takes no more look-up tables than one of two."""
+
+    #: The scratch data.
+    OWN = 0
+    #: That of the lane a quarter of a vector away.
+    NEAR = 1
+    #: That of the lane half a vector away.
+    FAR = 2
+    #: The accumulator.
+    ACCUMULATOR = 3
+
+
 def LaneControl(config: BuildConfig) -> data.StructLayout:
     """Selections that all lanes share; each acts in the cycle that is given (see `hwgen.hw.vector.step`).
 
     HELD: ``dequantize`` takes accumulator and ``scale`` as the first operands, ``unscaled`` takes 1.0 for the
     ``unrotated`` makes the second product 0; with ``mixed`` it takes 1.0 as its second operand, and with ``halved`` the two take
-    0.5 and -0.5. GATE - 1: ``gate``. GATE: ``chain``. FIRST_PRODUCT or SECOND_PRODUCT:
+    0.5 and -0.5. ``operand`` says of what the first product is; of a partner it has the sign of both, and the second product none.
+    GATE - 1: ``gate``. GATE: ``chain``. FIRST_PRODUCT or SECOND_PRODUCT:
     ``addend``, and with the first ``minus``. QUANTIZED: ``e4m3`` takes e4m3 codes, not int8. The whole operator:
-    ``row_scaled`` takes the parameter data for the row scales, not 1.0. The last two, ``mixed`` and ``halved`` only where there is
-    a choice.
+    ``row_scaled`` takes the parameter data for the row scales, not 1.0. The last two, ``mixed``, ``halved`` and
+    ``operand`` only where there is a choice.
     """
     fields: dict[str, ShapeLike] = {
         "dequantize": 1, "unscaled": 1, "square": 1, "second": 1, "unrotated": 1,
@@ -71,7 +86,7 @@ def LaneControl(config: BuildConfig) -> data.StructLayout:
     if config.has_int4 and config.has_ternary:
         fields["row_scaled"] = 1
     if config.int4_kv:
-        fields |= {"mixed": 1, "halved": 1}
+        fields |= {"mixed": 1, "halved": 1, "operand": Operand}
     return data.StructLayout(fields)
 
 
@@ -91,6 +106,9 @@ class Lane(wiring.Component):
     A rotary pair (x1, x2), (cos, sin) comes as two successive steps: x1 and cos, then x2 and sin. The first gives
     x1 cos - x2 sin, the second x2 cos + x1 sin.
 
+    Of a pair in one vector each lane has one element, and its partner's: x1 gives -x2 + x1, x2 gives x1 + x2, and with halves
+    x2 / 2 + x1 / 2 and -x1 / 2 + x2 / 2.
+
     Members
     -------
     control : In(LaneControl)
@@ -100,14 +118,17 @@ class Lane(wiring.Component):
         The integer, IntToFloat's latency before the hold register of ``scratch`` is full.
     scale, factor : In(32)
         float32 operands of all lanes.
+    near, far : In(32), kept : Out(32)
+        In builds with 4-bit keys: scratch data of the lanes a quarter and half a vector away, and of this one, in their hold
+        registers.
     left, right : In(32)
         Operands of the adder from the column sums.
     product, total : Out(32), quantized : Out(8)
         First product; sum; second product as int8 or e4m3.
     """
 
-    def __init__(self, config: BuildConfig) -> None:
-        self.config = config
+    def __init__(self, config: BuildConfig, number: int) -> None:
+        self.config, self.number = config, number
         super().__init__({
             "control": In(LaneControl(config)),
             "scratch": In(32),
@@ -117,6 +138,7 @@ class Lane(wiring.Component):
             "factor": In(32),
             "left": In(32),
             "right": In(32),
+            **({"near": In(32), "far": In(32), "kept": Out(32)} if config.int4_kv else {}),
             "product": Out(32),
             "total": Out(32),
             "quantized": Out(8),
@@ -144,13 +166,13 @@ class Lane(wiring.Component):
             scaled = Mux(control.row_scaled, held_param, ONE) if config.has_ternary else held_param
             m.d.comb += [row_product.a.eq(integer.o), row_product.b.eq(scaled)]
             row = row_product.o
-        m.d.sync += a.eq(Mux(control.dequantize, row, held))
+        m.d.sync += a.eq(self._operand(m, row, held) if config.int4_kv else Mux(control.dequantize, row, held))
         with m.If(control.dequantize):
             m.d.sync += b.eq(self.scale)
         with m.Elif(control.unscaled):
             m.d.sync += b.eq(ONE)
             if config.int4_kv:
-                m.d.sync += b[23].eq(~control.halved)  # 0.5
+                m.d.sync += [b[23].eq(~control.halved), b[31].eq(self._partner_sign())]  # 0.5
         with m.Elif(~control.second):
             m.d.sync += b.eq(held_param)
         m.d.comb += [first.a.eq(a), first.b.eq(b), self.product.eq(first.o)]
@@ -172,7 +194,8 @@ class Lane(wiring.Component):
             m.d.sync += d.eq(0)
             if config.int4_kv:
                 with m.If(control.mixed):
-                    m.d.sync += [d.eq(ONE), d[23].eq(~control.halved), d[31].eq(control.halved)]
+                    negative = control.halved & (control.operand == Operand.OWN)
+                    m.d.sync += [d.eq(ONE), d[23].eq(~control.halved), d[31].eq(negative)]
         with m.Elif(control.square):
             m.d.sync += d.eq(held)
         with m.Elif(~control.second):
@@ -186,6 +209,26 @@ class Lane(wiring.Component):
 
         self._add(m, held, first.o, second.o)
         return m
+
+    def _operand(self, m: Module, row: Value, held: Value) -> Value:
+        """What the first product is of."""
+        operand = Signal(32)
+        m.d.comb += self.kept.eq(held)
+        with m.Switch(self.control.operand):
+            for choice, value in (
+                (Operand.OWN, held), (Operand.NEAR, self.near), (Operand.FAR, self.far), (Operand.ACCUMULATOR, row),
+            ):
+                with m.Case(choice):
+                    m.d.comb += operand.eq(value)
+        return operand
+
+    def _partner_sign(self) -> Value:
+        """Whether the partner is subtracted: the second of a pair from the first; with halves the first from the second."""
+        control = self.control
+        return Cat(
+            (control.operand == choice) & (control.halved == self.number // distance % 2)
+            for choice, distance in zip((Operand.NEAR, Operand.FAR), lane_strides(self.config), strict=True)
+        ).any()
 
     def _gate(self, m: Module, product: Value, sigmoid: Sigmoid) -> tuple[Value, Value]:
         """The first product, and what it is multiplied by: factor, sigmoid or ReLU of itself, or scratch data."""

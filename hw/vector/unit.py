@@ -8,6 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Buffers, Flag, Format, Opcode
+from ...layout import lane_strides
+from ...numerics import four_bit_table
 from ..interfaces import (
     AccumulatorRead,
     ActivationWrite,
@@ -20,10 +22,11 @@ from ..interfaces import (
     QueryWrite,
     TableRead,
 )
+from ..lookup import looked_up
 from .columns import ColumnSum
 from .digits import DigitSum
 from .drain import DrainSteps
-from .lane import ONE, Addend, Gate, Lane, LaneControl
+from .lane import ONE, Addend, Gate, Lane, LaneControl, Operand
 from .norm import NormSteps
 from .peak import Peak
 from .rope import RopeSteps
@@ -37,12 +40,15 @@ class Pipeline:
     """The steps on their way, and what the operator wants of them.
 
     ``strobes``, ``tags``: position k of the pipeline is k cycles after the address is on the memory bus. ``formats`` is a cycle
-    behind the operator, before its first step.
+    behind the operator, before its first step, and so are ``partners`` (with 4-bit caches): pairs
+    lie in one vector, a quarter or half of it apart.
     """
 
     def __init__(self, config: BuildConfig, descriptor: data.View) -> None:
         self.flags = {flag: (descriptor.flags & flag).any() for flag in Flag if flag}
         self.formats = Signal(8, reset_less=True)
+        if config.int4_kv:
+            self.partners = Signal(name="near", reset_less=True), Signal(name="far", reset_less=True)
         self.strobes = [Signal(Strobes(), name=f"strobes_{k}") for k in range(CHAIN_SUM + 1)]
         self.tags = [Signal(Tag(config), name=f"tag_{k}", reset_less=True) for k in range(CHAIN_SUM + 1)]
 
@@ -120,6 +126,12 @@ class VectorUnit(wiring.Component):
         m.submodules.peak = Peak(config.width, HeadName(config).size)
         steps = Pipeline(config, self.op.descriptor)
         m.d.sync += steps.formats.eq(self.op.descriptor.format & (formats_of(config) | Format.PLAIN))
+        if config.int4_kv:
+            mixed = (self.op.descriptor.format & (Format.MIX | Format.UNMIX)).any()
+            m.d.sync += [
+                found.eq(mixed & (self.op.descriptor.param == distance))
+                for found, distance in zip(steps.partners, lane_strides(config), strict=True)
+            ]
         self._connect_generators(m, steps)
         self._request_operands(m, steps)
         control, factor = self._control_lanes(m, steps)
@@ -192,19 +204,30 @@ class VectorUnit(wiring.Component):
         held_kind = steps.tags[HELD].kind
         control = Signal(LaneControl(config))
         constant_row: Value = held_kind == Kind.VALUE
+        squared, second, minus = held.sum, held.rotate & steps.tags[HELD].second, product.rotate & ~steps.tags[FIRST_PRODUCT].second
         if config.int4_kv:
+            near, far = steps.partners
+            turned = held.rotate & (held_kind != Kind.VALUE)
+            partner = turned & (near | far)
+            squared, second, minus = squared | partner, second & ~partner, minus & ~(near | far)
             mixed, halved = steps.has(Format.MIX | Format.UNMIX), steps.has(Format.UNMIX)
             constant_row |= mixed
-            m.d.comb += [control.mixed.eq(mixed & (held_kind != Kind.VALUE)), control.halved.eq(held.rotate & halved)]
+            m.d.comb += [
+                control.mixed.eq(mixed & (held_kind != Kind.VALUE)),
+                control.halved.eq(turned & halved),
+                control.operand.eq(Mux(partner, Mux(far, Operand.FAR, Operand.NEAR), Operand.OWN)),
+            ]
+            with m.If(held.drain):
+                m.d.comb += control.operand.eq(Operand.ACCUMULATOR)
         m.d.comb += [
             control.dequantize.eq(held.drain),
             control.unscaled.eq((held.quantize & (held_kind != Kind.TOKEN)) | (held.rotate & constant_row)),
-            control.square.eq(held.sum),
-            control.second.eq(held.rotate & steps.tags[HELD].second),
+            control.square.eq(squared),
+            control.second.eq(second),
             control.unrotated.eq(held.rotate & constant_row),
             control.chain.eq(gate.quantize | gate.store | gate.drain),
             control.addend.eq(columns.addend),
-            control.minus.eq(product.rotate & ~steps.tags[FIRST_PRODUCT].second),
+            control.minus.eq(minus),
         ]
         with m.If((held.sum | held.quantize | held.store) & steps.has(Format.PLAIN)):
             m.d.comb += control.unscaled.eq(1)
@@ -237,8 +260,10 @@ class VectorUnit(wiring.Component):
         products: list[Value] = []
         totals: list[Value] = []
         quantized: list[Value] = []
+        lanes: list[Lane] = []
         for k in range(config.width):
-            m.submodules[f"lane_{k}"] = lane = Lane(config)
+            lanes.append(lane := Lane(config, k))
+            m.submodules[f"lane_{k}"] = lane
             m.d.comb += [
                 lane.control.eq(control),
                 lane.scratch.eq(self.scratch_read.data.word_select(k, 32)),
@@ -252,6 +277,10 @@ class VectorUnit(wiring.Component):
             products.append(lane.product)
             totals.append(lane.total)
             quantized.append(lane.quantized)
+        if config.int4_kv:
+            near, far = lane_strides(config)
+            for k, lane in enumerate(lanes):
+                m.d.comb += [lane.near.eq(lanes[k ^ near].kept), lane.far.eq(lanes[k ^ far].kept)]
         return products, totals, quantized
 
     def _result(self, m: Module, k: int) -> Value:
@@ -372,5 +401,8 @@ class VectorUnit(wiring.Component):
             four_bits = Signal(reset_less=True)  # of the next cycle's vector
             of_value = steps.tags[QUANTIZED - 1].kind == Kind.VALUE
             m.d.sync += four_bits.eq(Mux(of_value, steps.has(Format.INT4_VALUES), steps.has(Format.INT4_KEYS)))
+            levels = four_bit_table()[::4]  # the lower two bits of an element decide nothing
             for byte in range(self.config.width):
-                m.d.comb += kv.data[8 * byte : 8 * byte + 4].eq(Mux(four_bits, 8, elements[8 * byte : 8 * byte + 4]))
+                element = elements[8 * byte : 8 * byte + 8]
+                level = looked_up(levels, element[2:], range(8))
+                m.d.comb += kv.data[8 * byte : 8 * byte + 8].eq(Mux(four_bits, level, element))

@@ -57,7 +57,7 @@ def _int4_lane(config: BuildConfig) -> Any:
 def _vector_lane(config: BuildConfig) -> Any:
     from ...hw.vector.lane import Lane
 
-    return Lane(config)
+    return Lane(config, 0)
 
 
 def _softmax_lane(config: BuildConfig) -> Any:

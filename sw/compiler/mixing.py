@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...config import BuildConfig
 from ...descriptors import Descriptor, Flag, Format, Opcode
 from ...errors import HwgenError
-from ...layout import KV_FORMATS, mixing_strides
+from ...layout import KV_FORMATS, key_mixing_strides, mixing_strides
 from ...operators import rope_heads
 from ...shape import ModelShape
 
@@ -25,16 +25,15 @@ def check_formats(config: BuildConfig, kv: str, query: str) -> None:
 
 
 class Mixing:
-    """Mixes heads where they lie in the scratch, by a ROPE for every stride: its heads are of twice the stride. Keys (with queries)
-    and values are mixed where they have 4 bits.
+    """Mixes heads where they lie in the scratch, by a ROPE for every stride: its heads are of twice the stride, or those of the
+    model for strides within a vector. Keys (with queries) and values are mixed where they have 4 bits.
     """
 
     def __init__(self, config: BuildConfig, shape: ModelShape, kv: str) -> None:
-        self.shape, self.head_vectors = shape, shape.head_dim // config.width
-        strides = tuple(stride // config.width for stride in mixing_strides(config, shape.head_dim))
-        #: In vectors.
+        self.shape, self.width, self.head_vectors = shape, config.width, shape.head_dim // config.width
         self.of_keys, self.of_values = (
-            strides if bits in KV_FORMATS[kv] else () for bits in (Format.INT4_KEYS, Format.INT4_VALUES)
+            strides(config, shape.head_dim) if bits in KV_FORMATS[kv] else ()
+            for strides, bits in ((key_mixing_strides, Format.INT4_KEYS), (mixing_strides, Format.INT4_VALUES))
         )
 
     def mixed(self, rope: Descriptor) -> Iterator[Descriptor]:
@@ -64,9 +63,11 @@ class Mixing:
     ) -> Iterator[Descriptor]:
         """``heads`` heads of the tokens of ``rope``, the first one at ``src``."""
         for stride in strides:
+            vectors = self.head_vectors if stride < self.width else 2 * stride // self.width
             yield Descriptor(
                 opcode=Opcode.ROPE, layer=rope.layer, flags=Flag.QUERIES | Flag.STORE, format=format,
-                heads=heads * self.head_vectors // (2 * stride), kv_heads=rope.kv_heads, head_vectors=2 * stride,
+                heads=heads * self.head_vectors // vectors, kv_heads=rope.kv_heads, head_vectors=vectors,
+                param=stride if stride < self.width else 0,
                 src=src, src_stride=rope.src_stride, dst=src, dst_stride=rope.src_stride,
                 token_start=rope.token_start, token_count=rope.token_count,
             )

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...descriptors import Format
-from ...formats import pack_bf16, widen_bf16
-from ...layout import KV_FORMATS, mixing_strides
+from ...formats import pack_bf16, to_four_bits, widen_bf16
+from ...layout import KV_FORMATS, key_mixing_strides
 from ..compiler.image import Image
 from .kv_arrays import KvArrays
 
@@ -35,7 +35,7 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
     if not distance or not layers:
         return arrays
     four_bits = Format.INT4_KEYS in KV_FORMATS[image.kv]
-    strides = mixing_strides(image.config, image.shape.head_dim) if four_bits else ()
+    strides = key_mixing_strides(image.config, image.shape.head_dim) if four_bits else ()
     angle = distance * image.shape.rotary_frequencies()
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     elements, scales = arrays.elements.copy(), arrays.scales.copy()
@@ -50,5 +50,5 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
         scale = widen_bf16(bits)[..., None]
         inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
         codes = np.clip(np.rint(keys * inverse), -127, 127).astype(np.int8)
-        elements[0, layer], scales[0, layer] = codes & -16 | 8 if four_bits else codes, bits
+        elements[0, layer], scales[0, layer] = to_four_bits(codes) if four_bits else codes, bits
     return KvArrays(elements, scales)

@@ -22,7 +22,7 @@ Bytes = npt.NDArray[np.uint8]
 class KvArrays:
     """Keys and values of a sequence. First index 0 is keys, 1 values."""
 
-    #: int8 ``[2, layers, kv_heads, positions, head_dim]``; the lower half is 8 where they have 4 bits.
+    #: int8 ``[2, layers, kv_heads, positions, head_dim]``; levels of `hwgen.numerics` where they have 4 bits.
     elements: npt.NDArray[np.int8]
     #: bf16 bits ``[2, layers, kv_heads, positions]``.
     scales: npt.NDArray[np.uint16]

@@ -19,6 +19,7 @@ from ...contract import CONTRACT_VERSION, check_contract, contract_hash
 from ...descriptors import Format
 from ...errors import HwgenError
 from ...files import replacing
+from ...formats import four_bit_codes, four_bit_elements
 from ...layout import KV_FORMATS
 from ...packages import needs
 from ..compiler.image import Image
@@ -55,20 +56,23 @@ def _four_bits(image: Image) -> tuple[bool, bool]:
 
 
 def _to_nibbles(elements: npt.NDArray[np.int8], image: Image) -> npt.NDArray[np.uint8]:
-    """int8 ``[2, ..., n]`` -> two elements a byte, the even one in the low half, as ``q + 8``: q is the upper half of elements that
-    have no more, others are rounded to -7..7.
+    """int8 ``[2, ..., n]`` -> two elements a byte, the even one in the low half: codes of elements that have 4 bits, others as
+    ``q + 8``, rounded to -7..7.
     """
-    kinds = [kind >> 4 if bits else np.rint(kind / _STEP) for kind, bits in zip(elements, _four_bits(image), strict=True)]
-    nibbles = (np.stack(kinds) + 8).astype(np.uint8)
+    nibbles = np.stack([
+        four_bit_codes(kind) if bits else (np.rint(kind / _STEP) + 8).astype(np.uint8)
+        for kind, bits in zip(elements, _four_bits(image), strict=True)
+    ])
     packed: npt.NDArray[np.uint8] = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).astype(np.uint8)
     return packed
 
 
 def _from_nibbles(packed: npt.NDArray[np.uint8], image: Image) -> npt.NDArray[np.int8]:
-    q = (np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8).reshape(*packed.shape[:-1], -1)
-    kinds = [kind << 4 | 8 if bits else np.rint(kind * _STEP) for kind, bits in zip(q, _four_bits(image), strict=True)]
-    elements: npt.NDArray[np.int8] = np.stack(kinds).astype(np.int8)
-    return elements
+    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+    return np.stack([
+        four_bit_elements(kind) if bits else np.rint((kind.astype(np.int8) - 8) * _STEP).astype(np.int8)
+        for kind, bits in zip(nibbles, _four_bits(image), strict=True)
+    ])
 
 
 def save_session(engine: Engine, session: Session, path: Path, *, kv_bits: int = 8) -> int:

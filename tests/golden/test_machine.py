@@ -288,7 +288,8 @@ def test_kv_write_touches_only_its_tokens(bench: Bench, position: int, tokens: i
                 data = beats[start : start + sizes[kind], slot * CONFIG.key_bytes : (slot + 1) * CONFIG.key_bytes]
                 wanted = machine.kv_store[kind, bank, head, :dim].view(np.uint8).reshape(-1, CONFIG.key_bytes)
                 if kv[2 * kind + 1] == "4":
-                    wanted = wanted[0::2] >> 4 | wanted[1::2] & 0xF0
+                    codes = wanted >> 4 & 8 | wanted & 7
+                    wanted = codes[0::2] | codes[1::2] << 4
                 assert np.array_equal(data, wanted)
             mark = np.zeros((layout.beats, CONFIG.beat_bytes), np.uint8)
             mark.reshape(-1)[: layout.header_beats * CONFIG.beat_bytes].view(np.uint16)[[slot, 16 + slot]] = 0xFFFF

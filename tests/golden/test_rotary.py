@@ -13,7 +13,7 @@ from hwgen.config import BuildConfig
 from hwgen.formats import rotary_rows, score_constant
 from hwgen.golden.float32 import bf16_round
 from hwgen.golden.rotary import mix, quantize_kv, quantize_query, rotate, unmix
-from hwgen.layout import mixing_strides
+from hwgen.layout import key_mixing_strides, lane_strides, mixing_strides
 from hwgen.shape import ModelShape
 
 from . import rational
@@ -41,6 +41,14 @@ def test_rotation_is_hugging_face_order_and_keeps_length() -> None:
     assert torch.equal(rotate(x, rows)[0], x[0])
 
 
+def level_of(k8: int) -> int:
+    """What an element becomes with 4 bits, by the table of docs/numerics.md."""
+    if k8 < 0:
+        return -level_of(-1 - k8)
+    rows = (0, 5), (12, 17), (24, 28), (36, 42), (48, 55), (64, 70), (80, 91), (104, 120)
+    return max(level for threshold, level in rows if threshold <= k8)
+
+
 @pytest.mark.parametrize("spread", [4.0, 100.0])
 def test_quantisers_equal_rational_model(spread: float) -> None:
     g = torch.Generator().manual_seed(3)
@@ -60,7 +68,7 @@ def test_quantisers_equal_rational_model(spread: float) -> None:
         assert k8.tolist() == [rational.to_int(rational.mul(v, inverse), 0, 8) for v in values]
         k4, k4_scale = quantize_kv(y, four_bits=True)
         assert k4.dtype == torch.int8 and torch.equal(k4_scale, k_scale)
-        assert k4.tolist() == [16 * math.floor(Fraction(int(code), 16)) + 8 for code in k8]
+        assert k4.tolist() == [level_of(int(code)) for code in k8]
 
 
 def test_mixing_equals_rational_model() -> None:
@@ -82,6 +90,7 @@ def test_mixing_equals_rational_model() -> None:
 def test_mixing_spreads_and_comes_back() -> None:
     strides = mixing_strides(BuildConfig(), 64)
     assert BuildConfig().width == 8 and strides == (8, 16, 32)
+    assert lane_strides(BuildConfig()) == (2, 4) and key_mixing_strides(BuildConfig(), 64) == (2, 4, 8, 16, 32)
     x = torch.zeros(64)
     x[13] = 80.0
     mixed = mix(x, strides)

@@ -15,6 +15,7 @@ from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Format, Opcode
+from hwgen.formats import to_four_bits
 from hwgen.golden.attention import AttentionState
 from hwgen.golden.int4 import e4m3_values
 from hwgen.hw.attention.reciprocal import Reciprocal
@@ -87,7 +88,7 @@ class Case:
             kv = np.where(kv < 0, -127, 127).astype(np.int8)
         for of in (0, 1):
             if self.kv[2 * of + 1] == "4":
-                kv[of] = kv[of] & -16 | 8
+                kv[of] = to_four_bits(kv[of])
         exponents = {"wide": (90, 170), "tiny": (2, 8), "huge": (240, 255), "lowest": (120, 127)}.get(kind, (112, 124))
         scale = rng.integers(exponents[0] << 7, exponents[1] << 7, (2, self.kv_heads, positions), dtype=np.uint16)
         scale[0] = rng.integers(118 << 7, 122 << 7, (self.kv_heads, positions), dtype=np.uint16)
@@ -123,7 +124,8 @@ class Case:
                     for kind in (0, 1):
                         parts = of.kv[kind, head, first + slot].view(np.uint8).reshape(-1, size)
                         if self.kv[2 * kind + 1] == "4":
-                            parts = parts[0::2] >> 4 | parts[1::2] & 0xF0
+                            codes = parts >> 4 & 8 | parts & 7
+                            parts = codes[0::2] | codes[1::2] << 4
                         at = layout.header_beats + kind * (self.head_dim // size // (2 if self.kv[1] == "4" else 1))
                         image[at : at + len(parts), place] = parts
                 out += [pack_bytes(beat) for beat in image]

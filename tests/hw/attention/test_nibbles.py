@@ -8,6 +8,7 @@ import numpy as np
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
+from hwgen.formats import to_four_bits
 from hwgen.hw.attention.nibbles import expand_beat, push_beat
 
 BYTES = 16
@@ -25,12 +26,13 @@ def test_pack_and_expand() -> None:
 
     async def bench(ctx: Any) -> None:
         for _ in range(50):
-            first, second = rng.integers(-8, 8, (2, BYTES)) << 4 | 8
+            first, second = to_four_bits(rng.integers(-128, 128, (2, BYTES), dtype=np.int8))
             ctx.set(beat, int.from_bytes(rng.bytes(BYTES), "little"))
             for part in (first, second):
                 ctx.set(new, number(part))
                 ctx.set(beat, ctx.get(pushed))
-            packed_beat = first >> 4 & 15 | second & -16
+            low, high = (level >> 4 & 8 | level & 7 for level in (first, second))
+            packed_beat = low | high << 4
             assert ctx.get(beat) == number(packed_beat)
             for flags, wanted in (((1, 0), first), ((1, 1), second), ((0, 0), packed_beat)):
                 ctx.set(packed, flags[0])

@@ -15,6 +15,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Opcode
+from hwgen.formats import to_four_bits
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.writer import KvWriter
 from hwgen.hw.interfaces import KvScaleWrite, KvWrite, Operator, Segment, WriteBeat, kv_latency
@@ -90,7 +91,8 @@ def expected(
                     place = slice(slot * config.key_bytes, (slot + 1) * config.key_bytes)
                     parts = data[bank, kind, head].view(np.uint8).reshape(-1, config.key_bytes)
                     if kv[2 * kind + 1] == "4":
-                        parts = parts[0::2] >> 4 | parts[1::2] & 0xF0
+                        codes = parts >> 4 & 8 | parts & 7
+                        parts = codes[0::2] | codes[1::2] << 4
                     image[beats, place] = parts
                     mask[beats, place] = 1
             address = BASE + PAGES[pages + b] * HEADS * layout.bytes + head * layout.bytes
@@ -127,7 +129,7 @@ async def writes_blocks(dut: Any) -> None:
             data = np.where(data < 0, -127, 127).astype(np.int8)
         for kind in (0, 1):
             if kv[2 * kind + 1] == "4":
-                data[:, kind] = data[:, kind] & -16 | 8
+                data[:, kind] = to_four_bits(data[:, kind])
         scales = rng.integers(0, 1 << 15, (config.chunk, 2, HEADS), dtype=np.uint16)
         await write_kv_store(dut, config, data, scales)
         drive_operator(dut, command, runs=runs)

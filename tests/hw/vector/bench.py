@@ -25,6 +25,7 @@ from hwgen.golden.int4 import (
 from hwgen.golden.norm import norm_heads, norm_quantize, quantize_int8
 from hwgen.golden.rotary import mix, quantize_kv, quantize_query, rotate, unmix
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY, SCRATCH_LATENCY
+from hwgen.layout import lane_strides
 from hwgen.operators import accumulator_vectors
 from tests.cocotb_runner import start_clock
 from tests.hw.float.stimulus import EDGES, random_numbers, to_bits, to_float
@@ -285,11 +286,11 @@ class VectorBench:
         return {"scratch_write": places}
 
     def _turn(self, d: Descriptor, head: Tensor, row: Tensor) -> Tensor:
-        """A head rotated by its row, or with the other halves of its pairs mixed or unmixed."""
-        known, half = d.format & self.formats, head.shape[-1] // 2
+        """A head rotated by its row, or with pairs of its halves, or of elements of a vector, mixed or unmixed."""
+        known, stride = d.format & self.formats, d.param if d.param in lane_strides(self.config) else head.shape[-1] // 2
         if Format.UNMIX in known:
-            return unmix(head, (half,))
-        return mix(head, (half,)) if Format.MIX in known else rotate(head, row)
+            return unmix(head, (stride,))
+        return mix(head, (stride,)) if Format.MIX in known else rotate(head, row)
 
     def _rope(self, d: Descriptor, tokens: range) -> dict[str, Places]:
         c, h = self.config, d.head_vectors

@@ -10,6 +10,7 @@ import torch
 
 from hwgen.config import TRITS_PER_BYTE, BuildConfig
 from hwgen.descriptors import Buffers, Descriptor, Flag, Format, Opcode
+from hwgen.layout import lane_strides
 from tests.cocotb_runner import cocotb_parameters
 
 from .bench import VectorBench, random_floats
@@ -148,7 +149,7 @@ def rope(
     rng = bench.rng
     if format is None:
         format = random_format(bench, Opcode.ROPE)
-    largest = 448 * 512 if format & bench.formats & Format.FP8_QUERY else 127
+    largest, mixed = 448 * 512 if format & bench.formats & Format.FP8_QUERY else 127, Format.MIX | Format.UNMIX
     vectors = (heads + 2 * kv_heads) * head_vectors
     d = Descriptor(
         opcode=Opcode.ROPE,
@@ -159,7 +160,7 @@ def rope(
         head_vectors=head_vectors,
         src=rng.randrange(30),
         src_stride=vectors + rng.randrange(2),
-        param=rng.randrange(30),
+        param=rng.choice((0, *lane_strides(bench.config))) if format & bench.formats & mixed else rng.randrange(30),
         param_stride=head_vectors + rng.randrange(2),
         scalar0=math.log2(math.e) / (largest * math.sqrt(head_vectors * bench.config.width)),
     )

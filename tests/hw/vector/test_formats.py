@@ -107,13 +107,16 @@ async def rope_in_all_formats(dut: Any) -> None:
 
 @cocotb.test()
 async def heads_are_mixed(dut: Any) -> None:
-    """Heads that are rotated or mixed where they lie, with nothing quantised, one operator after the other."""
+    """Heads that are rotated or mixed where they lie, with nothing quantised, and mixed to be quantised, one operator after the
+    other."""
     bench = await started(dut, 8)
     formats = [Format.NONE, Format.MIX, Format.UNMIX] if bench.config.int4_kv else [Format.NONE]
     kinds = Flag.QUERIES | Flag.STORE
     for style in STYLES:
         for format in formats:
             await bench.run(rope(bench, 4, 2, 2, 2, style, kinds, format), count=2)
+        for format in formats[1:] * 4:
+            await bench.run(rope(bench, 4, 2, 2, 2, style, format=format | Format.INT4_KEYS), count=2)
     for format in formats * 2:
         await bench.run(rope(bench, 6, 1, 4, bench.config.chunk, "spread", kinds, format), first=1, count=bench.config.chunk - 1)
         await bench.run(rope(bench, 2, 2, 8, 1, "one", kinds, format))

@@ -11,7 +11,7 @@ import torch
 from hwgen.descriptors import Format
 from hwgen.formats import pack_bf16, rotary_rows, widen_bf16
 from hwgen.golden.rotary import mix, quantize_kv, rotate
-from hwgen.layout import KV_FORMATS, mixing_strides
+from hwgen.layout import KV_FORMATS, key_mixing_strides, mixing_strides
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.runtime.key_rotation import moved
@@ -36,7 +36,7 @@ def arrays_at(image: Image, heads: torch.Tensor, first: int) -> KvArrays:
     rows = torch.from_numpy(rotary_rows(shape, np.arange(first, first + TOKENS)))
     for kind, bits in enumerate((Format.INT4_KEYS, Format.INT4_VALUES)):
         four_bits = bits in KV_FORMATS[image.kv]
-        strides = mixing_strides(image.config, shape.head_dim) if four_bits else ()
+        strides = (key_mixing_strides, mixing_strides)[kind](image.config, shape.head_dim) if four_bits else ()
         layers = []
         for layer in range(shape.layers):
             y = heads[kind, layer]
