@@ -29,7 +29,7 @@ from ..models.random_model import random_model
 from ..runtime.engine import Engine, PassResult, Run
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.pages import Session
-from ..runtime.pass_trace import PassTrace, read_trace
+from ..runtime.pass_trace import PassTrace, TracedRun, read_trace
 from ..verification.lock_step import LockStep
 from .timeline import draw_timeline, write_perfetto
 
@@ -193,12 +193,13 @@ class Bench:
     def _pass(self, what: str, parts: Sequence[tuple[int, Sequence[int], int]]) -> PassResult:
         begin = time.monotonic()
         self.progress(f"{what}: running")
+        runs = [TracedRun(number, self.sessions[number].position, len(tokens)) for number, tokens, _ in parts]
         result = self.forward(parts)
         wall = time.monotonic() - begin
         self.progress(f"{what}: {result.cycles:,} cycles in {wall:.0f} s")
         kind = "prefill" if what.startswith("prompt") else "decode"
         if self.plan.timeline is not None and kind not in self.traces:
-            self.traces[kind] = read_trace(self.engine, f"{kind}: {what}", result.cycles)
+            self.traces[kind] = read_trace(self.engine, f"{kind}: {what}", result.cycles, runs, result.counters)
         return result
 
     def _drawn(self) -> str:

@@ -37,8 +37,8 @@ from ..runtime.engine import Engine
 from ..runtime.generation import Generation
 from ..runtime.jobs import Job
 from ..runtime.kv_arrays import with_cache_tokens
-from ..runtime.loops import LOOP_PASSES
 from ..runtime.pages import Session
+from ..runtime.running_loop import LOOP_PASSES
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import Scheduler
 from .estimate import planned_image
@@ -64,6 +64,9 @@ PROMPT, BEFORE, COUNTED = 128, 2, 120
 
 #: Passes before the same tokens come again: `instant_engine` is there once for all ways to choose.
 PASSES = 2000
+
+#: Bits of registers, as numbers: flags are slow, and what stands for the machine is counted with the host.
+_START, _DONE = int(Control.START), int(Status.DONE)
 
 #: Instructions a second that CPU time is multiplied with where nothing counts them: a guess for the computers this was written on.
 GUESSED_RATE = 4e9
@@ -111,10 +114,15 @@ class InstantDevice:
         tokens = (best - self._begins[..., None]) % logits.size
         scores = np.broadcast_to(logits[best].view(np.uint32), tokens.shape)
         self._candidates = np.stack((tokens.astype(np.uint32), scores), -1).reshape(PASSES, -1)
-        self._pass = 0
-        #: Passes of a loop that are still to come, what it has chosen, and the best tokens of every pass: as lists, since what
-        #: stands for the machine is counted with the host.
-        self._left = 0
+        self._loop, self._control, self._status, self._count = (
+            self._offsets[name] for name in ("LOOP", "CONTROL", "STATUS", "CHOSEN_COUNT")
+        )
+        self._places = range(self._offsets["CHOSEN"], self._offsets["CHOSEN"] + 4 * CHOSEN_TOKENS, 4)
+        first = self._offsets["TOPK"] // 4
+        self._topk = slice(first, first + self._candidates.shape[1])
+        #: Passes that are still to come, the one that was last, its runs, what was chosen, and the best tokens of every pass: as
+        #: lists, since what stands for the machine is counted with the host.
+        self._left = self._pass = self._runs = 0
         self._chosen: list[int] = []
         self._best: list[list[int]] = tokens[..., 0].tolist()
 
@@ -139,41 +147,34 @@ class InstantDevice:
         return self._logits[first : first + size]
 
     def write_register(self, offset: int, value: int) -> None:
-        if offset == self._offsets["CONTROL"]:
-            if value & Control.START:
-                self._left, self._chosen = int(self._words[self._offsets["LOOP"] // 4]), []
-                if not self._left:
-                    self._next_pass()
-            value, offset = int(Status.DONE) if value & Control.START else 0, self._offsets["STATUS"]
+        if offset == self._loop:  # of one that runs too
+            self._left = min(self._left, value)
+        elif offset == self._control:
+            if value == _START:
+                self._left, self._chosen = max(1, int(self._words[self._loop // 4])), []
+                self._runs = int(self._words[self._offsets["RUNS"] // 4])
+            value, offset = _DONE if value == _START else 0, self._status
         self._words[offset // 4] = value
 
-    def _next_pass(self) -> None:
-        self._pass = (self._pass + 1) % PASSES
-        first = self._offsets["TOPK"] // 4
-        self._words[first : first + self._candidates.shape[1]] = self._candidates[self._pass]
-
     def read_register(self, offset: int) -> int:
-        return len(self._chosen) if offset == self._offsets["CHOSEN_COUNT"] else int(self._words[offset // 4])
+        return len(self._chosen) if offset == self._count else int(self._words[offset // 4])
 
     def read_registers(self, offset: int, count: int) -> list[int]:
-        if (first := offset - self._offsets["CHOSEN"]) >= 0 and first // 4 < CHOSEN_TOKENS:
-            return self._chosen[first // 4 : first // 4 + count]
+        if offset in self._places:
+            first = self._places.index(offset)
+            return self._chosen[first : first + count]
         words: list[int] = self._words[offset // 4 : offset // 4 + count].tolist()
         return words
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
-        if not self._left:
-            return
-        runs, loop = int(self._words[self._offsets["RUNS"] // 4]), self._offsets["LOOP"] // 4
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         while self._left:
-            self._pass, self._left = (self._pass + 1) % PASSES, self._left - 1
-            self._chosen += self._best[self._pass][:runs]
-            if look is not None:
-                look()
-            if self._words[loop] == 1:
-                self._left = 0
-        self._pass -= 1
-        self._next_pass()  # the candidates of the last
+            self._left -= 1
+            self._pass = (self._pass + 1) % PASSES
+            self._chosen += self._best[self._pass][: self._runs]
+            if self._left and look is not None and look():
+                return False
+        self._words[self._topk] = self._candidates[self._pass]
+        return True
 
     def stop(self) -> None:
         return

@@ -20,7 +20,7 @@ from ...errors import HwgenError
 from ...packages import needs
 from ..compiler.image import Image
 from ..runtime.device_state import DeviceState
-from ..runtime.engine import Engine, PassResult, Run, RunResult
+from ..runtime.engine import COUNTED, Engine, PassResult, Run, RunResult
 from ..runtime.generation import GeneratedToken, Generation
 from ..runtime.jobs import Job
 from ..runtime.pages import PagePool
@@ -147,7 +147,7 @@ class PlannedEngine(Engine):
             run.session.tokens.extend(run.tokens)
         return PassResult(
             runs=tuple(RunResult(len(run.tokens), np.zeros((run.wanted, 1, 2), np.uint32), 0) for run in runs),
-            counters={"cycles": 0, "stream_beats": 0}, opcode_cycles={},
+            counted=[0] * COUNTED,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...descriptors import Descriptor
+from ...descriptors import Descriptor, Opcode
 from ...files import replacing, write_whole
 from ...operators import OPERATORS
 from ...packages import needs
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_timeline", "perfetto_events", "timeline_figure", "write_perfetto"]
 
+#: Operators that go through the runs of a pass.
+_BY_RUN = (Opcode.ATTENTION, Opcode.KV_WRITE)
+
+
 def perfetto_events(
     passes: Sequence[PassTrace], program: Sequence[Descriptor], clock_mhz: float
 ) -> list[dict[str, Any]]:
-    """Trace Event Format: a process a pass, a thread a unit, a counter for the ring. Times are microseconds at the clock."""
+    """Trace Event Format: a process a pass, a thread a unit, one a run, a counter for the ring. Times are microseconds at the
+    clock. Operators of attention have the runs that they go through, one after the other.
+    """
     events: list[dict[str, Any]] = []
     begin = 0.0
     for process, traced in enumerate(passes, 1):  # 0 stands for no process and no thread
@@ -30,12 +36,14 @@ def perfetto_events(
             events.append({"ph": "M", "pid": process, "tid": thread, "name": "thread_name", "args": {"name": track}})
         for entry in sorted(traced.entries, key=lambda e: e.start):
             descriptor = program[entry.tag]
+            of_runs = {"runs": [run._asdict() for run in traced.runs]} if entry.opcode in _BY_RUN and traced.runs else {}
             events.append({
                 "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit) + 1,
                 "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
                 "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
-                         "first token": descriptor.token_start, "cycles": entry.end - entry.start},
+                         "first token": descriptor.token_start, "cycles": entry.end - entry.start, **of_runs},
             })
+        events += _run_events(process, traced, begin, clock_mhz)
         points = sorted(
             [(e.start, e.level_start) for e in traced.entries] + [(e.end, e.level_end) for e in traced.entries]
         )
@@ -44,6 +52,20 @@ def perfetto_events(
             for cycle, level in points
         ]
         begin += traced.cycles
+    return events
+
+
+def _run_events(process: int, traced: PassTrace, begin: float, clock_mhz: float) -> list[dict[str, Any]]:
+    """A thread a run, each as long as the pass; the counters are of all of them together."""
+    events: list[dict[str, Any]] = []
+    for thread, run in enumerate(traced.runs, len(TRACKS) + 1):
+        what = {"pid": process, "tid": thread}
+        events.append({"ph": "M", **what, "name": "thread_name", "args": {"name": f"run of sequence {run.sequence}"}})
+        events.append({
+            "ph": "X", **what, "name": f"{run.tokens} token{'s' if run.tokens > 1 else ''} from position {run.position}",
+            "ts": begin / clock_mhz, "dur": traced.cycles / clock_mhz,
+            "args": {**run._asdict(), "runs of the pass": len(traced.runs), "counters of the pass": dict(traced.counters)},
+        })
     return events
 
 

@@ -195,8 +195,10 @@ class Image:
 
     def rows(self, tokens: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Embedding rows of tokens as the machine reads them, ``[tokens, row_bytes]``."""
-        out = np.zeros((len(tokens), self.row_bytes), np.uint8)
         found = self.embedding.gather(tokens).view(np.uint8).reshape(len(tokens), -1)
+        if found.shape[1] == self.row_bytes:
+            return found
+        out = np.zeros((len(tokens), self.row_bytes), np.uint8)
         out[:, : found.shape[1]] = found
         return out
 

@@ -86,9 +86,9 @@ class Device(Protocol):
     def read_registers(self, offset: int, count: int) -> list[int]:
         """Read ``count`` registers that lie one behind the other."""
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
-        """Return when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time. Calls
-        ``look``, which may use registers, now and then until that.
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
+        """True when the interrupt is raised; :class:`DeviceTimeout` after ``timeout`` seconds of the device's own time. Calls
+        ``look``, which may use registers, now and then until that: False as soon as it returns True. Waiting may go on then.
         """
 
     def stop(self) -> None:

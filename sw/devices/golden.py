@@ -71,14 +71,16 @@ class GoldenDevice:
     def read_registers(self, offset: int, count: int) -> list[int]:
         return [self.read_register(offset + 4 * i) for i in range(count)]
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
-        passes = 0
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
+        passes = self.machine.registers.passes
         for _ in self._loop:
             if look is not None and self.machine.registers.passes > passes:
                 passes = self.machine.registers.passes
-                look()
+                if look():
+                    return False
         if not self.machine.irq:
             raise DeviceTimeout("the golden machine raised no interrupt: no pass was started, or the interrupt is off")
+        return True
 
     def stop(self) -> None:
         # Without a pass that runs this does nothing, as in hardware: only one that is held between operators does, or a loop.

@@ -293,8 +293,8 @@ class PynqDevice(PynqMemory):
         with self._answers():
             return int(self._pynq.MMIO(address, 4, device=self._target).read(0)) & WORD
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
-        self._watch.wait(timeout, look)
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
+        return self._watch.wait(timeout, look)
 
     def describe_state(self) -> str:
         """Status, current operator, last AXI error and every counter, for people."""

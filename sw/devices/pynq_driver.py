@@ -15,8 +15,9 @@ from .pynq_library import WORD
 
 __all__ = ["AcceleratorDriver"]
 
-#: Seconds between looks while an interrupt is waited for: an interrupt that is lost costs this much, not the pass.
-INTERRUPT_SLICE = 0.1
+#: Seconds between looks while an interrupt is waited for: an interrupt that is lost costs this much, not the pass; and tokens of a
+#: loop come this late at most.
+INTERRUPT_SLICE = 0.03
 
 #: Longest pause between polls in seconds, and the part of the time waited so far that a pause may last.
 POLL_SECONDS, POLL_PART = 1e-3, 0.05

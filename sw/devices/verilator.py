@@ -173,7 +173,7 @@ class VerilatorDevice:
     def read_registers(self, offset: int, count: int) -> list[int]:
         return [self.read_register(offset + 4 * i) for i in range(count)]
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         from ...sim.accelerator import SimulationTimeout
 
         left = int(timeout * self.config.clock_mhz * 1e6)
@@ -181,12 +181,13 @@ class VerilatorDevice:
             budget, begin = left if look is None else min(left, LOOK_CYCLES), self.accelerator.cycle
             try:
                 self.accelerator.run_until_irq(budget, max_idle_cycles=IDLE_LIMIT)
-                return
+                return True
             except SimulationTimeout as error:
                 left -= self.accelerator.cycle - begin
                 if look is None or left <= 0 or self.accelerator.cycle - begin < budget:  # the last: nothing moves
                     raise self.timed_out(error) from error
-            look()
+            if look():
+                return False
 
     def stop(self) -> None:
         from ...sim.accelerator import SimulationTimeout

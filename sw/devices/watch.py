@@ -77,9 +77,9 @@ class PassWatch:
         return self._read_offset(row.offset + index * row.step)
 
     # ---- waiting -------------------------------------------------------------------------------------------------
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
-        """Return when the pass has ended; :class:`DeviceTimeout` after ``timeout`` seconds, or when it is hung. Calls ``look`` as
-        often as it looks itself.
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
+        """True when the pass has ended; :class:`DeviceTimeout` after ``timeout`` seconds, or when it is hung. Calls ``look`` as
+        often as it looks itself: False as soon as that returns True.
         """
         begin = ticked = time.monotonic()
         first: _Sample | None = None
@@ -113,10 +113,11 @@ class PassWatch:
             elapsed = total / (1e6 * self._config.clock_mhz) if self._simulated else now - begin
             if elapsed > timeout:
                 raise self.hung(f"the pass did not end within {timeout:g} s")
-            if look is not None:
-                look()
+            if look is not None and look():
+                return False
             self._pause(now - begin)
         self._check_clock()
+        return True
 
     def _sample(self, first: _Sample | None, total: int) -> _Sample:
         """The cycle counter now, counted on where its 32 bits wrap."""

@@ -10,6 +10,7 @@ from ...errors import HwgenError
 from ..models.tokenizer import TextStream, Tokenizer
 from .generation import Generation
 from .jobs import Job
+from .running_loop import LOOP_PASSES
 from .scheduler import Scheduler
 
 __all__ = ["AnswerSet", "Written", "best_answers", "mean_logprob"]
@@ -52,7 +53,7 @@ class AnswerSet:
 
     def write(self, *, first_finish: bool = False) -> list[Written]:
         """All answers, in the order of their seeds; or the one that ends first, and then the others stop."""
-        scheduler = Scheduler(self.generations[0].engine, max_running=len(self.generations))
+        scheduler = Scheduler(self.generations[0].engine, max_running=len(self.generations), loop_passes=LOOP_PASSES)
         errors: list[HwgenError] = []
 
         def end(number: int, error: HwgenError | None) -> None:

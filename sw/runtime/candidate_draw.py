@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -121,9 +120,13 @@ class CandidateDraw:
         """The candidates alone, which are sorted."""
         s, best = self._sampling, self._prediction.best.tolist()
         count = min(s.top_k, len(best)) or len(best)
-        self._ids, self._sure, top = self._prediction.tokens, len(best), best[0]
-        weights = [math.exp((score - top) / s.temperature) for score in best[:count]]
-        self._sums, self._top = list(accumulate(w if w >= s.min_p else 0.0 for w in weights)), top
+        top, total, sums = best[0], 0.0, list[float]()
+        for score in best[:count]:
+            weight = math.exp((score - top) / s.temperature)
+            if weight >= s.min_p:
+                total += weight
+            sums.append(total)
+        self._ids, self._sums, self._sure, self._top = self._prediction.tokens, sums, len(best), top
 
     def _weigh_known(self) -> bool:
         """Candidates and tokens with penalties, of those that are allowed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Protocol
 
 from ..compiler.pass_costs import PassCosts
@@ -48,41 +47,45 @@ class Guesser(Protocol):
 
 
 class PromptLookup:
-    """Finds the last tokens of a text in the text before, and proposes what followed them there."""
-
-    #: Tokens that must be the same, tried in this order.
-    LENGTHS = (3, 2)
+    """Finds the last three tokens of a text in the text before, else the last two, and proposes what followed them there."""
 
     debt, takes_passes = DEBT, False
 
     def __init__(self) -> None:
-        self._found: list[int] = []
-        #: Where the token behind a group of tokens stands, where the group stood last; groups that end the text are not in it.
+        #: Where the token behind three or two tokens stands, where these stood last; those that end the text are not in it.
         self._behind: dict[tuple[int, ...], int] = {}
+        self._text: Sequence[int] = ()
+        #: Tokens of the text that were seen, the last three and two of them, and where the token behind these stands, if it does.
         self._known = 0
+        self._three: tuple[int, ...] = ()
+        self._two: tuple[int, ...] = ()
+        self._at: int | None = None
 
     def propose(self, text: Sequence[int], most: int) -> list[int]:
         """At most ``most`` tokens that may follow ``text``, which has grown since the last call."""
-        for end in range(self._known, len(text)):
-            for length in self.LENGTHS:
-                if end >= length:
-                    self._behind[tuple(text[end - length : end])] = end
-        self._known = len(text)
-        for length in self.LENGTHS:
-            at = self._behind.get(tuple(text[-length:])) if len(text) >= length else None
-            if at is not None:
-                return list(takewhile(lambda token: token >= 0, text[at : at + most]))  # a vector is no guess
-        return []
+        return self.guess(self.most(text, most))
 
     def most(self, text: Sequence[int], most: int) -> int:
-        self._found = self.propose(text, most)
-        return len(self._found)
+        behind, two, three = self._behind, self._two, self._three
+        for end in range(self._known, len(text)):
+            behind[three] = behind[two] = end
+            three = (*two, text[end])
+            two = three[-2:]
+        self._text, self._two, self._three, self._known, end = text, two, three, len(text), len(text)
+        self._at = at = behind.get(two) if end > 1 else None
+        if at is None:  # nor did three tokens of which these are two
+            return 0
+        self._at = at = behind.get(three, at)
+        for length in range(min(most, end - at)):
+            if text[at + length] < 0:  # a vector is no guess
+                return length
+        return min(most, end - at)
 
     def cycles(self, length: int) -> float:
         return 0.0
 
     def guess(self, length: int) -> list[int]:
-        return self._found[:length]
+        return [] if self._at is None else list(self._text[self._at : self._at + length])
 
     def close(self) -> None:
         """It holds nothing."""
@@ -106,6 +109,9 @@ class Drafter:
     #: Cycles of the pass that is asked for beyond those without its draft, and what a right token saves.
     _extra: float = 0.0
     _worth: float = 0.0
+    #: Passes without a draft that the sums above do not have yet, and the tokens and logits of others in the next pass.
+    _idle: int = 0
+    _others: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self._credit = self.guesser.debt * self.costs.cycles(1, 1)
@@ -113,9 +119,16 @@ class Drafter:
     def propose(self, text: Sequence[int], most: int, tokens: int = 0, wanted: int = 0) -> list[int]:
         """A draft behind ``text`` of ``most`` tokens at most, in a pass with ``tokens`` tokens and ``wanted`` logits of others."""
         most = self.guesser.most(text, most)
+        if self._others != (tokens, wanted):
+            self._count_idle()
+            self._others = tokens, wanted
+        self._extra = 0.0
+        if not most:
+            return []
+        self._count_idle()
         without = self.costs.cycles(tokens + 1, wanted + 1)
         self._worth = without / (wanted + 1)
-        best, self._extra, gain, likely, expected = 0, 0.0, 0.0, 1.0, 0.0
+        best, gain, likely, expected, cost = 0, 0.0, 1.0, 0.0, 0.0
         for length in range(1, most + 1):
             likely *= self._hits / self._trials
             expected += likely
@@ -123,23 +136,33 @@ class Drafter:
             if extra > self._credit:
                 break
             if expected * self._worth - extra > gain:
-                best, gain, self._extra = length, expected * self._worth - extra, extra
+                best, gain, cost = length, expected * self._worth - extra, extra
         draft = self.guesser.guess(best) if best else []
-        if not draft:
-            self._extra = 0.0
+        if draft:
+            self._extra = cost
         return draft
+
+    def _count_idle(self) -> None:
+        """Take passes without a draft into account, all of which had the same others."""
+        idle, self._idle = self._idle, 0
+        if idle:
+            tokens, wanted = self._others
+            faded = MEMORY**idle
+            self._trials = faded * (self._trials - 2) + 2
+            self._hits = faded * (self._hits - 1) + 1
+            self._credit += idle * ALLOWANCE * self.costs.cycles(tokens + 1, wanted + 1) / (wanted + 1)
 
     def settle(self, drafted: int, right: int) -> None:
         """A pass has ended whose draft of so many tokens began with ``right`` right ones."""
         self.passes += 1
+        if not drafted:
+            self._idle += 1
+            return
         self.proposed += drafted
         self.accepted += right
-        looked_at = min(drafted, right + 1)
-        self._trials = MEMORY * (self._trials - 2) + 2 + looked_at
+        self._trials = MEMORY * (self._trials - 2) + 2 + min(drafted, right + 1)
         self._hits = MEMORY * (self._hits - 1) + 1 + right
-        self._credit += ALLOWANCE * self._worth
-        if drafted:
-            self._credit += right * self._worth - self._extra
+        self._credit += (ALLOWANCE + right) * self._worth - self._extra
 
     @property
     def tokens_per_pass(self) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,13 @@ from ...registers import (
 from ..compiler.image import Image
 from ..compiler.pass_costs import PassCosts, pass_costs
 from ..devices.device import Device, attach
-from .device_state import DeviceState
+from .device_state import Closing, DeviceState
 from .image_memory import ImageMemory
 from .pages import PagePool, Session
 from .pass_status import check_status
 from .vector_tokens import VectorToken
 
-__all__ = ["Candidate", "Engine", "PassResult", "Run", "RunResult"]
+__all__ = ["COUNTED", "Candidate", "Engine", "PassResult", "Run", "RunResult"]
 
 #: Seconds of the device's own time after which a pass counts as hung.
 PASS_TIMEOUT = 60.0
@@ -45,9 +46,14 @@ PASS_TIMEOUT = 60.0
 #: What no token is.
 NO_TOKEN = (1 << NUMBER_BITS) - 1
 
-#: Names of the counters, in the order of their registers, and of those by operator with their places behind.
+#: Bits of registers, as numbers: what is done with flags makes new flags, which is slow.
+_START, _ACKNOWLEDGE, _WRITE_LOGITS = int(Control.START), int(Control.ACKNOWLEDGE), int(PassFlag.WRITE_LOGITS)
+
+#: Names of the counters, in the order of their registers; those by operator with their places behind; all; two places.
 _COUNTER_NAMES = [name for name, _ in COUNTERS]
 _OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
+COUNTED = len(COUNTERS) + len(Opcode)
+_CYCLES, _STREAM_BEATS = map(_COUNTER_NAMES.index, ("cycles", "stream_beats"))
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,7 @@ class Candidate:
     logit: float
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Tokens of one session in a pass, behind those it has, or in their places."""
 
     session: Session
@@ -105,12 +110,20 @@ class PassResult:
 
     #: In the order in which they were given.
     runs: tuple[RunResult, ...]
-    #: Counters of ``hwgen.registers`` by name; those of time are 0 on the golden device.
-    counters: dict[str, int]
-    #: Cycles by operator.
-    opcode_cycles: dict[str, int]
+    #: Counters, and cycles by operator, in the order of their registers; those of time are 0 on the golden device.
+    counted: Sequence[int]
     #: Passes that it did: those of a loop.
     passes: int = 1
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Counters of ``hwgen.registers`` by name."""
+        return dict(zip(_COUNTER_NAMES, self.counted, strict=False))
+
+    @property
+    def opcode_cycles(self) -> dict[str, int]:
+        """Cycles by operator."""
+        return {name: self.counted[number] for name, number in _OPCODES}
 
     @property
     def tokens(self) -> int:
@@ -125,12 +138,12 @@ class PassResult:
     @property
     def cycles(self) -> int:
         """Cycles from doorbell to completion."""
-        return self.counters["cycles"]
+        return self.counted[_CYCLES]
 
     @property
     def stream_beats(self) -> int:
         """Beats read through the ring."""
-        return self.counters["stream_beats"]
+        return self.counted[_STREAM_BEATS]
 
 
 class Engine:
@@ -144,6 +157,7 @@ class Engine:
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
+        self._runs, self._chosen, self._chosen_count = (self._registers[n].offset for n in ("RUN", "CHOSEN", "CHOSEN_COUNT"))
         #: Offset of the first counter; those by operator follow.
         self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
@@ -160,12 +174,11 @@ class Engine:
         """Give the registers that hold from pass to pass their values: at the beginning, and behind a reset, which leaves
         what is in the tables.
         """
-        self._state.held.clear()
-        self._state.busy = False
-        self._state.by_id = 0
+        self._state.forget()
+        self._state.busy, self._state.by_id = False, 0
         for i in range(self.image.chunk):  # token i finds its embedding in row i
             self._hold("TOKEN", i, i)
-        self._write("CONTROL", Control.ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
+        self._write("CONTROL", _ACKNOWLEDGE)  # the end of a pass that nobody acknowledged
         self._write("PORT_ENABLE", (1 << self.config.ports) - 1)  # some may have been left out to measure the others
         self._write("INTERRUPT", 1)
 
@@ -189,10 +202,6 @@ class Engine:
         if self._state.held.get(offset) != value:
             self.device.write_register(offset, value)
             self._state.held[offset] = value
-
-    def _hold_address(self, name: str, value: int) -> None:
-        self._hold(f"{name}_LOW", value & 0xFFFFFFFF)
-        self._hold(f"{name}_HIGH", value >> 32)
 
     def _read(self, name: str, index: int = 0) -> int:
         row = self._registers[name]
@@ -229,52 +238,58 @@ class Engine:
         self._state.by_id = 0
         everything, wanted = self._describe(runs)
         self.memory.write_rows(everything)
-        options = PassFlag.WRITE_LOGITS if write_logits and wanted else PassFlag.NONE
-        self._ring(self.memory.program(layers), {"PASS": options, "LOOP": 0})
+        options = _WRITE_LOGITS if write_logits and wanted else 0
+        self._ring(self.memory.program(layers), (len(runs), len(everything), wanted), options, 0)
         for run in runs:
             if run.at is None:
                 run.session.tokens.extend(run.tokens)
 
     def _describe(self, runs: Sequence[Run]) -> tuple[list[int], int]:
         """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
-        everything: list[int] = []
-        wants: list[int] = []
-        sessions = list(dict.fromkeys(run.session for run in runs))
-        bases = dict(zip(sessions, self._state.table.place(sessions, self._write_page), strict=True))
-        for r, run in enumerate(runs):
-            self._hold("RUN", run.position, 2 * r)
-            self._hold("RUN", RUN_TOKENS.put(len(run.tokens)) | RUN_PAGES.put(bases[run.session]), 2 * r + 1)
-            everything += run.tokens
-            wants += range(len(everything) - run.wanted, len(everything))
-        for j, token in enumerate(wants):
-            self._hold("WANT", token, j)
-        for name, value in (("RUNS", len(runs)), ("COUNT", len(everything)), ("WANTED", len(wants))):
-            self._hold(name, value)
+        everything, wants = list[int](), list[int]()
+        state, write = self._state, self.device.write_register
+        held, offset = state.held, self._runs
+        for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
+            tokens = run.tokens
+            for value in (run.position, RUN_TOKENS.put(len(tokens)) | RUN_PAGES.put(base)):
+                if held.get(offset) != value:
+                    write(offset, value)
+                    held[offset] = value
+                offset += 4
+            everything += tokens
+            if run.wanted:
+                wants += range(len(everything) - run.wanted, len(everything))
+        if wants != state.wants:
+            for j, token in enumerate(wants):
+                self._hold("WANT", token, j)
+            state.wants = wants
         return everything, len(wants)
 
-    def _ring(self, program: int, registers: dict[str, int]) -> None:
-        """The doorbell, behind the last registers."""
-        self._hold_address("PROGRAM", program)
-        self._hold_address("LOGITS", self.memory.logits)
-        for name, value in registers.items():
-            self._hold(name, value)
-        self._write("CONTROL", Control.START)
+    def _ring(self, program: int, counts: tuple[int, int, int], options: int, loop: int) -> None:
+        """The doorbell, behind the last registers: ``counts`` of runs, tokens and wanted ones, bits of PASS, LOOP."""
+        values = (program, self.memory.logits, *counts, options, loop)
+        if values != self._state.rung:
+            for name, address in zip(("PROGRAM", "LOGITS"), values, strict=False):
+                self._hold(f"{name}_LOW", address & 0xFFFFFFFF)
+                self._hold(f"{name}_HIGH", address >> 32)
+            for name, value in zip(("RUNS", "COUNT", "WANTED", "PASS", "LOOP"), values[2:], strict=True):
+                self._hold(name, value)
+            self._state.rung = values
+        self._write("CONTROL", _START)
         self._state.busy = True
 
     def _check(self, runs: Sequence[Run]) -> None:
-        """Refuse a pass that the machine cannot run, and wait for one whose end nobody waited for, as after Ctrl-C."""
+        """Refuse a pass that the machine cannot run, and end one that runs."""
         count = sum(len(run.tokens) for run in runs)
         if not 1 <= count <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
-        several = Counter(run.session for run in runs)
-        if any(several[run.session] > 1 and run.at is None for run in runs):
-            raise ValueError("a session must have one run of a pass, or runs of tokens that it has")
+        if len({run.session for run in runs}) < len(runs):
+            several = Counter(run.session for run in runs)
+            if any(several[run.session] > 1 and run.at is None for run in runs):
+                raise ValueError("a session must have one run of a pass, or runs of tokens that it has")
         for run in runs:
             self.check_run(run)
-        if self._state.busy:
-            self.device.wait(PASS_TIMEOUT)
-            self._write("CONTROL", Control.ACKNOWLEDGE)
-            self._state.busy = False
+        self.settle()
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
@@ -285,10 +300,9 @@ class Engine:
         self.check_context(run.position + len(run.tokens))
         if run.at is not None and run.session.tokens[run.at : run.at + len(run.tokens)] != list(run.tokens):
             raise ValueError(f"the session must have the tokens of a run at position {run.at} there")
+        vocab = self.image.shape.vocab
         for token in run.tokens:
-            if isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden:
-                continue
-            if not 0 <= token < self.image.shape.vocab:
+            if not 0 <= token < vocab and not (isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden):
                 raise HwgenError(
                     "usage",
                     f"token id {token} is outside the vocabulary of {self.image.shape.vocab}",
@@ -309,30 +323,28 @@ class Engine:
     def _write_page(self, entry: int, page: int) -> None:
         self._write("PAGE", self.pages.frame(page), entry)
 
-    def finish(self, runs: Sequence[Run]) -> PassResult:
-        """Wait for the pass and read its results. Ctrl-C stops it."""
-        return self._finish(runs)
-
-    def _finish(self, runs: Sequence[Run], look: Callable[[], None] | None = None) -> PassResult:
-        """:meth:`finish`, with somebody who looks now and then."""
+    def wait(self, look: Callable[[], bool] | None = None) -> bool:
+        """For the end of the passes that run, or until ``look`` returns True, as of `Device.wait`. Ctrl-C stops them."""
         try:
-            self.device.wait(PASS_TIMEOUT) if look is None else self.device.wait(PASS_TIMEOUT, look)
+            return self.device.wait(PASS_TIMEOUT, look)
         except KeyboardInterrupt:
             self.device.stop()
             raise
+
+    def finish(self, runs: Sequence[Run]) -> PassResult:
+        """Wait for the pass and read its results."""
+        self.wait()
         status = self._read("STATUS")
         self._state.busy = False
-        self._write("CONTROL", Control.ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
+        self._write("CONTROL", _ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         check_status(self._read, status)
-        counted = self.device.read_registers(self._counters, len(COUNTERS) + len(Opcode))
-        counters = dict(zip(_COUNTER_NAMES, counted, strict=False))
-        opcodes = {name: counted[number] for name, number in _OPCODES}
+        counted = self.device.read_registers(self._counters, COUNTED)
         words = self._candidates(sum(run.wanted for run in runs))
         results, first = [], 0
         for run in runs:
             results.append(RunResult(len(run.tokens), words[first : first + run.wanted], first))
             first += run.wanted
-        return PassResult(runs=tuple(results), counters=counters, opcode_cycles=opcodes)
+        return PassResult(runs=tuple(results), counted=counted)
 
     def run_pass(self, runs: Sequence[Run], *, write_logits: bool = False, layers: int | None = None) -> PassResult:
         """One pass over runs of different sessions, up to ``image.chunk`` tokens together; a pass that fails adds none. Every token
@@ -352,48 +364,8 @@ class Engine:
         """Whether there are loops: the embeddings of all tokens are on the device, or can be put there, which is done then."""
         return self.memory.loop_program is not None
 
-    def run_loop(
-        self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int], on_pass: Callable[[Sequence[int]], bool]
-    ) -> PassResult:
-        """Up to ``passes`` passes with one doorbell. ``runs`` are of the first: a token of each session, which is wanted. What its
-        ``draw`` says of the candidates behind that is the session's next one, and so on until one of ``stop_tokens`` is chosen,
-        `STOP_TOKENS` at most.
-
-        ``on_pass`` is told of every pass, what was chosen behind it, a token a run; sessions have the tokens before by then. Where
-        it returns False, the pass that runs is the last. The result is that of all passes, with the candidates of the last.
-        """
-        self._start_loop(runs, passes, stop_tokens)
-        count, firsts = len(runs), [run.session.position for run in runs]
-        sequences = [run.session.tokens for run in runs]
-        #: What was computed last, and what was chosen since.
-        before, chosen = [run.tokens[0] for run in runs], list[int]()
-        number, first = (self._registers[name].offset for name in ("CHOSEN_COUNT", "CHOSEN"))
-
-        def look() -> None:
-            known, there = len(chosen), self.device.read_register(number) // count * count
-            if there > known:
-                chosen.extend(self.device.read_registers(first + 4 * known, there - known))
-            for at in range(known, there, count):
-                for sequence, token in zip(sequences, before, strict=True):
-                    sequence.append(token)
-                before[:] = chosen[at : at + count]
-                if not on_pass(before):
-                    self._hold("LOOP", 1)
-
-        try:
-            result = self._finish(runs, look)
-            look()
-        except BaseException:
-            self._state.held.clear()  # nobody knows how far it came
-            raise
-        done = len(chosen) // count
-        for r, (first, token) in enumerate(zip(firsts, chosen[-count:], strict=True)):
-            self._state.held[self._registers["RUN"].offset + 8 * r] = first + done
-            self._state.held[self._registers["TOKEN"].offset + 4 * r] = token
-        return replace(result, passes=done, runs=tuple(replace(run, tokens=done) for run in result.runs))
-
-    def _start_loop(self, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
-        """Set the registers of a loop and ring the doorbell."""
+    def start_loop(self, loop: Closing, runs: Sequence[Run], passes: int, stop_tokens: Collection[int]) -> None:
+        """Set the registers of a loop and ring the doorbell. Who uses the engine before its end closes ``loop``."""
         self._check(runs)
         program = self.memory.loop_program
         if program is None or any(len(run.tokens) != 1 or run.wanted != 1 or run.draw is None for run in runs):
@@ -404,7 +376,7 @@ class Engine:
         for run in runs:
             self.check_context(run.session.position + passes)
         self._reserve(runs, passes - 1)
-        everything, _ = self._describe(runs)
+        everything, wanted = self._describe(runs)
         for i, token in enumerate(everything):
             self._hold("TOKEN", token, i)
         self._state.by_id = max(self._state.by_id, len(everything))
@@ -413,7 +385,36 @@ class Engine:
         stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)
-        self._ring(program, {"PASS": PassFlag.NONE, "LOOP": passes})
+        self._ring(program, (len(runs), len(everything), wanted), 0, passes)
+        self._state.loop = loop
+
+    def let_loop_end(self) -> None:
+        """The pass that runs is the last of the loop."""
+        self._hold("LOOP", 1)
+        self._state.rung = ()
+
+    def loop_ended(self, positions: Sequence[int], tokens: Sequence[int]) -> None:
+        """What a loop has left in the registers of its runs; nothing is known of one that failed, whose runs are none."""
+        self._state.loop, held = None, self._state.held
+        if not positions:
+            self._state.forget()
+        for r, position in enumerate(positions):
+            held[self._runs + 8 * r], held[self._registers["TOKEN"].offset + 4 * r] = position, tokens[r]
+
+    def chosen(self, known: int, count: int) -> list[int]:
+        """What the loop that runs has chosen behind whole passes of ``count`` runs, beyond the first ``known`` tokens."""
+        there = self.device.read_register(self._chosen_count)
+        new = there - there % count - known
+        return self.device.read_registers(self._chosen + 4 * known, new) if new else []
+
+    def settle(self) -> None:
+        """End a loop that an answer has left running, and wait for a pass whose end nobody waited for, as after Ctrl-C."""
+        if self._state.loop is not None:
+            self._state.loop.close()
+        if self._state.busy:
+            self.device.wait(PASS_TIMEOUT)
+            self._write("CONTROL", _ACKNOWLEDGE)
+            self._state.busy = False
 
     def forward(self, session: Session, tokens: Sequence[int], *, logits: bool = True, write_logits: bool = False) -> PassResult:
         """One pass of one run: up to ``image.chunk`` tokens behind those the session has, and what may follow the last one."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from .logprobs import TokenLogprobs, token_logprobs
 from .pages import Session
 from .prediction import Prediction
 from .prefix_cache import PrefixCache
+from .running_loop import RunningLoop, loop_passes
 from .sampler import Sampler
 from .sampling import Sampling
 from .vector_tokens import as_words
@@ -71,8 +73,7 @@ class Phase:
         return self.stream_beats / self.cycles if self.cycles else 0.0
 
 
-@dataclass(frozen=True)
-class GeneratedToken:
+class GeneratedToken(NamedTuple):
     """One token of the answer and what it took."""
 
     token: int
@@ -82,8 +83,7 @@ class GeneratedToken:
     logprobs: TokenLogprobs | None = None
 
 
-@dataclass(frozen=True)
-class PassRequest:
+class PassRequest(NamedTuple):
     """The next run of a generation."""
 
     #: Wants its last token where a token is chosen after it.
@@ -132,6 +132,8 @@ class Generation:
     recompute: float | None = None
     #: Another answer to the same prompt: its pages are taken over when it has read the prompt.
     sibling: Generation | None = None
+    #: Passes that one doorbell is worth at most, where the answer is iterated over.
+    doorbell_passes: int = 1
     #: Of the prompt's tokens from the second on, and of the answer's tokens, where they are asked for.
     prompt_scores: list[TokenLogprobs] = field(default_factory=list, init=False)
     scores: list[TokenLogprobs] = field(default_factory=list, init=False)
@@ -145,12 +147,16 @@ class Generation:
     #: What the next pass computes beside `_todo`, in case that it follows.
     _draft: list[int] = field(default_factory=list, init=False)
     _begun: bool = field(default=False, init=False)
+    #: A loop whose tokens are being taken, and when it began.
+    _loop: RunningLoop | None = field(default=None, init=False)
+    _loop_began: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         if self.context_full not in CONTEXT_FULL:
             raise HwgenError(
                 "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
             )
+        self._context = self.engine.image.context
         self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
 
     @property
@@ -230,25 +236,27 @@ class Generation:
             self._begin()
         if self.ended:
             return None
-        run = self._todo[:most]
+        next_, self._draft = self._todo[:most], []
         if self._scores_prompt:
-            return PassRequest(Run(self.session, run, len(run)), True)
+            return PassRequest(Run(self.session, next_, len(next_)), True)
         logits = len(self._todo) <= most
-        self._draft = [] if self.prefilling else self._drafted(most - len(run), tokens, wanted)
-        wanted_now = int(logits) + len(self._draft)
-        return PassRequest(Run(self.session, [*run, *self._draft], wanted_now, draw=self._draw), logits and self._needs_logits)
+        run = Run(self.session, next_, int(logits), draw=self._draw)
+        return self.with_draft(PassRequest(run, logits and self._needs_logits), most - len(next_), tokens, wanted)
 
-    def _drafted(self, most: int, tokens: int, wanted: int) -> list[int]:
-        """A draft for the next pass, with pages that are free."""
-        pages, end = self.engine.pages, self.session.position + 1
-        most = min(most, self.engine.image.context - end, self.max_new_tokens - len(self.tokens) - 1)
-        if self.drafter is None or most < 1:
-            return []
-        draft = self.drafter.propose(self._seen, most, tokens, wanted)
-        if draft and (pages.missing(self.session, end + len(draft)) > pages.free
-                      or not pages.reserve(self.session, end + len(draft))):
-            return []
-        return draft
+    def with_draft(self, request: PassRequest, most: int, tokens: int, wanted: int) -> PassRequest:
+        """The same pass with a draft behind its token, at most ``most`` tokens for which pages are free, beside ``tokens`` tokens
+        and ``wanted`` logits of others.
+        """
+        if self.drafter is None or most < 1 or self.prefilling:
+            return request
+        session, pages, end = self.session, self.engine.pages, len(self.session.tokens) + 1
+        most = min(most, self._context - end, self.max_new_tokens - len(self.tokens) - 1)
+        draft = self.drafter.propose(self._seen, most, tokens, wanted) if most > 0 else []
+        if not draft or pages.missing(session, end + len(draft)) > pages.free or not pages.reserve(session, end + len(draft)):
+            return request
+        self._draft, run = draft, request.run
+        longer = run._replace(tokens=[*run.tokens, *draft], wanted=run.wanted + len(draft))
+        return PassRequest(longer, request.write_logits)
 
     @property
     def _scores_prompt(self) -> bool:
@@ -259,7 +267,7 @@ class Generation:
         """Candidates of a token."""
         return min(self.engine.config.topk, self.engine.image.shape.vocab)
 
-    @property
+    @cached_property
     def _needs_logits(self) -> bool:
         lacking = self._sampler.sampling.needs_logits(self._candidates)
         return lacking or self.constraint is not None or self.logprobs is not None
@@ -291,9 +299,9 @@ class Generation:
         """The token behind what was computed, and those behind the tokens of the draft while these are right."""
         items = []
         number = run.words.shape[0] - len(draft) - 1
-        for guess in [*draft, None]:
+        for guess in (*draft, None):
             token, logprobs = self._choose(run, number)
-            reason = self._go_on(token)
+            reason = self._follow(token)
             items.append(GeneratedToken(token, reason, logprobs))
             if logprobs is not None and reason != "stop":
                 self.scores.append(logprobs)
@@ -320,12 +328,10 @@ class Generation:
         token = self._sampler.choose(prediction, self.session.position, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
 
-    def _go_on(self, token: int) -> str | None:
-        """Go on behind a chosen token, or end; the reason to stop, if there is one."""
-        reason = self._follow(token)
-        if reason:
-            self._end(reason)
-            self.session.pending = [token]
+    def _stop(self, token: int, reason: str) -> str:
+        """End with a token; the reason."""
+        self._end(reason)
+        self.session.pending = [token]
         return reason
 
     def _end(self, reason: str) -> None:
@@ -352,7 +358,7 @@ class Generation:
 
     def take(self, token: int) -> GeneratedToken:
         """Take a token that a loop has chosen; the session has all before it."""
-        reason = self._go_on(token)
+        reason = self._follow(token)
         if self.drafter is not None:
             self.drafter.settle(0, 0)
         return GeneratedToken(token, reason)
@@ -360,22 +366,22 @@ class Generation:
     def has_draft(self, tokens: int) -> bool:
         """Whether a draft would pay in the next pass, beside ``tokens`` tokens of others, which are all wanted."""
         most = self.max_new_tokens - len(self.tokens) - 1
-        return self.drafter is not None and most > 0 and bool(self.drafter.propose(self._seen, most, tokens, tokens))
+        return self.drafter is not None and most > 0 and self.drafter.propose(self._seen, most, tokens, tokens) != []
 
     def _follow(self, token: int) -> str | None:
-        """Plan what comes after a chosen token; the reason to stop, if there is one."""
+        """Go on behind a chosen token, or end; the reason to stop, if there is one."""
         if token in self.stop_tokens:
-            return "stop"
+            return self._stop(token, "stop")
         self.tokens.append(token)
         self._seen.append(token)
         if self.constraint is not None and self.constraint.accept(token):
-            return "complete"
+            return self._stop(token, "complete")
         if len(self.tokens) == self.max_new_tokens:
-            return "length"
+            return self._stop(token, "length")
         self._todo = [token]
-        if self.session.position == self.engine.image.context:
+        if len(self.session.tokens) == self._context:
             if self.context_full != "slide":
-                return "context"
+                return self._stop(token, "context")
             self._slide()
         return None
 
@@ -392,10 +398,11 @@ class Generation:
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
         """Be computed by another engine; nothing may have been computed yet."""
         assert not self._begun
-        self.engine, self.prefixes = engine, prefixes
+        self.engine, self.prefixes, self._context = engine, prefixes, engine.image.context
 
     def interrupt(self) -> None:
         """End before the answer is complete. What was to be computed next is left to the session, which may be saved or go on."""
+        self._leave_loop()
         if self._begun and not self.ended:
             self._end("interrupted")
             slides = self.context_full == "slide"  # what was seen is then more than the session has
@@ -404,6 +411,7 @@ class Generation:
 
     def release(self) -> None:
         """Give the pages of the session back, or leave them to prompts that begin alike."""
+        self._leave_loop()
         if self.prefixes is not None:
             self.prefixes.add(self.session)
         self.engine.pages.close(self.session)
@@ -413,5 +421,30 @@ class Generation:
     def __iter__(self) -> Iterator[GeneratedToken]:
         while (step := self.next_pass(self.engine.image.chunk)) is not None:
             begin = time.monotonic()
+            passes = loop_passes(self.engine, [step.run], [self], self.doorbell_passes)
+            if passes > 1:
+                yield from self._looped(step.run, passes)
+                continue
             result = self.engine.run_pass([step.run], write_logits=step.write_logits)
             yield from self.accept(result, result.runs[0], time.monotonic() - begin)
+
+    def _looped(self, run: Run, passes: int) -> Iterator[GeneratedToken]:
+        """The tokens of a loop, as they come."""
+        self._loop_began = time.monotonic()
+        self._loop = loop = RunningLoop(self.engine, [run], passes, self.stop_tokens)
+        try:
+            for (token,) in loop:
+                item = self.take(token)
+                if self.ended or self.has_draft(0):
+                    loop.let_end()
+                yield item
+            if loop.closed:  # others use the device between tokens: loops would be ended again and again
+                self.doorbell_passes = 1
+        finally:
+            self._leave_loop()
+
+    def _leave_loop(self) -> None:
+        """End the loop that runs, if one does, and add up what it took."""
+        loop, self._loop = self._loop, None
+        if loop is not None and (result := loop.close()) is not None:
+            self.decode.add(result, loop.passes, time.monotonic() - self._loop_began)

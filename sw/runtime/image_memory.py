@@ -82,7 +82,10 @@ class ImageMemory:
         """Put the embedding of the tokens of a pass, or what stands in its place, where its first operator reads it. No pass may be
         running.
         """
-        rows = self._image.rows([0 if isinstance(token, VectorToken) else token for token in tokens])
+        if min(tokens) >= 0:
+            self._device.write(self._rows, self._image.rows(tokens))
+            return
+        rows = self._image.rows([max(0, token) for token in tokens]).copy()
         for row, token in zip(rows, tokens, strict=True):
             if isinstance(token, VectorToken):
                 row[: token.bits.nbytes] = token.bits.view(np.uint8)

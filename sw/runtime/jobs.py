@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ...errors import HwgenError
@@ -56,7 +56,6 @@ class Job:
     on_token: Callable[[GeneratedToken], None]
     #: Called once, with the error if the answer could not be completed.
     on_end: Callable[[HwgenError | None], None]
-    cancelled: bool = field(default=False, init=False)
 
 
 #: A job of a pass, and what it computes for it.

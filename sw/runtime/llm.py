@@ -30,6 +30,7 @@ from .generation import Constraint, Generation
 from .kv_arrays import with_cache_tokens
 from .pages import Session
 from .prefix_cache import PrefixCache
+from .running_loop import LOOP_PASSES
 from .sampler import Sampler
 from .sampling import Sampling
 from .session_file import load_session, save_session
@@ -184,6 +185,7 @@ class LLM:
 
     def beside(self, model: CompiledModel, *, cache_tokens: int | None = None, reuse: bool = True) -> LLM:
         """Another model, compiled for the same build, on the device of this one, which it takes: :meth:`take` gives it back."""
+        self.engine.settle()
         self.device.clear()
         other = LLM(model, self.device, self.image.config, cache_tokens=cache_tokens, reuse=reuse, draft=self._draft)
         other._open = self._open
@@ -334,6 +336,7 @@ class LLM:
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             drafter=self._drafter(),
+            doorbell_passes=LOOP_PASSES,
         )
 
     def _drafter(self) -> Drafter | None:
@@ -355,4 +358,5 @@ class LLM:
 
     def close_session(self, session: Session) -> None:
         """Give the pages of a session back."""
+        self.engine.settle()
         self.engine.pages.close(session)

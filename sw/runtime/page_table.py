@@ -35,7 +35,7 @@ class PageTable:
 
     def place(self, sessions: Sequence[Session], write: Callable[[int, int], None]) -> list[int]:
         """First entry of each of the sessions, whose pages are then all written: ``write(entry, page)``."""
-        if sum(len(session.pages) for session in sessions) > self._entries:
+        if sum([len(session.pages) for session in set(sessions)]) > self._entries:
             raise HwgenError(
                 "context", f"the sessions of a pass have more KV pages than the table of {self._entries} entries",
                 "run fewer at a time, or build with larger page_entries",
@@ -43,18 +43,19 @@ class PageTable:
         found = [self._find(session) for session in sessions]
         if None in found:  # no gap is wide enough: only these sessions, one behind the other
             self._places, at = [], 0
-            for session in sessions:
+            for session in dict.fromkeys(sessions):
                 self._places.append(_Place(session, at, len(session.pages)))
                 at += len(session.pages)
-            found = list(self._places)
+            found = [self._find(session) for session in sessions]
         firsts = []
         for place in found:
             assert place is not None
             pages = place.session.pages
-            for i, page in enumerate(pages):
-                if i >= len(place.written) or place.written[i] != page:
-                    write(place.first + i, page)
-            place.written = list(pages)
+            if pages != place.written:
+                for i, page in enumerate(pages):
+                    if i >= len(place.written) or place.written[i] != page:
+                        write(place.first + i, page)
+                place.written = list(pages)
             firsts.append(place.first)
         return firsts
 

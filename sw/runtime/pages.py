@@ -115,8 +115,12 @@ class PagePool:
         """Pages that a session has yet to get to have its own up to ``positions``, from position ``first`` on (from its end on if
         not given).
         """
-        shared = self._shared(session, positions, session.position if first is None else first)
-        return max(0, self.blocks(positions) - len(session.pages)) + len(shared)
+        holders, pages, blocks = self._holders, session.pages, self.blocks(positions)
+        missing = max(0, blocks - len(pages))
+        for page in pages[(len(session.tokens) if first is None else first) // self._page_tokens : blocks]:
+            if holders[page] > 1:
+                missing += 1
+        return missing
 
     def reserve(self, session: Session, positions: int, first: int | None = None) -> bool:
         """Pages of its own for the next tokens of a session up to ``positions``, or for those from position ``first`` on; False,

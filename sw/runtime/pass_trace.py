@@ -5,14 +5,16 @@ It is read through registers, on a board as in simulation. The golden machine ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...descriptors import Opcode
 from ...operators import OPERATORS, Unit
 from ...registers import TRACE_WORDS, register
 from .engine import Engine
 
-__all__ = ["TRACKS", "PassTrace", "TraceEntry", "read_trace"]
+__all__ = ["TRACKS", "PassTrace", "TraceEntry", "TracedRun", "read_trace"]
 
 #: Lanes of a picture and threads of a trace, top to bottom, and the operators on each.
 TRACKS: dict[str, tuple[Opcode, ...]] = {
@@ -35,6 +37,14 @@ class TraceEntry:
     level_end: int
 
 
+class TracedRun(NamedTuple):
+    """A run of a pass: number of its sequence, tokens that this had before, tokens of the run."""
+
+    sequence: int
+    position: int
+    tokens: int
+
+
 @dataclass(frozen=True)
 class PassTrace:
     """The trace of one pass."""
@@ -43,10 +53,16 @@ class PassTrace:
     #: Cycles of the whole pass; the trace may end earlier, when its memory was full.
     cycles: int
     entries: tuple[TraceEntry, ...]
+    #: What it computed, where that is known. An operator is of all runs: what each has of it the trace does not tell.
+    runs: tuple[TracedRun, ...] = ()
+    #: Counters of the pass, by name.
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_trace(engine: Engine, name: str, cycles: int) -> PassTrace:
-    """The trace of the latest pass of ``engine``."""
+def read_trace(
+    engine: Engine, name: str, cycles: int, runs: Sequence[TracedRun] = (), counters: Mapping[str, int] | None = None
+) -> PassTrace:
+    """The trace of the latest pass of ``engine``, and what else is known of it."""
     config, device = engine.config, engine.device
     window = register(config, "TRACE")
     entries = []
@@ -56,4 +72,4 @@ def read_trace(engine: Engine, name: str, cycles: int) -> PassTrace:
         entries.append(
             TraceEntry(start, end, what & 0xFFFF, Opcode(what >> 16 & 0xFF), what >> 24, level & 0xFFFF, level >> 16)
         )
-    return PassTrace(name, cycles, tuple(entries))
+    return PassTrace(name, cycles, tuple(entries), tuple(runs), counters or {})

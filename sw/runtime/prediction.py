@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,11 @@ class Prediction:
         read: Callable[[], npt.NDArray[np.float32]],
     ) -> None:
         self.tokens, self.best, self.vocabulary, self._read = tokens, best, vocabulary, read
+        self._logits: npt.NDArray[np.float32] | None = None
 
-    @cached_property
+    @property
     def logits(self) -> npt.NDArray[np.float32]:
         """Every logit. Nobody writes there, and nobody keeps them: it may be the memory of the machine."""
-        return self._read()
+        if self._logits is None:
+            self._logits = self._read()
+        return self._logits

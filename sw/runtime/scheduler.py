@@ -17,7 +17,9 @@ from .engine import Engine, PassResult
 from .errands import Errands
 from .jobs import DeviceFailed, Job, NoRoom, Part, QueueFull, Turn
 from .loops import Loop
+from .pass_room import count_of, cycles_of, prompt_room, single_cycles
 from .prefix_cache import PrefixCache
+from .running_loop import loop_passes
 
 T = TypeVar("T")
 
@@ -99,6 +101,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._refusal: HwgenError | None = None
+        #: Jobs to be ended, of which some may have ended by themselves.
+        self._cancelled: deque[Job] = deque()
         #: Jobs that have a session, oldest first.
         self._running: list[Job] = []
         #: Decoding jobs in the order in which they had their latest token, where a pass has no room for all.
@@ -147,7 +151,7 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """End a job before its next pass; nothing happens to one that has ended."""
         with self._changed:
-            job.cancelled = True
+            self._cancelled.append(job)
             self._changed.notify()
 
     def between_passes(self, call: Callable[[], T]) -> Future[T]:
@@ -187,7 +191,7 @@ class Scheduler:
                 self._recover(DeviceFailed(f"{type(error).__name__}: {error}"))
 
     def _has_work(self) -> bool:
-        return bool(self._refusal or self._waiting or self._errands or any(j.cancelled for j in self._running))
+        return bool(self._refusal or self._waiting or self._errands or self._cancelled)
 
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
         """Go on with another engine; no job has a session."""
@@ -232,8 +236,10 @@ class Scheduler:
 
     def step(self) -> bool:
         """One pass; False when there is nothing to do."""
-        for job in [j for j in [*self._running, *self._waiting] if j.cancelled]:
-            self._end(job, None)
+        while self._cancelled:
+            job = self._cancelled.popleft()
+            if job in self._running or job in self._waiting:
+                self._end(job, None)
         self._errands.run()
         if self._turn is not None and not self._running:
             self._turn.rest(len(self._waiting))
@@ -268,67 +274,43 @@ class Scheduler:
                 self._add(parts, job, 1)
         answers = len(parts)
         tried: set[int] = set()
-        while self._count(parts)[0] < chunk:
+        while count_of(parts)[0] < chunk:
             job_or_none = self._next_prompt(tried)
             if job_or_none is None:
                 break
             tried.add(id(job_or_none))
-            if (room := self._room(parts, answers, job_or_none) if decoding else chunk - self._count(parts)[0]) < 1:
+            room = chunk - count_of(parts)[0]
+            if decoding:
+                room = prompt_room(self.engine, self.time_between_tokens, parts, answers, job_or_none)
+            if room < 1:
                 break
             self._add(parts, job_or_none, room)
         # One that had to make way for another has no part any more.
         parts = [(job, request) for job, request in parts if job.generation.session.parked is None]
         if decoding and tried and parts:
-            self.kept_bound = max(self.kept_bound, self._cycles(parts) / self._single(parts))
+            self.kept_bound = max(self.kept_bound, cycles_of(self.engine, parts) / single_cycles(self.engine, parts))
         return self._with_drafts(parts)
-
-    @staticmethod
-    def _count(parts: list[Part]) -> tuple[int, int]:
-        """Tokens of a pass, and those whose logits are wanted."""
-        return sum(len(request.run.tokens) for _, request in parts), sum(request.run.wanted for _, request in parts)
-
-    def _blocks(self, job: Job) -> int:
-        """Blocks of cached keys that a run of a job reads."""
-        return self.engine.pages.blocks(job.generation.session.position)
-
-    def _cycles(self, parts: list[Part], tokens: int = 0, job: Job | None = None) -> float:
-        """Estimated cycles of a pass, with so many tokens of another prompt."""
-        count, wanted = self._count(parts)
-        blocks = sum(self._blocks(part) for part, _ in parts) + (self._blocks(job) if job is not None else 0)
-        return self.engine.costs.cycles(count + tokens, wanted + bool(tokens), blocks)
-
-    def _single(self, parts: list[Part]) -> float:
-        """Estimated cycles of a pass with one of the answers alone, behind as many keys as they have in the mean."""
-        return self.engine.costs.cycles(1, 1, sum(self._blocks(job) for job, _ in parts) // max(1, len(parts)))
-
-    def _room(self, parts: list[Part], answers: int, job: Job) -> int:
-        """Tokens that a prompt may have in a pass with ``answers`` answers, and prompts before it."""
-        count, bound = self._count(parts)[0], self.time_between_tokens * self._single(parts[:answers])
-        for tokens in range(self.engine.image.chunk - count, 0, -1):
-            if self._cycles(parts, tokens, job) <= bound:
-                return tokens
-        if len(parts) > answers:  # a prompt travels already
-            return 0
-        lanes = self.engine.config.lanes
-        return min(self.engine.image.chunk, lanes * (count // lanes + 1)) - count
 
     def _with_drafts(self, parts: list[Part]) -> list[Part]:
         """The same pass with drafts of its answers in the room that is left."""
-        count, wanted = self._count(parts)
+        count, wanted = count_of(parts)
+        chunk, failed = self.engine.image.chunk, list[int]()
         for i, (job, request) in enumerate(parts):
-            room = self.engine.image.chunk - count
-            if job.generation.drafter is None or job.generation.prefilling or room < 1:
-                continue
+            if count >= chunk:
+                break
             try:
-                longer = job.generation.next_pass(1 + room, count - 1, wanted - 1)
+                longer = job.generation.with_draft(request, chunk - count, count - 1, wanted - 1)
             except Exception as error:  # of this answer alone: the others go on
                 self._end_with(job, error)
+                failed.append(i)
                 continue
-            if longer is not None:
+            if longer is not request:
                 parts[i] = job, longer
                 drafted = len(longer.run.tokens) - len(request.run.tokens)
                 count, wanted = count + drafted, wanted + drafted
-        return [(job, request) for job, request in parts if not job.generation.ended]
+        for i in reversed(failed):
+            del parts[i]
+        return parts
 
     def _next_prompt(self, tried: set[int]) -> Job | None:
         """The oldest prompt that goes on or begins, of those not ``tried``."""
@@ -365,29 +347,36 @@ class Scheduler:
     # ---- one pass ------------------------------------------------------------------------------------------------
     def _run(self, parts: list[Part]) -> None:
         """One pass from doorbell to completion, or a loop, and what comes of it."""
-        loop = Loop(self.engine, parts, self._interrupts)
-        alone = self.loop_passes < 2 or len(parts) < len(self._running) or self._interrupts() or self._alone()
-        passes = 1 if alone else loop.passes(self.loop_passes)
+        jobs, runs = [job for job, _ in parts], [request.run for _, request in parts]
+        passes = 1
+        if self.loop_passes > 1 and len(parts) == len(self._running) and not self._interrupts() and not self._alone():
+            passes = loop_passes(self.engine, runs, [job.generation for job in jobs], self.loop_passes)
+        loop = Loop(self.engine, jobs, runs, self._interrupts) if passes > 1 else None
         begin = time.monotonic()
         try:
-            result = self._on_device(lambda: loop.run(passes) if passes > 1 else self.engine.run_pass(
-                [request.run for _, request in parts], write_logits=any(request.write_logits for _, request in parts)
-            ))
+            if loop is not None:
+                result = self._on_device(lambda: loop.run(passes))
+            else:
+                write_logits = True in [request.write_logits for _, request in parts]
+                result = self._on_device(lambda: self.engine.run_pass(runs, write_logits=write_logits))
         except (DeviceTimeout, DeviceFailed):
             raise
         except HwgenError as error:
-            for job, _ in parts:
+            for job in jobs:
                 self._end(job, error)
             return
         seconds = time.monotonic() - begin
-        jobs = [job for job, _ in parts]
         self._observe(jobs, result, all(job.generation.prefilling for job in jobs), seconds)
+        self._take(jobs, result, seconds, loop)
+
+    def _take(self, jobs: Sequence[Job], result: PassResult, seconds: float, loop: Loop | None) -> None:
+        """Give a result to the jobs that it is of, and end those that are complete."""
         for number, (job, run) in enumerate(zip(jobs, result.runs, strict=True)):
             if job in self._turns:
                 self._turns.remove(job)
                 self._turns.append(job)
             try:
-                if passes > 1:
+                if loop is not None:
                     loop.settle(number, result, seconds)
                 else:
                     for token in job.generation.accept(result, run, seconds):
@@ -403,7 +392,7 @@ class Scheduler:
     def _interrupts(self) -> bool:
         """Whether there is something to do between passes."""
         joins = self._waiting and len(self._running) < self.max_running
-        return bool(joins or self._refusal or self._errands or any(j.cancelled for j in self._running))
+        return bool(joins or self._cancelled or self._refusal or self._errands)
 
     def _on_device(self, passes: Callable[[], PassResult]) -> PassResult:
         """The only place where the device is occupied; :class:`DeviceFailed` where the device is at fault and not these answers."""

@@ -15,8 +15,8 @@ from ..runtime.engine import Engine, PassResult
 from ..runtime.generation import Generation
 from ..runtime.jobs import Job, QueueFull
 from ..runtime.llm import LLM
-from ..runtime.loops import LOOP_PASSES
 from ..runtime.prefix_cache import PrefixCache
+from ..runtime.running_loop import LOOP_PASSES
 from ..runtime.sampling import Sampling
 from ..runtime.scheduler import BACK_OFF, TIME_BETWEEN_TOKENS, Scheduler
 from .completion import Choice, Completion

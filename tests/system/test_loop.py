@@ -16,6 +16,7 @@ from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.running_loop import RunningLoop
 
 from .small import CONFIG, MEMORY_BYTES, SHAPE, SmallDevice, small_image
 
@@ -25,6 +26,15 @@ PROMPTS, FIRST = [[5, 40, 7], [3], [9, 9, 30, 2, 11, 8, 1]], [12, 6, 33]
 GREEDIES = [GREEDY] * len(PROMPTS)
 #: Two runs that are drawn, each in its way, and a greedy one between them.
 DRAWS = [Draw(4, draw_scale(0.9) or 0, 1), GREEDY, Draw(3, draw_scale(6.0) or 0, 2)]
+
+class Nobody:
+    """Who leaves a loop to the test."""
+
+    def close(self) -> None:
+        return
+
+
+NOBODY = Nobody()
 
 DEVICES: dict[str, Callable[[], Device]] = {
     "golden": lambda: GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), "rtl": lambda: SmallDevice(),
@@ -54,13 +64,10 @@ class Bench:
 
     def loop(self, passes: int, stops: Sequence[int] = (), tokens: Sequence[int] = FIRST) -> list[list[int]]:
         """What was chosen, pass by pass; those of the last one are candidates of the result."""
-        chosen: list[list[int]] = []
-
-        def on_pass(tokens: Sequence[int]) -> bool:
-            chosen.append(list(tokens))
-            return True
-
-        result = self.engine.run_loop(self.runs(tokens), passes, stops, on_pass)
+        loop = RunningLoop(self.engine, self.runs(tokens), passes, stops)
+        chosen = [list(tokens) for tokens in loop]
+        result = loop.result
+        assert result is not None and not loop.closed
         assert chosen[-1] == self.chosen(result) and {run.tokens for run in result.runs} == {len(chosen)}
         assert all(len(run.words) == 1 for run in result.runs)
         self.candidates = [run.candidates for run in result.runs]
@@ -160,18 +167,17 @@ def test_the_host_ends_a_loop() -> None:
     expected, _ = by_hand(8)
     bench = Bench(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES))
     told: list[list[int]] = []
-
-    def on_pass(tokens: Sequence[int]) -> bool:
+    loop = RunningLoop(bench.engine, bench.runs(), 20, [])
+    for tokens in loop:
         told.append(list(tokens))
-        return len(told) < 3
-
-    bench.engine.run_loop(bench.runs(), 20, [], on_pass)
+        if len(told) == 3:
+            loop.let_end()
     assert told[:3] == expected[:3] and len(told) == 4, "the pass that ran has ended"
     assert bench.by_hand(2, told[-1]) == expected[4:6]
 
     bench = Bench(SmallDevice())
     engine, device = bench.engine, bench.engine.device
-    engine._start_loop(bench.runs(), 20, [])
+    engine.start_loop(NOBODY, bench.runs(), 20, [])
     while engine._read("CHOSEN_COUNT") < 2 * len(FIRST):
         device.accelerator.tick(50)  # type: ignore[attr-defined]  # it is a simulated one
     engine._hold("LOOP", 1)
@@ -204,7 +210,7 @@ def test_stop_and_reset_in_the_middle() -> None:
     stopped = 0
     for cycles in moments:
         again()
-        bench.engine._start_loop(bench.runs(), 6, [])
+        bench.engine.start_loop(NOBODY, bench.runs(), 6, [])
         accelerator.tick(cycles)
         device.stop()
         assert Status(bench.engine._read("STATUS")) in (Status.DONE | Status.STOPPED, Status.DONE)
@@ -220,7 +226,7 @@ def test_stop_and_reset_in_the_middle() -> None:
     assert stopped > len(moments) // 2
     assert device.clean()
     again()
-    bench.engine._start_loop(bench.runs(), 6, [])
+    bench.engine.start_loop(NOBODY, bench.runs(), 6, [])
     accelerator.tick(whole // 2)
     accelerator.drop_outstanding()
     accelerator.reset()
@@ -233,7 +239,7 @@ def test_stop_and_reset_in_the_middle() -> None:
 def pass_ends(bench: Bench) -> list[int]:
     """Cycles from the doorbell of a loop to where the passes have chosen their first tokens."""
     device, ends = bench.engine.device, []
-    bench.engine._start_loop(bench.runs(), 6, [])
+    bench.engine.start_loop(NOBODY, bench.runs(), 6, [])
     cycles = 0
     while not device.accelerator.irq:  # type: ignore[attr-defined]  # it is a simulated one
         device.accelerator.tick(8)  # type: ignore[attr-defined]  # as above
@@ -252,7 +258,7 @@ def test_loops_that_cannot_be() -> None:
     session = bench.sessions[0]
 
     def run(runs: Sequence[Run], passes: int = 2, stops: Sequence[int] = ()) -> None:
-        bench.engine.run_loop(runs, passes, stops, lambda tokens: True)
+        RunningLoop(bench.engine, runs, passes, stops)
 
     for runs in ([Run(session, [1, 2], 1)], [Run(session, [1])], [Run(session, [1]), *bench.runs()[1:]]):
         with pytest.raises(ValueError, match="of every session a token that is wanted"):

@@ -38,7 +38,7 @@ class StoppedDevice(SmallDevice):
         self.interruption: BaseException | None = None
         self.stop_cycles = 0
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         if self.stop_after is not None:
             self.accelerator.tick(self.stop_after)
             if self.interruption is not None:
@@ -46,7 +46,7 @@ class StoppedDevice(SmallDevice):
             begin = self.accelerator.cycle
             self.stop()
             self.stop_cycles = self.accelerator.cycle - begin
-        super().wait(timeout, look)
+        return super().wait(timeout, look)
 
     def outstanding(self) -> int:
         return sum(port.reads_outstanding + port.writes_outstanding for port in self.accelerator.port_statistics())

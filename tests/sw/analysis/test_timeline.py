@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hwgen.descriptors import Opcode
-from hwgen.sw.analysis.timeline import draw_timeline, timeline_figure
-from hwgen.sw.runtime.pass_trace import PassTrace, TraceEntry
+from hwgen.descriptors import Descriptor, Opcode
+from hwgen.sw.analysis.timeline import draw_timeline, perfetto_events, timeline_figure
+from hwgen.sw.runtime.pass_trace import PassTrace, TracedRun, TraceEntry
 
 CLOCK_MHZ = 250.0
 TRACED = PassTrace("decode", 600_000, (
@@ -30,3 +30,23 @@ def test_time_is_in_milliseconds_of_the_clock(cycles: int | None, last_ms: float
 def test_the_file_has_the_format_of_its_name(tmp_path: Path) -> None:
     draw_timeline(tmp_path / "a.png", TRACED, title="a", capacity=512, clock_mhz=CLOCK_MHZ)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_runs_of_a_pass() -> None:
+    """Each has a thread as long as the pass; attention says through which runs it goes, other operators do not."""
+    runs = (TracedRun(0, 128, 1), TracedRun(3, 40, 6))
+    entries = (TraceEntry(0, 1_000, 0, Opcode.LINEAR, 7, 0, 10), TraceEntry(1_000, 2_000, 1, Opcode.ATTENTION, 7, 10, 0))
+    passes = [PassTrace(name, 2_500, entries, runs, {"cycles": 2_500}) for name in ("one", "two")]
+    events = perfetto_events(passes, [Descriptor(opcode=e.opcode) for e in entries], CLOCK_MHZ)
+    slices = [e for e in events if e["ph"] == "X"]
+    of_runs = [e for e in slices if "position" in e["args"]]
+    assert [(e["pid"], e["name"], e["ts"], e["dur"]) for e in of_runs] == [
+        (1, "1 token from position 128", 0.0, 10.0), (1, "6 tokens from position 40", 0.0, 10.0),
+        (2, "1 token from position 128", 10.0, 10.0), (2, "6 tokens from position 40", 10.0, 10.0),
+    ]
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert [names[e["pid"], e["tid"]] for e in of_runs[:2]] == ["run of sequence 0", "run of sequence 3"]
+    assert len(names) == len({(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}), "no thread is two things"
+    assert of_runs[1]["args"]["counters of the pass"] == {"cycles": 2_500}
+    through = {e["name"]: e["args"].get("runs") for e in slices if e not in of_runs}
+    assert through == {"LINEAR": None, "ATTENTION": [run._asdict() for run in runs]}

@@ -60,13 +60,13 @@ def test_the_first_answer_is_that_of_run(
 
 # ---- Ctrl-C, and lines -------------------------------------------------------------------------------------------
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
-    """Ctrl-C while pass ``passes`` is waited for, once."""
+    """Ctrl-C while pass ``passes`` is waited for, once; of a loop, every one."""
     wait, count = GoldenDevice.wait, iter(range(10_000))
 
-    def waiting(self: GoldenDevice, timeout: float, look: Callable[[], None] | None = None) -> None:
+    def waiting(self: GoldenDevice, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         if next(count) == passes:
             raise KeyboardInterrupt
-        wait(self, timeout, look)
+        return wait(self, timeout, look)
 
     monkeypatch.setattr(GoldenDevice, "wait", waiting)
 

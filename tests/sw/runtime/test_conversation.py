@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hwgen import LLM, Conversation, HwgenError, Sampling
 from hwgen.decoder import LLAMA
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.running_loop import RunningLoop
 from hwgen.sw.runtime.sampler import Sampler
 from hwgen.weights import random_weights
 
@@ -36,11 +38,12 @@ def llm(request: pytest.FixtureRequest) -> LLM:
 
 
 class Passes:
-    """Passes that an engine runs: their tokens, and whether they wrote every logit."""
+    """Passes that an engine runs: their tokens, and whether they wrote every logit; and loops."""
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens: list[list[int]] = []
         self.logits: list[bool] = []
+        self.loops: list[RunningLoop] = []
         run_pass = engine.run_pass
 
         def watched(runs: list[Run], *, write_logits: bool = False) -> PassResult:
@@ -48,11 +51,16 @@ class Passes:
             self.logits.append(write_logits)
             return run_pass(runs, write_logits=write_logits)
 
+        def watched_loop(*arguments: Any) -> RunningLoop:
+            self.loops.append(RunningLoop(*arguments))
+            return self.loops[-1]
+
         monkeypatch.setattr(engine, "run_pass", watched)
+        monkeypatch.setattr("hwgen.sw.runtime.generation.RunningLoop", watched_loop)
 
     @property
     def count(self) -> int:
-        return sum(map(len, self.tokens))
+        return sum(map(len, self.tokens)) + sum(loop.passes for loop in self.loops)
 
 
 def make_it_say(llm: LLM, text: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -71,7 +79,7 @@ def test_greedy_answers_need_no_logits(llm: LLM, monkeypatch: pytest.MonkeyPatch
     assert talk.messages[1] == {"role": "assistant", "content": first}
     expected = tokenizer.encode_messages(talk.messages[:1])
     assert list(talk.generation.prompt) == expected == talk.session.tokens[: len(expected)]
-    assert passes.count == talk.session.position and not any(passes.logits)
+    assert passes.count == talk.session.position and not any(passes.logits) and len(passes.loops) == 1
     "".join(talk.say("sat"))
     whole = tokenizer.encode_messages(talk.messages[:3])
     assert talk.session.tokens[: len(whole)] == whole

@@ -40,10 +40,10 @@ class Faulty:
             client.job.on_end = lambda e, c=client: (c.ends.append(e), self.ends.release())[0]  # type: ignore[misc]
         wait, passes = self.engine.device.wait, iter(range(1000))
 
-        def fail(timeout: float, look: object = None) -> None:
+        def fail(timeout: float, look: object = None) -> bool:
             if next(passes) > 0:
                 raise self.error
-            wait(timeout)
+            return wait(timeout)
 
         self.engine.device.wait = fail  # type: ignore[method-assign]
 

@@ -89,9 +89,10 @@ class ToyDevice:
         else:
             self.values["STATUS", 0] = 0
 
-    def wait(self, timeout: float, look: object = None) -> None:
+    def wait(self, timeout: float, look: object = None) -> bool:
         if not self.values.get(("STATUS", 0), 0):
             raise DeviceTimeout("no pass was started")
+        return True
 
     def stop(self) -> None:
         """No pass is ever running."""

@@ -50,12 +50,9 @@ def delay(device: Device, seconds: Callable[[], object]) -> None:
     """Have ``seconds`` called in every pass of this device, those of loops too."""
     wait = device.wait
 
-    def slowly(timeout: float, look: Callable[[], None] | None = None) -> None:
+    def slowly(timeout: float, look: Callable[[], bool] | None = None) -> bool:
         seconds()
-        if look is None:
-            wait(timeout)
-        else:
-            wait(timeout, lambda: (seconds(), look())[1])  # type: ignore[func-returns-value]  # one after the other
+        return wait(timeout, look and (lambda: (seconds(), look())[1]))
 
     device.wait = slowly  # type: ignore[method-assign]  # of this device alone
 

@@ -73,9 +73,9 @@ class StandIn(GoldenDevice):
                 continue
             return d.tag
 
-    def wait(self, timeout: float, look: Callable[[], None] | None = None) -> None:
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         assert next(self._steps, None) is None  # lets the machine end its pass
-        super().wait(timeout, look)
+        return super().wait(timeout, look)
 
     def mirror(self, name: str) -> np.ndarray:
         return self.mirrors[name]

@@ -1,0 +1,176 @@
+"""Answers that are iterated over, whose tokens the machine chooses: they come one by one, and nothing is lost between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.registers import Control, register
+from hwgen.sw.compiler.compile import compile_model
+from hwgen.sw.compiler.image import Image
+from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime.drafts import Drafter
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.generation import Generation
+from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.sw.runtime.pages import Session
+from hwgen.weights import ModelWeights
+
+from ..conftest import CONFIG, SHAPE
+
+PROMPT, COUNT = [5, 9, 2, 7], 24
+
+
+class Machine(GoldenDevice):
+    """Counts doorbells, and calls somebody whenever it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__(CONFIG, memory_bytes=1 << 22)
+        self.doorbells = 0
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def write_register(self, offset: int, value: int) -> None:
+        self.doorbells += offset == register(CONFIG, "CONTROL").offset and bool(value & Control.START)
+        super().write_register(offset, value)
+
+    def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
+        self.on_wait()
+        return super().wait(timeout, look)
+
+    def passes(self) -> int:
+        """Of the loop that runs."""
+        return self.machine.registers.passes
+
+
+@pytest.fixture(scope="module")
+def image(weights: ModelWeights) -> Image:
+    """A model that seldom says the same again: the head has the rows of the embedding in another order."""
+    head = np.random.default_rng(1).permutation(weights.embedding)
+    weights = replace(weights, shape=replace(SHAPE, tied=False), head=head)
+    return with_cache_tokens(compile_model(CONFIG, weights), 4 * CONFIG.max_context)
+
+
+@pytest.fixture(scope="module")
+def expected(image: Image) -> list[int]:
+    """With a doorbell a pass."""
+    tokens = [item.token for item in Generation(Engine(Machine(), image), PROMPT, COUNT)]
+    assert len(set(tokens)) > COUNT // 2
+    return tokens
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def engine(machine: Machine, image: Image) -> Engine:
+    return Engine(machine, image)
+
+
+def looped(engine: Engine, prompt: list[int] = PROMPT, **options: object) -> Generation:
+    return Generation(engine, prompt, COUNT, doorbell_passes=64, **options)  # type: ignore[arg-type]  # by name
+
+
+def test_tokens_come_one_by_one(engine: Engine, machine: Machine, expected: list[int]) -> None:
+    generation = looped(engine)
+    for number, item in enumerate(generation):
+        assert item.token == expected[number] and generation.tokens == expected[: number + 1]
+        assert generation.session.position == len(PROMPT) + number
+        assert machine.passes() <= max(1, number), "the machine has not gone far ahead"
+    assert machine.doorbells == 2 and generation.decode.tokens == COUNT - 1
+    beats, alone = generation.decode.stream_beats, Generation(Engine(Machine(), engine.image), PROMPT, COUNT)
+    assert list(alone)[-1].stop_reason == "length" and alone.decode.stream_beats == beats > 0
+
+
+def test_stop_tokens_and_drafts(engine: Engine, machine: Machine, expected: list[int]) -> None:
+    stop = next(token for token in expected[8:] if token not in expected[:8])
+    at = expected.index(stop)
+    stopped = looped(engine, stop_tokens=[stop])
+    assert [item.token for item in stopped] == expected[: at + 1]
+    assert stopped.tokens == expected[:at] and stopped.stop_reason == "stop" and stopped.session.pending == [stop]
+    assert machine.doorbells == 2
+    drafted = looped(engine, drafter=Drafter(engine.costs))
+    assert [item.token for item in drafted] == expected
+    assert drafted.drafter is not None and drafted.drafter.passes == drafted.decode.tokens - drafted.drafter.accepted
+
+
+@pytest.mark.parametrize("taken", [1, 2, 9])
+@pytest.mark.parametrize("way", ["interrupted", "in the machine", "left"])
+def test_an_answer_that_is_left(engine: Engine, machine: Machine, expected: list[int], taken: int, way: str) -> None:
+    """By its reader, by Ctrl-C while a pass runs, or for another answer: what was read goes on with the same tokens."""
+    session = Session()
+    generation = looped(engine, session=session)
+    tokens = iter(generation)
+    assert [next(tokens).token for _ in range(taken)] == expected[:taken]
+    if way == "in the machine":
+        def interrupt() -> None:
+            machine.on_wait = lambda: None
+            raise KeyboardInterrupt
+
+        machine.on_wait = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            next(tokens)
+    if way == "left":
+        assert [item.token for item in looped(engine)] == expected
+        assert [item.token for item in tokens] == expected[taken:]
+    else:
+        generation.interrupt()
+        assert not list(tokens) and generation.stop_reason == "interrupted"
+        assert session.position == len(PROMPT) + taken - 1 and session.pending == expected[taken - 1 : taken]
+        assert [item.token for item in looped(engine, [expected[taken]], session=session)] == whole(engine.image, expected, taken)
+        assert session.tokens[: len(PROMPT) + taken + 1] == [*PROMPT, *expected[: taken + 1]]
+    assert generation.decode.tokens <= COUNT
+    generation.release()
+    if way != "left":
+        assert engine.pages.free == engine.image.pages
+
+
+def whole(image: Image, expected: list[int], taken: int) -> list[int]:
+    """The tokens behind the prompt and ``taken + 1`` tokens of the answer, computed alone."""
+    return [item.token for item in Generation(Engine(Machine(), image), [*PROMPT, *expected[: taken + 1]], COUNT)]
+
+
+def test_answers_that_take_turns(engine: Engine, machine: Machine, expected: list[int]) -> None:
+    others = [item.token for item in Generation(Engine(Machine(), engine.image), [3, 3], COUNT)]
+    pairs = list(zip(looped(engine), looped(engine, [3, 3]), strict=True))
+    assert [a.token for a, _ in pairs] == expected and [b.token for _, b in pairs] == others
+    assert machine.doorbells <= 2 * COUNT + 2, "loops are given up where they are ended"
+
+
+def test_a_loop_ends_before_its_pages_are_given_back(engine: Engine, machine: Machine) -> None:
+    first = looped(engine)
+    tokens = iter(first)
+    next(tokens), next(tokens)
+    first.release()
+    assert engine.pages.free == engine.image.pages and machine.machine.registers.loop == 1
+    assert machine.read_register(register(CONFIG, "STATUS").offset) == 0, "its end was acknowledged"
+
+
+def test_a_device_that_fails(engine: Engine, machine: Machine, expected: list[int]) -> None:
+    """The error comes out, and the next answer is right."""
+    tokens = iter(looped(engine))
+    next(tokens), next(tokens)
+
+    def fail() -> None:
+        machine.on_wait = lambda: None
+        raise HwgenError("device", "it failed", "try again")
+
+    machine.on_wait = fail
+    with pytest.raises(HwgenError, match="it failed"):
+        next(tokens)
+    assert [item.token for item in looped(engine)] == expected
+
+
+def test_few_pages_and_the_end_of_the_context(image: Image) -> None:
+    image = with_cache_tokens(image, image.context)
+    prompt = [int(t) for t in np.random.default_rng(3).integers(0, SHAPE.vocab, image.context - 12)]
+    found = []
+    for passes in (1, 64):
+        generation = Generation(Engine(Machine(), image), prompt, 40, doorbell_passes=passes)
+        found.append(([item.token for item in generation], generation.stop_reason, generation.session.position))
+    assert found[0] == found[1] and found[0][1] == "context" and len(found[0][0]) == 13
