@@ -20,8 +20,7 @@ class BlockWalk:
         self.buffer = Signal((sizes.buffers - 1).bit_length())
         #: All buffers are in use.
         self.full = Signal(name="full")
-        #: Of the present block, and of the one that begins.
-        self.head, self.new_head = Signal(bits_for(config.max_kv_heads)), Signal(bits_for(config.max_kv_heads), name="new_head")
+        self.head = Signal(bits_for(config.max_kv_heads))
         #: The next block begins another head, another run.
         self.next_head, self.next_run = Signal(), Signal()
         self.run = Signal(index_bits(config.chunk))
@@ -53,9 +52,8 @@ class BlockWalk:
         #: Keys are taken: of HEAD, the queue has room, whatever came in the cycle before.
         self.room = Signal()
         self.begin, self.wanted, self.accept, self.last = (Signal(name="$signal") for _ in range(4))
-        #: The scales of a block may pour once those before have: its buffer, and the first key whose scales are the store's;
-        #: whether all of them are.
-        self.pouring, self.pour_store = Signal(name="pouring"), Signal(name="pour_store")
+        #: The scales of a block may pour once those before have: its buffer, and the first key whose scales are the store's.
+        self.pouring = Signal(name="pouring")
         self.pour_buffer, self.pour_own = Signal(len(self.buffer)), Signal(range(config.kv_block + 1))
         #: Keys, and values, are kept two elements a byte; the beat that is asked for is.
         self.packed_keys, self.packed_values, self.packed = (

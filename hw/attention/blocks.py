@@ -132,7 +132,7 @@ class BlockBuffer(wiring.Component):
 
     def _end_block(self, m: Module, walk: BlockWalk) -> None:
         """The next block follows, of the next head or run after the last, until nothing is left."""
-        last_head = Mux(walk.begin, walk.new_head, walk.head) == self.op.descriptor.kv_heads - 1
+        last_head = walk.head == self.op.descriptor.kv_heads - 1
         m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1)]
         with m.If(walk.past_left != 0):
             m.d.sync += walk.past_left.eq(walk.past_left - 1)
@@ -150,9 +150,7 @@ class BlockBuffer(wiring.Component):
     def _sequence(self, m: Module, walk: BlockWalk, own: OwnPart) -> None:
         """Block after block: header, keys, values and padding of the ring; the part of the store is left to :class:`OwnPart`."""
         command, scales, config = self.op.descriptor, m.submodules.scales, self.config
-        m.d.comb += [
-            scales.pour.eq(walk.pouring & ~scales.busy), walk.new_head.eq(Mux(walk.next_run, 0, walk.head + walk.next_head)),
-        ]
+        m.d.comb += scales.pour.eq(walk.pouring & ~scales.busy)
         with m.If(scales.pour):
             m.d.sync += walk.pouring.eq(0)
         with m.FSM():
@@ -168,25 +166,24 @@ class BlockBuffer(wiring.Component):
             self._open_run(m, walk)
             with m.State("BEGIN"):
                 m.d.sync += [walk.step.eq(0), walk.phase.eq(0)]
-                # The store keeps the head of one part until its scales have poured, and a header stays until it has; scales that
-                # are the store's alone pour beside what follows.
-                kept = walk.pouring & (scales.busy | walk.has_own | ~walk.pour_store)
-                waits = walk.full | kept | scales.holds | (walk.has_own & (own.busy | scales.busy))
+                # The store keeps the head of one part until its scales have poured.
+                waits = walk.full | walk.pouring | scales.holds | (walk.has_own & (own.busy | scales.busy))
                 with m.If(~waits):
                     m.d.comb += [walk.begin.eq(1), own.begin.eq(walk.has_own)]
-                    m.d.sync += [walk.head.eq(walk.new_head), walk.next_head.eq(0), walk.next_run.eq(0)]
+                    m.d.sync += [walk.head.eq(Mux(walk.next_run, 0, walk.head + walk.next_head))]
+                    m.d.sync += [walk.next_head.eq(0), walk.next_run.eq(0)]
                     m.next = "HEADER"
-                    with m.If(~walk.has_past):  # all of it is the store's
-                        m.d.sync += [
-                            walk.pouring.eq(1), walk.pour_buffer.eq(walk.buffer), walk.pour_own.eq(0), walk.pour_store.eq(1),
-                        ]
-                        self._end_block(m, walk)
+                    with m.If(~walk.has_past):
+                        m.next = "OWN"
+            with m.State("OWN"):
+                m.d.sync += [walk.pouring.eq(1), walk.pour_buffer.eq(walk.buffer), walk.pour_own.eq(0)]
+                self._end_block(m, walk)
             with m.State("HEADER"):
                 m.d.comb += walk.in_header.eq(1)
                 with m.If(walk.accept & (walk.step == config.header_beats - 1)):
                     m.d.sync += [
                         walk.pouring.eq(1), walk.pour_buffer.eq(walk.buffer),
-                        walk.pour_own.eq(Mux(walk.has_own, walk.begins, config.kv_block)), walk.pour_store.eq(0), walk.step.eq(0),
+                        walk.pour_own.eq(Mux(walk.has_own, walk.begins, config.kv_block)), walk.step.eq(0),
                     ]
                     m.next = "KEYS"
             with m.State("KEYS"):

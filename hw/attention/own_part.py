@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 
 from ...config import BuildConfig
 from ..interfaces import kv_latency
@@ -58,7 +58,7 @@ class OwnPart:
         m.d.sync += landed.eq(Cat(landing.keys & landing.last, landing.values & landing.last))
         with m.If(self.begin):
             m.d.sync += [
-                self.buffer.eq(walk.buffer), self.head.eq(walk.new_head),
+                self.buffer.eq(walk.buffer), self.head.eq(Mux(walk.next_run, 0, walk.head + walk.next_head)),
                 self.turn.eq(walk.turn), self.before.eq(walk.before), self.has_past.eq(walk.has_past), self.step.eq(0),
                 self.busy.eq(1), self.keys_missing.eq(1), self.values_missing.eq(1), self.in_values.eq(1),
             ]
