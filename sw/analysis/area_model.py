@@ -249,7 +249,6 @@ def turned_slots(c: BuildConfig) -> int:
 def estimate_resources(config: BuildConfig) -> ResourceEstimate:
     """Resources of the accelerator of ``config``, by unit."""
     c, bits = config, 32 * config.width
-    page_rows = ceil_div(c.max_pages, 64)
     return ResourceEstimate({
         "activity": Amount(lut=15, ff=18),
         "attention": attention(c),
@@ -265,7 +264,8 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
             lut=400 + 2.5 * c.beat_bytes + 32 * c.width, ff=340 + 9.8 * c.beat_bytes + 32 * c.width,
             bram36=block_rams(c.chunk * c.topk, 56),
         ),
-        "registers": Amount(lut=300 + 178 * c.ports + 195 * page_rows, ff=467, bram36=0.5),
+        # Pages are read by two; the loop's tokens are the rest.
+        "registers": Amount(lut=1300 + 115 * c.ports, ff=1050, bram36=2 * block_rams(c.page_entries, 32) + 0.5, dsp=1),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(
