@@ -43,10 +43,11 @@ def board_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No PYNQ device, and none left behind."""
+    """No PYNQ device, and none left behind, nor the clocks of one, which PYNQ keeps although its board may be gone."""
     monkeypatch.setattr(pynq.Device, "_active_device", None, raising=False)
     monkeypatch.delattr(pynq.Device, "_active_device", raising=False)
     monkeypatch.setattr(pynq.Device, "_devices", [], raising=False)
+    monkeypatch.delattr(pynq.Clocks, "_real_instance", raising=False)
 
 
 def test_a_virtual_board_where_there_is_none(board: VirtualBoard, board_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
