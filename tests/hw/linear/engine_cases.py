@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cocotb
+from amaranth.lib.wiring import Component
 from cocotb.triggers import ReadOnly, RisingEdge
 
+from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers
 from hwgen.rounding import align
+from tests.cocotb_runner import run_cocotb
 
 from .bench import Bench
+
+
+def check_geometry(
+    make: Callable[[BuildConfig], Component], engine: str, module: str, fields: dict[str, Any], cases: list[str], build_dir: Path
+) -> None:
+    """Run ``cases``, of here or of ``module``, on what ``make`` makes of ``fields``; ``engine`` names its jobs."""
+    config = BuildConfig.from_dict(fields)
+    run_cocotb(
+        make(config), test_module=(__name__, module), build_dir=build_dir, testcase=cases,
+        parameters={"config": config.to_dict(), "engine": engine},
+    )
 
 
 @cocotb.test()

@@ -9,14 +9,12 @@ import cocotb
 import numpy as np
 import pytest
 
-from hwgen.config import BuildConfig
 from hwgen.grouped import GroupedMatrix
 from hwgen.hw.linear.engine import LinearEngine
 from hwgen.numerics import GROUP
-from tests.cocotb_runner import run_cocotb
 
-from . import engine_cases
 from .bench import Bench
+from .engine_cases import check_geometry
 from .grouped_jobs import GroupedJob
 from .ternary_jobs import Job
 
@@ -97,11 +95,7 @@ NIGHTLY = ("four_groups", "more_groups_than_blocks", "groups_of_one")
 
 def check_engine(tmp_path: Path, name: str) -> None:
     fields, cases = GEOMETRIES[name]
-    config = BuildConfig.from_dict({"name": name, **fields})
-    run_cocotb(
-        LinearEngine(config), test_module=(engine_cases.__name__, __name__), build_dir=tmp_path, testcase=cases,
-        parameters={"config": config.to_dict(), "engine": "ternary"},
-    )
+    check_geometry(LinearEngine, "ternary", __name__, {"name": name, **fields}, cases, tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in GEOMETRIES if name not in NIGHTLY])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from hwgen.descriptors import Buffers
 from hwgen.hw.linear.int4_engine import Int4Engine
 from hwgen.int4 import Int4Matrix
 from hwgen.rounding import ceil_div
-from tests.cocotb_runner import run_cocotb
 
-from . import engine_cases
 from .bench import Bench
+from .engine_cases import check_geometry
 from .int4_jobs import Int4Job, Int4Jobs
 
 # These simulations are short: compiling is what takes time.
@@ -94,7 +94,6 @@ async def back_to_back(dut: Any) -> None:
 
 
 SMALL = {"beat_bytes": 16, "groups": 1, "lanes": 1, "max_inputs": 256, "panel_rows": 256, "engine": "int4"}
-MODULES = engine_cases.__name__, __name__
 CASES = [
     "products", "groups", "few_rows", "extremes", "zeros", "largest_panel", "overlap", "back_to_back", "reset_in_the_middle",
     "preparation",
@@ -117,11 +116,7 @@ NIGHTLY = ("slice_4", "narrow")
 
 def check_engine(tmp_path: Path, name: str) -> None:
     fields, cases = GEOMETRIES[name]
-    config = BuildConfig.from_dict({"name": name, **fields})
-    run_cocotb(
-        Int4Engine(config), test_module=MODULES, build_dir=tmp_path, testcase=cases,
-        parameters={"config": config.to_dict(), "engine": "int4"},
-    )
+    check_geometry(Int4Engine, "int4", __name__, {"name": name, **fields}, cases, tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in GEOMETRIES if name not in NIGHTLY])
@@ -137,11 +132,8 @@ def test_more_geometries(tmp_path: Path, name: str) -> None:
 
 def test_plain_form(tmp_path: Path) -> None:
     """The same engine with plain products, in a geometry of the machine with both engines."""
-    config = BuildConfig.from_dict(SMALL | {"rows": 4, "groups": 2, "engine": "both", "builders": 1})
-    run_cocotb(
-        Int4Engine(config, packed=False), test_module=MODULES, build_dir=tmp_path, testcase=["products", "extremes", "overlap"],
-        parameters={"config": config.to_dict(), "engine": "int4"},
-    )
+    fields = SMALL | {"rows": 4, "groups": 2, "engine": "both", "builders": 1}
+    check_geometry(partial(Int4Engine, packed=False), "int4", __name__, fields, ["products", "extremes", "overlap"], tmp_path)
 
 
 def test_engine_refuses() -> None:

@@ -9,6 +9,9 @@ import pytest
 
 from hwgen.boards import board_names, load_board
 from hwgen.config import BuildConfig
+from hwgen.hw.linear.lane import SHARED_ROWS
+from hwgen.hw.linear.tables import ENTRY_BITS
+from hwgen.sw.analysis import area_model
 from hwgen.sw.analysis.area_accepted import accepted_path
 from hwgen.sw.analysis.area_model import KINDS, block_rams, estimate_resources, mux_luts, predicted_uram, tree_bits, ultra_rams
 from hwgen.sw.analysis.yosys import family_of
@@ -16,6 +19,11 @@ from hwgen.sw.analysis.yosys import family_of
 #: What Yosys made of a configuration: the accepted figures of every board, and more points that the model was fitted to.
 ACCEPTED = [path for name in board_names() if (path := accepted_path(load_board(name), name)).exists()]
 REPORTS = [*ACCEPTED, *sorted((Path(__file__).parent / "data").glob("report_*.json"))]
+
+
+def test_constants_are_those_of_the_lanes() -> None:
+    """The model is for a board too, which has no generators."""
+    assert (area_model._ENTRY_BITS, area_model._SHARED_ROWS) == (ENTRY_BITS, SHARED_ROWS)
 
 
 def name_of(path: Path) -> str:

@@ -130,7 +130,7 @@ def simulated(costs: PassCosts, right: Sequence[bool]) -> tuple[float, float]:
     """Cycles of an answer with and without drafts, whose draft at every token is right or wrong at once."""
     drafter = Drafter(costs)
     drafter.guesser.most = lambda text, most: most  # type: ignore[method-assign]  # a draft is always there
-    drafter.guesser.guess = lambda length: [0] * length  # type: ignore[method-assign]
+    drafter.guesser.guess = lambda length: [0] * length  # type: ignore[method-assign]  # and is wrong
     spent, at = 0.0, 0
     while at < len(right):
         draft = drafter.propose([], min(4, len(right) - at - 1))
