@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,15 +27,13 @@ ROW_PRODUCT = FloatMul.latency
 #: Cycles from a request being decided to the use of the token's scale, less those of the row scale.
 SCALE_USE = 1 + REQUEST_LEAD + HELD
 
-#: Cycles from the last request of a token to the loading of the next one's scale, so that its own is used till the end.
-LOAD_PAUSE = max(1, SCALE_USE - Scales.LOAD + 1)
-
-#: Cycles from there to the first request.
-LOAD_LEAD = max(1, Scales.LOAD - SCALE_USE)
+#: Cycles from the first request of a token to the loading of its scale, which takes the place of the one before when that has been
+#: used for the last time.
+LOAD_PAUSE = SCALE_USE - Scales.LOAD
 
 
 class DrainSteps(wiring.Component):
-    """Accumulator requests and steps of DRAIN, a token after the other.
+    """Accumulator requests and steps of DRAIN, a token after the other, without a pause between them.
 
     With an INT4 engine every step and every ``load`` come `ROW_PRODUCT` cycles later, for the accumulators are
     multiplied by row scales first. ``step.tag.param``, the address of those, comes so much before its step. With a ternary
@@ -47,9 +45,9 @@ class DrainSteps(wiring.Component):
 
     ::
 
-        IDLE - BASE - READY - LOAD - LEAD - REQUEST - PAUSE -> LOAD of the next token
-                                                    |  LISTED (drained) -> READY
-                                                    \\ FLUSH (drained) - done
+        IDLE - BASE - READY - REQUEST -> REQUEST of the next token
+                                     |  LISTED (drained) -> READY
+                                     \\ FLUSH (drained) - done
 
     Members
     -------
@@ -74,6 +72,8 @@ class DrainSteps(wiring.Component):
     """
 
     def __init__(self, config: BuildConfig) -> None:
+        if LOAD_PAUSE < 0:
+            raise ValueError(f"Scales.LOAD must be at most {SCALE_USE}, not {Scales.LOAD!r}")
         self.config = config
         #: Cycles that steps and loads come later than without digits and row scales.
         self.later = DigitSum.latency * config.has_ternary + ROW_PRODUCT * config.has_int4
@@ -103,12 +103,11 @@ class DrainSteps(wiring.Component):
         source, target = Signal(16, reset_less=True), Signal(16, reset_less=True)
         vector = Signal(16)
         position = Signal.like(op.count)
-        wait = Signal(range(max(LOAD_PAUSE, LOAD_LEAD) + 1))
 
         requesting = Signal()
         last_vector, last_token = Signal(), Signal()
         listed = (descriptor.flags & (Flag.SHORTLIST | Flag.CANDIDATES)).any()
-        do_step, asked = self._request(m, requesting, last_vector)
+        do_step, do_load, asked = self._request(m, requesting, last_vector)
         tag = Signal(Tag(self.config))
         m.d.comb += [
             last_vector.eq(vector + 1 == descriptor.vectors),
@@ -117,9 +116,7 @@ class DrainSteps(wiring.Component):
             tag.target.eq(target + vector),
             tag.final.eq((last_token | listed) & last_vector),
         ]
-        do_load = Signal()
         self._send_load(m, do_load, position)
-
         self._send_step(m, do_step, tag, vector)
         m.d.sync += [self.token.eq(position), self.vector.eq(descriptor.row_blocks + asked)]
 
@@ -139,15 +136,7 @@ class DrainSteps(wiring.Component):
                 m.d.sync += [source.eq(descriptor.src + source_offset), target.eq(descriptor.dst + target_offset)]
                 m.next = "READY"
             with m.State("READY"), m.If(~self.sums_busy & ~self.scales_busy & ~(listed & self.lists_busy)):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.comb += do_load.eq(1)
-                m.d.sync += wait.eq(LOAD_LEAD - 1)
-                m.next = "REQUEST" if LOAD_LEAD == 1 else "LEAD"
-            with m.State("LEAD"):
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 1):
-                    m.next = "REQUEST"
+                m.next = "REQUEST"
             with m.State("REQUEST"):
                 m.d.comb += requesting.eq(1)
                 with m.If(do_step & last_vector):
@@ -155,19 +144,13 @@ class DrainSteps(wiring.Component):
                         position.eq(position + 1),
                         source.eq(source + descriptor.src_stride),
                         target.eq(target + descriptor.dst_stride),
-                        wait.eq(LOAD_PAUSE - 1),
                     ]
-                    m.next = "LOAD" if LOAD_PAUSE == 1 else "PAUSE"
                     with m.If(last_token):
                         m.next = "FLUSH"
                     with m.Elif(listed):
                         m.next = "LISTED"
             with m.State("LISTED"), m.If(self.drained):
                 m.next = "READY"
-            with m.State("PAUSE"):
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 1):
-                    m.next = "LOAD"
             with m.State("FLUSH"), m.If(self.drained):
                 m.next = "FINISH"
             with m.State("FINISH"), m.If(~(listed & self.lists_busy)):
@@ -175,9 +158,9 @@ class DrainSteps(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _request(self, m: Module, requesting: Signal, last_vector: Signal) -> tuple[Signal, Signal]:
-        """Requests while ``requesting``, one a digit. Returns whether the cycle's is the last one of a step, and how many
-        vectors of the token were asked for before.
+    def _request(self, m: Module, requesting: Signal, last_vector: Signal) -> tuple[Signal, Value, Signal]:
+        """Requests while ``requesting``, one a digit. Returns whether the cycle's is the last one of a step, whether it is the first
+        one of a token, and how many vectors of the token were asked for before.
         """
         config, flags = self.config, self.op.descriptor.flags
         candidates = (flags & Flag.CANDIDATES).any()
@@ -208,13 +191,12 @@ class DrainSteps(wiring.Component):
                         m.d.comb += self.digit_weight.eq(3**power)
         with m.If(request):
             m.d.sync += asked.eq(Mux(do_step & last_vector, 0, asked + 1))
-        return do_step, asked
+        return do_step, request & (asked == 0), asked
 
-    def _send_load(self, m: Module, do_load: Signal, position: Signal) -> None:
+    def _send_load(self, m: Module, do_load: Value, position: Signal) -> None:
         """Fetches the scale of the token at ``position`` among the active ones."""
-        op = self.op
-        load, load_token = do_load, op.first + position
-        for k in range(self.later):
+        load, load_token = do_load, self.op.first + position
+        for k in range(LOAD_PAUSE + self.later):
             load_next = Signal(name=f"load_{k}")
             m.d.sync += load_next.eq(load)
             load, load_token = load_next, pipelined(m, load_token[: len(self.load_token)], f"load_token_{k}")

@@ -41,7 +41,7 @@ class NormSteps(wiring.Component):
 
     With STORE every head of a token by itself, and its second pass waits for its scale::
 
-        IDLE - BASE - READY (column sums taken) - SUM - WAIT (dividing) - (ROOT) - QUANTIZE - GAP -> next token or head
+        IDLE - BASE - READY (column sums taken) - SUM - WAIT (soon) - (ROOT) - QUANTIZE - GAP -> next token or head
            \\ WANT - OFFSET / (LOGITS, every token)                                        \\ FLUSH (drained) - done
 
     Members
@@ -51,7 +51,7 @@ class NormSteps(wiring.Component):
         Wanted tokens by number.
     step : Out(Step)
         The step of this cycle.
-    dividing : In(1)
+    soon : In(1)
         The token's factor will be there for a step of the next cycle.
     drained : In(1)
         The ``final`` step's results leave.
@@ -71,7 +71,7 @@ class NormSteps(wiring.Component):
             "step": Out(Step(config)),
             "rewind": Out(1),
             "token": Out(index_bits(config.chunk)),
-            "dividing": In(1),
+            "soon": In(1),
             "drained": In(1),
             "sums_busy": In(1),
             "scales_busy": In(1),
@@ -145,7 +145,7 @@ class NormSteps(wiring.Component):
                 m.d.comb += walk.do_sum.eq(1)
                 with m.If(walk.last_vector):
                     m.next = "WAIT"
-            with m.State("WAIT"), m.If(self.dividing):
+            with m.State("WAIT"), m.If(self.soon):
                 m.next = "QUANTIZE"
                 with m.If(walk.store):
                     m.next = "ROOT"
@@ -155,7 +155,7 @@ class NormSteps(wiring.Component):
                 m.d.comb += walk.do_quantize.eq(1)
                 with m.If(walk.last_vector):
                     self._next_head(m, walk)
-                    m.d.sync += walk.gap.eq(CHAIN_GAP)
+                    m.d.sync += walk.gap.eq(CHAIN_GAP - 1)
                     m.next = "GAP"
                     with m.If(walk.last_token):
                         m.next = "FLUSH"

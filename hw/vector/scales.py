@@ -64,9 +64,10 @@ class Scales(wiring.Component):
         127 / peak, of keys and values 1 / scale.
     rewind : In(1)
         Return to index 0.
+    soon : Out(1)
+        High when a step that is registered in the next cycle finds the first factor after ``rewind``.
     dividing : Out(1)
-        High in the cycle in which the first factor after ``rewind`` enters the divider: a step that is registered in the next
-        cycle finds it.
+        High in the cycle in which that factor enters the divider.
     index : In, factor : Out(32)
         The factor of ``index``, in the same cycle.
     query_scale : Out(QueryScaleWrite), kv_scale : Out(KvScaleWrite), score_constant : In(32), kv_heads : In(8)
@@ -95,8 +96,10 @@ class Scales(wiring.Component):
 
     def __init__(self, config: BuildConfig) -> None:
         # The step's address is on the bus one cycle after the strobe's next one; the factor is read two before GATE.
-        if FloatDiv.latency >= 2 + GATE - 2:
-            raise ValueError(f"FloatDiv.latency must be below {GATE}, not {FloatDiv.latency!r}")
+        #: Cycles from ``soon`` to ``dividing``.
+        self.ahead = 2 + GATE - 2 - 1 - FloatDiv.latency
+        if not 0 <= self.ahead <= self.MULTIPLY + 1:
+            raise ValueError(f"FloatDiv.latency must be {GATE - 2 - self.MULTIPLY} to {GATE - 1}, not {FloatDiv.latency!r}")
         self.config = config
         self.factors = config.max_heads + 2 * config.max_kv_heads
         token = index_bits(config.chunk)
@@ -106,6 +109,7 @@ class Scales(wiring.Component):
             "peak": In(32),
             "name": In(HeadName(config)),
             "score_constant": In(32),
+            "soon": Out(1),
             "dividing": Out(1),
             "index": In(index_bits(self.factors)),
             "factor": Out(32),
@@ -179,7 +183,11 @@ class Scales(wiring.Component):
         to_query, of_head = self._scale_token(
             m, token_write, scale_pipe[-1], start_scale, token_numerator, root_numerator, root_waits
         )
-        self._store_factors(m, do_factor, factor_pipe[-1] | (scale_pipe[-1] & of_head), factor_write, factor_read)
+        early = peaks[-self.ahead] if self.ahead else do_factor
+        m.d.comb += [
+            self.soon.eq(early & ~self._seen(m, early, "early")), self.dividing.eq(do_factor & ~self._seen(m, do_factor, "divided")),
+        ]
+        self._store_factors(m, factor_pipe[-1] | (scale_pipe[-1] & of_head), factor_write, factor_read)
 
         # Scales that leave.
         query, kv = self.query_scale, self.kv_scale
@@ -230,27 +238,32 @@ class Scales(wiring.Component):
             m.d.sync += self.busy.eq(0)
         return to_query, of_head
 
+    def _seen(self, m: Module, strobe: Value, name: str) -> Signal:
+        """``strobe`` was high since ``rewind``."""
+        seen = Signal(name=f"seen_{name}")
+        with m.If(strobe):
+            m.d.sync += seen.eq(1)
+        with m.If(self.rewind):
+            m.d.sync += seen.eq(0)
+        return seen
+
     def _store_factors(
-        self, m: Module, do_factor: Signal, divided: Value, factor_write: memory.WritePort, factor_read: memory.ReadPort
+        self, m: Module, divided: Value, factor_write: memory.WritePort, factor_read: memory.ReadPort
     ) -> None:
         """Factors, in the order of their maxima. ``divided``: the divider has one."""
         divider = m.submodules.divider
         entry = Signal(range(self.factors))
-        announced = Signal()
         m.d.comb += [
-            self.dividing.eq(do_factor & ~announced),
             factor_write.en.eq(divided),
             factor_write.addr.eq(entry),
             factor_write.data.eq(divider.o),
             factor_read.addr.eq(self.index),
             self.factor.eq(factor_read.data),
         ]
-        with m.If(do_factor):
-            m.d.sync += announced.eq(1)
         with m.If(divided):
             m.d.sync += entry.eq(entry + 1)
         with m.If(self.rewind):
-            m.d.sync += [entry.eq(0), announced.eq(0)]
+            m.d.sync += entry.eq(0)
 
     def _multiply(self, m: Module, token_read: memory.ReadPort) -> tuple[Signal, Value, data.View]:
         """Multiplier: peak * constant, sum / n, or token scale * weight scale. Returns whether the product of the cycle before is

@@ -349,7 +349,7 @@ class VectorUnit(wiring.Component):
             scales.load_token.eq(drain.load_token),
             scales.weight_scale.eq(descriptor.scalar0),
             scales.kv_heads.eq(descriptor.kv_heads),
-            norm.dividing.eq(scales.dividing),
+            norm.soon.eq(scales.soon),
             rope.dividing.eq(scales.dividing),
         ]
         with m.If(norm.rewind):

@@ -63,17 +63,17 @@ class Calibration:
     #: LINEAR of the INT4 engine, beside loading the first slice.
     int4_begin: int = 22
     #: NORM: a token, beside two passes over its vectors; once.
-    norm_token: int = 42
+    norm_token: int = 36
     norm_end: int = 23
     #: NORM with STORE: a head, beside two passes over its vectors; a halving of the ways of its column sum, and of the lanes.
     norm_head: int = 99
     norm_ways: int = 5
     norm_lanes: int = 6
     #: DRAIN: a token beside its vectors; once.
-    drain_token: int = 4
+    drain_token: int = 0
     drain_end: int = 30
     #: ROPE: a token beside two passes; once.
-    rope_token: int = 16
+    rope_token: int = 15
     rope_end: int = 54
     #: ATTENTION: a cached block, beside its beats; a block that the pass alone makes; the output of a round of queries; once.
     attention_block: int = 1
