@@ -61,6 +61,8 @@ DECODES = (
     _run("bitnet-0.73b", "0.73B, exact head, context 128", f"{BITNET} {DECODE}"),
     _run("bitnet-0.73b-context-1024", "0.73B, exact head, context 1024", f"{BITNET} --prompt 0 --cached 1024 --decode 1"),
     _run("bitnet-0.73b-context-4000", "0.73B, exact head, context 4000", f"{BITNET} --prompt 0 --cached 4000 --decode 1"),
+    _run("bitnet-0.73b-context-4000-k4v4", "0.73B, exact head, context 4000, 4-bit keys and values, build with them",
+         f"{BITNET} --set int4_kv=true --kv k4v4 --prompt 0 --cached 4000 --decode 1"),
     _run("bitnet-2b4t", "2B4T, short-list head, context 128", f"{LARGE} {DECODE}"),
     _run("llama-1b", "Llama-3.2-1B shape, INT4 engine, context 128", f"{LLAMA} {DECODE}"),
     _run("bonsai-1.7b", "Bonsai-1.7B shape, ternary with scales of groups, context 128", f"--shape bonsai-1.7b {DECODE}"),
