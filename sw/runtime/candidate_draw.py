@@ -2,10 +2,14 @@
 
 All logits of a vocabulary of 128,256 tokens are half a megabyte: to go through them once takes a board as long as everything
 else that it does for a token. Only some tokens are known without that: the candidates, and those whose logits penalties change.
-But every other token is at most as likely as the last candidate. So a draw takes there to be ``vocabulary`` other tokens that are
-all that likely. When it falls on one of these, a token is looked at, each with equal chances, and drawn as often as its own
-probability says, else the draw is repeated (rejection): every token has exactly its probability. How many such looks come before a
-known token is drawn is one number (of a geometric distribution), and the looks are made together.
+But every other token is at most as likely as the last candidate. So a draw takes all tokens beside the known ones to be that
+likely. When it falls on one of these, it is looked at, and drawn as often as its own probability says, else the draw is repeated
+(rejection): every token has exactly its probability.
+
+How many looks come before anything else is drawn is one number (of a geometric distribution), and these looks are made together.
+What they are made at is a power of two of places, the vocabulary first, so that random bits are places. Nearly all places are far
+less likely than the last candidate: the part `FAINT` of what each is taken to weigh is a kind of draw of its own, which is
+seldom. A look then needs a random number beside its place only where the logit there says that the token weighs more than that.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +26,17 @@ from .prediction import Prediction
 from .ranking import LARGEST, RankedDraw
 from .sampling import Sampling
 
-__all__ = ["BLOCK", "MOST", "CandidateDraw"]
+__all__ = ["BLOCK", "FAINT", "MOST", "CandidateDraw"]
 
-#: Tokens looked at together, and before all are ranked.
+#: Places looked at together, and before all are ranked.
 BLOCK, MOST = 2048, 8192
 
-#: Powers of e below the last candidate, down to which a token that is looked at is weighed whatever its part.
-_CLOSE = 6.0
-_PART = math.exp(-_CLOSE)
+#: Powers of e below the last candidate, and the weight there, where that has 1.
+_CLOSE = 9.0
+FAINT = math.exp(-_CLOSE)
 
-#: Powers of e beyond which a weight is 0.
-_FAR = 800.0
+#: Smallest temperature that is divided by where quotients have to be finite: logits that differ have weight 0 long before.
+_COLDEST = 1e-200
 
 
 class CandidateDraw:
@@ -47,13 +50,14 @@ class CandidateDraw:
     ) -> None:
         self._prediction, self._sampling, self._random = prediction, sampling, random
         self._penalties, self._allowed = penalties, allowed
-        #: The last candidate, which comes before all tokens that are not known.
-        self._last, self._last_id = float(prediction.best[-1]), int(prediction.tokens[-1])
+        #: Logits of the candidates, and the last of them, which comes before all tokens that are not known.
+        self._best = prediction.best
+        self._last, self._last_id = self._best[-1], prediction.tokens[-1]
         #: Whether tokens that are not known may be drawn.
-        self._open = prediction.tokens.size < prediction.vocabulary
+        self._open = len(prediction.tokens) < prediction.vocabulary
         #: Known tokens, their cumulated weights, and how many of them come before all that are not known; in the order of their
         #: probabilities where that matters.
-        self._ids: Sequence[int] | npt.NDArray[np.integer[Any]] = []
+        self._ids: Sequence[int] = []
         self._sums: Sequence[float] = []
         self._sure = 0
         #: The logit that has weight 1, and the weight of the last candidate.
@@ -75,19 +79,11 @@ class CandidateDraw:
             return self._ranked().token()
         if not self._open:
             return self._of_known()
-        s = self._sampling
-        others = self._prediction.vocabulary * self._bound
-        looks = math.log1p(-self._random.random()) / -math.log1p(self._sums[-1] / others) if others else 0.0
-        token = self._look(int(min(looks, MOST)))
-        if token is None and looks >= MOST:
+        drawn = self._drawn()
+        if drawn is None:
             return self._ranked().token()
-        if token is None:
-            at = bisect_right(self._sums, self._random.random() * self._sums[-1])
-            at = min(at, len(self._ids) - 1)
-            token = int(self._ids[at])
-            if self._keeps(at):
-                return token
-        elif not s.top_k and s.top_p == 1:
+        token, at = drawn
+        if self._keeps(at):
             return token
         ranked = self._ranked()
         return token if ranked.keeps(token) else ranked.token()
@@ -95,10 +91,10 @@ class CandidateDraw:
     # ---- what is known -------------------------------------------------------------------------------------------
     def _known(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
         """Tokens that may be chosen and whose logits are known, and these."""
-        ids, scores, penalties = self._prediction.tokens.astype(np.intp), self._prediction.best, self._penalties
-        if penalties is not None:
-            kept = [i for i, token in enumerate(ids.tolist()) if token not in penalties]
-            ids, scores = np.concatenate((penalties.ids, ids[kept])), np.concatenate((penalties.scores, scores[kept]))
+        if self._penalties is not None:
+            ids, scores = self._penalties.ids, self._penalties.scores
+        else:
+            ids, scores = np.array(self._prediction.tokens, np.intp), np.array(self._best, np.float32)
         if self._allowed is not None:
             may = self._allowed[ids]
             ids, scores = ids[may], scores[may]
@@ -110,18 +106,17 @@ class CandidateDraw:
             self._weigh_candidates()
         elif not self._weigh_known():
             return False
-        s, count = self._sampling, len(self._ids)
+        s = self._sampling
         self._bound = math.exp((self._last - self._top) / s.temperature)
         if self._open and (self._bound < s.min_p or 0 < s.top_k <= self._sure):
             self._open = False  # none of the others is left
-        return count > 0 and self._sums[-1] > 0
+        return self._sums[-1] > 0
 
     def _weigh_candidates(self) -> None:
         """The candidates alone, which are sorted."""
-        s, best = self._sampling, self._prediction.best.tolist()
-        count = min(s.top_k, len(best)) or len(best)
+        s, best = self._sampling, self._best
         top, total, sums = best[0], 0.0, list[float]()
-        for score in best[:count]:
+        for score in best[: s.top_k or None]:
             weight = math.exp((score - top) / s.temperature)
             if weight >= s.min_p:
                 total += weight
@@ -143,11 +138,10 @@ class CandidateDraw:
         self._top = max(best, self._last) if self._open else best
         if s.min_p and self._open and best < self._last:
             return False  # what has min-p of an unknown best is unknown
-        differences = scores.astype(np.float64) - self._top
-        weights = np.exp(np.maximum(differences, -_FAR * s.temperature) / s.temperature)
+        weights = np.exp((scores.astype(np.float64) - self._top) / max(s.temperature, _COLDEST))
         if s.min_p:
             weights[weights < s.min_p] = 0.0
-        self._ids, self._sums = ids, np.cumsum(weights)
+        self._ids, self._sums = ids.tolist(), weights.cumsum().tolist()
         return True
 
     def _of_known(self) -> int:
@@ -158,39 +152,64 @@ class CandidateDraw:
         kept = end - 1
         if s.top_p < 1:
             kept = min(kept, bisect_left(self._sums, s.top_p * self._sums[kept], 0, end))
-        return int(self._ids[min(kept, bisect_right(self._sums, self._random.random() * self._sums[kept], 0, end))])
+        return self._ids[min(kept, bisect_right(self._sums, self._random.random() * self._sums[kept], 0, end))]
 
-    def _keeps(self, at: int) -> bool:
-        """Whether it is sure that a known token is left by top-k and top-p, with whatever the others weigh."""
+    def _keeps(self, at: int | None) -> bool:
+        """Whether it is sure that a known token, or another (None), is left by top-k and top-p, with whatever the others weigh."""
         s = self._sampling
         if not s.top_k and s.top_p == 1:
             return True
-        if at >= self._sure or 0 < s.top_k <= at:
+        if at is None or at >= self._sure or 0 < s.top_k <= at:
             return False
-        return s.top_p == 1 or (at and self._sums[at - 1]) < s.top_p * self._sums[self._sure - 1]
+        return s.top_p == 1 or (self._sums[at - 1] if at else 0.0) < s.top_p * self._sums[self._sure - 1]
 
     # ---- what is not known ---------------------------------------------------------------------------------------
-    def _look(self, count: int) -> int | None:
-        """Look at ``count`` tokens, each one of all with equal chances; the first that is drawn, if one is."""
-        s, p = self._sampling, self._prediction
-        least = np.float32(max(self._last - _CLOSE * s.temperature, -LARGEST))
-        for first in range(0, count, BLOCK):
-            parts = self._random.random(min(BLOCK, count - first))
-            parts *= p.vocabulary
-            tokens = parts.astype(np.intp)
-            parts -= tokens
-            scores = p.logits.take(tokens, mode="clip")
-            for at in ((scores >= least) | (parts < _PART)).nonzero()[0].tolist():
-                weight = math.exp(min(0.0, (float(scores[at]) - self._last) / s.temperature))
-                if parts[at] < weight and self._bound * weight >= s.min_p and self._is_other(int(tokens[at])):
-                    return int(tokens[at])
+    def _drawn(self) -> tuple[int, int | None] | None:
+        """A token of all, and which of the known ones it is, if it is one; None where that takes more than `MOST` looks."""
+        known, places = self._sums[-1], 1 << (self._prediction.vocabulary - 1).bit_length()
+        faint = FAINT * places * self._bound
+        near, left = places * self._bound - faint, MOST
+        while left > 0:
+            looks = int(math.log1p(-self._random.random()) / -math.log1p((known + faint) / near)) if near else 0
+            token = self._look(min(looks, left), places - 1)
+            if token is not None:
+                return token, None
+            left -= looks + 1
+            if left < 0:
+                break
+            at = self._random.random() * (known + faint)
+            if at < known or not faint:
+                number = min(bisect_right(self._sums, at), len(self._ids) - 1)
+                return self._ids[number], number
+            place, part = divmod((at - known) / faint * places, 1.0)
+            token = min(int(place), places - 1)
+            if token < self._prediction.vocabulary and self._draws(token, float(self._prediction.logits[token]), FAINT * part):
+                return token, None
         return None
 
-    def _is_other(self, token: int) -> bool:
-        """Whether a token may be drawn and is not known."""
-        if self._allowed is not None and not self._allowed[token]:
+    def _look(self, count: int, mask: int) -> int | None:
+        """Look at ``count`` places, each one with equal chances, whose bits are ``mask``; the first token that is drawn, if one is."""
+        logits, random = self._prediction.logits, self._random
+        least = np.float32(max(self._last - _CLOSE * self._sampling.temperature, -LARGEST))
+        for first in range(0, count, BLOCK):
+            size = min(BLOCK, count - first)
+            words = random.bit_generator.random_raw((size + 1) // 2).view(np.uint32)
+            places = (words & np.uint32(mask)).astype(np.intp)[:size]
+            scores = logits.take(places, mode="clip")
+            near = (scores >= least).nonzero()[0].tolist()
+            for at, part in zip(near, random.random(len(near)).tolist(), strict=True):
+                token = int(places[at])
+                if self._draws(token, float(scores[at]), FAINT + (1 - FAINT) * part):
+                    return token
+        return None
+
+    def _draws(self, token: int, score: float, part: float) -> bool:
+        """Whether a token with such a logit that is looked at is drawn by ``part`` of 1, the weight of the last candidate here."""
+        s, vocabulary = self._sampling, self._prediction.vocabulary
+        weight = math.exp(min(0.0, (score - self._last) / s.temperature))
+        if part >= weight or self._bound * weight < s.min_p or token >= vocabulary or token in self._prediction.tokens:
             return False
-        return token not in self._prediction.tokens and (self._penalties is None or token not in self._penalties)
+        return (self._allowed is None or bool(self._allowed[token])) and (self._penalties is None or token not in self._penalties)
 
     def _scores(self) -> npt.NDArray[np.float32]:
         """All logits, with penalties; minus infinity for those that may not be chosen."""

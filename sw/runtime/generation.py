@@ -320,10 +320,9 @@ class Generation:
 
     def _choose(self, run: RunResult, number: int) -> tuple[int, TokenLogprobs | None]:
         """The token behind a wanted one."""
-        words, engine = run.words[number], self.engine
-        prediction = Prediction(
-            words[:, 0], words[:, 1].view(np.float32), engine.image.shape.vocab, lambda: engine.logits_in_place(run.first + number)
-        )
+        engine = self.engine
+        tokens, bits = run.words[number].T.tolist()
+        prediction = Prediction(tokens, bits, engine.image.shape.vocab, lambda: engine.logits_in_place(run.first + number))
         allowed = None if self.constraint is None else self.constraint.allowed()
         token = self._sampler.choose(prediction, self.session.position, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)

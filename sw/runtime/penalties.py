@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from .prediction import Prediction
 from .ranking import LARGEST
 from .sampling import Sampling
 
@@ -26,7 +27,7 @@ class Penalties:
         self._seen: Sequence[int] = ()
         self._answer: Sequence[int] = ()
         self._clear()
-        #: Tokens whose logits are changed, and their logits then.
+        #: Tokens whose logits are changed, the other candidates behind them, and the logits of all these then.
         self.ids, self.scores = self._ids[:0], np.zeros(0, np.float32)
 
     def _clear(self) -> None:
@@ -43,11 +44,14 @@ class Penalties:
     def _place(self, token: int) -> int:
         place = self._places.setdefault(token, len(self._places))
         if place == self._ids.size:
-            self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
-            self._factors = np.concatenate((self._factors, np.ones_like(self._factors)))
-            self._minus = np.concatenate((self._minus, np.zeros_like(self._minus)))
+            self._grow()
         self._ids[place] = token
         return place
+
+    def _grow(self) -> None:
+        self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
+        self._factors = np.concatenate((self._factors, np.ones_like(self._factors)))
+        self._minus = np.concatenate((self._minus, np.zeros_like(self._minus)))
 
     def _count(self, seen: Sequence[int], answer: Sequence[int]) -> None:
         """Vectors in place of tokens, which are negative, are passed over."""
@@ -72,15 +76,20 @@ class Penalties:
         """Whether the logit of a token is changed."""
         return token in self._places
 
-    def update(self, seen: Sequence[int], answer: Sequence[int], logits: npt.NDArray[np.float32]) -> None:
-        """Set `ids` and `scores` by all ``logits`` behind a token. ``seen`` are the tokens of prompt and answer so far, ``answer``
-        those of the answer alone.
+    def update(self, seen: Sequence[int], answer: Sequence[int], prediction: Prediction) -> None:
+        """Set `ids` and `scores` by what is predicted behind a token. ``seen`` are the tokens of prompt and answer so far,
+        ``answer`` those of the answer alone.
         """
         self._count(seen, answer)
         count, penalty = len(self._places), self._sampling.repetition_penalty
-        self.ids, factors = self._ids[:count], self._factors[:count]
-        new = logits.take(self.ids).astype(np.float64)
+        others = [token for token in prediction.tokens if token not in self._places]
+        end = count + len(others)
+        while end > self._ids.size:
+            self._grow()
+        self._ids[count:end] = others  # their factors are 1, and nothing is taken off them
+        self.ids, factors = self._ids[:end], self._factors[:end]
+        new = prediction.logits.take(self.ids).astype(np.float64)
         if penalty != 1.0:
             new = (np.minimum if penalty > 1 else np.maximum)(new / factors, new * factors)
-        new -= self._minus[:count]
+        new -= self._minus[:end]
         self.scores = np.minimum(np.maximum(new, -LARGEST), LARGEST).astype(np.float32)
