@@ -2,14 +2,11 @@
 
 All logits of a vocabulary of 128,256 tokens are half a megabyte: to go through them once takes a board as long as everything
 else that it does for a token. Only some tokens are known without that: the candidates, and those whose logits penalties change.
-But every other token is at most as likely as the last candidate. So a draw takes all tokens beside the known ones to be that
-likely. When it falls on one of these, it is looked at, and drawn as often as its own probability says, else the draw is repeated
-(rejection): every token has exactly its probability.
-
-How many looks come before anything else is drawn is one number (of a geometric distribution), and these looks are made together.
-What they are made at is a power of two of places, the vocabulary first, so that random bits are places. Nearly all places are far
-less likely than the last candidate: the part `FAINT` of what each is taken to weigh is a kind of draw of its own, which is
-seldom. A look then needs a random number beside its place only where the logit there says that the token weighs more than that.
+But every other token is at most as likely as the last candidate. So a draw takes there to be a power of two of other tokens that
+are all that likely, the vocabulary among them. When it falls on one of these, a token is looked at, and drawn as often as its own
+probability says, else the draw is repeated (rejection): every token has exactly its probability. How many such looks come before a
+known token is drawn is one number (of a geometric distribution), and the looks are made together. A look is a random word: its
+lower bits say which token, those above begin a fraction, and the token is drawn where this is below its weight.
 """
 
 from __future__ import annotations
@@ -26,14 +23,17 @@ from .prediction import Prediction
 from .ranking import LARGEST, RankedDraw
 from .sampling import Sampling
 
-__all__ = ["BLOCK", "FAINT", "MOST", "CandidateDraw"]
+__all__ = ["BLOCK", "MOST", "WORD", "CandidateDraw"]
 
-#: Places looked at together, and before all are ranked.
-BLOCK, MOST = 2048, 8192
+#: Tokens looked at together, and before all are ranked.
+BLOCK, MOST = 4096, 8192
 
-#: Powers of e below the last candidate, and the weight there, where that has 1.
-_CLOSE = 9.0
-FAINT = math.exp(-_CLOSE)
+#: Bits of the random word of a look.
+WORD = 32
+
+#: Powers of e below the last candidate, down to which a token that is looked at is weighed whatever its fraction.
+_CLOSE = 6.0
+_FRACTION = np.uint32(math.ceil(math.exp(-_CLOSE) * 2**WORD))
 
 #: Smallest temperature that is divided by where quotients have to be finite: logits that differ have weight 0 long before.
 _COLDEST = 1e-200
@@ -53,7 +53,8 @@ class CandidateDraw:
         #: Logits of the candidates, and the last of them, which comes before all tokens that are not known.
         self._best = prediction.best
         self._last, self._last_id = self._best[-1], prediction.tokens[-1]
-        #: Whether tokens that are not known may be drawn.
+        #: Bits of a token, and whether tokens that are not known may be drawn.
+        self._bits = (prediction.vocabulary - 1).bit_length()
         self._open = len(prediction.tokens) < prediction.vocabulary
         #: Known tokens, their cumulated weights, and how many of them come before all that are not known; in the order of their
         #: probabilities where that matters.
@@ -79,10 +80,14 @@ class CandidateDraw:
             return self._ranked().token()
         if not self._open:
             return self._of_known()
-        drawn = self._drawn()
-        if drawn is None:
+        others = self._bound * (1 << self._bits)
+        looks = math.log1p(-self._random.random()) / -math.log1p(self._sums[-1] / others) if others else 0.0
+        token, at = self._look(int(min(looks, MOST))), None
+        if token is None and looks >= MOST:
             return self._ranked().token()
-        token, at = drawn
+        if token is None:
+            at = min(bisect_right(self._sums, self._random.random() * self._sums[-1]), len(self._ids) - 1)
+            token = self._ids[at]
         if self._keeps(at):
             return token
         ranked = self._ranked()
@@ -164,52 +169,30 @@ class CandidateDraw:
         return s.top_p == 1 or (self._sums[at - 1] if at else 0.0) < s.top_p * self._sums[self._sure - 1]
 
     # ---- what is not known ---------------------------------------------------------------------------------------
-    def _drawn(self) -> tuple[int, int | None] | None:
-        """A token of all, and which of the known ones it is, if it is one; None where that takes more than `MOST` looks."""
-        known, places = self._sums[-1], 1 << (self._prediction.vocabulary - 1).bit_length()
-        faint = FAINT * places * self._bound
-        near, left = places * self._bound - faint, MOST
-        while left > 0:
-            looks = int(math.log1p(-self._random.random()) / -math.log1p((known + faint) / near)) if near else 0
-            token = self._look(min(looks, left), places - 1)
-            if token is not None:
-                return token, None
-            left -= looks + 1
-            if left < 0:
-                break
-            at = self._random.random() * (known + faint)
-            if at < known or not faint:
-                number = min(bisect_right(self._sums, at), len(self._ids) - 1)
-                return self._ids[number], number
-            place, part = divmod((at - known) / faint * places, 1.0)
-            token = min(int(place), places - 1)
-            if token < self._prediction.vocabulary and self._draws(token, float(self._prediction.logits[token]), FAINT * part):
-                return token, None
-        return None
-
-    def _look(self, count: int, mask: int) -> int | None:
-        """Look at ``count`` places, each one with equal chances, whose bits are ``mask``; the first token that is drawn, if one is."""
-        logits, random = self._prediction.logits, self._random
+    def _look(self, count: int) -> int | None:
+        """Look at ``count`` tokens, each one of all with equal chances; the first that is drawn, if one is."""
+        logits, random, mask = self._prediction.logits, self._random, (1 << self._bits) - 1
         least = np.float32(max(self._last - _CLOSE * self._sampling.temperature, -LARGEST))
         for first in range(0, count, BLOCK):
             size = min(BLOCK, count - first)
-            words = random.bit_generator.random_raw((size + 1) // 2).view(np.uint32)
-            places = (words & np.uint32(mask)).astype(np.intp)[:size]
-            scores = logits.take(places, mode="clip")
-            near = (scores >= least).nonzero()[0].tolist()
-            for at, part in zip(near, random.random(len(near)).tolist(), strict=True):
-                token = int(places[at])
-                if self._draws(token, float(scores[at]), FAINT + (1 - FAINT) * part):
-                    return token
+            words = random.bit_generator.random_raw((size + 1) // 2).view(np.uint32)[:size]
+            scores = logits.take((words & np.uint32(mask)).astype(np.intp), mode="wrap")
+            found = ((scores >= least) | (words < _FRACTION)).nonzero()[0]
+            for word, score in zip(words[found].tolist(), scores[found].tolist(), strict=True):
+                if self._draws(word & mask, score, word >> self._bits):
+                    return int(word & mask)
         return None
 
-    def _draws(self, token: int, score: float, part: float) -> bool:
-        """Whether a token with such a logit that is looked at is drawn by ``part`` of 1, the weight of the last candidate here."""
-        s, vocabulary = self._sampling, self._prediction.vocabulary
+    def _draws(self, token: int, score: float, fraction: int) -> bool:
+        """Whether a token with such a logit that is looked at is drawn by the first bits of a ``fraction``."""
+        s, p = self._sampling, self._prediction
         weight = math.exp(min(0.0, (score - self._last) / s.temperature))
-        if part >= weight or self._bound * weight < s.min_p or token >= vocabulary or token in self._prediction.tokens:
+        parts = weight * (1 << WORD - self._bits)
+        if fraction >= parts or self._bound * weight < s.min_p or token >= p.vocabulary or token in p.tokens:
             return False
-        return (self._allowed is None or bool(self._allowed[token])) and (self._penalties is None or token not in self._penalties)
+        if self._allowed is not None and not self._allowed[token] or self._penalties is not None and token in self._penalties:
+            return False
+        return fraction + 1 <= parts or self._random.random() < parts - fraction
 
     def _scores(self) -> npt.NDArray[np.float32]:
         """All logits, with penalties; minus infinity for those that may not be chosen."""

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hwgen.sw.runtime.candidate_draw import BLOCK, FAINT, MOST
+from hwgen.sw.runtime.candidate_draw import BLOCK, MOST, WORD
 from hwgen.sw.runtime.prediction import Prediction
-from hwgen.sw.runtime.ranking import LARGEST
 from hwgen.sw.runtime.sampling import Sampling
 
 __all__ = ["adjusted", "by_definition", "by_sorting", "predicted"]
@@ -84,40 +83,23 @@ def by_definition(
     if closed:
         return drawn(list(known), weights, random)
     places = 1 << (logits.size - 1).bit_length()
-    faint = FAINT * places * bound
-    near, looked = places * bound - faint, 0
-
-    def draws(place: int, part: float) -> bool:
-        if place >= logits.size or place in known:
-            return False
-        weight = math.exp(min(0.0, (float(logits[place]) - float(logits[last])) / s.temperature))
-        return part < weight and bound * weight >= s.min_p
-
-    while token is None:
-        looks = int(math.log1p(-random.random()) / -math.log1p((total + faint) / near)) if near else 0
-        for first in range(0, min(looks, MOST - looked), BLOCK):
-            size = min(BLOCK, min(looks, MOST - looked) - first)
-            words = random.bit_generator.random_raw((size + 1) // 2).tolist()  # type: ignore[attr-defined]  # numpy's stub
-            looked_at = [(word >> shift) % places for word in words for shift in (0, 32)][:size]
-            for place in looked_at:
-                score = float(logits[min(place, logits.size - 1)])
-                if score < np.float32(max(float(logits[last]) - 9 * s.temperature, -LARGEST)):
-                    continue
-                part = random.random()  # of every one that weighs more, also behind the one that is drawn
-                if token is None and draws(place, FAINT + (1 - FAINT) * part):
-                    token = place
+    looks = math.log1p(-random.random()) / -math.log1p(total / (places * bound)) if bound else 0.0
+    words: list[int] = []
+    for number in range(int(min(looks, MOST))):
+        if number % BLOCK == 0:
             if token is not None:
                 break
-        looked += looks + 1
-        if token is None and looked > MOST:
-            return by_sorting(s, scores, random)
-        if token is None:
-            at = random.random() * (total + faint)
-            if at < total or not faint:
-                token = list(known)[min(int(np.searchsorted(np.cumsum(weights), at, side="right")), len(known) - 1)]
-            else:
-                place, part = divmod((at - total) / faint * places, 1.0)
-                token = int(place) if draws(min(int(place), places - 1), FAINT * part) else None
-                if token is None and looked >= MOST:
-                    return by_sorting(s, scores, random)
+            raw = random.bit_generator.random_raw((min(BLOCK, int(min(looks, MOST)) - number) + 1) // 2)  # type: ignore[attr-defined]
+            words = [word >> shift & 2**WORD - 1 for word in raw.tolist() for shift in (0, WORD)]
+        fraction, look = divmod(words[number % BLOCK], places)
+        if token is not None or look >= logits.size or look in known:
+            continue
+        weight = math.exp(min(0.0, (float(logits[look]) - float(logits[last])) / s.temperature))
+        parts = weight * (2**WORD / places)
+        if bound * weight >= s.min_p and (fraction + 1 <= parts or (fraction < parts and random.random() < parts - fraction)):
+            token = look
+    if token is None and looks >= MOST:
+        return by_sorting(s, scores, random)
+    if token is None:
+        token = drawn(list(known), weights, random)
     return token if token in left else by_sorting(s, scores, random)
