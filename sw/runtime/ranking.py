@@ -26,8 +26,19 @@ LARGEST = float(np.finfo(np.float32).max)
 #: Tokens less likely than the best by more than this power of e are not ranked, but drawn by rejection.
 NEAR = 12.0
 
-#: Where it must be known better what the others weigh, that power grows by so much, up to where all are ranked.
+#: Where it must be known better what the others weigh, those are looked at whose power is less than so much larger, and so on, up
+#: to where all are ranked.
 FURTHER, FAR = 4.0, 32.0
+
+#: What a sum of `powers` is of the true sum, at least and at most, rounding included.
+LEAST, MOST = 1 - 1e-3, 1.0615 + 1e-3
+
+
+def powers(exponents: Logits) -> Logits:
+    """2 to ``exponents``, which are above -126; between whole numbers on a straight line, which is up to 6.15% too much. They are
+    the bits of a float32 then.
+    """
+    return ((exponents + np.float32(127)) * np.float32(2**23)).astype(np.int32).view(np.float32)
 
 
 class RankedDraw:
@@ -66,12 +77,27 @@ class RankedDraw:
         possible = exponents > -np.inf  # none of those that may not be drawn
         self._ids, self._ranking = ids[possible], _Ranking(exponents[possible])
         self._rest /= self._ranking.total
+        #: What they weigh at least and at most, by all that are less likely than the best by no more than a power of e.
+        self._bounds, self._looked_at = (0.0, self._rest), near
+
+    def _weigh_rest(self) -> None:
+        """Look further at tokens that are not ranked: what they weigh is known better then."""
+        self._looked_at += FURTHER
+        if self._looked_at > FAR:
+            self._rank(self._looked_at)
+            return
+        temperature, total = self._sampling.temperature, self._ranking.total
+        scores = self._scores[self._scores >= np.float32(max(self._best - self._looked_at * temperature, -LARGEST))]
+        scores = scores[scores < self._least]
+        weight = float(powers((scores - np.float32(self._best)) / np.float32(temperature * math.log(2))).sum())
+        beyond = self._scores.size * math.exp(-self._looked_at)
+        self._bounds = weight / MOST / total, (weight / LEAST + beyond) / total
 
     def token(self) -> int:
         """Of the tokens left by top-k, min-p and top-p, by their probabilities."""
         p = self._sampling.top_p
         while self._rest:
-            most = p * (1 + self._rest)  # of what top-p leaves
+            most = p * (1 + self._bounds[1])  # of what top-p leaves
             end = 1 + self._rest if p == 1 or most >= 1 else self._ranking.reach(most)[1]
             place = self._random.random() * end
             if place < 1:
@@ -96,7 +122,7 @@ class RankedDraw:
         return token if part < math.exp((float(score) - self._best) / self._sampling.temperature + self._near) else None
 
     def keeps(self, token: int) -> bool:
-        """Whether top-k, min-p and top-p leave a token: more are ranked where what is ranked does not say it."""
+        """Whether top-k, min-p and top-p leave a token: more are looked at where what is ranked does not say it."""
         p = self._sampling.top_p
         i = int(np.searchsorted(self._ids, token))
         ranked = i < self._ids.size and self._ids[i] == token
@@ -105,9 +131,13 @@ class RankedDraw:
         if p == 1:
             return True
         before = self._ranking.before(i) if ranked else 1.0
-        if ranked and before < p or before >= p * (1 + self._rest):
-            return before < p
-        self._rank(self._near + FURTHER)
+        least, most = (p * (1 + weight) for weight in self._bounds)
+        if before >= most or ranked and before < least:
+            return before < least
+        if before < least:
+            self._rank(self._near + FURTHER)
+        else:
+            self._weigh_rest()
         return self.keeps(token)
 
 
