@@ -26,19 +26,12 @@ LARGEST = float(np.finfo(np.float32).max)
 #: Tokens less likely than the best by more than this power of e are not ranked, but drawn by rejection.
 NEAR = 12.0
 
-#: Where it must be known better what the others weigh, those are looked at whose power is less than so much larger, and so on, up
-#: to where all are ranked.
+#: Where it must be known better what the others weigh, those are weighed whose power is less than so much larger, then half as much
+#: more and so on, up to where all are ranked.
 FURTHER, FAR = 4.0, 32.0
 
-#: What a sum of `powers` is of the true sum, at least and at most, rounding included.
-LEAST, MOST = 1 - 1e-3, 1.0615 + 1e-3
-
-
-def powers(exponents: Logits) -> Logits:
-    """2 to ``exponents``, which are above -126; between whole numbers on a straight line, which is up to 6.15% too much. They are
-    the bits of a float32 then.
-    """
-    return ((exponents + np.float32(127)) * np.float32(2**23)).astype(np.int32).view(np.float32)
+#: What rounding changes of a sum of exponentials in float32, at most.
+ROUNDING = 1e-4
 
 
 class RankedDraw:
@@ -82,16 +75,16 @@ class RankedDraw:
 
     def _weigh_rest(self) -> None:
         """Look further at tokens that are not ranked: what they weigh is known better then."""
-        self._looked_at += FURTHER
+        self._looked_at += FURTHER if self._looked_at == self._near else FURTHER / 2
         if self._looked_at > FAR:
             self._rank(self._looked_at)
             return
         temperature, total = self._sampling.temperature, self._ranking.total
         scores = self._scores[self._scores >= np.float32(max(self._best - self._looked_at * temperature, -LARGEST))]
         scores = scores[scores < self._least]
-        weight = float(powers((scores - np.float32(self._best)) / np.float32(temperature * math.log(2))).sum())
-        beyond = self._scores.size * math.exp(-self._looked_at)
-        self._bounds = weight / MOST / total, (weight / LEAST + beyond) / total
+        weight = float(np.exp((scores - np.float32(self._best)) / np.float32(temperature)).sum()) / total
+        beyond = self._scores.size * math.exp(-self._looked_at) / total
+        self._bounds = weight * (1 - ROUNDING), weight * (1 + ROUNDING) + beyond
 
     def token(self) -> int:
         """Of the tokens left by top-k, min-p and top-p, by their probabilities."""
