@@ -96,10 +96,14 @@ class CandidateDraw:
     # ---- what is known -------------------------------------------------------------------------------------------
     def _known(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
         """Tokens that may be chosen and whose logits are known, and these."""
-        if self._penalties is not None:
-            ids, scores = self._penalties.ids, self._penalties.scores
+        penalties, p = self._penalties, self._prediction
+        if penalties is None or penalties.lowers:
+            ids, scores = np.array(p.tokens, np.intp), np.array(self._best if penalties is None else self._adjusted(), np.float32)
         else:
-            ids, scores = np.array(self._prediction.tokens, np.intp), np.array(self._best, np.float32)
+            others = [i for i, token in enumerate(p.tokens) if token not in penalties]
+            ids, scores = penalties.changed(p.logits)
+            ids = np.concatenate((ids, np.array([p.tokens[i] for i in others], np.intp)))
+            scores = np.concatenate((scores, np.array([self._best[i] for i in others], np.float32)))
         if self._allowed is not None:
             may = self._allowed[ids]
             ids, scores = ids[may], scores[may]
@@ -107,8 +111,9 @@ class CandidateDraw:
 
     def _weigh(self) -> bool:
         """Weigh the known tokens; False where all logits are needed before anything can be drawn."""
-        if self._penalties is None and self._allowed is None:
-            self._weigh_candidates()
+        if self._allowed is None and (self._penalties is None or self._penalties.lowers):
+            if not self._weigh_candidates():
+                return False
         elif not self._weigh_known():
             return False
         s = self._sampling
@@ -117,19 +122,33 @@ class CandidateDraw:
             self._open = False  # none of the others is left
         return self._sums[-1] > 0
 
-    def _weigh_candidates(self) -> None:
-        """The candidates alone, which are sorted."""
-        s, best = self._sampling, self._best
-        top, total, sums = best[0], 0.0, list[float]()
-        for score in best[: s.top_k or None]:
+    def _adjusted(self) -> list[float]:
+        """Logits of the candidates, with penalties."""
+        assert self._penalties is not None
+        return list(map(self._penalties.of, self._prediction.tokens, self._best))
+
+    def _weigh_candidates(self) -> bool:
+        """The candidates alone, where no other token can come before the last of them."""
+        s, ids, scores, last = self._sampling, self._prediction.tokens, self._best, self._last
+        self._sure = len(ids)
+        if self._penalties is not None:
+            pairs = sorted([(-score, token) for score, token in zip(self._adjusted(), ids, strict=True)])
+            ids, scores = [token for _, token in pairs], [-score for score, _ in pairs]
+            if self._open:
+                self._sure = bisect_right(pairs, (-last, self._last_id))
+        top, total, sums = max(scores[0], last) if self._open else scores[0], 0.0, list[float]()
+        if s.min_p and scores[0] < top:
+            return False  # what has min-p of an unknown best is unknown
+        for score in scores[: s.top_k or None]:
             weight = math.exp((score - top) / s.temperature)
             if weight >= s.min_p:
                 total += weight
             sums.append(total)
-        self._ids, self._sums, self._sure, self._top = self._prediction.tokens, sums, len(best), top
+        self._ids, self._sums, self._top = ids, sums, top
+        return True
 
     def _weigh_known(self) -> bool:
-        """Candidates and tokens with penalties, of those that are allowed."""
+        """What is known where some logits may become larger, or not all tokens are allowed."""
         s = self._sampling
         ids, scores = self._known()
         if not ids.size:
@@ -185,12 +204,16 @@ class CandidateDraw:
 
     def _draws(self, token: int, score: float, fraction: int) -> bool:
         """Whether a token with such a logit that is looked at is drawn by the first bits of a ``fraction``."""
-        s, p = self._sampling, self._prediction
+        s, p, penalties = self._sampling, self._prediction, self._penalties
+        if penalties is not None and token in penalties:
+            if not penalties.lowers:
+                return False  # it is known
+            score = penalties.of(token, score)
         weight = math.exp(min(0.0, (score - self._last) / s.temperature))
         parts = weight * (1 << WORD - self._bits)
         if fraction >= parts or self._bound * weight < s.min_p or token >= p.vocabulary or token in p.tokens:
             return False
-        if self._allowed is not None and not self._allowed[token] or self._penalties is not None and token in self._penalties:
+        if self._allowed is not None and not self._allowed[token]:
             return False
         return fraction + 1 <= parts or self._random.random() < parts - fraction
 
@@ -198,8 +221,9 @@ class CandidateDraw:
         """All logits, with penalties; minus infinity for those that may not be chosen."""
         scores = self._prediction.logits
         if self._penalties is not None:
+            ids, changed = self._penalties.changed(scores)
             scores = scores.copy()
-            scores[self._penalties.ids] = self._penalties.scores
+            scores[ids] = changed
         return scores if self._allowed is None else np.where(self._allowed, scores, np.float32(-np.inf))
 
     def _ranked(self) -> RankedDraw:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from .prediction import Prediction
 from .ranking import LARGEST
 from .sampling import Sampling
 
 __all__ = ["Penalties"]
+
+_FLOAT = struct.Struct("f")
 
 
 class Penalties:
@@ -27,8 +29,11 @@ class Penalties:
         self._seen: Sequence[int] = ()
         self._answer: Sequence[int] = ()
         self._clear()
-        #: Tokens whose logits are changed, the other candidates behind them, and the logits of all these then.
-        self.ids, self.scores = self._ids[:0], np.zeros(0, np.float32)
+        #: Whether no logit becomes larger.
+        self.lowers = (
+            sampling.repetition_penalty >= 1 and sampling.presence_penalty >= 0 and sampling.frequency_penalty >= 0
+            and all(bias <= 0 for bias in sampling.logit_bias.values())
+        )
 
     def _clear(self) -> None:
         s = self._sampling
@@ -44,17 +49,16 @@ class Penalties:
     def _place(self, token: int) -> int:
         place = self._places.setdefault(token, len(self._places))
         if place == self._ids.size:
-            self._grow()
+            self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
+            self._factors = np.concatenate((self._factors, np.ones_like(self._factors)))
+            self._minus = np.concatenate((self._minus, np.zeros_like(self._minus)))
         self._ids[place] = token
         return place
 
-    def _grow(self) -> None:
-        self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
-        self._factors = np.concatenate((self._factors, np.ones_like(self._factors)))
-        self._minus = np.concatenate((self._minus, np.zeros_like(self._minus)))
-
-    def _count(self, seen: Sequence[int], answer: Sequence[int]) -> None:
-        """Vectors in place of tokens, which are negative, are passed over."""
+    def count(self, seen: Sequence[int], answer: Sequence[int]) -> None:
+        """``seen`` are the tokens of prompt and answer so far, ``answer`` those of the answer alone. Vectors in place of tokens,
+        which are negative, are passed over.
+        """
         s = self._sampling
         grown = len(seen) >= self._counted_seen and len(answer) >= self._counted_answer
         if seen is not self._seen or answer is not self._answer or not grown:
@@ -76,20 +80,21 @@ class Penalties:
         """Whether the logit of a token is changed."""
         return token in self._places
 
-    def update(self, seen: Sequence[int], answer: Sequence[int], prediction: Prediction) -> None:
-        """Set `ids` and `scores` by what is predicted behind a token. ``seen`` are the tokens of prompt and answer so far,
-        ``answer`` those of the answer alone.
-        """
-        self._count(seen, answer)
-        count, penalty = len(self._places), self._sampling.repetition_penalty
-        others = [token for token in prediction.tokens if token not in self._places]
-        end = count + len(others)
-        while end > self._ids.size:
-            self._grow()
-        self._ids[count:end] = others  # their factors are 1, and nothing is taken off them
-        self.ids, factors = self._ids[:end], self._factors[:end]
-        new = prediction.logits.take(self.ids).astype(np.float64)
-        if penalty != 1.0:
-            new = (np.minimum if penalty > 1 else np.maximum)(new / factors, new * factors)
-        new -= self._minus[:end]
-        self.scores = np.minimum(np.maximum(new, -LARGEST), LARGEST).astype(np.float32)
+    def of(self, token: int, logit: float) -> float:
+        """The logit of one token, of those that were counted last, where the model says ``logit``."""
+        place = self._places.get(token)
+        if place is None:
+            return logit
+        factor, minus = float(self._factors[place]), float(self._minus[place])
+        new = (logit / factor if logit > 0 else logit * factor) - minus
+        return float(_FLOAT.unpack(_FLOAT.pack(min(max(new, -LARGEST), LARGEST)))[0])
+
+    def changed(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Tokens whose logits are changed, by all ``logits``, and what they are then."""
+        count = len(self._places)
+        ids, factors = self._ids[:count], self._factors[:count]
+        new = logits.take(ids).astype(np.float64)
+        if self._sampling.repetition_penalty != 1.0:
+            new = np.where(new > 0, new / factors, new * factors)
+        new -= self._minus[:count]
+        return ids, np.minimum(np.maximum(new, -LARGEST), LARGEST).astype(np.float32)

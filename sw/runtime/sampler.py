@@ -75,6 +75,6 @@ class Sampler:
         if allowed is not None and not allowed.any():
             raise ValueError("a token must be allowed")
         if self._penalties is not None:
-            self._penalties.update(seen, answer, prediction)
+            self._penalties.count(seen, answer)
         chosen = CandidateDraw(prediction, s, self._random, self._penalties, allowed)
         return chosen.greedy() if s.temperature == 0 else chosen.token()

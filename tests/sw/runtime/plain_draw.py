@@ -64,9 +64,12 @@ def by_definition(
     """A draw with ``count`` candidates."""
     best = np.argsort(-logits, kind="stable")[:count].tolist()
     changed = adjusted(s, logits, seen, answer)
-    known = changed | {t: float(logits[t]) for t in best if t not in changed}
     scores = dict(enumerate(logits.tolist())) | changed
-    if s.top_k or s.top_p < 1:
+    lowers = s.repetition_penalty >= 1 and s.presence_penalty >= 0 <= s.frequency_penalty and max(s.logit_bias.values(), default=0) <= 0
+    known = {t: scores[t] for t in best if lowers or t not in changed}
+    if not lowers:
+        known = changed | known
+    if s.top_k or s.top_p < 1 or lowers:
         known = {t: known[t] for t in sorted(known, key=lambda t: (-known[t], t))}
     last = best[-1]
     sure = [t for t, score in known.items() if score > logits[last] or (score == logits[last] and t <= last)]
@@ -94,7 +97,7 @@ def by_definition(
         fraction, look = divmod(words[number % BLOCK], places)
         if token is not None or look >= logits.size or look in known:
             continue
-        weight = math.exp(min(0.0, (float(logits[look]) - float(logits[last])) / s.temperature))
+        weight = math.exp(min(0.0, (scores[look] - float(logits[last])) / s.temperature))
         parts = weight * (2**WORD / places)
         if bound * weight >= s.min_p and (fraction + 1 <= parts or (fraction < parts and random.random() < parts - fraction)):
             token = look
