@@ -24,8 +24,6 @@ class DeviceState:
     def __init__(self, config: BuildConfig) -> None:
         #: Values of registers by their offsets: written again where one changes.
         self.held: dict[int, int] = {}
-        #: Tokens and first page entry of runs, by the offsets of their registers.
-        self.shapes: dict[int, tuple[int, int]] = {}
         #: The values of WANT, and those that every doorbell needs, as they were held last.
         self.wants: list[int] = []
         self.rung: tuple[int, ...] = ()
@@ -41,5 +39,4 @@ class DeviceState:
     def forget(self) -> None:
         """Nobody knows what the registers hold."""
         self.held.clear()
-        self.shapes.clear()
         self.wants, self.rung = [], ()

@@ -158,9 +158,7 @@ class Engine:
         self.device = device
         self.image = image
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
-        self._runs, self._topk, self._chosen, self._chosen_count = (
-            self._registers[name].offset for name in ("RUN", "TOPK", "CHOSEN", "CHOSEN_COUNT")
-        )
+        self._runs, self._chosen, self._chosen_count = (self._registers[n].offset for n in ("RUN", "CHOSEN", "CHOSEN_COUNT"))
         #: Offset of the first counter; those by operator follow.
         self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
@@ -253,18 +251,15 @@ class Engine:
         state, write = self._state, self.device.write_register
         held, offset = state.held, self._runs
         for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
-            session, tokens, wanted, at, _ = run
-            position, shape = len(session.tokens) if at is None else at, (len(tokens), base)
-            if held.get(offset) != position:
-                write(offset, position)
-                held[offset] = position
-            if state.shapes.get(offset) != shape:
-                write(offset + 4, RUN_TOKENS.put(len(tokens)) | RUN_PAGES.put(base))
-                state.shapes[offset] = shape
-            offset += 8
+            tokens = run.tokens
+            for value in (run.position, len(tokens) << RUN_TOKENS.first | base << RUN_PAGES.first):
+                if held.get(offset) != value:
+                    write(offset, value)
+                    held[offset] = value
+                offset += 4
             everything += tokens
-            if wanted:
-                wants += range(len(everything) - wanted, len(everything))
+            if run.wanted:
+                wants += range(len(everything) - run.wanted, len(everything))
         if wants != state.wants:
             for j, token in enumerate(wants):
                 self._hold("WANT", token, j)
@@ -299,13 +294,13 @@ class Engine:
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
-        session, tokens, wanted, at, _ = run
+        tokens, wanted, at = run.tokens, run.wanted, run.at
         if not 0 <= wanted <= len(tokens) or not tokens:
             raise ValueError(f"a run must have tokens, and want 0 to {len(tokens)} of them, not {wanted}")
-        if session.parked is not None:
+        if run.session.parked is not None:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
         self.check_context(run.position + len(tokens))
-        if at is not None and session.tokens[at : at + len(tokens)] != list(tokens):
+        if at is not None and run.session.tokens[at : at + len(tokens)] != list(tokens):
             raise ValueError(f"the session must have the tokens of a run at position {at} there")
         vocab = self.image.shape.vocab
         for token in tokens:
@@ -432,8 +427,7 @@ class Engine:
         if not tokens:
             raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
         self.check_context(session.position + len(tokens))
-        chunk = self.image.chunk
-        results = []
+        chunk, results = self.image.chunk, list[PassResult]()
         for start in range(0, len(tokens), chunk):
             last = start + chunk >= len(tokens)
             results.append(self.forward(session, tokens[start : start + chunk], logits=last, write_logits=write_logits))
@@ -451,8 +445,7 @@ class Engine:
         return self.device.view(address, 4 * self.image.shape.vocab).view(np.float32)
 
     def _candidates(self, wanted: int) -> npt.NDArray[np.uint32]:
-        """Of so many wanted tokens, as `RunResult.words` has them."""
+        """Of so many wanted tokens, as `RunResult.words` has them. (Packed words are an array much sooner than a list is.)"""
         each, count = self.config.topk, min(self.config.topk, self.image.shape.vocab)
-        words = self.device.read_registers(self._topk, 2 * each * wanted) if wanted else []
-        packed = struct.pack(f"{len(words)}I", *words)  # many times faster than an array of a list
-        return np.frombuffer(packed, np.uint32).reshape(wanted, each, 2)[:, :count]
+        words = self.device.read_registers(self._registers["TOPK"].offset, 2 * each * wanted) if wanted else []
+        return np.frombuffer(struct.pack(f"{len(words)}I", *words), np.uint32).reshape(wanted, each, 2)[:, :count]

@@ -160,10 +160,8 @@ class Generation:
         self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
 
     def _use(self, engine: Engine) -> None:
-        """Be computed by this engine; what it has is asked for with every token."""
         self.engine, self._context, self._vocabulary = engine, engine.image.context, engine.image.shape.vocab
-        #: Candidates of a token.
-        self._candidates = min(engine.config.topk, self._vocabulary)
+        self._candidates = min(engine.config.topk, self._vocabulary)  # of a token
 
     @property
     def remaining(self) -> int:

@@ -12,8 +12,8 @@ __all__ = ["Prediction"]
 
 
 class Prediction:
-    """The best ``tokens`` of ``vocabulary``, best first, of equal ones that with the smaller id, and the ``bits`` of their logits as
-    the machine has them. ``read`` gives every logit, ``[vocabulary]``; it is not called where the best ones are enough.
+    """The best ``tokens`` of ``vocabulary``, best first, of equal ones that with the smaller id, and the ``bits`` of their logits
+    as the machine has them. ``read`` gives every logit, ``[vocabulary]``; it is not called where the best ones are enough.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ tokens are drawn with exactly their probabilities.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,8 @@ class RankedDraw:
             self._rank(self._looked_at)
             return
         temperature, total = self._sampling.temperature, self._ranking.total
-        scores = self._scores[self._scores >= np.float32(max(self._best - self._looked_at * temperature, -LARGEST))]
+        least = np.float32(max(self._best - self._looked_at * temperature, -LARGEST))
+        scores = self._scores.take((self._scores >= least).nonzero()[0])  # faster than by the mask
         scores = scores[scores < self._least]
         weight = float(np.exp((scores - np.float32(self._best)) / np.float32(temperature)).sum()) / total
         beyond = self._scores.size * math.exp(-self._looked_at) / total
@@ -159,24 +161,31 @@ class _Ranking:
         #: Of the weights, where the best has 1.
         self.total = float(self.weights.sum())
         self.weights /= self.total
-        ranges = min(self.RANGES, exponents.size // self.TOKENS + 1)
-        self._range = np.minimum(exponents * (-ranges / self.DEPTH), ranges - 1).astype(np.intp)
-        self._sums = np.cumsum(np.bincount(self._range, self.weights, ranges))
+
+    @cached_property
+    def _ranges(self) -> tuple[Ids, Floats]:
+        """The range of every token, and the probability up to the end of each range."""
+        ranges = min(self.RANGES, self._exponents.size // self.TOKENS + 1)
+        number = np.minimum(self._exponents * (-ranges / self.DEPTH), ranges - 1).astype(np.intp)
+        return number, np.cumsum(np.bincount(number, self.weights, ranges))
 
     def _of_range(self, number: int) -> tuple[Ids, Floats]:
         """Indices of a range, likely ones first, and the probability up to each."""
-        ids = np.flatnonzero(self._range == number)
+        ranges, sums = self._ranges
+        ids = np.flatnonzero(ranges == number)
         ids = ids[np.argsort(-self._exponents[ids], kind="stable")]
-        return ids, np.cumsum(self.weights[ids]) + (self._sums[number - 1] if number else 0.0)
+        return ids, np.cumsum(self.weights[ids]) + (sums[number - 1] if number else 0.0)
 
     def reach(self, probability: float) -> tuple[int, float]:
         """The index at which probabilities, summed from the largest to the smallest, reach ``probability``; the sum up to it."""
-        last = int(self._range.max())  # there, where rounding leaves a rest
-        ids, sums = self._of_range(min(int(np.searchsorted(self._sums, probability)), last))
+        ranges, ends = self._ranges
+        last = int(ranges.max())  # there, where rounding leaves a rest
+        ids, sums = self._of_range(min(int(np.searchsorted(ends, probability)), last))
         place = min(int(np.searchsorted(sums, probability)), ids.size - 1)
         return int(ids[place]), float(sums[place])
 
     def before(self, index: int) -> float:
         """The probability of all that are likelier than an index."""
-        ids, sums = self._of_range(int(self._range[index]))
-        return float(sums[np.flatnonzero(ids == index)[0]] - self.weights[index])
+        exponents, weights = self._exponents, self.weights
+        equal = exponents[:index] == exponents[index]
+        return float(weights[exponents > exponents[index]].sum() + weights[:index][equal].sum())

@@ -370,7 +370,7 @@ class Scheduler:
                 self._end(job, error)
             return
         seconds = time.monotonic() - begin
-        self._observe(jobs, result, all([job.generation.prefilling for job in jobs]), seconds)
+        self._observe(jobs, result, all(job.generation.prefilling for job in jobs), seconds)
         self._take(jobs, result, seconds, loop)
 
     def _take(self, jobs: Sequence[Job], result: PassResult, seconds: float, loop: Loop | None) -> None:

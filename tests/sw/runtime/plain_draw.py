@@ -65,7 +65,8 @@ def by_definition(
     best = np.argsort(-logits, kind="stable")[:count].tolist()
     changed = adjusted(s, logits, seen, answer)
     scores = dict(enumerate(logits.tolist())) | changed
-    lowers = s.repetition_penalty >= 1 and s.presence_penalty >= 0 <= s.frequency_penalty and max(s.logit_bias.values(), default=0) <= 0
+    least = min(s.repetition_penalty - 1, s.presence_penalty, s.frequency_penalty, *[-bias for bias in s.logit_bias.values()])
+    lowers = least >= 0
     known = {t: scores[t] for t in best if lowers or t not in changed}
     if not lowers:
         known = changed | known
