@@ -60,7 +60,7 @@ WAYS = {
 
 #: Tokens of a prompt, passes before counting begins, and passes of all answers together that are counted: looks at logits are
 #: few or many by chance.
-PROMPT, BEFORE, COUNTED = 128, 2, 120
+PROMPT, BEFORE, COUNTED = 128, 2, 360
 
 #: Passes before the same tokens come again: `instant_engine` is there once for all ways to choose.
 PASSES = 2000

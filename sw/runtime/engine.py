@@ -294,7 +294,7 @@ class Engine:
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
-        tokens, wanted, at = run.tokens, run.wanted, run.at
+        tokens, wanted, at, vocab = run.tokens, run.wanted, run.at, self.image.shape.vocab
         if not 0 <= wanted <= len(tokens) or not tokens:
             raise ValueError(f"a run must have tokens, and want 0 to {len(tokens)} of them, not {wanted}")
         if run.session.parked is not None:
@@ -302,7 +302,6 @@ class Engine:
         self.check_context(run.position + len(tokens))
         if at is not None and run.session.tokens[at : at + len(tokens)] != list(tokens):
             raise ValueError(f"the session must have the tokens of a run at position {at} there")
-        vocab = self.image.shape.vocab
         for token in tokens:
             if not 0 <= token < vocab and not (isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden):
                 raise HwgenError(
