@@ -60,7 +60,7 @@ WAYS = {
 
 #: Tokens of a prompt, passes before counting begins, and passes of all answers together that are counted: looks at logits are
 #: few or many by chance.
-PROMPT, BEFORE, COUNTED = 128, 2, 120
+PROMPT, BEFORE, COUNTED = 128, 2, 360
 
 #: Passes before the same tokens come again: `instant_engine` is there once for all ways to choose.
 PASSES = 2000
@@ -102,7 +102,8 @@ class InstantDevice:
         self._allocator = Allocator(Allocator.STEP, 1 << 40)
         registers = {row.name: row for row in register_map(config)}
         self._offsets = {name: row.offset for name, row in registers.items()}
-        self._words = np.zeros(max(row.offset + row.count * row.step for row in registers.values()) // 4, np.uint32)
+        #: Registers: a list, since what stands for the machine is counted with the host.
+        self._words = [0] * (max(row.offset + row.count * row.step for row in registers.values()) // 4)
         code = contract_hash(config)
         identity = {"MAGIC": MAGIC, "VERSION": CONTRACT_VERSION, "HASH_LOW": code & 0xFFFFFFFF, "HASH_HIGH": code >> 32}
         for name, value in identity.items():
@@ -113,15 +114,14 @@ class InstantDevice:
         best = np.argsort(-logits, kind="stable")[: config.topk]
         tokens = (best - self._begins[..., None]) % logits.size
         scores = np.broadcast_to(logits[best].view(np.uint32), tokens.shape)
+        #: Behind the wanted tokens of every pass, as TOPK has them.
         self._candidates = np.stack((tokens.astype(np.uint32), scores), -1).reshape(PASSES, -1)
         self._loop, self._control, self._status, self._count = (
             self._offsets[name] for name in ("LOOP", "CONTROL", "STATUS", "CHOSEN_COUNT")
         )
         self._places = range(self._offsets["CHOSEN"], self._offsets["CHOSEN"] + 4 * CHOSEN_TOKENS, 4)
-        first = self._offsets["TOPK"] // 4
-        self._topk = slice(first, first + self._candidates.shape[1])
-        #: Passes that are still to come, the one that was last, its runs, what was chosen, and the best tokens of every pass: as
-        #: lists, since what stands for the machine is counted with the host.
+        self._topk, self._address = self._offsets["TOPK"], self._offsets["LOGITS_LOW"] // 4
+        #: Passes that are still to come, the one that was last, its runs, what was chosen, and the best tokens of every pass.
         self._left = self._pass = self._runs = 0
         self._chosen: list[int] = []
         self._best: list[list[int]] = tokens[..., 0].tolist()
@@ -142,7 +142,8 @@ class InstantDevice:
         return self.view(address, size).copy()
 
     def view(self, address: int, size: int) -> Bytes:
-        base = int(self._words[self._offsets["LOGITS_LOW"] // 4]) | int(self._words[self._offsets["LOGITS_HIGH"] // 4]) << 32
+        low, high = self._words[self._address : self._address + 2]
+        base = high << 32 | low
         first = 4 * self._begins[self._pass, (address - base) // self._row_bytes]
         return self._logits[first : first + size]
 
@@ -151,20 +152,22 @@ class InstantDevice:
             self._left = min(self._left, value)
         elif offset == self._control:
             if value == _START:
-                self._left, self._chosen = max(1, int(self._words[self._loop // 4])), []
-                self._runs = int(self._words[self._offsets["RUNS"] // 4])
+                self._left, self._chosen = max(1, self._words[self._loop // 4]), []
+                self._runs = self._words[self._offsets["RUNS"] // 4]
             value, offset = _DONE if value == _START else 0, self._status
         self._words[offset // 4] = value
 
     def read_register(self, offset: int) -> int:
-        return len(self._chosen) if offset == self._count else int(self._words[offset // 4])
+        return len(self._chosen) if offset == self._count else self._words[offset // 4]
 
     def read_registers(self, offset: int, count: int) -> list[int]:
         if offset in self._places:
             first = self._places.index(offset)
             return self._chosen[first : first + count]
-        words: list[int] = self._words[offset // 4 : offset // 4 + count].tolist()
-        return words
+        if offset == self._topk:
+            candidates: list[int] = self._candidates[self._pass, :count].tolist()
+            return candidates
+        return self._words[offset // 4 : offset // 4 + count]
 
     def wait(self, timeout: float, look: Callable[[], bool] | None = None) -> bool:
         while self._left:
@@ -173,7 +176,6 @@ class InstantDevice:
             self._chosen += self._best[self._pass][: self._runs]
             if self._left and look is not None and look():
                 return False
-        self._words[self._topk] = self._candidates[self._pass]
         return True
 
     def stop(self) -> None:

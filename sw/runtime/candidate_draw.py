@@ -2,10 +2,11 @@
 
 All logits of a vocabulary of 128,256 tokens are half a megabyte: to go through them once takes a board as long as everything
 else that it does for a token. Only some tokens are known without that: the candidates, and those whose logits penalties change.
-But every other token is at most as likely as the last candidate. So a draw takes there to be ``vocabulary`` other tokens that are
-all that likely. When it falls on one of these, a token is looked at, each with equal chances, and drawn as often as its own
+But every other token is at most as likely as the last candidate. So a draw takes there to be a power of two of other tokens that
+are all that likely, the vocabulary among them. When it falls on one of these, a token is looked at, and drawn as often as its own
 probability says, else the draw is repeated (rejection): every token has exactly its probability. How many such looks come before a
-known token is drawn is one number (of a geometric distribution), and the looks are made together.
+known token is drawn is one number (of a geometric distribution), and the looks are made together. A look is a random word: its
+lower bits say which token, those above begin a fraction, and the token is drawn where this is below its weight.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +23,20 @@ from .prediction import Prediction
 from .ranking import LARGEST, RankedDraw
 from .sampling import Sampling
 
-__all__ = ["BLOCK", "MOST", "CandidateDraw"]
+__all__ = ["BLOCK", "MOST", "WORD", "CandidateDraw"]
 
 #: Tokens looked at together, and before all are ranked.
-BLOCK, MOST = 2048, 8192
+BLOCK, MOST = 4096, 8192
 
-#: Powers of e below the last candidate, down to which a token that is looked at is weighed whatever its part.
+#: Bits of the random word of a look.
+WORD = 32
+
+#: Powers of e below the last candidate, down to which a token that is looked at is weighed whatever its fraction.
 _CLOSE = 6.0
-_PART = math.exp(-_CLOSE)
+_FRACTION = np.uint32(math.ceil(math.exp(-_CLOSE) * 2**WORD))
 
-#: Powers of e beyond which a weight is 0.
-_FAR = 800.0
+#: Smallest temperature that is divided by where quotients have to be finite: logits that differ have weight 0 long before.
+_COLDEST = 1e-200
 
 
 class CandidateDraw:
@@ -47,13 +50,15 @@ class CandidateDraw:
     ) -> None:
         self._prediction, self._sampling, self._random = prediction, sampling, random
         self._penalties, self._allowed = penalties, allowed
-        #: The last candidate, which comes before all tokens that are not known.
-        self._last, self._last_id = float(prediction.best[-1]), int(prediction.tokens[-1])
-        #: Whether tokens that are not known may be drawn.
-        self._open = prediction.tokens.size < prediction.vocabulary
+        #: Logits of the candidates, and the last of them, which comes before all tokens that are not known.
+        self._best = prediction.best
+        self._last, self._last_id = self._best[-1], prediction.tokens[-1]
+        #: Bits of a token, and whether tokens that are not known may be drawn.
+        self._bits = (prediction.vocabulary - 1).bit_length()
+        self._open = len(prediction.tokens) < prediction.vocabulary
         #: Known tokens, their cumulated weights, and how many of them come before all that are not known; in the order of their
         #: probabilities where that matters.
-        self._ids: Sequence[int] | npt.NDArray[np.integer[Any]] = []
+        self._ids: Sequence[int] = []
         self._sums: Sequence[float] = []
         self._sure = 0
         #: The logit that has weight 1, and the weight of the last candidate.
@@ -75,19 +80,15 @@ class CandidateDraw:
             return self._ranked().token()
         if not self._open:
             return self._of_known()
-        s = self._sampling
-        others = self._prediction.vocabulary * self._bound
+        others = self._bound * (1 << self._bits)
         looks = math.log1p(-self._random.random()) / -math.log1p(self._sums[-1] / others) if others else 0.0
-        token = self._look(int(min(looks, MOST)))
+        token, at = self._look(int(min(looks, MOST))), None
         if token is None and looks >= MOST:
             return self._ranked().token()
         if token is None:
-            at = bisect_right(self._sums, self._random.random() * self._sums[-1])
-            at = min(at, len(self._ids) - 1)
-            token = int(self._ids[at])
-            if self._keeps(at):
-                return token
-        elif not s.top_k and s.top_p == 1:
+            at = min(bisect_right(self._sums, self._random.random() * self._sums[-1]), len(self._ids) - 1)
+            token = self._ids[at]
+        if self._keeps(at):
             return token
         ranked = self._ranked()
         return token if ranked.keeps(token) else ranked.token()
@@ -95,10 +96,14 @@ class CandidateDraw:
     # ---- what is known -------------------------------------------------------------------------------------------
     def _known(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
         """Tokens that may be chosen and whose logits are known, and these."""
-        ids, scores, penalties = self._prediction.tokens.astype(np.intp), self._prediction.best, self._penalties
-        if penalties is not None:
-            kept = [i for i, token in enumerate(ids.tolist()) if token not in penalties]
-            ids, scores = np.concatenate((penalties.ids, ids[kept])), np.concatenate((penalties.scores, scores[kept]))
+        penalties, p = self._penalties, self._prediction
+        if penalties is None or penalties.lowers:
+            ids, scores = np.array(p.tokens, np.intp), np.array(self._best if penalties is None else self._adjusted(), np.float32)
+        else:
+            others = [i for i, token in enumerate(p.tokens) if token not in penalties]
+            ids, scores = penalties.changed(p.logits)
+            ids = np.concatenate((ids, np.array([p.tokens[i] for i in others], np.intp)))
+            scores = np.concatenate((scores, np.array([self._best[i] for i in others], np.float32)))
         if self._allowed is not None:
             may = self._allowed[ids]
             ids, scores = ids[may], scores[may]
@@ -106,30 +111,44 @@ class CandidateDraw:
 
     def _weigh(self) -> bool:
         """Weigh the known tokens; False where all logits are needed before anything can be drawn."""
-        if self._penalties is None and self._allowed is None:
-            self._weigh_candidates()
+        if self._allowed is None and (self._penalties is None or self._penalties.lowers):
+            if not self._weigh_candidates():
+                return False
         elif not self._weigh_known():
             return False
-        s, count = self._sampling, len(self._ids)
+        s = self._sampling
         self._bound = math.exp((self._last - self._top) / s.temperature)
         if self._open and (self._bound < s.min_p or 0 < s.top_k <= self._sure):
             self._open = False  # none of the others is left
-        return count > 0 and self._sums[-1] > 0
+        return self._sums[-1] > 0
 
-    def _weigh_candidates(self) -> None:
-        """The candidates alone, which are sorted."""
-        s, best = self._sampling, self._prediction.best.tolist()
-        count = min(s.top_k, len(best)) or len(best)
-        top, total, sums = best[0], 0.0, list[float]()
-        for score in best[:count]:
+    def _adjusted(self) -> list[float]:
+        """Logits of the candidates, with penalties."""
+        assert self._penalties is not None
+        return list(map(self._penalties.of, self._prediction.tokens, self._best))
+
+    def _weigh_candidates(self) -> bool:
+        """The candidates alone, where no other token can come before the last of them."""
+        s, ids, scores, last = self._sampling, self._prediction.tokens, self._best, self._last
+        self._sure = len(ids)
+        if self._penalties is not None:
+            pairs = sorted([(-score, token) for score, token in zip(self._adjusted(), ids, strict=True)])
+            ids, scores = [token for _, token in pairs], [-score for score, _ in pairs]
+            if self._open:
+                self._sure = bisect_right(pairs, (-last, self._last_id))
+        top, total, sums = max(scores[0], last) if self._open else scores[0], 0.0, list[float]()
+        if s.min_p and scores[0] < top:
+            return False  # what has min-p of an unknown best is unknown
+        for score in scores[: s.top_k or None]:
             weight = math.exp((score - top) / s.temperature)
             if weight >= s.min_p:
                 total += weight
             sums.append(total)
-        self._ids, self._sums, self._sure, self._top = self._prediction.tokens, sums, len(best), top
+        self._ids, self._sums, self._top = ids, sums, top
+        return True
 
     def _weigh_known(self) -> bool:
-        """Candidates and tokens with penalties, of those that are allowed."""
+        """What is known where some logits may become larger, or not all tokens are allowed."""
         s = self._sampling
         ids, scores = self._known()
         if not ids.size:
@@ -143,11 +162,10 @@ class CandidateDraw:
         self._top = max(best, self._last) if self._open else best
         if s.min_p and self._open and best < self._last:
             return False  # what has min-p of an unknown best is unknown
-        differences = scores.astype(np.float64) - self._top
-        weights = np.exp(np.maximum(differences, -_FAR * s.temperature) / s.temperature)
+        weights = np.exp((scores.astype(np.float64) - self._top) / max(s.temperature, _COLDEST))
         if s.min_p:
             weights[weights < s.min_p] = 0.0
-        self._ids, self._sums = ids, np.cumsum(weights)
+        self._ids, self._sums = ids.tolist(), weights.cumsum().tolist()
         return True
 
     def _of_known(self) -> int:
@@ -158,46 +176,54 @@ class CandidateDraw:
         kept = end - 1
         if s.top_p < 1:
             kept = min(kept, bisect_left(self._sums, s.top_p * self._sums[kept], 0, end))
-        return int(self._ids[min(kept, bisect_right(self._sums, self._random.random() * self._sums[kept], 0, end))])
+        return self._ids[min(kept, bisect_right(self._sums, self._random.random() * self._sums[kept], 0, end))]
 
-    def _keeps(self, at: int) -> bool:
-        """Whether it is sure that a known token is left by top-k and top-p, with whatever the others weigh."""
+    def _keeps(self, at: int | None) -> bool:
+        """Whether it is sure that a known token, or another (None), is left by top-k and top-p, with whatever the others weigh."""
         s = self._sampling
         if not s.top_k and s.top_p == 1:
             return True
-        if at >= self._sure or 0 < s.top_k <= at:
+        if at is None or at >= self._sure or 0 < s.top_k <= at:
             return False
-        return s.top_p == 1 or (at and self._sums[at - 1]) < s.top_p * self._sums[self._sure - 1]
+        return s.top_p == 1 or (self._sums[at - 1] if at else 0.0) < s.top_p * self._sums[self._sure - 1]
 
     # ---- what is not known ---------------------------------------------------------------------------------------
     def _look(self, count: int) -> int | None:
         """Look at ``count`` tokens, each one of all with equal chances; the first that is drawn, if one is."""
-        s, p = self._sampling, self._prediction
-        least = np.float32(max(self._last - _CLOSE * s.temperature, -LARGEST))
+        logits, random, mask = self._prediction.logits, self._random, (1 << self._bits) - 1
+        least = np.float32(max(self._last - _CLOSE * self._sampling.temperature, -LARGEST))
         for first in range(0, count, BLOCK):
-            parts = self._random.random(min(BLOCK, count - first))
-            parts *= p.vocabulary
-            tokens = parts.astype(np.intp)
-            parts -= tokens
-            scores = p.logits.take(tokens, mode="clip")
-            for at in ((scores >= least) | (parts < _PART)).nonzero()[0].tolist():
-                weight = math.exp(min(0.0, (float(scores[at]) - self._last) / s.temperature))
-                if parts[at] < weight and self._bound * weight >= s.min_p and self._is_other(int(tokens[at])):
-                    return int(tokens[at])
+            size = min(BLOCK, count - first)
+            words = random.bit_generator.random_raw((size + 1) // 2).view(np.uint32)[:size]
+            scores = logits.take((words & np.uint32(mask)).astype(np.intp), mode="wrap")
+            found = ((scores >= least) | (words < _FRACTION)).nonzero()[0]
+            for word, score in zip(words[found].tolist(), scores[found].tolist(), strict=True):
+                if self._draws(word & mask, score, word >> self._bits):
+                    return int(word & mask)
         return None
 
-    def _is_other(self, token: int) -> bool:
-        """Whether a token may be drawn and is not known."""
+    def _draws(self, token: int, score: float, fraction: int) -> bool:
+        """Whether a token with such a logit that is looked at is drawn by the first bits of a ``fraction``."""
+        s, p, penalties = self._sampling, self._prediction, self._penalties
+        if penalties is not None and token in penalties:
+            if not penalties.lowers:
+                return False  # it is known
+            score = penalties.of(token, score)
+        weight = math.exp(min(0.0, (score - self._last) / s.temperature))
+        parts = weight * (1 << WORD - self._bits)
+        if fraction >= parts or self._bound * weight < s.min_p or token >= p.vocabulary or token in p.tokens:
+            return False
         if self._allowed is not None and not self._allowed[token]:
             return False
-        return token not in self._prediction.tokens and (self._penalties is None or token not in self._penalties)
+        return fraction + 1 <= parts or self._random.random() < parts - fraction
 
     def _scores(self) -> npt.NDArray[np.float32]:
         """All logits, with penalties; minus infinity for those that may not be chosen."""
         scores = self._prediction.logits
         if self._penalties is not None:
+            ids, changed = self._penalties.changed(scores)
             scores = scores.copy()
-            scores[self._penalties.ids] = self._penalties.scores
+            scores[ids] = changed
         return scores if self._allowed is None else np.where(self._allowed, scores, np.float32(-np.inf))
 
     def _ranked(self) -> RankedDraw:

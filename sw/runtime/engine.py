@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -251,7 +252,7 @@ class Engine:
         held, offset = state.held, self._runs
         for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
             tokens = run.tokens
-            for value in (run.position, RUN_TOKENS.put(len(tokens)) | RUN_PAGES.put(base)):
+            for value in (run.position, len(tokens) << RUN_TOKENS.first | base << RUN_PAGES.first):
                 if held.get(offset) != value:
                     write(offset, value)
                     held[offset] = value
@@ -280,7 +281,7 @@ class Engine:
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Refuse a pass that the machine cannot run, and end one that runs."""
-        count = sum(len(run.tokens) for run in runs)
+        count = sum([len(run.tokens) for run in runs])
         if not 1 <= count <= self.image.chunk:
             raise ValueError(f"a pass must have 1 to {self.image.chunk} tokens, not {count}")
         if len({run.session for run in runs}) < len(runs):
@@ -293,15 +294,15 @@ class Engine:
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
-        if not 0 <= run.wanted <= len(run.tokens) or not run.tokens:
-            raise ValueError(f"a run must have tokens, and want 0 to {len(run.tokens)} of them, not {run.wanted}")
+        tokens, wanted, at, vocab = run.tokens, run.wanted, run.at, self.image.shape.vocab
+        if not 0 <= wanted <= len(tokens) or not tokens:
+            raise ValueError(f"a run must have tokens, and want 0 to {len(tokens)} of them, not {wanted}")
         if run.session.parked is not None:
             raise ValueError("a parked session must be brought back (unpark) before a pass")
-        self.check_context(run.position + len(run.tokens))
-        if run.at is not None and run.session.tokens[run.at : run.at + len(run.tokens)] != list(run.tokens):
-            raise ValueError(f"the session must have the tokens of a run at position {run.at} there")
-        vocab = self.image.shape.vocab
-        for token in run.tokens:
+        self.check_context(run.position + len(tokens))
+        if at is not None and run.session.tokens[at : at + len(tokens)] != list(tokens):
+            raise ValueError(f"the session must have the tokens of a run at position {at} there")
+        for token in tokens:
             if not 0 <= token < vocab and not (isinstance(token, VectorToken) and token.bits.size == self.image.shape.hidden):
                 raise HwgenError(
                     "usage",
@@ -339,7 +340,7 @@ class Engine:
         self._write("CONTROL", _ACKNOWLEDGE)  # an error too, or the next pass would seem to have ended
         check_status(self._read, status)
         counted = self.device.read_registers(self._counters, COUNTED)
-        words = self._candidates(sum(run.wanted for run in runs))
+        words = self._candidates(sum([run.wanted for run in runs]))
         results, first = [], 0
         for run in runs:
             results.append(RunResult(len(run.tokens), words[first : first + run.wanted], first))
@@ -425,8 +426,7 @@ class Engine:
         if not tokens:
             raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
         self.check_context(session.position + len(tokens))
-        chunk = self.image.chunk
-        results = []
+        chunk, results = self.image.chunk, list[PassResult]()
         for start in range(0, len(tokens), chunk):
             last = start + chunk >= len(tokens)
             results.append(self.forward(session, tokens[start : start + chunk], logits=last, write_logits=write_logits))
@@ -444,7 +444,7 @@ class Engine:
         return self.device.view(address, 4 * self.image.shape.vocab).view(np.float32)
 
     def _candidates(self, wanted: int) -> npt.NDArray[np.uint32]:
-        """Of so many wanted tokens, as `RunResult.words` has them."""
+        """Of so many wanted tokens, as `RunResult.words` has them. (Packed words are an array much sooner than a list is.)"""
         each, count = self.config.topk, min(self.config.topk, self.image.shape.vocab)
         words = self.device.read_registers(self._registers["TOPK"].offset, 2 * each * wanted) if wanted else []
-        return np.array(words, np.uint32).reshape(wanted, each, 2)[:, :count]
+        return np.frombuffer(struct.pack(f"{len(words)}I", *words), np.uint32).reshape(wanted, each, 2)[:, :count]

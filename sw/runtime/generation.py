@@ -156,8 +156,12 @@ class Generation:
             raise HwgenError(
                 "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
             )
-        self._context = self.engine.image.context
+        self._use(self.engine)
         self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
+
+    def _use(self, engine: Engine) -> None:
+        self.engine, self._context, self._vocabulary = engine, engine.image.context, engine.image.shape.vocab
+        self._candidates = min(engine.config.topk, self._vocabulary)  # of a token
 
     @property
     def remaining(self) -> int:
@@ -240,8 +244,9 @@ class Generation:
         if self._scores_prompt:
             return PassRequest(Run(self.session, next_, len(next_)), True)
         logits = len(self._todo) <= most
-        run = Run(self.session, next_, int(logits), draw=self._draw)
-        return self.with_draft(PassRequest(run, logits and self._needs_logits), most - len(next_), tokens, wanted)
+        run = Run(self.session, next_, int(logits), None, self._draw)
+        request = PassRequest(run, logits and self._needs_logits)
+        return self.with_draft(request, most - len(next_), tokens, wanted) if len(next_) < most else request
 
     def with_draft(self, request: PassRequest, most: int, tokens: int, wanted: int) -> PassRequest:
         """The same pass with a draft behind its token, at most ``most`` tokens for which pages are free, beside ``tokens`` tokens
@@ -261,11 +266,6 @@ class Generation:
     @property
     def _scores_prompt(self) -> bool:
         return self.prompt_logprobs is not None and not self.tokens
-
-    @property
-    def _candidates(self) -> int:
-        """Candidates of a token."""
-        return min(self.engine.config.topk, self.engine.image.shape.vocab)
 
     @cached_property
     def _needs_logits(self) -> bool:
@@ -320,10 +320,9 @@ class Generation:
 
     def _choose(self, run: RunResult, number: int) -> tuple[int, TokenLogprobs | None]:
         """The token behind a wanted one."""
-        words, engine = run.words[number], self.engine
-        prediction = Prediction(
-            words[:, 0], words[:, 1].view(np.float32), engine.image.shape.vocab, lambda: engine.logits_in_place(run.first + number)
-        )
+        engine = self.engine
+        tokens, bits = run.words[number].T.tolist()
+        prediction = Prediction(tokens, bits, self._vocabulary, lambda: engine.logits_in_place(run.first + number))
         allowed = None if self.constraint is None else self.constraint.allowed()
         token = self._sampler.choose(prediction, self.session.position, self._seen, self.tokens, allowed)
         return token, None if self.logprobs is None else token_logprobs(prediction.logits, token, self.logprobs)
@@ -398,7 +397,8 @@ class Generation:
     def move(self, engine: Engine, prefixes: PrefixCache | None) -> None:
         """Be computed by another engine; nothing may have been computed yet."""
         assert not self._begun
-        self.engine, self.prefixes, self._context = engine, prefixes, engine.image.context
+        self._use(engine)
+        self.prefixes = prefixes
 
     def interrupt(self) -> None:
         """End before the answer is complete. What was to be computed next is left to the session, which may be saved or go on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from .ranking import LARGEST
 from .sampling import Sampling
 
 __all__ = ["Penalties"]
+
+_FLOAT = struct.Struct("f")
 
 
 class Penalties:
@@ -26,8 +29,11 @@ class Penalties:
         self._seen: Sequence[int] = ()
         self._answer: Sequence[int] = ()
         self._clear()
-        #: Tokens whose logits are changed, and their logits then.
-        self.ids, self.scores = self._ids[:0], np.zeros(0, np.float32)
+        #: Whether no logit becomes larger.
+        self.lowers = (
+            sampling.repetition_penalty >= 1 and sampling.presence_penalty >= 0 and sampling.frequency_penalty >= 0
+            and all(bias <= 0 for bias in sampling.logit_bias.values())
+        )
 
     def _clear(self) -> None:
         s = self._sampling
@@ -49,8 +55,10 @@ class Penalties:
         self._ids[place] = token
         return place
 
-    def _count(self, seen: Sequence[int], answer: Sequence[int]) -> None:
-        """Vectors in place of tokens, which are negative, are passed over."""
+    def count(self, seen: Sequence[int], answer: Sequence[int]) -> None:
+        """``seen`` are the tokens of prompt and answer so far, ``answer`` those of the answer alone. Vectors in place of tokens,
+        which are negative, are passed over.
+        """
         s = self._sampling
         grown = len(seen) >= self._counted_seen and len(answer) >= self._counted_answer
         if seen is not self._seen or answer is not self._answer or not grown:
@@ -72,15 +80,21 @@ class Penalties:
         """Whether the logit of a token is changed."""
         return token in self._places
 
-    def update(self, seen: Sequence[int], answer: Sequence[int], logits: npt.NDArray[np.float32]) -> None:
-        """Set `ids` and `scores` by all ``logits`` behind a token. ``seen`` are the tokens of prompt and answer so far, ``answer``
-        those of the answer alone.
-        """
-        self._count(seen, answer)
-        count, penalty = len(self._places), self._sampling.repetition_penalty
-        self.ids, factors = self._ids[:count], self._factors[:count]
-        new = logits.take(self.ids).astype(np.float64)
-        if penalty != 1.0:
-            new = (np.minimum if penalty > 1 else np.maximum)(new / factors, new * factors)
+    def of(self, token: int, logit: float) -> float:
+        """The logit of one token, of those that were counted last, where the model says ``logit``."""
+        place = self._places.get(token)
+        if place is None:
+            return logit
+        factor, minus = float(self._factors[place]), float(self._minus[place])
+        new = (logit / factor if logit > 0 else logit * factor) - minus
+        return float(_FLOAT.unpack(_FLOAT.pack(min(max(new, -LARGEST), LARGEST)))[0])
+
+    def changed(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Tokens whose logits are changed, by all ``logits``, and what they are then."""
+        count = len(self._places)
+        ids, factors = self._ids[:count], self._factors[:count]
+        new = logits.take(ids).astype(np.float64)
+        if self._sampling.repetition_penalty != 1.0:
+            new = np.where(new > 0, new / factors, new * factors)
         new -= self._minus[:count]
-        self.scores = np.minimum(np.maximum(new, -LARGEST), LARGEST).astype(np.float32)
+        return ids, np.minimum(np.maximum(new, -LARGEST), LARGEST).astype(np.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +12,21 @@ __all__ = ["Prediction"]
 
 
 class Prediction:
-    """The best tokens ``tokens [n]`` of ``vocabulary``, best first, of equal ones that with the smaller id, and their logits
-    ``best [n]``. ``read`` gives every logit, ``[vocabulary]``; it is not called where the best ones are enough.
+    """The best ``tokens`` of ``vocabulary``, best first, of equal ones that with the smaller id, and the ``bits`` of their logits
+    as the machine has them. ``read`` gives every logit, ``[vocabulary]``; it is not called where the best ones are enough.
     """
 
     def __init__(
-        self, tokens: npt.NDArray[np.uint32], best: npt.NDArray[np.float32], vocabulary: int,
-        read: Callable[[], npt.NDArray[np.float32]],
+        self, tokens: Sequence[int], bits: Sequence[int], vocabulary: int, read: Callable[[], npt.NDArray[np.float32]]
     ) -> None:
-        self.tokens, self.best, self.vocabulary, self._read = tokens, best, vocabulary, read
+        self.tokens, self.bits, self.vocabulary, self._read = tokens, bits, vocabulary, read
         self._logits: npt.NDArray[np.float32] | None = None
+
+    @property
+    def best(self) -> Sequence[float]:
+        """Logits of the best tokens."""
+        count = len(self.bits)
+        return struct.unpack(f"{count}f", struct.pack(f"{count}I", *self.bits))
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ tokens are drawn with exactly their probabilities.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,12 @@ LARGEST = float(np.finfo(np.float32).max)
 #: Tokens less likely than the best by more than this power of e are not ranked, but drawn by rejection.
 NEAR = 12.0
 
-#: Where it must be known better what the others weigh, that power grows by so much, up to where all are ranked.
+#: Where it must be known better what the others weigh, those are weighed whose power is less than so much larger, then half as much
+#: more and so on, up to where all are ranked.
 FURTHER, FAR = 4.0, 32.0
+
+#: What rounding changes of a sum of exponentials in float32, at most.
+ROUNDING = 1e-4
 
 
 class RankedDraw:
@@ -66,12 +71,28 @@ class RankedDraw:
         possible = exponents > -np.inf  # none of those that may not be drawn
         self._ids, self._ranking = ids[possible], _Ranking(exponents[possible])
         self._rest /= self._ranking.total
+        #: What they weigh at least and at most, by all that are less likely than the best by no more than a power of e.
+        self._bounds, self._looked_at = (0.0, self._rest), near
+
+    def _weigh_rest(self) -> None:
+        """Look further at tokens that are not ranked: what they weigh is known better then."""
+        self._looked_at += FURTHER if self._looked_at == self._near else FURTHER / 2
+        if self._looked_at > FAR:
+            self._rank(self._looked_at)
+            return
+        temperature, total = self._sampling.temperature, self._ranking.total
+        least = np.float32(max(self._best - self._looked_at * temperature, -LARGEST))
+        scores = self._scores.take((self._scores >= least).nonzero()[0])  # faster than by the mask
+        scores = scores[scores < self._least]
+        weight = float(np.exp((scores - np.float32(self._best)) / np.float32(temperature)).sum()) / total
+        beyond = self._scores.size * math.exp(-self._looked_at) / total
+        self._bounds = weight * (1 - ROUNDING), weight * (1 + ROUNDING) + beyond
 
     def token(self) -> int:
         """Of the tokens left by top-k, min-p and top-p, by their probabilities."""
         p = self._sampling.top_p
         while self._rest:
-            most = p * (1 + self._rest)  # of what top-p leaves
+            most = p * (1 + self._bounds[1])  # of what top-p leaves
             end = 1 + self._rest if p == 1 or most >= 1 else self._ranking.reach(most)[1]
             place = self._random.random() * end
             if place < 1:
@@ -96,7 +117,7 @@ class RankedDraw:
         return token if part < math.exp((float(score) - self._best) / self._sampling.temperature + self._near) else None
 
     def keeps(self, token: int) -> bool:
-        """Whether top-k, min-p and top-p leave a token: more are ranked where what is ranked does not say it."""
+        """Whether top-k, min-p and top-p leave a token: more are looked at where what is ranked does not say it."""
         p = self._sampling.top_p
         i = int(np.searchsorted(self._ids, token))
         ranked = i < self._ids.size and self._ids[i] == token
@@ -105,9 +126,13 @@ class RankedDraw:
         if p == 1:
             return True
         before = self._ranking.before(i) if ranked else 1.0
-        if ranked and before < p or before >= p * (1 + self._rest):
-            return before < p
-        self._rank(self._near + FURTHER)
+        least, most = (p * (1 + weight) for weight in self._bounds)
+        if before >= most or ranked and before < least:
+            return before < least
+        if before < least:
+            self._rank(self._near + FURTHER)
+        else:
+            self._weigh_rest()
         return self.keeps(token)
 
 
@@ -136,24 +161,31 @@ class _Ranking:
         #: Of the weights, where the best has 1.
         self.total = float(self.weights.sum())
         self.weights /= self.total
-        ranges = min(self.RANGES, exponents.size // self.TOKENS + 1)
-        self._range = np.minimum(exponents * (-ranges / self.DEPTH), ranges - 1).astype(np.intp)
-        self._sums = np.cumsum(np.bincount(self._range, self.weights, ranges))
+
+    @cached_property
+    def _ranges(self) -> tuple[Ids, Floats]:
+        """The range of every token, and the probability up to the end of each range."""
+        ranges = min(self.RANGES, self._exponents.size // self.TOKENS + 1)
+        number = np.minimum(self._exponents * (-ranges / self.DEPTH), ranges - 1).astype(np.intp)
+        return number, np.cumsum(np.bincount(number, self.weights, ranges))
 
     def _of_range(self, number: int) -> tuple[Ids, Floats]:
         """Indices of a range, likely ones first, and the probability up to each."""
-        ids = np.flatnonzero(self._range == number)
+        ranges, sums = self._ranges
+        ids = np.flatnonzero(ranges == number)
         ids = ids[np.argsort(-self._exponents[ids], kind="stable")]
-        return ids, np.cumsum(self.weights[ids]) + (self._sums[number - 1] if number else 0.0)
+        return ids, np.cumsum(self.weights[ids]) + (sums[number - 1] if number else 0.0)
 
     def reach(self, probability: float) -> tuple[int, float]:
         """The index at which probabilities, summed from the largest to the smallest, reach ``probability``; the sum up to it."""
-        last = int(self._range.max())  # there, where rounding leaves a rest
-        ids, sums = self._of_range(min(int(np.searchsorted(self._sums, probability)), last))
+        ranges, ends = self._ranges
+        last = int(ranges.max())  # there, where rounding leaves a rest
+        ids, sums = self._of_range(min(int(np.searchsorted(ends, probability)), last))
         place = min(int(np.searchsorted(sums, probability)), ids.size - 1)
         return int(ids[place]), float(sums[place])
 
     def before(self, index: int) -> float:
         """The probability of all that are likelier than an index."""
-        ids, sums = self._of_range(int(self._range[index]))
-        return float(sums[np.flatnonzero(ids == index)[0]] - self.weights[index])
+        exponents, weights = self._exponents, self.weights
+        equal = exponents[:index] == exponents[index]
+        return float(weights[exponents > exponents[index]].sum() + weights[:index][equal].sum())

@@ -69,13 +69,12 @@ class Sampler:
         ``allowed`` says of every token whether it may be chosen. Lists that grow from call to call are counted once.
         """
         s = self.sampling
-        draw = None if allowed is not None else self.machine_draw(prediction.tokens.size)
+        draw = None if allowed is not None else self.machine_draw(len(prediction.tokens))
         if draw is not None:
-            logits = prediction.best.view(np.uint32).tolist() if draw.count > 1 else []
-            return int(prediction.tokens[draw.choose(logits, position)])
+            return prediction.tokens[draw.choose(prediction.bits, position)]
         if allowed is not None and not allowed.any():
             raise ValueError("a token must be allowed")
         if self._penalties is not None:
-            self._penalties.update(seen, answer, prediction.logits)
+            self._penalties.count(seen, answer)
         chosen = CandidateDraw(prediction, s, self._random, self._penalties, allowed)
         return chosen.greedy() if s.temperature == 0 else chosen.token()

@@ -267,14 +267,17 @@ class Scheduler:
         """Jobs of the next pass, and what it computes for each."""
         parts: list[Part] = []
         chunk = self.engine.image.chunk
-        decoding = [j for j in self._ready() if not j.generation.prefilling]
-        self._turns = deque([j for j in self._turns if j in decoding] + [j for j in decoding if j not in self._turns])
+        ready = self._ready()
+        decoding = [j for j in ready if not j.generation.prefilling]
+        if set(self._turns) != set(decoding):
+            self._turns = deque([j for j in self._turns if j in decoding] + [j for j in decoding if j not in self._turns])
         for job in list(self._turns)[:chunk]:
-            if job in self._ready():  # it may have had to make way for an older one
+            if job.generation.session.parked is None:  # it may have had to make way for an older one
                 self._add(parts, job, 1)
         answers = len(parts)
         tried: set[int] = set()
-        while count_of(parts)[0] < chunk:
+        prompts = self._waiting or len(ready) > len(decoding)
+        while prompts and count_of(parts)[0] < chunk:
             job_or_none = self._next_prompt(tried)
             if job_or_none is None:
                 break
@@ -349,7 +352,8 @@ class Scheduler:
         """One pass from doorbell to completion, or a loop, and what comes of it."""
         jobs, runs = [job for job, _ in parts], [request.run for _, request in parts]
         passes = 1
-        if self.loop_passes > 1 and len(parts) == len(self._running) and not self._interrupts() and not self._alone():
+        may_loop = self.loop_passes > 1 and len(parts) == len(self._running) and None not in [run.draw for run in runs]
+        if may_loop and not self._interrupts() and not self._alone():
             passes = loop_passes(self.engine, runs, [job.generation for job in jobs], self.loop_passes)
         loop = Loop(self.engine, jobs, runs, self._interrupts) if passes > 1 else None
         begin = time.monotonic()

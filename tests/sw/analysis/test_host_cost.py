@@ -18,14 +18,11 @@ def test_the_counted_passes_give_a_token_to_each(way: str) -> None:
 
 
 def test_counts_are_there_for_every_case() -> None:
-    """Of a greedy token at most 600,000 instructions, 1 ms of a Cortex-A53, and of one drawn at temperature where many share a
-    pass.
-    """
+    """At most 600,000 instructions, 1 ms of a Cortex-A53, but for top-p with an answer alone."""
     measured = json.loads(MEASURED.read_text())
     for way, sequences in host_cost.cases():
-        assert measured["counts"][way][str(sequences)] > 1000
-        kept = way == "greedy" or (way in ("temperature", "top-k") and sequences == 24)
-        assert not kept or measured["counts"][way][str(sequences)] <= 600_000
+        counted = measured["counts"][way][str(sequences)]
+        assert 1000 < counted <= (600_000 if (way, sequences) != ("top-p", 1) else 800_000)
 
 
 def test_what_remains() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hwgen.sw.runtime.candidate_draw import BLOCK, MOST
+from hwgen.sw.runtime.candidate_draw import BLOCK, MOST, WORD
 from hwgen.sw.runtime.prediction import Prediction
 from hwgen.sw.runtime.sampling import Sampling
 
@@ -17,7 +17,7 @@ __all__ = ["adjusted", "by_definition", "by_sorting", "predicted"]
 def predicted(logits: np.ndarray, count: int = 8) -> Prediction:
     """As the machine predicts, with so many candidates."""
     best = np.argsort(-logits, kind="stable")[:count]
-    return Prediction(best.astype(np.uint32), logits[best], logits.size, lambda: logits)
+    return Prediction(best.tolist(), logits[best].view(np.uint32).tolist(), logits.size, lambda: logits)
 
 
 def adjusted(s: Sampling, logits: np.ndarray, seen: Sequence[int], answer: Sequence[int]) -> dict[int, float]:
@@ -64,9 +64,13 @@ def by_definition(
     """A draw with ``count`` candidates."""
     best = np.argsort(-logits, kind="stable")[:count].tolist()
     changed = adjusted(s, logits, seen, answer)
-    known = changed | {t: float(logits[t]) for t in best if t not in changed}
     scores = dict(enumerate(logits.tolist())) | changed
-    if s.top_k or s.top_p < 1:
+    least = min(s.repetition_penalty - 1, s.presence_penalty, s.frequency_penalty, *[-bias for bias in s.logit_bias.values()])
+    lowers = least >= 0
+    known = {t: scores[t] for t in best if lowers or t not in changed}
+    if not lowers:
+        known = changed | known
+    if s.top_k or s.top_p < 1 or lowers:
         known = {t: known[t] for t in sorted(known, key=lambda t: (-known[t], t))}
     last = best[-1]
     sure = [t for t, score in known.items() if score > logits[last] or (score == logits[last] and t <= last)]
@@ -82,17 +86,22 @@ def by_definition(
     left, total, token = kept(s, scores)[0], sum(weights), None
     if closed:
         return drawn(list(known), weights, random)
-    looks = math.log1p(-random.random()) / -math.log1p(total / (logits.size * bound)) if bound else 0.0
-    parts: list[float] = []
+    places = 1 << (logits.size - 1).bit_length()
+    looks = math.log1p(-random.random()) / -math.log1p(total / (places * bound)) if bound else 0.0
+    words: list[int] = []
     for number in range(int(min(looks, MOST))):
         if number % BLOCK == 0:
-            parts = random.random(min(BLOCK, int(min(looks, MOST)) - number)).tolist()
-        look, part = divmod(parts[number % BLOCK] * logits.size, 1.0)
-        weight = math.exp(min(0.0, (float(logits[int(look)]) - float(logits[last])) / s.temperature))
-        if token is None and int(look) not in known and part < weight and bound * weight >= s.min_p:
-            token = int(look)
-        if token is not None and number % BLOCK == len(parts) - 1:
-            break
+            if token is not None:
+                break
+            raw = random.bit_generator.random_raw((min(BLOCK, int(min(looks, MOST)) - number) + 1) // 2)  # type: ignore[attr-defined]
+            words = [word >> shift & 2**WORD - 1 for word in raw.tolist() for shift in (0, WORD)]
+        fraction, look = divmod(words[number % BLOCK], places)
+        if token is not None or look >= logits.size or look in known:
+            continue
+        weight = math.exp(min(0.0, (scores[look] - float(logits[last])) / s.temperature))
+        parts = weight * (2**WORD / places)
+        if bound * weight >= s.min_p and (fraction + 1 <= parts or (fraction < parts and random.random() < parts - fraction)):
+            token = look
     if token is None and looks >= MOST:
         return by_sorting(s, scores, random)
     if token is None:

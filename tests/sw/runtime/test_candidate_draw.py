@@ -88,4 +88,4 @@ def test_logits_are_left_alone_where_candidates_decide() -> None:
     logits = np.array([30, 1, 2, 3, 4, 5, 6, 7, 8, 9], np.float32)
     for options in (Sampling(), Sampling(temperature=0.5, min_p=0.1), Sampling(temperature=1.0, top_k=8)):
         prediction = predicted(logits)
-        assert Sampler(options).choose(prediction, 0) == 0 and "logits" not in prediction.__dict__
+        assert Sampler(options).choose(prediction, 0) == 0 and prediction._logits is None

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from hwgen.draw import GREEDY
+from hwgen.sw.runtime.penalties import Penalties
 from hwgen.sw.runtime.sampler import Sampler
 from hwgen.sw.runtime.sampling import Sampling
 
@@ -38,11 +41,11 @@ def test_draws_that_the_machine_could_make() -> None:
     draw = Sampler(sampling).machine_draw(8)
     assert draw is not None and (draw.count, draw.scale) == (5, round(2**16 * np.log2(np.e) / 0.7))
     bits = [int(np.float32(x).view(np.uint32)) for x in sorted(logits, reverse=True)]
-    expected = [int(prediction.tokens[draw.choose(bits[:8], position)]) for position in range(100)]
+    expected = [prediction.tokens[draw.choose(bits[:8], position)] for position in range(100)]
     sampler = Sampler(sampling)
     order = np.random.default_rng(3).permutation(100)
     assert [sampler.choose(prediction, int(position)) for position in order] == [expected[i] for i in order]
-    assert "logits" not in prediction.__dict__ and set(expected) == set(prediction.tokens[:5].tolist())
+    assert prediction._logits is None and set(expected) == set(prediction.tokens[:5])
     sampler.begin_anew()
     assert sampler.machine_draw(8) != draw and [sampler.choose(prediction, i) for i in range(100)] != expected
     other = Sampler(Sampling(temperature=0.7, top_k=5, seed=10))
@@ -76,6 +79,19 @@ def test_repetition_penalty() -> None:
     assert chosen(Sampling(repetition_penalty=2.0), [3, 2, -1], [0]) == 1
     assert chosen(Sampling(repetition_penalty=2.0), [-1, -1.5, -3], [0, 0]) == 1
     assert chosen(Sampling(repetition_penalty=0.5), [-1, -1.5, 3, 4], [2]) == 2
+
+
+@pytest.mark.parametrize("options", [
+    {"repetition_penalty": 1.7, "frequency_penalty": 0.5}, {"repetition_penalty": 0.6, "presence_penalty": -0.7},
+    {"logit_bias": {3: -4.0, 9: 2.0}},
+], ids=str)
+def test_one_logit_is_changed_as_all_are(options: dict[str, Any]) -> None:
+    penalties, logits = Penalties(Sampling(**options)), np.random.default_rng(4).standard_normal(20).astype(np.float32)
+    penalties.count([1, 2, 2, 5], [2, 5, 5])
+    ids, scores = penalties.changed(logits)
+    assert [penalties.of(token, float(logits[token])) for token in ids.tolist()] == scores.tolist()
+    assert penalties.of(19, 1.5) == 1.5 and 19 not in penalties
+    assert penalties.lowers == bool((scores <= logits[ids]).all())
 
 
 def test_what_a_growing_list_has_is_counted_once() -> None:
