@@ -159,8 +159,8 @@ class DrainSteps(wiring.Component):
         return m
 
     def _request(self, m: Module, requesting: Signal, last_vector: Signal) -> tuple[Signal, Value, Signal]:
-        """Requests while ``requesting``, one a digit. Returns whether the cycle's is the last one of a step, whether it is the first
-        one of a token, and how many vectors of the token were asked for before.
+        """Requests while ``requesting``, one a digit. Returns whether the cycle's is the last one of a step, whether it is the
+        first one of a token, and how many vectors of the token were asked for before.
         """
         config, flags = self.config, self.op.descriptor.flags
         candidates = (flags & Flag.CANDIDATES).any()

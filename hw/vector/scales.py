@@ -185,7 +185,8 @@ class Scales(wiring.Component):
         )
         early = peaks[-self.ahead] if self.ahead else do_factor
         m.d.comb += [
-            self.soon.eq(early & ~self._seen(m, early, "early")), self.dividing.eq(do_factor & ~self._seen(m, do_factor, "divided")),
+            self.soon.eq(early & ~self._seen(m, early, "early")),
+            self.dividing.eq(do_factor & ~self._seen(m, do_factor, "divided")),
         ]
         self._store_factors(m, factor_pipe[-1] | (scale_pipe[-1] & of_head), factor_write, factor_read)
 
