@@ -128,7 +128,7 @@ def watch(engine: Engine) -> list[list[tuple[Session, int]]]:
     return log
 
 
-@pytest.mark.parametrize(("bound", "expected"), [(1.1, 4), (2.2, 7), (1.0, 4)])
+@pytest.mark.parametrize(("bound", "expected"), [(1.1, 4), (2.1, 7), (1.0, 4)])
 def test_prompts_travel_beside_answers(image: Image, bound: float, expected: int) -> None:
     """Every answer gets a token in every pass, and prompts what the bound leaves: where that is nothing, the rest of a round."""
     engine = new_engine(image)
