@@ -41,8 +41,8 @@ from hwgen.sw.verification.fuzz import run_safely
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.equivalence import is_harmless  # noqa: E402  # found through the line above
-from tools.mutant_cases import CONFIG, cases, run_loops  # noqa: E402  # found through the same line
+from tools.equivalence import is_harmless  # noqa: E402  # found through sys.path, changed above
+from tools.mutant_cases import CONFIG, cases, run_loops  # noqa: E402  # likewise
 
 #: Probes, which are no part of the machine that boards have.
 WITHOUT = ("observer",)

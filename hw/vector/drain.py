@@ -29,7 +29,7 @@ SCALE_USE = 1 + REQUEST_LEAD + HELD
 
 #: Cycles from the first request of a token to the loading of its scale, which takes the place of the one before when that has been
 #: used for the last time.
-LOAD_PAUSE = SCALE_USE - Scales.LOAD
+LOAD_DELAY = SCALE_USE - Scales.LOAD
 
 
 class DrainSteps(wiring.Component):
@@ -72,7 +72,7 @@ class DrainSteps(wiring.Component):
     """
 
     def __init__(self, config: BuildConfig) -> None:
-        if LOAD_PAUSE < 0:
+        if LOAD_DELAY < 0:
             raise ValueError(f"Scales.LOAD must be at most {SCALE_USE}, not {Scales.LOAD!r}")
         self.config = config
         #: Cycles that steps and loads come later than without digits and row scales.
@@ -196,7 +196,7 @@ class DrainSteps(wiring.Component):
     def _send_load(self, m: Module, do_load: Value, position: Signal) -> None:
         """Fetches the scale of the token at ``position`` among the active ones."""
         load, load_token = do_load, self.op.first + position
-        for k in range(LOAD_PAUSE + self.later):
+        for k in range(LOAD_DELAY + self.later):
             load_next = Signal(name=f"load_{k}")
             m.d.sync += load_next.eq(load)
             load, load_token = load_next, pipelined(m, load_token[: len(self.load_token)], f"load_token_{k}")

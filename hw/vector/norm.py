@@ -155,7 +155,7 @@ class NormSteps(wiring.Component):
                 m.d.comb += walk.do_quantize.eq(1)
                 with m.If(walk.last_vector):
                     self._next_head(m, walk)
-                    m.d.sync += walk.gap.eq(CHAIN_GAP - 1)
+                    m.d.sync += walk.gap.eq(CHAIN_GAP - 1)  # and READY
                     m.next = "GAP"
                     with m.If(walk.last_token):
                         m.next = "FLUSH"

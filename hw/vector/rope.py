@@ -228,7 +228,7 @@ class RopeSteps(wiring.Component):
                 m.d.comb += walk.do_quantize.eq(1)
                 with m.If(walk.last_vector & walk.last_head):
                     self._next_token(m, walk)
-                    m.d.sync += walk.gap.eq(CHAIN_GAP - 1)
+                    m.d.sync += walk.gap.eq(CHAIN_GAP - 1)  # and TOKEN
                     m.next = "GAP"
                     with m.If(walk.last_token):
                         m.next = "FLUSH"

@@ -69,8 +69,7 @@ class Calibration:
     norm_head: int = 99
     norm_ways: int = 5
     norm_lanes: int = 6
-    #: DRAIN: a token beside its vectors; once.
-    drain_token: int = 0
+    #: DRAIN, beside the vectors of its tokens.
     drain_end: int = 30
     #: ROPE: a token beside two passes; once.
     rope_token: int = 15
@@ -285,7 +284,7 @@ class PassModel:
         if Flag.CANDIDATES in d.flags:  # logits go on one by one
             steps = d.vectors * max(self.config.width, accumulator_vectors(d) // d.vectors)
             return w.start + w.count * (steps + c.ranking_token) + c.drain_end
-        return w.start + w.count * (accumulator_vectors(d) + c.drain_token) + c.drain_end
+        return w.start + w.count * accumulator_vectors(d) + c.drain_end
 
     def _rope(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor

@@ -252,7 +252,7 @@ class Engine:
         held, offset = state.held, self._runs
         for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
             tokens = run.tokens
-            for value in (run.position, len(tokens) << RUN_TOKENS.first | base << RUN_PAGES.first):
+            for value in (run.position, len(tokens) << RUN_TOKENS.first | base << RUN_PAGES.first):  # checked: no `Field.put`
                 if held.get(offset) != value:
                     write(offset, value)
                     held[offset] = value

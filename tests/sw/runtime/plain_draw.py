@@ -93,7 +93,8 @@ def by_definition(
         if number % BLOCK == 0:
             if token is not None:
                 break
-            raw = random.bit_generator.random_raw((min(BLOCK, int(min(looks, MOST)) - number) + 1) // 2)  # type: ignore[attr-defined]
+            size = min(BLOCK, int(min(looks, MOST)) - number)
+            raw = random.bit_generator.random_raw((size + 1) // 2)
             words = [word >> shift & 2**WORD - 1 for word in raw.tolist() for shift in (0, WORD)]
         fraction, look = divmod(words[number % BLOCK], places)
         if token is not None or look >= logits.size or look in known:

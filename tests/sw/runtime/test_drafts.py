@@ -129,8 +129,8 @@ def test_a_right_draft_saves_passes(image: Image) -> None:
 def simulated(costs: PassCosts, right: Sequence[bool]) -> tuple[float, float]:
     """Cycles of an answer with and without drafts, whose draft at every token is right or wrong at once."""
     drafter = Drafter(costs)
-    drafter.guesser.most = lambda text, most: most  # type: ignore[method-assign]  # a draft is always there
-    drafter.guesser.guess = lambda length: [0] * length  # type: ignore[method-assign]  # and is wrong
+    drafter.guesser.most = lambda text, most: most  # type: ignore[method-assign]  # stands in: there is always a draft
+    drafter.guesser.guess = lambda length: [0] * length  # type: ignore[method-assign]  # stands in: its tokens do not matter
     spent, at = 0.0, 0
     while at < len(right):
         draft = drafter.propose([], min(4, len(right) - at - 1))
