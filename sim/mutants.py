@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ACTIVE", "Mutant", "find_mutants", "mutate", "plant", "watch"]
+__all__ = ["ACTIVE", "Mutant", "find_mutants", "mutate", "mutated_line", "plant", "watch"]
 
 #: The register of the top module that holds the number of the active mutant, from 1; 0: none.
 ACTIVE = "active_mutant"
@@ -159,8 +159,13 @@ def watch(verilog: str, mutants: Sequence[Mutant], top: str) -> str:
 def mutate(verilog: str, mutant: Mutant) -> str:
     """The Verilog with one mutant in place of what is there."""
     lines = verilog.split("\n")
-    lines[mutant.line] = _with(lines[mutant.line], mutant, f"({mutant.after} )")
+    lines[mutant.line] = mutated_line(lines[mutant.line], mutant)
     return "\n".join(lines)
+
+
+def mutated_line(line: str, mutant: Mutant) -> str:
+    """The line of a mutant with it in place of what is there."""
+    return _with(line, mutant, f"({mutant.after} )")
 
 
 def _with(line: str, mutant: Mutant, expression: str) -> str:

@@ -38,12 +38,16 @@ from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 from cocotb_tools.runner import get_runner
 
+from hwgen.sim.unit_fault import read_fault
+
 __all__ = ["cocotb_parameters", "run_cocotb", "start_clock", "to_verilog"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 COVERAGE = "HWGEN_RTL_COVERAGE"
+FAULT = "HWGEN_PLANTED_FAULT"
+KEPT = "HWGEN_KEEP_VERILOG"
 COVERAGE_ARGS = ("--coverage-line", "--coverage-toggle")
 TIMESCALE = ("1ns", "1ps")
 # Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit, and of
@@ -106,8 +110,19 @@ def run_cocotb(
 
     The simulator is compiled once for each text of the Verilog and kept in ``build/cocotb``. Where ``HWGEN_RTL_COVERAGE`` of the
     environment names a folder, it counts lines and toggles, and leaves what it counted there (`tools/rtl_coverage.py` adds it up).
+    Where ``HWGEN_PLANTED_FAULT`` names a file, the fault in it is planted; a design without a place for it is not simulated. Where
+    ``HWGEN_KEEP_VERILOG`` names a folder, the Verilog is left there and nothing is simulated (`tools/unit_mutants.py`).
     """
     text = rewrite(to_verilog(component, top=top, ports=ports))
+    if kept := os.environ.get(KEPT):
+        test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
+        (Path(kept) / f"{_digest([test, text])}.json").write_text(json.dumps({"test": test, "verilog": text}))
+        return
+    if fault := os.environ.get(FAULT):
+        planted = read_fault(Path(fault)).plant(text)
+        if planted is None:
+            return
+        text = planted
     build_dir = Path(build_dir).resolve()
     build_dir.mkdir(parents=True, exist_ok=True)
     results = build_dir / "results.xml"

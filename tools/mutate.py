@@ -3,7 +3,8 @@
     python tools/mutate.py --mutants 400 --seed 1 --out build/verify/mutation.json
 
 Mutants are drawn evenly over the units. All are compiled into one simulator; each runs in a process of its own until something is
-wrong. What survives and cannot be proven harmless is listed. Needs pyosys, the wheel of Yosys and ABC.
+wrong. What is left goes through the tests of the units in which it has a place, and then to a prover: what survives and cannot be
+proven harmless is listed. Needs pyosys, the wheel of Yosys and ABC.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import takewhile
@@ -34,6 +36,7 @@ from typing import Any
 from hwgen.hw.accelerator import TOP
 from hwgen.hw.verilog import cached_verilog
 from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, plant, watch
+from hwgen.sim.unit_fault import unit_fault
 from hwgen.sw.devices import verilator
 from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult
@@ -43,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.equivalence import is_harmless  # noqa: E402  # found through sys.path, changed above
 from tools.mutant_cases import CONFIG, cases, run_loops  # noqa: E402  # likewise
+from tools.unit_mutants import finding_test, unit_tests  # noqa: E402  # likewise
 
 #: Probes, which are no part of the machine that boards have.
 WITHOUT = ("observer",)
@@ -93,8 +97,8 @@ def open_mutant(case: Case, verilog: str, number: int | None) -> VerilatorDevice
 class Fate:
     """What became of a mutant."""
 
-    #: Index of the case that found it; None where none did.
-    case: int | None
+    #: Index of the case that found it, or name of the unit's test; None where none did.
+    case: int | str | None
     #: What was wrong.
     wrong: str = ""
     #: Of every case, where none found it.
@@ -205,7 +209,8 @@ def summary(
         "on_all_cases": len(killed) + sum(len(fate.cycles) == len(usual) for fate in results.values()),
         "survivors_by_kind": dict(Counter(kinds.values())),
         "kinds": dict(Counter(mutants[n - 1].kind for n in results)),
-        "by_case": dict(sorted(Counter(str(results[n].case) for n in killed).items())),
+        "by_case": dict(sorted(Counter(str(results[n].case) for n in killed if isinstance(results[n].case, int)).items())),
+        "by_unit_test": dict(sorted(Counter(str(results[n].case) for n in killed if isinstance(results[n].case, str)).items())),
         "units": [{"unit": unit, "killed": of["killed"], "equivalent": of["equivalent"], "survived": of["survived"]}
                   for unit, of in sorted(units.items())],
         "survivors": [{"module": mutants[n - 1].module, "kind": mutants[n - 1].kind, "mutant": str(mutants[n - 1]),
@@ -217,6 +222,40 @@ def kind_of_survivor(differs: bool, other_cycles: bool) -> str:
     if not differs:
         return "never makes a difference in its place"
     return "changes when things happen, not what" if other_cycles else "what it changes does not come out"
+
+
+def by_unit_tests(
+    verilog: str, mutants: Sequence[Mutant], numbers: Sequence[int], seconds: float, jobs: int
+) -> Iterator[tuple[int, str]]:
+    """Those of these mutants that a test of a unit finds, and the test."""
+    tests, begun = unit_tests(jobs=jobs) if numbers and seconds else [], time.monotonic()
+
+    def find(number: int) -> str | None:
+        return finding_test(unit_fault(verilog, mutants[number - 1]), tests) if time.monotonic() - begun < seconds else None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, test in zip(numbers, pool.map(find, numbers), strict=True):
+            if test is not None:
+                yield number, test
+
+
+def prove(
+    verilog: str, mutants: Sequence[Mutant], numbers: Sequence[int], seconds: float, jobs: int
+) -> tuple[set[int], int]:
+    """Those of these mutants that are proven harmless, and how many were tried."""
+    begun = time.monotonic()
+
+    def is_proven(number: int) -> bool | None:
+        if time.monotonic() - begun > seconds:
+            return None
+        if not is_harmless(verilog, mutants[number - 1]):
+            return False
+        print(f"harmless: {mutants[number - 1]}", file=sys.stderr, flush=True)
+        return True
+
+    with ThreadPoolExecutor(jobs) as pool:
+        proven = list(pool.map(is_proven, numbers))
+    return {number for number, harmless in zip(numbers, proven, strict=True) if harmless}, len(proven) - proven.count(None)
 
 
 def read_fates(record: Path | None) -> dict[str, Any]:
@@ -237,6 +276,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3600, help="no mutant is begun after that")
     parser.add_argument("--go-on", type=Path, help="an earlier record of the same mutants: what it found is kept")
+    parser.add_argument("--unit-seconds", type=float, default=3600, help="no survivor is given to tests of units after that")
     parser.add_argument("--prove-seconds", type=float, default=3600, help="no survivor is tried for equivalence after that")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at the same time")
     parser.add_argument("--out", type=Path)
@@ -269,17 +309,13 @@ def main() -> int:
     run_all([number for number in order if number not in results], slice(QUICK))  # all on what is quick, then case by case
     for done in range(QUICK, len(sound.cycles)):
         run_all([n for n, fate in results.items() if fate.case is None and len(fate.cycles) == done], slice(done, done + 1))
-    survivors = [number for number, fate in results.items() if fate.case is None]
+    left = [number for number, fate in results.items() if fate.case is None]
+    for number, test in by_unit_tests(verilog, mutants, left, options.unit_seconds, options.jobs):
+        results[number] = replace(results[number], case=test)
+        print(f"{test}: {mutants[number - 1]}", file=sys.stderr, flush=True)
+    survivors = [number for number in left if results[number].case is None]
     differ = reached(verilog, [mutants[number - 1] for number in survivors])
-    harmless, tried = set[int](), 0
-    begun = time.monotonic()
-    for number in survivors:
-        if time.monotonic() - begun > options.prove_seconds:
-            break
-        tried += 1
-        if is_harmless(verilog, mutants[number - 1]):
-            harmless.add(number)
-            print(f"harmless: {mutants[number - 1]}", file=sys.stderr, flush=True)
+    harmless, tried = prove(verilog, mutants, survivors, options.prove_seconds, options.jobs)
     found = {
         "command": " ".join(["tools/mutate.py", *sys.argv[1:]]), "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begin),

@@ -93,26 +93,38 @@ def test_answers_go_on_after_every_attack(server: Running, alone: LLM) -> None:
     assert chat(server, "the cat", max_tokens=4) == alone.generate("the cat", max_new_tokens=4, chat=True).text
 
 
+def test_half_a_body(guarded: Running) -> None:
+    """Those that send no more are closed and counted. Not among too many others: a connection whose head the server has not read
+    yet may be closed for want of room.
+    """
+    before = metrics(guarded).get("hwgen_connections_closed_total/body", 0)
+    with ExitStack() as stack:
+        bodies = [stack.enter_context(raw(guarded)) for _ in range(4)]
+        for connection in bodies:
+            connection.sendall(head(TEXT, 100) + b'{"model": ')
+        assert chat(guarded, "x", max_tokens=1) is not None
+        assert all(closed_within(connection, 20) for connection in bodies)
+    guarded.wait_until(lambda s: metrics(guarded).get("hwgen_connections_closed_total/body", 0) == before + 4)
+
+
 def test_idle_and_half_sent_connections(guarded: Running) -> None:
-    """136 that send nothing or half a head, and some with half a body: everybody else is served, they are closed and counted."""
+    """136 that send nothing or half a head: everybody else is served, they are closed and counted."""
     before = metrics(guarded)
     with ExitStack() as stack:
         idle = [stack.enter_context(raw(guarded)) for _ in range(68)]
         half = [stack.enter_context(raw(guarded)) for _ in range(68)]
-        bodies = [stack.enter_context(raw(guarded)) for _ in range(4)]
         for connection in half:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-")
-        for connection in bodies:
-            connection.sendall(head(TEXT, 100) + b'{"model": ')
         with httpx.Client(base_url=guarded.url) as fresh:
             assert fresh.get("/health").status_code == 200
         assert chat(guarded, "x", max_tokens=1) is not None
-        assert all(closed_within(connection, 5) for connection in idle + half + bodies)
+        assert all(closed_within(connection, 20) for connection in idle + half)
     guarded.wait_until(lambda s: metrics(guarded)["hwgen_connections"] < 10)
     after = metrics(guarded)
-    assert after["hwgen_connections_closed_total/body"] == 4
-    closed = sum(after.get(f"hwgen_connections_closed_total/{reason}", 0) for reason in ("head", "full"))
-    assert closed - before.get("hwgen_connections_closed_total/head", 0) >= 136
+    closed = [
+        sum(values.get(f"hwgen_connections_closed_total/{reason}", 0) for reason in ("head", "full")) for values in (before, after)
+    ]
+    assert closed[1] - closed[0] >= 136
 
 
 def test_a_head_that_never_ends(guarded: Running) -> None:

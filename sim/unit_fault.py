@@ -1,0 +1,87 @@
+"""A fault of a whole machine, planted in the same place of one of its units, as the unit's own tests build it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .mutants import Mutant, mutated_line
+
+__all__ = ["UnitFault", "read_fault", "unit_fault"]
+
+#: Of a module's lines, so many stand in a module that is the same unit: what is constant in one place is a port in another.
+SIMILAR = 0.8
+
+_MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule$", re.MULTILINE | re.DOTALL)
+#: Lines that say nothing of what a module does, or have numbers that count through the whole text.
+_OTHER = re.compile(r"dump_module|^ *\(\*|^module |^endmodule")
+
+
+def _body(text: str) -> list[str]:
+    """Lines of a module that say what it does."""
+    return [line for line in text.split("\n") if not _OTHER.search(line)]
+
+
+@dataclass(frozen=True)
+class UnitFault:
+    """A line that is wrong in whatever module is the same unit."""
+
+    #: Lines of the module.
+    module: tuple[str, ...]
+    #: Which of them is wrong.
+    line: int
+    #: What stands in its place.
+    wrong: str
+
+    def place(self, verilog: str) -> int | None:
+        """Index of the line of this Verilog in which the fault is, in the first of the modules that are most alike; None if none is
+        the same unit.
+        """
+        right = self.module[self.line]
+        of_same = self.module[: self.line].count(right)
+        best, found = SIMILAR, None
+        for match in _MODULE.finditer(verilog):
+            lines = match[0].split("\n")
+            places = [i for i, line in enumerate(lines) if line == right]
+            alike = _alike(self.module, _body(match[0]))
+            if len(places) == self.module.count(right) and (alike > best or found is None and alike == best):
+                best, found = alike, verilog.count("\n", 0, match.start()) + places[of_same]
+        return found
+
+    def plant(self, verilog: str) -> str | None:
+        """The Verilog with the fault; None if it has no place there."""
+        place = self.place(verilog)
+        if place is None:
+            return None
+        lines = verilog.split("\n")
+        lines[place] = self.wrong
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """For `read_fault`."""
+        path.write_text(json.dumps(asdict(self)))
+
+
+def _alike(lines: Sequence[str], others: Sequence[str]) -> float:
+    """Share of the longer one's lines that both have."""
+    both = Counter(lines) & Counter(others)
+    return both.total() / max(len(lines), len(others), 1)
+
+
+def unit_fault(verilog: str, mutant: Mutant) -> UnitFault:
+    """A mutant of a machine, wherever its module stands."""
+    lines = verilog.split("\n")
+    start = next(i for i in range(mutant.line, -1, -1) if lines[i].startswith("module "))
+    end = lines.index("endmodule", mutant.line)
+    kept = [i for i in range(start, end) if not _OTHER.search(lines[i])]
+    return UnitFault(tuple(lines[i] for i in kept), kept.index(mutant.line), mutated_line(lines[mutant.line], mutant))
+
+
+def read_fault(path: Path) -> UnitFault:
+    """What `UnitFault.write` wrote."""
+    values = json.loads(path.read_text())
+    return UnitFault(tuple(values["module"]), values["line"], values["wrong"])
