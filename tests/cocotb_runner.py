@@ -24,6 +24,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -170,7 +171,7 @@ def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
     if executable.exists():
         return executable
     home.mkdir(parents=True, exist_ok=True)
-    # Verilator's own library takes most of a small build and does not depend on the design: make finds it up to date.
+    # Verilator's own library and cocotb's takes most of a small build and does not depend on the design: make finds it up to date.
     library = CACHE / f"verilated_{_digest(flags)}"
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="building_") as scratch:
         source = Path(scratch) / f"{top}.v"
@@ -181,12 +182,14 @@ def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
         objects = Path(scratch) / "obj"
         if library.exists():
             shutil.copytree(library, objects)
+            for compiled in objects.iterdir():  # make takes what is older than the design's makefile for out of date
+                os.utime(compiled, (time.time() + 3600,) * 2)
         try:
             get_runner("verilator").build(
                 sources=[public, source],
                 hdl_toplevel=top,
                 build_dir=objects,
-                always=True,
+                always=False,
                 timescale=TIMESCALE,
                 build_args=list(build_args),
                 waves=waves,
@@ -213,7 +216,7 @@ def _public_ports(text: str, top: str) -> str:
 
 def _keep_library(objects: Path, staging: Path, library: Path) -> None:
     staging.mkdir()
-    for compiled in objects.glob("verilated*.o"):
+    for compiled in objects.glob("verilat*.o"):
         shutil.copy2(compiled, staging)
     with suppress(OSError):  # another pytest worker was faster
         staging.rename(library)

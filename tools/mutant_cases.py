@@ -17,6 +17,7 @@ from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.running_loop import RunningLoop
 from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Step
 from hwgen.sw.verification.interrupted import Fault, Interruption
 from hwgen.sw.verification.random_case import random_cases
@@ -93,15 +94,12 @@ def _loops(engine: Engine, stops: Sequence[int]) -> list[Any]:
     for session, prompt in zip(sessions, ([5, 40, 7], [3, 8, 1, 30, 2]), strict=True):
         engine.forward(session, prompt, logits=False)
     chosen: list[list[int]] = []
-
-    def on_pass(tokens: Sequence[int]) -> bool:
-        chosen.append(list(tokens))
-        return True
-
+    candidates: list[Any] = []
     tokens = [12, 6]
     for passes in (5, 2, 1, 15):
-        runs = [Run(session, [token], 1) for session, token in zip(sessions, tokens, strict=True)]
-        result = engine.run_loop(runs, passes, stops, on_pass)
-        tokens = chosen[-1]
+        loop = RunningLoop(engine, [Run(session, [token], 1) for session, token in zip(sessions, tokens, strict=True)], passes, stops)
+        chosen += [list(tokens) for tokens in loop]
+        assert loop.result is not None
+        tokens, candidates = chosen[-1], [run.candidates for run in loop.result.runs]
     cache = [engine.pages.read(session.pages).tobytes() for session in sessions]
-    return [chosen, [session.tokens for session in sessions], cache, [run.candidates for run in result.runs]]
+    return [chosen, [session.tokens for session in sessions], cache, candidates]
