@@ -97,7 +97,8 @@ def _loops(engine: Engine, stops: Sequence[int]) -> list[Any]:
     candidates: list[Any] = []
     tokens = [12, 6]
     for passes in (5, 2, 1, 15):
-        loop = RunningLoop(engine, [Run(session, [token], 1) for session, token in zip(sessions, tokens, strict=True)], passes, stops)
+        runs = [Run(session, [token], 1) for session, token in zip(sessions, tokens, strict=True)]
+        loop = RunningLoop(engine, runs, passes, stops)
         chosen += [list(tokens) for tokens in loop]
         assert loop.result is not None
         tokens, candidates = chosen[-1], [run.candidates for run in loop.result.runs]
