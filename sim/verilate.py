@@ -130,8 +130,8 @@ def build_library(
     """The shared library for `SimulatedAccelerator`; from the cache if this very design was built before.
 
     `public` names registers and memories (signal names as in the Verilog, without their hierarchy) that faults may
-    be injected into; it costs speed. `trace` allows waves and costs speed too. Without `optimize` a build is much shorter and
-    a cycle takes several times as long. With `noise` registers and memories begin with noise, and a read that meets a write returns
+    be injected into; it costs speed. `trace` allows waves and costs speed too. Without `optimize` a build is shorter and
+    a cycle takes longer. With `noise` registers and memories begin with noise, and a read that meets a write returns
     noise (`add_noise`); the seed is the simulation's. `progress` is called with a line of text
     as each step of a build begins, and not at all when the library comes from the cache.
     """

@@ -55,9 +55,8 @@ class VerilatorDevice:
     """Generates, verilates (once: libraries are cached) and simulates an accelerator with its DRAM.
 
     ``public`` names registers that faults may be injected into; ``trace`` allows waves, and ``waves`` writes some. All make it
-    slower, and the simulator is compiled anew for each. Without
-    ``optimize`` it is slow too, but soon built. ``noise`` is the seed of noise in everything that a board does not promise
-    (`hwgen.sim.noise`).
+    slower, and the simulator is compiled anew for each. Without ``optimize`` it is sooner built and slower too. ``noise`` is the
+    seed of noise in everything that a board does not promise (`hwgen.sim.noise`).
     """
 
     name = "verilator"
