@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ACTIVE", "Mutant", "find_mutants", "mutate", "mutated_line", "plant", "watch"]
+__all__ = ["ACTIVE", "MODULE", "Mutant", "find_mutants", "mutate", "mutated_line", "plant", "watch"]
 
 #: The register of the top module that holds the number of the active mutant, from 1; 0: none.
 ACTIVE = "active_mutant"
+
+#: A module of the Verilog as a whole; its name is the first group.
+MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule$", re.MULTILINE | re.DOTALL)
 
 #: What takes the place of an operator.
 _OTHER = {

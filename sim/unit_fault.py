@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .mutants import Mutant, mutated_line
+from .mutants import MODULE, Mutant, mutated_line
 
-__all__ = ["UnitFault", "read_fault", "unit_fault"]
+__all__ = ["KEEP_VERILOG", "PLANTED_FAULT", "UnitFault", "read_fault", "unit_fault"]
+
+#: Of the environment of a unit's test: a file with a fault that is planted in its design.
+PLANTED_FAULT = "HWGEN_PLANTED_FAULT"
+#: Of the same: a folder in which its Verilog is left, with nothing simulated.
+KEEP_VERILOG = "HWGEN_KEEP_VERILOG"
 
 #: Of a module's lines, so many stand in a module that is the same unit: what is constant in one place is a port in another.
 SIMILAR = 0.8
 
-_MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule$", re.MULTILINE | re.DOTALL)
 #: Lines that say nothing of what a module does, or have numbers that count through the whole text.
 _OTHER = re.compile(r"dump_module|^ *\(\*|^module |^endmodule")
 
@@ -44,7 +48,7 @@ class UnitFault:
         right = self.module[self.line]
         of_same = self.module[: self.line].count(right)
         best, found = SIMILAR, None
-        for match in _MODULE.finditer(verilog):
+        for match in MODULE.finditer(verilog):
             lines = match[0].split("\n")
             places = [i for i, line in enumerate(lines) if line == right]
             alike = _alike(self.module, _body(match[0]))

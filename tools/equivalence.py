@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hwgen.sim.mutants import Mutant, mutate
+from hwgen.sim.mutants import MODULE, Mutant, mutate
 
 __all__ = ["is_harmless"]
 
-_MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule$", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"^  (?:input|output) .*;$", re.MULTILINE)
 _INSTANCE = re.compile(r"^  (\\\S+|\w+)  (?:\\\S+ |\w+) \($", re.MULTILINE)
 
@@ -40,8 +39,8 @@ _BOTH = (
 
 def is_harmless(verilog: str, mutant: Mutant, seconds: int = 10) -> bool:
     """Whether the machine is the same with the mutant, as far as that can be proven in about so many seconds a try."""
-    modules = {match[1]: match[0] for match in _MODULE.finditer(verilog)}
-    wrong = {match[1]: match[0] for match in _MODULE.finditer(mutate(verilog, mutant))}
+    modules = {match[1]: match[0] for match in MODULE.finditer(verilog)}
+    wrong = {match[1]: match[0] for match in MODULE.finditer(mutate(verilog, mutant))}
     around = mutant.module.rpartition(".")[0]
     inside = [name for name in modules if name.startswith(around + ".")]
     scopes = [[mutant.module]]

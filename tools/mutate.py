@@ -25,13 +25,13 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hwgen.hw.accelerator import TOP
 from hwgen.hw.verilog import cached_verilog
@@ -47,6 +47,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.equivalence import is_harmless  # noqa: E402  # found through sys.path, changed above
 from tools.mutant_cases import CONFIG, cases, run_loops  # noqa: E402  # likewise
 from tools.unit_mutants import finding_test, unit_tests  # noqa: E402  # likewise
+
+Found = TypeVar("Found")
 
 #: Probes, which are no part of the machine that boards have.
 WITHOUT = ("observer",)
@@ -224,38 +226,17 @@ def kind_of_survivor(differs: bool, other_cycles: bool) -> str:
     return "changes when things happen, not what" if other_cycles else "what it changes does not come out"
 
 
-def by_unit_tests(
-    verilog: str, mutants: Sequence[Mutant], numbers: Sequence[int], seconds: float, jobs: int
-) -> Iterator[tuple[int, str]]:
-    """Those of these mutants that a test of a unit finds, and the test."""
-    tests, begun = unit_tests(jobs=jobs) if numbers and seconds else [], time.monotonic()
+def in_time(act: Callable[[int], Found], numbers: Sequence[int], seconds: float, jobs: int) -> dict[int, Found]:
+    """What comes of each mutant that is begun within so many seconds, so many at the same time."""
+    begun, found = time.monotonic(), dict[int, Found]()
 
-    def find(number: int) -> str | None:
-        return finding_test(unit_fault(verilog, mutants[number - 1]), tests) if time.monotonic() - begun < seconds else None
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for number, test in zip(numbers, pool.map(find, numbers), strict=True):
-            if test is not None:
-                yield number, test
-
-
-def prove(
-    verilog: str, mutants: Sequence[Mutant], numbers: Sequence[int], seconds: float, jobs: int
-) -> tuple[set[int], int]:
-    """Those of these mutants that are proven harmless, and how many were tried."""
-    begun = time.monotonic()
-
-    def is_proven(number: int) -> bool | None:
-        if time.monotonic() - begun > seconds:
-            return None
-        if not is_harmless(verilog, mutants[number - 1]):
-            return False
-        print(f"harmless: {mutants[number - 1]}", file=sys.stderr, flush=True)
-        return True
+    def begin(number: int) -> None:
+        if time.monotonic() - begun < seconds:
+            found[number] = act(number)
 
     with ThreadPoolExecutor(jobs) as pool:
-        proven = list(pool.map(is_proven, numbers))
-    return {number for number, harmless in zip(numbers, proven, strict=True) if harmless}, len(proven) - proven.count(None)
+        list(pool.map(begin, numbers))
+    return found
 
 
 def read_fates(record: Path | None) -> dict[str, Any]:
@@ -310,16 +291,23 @@ def main() -> int:
     for done in range(QUICK, len(sound.cycles)):
         run_all([n for n, fate in results.items() if fate.case is None and len(fate.cycles) == done], slice(done, done + 1))
     left = [number for number, fate in results.items() if fate.case is None]
-    for number, test in by_unit_tests(verilog, mutants, left, options.unit_seconds, options.jobs):
-        results[number] = replace(results[number], case=test)
-        print(f"{test}: {mutants[number - 1]}", file=sys.stderr, flush=True)
+    tests = unit_tests(jobs=options.jobs) if left and options.unit_seconds else []
+
+    def by_unit_test(number: int) -> str | None:
+        test = finding_test(unit_fault(verilog, mutants[number - 1]), tests)
+        print(f"{test or 'no test of a unit'}: {mutants[number - 1]}", file=sys.stderr, flush=True)
+        return test
+
+    of_units = in_time(by_unit_test, left, options.unit_seconds, options.jobs)
+    results.update({number: replace(results[number], case=test) for number, test in of_units.items()})
     survivors = [number for number in left if results[number].case is None]
     differ = reached(verilog, [mutants[number - 1] for number in survivors])
-    harmless, tried = prove(verilog, mutants, survivors, options.prove_seconds, options.jobs)
+    proven = in_time(lambda number: is_harmless(verilog, mutants[number - 1]), survivors, options.prove_seconds, options.jobs)
+    harmless = {number for number, is_proven in proven.items() if is_proven}
     found = {
         "command": " ".join(["tools/mutate.py", *sys.argv[1:]]), "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begin),
-        "tried_for_equivalence": tried, **summary(mutants, results, harmless, differ, sound.cycles),
+        "tried_by_unit_tests": len(of_units), "tried_for_equivalence": len(proven), **summary(mutants, results, harmless, differ, sound.cycles),
         "fates": {n: (fate.case, fate.cycles) for n, fate in results.items()},
     }
     print(json.dumps({key: value for key, value in found.items() if key not in ("units", "survivors", "fates")}))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwgen.sim.unit_fault import UnitFault
+from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, UnitFault
 
 __all__ = ["UnitTest", "finding_test", "unit_tests"]
 
@@ -55,7 +55,7 @@ def unit_tests(files: Sequence[str] | None = None, jobs: int = 2) -> list[UnitTe
         every = sorted((ROOT / "tests" / "hw").rglob("test_*.py"))
         files = [str(path) for path in every if re.search(r"\b(run_cocotb|engine_cases)\b", path.read_text())]
     with tempfile.TemporaryDirectory() as folder:
-        _pytest(["-n", str(jobs), *files], {"HWGEN_KEEP_VERILOG": folder})
+        _pytest(["-n", str(jobs), *files], {KEEP_VERILOG: folder})
         kept = [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
     tests = [UnitTest(values["test"], values["verilog"]) for values in kept]
     return sorted(tests, key=lambda test: (len(test.verilog), test.name))
@@ -70,6 +70,6 @@ def finding_test(fault: UnitFault, tests: Sequence[UnitTest]) -> str | None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "fault.json"
                 fault.write(path)
-                if _pytest(["-n", "0", f"--basetemp={folder}/run", test.name], {"HWGEN_PLANTED_FAULT": str(path)}, SECONDS) == 1:
+                if _pytest(["-n", "0", f"--basetemp={folder}/run", test.name], {PLANTED_FAULT: str(path)}, SECONDS) == 1:
                     return test.name
     return None
