@@ -307,7 +307,8 @@ def main() -> int:
     found = {
         "command": " ".join(["tools/mutate.py", *sys.argv[1:]]), "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begin),
-        "tried_by_unit_tests": len(of_units), "tried_for_equivalence": len(proven), **summary(mutants, results, harmless, differ, sound.cycles),
+        "tried_by_unit_tests": len(of_units), "tried_for_equivalence": len(proven),
+        **summary(mutants, results, harmless, differ, sound.cycles),
         "fates": {n: (fate.case, fate.cycles) for n, fate in results.items()},
     }
     print(json.dumps({key: value for key, value in found.items() if key not in ("units", "survivors", "fates")}))
