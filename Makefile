@@ -16,8 +16,9 @@ VENV ?= .venv
 PROMPT ?= Once upon a time
 TOKENS ?= 200
 SEED ?= 1
-# Length of `make fuzz`.
+# Length of `make fuzz`; models, memories and passes on each of its builds.
 SECONDS ?= 3600
+CASES ?= 16
 # Environments of `make boards-test`: build/boards/NAME; all if none is named.
 ENVIRONMENTS ?=
 # Test workers; each may run one simulator.
@@ -79,7 +80,7 @@ dist: $(VENV)/bin/python
 # Random builds, models, memories and passes against golden, for $(SECONDS) seconds; what goes wrong is made small and kept.
 fuzz: $(VENV)/.installed-dev
 	mkdir -p build/verify
-	$(BIN)/hwgen fuzz --seconds $(SECONDS) --seed $(SEED) --out build/verify --json > build/verify/fuzz.json
+	$(BIN)/hwgen fuzz --seconds $(SECONDS) --seed $(SEED) --cases $(CASES) --jobs $(JOBS) --out build/verify --json > build/verify/fuzz.json
 
 # Planted faults, proofs and parsers; each takes the better part of an hour.
 mutate prove: $(VENV)/.installed-dev

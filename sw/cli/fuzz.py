@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime, timezone
 from pathlib import Path
 
 from ...errors import HwgenError
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=int, default=600, metavar="N", help="how long; the case that runs then ends")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--cases", type=int, default=CASES_PER_BUILD, metavar="N", help="models, memories and passes a build")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="builds that run at the same time, each on a core")
     parser.add_argument("--replay", type=Path, metavar="REPRODUCER", help="run one case that an earlier call wrote")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where cases that go wrong are written")
 
@@ -28,6 +30,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if options.replay is not None:
         return replay(load_case(options.replay), output)
     seconds, seed, cases = at_least(options, "seconds", 1), at_least(options, "seed", 0), at_least(options, "cases", 1)
+    jobs = at_least(options, "jobs", 1)
     if not options.out.is_dir():
         raise HwgenError("usage", f"{options.out} is not a directory", "name one that exists with --out")
     files: list[Path] = []
@@ -39,12 +42,18 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         output.show(f"wrong: {finding.wrong}")
         output.show(f"  {finding.steps_before} steps made {len(finding.case.steps)}; again: hwgen fuzz --replay {path}")
 
-    total = fuzz(seconds, seed, cases=cases, progress=output.progress, found=found)
+    total = fuzz(seconds, seed, cases=cases, jobs=jobs, progress=output.progress, found=found)
     output.show(
         f"{total.configurations:,} configurations on {total.builds} builds, {total.passes:,} passes, {total.operators:,} operators "
         f"and {total.elements:,} elements compared in {total.cycles:,} simulated cycles; {len(total.findings)} wrong"
     )
-    result = {"seed": seed, **total.to_dict(), "reproducers": [str(path) for path in files]}
+    result = {
+        "command": f"hwgen fuzz --seconds {seconds} --seed {seed} --cases {cases} --jobs {jobs}",
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "seed": seed, **total.to_dict(), "reproducers": [str(path) for path in files],
+    }
+    reached, bins, percent = (result[f"functional_{name}"] for name in ("reached", "bins", "percent"))
+    output.show(f"functional coverage: {reached:,} of {bins:,} combinations, {percent}%")
     return (1 if total.findings else 0), result
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ..compiler.compile import compile_model
 from ..compiler.image import Image
 from ..devices.verilator import MEMORY_BASE
 from ..runtime.engine import Run
+from .functional import Bin, FunctionalCoverage
 from .interrupted import Fault, Interruption, interrupt
 from .lock_step import LockStep
 from .pass_records import PassRecords
@@ -104,6 +106,8 @@ class CaseResult:
     wrong: str = ""
     #: Index of the step in which it was.
     step: int = 0
+    #: Combinations that ran, and how often.
+    bins: Counter[Bin] = field(default_factory=Counter)
 
 
 def open_case(case: Case) -> VerilatorDevice:
@@ -111,7 +115,7 @@ def open_case(case: Case) -> VerilatorDevice:
     from ..devices.verilator import VerilatorDevice
 
     return VerilatorDevice(
-        case.config, memory_bytes=MEMORY_BYTES, memory_base=case.base, timing=case.timing,
+        case.config, memory_bytes=MEMORY_BYTES, memory_base=case.base, timing=case.timing, optimize=False,
         noise=case.seed + 1 if case.noisy else None,
     )
 
@@ -125,8 +129,9 @@ class _CaseRun:
         self.case, self.device, self.result = case, device, CaseResult()
         image = case.image()
         golden = GoldenDevice(case.config, memory_bytes=MEMORY_BYTES)
-        self.lock_step = LockStep(case.config, image, device, golden, retired=lambda tag: self.records.retired(tag))
+        self.lock_step = LockStep(case.config, image, device, golden, retired=self._retired)
         self.records = PassRecords(self.lock_step.rtl_engine, device)
+        self.coverage = FunctionalCoverage(self.lock_step.rtl_engine, device)
         self.rng = np.random.default_rng([case.seed, 3])
         pages = [int(p) for p in self.rng.permutation(image.pages)]  # dealt in random order, the same on both sides
         self.engines = (self.lock_step.golden_engine, self.lock_step.rtl_engine)
@@ -144,6 +149,7 @@ class _CaseRun:
                 if self.result.wrong:
                     break
                 self.records.begin()
+                self.coverage.begin(self._places(runs))
                 golden = self.lock_step.run_pass(runs)
                 if golden is None or self._broke_rules():
                     break
@@ -155,7 +161,16 @@ class _CaseRun:
             self.result.wrong = str(outcome.first)
         self.result.passes, self.result.operators = outcome.passes, outcome.operators_compared
         self.result.elements, self.result.cycles = outcome.elements_compared, outcome.cycles
+        self.result.bins = self.coverage.reached
         return self.result
+
+    def _retired(self, tag: int) -> None:
+        self.records.retired(tag)
+        self.coverage.retired(tag)
+
+    def _places(self, parts: Sequence[tuple[int, list[int], int]]) -> list[tuple[int, int, int]]:
+        """First position, tokens and wanted tokens of every run of a pass to come."""
+        return [(self.lock_step.sessions[number][1].position, len(tokens), wanted) for number, tokens, wanted in parts]
 
     @staticmethod
     def _named(step: Step) -> set[int]:
@@ -202,8 +217,10 @@ class _CaseRun:
         engine = self.lock_step.rtl_engine
         if step.interruption is not None:
             runs = [Run(self.lock_step.sessions[number][1], tokens, wanted) for number, tokens, wanted in parts]
+            self.coverage.begin(self._places(parts))
             ended, self.result.wrong = interrupt(engine, self.device, runs, step.interruption)
             if ended != "done":
+                self.coverage.interrupted(ended)
                 setattr(self.result, ended, getattr(self.result, ended) + 1)
         every = (1 << self.case.config.ports) - 1
         self.device.write_register(register(self.case.config, "PORT_ENABLE").offset, step.ports & every)

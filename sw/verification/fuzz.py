@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from ...config import BuildConfig
 from ...errors import HwgenError
 from .case import Case, CaseResult, open_case, run_case
+from .functional import Bin, summarise
 from .random_case import random_cases, random_config
 from .shrink import shrink
 
 if TYPE_CHECKING:
     from ..devices.verilator import VerilatorDevice
 
-__all__ = ["CASES_PER_BUILD", "Finding", "FuzzResult", "builds", "fuzz", "run_safely"]
+__all__ = ["CASES_PER_BUILD", "Finding", "FuzzResult", "builds", "fuzz", "run_build", "run_safely"]
 
 #: Models, memories and passes that run on a build before the next one: building takes as long as a dozen.
 CASES_PER_BUILD = 16
@@ -51,21 +54,36 @@ class FuzzResult:
     cycles: int = 0
     #: How many configurations had what.
     kinds: Counter[str] = field(default_factory=Counter)
+    #: Functional coverage.
+    bins: Counter[Bin] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, case: Case, result: CaseResult) -> None:
         self.configurations += 1
-        for name in ("passes", "stopped", "failed", "reset", "operators", "elements", "cycles"):
-            setattr(self, name, getattr(self, name) + getattr(result, name))
+        self._count(result, _OF_CASES)
         self.kinds.update(kinds_of(case))
 
+    def add_build(self, other: FuzzResult) -> None:
+        """What ran on another build."""
+        self._count(other, ("builds", "configurations", *_OF_CASES))
+        self.kinds.update(other.kinds)
+        self.findings += other.findings
+
+    def _count(self, other: CaseResult | FuzzResult, names: tuple[str, ...]) -> None:
+        for name in names:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.bins.update(other.bins)
+
     def to_dict(self) -> dict[str, Any]:
-        names = ("builds", "configurations", "passes", "stopped", "failed", "reset", "operators", "elements", "cycles")
         return {
-            "seconds": round(self.seconds), **{name: getattr(self, name) for name in names},
-            "kinds": dict(sorted(self.kinds.items())),
+            "seconds": round(self.seconds), **{name: getattr(self, name) for name in ("builds", "configurations", *_OF_CASES)},
+            **summarise(self.bins), "kinds": dict(sorted(self.kinds.items())),
             "findings": [{"wrong": finding.wrong, "steps": len(finding.case.steps)} for finding in self.findings],
         }
+
+
+#: What a result of cases has of one of them.
+_OF_CASES = ("passes", "stopped", "failed", "reset", "operators", "elements", "cycles")
 
 
 def kinds_of(case: Case) -> Iterator[str]:
@@ -113,38 +131,74 @@ def run_safely(case: Case, device: VerilatorDevice) -> CaseResult:
         return CaseResult(wrong=f"{type(error).__name__}: {error}".splitlines()[0], step=len(case.steps) - 1)
 
 
+def run_build(
+    seed: int,
+    config: BuildConfig,
+    noisy: bool,
+    cases: int,
+    end: float,
+    open_device: Callable[[Case], VerilatorDevice] = open_case,
+    progress: Callable[[str], None] = lambda text: None,
+) -> FuzzResult:
+    """Cases of one build, up to ``end`` (of ``time.monotonic``) or to the first in which something is wrong."""
+    total = FuzzResult()
+
+    def run(case: Case) -> CaseResult:
+        return run_safely(case, open_device(case))
+
+    for i, drawn in enumerate(random_cases(seed, cases, config)):
+        if time.monotonic() >= end:
+            break
+        total.builds = 1
+        progress(f"build {seed} ({config.engine}), case {i + 1} of {cases}, {total.passes} passes")
+        case = replace(drawn, noisy=noisy)
+        result = run(case)
+        total.add(case, result)
+        if result.wrong:
+            progress(f"wrong: {result.wrong}; making it small")
+            small, left = shrink(case, result, run)
+            total.findings.append(Finding(small, left.wrong, len(case.steps)))
+            break
+    return total
+
+
 def fuzz(
     seconds: float,
     seed: int,
     *,
     cases: int = CASES_PER_BUILD,
+    jobs: int = 1,
     progress: Callable[[str], None] = lambda text: None,
     open_device: Callable[[Case], VerilatorDevice] = open_case,
     found: Callable[[Finding], None] = lambda finding: None,
 ) -> FuzzResult:
     """Run cases for about so long: the last one ends, and is made small where it goes wrong. A build in which something was wrong
-    is left for the next one. ``found`` is told at once.
+    is left for the next one. ``found`` is told as soon as its build has ended. ``jobs`` builds run at the same time, each in a
+    process of its own; one runs in this one.
     """
     begin, total = time.monotonic(), FuzzResult()
 
-    def run(case: Case) -> CaseResult:
-        return run_safely(case, open_device(case))
+    def add(result: FuzzResult) -> None:
+        total.add_build(result)
+        for finding in result.findings:
+            found(finding)
 
-    for number, config, noisy in builds(seed):
-        total.builds += 1
-        for i, drawn in enumerate(random_cases(number, cases, config)):
-            total.seconds = time.monotonic() - begin
-            if total.seconds >= seconds:
-                total.builds -= not i
-                return total
-            progress(f"build {total.builds} ({config.engine}, seed {number}), case {i + 1} of {cases}, {total.passes} passes")
-            case = replace(drawn, noisy=noisy)
-            result = run(case)
-            total.add(case, result)
-            if result.wrong:
-                progress(f"wrong: {result.wrong}; making it small")
-                small, left = shrink(case, result, run)
-                total.findings.append(Finding(small, left.wrong, len(case.steps)))
-                found(total.findings[-1])
-                break
+    drawn = builds(seed)
+    if jobs == 1:
+        while time.monotonic() < begin + seconds:
+            add(run_build(*next(drawn), cases, begin + seconds, open_device, progress))
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            def submit() -> Future[FuzzResult]:
+                return pool.submit(run_build, *next(drawn), cases, begin + seconds, open_device)
+
+            running = {submit() for _ in range(jobs)}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    add(future.result())
+                    progress(f"{total.builds} builds, {total.configurations} configurations, {total.passes} passes")
+                    if time.monotonic() < begin + seconds:
+                        running.add(submit())
+    total.seconds = time.monotonic() - begin
     return total

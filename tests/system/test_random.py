@@ -14,7 +14,7 @@ from hwgen.hw.verilog import cached_verilog
 from hwgen.sim.dram import KV260, RANDOM
 from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Step, load_case, run_case, save_case
-from hwgen.sw.verification.fuzz import run_safely
+from hwgen.sw.verification.fuzz import fuzz, run_safely
 from hwgen.sw.verification.interrupted import Fault, Interruption
 from hwgen.sw.verification.random_case import random_cases, random_config
 from hwgen.sw.verification.shrink import shrink
@@ -53,6 +53,15 @@ def test_random_build(build: tuple[int, str, int, bool]) -> None:
 @pytest.mark.parametrize("build", MORE_BUILDS)
 def test_more_random_builds(build: tuple[int, str, int, bool]) -> None:
     check_build(*build)
+
+
+@pytest.mark.regress
+def test_builds_at_the_same_time() -> None:
+    told: list[str] = []
+    result = fuzz(1, 9, cases=1, jobs=2, progress=told.append)
+    assert (result.builds, result.configurations, result.findings) == (2, 2, [])
+    assert result.passes >= 2 and result.kinds["matrices ternary"] >= 1 and sum(result.bins.values()) > result.operators
+    assert len(told) == 2 and told[-1] == f"2 builds, 2 configurations, {result.passes} passes"
 
 
 #: Everything that a host does around passes, on the build that the system tests share.
