@@ -31,6 +31,9 @@ __all__ = ["random_cases", "random_config", "random_passes", "random_steps"]
 #: Sequences that run at the same time at most.
 SEQUENCES = 3
 
+#: Models that are drawn to see whether a build has room for one.
+TRIES = 100
+
 
 def random_unrotated(rng: np.random.Generator, layers: int) -> tuple[int, ...]:
     """No layer, mostly, or any."""
@@ -89,7 +92,7 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
             )
         except (ConfigError, ValueError):  # slices that the INT4 engine does not have; an empty range of sizes is a ValueError
             continue
-        if holds_a_head(config):
+        if holds_a_head(config) and all(fits(config, *kind) for kind in kinds_of_models(config)):
             return config
 
 
@@ -99,6 +102,18 @@ def holds_a_head(config: BuildConfig) -> bool:
     return config.panel_rows >= (5 if config.has_ternary else 1) * config.beat_bytes // 4 and (
         not config.has_int4 or config.max_inputs >= inputs
     )
+
+
+def kinds_of_models(config: BuildConfig) -> list[tuple[bool, bool]]:
+    """Of the models that cases have in turn: whether their matrices are INT4, and whether they have scales of groups."""
+    kinds = [(True, False)] if config.has_int4 else [(False, True)] if config.has_groups else []
+    return [*kinds, (False, False)] if config.has_ternary else kinds
+
+
+def fits(config: BuildConfig, int4: bool, grouped: bool) -> bool:
+    """Whether models of a kind are found: some builds have room for none, as where the outputs of all heads are no whole slice."""
+    rng = np.random.default_rng(0)
+    return any(try_model(config, rng, int4, grouped) is not None for _ in range(TRIES))
 
 
 def random_formats(config: BuildConfig, rng: np.random.Generator) -> dict[str, Any]:
@@ -132,23 +147,32 @@ def random_shape(config: BuildConfig, rng: np.random.Generator, step: int) -> Mo
     )
 
 
-def random_model(
-    config: BuildConfig, rng: np.random.Generator, int4: bool, grouped: bool
-) -> tuple[ModelShape, DecoderLayer, str, dict[str, Any] | None]:
-    """A model that fits the build: shape, what a layer computes, kind of its head, formats of INT4 matrices (None: ternary)."""
+Model = tuple[ModelShape, DecoderLayer, str, "dict[str, Any] | None"]
+"""Shape, what a layer computes, kind of its head, formats of INT4 matrices (None: ternary)."""
+
+
+def try_model(config: BuildConfig, rng: np.random.Generator, int4: bool, grouped: bool) -> Model | None:
+    """A model; None if it does not fit the build."""
+    formats = random_formats(config, rng) if int4 else None
+    shape = random_shape(config, rng, GROUP if grouped else max(16, config.int4_slice_inputs) if int4 else 1)
+    layer = (LLAMA, QWEN2, QWEN3)[int(rng.integers(3))] if int4 else (BITNET, BITNET, LLAMA, QWEN2, QWEN3)[int(rng.integers(5))]
+    head = "exact" if int4 or grouped else HEADS[int(rng.integers(len(HEADS)))]
+    try:
+        compile_model(
+            config, random_weights(shape, 0, layer, "int4" if int4 else "grouped" if grouped else "ternary", **(formats or {})),
+            head=head,
+        )
+    except (HwgenError, ValueError):  # too large, or query elements that are no whole slices
+        return None
+    return shape, layer, head, formats
+
+
+def random_model(config: BuildConfig, rng: np.random.Generator, int4: bool, grouped: bool) -> Model:
+    """A model that fits the build, which has room for some."""
     while True:
-        formats = random_formats(config, rng) if int4 else None
-        shape = random_shape(config, rng, GROUP if grouped else max(16, config.int4_slice_inputs) if int4 else 1)
-        layer = (LLAMA, QWEN2, QWEN3)[int(rng.integers(3))] if int4 else (BITNET, BITNET, LLAMA, QWEN2, QWEN3)[int(rng.integers(5))]
-        head = "exact" if int4 or grouped else HEADS[int(rng.integers(len(HEADS)))]
-        try:
-            compile_model(
-                config, random_weights(shape, 0, layer, "int4" if int4 else "grouped" if grouped else "ternary", **(formats or {})),
-                head=head,
-            )
-        except (HwgenError, ValueError):  # too large, or query elements that are no whole slices
-            continue
-        return shape, layer, head, formats
+        model = try_model(config, rng, int4, grouped)
+        if model is not None:
+            return model
 
 
 def random_memory(ports: int, seed: int, rng: np.random.Generator) -> DramTiming:
@@ -247,8 +271,8 @@ def random_cases(seed: int, count: int, config: BuildConfig, first: int = 0) -> 
     """Cases ``first`` to ``first + count - 1`` of one build: models, memories and what is run on them."""
     for number in range(first, first + count):
         rng = np.random.default_rng([seed, 2, number])
-        int4 = config.has_int4 and (number % 2 == 0 or not config.has_ternary)
-        grouped = config.has_groups and number % 2 == 0
+        kinds = kinds_of_models(config)
+        int4, grouped = kinds[number % len(kinds)]
         shape, layer, head, formats = random_model(config, rng, int4, grouped)
         case = Case(
             config, shape, random_memory(config.ports, seed + number, rng), (), seed * 1000 + number, head, layer, formats,
