@@ -217,6 +217,12 @@ _SCHEME_HARMLESS = {
 }
 
 
+def _object(value: Any, name: str) -> Fields:
+    if not isinstance(value, dict):
+        raise unsupported(f"quantization_config.{name}", value, "an object")
+    return Fields(value, f"{_WHERE}.{name}")
+
+
 def _scheme(fields: Fields) -> tuple[int | None, bool]:
     """Size of groups (None: a whole row) and whether they are symmetric."""
     if fields.get("format", "pack-quantized") != "pack-quantized":
@@ -227,13 +233,13 @@ def _scheme(fields: Fields) -> tuple[int | None, bool]:
     schemes = fields.get("config_groups")
     if not isinstance(schemes, dict) or len(schemes) != 1:
         raise unsupported("quantization_config.config_groups", schemes, "one scheme for all matrices")
-    scheme = Fields(next(iter(schemes.values())), f"{_WHERE}.config_groups")
+    scheme = _object(next(iter(schemes.values())), "config_groups")
     for name in ("input_activations", "output_activations"):
         if scheme.get(name):
             raise unsupported(f"quantization_config.config_groups: {name}", scheme[name], "absent")
     if scheme.get("format", "pack-quantized") != "pack-quantized":
         raise unsupported("quantization_config.config_groups: format", scheme["format"], "'pack-quantized'")
-    weights = Fields(scheme.get("weights") or {}, f"{_WHERE}.config_groups.weights")
+    weights = _object(scheme.get("weights", {}), "config_groups.weights")
     _bits(weights, "num_bits")
     for name, known in (("type", ("int",)), ("strategy", ("group", "channel"))):
         if weights.get(name) not in known:

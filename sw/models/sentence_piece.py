@@ -156,6 +156,10 @@ def _parse(data: bytes) -> SentencePieces:
             said.charsmap, said.prefix, said.trim = normalizer.get(2, b""), bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1))
             if not normalizer.get(5, 1):
                 raise ValueError("it does not escape spaces, which is not supported")
+    if not all(isinstance(number, int) for number in (kind, said.unknown, said.begin, said.end)):
+        raise ValueError("its kind and its special pieces are no numbers")
+    if said.charsmap and not 4 <= int.from_bytes(said.charsmap[:4], "little") <= len(said.charsmap) - 4:
+        raise ValueError("its replacements of characters are damaged")
     if kind not in (_UNIGRAM, _BPE):
         raise ValueError(f"its kind {kind} is not supported; supported: unigram and BPE")
     if not said.pieces or not 0 <= said.unknown < len(said.pieces):
