@@ -118,8 +118,6 @@ def assemble(
 
 def _grouped_rows(rows: Float) -> GroupedMatrix | None:
     """A large matrix of floats in groups, or None where it is not; without a second copy in floats."""
-    if rows.shape[1] % GROUP:
-        return None
     trits = np.empty(rows.shape, np.int8)
     scale = np.empty((len(rows), rows.shape[1] // GROUP), np.float32)
     for first in range(0, len(rows), _ROWS_AT_A_TIME):

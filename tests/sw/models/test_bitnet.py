@@ -291,6 +291,17 @@ def test_ternary_floats_with_a_scale(edit: Callable[..., Path], weights: ModelWe
             load_weights(path)
 
 
+def test_masters_where_digits_are_said(edit: Callable[..., Path], weights: ModelWeights) -> None:
+    """Floats without a scale, in a checkpoint whose config.json says digits."""
+    path, matrix = edit(), weights.layers[0].matrices["q"]
+    retensor(path, weight=("F32", matrix.dense()))
+    file = TensorFile(path / "model.safetensors")
+    kept = [name for name in file.names() if not name.endswith("layers.0.self_attn.q_proj.weight_scale")]
+    write_tensors(path / "model.safetensors", {name: (file.kind(name), file.stored(name)) for name in kept})
+    with pytest.raises(HwgenError, match="q_proj.weight has float masters, but config.json says quantization_mode 'offline'"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize("scale", [[0.0], [-1.0], [1.0, 2.0], [], [1e-45]])
 @pytest.mark.parametrize("linear", ["bitlinear", "autobitlinear"])
 def test_a_scale_is_one_positive_number(linear: str, scale: list[float], edit: Callable[..., Path]) -> None:

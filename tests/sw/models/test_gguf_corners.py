@@ -70,6 +70,7 @@ YARN = {f"{SCALING}type": ("s", "yarn"), f"{SCALING}factor": ("f", 4.0)}
     ({"llama__embedding_length": None}, "has no field llama.embedding_length"),
     ({"llama__attention__head_count": ("u", 0)}, "llama.attention.head_count is 0"),
     ({"llama__attention__head_count": ("a", [4, 2])}, r"must be one number for all layers, not \[4, 2\]"),
+    ({"llama__attention__head_count_kv": ("u", 3)}, "heads must be a multiple of kv_heads, not 4 and 3"),
     ({"llama__block_count": ("U", 2**40)}, "1099511627776 layers and heads of 16 are more than its"),
     ({"llama__attention__key_length": ("U", 2**40), f"{SCALING}type": ("s", "linear"), f"{SCALING}factor": ("f", 2.0)},
      "heads of 1099511627776 are more than"),

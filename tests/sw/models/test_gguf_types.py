@@ -255,3 +255,15 @@ def test_i2_s_that_does_not_tell(tmp_path: Path) -> None:
         write_bitnet(tmp_path / "n.gguf", one_layer, "bitnet-b1.58", pack=damaged)
         with pytest.raises(HwgenError, match=words):
             open_model(tmp_path / "n.gguf")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 4-bit model is the same without it, and where to put it is said once a matrix."""
+    write_gguf(tmp_path / "m.gguf", random_weights(replace(SHAPE, layers=1), 2, LLAMA, "int4"), "F16")
+    said: list[str] = []
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "m.gguf"))
+    without = open_model(tmp_path / "m.gguf", said.append, quantized=True).weights.layers[0]
+    assert sum("cannot be written (Not a directory); set HWGEN_CACHE to another directory" in text for text in said) == 7
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    for name, matrix in open_model(tmp_path / "m.gguf", quantized=True).weights.layers[0].matrices.items():
+        np.testing.assert_array_equal(matrix.dense(), without.matrices[name].dense())

@@ -232,3 +232,10 @@ def test_a_package_without_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(HwgenError, match="neither a directory nor a shipped model") as error:
         find_model("stories")
     assert "shipped models: none" in error.value.fix
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("x")
+    with pytest.raises(HwgenError, match="m is a file; a model is a directory in Hugging Face layout"):
+        find_model(tmp_path / "m")
+    assert find_model(tmp_path) == tmp_path and find_model("stories").name == "stories"

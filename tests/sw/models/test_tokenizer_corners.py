@@ -147,6 +147,7 @@ def sentence_piece(path: Path, content: bytes, **options: object) -> Tokenizer:
     (field(3, field(2, struct.pack("<I", 7) + bytes(7))), "replacements of characters are damaged"),
     (field(3, field(2, struct.pack("<I", 1024) + b"\x7f" * 1024 + bytes(8))), "replacements of characters are damaged"),
     (field(3, field(2, struct.pack("<I", 1024) + b"\xff" * 1024 + bytes(8))), "replacements of characters are damaged"),
+    (field(3, field(2, struct.pack("<I", 1024) + bytes(1024) + b"\xff")), "Cannot parse precompiled_charsmap"),
     (field(3, field(2, 5)), "no SentencePiece model"), (field(1, 5), "no SentencePiece model"),
     (field(1, field(2, 1.0)), "no SentencePiece model"), (b"\x0b", "no message of Protocol Buffers"),
     (b"\x0a\x7f", "no message of Protocol Buffers"), (b"\x80", "no SentencePiece model"),
