@@ -293,3 +293,33 @@ def test_a_shape_that_is_another(tmp_path: Path) -> None:
     write(tmp_path, scheme(False), 32, compressed, lambda t: t.update(change))
     with pytest.raises(HwgenError, match=r"q_proj.weight_shape says \(64, 60\), \(64, 64\) expected"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("options", "pack", "ffn", "words"), [
+    (GPTQ, gptq, 104, "down_proj: inputs must be a multiple of 16, not 104"),
+    (GPTQ, gptq, 100, "gate_proj has 100 rows and 64 inputs, words of eight digits hold multiples of 8"),
+    (AWQ, awq, 100, "gate_proj has 100 rows, words of eight digits hold multiples of 8"),
+    (scheme(False), compressed, 100, "down_proj: inputs must be a multiple of 16, not 100"),
+], ids=["gptq", "gptq-words", "awq-words", "compressed"])
+def test_sizes_that_the_machine_has_not(
+    options: dict[str, Any], pack: Callable[..., Tensors], ffn: int, words: str, tmp_path: Path
+) -> None:
+    """Rows that no whole word of digits holds are left out of the tensors."""
+    def packed(place: str, q: np.ndarray, zero: np.ndarray, scale: np.ndarray) -> Tensors:
+        rows = len(q) if pack is compressed else len(q) // 8 * 8
+        inputs = q.shape[1] if pack is not gptq else q.shape[1] // 8 * 8
+        tensors = pack(place, q[:rows, :inputs], zero[:rows], scale[:rows])
+        return {name: values for name, values in tensors.items() if not name.endswith("g_idx")}
+
+    write(tmp_path, options, 32, packed)
+    config = json.loads((tmp_path / "config.json").read_text())
+    tensors = safetensors.load_file(tmp_path / "model.safetensors")
+    for name, size in LLAMA.matrices(replace(SHAPE, ffn=ffn)).items():
+        for part in [part for part in tensors if HF[name] in part]:
+            tensors.pop(part)
+        tensors |= packed(f"model.layers.0.{HF[name]}", *parts(size, 32, 1))
+    safetensors.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": ffn}))
+    with pytest.raises(HwgenError, match=words) as error:
+        load(tmp_path)
+    assert error.value.kind == "architecture" and error.value.fix
