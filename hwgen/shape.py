@@ -62,11 +62,11 @@ class ModelShape:
             raise ValueError(f"heads must be a multiple of kv_heads, not {self.heads} and {self.kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even (rotary pairs), not {self.head_dim!r}")
-        if len(self.rope_factors) not in (0, self.head_dim // 2) or not all(f > 0 for f in self.rope_factors):
+        if len(self.rope_factors) not in (0, self.head_dim // 2) or not all(0 < f < np.inf for f in self.rope_factors):
             raise ValueError(f"rope_factors must be none or {self.head_dim // 2} above 0, not {self.rope_factors!r}")
-        if not self.rope_scale > 0:
+        if not 0 < self.rope_scale < np.inf:
             raise ValueError(f"rope_scale must be above 0, not {self.rope_scale!r}")
-        if list(self.unrotated) != sorted(set(self.unrotated)) or not set(self.unrotated) <= set(range(self.layers)):
+        if list(self.unrotated) != sorted(set(self.unrotated)) or not all(0 <= i < self.layers for i in self.unrotated):
             raise ValueError(f"unrotated must be ascending layers below {self.layers}, not {self.unrotated!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")

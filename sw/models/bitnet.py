@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ...decoder import BITNET, DecoderLayer
 from ...errors import HwgenError
-from ...formats import Float, flush, round_bf16
+from ...formats import Float, flush, is_finite, round_bf16
 from ...rounding import ceil_div
 from ...shape import ACTIVATIONS, ModelShape
 from ...ternary import TernaryMatrix, quantize_ternary
@@ -68,7 +68,12 @@ def assemble(
     shape: ModelShape, layers: list[LayerWeights], norm: Float, embedding: Float, head: Float | None, *,
     layer: DecoderLayer = BITNET,
 ) -> ModelWeights:
-    """The model of parts as a file has them: floats flushed, the embedding rounded to bfloat16."""
+    """The model of parts as a file has them: floats flushed, the embedding rounded to bfloat16; one beyond its range is refused."""
+    table = round_bf16(embedding)
+    if not is_finite(table.reshape(-1)):
+        raise HwgenError(
+            "checkpoint", "the embedding has values beyond the range of bfloat16", "download or export the checkpoint again"
+        )
     flushed = [
         LayerWeights(
             matrices=of.matrices, norms={name: flush(gain) for name, gain in of.norms.items()},
@@ -77,7 +82,7 @@ def assemble(
         for of in layers
     ]
     return ModelWeights(
-        shape=shape, layer=layer, layers=tuple(flushed), norm=flush(norm), embedding=round_bf16(embedding),
+        shape=shape, layer=layer, layers=tuple(flushed), norm=flush(norm), embedding=table,
         head=None if head is None else flush(head),
     )
 
@@ -172,8 +177,8 @@ def _read_matrix(tensors: TensorSet, quantization: Quantization, place: str, sha
                 f"tensor {name} has a weight_scale, but its values are not ternary",
                 "use the float master checkpoint, or the packed one",
             )
-    stored = tensors.floats(tensors.find(f"{place}.weight_scale")).reshape(-1)
-    if stored.size != 1 or not np.isfinite(stored[0]) or stored[0] <= 0:
+    stored = tensors.floats(f"{place}.weight_scale").reshape(-1)
+    if stored.size != 1 or stored[0] < np.finfo(np.float32).tiny:  # 1 / x of a smaller one is infinite
         raise HwgenError(
             "checkpoint", f"tensor {place}.weight_scale must be one positive number", "download the checkpoint again"
         )

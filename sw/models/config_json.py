@@ -74,7 +74,7 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise HwgenError("checkpoint", f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HwgenError("checkpoint", f"{path} is not valid JSON: {error}", "download the file again") from error
     if not isinstance(values, dict):
         raise HwgenError("checkpoint", f"{path} is not a JSON object", "download the file again")

@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import HwgenError
 from ...files import cache_directory, replacing
 from ...formats import Float
-from ...int4 import Int4Matrix, pack_nibbles, round_to_nearest, unpack_nibbles
+from ...int4 import GROUPS, Int4Matrix, pack_nibbles, round_to_nearest, unpack_nibbles
 from ...weights import Matrix
 from .tensors import TensorFile, write_tensors
 
@@ -49,7 +49,13 @@ class OnTheFly:
         if not isinstance(matrix, np.ndarray):
             return matrix
         self.kinds[kind] += 1
-        stored = self._cached(np.ascontiguousarray(matrix))
+        try:
+            stored = self._cached(np.ascontiguousarray(matrix))
+        except ValueError as error:
+            raise HwgenError(
+                "architecture", f"{where} cannot be made 4-bit: {error}",
+                f"choose a model whose sizes are multiples of {min(GROUPS)}",
+            ) from error
         difference = stored.dense()
         difference -= matrix
         self.lost += float(np.vdot(difference, difference))

@@ -60,6 +60,9 @@ _HARMLESS = {
     "tokenizer.ggml.bos_token_id": "put before a text only where add_bos_token says so",
 }
 
+#: No head of a model is longer.
+_LONGEST_HEAD = 1 << 16
+
 #: Types of matrices with one scale.
 _TERNARY_TYPES = ("I2_S", "TQ1_0", "TQ2_0")
 
@@ -81,6 +84,8 @@ def _family(file: GgufFile) -> Family:
     if file.get("general.type", "model") != "model":
         raise _refuse(file, f"it holds no model, but {file.get('general.type')!r}")
     arch = file.require("general.architecture")
+    if not isinstance(arch, str):
+        raise _refuse(file, f"general.architecture is {arch!r}, no name")
     first = "blk.0.ffn_up.weight"
     engine = "ternary" if first in file and file.kind(first) in _TERNARY_TYPES else "int4"
     if is_grouped_gguf(file) and family_of_gguf(arch, "grouped") is not None:
@@ -127,13 +132,18 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
     hidden, context = file.single(f"{arch}.embedding_length"), file.single(f"{arch}.context_length")
     if heads < 1:
         raise _refuse(file, f"{arch}.attention.head_count is {heads}")
-    head_dim = file.single(f"{arch}.attention.key_length", hidden // heads)
+    head_dim, layers = file.single(f"{arch}.attention.key_length", hidden // heads), file.single(f"{arch}.block_count")
+    if head_dim > _LONGEST_HEAD or layers > len(file.names()):  # a damaged number, from which lists would be made
+        raise _refuse(file, f"{layers} layers and heads of {head_dim} are more than its {len(file.names())} tensors can hold")
     vocab = file.shape("token_embd.weight")[0]
     _refuse_options(file, arch, head_dim, context, vocab)
     rotary = read_rotary(file, arch, head_dim, context)
+    eps = file.number(f"{arch}.attention.layer_norm_rms_epsilon")
+    if not 0 <= eps < 1:
+        raise _refuse(file, f"{arch}.attention.layer_norm_rms_epsilon is {eps}, a number from 0 to 1 is wanted")
     values: dict[str, Any] = {
         "hidden": hidden,
-        "layers": file.single(f"{arch}.block_count"),
+        "layers": layers,
         "heads": heads,
         "kv_heads": file.single(f"{arch}.attention.head_count_kv", heads),
         "head_dim": head_dim,
@@ -144,7 +154,7 @@ def read_gguf_shape(file: GgufFile, arch: str, family: Family) -> ModelShape:
         "rope_theta": rotary.theta,
         "rope_factors": rotary.factors,
         "rope_scale": rotary.scale,
-        "rms_eps": file.number(f"{arch}.attention.layer_norm_rms_epsilon"),
+        "rms_eps": eps,
         "tied": "output.weight" not in file,
     }
     try:

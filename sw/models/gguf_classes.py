@@ -34,8 +34,8 @@ def _refuse(file: GgufFile, what: str) -> HwgenError:
 
 def _number(file: GgufFile, name: str, default: float) -> float:
     """A positive number, ``default`` where the field is absent; a float32 is the decimal that it was."""
-    value = default if file.get(name) is None else float(str(np.float32(file.number(name))))
-    if not 0 < value < np.inf:
+    value = default if file.get(name) is None else file.number(name)
+    if value <= 0:
         raise _refuse(file, f"{name} is {value}, a positive number is wanted")
     return value
 
@@ -67,6 +67,8 @@ def finish_weights(
 
 
 def _yarn(file: GgufFile, place: str, factor: float, theta: float, head_dim: int, context: int) -> Rotary:
+    if theta <= 1:
+        raise _refuse(file, f"the base of rotary frequencies is {theta}, yarn wants one above 1")
     factors = yarn_factors(
         factor=factor, fast=_number(file, f"{place}.yarn_beta_fast", 32.0), slow=_number(file, f"{place}.yarn_beta_slow", 1.0),
         original=_number(file, f"{place}.original_context_length", float(context)), theta=theta, head_dim=head_dim,
@@ -91,14 +93,12 @@ def read_rotary(file: GgufFile, arch: str, head_dim: int, context: int) -> Rotar
     takes one without a type for linear, but converters have left the types of others out.
     """
     place, base = f"{arch}.rope.scaling", f"{arch}.rope.freq_base"
-    theta = 10000.0 if file.get(base) is None else file.number(base)
+    theta = _number(file, base, 10000.0)
     if SHORT_FACTORS in file:
         return _longrope(file, place, theta, head_dim)
-    factor = file.get(f"{place}.factor")
-    old = file.get(f"{arch}.rope.scale_linear")
-    if factor is None:
-        factor = old
-    factor = 1.0 if factor in (None, 0.0) else float(str(np.float32(factor)))  # 0 means none in llama.cpp
+    said = {name: file.get(name) for name in (f"{place}.factor", f"{arch}.rope.scale_linear")}
+    name = next((name for name, value in said.items() if value is not None), base)
+    factor = 1.0 if said.get(name) in (None, 0.0) else _number(file, name, 1.0)  # 0 means none in llama.cpp
     kind = file.get(f"{place}.type", "linear")
     if f"{place}.type" not in file.fields and f"{place}.factor" in file.fields and factor != 1.0:
         raise HwgenError(
@@ -109,8 +109,6 @@ def read_rotary(file: GgufFile, arch: str, head_dim: int, context: int) -> Rotar
         raise _refuse(file, f"{place}.type is {kind!r}; supported: 'none', 'linear', 'yarn'")
     if kind != "yarn" and file.get(f"{place}.attn_factor", 1.0) != 1.0:
         raise _refuse(file, f"{place}.attn_factor is {file.get(f'{place}.attn_factor')}; supported: 1.0")
-    if factor <= 0 or not np.isfinite(factor):
-        raise _refuse(file, f"{place}.factor is {factor}, a positive number is wanted")
     if kind == "yarn":
         rotary = _yarn(file, place, factor, theta, head_dim, context)
     else:

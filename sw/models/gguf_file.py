@@ -85,7 +85,7 @@ class GgufFile:
     def number(self, name: str) -> float:
         """A float32 field that must be there, as the short decimal number it was made of, which is what config.json has."""
         value = self.require(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= np.finfo(np.float32).max:
             raise HwgenError("checkpoint", f"{self.path}: {name} must be a number, not {value!r}", _FIX)
         return float(str(np.float32(value)))
 
@@ -152,7 +152,7 @@ class GgufFile:
         """The first rows of a matrix in float32."""
         tensor = self._find(name)
         count, inputs = min(rows, tensor.shape[0]), tensor.shape[1]
-        return tensor.kind.floats(tensor.stored()[: tensor.bytes // tensor.shape[0] * count], (count, inputs))
+        return tensor.kind.floats(tensor.stored()[: inputs // tensor.kind.block * tensor.kind.bytes * count], (count, inputs))
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Float | BlockMatrix:
         """A linear layer: types with 4-bit blocks as those, everything else in float32."""

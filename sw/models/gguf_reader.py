@@ -73,7 +73,7 @@ def _parse(path: Path) -> tuple[Any, list[_Place]]:
         def _build_tensors(self, start_offs: int, fields: Sequence[Any]) -> None:
             for field in fields:
                 _, name, _, dims, number, offset = field.parts
-                shape = tuple(int(n) for n in reversed(dims.tolist()))
+                shape = tuple(int(n) for n in reversed(dims.tolist())) or (1,)
                 places.append(_Place(str(bytes(name), "utf-8"), shape, int(number[0]), int(start_offs + offset[0])))
 
     return Reader(path), places
@@ -104,7 +104,7 @@ def _tensors(path: Path, places: list[_Place], foreign: bool) -> list[GgufTensor
                 "architecture", f"{path}: tensors of type {place.number} ({name_of(place.number)}) are not supported",
                 _NO_TILES if place.number in TILES else _PLAIN,
             )
-        inputs = place.shape[-1] if place.shape else 1
+        inputs = place.shape[-1]
         if inputs % kind.block and kind.number != I2_S:
             raise HwgenError(
                 "checkpoint", f"{path}: tensor {place.name} has rows of {inputs}, {kind.name} has blocks of {kind.block}", AGAIN

@@ -9,7 +9,7 @@ from ...errors import HwgenError
 from ...packages import needs
 from .gguf_file import GgufFile
 from .sentence_piece import CONTROL, USER_DEFINED, Piece, SentencePieces, build_tokenizer
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, put_ends
 
 __all__ = ["stop_tokens", "tokenizer_from_gguf"]
 
@@ -123,10 +123,7 @@ def _add_ends(file: GgufFile, inner: Any, tokens: list[str], begins: bool) -> di
     if file.get("tokenizer.ggml.add_sep_token"):
         raise HwgenError("tokenizer", f"{file.path}: a separator behind every text (add_sep_token)", "take another file")
     used = {name: names[f"{name}_token"] for name, wanted in put.items() if wanted and f"{name}_token" in names}
-    if used:
-        processor = _library().processors.TemplateProcessing
-        single = [*([used["bos"]] if "bos" in used else []), "$A", *([used["eos"]] if "eos" in used else [])]
-        inner.post_processor = processor(single=single, special_tokens=[(t, tokens.index(t)) for t in dict.fromkeys(used.values())])
+    put_ends(inner, *((used[name], tokens.index(used[name])) if name in used else None for name in put))
     return names
 
 

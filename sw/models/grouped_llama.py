@@ -37,7 +37,7 @@ _FIX = "take the float file of an ordinary model, or a file of the ternary one i
 
 def _split(values: Float) -> tuple[Float, Float] | None:
     """Signs and scales ``[rows, groups]`` of floats ``[rows, inputs]``, or None where a group has more magnitudes than one."""
-    if values.shape[1] % GROUP:
+    if values.shape[1] % GROUP or not values.size:
         return None
     groups = values.reshape(len(values), -1, GROUP)
     scale = np.abs(groups).max(axis=2)
@@ -65,7 +65,7 @@ def is_grouped(tensors: TensorSet) -> bool:
 def is_grouped_gguf(file: GgufFile) -> bool:
     """Whether the matrices of a file are ternary in groups: by their type, or as the first one of floats is."""
     name = "blk.0.attn_q.weight"
-    if name not in file or len(file.shape(name)) != 2 or file.shape(name)[1] % GROUP:
+    if name not in file or len(file.shape(name)) != 2 or not all(file.shape(name)) or file.shape(name)[1] % GROUP:
         return False
     kind = file.kind(name)
     return kind in _TYPES or (kind in ("F32", "F16", "BF16") and _split(file.first_rows(name, _ROWS)) is not None)
@@ -118,8 +118,6 @@ def assemble(
 
 def _grouped_rows(rows: Float) -> GroupedMatrix | None:
     """A large matrix of floats in groups, or None where it is not; without a second copy in floats."""
-    if rows.shape[1] % GROUP:
-        return None
     trits = np.empty(rows.shape, np.int8)
     scale = np.empty((len(rows), rows.shape[1] // GROUP), np.float32)
     for first in range(0, len(rows), _ROWS_AT_A_TIME):

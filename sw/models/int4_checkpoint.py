@@ -82,7 +82,10 @@ def _blocks(place: str, q: Digits, scale: Float, zero: Digits | None, group: int
         parts = group // own, ceil_div(inputs, own)
         scale, zero = spread(scale, *parts), None if zero is None else spread(zero, *parts)
     minimum = -scale * (np.float32(8) if zero is None else zero.astype(np.float32))
-    return affine_blocks(q, scale, minimum, own)
+    try:
+        return affine_blocks(q, scale, minimum, own)
+    except ValueError as error:
+        raise HwgenError("architecture", f"tensor {place}: {error}", "choose a model whose sizes the machine has") from error
 
 
 def _group(size: Any, inputs: int, name: str) -> int:
@@ -91,6 +94,13 @@ def _group(size: Any, inputs: int, name: str) -> int:
     if type(size) is not int or size <= 0:
         raise unsupported(f"quantization_config.{name}", size, "a number of inputs, or -1")
     return size
+
+
+def _whole_words(place: str, *sizes: int) -> None:
+    """Refuse sizes that words of eight digits cannot have."""
+    if any(size % 8 for size in sizes):
+        what = f"tensor {place} has {sizes[0]} rows" + "".join(f" and {inputs} inputs" for inputs in sizes[1:])
+        raise HwgenError("architecture", f"{what}, words of eight digits hold multiples of 8", _FLOATS)
 
 
 def _bits(fields: Fields, *names: str) -> None:
@@ -157,6 +167,7 @@ def _gptq(fields: Fields) -> StoredMatrices:
         rows, inputs = shape
         group = _group(size, inputs, "group_size")
         groups = ceil_div(inputs, group)
+        _whole_words(place, rows, inputs)
         q = _nibbles(_stored(tensors, f"{place}.qweight", "I32", (inputs // 8, rows)).T)
         zero = _nibbles(_stored(tensors, f"{place}.qzeros", "I32", (groups, rows // 8))).T
         if form == "gptq":  # stored less 1, which wraps
@@ -198,6 +209,7 @@ def _awq(fields: Fields) -> StoredMatrices:
         rows, inputs = shape
         group = _group(size, inputs, "group_size")
         groups = ceil_div(inputs, group)
+        _whole_words(place, rows)
         q = digits(_stored(tensors, f"{place}.qweight", "I32", (inputs, rows // 8)))
         zero = digits(_stored(tensors, f"{place}.qzeros", "I32", (groups, rows // 8)))
         return _blocks(place, q, tensors.floats(tensors.find(f"{place}.scales"), (groups, rows)).T, zero, group)
@@ -217,6 +229,12 @@ _SCHEME_HARMLESS = {
 }
 
 
+def _object(value: Any, name: str) -> Fields:
+    if not isinstance(value, dict):
+        raise unsupported(f"quantization_config.{name}", value, "an object")
+    return Fields(value, f"{_WHERE}.{name}")
+
+
 def _scheme(fields: Fields) -> tuple[int | None, bool]:
     """Size of groups (None: a whole row) and whether they are symmetric."""
     if fields.get("format", "pack-quantized") != "pack-quantized":
@@ -227,13 +245,13 @@ def _scheme(fields: Fields) -> tuple[int | None, bool]:
     schemes = fields.get("config_groups")
     if not isinstance(schemes, dict) or len(schemes) != 1:
         raise unsupported("quantization_config.config_groups", schemes, "one scheme for all matrices")
-    scheme = Fields(next(iter(schemes.values())), f"{_WHERE}.config_groups")
+    scheme = _object(next(iter(schemes.values())), "config_groups")
     for name in ("input_activations", "output_activations"):
         if scheme.get(name):
             raise unsupported(f"quantization_config.config_groups: {name}", scheme[name], "absent")
     if scheme.get("format", "pack-quantized") != "pack-quantized":
         raise unsupported("quantization_config.config_groups: format", scheme["format"], "'pack-quantized'")
-    weights = Fields(scheme.get("weights") or {}, f"{_WHERE}.config_groups.weights")
+    weights = _object(scheme.get("weights", {}), "config_groups.weights")
     _bits(weights, "num_bits")
     for name, known in (("type", ("int",)), ("strategy", ("group", "channel"))):
         if weights.get(name) not in known:

@@ -106,18 +106,18 @@ def added_models() -> list[dict[str, Any]]:
     for path in sorted(_models().glob("*/model.json")):
         try:
             rows.append({**json.loads(path.read_text(encoding="utf-8")), "name": path.parent.name, "path": str(path.parent)})
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, RecursionError):
             continue  # a directory that is not ours
     return rows
 
 
 def added_path(name: str) -> Path | None:
-    """Where an added model is: its GGUF file (the first part of a split one), or the directory that holds config.json; None where
-    there is none. A name that could be added but was not is an error.
+    """Where an added model is: its GGUF file (the first part of a split one), which may lie in a folder as it did on the hub, or
+    the directory that holds config.json; None where there is none. A name that could be added but was not is an error.
     """
     home = _models() / name
     if name and (home / "model.json").exists():
-        files = sorted(home.glob("*.gguf"))
+        files = sorted(home.rglob("*.gguf"))
         return files[0] if files else home
     if name in SOURCES:
         raise HwgenError("model", f"model {name!r} has not been added", f"hwgen model add {name}")

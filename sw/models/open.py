@@ -58,8 +58,13 @@ def open_files(name: str | Path) -> ModelFiles:
     What can be known without reading weights is refused here, for every command alike.
     """
     path = Path(name)
-    file = path if path.is_file() else None
-    if file is None and not path.exists() and path.name == str(name):
+    try:
+        file, known = path if path.is_file() else None, path.exists()
+    except OSError as error:  # a text that is no name at all
+        raise HwgenError(
+            "checkpoint", f"{str(name)[:40]!r}... is no model: {error.strerror}", "give the name of a model, a directory or a file"
+        ) from error
+    if not known and path.name == str(name):
         file = added_path(str(name))
     if file is None or file.is_dir():
         files = open_directory(file or find_model(name))

@@ -139,20 +139,26 @@ def _yarn(options: Fields, theta: float, head_dim: int, max_context: int) -> Rot
     return Rotary(theta, factors, _number(options, "attention_factor", default))
 
 
-def _longrope(options: Fields, theta: float, head_dim: int, max_context: int) -> Rotary:
-    """The short factors, which hold for ``original_max_position_embeddings`` tokens; the long ones are of longer texts."""
-    original = _number(options, "original_max_position_embeddings", max_context)
-    factors = options.get("short_factor")
+def _factors(options: Fields, name: str, head_dim: int) -> tuple[float, ...]:
+    """A list of a divisor for every pair."""
+    factors = options.get(name)
     if not isinstance(factors, list) or len(factors) != head_dim // 2 or not all(
         isinstance(f, (int, float)) and not isinstance(f, bool) and 0 < f < math.inf for f in factors
     ):
-        raise HwgenError("architecture", f"{options.where}: short_factor must be {head_dim // 2} positive numbers", FACTORS_FIX)
+        raise HwgenError("architecture", f"{options.where}: {name} must be {head_dim // 2} positive numbers", FACTORS_FIX)
+    return tuple(map(float, factors))
+
+
+def _longrope(options: Fields, theta: float, head_dim: int, max_context: int) -> Rotary:
+    """The short factors, which hold for ``original_max_position_embeddings`` tokens; the long ones are of longer texts."""
+    original = _number(options, "original_max_position_embeddings", max_context)
+    factors = _factors(options, "short_factor", head_dim)
     options.get("long_factor")
     factor = _number(options, "factor", max_context / original)
     if original <= 1:
         raise HwgenError("architecture", f"{options.where}: original_max_position_embeddings is {original}", FACTORS_FIX)
     default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return Rotary(theta, tuple(map(float, factors)), _number(options, "attention_factor", default), int(original))
+    return Rotary(theta, factors, _number(options, "attention_factor", default), int(original))
 
 
 def read_rotary(config: Fields, head_dim: int, max_context: int, default_theta: float) -> Rotary:
@@ -182,7 +188,8 @@ def read_rotary(config: Fields, head_dim: int, max_context: int, default_theta: 
     elif kind == "longrope":
         rotary = _longrope(options, theta, head_dim, max_context)
     elif kind == ROPE_FACTORS:
-        rotary = Rotary(theta, tuple(map(float, options.get("factors", ()))), _number(options, "scale", 1.0))
+        factors = _factors(options, "factors", head_dim) if options.get("factors", []) != [] else ()
+        rotary = Rotary(theta, factors, _number(options, "scale", 1.0))
     elif kind != "default":
         raise HwgenError(
             "architecture", f"{options.where}: rope_type is {kind!r}; supported: {', '.join(map(repr, _KINDS))}", FACTORS_FIX

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import HwgenError
 from ...packages import needs
 
@@ -139,6 +141,20 @@ def _piece(message: bytes) -> Piece:
     return Piece(found[1].decode(), struct.unpack("<f", found.get(2, bytes(4)))[0], int(found.get(3, NORMAL)))
 
 
+def _is_whole(charsmap: bytes) -> bool:
+    """Whether no text leads out of compiled replacements, which the library does not check: the size of a double array (of
+    Darts-clone, in blocks of 256 units), the array, the texts that its values point to.
+    """
+    size = int.from_bytes(charsmap[:4], "little")
+    if not 0 < size <= len(charsmap) - 4 or size % 1024:
+        return False
+    units = np.frombuffer(charsmap, "<u4", size // 4, 4)
+    value = units >> 31 == 1
+    child = np.arange(len(units)) ^ (units >> 10) << ((units & 0x200) >> 6)
+    texts = len(charsmap) - 4 - size
+    return bool((child[~value] | 0xFF < len(units)).all() and (units[value] & 0x7FFFFFFF < texts).all())
+
+
 def _parse(data: bytes) -> SentencePieces:
     """Fields by their numbers in sentencepiece_model.proto."""
     said, kind = SentencePieces(), _UNIGRAM
@@ -156,6 +172,10 @@ def _parse(data: bytes) -> SentencePieces:
             said.charsmap, said.prefix, said.trim = normalizer.get(2, b""), bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1))
             if not normalizer.get(5, 1):
                 raise ValueError("it does not escape spaces, which is not supported")
+    if not all(isinstance(number, int) for number in (kind, said.unknown, said.begin, said.end)):
+        raise ValueError("its kind and its special pieces are no numbers")
+    if said.charsmap and not _is_whole(said.charsmap):
+        raise ValueError("its replacements of characters are damaged")
     if kind not in (_UNIGRAM, _BPE):
         raise ValueError(f"its kind {kind} is not supported; supported: unigram and BPE")
     if not said.pieces or not 0 <= said.unknown < len(said.pieces):

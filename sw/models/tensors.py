@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class TensorFile:
                 raise HwgenError("checkpoint", f"{path} is truncated or no safetensors file ({size} bytes)", _FIX)
             try:
                 header = json.loads(file.read(length))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise HwgenError("checkpoint", f"{path} has a damaged header", _FIX) from error
         if not isinstance(header, dict):
             raise HwgenError("checkpoint", f"{path} has a damaged header", _FIX)
@@ -69,11 +70,12 @@ class TensorFile:
         for name, entry in header.items():
             try:
                 kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-                known = kind in _TYPES
-                expected = int(np.prod(shape, dtype=np.int64)) * _TYPES[kind].itemsize if known else end - begin
+                if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+                    raise ValueError(shape)
+                expected = math.prod(shape) * _TYPES[kind].itemsize if kind in _TYPES else end - begin
             except (KeyError, TypeError, ValueError) as error:
                 raise HwgenError("checkpoint", f"{path}: the entry of tensor {name} is damaged", _FIX) from error
-            if begin < 0 or end - begin != expected:
+            if end < begin or end - begin != expected:
                 raise HwgenError(
                     "checkpoint", f"{path}: tensor {name} has {end - begin} bytes, {expected} expected", _FIX
                 )
@@ -103,10 +105,10 @@ class TensorFile:
                 f"{self.path}: tensor {name} has type {kind}; supported are {', '.join(_TYPES)}",
                 "convert the checkpoint to one of these types",
             )
-        begin, end = self._entries[name]["data_offsets"]
-        count, shape = (end - begin) // _TYPES[kind].itemsize, self.shape(name)
+        shape = self.shape(name)
         if rows is not None:
-            count, shape = count // shape[0] * min(rows, shape[0]), (min(rows, shape[0]), *shape[1:])
+            shape = min(rows, shape[0]), *shape[1:]
+        begin, count = self._entries[name]["data_offsets"][0], math.prod(shape)
         try:
             values = np.fromfile(self.path, _TYPES[kind], count, offset=self._start + begin)
         except OSError as error:
@@ -155,7 +157,7 @@ class TensorSet:
             places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
             shards = sorted(set(places.values()))
             paths = {shard: self.directory / shard for shard in shards}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise HwgenError("checkpoint", f"{index} is damaged", _FIX) from error
         files = {}
         for shard, path in paths.items():

@@ -14,7 +14,7 @@ from ...errors import HwgenError
 from ...packages import needs
 from .chat_template import render_chat
 
-__all__ = ["TextStream", "Tokenizer"]
+__all__ = ["TextStream", "Tokenizer", "put_ends"]
 
 #: Around a control token in a message, so that it is found again in the rendered text: two characters of the private use area.
 _OPEN, _CLOSE = "\U0010FFFC", "\U0010FFFD"
@@ -34,6 +34,19 @@ def _ids(inner: Any, text: str, *, add_special_tokens: bool) -> list[int]:
     except Exception as error:  # the library raises plain Exception
         what = "it is no valid Unicode text" if any("\ud800" <= c <= "\udfff" for c in text) else str(error)
         raise HwgenError("tokenizer", f"a text cannot be made tokens: {what}", "give another text") from error
+
+
+def put_ends(inner: Any, before: tuple[str, int] | None, behind: tuple[str, int] | None) -> None:
+    """Lets a tokenizer of the library put a token (text and id) before and behind every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    # named by their places: the library takes a colon or a dollar in a text for its own
+    ends: list[Any] = [
+        {"id": place, "ids": [token[1]], "tokens": [token[0]]} for place, token in (("begin", before), ("end", behind)) if token
+    ]
+    if ends:
+        single = [*(["begin"] if before else []), "$A", *(["end"] if behind else [])]
+        inner.post_processor = TemplateProcessing(single=single, special_tokens=ends)
 
 
 class Tokenizer:

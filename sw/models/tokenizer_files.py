@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from ...errors import HwgenError
 from ...packages import needs
 from .sentence_piece import build_tokenizer, read_pieces
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, put_ends
 
 __all__ = ["load_tokenizer"]
 
@@ -17,6 +18,9 @@ _AGAIN = "download the file again"
 
 #: Special tokens that have a name in every tokenizer.
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+#: A token id as the name of a field.
+_IS_ID = re.compile("[0-9]{1,9}")
 
 #: Flags of a token that the library takes.
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -28,7 +32,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HwgenError("tokenizer", f"{path} is not valid JSON", _AGAIN) from error
     if not isinstance(values, dict):
         raise HwgenError("tokenizer", f"{path} is not a JSON object", _AGAIN)
@@ -77,19 +81,18 @@ def _open_sentence_piece(path: Path, options: dict[str, Any]) -> tuple[Any, dict
         )
     if options.get("add_prefix_space") is False:
         said.prefix = False
-    inner = build_tokenizer(said, first_only=options.get("legacy") is False)
+    try:
+        inner = build_tokenizer(said, first_only=options.get("legacy") is False)
+    except Exception as error:  # the library raises plain Exception
+        raise HwgenError("tokenizer", f"{path}: {error}", _AGAIN) from error
     ids = {"bos_token": said.begin, "eos_token": said.end, "unk_token": said.unknown}
     names = {name: said.pieces[number].text for name, number in ids.items() if 0 <= number < len(said.pieces)}
     names |= {name: text for name, text in _special_names(options).items() if name in ids}
     ends = {"bos_token": begins, "eos_token": bool(options.get("add_eos_token", False))}
     known = {name: text for name, text in names.items() if inner.token_to_id(text) is not None}
-    put = {name: known[name] for name, wanted in ends.items() if wanted and name in known}
-    if put:
-        from tokenizers.processors import TemplateProcessing
-
-        single = [*([put["bos_token"]] if "bos_token" in put else []), "$A", *([put["eos_token"]] if "eos_token" in put else [])]
-        special = [(text, inner.token_to_id(text)) for text in dict.fromkeys(put.values())]
-        inner.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    put_ends(inner, *(
+        (known[name], inner.token_to_id(known[name])) if wanted and name in known else None for name, wanted in ends.items()
+    ))
     return inner, names
 
 
@@ -172,10 +175,10 @@ def _chat_template(options: dict[str, Any], directory: Path) -> str | None:
             named = {"default": stored}
     named |= {path.stem: "" for path in more}
     if named and not isinstance(named.get("default"), str):
-        raise HwgenError(
-            "tokenizer", f"{directory} has the chat templates {', '.join(sorted(named))}, but none named 'default'",
-            "write the one to be used to chat_template.jinja",
+        what = f"the chat template {named['default']!r}, no text" if "default" in named else (
+            f"the chat templates {', '.join(sorted(map(str, named)))}, but none named 'default'"
         )
+        raise HwgenError("tokenizer", f"{directory} has {what}", "write the one to be used to chat_template.jinja")
     return named.get("default")
 
 
@@ -190,7 +193,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     else:
         inner = _open_library_file(directory / "tokenizer.json")
     decoder = options.get("added_tokens_decoder", {})
-    if not isinstance(decoder, dict) or not all(k.isdigit() and _content(v) is not None for k, v in decoder.items()):
+    if not isinstance(decoder, dict) or not all(_IS_ID.fullmatch(k) and _content(v) is not None for k, v in decoder.items()):
         raise HwgenError(
             "tokenizer", f"{directory / 'tokenizer_config.json'}: added_tokens_decoder is no table of tokens", _AGAIN
         )

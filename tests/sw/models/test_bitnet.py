@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwgen.decoder import BITNET
+from hwgen.decoder import BITNET, LLAMA
 from hwgen.errors import HwgenError
 from hwgen.formats import pack_bf16, widen_bf16
 from hwgen.shape import ModelShape
 from hwgen.sw.models import bitnet
-from hwgen.sw.models.bitnet import GAIN_PLACES, pack_trits, read_shape, save_model, unpack_trits
-from hwgen.sw.models.config_json import MATRIX_PLACES, read_config
+from hwgen.sw.models.bitnet import GAIN_PLACES, pack_trits, read_shape, save_model, unpack_trits, weights_from_state
+from hwgen.sw.models.config_json import MATRIX_PLACES, config_of, read_config
 from hwgen.sw.models.library import find_model
 from hwgen.sw.models.open import open_model
-from hwgen.sw.models.tensors import write_tensors
+from hwgen.sw.models.tensors import TensorFile, write_tensors
 from hwgen.ternary import quantize_ternary
 from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import SHAPE
+from .llama_files import SHAPE as LLAMA_SHAPE
 
 
 def load_weights(directory: Path) -> ModelWeights:
@@ -266,3 +267,69 @@ def test_transformers_reads_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, float_model(weights)(tokens), rtol=1e-3, atol=1e-3)
+
+
+def retensor(path: Path, **changed: tuple[str, np.ndarray]) -> None:
+    """Other tensors in place of those of the first query projection (``weight``, ``weight_scale``) or the embedding."""
+    file = TensorFile(path / "model.safetensors")
+    tensors = {name: (file.kind(name), file.stored(name)) for name in file.names()}
+    places = {"embedding": "model.embed_tokens.weight"}
+    tensors |= {places.get(n, f"model.layers.0.self_attn.q_proj.{n}"): value for n, value in changed.items()}
+    write_tensors(path / "model.safetensors", tensors)
+
+
+def test_ternary_floats_with_a_scale(edit: Callable[..., Path], weights: ModelWeights) -> None:
+    """Digits may be stored as floats beside their scale; floats that are no digits may not."""
+    path, matrix = edit(), weights.layers[0].matrices["q"]
+    retensor(path, weight=("F32", matrix.trits.astype(np.float32)))
+    assert_same(load_weights(path), weights)
+    for spoilt in (0.5, 2.0, -3.0):
+        values = matrix.trits.astype(np.float32)
+        values[1, 2] = spoilt
+        retensor(path, weight=("F32", values))
+        with pytest.raises(HwgenError, match="q_proj.weight has a weight_scale, but its values are not ternary"):
+            load_weights(path)
+
+
+def test_masters_where_digits_are_said(edit: Callable[..., Path], weights: ModelWeights) -> None:
+    """Floats without a scale, in a checkpoint whose config.json says digits."""
+    path, matrix = edit(), weights.layers[0].matrices["q"]
+    retensor(path, weight=("F32", matrix.dense()))
+    file = TensorFile(path / "model.safetensors")
+    kept = [name for name in file.names() if not name.endswith("layers.0.self_attn.q_proj.weight_scale")]
+    write_tensors(path / "model.safetensors", {name: (file.kind(name), file.stored(name)) for name in kept})
+    with pytest.raises(HwgenError, match="q_proj.weight has float masters, but config.json says quantization_mode 'offline'"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("scale", [[0.0], [-1.0], [1.0, 2.0], [], [1e-45]])
+@pytest.mark.parametrize("linear", ["bitlinear", "autobitlinear"])
+def test_a_scale_is_one_positive_number(linear: str, scale: list[float], edit: Callable[..., Path]) -> None:
+    """1e-45 is one, but no float32 is its inverse."""
+    path = edit(quantization_config={"quant_method": "bitnet", "linear_class": linear})
+    retensor(path, weight_scale=("F32", np.array(scale, np.float32)))
+    with pytest.raises(HwgenError, match="q_proj.weight_scale must be one positive number"):
+        load_weights(path)
+
+
+def test_an_embedding_beyond_bfloat16(edit: Callable[..., Path], weights: ModelWeights) -> None:
+    path, table = edit(), weights.embedding.copy()
+    table[3, 5] = np.finfo(np.float32).max
+    retensor(path, embedding=("F32", table))
+    with pytest.raises(HwgenError, match="embedding has values beyond the range of bfloat16"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_of_a_training(tied: bool, tmp_path: Path) -> None:
+    """The state of a training makes the model that its float checkpoint makes."""
+    shape = ModelShape(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48, vocab=11, max_context=64, tied=tied)
+    config = {"model_type": "bitnet", **config_of(shape)}
+    masters = float_checkpoint(tmp_path, shape, config, old_names=False)
+    assert_same(weights_from_state(shape, masters), load_weights(tmp_path))
+
+
+def test_only_ternary_models_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="layer 0 q must be a TernaryMatrix, not Int4Matrix"):
+        save_model(random_weights(LLAMA_SHAPE, 1, LLAMA, "int4"), tmp_path / "m")
+    assert not (tmp_path / "m" / "model.safetensors").exists()

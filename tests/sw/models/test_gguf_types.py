@@ -255,3 +255,28 @@ def test_i2_s_that_does_not_tell(tmp_path: Path) -> None:
         write_bitnet(tmp_path / "n.gguf", one_layer, "bitnet-b1.58", pack=damaged)
         with pytest.raises(HwgenError, match=words):
             open_model(tmp_path / "n.gguf")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 4-bit model is the same without it, and where to put it is said once a matrix."""
+    write_gguf(tmp_path / "m.gguf", random_weights(replace(SHAPE, layers=1), 2, LLAMA, "int4"), "F16")
+    said: list[str] = []
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "m.gguf"))
+    without = open_model(tmp_path / "m.gguf", said.append, quantized=True).weights.layers[0]
+    assert sum("cannot be written (Not a directory); set HWGEN_CACHE to another directory" in text for text in said) == 7
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    for name, matrix in open_model(tmp_path / "m.gguf", quantized=True).weights.layers[0].matrices.items():
+        np.testing.assert_array_equal(matrix.dense(), without.matrices[name].dense())
+
+
+def test_sizes_that_have_no_4_bit_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A float model of odd sizes can be read; made 4-bit it would not fit into the machine's groups."""
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    weights = random_weights(replace(SHAPE, layers=1, ffn=172), 2, LLAMA)
+    layer, rng = weights.layers[0], np.random.default_rng(1)
+    floats = {name: rng.normal(0, 1, matrix.shape).astype(np.float32) for name, matrix in layer.matrices.items()}
+    write_gguf(tmp_path / "m.gguf", replace(weights, layers=(layer.with_matrices(floats),)), "F32")
+    assert open_model(tmp_path / "m.gguf").shape.ffn == 172
+    with pytest.raises(HwgenError, match="layer 0 down cannot be made 4-bit: inputs must be a multiple of 16, not 172") as error:
+        open_model(tmp_path / "m.gguf", quantized=True)
+    assert error.value.kind == "architecture" and error.value.fix == "choose a model whose sizes are multiples of 16"

@@ -113,3 +113,63 @@ def test_refuses_what_is_ternary_in_part(model: ModelWeights, tmp_path: Path) ->
     write_gguf(tmp_path / "m.gguf", other, "F16", arch="qwen3", interleaved=False)
     with pytest.raises(HwgenError, match="blk.1.ffn_down.weight is not ternary in groups of 128 inputs, as the first matrix is"):
         open_model(tmp_path / "m.gguf")
+
+
+def test_halves_of_groups(model: ModelWeights, tmp_path: Path) -> None:
+    """Blocks of 64 are halves of groups: a half of zeros may have any scale, two halves of two scales make no group."""
+    first = model.layers[0].matrices["o"].copy()
+    first[:, :64] = 0
+    first[:, 64:GROUP] = np.sign(first[:, 64:GROUP]) * 0.5
+    blocks = q2_0(first, 64).reshape(len(first), -1, 18)
+    blocks[:, 0, :2] = np.array([3.0], np.float16).view(np.uint8)
+    stored = {"blk.0.attn_output.weight": (42, blocks)}
+    whole = {
+        f"blk.{i}.{place}.weight": (42, q2_0(layer.matrices[name], 64))
+        for i, layer in enumerate(model.layers) for name, place in TENSORS.items()
+    }
+    write_gguf(tmp_path / "m.gguf", model, "F16", stored=whole | stored, arch="qwen3", interleaved=False)
+    found = open_model(tmp_path / "m.gguf").weights.layers[0].matrices["o"]
+    np.testing.assert_array_equal(found.trits, np.sign(first))
+    first[:, 0] = 3.0
+    write_gguf(
+        tmp_path / "m.gguf", model, "F16", stored=whole | {"blk.0.attn_output.weight": (42, q2_0(first, 64))}, arch="qwen3",
+        interleaved=False,
+    )
+    with pytest.raises(HwgenError, match="blk.0.attn_output.weight is not ternary in groups of 128"):
+        open_model(tmp_path / "m.gguf")
+    four = np.full((len(first), blocks.shape[1], 18), 0xFF, np.uint8)
+    four[..., :2] = np.array([1.0], np.float16).view(np.uint8)
+    write_gguf(
+        tmp_path / "m.gguf", model, "F16", stored=whole | {"blk.0.attn_output.weight": (42, four)}, arch="qwen3", interleaved=False
+    )
+    with pytest.raises(HwgenError, match="blk.0.attn_output.weight has a code that is not -1, 0 or 1"):
+        open_model(tmp_path / "m.gguf")
+
+
+def test_a_head_that_is_none_in_groups(model: ModelWeights) -> None:
+    """It is a head of floats, like one of rows that are no whole groups."""
+    loader = family_of_config({"model_type": "qwen3"})
+    family = grouped_family(loader)
+    assert family is not None
+    layers = [layer.with_matrices({n: GroupedMatrix.of(*parts(m)) for n, m in layer.matrices.items()}) for layer in model.layers]
+    spoilt = model.embedding.copy()
+    spoilt[5, 7] *= 0.5
+    assemble = family.loader().assemble
+    assert assemble(WIDE, layers, model.norm, model.embedding, None, layer=QWEN3).grouped_head is not None
+    assert assemble(WIDE, layers, model.norm, spoilt, None, layer=QWEN3).grouped_head is None
+
+
+def parts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.sign(values).astype(np.int8), np.abs(values).reshape(len(values), -1, GROUP).max(axis=2)
+
+
+@pytest.mark.parametrize(("kind", "values"), [
+    ("F32", np.zeros((0, 128), np.float32)), ("F32", np.zeros((4, 96), np.float32)), ("F32", np.ones(128, np.float32)),
+    ("U8", np.ones((4, 128), np.uint8)),
+])
+def test_matrices_that_tell_nothing(kind: str, values: np.ndarray, tmp_path: Path) -> None:
+    """Of no rows, of no whole groups, no matrix, no floats."""
+    write_tensors(tmp_path / "model.safetensors", {"model.layers.0.self_attn.q_proj.weight": (kind, values)})
+    assert not is_grouped(TensorSet(tmp_path))
+    write_tensors(tmp_path / "model.safetensors", {"x": (kind, values)})
+    assert not is_grouped(TensorSet(tmp_path))

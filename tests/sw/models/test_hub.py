@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from hwgen.decoder import LLAMA
 from hwgen.errors import HwgenError
 from hwgen.files import data_directory
 from hwgen.sw.cli.main import main
+from hwgen.sw.models import hub as hub_module
 from hwgen.sw.models.hub import add_from_hub
 from hwgen.sw.models.library import added_models
+from hwgen.sw.models.llama import save_llama
 from hwgen.sw.models.open import open_model
+from hwgen.sw.models.tokenizer import Tokenizer
 from hwgen.weights import random_weights
 
 from .hub_server import COMMIT, Hub, served
-from .llama_files import SHAPE, write_gguf
+from .llama_files import SHAPE, tokenizer_parts, write_gguf
 
 pytest.importorskip("huggingface_hub")
 
@@ -84,3 +88,64 @@ def test_no_hub(weights: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         with pytest.raises(HwgenError, match="somebody/tiny cannot be fetched"):
             add_from_hub(REPOSITORY, "tiny")
     assert added_models() == []
+
+
+def test_a_file_in_a_folder(weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repositories keep each quantisation in a folder of its own: the model opens as it was fetched."""
+    with served(Hub(REPOSITORY, {"Q4_1/tiny-Q4_1.gguf": weights, "Q8_0/tiny-Q8_0.gguf": b"other"})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        add_from_hub(f"{REPOSITORY}/Q4_1/tiny-Q4_1.gguf", "tiny")
+    assert open_model("tiny").weights.shape == SHAPE and open_model("tiny").name == "tiny"
+
+
+def test_a_directory_of_safetensors(weights: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``model.safetensors`` alone, with the files that say something about it."""
+    path = tmp_path / "m"
+    save_llama(random_weights(SHAPE, 2, LLAMA, "int4"), path, recipe="rtn", tokenizer=Tokenizer(tokenizer_parts(SHAPE.vocab)[2]))
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+    more = {"README.md": b"x", "consolidated.safetensors": b"x", "onnx/model.safetensors": b"x", "tiny.gguf": weights}
+    with served(Hub(REPOSITORY, files | more)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        row = add_from_hub(REPOSITORY, "tiny")
+    assert set(row["sha256"]) == set(files) and {name for name, _ in hub.asked} == set(files)
+    assert open_model("tiny").weights.shape == SHAPE
+
+
+def names_chosen(names: list[str], wanted: str | None = None) -> list[str]:
+    return hub_module._chosen(REPOSITORY, names, wanted)
+
+
+def test_which_files_a_model_is() -> None:
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    parts = [f"Q4/m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    assert names_chosen(["config.json", "a/b.safetensors", "model.safetensors.index.json", *shards, *parts]) == [
+        *shards, "config.json", "model.safetensors.index.json",
+    ]
+    for wanted in (None, "Q4/m.gguf", "m.gguf", parts[1]):
+        assert names_chosen(parts, wanted) == parts
+    assert names_chosen([*parts, "n.gguf"], "n.gguf") == ["n.gguf"]
+    for names, wanted, words in (
+        ([], None, "has neither safetensors nor GGUF"), (["config.json"], None, "has neither safetensors nor GGUF"),
+        (["m.gguf"], "n.gguf", "has no file n.gguf: m.gguf"), ([f"{i}.gguf" for i in range(9)], None, "has 9 GGUF files: 0.gguf"),
+    ):
+        with pytest.raises(HwgenError, match=words) as error:
+            names_chosen(names, wanted)
+        assert error.value.kind == "model" and error.value.fix and str(error.value).count(", ...") == (len(names) > 8)
+
+
+def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is there goes before a name of the hub."""
+    monkeypatch.chdir(tmp_path)
+    assert [hub_module.is_hub_name(n) for n in ("a/b", "a/b/c/d.gguf", "a", "a b/c", "/a/b", "")] == [True, True] + [False] * 4
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert not hub_module.is_hub_name("a/b") and hub_module.is_hub_name("a/c")
+
+
+def test_a_content_without_a_hash(weights: bytes, tmp_path: Path) -> None:
+    """Small files of a repository have none; what is recorded is that of the content."""
+    class Sibling:
+        rfilename, lfs = "config.json", None
+
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert hub_module._checked(tmp_path / "config.json", Sibling()) == hashlib.sha256(b"{}").hexdigest()
+    assert hub_module._one_line(ValueError("")) == "ValueError: no reason given"

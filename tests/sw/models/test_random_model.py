@@ -1,0 +1,95 @@
+"""Random models: what the compiler asks of them, packed as real ones are, and the same for the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwgen.decoder import LLAMA, QWEN2, QWEN3, DecoderLayer
+from hwgen.formats import widen_bf16
+from hwgen.layout import pack_trits, unpack_trits
+from hwgen.numerics import GROUP
+from hwgen.published import PUBLISHED
+from hwgen.sw.models.random_model import RandomModel, RandomTernary, random_model, sized_model
+from hwgen.vocabulary import HEAD_LARGEST
+from hwgen.weights import random_weights
+
+from .llama_files import SHAPE
+
+WIDE = replace(SHAPE, hidden=128, heads=8, ffn=256)
+
+ENGINES = ("ternary", "grouped", "int4")
+
+
+@pytest.mark.parametrize("inputs", [5, 64, 61, 62, 63, 4])
+def test_packed_trits_are_those_of_a_matrix(inputs: int) -> None:
+    """Bytes that a real matrix of the same trits has, whatever is left of the last one; every trit equally likely."""
+    packed = RandomTernary(300, inputs, 1.0, (1, 2)).packed()
+    trits = unpack_trits(packed)[:, :inputs]
+    np.testing.assert_array_equal(pack_trits(trits), packed)
+    assert abs(trits.mean()) < 0.1 and abs((trits == 0).mean() - 1 / 3) < 0.1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("layer", [LLAMA, QWEN2, QWEN3], ids=lambda layer: layer.name)
+def test_what_a_model_has(engine: str, layer: DecoderLayer) -> None:
+    """Sizes and types of the parts are those of a model of real weights."""
+    model, real = sized_model(WIDE, engine, layer), random_weights(WIDE, 1, layer, engine)
+    assert model.layer is layer and model.engine == engine and len(model.layers) == len(real.layers) == WIDE.layers
+    for found, wanted in zip(model.layers, real.layers, strict=True):
+        for part in ("norms", "biases"):
+            mine, theirs = getattr(found, part), getattr(wanted, part)
+            assert {n: (v.shape, v.dtype) for n, v in mine.items()} == {n: (v.shape, v.dtype) for n, v in theirs.items()}
+        assert found.matrices.keys() == wanted.matrices.keys()
+        for name, matrix in found.matrices.items():
+            other: Any = wanted.matrices[name]
+            for part in ("codes", "scales", "midpoints", "row_scale") if engine == "int4" else ("codes",) * (engine == "grouped"):
+                if getattr(other, part) is not None:
+                    assert getattr(matrix, part).dtype == getattr(other, part).dtype
+            if engine != "int4":
+                assert matrix.packed().shape == other.packed().shape and matrix.packed().dtype == np.uint8
+                assert float(np.float32(matrix.scale)) == matrix.scale > 0
+            else:
+                assert matrix.codes.shape == other.codes.shape and matrix.group == 128
+    assert model.norm.shape == (WIDE.hidden,) and model.on_machine() is model
+    with pytest.raises(IndexError):
+        model.layers[WIDE.layers]
+    assert not hasattr(model.layers[0].matrices["q"], "_nothing")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_heads(engine: str) -> None:
+    model = RandomModel(WIDE, LLAMA, engine, 7)
+    table = widen_bf16(model.embedding_bits())
+    assert table.shape == (WIDE.vocab, WIDE.hidden) and np.abs(table).min() >= 0.125 and np.abs(table).max() < 1
+    assert 0.4 < (table < 0).mean() < 0.6
+    integers, scales = model.quantized_head()
+    assert integers.shape == table.shape and np.abs(integers).max() == HEAD_LARGEST[engine]
+    part, some = model.quantized_head(slice(10, 30))
+    assert part.shape == (20, WIDE.hidden) and some.shape == (20,)
+    ternary, row_scales = model.short_head()
+    assert (ternary.rows, ternary.inputs) == table.shape and row_scales.shape == scales.shape == (WIDE.vocab,)
+    assert (widen_bf16(np.concatenate((row_scales, scales, some))) > 0).all()
+    if engine == "grouped":
+        assert model.grouped_head is not None
+        assert model.grouped_head.codes.shape == (WIDE.vocab, WIDE.hidden // GROUP) and model.grouped_head.codes.min() >= 64
+    else:
+        assert model.grouped_head is None
+
+
+def test_the_seed_decides() -> None:
+    """Fewer layers are the first ones of the whole model; another seed is another model."""
+    name = next(iter(PUBLISHED))
+    one, two, other = random_model(name, 1, 3), random_model(name, 1, 2, context=1 << 20), random_model(name, 2, 2)
+    assert two.shape == replace(one.shape, layers=2, max_context=1 << 20) and one.engine == two.engine
+    assert random_model(name).shape == PUBLISHED[name].shape
+    for i in range(2):
+        for gain in one.layers[i].norms:
+            np.testing.assert_array_equal(one.layers[i].norms[gain], two.layers[i].norms[gain])
+        matrices = [model.layers[i].matrices["k"] for model in (one, two, other)]
+        np.testing.assert_array_equal(matrices[0].packed(), matrices[1].packed())
+        assert (matrices[0].packed() != matrices[2].packed()).any()
+    assert (one.norm == two.norm).all() and (one.norm != other.norm).any()
