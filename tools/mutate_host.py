@@ -5,8 +5,8 @@
 Faults (another operator, a number off by one, a condition the other way round, a loop that is never entered, ...) are drawn evenly
 over the modules. First every file of tests runs once without a fault, to learn which lines each test reaches; this is kept in
 build/verify/host-reach.json for the next time. Then each fault is written into a copy of the tree, and the tests that reach its
-line run until one fails: those of the module's own file first, then the quickest. If none does, the whole files of these tests run:
-one test may leave behind what another looks at. Tests that need a simulator take no part.
+line run until one fails: those of the module's own file first, then the quickest. If none does, the nearest of their files run
+whole: one test may leave behind what another looks at. Tests that need a simulator take no part.
 
     python tools/mutate_host.py --modules sw/runtime/penalties.py --mutants 50
     python tools/mutate_host.py --again build/verify/host-mutation.json --out build/verify/host-mutation.json
@@ -145,12 +145,12 @@ def nearness(module: str, test: str, tree: Path) -> int:
 
 
 def choose(mutant: HostMutant, reaches: Sequence[Reach], tree: Path, limit: float) -> tuple[list[Choice], list[Choice]]:
-    """Tests that reach the fault, the nearest and the quickest first, within a time; and the whole files, if that is more."""
+    """Tests that reach the fault, the nearest and the quickest first, within a time; and the nearest files, whole."""
     reached = [choice for reach in reaches if (choice := reach.of(mutant)) is not None and choice.nodes]
-    order = sorted(reached, key=lambda choice: (nearness(mutant.file, choice.reach.file, tree), choice.seconds))
-    wholes = [choice.reach.whole() for choice in order]
-    more = within(wholes, limit) if any(not choice.is_whole for choice in order) else []
-    return within(order, limit), more
+    near = {choice.reach.file: nearness(mutant.file, choice.reach.file, tree) for choice in reached}
+    order = sorted(reached, key=lambda choice: (near[choice.reach.file], choice.seconds))
+    parts = [choice for choice in order if near[choice.reach.file] < 2 and not choice.is_whole]
+    return within(order, limit), within([choice.reach.whole() for choice in parts], limit)
 
 
 def within(choices: Sequence[Choice], limit: float) -> list[Choice]:
@@ -289,7 +289,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--modules", nargs="+", metavar="GLOB", default=MODULES, help="where; default: %(default)s")
     parser.add_argument("--tests", nargs="+", metavar="GLOB", default=TESTS, help="what shall find them; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=3600, help="no fault is begun after that; default: %(default)s")
-    parser.add_argument("--each", type=float, default=60, help="seconds of tests a fault gets at most, twice; default: %(default)s")
+    parser.add_argument("--each", type=float, default=15, help="seconds of tests a fault gets at most, twice; default: %(default)s")
     parser.add_argument("--jobs", type=int, default=2, help="faults at the same time; default: %(default)s")
     parser.add_argument("--again", type=Path, metavar="RECORD", help="only what survived there; the rest of it is kept")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree; default: this one")
@@ -318,7 +318,8 @@ def main() -> int:
         todo = [mutant for mutant in mutants if mutant in chosen]
         for mutant, fate in attempts(todo, trees, reaches, options.each, options.seconds):
             fates[mutant] = fate
-            say(f"{len(fates)}/{len(mutants)} {'SURVIVED' if fate.test is None else fate.test}: {mutant}")
+            said = fate.test or f"SURVIVED {len(fate.tests)} files of tests"
+            say(f"{len(fates)}/{len(mutants)}, {time.monotonic() - begun:.0f} s, {said}: {mutant}")
     found = {
         "command": " ".join(["tools/mutate_host.py", *sys.argv[1:]]), "commit": commit(options.root),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begun),
