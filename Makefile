@@ -7,6 +7,7 @@
 # `make coverage`: which branches of the host's code the tests take, package by package.
 # `make coverage-rtl`: which lines of the units' Verilog the tests take, and which bits they toggle.
 # `make verify-report`: build/verify/index.html, the test plan with the results that are there.
+# `make mutate-host`: faults planted in the host's code, and whether its tests find them; takes the better part of an hour.
 # `make dist`: the wheel, in dist/; `pip install "dist/NAME.whl[sim]"` installs it.
 # `make notebooks`: a copy of the notebooks in build/notebooks, opened in the browser.
 # Each prepares a virtual environment in $(VENV) first and says what the system lacks.
@@ -29,7 +30,7 @@ VERIFY := build/verify
 BIN := $(VENV)/bin
 
 .PHONY: demo test regress coverage coverage-rtl verify-report boards boards-test board-walk dist notebooks
-.PHONY: fuzz mutate prove fuzz-parsers audit lint check-system clean
+.PHONY: fuzz mutate mutate-host prove fuzz-parsers audit lint check-system clean
 demo: $(VENV)/.installed-sim
 	$(BIN)/hwgen run stories --prompt "$(PROMPT)" --max-new-tokens $(TOKENS) --temperature 0.7 --top-p 0.95 --seed $(SEED)
 
@@ -85,6 +86,10 @@ fuzz: $(VENV)/.installed-dev
 # Planted faults, proofs and parsers; each takes the better part of an hour.
 mutate prove: $(VENV)/.installed-dev
 	$(BIN)/python tools/$@.py --out build/verify/$(if $(filter prove,$@),formal,mutation).json
+
+# What each test reaches is learnt once; --again RECORD runs only what survived.
+mutate-host: $(VENV)/.installed-dev
+	$(BIN)/python tools/mutate_host.py --seed $(SEED) --jobs $(JOBS) --out $(VERIFY)/host-mutation.json
 
 fuzz-parsers: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet "atheris>=3"

@@ -1,9 +1,9 @@
 """The verification report: the test plan with what the last runs found, as a page and as a table for `docs/verification.md`.
 
 Reads what is there of build/verify: `test.xml` and `regress.xml` (JUnit, of `make test` and `make regress`), and the records
-`fuzz.json`, `mutation.json`, `formal.json`, `coverage.json`, `rtl-coverage.json`: numbers and a list of rows each, with command,
-date and commit if they say them. What is not there is shown as not run. Writes `index.html` beside them; with ``--document`` also
-the summary `docs/data/verification.json` and the table of `docs/verification.md`.
+`fuzz.json`, `mutation.json`, `host-mutation.json`, `formal.json`, `coverage.json`, `rtl-coverage.json`: numbers and a list of rows
+each, with command, date and commit if they say them. What is not there is shown as not run. Writes `index.html` beside them; with
+``--document`` also the summary `docs/data/verification.json` and the table of `docs/verification.md`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ BEGIN, END = "<!-- table of make verify-report -->\n", "<!-- end of the table --
 #: Records of others: what each is, and the command that makes it.
 RECORDS = {
     "fuzz": ("Whole-machine fuzzing", "make fuzz"), "mutation": ("Mutation", "make mutate"),
+    "host-mutation": ("Mutation of host code", "make mutate-host"),
     "formal": ("Formal proofs", "make prove"), "coverage": ("Branch coverage of host code", "make coverage"),
     "rtl-coverage": ("Line and toggle coverage of units", "make coverage-rtl"),
 }

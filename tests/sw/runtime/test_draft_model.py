@@ -92,6 +92,22 @@ def test_the_longest_guess(image: Image) -> None:
     assert model.most([1] * (image.context + 1), 100) == 0
 
 
+def test_what_a_guess_costs(image: Image) -> None:
+    """A pass a token; the first reads what is new, but for a prompt."""
+    _, guessing = engines(image, image)
+    guessing.__dict__["costs"] = PassCosts(sizes=(1, 8), plain=(1.0, 8.0), wanting=(1.0, 8.0), block=100.0)
+    model = DraftModel(guessing)
+    blocks = 100.0 * guessing.pages.blocks(len(PROMPT))
+    model.most(PROMPT, 3)
+    assert model.cycles(1) == 1 + blocks and model.cycles(3) == 3 * (1 + blocks)
+    model.guess(1)
+    longer = [*PROMPT, 8, 8]
+    model.most(longer, 3)
+    behind = len(longer) - model._session.position
+    blocks = 100.0 * guessing.pages.blocks(len(longer))
+    assert behind == 2 and model.cycles(3) == behind + blocks + 2 * (1 + blocks)
+
+
 def test_no_pages_no_guess(image: Image) -> None:
     """A cache that others fill: the answer goes on without."""
     engine, guessing = engines(image, image)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.registers import Control, register
+from hwgen.registers import CHOSEN_TOKENS, STOP_TOKENS, Control, register
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.drafts import Drafter
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.running_loop import loop_passes
 from hwgen.weights import ModelWeights
 
 from ..conftest import CONFIG, SHAPE
@@ -164,6 +166,28 @@ def test_a_device_that_fails(engine: Engine, machine: Machine, expected: list[in
     with pytest.raises(HwgenError, match="it failed"):
         next(tokens)
     assert [item.token for item in looped(engine)] == expected
+
+
+class Looped:
+    """What `loop_passes` asks of an answer."""
+
+    def __init__(self, passes: int, stop_tokens: Sequence[int]) -> None:
+        self.loop_passes, self.stop_tokens = passes, stop_tokens
+
+
+def test_how_many_passes_a_loop_may_have() -> None:
+    """The least of all bounds; by halves where pages, here of eight tokens, are few."""
+    runs = [Run(Session(), (1,))]
+
+    def most(count: int, passes: int, free: int = 100, stops: int = 1) -> int:
+        pages = SimpleNamespace(free=free, missing=lambda session, tokens: -(-tokens // 8))
+        answers = [Looped(passes, range(i * stops, (i + 1) * stops)) for i in range(count)]
+        return loop_passes(SimpleNamespace(can_loop=lambda: True, pages=pages), runs * count, answers, 40)  # type: ignore[arg-type]  # a stand-in
+
+    assert [most(1, 50), most(1, 39), most(2, 2), most(2, 1)] == [40, 39, 2, 0]
+    assert most(CHOSEN_TOKENS // 5, 50, free=10**6, stops=0) == 5 and most(CHOSEN_TOKENS // 2 + 1, 50, free=10**6, stops=0) == 0
+    assert [most(1, 30, free=1), most(2, 40, free=4), most(2, 17, free=4)] == [7, 10, 8]
+    assert [most(2, 9, stops=STOP_TOKENS // 2), most(3, 9, stops=STOP_TOKENS // 2)] == [9, 0]
 
 
 def test_few_pages_and_the_end_of_the_context(image: Image) -> None:

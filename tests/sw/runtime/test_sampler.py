@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.draw import GREEDY
+from hwgen.registers import DRAW_COUNT
 from hwgen.sw.runtime.penalties import Penalties
 from hwgen.sw.runtime.sampler import Sampler
 from hwgen.sw.runtime.sampling import Sampling
@@ -50,6 +51,12 @@ def test_draws_that_the_machine_could_make() -> None:
     assert sampler.machine_draw(8) != draw and [sampler.choose(prediction, i) for i in range(100)] != expected
     other = Sampler(Sampling(temperature=0.7, top_k=5, seed=10))
     assert [other.choose(prediction, i) for i in range(100)] != expected
+
+
+def test_as_many_candidates_as_the_register_can_say() -> None:
+    most = (1 << DRAW_COUNT.width) - 1
+    draws = [Sampler(Sampling(temperature=1.0, top_k=top_k)).machine_draw(2 * most) for top_k in (1, most, most + 1)]
+    assert [draw and draw.count for draw in draws] == [1, most, None]
 
 
 @pytest.mark.parametrize("options", [
