@@ -25,6 +25,16 @@ SIMILAR = 0.8
 _OTHER = re.compile(r"dump_module|^ *\(\*|^module |^endmodule")
 
 
+#: A name with the number that tells it from others of the same name in a design, and any name.
+_NUMBERED = re.compile(r"\\(\$?[A-Za-z_]\w*)(?:\$\d+)* ")
+_NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
+
+
+def _unnumbered(line: str) -> str:
+    """A line as it is in whatever design: numbers behind names count through all of one."""
+    return _NUMBERED.sub(r"\1", line)
+
+
 def _body(text: str) -> list[str]:
     """Lines of a module that say what it does."""
     return [line for line in text.split("\n") if not _OTHER.search(line)]
@@ -45,14 +55,17 @@ class UnitFault:
         """Index of the line of this Verilog in which the fault is, in the first of the modules that are most alike; None if none is
         the same unit.
         """
-        right = self.module[self.line]
-        of_same = self.module[: self.line].count(right)
+        module = [_unnumbered(line) for line in self.module]
+        right = module[self.line]
+        of_same, all_same = module[: self.line].count(right), module.count(right)
         best, found = SIMILAR, None
         for match in MODULE.finditer(verilog):
-            lines = match[0].split("\n")
-            places = [i for i, line in enumerate(lines) if line == right]
-            alike = _alike(self.module, _body(match[0]))
-            if len(places) == self.module.count(right) and (alike > best or found is None and alike == best):
+            text = _unnumbered(match[0])
+            places = [i for i, line in enumerate(text.split("\n")) if line == right]
+            if len(places) != all_same:
+                continue
+            alike = _alike(module, _body(text))
+            if alike > best or found is None and alike == best:
                 best, found = alike, verilog.count("\n", 0, match.start()) + places[of_same]
         return found
 
@@ -62,7 +75,9 @@ class UnitFault:
         if place is None:
             return None
         lines = verilog.split("\n")
-        lines[place] = self.wrong
+        here, there = _NAME.findall(self.module[self.line]), _NAME.findall(lines[place])
+        names = dict(zip(here, there, strict=True))
+        lines[place] = _NAME.sub(lambda name: names.get(name[0], name[0]), self.wrong)
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_a_fault_has_a_place_in_the_unit(module: str, tmp_path: Path) -> None:
     changed = [(a, b) for a, b in zip(alone.split("\n"), planted.split("\n"), strict=True) if a != b]
     [(before, after)] = changed
     assert before.endswith("= total + step;") and after.endswith("= (total - step );")
+
+
+def test_names_with_numbers_are_those_of_the_design() -> None:
+    """Of several signals of a name all but one have a number, which counts through the whole design."""
+    fault = unit_fault(*fault_of("up"))
+    numbered = re.sub(r"\btotal\b", lambda _: r"\total$12 ", to_verilog(Unit()))
+    planted = fault.plant(numbered)
+    assert planted is not None
+    [after] = [b for a, b in zip(numbered.split("\n"), planted.split("\n"), strict=True) if a != b]
+    assert after.endswith(r"= (\total$12  - step );")
 
 
 def test_the_unit_that_is_most_alike_has_it() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import pytest
-from amaranth.sim import Simulator
+import cocotb
+from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.config import BuildConfig
 from hwgen.hw.control.loop import LoopControl
 from hwgen.registers import STOP_TOKENS
+from tests.cocotb_runner import run_cocotb, start_clock
 
 CONFIG = BuildConfig()
 
@@ -81,60 +83,52 @@ def played(loop: Loop) -> tuple[list[Event], list[int], list[int], list[int]]:
     return events, chosen, choosing, ends
 
 
-def seen(loops: list[Loop]) -> list[tuple[list[Event], list[int], list[int]]]:
-    """Of loops, one behind the other in one circuit, what :func:`played` says of the first three things."""
-    dut = LoopControl(CONFIG)
-    found: list[tuple[list[Event], list[int], list[int]]] = []
-
-    async def one(ctx: Any, loop: Loop) -> None:
-        events: list[Event] = []
-        choosing: list[int] = []
-        ends = played(loop)[3]
-        last = max(ends[-1] + cycles_of(loop) * len(loop.best[0]) + 4, loop.stop % NEVER + 3)
-        stop = asked = 0
-        ctx.set(dut.runs, len(loop.best[0]))
-        for cycle in range(last):
-            behind = sum(end < cycle for end in ends)
-            ctx.set(dut.start, int(cycle == 0))
-            ctx.set(dut.ended, int(cycle in ends))
-            ctx.set(dut.stop, int(cycle == loop.stop))
-            ctx.set(dut.spoiled, int(cycle >= loop.spoiled))
-            ctx.set(dut.limit, 1 if cycle >= loop.last else loop.limit)
-            asked = asked + 1 if ctx.get(dut.ask) else 0
-            drawn = asked == loop.draw
-            ctx.set(dut.drawn, int(drawn))
-            ctx.set(dut.candidate, loop.best[behind - 1][ctx.get(dut.run)] if drawn else 0xFEDCBA)
-            # as a memory has it: of the number of the cycle before
-            ctx.set(dut.stops.number, loop.stops[stop] if stop < STOP_TOKENS else 0xABCDEF)
-            if ctx.get(dut.write):
-                kind = "token" if ctx.get(dut.of_token) else "position"
-                events.append((cycle, kind, ctx.get(dut.run), ctx.get(dut.token) if kind == "token" else 0))
-            events += [(cycle, name, 0, 0) for name in ("begin", "finished") if ctx.get(getattr(dut, name))]
-            if ctx.get(dut.choosing):
-                choosing.append(cycle)
-            stop = ctx.get(dut.stops.index)
-            await ctx.tick()
-        log = []
-        for index in range(ctx.get(dut.count)):
-            ctx.set(dut.index, index)
-            await ctx.tick()
-            log.append(ctx.get(dut.chosen))
-        found.append((events, log, choosing))
-
-    async def bench(ctx: Any) -> None:
-        for loop in loops:
-            await one(ctx, loop)
-
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return found
+async def one(dut: Any, loop: Loop) -> tuple[list[Event], list[int], list[int]]:
+    """Of one loop, what :func:`played` says of the first three things."""
+    events: list[Event] = []
+    choosing: list[int] = []
+    ends = played(loop)[3]
+    last = max(ends[-1] + cycles_of(loop) * len(loop.best[0]) + 4, loop.stop % NEVER + 3)
+    stop = asked = 0
+    dut.runs.value = len(loop.best[0])
+    for cycle in range(last):
+        behind = sum(end < cycle for end in ends)
+        dut.start.value = cycle == 0
+        dut.ended.value = cycle in ends
+        dut.stop.value = cycle == loop.stop
+        dut.spoiled.value = cycle >= loop.spoiled
+        dut.limit.value = 1 if cycle >= loop.last else loop.limit
+        asked = asked + 1 if dut.ask.value else 0
+        is_drawn = asked == loop.draw
+        dut.drawn.value = is_drawn
+        dut.candidate.value = loop.best[behind - 1][int(dut.run.value)] if is_drawn else 0xFEDCBA
+        # as a memory has it: of the number of the cycle before
+        dut.stops__number.value = loop.stops[stop] if stop < STOP_TOKENS else 0xABCDEF
+        await ReadOnly()
+        if dut.write.value:
+            kind = "token" if dut.of_token.value else "position"
+            events.append((cycle, kind, int(dut.run.value), int(dut.token.value) if kind == "token" else 0))
+        events += [(cycle, name, 0, 0) for name in ("begin", "finished") if getattr(dut, name).value]
+        if dut.choosing.value:
+            choosing.append(cycle)
+        stop = int(dut.stops__index.value)
+        await FallingEdge(dut.clk)
+    log = []
+    for index in range(int(dut.count.value)):
+        dut.index.value = index
+        await FallingEdge(dut.clk)
+        log.append(int(dut.chosen.value))
+    return events, log, choosing
 
 
-def check(loops: list[Loop]) -> None:
-    for number, (loop, found) in enumerate(zip(loops, seen(loops), strict=True)):
-        assert found == played(loop)[:3], (number, loop)
+async def check(dut: Any, loops: list[Loop]) -> None:
+    """One behind the other in one circuit."""
+    for name in ("start", "ended", "stop", "spoiled", "limit", "runs", "drawn", "candidate", "stops__number", "index"):
+        getattr(dut, name).value = 0
+    await start_clock(dut)
+    await FallingEdge(dut.clk)
+    for number, loop in enumerate(loops):
+        assert await one(dut, loop) == played(loop)[:3], (number, loop)
 
 
 def drawn(random_: random.Random) -> Loop:
@@ -150,23 +144,28 @@ def drawn(random_: random.Random) -> Loop:
     return replace(loop, **{name: random_.randrange(1, end + 2) for name in times})
 
 
-def test_random_loops() -> None:
+@cocotb.test()
+async def random_loops(dut: Any) -> None:
     random_ = random.Random(1)
     loops = [drawn(random_) for _ in range(60)]
     kinds = [{e[1] for e in played(loop)[0]} for loop in loops]
     assert sum("begin" in kind for kind in kinds) > 10 and sum("finished" not in kind for kind in kinds) > 3
-    check(loops)
+    await check(dut, loops)
 
 
-@pytest.mark.parametrize("limit", [1, 2])
-def test_stop_in_every_cycle(limit: int) -> None:
+@cocotb.test()
+async def stop_in_every_cycle(dut: Any) -> None:
     """In a pass, in every state of the choice, and when the next pass would begin; the loop behind it is whole."""
-    loop = Loop(limit, [[5, 6], [7, 8]][:limit], [4, 4][:limit], draw=3)
-    end = limit * (4 + 2 * cycles_of(loop) + 1)
-    check([each for cycle in range(1, end + 3) for each in (replace(loop, stop=cycle), loop)])
+    loops = []
+    for limit in (1, 2):
+        loop = Loop(limit, [[5, 6], [7, 8]][:limit], [4, 4][:limit], draw=3)
+        end = limit * (4 + 2 * cycles_of(loop) + 1)
+        loops += [each for cycle in range(1, end + 3) for each in (replace(loop, stop=cycle), loop)]
+    await check(dut, loops)
 
 
-def test_a_stop_token_of_any_run_in_any_register() -> None:
+@cocotb.test()
+async def a_stop_token_of_any_run_in_any_register(dut: Any) -> None:
     loops = []
     for place in range(STOP_TOKENS):
         for run in range(3):
@@ -175,10 +174,15 @@ def test_a_stop_token_of_any_run_in_any_register() -> None:
             stops[place] = best[0][run]
             loops.append(Loop(2, best, [2, 2], stops=stops))
     assert all(played(loop)[0][-1][1] == "finished" and len(played(loop)[1]) == 3 for loop in loops)
-    check(loops)
+    await check(dut, loops)
 
 
-def test_the_host_makes_a_pass_the_last() -> None:
+@cocotb.test()
+async def the_host_makes_a_pass_the_last(dut: Any) -> None:
     """In every cycle up to the decision, which takes the limit of the cycle before."""
     loop = Loop(4, [[1, 2]] * 4, [3] * 4)
-    check([replace(loop, last=cycle) for cycle in range(1, 2 * (3 + 2 * cycles_of(loop) + 1) + 3)])
+    await check(dut, [replace(loop, last=cycle) for cycle in range(1, 2 * (3 + 2 * cycles_of(loop) + 1) + 3)])
+
+
+def test_loop_control(tmp_path: Path) -> None:
+    run_cocotb(LoopControl(CONFIG), test_module=__name__, build_dir=tmp_path)

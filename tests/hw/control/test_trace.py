@@ -3,75 +3,85 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
+import cocotb
 import pytest
-from amaranth.sim import Simulator
+from cocotb.triggers import FallingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.hw.control.trace import TraceMemory
 from hwgen.operators import Unit
 from hwgen.registers import TRACE_WORDS
+from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+
+#: Everything that comes in.
+INPUTS = ("clear", "starts", "retire", "retired__unit", "retired__tag", "retired__opcode", "retired__count", "level", "index")
 
 
-@pytest.mark.parametrize(("entries", "ring_beats"), [(37, 512), (1, 512), (16, 1 << 18)])
-def test_entries(entries: int, ring_beats: int) -> None:
-    config = BuildConfig(trace_entries=entries, ring_beats=ring_beats)
-    dut = TraceMemory(config)
-    rng = random.Random(entries)
-    rows = ring_beats // config.groups
+class Bench:
+    def __init__(self, dut: Any, config: BuildConfig) -> None:
+        self.dut, self.config = dut, config
+        self.generator = random.Random(config.trace_entries)
 
-    async def read(ctx: Any) -> list[list[int]]:
+    def put(self, **values: int) -> None:
+        for name, value in values.items():
+            getattr(self.dut, name).value = value
+
+    async def read(self) -> list[list[int]]:
         words = []
-        for index in range(TRACE_WORDS * min(entries, ctx.get(dut.count))):
-            ctx.set(dut.index, index)
-            await ctx.tick()
-            words.append(ctx.get(dut.word))
+        for index in range(TRACE_WORDS * min(self.config.trace_entries, int(self.dut.count.value))):
+            self.put(index=index)
+            await FallingEdge(self.dut.clk)
+            words.append(int(self.dut.word.value))
         return [words[i : i + TRACE_WORDS] for i in range(0, len(words), TRACE_WORDS)]
 
-    async def one_pass(ctx: Any, operators: int) -> list[list[int]]:
-        """Cycle 0 is that of the doorbell."""
+    async def one_pass(self, operators: int) -> list[list[int]]:
+        """Entries of so many operators. Cycle 0 is that of the doorbell."""
+        rng, config = self.generator, self.config
+        rows = config.ring_beats // config.groups
         started: dict[int, tuple[int, int]] = {}
         expected: list[list[int]] = []
-        ctx.set(dut.clear, 1)
         cycle = 0
-        while len(expected) < operators:
+        while len(expected) < operators or not cycle:
             level = rng.choice([0, 1, rows, rng.randrange(rows + 1)])
             beats = min(level * config.groups, 0xFFFF)
-            ctx.set(dut.level, level)
-            ctx.set(dut.starts, 0)
-            ctx.set(dut.retire, 0)
-            ctx.set(dut.retired.unit, 0)
+            # What retires has meaning with its strobe alone.
+            tag, opcode, count = rng.getrandbits(16), rng.randrange(11), rng.randint(1, config.chunk)
+            self.put(clear=cycle == 0, level=level, starts=0, retire=0, retired__unit=0)
+            self.put(retired__tag=tag, retired__opcode=opcode, retired__count=count)
             if cycle and started and rng.random() < 0.4:
                 unit = rng.choice(list(started))
                 begin, at_start = started.pop(unit)
-                tag, opcode, count = rng.getrandbits(16), rng.randrange(11), rng.randint(1, config.chunk)
-                ctx.set(dut.retire, 1)
-                ctx.set(dut.retired.unit, 1 << unit)
-                ctx.set(dut.retired.tag, tag)
-                ctx.set(dut.retired.opcode, opcode)
-                ctx.set(dut.retired.count, count)
+                self.put(retire=1, retired__unit=1 << unit)
                 expected.append([begin, cycle, tag | opcode << 16 | count << 24, at_start | beats << 16])
             idle = [u for u in Unit if u not in started]
             if cycle and idle and rng.random() < 0.4:
                 unit = rng.choice(idle)
                 started[unit] = (cycle, beats)
-                ctx.set(dut.starts, 1 << unit)
-            await ctx.tick()
-            ctx.set(dut.clear, 0)
+                self.put(starts=1 << unit)
+            await FallingEdge(self.dut.clk)
             cycle += 1
-        ctx.set(dut.starts, 0)
-        ctx.set(dut.retire, 0)
-        await ctx.tick()
+            assert self.dut.count.value == min(len(expected), config.trace_entries)
+        self.put(clear=0, starts=0, retire=0)
         return expected
 
-    async def bench(ctx: Any) -> None:
-        for operators in (0, 1, entries - 1, entries, entries + 5, 3):
-            expected = await one_pass(ctx, operators)
-            assert ctx.get(dut.count) == min(operators, entries)
-            assert await read(ctx) == expected[:entries]
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+@cocotb.test()
+async def entries_of_passes(dut: Any) -> None:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    bench = Bench(dut, config)
+    bench.put(**dict.fromkeys(INPUTS, 0))
+    await start_clock(dut)
+    await FallingEdge(dut.clk)
+    entries = config.trace_entries
+    for operators in (0, 1, entries - 1, entries, entries + 5, 3):
+        expected = await bench.one_pass(operators)
+        assert await bench.read() == expected[:entries]
+
+
+@pytest.mark.parametrize(("entries", "ring_beats"), [(37, 512), (1, 512), (16, 1 << 18)])
+def test_entries(entries: int, ring_beats: int, tmp_path: Path) -> None:
+    config = BuildConfig(trace_entries=entries, ring_beats=ring_beats)
+    run_cocotb(TraceMemory(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
