@@ -65,11 +65,13 @@ def test_the_whole_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (results / "test.xml").write_text(RESULTS)
     record = {"command": "hwgen fuzz --seconds 9", "date": "today", "commit": "abc", "rows": [{"passes": 7, "wrong": 0}]}
     (results / "fuzz.json").write_text(json.dumps(record))
+    (results / "mutation.json").write_text(json.dumps(record | {"command": "m", "seed": 1, "on_all_cases": 1234, "percent": 9.5}))
     document.write_text("# Title\n" + verify_report.BEGIN + "old\n" + verify_report.END + "after\n")
     assert verify_report.main(["--document"]) == 0
     page, text = (results / "index.html").read_text(), document.read_text()
     assert "&lt;It&gt;." in page and "hwgen fuzz --seconds 9" in page and "<td>7<td>0" in page
-    assert page.count("<p class=missing>not run</p>") == 4, "mutation, formal and both kinds of coverage"
+    assert page.count("<p class=missing>not run</p>") == 4, "mutation of host code, formal and both kinds of coverage"
+    assert "`hwgen fuzz --seconds 9`: 1 rows (today" in text and "`m`: on all cases 1,234, percent 9.5 (today" in text
     assert "| hw/float | 1 | 1 | 1 | 0 | 0 |" in text and "| across units |  | 1 | 0 | 0 | 1 |" in text
     assert "`make test`: 5 tests in 1 min 16 s, 1 failed, 1 skipped" in text and "`make regress`: not run." in text
     assert text.startswith("# Title\n") and text.endswith("after\n") and "old" not in text

@@ -159,8 +159,16 @@ def table(summary: dict[str, Any]) -> str:
             f"{tests:,} tests in {run['seconds'] // 60} min {run['seconds'] % 60} s, {run.get('failed', 0)} failed, "
             f"{run.get('skipped', 0)} skipped ({run['date']})." if run["date"] else "not run."
         ))
-    lines += [f"`{r['command']}`: {r['rows']} rows ({r['date']}, commit {r['commit']})." for r in summary["records"].values()]
+    lines += [f"`{r['command']}`: {numbers(r)} ({r['date']}, commit {r['commit']})." for r in summary["records"].values()]
     return "\n".join(lines) + "\n"
+
+
+def numbers(record: dict[str, Any]) -> str:
+    """The totals of a record in words, or how many rows it has where it has no totals."""
+    about = ("command", "date", "commit", "rows", "seed")
+    found = [f"{name.replace('_', ' ')} {value:,}" for name, value in record.items()
+             if name not in about and isinstance(value, int | float)]
+    return ", ".join(found) or f"{record['rows']} rows"
 
 
 def page(points: list[Point], suites: dict[str, Suite], records: dict[str, Record | None], summary: dict[str, Any]) -> str:
