@@ -53,7 +53,7 @@ coverage: $(VENV)/.installed-dev
 
 # Simulators that count are built anew.
 coverage-rtl: $(VENV)/.installed-dev
-	$(BIN)/python tools/rtl_coverage.py --out $(VERIFY)/rtl-coverage.json
+	$(BIN)/python tools/rtl_coverage.py --jobs $(JOBS) --out $(VERIFY)/rtl-coverage.json
 
 verify-report: $(VENV)/.installed-dev
 	$(BIN)/python tools/verify_report.py

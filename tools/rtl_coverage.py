@@ -66,11 +66,12 @@ def by_unit(folder: Path) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", default=["tests/hw"])
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="simulations that run at the same time")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         environment = {**os.environ, "HWGEN_RTL_COVERAGE": name}
-        command = [sys.executable, "-m", "pytest", "-q", *options.tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", str(options.jobs), "--dist", "worksteal", *options.tests]
         failed = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         rows = by_unit(Path(name))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
