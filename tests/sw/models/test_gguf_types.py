@@ -14,7 +14,7 @@ from hwgen.errors import HwgenError
 from hwgen.int4 import BlockMatrix, Int4Matrix, to_machine
 from hwgen.shape import ModelShape
 from hwgen.sw.models.gguf_file import GgufFile
-from hwgen.sw.models.gguf_i2s import LAYOUTS
+from hwgen.sw.models.gguf_i2s import LAYOUTS, find_layout
 from hwgen.sw.models.gguf_types import WIDE_Q2_0, TensorType, type_of
 from hwgen.sw.models.open import open_model
 from hwgen.ternary import TernaryMatrix
@@ -255,3 +255,14 @@ def test_i2_s_that_does_not_tell(tmp_path: Path) -> None:
         write_bitnet(tmp_path / "n.gguf", one_layer, "bitnet-b1.58", pack=damaged)
         with pytest.raises(HwgenError, match=words):
             open_model(tmp_path / "n.gguf")
+
+
+def test_a_layout_counts_as_found_where_it_is_far_above_chance() -> None:
+    """As many zeros as the gain is large, in columns of two matrices: one alone does not tell enough."""
+    inputs, rows = 24, 512
+    trits = (np.random.default_rng(1).random((rows, inputs)) > np.linspace(0.1, 0.9, inputs)).astype(np.int8)
+    _, data = i2_s("x86", TernaryMatrix(trits, np.float32(1)))
+    gains = np.linspace(1, 2, inputs).astype(np.float32)
+    part = (data, rows, inputs, gains)
+    assert find_layout([part]) is None and find_layout([part] * 2) == "x86"
+    assert find_layout([]) is None
