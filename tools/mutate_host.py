@@ -315,14 +315,15 @@ def main() -> int:
             say("error: no module in which a fault could be planted")
             return 2
         chosen = still_open(options.again, mutants) if options.again else set(mutants)
-        fates = {mutant: Fate("an earlier run", ()) for mutant in mutants if mutant not in chosen}
+        before = {mutant: Fate(None if mutant in chosen else "an earlier run", ()) for mutant in mutants}
+        fates = before if options.again else {}
         tests = files_of(trees[0], options.tests, NO_TESTS)
         reaches = learn(trees[0], Path(folder), modules, tests, options.root / "build" / "verify" / "host-reach.json")
         todo = [mutant for mutant in mutants if mutant in chosen]
-        for mutant, fate in attempts(todo, trees, reaches, options.each, options.seconds):
+        for number, (mutant, fate) in enumerate(attempts(todo, trees, reaches, options.each, options.seconds), 1):
             fates[mutant] = fate
             said = fate.test or f"SURVIVED {len(fate.tests)} files of tests"
-            say(f"{len(fates)}/{len(mutants)}, {time.monotonic() - begun:.0f} s, {said}: {mutant}")
+            say(f"{number}/{len(todo)}, {time.monotonic() - begun:.0f} s, {said}: {mutant}")
     found = {
         "command": " ".join(["tools/mutate_host.py", *sys.argv[1:]]), "commit": commit(options.root),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begun),

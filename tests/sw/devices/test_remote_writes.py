@@ -1,14 +1,16 @@
-"""How bytes get into a remote buffer: from its start on, behind what is there, or word by word."""
+"""How bytes get into a remote buffer: from its start on, behind what is there, or word by word; and how files are read."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hwgen.sw.devices.pynq import PynqDevice
 from hwgen.sw.devices.pynq_memory import REMOTE_BLOCK, PynqMemory
 
 
@@ -56,3 +58,16 @@ def test_only_these_bytes_change(start: int, size: int, way: str, monkeypatch: p
     device._write_remote(SimpleNamespace(device_address=base), start, data)
     assert np.array_equal(memory, expected) and (ways or ["words"])[-1] == way
     assert way != "words" or device.synchronised_bytes == (start + size + 3) // 4 * 4 - start // 4 * 4
+
+
+@pytest.mark.parametrize(("remote", "simulated"), [(True, False), (False, True), (False, False)])
+def test_files_of_a_board(remote: bool, simulated: bool, tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"operating")
+    files = {str(tmp_path / "there"): b"operating"}
+    target = SimpleNamespace(
+        exists_file=lambda path: SimpleNamespace(exists=path in files), read_file=files.__getitem__,
+        board=SimpleNamespace(read_file=files.get),
+    )
+    device: Any = SimpleNamespace(_remote=remote, simulated=simulated, _target=target, _answers=nullcontext)
+    read = PynqDevice._read_file
+    assert read(device, str(tmp_path / "there")) == b"operating" and read(device, str(tmp_path / "gone")) is None

@@ -250,6 +250,9 @@ def test_a_field_that_is_missing_is_the_default_of_the_class() -> None:
     shape = read_shape({"model_type": "bitnet", **sizes})
     assert (shape.kv_heads, shape.head_dim, shape.tied, shape.max_context) == (5, 10, False, 2048)
     assert (shape.activation, shape.rope_theta, shape.rms_eps) == ("relu2", 500000.0, 1e-5)
+    assert read_shape({"model_type": "bitnet", **sizes, "is_decoder": False}) == shape, "transformers 4 writes it for decoders, too"
+    with pytest.raises(HwgenError, match="is_decoder is 'no'"):
+        read_shape({"model_type": "bitnet", **sizes, "is_decoder": "no"})
     shape = read_shape({"model_type": "bitnet_b1_58", **sizes})
     assert (shape.kv_heads, shape.activation, shape.rope_theta, shape.rms_eps, shape.tied) == (10, "silu", 10000.0, 1e-6, False)
 

@@ -259,10 +259,11 @@ def test_i2_s_that_does_not_tell(tmp_path: Path) -> None:
 
 def test_a_layout_counts_as_found_where_it_is_far_above_chance() -> None:
     """As many zeros as the gain is large, in columns of two matrices: one alone does not tell enough."""
-    inputs, rows = 24, 512
-    trits = (np.random.default_rng(1).random((rows, inputs)) > np.linspace(0.1, 0.9, inputs)).astype(np.int8)
+    inputs, rows = 29, 512
+    order = np.random.default_rng(3).permutation(inputs)  # such that the other layouts see little of it
+    trits = (np.random.default_rng(1).random((rows, inputs)) > np.linspace(0.1, 0.9, inputs)[order]).astype(np.int8)
     _, data = i2_s("x86", TernaryMatrix(trits, np.float32(1)))
-    gains = np.linspace(1, 2, inputs).astype(np.float32)
+    gains = np.linspace(1, 2, inputs).astype(np.float32)[order]
     part = (data, rows, inputs, gains)
     assert find_layout([part]) is None and find_layout([part] * 2) == "x86"
     assert find_layout([]) is None

@@ -18,6 +18,7 @@ from hwgen.sw.models.config_json import read_config
 from hwgen.sw.models.families import family_of_config
 from hwgen.sw.models.llama import load_weights, read_shape, save_llama
 from hwgen.sw.models.open import open_model
+from hwgen.sw.models.tokenizer_files import load_tokenizer
 from hwgen.weights import ModelWeights, random_weights
 
 from .llama_files import SHAPE, tokenizer_parts, transformers_model
@@ -108,3 +109,12 @@ def test_float_model_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layer 0 q must be an Int4Matrix"):
         save_llama(replace(weights, layers=(layer, weights.layers[1])), tmp_path / "m", recipe="rtn")
     assert not (tmp_path / "m").exists()
+
+
+def test_the_tokenizer_goes_with_it(model_directory: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(model_directory)
+    shape = replace(SHAPE, vocab=tokenizer.size)
+    save_llama(random_weights(shape, 5, LLAMA, "int4"), tmp_path / "m", recipe="rtn", tokenizer=tokenizer, stop_tokens=(3,))
+    again = open_model(tmp_path / "m")
+    assert again.tokenizer.encode("the cat sat") == tokenizer.encode("the cat sat") and again.tokenizer.names == tokenizer.names
+    assert again.stop_tokens == (3,)
