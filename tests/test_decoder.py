@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hwgen.decoder import BITNET, LLAMA, DecoderLayer
+from hwgen.decoder import BITNET, LLAMA, DecoderLayer, Values
 from hwgen.shape import ModelShape
 
 SHAPE = ModelShape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=48, vocab=50)
@@ -38,3 +38,7 @@ def test_biases_stand_beside_their_matrices() -> None:
 def test_the_first_stage_norms_the_residual_stream() -> None:
     with pytest.raises(ValueError, match="must begin with a norm of the residual stream"):
         DecoderLayer("headless", LLAMA.stages[1:])
+
+
+def test_sizes_of_vectors() -> None:
+    assert {values.name: values.size(SHAPE) for values in Values} == {"RESIDUAL": 32, "HEADS": 64, "ATTENDED": 32, "PRODUCT": 48}

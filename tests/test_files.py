@@ -48,6 +48,10 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch:
     with replacing(tmp_path / "a", durable=True) as part:
         part.write_bytes(b"x")
     assert calls == ["fsync", "replace", "fsync"]
+    calls.clear()
+    with replacing(tmp_path / "a") as part:
+        part.write_bytes(b"y")
+    assert calls == ["replace"], "nobody waits for a disk who did not ask for it"
 
 
 def test_a_lock_keeps_other_processes_out(tmp_path: Path) -> None:

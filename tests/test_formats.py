@@ -38,6 +38,12 @@ def test_quantize_head() -> None:
     assert w8.tolist() == [[121, -60, 62, -121]] and scales.tolist() == [0x3F80]
 
 
+def test_rows_of_zeros_are_divided_by_nothing() -> None:
+    zeros = np.zeros((2, 8), np.float32)
+    with np.errstate(all="raise"):
+        assert not quantize_head(zeros, 127)[0].any() and not ternary_head(zeros)[0].any()
+
+
 def test_bf16_bits() -> None:
     assert float(SMALLEST) == 2.0**-125
     bits = np.array([0, 0x3F80, 0xBF80, 0x7F7F], np.uint16)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.boards import load_board
-from hwgen.layout import head_block_beats, pack_head
+from hwgen.layout import ZERO_BYTE, head_block_beats, pack_head, unpack_trits
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 64])
@@ -27,3 +27,7 @@ def test_head(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
             beat = block * beats + config.header_beats + i // config.key_bytes
             expected[beat, slot * config.key_bytes + i % config.key_bytes] = rows[row, i].view(np.uint8)
     np.testing.assert_array_equal(pack_head(config, rows, scales), expected)
+
+
+def test_the_byte_of_zeros() -> None:
+    assert ZERO_BYTE == 121 and not unpack_trits(np.full((2, 3), ZERO_BYTE, np.uint8)).any()

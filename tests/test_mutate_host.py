@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("cosmic_ray")
 
-from tools.host_mutants import draw, find_sites, operators, statement_lines
+from tools.host_mutants import draw, find_sites, make, operators, statement_lines
 from tools.mutate_host import ROOT, Choice, Reach, nearness, summary, within
 
 MODULE = '''"""Sums: 1 + 1."""
@@ -45,6 +45,16 @@ def test_what_is_not_for_a_test_to_find_stays() -> None:
     assert {site.span[0][0] for site in sites} == {14, 16, 23}
     assert {site.kind for site in sites} >= {"ReplaceBinaryOperator", "ReplaceComparisonOperator", "NumberReplacer", "AddNot"}
     assert not any("True" in site.operator for site in sites)
+
+
+def test_each_change_is_where_it_is_said_to_be() -> None:
+    """Also behind places that are left out: they count as places of the operators."""
+    known, lines = operators(), MODULE.splitlines()
+    for site in find_sites(MODULE, known):
+        mutant = make("a.py", MODULE, site, known)
+        if mutant is not None:  # else it is no Python
+            changed = [i for i, (old, new) in enumerate(zip(lines, mutant.text.splitlines(), strict=True), 1) if old != new]
+            assert changed == [site.span[0][0]], mutant
 
 
 def test_a_draw_is_even_and_the_same_for_a_seed() -> None:
@@ -115,7 +125,7 @@ def test_what_a_test_finds(record: dict[str, Any]) -> None:
 def test_what_no_test_finds(record: dict[str, Any]) -> None:
     rows = {row["line"]: row for row in record["survivors"]}
     assert rows[6]["before"] == "return a % b" != rows[6]["after"] and rows[6]["tests"] == ["tests/test_tiny.py"]
-    assert rows[10]["tests"] == [], "no test reaches it"
+    assert rows[10]["tests"] == ["tests/test_tiny.py"], "no test reaches it: its own are tried"
 
 
 def test_harmless_ones_are_counted_apart() -> None:

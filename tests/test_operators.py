@@ -220,3 +220,7 @@ def test_heads_and_segments() -> None:
     assert OPERATORS[Opcode.ROPE].scratch_writes(d) == Vectors(9, 50, 24)
     counts = {fetch: segments(replace(d, fetch=fetch, row_blocks=7), 5, 3) for fetch in Fetch}
     assert counts == {Fetch.NONE: 0, Fetch.STREAM: 1, Fetch.TOKEN: 5, Fetch.POSITION: 5, Fetch.CACHE: 6, Fetch.SHORTLIST: 7}
+
+
+def test_nothing_is_nothing() -> None:
+    assert not State.NONE and len({state.value for state in State}) == len(State)

@@ -23,7 +23,7 @@ from cosmic_ray.operators.provider import OperatorProvider
 FAMILIES = {
     "operator": ("ReplaceBinaryOperator",), "comparison": ("ReplaceComparisonOperator",), "number": ("NumberReplacer",),
     "factor": ("ReplaceUnaryOperator",), "not_test": ("ReplaceUnaryOperator",), "if_stmt": ("AddNot",), "while_stmt": ("AddNot",),
-    "test": ("AddNot",), "for_stmt": ("ZeroIterationForLoop",), "try_stmt": ("ExceptionReplacer",),
+    "test": ("AddNot",), "assert_stmt": ("AddNot",), "for_stmt": ("ZeroIterationForLoop",),
     "keyword": ("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceBreakWithContinue",
                 "ReplaceContinueWithBreak"),
 }

@@ -45,7 +45,8 @@ from tools.host_runs import Run, copy_tree, fault_run, sound_run, warm  # noqa: 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("sw/runtime/*.py", "sw/compiler/*.py", "sw/devices/*.py", "sw/models/*.py", "hwgen/*.py")
 TESTS = ("tests/sw/runtime/test_*.py", "tests/sw/compiler/test_*.py", "tests/sw/devices/test_*.py", "tests/sw/models/test_*.py",
-         "tests/golden/test_*.py", "tests/test_*.py")
+         "tests/golden/test_*.py", "tests/test_*.py", "tests/sw/cli/test_model.py", "tests/sw/serve/test_several_models.py",
+         "tests/sw/serve/test_documents.py")
 #: Read the texts of the sources, or build things: what they find is no fault.
 NO_TESTS = ("tests/test_mutate_host.py", "tests/test_layers.py", "tests/test_packaging.py", "tests/test_cocotb_runner.py",
             "tests/test_equivalence.py")
@@ -147,6 +148,8 @@ def nearness(module: str, test: str, tree: Path) -> int:
 def choose(mutant: HostMutant, reaches: Sequence[Reach], tree: Path, limit: float) -> tuple[list[Choice], list[Choice]]:
     """Tests that reach the fault, the nearest and the quickest first, within a time; and the nearest files, whole."""
     reached = [choice for reach in reaches if (choice := reach.of(mutant)) is not None and choice.nodes]
+    if not reached:  # perhaps by a process that a test starts
+        reached = [reach.whole() for reach in reaches if reach.nodes and nearness(mutant.file, reach.file, tree) < 2]
     near = {choice.reach.file: nearness(mutant.file, choice.reach.file, tree) for choice in reached}
     order = sorted(reached, key=lambda choice: (near[choice.reach.file], choice.seconds))
     parts = [choice for choice in order if near[choice.reach.file] < 2 and not choice.is_whole]
@@ -312,14 +315,15 @@ def main() -> int:
             say("error: no module in which a fault could be planted")
             return 2
         chosen = still_open(options.again, mutants) if options.again else set(mutants)
-        fates = {mutant: Fate("an earlier run", ()) for mutant in mutants if mutant not in chosen}
+        before = {mutant: Fate(None if mutant in chosen else "an earlier run", ()) for mutant in mutants}
+        fates = before if options.again else {}
         tests = files_of(trees[0], options.tests, NO_TESTS)
         reaches = learn(trees[0], Path(folder), modules, tests, options.root / "build" / "verify" / "host-reach.json")
         todo = [mutant for mutant in mutants if mutant in chosen]
-        for mutant, fate in attempts(todo, trees, reaches, options.each, options.seconds):
+        for number, (mutant, fate) in enumerate(attempts(todo, trees, reaches, options.each, options.seconds), 1):
             fates[mutant] = fate
             said = fate.test or f"SURVIVED {len(fate.tests)} files of tests"
-            say(f"{len(fates)}/{len(mutants)}, {time.monotonic() - begun:.0f} s, {said}: {mutant}")
+            say(f"{number}/{len(todo)}, {time.monotonic() - begun:.0f} s, {said}: {mutant}")
     found = {
         "command": " ".join(["tools/mutate_host.py", *sys.argv[1:]]), "commit": commit(options.root),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(time.monotonic() - begun),

@@ -105,11 +105,13 @@ def test_pages_share_buffers_of_little_waste(page_bytes: int) -> None:
     assert all(contiguous_bytes(n * page_bytes) > 1.2 * n * page_bytes for n in range(1, count))
 
 
-def test_page_buffers(weights: ModelWeights) -> None:
+def test_page_buffers(weights: ModelWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     image = compile_model(CONFIG, weights)
     more = with_cache_tokens(image, 10 * CONFIG.kv_block + 1)
     assert more.pages == 11 and sum(more.page_buffers) == 11 * image.page_bytes
     assert more.constants is image.constants
+    monkeypatch.setattr("hwgen.sw.compiler.image.pages_together", lambda page_bytes: 4)
+    assert more.page_buffers == [4 * image.page_bytes, 4 * image.page_bytes, 3 * image.page_bytes]
 
 
 def test_a_program_moves_with_the_buffers(weights: ModelWeights, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,16 @@ def test_more_tokens_never_cost_less(costs: PassCosts, image: Image) -> None:
     assert costs.cycles(1, 1, 10) == costs.cycles(1, 1) + 10 * costs.block
 
 
+def test_what_the_table_has_is_exact_where_all_layers_are_walked() -> None:
+    image = plan_image(CONFIG, sized_model(replace(SHAPE, layers=2), "ternary"))  # type: ignore[arg-type]  # likewise
+    model = PassModel.of_program(CONFIG, image.descriptors, image.chunk)
+    costs, blocks = pass_costs(image), ceil_div(image.context, CONFIG.kv_block)
+    assert costs.cycles(1, 1) == model.run(1, 0).cycles
+    assert costs.cycles(1, 1, blocks) == pytest.approx(model.run(1, blocks * CONFIG.kv_block).cycles, rel=1e-9)
+    size = costs.sizes[-2]
+    assert costs.cycles(size, size) == pytest.approx(model.run(size, 0, wanted=size).cycles, rel=1e-9)
+
+
 def test_table_has_both_sides_of_every_round() -> None:
     assert table_sizes(6, 24) == (1, 2, 6, 7, 12, 13, 18, 19, 24) and table_sizes(1, 2) == (1, 2) and table_sizes(8, 1) == (1,)
 

@@ -240,3 +240,16 @@ def test_a_pynq_z2_as_it_boots(made: Made) -> None:
     assert not check.ok and check.found == "128 MiB contiguous, 117 MiB free, the model needs 233 MiB"
     assert check.fix == 'boot with cma=268M: echo "bootargs=$(cat /proc/cmdline) cma=268M" >> /boot/uEnv.txt as root, then reboot'
     assert "cannot give that much (cma=298M at most)" in memory(276).fix
+
+
+def test_registers_that_cannot_be_read(made: Made) -> None:
+    first = register(BOARD.config, "MAGIC").offset + BASE
+
+    def word(address: int) -> int:
+        if address == first:
+            raise OSError(5, "Input/output error")
+        return made.words[address]
+
+    made.change(word=word)
+    check = made.checks()["overlay"]
+    assert not check.ok and "registers cannot be read: [Errno 5]" in check.found and check.fix

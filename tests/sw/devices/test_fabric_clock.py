@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from hwgen.fabric_clocks import PLL_MHZ, clock_parameters
 from hwgen.sw.devices.fabric_clock import fabric_mhz, kernel_mhz
 
 ULTRASCALE = {0xFF5E_0020: 90 << 8 | 1 << 16, 0xFF5E_0030: 45 << 8, 0xFD1A_002C: 64 << 8 | 1 << 16}
@@ -43,3 +44,13 @@ def test_the_kernels_table() -> None:
     assert kernel_mhz(line.format("pl1_ref", 7) + line.format("pl0_ref", 249997500)) == 249.9975
     assert kernel_mhz(line.format("fclk0", 100000000)) == 100.0
     assert kernel_mhz(line.format("pl1_ref", 7)) is None and kernel_mhz("") is None
+
+
+def test_a_clock_in_parameters() -> None:
+    """250 MHz of the UltraScale+, 100 MHz of the Zynq-7000: PLLs of the board presets, as the hand-off file has them."""
+    assert PLL_MHZ == {"zynq_ultra_ps_e": 1500.0, "processing_system7": 1000.0}
+    assert clock_parameters("processing_system7", [(5, 2), (1, 1)]) == {
+        "PCW_FPGA_FCLK0_ENABLE": "1", "PCW_FCLK0_PERIPHERAL_DIVISOR0": "5", "PCW_FCLK0_PERIPHERAL_DIVISOR1": "2",
+        "PCW_FCLK0_PERIPHERAL_CLKSRC": "IO PLL", "PCW_FPGA_FCLK1_ENABLE": "0", "PCW_FCLK1_PERIPHERAL_DIVISOR0": "1",
+        "PCW_FCLK1_PERIPHERAL_DIVISOR1": "1", "PCW_FCLK1_PERIPHERAL_CLKSRC": "IO PLL",
+    }

@@ -246,10 +246,22 @@ def test_shape_of_2b4t() -> None:
     assert (shape.head_dim, shape.kv_heads, shape.rope_theta, shape.tied) == (128, 5, 500000.0, True)
 
 
+def test_a_field_that_is_missing_is_the_default_of_the_class() -> None:
+    sizes = {"hidden_size": 100, "num_hidden_layers": 2, "num_attention_heads": 10, "intermediate_size": 30, "vocab_size": 50}
+    shape = read_shape({"model_type": "bitnet", **sizes})
+    assert (shape.kv_heads, shape.head_dim, shape.tied, shape.max_context) == (5, 10, False, 2048)
+    assert (shape.activation, shape.rope_theta, shape.rms_eps) == ("relu2", 500000.0, 1e-5)
+    assert read_shape({"model_type": "bitnet", **sizes, "is_decoder": False}) == shape, "transformers 4 writes it for decoders, too"
+    with pytest.raises(HwgenError, match="is_decoder is 'no'"):
+        read_shape({"model_type": "bitnet", **sizes, "is_decoder": "no"})
+    shape = read_shape({"model_type": "bitnet_b1_58", **sizes})
+    assert (shape.kv_heads, shape.activation, shape.rope_theta, shape.rms_eps, shape.tied) == (10, "silu", 10000.0, 1e-6, False)
+
+
 def test_untied_head_survives(tmp_path: Path) -> None:
     untied = random_weights(ModelShape(**{**SHAPE.to_dict(), "tied": False}), seed=4)  # type: ignore[arg-type]
-    save_model(untied, tmp_path / "m")
-    assert_same(load_weights(tmp_path / "m"), untied)
+    save_model(untied, tmp_path / "new" / "m")
+    assert_same(load_weights(tmp_path / "new" / "m"), untied)
 
 
 def test_transformers_reads_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,10 @@ def test_granite(tmp_path: Path) -> None:
         open_model(tmp_path / "bad.gguf")
 
 
+def test_yarn_of_a_context_that_is_not_longer() -> None:
+    assert yarn_attention(1.0) == yarn_attention(0.5) == 1.0 and yarn_attention(1.5, 2.0) == pytest.approx(1 + 0.2 * np.log(1.5))
+
+
 def test_yarn(tmp_path: Path) -> None:
     fields = {"type": "yarn", "factor": 4.0, "original_context_length": 32, "attn_factor": 1.5}
     path = tmp_path / "m.gguf"

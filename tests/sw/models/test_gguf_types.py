@@ -14,7 +14,7 @@ from hwgen.errors import HwgenError
 from hwgen.int4 import BlockMatrix, Int4Matrix, to_machine
 from hwgen.shape import ModelShape
 from hwgen.sw.models.gguf_file import GgufFile
-from hwgen.sw.models.gguf_i2s import LAYOUTS
+from hwgen.sw.models.gguf_i2s import LAYOUTS, find_layout
 from hwgen.sw.models.gguf_types import WIDE_Q2_0, TensorType, type_of
 from hwgen.sw.models.open import open_model
 from hwgen.ternary import TernaryMatrix
@@ -280,3 +280,15 @@ def test_sizes_that_have_no_4_bit_form(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(HwgenError, match="layer 0 down cannot be made 4-bit: inputs must be a multiple of 16, not 172") as error:
         open_model(tmp_path / "m.gguf", quantized=True)
     assert error.value.kind == "architecture" and error.value.fix == "choose a model whose sizes are multiples of 16"
+
+
+def test_a_layout_counts_as_found_where_it_is_far_above_chance() -> None:
+    """As many zeros as the gain is large, in columns of two matrices: one alone does not tell enough."""
+    inputs, rows = 29, 512
+    order = np.random.default_rng(3).permutation(inputs)  # such that the other layouts see little of it
+    trits = (np.random.default_rng(1).random((rows, inputs)) > np.linspace(0.1, 0.9, inputs)[order]).astype(np.int8)
+    _, data = i2_s("x86", TernaryMatrix(trits, np.float32(1)))
+    gains = np.linspace(1, 2, inputs).astype(np.float32)[order]
+    part = (data, rows, inputs, gains)
+    assert find_layout([part]) is None and find_layout([part] * 2) == "x86"
+    assert find_layout([]) is None

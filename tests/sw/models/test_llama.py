@@ -20,6 +20,7 @@ from hwgen.sw.models.llama import load_weights, read_shape, save_llama
 from hwgen.sw.models.open import open_model
 from hwgen.sw.models.tensors import TensorFile, write_tensors
 from hwgen.sw.models.tokenizer import Tokenizer
+from hwgen.sw.models.tokenizer_files import load_tokenizer
 from hwgen.weights import ModelWeights, dense, random_weights
 
 from .llama_files import SHAPE, tokenizer_parts, transformers_model
@@ -182,3 +183,12 @@ def test_ternary_groups_in_a_directory(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.weights.layers[0].matrices["q"].trits, weights.layers[0].matrices["q"].trits)
     with pytest.raises(HwgenError, match="is a ternary model with scales of groups; this command takes others"):
         open_model(tmp_path, engine="int4")
+
+
+def test_the_tokenizer_goes_with_it(model_directory: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(model_directory)
+    shape = replace(SHAPE, vocab=tokenizer.size)
+    save_llama(random_weights(shape, 5, LLAMA, "int4"), tmp_path / "m", recipe="rtn", tokenizer=tokenizer, stop_tokens=(3,))
+    again = open_model(tmp_path / "m")
+    assert again.tokenizer.encode("the cat sat") == tokenizer.encode("the cat sat") and again.tokenizer.names == tokenizer.names
+    assert again.stop_tokens == (3,)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.sw.models.sentence_piece import SentencePieces
 from hwgen.sw.models.tokenizer_files import load_tokenizer
 
 sentencepiece = pytest.importorskip("sentencepiece")
@@ -90,3 +91,9 @@ def test_other_kinds(kind: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
     with pytest.raises(HwgenError, match="is not supported; supported: unigram and BPE"):
         load_tokenizer(tmp_path)
+
+
+def test_defaults_are_those_of_the_format() -> None:
+    assert SentencePieces() == SentencePieces(
+        pieces=[], unigram=True, byte_fallback=False, unknown=0, begin=1, end=2, prefix=True, trim=True, charsmap=b""
+    )

@@ -92,6 +92,11 @@ KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any] | None, dict[str, Any]]
             "300": _token("<|tool|>"), "301": _token("<think>", False), "302": _token("<|pad|>", lstrip=True),
         },
     }, {}),
+    "tokens that both files have": (byte_level, {
+        **ENDS, "added_tokens_decoder": {
+            "0": _token("<s>"), "1": _token("</s>"), "300": _token("<|tool|>"), "301": _token("<think>", False),
+        },
+    }, {}),
     "added_tokens.json": (byte_level, {**ENDS, "additional_special_tokens": ["<|tool|>"]},
                           {"added_tokens.json": {"<|tool|>": 300, "<think>": 301}}),
     "special_tokens_map.json": (byte_level, {"tokenizer_class": "PreTrainedTokenizerFast"}, {

@@ -77,6 +77,13 @@ def test_sessions_share_the_cache(engine: Engine) -> None:
     assert not set(sessions[0].pages) & set(sessions[1].pages)
 
 
+def test_tokens_of_prompt_and_answer_are_counted(engine: Engine) -> None:
+    generation = Generation(engine, prompt(13), 9)
+    assert len(list(generation)) == 9
+    assert generation.prefill.tokens == 13 and generation.decode.tokens == 8  # the first token comes with the prompt
+    engine.pages.close(generation.session)
+
+
 def test_pages_run_out_and_come_back(engine: Engine) -> None:
     full = Session()
     engine.prefill(full, prompt(SHAPE.max_context))

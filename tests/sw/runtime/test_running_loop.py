@@ -15,11 +15,11 @@ from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.drafts import Drafter
-from hwgen.sw.runtime.engine import Engine, Run
+from hwgen.sw.runtime.engine import NO_TOKEN, Engine, Run
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
-from hwgen.sw.runtime.running_loop import loop_passes
+from hwgen.sw.runtime.running_loop import RunningLoop, loop_passes
 from hwgen.weights import ModelWeights
 
 from ..conftest import CONFIG, SHAPE
@@ -99,6 +99,18 @@ def test_stop_tokens_and_drafts(engine: Engine, machine: Machine, expected: list
     drafted = looped(engine, drafter=Drafter(engine.costs))
     assert [item.token for item in drafted] == expected
     assert drafted.drafter is not None and drafted.drafter.passes == drafted.decode.tokens - drafted.drafter.accepted
+
+
+@pytest.mark.parametrize("stops", [(), (7,), (7, 8, 9), tuple(range(STOP_TOKENS))])
+def test_stop_tokens_of_an_earlier_loop_are_no_more(engine: Engine, stops: tuple[int, ...]) -> None:
+    row = register(CONFIG, "STOP_TOKEN")
+    for tokens in (tuple(range(40, 40 + STOP_TOKENS)), stops):
+        session = Session()
+        engine.prefill(session, PROMPT[:2])
+        RunningLoop(engine, [Run(session, (3,), 1)], 2, tokens).close()
+        engine.pages.close(session)
+    held = [engine._state.held.get(row.offset + i * row.step) for i in range(STOP_TOKENS)]
+    assert held == [*stops, *[NO_TOKEN] * (STOP_TOKENS - len(stops))]
 
 
 @pytest.mark.parametrize("taken", [1, 2, 9])

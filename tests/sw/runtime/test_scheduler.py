@@ -299,6 +299,8 @@ def test_pages_held_by_others(image: Image) -> None:
         pass
     for client in clients:
         assert isinstance(client.ends[0], HwgenError) and "outside the scheduler" in client.ends[0].message
+        need = engine.pages.blocks(12 + 8)
+        assert f"needs {need} KV pages" in client.ends[0].message
     engine.pages.close(outside)
     again = Client(generation(engine, 40, 2, 1))
     scheduler.submit(again.job)
