@@ -1,4 +1,4 @@
-"""The small machine in which faults are planted; tests of units are built for it too, so that its faults have their places there."""
+"""The small machine in which faults are planted; units are tested as it has them too, so that its faults have places there."""
 
 from __future__ import annotations
 

@@ -19,7 +19,15 @@ from cocotb.triggers import FallingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.draw import (
-    EXPONENT_ONE, MULTIPLIER, ROUNDS, SCALE_BITS, WEYL, Draw, draw_scale, draw_weight, fixed_logit,
+    EXPONENT_ONE,
+    MULTIPLIER,
+    ROUNDS,
+    SCALE_BITS,
+    WEYL,
+    Draw,
+    draw_scale,
+    draw_weight,
+    fixed_logit,
 )
 from hwgen.hw.control.draw import DrawUnit
 from hwgen.registers import draw_words

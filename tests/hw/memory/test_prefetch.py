@@ -245,13 +245,14 @@ async def segments_come_fast(dut: Any) -> None:
     dut.address.value = 0
     dut.current__tokens.value = 1
     dut.current__runs.value = 1
-    RunsOf(bench, [(8 * config.kv_block, 1, 0)])
+    blocks = min(8, config.max_pages)
+    RunsOf(bench, [(blocks * config.kv_block, 1, 0)])
     await bench.start()
     await bench.step()
     dut.start.value = 0
     await bench.until(lambda: len(segments.items) == 1)
-    cycles = await bench.until(lambda: len(segments.items) == 32)
-    assert cycles <= 6 * 31
+    cycles = await bench.until(lambda: len(segments.items) == 4 * blocks)
+    assert cycles <= 6 * (4 * blocks - 1)
     await bench.until(lambda: len(descriptors.items) == 2)
 
 
