@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from hwgen.config import BuildConfig
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM
@@ -22,16 +21,10 @@ from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult, Step
 from hwgen.sw.verification.interrupted import Fault, Interruption
 from hwgen.sw.verification.random_case import random_cases
 from hwgen.weights import random_weights
+from tools.mutant_config import CONFIG
 
 __all__ = ["CONFIG", "cases", "run_loops"]
 
-#: Two ports, two lanes, a ring so small that a panel does not stay in it, both engines and every format.
-CONFIG = BuildConfig(
-    name="mutated", engine="both", int4_kv=True, fp8_query=True, ports=2, port_bits=64, beat_bytes=16, groups=2, lanes=1, rows=4,
-    kv_block=8, chunk=6, builders=7, query_lanes=2, burst=4, ring_beats=32, outstanding=4, descriptor_queue=3, scratch_vectors=256,
-    param_vectors=64, max_inputs=64, panel_rows=32, max_heads=4, max_kv_heads=2, max_head_dim=8, max_query=32, max_context=32,
-    trace_entries=256, topk=4, shortlist=3, probe=True,
-)
 SHAPE = ModelShape(
     hidden=30, layers=1, heads=4, kv_heads=2, head_dim=8, ffn=45, vocab=41, activation="silu", max_context=32, tied=False
 )

@@ -14,11 +14,7 @@ from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 from hwgen.hw.attention.candidates import CandidateList
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import pulse
-
-LISTS = 3
-
-#: Places of the queue.
-DEPTH = 64
+from tools.mutant_config import CONFIG as MUTATED
 
 
 async def offer(dut: Any, choice: random.Random, candidates: list[tuple[int, int]], most: int) -> None:
@@ -47,26 +43,26 @@ def best(candidates: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
 
 @cocotb.test()
 async def sorts(dut: Any) -> None:
-    size = cocotb_parameters()["size"]
+    size, lists, depth = (cocotb_parameters()[name] for name in ("size", "lists", "depth"))
     choice = random.Random(size)
     for name in ("clear", "resume", "list", "reserve", "valid", "index", "key", "entry"):
         getattr(dut, name).value = 0
     await start_clock(dut)
     offered: dict[int, list[tuple[int, int]]] = {}
     for turn in range(60):
-        count = choice.choice([0, 1, size - 1, size, size + 1, 40])
+        count = min(depth, choice.choice([0, 1, size - 1, size, size + 1, 40]))
         levels = [0, 1, 1 << 31, (1 << 31) + 1, (1 << 32) - 1] if turn // 4 % 2 else [choice.getrandbits(32) for _ in range(50)]
-        dut.list.value = number = choice.randrange(LISTS)
+        dut.list.value = number = choice.randrange(lists)
         goes_on = number in offered and choice.random() < 0.6
         await pulse(dut, dut.resume if goes_on else dut.clear)
         candidates = offered[number] if goes_on else []
         new = [(len(candidates) + i, choice.choice(levels)) for i in range(count)]
-        assert int(dut.free.value) == DEPTH
+        assert int(dut.free.value) == depth
         dut.reserve.value = count
         await RisingEdge(dut.clk)
         dut.reserve.value = 0
         await RisingEdge(dut.clk)
-        assert int(dut.free.value) == DEPTH - count
+        assert int(dut.free.value) == depth - count
         offered[number] = candidates + new
         await offer(dut, choice, new, (size + 4) * (count + 1))
         for of, all_offered in offered.items():
@@ -76,9 +72,10 @@ async def sorts(dut: Any) -> None:
                 assert (int(dut.index_of_entry.value), int(dut.key_of_entry.value)) == entry, (turn, of)
 
 
-@pytest.mark.parametrize("size", [1, 5])
-def test_candidates(tmp_path: Path, size: int) -> None:
-    run_cocotb(CandidateList(size, LISTS, depth=DEPTH), test_module=__name__, build_dir=tmp_path, parameters={"size": size})
+@pytest.mark.parametrize(("size", "lists", "depth"), [(1, 3, 64), (5, 3, 64), (MUTATED.topk, MUTATED.chunk, 2 * MUTATED.kv_block)])
+def test_candidates(tmp_path: Path, size: int, lists: int, depth: int) -> None:
+    parameters = {"size": size, "lists": lists, "depth": depth}
+    run_cocotb(CandidateList(size, lists, depth=depth), test_module=__name__, build_dir=tmp_path, parameters=parameters)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0])

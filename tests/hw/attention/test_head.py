@@ -19,7 +19,6 @@ from hwgen.layout import head_block_beats, pack_head, vectors_of
 from hwgen.rounding import ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
-    FORMATS,
     AttentionBench,
     Source,
     drive_operator,
@@ -30,6 +29,7 @@ from tests.hw.attention.bench import (
     tiny_config,
     write_query,
 )
+from tools.mutant_config import CONFIG as MUTATED
 
 
 def operands(seed: int, vocab: int, hidden: int, kind: str) -> tuple[Any, Any, Any, float]:
@@ -136,17 +136,16 @@ async def lists(dut: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "config",
     [
-        {"chunk": 6, "max_head_dim": 64, "max_query": 512},
-        {"query_lanes": 1, "kv_block": 4, "chunk": 4},
-        {"query_lanes": 4, "kv_block": 16, "chunk": 2, "rows": 1, "groups": 4},
-        {"beat_bytes": 32, "kv_block": 16, "chunk": 10, "beat_vectors": 2, "query_lanes": 4},
-        FORMATS,
+        tiny_config(chunk=6, max_head_dim=64, max_query=512),
+        tiny_config(query_lanes=1, kv_block=4, chunk=4),
+        tiny_config(query_lanes=4, kv_block=16, chunk=2, rows=1, groups=4),
+        tiny_config(beat_bytes=32, kv_block=16, chunk=10, beat_vectors=2, query_lanes=4),
+        MUTATED,
     ],
 )
-def test_lists(tmp_path: Path, changes: dict[str, Any]) -> None:
-    config = tiny_config(**changes)
+def test_lists(tmp_path: Path, config: BuildConfig) -> None:
     block, inputs = config.kv_block, config.max_inputs
     cases = [
         (0.0, 0.0, 0, 5 * block, inputs, ""), (0.3, 0.5, 0, 3 * block + 1, inputs - 3, ""),

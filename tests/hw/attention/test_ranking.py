@@ -16,6 +16,7 @@ from hwgen.hw.attention.ranking import Ranking
 from hwgen.rounding import align, ceil_div
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import Sink, pack_bytes
+from tools.mutant_config import CONFIG as MUTATED
 
 #: Cycles from `begin` of a vector to its logits: more or less as many as the vector unit takes.
 DELAY = 60
@@ -23,7 +24,7 @@ DELAY = 60
 BASE, OFFSET = 0x40_0000_1000, 0x2_0000
 
 CONFIGS = {
-    "narrow": BuildConfig(beat_bytes=16, rows=2, groups=1, builders=14, kv_block=8, chunk=4, topk=3),
+    "narrow": MUTATED,
     "two_a_beat": BuildConfig(beat_bytes=32, beat_vectors=2, rows=2, builders=1, kv_block=16, chunk=4, topk=5),
     "int4": BuildConfig(engine="int4", beat_bytes=32, rows=2, kv_block=16, chunk=4, topk=1),
 }
@@ -35,6 +36,8 @@ class Bench:
     def __init__(self, dut: Any, config: BuildConfig) -> None:
         self.dut, self.config, self.choice = dut, config, random.Random(config.width)
         self.known: dict[int, np.ndarray] = {}
+        #: Vectors that are on their way, and were at most.
+        self.underway = self.most = 0
 
     async def panel(self, first: int, rows: int, logits: np.ndarray, write: bool, stride: int) -> None:
         """``logits [token, row]``, whole vectors, of tokens from ``first`` on."""
@@ -53,6 +56,8 @@ class Bench:
             for vector in token.reshape(-1, width):
                 await self._wait("room", 1)
                 dut.begin.value = 1
+                self.underway += 1
+                self.most = max(self.most, self.underway)
                 cocotb.start_soon(self._arrive(vector))
                 await RisingEdge(dut.clk)
                 dut.begin.value = 0
@@ -66,6 +71,7 @@ class Bench:
     async def _arrive(self, vector: np.ndarray) -> None:
         await ClockCycles(self.dut.clk, DELAY)
         self.dut.valid.value, self.dut.logits.value = 1, pack_bytes(vector)
+        self.underway -= 1
         await RisingEdge(self.dut.clk)
         self.dut.valid.value = 0
 
@@ -98,17 +104,20 @@ async def ranks(dut: Any) -> None:
     await start_clock(dut)
     bench, rng = Bench(dut, config), np.random.default_rng(1)
     step = config.width * config.beat_vectors
-    for rows, sizes, tokens, first, write, back_pressure, ties in (
-        (5 * step, [2, 3], 2, 0, True, 0.0, False), (3 * step - 1, [2, 1], 3, 1, True, 0.9, True), (1, [1], 1, 3, True, 0.0, False),
-        (4 * step - step + 1, [1, 1, 2], 4, 0, False, 0.0, True), (9 * step, [9], 1, 2, True, 0.98, False),
+    for rows, sizes, tokens, first, write, back_pressure, kind in (
+        (5 * step, [2, 3], 2, 0, True, 0.0, "any"), (3 * step - 1, [2, 1], 3, 1, True, 0.9, "ties"),
+        (1, [1], 1, 3, True, 0.0, "any"), (4 * step - step + 1, [1, 1, 2], 4, 0, False, 0.0, "ties"),
+        (9 * step, [9], 1, 2, True, 0.98, "any"), (8 * step, [8], 1, 1, False, 0.0, "rising"),
     ):
         beats.stall = back_pressure
         beats.items.clear()
         segments.items.clear()
         logits = rng.normal(size=(tokens, align(rows, step))).astype(np.float32)
-        if ties:
-            logits = np.rint(logits).astype(np.float32) + np.float32(0)
-        logits[:, rows:] = 0
+        if kind == "ties":
+            logits = np.rint(logits).astype(np.float32) - np.float32(3)
+        if kind == "rising":
+            logits.sort()
+        logits[:, rows:] = 3e38
         for token in range(first, first + tokens):
             bench.known.pop(token, None)
         stride = ceil_div(4 * rows, config.beat_bytes)
@@ -126,6 +135,7 @@ async def ranks(dut: Any) -> None:
             order = np.argsort(-known.astype(np.float64), kind="stable")[: config.topk]
             expected = [(int(i), int(known[i : i + 1].view(np.uint32)[0])) for i in order]
             assert (await bench.candidates(token))[: len(expected)] == expected, (rows, token)
+    assert bench.most >= min(4, 2 * config.kv_block // config.width), "vectors wait although there is room"
     await ReadOnly()
 
 

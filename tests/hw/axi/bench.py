@@ -148,7 +148,8 @@ class Channel:
 
 class AxiMemory:
     """Memory behind one AXI4 master port. ``rate``: chance of ready or of data in a cycle; ``latency``: cycles from request to
-    data at least; addresses beyond ``memory`` answer with DECERR. Write data may come before its address.
+    data at least; addresses beyond ``memory`` answer with DECERR, those of ``failing`` with their word and SLVERR. Write data may
+    come before its address.
 
     ``open`` False: nothing is taken and nothing new is answered."""
 
@@ -161,6 +162,7 @@ class AxiMemory:
         self.open = True
         self.cycle = 0
         self.requests: list[dict[str, int]] = []
+        self.failing: set[int] = set()
         self.most_in_flight = 0
         self.read, self.write = read, write
         dut = bench.dut
@@ -204,7 +206,7 @@ class AxiMemory:
                 address, last, _ = self.queues[number].popleft()
                 failed = address + self.word_bytes > len(self.memory)
                 data = 0 if failed else int.from_bytes(self.memory[address : address + self.word_bytes], "little")
-                self.answer = (number, data, last, 3 if failed else 0)
+                self.answer = (number, data, last, 3 if failed else 2 if address in self.failing else 0)
                 for name, value in zip(("id", "data", "last", "resp"), self.answer, strict=True):
                     self.r[name].value = value
             self.r["valid"].value = int(self.answer is not None)

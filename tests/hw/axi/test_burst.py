@@ -13,7 +13,7 @@ from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench, Sink, Source
 
 #: Beat bytes, beats of a burst, streams, bursts of a stretch.
-CASES = {"ascending": (16, 4, 1, 1), "single": (64, 1, 2, 4), "blocks": (32, 8, 4, 2), "pairs": (16, 2, 2, 1)}
+CASES = {"ascending": (16, 4, 1, 1), "two": (16, 2, 1, 1), "single": (64, 1, 2, 4), "blocks": (32, 8, 4, 2), "pairs": (16, 2, 2, 1)}
 
 
 def bursts_of(address: int, beats: int, beat_bytes: int, burst: int, order: Interleave) -> list[tuple[int, ...]]:

@@ -10,12 +10,10 @@ from typing import Any
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hwgen.config import BuildConfig
 from hwgen.hw.control.loop import LoopControl
 from hwgen.registers import STOP_TOKENS
 from tests.cocotb_runner import run_cocotb, start_clock
-
-CONFIG = BuildConfig()
+from tools.mutant_config import CONFIG
 
 #: Cycles behind the end of a pass, or of a run, in which the position of the next run is written, and its draw is asked for; and
 #: cycles from the token to the end of the run.

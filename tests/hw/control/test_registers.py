@@ -26,6 +26,7 @@ from hwgen.registers import (
     MAGIC,
     RUN_PAGES,
     RUN_TOKENS,
+    STOP_TOKENS,
     TRACE_WORDS,
     WINDOW_BYTES,
     Control,
@@ -36,9 +37,10 @@ from hwgen.registers import (
 )
 from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import Bench
+from tools.mutant_config import CONFIG as MUTATED
 
 CONFIGS = {
-    "default": BuildConfig(),
+    "even": MUTATED,
     "odd": BuildConfig(ports=3, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
                        trace_entries=5),
 }
@@ -89,7 +91,7 @@ class Registers(wiring.Component):
 
 
 class Host:
-    """AXI4-Lite master with random delays on every channel."""
+    """AXI4-Lite master with random delays on every channel; now and then it waits for an answer before it is ready for one."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.dut = bench, bench.dut
@@ -100,6 +102,7 @@ class Host:
         self.todo: dict[str, int] = {}
         self.read_data: int | None = None
         self.answered = False
+        self.waits = False
         bench.agents.append(self)
 
     def signal(self, channel: str, name: str) -> Any:
@@ -113,7 +116,8 @@ class Host:
             else:
                 self.signal(channel, "valid").value = 0
         for channel in ("b", "r"):
-            self.signal(channel, "ready").value = int(self.bench.random.random() < 0.5)
+            asked = not self.waits or self.signal(channel, "valid").value
+            self.signal(channel, "ready").value = int(asked and self.bench.random.random() < 0.5)
 
     def sample(self) -> None:
         for channel in ("aw", "w", "ar"):
@@ -130,13 +134,13 @@ class Host:
         self.signal("aw", "addr").value = offset
         self.signal("w", "data").value = value
         self.signal("w", "strb").value = strobe
-        self.todo, self.answered = {"aw": 1, "w": 1}, False
+        self.todo, self.answered, self.waits = {"aw": 1, "w": 1}, False, self.bench.random.random() < 0.5
         await self.bench.until(lambda: self.answered)
         await self.bench.step(2)
 
     async def read(self, offset: int) -> int:
         self.signal("ar", "addr").value = offset
-        self.todo, self.read_data = {"ar": 1}, None
+        self.todo, self.read_data, self.waits = {"ar": 1}, None, self.bench.random.random() < 0.5
         await self.bench.until(lambda: self.read_data is not None)
         assert self.read_data is not None
         return self.read_data
@@ -284,6 +288,30 @@ async def stop_and_leftovers(dut: Any) -> None:
     await host.write(at("CONTROL"), Control.START)
     await host.write(at("UNASKED"), 0)
     assert await host.read(at("UNASKED")) == total, "since reset, not since the doorbell"
+
+
+@cocotb.test()
+async def a_stop_token_in_any_register_ends_a_loop(dut: Any) -> None:
+    _, bench, host, at = await set_up(dut, 8)
+
+    async def end_of_pass() -> None:
+        dut.finished.value = 1
+        await bench.step()
+        dut.finished.value = 0
+        await bench.step(40)
+
+    for name, value in (("COUNT", 1), ("RUNS", 1), ("LOOP", 2)):
+        await host.write(at(name), value)
+    for place in (None, *range(STOP_TOKENS)):
+        for number in range(STOP_TOKENS):
+            # The first candidate is token 0.
+            await host.write(at("STOP_TOKEN") + 4 * number, 0 if number == place else 0xFFFFFF)
+        await host.write(at("CONTROL"), Control.ACKNOWLEDGE | Control.START)
+        await end_of_pass()
+        assert await host.read(at("STATUS")) == (Status.BUSY if place is None else Status.DONE), place
+        if place is None:
+            await end_of_pass()
+            assert await host.read(at("STATUS")) == Status.DONE
 
 
 @cocotb.test()

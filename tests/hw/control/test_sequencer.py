@@ -277,6 +277,30 @@ async def one_retires_a_cycle(dut: Any) -> None:
 
 
 @cocotb.test()
+async def pairs_that_end_together(dut: Any) -> None:
+    """Of any two that may run at the same time the one that started first retires first, whichever it is."""
+    bench = Bench(dut, 10)
+    machine = Machine(bench, 1.0, [1])
+    machine.fixed = {0: 12, 1: 10}
+    dut.quiet.value = 1
+    dut.current__tokens.value = 1
+    dut.current__wanted.value = 1
+    await bench.start()
+    ended = set()
+    for earlier, later in itertools.product(OPERATORS, OPERATORS):
+        program = [
+            Descriptor(opcode=earlier, token_count=1, tag=0), Descriptor(opcode=later, token_count=1, tag=1, buffers=Buffers(7)),
+        ]
+        if not must_wait(program[1], program[0]):
+            await machine.run(program)
+            first, second = machine.executions
+            assert first.done == second.done and second.retired == first.retired + 1, (earlier, later)
+            ended.add((OPERATORS[earlier].unit, OPERATORS[later].unit))
+    both = [(Unit.KV_WRITER, Unit.LOADER), (Unit.KV_WRITER, Unit.LINEAR), (Unit.VECTOR, Unit.LINEAR)]
+    assert {*both, *((later, earlier) for earlier, later in both)} <= ended
+
+
+@cocotb.test()
 async def skips_while_an_operator_waits(dut: Any) -> None:
     """What the pass does not need costs no time behind an operator that waits."""
     bench = Bench(dut, 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hwgen.hw.control.trace import TraceMemory
 from hwgen.operators import Unit
 from hwgen.registers import TRACE_WORDS
 from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tools.mutant_config import CONFIG
 
 #: Everything that comes in.
 INPUTS = ("clear", "starts", "retire", "retired__unit", "retired__tag", "retired__opcode", "retired__count", "level", "index")
@@ -81,7 +83,8 @@ async def entries_of_passes(dut: Any) -> None:
         assert await bench.read() == expected[:entries]
 
 
-@pytest.mark.parametrize(("entries", "ring_beats"), [(37, 512), (1, 512), (16, 1 << 18)])
-def test_entries(entries: int, ring_beats: int, tmp_path: Path) -> None:
-    config = BuildConfig(trace_entries=entries, ring_beats=ring_beats)
+@pytest.mark.parametrize("config", [
+    replace(CONFIG, trace_entries=37), replace(CONFIG, trace_entries=1), BuildConfig(trace_entries=16, ring_beats=1 << 18),
+])
+def test_entries(config: BuildConfig, tmp_path: Path) -> None:
     run_cocotb(TraceMemory(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})

@@ -8,20 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import cocotb
+import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Opcode, pack_program
 from hwgen.hw.memory.system import SETTLE_CYCLES, MemorySystem
-from tests.cocotb_runner import run_cocotb
+from tests.cocotb_runner import cocotb_parameters, run_cocotb
 from tests.hw.axi.bench import AxiMemory, Bench, Sink, Source, pattern
 from tests.hw.memory.test_stream import gather, segment_beats
+from tools.mutant_config import CONFIG as MUTATED
 
-CONFIG = BuildConfig(
-    ports=3, port_bits=64, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, ring_beats=64, burst=4,
-    outstanding=2, max_context=64, descriptor_queue=3, bank_bytes=64,
-)
+CONFIGS = {
+    "three_ports": BuildConfig(
+        ports=3, port_bits=64, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, ring_beats=64, burst=4,
+        outstanding=2, max_context=64, descriptor_queue=3, bank_bytes=64,
+    ),
+    "two_ports": MUTATED,
+}
 PROGRAM = 0x8000
 BEATS = 40
+#: Beats that are given away at once, at most.
+BLOCK = 16
 
 
 class Machine:
@@ -29,6 +36,7 @@ class Machine:
 
     def __init__(self, dut: Any, seed: int) -> None:
         self.dut = dut
+        self.config = config = BuildConfig.from_dict(cocotb_parameters()["config"])
         self.bench = bench = Bench(dut, seed)
         for name in ("start", "halt", "hold", "rewind", "shortlist_complete"):
             getattr(dut, name).value = 0
@@ -38,28 +46,45 @@ class Machine:
         stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=0x100, stream_beats=BEATS, token_count=1)
         program = pack_program([stream, Descriptor(opcode=Opcode.END)])
         self.memory[PROGRAM : PROGRAM + len(program)] = program
-        self.ports = [AxiMemory(bench, f"axi__{p}", self.memory, CONFIG.port_bytes, max_words=8, latency=20 * p, write=p == 0)
-                      for p in range(CONFIG.ports)]
-        for port in range(CONFIG.ports):
+        self.ports = [AxiMemory(bench, f"axi__{p}", self.memory, config.port_bytes, max_words=8, latency=20 * p + 5, write=p == 0)
+                      for p in range(config.ports)]
+        for port in range(config.ports):
             getattr(dut, f"axi__{port}__b__valid").value = 0
         self.segments, self.beats = Source(bench, "segments"), Source(bench, "beats")
         self.rows, self.descriptors = Sink(bench, "rows"), Sink(bench, "descriptors")
         self.unasked = 0
+        self.taken = 0
 
     async def step(self, cycles: int = 1) -> None:
         for _ in range(cycles):
             await self.bench.step()
             self.unasked += int(self.dut.unasked.value)
+            held = self.asked_beats() - (self.taken + len(self.rows.items)) * self.config.groups
+            assert not self.dut.ring_full.value or held + BLOCK > self.config.ring_beats, "there is room in the ring"
+
+    def asked_beats(self) -> int:
+        """Of the segment, since the last start."""
+        words = sum(request["len"] + 1 for port in self.ports for request in port.requests if request["addr"] < PROGRAM)
+        return words * self.config.port_bytes // self.config.beat_bytes
+
+    def rests(self) -> bool:
+        """Nothing is asked for, and all answers have come."""
+        return not self.asks() and not any(port.answer or any(port.queues.values()) for port in self.ports)
 
     async def start(self) -> None:
+        for port in self.ports:
+            port.requests.clear()
         self.dut.start.value = 1
         await self.step()
         self.dut.start.value = 0
 
     async def finish(self) -> None:
-        expected = gather(segment_beats(CONFIG, self.memory, 0x100, BEATS), 8 * CONFIG.beat_bytes, CONFIG.groups)
+        config = self.config
+        expected = gather(segment_beats(config, self.memory, 0x100, BEATS), 8 * config.beat_bytes, config.groups)
+        await self.step(3)
         for _ in range(600):
             await self.step()
+            assert not self.dut.quiet.value or self.rests() and len(self.descriptors.items) == 2, "not quiet yet"
             if len(self.rows.items) == len(expected) and self.dut.quiet.value and self.dut.drained.value:
                 break
         assert self.rows.items == expected and self.dut.quiet.value and self.dut.drained.value
@@ -76,7 +101,7 @@ async def the_first_program_waits_for_the_last_leftover(dut: Any) -> None:
     machine = Machine(dut, 1)
     await machine.bench.start()
     # Words of each ID, and write responses, come now and then, the last one 700 cycles behind the start.
-    leftovers = {100: (0, 0), 300: (0, 1), 301: (2, 0), 900: (1, 0)}
+    leftovers = {100: (0, 0), 300: (0, 1), 301: (machine.config.ports - 1, 0), 900: (1, 0)}
     await machine.step(200)
     count = len(leftovers) + 1
     for cycle, (number, identity) in leftovers.items():
@@ -134,15 +159,36 @@ async def takes_over_the_enabled_ports_at_the_start(dut: Any) -> None:
     machine = Machine(dut, 3)
     await machine.bench.start()
     await machine.step(SETTLE_CYCLES)
-    for enable, used in ((0b100, {2}), (0, {0, 1, 2}), (0b011, {0, 1})):
-        for port in machine.ports:
-            port.requests.clear()
+    last = machine.config.ports - 1
+    for enable, used in ((1 << last, {last}), (0, set(range(last + 1))), ((1 << last) - 1, set(range(last)))):
         dut.port_enable.value = enable
         await machine.start()
-        dut.port_enable.value = 0b010  # not before the next one
+        dut.port_enable.value = ~enable & ~(1 << last) & (1 << last + 1) - 1 or 1 << last  # not before the next one
         await machine.finish()
         assert {p for p, port in enumerate(machine.ports) if any(not r["id"] for r in port.requests)} == used
 
 
-def test_system(tmp_path: Path) -> None:
-    run_cocotb(MemorySystem(CONFIG), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(CONFIG)})
+@cocotb.test()
+async def waits_for_room_in_the_ring(dut: Any) -> None:
+    machine = Machine(dut, 4)
+    await machine.bench.start()
+    await machine.step(SETTLE_CYCLES)
+    # More than the ring holds, of which nothing is taken for a while.
+    stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=0x100, stream_beats=2 * BEATS, token_count=1)
+    program = pack_program([stream, Descriptor(opcode=Opcode.END)])
+    machine.memory[PROGRAM : PROGRAM + len(program)] = program
+    machine.rows.enable = False
+    await machine.start()
+    await machine.step(300)
+    beats = machine.asked_beats()
+    assert dut.ring_full.value and machine.config.ring_beats - BLOCK < beats <= machine.config.ring_beats
+    machine.rows.enable = True
+    await machine.bench.until(lambda: machine.rests() and len(machine.rows.items) * machine.config.groups == 2 * BEATS, 600)
+    await machine.step(2)
+    assert not dut.ring_full.value
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_system(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    run_cocotb(MemorySystem(config), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(config)})
