@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import HwgenError
 from ...formats import Float
 from ...golden.float_llama import FloatLlama
-from ...int4 import Int4Matrix, round_to_nearest
+from ...int4 import GROUPS, Int4Matrix, round_to_nearest
 from ...weights import LayerWeights, ModelWeights, dense, scale_rows
 from . import RECIPES
 from .rounding import round_gptq
@@ -105,12 +105,19 @@ def quantize(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Quantized:
     """Quantise every matrix. ``windows [n, length]`` are calibration tokens, which ``rtn`` and ``exact-q4_1`` can do without; with
-    them every recipe but ``rtn`` scales the rotary pairs.
+    them every recipe but ``rtn`` scales the rotary pairs. `HwgenError` for a recipe that is not known or lacks its text, and for
+    matrices that have no 4-bit form.
     """
     if recipe not in RECIPES:
         raise HwgenError("usage", f"there is no recipe {recipe!r}", f"give one of {', '.join(RECIPES)}")
     if needs_calibration(recipe) and windows is None:
         raise HwgenError("usage", f"recipe {recipe} needs a calibration text", "give --calibration FILE")
+    odd = [(name, inputs) for name, (_, inputs) in weights.layer.matrices(weights.shape).items() if inputs % min(GROUPS)]
+    if odd:
+        raise HwgenError(
+            "architecture", f"matrix {odd[0][0]} cannot be made 4-bit: it has {odd[0][1]} inputs, no multiple of {min(GROUPS)}",
+            f"choose a model whose sizes are multiples of {min(GROUPS)}",
+        )
     exact = _exact(weights) if recipe == "exact-q4_1" else []
     calibration = None if windows is None or recipe == "rtn" else _Calibration(weights, windows)
     layers: list[LayerWeights] = []

@@ -167,6 +167,9 @@ def test_refused() -> None:
     with pytest.raises(HwgenError, match="at least 64 are needed"):
         calibration_windows([1] * 30, 64, 4096)
     assert calibration_windows(list(range(300)), 64, 200).shape == (3, 64)
+    odd = random_weights(replace(SHAPE, ffn=172), 1, LLAMA)
+    with pytest.raises(HwgenError, match="matrix down cannot be made 4-bit: it has 172 inputs, no multiple of 16"):
+        quantize(odd, "rtn", 32)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
