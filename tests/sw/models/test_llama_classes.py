@@ -14,6 +14,8 @@ from hwgen.errors import HwgenError
 from hwgen.golden.float_llama import FloatLlama
 from hwgen.sw.models.config_json import read_config
 from hwgen.sw.models.families import family_of_config
+from hwgen.sw.models.fields import Fields
+from hwgen.sw.models.llama_classes import read_class_shape
 from hwgen.weights import ModelWeights
 
 transformers = pytest.importorskip("transformers")
@@ -101,3 +103,15 @@ def test_refused_by_name(kind: str, change: dict[str, Any], words: str, tmp_path
 def test_long_texts_have_other_factors(tmp_path: Path) -> None:
     checkpoint(tmp_path, "Phi3", rope_parameters=LONGROPE, original_max_position_embeddings=104)
     assert load(tmp_path).shape.max_context == 104
+
+
+@pytest.mark.parametrize(("fields", "unrotated"), [
+    ({}, (3, 7)), ({"no_rope_layer_interval": 3}, (2, 5, 8)), ({"no_rope_layers": [1, 0, *[True] * 6, False]}, (1, 8)),
+])
+def test_layers_that_are_not_rotated(fields: dict[str, Any], unrotated: tuple[int, ...]) -> None:
+    config = {
+        "model_type": "smollm3", "hidden_size": 32, "num_hidden_layers": 9, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "intermediate_size": 16, "vocab_size": 8, "max_position_embeddings": 64, **fields,
+    }
+    shape = read_class_shape(config, Fields(config, "config.json"))
+    assert shape.unrotated == unrotated and shape.rope_theta == 2e6 and shape.tied
