@@ -14,29 +14,21 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
 from .penalties import Penalties
 from .prediction import Prediction
-from .ranking import LARGEST, RankedDraw
+from .random_words import CLOSE, WORD, RandomWords
+from .ranking import COLDEST, RankedDraw, less_likely
 from .sampling import Sampling
 
 __all__ = ["BLOCK", "MOST", "WORD", "CandidateDraw"]
 
 #: Tokens looked at together, and before all are ranked.
 BLOCK, MOST = 4096, 8192
-
-#: Bits of the random word of a look.
-WORD = 32
-
-#: Powers of e below the last candidate, down to which a token that is looked at is weighed whatever its fraction.
-_CLOSE = 6.0
-_FRACTION = np.uint32(math.ceil(math.exp(-_CLOSE) * 2**WORD))
-
-#: Smallest temperature that is divided by where quotients have to be finite: logits that differ have weight 0 long before.
-_COLDEST = 1e-200
 
 
 class CandidateDraw:
@@ -45,7 +37,7 @@ class CandidateDraw:
     """
 
     def __init__(
-        self, prediction: Prediction, sampling: Sampling, random: np.random.Generator, penalties: Penalties | None,
+        self, prediction: Prediction, sampling: Sampling, random: RandomWords, penalties: Penalties | None,
         allowed: npt.NDArray[np.bool_] | None,
     ) -> None:
         self._prediction, self._sampling, self._random = prediction, sampling, random
@@ -136,15 +128,13 @@ class CandidateDraw:
             ids, scores = [token for _, token in pairs], [-score for score, _ in pairs]
             if self._open:
                 self._sure = bisect_right(pairs, (-last, self._last_id))
-        top, total, sums = max(scores[0], last) if self._open else scores[0], 0.0, list[float]()
+        top = max(scores[0], last) if self._open else scores[0]
         if s.min_p and scores[0] < top:
             return False  # what has min-p of an unknown best is unknown
-        for score in scores[: s.top_k or None]:
-            weight = math.exp((score - top) / s.temperature)
-            if weight >= s.min_p:
-                total += weight
-            sums.append(total)
-        self._ids, self._sums, self._top = ids, sums, top
+        weights = [math.exp((score - top) / s.temperature) for score in scores[: s.top_k or None]]
+        if s.min_p:
+            weights = [weight if weight >= s.min_p else 0.0 for weight in weights]
+        self._ids, self._sums, self._top = ids, list(accumulate(weights)), top
         return True
 
     def _weigh_known(self) -> bool:
@@ -162,7 +152,7 @@ class CandidateDraw:
         self._top = max(best, self._last) if self._open else best
         if s.min_p and self._open and best < self._last:
             return False  # what has min-p of an unknown best is unknown
-        weights = np.exp((scores.astype(np.float64) - self._top) / max(s.temperature, _COLDEST))
+        weights = np.exp((scores.astype(np.float64) - self._top) / max(s.temperature, COLDEST))
         if s.min_p:
             weights[weights < s.min_p] = 0.0
         self._ids, self._sums = ids.tolist(), weights.cumsum().tolist()
@@ -190,16 +180,21 @@ class CandidateDraw:
     # ---- what is not known ---------------------------------------------------------------------------------------
     def _look(self, count: int) -> int | None:
         """Look at ``count`` tokens, each one of all with equal chances; the first that is drawn, if one is."""
-        logits, random, mask = self._prediction.logits, self._random, (1 << self._bits) - 1
-        least = np.float32(max(self._last - _CLOSE * self._sampling.temperature, -LARGEST))
+        logits, bits, last, temperature = self._prediction.logits, self._bits, self._last, self._sampling.temperature
+        least = less_likely(last, CLOSE, temperature)
         for first in range(0, count, BLOCK):
             size = min(BLOCK, count - first)
-            words = random.bit_generator.random_raw((size + 1) // 2).view(np.uint32)[:size]
-            scores = logits.take((words & np.uint32(mask)).astype(np.intp), mode="wrap")
-            found = ((scores >= least) | (words < _FRACTION)).nonzero()[0]
-            for word, score in zip(words[found].tolist(), scores[found].tolist(), strict=True):
-                if self._draws(word & mask, score, word >> self._bits):
-                    return int(word & mask)
+            words, tokens, small = self._random.halves(size, bits)
+            scores = logits.take(tokens, mode="wrap")
+            # weighed are those that are near the last candidate, and those that are looked at with a small fraction
+            for i in ((scores >= least) | small).nonzero()[0].tolist():
+                word, score = words.item(i), scores.item(i)
+                token, fraction = word & (1 << bits) - 1, word >> bits
+                # penalties do not make it likelier: most fail without them
+                if score < last and fraction >= math.exp((score - last) / temperature) * (1 << WORD - bits):
+                    continue
+                if self._draws(token, score, fraction):
+                    return int(token)
         return None
 
     def _draws(self, token: int, score: float, fraction: int) -> bool:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Prediction"]
+
+
+@cache
+def _formats(count: int) -> tuple[struct.Struct, struct.Struct]:
+    """So many words, and so many floats."""
+    return struct.Struct(f"{count}I"), struct.Struct(f"{count}f")
 
 
 class Prediction:
@@ -25,8 +32,8 @@ class Prediction:
     @property
     def best(self) -> Sequence[float]:
         """Logits of the best tokens."""
-        count = len(self.bits)
-        return struct.unpack(f"{count}f", struct.pack(f"{count}I", *self.bits))
+        words, floats = _formats(len(self.bits))
+        return floats.unpack(words.pack(*self.bits))
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:

@@ -12,6 +12,7 @@ from ...registers import DRAW_COUNT
 from .candidate_draw import CandidateDraw
 from .penalties import Penalties
 from .prediction import Prediction
+from .random_words import RandomWords
 from .sampling import Sampling
 
 __all__ = ["Sampler"]
@@ -28,7 +29,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
+        self._random = RandomWords(sampling.seed)
         self._penalties = Penalties(sampling) if sampling.adjusts else None
         #: Times that positions began anew, and how the machine would draw.
         self._part, self._draw = 0, self._in_integers(0)
