@@ -19,10 +19,10 @@ PLANTED_FAULT = "HWGEN_PLANTED_FAULT"
 KEEP_VERILOG = "HWGEN_KEEP_VERILOG"
 
 #: Of a module's lines, so many stand in a module that is the same unit: what is constant in one place is a port in another.
-SIMILAR = 0.8
+SIMILAR = 0.75
 
-#: Lines that say nothing of what a module does, or have numbers that count through the whole text.
-_OTHER = re.compile(r"dump_module|^ *\(\*|^module |^endmodule")
+#: Lines that say nothing of what a module does, or have numbers that count through the whole text; first values of memories.
+_OTHER = re.compile(r"dump_module|^ *\(\*|^module |^endmodule|^    \S+ ?\[\d+\] = ")
 
 
 #: A name with the number that tells it from others of the same name in a design, and any name.

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3
+from hwgen.draw import GREEDY, Draw, draw_scale
 from hwgen.shape import ModelShape
 from hwgen.sim.dram import IDEAL, KV260, RANDOM
 from hwgen.sw.compiler.compile import compile_model
@@ -30,6 +31,8 @@ SHAPE = ModelShape(
 )
 #: Addresses of the memory that are each other's complement, below what the page table can say.
 BASES = (0x5_A5A5_A000, 0xA_5A5A_5000)
+#: How the runs of a loop choose their tokens, by head: from all candidates and from some, evenly and not.
+DRAWS = {"exact": (Draw(CONFIG.topk, draw_scale(0.9) or 0, 1), GREEDY), "shortlist": (GREEDY, Draw(3, draw_scale(20.0) or 0, 2))}
 
 
 @cache
@@ -67,22 +70,22 @@ def cases() -> list[Case]:
 
 
 def run_loops(open_device: Callable[[], Device]) -> CaseResult:
-    """Loops of passes on a device, and on the golden one: what is chosen pass by pass, to a stop token and to the end of a context,
-    and what they leave.
+    """Loops of passes on a device, and on the golden one: what is chosen pass by pass, drawn in one run and the best in the other,
+    to a stop token and to the end of a context, and what they leave.
     """
-    for head in ("exact", "shortlist"):
+    for head, draws in DRAWS.items():
         image = with_cache_tokens(compile_model(CONFIG, random_weights(SHAPE, 7, BITNET), head=head), 2 * CONFIG.max_context)
-        golden = _loops(Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), image), ())
+        golden = _loops(Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), image), draws, ())
         stop = golden[0][2][0]  # chosen behind the third pass: a loop of its own ends there
-        expected = _loops(Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), image), (stop,))
-        found = _loops(Engine(open_device(), image), (stop,))
+        expected = _loops(Engine(GoldenDevice(CONFIG, memory_bytes=MEMORY_BYTES), image), draws, (stop,))
+        found = _loops(Engine(open_device(), image), draws, (stop,))
         for name, a, b in zip(("chosen tokens", "tokens of sequences", "cache", "candidates"), found, expected, strict=True):
             if a != b:
                 return CaseResult(wrong=f"loop with the {head} head: other {name}")
     return CaseResult(cycles=0)
 
 
-def _loops(engine: Engine, stops: Sequence[int]) -> list[Any]:
+def _loops(engine: Engine, draws: Sequence[Draw], stops: Sequence[int]) -> list[Any]:
     sessions = [Session(), Session()]
     for session, prompt in zip(sessions, ([5, 40, 7], [3, 8, 1, 30, 2]), strict=True):
         engine.forward(session, prompt, logits=False)
@@ -90,7 +93,7 @@ def _loops(engine: Engine, stops: Sequence[int]) -> list[Any]:
     candidates: list[Any] = []
     tokens = [12, 6]
     for passes in (5, 2, 1, 15):
-        runs = [Run(session, [token], 1) for session, token in zip(sessions, tokens, strict=True)]
+        runs = [Run(session, [token], 1, draw=draw) for session, token, draw in zip(sessions, tokens, draws, strict=True)]
         loop = RunningLoop(engine, runs, passes, stops)
         chosen += [list(tokens) for tokens in loop]
         assert loop.result is not None

@@ -35,6 +35,7 @@ from tests.hw.attention.bench import (
     write_kv_store,
     write_query,
 )
+from tools.mutant_config import CONFIG as MUTATED
 
 
 @dataclass
@@ -295,6 +296,17 @@ def format_cases(config: BuildConfig) -> list[tuple[Any, ...]]:
     return [*found, *((0.0, 0, 4, 2, dim, [(8 * block, n)], "", f) for f in formats for n in (1, chunk))]
 
 
+def fitted(config: BuildConfig, found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Cases with no more heads and no longer sequences than a build has."""
+    fit = []
+    for stall, interrupt, heads, kv_heads, dim, runs, *others in found:
+        if heads > config.max_heads or kv_heads > config.max_kv_heads:
+            heads, kv_heads = config.max_heads, config.max_kv_heads
+        within = [(min(position, config.max_context - tokens), tokens) for position, tokens in runs]
+        fit.append((stall, interrupt, heads, kv_heads, dim, within, *others))
+    return fit
+
+
 def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
     """``(stall, cycle of a reset or 0, heads, kv_heads, head_dim, runs, kind)``"""
     block, chunk, dim, step = config.kv_block, config.chunk, config.max_head_dim, 2 * config.width
@@ -351,4 +363,12 @@ def test_formats(tmp_path: Path, changes: dict[str, Any]) -> None:
     run_cocotb(
         AttentionBench(config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": format_cases(config)},
+    )
+
+
+def test_a_small_machine(tmp_path: Path) -> None:
+    """Heads, pages and context as one has them in which faults are planted, and every format."""
+    run_cocotb(
+        AttentionBench(MUTATED), test_module=__name__, build_dir=tmp_path,
+        parameters={"config": MUTATED.to_dict(), "cases": fitted(MUTATED, format_cases(MUTATED)[:22])},
     )

@@ -121,8 +121,7 @@ class Machine:
         words = [int.from_bytes(d.pack(), "little") for d in [*program, Descriptor()]]
         self.total = len(words)
         self.source.items.extend(words)
-        while self.source.items or self.present:
-            await self.bench.step()
+        await self.bench.until(lambda: not self.source.items and not self.present, 8000)
         await self.bench.step(4)
 
 

@@ -188,6 +188,23 @@ async def waits_for_room_in_the_ring(dut: Any) -> None:
     assert not dut.ring_full.value
 
 
+@cocotb.test()
+async def is_not_quiet_before_the_last_answer(dut: Any) -> None:
+    """What is read beyond END is in flight for long behind it."""
+    machine = Machine(dut, 5)
+    machine.memory[PROGRAM : PROGRAM + 64] = pack_program([Descriptor(opcode=Opcode.END)])[:64]
+    machine.ports[0].latency = 60
+    await machine.bench.start()
+    await machine.step(SETTLE_CYCLES)
+    await machine.start()
+    await machine.step(3)
+    behind = 0
+    while not dut.quiet.value:
+        behind += len(machine.descriptors.items)
+        await machine.step()
+    assert machine.rests() and len(machine.descriptors.items) == 1 and behind > 3
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_system(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
