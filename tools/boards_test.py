@@ -34,7 +34,8 @@ PYTHON_TESTS = tuple(
         *(f"sw/compiler/test_{unit}.py" for unit in ("file_sections", "image", "image_file")),
         *(f"sw/models/test_{unit}.py" for unit in ("bitnet", "families", "tensors")),
         *(f"sw/runtime/test_{unit}.py" for unit in (
-            "candidate_draw", "llm", "logprobs", "pages", "prefix_cache", "ranking", "sampler", "sampling", "scheduler",
+            "candidate_draw", "llm", "logprobs", "nucleus", "pages", "prefix_cache", "random_words", "ranking",
+            "sampler", "sampling", "scheduler",
         )),
     )
 )
