@@ -62,10 +62,14 @@ KINDS: dict[Opcode, tuple[str, ...]] = {
 }
 
 #: Kinds that are loaded once for all tokens, or run once a token.
-ONCE = {(Opcode.EMBED, "biases"), (Opcode.EMBED, "row scales"), (Opcode.PARAM, "of layers"), (Opcode.PARAM, "of the head")}
+ONCE = {
+    (Opcode.EMBED, "biases"), (Opcode.EMBED, "row scales"), (Opcode.PARAM, "of layers"), (Opcode.PARAM, "of the head"),
+    (Opcode.NORM, "to queries"), (Opcode.HEAD, ""),
+}
 
 TOKENS = ("one", "several", "all")
-STALLS = ("nothing", "addresses", "words read", "writes")
+#: Words read are none of them: a port asks for no more than it has room for.
+STALLS = ("nothing", "addresses", "writes")
 
 #: Of the sizes of an operator, the least and the most of a build.
 _SIZES: dict[Opcode, dict[str, Callable[[BuildConfig, Descriptor], tuple[int, int]]]] = {
@@ -168,10 +172,7 @@ def stall_bins(
     def rose(*names: str) -> bool:
         return any(getattr(b, name) > getattr(a, name) for a, b in zip(before, after, strict=True) for name in names)
 
-    stalls = {
-        STALLS[1]: rose("read_address_stalled"), STALLS[2]: rose("read_stalled"),
-        STALLS[3]: rose("write_stalled", "write_address_stalled"),
-    }
+    stalls = {STALLS[1]: rose("read_address_stalled"), STALLS[2]: rose("write_stalled", "write_address_stalled")}
     stalls[STALLS[0]] = not any(stalls.values())
     return {
         ("stalls", d.opcode.name, _words(kind_of(d), length, stall))

@@ -66,7 +66,7 @@ def test_stalls_and_tokens() -> None:
     d = Descriptor(opcode=Opcode.LINEAR, token_start=2, token_count=3)
     assert bins(d, 3) == {"ternary again, one, nothing"}
     assert bins(d, 4, read_address_stalled=1) == {"ternary again, several, addresses"}
-    assert bins(d, 9, read_stalled=2, write_stalled=1) == {"ternary again, all, words read", "ternary again, all, writes"}
+    assert bins(d, 9, read_address_stalled=2, write_stalled=1) == {"ternary again, all, addresses", "ternary again, all, writes"}
     head = replace(d, flags=Flag.LOGITS)
     assert bins(head, 9, 3, read_waiting=5) == {"ternary again, one, nothing"}
     assert bins(replace(d, token_start=0, token_count=1), 1) == {"ternary again, one, nothing", "ternary again, all, nothing"}
