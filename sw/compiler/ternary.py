@@ -186,7 +186,8 @@ class TernaryCompiler(ModelCompiler):
         s, c = self.shape, self.config
         if vectors_of(c, s.hidden) * c.width <= c.key_bytes:
             raise HwgenError(
-                "model", f"the short list takes rows of more than {c.key_bytes} inputs, the model has {s.hidden}", "use --head exact"
+                "model", f"the short list takes rows of more than {c.key_bytes} inputs, the model has {s.hidden}",
+                "use --head exact",
             )
         blocks = ceil_div(s.vocab, c.kv_block)
         beats = head_block_beats(c, s.hidden)
