@@ -288,12 +288,8 @@ async def short_list_is_awaited(dut: Any) -> None:
     assert [value & (1 << 40) - 1 for value in segments.items] == [4096 * block for of in lists for block in of]
 
 
-@cocotb.test()
-async def an_error_ends_the_program(dut: Any) -> None:
-    config = BuildConfig.from_dict(cocotb_parameters()["config"])
-    bench = Bench(dut, 5)
-    program = [Descriptor(opcode=Opcode.PARAM, token_count=1)] * 3
-    AxiMemory(bench, "axi", bytearray(pack_program(program)[:128]), config.port_bytes, max_words=64, write=False)
+async def begin_program(dut: Any, bench: Bench) -> Sink:
+    """Start the program at address 0, for one token; its descriptors as they come."""
     descriptors, _ = Sink(bench, "descriptors"), Sink(bench, "segments")
     dut.start.value = 1
     dut.address.value = 0
@@ -301,6 +297,16 @@ async def an_error_ends_the_program(dut: Any) -> None:
     await bench.start()
     await bench.step()
     dut.start.value = 0
+    return descriptors
+
+
+@cocotb.test()
+async def an_error_ends_the_program(dut: Any) -> None:
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    bench = Bench(dut, 5)
+    program = [Descriptor(opcode=Opcode.PARAM, token_count=1)] * 3
+    AxiMemory(bench, "axi", bytearray(pack_program(program)[:128]), config.port_bytes, max_words=64, write=False)
+    descriptors = await begin_program(dut, bench)
     errors = 0
     for _ in range(200):
         await bench.step()
@@ -318,13 +324,7 @@ async def a_word_that_failed_is_not_believed(dut: Any) -> None:
     program = [Descriptor(opcode=Opcode.PARAM, token_count=1)] * 2
     memory = AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
     memory.failing = {64 + config.port_bytes}
-    descriptors, _ = Sink(bench, "descriptors"), Sink(bench, "segments")
-    dut.start.value = 1
-    dut.address.value = 0
-    dut.current__tokens.value = 1
-    await bench.start()
-    await bench.step()
-    dut.start.value = 0
+    descriptors = await begin_program(dut, bench)
     responses = []
     for _ in range(200):
         await bench.step()

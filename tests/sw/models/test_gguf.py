@@ -42,7 +42,7 @@ def test_every_format_has_the_values_of_the_library(kind: str, tmp_path: Path) -
             assert isinstance(matrix, BlockMatrix) == (kind in ("Q4_0", "Q4_1"))
             w = dense(matrix)
             stored = interleave(w, SHAPE.head_dim) if name in "qk" else w
-            np.testing.assert_allclose(stored, tensors[f"blk.{i}.{place}.weight"], rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(stored, tensors[f"blk.{i}.{place}.weight"])
     if kind == "F32":
         for name, w in loaded.weights.layers[1].matrices.items():
             np.testing.assert_array_equal(w, dense(WEIGHTS.layers[1].matrices[name]))

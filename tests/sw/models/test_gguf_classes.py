@@ -60,7 +60,7 @@ def test_granite(tmp_path: Path) -> None:
 
 
 def test_yarn_of_a_context_that_is_not_longer() -> None:
-    assert yarn_attention(1.0) == yarn_attention(0.5) == 1.0 and yarn_attention(1.5, 2.0) == pytest.approx(1 + 0.2 * np.log(1.5))
+    assert yarn_attention(1.0) == yarn_attention(0.5) == 1.0 and yarn_attention(1.5, 2.0) == 1 + 0.2 * np.log(1.5)
 
 
 def test_yarn(tmp_path: Path) -> None:

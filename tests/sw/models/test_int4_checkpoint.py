@@ -176,7 +176,7 @@ def test_act_order_becomes_floats(tmp_path: Path) -> None:
     matrices = load(tmp_path).layers[0].matrices
     q, zero, scale = parts((64, 64), 32, 0)
     assert isinstance(matrices["q"], np.ndarray) and isinstance(matrices["k"], BlockMatrix)
-    np.testing.assert_allclose(matrices["q"], scale.astype(np.float32)[:, order] * (q - zero[:, order]), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(matrices["q"], scale.astype(np.float32)[:, order] * (q - zero[:, order]))
 
 
 def test_zero_biases(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_order_of_compressed_tensors(symmetric: bool, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(np.full(64, -1)).dense(), plain.dense())
     q, zero, scale = parts((64, 64), 32, 0)
     middle = 8 if symmetric else zero[:, own]
-    np.testing.assert_allclose(loaded(own), scale.astype(np.float32)[:, own] * (q - middle), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(loaded(own), scale.astype(np.float32)[:, own] * (q - middle))
     with pytest.raises(HwgenError, match="q_proj.weight_g_idx names groups that are not there"):
         loaded(own + 1)
 
