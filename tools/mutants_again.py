@@ -19,14 +19,13 @@ from typing import Any
 
 from hwgen.hw.verilog import cached_verilog
 from hwgen.sim.mutants import Mutant
-from hwgen.sim.unit_fault import unit_fault
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.equivalence import is_harmless  # noqa: E402  # found through sys.path, changed above
 from tools.mutant_config import CONFIG  # noqa: E402  # likewise
 from tools.mutate import commit, draw, in_time, unit_of  # noqa: E402  # likewise
-from tools.unit_mutants import finding_test, unit_tests  # noqa: E402  # likewise
+from tools.unit_mutants import finding_test_of, unit_tests  # noqa: E402  # likewise
 
 __all__ = ["survivors_of", "updated"]
 
@@ -80,13 +79,7 @@ def main() -> int:
     survivors = survivors_of(record, draw(verilog, options.mutants, options.seed))
     chosen = [line for line in survivors if options.lines is None or line in options.lines]
     tests = unit_tests(options.tests, jobs=options.jobs)
-
-    def by_unit_test(line: int) -> str | None:
-        test = finding_test(unit_fault(verilog, survivors[line]), tests)
-        print(f"{test or 'no test of a unit'}: {line} {survivors[line]}", file=sys.stderr, flush=True)
-        return test
-
-    tried = in_time(by_unit_test, chosen, options.seconds, options.jobs)
+    tried = in_time(lambda line: finding_test_of(verilog, survivors[line], tests), chosen, options.seconds, options.jobs)
     found = {line: test for line, test in tried.items() if test is not None}
     left = [line for line in chosen if line not in found]
     proven = in_time(lambda line: is_harmless(verilog, survivors[line]), left, options.prove_seconds, options.jobs)

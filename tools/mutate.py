@@ -36,7 +36,6 @@ from typing import Any, TypeVar
 from hwgen.hw.accelerator import TOP
 from hwgen.hw.verilog import cached_verilog
 from hwgen.sim.mutants import ACTIVE, Mutant, find_mutants, plant, watch
-from hwgen.sim.unit_fault import unit_fault
 from hwgen.sw.devices import verilator
 from hwgen.sw.devices.verilator import VerilatorDevice
 from hwgen.sw.verification.case import MEMORY_BYTES, Case, CaseResult
@@ -46,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.equivalence import is_harmless  # noqa: E402  # found through sys.path, changed above
 from tools.mutant_cases import CONFIG, cases, run_loops  # noqa: E402  # likewise
-from tools.unit_mutants import finding_test, unit_tests  # noqa: E402  # likewise
+from tools.unit_mutants import finding_test_of, unit_tests  # noqa: E402  # likewise
 
 Found = TypeVar("Found")
 
@@ -293,12 +292,9 @@ def main() -> int:
     left = [number for number, fate in results.items() if fate.case is None]
     tests = unit_tests(jobs=options.jobs) if left and options.unit_seconds else []
 
-    def by_unit_test(number: int) -> str | None:
-        test = finding_test(unit_fault(verilog, mutants[number - 1]), tests)
-        print(f"{test or 'no test of a unit'}: {mutants[number - 1]}", file=sys.stderr, flush=True)
-        return test
-
-    of_units = in_time(by_unit_test, left, options.unit_seconds, options.jobs)
+    of_units = in_time(
+        lambda number: finding_test_of(verilog, mutants[number - 1], tests), left, options.unit_seconds, options.jobs
+    )
     results.update({number: replace(results[number], case=test) for number, test in of_units.items()})
     survivors = [number for number in left if results[number].case is None]
     differ = reached(verilog, [mutants[number - 1] for number in survivors])

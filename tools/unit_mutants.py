@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, UnitFault
+from hwgen.sim.mutants import Mutant
+from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, UnitFault, unit_fault
 
-__all__ = ["UnitTest", "finding_test", "unit_tests"]
+__all__ = ["UnitTest", "finding_test", "finding_test_of", "unit_tests"]
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Tests of a fault, the smallest designs first.
@@ -73,3 +74,10 @@ def finding_test(fault: UnitFault, tests: Sequence[UnitTest]) -> str | None:
                 if _pytest(["-n", "0", f"--basetemp={folder}/run", test.name], {PLANTED_FAULT: str(path)}, SECONDS) == 1:
                     return test.name
     return None
+
+
+def finding_test_of(verilog: str, mutant: Mutant, tests: Sequence[UnitTest]) -> str | None:
+    """`finding_test` of a mutant of a whole machine; what came of it is told on standard error."""
+    test = finding_test(unit_fault(verilog, mutant), tests)
+    print(f"{test or 'no test of a unit'}: {mutant.line} {mutant}", file=sys.stderr, flush=True)
+    return test
