@@ -182,7 +182,7 @@ class ScoreStage(wiring.Component):
                 m.d.sync += [
                     present.buffer.eq(0), present.round.eq(0), present.query_scale.eq(0), present.output.eq(0),
                     present.first.eq(1), walk.run.eq(0), walk.head.eq(0), walk.word.eq(0), walk.round_word.eq(0),
-                    walk.head_word.eq(0), walk.dim.eq(0), walk.at_end.eq(walk.last_dim == 0),
+                    walk.head_word.eq(0), walk.dim.eq(0),
                     walk.blocks_left.eq(command.row_blocks - 1),
                     # Round 0 is the first run's, and HEAD's.
                     walk.rounds.eq(0), walk.run_scale.eq(0), walk.tail_word.eq(0), walk.tail_scale.eq(0),
@@ -190,6 +190,8 @@ class ScoreStage(wiring.Component):
                 with m.If(self.start):
                     m.next = "LOOK_UP"
             with m.State("LOOK_UP"):
+                # In IDLE ``last_dim`` may still be of the operator before; behind a run this changes nothing.
+                m.d.sync += walk.at_end.eq(walk.last_dim == 0)
                 m.next = "KNOWN"
                 with m.If(self.direct):
                     m.next = "RUN"

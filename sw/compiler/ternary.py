@@ -184,11 +184,6 @@ class TernaryCompiler(ModelCompiler):
     def short_lists(self, source: NormSource) -> None:
         """Exact logits of the blocks with the best scores, of one wanted token after the other."""
         s, c = self.shape, self.config
-        if vectors_of(c, s.hidden) * c.width <= c.key_bytes:
-            raise HwgenError(
-                "model", f"the short list takes rows of more than {c.key_bytes} inputs, the model has {s.hidden}",
-                "use --head exact",
-            )
         blocks = ceil_div(s.vocab, c.kv_block)
         beats = head_block_beats(c, s.hidden)
         stride = align(beats * c.beat_bytes, SEGMENT_ALIGNMENT)

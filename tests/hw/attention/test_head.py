@@ -32,6 +32,10 @@ from tests.hw.attention.bench import (
 from tools.mutant_config import CONFIG as MUTATED
 
 
+#: A vector is a key beat, so that a row of few inputs is one.
+ONE_KEY_BEAT = tiny_config(chunk=6, beat_vectors=2)
+
+
 def operands(seed: int, vocab: int, hidden: int, kind: str) -> tuple[Any, Any, Any, float]:
     """Query ``[hidden]``, rows ``[vocab, hidden]``, bf16 scales of the rows as bits, scale of the query; ``kind`` for extremes."""
     rng = np.random.default_rng(seed)
@@ -95,6 +99,8 @@ async def lists(dut: Any) -> None:
     beats, listed = Source(dut, "beats", 0.0, 3), Listed(dut, config.kv_block)
     await start_clock(dut)
     for number, (stall, full, interrupt, vocab, hidden, kind) in enumerate(parameters["cases"]):
+        # Until `start` the bus has the operator before, of another size.
+        drive_operator(dut, Descriptor(opcode=Opcode.ATTENTION, head_vectors=number % 3, vectors=number % 2 + 1))
         query, rows, scales, scale = operands(number, vocab, hidden, kind)
         padded = np.zeros(vectors_of(config, hidden) * config.width, np.int8)
         padded[:hidden] = query
@@ -110,21 +116,24 @@ async def lists(dut: Any) -> None:
             format=Format.FP8_QUERY | Format.INT4_KEYS | Format.INT4_VALUES if number % 2 else Format.NONE,
         )
         token = number % config.chunk
-        drive_operator(dut, command, runs=((77 % config.max_context, config.chunk, 0),), first=token, count=1)
+        run = {"runs": ((77 % config.max_context, config.chunk, 0),), "first": token, "count": 1}
         packed = pack_head(config, rows, scales).reshape(-1, size, config.beat_bytes)
         items = [pack_bytes(beat) for block in blocks for beat in packed[block]]
         beats.stall, listed.stall = stall, full
         if interrupt:
             beats.items += items
+            drive_operator(dut, command, **run)
             await pulse(dut, dut.start)
             await ClockCycles(dut.clk, interrupt)
             dut.rst.value = 1
             beats.clear()
             await RisingEdge(dut.clk)
             dut.rst.value = 0
+            drive_operator(dut, Descriptor())
             await RisingEdge(dut.clk)
         listed.found, listed.opened = [], []
         beats.items, beats.taken = list(items), 0
+        drive_operator(dut, command, **run)
         cycles = await start_and_wait(dut)
         assert beats.taken == len(items) and listed.opened == [token]
         if not stall and not full and not kind and hidden == config.max_inputs:
@@ -142,6 +151,7 @@ async def lists(dut: Any) -> None:
         tiny_config(query_lanes=1, kv_block=4, chunk=4),
         tiny_config(query_lanes=4, kv_block=16, chunk=2, rows=1, groups=4),
         tiny_config(beat_bytes=32, kv_block=16, chunk=10, beat_vectors=2, query_lanes=4),
+        ONE_KEY_BEAT,
         MUTATED,
     ],
 )
