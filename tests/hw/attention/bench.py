@@ -11,10 +11,10 @@ import numpy as np
 from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from cocotb.triggers import ReadOnly, RisingEdge
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from hwgen.config import BuildConfig
-from hwgen.descriptors import Descriptor
+from hwgen.descriptors import DESCRIPTOR_BYTES, Descriptor, Opcode
 from hwgen.hw.attention.candidates import INDEX_BITS
 from hwgen.hw.attention.ranking import ListedLogits
 from hwgen.hw.attention.store import KvStore
@@ -38,6 +38,7 @@ __all__ = [
     "Sink",
     "Source",
     "answer_runs",
+    "begin_operator",
     "drive_operator",
     "idle_inputs",
     "pack_bytes",
@@ -101,9 +102,23 @@ async def pulse(dut: Any, signal: Any) -> None:
     signal.value = 0
 
 
+async def begin_operator(dut: Any) -> None:
+    """Start the operator on the bus. Until then the bus has another one of other sizes, as behind the sequencer: what a unit
+    derives from it beforehand is of that one."""
+    await RisingEdge(dut.clk)  # it is on the bus
+    descriptor = int(dut.op__descriptor.value)
+    mine = Descriptor.unpack(descriptor.to_bytes(DESCRIPTOR_BYTES, "little"))
+    opcode = {Opcode.HEAD: Opcode.ATTENTION, Opcode.ATTENTION: Opcode.HEAD}.get(mine.opcode, mine.opcode)
+    for other in (Descriptor(opcode=opcode, vectors=1, head_vectors=1, heads=1, kv_heads=1), Descriptor(opcode=opcode)):
+        dut.op__descriptor.value = int.from_bytes(other.pack(), "little")
+        await ClockCycles(dut.clk, 2)
+    dut.op__descriptor.value = descriptor
+    await pulse(dut, dut.start)
+
+
 async def start_and_wait(dut: Any, limit: int = 20000) -> int:
     """Start the operator on the bus; the cycles until ``done``."""
-    await pulse(dut, dut.start)
+    await begin_operator(dut)
     for cycle in range(limit):
         await ReadOnly()
         if int(dut.done.value):

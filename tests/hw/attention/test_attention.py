@@ -26,10 +26,10 @@ from tests.hw.attention.bench import (
     FORMATS,
     AttentionBench,
     Source,
+    begin_operator,
     drive_operator,
     idle_inputs,
     pack_bytes,
-    pulse,
     start_and_wait,
     tiny_config,
     write_kv_store,
@@ -212,7 +212,7 @@ async def attends(dut: Any) -> None:
         beats.stall = stall
         if interrupt:
             beats.items += case.beats(rng)
-            await pulse(dut, dut.start)
+            await begin_operator(dut)
             await ClockCycles(dut.clk, interrupt)
             dut.rst.value = 1
             beats.clear()

@@ -21,16 +21,15 @@ from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
 from tests.hw.attention.bench import (
     AttentionBench,
     Source,
+    begin_operator,
     drive_operator,
     idle_inputs,
     pack_bytes,
-    pulse,
     start_and_wait,
     tiny_config,
     write_query,
 )
 from tools.mutant_config import CONFIG as MUTATED
-
 
 #: A vector is a key beat, so that a row of few inputs is one.
 ONE_KEY_BEAT = tiny_config(chunk=6, beat_vectors=2)
@@ -99,8 +98,6 @@ async def lists(dut: Any) -> None:
     beats, listed = Source(dut, "beats", 0.0, 3), Listed(dut, config.kv_block)
     await start_clock(dut)
     for number, (stall, full, interrupt, vocab, hidden, kind) in enumerate(parameters["cases"]):
-        # Until `start` the bus has the operator before, of another size.
-        drive_operator(dut, Descriptor(opcode=Opcode.ATTENTION, head_vectors=number % 3, vectors=number % 2 + 1))
         query, rows, scales, scale = operands(number, vocab, hidden, kind)
         padded = np.zeros(vectors_of(config, hidden) * config.width, np.int8)
         padded[:hidden] = query
@@ -116,24 +113,21 @@ async def lists(dut: Any) -> None:
             format=Format.FP8_QUERY | Format.INT4_KEYS | Format.INT4_VALUES if number % 2 else Format.NONE,
         )
         token = number % config.chunk
-        run = {"runs": ((77 % config.max_context, config.chunk, 0),), "first": token, "count": 1}
+        drive_operator(dut, command, runs=((77 % config.max_context, config.chunk, 0),), first=token, count=1)
         packed = pack_head(config, rows, scales).reshape(-1, size, config.beat_bytes)
         items = [pack_bytes(beat) for block in blocks for beat in packed[block]]
         beats.stall, listed.stall = stall, full
         if interrupt:
             beats.items += items
-            drive_operator(dut, command, **run)
-            await pulse(dut, dut.start)
+            await begin_operator(dut)
             await ClockCycles(dut.clk, interrupt)
             dut.rst.value = 1
             beats.clear()
             await RisingEdge(dut.clk)
             dut.rst.value = 0
-            drive_operator(dut, Descriptor())
             await RisingEdge(dut.clk)
         listed.found, listed.opened = [], []
         beats.items, beats.taken = list(items), 0
-        drive_operator(dut, command, **run)
         cycles = await start_and_wait(dut)
         assert beats.taken == len(items) and listed.opened == [token]
         if not stall and not full and not kind and hidden == config.max_inputs:

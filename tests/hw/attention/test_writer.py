@@ -26,8 +26,8 @@ from tests.hw.attention.bench import (
     RunTable,
     Sink,
     answer_runs,
+    begin_operator,
     drive_operator,
-    pulse,
     start_and_wait,
     tiny_config,
     write_kv_store,
@@ -134,7 +134,7 @@ async def writes_blocks(dut: Any) -> None:
         await write_kv_store(dut, config, data, scales)
         drive_operator(dut, command, runs=runs)
         if turn == parameters["interrupt"]:
-            await pulse(dut, dut.start)
+            await begin_operator(dut)
             await ClockCycles(dut.clk, 23)
             dut.rst.value = 1
             await RisingEdge(dut.clk)
