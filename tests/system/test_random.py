@@ -56,6 +56,17 @@ def test_more_random_builds(build: tuple[int, str, int, bool]) -> None:
 
 
 @pytest.mark.regress
+@pytest.mark.parametrize("name", [
+    "one_key_beat",  # HEAD stood still: rows of the short list that are one beat of keys
+])
+def test_cases_that_went_wrong_once(name: str) -> None:
+    """As the fuzzer made them small."""
+    case = load_case(Path(__file__).parent / "found" / f"{name}.json")
+    result = run_case(case, simulated(case))
+    assert not result.wrong and result.passes == len(case.steps)
+
+
+@pytest.mark.regress
 def test_builds_at_the_same_time() -> None:
     told: list[str] = []
     result = fuzz(1, 9, cases=1, jobs=2, progress=told.append)
