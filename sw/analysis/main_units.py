@@ -9,6 +9,7 @@ from typing import Any
 
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...hw.verilog import collector_paused
 from ...packages import needs
 
 __all__ = ["MAIN_UNITS", "MainUnit", "find_main_units", "main_units_of", "unit_verilog"]
@@ -113,4 +114,5 @@ def unit_verilog(component: Any, *, ports: list[Any] | None = None) -> str:
     """Verilog of one component (or of a design with ``ports``): module ``top``."""
     with needs("generating Verilog", "hwgen[sim]"):
         from amaranth.back import verilog
-    return _NOISE.sub("", verilog.convert(component, name="top", ports=ports, emit_src=False))
+    with collector_paused():
+        return _NOISE.sub("", verilog.convert(component, name="top", ports=ports, emit_src=False))
