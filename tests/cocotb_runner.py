@@ -169,11 +169,22 @@ def run_cocotb(
                 log_file=log,
             )
     if counted and (build_dir / "coverage.dat").is_file():
-        Path(counted).mkdir(parents=True, exist_ok=True)
-        unit = type(component).__module__.removeprefix("hwgen.")
+        build = Path(counted) / f"{_digest([text])}.json"
+        if not build.exists():
+            build.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(build, json.dumps(dict(_generators(Fragment.get(component, None), top))))
         run = _digest([str(test_module), str(testcase), json.dumps(dict(parameters or {}))])
-        shutil.copy(build_dir / "coverage.dat", Path(counted) / f"{unit}-{_digest([text])}-{run}.dat")
+        shutil.copy(build_dir / "coverage.dat", build.with_name(f"{build.stem}-{run}.dat"))
     _check(results, log)
+
+
+def _generators(design: Fragment, module: str, around: str = "") -> Iterator[tuple[str, str]]:
+    """The unit of every module of a design: where its generator is, or that of the module around it."""
+    names = (type(origin).__module__ for origin in design.origins or ())
+    unit = next((name.removeprefix("hwgen.") for name in names if name.startswith("hwgen.hw.")), around)
+    yield module, unit
+    for part, name, _ in design.subfragments:
+        yield from _generators(part, f"{module}.{name}", unit)
 
 
 def _build(text: str, top: str, build_args: Sequence[str]) -> Path:

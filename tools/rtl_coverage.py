@@ -4,6 +4,7 @@
 
 Runs the tests with simulators that count, which are built anew, and adds up. A line counts if a test takes it; a toggle is one
 bit of a signal in one direction. Bits that never change by design (constants that Amaranth writes as signals) count as not toggled.
+Of a unit those builds count in which it stands outermost: what a test of the unit alone takes need not be taken again around it.
 """
 
 from __future__ import annotations
@@ -18,49 +19,59 @@ import tempfile
 from collections import defaultdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
 _POINT = re.compile(r"^C '(.*)' (\d+)$", re.MULTILINE)
-_KIND = re.compile("\x01page\x02v_(line|toggle)/")
+_KIND = re.compile("\x01page\x02v_(line|toggle)/([^\x01]*)")
 #: The temporary folder of a build is in every point.
 _FILE = re.compile("\x01f\x02[^\x01]*")
 
 KINDS = ("line", "toggle")
 
 
-def read_points(text: str) -> dict[tuple[str, str], int]:
-    """Kind and place of every point of a ``coverage.dat``, and how often it was reached."""
-    found: dict[tuple[str, str], int] = {}
+class Point(NamedTuple):
+    """A line or a toggle of a build: its kind, its module, and where it is."""
+
+    kind: str
+    module: str
+    place: str
+
+
+def read_points(text: str) -> dict[Point, int]:
+    """How often every point of a ``coverage.dat`` was reached."""
+    found: dict[Point, int] = defaultdict(int)
     for key, count in _POINT.findall(text):
         kind = _KIND.search(key)
         if kind:
-            place = kind[1], _FILE.sub("", key)
-            found[place] = found.get(place, 0) + int(count)
+            found[Point(kind[1], kind[2], _FILE.sub("", key))] += int(count)
     return found
 
 
 def by_unit(folder: Path) -> list[dict[str, Any]]:
-    """Rows by unit, of files ``UNIT-BUILD-RUN.dat``: runs of a build are united, builds of a unit added."""
-    builds: dict[tuple[str, str], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
+    """Rows by unit, of files ``BUILD-RUN.dat``, and ``BUILD.json`` with the generator of every module: runs of a build are united,
+    builds of a unit added."""
+    builds: dict[str, dict[Point, int]] = defaultdict(lambda: defaultdict(int))
     for path in sorted(folder.glob("*.dat")):
-        unit, build, _ = path.stem.rsplit("-", 2)
-        for place, count in read_points(path.read_text(encoding="utf-8")).items():
-            builds[unit, build][place] += count
-    sums: dict[str, dict[str, list[int]]] = defaultdict(lambda: {kind: [0, 0] for kind in KINDS})
-    number: dict[str, int] = defaultdict(int)
-    for (unit, _), points in builds.items():
-        number[unit] += 1
-        for (kind, _), count in points.items():
-            sums[unit][kind][0] += 1
-            sums[unit][kind][1] += count > 0
-    return [
-        {"unit": unit, "builds": number[unit], **{
-            f"{kind}_percent": round(100 * taken / of, 1) if of else 100.0 for kind, (of, taken) in kinds.items()
-        }, **{f"{kind}s": of for kind, (of, _) in kinds.items()}}
-        for unit, kinds in sorted(sums.items())
-    ]
+        for point, count in read_points(path.read_text(encoding="utf-8")).items():
+            builds[path.stem.split("-")[0]][point] += count
+    # Of every unit, by how deep it stands, what was reached.
+    units: dict[str, dict[int, list[tuple[str, str, bool]]]] = defaultdict(lambda: defaultdict(list))
+    for build, points in builds.items():
+        generators = json.loads((folder / f"{build}.json").read_text(encoding="utf-8"))
+        for point, count in points.items():
+            if unit := generators.get(point.module, ""):
+                units[unit][point.module.count(".")].append((build, point.kind, count > 0))
+    rows = []
+    for unit, depths in sorted(units.items()):
+        reached = depths[min(depths)]
+        row: dict[str, Any] = {"unit": unit, "builds": len({build for build, _, _ in reached})}
+        for kind in KINDS:
+            taken = [is_taken for _, of, is_taken in reached if of == kind]
+            row |= {f"{kind}s": len(taken), f"{kind}_percent": round(100 * sum(taken) / len(taken), 1) if taken else 100.0}
+        rows.append(row)
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
