@@ -157,13 +157,15 @@ def choose(mutant: HostMutant, reaches: Sequence[Reach], tree: Path, limit: floa
 
 
 def within(choices: Sequence[Choice], limit: float) -> list[Choice]:
-    """As many as the time allows; the first in any case."""
+    """As many as the time allows, the quickest first; the first of the choices in any case, which leaves the others their time."""
     chosen: list[Choice] = []
     for choice in choices:
-        if not chosen or choice.seconds <= limit:
+        if choice.seconds <= limit:
             chosen.append(choice)
             limit -= choice.seconds
-    return chosen
+        elif not chosen:
+            chosen.append(choice)
+    return sorted(chosen, key=lambda choice: choice.seconds)
 
 
 class Attempt:
