@@ -124,7 +124,8 @@ def test_what_a_loop_that_was_closed_knows(engine: Engine) -> None:
     assert [run.tokens for run in loop.result.runs] == [5]
     early, session = looping(5)
     first = next(early)
-    assert early.close() is early.result and early.closed and early.passes == 1 and session.position == 3 and first == [tokens[0]]
+    assert early.close() is early.result and early.closed and early.passes == 1
+    assert session.position == 3 and first == [tokens[0]]
     with pytest.raises(StopIteration):
         next(early)
     untaken, _ = looping(3)
@@ -143,8 +144,8 @@ def scheduled(engine: Engine, passes: int, jobs: Sequence[tuple[Sequence[int], i
     ends: list[object] = []
     rows: list[tuple[int, bool, int]] = []
     scheduler = Scheduler(
-        engine, loop_passes=passes, observer=lambda jobs, result, prefill, seconds: rows.append((len(jobs), prefill, result.passes)),
-        **options,
+        engine, loop_passes=passes, **options,
+        observer=lambda jobs, result, prefill, seconds: rows.append((len(jobs), prefill, result.passes)),
     )
     for number, (prompt, count, of) in enumerate(jobs):
         generation = Generation(engine, list(prompt), count, **of)
@@ -222,6 +223,11 @@ def test_a_draft_ends_a_loop(engine: Engine) -> None:
     assert found.tokens == plain.tokens and drafter.accepted > 0 and drafter.passes < 39
     waiting = Generation(engine, [1, 2], 5, drafter=drafter)
     assert waiting.loop_passes == 0, "the prompt was not read"
+    going = Generation(engine, [1, 2], 5, drafter=Drafter(FLAT))
+    next(iter(going))
+    assert going.loop_passes == 4 and going.has_draft(0) is False
+    going.drafter.guesser.takes_passes = True  # type: ignore[union-attr]  # as a model's
+    assert going.loop_passes == 0
 
 
 def test_no_loop_without_room(engine: Engine) -> None:
