@@ -27,8 +27,8 @@ DEFAULT = {
 BOARD = {
     "port_bytes": 16, "burst_beats": 4, "beat_words": 4, "read_streams": 4, "bank_bursts": 64, "block_beats": 1024,
     "port_queue": 32, "replay_beats": 8184, "width": 8, "int4_slice_inputs": 16, "slice_inputs": 40, "tables": 14,
-    "vector_blocks": 1, "block_step": 2, "panel_vectors": 256, "tokens": 12, "key_bytes": 2, "header_beats": 2, "ternary_acc_bits": 21,
-    "digit_bits": 21, "result_bits": 28, "score_bits": 28, "max_pages": 512, "max_group": 96,
+    "vector_blocks": 1, "block_step": 2, "panel_vectors": 256, "tokens": 12, "key_bytes": 2, "header_beats": 2,
+    "ternary_acc_bits": 21, "digit_bits": 21, "result_bits": 28, "score_bits": 28, "max_pages": 512, "max_group": 96,
 }
 
 

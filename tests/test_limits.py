@@ -3,6 +3,8 @@ who makes another choice changes it here too."""
 
 from __future__ import annotations
 
+import math
+
 from hwgen.boards import RESOURCES
 from hwgen.config import DIGITS_LARGEST, MAX_PORTS, MAX_READ_STREAMS, TRITS_PER_BYTE
 from hwgen.sw.compiler.compile import HEADS
@@ -34,7 +36,24 @@ from hwgen.sw.runtime.documents import SHORTEST
 from hwgen.sw.runtime.draft_model import LONGEST, DraftModel
 from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT, MEMORY, PromptLookup
 from hwgen.sw.runtime.engine import COUNTED, NO_TOKEN, PASS_TIMEOUT
+from hwgen.sw.runtime.random_words import AHEAD as WORDS_AHEAD
+from hwgen.sw.runtime.random_words import CLOSE
 from hwgen.sw.runtime.random_words import WORD as HALF
+from hwgen.sw.runtime.ranking import (
+    COLDEST,
+    FAR,
+    FURTHER,
+    LARGEST,
+    LOWEST,
+    NEAR,
+    NOTHING,
+    RESOLVED,
+    ROUNDING,
+    SMALLEST,
+    _Ranking,
+)
+from hwgen.sw.runtime.ranking import COUNTED as POWERS
+from hwgen.sw.runtime.ranking import LINE as OF_LINES
 from hwgen.sw.runtime.sampler import _MOST as CANDIDATES
 from hwgen.sw.runtime.sampling import _MOST, _PENALTY
 from hwgen.sw.runtime.scheduler import FAILED_PASSES
@@ -82,3 +101,14 @@ def test_choices_of_the_host() -> None:
     # a draft may cost a fiftieth of a pass before it has saved anything, and two passes of the large model where a model guesses
     assert (DEBT, ALLOWANCE, MEMORY) == (0.02, 0.002, 0.97)
     assert (PromptLookup.debt, PromptLookup.takes_passes, DraftModel.debt, DraftModel.takes_passes) == (0.02, False, 2, True)
+
+
+def test_bounds_of_rankings() -> None:
+    """Facts of float32 and of lines in place of powers, and powers of e that looks are cut into."""
+    assert (LARGEST, SMALLEST) == ((2 - 2**-23) * 2.0**127, 2.0**-149)
+    most = 2 / (math.e * math.log(2))  # how much too large 1 + x is for 2^x
+    assert most < OF_LINES < most + 1e-4 and math.exp(-LOWEST) < NOTHING == 1e-30 and COLDEST == 1e-200
+    assert (NEAR, FURTHER, FAR, POWERS, CLOSE, WORDS_AHEAD) == (12, 4, 32, (4, 2), 6, 4096)
+    assert (ROUNDING, RESOLVED) == (3e-4, 1e-3)
+    of = _Ranking
+    assert (of.HEAD, of.FEW, of.RANGES, of.TOKENS, of.DEPTH) == (8, 256, 4096, 4, 50)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.errors import HwgenError
 from hwgen.sw.runtime.sampler import Sampler
 from hwgen.sw.runtime.sampling import Sampling
 
@@ -99,3 +100,16 @@ def test_what_needs_all_logits(options: dict[str, Any], needs: bool, adjusts: bo
 def test_what_the_machine_could_draw(options: dict[str, Any], count: int | None) -> None:
     draw = Sampler(Sampling(**options)).machine_draw(8)
     assert (None if draw is None else draw.count) == count
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("temperature", "0 to 100"), ("top_k", "a whole number, 0 or more"), ("top_p", "above 0 and at most 1"), ("min_p", "0 to 1"),
+    ("repetition_penalty", "0.01 to 100"), ("presence_penalty", "-2 to 2"), ("frequency_penalty", "-2 to 2"),
+    ("seed", "a whole number, 0 or more"),
+])
+def test_what_a_range_is_said_to_be(name: str, said: str) -> None:
+    with pytest.raises(HwgenError) as caught:
+        Sampling(**{name: -5})
+    assert caught.value.message == f"{name} must be {said}, not -5" and caught.value.kind == "usage"
+    with pytest.raises(HwgenError, match="token ids with numbers from -100 to 100"):
+        Sampling(logit_bias={1: 101.0})
