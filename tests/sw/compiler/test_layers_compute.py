@@ -135,3 +135,18 @@ def test_rows_are_packed_once_while_they_are_asked_for() -> None:
     assert (one.packed_times, two.packed_times) == (2, 1)
     image = compile_model(BOTH, random_weights(ONE, 1))
     assert image.kv == "k8v8" and image.engine == "ternary" and image.head == "exact"
+
+
+@pytest.mark.parametrize("engine", ["ternary", "int4"])
+def test_parameter_memory_is_full_and_no_more(engine: str) -> None:
+    """A build with as many vectors as the plan says is enough, and the last of them is used."""
+    shape = replace(ONE, layers=2, unrotated=(1,))
+    compiler = compiler_of(BOTH, random_weights(shape, 1, QWEN3, engine))
+    need = compiler.plan.chunk * compiler.head_vectors + compiler.gain_vectors
+    tight = compiler_of(replace(BOTH, param_vectors=need), random_weights(shape, 1, QWEN3, engine))
+    assert tight.plan.chunk == compiler.plan.chunk
+    tight.plan_program()
+    ends = [d.dst + d.vectors for d in tight.program if d.opcode is Opcode.PARAM]
+    assert max(ends) == need
+    fewer = compiler_of(replace(BOTH, param_vectors=need - 1), random_weights(shape, 1, QWEN3, engine))
+    assert fewer.plan.chunk < compiler.plan.chunk

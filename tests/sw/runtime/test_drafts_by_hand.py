@@ -118,7 +118,7 @@ def test_a_draft_that_is_too_dear_is_not_made() -> None:
 ])
 def test_what_followed_before(text: list[int], most: int, expected: list[int]) -> None:
     """Three tokens first, then two, where they stood last; no vectors, no more than is asked for or stands there."""
-    assert PromptLookup().propose(text, most) == expected
+    assert PromptLookup().propose(text, most) == expected and PromptLookup().most(text, most) == len(expected)
     grown = PromptLookup()
     for end in range(len(text) + 1):
         found = grown.propose(text[:end], most)
