@@ -11,6 +11,7 @@ import pytest
 
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from hwgen.errors import HwgenError
+from hwgen.sw.models import gguf, gguf_reader
 from hwgen.sw.models import open as opening
 from hwgen.sw.models.config_json import shape_from_config, token_ids
 from hwgen.sw.models.families import FAMILIES, family_of_config, family_of_gguf, grouped_family
@@ -213,3 +214,87 @@ def test_first_rows_of_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
         for count in (1, 2, 5, 100):
             assert np.array_equal(file.first_rows("t", count), values[:count])
     assert half_split_rows(8, 4).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+@pytest.mark.parametrize(("name", "fine", "wrong"), [
+    ("rope_interleaved", False, True), ("attention_multiplier", None, 1.0), ("logit_scale", 1.0, 0.5), ("scale_emb", 1.0, 2.0),
+    ("scale_depth", 1.0, 2.0), ("embedding_multiplier", 1.0, 2.0), ("residual_multiplier", 1.0, 2.0), ("logits_scaling", 1.0, 2.0),
+    ("input_norm", True, False), ("num_experts", 0, 1), ("num_local_experts", 0, 1), ("no_rope_layers", None, [1]),
+    ("final_logit_softcapping", None, 1.0), ("attn_logit_softcapping", None, 1.0), ("is_encoder_decoder", False, True),
+    ("add_cross_attention", False, True), ("weight_bits", 1, 2), ("input_bits", 8, 4),
+    *((name, False, True) for name in ("mlp_bias", "bias", "use_bias", "attention_out_bias", "qkv_bias", "use_qk_norm", "no_rope")),
+])
+def test_options_of_others(name: str, fine: Any, wrong: Any) -> None:
+    """Each may be there with the one value that changes nothing, and may be absent."""
+    assert shape_of("llama", **{name: fine}) == shape_of("llama")
+    with pytest.raises(HwgenError, match=f"config.json: {name} is "):
+        shape_of("llama", **{name: wrong})
+
+
+@pytest.mark.parametrize(("layout", "found"), [("arm", True), (None, False)])
+def test_the_writer_of_a_file(layout: str | None, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by matrices of the first four layers with the norms before them; else that of published files is taken, and said so."""
+    seen: list[tuple[int, int, float]] = []
+
+    def look(matrices: Any) -> str | None:
+        seen.extend((rows, inputs, float(gains[0])) for _, rows, inputs, gains in matrices)
+        return layout
+
+    monkeypatch.setattr(gguf.gguf_i2s, "find_layout", look)
+    shapes = {f"blk.{i}.{place}.weight": (4, 8) for i in range(6) for place in gguf._BEFORE}
+    shapes |= {f"blk.{i}.{norm}.weight": (8,) for i in range(6) for norm in set(gguf._BEFORE.values()) - {"attn_sub_norm"}}
+
+    class File:
+        i2_s = "x86"
+        stored = staticmethod(lambda name: None)
+        shape = staticmethod(shapes.__getitem__)
+        kind = staticmethod(lambda name: "F32" if "ffn_down" in name else "I2_S")
+        floats = staticmethod(lambda name, size: np.full(size, name.startswith("blk.3"), np.float32))
+
+        def __contains__(self, name: str) -> bool:
+            return name in shapes
+
+    file, said = File(), list[str]()
+    made: Any = file
+    gguf._find_i2_s(made, 6, said.append)
+    assert len(seen) == 4 * 5 and sum(row[2] for row in seen) == 5, "those without a norm, or of another type, tell nothing"
+    assert file.i2_s == (layout or "x86") and (("found by the zeros" if found else "taken because published") in said[0])
+    seen.clear()
+    gguf._find_i2_s(made, 2, said.append)
+    assert len(seen) == 2 * 5
+
+
+@pytest.mark.parametrize(("count", "numbers", "said", "message"), [
+    (1, [0], None, ""), (2, [0, 1], 2, ""), (2, [0, 1], 3, "the parts hold 2 tensors, 3 expected"),
+    (2, [0, 0], 2, "part 2 of 2 is a part of"),
+    (2, [1, 1], 2, "part 1 of 2"), (1, [5], 7, ""), (3, [0, 1, 2], 3, ""),
+])
+def test_parts_of_a_file(
+    count: int, numbers: list[int], said: int | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part says its number and how many there are; the first says how many tensors all have together."""
+    paths = [tmp_path / (f"m-{i + 1:05}-of-{count:05}.gguf" if count > 1 else "m.gguf") for i in range(count)]
+
+    def entry(value: int) -> Any:
+        return SimpleNamespace(contents=lambda: value)
+
+    def opened(path: Path) -> Any:
+        i = paths.index(path)
+        fields = {"split.count": entry(count), "split.no": entry(numbers[i])} if count > 1 else {}
+        fields |= {"split.tensors.count": entry(said)} if said is not None and i == 0 else {}
+        return SimpleNamespace(fields=fields), [SimpleNamespace(name=f"t{i}")]
+
+    for path in paths:
+        path.touch()
+    monkeypatch.setattr(gguf_reader, "_open_one", opened)
+    for path in paths:
+        if not message:
+            fields, tensors = gguf_reader.open_parts(path) if path == paths[0] else ({}, {f"t{i}": 0 for i in range(count)})
+            assert list(tensors) == [f"t{i}" for i in range(count)] and (path != paths[0] or ("split.no" in fields) == (count > 1))
+            continue
+        with pytest.raises(HwgenError, match=message):
+            gguf_reader.open_parts(paths[0])
+    if count > 1:
+        paths[-1].unlink()
+        with pytest.raises(HwgenError, match="is missing, one of"):
+            gguf_reader.open_parts(paths[0])

@@ -245,3 +245,15 @@ def test_text_piece_by_piece() -> None:
     long = "a" * 5000
     assert made.encode(long) == made.encode("a" * 4000) + made.encode("a" * 1000) and made.encode_text("") == []
     assert made.encode("xabx", ["ab"]) == made.encode("xabx") and made.has_tokens_of(made)
+
+
+@pytest.mark.parametrize(("pre", "digits", "whole"), [
+    ("gpt-2", ["12"], False), ("smollm", ["1", "2"], False), ("qwen2", ["1", "2"], False), ("llama-bpe", ["12"], True),
+    ("llama3", ["12"], True), ("llama-v3", ["12"], True), ("falcon3", ["12"], True),
+])
+def test_words(pre: str, digits: list[str], whole: bool) -> None:
+    """Digits alone or together; a word that is a token is that token, where it is so, without a merge that makes it."""
+    tokens = ["a", "b", "c", "d", "e", "1", "2", "12", "cd", "ab"]
+    made = of_gguf(pre=pre, tokens=tokens, merges=["a b", "1 2"], token_type=[1] * 10)
+    assert [made.token(token) for token in made.encode("12")] == digits and made.encode("ab") == [9]
+    assert made.encode("cd") == ([8] if whole else [2, 3])
