@@ -232,3 +232,23 @@ def test_registers_that_are_held(engine: Engine) -> None:
     written.clear()
     engine._hold("COUNT", 4)
     assert written == [(run, 4)] and engine._read("TOKEN", 2) == 2
+
+
+def test_what_a_loop_leaves(engine: Engine) -> None:
+    """Positions and tokens of its runs; nothing is known of one that failed."""
+    state = engine._state
+    engine._hold("COUNT", 4)
+    state.loop, state.rung = Quiet(), (1,)
+    engine.loop_ended([30, 40], [7, 8])
+    places = {register(CONFIG, name).offset + i: value for name, i, value in (
+        ("COUNT", 0, 4), ("RUN", 0, 30), ("RUN", 8, 40), ("TOKEN", 0, 7), ("TOKEN", 4, 8),
+    )}
+    assert state.loop is None and {at: state.held[at] for at in places} == places and state.rung == (1,)
+    engine.loop_ended([], [])
+    assert not state.held and state.rung == ()
+    engine._write("LOOP", 9)
+    state.rung = (1,)
+    engine.let_loop_end()
+    assert engine._read("LOOP") == 1 and state.rung == ()
+    engine.device.values |= {("CHOSEN_COUNT", 0): 7} | {("CHOSEN", i): 10 + i for i in range(7)}  # type: ignore[attr-defined]
+    assert engine.chosen(0, 3) == [10, 11, 12, 13, 14, 15] and engine.chosen(3, 3) == [13, 14, 15] and engine.chosen(6, 3) == []
