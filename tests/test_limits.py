@@ -38,6 +38,7 @@ from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT, MEMORY, PromptLookup
 from hwgen.sw.runtime.engine import COUNTED, NO_TOKEN, PASS_TIMEOUT
 from hwgen.sw.runtime.random_words import AHEAD as WORDS_AHEAD
 from hwgen.sw.runtime.random_words import CLOSE
+from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.random_words import WORD as HALF
 from hwgen.sw.runtime.ranking import (
     COLDEST,
@@ -95,7 +96,7 @@ def test_times_of_devices() -> None:
 
 def test_choices_of_the_host() -> None:
     assert (NO_TOKEN, COUNTED, PLACE, HALF, CANDIDATES) == (2**24 - 1, 14 + 11, -1, 32, 63)
-    assert (_MOST, _PENALTY, FAILED_PASSES, TURN_SHARE) == (100, 2, 3, 4)
+    assert (_MOST, _PENALTY, FAILED_PASSES, TURN_SHARE, PrefixCache.LIMIT) == (100, 2, 3, 4, 256)
     # documents: eight tokens or more, spans of eight, two layers looked at; drafts: eight tokens of a model
     assert (SHORTEST, SPAN, LOOKED_AT, LONGEST) == (8, 8, 2, 8) and (LOOKS, MOST) == (4096, 8192)
     # a draft may cost a fiftieth of a pass before it has saved anything, and two passes of the large model where a model guesses

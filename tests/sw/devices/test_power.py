@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.sw.devices.power import EnergyMeter, find_sensor, sensor_of, why_no_energy
+from hwgen.sw.devices.power import INTERVAL, EnergyMeter, find_sensor, sensor_of, why_no_energy
 
 
 def sensor_at(root: Path, number: int, name: str, microwatts: str | None) -> Path:
@@ -94,3 +94,10 @@ def test_an_integral_of_trapezia() -> None:
     assert (meter.joules, meter.seconds) == (2 * 5.0 + 3.0, 3.0)
     meter._samples = [(1.0, 4.0)]
     assert meter.joules is None
+
+
+def test_a_directory_without_a_name_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "hwmon0").mkdir()
+    file = sensor_at(tmp_path, 1, "ina260", "1000000")
+    sensor = find_sensor(tmp_path)
+    assert sensor is not None and sensor.file == file and INTERVAL == 0.1

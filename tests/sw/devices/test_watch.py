@@ -239,3 +239,12 @@ def test_what_there_is_to_see(machine: Machine) -> None:
     machine.read = gone  # type: ignore[method-assign]  # the board is gone
     error = machine.watch().hung("it hangs")
     assert error.message == "it hangs; its registers cannot be read: the board answers no more" and error.state == ""
+
+
+def test_how_long_it_has_waited(machine: Machine) -> None:
+    """Pauses are told the seconds since the wait began, before a pass runs and while it does."""
+    told: list[float] = []
+    machine.values["STATUS"] = lambda cycles: 0 if cycles < 20_000_000 else BUSY if cycles < 60_000_000 else DONE
+    machine.pause = lambda elapsed: (told.append(elapsed), setattr(machine, "now", machine.now + 0.05))  # type: ignore[method-assign]
+    machine.watch().wait(1.0)
+    assert told == pytest.approx([0.05 * i for i in range(len(told))], abs=1e-6) and len(told) == 6
