@@ -36,9 +36,9 @@ from hwgen.sw.runtime.documents import SHORTEST
 from hwgen.sw.runtime.draft_model import LONGEST, DraftModel
 from hwgen.sw.runtime.drafts import ALLOWANCE, DEBT, MEMORY, PromptLookup
 from hwgen.sw.runtime.engine import COUNTED, NO_TOKEN, PASS_TIMEOUT
+from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.random_words import AHEAD as WORDS_AHEAD
 from hwgen.sw.runtime.random_words import CLOSE
-from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.random_words import WORD as HALF
 from hwgen.sw.runtime.ranking import (
     COLDEST,
