@@ -298,3 +298,23 @@ def test_parts_of_a_file(
         paths[-1].unlink()
         with pytest.raises(HwgenError, match="is missing, one of"):
             gguf_reader.open_parts(paths[0])
+
+
+@pytest.mark.parametrize(("stored", "said"), [("", "safetensors, F16 + F32"), ("gptq", "safetensors, gptq")])
+def test_what_a_directory_is_said_to_hold(stored: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How its matrices are stored, or by which method: what has two dimensions, the most frequent first."""
+    kinds = {"a": ("F32", 2), "b": ("F16", 2), "c": ("F16", 2), "norm": ("BF16", 1), "odd": ("I8", 3)}
+    tensors = SimpleNamespace(
+        names=lambda: list(kinds), kind=lambda name: kinds[name][0], shape=lambda name: (4,) * kinds[name][1], bytes=77,
+    )
+    family = SimpleNamespace(loader=lambda: SimpleNamespace(read_shape=lambda config: SimpleNamespace(vocab=9)), engine="int4")
+    config = {"quantization_config": {"quant_method": stored}} if stored else {}
+    for name, value in (
+        ("read_config", lambda path: config), ("read_generation", lambda path: {"eos_token_id": 5}),
+        ("load_tokenizer", lambda path: None),
+        ("family_of_config", lambda config: family), ("check_tokens", lambda *all_: None), ("TensorSet", lambda path: tensors),
+        ("is_grouped", lambda tensors: False), ("decisions_of_directory", lambda *all_: ()),
+    ):
+        monkeypatch.setattr(opening, name, value)
+    files = opening.open_directory(tmp_path)
+    assert (files.format, files.bytes, files.stop_tokens, files.name) == (said, 77, (5,), tmp_path.name)

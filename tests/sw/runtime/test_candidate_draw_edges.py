@@ -17,7 +17,7 @@ from .plain_draw import predicted
 LOGITS = np.array([2, 5, 5, 4, 5, 3, 2, 1, 0, -1, -2, -3], np.float32)
 
 
-def drawn(logits: np.ndarray, masked: bool = False, count: int = 300, **options: Any) -> set[int]:
+def drawn(logits: np.ndarray, masked: bool = False, count: int = 120, **options: Any) -> set[int]:
     """Tokens that are drawn; ``masked``: where all tokens are allowed, which takes another way."""
     sampler, found = Sampler(Sampling(**{"temperature": 1.0, "seed": 3} | options)), set[int]()
     allowed = np.ones(logits.size, np.bool_) if masked else None

