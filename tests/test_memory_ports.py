@@ -62,3 +62,20 @@ def test_ports_of_the_boards(board: str) -> None:
 def test_an_unknown_port() -> None:
     with pytest.raises(HwgenError, match="zynq_ultra_ps_e has no memory port S_AXI_HP0"):
         memory_port("zynq_ultra_ps_e", "S_AXI_HP0")
+
+
+def test_every_port_of_a_processing_system() -> None:
+    """UG1085 and UG585: data widths, and the names by which tools know clocks, segments and parameters."""
+    for processor, widths in (("zynq_ultra_ps_e", (32, 64, 128)), ("processing_system7", (32, 64))):
+        assert {port.data_bits for port in MEMORY_PORTS[processor]} == {widths}
+    rows = [(p.name, p.short, p.block, p.used, p.width, p.afi) for p in MEMORY_PORTS["zynq_ultra_ps_e"]]
+    shorts = ["HPC0", "HPC1", "HP0", "HP1", "HP2", "HP3"]
+    assert rows == [
+        (f"S_AXI_{short}_FPD", short, f"SAXIGP{n}", f"PSU__USE__S_AXI_GP{n}", f"PSU__SAXIGP{n}__DATA_WIDTH", 0xFD360000 + 65536 * n)
+        for n, short in enumerate(shorts)
+    ]
+    rows = [(p.name, p.short, p.block, p.used, p.width, p.afi) for p in MEMORY_PORTS["processing_system7"]]
+    assert rows == [
+        (f"S_AXI_HP{n}", f"HP{n}", f"S_AXI_HP{n}", f"PCW_USE_S_AXI_HP{n}", f"PCW_S_AXI_HP{n}_DATA_WIDTH", 0xF8008000 + n * 0x1000)
+        for n in range(4)
+    ]

@@ -4,9 +4,9 @@
 
 Faults (another operator, a number off by one, a condition the other way round, a loop that is never entered, ...) are drawn evenly
 over the modules. First every file of tests runs once without a fault, to learn which lines each test reaches; this is kept in
-build/verify/host-reach.json for the next time. Then each fault is written into a copy of the tree, and the tests that reach its
-line run until one fails: those of the module's own file first, then the quickest. If none does, the nearest of their files run
-whole: one test may leave behind what another looks at. Tests that need a simulator take no part.
+build/verify/host-reach.json for the next time. Then each fault is written into a copy of the tree, and tests that reach its line
+run until one fails: those of the module's own file, and as many others as the time allows, the quickest first. If none does, the
+nearest of their files run whole: one test may leave behind what another looks at. Tests that need a simulator take no part.
 
     python tools/mutate_host.py --modules sw/runtime/penalties.py --mutants 50
     python tools/mutate_host.py --again build/verify/host-mutation.json --out build/verify/host-mutation.json
@@ -157,13 +157,15 @@ def choose(mutant: HostMutant, reaches: Sequence[Reach], tree: Path, limit: floa
 
 
 def within(choices: Sequence[Choice], limit: float) -> list[Choice]:
-    """As many as the time allows; the first in any case."""
+    """As many as the time allows, the quickest first; the first of the choices in any case, which leaves the others their time."""
     chosen: list[Choice] = []
     for choice in choices:
-        if not chosen or choice.seconds <= limit:
+        if choice.seconds <= limit:
             chosen.append(choice)
             limit -= choice.seconds
-    return chosen
+        elif not chosen:
+            chosen.append(choice)
+    return sorted(chosen, key=lambda choice: choice.seconds)
 
 
 class Attempt:

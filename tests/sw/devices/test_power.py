@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from hwgen.sw.devices.power import EnergyMeter, find_sensor, sensor_of, why_no_energy
+from hwgen.sw.devices.power import INTERVAL, EnergyMeter, find_sensor, sensor_of, why_no_energy
 
 
 def sensor_at(root: Path, number: int, name: str, microwatts: str | None) -> Path:
@@ -67,3 +68,36 @@ def test_why_there_are_no_joules(
     monkeypatch.setattr("hwgen.sw.devices.power.HWMON", tmp_path)
     device = SimpleNamespace(simulated=simulated, is_here=is_here)
     assert sensor_of(device) is None and why in why_no_energy(device)
+
+
+def test_a_meter_looks_until_it_ends() -> None:
+    """At the beginning, at the end, and as often as it is asked to between them; a sensor that is silent is passed over."""
+    looks: list[float | None] = []
+
+    def watts() -> float | None:
+        looks.append(None if len(looks) == 2 else 5.0)
+        return looks[-1]
+
+    sensor: Any = SimpleNamespace(watts=watts, name="n", measures="m")
+    with EnergyMeter(sensor, interval=0.002) as meter:
+        while len(looks) < 6:
+            time.sleep(0.001)
+    assert len(meter._samples) == len(looks) - 1 and meter.joules == pytest.approx(5 * meter.seconds)
+    count = len(looks)
+    time.sleep(0.01)
+    assert len(looks) == count, "it has ended"
+
+
+def test_an_integral_of_trapezia() -> None:
+    meter = EnergyMeter(None)
+    meter._samples = [(1.0, 4.0), (3.0, 6.0), (4.0, 0.0)]
+    assert (meter.joules, meter.seconds) == (2 * 5.0 + 3.0, 3.0)
+    meter._samples = [(1.0, 4.0)]
+    assert meter.joules is None
+
+
+def test_a_directory_without_a_name_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "hwmon0").mkdir()
+    file = sensor_at(tmp_path, 1, "ina260", "1000000")
+    sensor = find_sensor(tmp_path)
+    assert sensor is not None and sensor.file == file and INTERVAL == 0.1

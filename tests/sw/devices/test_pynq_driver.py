@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.registers import register_map
@@ -10,7 +13,8 @@ from tests.virtual_board import require_pynq
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
 
-from hwgen.sw.devices.pynq_driver import AcceleratorDriver
+from hwgen.sw.devices.pynq_driver import INTERRUPT_SLICE, AcceleratorDriver
+from hwgen.vlnv import VLNV
 
 
 class Window(dict[int, int]):
@@ -37,3 +41,34 @@ def test_registers_by_name_and_number() -> None:
         for index in range(row.count):
             assert driver.read_register(row.name, index) == 0xFFFF_0000 + 1000 * number + index
         assert driver.read_register(row.name) == window[row.offset] & 0xFFFF_FFFF
+
+
+def test_the_first_of_an_array_is_meant() -> None:
+    driver: Any = AcceleratorDriver.__new__(AcceleratorDriver)
+    driver.mmio = window = Window()
+    driver.configure(BuildConfig())
+    driver.write_register("TOKEN", 7)
+    assert dict(window) == {0x1000: 7} and driver.read_register("TOKEN") == 7
+    assert AcceleratorDriver.bindto == ["hwgen:hwgen:accelerator:1.0"] == [VLNV]
+
+
+def test_pauses_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of the time waited so far, a millisecond at most; an interrupt is waited for 30 ms, but not across a network."""
+    driver: Any = AcceleratorDriver.__new__(AcceleratorDriver)
+    slept: list[float] = []
+    monkeypatch.setattr("hwgen.sw.devices.pynq_driver.time.sleep", slept.append)
+    driver.device = SimpleNamespace(has_capability=lambda what: False)
+    for elapsed in (0.0, 0.01, 0.02, 5.0):
+        driver.pause(elapsed)
+    assert slept == [0, pytest.approx(0.0005), 0.001, 0.001] and INTERRUPT_SLICE == 0.03
+    waited: list[int] = []
+
+    async def wait() -> None:
+        waited.append(1)
+
+    driver.irq = SimpleNamespace(wait=wait)
+    driver.pause(1.0)
+    assert waited == [1] and len(slept) == 4
+    driver.device.has_capability = lambda what: what == "REMOTE"
+    driver.pause(1.0)
+    assert waited == [1] and len(slept) == 5 and driver.interrupt is None

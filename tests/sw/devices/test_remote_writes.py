@@ -30,7 +30,7 @@ class Words:
 
 @pytest.mark.parametrize(("start", "size", "way"), [
     (0, 1, "whole"), (0, REMOTE_BLOCK, "whole"), (4, REMOTE_BLOCK, "behind"), (3, REMOTE_BLOCK + 5, "behind"),
-    (4, 4, "words"), (5, 2, "words"), (7, REMOTE_BLOCK - 1, "words"), (8, 9, "words"),
+    (4, 4, "words"), (5, 7, "words"), (3, 2, "words"), (5, 2, "words"), (7, REMOTE_BLOCK - 1, "words"), (8, 9, "words"),
 ])
 def test_only_these_bytes_change(start: int, size: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(start + size)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hwgen.boards import load_board
 from hwgen.config import BuildConfig
 from hwgen.fabric_clocks import PLL_MHZ
 from hwgen.registers import WINDOW_BYTES, register_map
@@ -60,3 +62,37 @@ def test_overlay_is_the_same_every_time(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["small.bit", "small.hwh"]
     slower = write_overlay(replace(BOARD, config=replace(BOARD.config, clock_mhz=100.0)), tmp_path / "c")
     assert slower.read_bytes() != first.read_bytes()  # PYNQ keeps the hand-off's metadata by the bitstream's hash
+
+
+def used_ports(board: Any) -> dict[str, str]:
+    """Parameters of memory ports in a hand-off."""
+    text = hwh_text(board, base_address=0, leds_address=0x1_0000)
+    return dict(re.findall(r'<PARAMETER NAME="(\w*(?:USE__?S_AXI|SAXIGP\d__DATA|S_AXI_HP\d_DATA)\w*)" VALUE="(\w+)"', text))
+
+
+def test_ports_of_a_hand_off() -> None:
+    """Those of the board in its order, or the first of the family; only ports that have the width of the build."""
+    kv260, z2 = load_board("kv260"), load_board("pynq-z2")
+    found = used_ports(kv260)
+    assert kv260.platform is not None and kv260.platform.memory_ports[4] == "S_AXI_HPC0_FPD" and kv260.config.ports == 5
+    assert {name: found[f"PSU__USE__S_AXI_GP{name}"] for name in range(6)} == {0: "1", 1: "0", 2: "1", 3: "1", 4: "1", 5: "1"}
+    widths = {name: value for name, value in found.items() if name.endswith("WIDTH")}
+    assert widths == {f"PSU__SAXIGP{n}__DATA_WIDTH": "128" for n in (0, 2, 3, 4, 5)}
+    found = used_ports(z2)
+    assert {n: found[f"PCW_USE_S_AXI_HP{n}"] for n in range(4)} == {0: "1", 1: "1", 2: "0", 3: "0"}
+    assert {n: v for n, v in found.items() if n.endswith("WIDTH")} == {f"PCW_S_AXI_HP{n}_DATA_WIDTH": "64" for n in (0, 1)}
+    wide = replace(z2, config=replace(z2.config, port_bits=128, beat_bytes=16))
+    assert set(used_ports(wide).values()) == {"0"}, "its ports have 64 bits"
+    narrow = replace(kv260.config, ports=2, beat_bytes=32, kv_block=16, chunk=16, builders=1, rows=4)
+    plain = replace(kv260, platform=None, config=narrow)
+    assert [used_ports(plain)[f"PSU__USE__S_AXI_GP{n}"] for n in range(6)] == ["1", "1", "0", "0", "0", "0"]
+
+
+def test_clocks_and_addresses_of_a_hand_off() -> None:
+    text = hwh_text(load_board("kv260"), base_address=0xA000_0000, leds_address=0xA100_0000)
+    for name, base, high in (("accelerator", 0xA000_0000, 0xA001_FFFF), ("axi_gpio_leds", 0xA100_0000, 0xA100_FFFF)):
+        assert re.search(rf'INSTANCE="{name}" MEMTYPE="REGISTER" BASEVALUE="0x{base:X}" HIGHVALUE="0x{high:X}"', text)
+    assert 'NAME="PSU__CRL_APB__PL0_REF_CTRL__DIVISOR0" VALUE="6"' in text and 'VALUE="250.0"' in text
+    assert 'ARCH="zynquplus" NAME="kv260_simulated"' in text and f'RANGE="{WINDOW_BYTES}"' in text
+    fast = replace(BOARD, config=replace(BOARD.config, clock_mhz=4000.0))
+    assert 'PL0_REF_CTRL__DIVISOR0" VALUE="1"' in hwh_text(fast, base_address=0, leds_address=0), "no divisor is 0"

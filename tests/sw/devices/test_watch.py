@@ -160,3 +160,91 @@ def test_a_slow_connection_is_no_measurement(machine: Machine) -> None:
     watch = machine.watch()
     watch.wait(1.0)
     assert watch.measured_mhz is None
+
+
+# ---- looking while it runs ---------------------------------------------------------------------------------------
+def test_somebody_looks_as_often(machine: Machine) -> None:
+    """Behind every look at the machine; who has seen something goes, and may wait on."""
+    machine.values["STATUS"] = lambda cycles: DONE if cycles >= 1_000_000 else BUSY
+    answers, watch = [False, False, True], machine.watch()
+    assert watch.wait(1.0, lambda: answers.pop(0)) is False and not answers and machine.polls == 3
+    assert watch.wait(1.0, lambda: False) is True and watch.wait(1.0) is True
+
+
+def test_limits_are_held_to_the_last_unit(machine: Machine) -> None:
+    """A pass that ends when its time does is no error; silence, idleness and the grace behind a doorbell likewise."""
+    machine.values["STATUS"] = lambda cycles: DONE if cycles > 100_000_000 else BUSY
+    machine.step = 0.125
+    assert machine.watch().wait(0.5) is True, "0.5 s are not more than 0.5 s"
+    machine.now = 100.0
+    with pytest.raises(DeviceTimeout, match=r"did not end within 0\.375 s"):
+        machine.watch().wait(0.375)
+    machine.now, machine.values["COUNT_CYCLES"] = 100.0, lambda cycles: 17
+    machine.values["STATUS"] = lambda cycles: DONE if cycles > 100_000_000 else BUSY
+    assert machine.watch(simulated=True, silence=0.5).wait(60.0) is True
+    machine.now = 100.0
+    with pytest.raises(DeviceTimeout, match="stood still"):
+        machine.watch(silence=0.375).wait(60.0)
+    machine.now = 100.0
+    machine.values["STATUS"] = lambda cycles: DONE if cycles > 50_000_000 else 0
+    assert machine.watch().wait(60.0) is True, "idle for a quarter of a second"
+    machine.now = 100.0
+    machine.values["STATUS"] = lambda cycles: DONE if cycles > 75_000_000 else 0
+    with pytest.raises(DeviceTimeout, match="no pass is running"):
+        machine.watch().wait(60.0)
+
+
+@pytest.mark.parametrize(("limit", "fine"), [(25_000_000, False), (25_000_001, True)])
+def test_idle_cycles_to_the_last(machine: Machine, limit: int, fine: bool) -> None:
+    """Movement is looked at whenever a quarter of the limit has gone by: here every eighth of a second, 25 million cycles."""
+    machine.step = 0.125
+    machine.values["COUNT_OPERATORS"] = lambda cycles: 5
+    machine.values["STATUS"] = lambda cycles: DONE if cycles > 25_000_000 else BUSY
+    if fine:
+        assert machine.watch(idle_cycles=limit).wait(60.0)
+        return
+    with pytest.raises(DeviceTimeout, match="nothing moved for 25,000,000 cycles"):
+        machine.watch(idle_cycles=limit).wait(60.0)
+
+
+@pytest.mark.parametrize(("mhz", "refused"), [(194.1, False), (193.9, True), (205.9, False), (206.1, True)])
+def test_a_clock_is_wrong_from_three_percent_on(machine: Machine, mhz: float, refused: bool) -> None:
+    watch = machine.watch()
+    watch.measured_mhz = mhz
+    if refused:
+        with pytest.raises(HwgenError, match="the fabric clock runs at"):
+            watch._check_clock()
+    else:
+        watch._check_clock()
+
+
+def test_what_there_is_to_see(machine: Machine) -> None:
+    """Every port, answers that nobody asked for, and the clock where it was measured."""
+    machine.values["STATUS"] = lambda cycles: 0
+    watch = machine.watch()
+    lines = watch.describe_state().splitlines()
+    assert lines[0] == "STATUS idle, operator 0, no AXI error" and lines[2:] == [
+        *[f"port {port}: 0 words read, 0 cycles stalled" for port in range(CONFIG.ports)],
+        "0 answers that nobody had asked for, since reset",
+    ]
+    watch.measured_mhz = 199.96
+    assert watch.describe_state().splitlines()[-1] == "clock 200.0 MHz"
+    simulated = machine.watch(simulated=True)
+    simulated.measured_mhz = 7.0
+    assert simulated.describe_state().splitlines()[-1] == lines[-1]
+
+    def gone(offset: int) -> int:
+        raise HwgenError("device", "the board answers no more")
+
+    machine.read = gone  # type: ignore[method-assign]  # the board is gone
+    error = machine.watch().hung("it hangs")
+    assert error.message == "it hangs; its registers cannot be read: the board answers no more" and error.state == ""
+
+
+def test_how_long_it_has_waited(machine: Machine) -> None:
+    """Pauses are told the seconds since the wait began, before a pass runs and while it does."""
+    told: list[float] = []
+    machine.values["STATUS"] = lambda cycles: 0 if cycles < 20_000_000 else BUSY if cycles < 60_000_000 else DONE
+    machine.pause = lambda elapsed: (told.append(elapsed), setattr(machine, "now", machine.now + 0.05))  # type: ignore[method-assign]
+    machine.watch().wait(1.0)
+    assert told == pytest.approx([0.05 * i for i in range(len(told))], abs=1e-6) and len(told) == 6

@@ -93,3 +93,40 @@ def test_the_seed_decides() -> None:
         np.testing.assert_array_equal(matrices[0].packed(), matrices[1].packed())
         assert (matrices[0].packed() != matrices[2].packed()).any()
     assert (one.norm == two.norm).all() and (one.norm != other.norm).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_value_of_its_range_is_drawn(engine: str) -> None:
+    """Codes, digits and scales from the smallest to the largest, and none beyond."""
+    large = replace(WIDE, vocab=6000)
+    model: Any = RandomModel(large, LLAMA, engine, 3)
+    integers, scales = model.quantized_head()
+    most = {"ternary": 121, "grouped": 121, "int4": 127}[engine]
+    assert (integers.min(), integers.max(), scales.min(), scales.max()) == (-most, most, 0x3900, 0x39FF)
+    _, row_scales = model.short_head()
+    assert (row_scales.min(), row_scales.max()) == (0x3900, 0x39FF)
+    bits = model.embedding_bits()
+    fields = bits >> 7 & 0xFF
+    assert (np.unique(fields).tolist(), (bits >> 15).max(), (bits & 127).min(), (bits & 127).max()) == ([124, 125, 126], 1, 0, 127)
+    matrix = model.layers[0].matrices["down"]
+    if engine == "int4":
+        parts = {name: getattr(matrix, name) for name in ("codes", "scales", "midpoints")}
+        assert {name: (int(p.min()), int(p.max())) for name, p in parts.items() if p.size > 5000} == {"codes": (-8, 7)}
+        assert parts["scales"].min() >= 60 and parts["scales"].max() <= 255 and np.abs(parts["midpoints"]).max() <= 80
+        unit = matrix.row_scale * 160 * 4.6 * 256**0.5
+        assert 0.7 <= unit.min() < 0.75 and 1.25 < unit.max() <= 1.3
+    else:
+        assert set(np.unique(unpack_trits(matrix.packed()))) == {-1, 0, 1}
+        assert 0.7 <= matrix.scale / (1.5 / 256) ** 0.5 * (150 if engine == "grouped" else 1) <= 1.3
+    if engine == "grouped":
+        codes = model.grouped_head.codes
+        assert (codes.min(), codes.max(), matrix.codes.min() >= 64) == (64, 255, True)
+        assert model.grouped_head.scale == np.float32((1.5 / 128) ** 0.5 / 150)
+    for gains in (model.norm, model.layers[0].norms["input_layernorm"]):
+        assert 0.5 <= gains.min() < 0.55 and 1.45 < gains.max() <= 1.5
+
+
+def test_small_models_have_every_code_of_a_scale() -> None:
+    """Of an INT4 matrix with many groups."""
+    wide: Any = RandomModel(replace(WIDE, hidden=2048, heads=8, ffn=4096), LLAMA, "int4", 1).layers[0].matrices["gate"]
+    assert (wide.scales.min(), wide.scales.max(), wide.midpoints.min(), wide.midpoints.max()) == (60, 255, -80, 80)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hwgen.sw.runtime.image_memory import ImageMemory
+from hwgen.sw.runtime.vector_tokens import VectorToken
 
 
 @pytest.mark.parametrize("window", [1, 7, 10, 33, 1000])
@@ -21,3 +22,35 @@ def test_embeddings_of_all_tokens(window: int) -> None:
     for first in range(0, filled.size, window):
         fill(filled[first : first + window])
     assert np.array_equal(filled, table.reshape(-1))
+
+
+def test_rows_of_a_pass() -> None:
+    """Embeddings of the tokens, and vectors in their places; nothing of the table changes."""
+    table = np.arange(60, dtype=np.uint8).reshape(5, 12)
+    kept, written = table.copy(), list[tuple[int, np.ndarray]]()
+    memory: Any = ImageMemory.__new__(ImageMemory)
+    asked: list[list[int]] = []
+    memory._image = SimpleNamespace(rows=lambda tokens: (asked.append(list(tokens)), table[list(tokens)])[1])
+    memory._device, memory._rows = SimpleNamespace(write=lambda at, data: written.append((at, np.array(data)))), 4096
+    vector = VectorToken(np.array([7, 8, 9, 10, 11], np.uint16))
+    for tokens in ([0, 3], [4], [vector, 2], [1, vector, vector]):
+        memory.write_rows(tokens)
+        at, rows = written[-1]
+        expected = np.array([
+            np.concatenate((token.bits.view(np.uint8), table[0][10:])) if isinstance(token, VectorToken) else table[token]
+            for token in tokens
+        ])
+        assert at == 4096 and np.array_equal(rows, expected) and np.array_equal(table, kept)
+    assert all(token >= 0 for tokens in asked for token in tokens)
+
+
+def test_programs_are_placed_once() -> None:
+    """One for every number of layers that is asked for, and that of a whole pass."""
+    memory: Any = ImageMemory.__new__(ImageMemory)
+    placed: list[int] = []
+    memory._image = SimpleNamespace(program=lambda places, layers: bytes([layers] * 3))
+    memory._device = SimpleNamespace(
+        allocate=lambda size: (placed.append(size), 4096 * len(placed))[1], write=lambda at, data: None,
+    )
+    memory._places, memory._programs = None, {None: 7}
+    assert [memory.program(layers) for layers in (None, 2, 1, 2, 1)] == [7, 4096, 8192, 4096, 8192] and placed == [3, 3]
