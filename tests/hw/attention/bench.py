@@ -215,14 +215,14 @@ async def write_query(
 
 
 class Source:
-    """Drives a stream with ``items``, stalling with probability ``stall``, each time for ``halt`` cycles."""
+    """Drives a stream with ``items``, stalling with probability ``stall``."""
 
     def __init__(self, dut: Any, name: str, stall: float, seed: int) -> None:
         self.clock = dut.clk
         self.valid, self.ready, self.payload = (getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
         self.items: list[int] = []
         self.taken = 0
-        self.stall, self.halt, self.random = stall, 1, random.Random(seed)
+        self.stall, self.random = stall, random.Random(seed)
         self.valid.value = 0
         self.payload.value = 0
         cocotb.start_soon(self._run())
@@ -232,13 +232,10 @@ class Source:
         self.valid.value = 0
 
     async def _run(self) -> None:
-        offered, halted = False, 0
+        offered = False
         while True:
-            if halted:
-                halted -= 1
-            elif not offered and self.items:
-                offered = self.random.random() >= self.stall
-                halted = 0 if offered else self.halt - 1
+            if not offered:
+                offered = bool(self.items) and self.random.random() >= self.stall
             offered = offered and bool(self.items)
             self.valid.value = int(offered)
             if offered:
