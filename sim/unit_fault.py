@@ -25,14 +25,14 @@ SIMILAR = 0.75
 _OTHER = re.compile(r"dump_module|^ *\(\*|^module |^endmodule|^    \S+ ?\[\d+\] = ")
 
 
-#: A name with the number that tells it from others of the same name in a design, and any name.
-_NUMBERED = re.compile(r"\\(\$?[A-Za-z_]\w*)(?:\$\d+)* ")
+#: A name with the number that tells it from others of the same name in a design, and its field; and any name.
+_NUMBERED = re.compile(r"\\(\$?[A-Za-z_]\w*)(?:\$\d+)*((?:\.\w+)*) ")
 _NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
 
 
 def _unnumbered(line: str) -> str:
     """A line as it is in whatever design: numbers behind names count through all of one."""
-    return _NUMBERED.sub(r"\1", line)
+    return _NUMBERED.sub(r"\1\2", line)
 
 
 def _body(text: str) -> list[str]:

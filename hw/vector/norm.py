@@ -39,6 +39,9 @@ class NormSteps(wiring.Component):
 
     Activations of a token begin at vector ``dst`` of their memory.
 
+    A token of n vectors begins 2 n + 30 + log2(``config.width``) cycles after the one before, or where that is later, when the
+    columns of that one are added: a cycle for each step, the way of the maximum to the factor, and `CHAIN_GAP`.
+
     With STORE every head of a token by itself, and its second pass waits for its scale::
 
         IDLE - BASE - READY (column sums taken) - SUM - WAIT (soon) - (ROOT) - QUANTIZE - GAP -> next token or head

@@ -68,6 +68,9 @@ class RopeSteps(wiring.Component):
 
     Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row.
 
+    A token of n vectors, h to a head, begins n + max(n + 16, h + 41 + log2(``config.width``)) cycles after the one before, with
+    STORE n + 1: a cycle for each step, the way of the first maximum to its factor, and `CHAIN_GAP`.
+
     Members
     -------
     op : In(Operator), start : In(1), done : Out(1)

@@ -1,17 +1,28 @@
-"""The reset tree in the Verilog: a register for every unit, none of which has too many loads."""
+"""The reset tree: a register for every unit, none of which has too many loads, and units that are as new behind it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import cocotb
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from cocotb.triggers import FallingEdge
 
 from hwgen.boards import load_board
 from hwgen.config import BuildConfig
 from hwgen.hw.accelerator import TOP
+from hwgen.hw.control.trace import TraceMemory
+from hwgen.hw.reset import ResetTree
 from hwgen.hw.verilog import cached_verilog
+from tests.cocotb_runner import run_cocotb, start_clock
+from tools.mutant_config import CONFIG
 
+from .control.test_trace import INPUTS
 from .test_accelerator import SMALL
 
 #: Register bits behind a reset net: a net with more than about 10,000 loads does not cross a K26 in a cycle, and BUFG is for 25,000
@@ -69,3 +80,49 @@ def test_no_reset_has_too_many_loads() -> None:
 def test_no_reset_of_a_large_build_has_too_many_loads() -> None:
     """With probes, as another test simulates it: the Verilog comes from the cache."""
     check_loads(replace(load_board("kv260").config, probe=True))
+
+
+class OneUnit(wiring.Component):
+    """A trace memory as the unit of a design."""
+
+    def __init__(self) -> None:
+        self.trace = TraceMemory(CONFIG)
+        super().__init__(dict(self.trace.signature.members.items()))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.trace = self.trace
+        wiring.connect(m, wiring.flipped(self), self.trace)
+        return m
+
+
+@cocotb.test()
+async def units_are_as_new(dut: Any) -> None:
+    """As many cycles behind the reset as its registers are, whatever the unit does meanwhile."""
+    for name in INPUTS:
+        getattr(dut, name).value = int(name == "retire")
+    await start_clock(dut)
+    for cycles in (6, 1, 9):
+        for _ in range(cycles):
+            await FallingEdge(dut.clk)
+        counted = int(dut.count.value)
+        dut.rst.value = 1
+        for _ in range(ResetTree.LATENCY):
+            await FallingEdge(dut.clk)
+        assert int(dut.count.value) == counted + ResetTree.LATENCY
+        for _ in range(5):
+            await FallingEdge(dut.clk)
+            assert int(dut.count.value) == 0
+        dut.rst.value = 0
+        for _ in range(ResetTree.LATENCY):
+            await FallingEdge(dut.clk)
+            assert int(dut.count.value) == 0
+        await FallingEdge(dut.clk)
+        assert int(dut.count.value) == 1
+
+
+def test_units_are_as_new(tmp_path: Path) -> None:
+    design = OneUnit()
+    tree = ResetTree(design)
+    ports = [tree.clk, tree.rst, *(signal for _, _, signal in design.signature.flatten(design))]
+    run_cocotb(tree, test_module=__name__, build_dir=tmp_path, ports=[getattr(p, "as_value", lambda p=p: p)() for p in ports])

@@ -27,6 +27,8 @@ VALUES = e4m3_values(torch.tensor([c for c in range(256) if c & 0x7F != 0x7F], d
 class Int4Job(PanelJob):
     """LINEAR of the INT4 engine."""
 
+    fp8 = True
+
     matrix: Int4Matrix
     #: ``[tokens, inputs]``, e4m3 values in units of 2^-9.
     activations: npt.NDArray[np.int32]

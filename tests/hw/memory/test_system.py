@@ -43,9 +43,8 @@ class Machine:
         dut.program.value, dut.port_enable.value = PROGRAM, 0
         dut.current__tokens.value, dut.current__runs.value, dut.current__wanted.value = 1, 1, 1
         self.memory = pattern(1 << 16)
-        stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=0x100, stream_beats=BEATS, token_count=1)
-        program = pack_program([stream, Descriptor(opcode=Opcode.END)])
-        self.memory[PROGRAM : PROGRAM + len(program)] = program
+        self.address = 0
+        self.ask(0x100, BEATS)
         self.ports = [AxiMemory(bench, f"axi__{p}", self.memory, config.port_bytes, max_words=8, latency=20 * p + 5, write=p == 0)
                       for p in range(config.ports)]
         for port in range(config.ports):
@@ -54,6 +53,13 @@ class Machine:
         self.rows, self.descriptors = Sink(bench, "rows"), Sink(bench, "descriptors")
         self.unasked = 0
         self.taken = 0
+
+    def ask(self, address: int, beats: int) -> None:
+        """A program of so many beats."""
+        self.address = address
+        stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=address, stream_beats=beats, token_count=1)
+        program = pack_program([stream, Descriptor(opcode=Opcode.END)])
+        self.memory[PROGRAM : PROGRAM + len(program)] = program
 
     async def step(self, cycles: int = 1) -> None:
         for _ in range(cycles):
@@ -80,7 +86,7 @@ class Machine:
 
     async def finish(self) -> None:
         config = self.config
-        expected = gather(segment_beats(config, self.memory, 0x100, BEATS), 8 * config.beat_bytes, config.groups)
+        expected = gather(segment_beats(config, self.memory, self.address, BEATS), 8 * config.beat_bytes, config.groups)
         await self.step(3)
         for _ in range(600):
             await self.step()
@@ -169,14 +175,24 @@ async def takes_over_the_enabled_ports_at_the_start(dut: Any) -> None:
 
 
 @cocotb.test()
+async def segments_begin_anywhere_in_a_burst(dut: Any) -> None:
+    machine = Machine(dut, 6)
+    config = machine.config
+    await machine.bench.start()
+    await machine.step(SETTLE_CYCLES)
+    for beat in range(1, 2 * config.burst_beats):
+        machine.ask(0x100 + beat * config.beat_bytes, BEATS)
+        await machine.start()
+        await machine.finish()
+
+
+@cocotb.test()
 async def waits_for_room_in_the_ring(dut: Any) -> None:
     machine = Machine(dut, 4)
     await machine.bench.start()
     await machine.step(SETTLE_CYCLES)
     # More than the ring holds, of which nothing is taken for a while.
-    stream = Descriptor(opcode=Opcode.LINEAR, fetch=Fetch.STREAM, stream_address=0x100, stream_beats=2 * BEATS, token_count=1)
-    program = pack_program([stream, Descriptor(opcode=Opcode.END)])
-    machine.memory[PROGRAM : PROGRAM + len(program)] = program
+    machine.ask(0x100, 2 * BEATS)
     machine.rows.enable = False
     await machine.start()
     await machine.step(300)

@@ -121,7 +121,7 @@ def drain(
         row_blocks=rng.randrange(config.panel_vectors - vectors * (TRITS_PER_BYTE if Flag.DIGITS in flags else 1) + 1),
         src=rng.randrange(30),
         src_stride=vectors + rng.randrange(2),
-        dst=512 + rng.randrange(30),
+        dst=config.scratch_vectors // 2 + rng.randrange(30),
         dst_stride=vectors + rng.randrange(2),
         param=rng.randrange(100),
         scalar0=1.0 if row_scaled and rng.random() < 0.5 else random_floats(rng, 1, "wide" if style == "wide" else "one").item(),
@@ -173,7 +173,8 @@ def rope(
 async def check_scales(bench: VectorBench, first: int, count: int) -> None:
     """The scales inside, bit for bit: DRAIN of accumulators of 1 with weight scales of 1 stores them."""
     bench.accumulators[:] = 1
-    bench.param[200] = 1.0
+    param = bench.config.param_vectors - 56
+    bench.param[param] = 1.0
     width = bench.config.tokens
     for start in range(first, first + count, width):
         d = Descriptor(
@@ -181,9 +182,9 @@ async def check_scales(bench: VectorBench, first: int, count: int) -> None:
             format=random_format(bench, Opcode.DRAIN),
             flags=Flag.STORE,
             vectors=1,
-            dst=900,
+            dst=bench.config.scratch_vectors - 124,
             dst_stride=1,
-            param=200,
+            param=param,
             scalar0=1.0,
         )
         await bench.run(d, first=start, count=min(width, first + count - start))

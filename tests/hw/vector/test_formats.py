@@ -14,6 +14,7 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Flag, Format, Opcode
 from hwgen.hw.vector.unit import VectorUnit
 from tests.cocotb_runner import run_cocotb
+from tools.mutant_config import CONFIG as MUTATED
 
 from .bench import STYLES, config_of_width
 from .operators import MODES, TAIL, check_scales, drain, formats_of, norm, rope, started
@@ -117,10 +118,12 @@ async def heads_are_mixed(dut: Any) -> None:
             await bench.run(rope(bench, 4, 2, 2, 2, style, kinds, format), count=2)
         for format in formats[1:] * 4:
             await bench.run(rope(bench, 4, 2, 2, 2, style, format=format | Format.INT4_KEYS), count=2)
+    chunk, pairs = bench.config.chunk, bench.config.max_head_dim // bench.config.width // 2
     for format in formats * 2:
-        await bench.run(rope(bench, 6, 1, 4, bench.config.chunk, "spread", kinds, format), first=1, count=bench.config.chunk - 1)
-        await bench.run(rope(bench, 2, 2, 8, 1, "one", kinds, format))
-        await bench.run(rope(bench, 3, 1, 4, 2, "one", format=Format.NONE), count=2)
+        shape = (6, 1, 4) if pairs > 1 else (4, 1, 2)
+        await bench.run(rope(bench, *shape, chunk, "spread", kinds, format), first=1, count=chunk - 1)
+        await bench.run(rope(bench, 2, 2, min(8, 2 * pairs), 1, "one", kinds, format))
+        await bench.run(rope(bench, 3, 1, min(4, 2 * pairs), 2, "one", format=Format.NONE), count=2)
         await bench.run(norm(bench, 3, 1, "spread"))
         await bench.run(rope(bench, 1, 1, 2, 1, "one", kinds, format))
 
@@ -166,6 +169,11 @@ def test_other_operators_beside_formats(tmp_path: Path) -> None:
 @pytest.mark.regress
 def test_other_operators_of_the_int4_engine(tmp_path: Path) -> None:
     simulate(INT4, "test_unit", tmp_path)
+
+
+def test_heads_of_a_small_machine(tmp_path: Path) -> None:
+    """As one has them in which faults are planted."""
+    simulate(MUTATED, "test_formats", tmp_path, ["heads_are_mixed"])
 
 
 def test_heads_of_a_ternary_engine(tmp_path: Path) -> None:

@@ -196,6 +196,24 @@ async def operators_back_to_back(dut: Any) -> None:
 
 
 @cocotb.test()
+async def operators_behind_long_sums(dut: Any) -> None:
+    """Behind NORM of a token whose columns are still being added, operators of every other kind: they wait for the lanes, and the
+    scale stays that of its token, inside.
+    """
+    bench = await started(dut, 13)
+    chunk, ways = bench.config.chunk, 128 // bench.config.width
+    for vectors in (ways - 3, ways, ways + 8):
+        for follow in (
+            lambda: norm(bench, 1, 1, "one", Flag.TO_QUERY), lambda: norm(bench, 2, 1, "one"),
+            lambda: norm_heads(bench, 2, 2, 1, "one"), lambda: rope(bench, 1, 1, 2, 1, "one"),
+            lambda: rope(bench, 2, 1, 2, 1, "one", Flag.QUERIES | Flag.STORE, Format.NONE),
+        ):
+            await bench.run(norm(bench, vectors, chunk, "spread"), first=chunk - 1)
+            await bench.run(follow())
+            await check_scales(bench, chunk - 1, 1)
+
+
+@cocotb.test()
 async def reset_in_the_middle(dut: Any) -> None:
     bench = await started(dut, 8)
     count = min(2, bench.config.tokens)
@@ -252,6 +270,28 @@ async def overhead_is_small(dut: Any) -> None:
     assert cycles <= count * 20 + 44, f"DRAIN: {cycles} cycles"
     cycles = await bench.run(rope(bench, 4, 2, 2, 3, "one"), count=3)
     assert cycles <= 3 * (2 * 16 + 33) + 20, f"ROPE: {cycles} cycles"
+
+
+@cocotb.test()
+async def tokens_follow_each_other(dut: Any) -> None:
+    """As closely as `NormSteps`, `DrainSteps` and `RopeSteps` say, to the cycle."""
+    bench = await started(dut, 14)
+    peak = bench.config.width.bit_length() - 1
+    stored = Flag.QUERIES | Flag.STORE
+    for make, cadence in (
+        (lambda: norm(bench, 120, 2, "one"), 2 * 120 + 30 + peak),
+        (lambda: drain(bench, Flag.ADD, 20, 2, "one"), 20),
+        (lambda: rope(bench, 4, 2, 2, 2, "one"), 16 + 2 + 41 + peak),
+        (lambda: rope(bench, 8, 1, 4, 2, "one"), 40 + 40 + 16),
+        (lambda: rope(bench, 4, 2, 2, 2, "one", stored, Format.NONE), 8 + 1),
+    ):
+        cycles = []
+        for count in (1, 2):
+            d = make()
+            cycles.append(await bench.run(d, count=count))
+            for _ in range(TAIL):
+                await bench.cycle()
+        assert cycles[1] - cycles[0] == cadence, f"{d.opcode.name}: {cycles}"
 
 
 def simulate(config: BuildConfig, build_dir: Path, testcase: list[str] | None = None) -> None:
