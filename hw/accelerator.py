@@ -233,7 +233,7 @@ class Accelerator(wiring.Component):
         for ours, theirs in zip(beats.beats, readers, strict=True):
             connect(m, ours, theirs)
         stream_ready = Signal()
-        m.d.comb += stream_ready.eq(linear.rows.ready | loader.beats.ready | attention.beats.ready)
+        m.d.comb += stream_ready.eq(linear.waiting_row | loader.beats.ready | attention.beats.ready)
         return stream_ready
 
     def _connect_vector_memories(self, m: Module) -> None:
@@ -295,7 +295,7 @@ class Accelerator(wiring.Component):
             activity.row.eq(linear.rows.valid & linear.rows.ready),
             activity.gang.eq(sequencer.ops[Unit.LINEAR].gang),
             activity.waits_for_tables.eq(linear.waiting_tables),
-            activity.waits_for_row.eq(linear.rows.ready & ~linear.rows.valid),
+            activity.waits_for_row.eq(linear.waiting_row),
         ]
 
     def _connect_counters(self, m: Module, stream_ready: Signal) -> None:

@@ -42,6 +42,7 @@ class EnginePair(wiring.Component):
             "fp8_read": In(1),
             "busy": Out(1),
             "waiting_tables": Out(1),
+            "waiting_row": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -66,6 +67,7 @@ class EnginePair(wiring.Component):
             self.done.eq(ternary.done | int4.done),
             self.busy.eq(ternary.busy | int4.busy),
             self.waiting_tables.eq(ternary.waiting_tables | int4.waiting_tables),
+            self.waiting_row.eq(ternary.waiting_row | int4.waiting_row),
             self.accumulator.data.eq(Mux(self.fp8_read, int4.accumulator.data, ternary.accumulator.data)),
         ]
         return m

@@ -84,6 +84,8 @@ class PanelEngine(wiring.Component):
         Between ``start`` and ``done``.
     waiting_tables : Out(1)
         A row is offered but the operands of its slice are not complete.
+    waiting_row : Out(1)
+        They are complete and no row is offered.
     """
 
     #: Cycles from the cycle in which the last beat is added to ``done``.
@@ -100,6 +102,7 @@ class PanelEngine(wiring.Component):
             "accumulator": In(AccumulatorRead(config)),
             "busy": Out(1),
             "waiting_tables": Out(1),
+            "waiting_row": Out(1),
         })
 
     def _issue(
@@ -137,6 +140,7 @@ class PanelEngine(wiring.Component):
             self.rows.ready.eq(may_issue & row_taken),
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & ~ready & ~scaling & self.rows.valid),
+            self.waiting_row.eq(may_issue & ~self.rows.valid),
         ]
         blocks = Signal(bits_for(most_blocks))
         m.d.comb += blocks.eq(Mux(self.op.gang, descriptor.row_blocks // config.groups, descriptor.row_blocks))

@@ -190,6 +190,10 @@ class Bench:
             waits = dut.waiting_tables.value == 1
             assert not waits or (offering and not accepted)
             self.waited += waits
+            hungry = dut.waiting_row.value == 1
+            assert not hungry or not offering
+            # With time for its operands it waits for nothing else.
+            assert hungry or cycle != job.late - 1 or job.late < 2 * self.jobs.prepare_cycles(job.tokens)
             await RisingEdge(dut.clk)
             if accepted:
                 sent, offering = sent + 1, False
