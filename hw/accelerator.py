@@ -233,7 +233,7 @@ class Accelerator(wiring.Component):
         for ours, theirs in zip(beats.beats, readers, strict=True):
             connect(m, ours, theirs)
         stream_ready = Signal()
-        m.d.comb += stream_ready.eq(linear.waiting_row | loader.beats.ready | attention.beats.ready)
+        m.d.comb += stream_ready.eq(loader.beats.ready | attention.beats.ready)
         return stream_ready
 
     def _connect_vector_memories(self, m: Module) -> None:
@@ -305,7 +305,7 @@ class Accelerator(wiring.Component):
             "cycles": registers.busy,
             "stream_beats": mem.ring_beat,
             "ring_full": mem.ring_full,
-            "ring_empty": stream_ready & ~mem.rows.valid,
+            "ring_empty": m.submodules.linear.waiting_row | (stream_ready & ~mem.rows.valid),
             "write_beats": mem.write_beat,
             "operators": sequencer.retire,
             **{name: m.submodules.activity.causes[bit] for bit, (name, _) in enumerate(ENGINE_COUNTERS)},

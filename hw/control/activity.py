@@ -28,7 +28,7 @@ class EngineActivity(wiring.Component):
     waits_for_tables : In(1)
         The engine waits for its tables.
     waits_for_row : In(1)
-        The engine is ready for a row and there is none.
+        The engine was ready for a row in the cycle before, and there was none.
     causes : Out, one bit a counter of `ENGINE_COUNTERS`, in their order
     """
 
@@ -50,7 +50,7 @@ class EngineActivity(wiring.Component):
         late: dict[str, Value] = {}
         for name, value in (("busy", self.busy), ("running", self.running), ("tables", self.waits_for_tables),
                             ("no_row", self.waits_for_row), ("gang_row", self.row & self.gang)):
-            for stage in range(groups):
+            for stage in range(groups - (name == "no_row")):
                 later = Signal(len(value), name=f"{name}_{stage}")
                 m.d.sync += later.eq(value)
                 value = later

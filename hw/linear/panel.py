@@ -85,7 +85,7 @@ class PanelEngine(wiring.Component):
     waiting_tables : Out(1)
         A row is offered but the operands of its slice are not complete.
     waiting_row : Out(1)
-        They are complete and no row is offered.
+        They were complete in the cycle before and no row was offered.
     """
 
     #: Cycles from the cycle in which the last beat is added to ``done``.
@@ -128,6 +128,7 @@ class PanelEngine(wiring.Component):
         first = Signal()  # the first slice overwrites
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
+        was_running, was_scaling, was_ready, was_held, was_offered = Signal(), Signal(), Signal(), Signal(), Signal()
         row_taken: Value = gang | (beat == config.groups - 1)
         row_part: Value = Const(0)
         if short is not None:
@@ -140,7 +141,12 @@ class PanelEngine(wiring.Component):
             self.rows.ready.eq(may_issue & row_taken),
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & ~ready & ~scaling & self.rows.valid),
-            self.waiting_row.eq(may_issue & ~self.rows.valid),
+            self.waiting_row.eq(was_running & (was_scaling | (was_ready & ~was_held)) & ~was_offered),
+        ]
+        # `may_issue` a cycle later: nothing is added to its own way, which goes on into the ring.
+        m.d.sync += [
+            was_running.eq(running), was_scaling.eq(scaling), was_ready.eq(ready), was_held.eq(hold[0]),
+            was_offered.eq(self.rows.valid),
         ]
         blocks = Signal(bits_for(most_blocks))
         m.d.comb += blocks.eq(Mux(self.op.gang, descriptor.row_blocks // config.groups, descriptor.row_blocks))

@@ -72,11 +72,12 @@ async def one_cause_a_cycle(dut: Any) -> None:
         getattr(dut, name).value = int(value)
     await start_clock(dut)
     seen = dict.fromkeys(NAMES, 0)
-    expected = [0] * groups
+    expected, waited = [0] * groups, False
     for cycle, cause in some_cycles(random.Random(groups), groups, 3000):
         await FallingEdge(dut.clk)
         for name, value in vars(cycle).items():
             getattr(dut, name).value = int(value)
+        dut.waits_for_row.value, waited = int(waited), cycle.waits_for_row  # told a cycle later
         await ReadOnly()
         seen[cause] += cycle.busy
         expected.append(cycle.busy << NAMES.index(cause))

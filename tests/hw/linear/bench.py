@@ -176,7 +176,7 @@ class Bench:
         dut.start.value = 0
         sent, cycle, first = 0, 0, None
         self.waited = 0
-        offering = False
+        offering = offered = False
         while True:
             if not offering and sent < len(rows) and cycle >= job.late:
                 offering = self.rng.random() >= job.stall
@@ -191,9 +191,10 @@ class Bench:
             assert not waits or (offering and not accepted)
             self.waited += waits
             hungry = dut.waiting_row.value == 1
-            assert not hungry or not offering
+            assert not hungry or not offered
             # With time for its operands it waits for nothing else.
-            assert hungry or cycle != job.late - 1 or job.late < 2 * self.jobs.prepare_cycles(job.tokens)
+            assert hungry or cycle != job.late or job.late < 2 * self.jobs.prepare_cycles(job.tokens)
+            offered = offering
             await RisingEdge(dut.clk)
             if accepted:
                 sent, offering = sent + 1, False
