@@ -128,7 +128,6 @@ class PanelEngine(wiring.Component):
         first = Signal()  # the first slice overwrites
 
         may_issue, issue, issue_scales, end_of_slice = Signal(), Signal(), Signal(), Signal()
-        was_running, was_scaling, was_ready, was_held, was_offered = Signal(), Signal(), Signal(), Signal(), Signal()
         row_taken: Value = gang | (beat == config.groups - 1)
         row_part: Value = Const(0)
         if short is not None:
@@ -141,13 +140,8 @@ class PanelEngine(wiring.Component):
             self.rows.ready.eq(may_issue & row_taken),
             end_of_slice.eq(issue & (block == last_block)),
             self.waiting_tables.eq(running & ~ready & ~scaling & self.rows.valid),
-            self.waiting_row.eq(was_running & (was_scaling | (was_ready & ~was_held)) & ~was_offered),
         ]
-        # `may_issue` a cycle later: nothing is added to its own way, which goes on into the ring.
-        m.d.sync += [
-            was_running.eq(running), was_scaling.eq(scaling), was_ready.eq(ready), was_held.eq(hold[0]),
-            was_offered.eq(self.rows.valid),
-        ]
+        self._tell_waiting(m, running, scaling, ready, hold[0])
         blocks = Signal(bits_for(most_blocks))
         m.d.comb += blocks.eq(Mux(self.op.gang, descriptor.row_blocks // config.groups, descriptor.row_blocks))
         m.d.sync += hold.eq(hold >> 1)
@@ -191,6 +185,15 @@ class PanelEngine(wiring.Component):
                         m.d.sync += register.eq(short.beat(word_of_group, row_part))
             registers.append(register)
         return Beats(issue, issue_scales, end_of_slice, registers, track)
+
+    def _tell_waiting(self, m: Module, running: Value, scaling: Value, ready: Value, held: Value) -> None:
+        """Whether a beat could have been issued in the cycle before and there was no row. Of its own registers, so that nothing is
+        added to the way of `rows.ready`, which goes on into the ring."""
+        was_running, was_scaling, was_ready, was_held, was_offered = Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [
+            was_running.eq(running), was_scaling.eq(scaling), was_ready.eq(ready), was_held.eq(held), was_offered.eq(self.rows.valid),
+        ]
+        m.d.comb += self.waiting_row.eq(was_running & (was_scaling | (was_ready & ~was_held)) & ~was_offered)
 
     @staticmethod
     def _parts(m: Module, short: ShortSlices, taken: Value, ends: Value) -> tuple[Value, Value]:
