@@ -191,7 +191,8 @@ class PanelEngine(wiring.Component):
         added to the way of `rows.ready`, which goes on into the ring."""
         was_running, was_scaling, was_ready, was_held, was_offered = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
-            was_running.eq(running), was_scaling.eq(scaling), was_ready.eq(ready), was_held.eq(held), was_offered.eq(self.rows.valid),
+            was_running.eq(running), was_scaling.eq(scaling), was_ready.eq(ready), was_held.eq(held),
+            was_offered.eq(self.rows.valid),
         ]
         m.d.comb += self.waiting_row.eq(was_running & (was_scaling | (was_ready & ~was_held)) & ~was_offered)
 
