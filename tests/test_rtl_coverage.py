@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tools.rtl_coverage import by_unit, read_points
+from tools.rtl_coverage import by_folder, by_unit, read_points
 
 
 def point(kind: str, place: str, count: int, module: str = "top", folder: str = "a") -> str:
@@ -32,5 +32,10 @@ def test_runs_and_builds(tmp_path: Path) -> None:
     ):
         (tmp_path / f"{name}.dat").write_text(text)
     add, vector = by_unit(tmp_path)
-    assert add == {"unit": "hw.float.add", "builds": 2, "line_percent": 50.0, "toggle_percent": 50.0, "lines": 4, "toggles": 2}
+    assert add == {
+        "unit": "hw.float.add", "builds": 2, "lines": 4, "lines_taken": 2, "line_percent": 50.0,
+        "toggles": 2, "toggles_taken": 1, "toggle_percent": 50.0,
+    }
     assert (vector["unit"], vector["builds"], vector["lines"], vector["line_percent"]) == ("hw.vector.unit", 1, 1, 100.0)
+    folders = [(row["unit"], row["lines"], row["line_percent"]) for row in by_folder([add, vector])]
+    assert folders == [("hw/float", 4, 50.0), ("hw/vector", 1, 100.0), ("all", 5, 60.0)]

@@ -69,9 +69,27 @@ def by_unit(folder: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"unit": unit, "builds": len({build for build, _, _ in reached})}
         for kind in KINDS:
             taken = [is_taken for _, of, is_taken in reached if of == kind]
-            row |= {f"{kind}s": len(taken), f"{kind}_percent": round(100 * sum(taken) / len(taken), 1) if taken else 100.0}
+            row |= {f"{kind}s": len(taken), f"{kind}s_taken": sum(taken)}
         rows.append(row)
-    return rows
+    return [shared(row) for row in rows]
+
+
+def shared(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its shares in percent."""
+    return row | {
+        f"{kind}_percent": round(100 * row[f"{kind}s_taken"] / row[f"{kind}s"], 1) if row[f"{kind}s"] else 100.0 for kind in KINDS
+    }
+
+
+def by_folder(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sums of the units of a folder, and of all."""
+    sums: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for name in (row["unit"].rpartition(".")[0].replace(".", "/"), "all"):
+            into = sums.setdefault(name, {"unit": name, "builds": 0, **{f"{kind}s{of}": 0 for kind in KINDS for of in ("", "_taken")}})
+            for key in into.keys() - {"unit"}:
+                into[key] += row[key]
+    return [shared(sums[name]) for name in sorted(sums, key=lambda name: (name == "all", name))]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "rows": rows,
     }, indent=1) + "\n", encoding="utf-8")
     print(f"{'unit':32} {'builds':>6} {'lines':>7} {'taken':>7} {'toggles':>8} {'taken':>7}")
-    for row in rows:
+    for row in [*rows, *by_folder(rows)]:
         print(f"{row['unit']:32} {row['builds']:6} {row['lines']:7} {row['line_percent']:6}% {row['toggles']:8} "
               f"{row['toggle_percent']:6}%")
     return failed
