@@ -86,7 +86,8 @@ def by_folder(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     sums: dict[str, dict[str, Any]] = {}
     for row in rows:
         for name in (row["unit"].rpartition(".")[0].replace(".", "/"), "all"):
-            into = sums.setdefault(name, {"unit": name, "builds": 0, **{f"{kind}s{of}": 0 for kind in KINDS for of in ("", "_taken")}})
+            empty = {f"{kind}s{of}": 0 for kind in KINDS for of in ("", "_taken")}
+            into = sums.setdefault(name, {"unit": name, "builds": 0} | empty)
             for key in into.keys() - {"unit"}:
                 into[key] += row[key]
     return [shared(sums[name]) for name in sorted(sums, key=lambda name: (name == "all", name))]
