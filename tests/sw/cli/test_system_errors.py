@@ -83,7 +83,11 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_two_interrupts_leave_no_traceback() -> None:
     # An answer that takes seconds, wherever it runs.
     command = [*HWGEN, "run", "stories", "--prompt", "the cat", "--device", "golden", "--max-new-tokens", "400"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # What a shell starts in the background ignores interrupts, and so would what that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(7) == "the cat"
         for seconds in (0.0, 0.05):  # in the answer, and while the program ends
