@@ -140,14 +140,14 @@ def run_build(
     open_device: Callable[[Case], VerilatorDevice] = open_case,
     progress: Callable[[str], None] = lambda text: None,
 ) -> FuzzResult:
-    """Cases of one build, up to ``end`` (of ``time.monotonic``) or to the first in which something is wrong."""
+    """Cases of one build, one at least, up to ``end`` (of ``time.monotonic``) or to the first in which something is wrong."""
     total = FuzzResult()
 
     def run(case: Case) -> CaseResult:
         return run_safely(case, open_device(case))
 
     for i, drawn in enumerate(random_cases(seed, cases, config)):
-        if time.monotonic() >= end:
+        if i and time.monotonic() >= end:  # to start a process may have taken all the time
             break
         total.builds = 1
         progress(f"build {seed} ({config.engine}), case {i + 1} of {cases}, {total.passes} passes")
