@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,7 +68,10 @@ def test_pauses_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
         waited.append(1)
 
     driver.irq = SimpleNamespace(wait=wait)
+    loop = asyncio.new_event_loop()  # whatever earlier tests have left
+    asyncio.set_event_loop(loop)
     driver.pause(1.0)
+    loop.close()
     assert waited == [1] and len(slept) == 4
     driver.device.has_capability = lambda what: what == "REMOTE"
     driver.pause(1.0)
