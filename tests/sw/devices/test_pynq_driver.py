@@ -69,7 +69,7 @@ def test_pauses_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
     driver.irq = SimpleNamespace(wait=wait)
     loop = asyncio.new_event_loop()  # whatever earlier tests have left
-    asyncio.set_event_loop(loop)
+    monkeypatch.setattr(asyncio.get_event_loop_policy(), "get_event_loop", lambda: loop)
     driver.pause(1.0)
     loop.close()
     assert waited == [1] and len(slept) == 4
