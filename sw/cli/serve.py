@@ -291,6 +291,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         where = "boards" if options.boards is not None else "a page for the browser"
         look = f"{url.removesuffix('/v1')}{'/boards' if options.boards is not None else ''}"
+        listener.listen()  # who reads where the server is may connect at once
         output.progress(f"{', '.join(names)} at {url} (Ctrl-C ends the server); {where} at {look}")
         with ended_by_signals():
             server.run(sockets=[listener])
