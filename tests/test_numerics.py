@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_four_bits() -> None:
 @pytest.mark.parametrize(("table", "value"), [
     (exp2_table, lambda k: 2.0**16 * 2.0 ** (-k / 64)), (sigmoid_table, lambda i: 2.0**17 / (1 + math.exp(i / 16))),
 ], ids=["exp2", "sigmoid"])
-def test_tables(table, value) -> None:  # type: ignore[no-untyped-def]  # functions of a number
+def test_tables(table: Callable[[], tuple[tuple[int, ...], tuple[int, ...]]], value: Callable[[int], float]) -> None:
     base, slope = table()
     ends = [Fraction(value(k)) for k in range(len(base) + 1)]
     assert len(base) == len(slope) == (64 if table is exp2_table else 256)

@@ -1,5 +1,5 @@
 """What each operator costs by the model of a pass, against numbers worked out by hand for the KV260: vectors of 8, beats of 64
-bytes, two groups of six lanes, blocks of 32 keys.
+bytes, two groups of six lanes, blocks of 32 keys. What is divided, by the rate of the ports or in slices, is within rounding.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def op(opcode: Opcode, flags: Flag = Flag.NONE, **fields: Any) -> Descriptor:
     (op(Opcode.ROPE, Q | Flag.STORE, heads=4, kv_heads=2, head_vectors=12), 3, 3 * (48 + 1) + 54),
 ])
 def test_the_vector_unit(d: Descriptor, count: int, cycles: float) -> None:
-    assert cost(CONFIG, d, count) == pytest.approx(cycles)
+    assert cost(CONFIG, d, count) == cycles
 
 
 @pytest.mark.parametrize(("d", "count", "beats", "cycles"), [
@@ -70,7 +70,7 @@ def test_the_vector_unit(d: Descriptor, count: int, cycles: float) -> None:
 ])
 def test_loads(d: Descriptor, count: int, beats: int, cycles: float) -> None:
     """A row takes its vectors or its beats, and two cycles."""
-    assert cost(CONFIG, d, count, beats=beats) == pytest.approx(cycles)
+    assert cost(CONFIG, d, count, beats=beats) == cycles
 
 
 def linear(slices: int, blocks: int, format: Format = Format.NONE, shared: int = 0, flags: Flag = Flag.NONE) -> Descriptor:
@@ -95,7 +95,7 @@ def test_int4_matrices() -> None:
     for blocks, count, slices, scales in ((16, 2, 12, 2), (100, 4, 50, 14), (100, 5, 100, 14)):
         load = 4 * count + 4
         found = cost(config, linear(8, blocks, Format.FP8, 4), count)
-        assert found == pytest.approx(8 * max(slices, load) + 2 * scales + load + 22 + 15)
+        assert found == 8 * max(slices, load) + 2 * scales + load + 22 + 15
 
 
 def test_what_is_held_for_replay_is_not_freed() -> None:
@@ -118,13 +118,13 @@ def test_what_is_held_for_replay_is_not_freed() -> None:
 ])
 def test_attention(heads: int, kv_heads: int, runs: list[tuple[int, int]], each: list[float]) -> None:
     d = op(Opcode.ATTENTION, heads=heads, kv_heads=kv_heads, head_vectors=12)
-    assert cost(CONFIG, d, sum(n for _, n in runs), runs) == pytest.approx(kv_heads * sum(each) + 300)
+    assert cost(CONFIG, d, sum(n for _, n in runs), runs) == kv_heads * sum(each) + 300
 
 
 def test_short_heads_take_a_block_of_keys() -> None:
     """Heads of 32 elements have 16 beats; the softmax of 32 keys takes 35 cycles."""
     d = op(Opcode.ATTENTION, heads=2, kv_heads=2, head_vectors=4)
-    assert cost(CONFIG, d, 2, [(0, 2)]) == pytest.approx(2 * (35 + 43) + 300)
+    assert cost(CONFIG, d, 2, [(0, 2)]) == 2 * (35 + 43) + 300
 
 
 def test_the_short_list_is_fetched_when_it_is_known() -> None:
@@ -141,7 +141,7 @@ def test_the_short_list_is_fetched_when_it_is_known() -> None:
 ])
 def test_writes_of_keys_and_values(format: Format, runs: list[tuple[int, int]], blocks: int, segment: float) -> None:
     d = op(Opcode.KV_WRITE, kv_heads=3, head_vectors=12, format=format)
-    assert cost(CONFIG, d, 1, runs) == pytest.approx(3 * blocks * segment + 20)
+    assert cost(CONFIG, d, 1, runs) == 3 * blocks * segment + 20
 
 
 # ---- the ring --------------------------------------------------------------------------------------------------------
@@ -152,18 +152,18 @@ def test_beats_arrive_no_faster_than_ports_bring_them() -> None:
     narrow = Ring(replace(CONFIG, ports=2), Calibration(), 100)
     assert narrow.read(0, 100, 1e9, fetch=True, free=True) == pytest.approx(130 + 100 / 0.995 * 2)
     late = Ring(CONFIG, Calibration(), 100)
-    assert late.read(LATE, 250, 0.5, fetch=True, free=True) == pytest.approx(LATE + 500)
+    assert late.read(LATE, 250, 0.5, fetch=True, free=True) == LATE + 500
 
 
 def test_a_full_ring_waits_for_room() -> None:
     """What is fetched behind 8192 beats waits until the first are read, and 90 cycles more."""
     ring = Ring(CONFIG, Calibration(), 8192)
     first = ring.read(LATE, 8192, 1.0, fetch=True, free=True)
-    assert first == pytest.approx(LATE + 8192)
+    assert first == LATE + 8192
     assert ring.read(first, 8192, 1e9, fetch=True, free=True) == pytest.approx(first + 90)
     held = Ring(CONFIG, Calibration(), 8192)
-    assert held.read(LATE, 8192, 1.0, fetch=True, free=False) == pytest.approx(LATE + 8192)
-    assert held.read(LATE + 8192, 8, 1.0, fetch=True, free=True) == pytest.approx(LATE + 8200), "held: no room is waited for"
+    assert held.read(LATE, 8192, 1.0, fetch=True, free=False) == LATE + 8192
+    assert held.read(LATE + 8192, 8, 1.0, fetch=True, free=True) == LATE + 8200, "held: no room is waited for"
 
 
 # ---- whole passes ----------------------------------------------------------------------------------------------------
@@ -178,9 +178,9 @@ def test_operators_one_behind_the_other() -> None:
     drain = norm + 5 + 40
     assert spans[:2] == [(program[0], 1, 67, norm), (program[1], 1, norm + 5, drain)] and len(spans) == 3
     # LINEAR writes the accumulators that DRAIN reads
-    assert spans[2][1:] == (1, drain + 5, pytest.approx(drain + 5 + 152 + 100 + 15))
-    assert found.cycles == pytest.approx(drain + 5 + 267 + 40) and found.engine_busy == 50 and found.stream_beats == 0
-    assert found.by_operator == {"norm": 79, "drain": 40, "linear": pytest.approx(267)}
+    assert spans[2][1:] == (1, drain + 5, drain + 5 + 152 + 100 + 15)
+    assert found.cycles == drain + 5 + 267 + 40 and found.engine_busy == 50 and found.stream_beats == 0
+    assert found.by_operator == {"norm": 79, "drain": 40, "linear": 267}
     whole = model.run(7, 0)
     assert len(whole.spans) == 4 and [s.count for s in whole.spans] == [7, 7, 7, 5] and whole.engine_busy == 100
     fine = PassModel(CONFIG, replace(published_model("bitnet-0.73b").shape, layers=1))
@@ -214,4 +214,4 @@ def test_layers_that_are_not_walked_cost_what_the_last_one_does() -> None:
         assert costs.sizes == table_sizes(6, 8) == (1, 2, 6, 7, 8) and costs.block == 0
         for n in costs.sizes:
             each = n * 56 + 23 + 5
-            assert costs.cycles(n, n) == pytest.approx(67 + layers * each + n * 76 + 23 + 40)
+            assert costs.cycles(n, n) == 67 + layers * each + n * 76 + 23 + 40

@@ -81,10 +81,10 @@ def test_a_meter_looks_until_it_ends() -> None:
     sensor: Any = SimpleNamespace(watts=watts, name="n", measures="m")
     with EnergyMeter(sensor, interval=0.002) as meter:
         while len(looks) < 6:
-            time.sleep(0.001)
+            time.sleep(0.001)  # the meter looks in a thread of its own
     assert len(meter._samples) == len(looks) - 1 and meter.joules == pytest.approx(5 * meter.seconds)
     count = len(looks)
-    time.sleep(0.01)
+    time.sleep(0.01)  # five of its intervals
     assert len(looks) == count, "it has ended"
 
 

@@ -30,11 +30,11 @@ def test_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for w, matrix in zip(ws, made, strict=True):
         assert isinstance(matrix, Int4Matrix) and same(matrix, round_to_nearest(w, 32, midpoints=True))
     assert len(list((tmp_path / "int4").glob("*.safetensors"))) == 2 and first.found == 0
-    lost = sum(float(((w - m.dense()) ** 2).sum()) for w, m in zip(ws, made, strict=True))  # type: ignore[union-attr]  # as above
+    lost = sum(float(((w - m.dense()) ** 2).sum()) for w, m in zip(ws, made, strict=True))  # type: ignore[union-attr]  # 4-bit, as above
     whole = sum(float((w**2).sum()) for w in ws)
     assert (first.lost, first.whole) == (pytest.approx(lost), pytest.approx(whole))
     again = OnTheFly(progress=said.append)
-    assert same(again("m", "BF16", np.asfortranarray(ws[0])), made[0]) and again.found == 1  # type: ignore[arg-type]  # likewise
+    assert same(again("m", "BF16", np.asfortranarray(ws[0])), made[0]) and again.found == 1  # type: ignore[arg-type]  # 4-bit
     other = OnTheFly(64)
     assert other("m", "F32", ws[0]).group == 64 and other.found == 0  # type: ignore[union-attr]  # likewise
     assert OnTheFly()("m", "F32", ws[0].reshape(3, 128)).shape == (3, 128)
@@ -54,10 +54,10 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
     again = OnTheFly()
-    assert same(again("m", "F32", w), made) and again.found == 0 and file.read_bytes() == whole  # type: ignore[arg-type]  # a matrix
+    assert same(again("m", "F32", w), made) and again.found == 0 and file.read_bytes() == whole  # type: ignore[arg-type]  # 4-bit
     monkeypatch.setenv("HWGEN_CACHE", str(file))  # no directory
     said: list[str] = []
-    assert same(OnTheFly(progress=said.append)("m", "F32", w), made) and "cannot be written" in said[0]  # type: ignore[arg-type]
+    assert same(OnTheFly(progress=said.append)("m", "F32", w), made) and "cannot be written" in said[0]  # type: ignore[arg-type]  # 4-bit
 
 
 def test_what_is_left_as_it_is() -> None:

@@ -179,7 +179,14 @@ def test_pages_of_sessions(engine: Engine) -> None:
     assert all(pool.reserve(other, 64) for other in others) and pool.free == 4 and pool.unpark(second, 10)
     assert (pool.free, len(second.pages), second.parked) == (1, 3, None)
     asked: list[int] = []
-    pool.reclaim = lambda: asked.append(1) or (len(asked) == 1 and not pool.close(others[0]))  # type: ignore[func-returns-value]
+
+    def reclaim() -> bool:
+        asked.append(1)
+        if len(asked) == 1:
+            pool.close(others[0])
+        return len(asked) == 1
+
+    pool.reclaim = reclaim
     assert pool.reserve(Session(), 64) and asked == [1]
     assert not pool.reserve(Session(), 512) and len(asked) >= 2
 
@@ -250,5 +257,5 @@ def test_what_a_loop_leaves(engine: Engine) -> None:
     state.rung = (1,)
     engine.let_loop_end()
     assert engine._read("LOOP") == 1 and state.rung == ()
-    engine.device.values |= {("CHOSEN_COUNT", 0): 7} | {("CHOSEN", i): 10 + i for i in range(7)}  # type: ignore[attr-defined]
+    engine.device.values |= {("CHOSEN_COUNT", 0): 7} | {("CHOSEN", i): 10 + i for i in range(7)}  # type: ignore[attr-defined]  # a stand-in
     assert engine.chosen(0, 3) == [10, 11, 12, 13, 14, 15] and engine.chosen(3, 3) == [13, 14, 15] and engine.chosen(6, 3) == []

@@ -148,7 +148,7 @@ def scheduled(engine: Engine, passes: int, jobs: Sequence[tuple[Sequence[int], i
     )
     for number, (prompt, count, of) in enumerate(jobs):
         generation = Generation(engine, list(prompt), count, **of)
-        scheduler.submit(Job(generation, lambda item, n=number: found[n].append(item.token), ends.append))  # type: ignore[misc]
+        scheduler.submit(Job(generation, lambda item, n=number: found[n].append(item.token), ends.append))  # type: ignore[misc]  # n has its type from the loop
     while scheduler.step():
         pass
     assert ends == [None] * len(jobs) and (scheduler.running, scheduler.waiting) == (0, 0)
@@ -206,7 +206,12 @@ def test_who_interrupts(engine: Engine) -> None:
         assert step is not None
         runs.append(step.run)
     asked: list[int] = []
-    loop = Loop(engine, jobs, runs, lambda: asked.append(1) or len(asked) >= 3)  # type: ignore[func-returns-value]
+
+    def stops() -> bool:
+        asked.append(1)
+        return len(asked) >= 3
+
+    loop = Loop(engine, jobs, runs, stops)
     result = loop.run(20)
     assert 3 <= result.passes < 20 and len(generations[0].tokens) == len(generations[1].tokens) == result.passes + 1
     loop.settle(0, result, 1.5)
