@@ -21,7 +21,7 @@ __all__ = ["cached_verilog", "collector_paused", "generate_verilog"]
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """No garbage is collected meanwhile. A conversion makes millions of objects that live until its end: to look for garbage
-    among them again and again takes a third of its time."""
+    among them again and again takes a good part of its time."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -155,7 +155,7 @@ def run_cocotb(
     }
     counted = os.environ.get(COVERAGE)
     runner = get_runner("verilator")
-    with _environment({**_build_environment(None), **environment}), _import_path(PROJECT):
+    with _environment(environment), _import_path(PROJECT):
         executable = _build(text, top, (*BUILD_ARGS, *(COVERAGE_ARGS if counted else ()), *build_args))
         with suppress(SystemExit, RuntimeError):  # the results file, or its absence, tells more
             runner.test(

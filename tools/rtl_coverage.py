@@ -71,10 +71,10 @@ def by_unit(folder: Path) -> list[dict[str, Any]]:
             taken = [is_taken for _, of, is_taken in reached if of == kind]
             row |= {f"{kind}s": len(taken), f"{kind}s_taken": sum(taken)}
         rows.append(row)
-    return [shared(row) for row in rows]
+    return [with_shares(row) for row in rows]
 
 
-def shared(row: dict[str, Any]) -> dict[str, Any]:
+def with_shares(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its shares in percent."""
     return row | {
         f"{kind}_percent": round(100 * row[f"{kind}s_taken"] / row[f"{kind}s"], 1) if row[f"{kind}s"] else 100.0 for kind in KINDS
@@ -90,7 +90,7 @@ def by_folder(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             into = sums.setdefault(name, {"unit": name, "builds": 0} | empty)
             for key in into.keys() - {"unit"}:
                 into[key] += row[key]
-    return [shared(sums[name]) for name in sorted(sums, key=lambda name: (name == "all", name))]
+    return [with_shares(sums[name]) for name in sorted(sums, key=lambda name: (name == "all", name))]
 
 
 def main(arguments: list[str] | None = None) -> int:
