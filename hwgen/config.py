@@ -29,6 +29,12 @@ MAX_PORTS = 8
 #: Banks that a segment is read from in turn.
 MAX_READ_STREAMS = 4
 
+#: Blocks that a step may choose at most: what a run says of them is a byte.
+MAX_BUDGET = 253
+
+#: Fields that may be 0: what they count is not there then.
+_OPTIONAL = ("kv_budget",)
+
 #: Whether a value is legal, what it must be and what to do, by the type of its field.
 _LEGAL: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "int": (lambda value: type(value) is int and value > 0, "a positive integer", "; use 1 or more"),
@@ -87,6 +93,8 @@ class BuildConfig:
     fp8_query: bool = False
     #: True: the KV cache may hold 4-bit keys and values, not only int8.
     int4_kv: bool = False
+    #: Blocks of cached keys and values that a decode step may choose for each key/value head, at most; 0: it attends to all of them.
+    kv_budget: int = 0
     #: Query lanes of the attention unit; all share one beat of keys or values.
     query_lanes: int = 2
     #: Keys in one block of the KV cache.
@@ -296,6 +304,11 @@ class BuildConfig:
         return ceil_div(self.max_context, self.kv_block)
 
     @property
+    def summary_pages(self) -> int:
+        """Entries of the KV page table that hold the summaries of the blocks of one sequence at most (hwgen/block_choice.py)."""
+        return ceil_div(self.max_pages, self.kv_block) if self.kv_budget else 0
+
+    @property
     def max_group(self) -> int:
         """Query heads of one key/value head times tokens of a chunk: slots of the attention unit."""
         return self.chunk * min(self.max_shared, self.max_heads)
@@ -304,7 +317,7 @@ class BuildConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             legal, what, use = _LEGAL[str(item.type)]
-            if not legal(value):
+            if not legal(value) and not (item.name in _OPTIONAL and value == 0 and type(value) is int):
                 raise ConfigError(f"{item.name} must be {what}, not {value!r}{use}")
         self._require(self.port_bits in (32, 64, 128), "port_bits", "32, 64 or 128", 128)
         self._require(self.ports <= MAX_PORTS, "ports", f"at most {MAX_PORTS}", MAX_PORTS)
@@ -357,6 +370,10 @@ class BuildConfig:
             f"at least {self.beat_bytes // self.width}, so that a beat carries at most one vector ({self.width} elements) of a key",
             self.beat_bytes // self.width,
         )
+        self._require(
+            self.kv_budget != 1 and self.kv_budget <= MAX_BUDGET, "kv_budget", f"0 (none), or 2 to {MAX_BUDGET} blocks",
+            min(MAX_BUDGET, max(2, self.kv_budget)),
+        )
         self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
@@ -377,8 +394,9 @@ class BuildConfig:
             self._require(value % step == 0, name, f"a multiple of {step}", align(value, step))
         self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
                       align(self.max_context, self.kv_block))
-        self._require(self.page_entries >= self.max_pages, "page_entries",
-                      f"at least {self.max_pages}, the blocks of max_context", self.max_pages)
+        entries = self.max_pages + self.summary_pages
+        summed = " and pages of their summaries" if self.kv_budget else ""
+        self._require(self.page_entries >= entries, "page_entries", f"at least {entries}, the blocks of max_context{summed}", entries)
         self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
 
     def _require(self, legal: bool, name: str, what: str, nearest: object) -> None:

@@ -70,11 +70,16 @@ class Fetch(enum.IntEnum):
     #: For each active token, ``stream_beats`` beats at ``stream_address + position * stride``; ``token_start`` is 0.
     POSITION = 3
     #: For each run, for each of ``kv_heads`` heads, for each block ``b`` that holds cached positions: ``stream_beats`` beats at
-    #: ``stream_address + page_table[first entry of the run + b] * stride + head * head_stride``.
+    #: ``stream_address + page_table[first entry of the run + b] * stride + head * head_stride``. Of a run with a budget those that
+    #: it attends to, read when the choice is complete.
     CACHE = 4
     #: For each of the first ``row_blocks`` entries of the short list: ``stream_beats`` beats at ``stream_address + block *
     #: head_stride``. Read when the operator has started: the list must be complete.
     SHORTLIST = 5
+    #: For each run, for each of ``kv_heads`` heads, for each page of summaries ``j`` of a run that chooses: ``stream_beats`` beats
+    #: at ``stream_address + page_table[first entry of the run - 1 - j] * stride + head * head_stride``; of another run the same of
+    #: its first page, which nobody looks at. ATTENTION with CHOOSE.
+    SUMMARY = 6
 
 
 class Flag(enum.IntFlag):
@@ -117,6 +122,9 @@ class Flag(enum.IntFlag):
     #: DRAIN: every vector of results is made of `TRITS_PER_BYTE` vectors of accumulators, the digits of its rows in base 3, the
     #: highest first.
     DIGITS = 16384
+    #: ATTENTION: no attention, but a choice: of every run that has a budget, and for each key/value head, the blocks whose
+    #: summaries score highest. Skipped in a pass without such a run (PASS).
+    CHOOSE = 32768
 
 
 class Buffers(enum.IntFlag):

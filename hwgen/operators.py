@@ -59,6 +59,8 @@ class State(enum.Flag):
     SCORES = enum.auto()
     #: Candidates of the wanted tokens, and logits in memory.
     CANDIDATES = enum.auto()
+    #: Blocks of the cache that runs have chosen.
+    CHOICE = enum.auto()
 
     def each(self) -> Iterator[State]:
         """The kinds one by one (Python 3.10 does not iterate over a flag)."""
@@ -122,9 +124,11 @@ def all_tokens(d: Descriptor, tokens: int, wanted: int) -> int:
     return wanted if Flag.LOGITS in d.flags else tokens
 
 
-def skipped(d: Descriptor, tokens: int, wanted: int) -> bool:
-    """Whether a pass leaves the descriptor out."""
+def skipped(d: Descriptor, tokens: int, wanted: int, chooses: bool = False) -> bool:
+    """Whether a pass leaves the descriptor out; ``chooses``: a run of it has a budget."""
     count = all_tokens(d, tokens, wanted)
+    if Flag.CHOOSE in d.flags and not chooses:
+        return True
     return d.token_start >= count or (Flag.MULTI in d.flags and count <= 2 * d.token_count)
 
 
@@ -140,13 +144,16 @@ def has_more_rounds(d: Descriptor, tokens: int, wanted: int) -> bool:
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 def segments(d: Descriptor, tokens: int, blocks: int) -> int:
-    """Segments of ``stream_beats`` that are fetched for ``tokens`` active tokens; of all runs, ``blocks`` blocks are cached."""
+    """Segments of ``stream_beats`` that are fetched for ``tokens`` active tokens; of all runs together, ``blocks`` blocks are
+    attended to in the cache, or pages of summaries looked at.
+    """
     return {
         Fetch.NONE: 0,
         Fetch.STREAM: 1,
         Fetch.TOKEN: tokens,
         Fetch.POSITION: tokens,
         Fetch.CACHE: d.kv_heads * blocks,
+        Fetch.SUMMARY: d.kv_heads * blocks,
         Fetch.SHORTLIST: d.row_blocks,
     }[d.fetch]
 
@@ -200,6 +207,10 @@ _HEADS = {Flag.QUERIES: State.QUERIES, Flag.KEYS: State.KEYS, Flag.VALUES: State
 
 def _rotary(d: Descriptor) -> Vectors:
     return Vectors() if d.format & (Format.MIX | Format.UNMIX) else Vectors(d.param, d.param_stride, d.head_vectors)
+
+
+def _chooses(d: Descriptor) -> bool:
+    return Flag.CHOOSE in d.flags
 
 
 def _rope_writes(d: Descriptor) -> State:
@@ -274,9 +285,10 @@ OPERATORS: Mapping[Opcode, Operator] = {
         reads=lambda d: State.ACTIVATIONS, writes=lambda d: State.ACCUMULATORS,
     ),
     Opcode.ATTENTION: Operator(
-        unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.CACHE,), memory=Memory.CACHE,
-        scratch_writes=lambda d: Vectors(d.dst, d.dst_stride, d.heads * d.head_vectors),
-        reads=lambda d: State.QUERIES | State.KEYS | State.VALUES,
+        unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.CACHE, Fetch.SUMMARY), memory=Memory.CACHE,
+        scratch_writes=lambda d: Vectors() if _chooses(d) else Vectors(d.dst, d.dst_stride, d.heads * d.head_vectors),
+        reads=lambda d: State.QUERIES if _chooses(d) else State.QUERIES | State.KEYS | State.VALUES | State.CHOICE,
+        writes=lambda d: State.CHOICE if _chooses(d) else State.NONE,
     ),
     Opcode.HEAD: Operator(
         unit=Unit.ATTENTION, after=frozenset(Unit), fetches=(Fetch.SHORTLIST,), memory=Memory.CONSTANTS,

@@ -11,7 +11,7 @@ from .draw import SCALE_BITS, Draw
 
 __all__ = [
     "CHOSEN_TOKENS", "COUNTERS", "DRAW_COUNT", "DRAW_SCALE", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT",
-    "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_PAGES", "RUN_TOKENS",
+    "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_BUDGET", "RUN_PAGES", "RUN_TOKENS",
     "STOP_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from",
     "draw_words", "map_signature", "register", "register_map",
 ]
@@ -70,6 +70,8 @@ class PassFlag(enum.IntFlag):
     NONE = 0
     #: Also write every logit of the wanted tokens, one's behind another's, to LOGITS.
     WRITE_LOGITS = 1
+    #: A run of the pass has a budget of blocks: the operators that choose are not skipped.
+    CHOOSE = 2
 
 
 class Status(enum.IntFlag):
@@ -116,7 +118,9 @@ ERROR_PORT = Field("PORT", 8, 8, "Port number.")
 ERROR_OPERATOR = Field("OPERATOR", 16, 16, "CURRENT as it was when the answer came: the low bits.")
 
 #: Fields of the second word of a run: its tokens, and the first entry of its page table.
-RUN_TOKENS = Field("TOKENS", 0, 16, "Tokens of the run.")
+RUN_TOKENS = Field("TOKENS", 0, 8, "Tokens of the run.")
+RUN_BUDGET = Field("BUDGET", 8, 8, "Blocks that its one token chooses, beside the first and the newest; 0: it attends to all. Builds with "
+                   "kv_budget.")
 RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its sequence.")
 
 #: Fields of the first word of a draw.
@@ -201,7 +205,7 @@ def register_map(config: BuildConfig) -> list[Register]:
         Register("COUNT", 0x02C, "rw", "Tokens of this pass, those of all its runs: 1 up to the build's chunk."),
         Register("PASS", 0x030, "rw", "Options of this pass.",
                  fields=_bits((PassFlag.WRITE_LOGITS, "Also write every logit of the wanted tokens to LOGITS, one token's behind "
-                               "another's."))),
+                               "another's."), (PassFlag.CHOOSE, "Runs with a BUDGET choose their blocks of the cache."))),
         Register("LOGITS_LOW", 0x034, "rw", "Address of the logits (a segment of float32), low word."),
         Register("LOGITS_HIGH", 0x038, "rw", "Address of the logits, high word."),
         Register("CURRENT", 0x03C, "ro", "Index in the program of the operator that started last."),
@@ -239,7 +243,7 @@ def _windows(config: BuildConfig) -> list[Register]:
                  count=config.chunk),
         Register("RUN", RUNS_BASE, "wo", "By run two words: context position of its first token (tokens of its sequence "
                  "that are cached); its tokens, and the first entry of its pages. Its tokens follow those of the run "
-                 "before.", count=2 * config.chunk, fields=(RUN_TOKENS, RUN_PAGES)),
+                 "before.", count=2 * config.chunk, fields=(RUN_TOKENS, RUN_BUDGET, RUN_PAGES)),
         Register("WANT", WANT_BASE, "wo", "Token of this pass whose logits are wanted, by number.", count=config.chunk),
         Register("STOP_TOKEN", STOPS_BASE, "wo", "Tokens that end a loop, of whatever run; all of them hold one, or what is "
                  "no token.", count=STOP_TOKENS),
