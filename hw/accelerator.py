@@ -176,6 +176,9 @@ class Accelerator(wiring.Component):
         connect(m, kv_writer.pages, registers.pages[1])
         for runs, table in zip((mem.runs, kv_writer.runs, *attention.runs), registers.runs, strict=True):
             connect(m, runs, table)
+        if self.config.kv_budget:
+            connect(m, mem.choice, attention.chosen)
+            m.d.comb += [mem.choice_done.eq(attention.choice_done), sequencer.current.chooses.eq(registers.current.chooses)]
         connect(m, mem.descriptors, sequencer.descriptors)
         m.d.comb += [
             self.irq.eq(registers.irq),

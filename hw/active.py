@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -16,11 +16,12 @@ __all__ = ["ActiveRange", "Pass"]
 
 def Pass(config: BuildConfig) -> wiring.Signature:
     """What the host asked for; stable while a pass runs: ``tokens`` in all, in so many ``runs``, and how many have logits that are
-    ``wanted``."""
+    ``wanted``; in builds with a budget of blocks, whether a run ``chooses``."""
     return wiring.Signature({
         "tokens": Out(bits_for(config.chunk)),
         "runs": Out(bits_for(config.chunk)),
         "wanted": Out(bits_for(config.chunk)),
+        **({"chooses": Out(1)} if config.kv_budget else {}),
     })
 
 
@@ -28,7 +29,7 @@ class ActiveRange(wiring.Component):
     """The rules of a pass, for prefetcher and sequencer alike: outputs are those of the descriptor of the cycle before.
 
     A descriptor is skipped when ``token_start >= tokens``, and when it has MULTI and the pass is at most two rounds
-    (``2 * token_count``). With LOGITS ``wanted`` stands in for ``tokens``.
+    (``2 * token_count``), and when it has CHOOSE and no run does. With LOGITS ``wanted`` stands in for ``tokens``.
 
     Members
     -------
@@ -60,13 +61,14 @@ class ActiveRange(wiring.Component):
             return d.flags[flag.value.bit_length() - 1]
 
         tokens = Signal.like(self.current.tokens)
+        idle = has(Flag.CHOOSE) & ~self.current.chooses if self.config.kv_budget else Const(0)
         m.d.comb += tokens.eq(Mux(has(Flag.LOGITS), self.current.wanted, self.current.tokens))
         left, round_size = Signal(len(tokens)), Signal(len(tokens))
         m.d.sync += [
             left.eq(tokens - d.token_start),
             self.first.eq(d.token_start),
             round_size.eq(d.token_count),
-            self.skip.eq((d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))),
+            self.skip.eq((d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count)) | idle),
             self.more.eq(d.token_start + d.token_count < tokens),
         ]
         m.d.comb += self.count.eq(Mux(self.more, round_size, left))

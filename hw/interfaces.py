@@ -9,7 +9,7 @@ from amaranth.utils import bits_for
 
 from ..config import BuildConfig
 from ..descriptors import field_bits
-from ..registers import NUMBER_BITS
+from ..registers import NUMBER_BITS, RUN_BUDGET
 from ..rounding import ceil_div
 
 __all__ = [
@@ -73,13 +73,14 @@ def TableRead(depth: int) -> Signature:
 
 
 def RunRead(config: BuildConfig) -> Signature:
-    """Read of the table of runs: of run ``index`` of the cycle before the ``position`` of its first token, its ``tokens``, and the
-    entry of the page table that has its first page, ``pages``."""
+    """Read of the table of runs: of run ``index`` of the cycle before the ``position`` of its first token, its ``tokens``, the
+    entry of the page table that has its first page, ``pages``, and the ``budget`` of builds that have one."""
     return Signature({
         "index": Out(index_bits(config.chunk)),
         "position": In(bits_for(config.max_context)),
         "tokens": In(bits_for(config.chunk)),
         "pages": In(index_bits(config.page_entries)),
+        **({"budget": In(RUN_BUDGET.width)} if config.kv_budget else {}),
     })
 
 

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Format
+from ..choice import seen_position
 from ..interfaces import BeatStream, KvRead, Operator, RunRead, index_bits
 from .block_walk import BlockWalk
 from .item import AttentionSizes, counted, more_than
@@ -34,6 +35,8 @@ class BlockBuffer(wiring.Component):
     -------
     op : In(Operator), start : In(1), direct : In(1)
         ``direct`` is 1 for HEAD.
+    choosing : In(1)
+        In builds with a budget: of the blocks of ``beats`` headers and keys alone come, and nothing of the store.
     runs : Out(RunRead), beats : In(BeatStream), store : Out(KvRead)
     key_buffer, key_dim : In;  key : Out
         Key beat, one cycle later.
@@ -63,6 +66,7 @@ class BlockBuffer(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "direct": In(1),
+            **({"choosing": In(1)} if config.kv_budget else {}),
             "runs": Out(RunRead(config)),
             "beats": In(BeatStream(config)),
             "store": Out(KvRead(config)),
@@ -92,6 +96,9 @@ class BlockBuffer(wiring.Component):
         m = Module()
         m.submodules.scales = ScaleBuffer(self.config)
         walk = BlockWalk(self.config, self.sizes, len(self.key_dim))
+        self._keys_alone: Value = self.direct
+        if self.config.kv_budget:
+            self._keys_alone = self.direct | self.choosing
         own = OwnPart(self.config, walk)
         landing = own.load(m, self.op, walk, self.sizes)
         self._count_beats(m, walk, landing)
@@ -106,8 +113,8 @@ class BlockBuffer(wiring.Component):
         config, sizes, command = self.config, self.sizes, self.op.descriptor
         m.d.comb += [
             self.runs.index.eq(walk.run),
-            walk.has_own.eq(~self.direct & ((walk.blocks_left == 0) | ((walk.blocks_left == 1) & walk.crossing))),
-            walk.has_past.eq(self.direct | (walk.past_left != 0)),
+            walk.has_own.eq(~self._keys_alone & ((walk.blocks_left == 0) | ((walk.blocks_left == 1) & walk.crossing))),
+            walk.has_past.eq(self._keys_alone | (walk.past_left != 0)),
             # The memories have one write port each, and what the store answers does not wait.
             walk.wanted.eq(
                 walk.in_header | (walk.in_keys & walk.room & ~landing.keys) | (walk.in_values & ~landing.values) | walk.in_padding
@@ -191,7 +198,7 @@ class BlockBuffer(wiring.Component):
                 with m.If(walk.accept & walk.last):
                     m.d.sync += walk.step.eq(0)
                     m.next = "VALUES"
-                    with m.If(self.direct):
+                    with m.If(self._keys_alone):
                         m.next = "PADDING"
                         with m.If(walk.aligned):
                             self._end_block(m, walk)
@@ -213,7 +220,8 @@ class BlockBuffer(wiring.Component):
         with m.State("RUN"):
             m.next = "RUN_POSITION"
         with m.State("RUN_POSITION"):
-            m.d.sync += [walk.position.eq(self.runs.position), walk.tokens.eq(self.runs.tokens)]
+            choosing = self.choosing if self.config.kv_budget else Const(0)
+            m.d.sync += [walk.position.eq(seen_position(self.config, self.runs, choosing)), walk.tokens.eq(self.runs.tokens)]
             m.next = "RUN_BLOCKS"
         with m.State("RUN_BLOCKS"):
             m.d.sync += [

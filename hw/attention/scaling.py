@@ -31,7 +31,7 @@ class ScoreScaler(wiring.Component):
     begin : Out(1)
         Strobe: an item starts.
     read_last : Out(1)
-        Strobe: the scales of an item's block were read for the last time.
+        Strobe: the scales of an item's block were read for the last time (by the last round; of HEAD each block has one).
     scales_ready, scale_buffer, scale_key, key_scale, value_scale; scale_addr, scale_read, scale; reach_round, reach_read, reach
         Counterparts of :class:`BlockBuffer`, :class:`QueryMemory` and :class:`SlotTable`.
     logit_valid : Out(1), logit : Out(32)
@@ -98,7 +98,7 @@ class ScoreScaler(wiring.Component):
             self.begin.eq((full | self.load) & ~busy & self.room & self.scales_ready.bit_select(self.item.buffer, 1)),
             self.scale_buffer.eq(working.buffer),
             self.scale_key.eq(key),
-            self.read_last.eq(last),
+            self.read_last.eq(last & working.release if config.kv_budget else last),
             self.scale_addr.eq(self.item.query_scale),
             self.scale_read.eq(self.begin),
             self.reach_round.eq(self.item.round),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ...config import BuildConfig
+from ..choice import seen_position
 from ..interfaces import Operator, RunRead, index_bits
 from .item import AttentionSizes
 
@@ -28,7 +29,8 @@ class SlotTable(wiring.Component):
 
     Members
     -------
-    op : In(Operator), start : In(1)
+    op : In(Operator), start : In(1), choosing : In(1)
+        ``choosing`` in builds with a budget: ATTENTION has CHOOSE.
     runs : Out(RunRead)
     group_vectors : Out
         Vectors of one token's output of one key/value head: ``group * head_vectors``.
@@ -49,6 +51,7 @@ class SlotTable(wiring.Component):
         super().__init__({
             "op": In(Operator(config)),
             "start": In(1),
+            **({"choosing": In(1)} if config.kv_budget else {}),
             "runs": Out(RunRead(config)),
             "group_vectors": Out(16),
             "run_index": In(run),
@@ -77,6 +80,10 @@ class SlotTable(wiring.Component):
         present = Signal(RunRounds(config))
         m.d.comb += [runs.index.eq(run), last_lane.eq(lane == config.query_lanes - 1)]
 
+        position, look = runs.position, "BEGIN"
+        if config.kv_budget:
+            position, look = Signal.like(runs.position, name="seen"), "SEEN"
+            m.d.sync += position.eq(seen_position(config, runs, self.choosing))
         with m.FSM():
             with m.State("READY"), m.If(self.start):
                 m.d.sync += [heads_left.eq(command.heads), last_member.eq(-1), self.group_vectors.eq(0), filled.eq(0), run.eq(0)]
@@ -93,16 +100,19 @@ class SlotTable(wiring.Component):
                     address.eq(command.dst),
                 ]
                 with m.If(heads_left <= command.kv_heads):
-                    m.next = "BEGIN"
+                    m.next = look
             with m.State("RUN"):
-                m.next = "BEGIN"
+                m.next = look
+            if config.kv_budget:
+                with m.State("SEEN"):
+                    m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.sync += [
                     tokens_left.eq(runs.tokens),
-                    reach.eq(runs.position[:block_bits]),
+                    reach.eq(position[:block_bits]),
                     present.first.eq(round_),
-                    present.later.eq((runs.position + runs.tokens - 1) >> block_bits),
-                    present.crossing.eq((runs.position[:block_bits] + runs.tokens - 1)[block_bits]),
+                    present.later.eq((position + runs.tokens - 1) >> block_bits),
+                    present.crossing.eq((position[:block_bits] + runs.tokens - 1)[block_bits]),
                 ]
                 m.next = "SCAN"
             with m.State("SCAN"):

@@ -7,7 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
-from ...descriptors import Opcode
+from ...descriptors import Flag, Opcode
+from ..choice import choice_entries
 from ..interfaces import (
     BeatStream,
     KvRead,
@@ -16,10 +17,12 @@ from ..interfaces import (
     QueryScaleWrite,
     QueryWrite,
     RunRead,
+    TableRead,
     index_bits,
 )
 from .blocks import BlockBuffer
 from .candidates import INDEX_BITS
+from .choice import BlockChoice
 from .ranking import ListedLogits
 from .scaling import ScoreScaler
 from .scores import ScoreStage
@@ -50,18 +53,22 @@ class AttentionUnit(wiring.Component):
     blocks of ``beats`` in the order of :class:`hwgen.layout.KvBlockLayout`; the slots of this run's tokens in them are not used.
     With ``Format.FP8_QUERY`` queries are e4m3, with ``Format.INT4_KEYS`` and ``INT4_VALUES`` those have 4 bits (builds that
     have them).
+    A run with a budget attends to the blocks that it has chosen, and ``beats`` has these. ATTENTION with CHOOSE makes the choice,
+    of pages of summaries: keys alone (see :class:`BlockChoice`).
     HEAD of wanted token ``first``, in builds with a ternary engine: ``vectors`` of the query at slot 0, ``row_blocks`` blocks as
     :func:`hwgen.layout.pack_head` makes them, those of the token's short list in its order; of ``stride`` rows of the vocabulary.
 
     Members
     -------
     op : In(Operator), start : In(1), done : Out(1)
-    runs : Out(RunRead) of the blocks and of the query slots
+    runs : Out(RunRead) of the blocks and of the query slots, and in builds with a budget of the choice
     beats : In(BeatStream)
         Never ready while idle.
     query : In(QueryWrite), query_scale : In(QueryScaleWrite)
     store : Out(KvRead)
     scratch_write : Out(MemoryWrite)
+    chosen : In(TableRead), choice_done : Out(1)
+        In builds with a budget: blocks by entry, as of :class:`BlockChoice`, and a strobe with ``done`` of a choice.
     list_index : Out, list_block : In
         Entry of the short list of token ``op.first``, and its block `READ_CYCLES` later at most. With the next one in builds with a
         ternary engine alone.
@@ -77,12 +84,13 @@ class AttentionUnit(wiring.Component):
             "op": In(Operator(config)),
             "start": In(1),
             "done": Out(1),
-            "runs": Out(RunRead(config)).array(2),
+            "runs": Out(RunRead(config)).array(3 if config.kv_budget else 2),
             "beats": In(BeatStream(config)),
             "query": In(QueryWrite(config)),
             "query_scale": In(QueryScaleWrite(config)),
             "store": Out(KvRead(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
+            **({"chosen": In(TableRead(choice_entries(config))), "choice_done": Out(1)} if config.kv_budget else {}),
             **({
                 "list_index": Out(index_bits(config.shortlist)),
                 "list_block": In(INDEX_BITS),
@@ -104,11 +112,13 @@ class AttentionUnit(wiring.Component):
         direct: Value = Signal(name="direct") if config.has_ternary else Const(0)
         start = Signal()
         m.d.sync += start.eq(self.start)
+        choosing: Value = Signal(name="choosing") if config.kv_budget else Const(0)
+        attends = ~direct & ~choosing if config.kv_budget else ~direct
         if config.has_ternary:
             m.d.sync += direct.eq(self.op.descriptor.opcode == Opcode.HEAD)
         for unit in (slots, blocks, scores, values):
             wiring.connect(m, wiring.flipped(self.op), unit.op)
-        for runs, reader in zip(self.runs, (blocks.runs, slots.runs), strict=True):
+        for runs, reader in zip(self.runs, (blocks.runs, slots.runs), strict=False):
             wiring.connect(m, wiring.flipped(runs), reader)
         wiring.connect(m, wiring.flipped(self.beats), blocks.beats)
         wiring.connect(m, wiring.flipped(self.store), blocks.store)
@@ -124,11 +134,11 @@ class AttentionUnit(wiring.Component):
             scores.start.eq(start),
             scores.direct.eq(direct),
             scores.run.eq(slots.run),
-            softmax.begin.eq(scaler.begin & ~direct),
-            softmax.valid.eq(scaler.valid & ~direct),
-            softmax.done.eq(scaler.done & ~direct),
+            softmax.begin.eq(scaler.begin & attends),
+            softmax.valid.eq(scaler.valid & attends),
+            softmax.done.eq(scaler.done & attends),
             blocks.free.eq(values.free),
-            blocks.free_rows.eq(scaler.read_last & direct),
+            blocks.free_rows.eq(scaler.read_last & ~attends),
             values.group_vectors.eq(slots.group_vectors),
         ]
         # An item that begins takes more than a cycle, so that the next one sees what this one took.
@@ -140,14 +150,42 @@ class AttentionUnit(wiring.Component):
                 self.summing.eq(values.working),
             ]
         self._connect_stages(m)
+        chosen = self._connect_choice(m, start, choosing) if config.kv_budget else Const(0)
 
         if config.has_ternary:
-            self._connect_head(m, start, direct)
+            self._connect_head(m, start, direct, chosen)
         else:
-            m.d.sync += self.done.eq(values.done)
+            m.d.sync += self.done.eq(values.done | chosen)
         return m
 
-    def _connect_head(self, m: Module, start: Signal, direct: Value) -> None:
+    def _connect_choice(self, m: Module, start: Signal, choosing: Value) -> Signal:
+        """ATTENTION with CHOOSE: scores go to the choice. Returns when it has ended."""
+        slots, blocks, scaler = m.submodules.slots, m.submodules.blocks, m.submodules.scaler
+        m.submodules.choice = choice = BlockChoice(self.config)
+        wiring.connect(m, wiring.flipped(self.runs[2]), choice.runs)
+        wiring.connect(m, wiring.flipped(self.chosen), choice.chosen)
+        command = self.op.descriptor
+        m.d.sync += [
+            choosing.eq((command.flags & Flag.CHOOSE).any() & (command.opcode == Opcode.ATTENTION)),
+            self.choice_done.eq(choice.done),
+        ]
+        m.d.comb += [
+            slots.choosing.eq(choosing), blocks.choosing.eq(choosing),
+            choice.start.eq(start & choosing),
+            choice.item.eq(scaler.item), choice.begin.eq(scaler.begin & choosing), choice.valid.eq(scaler.valid & choosing),
+            *(mine.eq(theirs) for mine, theirs in zip(choice.score, scaler.score, strict=True)),
+            *(mine.eq(theirs) for mine, theirs in zip(choice.active, slots.active, strict=True)),
+        ]
+        with m.If(choosing):
+            m.d.comb += [
+                slots.output_round.eq(choice.output_round), slots.output_run.eq(choice.output_run),
+                slots.output_read.eq(choice.output_read),
+            ]
+            m.d.sync += scaler.room.eq(choice.room)
+        done: Signal = choice.done
+        return done
+
+    def _connect_head(self, m: Module, start: Signal, direct: Value, chosen: Value) -> None:
         """HEAD: rows are numbered block by block from the short list; those beyond the vocabulary are no candidates."""
         scaler, listed = m.submodules.scaler, self.listed
         row = Signal(INDEX_BITS)
@@ -179,7 +217,7 @@ class AttentionUnit(wiring.Component):
             m.d.sync += finished.eq(0)
         with m.Elif(scaler.done & direct & scaler.present.final):
             m.d.sync += finished.eq(1)
-        m.d.sync += self.done.eq(head_done | m.submodules.value_stage.done)
+        m.d.sync += self.done.eq(head_done | m.submodules.value_stage.done | chosen)
 
     def _connect_stages(self, m: Module) -> None:
         """What one stage asks of another, and what it answers, under the same name on both sides."""

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, contract_hash
-from ...registers import LOOP_PASSES, MAGIC, NUMBER_BITS, RUN_PAGES, RUN_TOKENS, Field, Register, register, register_map
+from ...registers import LOOP_PASSES, MAGIC, NUMBER_BITS, RUN_BUDGET, RUN_PAGES, RUN_TOKENS, Field, Register, register, register_map
 from ...rounding import align
 from ..active import Pass
 from ..axi.signature import LITE_ADDRESS_BITS, Axi4Lite
@@ -19,10 +19,13 @@ from .counters import counter_total
 from .draw import DrawUnit
 from .loop import LoopControl
 
-__all__ = ["RUN_READERS", "RegisterFile"]
+__all__ = ["RegisterFile", "run_readers"]
 
-#: Readers of the table of runs: prefetcher, KV writer, and of the attention unit key blocks and query slots.
-RUN_READERS = 4
+
+def run_readers(config: BuildConfig) -> int:
+    """Readers of the table of runs: prefetcher, KV writer, of the attention unit key blocks and query slots, and its choice of
+    blocks in builds that have it."""
+    return 5 if config.kv_budget else 4
 
 
 class RegisterFile(wiring.Component):
@@ -55,7 +58,7 @@ class RegisterFile(wiring.Component):
         PORT_ENABLE as it is now; the memory system takes it over with ``begin``.
     tokens, want : In(TableRead)
     pages : In(TableRead) of prefetcher and KV writer
-    runs : In(RunRead) of each of `RUN_READERS`
+    runs : In(RunRead) of each of `run_readers`
         The first is not answered between the passes of a loop.
     current_operator : In(32)
         Index shown in CURRENT.
@@ -91,7 +94,7 @@ class RegisterFile(wiring.Component):
             "tokens": In(TableRead(config.chunk)),
             "want": In(TableRead(config.chunk)),
             "pages": In(TableRead(config.page_entries)).array(2),
-            "runs": In(RunRead(config)).array(RUN_READERS),
+            "runs": In(RunRead(config)).array(run_readers(config)),
             "current_operator": In(32),
             "trace_count": In(32),
             "trace_index": Out(index_bits(register(config, "TRACE").count)),
@@ -143,6 +146,8 @@ class RegisterFile(wiring.Component):
             self.write_logits.eq(stored["PASS"][0]),
             self.port_enable.eq(stored["PORT_ENABLE"]),
         ]
+        if config.kv_budget:
+            m.d.comb += self.current.chooses.eq(stored["PASS"][1])
         # A doorbell comes two cycles after them at the earliest.
         for number, name in ((self.current.tokens, "COUNT"), (self.current.runs, "RUNS"), (self.current.wanted, "WANTED")):
             m.d.sync += number.eq(Mux(stored[name] > config.chunk, config.chunk, stored[name]))
@@ -222,6 +227,7 @@ class RegisterFile(wiring.Component):
                 reader for place, read in zip((first, *(read.index for read in self.runs[1:])), self.runs, strict=True)
                 for reader in (
                     (place, 0, number, read.position), (place, 1, RUN_TOKENS, read.tokens), (place, 1, RUN_PAGES, read.pages),
+                    *([(place, 1, RUN_BUDGET, read.budget)] if self.config.kv_budget else []),
                 )
             ]),
         ]

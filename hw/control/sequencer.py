@@ -202,6 +202,7 @@ class Sequencer(wiring.Component):
             active.current.tokens.eq(self.current.tokens),
             active.current.runs.eq(self.current.runs),
             active.current.wanted.eq(self.current.wanted),
+            *([active.current.chooses.eq(self.current.chooses)] if config.kv_budget else []),
         ]
         decoded, drop, unknown, is_end = Signal(), Signal(), Signal(), Signal()
         unit, waits_for = Signal(units), Signal(units)

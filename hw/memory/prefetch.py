@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...descriptors import Fetch, Opcode
 from ...registers import NUMBER_BITS
 from ..active import ActiveRange, Pass
+from ..choice import choice_entries, seen_position
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead, index_bits
 
 __all__ = ["Prefetcher"]
@@ -31,13 +32,31 @@ class Walk:
         #: The run; where its positions and its pages begin.
         self.run = Signal.like(runs.index, name="run")
         self.position, self.pages = Signal.like(runs.position, name="position"), Signal.like(runs.pages, name="pages")
+        #: What is added to ``pages``; not in builds with a budget the same as ``index``.
+        self.entry: Value = self.index
+        self.budget: Value = Const(0)
+        if config.kv_budget:
+            #: Budget of the run, whole blocks less those that it attends to, and position by which its segments count.
+            self.budget = Signal.like(runs.budget, name="budget")
+            self.skipped = Signal(range(config.max_pages + 1))
+            self.seen = Signal.like(runs.position, name="seen")
+            #: The descriptor chooses; a block that was chosen; head of the run, and the first entry of its choice.
+            self.choosing, self.block = Signal(name="choosing"), Signal(range(config.max_pages))
+            self.head = Signal(index_bits(config.max_kv_heads))
+            #: The run attends to blocks that it has chosen.
+            self.chosen = Signal(name="chosen")
+            self.choice = Signal(index_bits(choice_entries(config)), name="choice")
+            self.entry = Signal(len(prefetcher.pages.index), name="entry")
+            #: A choice was asked for that is not made.
+            self.pending = Signal(name="pending")
 
 
 class Prefetcher(wiring.Component):
     """Walks the descriptors ahead of the sequencer and emits their segments in the order in which operators use them.
 
     Descriptors that the pass skips (see `ActiveRange`) emit nothing. A segment of a STREAM leaves three cycles after its
-    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles; a run takes two more.
+    descriptor was taken, those of TOKEN, POSITION, CACHE and SHORTLIST one every five cycles; a run takes two more. In
+    builds with a budget a run takes three more, and a block of one that chooses two more.
 
     Members
     -------
@@ -46,6 +65,10 @@ class Prefetcher(wiring.Component):
     tokens, pages : Out(TableRead)
         Token ids by index in the pass; page numbers by entry.
     runs : Out(RunRead)
+    choice : Out(TableRead), choice_done : In(1)
+        In builds with a budget: block by entry of the choices (`choice_entries`), of head ``h`` of run ``r`` the best one at
+        ``(r * heads + h) * kv_budget``, heads being ``max_kv_heads`` up to a power of two; and a strobe when ATTENTION with CHOOSE
+        has ended, which CACHE waits for.
     shortlist : Out(TableRead), shortlist_number : Out, shortlist_read : Out(1)
         Block by entry of the short list of that wanted token. ``shortlist_read``: its number is taken in the next cycle.
     shortlist_complete : In(1)
@@ -64,6 +87,7 @@ class Prefetcher(wiring.Component):
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.page_entries)),
             "runs": Out(RunRead(config)),
+            **({"choice": Out(TableRead(choice_entries(config))), "choice_done": In(1)} if config.kv_budget else {}),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_read": Out(1),
@@ -80,6 +104,7 @@ class Prefetcher(wiring.Component):
             active.current.tokens.eq(self.current.tokens),
             active.current.runs.eq(self.current.runs),
             active.current.wanted.eq(self.current.wanted),
+            *([active.current.chooses.eq(self.current.chooses)] if self.config.kv_budget else []),
         ]
 
         walk = Walk(self)
@@ -87,12 +112,14 @@ class Prefetcher(wiring.Component):
         m.d.comb += [
             self.runs.index.eq(walk.run),
             self.tokens.index.eq(walk.index),
-            self.pages.index.eq(walk.pages + walk.index),
+            self.pages.index.eq((walk.pages + walk.entry)[: len(self.pages.index)]),
             self.shortlist.index.eq(walk.index),
             self.shortlist_number.eq(d.token_start),
             segment.p.beats.eq(d.stream_beats),
         ]
 
+        if self.config.kv_budget:
+            self._look_into_choice(m, walk)
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptors.ready.eq(1)
@@ -111,12 +138,19 @@ class Prefetcher(wiring.Component):
                     m.next = "LOOK_UP"
                 with m.Elif(walk.heads != 1):
                     m.d.sync += [walk.index.eq(0), walk.heads.eq(walk.heads - 1), walk.base.eq(walk.base + d.head_stride)]
+                    if self.config.kv_budget:
+                        m.d.sync += walk.head.eq(walk.head + 1)
                     m.next = "LOOK_UP"
-                with m.Elif((d.fetch == Fetch.POSITION) | (d.fetch == Fetch.CACHE)):
+                with m.Elif(self._of_runs(d)):
                     self._next_run(m, walk)
                 with m.Else():
                     m.next = "TAKE"
         return m
+
+    def _of_runs(self, d: data.View[data.StructLayout]) -> Value:
+        """Whether the segments are those of one run after the other."""
+        of_runs = (d.fetch == Fetch.POSITION) | (d.fetch == Fetch.CACHE)
+        return of_runs | (d.fetch == Fetch.SUMMARY) if self.config.kv_budget else of_runs
 
     def _decode(self, m: Module, walk: Walk, active: ActiveRange) -> None:
         """What the descriptor wants, a cycle after it came."""
@@ -140,8 +174,14 @@ class Prefetcher(wiring.Component):
                 m.next = "EMIT"
             with m.Case(Fetch.TOKEN):
                 m.next = "LOOK_UP"
-            with m.Case(Fetch.POSITION, Fetch.CACHE):
+            with m.Case(Fetch.POSITION):
                 m.next = "RUN"
+            with m.Case(Fetch.CACHE):
+                m.next = "CHOICE" if self.config.kv_budget else "RUN"
+            if self.config.kv_budget:
+                with m.Case(Fetch.SUMMARY):
+                    m.d.sync += walk.pending.eq(1)
+                    m.next = "RUN"
             with m.Case(Fetch.SHORTLIST):
                 m.d.sync += [walk.index.eq(0), walk.last.eq(d.row_blocks - 1), walk.stride.eq(d.head_stride)]
                 m.next = "HOLD"
@@ -152,9 +192,13 @@ class Prefetcher(wiring.Component):
         """States that find out about a run. One without cached blocks has no segments of CACHE."""
         config, d, runs = self.config, walk.descriptor, self.runs
         of_cache, blocks = d.fetch == Fetch.CACHE, Signal(range(config.max_pages + 1))
-        m.d.comb += blocks.eq((runs.position + (config.kv_block - 1)) >> (config.kv_block.bit_length() - 1))
+        seen = walk.seen if config.kv_budget else runs.position
+        m.d.comb += blocks.eq((seen + (config.kv_block - 1)) >> (config.kv_block.bit_length() - 1))
+        if config.kv_budget:
+            of_cache |= d.fetch == Fetch.SUMMARY
+            self._choose(m, walk)
         with m.State("RUN"):
-            m.next = "BEGIN"
+            m.next = "SEEN" if config.kv_budget else "BEGIN"
         with m.State("BEGIN"):
             m.d.sync += [
                 walk.position.eq(runs.position),
@@ -167,6 +211,44 @@ class Prefetcher(wiring.Component):
             m.next = "LOOK_UP"
             with m.If(of_cache & ((blocks == 0) | (d.kv_heads == 0))):
                 self._next_run(m, walk)
+
+    def _look_into_choice(self, m: Module, walk: Walk) -> None:
+        """Builds with a budget: which entry of the page table an index means."""
+        d = walk.descriptor
+        m.d.sync += [
+            walk.choosing.eq(d.fetch == Fetch.SUMMARY),
+            # Settled when the first block that was chosen is looked up.
+            walk.choice.eq(((walk.run << len(walk.head)) + walk.head) * self.config.kv_budget),
+        ]
+        with m.If(self.choice_done):
+            m.d.sync += walk.pending.eq(0)
+        m.d.comb += [
+            self.choice.index.eq((walk.choice + walk.index - 1)[: len(self.choice.index)]),
+            walk.chosen.eq((walk.budget != 0) & (d.fetch == Fetch.CACHE)),
+            walk.entry.eq(Mux(walk.choosing & (walk.budget != 0), -1 - walk.index, Mux(walk.chosen, walk.block, walk.index))),
+        ]
+
+    def _choose(self, m: Module, walk: Walk) -> None:
+        """States of builds with a budget: the choice is waited for, and what a run attends to, or chooses from, found out."""
+        config, runs = self.config, self.runs
+        within = (walk.index != 0) & (walk.index <= walk.budget)
+        with m.State("CHOICE"), m.If(~walk.pending):
+            m.next = "RUN"
+        with m.State("SEEN"):
+            m.d.sync += [
+                walk.seen.eq(seen_position(config, runs, walk.choosing)),
+                walk.budget.eq(runs.budget),
+                walk.skipped.eq((runs.position >> (config.kv_block.bit_length() - 1)) - runs.budget - 2),
+                walk.head.eq(0),
+            ]
+            with m.If(walk.choosing & (runs.budget == 0)):
+                m.d.sync += walk.seen.eq(1)  # a block
+            m.next = "BEGIN"
+        with m.State("BLOCK"):
+            m.d.sync += walk.block.eq(Mux(within, self.choice.number, Mux(walk.index == 0, 0, walk.index + walk.skipped)))
+            m.next = "PAGE"
+        with m.State("PAGE"):
+            m.next = "NUMBER"
 
     def _next_run(self, m: Module, walk: Walk) -> None:
         """The next run follows, or the next descriptor behind the last one."""
@@ -184,6 +266,9 @@ class Prefetcher(wiring.Component):
         with m.State("LOOK_UP"):
             m.d.comb += self.shortlist_read.eq(1)
             m.next = "NUMBER"
+            if self.config.kv_budget:
+                with m.If(walk.chosen):
+                    m.next = "BLOCK"
         with m.State("NUMBER"):
             with m.Switch(d.fetch):
                 with m.Case(Fetch.TOKEN):

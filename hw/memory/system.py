@@ -10,6 +10,7 @@ from ...config import BuildConfig
 from ..active import Pass
 from ..axi.merge import ReadMerge
 from ..axi.signature import Axi4
+from ..choice import choice_entries
 from ..interfaces import ADDRESS_BITS, DescriptorLayout, RowStream, RunRead, Segment, TableRead, WriteBeat, index_bits
 from .port import ErrorReport
 from .prefetch import Prefetcher
@@ -77,6 +78,7 @@ class MemorySystem(wiring.Component):
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.page_entries)),
             "runs": Out(RunRead(config)),
+            **({"choice": Out(TableRead(choice_entries(config))), "choice_done": In(1)} if config.kv_budget else {}),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_read": Out(1),
@@ -119,6 +121,9 @@ class MemorySystem(wiring.Component):
         connect(m, prefetcher.pages, flipped(self.pages))
         connect(m, prefetcher.runs, flipped(self.runs))
         connect(m, prefetcher.shortlist, flipped(self.shortlist))
+        if config.kv_budget:
+            connect(m, prefetcher.choice, flipped(self.choice))
+            m.d.comb += prefetcher.choice_done.eq(self.choice_done)
         connect(m, prefetcher.segments, reader.segments)
         connect(m, reader.rows, flipped(self.rows))
         connect(m, flipped(self.segments), writer.segments)

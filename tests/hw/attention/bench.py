@@ -19,6 +19,7 @@ from hwgen.hw.attention.candidates import INDEX_BITS
 from hwgen.hw.attention.ranking import ListedLogits
 from hwgen.hw.attention.store import KvStore
 from hwgen.hw.attention.unit import AttentionUnit
+from hwgen.hw.choice import choice_entries
 from hwgen.hw.interfaces import (
     BeatStream,
     KvScaleWrite,
@@ -28,6 +29,7 @@ from hwgen.hw.interfaces import (
     QueryScaleWrite,
     QueryWrite,
     RunRead,
+    TableRead,
 )
 
 __all__ = [
@@ -73,8 +75,11 @@ def pack_bytes(values: np.ndarray) -> int:
     return int.from_bytes(np.ascontiguousarray(values).tobytes(), "little")
 
 
-#: Context position of a run's first token, its tokens, and the entry of the page table that has its first page.
-RunOf = tuple[int, int, int]
+#: Context position of a run's first token, its tokens, the entry of the page table that has its first page, and its budget in
+#: builds that have one.
+RunOf = tuple[int, ...]
+#: The same by the names of :func:`RunRead`.
+_RUN = ("position", "tokens", "pages", "budget")
 
 
 def drive_operator(
@@ -82,7 +87,7 @@ def drive_operator(
     write_logits: bool = False, logits: int = 0,
 ) -> None:
     """An operator of all tokens of the runs, or of ``count``, on the bus, and the runs in their table (see `RunTable`)."""
-    tokens = sum(tokens for _, tokens, _ in runs)
+    tokens = sum(run[1] for run in runs)
     dut.op__descriptor.value = int.from_bytes(descriptor.pack(), "little")
     dut.op__runs.value = len(runs)
     dut.op__first.value = first
@@ -90,7 +95,7 @@ def drive_operator(
     dut.op__tokens.value = tokens
     dut.op__gang.value = 0
     for number, run in enumerate(runs):
-        for name, value in zip(("position", "tokens", "pages"), run, strict=True):
+        for name, value in zip(_RUN, run, strict=False):
             getattr(dut, f"table__{name}__{number}").value = value
     dut.op__write_logits.value = int(write_logits)
     dut.op__logits.value = logits
@@ -150,12 +155,12 @@ async def write_kv_store(dut: Any, config: BuildConfig, data: np.ndarray, scales
 def RunTable(config: BuildConfig) -> wiring.Signature:
     """The table of runs as ports of a bench."""
     read = RunRead(config).members
-    return wiring.Signature({name: Out(read[name].shape).array(config.chunk) for name in ("position", "tokens", "pages")})
+    return wiring.Signature({name: Out(read[name].shape).array(config.chunk) for name in _RUN if name in read})
 
 
 def answer_runs(m: Module, table: Any, reader: Any) -> None:
     """``reader`` reads the table, as from the register file."""
-    for name in ("position", "tokens", "pages"):
+    for name in (name for name in _RUN if hasattr(reader, name)):
         answer = Signal.like(getattr(reader, name), name=f"{name}_of_run")
         m.d.sync += answer.eq(Array(getattr(table, name))[reader.index])
         m.d.comb += getattr(reader, name).eq(answer)
@@ -174,6 +179,7 @@ class AttentionBench(wiring.Component):
             "query": In(QueryWrite(config)), "query_scale": In(QueryScaleWrite(config)), "beats": In(BeatStream(config)),
             "scratch_write": Out(MemoryWrite(config.scratch_vectors, 32 * config.width)),
             "table": In(RunTable(config)),
+            **({"chosen": In(TableRead(choice_entries(config))), "choice_done": Out(1)} if config.kv_budget else {}),
             **({
                 "listed": Out(ListedLogits(config)), "blocks": In(INDEX_BITS).array(config.shortlist),
             } if config.has_ternary else {}),
@@ -192,6 +198,9 @@ class AttentionBench(wiring.Component):
         m.d.comb += [unit.start.eq(self.start), self.done.eq(unit.done)]
         if self.config.probe:
             m.d.comb += self.activity.eq(Cat(unit.scoring, unit.weighting, unit.summing))
+        if self.config.kv_budget:
+            wiring.connect(m, wiring.flipped(self.chosen), unit.chosen)
+            m.d.comb += self.choice_done.eq(unit.choice_done)
         for runs in unit.runs:
             answer_runs(m, self.table, runs)
         if self.config.has_ternary:

@@ -13,10 +13,12 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hwgen.block_choice import attended_blocks, first_position, summary_pages
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode, pack_program
 from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Read
+from hwgen.hw.choice import choice_entries
 from hwgen.hw.interfaces import ADDRESS_BITS, DescriptorLayout, RunRead, Segment, TableRead, index_bits
 from hwgen.hw.memory.port import ErrorReport
 from hwgen.hw.memory.prefetch import Prefetcher
@@ -34,6 +36,11 @@ CONFIGS = {
     "words": BuildConfig(
         ports=4, beat_bytes=16, port_bits=32, groups=4, lanes=1, rows=1, kv_block=8, builders=27, descriptor_queue=8
     ),
+    # A run may choose its blocks.
+    "budget": BuildConfig(
+        ports=1, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=4, builders=7, kv_budget=5, max_context=512,
+        max_kv_heads=3,
+    ),
 }
 
 
@@ -49,6 +56,7 @@ class FetchPath(wiring.Component):
             "tokens": Out(TableRead(config.chunk)),
             "pages": Out(TableRead(config.page_entries)),
             "runs": Out(RunRead(config)),
+            **({"choice": Out(TableRead(choice_entries(config))), "choice_done": In(1)} if config.kv_budget else {}),
             "shortlist": Out(TableRead(config.shortlist)),
             "shortlist_number": Out(index_bits(config.chunk)),
             "shortlist_read": Out(1),
@@ -75,6 +83,9 @@ class FetchPath(wiring.Component):
         connect(m, flipped(self.current), prefetcher.current)
         for name in ("tokens", "pages", "runs", "shortlist", "segments"):
             connect(m, getattr(prefetcher, name), flipped(getattr(self, name)))
+        if self.config.kv_budget:
+            connect(m, prefetcher.choice, flipped(self.choice))
+            m.d.comb += prefetcher.choice_done.eq(self.choice_done)
         return m
 
 
@@ -109,20 +120,40 @@ class ShortLists:
         self.next = of[index] if self.dut.shortlist_read.value and index < len(of) else self.bench.random.getrandbits(17)
 
 
-class RunsOf:
-    """The table of runs, ``(position, tokens, first page)`` each, with one cycle of latency."""
+class Choices:
+    """Chosen blocks by entry, which answer a cycle later; a choice is made now and then."""
 
-    def __init__(self, bench: Bench, runs: list[tuple[int, int, int]]) -> None:
-        self.dut, self.runs, self.next = bench.dut, runs, (0, 0, 0)
+    def __init__(self, bench: Bench, entries: list[int]) -> None:
+        self.bench, self.dut, self.entries, self.next = bench, bench.dut, entries, 0
         bench.agents.append(self)
 
     def drive(self) -> None:
-        for name, value in zip(("position", "tokens", "pages"), self.next, strict=True):
-            getattr(self.dut, f"runs__{name}").value = value
+        self.dut.choice__number.value = self.next
+        self.dut.choice_done.value = int(self.bench.random.random() < 0.1)
+
+    def sample(self) -> None:
+        index = int(self.dut.choice__index.value)
+        self.next = self.entries[index] if index < len(self.entries) else 0
+
+
+RunOf = tuple[int, int, int, int]
+
+
+class RunsOf:
+    """The table of runs, ``(position, tokens, first page, budget)`` each, with one cycle of latency."""
+
+    def __init__(self, bench: Bench, runs: list[RunOf]) -> None:
+        self.dut, self.runs, self.next = bench.dut, runs, (0, 0, 0, 0)
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        for name, value in zip(("position", "tokens", "pages", "budget"), self.next, strict=True):
+            if name != "budget" or hasattr(self.dut, "runs__budget"):
+                getattr(self.dut, f"runs__{name}").value = value
 
     def sample(self) -> None:
         index = int(self.dut.runs__index.value)
-        self.next = self.runs[index] if index < len(self.runs) else (1, 1, 1)
+        self.next = self.runs[index] if index < len(self.runs) else (1, 1, 1, 0)
 
 
 class Completion:
@@ -138,11 +169,26 @@ class Completion:
     def sample(self) -> None: ...
 
 
-def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], runs: list[tuple[int, int, int]],
-                      wanted: int, pages: list[int], lists: list[list[int]]) -> list[tuple[int, int]]:
-    result = []
+def blocks_of(config: BuildConfig, run: int, head: int, runs: list[RunOf], choice: list[int]) -> list[int]:
+    """Cached blocks that a run attends to with a head."""
+    position, _, _, budget = runs[run]
+    if not budget:
+        return [*range(ceil_div(position, config.kv_block))]
+    first = ((run << index_bits(config.max_kv_heads)) + head) * config.kv_budget
+    return attended_blocks(config, position, choice[first : first + budget])
+
+
+def summary_entries(config: BuildConfig, run: RunOf) -> list[int]:
+    """Entries of the page table that have the summaries which a run looks at."""
+    position, _, first, budget = run
+    return [first - 1 - j for j in range(summary_pages(config, position))] if budget else [first]
+
+
+def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: list[int], runs: list[RunOf], wanted: int,
+                      pages: list[int], lists: list[list[int]], choice: list[int]) -> list[tuple[int, int]]:
+    result, chooses = [], any(run[3] for run in runs)
     for d in program:
-        if skipped(d, len(tokens), wanted):
+        if skipped(d, len(tokens), wanted, chooses):
             continue
         active = active_tokens(d, len(tokens), wanted)
         numbers: list[int]
@@ -151,11 +197,17 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
         elif d.fetch is Fetch.TOKEN:
             numbers = [tokens[t] * d.stride for t in active]
         elif d.fetch is Fetch.POSITION:
-            numbers = [(position + t) * d.stride for position, count, _ in runs for t in range(count)]
+            numbers = [(position + t) * d.stride for position, count, *_ in runs for t in range(count)]
         elif d.fetch is Fetch.CACHE:
             numbers = [
                 pages[first + b] * d.stride + head * d.head_stride
-                for position, _, first in runs for head in range(d.kv_heads) for b in range(ceil_div(position, config.kv_block))
+                for r, (_, _, first, _) in enumerate(runs) for head in range(d.kv_heads)
+                for b in blocks_of(config, r, head, runs, choice)
+            ]
+        elif d.fetch is Fetch.SUMMARY and config.kv_budget:
+            numbers = [
+                pages[entry] * d.stride + head * d.head_stride
+                for run in runs for head in range(d.kv_heads) for entry in summary_entries(config, run)
             ]
         elif d.fetch is Fetch.SHORTLIST:
             numbers = [lists[d.token_start][entry] * d.head_stride for entry in range(d.row_blocks)]
@@ -168,7 +220,7 @@ def expected_segments(config: BuildConfig, program: list[Descriptor], tokens: li
 def random_descriptor(config: BuildConfig, generator: random.Random) -> Descriptor:
     g = generator
     flags = Flag(0)
-    for flag in (Flag.LOGITS, Flag.MULTI, Flag.REPLAY):
+    for flag in (Flag.LOGITS, Flag.MULTI, Flag.REPLAY, *((Flag.CHOOSE,) if config.kv_budget else ())):
         if g.random() < 0.2:
             flags |= flag
     fetch = g.choice(list(Fetch))
@@ -176,10 +228,19 @@ def random_descriptor(config: BuildConfig, generator: random.Random) -> Descript
     return Descriptor(
         opcode=g.choice([o for o in Opcode if o is not Opcode.END]), flags=flags, fetch=fetch,
         token_start=g.choice([0, 0, g.randrange(config.chunk)]), token_count=g.randint(1, config.chunk),
-        kv_heads=g.randint(1, 4), stream_address=g.randrange(2**36), stream_beats=g.choice([0, 1, 64, 2**29]) * config.groups,
+        kv_heads=g.randint(1, 3 if config.kv_budget else 4), stream_address=g.randrange(2**36),
+        stream_beats=g.choice([0, 1, 64, 2**29]) * config.groups,
         stride=g.choice([64, 2**32 - 64, g.randrange(2**24)]), head_stride=g.randrange(2**32),
         src=g.randrange(2**16), scalar0=1.5, row_blocks=row_blocks,
     )
+
+
+def with_budget(config: BuildConfig, g: random.Random, run: RunOf) -> RunOf:
+    """The run with a budget, where it has more blocks than that to choose from."""
+    budget = g.randint(1, config.kv_budget)
+    position = first_position(config, budget) + g.choice([0, 1, config.kv_block - 1, 8 * config.kv_block, 30 * config.kv_block + 3])
+    first = g.randrange(config.summary_pages, config.page_entries - config.max_pages)
+    return position, 1, first, budget
 
 
 @cocotb.test()
@@ -196,11 +257,14 @@ async def walks(dut: Any) -> None:
         pages = [g.randrange(2**24) for _ in range(config.page_entries)]
         Table(bench, "tokens", tokens_all)
         Table(bench, "pages", pages)
-        runs: list[tuple[int, int, int]] = []
+        runs: list[RunOf] = []
         RunsOf(bench, runs)
         lists = [[g.randrange(2**17) for _ in range(config.shortlist)] for _ in range(config.chunk)]
         ShortLists(bench, lists)
         Completion(bench)
+        choice = [g.randrange(1, 9) for _ in range(choice_entries(config))] if config.kv_budget else []
+        if config.kv_budget:
+            Choices(bench, choice)
         await bench.start()
         for length in (0, 1, 12, 30):
             program = [random_descriptor(config, g) for _ in range(length)]
@@ -209,10 +273,13 @@ async def walks(dut: Any) -> None:
             memory[base : base + len(data)] = data
             runs[:] = [
                 (g.choice([0, 1, config.kv_block, config.kv_block + 1, 3 * config.kv_block - 1]), tokens,
-                 g.randrange(config.page_entries - 3))
+                 g.randrange(config.page_entries - 3), 0)
                 for tokens in g.choice(([1] * config.chunk, [config.chunk], [1, config.chunk - 1], [1]))
             ]
-            count = sum(tokens for _, tokens, _ in runs)
+            if config.kv_budget:
+                runs[:] = [with_budget(config, g, run) if run[1] == 1 and g.random() < 0.7 else run for run in runs]
+                dut.current__chooses.value = int(any(run[3] for run in runs))
+            count = sum(run[1] for run in runs)
             wanted = g.choice([0, count, g.randint(0, count)])
             dut.current__tokens.value = count
             dut.current__runs.value = len(runs)
@@ -227,7 +294,7 @@ async def walks(dut: Any) -> None:
             tagged = [replace(d, tag=i) for i, d in enumerate(program)] + [Descriptor()]
             assert descriptors.items == [int.from_bytes(d.pack(), "little") for d in tagged]
             found = [(value & (1 << 40) - 1, value >> 40) for value in segments.items]
-            assert found == expected_segments(config, program, tokens_all[:count], runs, wanted, pages, lists)
+            assert found == expected_segments(config, program, tokens_all[:count], runs, wanted, pages, lists, choice)
             descriptors.items.clear()
             segments.items.clear()
 
@@ -246,7 +313,7 @@ async def segments_come_fast(dut: Any) -> None:
     dut.current__tokens.value = 1
     dut.current__runs.value = 1
     blocks = min(8, config.max_pages)
-    RunsOf(bench, [(blocks * config.kv_block, 1, 0)])
+    RunsOf(bench, [(blocks * config.kv_block, 1, 0, 0)])
     await bench.start()
     await bench.step()
     dut.start.value = 0
@@ -286,6 +353,50 @@ async def short_list_is_awaited(dut: Any) -> None:
     dut.shortlist_complete.value = 1
     await bench.until(lambda: int(dut.idle.value) == 3)
     assert [value & (1 << 40) - 1 for value in segments.items] == [4096 * block for of in lists for block in of]
+
+
+@cocotb.test()
+async def a_choice_is_awaited(dut: Any) -> None:
+    """Blocks that a run has chosen are fetched when the last choice before them has ended, and not one before that."""
+    config = BuildConfig.from_dict(cocotb_parameters()["config"])
+    if not config.kv_budget:
+        return
+    bench = Bench(dut, 8)
+    common = {"opcode": Opcode.ATTENTION, "token_count": 1, "kv_heads": 1, "stream_beats": 64, "stride": 1}
+    program = [
+        d for layer in range(2) for d in (
+            Descriptor(flags=Flag.CHOOSE, fetch=Fetch.SUMMARY, layer=layer, **common),
+            Descriptor(fetch=Fetch.CACHE, layer=layer, **common),
+        )
+    ]
+    AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
+    Sink(bench, "descriptors")
+    segments = Sink(bench, "segments")
+    pages = [10 * entry for entry in range(config.page_entries)]
+    for name, values in (("tokens", [0] * config.chunk), ("pages", pages)):
+        Table(bench, name, values)
+    choice = [0] * choice_entries(config)
+    choices = Choices(bench, choice)
+    choices.drive = lambda: setattr(dut.choice__number, "value", choices.next)  # type: ignore[method-assign]  # done by hand
+    RunsOf(bench, [(9 * config.kv_block + 1, 1, 20, 2)])
+    dut.choice_done.value, dut.current__chooses.value = 0, 1
+    dut.current__tokens.value = dut.current__runs.value = 1
+    dut.address.value, dut.start.value = 0, 1
+    await bench.start()
+    await bench.step()
+    dut.start.value = 0
+    for layer, blocks in enumerate(([5, 2], [1, 7])):
+        await bench.step(80)
+        assert len(segments.items) == 1 + 6 * layer
+        choice[:2] = blocks
+        dut.choice_done.value = 1
+        await bench.step()
+        dut.choice_done.value = 0
+        await bench.until(lambda n=6 * layer + 6: len(segments.items) >= n)
+        found = [value & (1 << 40) - 1 for value in segments.items[6 * layer : 6 * layer + 6]]
+        assert found == [10 * entry for entry in (19, 20, *(20 + block for block in blocks), 28, 29)]
+    await bench.until(lambda: int(dut.idle.value) == 3)
+    assert len(segments.items) == 12
 
 
 async def begin_program(dut: Any, bench: Bench) -> Sink:
