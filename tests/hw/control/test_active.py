@@ -13,11 +13,11 @@ from hwgen.hw.active import ActiveRange
 from hwgen.operators import active_tokens, has_more_rounds, skipped
 
 CHUNK = 8
-RULES = (Flag.LOGITS, Flag.MULTI, Flag.REPLAY)
+RULES = (Flag.LOGITS, Flag.MULTI, Flag.REPLAY, Flag.CHOOSE)
 
 
 def test_active_range() -> None:
-    dut = ActiveRange(BuildConfig(chunk=CHUNK))
+    dut = ActiveRange(BuildConfig(chunk=CHUNK, kv_budget=2, page_entries=2048))
     executed = 0
 
     async def bench(ctx: Any) -> None:
@@ -28,13 +28,14 @@ def test_active_range() -> None:
             for start, count in itertools.product((0, 1, 4, CHUNK - 1), (1, 2, 4, CHUNK)):
                 d = Descriptor(flags=Flag(flags), token_start=start, token_count=count)
                 ctx.set(dut.descriptor.as_value(), int.from_bytes(d.pack(), "little"))
-                for tokens, wanted in itertools.product(range(1, CHUNK + 1), (0, 1, 3, CHUNK)):
+                for tokens, wanted, chooses in itertools.product(range(1, CHUNK + 1), (0, 1, 3, CHUNK), (False, True)):
                     ctx.set(dut.current.tokens, tokens)
                     ctx.set(dut.current.wanted, wanted)
+                    ctx.set(dut.current.chooses, chooses)
                     await ctx.tick()
-                    case = d, tokens, wanted
-                    assert bool(ctx.get(dut.skip)) == skipped(d, tokens, wanted), case
-                    if skipped(d, tokens, wanted):
+                    case = d, tokens, wanted, chooses
+                    assert bool(ctx.get(dut.skip)) == skipped(*case), case
+                    if skipped(*case):
                         continue
                     executed += 1
                     active = active_tokens(d, tokens, wanted)

@@ -17,13 +17,14 @@ from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.hw.active import Pass
 from hwgen.hw.axi.signature import Axi4Lite
 from hwgen.hw.control.counters import Counters
-from hwgen.hw.control.registers import RUN_READERS, RegisterFile
+from hwgen.hw.control.registers import RegisterFile, run_readers
 from hwgen.hw.interfaces import ADDRESS_BITS, RunRead, TableRead
 from hwgen.operators import OPERATORS, Unit
 from hwgen.registers import (
     COUNTERS,
     LOOP_PASSES,
     MAGIC,
+    RUN_BUDGET,
     RUN_PAGES,
     RUN_TOKENS,
     STOP_TOKENS,
@@ -42,7 +43,7 @@ from tools.mutant_config import CONFIG as MUTATED
 CONFIGS = {
     "even": MUTATED,
     "odd": BuildConfig(ports=3, beat_bytes=16, groups=1, lanes=1, rows=2, kv_block=8, chunk=8, builders=7, max_context=200, topk=3,
-                       trace_entries=5),
+                       trace_entries=5, kv_budget=3),
 }
 IGNORED = {"trace_count": 32, "finished": 1, "stopped": 1, "unasked": 2, "error": 1, "error_response": 2, "error_write": 1,
            "error_port": 8, "error_operator": 16, "current_operator": 32}
@@ -60,7 +61,7 @@ class Registers(wiring.Component):
             "logits": Out(ADDRESS_BITS), "current": Out(Pass(config)), "write_logits": Out(1),
             "port_enable": Out(config.ports),
             "tokens": In(TableRead(config.chunk)), "want": In(TableRead(config.chunk)),
-            "pages": In(TableRead(config.page_entries)).array(2), "runs": In(RunRead(config)).array(RUN_READERS),
+            "pages": In(TableRead(config.page_entries)).array(2), "runs": In(RunRead(config)).array(run_readers(config)),
             "events": In(len(COUNTERS)), "running": In(len(Unit)), "opcodes": In(8).array(len(Unit)),
             "port_busy": In(config.ports), "port_stall": In(config.ports),
             **{name: In(bits) for name, bits in IGNORED.items()},
@@ -80,7 +81,7 @@ class Registers(wiring.Component):
         m.d.comb += [
             *(getattr(self, name).eq(getattr(r, name))
               for name in ("start", "stop", "busy", "irq", "program", "logits", "write_logits", "port_enable")),
-            *(getattr(self.current, name).eq(getattr(r.current, name)) for name in ("tokens", "runs", "wanted")),
+            *(getattr(self.current, name).eq(getattr(r.current, name)) for name in Pass(self.config).members),
             *(getattr(r, name).eq(getattr(self, name)) for name in IGNORED),
             *(getattr(c, name).eq(getattr(self, name)) for name in ("events", "running", "port_busy", "port_stall")),
             *(inner.eq(outer) for inner, outer in zip(c.opcodes, self.opcodes, strict=True)),
@@ -193,9 +194,10 @@ async def shows_the_pass(dut: Any) -> None:
         for count, seen in ((1, 1), (config.chunk, config.chunk), (config.chunk + 1, config.chunk), (1 << 31, config.chunk)):
             await host.write(at(name), count)
             assert int(number.value) == seen
-    for value in range(2):
+    for value in range(4 if config.kv_budget else 2):
         await host.write(at("PASS"), value)
-        assert int(dut.write_logits.value) == value
+        assert int(dut.write_logits.value) == value & 1
+        assert not config.kv_budget or int(dut.current__chooses.value) == value >> 1
 
 
 class Doorbells:
@@ -338,15 +340,18 @@ async def runs(dut: Any) -> None:
     config, bench, host, at = await set_up(dut, 7)
     values = [
         {"position": bench.random.randrange(config.max_context), "tokens": bench.random.randint(1, config.chunk),
-         "pages": bench.random.randrange(config.page_entries)}
+         "pages": bench.random.randrange(config.page_entries),
+         **({"budget": bench.random.randrange(config.kv_budget + 1)} if config.kv_budget else {})}
         for _ in range(config.chunk)
     ]
     for number, run in enumerate(values):
         await host.write(at("RUN") + 8 * number, run["position"])
-        await host.write(at("RUN") + 8 * number + 4, RUN_TOKENS.put(run["tokens"]) | RUN_PAGES.put(run["pages"]))
+        await host.write(at("RUN") + 8 * number + 4, (
+            RUN_TOKENS.put(run["tokens"]) | RUN_PAGES.put(run["pages"]) | RUN_BUDGET.put(run.get("budget", 0))
+        ))
     await host.write(at("RUN") + 8 * config.chunk, 0)
     await host.write(at("RUN") - 4, 0)
-    for reader in range(RUN_READERS):
+    for reader in range(run_readers(config)):
         for number, run in enumerate(values):
             getattr(dut, f"runs__{reader}__index").value = number
             await bench.step()
