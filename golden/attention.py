@@ -14,7 +14,7 @@ from ..numerics import EXP2_ONE, SCORE_BITS, SCORE_FRACTION, exp2_table
 from .arithmetic import FLUSHED, ZERO, Array, arithmetic, is_contract, scalar
 from .float32 import round_int
 
-__all__ = ["AttentionState", "exp2"]
+__all__ = ["AttentionState", "exp2", "scores"]
 
 Int32 = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -56,6 +56,22 @@ def exp2(d: Tensor) -> Tensor:
 Heads = tuple[Tensor, Tensor]
 
 
+def scores(q8: Tensor, q_scale: Tensor, keys: Heads) -> Int32:
+    """Of ``q8 [..., queries, d]``, ``q_scale [..., queries]`` with keys ``[..., blocks, n, d]`` and scales ``[..., blocks, n]``:
+    ``[..., blocks, queries, n]``. Queries are int8, or int32 where they are e4m3 values in units of 2^-9.
+    """
+    k8, k_scale = keys
+    kind = torch.float32 if q8.dtype == torch.int8 else torch.float64  # holds every sum exactly
+    if kind == torch.float32 and k8.shape[-1] * 127 * 127 >= 1 << 24:
+        raise ValueError(f"head_dim must be below 1041 (exact dot products in float32), not {k8.shape[-1]!r}")
+    dot = (q8.to(kind).unsqueeze(-3) @ k8.to(kind).transpose(-1, -2)).float().numpy()
+    of_keys, of_queries = k_scale.numpy(), q_scale.numpy()
+    f = arithmetic(of_keys, of_queries)  # times integers, which are 0 or 1 at least
+    scaled = f.mul(f.mul(dot, of_keys[..., None, :]), of_queries[..., None, :, None])
+    found: Int32 = round_int(torch.from_numpy(scaled), SCORE_BITS, SCORE_FRACTION).numpy()
+    return found
+
+
 @dataclass
 class AttentionState:
     """Running softmax of queries ``[..., queries]`` over the blocks of keys seen so far."""
@@ -80,18 +96,12 @@ class AttentionState:
         blocks, n, d]`` and scales ``[..., blocks, n]`` (bf16 values in float32); ``valid`` bool, broadcasts to ``[..., blocks,
         queries, n]``.
 
-        Queries are int8, or int32 where they are e4m3 values in units of 2^-9. Queries without a valid key keep their state:
-        their probabilities are 0 and the correction is 1.
+        Queries are those of :func:`scores`. One without a valid key keeps its state: its probabilities are 0 and the correction
+        is 1.
         """
-        (k8, k_scale), (v8, v_scale) = keys, values
-        kind = torch.float32 if q8.dtype == torch.int8 else torch.float64  # holds every sum exactly
-        if kind == torch.float32 and k8.shape[-1] * 127 * 127 >= 1 << 24:
-            raise ValueError(f"head_dim must be below 1041 (exact dot products in float32), not {k8.shape[-1]!r}")
-        dot = (q8.to(kind).unsqueeze(-3) @ k8.to(kind).transpose(-1, -2)).float().numpy()
-        of_keys, of_values, of_queries, seen = (x.numpy() for x in (k_scale, v_scale, q_scale, valid))
-        f = arithmetic(of_keys, of_queries)  # times integers, which are 0 or 1 at least
-        scaled = f.mul(f.mul(dot, of_keys[..., None, :]), of_queries[..., None, :, None])
-        score = np.where(seen, round_int(torch.from_numpy(scaled), SCORE_BITS, SCORE_FRACTION).numpy(), _LOWEST)
+        (v8, v_scale), seen = values, valid.numpy()
+        of_values = v_scale.numpy()
+        score = np.where(seen, scores(q8, q_scale, keys), _LOWEST)
         before = self.maximum.numpy()[..., None, :]
         m = np.maximum.accumulate(np.concatenate((before, score.max(axis=-1)), axis=-2), axis=-2)  # and behind every block
         p = np.where(seen, _exp2(m[..., 1:, :, None] - score), 0)

@@ -6,7 +6,7 @@ folds it into lanes and banks, the attribute's comment says how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..block_choice import attended_blocks, attended_position, candidates, may_choose, summary_beats, summary_pages
 from ..config import BuildConfig
 from ..descriptors import DESCRIPTOR_BYTES, Descriptor, Fetch, Flag, Format, Opcode
 from ..formats import widen_bf16
@@ -23,9 +24,9 @@ from ..operators import (
     check_complete,
     has_more_rounds,
 )
-from ..registers import CHOSEN_TOKENS, Status
+from ..registers import CHOSEN_TOKENS, PassFlag, Status
 from ..rounding import ceil_div
-from .attention import AttentionState
+from .attention import AttentionState, scores
 from .float32 import constant, fmul
 from .head import join_digits
 from .int4 import dequantize_rows, e4m3_codes, e4m3_values, norm_e4m3, quantize_query_e4m3
@@ -82,8 +83,8 @@ class GoldenMachine(Vocabulary):
         #: Called after every executed operator.
         self.on_retire: Callable[[Descriptor, GoldenMachine], None] | None = None
         self._weights = StationaryWeights(config, self.last_write)
-        #: By address, tokens of the pass and wanted ones.
-        self._programs: dict[tuple[int, int, int], _Program] = {}
+        #: By address, tokens of the pass and wanted ones, and whether it chooses.
+        self._programs: dict[tuple[int, int, int, bool], _Program] = {}
 
     # ---- host side -----------------------------------------------------------------------------------------------
     def write_register(self, offset: int, value: int) -> None:
@@ -150,6 +151,7 @@ class GoldenMachine(Vocabulary):
         """The program to its end, or to the operator at which it was stopped."""
         r = self.registers
         self._held = None
+        self.choice.clear()
         for d, first, count in self._operations():
             self.first, self.count = first, count
             r.current = d.tag
@@ -169,14 +171,15 @@ class GoldenMachine(Vocabulary):
         when its memory was written to.
         """
         r = self.registers
-        key = r.program, r.count, r.wanted
+        chooses = PassFlag.CHOOSE in r.options
+        key = r.program, r.count, r.wanted, chooses
         known = self._programs.get(key)
         if known is not None and self.last_write(r.program, known.size) == known.written:
             yield from known.active
             return
         address, active = r.program, []
         while True:
-            d, tokens = decoded(self._read(address, DESCRIPTOR_BYTES).tobytes(), r.count, r.wanted)
+            d, tokens = decoded(self._read(address, DESCRIPTOR_BYTES).tobytes(), r.count, r.wanted, chooses)
             address += DESCRIPTOR_BYTES
             if d.opcode is Opcode.END:
                 break
@@ -197,6 +200,10 @@ class GoldenMachine(Vocabulary):
         for run in r.runs:
             if run.position + run.tokens > c.max_context:
                 raise ProgramError(f"a run must end at position {c.max_context} at most, not {run.position + run.tokens}")
+            if run.budget:
+                self._check_budget(run)
+        if PassFlag.CHOOSE in r.options and not c.kv_budget:
+            raise ProgramError("PASS must be without CHOOSE in a build without kv_budget")
         if not 0 <= r.wanted <= r.count or any(not 0 <= t < r.count for t in r.want[: r.wanted]):
             raise ProgramError(f"wanted tokens must be tokens of the pass, not {r.want[: r.wanted]} of {r.count}")
         if r.loop and not (r.run_count == r.count == r.wanted and r.want[: r.count] == list(range(r.count))):
@@ -205,6 +212,21 @@ class GoldenMachine(Vocabulary):
             raise ProgramError(f"a loop must draw from at most {c.topk} candidates, not {r.draws}")
         if r.loop * r.run_count > CHOSEN_TOKENS:
             raise ProgramError(f"a loop must choose at most {CHOSEN_TOKENS} tokens, not {r.loop} times {r.run_count}")
+
+    def _check_budget(self, run: Run) -> None:
+        r, c = self.registers, self.config
+        if run.budget > c.kv_budget:
+            raise ProgramError(f"a budget must be at most kv_budget ({c.kv_budget}), not {run.budget}")
+        if PassFlag.CHOOSE not in r.options:
+            raise ProgramError(f"PASS must have CHOOSE where a run has a budget, not {r.options!r}")
+        if run.tokens != 1:
+            raise ProgramError(f"a run with a budget must have one token, not {run.tokens}")
+        if not may_choose(c, run.position, run.budget):
+            most = len(candidates(c, run.position)) - 1
+            raise ProgramError(f"a budget at position {run.position} must be at most {max(0, most)}, not {run.budget}")
+        pages = summary_pages(c, run.position)
+        if run.pages < pages:
+            raise ProgramError(f"a run that chooses at position {run.position} must have PAGES {pages} at least, not {run.pages}")
 
     # ---- operators -----------------------------------------------------------------------------------------------
     def _execute(self, d: Operation) -> None:
@@ -322,25 +344,66 @@ class GoldenMachine(Vocabulary):
     def _attention(self, d: Operation) -> None:
         c, dim, group = self.config, d.head_vectors * self.config.width, d.heads // d.kv_heads
         self._check_whole_pass(d)
+        if d.chooses != (d.fetch is Fetch.SUMMARY):
+            raise ProgramError(f"operator {d.tag} ATTENTION must have fetch SUMMARY with CHOOSE, and only then, not {d.fetch.name}")
+        if d.chooses:
+            self._choose(d)
+            return
+        outputs = []
+        for number, run in enumerate(self.registers.runs):
+            q8, q_scale = self._queries(d, run)
+            state = AttentionState.initial(q_scale.shape, dim)
+            seen = run._replace(position=attended_position(c, run.position, run.budget))
+            keys, values = self._blocks(d, seen, dim, self._attended(d, number, run) if run.budget else None)
+            position = seen.position + torch.arange(run.tokens).repeat_interleave(group)
+            slot = torch.arange(keys[1].shape[-2] * c.kv_block).reshape(-1, 1, c.kv_block)
+            state.attend_blocks(q8, q_scale, keys, values, slot <= position[:, None])
+            outputs.append(state.result().reshape(d.kv_heads, run.tokens, group * dim).transpose(0, 1).flatten(1))
+        self._store(d, torch.cat(outputs))
+
+    def _queries(self, d: Operation, run: Run) -> tuple[Tensor, Tensor]:
+        """Of every key/value head ``[kv_heads, token * group + g, dim]``, and their scales."""
+        tokens, dim, group = slice(run.first, run.first + run.tokens), d.head_vectors * self.config.width, d.heads // d.kv_heads
 
         def slots(heads: npt.NDArray[np.generic]) -> Tensor:
             """``[token, head, ...]`` -> ``[kv_head, token * group + g, ...]``."""
             parts = torch.from_numpy(heads.reshape(-1, d.kv_heads, group, *heads.shape[2:]))
             return parts.transpose(0, 1).flatten(1, 2)
 
-        outputs = []
-        for run in self.registers.runs:
-            tokens = slice(run.first, run.first + run.tokens)
-            q8, q_scale = slots(self.query[tokens, : d.heads, :dim]), slots(self.query_scale[tokens, : d.heads])
-            if d.e4m3_query:
-                q8 = e4m3_values(q8.contiguous().view(torch.uint8))
-            state = AttentionState.initial(q_scale.shape, dim)
-            keys, values = self._blocks(d, run, dim)
-            position = run.position + torch.arange(run.tokens).repeat_interleave(group)
-            slot = torch.arange(keys[1].shape[-2] * c.kv_block).reshape(-1, 1, c.kv_block)
-            state.attend_blocks(q8, q_scale, keys, values, slot <= position[:, None])
-            outputs.append(state.result().reshape(d.kv_heads, run.tokens, group * dim).transpose(0, 1).flatten(1))
-        self._store(d, torch.cat(outputs))
+        q8, q_scale = slots(self.query[tokens, : d.heads, :dim]), slots(self.query_scale[tokens, : d.heads])
+        return (e4m3_values(q8.contiguous().view(torch.uint8)) if d.e4m3_query else q8), q_scale
+
+    def _choose(self, d: Operation) -> None:
+        """ATTENTION with CHOOSE. Of a run without a budget the machine reads what nobody looks at."""
+        c, dim = self.config, d.head_vectors * self.config.width
+        layout = KvBlockLayout(c, dim, d.format)
+        size = summary_beats(c, layout)
+        self.choice = {}
+        for number, run in enumerate(self.registers.runs):
+            pages = range(-1, -1 - summary_pages(c, run.position), -1) if run.budget else range(1)
+            beats = np.array([
+                [self._segment(d, self._cache_address(d, run, head, page), size) for page in pages] for head in range(d.kv_heads)
+            ])
+            if not run.budget:
+                continue
+            scales = beats[:, :, : layout.header_beats].reshape(d.kv_heads, len(pages), -1).view(np.uint16)[..., : c.kv_block]
+            summaries = torch.from_numpy(layout.split(0, beats[:, :, layout.beats_of(0)])), _widen(scales)
+            q8, q_scale = self._queries(d, run)
+            best = scores(q8, q_scale, summaries).max(axis=-2).reshape(d.kv_heads, -1)  # of the queries that share the head
+            blocks = np.array(candidates(c, run.position))
+            order = np.argsort(-best[:, blocks], axis=-1, kind="stable")[:, : run.budget]
+            self.choice[number] = blocks[order].tolist()
+        self._choice_address = d.stream_address
+
+    def _attended(self, d: Operation, number: int, run: Run) -> list[list[int]]:
+        """Cached blocks that a run with a budget attends to, by key/value head."""
+        chosen = self.choice.get(number, [])
+        if len(chosen) != d.kv_heads or self._choice_address != d.stream_address:
+            raise ProgramError(
+                f"operator {d.tag} ATTENTION must find what run {number} chose by an operator with CHOOSE, of the same "
+                f"stream_address and {d.kv_heads} key/value heads"
+            )
+        return [attended_blocks(self.config, run.position, blocks) for blocks in chosen]
 
     def _check_whole_pass(self, d: Operation) -> None:
         if self.first or self.count != self.tokens:
@@ -349,16 +412,18 @@ class GoldenMachine(Vocabulary):
     def _cache_address(self, d: Operation, run: Run, head: int, block: int) -> int:
         return d.stream_address + self.registers.pages[run.pages + block] * d.stride + head * d.head_stride
 
-    def _blocks(self, d: Operation, run: Run, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _blocks(
+        self, d: Operation, run: Run, dim: int, places: Sequence[Sequence[int]] | None = None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Keys, values of all blocks of positions, of the cache and of this pass: int8 ``[kv_heads, blocks, kv_block, dim]`` and
-        scales ``[kv_heads, blocks, kv_block]`` each.
+        scales ``[kv_heads, blocks, kv_block]`` each. ``places``: those of :meth:`_cache_blocks`.
         """
         n, end = self.config.kv_block, run.position + run.tokens
         cached, blocks = ceil_div(run.position, n), ceil_div(end, n)
         elements = np.zeros((2, d.kv_heads, blocks, n, dim), np.int8)
         scales = np.zeros((2, d.kv_heads, blocks, n), np.uint16)
         if cached:
-            self._cache_blocks(d, run, elements[:, :, :cached], scales[:, :, :cached])
+            self._cache_blocks(d, run, elements[:, :, :cached], scales[:, :, :cached], places)
         banks, own = slice(run.first, run.first + run.tokens), slice(run.position, end)
         elements.reshape(2, d.kv_heads, -1, dim)[:, :, own] = self.kv_store[:, banks, : d.kv_heads, :dim].swapaxes(1, 2)
         scales.reshape(2, d.kv_heads, -1)[:, :, own] = self.kv_scale[:, banks, : d.kv_heads].swapaxes(1, 2)
@@ -372,14 +437,17 @@ class GoldenMachine(Vocabulary):
         bank = run.first - run.position
         return slice(low + bank, max(low, high) + bank), slice(low - first, max(low, high) - first)
 
-    def _cache_blocks(self, d: Operation, run: Run, elements: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16]) -> None:
+    def _cache_blocks(
+        self, d: Operation, run: Run, elements: npt.NDArray[np.int8], scales: npt.NDArray[np.uint16],
+        places: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         """Fill in keys and values of the first blocks from memory, ``[2, kv_heads, blocks, kv_block, dim]``, and their scales, bf16
-        bits ``[2, kv_heads, blocks, kv_block]``; of a slot that was never written, anything.
+        bits ``[2, kv_heads, blocks, kv_block]``; of a slot that was never written, anything. ``places``: other blocks, by head.
         """
         c, layout, blocks = self.config, KvBlockLayout(self.config, elements.shape[-1], d.format), elements.shape[2]
         beats = np.array([
-            [self._segment(d, self._cache_address(d, run, head, block), layout.beats) for block in range(blocks)]
-            for head in range(d.kv_heads)
+            [self._segment(d, self._cache_address(d, run, head, block), layout.beats) for block in of_head]
+            for head, of_head in enumerate(places or [range(blocks)] * d.kv_heads)
         ])
         header = beats[:, :, : layout.header_beats].reshape(d.kv_heads, blocks, -1).view(np.uint16)
         scales[:] = header.reshape(d.kv_heads, blocks, 2, c.kv_block).transpose(2, 0, 1, 3)

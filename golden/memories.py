@@ -66,6 +66,10 @@ class Memories:
         self.scores = np.zeros((config.chunk, 0), np.float32)
         #: Logits of the rows that DRAIN with CANDIDATES has seen ``[wanted token, row]``.
         self.logits = np.zeros((config.chunk, 0), np.float32)
+        #: Blocks of the cache that runs with a budget have chosen, best first: by number of the run, of each key/value head.
+        self.choice: dict[int, list[list[int]]] = {}
+        #: `stream_address` of the operator that chose.
+        self._choice_address = 0
         self.registers = RegisterWindow(config)
         #: Matrix segment that the ring holds for the next round (REPLAY): address and beats.
         self._held: tuple[int, int] | None = None

@@ -88,6 +88,10 @@ class Operation(Descriptor):
         return Flag.DIGITS in self.flags
 
     @cached_property
+    def chooses(self) -> bool:
+        return Flag.CHOOSE in self.flags
+
+    @cached_property
     def e4m3_query(self) -> bool:
         return Format.FP8_QUERY in self.format
 
@@ -115,11 +119,11 @@ class Operation(Descriptor):
 
 
 @lru_cache(maxsize=1 << 16)
-def decoded(data: bytes, tokens: int, wanted: int) -> tuple[Operation, range]:
+def decoded(data: bytes, tokens: int, wanted: int, chooses: bool = False) -> tuple[Operation, range]:
     """An operation from the bytes of its descriptor, and its active tokens (none where it is skipped, or the END) in a pass of so
-    many tokens and wanted ones.
+    many tokens and wanted ones; ``chooses``: a run of it has a budget.
     """
     d = Operation(**vars(Descriptor.unpack(data)))
-    if d.opcode is Opcode.END or skipped(d, tokens, wanted):
+    if d.opcode is Opcode.END or skipped(d, tokens, wanted, chooses):
         return d, range(0)
     return d, active_tokens(d, tokens, wanted)

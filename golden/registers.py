@@ -15,6 +15,7 @@ from ..registers import (
     INTERRUPT_ENABLE,
     LOOP_PASSES,
     MAGIC,
+    RUN_BUDGET,
     RUN_PAGES,
     RUN_TOKENS,
     STOP_TOKENS,
@@ -33,6 +34,10 @@ __all__ = ["RegisterWindow", "Run"]
 _NUMBERS = {"RUNS": "run_count", "COUNT": "count", "WANTED": "wanted"}
 
 
+#: Bits of PASS that mean something.
+_OPTIONS = PassFlag.WRITE_LOGITS | PassFlag.CHOOSE
+
+
 def _float_bits(value: float) -> int:
     return int(struct.unpack("<I", struct.pack("<f", value))[0])
 
@@ -47,6 +52,8 @@ class Run(NamedTuple):
     first: int
     #: First entry of the page table.
     pages: int
+    #: Blocks of the cache that its one token chooses; 0: it attends to all.
+    budget: int = 0
 
 
 class RegisterWindow:
@@ -108,7 +115,7 @@ class RegisterWindow:
         runs, first = [], 0
         for r in range(min(self.run_count, self.config.chunk)):
             position, word = self.run_words[2 * r : 2 * r + 2]
-            runs.append(Run(position, RUN_TOKENS.extract(word), first, RUN_PAGES.extract(word)))
+            runs.append(Run(position, RUN_TOKENS.extract(word), first, RUN_PAGES.extract(word), RUN_BUDGET.extract(word)))
             first += runs[-1].tokens
         return runs
 
@@ -184,7 +191,7 @@ class RegisterWindow:
         elif row.name == "LOOP":
             self.loop = LOOP_PASSES.extract(value)
         elif row.name == "PASS":
-            self.options = PassFlag(value) & PassFlag.WRITE_LOGITS
+            self.options = PassFlag(value & _OPTIONS)
         elif row.name in self._tables:
             self._tables[row.name][index] = value
         return False

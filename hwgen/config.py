@@ -93,7 +93,7 @@ class BuildConfig:
     fp8_query: bool = False
     #: True: the KV cache may hold 4-bit keys and values, not only int8.
     int4_kv: bool = False
-    #: Blocks of cached keys and values that a decode step may choose for each key/value head, at most; 0: it attends to all of them.
+    #: Blocks of cached keys and values that a decode step may choose for each key/value head, at most; 0: it attends to all.
     kv_budget: int = 0
     #: Query lanes of the attention unit; all share one beat of keys or values.
     query_lanes: int = 2
@@ -396,7 +396,8 @@ class BuildConfig:
                       align(self.max_context, self.kv_block))
         entries = self.max_pages + self.summary_pages
         summed = " and pages of their summaries" if self.kv_budget else ""
-        self._require(self.page_entries >= entries, "page_entries", f"at least {entries}, the blocks of max_context{summed}", entries)
+        self._require(self.page_entries >= entries, "page_entries",
+                      f"at least {entries}, the blocks of max_context{summed}", entries)
         self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
 
     def _require(self, legal: bool, name: str, what: str, nearest: object) -> None:

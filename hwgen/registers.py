@@ -11,8 +11,8 @@ from .draw import SCALE_BITS, Draw
 
 __all__ = [
     "CHOSEN_TOKENS", "COUNTERS", "DRAW_COUNT", "DRAW_SCALE", "ENGINE_COUNTERS", "ERROR_OPERATOR", "ERROR_PORT",
-    "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_BUDGET", "RUN_PAGES", "RUN_TOKENS",
-    "STOP_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from",
+    "ERROR_RESPONSE", "ERROR_WRITE", "INTERRUPT_ENABLE", "LOOP_PASSES", "MAGIC", "NUMBER_BITS", "RUN_BUDGET", "RUN_PAGES",
+    "RUN_TOKENS", "STOP_TOKENS", "TRACE_WORDS", "WINDOW_BYTES", "Control", "Field", "PassFlag", "Register", "Status", "draw_from",
     "draw_words", "map_signature", "register", "register_map",
 ]
 
@@ -119,8 +119,8 @@ ERROR_OPERATOR = Field("OPERATOR", 16, 16, "CURRENT as it was when the answer ca
 
 #: Fields of the second word of a run: its tokens, and the first entry of its page table.
 RUN_TOKENS = Field("TOKENS", 0, 8, "Tokens of the run.")
-RUN_BUDGET = Field("BUDGET", 8, 8, "Blocks that its one token chooses, beside the first and the newest; 0: it attends to all. Builds with "
-                   "kv_budget.")
+RUN_BUDGET = Field("BUDGET", 8, 8, "Blocks that its one token chooses, beside the first and the newest; 0: it attends to all. "
+                   "Builds with kv_budget.")
 RUN_PAGES = Field("PAGES", 16, 16, "Entry of PAGE that has the first page of its sequence.")
 
 #: Fields of the first word of a draw.

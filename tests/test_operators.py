@@ -211,6 +211,8 @@ def test_tokens() -> None:
     assert has_more_rounds(wanted, 6, 6) and not has_more_rounds(wanted, 6, 5)
     multi = replace(d, flags=Flag.MULTI)
     assert skipped(multi, 6, 6) and not skipped(multi, 7, 0)
+    choosing = replace(d, flags=Flag.CHOOSE)
+    assert skipped(choosing, 3, 0) and not skipped(choosing, 3, 0, chooses=True) and skipped(choosing, 2, 0, chooses=True)
 
 
 def test_heads_and_segments() -> None:
@@ -219,7 +221,9 @@ def test_heads_and_segments() -> None:
     assert OPERATORS[Opcode.ROPE].scratch_reads(d) == Vectors(9, 50, 32)
     assert OPERATORS[Opcode.ROPE].scratch_writes(d) == Vectors(9, 50, 24)
     counts = {fetch: segments(replace(d, fetch=fetch, row_blocks=7), 5, 3) for fetch in Fetch}
-    assert counts == {Fetch.NONE: 0, Fetch.STREAM: 1, Fetch.TOKEN: 5, Fetch.POSITION: 5, Fetch.CACHE: 6, Fetch.SHORTLIST: 7}
+    assert counts == {
+        Fetch.NONE: 0, Fetch.STREAM: 1, Fetch.TOKEN: 5, Fetch.POSITION: 5, Fetch.CACHE: 6, Fetch.SHORTLIST: 7, Fetch.SUMMARY: 6,
+    }
 
 
 def test_nothing_is_nothing() -> None:
