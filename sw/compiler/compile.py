@@ -8,13 +8,13 @@ from dataclasses import replace
 from ...config import BuildConfig
 from ...descriptors import Descriptor
 from ...errors import HwgenError
-from ...rounding import ceil_div
 from ...weights import ModelWeights
 from .constants import ArrayRows, LazyRows, PackedConstants
 from .grouped import GroupedCompiler
 from .image import Image
 from .int4 import Int4Compiler
 from .layers import ModelCompiler
+from .placement import cache_pages
 from .ternary import TernaryCompiler
 
 __all__ = ["HEADS", "compile_model", "compiler_of", "plan_image", "plan_model"]
@@ -65,7 +65,7 @@ def plan_image(
         chunk=compiler.plan.chunk,
         context=compiler.context,
         page_bytes=compiler.page_bytes,
-        pages=ceil_div(compiler.context, config.kv_block),
+        pages=cache_pages(config, compiler.context),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...block_choice import summary_beats
 from ...config import BuildConfig
 from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
@@ -330,17 +331,8 @@ class ModelCompiler:
                 source = {"src": self.plan.bias + span.target}
             self.undrained.append(
                 Descriptor(
-                    opcode=Opcode.DRAIN,
-                    layer=layer,
-                    flags=flag,
-                    buffers=accumulator | place,
-                    vectors=span.vectors,
-                    row_blocks=span.first,
-                    dst=target,
-                    dst_stride=stride,
-                    scalar0=span.scale,
-                    param=param,
-                    format=self.linear_format,
+                    opcode=Opcode.DRAIN, layer=layer, flags=flag, buffers=accumulator | place, format=self.linear_format,
+                    vectors=span.vectors, row_blocks=span.first, dst=target, dst_stride=stride, scalar0=span.scale, param=param,
                     **source,  # type: ignore[arg-type]  # fields by name
                     **tokens,  # type: ignore[arg-type]
                 )
@@ -379,16 +371,17 @@ class ModelCompiler:
     def attention(self, layer: int) -> None:
         p = self.plan
         heads = {**self.heads(layer), "token_count": p.chunk, "format": self.attention_format & ~Format.FP8_QUERY}
+        queries = {**heads, "format": self.attention_format}
         cache = {
             "stream_address": layer * self.layer_bytes,
             "stream_beats": self.block.beats,
             "stride": FRAME_BYTES,
             "head_stride": self.head_bytes,
         }
-        self.emit(
-            Opcode.ATTENTION, **{**heads, "format": self.attention_format}, **cache, fetch=Fetch.CACHE, dst=p.a,
-            dst_stride=p.a_stride,
-        )
+        if self.config.kv_budget:
+            summaries = {**cache, "stream_beats": summary_beats(self.config, self.block)}
+            self.emit(Opcode.ATTENTION, **queries, **summaries, fetch=Fetch.SUMMARY, flags=Flag.CHOOSE)
+        self.emit(Opcode.ATTENTION, **queries, **cache, fetch=Fetch.CACHE, dst=p.a, dst_stride=p.a_stride)
         self.program += self.mixing.turn_back(layer, p.a, p.a_stride, p.chunk)
         self.emit(Opcode.KV_WRITE, **heads, **cache)
 

@@ -13,12 +13,12 @@ from ...decoder import DecoderLayer
 from ...descriptors import Buffers
 from ...errors import HwgenError
 from ...layout import vectors_of
-from ...rounding import align
+from ...rounding import align, ceil_div
 from ...shape import ModelShape
 
 __all__ = [
     "FRAME_BYTES", "REGION_ALIGNMENT", "SEGMENT_ALIGNMENT", "Region", "ScratchPlan", "SegmentPlan", "bias_vectors", "check_fit",
-    "contiguous_bytes", "pages_together", "parameter_place", "plan_scratch", "whole_rounds",
+    "cache_pages", "contiguous_bytes", "pages_together", "parameter_place", "plan_scratch", "whole_rounds",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -49,6 +49,12 @@ def contiguous_bytes(size: int) -> int:
     """Contiguous memory that a buffer of ``size`` bytes takes: what lies before the next aligned place is lost to large ones."""
     size = align(max(size, LEAST_BUFFER), REGION_ALIGNMENT)
     return align(size, min(CMA_ALIGNMENT, 1 << (size - 1).bit_length()))
+
+
+def cache_pages(config: BuildConfig, tokens: int) -> int:
+    """KV pages of so many tokens, with those of summaries in builds that choose among blocks."""
+    blocks = ceil_div(tokens, config.kv_block)
+    return blocks + (ceil_div(blocks, config.kv_block) if config.kv_budget else 0)
 
 
 def pages_together(page_bytes: int) -> int:

@@ -15,15 +15,17 @@ __all__ = ["Conversation"]
 
 
 class Conversation:
-    """Turns of a user and a model, at most ``max_new_tokens`` tokens an answer.
+    """Turns of a user and a model, at most ``max_new_tokens`` tokens an answer, each with a budget of ``kv_budget`` blocks.
 
     A turn computes the tokens that follow those of the turns before, in passes of their own: its answer has the bits of one
     session that is given the same tokens in the same pieces. Where the template makes other tokens of what was said (an answer
     that is spelled in another way), the conversation is read anew.
     """
 
-    def __init__(self, llm: LLM, sampling: Sampling | None = None, *, max_new_tokens: int = 256) -> None:
-        self._llm, self._limit = llm, max_new_tokens
+    def __init__(
+        self, llm: LLM, sampling: Sampling | None = None, *, max_new_tokens: int = 256, kv_budget: int = 0
+    ) -> None:
+        self._llm, self._limit, self._budget = llm, max_new_tokens, kv_budget
         self._sampler = Sampler(sampling or Sampling())
         #: What was said, as ``role`` ("user" or "assistant") and ``content``.
         self.messages: list[dict[str, str]] = []
@@ -63,7 +65,9 @@ class Conversation:
         if len(tokens) >= context:
             self.messages.pop()
             raise HwgenError("context", f"the conversation is longer than the context of {context} tokens", "type /reset")
-        self.generation = self._llm.generation(self._unread(tokens), self._limit, self._sampler, session=self.session)
+        self.generation = self._llm.generation(
+            self._unread(tokens), self._limit, self._sampler, session=self.session, kv_budget=self._budget
+        )
         answer = Answer(self._llm.model, self.generation, keep_session=True)
         said = ""
         try:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ...block_choice import candidates
 from ...config import BuildConfig
 from ...contract import CONTRACT_VERSION, check_contract, contract_hash
-from ...descriptors import Opcode
-from ...draw import GREEDY, Draw
 from ...errors import HwgenError
 from ...registers import (
     CHOSEN_TOKENS,
     COUNTERS,
     NUMBER_BITS,
+    RUN_BUDGET,
     RUN_PAGES,
     RUN_TOKENS,
     STOP_TOKENS,
@@ -33,10 +31,12 @@ from ...registers import (
 from ..compiler.image import Image
 from ..compiler.pass_costs import PassCosts, pass_costs
 from ..devices.device import Device, attach
+from .block_summaries import check_budget, loop_limit, pages_looked_at, update_summaries
 from .device_state import Closing, DeviceState
 from .image_memory import ImageMemory
 from .pages import PagePool, Session
 from .pass_status import check_status
+from .runs import COUNTED, COUNTER_NAMES, Candidate, PassResult, Run, RunResult
 from .vector_tokens import VectorToken
 
 __all__ = ["COUNTED", "Candidate", "Engine", "PassResult", "Run", "RunResult"]
@@ -48,103 +48,8 @@ PASS_TIMEOUT = 60.0
 NO_TOKEN = (1 << NUMBER_BITS) - 1
 
 #: Bits of registers, as numbers: what is done with flags makes new flags, which is slow.
-_START, _ACKNOWLEDGE, _WRITE_LOGITS = int(Control.START), int(Control.ACKNOWLEDGE), int(PassFlag.WRITE_LOGITS)
-
-#: Names of the counters, in the order of their registers; those by operator with their places behind; all; two places.
-_COUNTER_NAMES = [name for name, _ in COUNTERS]
-_OPCODES = [(o.name.lower(), len(COUNTERS) + o) for o in Opcode if o is not Opcode.END]
-COUNTED = len(COUNTERS) + len(Opcode)
-_CYCLES, _STREAM_BEATS = map(_COUNTER_NAMES.index, ("cycles", "stream_beats"))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A token that the LM head found likely."""
-
-    token: int
-    logit: float
-
-
-class Run(NamedTuple):
-    """Tokens of one session in a pass, behind those it has, or in their places."""
-
-    session: Session
-    tokens: Sequence[int]
-    #: The candidates, and on request the logits, behind so many of the last tokens are wanted.
-    wanted: int = 0
-    #: Position from which on the session has these tokens: their keys and values are computed again. They see keys of the cache
-    #: as they were before the pass, and each other's. A session may have several such runs in a pass.
-    at: int | None = None
-    #: How a loop chooses its next tokens; None: it cannot.
-    draw: Draw | None = GREEDY
-
-    @property
-    def position(self) -> int:
-        """Of the first token."""
-        return self.session.position if self.at is None else self.at
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a pass did for a run."""
-
-    tokens: int
-    #: Candidates of every wanted token as the machine has them: ``[wanted, count, (token, bits of the logit)]``.
-    words: npt.NDArray[np.uint32]
-    #: Number of the first wanted token in the pass: its logits are :meth:`Engine.logits` of that.
-    first: int
-
-    @cached_property
-    def candidates(self) -> tuple[tuple[Candidate, ...], ...]:
-        """Best next tokens behind every wanted token, best first."""
-        values = self.words[..., 1].view(np.float32).tolist()
-        return tuple(tuple(map(Candidate, *pair)) for pair in zip(self.words[..., 0].tolist(), values, strict=True))
-
-    def best(self, number: int) -> int:
-        """The best token behind a wanted one."""
-        return int(self.words[number, 0, 0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassResult:
-    """What one doorbell did."""
-
-    #: In the order in which they were given.
-    runs: tuple[RunResult, ...]
-    #: Counters, and cycles by operator, in the order of their registers; those of time are 0 on the golden device.
-    counted: Sequence[int]
-    #: Passes that it did: those of a loop.
-    passes: int = 1
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Counters of ``hwgen.registers`` by name."""
-        return dict(zip(_COUNTER_NAMES, self.counted, strict=False))
-
-    @property
-    def opcode_cycles(self) -> dict[str, int]:
-        """Cycles by operator."""
-        return {name: self.counted[number] for name, number in _OPCODES}
-
-    @property
-    def tokens(self) -> int:
-        """Tokens computed."""
-        return sum(run.tokens for run in self.runs)
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Best next tokens behind the last wanted token; empty where none was wanted."""
-        return next((run.candidates[-1] for run in reversed(self.runs) if run.candidates), ())
-
-    @property
-    def cycles(self) -> int:
-        """Cycles from doorbell to completion."""
-        return self.counted[_CYCLES]
-
-    @property
-    def stream_beats(self) -> int:
-        """Beats read through the ring."""
-        return self.counted[_STREAM_BEATS]
+_START, _ACKNOWLEDGE = int(Control.START), int(Control.ACKNOWLEDGE)
+_WRITE_LOGITS, _CHOOSE = int(PassFlag.WRITE_LOGITS), int(PassFlag.CHOOSE)
 
 
 class Engine:
@@ -160,7 +65,7 @@ class Engine:
         self._registers: dict[str, Register] = {r.name: r for r in register_map(device.config)}
         self._runs, self._chosen, self._chosen_count = (self._registers[n].offset for n in ("RUN", "CHOSEN", "CHOSEN_COUNT"))
         #: Offset of the first counter; those by operator follow.
-        self._counters = self._registers[f"COUNT_{_COUNTER_NAMES[0].upper()}"].offset
+        self._counters = self._registers[f"COUNT_{COUNTER_NAMES[0].upper()}"].offset
         assert self._registers["COUNT_OPCODE"].offset == self._counters + 4 * len(COUNTERS)
         self._state: DeviceState = DeviceState(device.config) if beside is None else beside._state
         #: Whether passes can write logits: the descriptors say it, thousands of them.
@@ -234,25 +139,29 @@ class Engine:
         if layers is not None and any(run.wanted for run in runs):
             raise ValueError("a pass of the first layers has no logits")
         self._reserve(runs)
+        self._summarise(runs)
         for i in range(self._state.by_id):
             self._hold("TOKEN", i, i)
         self._state.by_id = 0
-        everything, wanted = self._describe(runs)
+        everything, wanted, options = self._describe(runs)
         self.memory.write_rows(everything)
-        options = _WRITE_LOGITS if write_logits and wanted else 0
+        if write_logits and wanted:
+            options |= _WRITE_LOGITS
         self._ring(self.memory.program(layers), (len(runs), len(everything), wanted), options, 0)
         for run in runs:
             if run.at is None:
                 run.session.tokens.extend(run.tokens)
 
-    def _describe(self, runs: Sequence[Run]) -> tuple[list[int], int]:
-        """Write what the runs of a pass are; their tokens, and how many of these are wanted."""
-        everything, wants = list[int](), list[int]()
+    def _describe(self, runs: Sequence[Run]) -> tuple[list[int], int, int]:
+        """Write what the runs of a pass are; their tokens, how many of these are wanted, and what PASS says of them."""
+        everything, wants, options = list[int](), list[int](), 0
         state, write = self._state, self.device.write_register
         held, offset = state.held, self._runs
         for run, base in zip(runs, state.table.place([run.session for run in runs], self._write_page), strict=True):
-            tokens = run.tokens
-            for value in (run.position, len(tokens) << RUN_TOKENS.first | base << RUN_PAGES.first):  # checked: no `Field.put`
+            tokens, word = run.tokens, len(run.tokens) << RUN_TOKENS.first | base << RUN_PAGES.first  # checked: no `Field.put`
+            if run.budget and (choice := run.choice(self.config)):
+                word, options = word | choice << RUN_BUDGET.first, _CHOOSE
+            for value in (run.position, word):
                 if held.get(offset) != value:
                     write(offset, value)
                     held[offset] = value
@@ -264,7 +173,7 @@ class Engine:
             for j, token in enumerate(wants):
                 self._hold("WANT", token, j)
             state.wants = wants
-        return everything, len(wants)
+        return everything, len(wants), options
 
     def _ring(self, program: int, counts: tuple[int, int, int], options: int, loop: int) -> None:
         """The doorbell, behind the last registers: ``counts`` of runs, tokens and wanted ones, bits of PASS, LOOP."""
@@ -295,6 +204,8 @@ class Engine:
     def check_run(self, run: Run) -> None:
         """Refuse a run that the machine cannot compute."""
         tokens, wanted, at, vocab = run.tokens, run.wanted, run.at, self.image.shape.vocab
+        if run.budget:
+            check_budget(self.config, run.budget)
         if not 0 <= wanted <= len(tokens) or not tokens:
             raise ValueError(f"a run must have tokens, and want 0 to {len(tokens)} of them, not {wanted}")
         if run.session.parked is not None:
@@ -313,13 +224,20 @@ class Engine:
     def _reserve(self, runs: Sequence[Run], more: int = 0) -> None:
         """Pages for the tokens of a pass, and so many more of every run."""
         for run in runs:
-            end = run.position + len(run.tokens) + more
-            if not self.pages.reserve(run.session, end, run.position):
+            need = run.position + len(run.tokens) + more, run.position, pages_looked_at(self.config, run, 1 + more)
+            if not self.pages.reserve(run.session, *need):
                 raise HwgenError(
-                    "context",
-                    f"{self.pages.missing(run.session, end, run.position)} KV pages are needed, {self.pages.free} are free",
+                    "context", f"{self.pages.missing(run.session, *need)} KV pages are needed, {self.pages.free} are free",
                     "close another session, or give the cache more tokens",
                 )
+
+    def _summarise(self, runs: Sequence[Run], passes: int = 1) -> None:
+        """Have summaries of all blocks that runs may choose from in so many passes."""
+        for run in runs:
+            if run.budget and run.choice(self.config):
+                stop = candidates(self.config, run.position + passes - 1).stop
+                update_summaries(self.image, self.pages, run.session, stop)
+                run.session.exact = False
 
     def _write_page(self, entry: int, page: int) -> None:
         self._write("PAGE", self.pages.frame(page), entry)
@@ -376,8 +294,11 @@ class Engine:
                              f"not {passes} for each of {len(runs)}, and {len(stop_tokens)}")
         for run in runs:
             self.check_context(run.session.position + passes)
+            if loop_limit(self.config, run, passes) < passes:
+                raise ValueError(f"a loop must end before a run begins to choose, or lacks a summary, not after {passes} passes")
         self._reserve(runs, passes - 1)
-        everything, wanted = self._describe(runs)
+        self._summarise(runs, passes)
+        everything, wanted, options = self._describe(runs)
         for i, token in enumerate(everything):
             self._hold("TOKEN", token, i)
         self._state.by_id = max(self._state.by_id, len(everything))
@@ -386,7 +307,7 @@ class Engine:
         stops = [*stop_tokens, *[NO_TOKEN] * (STOP_TOKENS - len(stop_tokens))]
         for i, token in enumerate(stops):
             self._hold("STOP_TOKEN", token, i)
-        self._ring(program, (len(runs), len(everything), wanted), 0, passes)
+        self._ring(program, (len(runs), len(everything), wanted), options, passes)
         self._state.loop = loop
 
     def let_loop_end(self) -> None:

@@ -11,22 +11,26 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ...block_choice import attended_position, may_choose, summary_pages
 from ...draw import Draw
 from ...errors import HwgenError
+from .block_summaries import check_budget
 from .document_passes import place_documents
 from .documents import DocumentStore
 from .drafts import Drafter
-from .engine import Engine, PassResult, Run, RunResult
+from .engine import Engine
 from .logprobs import TokenLogprobs, token_logprobs
 from .pages import Session
+from .phase import Phase
 from .prediction import Prediction
 from .prefix_cache import PrefixCache
 from .running_loop import RunningLoop, loop_passes
+from .runs import PassResult, Run, RunResult
 from .sampler import Sampler
 from .sampling import Sampling
 from .vector_tokens import as_words
 
-__all__ = ["CONTEXT_FULL", "Constraint", "GeneratedToken", "Generation", "PassRequest", "Phase"]
+__all__ = ["CONTEXT_FULL", "Constraint", "GeneratedToken", "Generation", "PassRequest"]
 
 #: What happens when the context is full. ``stop``: the answer ends. ``error``: a prompt whose answer might not fit is refused
 #: before anything is computed. ``slide``: the oldest half is forgotten and the rest computed again.
@@ -41,36 +45,6 @@ class Constraint(Protocol):
 
     def accept(self, token: int) -> bool:
         """Go on behind ``token``; True when nothing may follow it."""
-
-
-@dataclass
-class Phase:
-    """Sums over the passes of prefill or of decode. A pass that others share counts whole: that long the answer took."""
-
-    tokens: int = 0
-    cycles: int = 0
-    stream_beats: int = 0
-    wall_s: float = 0.0
-
-    def add(self, result: PassResult, tokens: int, wall_s: float) -> None:
-        self.tokens += tokens
-        self.cycles += result.cycles
-        self.stream_beats += result.stream_beats
-        self.wall_s += wall_s
-
-    def seconds(self, clock_mhz: float) -> float | None:
-        """Time at the fabric clock; None where no cycles were counted."""
-        return self.cycles / (clock_mhz * 1e6) if self.cycles else None
-
-    def rate(self, clock_mhz: float) -> float | None:
-        """Tokens a second at the fabric clock."""
-        seconds = self.seconds(clock_mhz)
-        return self.tokens / seconds if seconds else None
-
-    @property
-    def port_utilisation(self) -> float:
-        """Share of the cycles in which the ring took a beat."""
-        return self.stream_beats / self.cycles if self.cycles else 0.0
 
 
 class GeneratedToken(NamedTuple):
@@ -134,6 +108,9 @@ class Generation:
     sibling: Generation | None = None
     #: Passes that one doorbell is worth at most, where the answer is iterated over.
     doorbell_passes: int = 1
+    #: Blocks of the cache that every token behind the prompt chooses, where it has more to choose from; 0: it attends to all. With
+    #: a budget there are no drafts: they are runs of several tokens.
+    kv_budget: int = 0
     #: Of the prompt's tokens from the second on, and of the answer's tokens, where they are asked for.
     prompt_scores: list[TokenLogprobs] = field(default_factory=list, init=False)
     scores: list[TokenLogprobs] = field(default_factory=list, init=False)
@@ -157,6 +134,7 @@ class Generation:
                 "usage", f"context_full must be one of {', '.join(CONTEXT_FULL)}, not {self.context_full!r}", "choose one"
             )
         self._use(self.engine)
+        self.drafter = None if self.kv_budget else self.drafter
         self._sampler = self.sampling if isinstance(self.sampling, Sampler) else Sampler(self.sampling)
 
     def _use(self, engine: Engine) -> None:
@@ -168,10 +146,28 @@ class Generation:
         """Tokens that wait to be computed."""
         return len(self._todo)
 
+    @property
+    def choice(self) -> int:
+        """Blocks that the next token chooses; 0 where it attends to all."""
+        if self.prefilling or not self.kv_budget:
+            return 0
+        return self.kv_budget if may_choose(self.engine.config, self.session.position, self.kv_budget) else 0
+
+    @property
+    def attended(self) -> int:
+        """Cached positions that it attends to."""
+        return attended_position(self.engine.config, self.session.position, self.choice)
+
+    @property
+    def summary_pages(self) -> int:
+        """Pages of summaries that it looks at for that."""
+        return summary_pages(self.engine.config, self.session.position) if self.choice else 0
+
     def check(self) -> None:
         """Refuse a prompt that cannot be answered."""
         if not self.prompt:
             raise HwgenError("usage", "the prompt has no tokens", "give a prompt")
+        check_budget(self.engine.config, self.kv_budget)
         if (self._needs_logits or self.prompt_logprobs is not None) and self.engine.image.head == "shortlist":
             raise HwgenError(
                 "usage", "the short-list head gives the best candidates, not all logits, which this answer is drawn from",
@@ -244,7 +240,7 @@ class Generation:
         if self._scores_prompt:
             return PassRequest(Run(self.session, next_, len(next_)), True)
         logits = len(self._todo) <= most
-        run = Run(self.session, next_, int(logits), None, self._draw)
+        run = Run(self.session, next_, int(logits), None, self._draw, 0 if self.prefilling else self.kv_budget)
         request = PassRequest(run, logits and self._needs_logits)
         return self.with_draft(request, most - len(next_), tokens, wanted) if len(next_) < most else request
 

@@ -31,7 +31,7 @@ class NoRoom(HwgenError):
     """What an answer computes next has no pages, whatever the other answers give back."""
 
     def __init__(self, engine: Engine, job: Job) -> None:
-        need = engine.pages.blocks(job.generation.session.position + job.generation.remaining)
+        need = engine.pages.blocks(job.generation.session.position + job.generation.remaining) + job.generation.summary_pages
         super().__init__(
             "context", f"the answer needs {need} KV pages, and too many are held by sessions outside the scheduler",
             "close these sessions, or give the cache more tokens",

@@ -11,7 +11,7 @@ from ...layout import KV_FORMATS, key_mixing_strides
 from ..compiler.image import Image
 from .kv_arrays import KvArrays
 
-__all__ = ["moved"]
+__all__ = ["moved", "quantised_keys"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,6 +24,15 @@ def _turned(x: Floats, stride: int, cos: Floats | np.float32, sin: Floats | np.f
     out[..., 0, :] = first * cos - second * sin
     out[..., 1, :] = second * cos + first * sin
     return out.reshape(x.shape)
+
+
+def quantised_keys(keys: Floats, four_bits: bool) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """Keys ``[..., d]`` as the cache has them (docs/numerics.md, ROPE): their elements, and bits of their scales."""
+    bits = pack_bf16(np.abs(keys).max(axis=-1) * np.float32(1 / 127))
+    scale = widen_bf16(bits)[..., None]
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    codes = np.clip(np.rint(keys * inverse), -127, 127).astype(np.int8)
+    return to_four_bits(codes) if four_bits else codes, bits
 
 
 def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
@@ -46,9 +55,5 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
         keys = _turned(keys, angle.size, cos, sin)
         for stride in strides:
             keys = _turned(keys, stride, np.float32(1), np.float32(1))
-        bits = pack_bf16(np.abs(keys).max(axis=-1) * np.float32(1 / 127))
-        scale = widen_bf16(bits)[..., None]
-        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-        codes = np.clip(np.rint(keys * inverse), -127, 127).astype(np.int8)
-        elements[0, layer], scales[0, layer] = to_four_bits(codes) if four_bits else codes, bits
+        elements[0, layer], scales[0, layer] = quantised_keys(keys, four_bits)
     return KvArrays(elements, scales)

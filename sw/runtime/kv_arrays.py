@@ -12,6 +12,7 @@ from ...errors import HwgenError
 from ...layout import KV_FORMATS, KvBlockLayout
 from ...rounding import ceil_div
 from ..compiler.image import Image
+from ..compiler.placement import cache_pages
 
 __all__ = ["KvArrays", "pack_pages", "unpack_pages", "with_cache_tokens"]
 
@@ -36,7 +37,7 @@ def with_cache_tokens(image: Image, tokens: int) -> Image:
             f"a KV cache of {tokens} tokens is smaller than the context of {image.context} tokens",
             f"give the cache {image.context} tokens or more",
         )
-    return replace(image, pages=ceil_div(tokens, image.config.kv_block))
+    return replace(image, pages=cache_pages(image.config, tokens))
 
 
 def _block_offsets(image: Image) -> npt.NDArray[np.int64]:

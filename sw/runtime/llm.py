@@ -240,6 +240,7 @@ class LLM:
         session: Session | None = None,
         context_full: str = "stop",
         logprobs: int | None = None,
+        kv_budget: int = 0,
     ) -> Answer:
         """Answer a prompt (text or token ids). The default is greedy. See :class:`hwgen.Sampling`.
 
@@ -252,6 +253,9 @@ class LLM:
 
         ``embeddings [n, hidden]``: vectors that take part as tokens do, rounded to bfloat16: in the places of -1 in a list of token
         ids, else before the prompt, behind its begin token.
+
+        ``kv_budget``: blocks of the cache that every token behind the prompt chooses for each key/value head, and attends to beside
+        the first and the newest ones; 0: all. Answers to long prompts come sooner, and are not quite the same.
         """
         tokenizer = self.model.tokenizer
         goes_on = session is not None and bool(session.tokens or session.pending)
@@ -265,7 +269,9 @@ class LLM:
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
             presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, logit_bias=logit_bias or {}, seed=seed,
         )
-        generation = self.generation(ids, max_new_tokens, sampling, session=session, context_full=context_full, logprobs=logprobs)
+        generation = self.generation(
+            ids, max_new_tokens, sampling, session=session, context_full=context_full, logprobs=logprobs, kv_budget=kv_budget,
+        )
         generation.recompute = recompute if recompute is None else checked_share(recompute)
         generation.check()
         return Answer(self.model, generation, keep_session=session is not None)
@@ -284,10 +290,10 @@ class LLM:
 
     def answers(
         self, prompt: str | list[int], sampling: Sampling, *, n: int = 1, best_of: int | None = None, first_finish: bool = False,
-        max_new_tokens: int = 128, chat: bool = False,
+        max_new_tokens: int = 128, chat: bool = False, kv_budget: int = 0,
     ) -> list[Written]:
         """``n`` answers to one prompt, answer ``i`` from the seed ``seed + i``: of ``best_of`` that are written the likeliest a
-        token, best first; or with ``first_finish`` the first of ``n`` that ends, alone.
+        token, best first; or with ``first_finish`` the first of ``n`` that ends, alone. ``kv_budget``: as of :meth:`generate`.
         """
         written = n if best_of is None else best_of
         if not 1 <= n <= written:
@@ -297,7 +303,9 @@ class LLM:
         ids = self._with_documents(prompt, (), chat, False)
         logprobs = 0 if written > n else None
         generations = [
-            self.generation(ids, max_new_tokens, replace(sampling, seed=sampling.seed + i), logprobs=logprobs)
+            self.generation(
+                ids, max_new_tokens, replace(sampling, seed=sampling.seed + i), logprobs=logprobs, kv_budget=kv_budget
+            )
             for i in range(written)
         ]
         generations[0].check()
@@ -316,10 +324,12 @@ class LLM:
         constraint: Constraint | None = None,
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
+        kv_budget: int = 0,
     ) -> Generation:
         """An answer to token ids of which nothing is computed yet: text, chat and server begin all of theirs here.
 
-        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``, ``prompt_logprobs``: see :class:`Generation`.
+        ``stop_tokens`` in place of the model's; ``constraint``, ``logprobs``, ``prompt_logprobs``, ``kv_budget``: see
+        :class:`Generation`.
         """
         return Generation(
             self.engine,
@@ -335,8 +345,9 @@ class LLM:
             constraint=constraint,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
-            drafter=self._drafter(),
+            drafter=None if kv_budget else self._drafter(),
             doorbell_passes=LOOP_PASSES,
+            kv_budget=kv_budget,
         )
 
     def _drafter(self) -> Drafter | None:

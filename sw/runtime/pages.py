@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import HwgenError
 from ...registers import NUMBER_BITS
@@ -13,7 +15,24 @@ from ..compiler.image import Image
 from ..compiler.placement import FRAME_BYTES, pages_together
 from ..devices.device import Bytes, Device
 
-__all__ = ["PagePool", "Session"]
+__all__ = ["PagePool", "Session", "Summaries"]
+
+
+@dataclass
+class Summaries:
+    """Summaries of the blocks of a session, from the first block on (`hwgen.sw.runtime.block_summaries`)."""
+
+    #: Elements ``[layers, kv_heads, head_dim]`` and bits of the scales ``[layers, kv_heads]`` of every block.
+    blocks: list[tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]] = field(default_factory=list)
+    #: Page number of every page of summaries.
+    pages: list[int] = field(default_factory=list)
+    #: Blocks whose summaries these pages have.
+    written: int = 0
+
+    def drop(self, block: int) -> None:
+        """Forget those from a block on: its keys change."""
+        del self.blocks[block:]
+        self.written = min(self.written, block)
 
 
 class Session:
@@ -30,6 +49,8 @@ class Session:
         self.pending: list[int] = []
         #: Content of the pages while they are lent to others (:meth:`PagePool.park`).
         self.parked: Bytes | None = None
+        #: What a choice among its blocks looks at; of none as long as nothing was chosen.
+        self.summaries = Summaries()
 
     @property
     def position(self) -> int:
@@ -111,26 +132,28 @@ class PagePool:
         blocks = range(first // self._page_tokens, min(self.blocks(positions), len(session.pages)))
         return [i for i in blocks if self._holders[session.pages[i]] > 1]
 
-    def missing(self, session: Session, positions: int, first: int | None = None) -> int:
+    def missing(self, session: Session, positions: int, first: int | None = None, summaries: int = 0) -> int:
         """Pages that a session has yet to get to have its own up to ``positions``, from position ``first`` on (from its end on if
-        not given).
+        not given), and so many of summaries.
         """
         holders, pages, blocks = self._holders, session.pages, self.blocks(positions)
-        missing = max(0, blocks - len(pages))
+        missing = max(0, blocks - len(pages)) + max(0, summaries - len(session.summaries.pages))
         for page in pages[(len(session.tokens) if first is None else first) // self._page_tokens : blocks]:
             if holders[page] > 1:
                 missing += 1
         return missing
 
-    def reserve(self, session: Session, positions: int, first: int | None = None) -> bool:
-        """Pages of its own for the next tokens of a session up to ``positions``, or for those from position ``first`` on; False,
-        and nothing done, when there are too few.
+    def reserve(self, session: Session, positions: int, first: int | None = None, summaries: int = 0) -> bool:
+        """Pages of its own for the next tokens of a session up to ``positions``, or for those from position ``first`` on, and so
+        many of summaries; False, and nothing done, when there are too few.
 
-        A page that is shared and about to be written is copied first.
+        A page that is shared and about to be written is copied first; summaries of what is about to be written are dropped.
         """
-        while (missing := self.missing(session, positions, first)) > len(self._free):
+        while (missing := self.missing(session, positions, first, summaries)) > len(self._free):
             if not self.reclaim():
                 return False
+        if session.summaries.blocks:
+            session.summaries.drop((session.position if first is None else first) // self._page_tokens)
         if not missing:
             return True
         for i in self._shared(session, positions, session.position if first is None else first):
@@ -140,13 +163,20 @@ class PagePool:
             self._release(page)
         while len(session.pages) < self.blocks(positions):
             session.pages.append(self._take())
+        while len(session.summaries.pages) < summaries:
+            session.summaries.pages.append(self._take())
         return True
+
+    def _release_all(self, session: Session) -> None:
+        """Give up the pages of a session, those of summaries too: they are derived, and made again where they are needed."""
+        for page in reversed([*session.pages, *session.summaries.pages]):
+            self._release(page)
+        session.pages, session.summaries.pages, session.summaries.written = [], [], 0
 
     def close(self, session: Session) -> None:
         """Give the pages of a session back. The session is empty then, and may be used again."""
-        for page in reversed(session.pages):
-            self._release(page)
-        session.tokens, session.pages, session.pending = [], [], []
+        self._release_all(session)
+        session.tokens, session.pending, session.summaries = [], [], Summaries()
         session.exact, session.parked = True, None
 
     def share(self, session: Session, positions: int) -> Session:
@@ -162,14 +192,14 @@ class PagePool:
     def park(self, session: Session) -> None:
         """Move the pages of a session to memory of the host, so that others can use them."""
         session.parked = self.read(session.pages)
-        for page in reversed(session.pages):
-            self._release(page)
-        session.pages.clear()
+        self._release_all(session)
 
-    def unpark(self, session: Session, positions: int) -> bool:
-        """Bring a parked session back, with pages up to ``positions``; False, and nothing done, when there are too few."""
+    def unpark(self, session: Session, positions: int, summaries: int = 0) -> bool:
+        """Bring a parked session back, with pages up to ``positions``, and so many of summaries; False, and nothing done, when too
+        few are free.
+        """
         if session.parked is not None:
-            if not self.reserve(session, max(positions, session.position)):
+            if not self.reserve(session, max(positions, session.position), None, summaries):
                 return False
             self.write(session.pages[: len(session.parked)], session.parked)
             session.parked = None

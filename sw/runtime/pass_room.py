@@ -21,7 +21,7 @@ def count_of(parts: Sequence[Part]) -> tuple[int, int]:
 
 def _blocks(engine: Engine, job: Job) -> int:
     """Blocks of cached keys that a run of a job reads."""
-    return engine.pages.blocks(job.generation.session.position)
+    return engine.pages.blocks(job.generation.attended)
 
 
 def cycles_of(engine: Engine, parts: Sequence[Part], tokens: int = 0, job: Job | None = None) -> float:

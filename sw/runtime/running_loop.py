@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from ...registers import CHOSEN_TOKENS, STOP_TOKENS
-from .engine import Engine, PassResult, Run
+from .block_summaries import loop_limit, pages_looked_at
+from .engine import Engine
+from .runs import PassResult, Run
 
 __all__ = ["LOOP_PASSES", "RunningLoop", "loop_passes", "stops_of"]
 
@@ -32,17 +34,22 @@ def stops_of(generations: Sequence[Looping]) -> set[int]:
 
 def loop_passes(engine: Engine, runs: Sequence[Run], generations: Sequence[Looping], most: int) -> int:
     """Passes that a loop of these answers may have, of ``most``; less than 2 where the host has to choose, or pages are few."""
-    passes = min(most, CHOSEN_TOKENS // len(runs))
+    passes = min([most, CHOSEN_TOKENS // len(runs), *(loop_limit(engine.config, run, most) for run in runs if run.budget)])
     for generation in generations:
         if passes < 2:
             return 0
         passes = min(passes, generation.loop_passes)
     if passes < 2 or len(stops_of(generations)) > STOP_TOKENS or not engine.can_loop():
         return 0
-    pages = engine.pages
-    while passes > 1 and sum(pages.missing(run.session, run.session.position + passes) for run in runs) > pages.free:
+    while passes > 1 and sum(_missing(engine, run, passes) for run in runs) > engine.pages.free:
         passes //= 2
     return passes
+
+
+def _missing(engine: Engine, run: Run, passes: int) -> int:
+    """Pages that a session has yet to get for a loop."""
+    summaries = pages_looked_at(engine.config, run, passes) if run.budget else 0
+    return engine.pages.missing(run.session, run.session.position + passes, None, summaries)
 
 
 class RunningLoop:

@@ -256,8 +256,8 @@ class Scheduler:
     def _return_parked(self) -> None:
         """Bring parked sessions back, oldest first."""
         for job in [j for j in self._running if j.generation.session.parked is not None]:
-            session = job.generation.session
-            if not self.engine.pages.unpark(session, session.position + job.generation.remaining):
+            generation, session = job.generation, job.generation.session
+            if not self.engine.pages.unpark(session, session.position + generation.remaining, generation.summary_pages):
                 if not self._ready():  # nobody here will give pages back
                     self._end(job, NoRoom(self.engine, job))
                 return
@@ -423,8 +423,8 @@ class Scheduler:
 
     def _make_room(self, job: Job) -> bool:
         """Pages for what the job computes next, its whole prompt included; False when the job itself had to make way."""
-        session = job.generation.session
-        while not self.engine.pages.reserve(session, session.position + job.generation.remaining):
+        generation, session = job.generation, job.generation.session
+        while not self.engine.pages.reserve(session, session.position + generation.remaining, None, generation.summary_pages):
             ready = self._ready()
             if ready == [job]:
                 raise NoRoom(self.engine, job)

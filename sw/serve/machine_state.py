@@ -151,7 +151,7 @@ class MachineState:
         rows = []
         for job in running:
             generation, session = job.generation, job.generation.session
-            pages = list(session.pages)
+            pages = [*session.pages, *session.summaries.pages]
             held.update(pages)
             state = "parked" if session.parked is not None else "prompt" if generation.prefilling else "answer"
             rows.append({

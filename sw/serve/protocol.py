@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ...config import MAX_BUDGET
 from .errors import ApiError
 
 __all__ = [
@@ -109,6 +110,8 @@ class Request(Strict):
     repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] = 1.0
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] = []
     ignore_eos: bool = False
+    # of this server alone: blocks of the cache that a token chooses; 0 is all of them
+    kv_budget: Annotated[Whole, Field(ge=0, le=MAX_BUDGET)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..runtime.answers import best_answers, mean_logprob
-from ..runtime.generation import Phase
 from ..runtime.logprobs import TokenLogprobs
+from ..runtime.phase import Phase
 from .completion import Choice, Completion, Piece
 
 __all__ = ["Reply", "likeliest", "timings", "usage"]

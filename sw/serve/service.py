@@ -81,9 +81,10 @@ class Service:
         context_full: str = "stop",
         back_off: Sequence[float] = BACK_OFF,
         turns: DeviceTurns | None = None,
+        kv_budget: int = 0,
     ) -> None:
         self.llm, self.limits, self._turns = llm, limits, turns
-        self.temperature, self._context_full = temperature, context_full
+        self.temperature, self._context_full, self._kv_budget = temperature, context_full, kv_budget
         self.metrics, self.machine = Metrics(), MachineState(llm)
         self.scheduler = Scheduler(
             llm.engine, max_running=limits.sessions, max_waiting=limits.waiting, time_between_tokens=limits.time_between_tokens,
@@ -214,6 +215,7 @@ class Service:
             constraint=None if schema is None else self._grammar.constraint(schema, param),
             logprobs=0 if request.shown_logprobs is None and request.written > request.n else request.shown_logprobs,
             prompt_logprobs=request.prompt_logprobs if isinstance(request, CompletionRequest) else None,
+            kv_budget=self._kv_budget if request.kv_budget is None else request.kv_budget,
         )
         generation.sibling = sibling
         generation.check()

@@ -157,6 +157,7 @@ _OUTPUTS: Mapping[State, Callable[[OperatorOutputs, Descriptor, Tokens], list[Ou
     State.VALUES: partial(OperatorOutputs._stored, kind=1, name="value"),
     State.SCORES: OperatorOutputs._unseen,
     State.CANDIDATES: OperatorOutputs._unseen,
+    State.CHOICE: OperatorOutputs._unseen,
 }
 if wrong := {kind for kind in State if kind is not State.NONE} ^ set(_OUTPUTS):
     raise AssertionError(f"sw/verification/operator_outputs.py, _OUTPUTS: {wrong}")

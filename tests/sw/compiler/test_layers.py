@@ -212,6 +212,31 @@ def test_kv_pages(image: Image) -> None:
     assert image.pages == ceil_div(SHAPE.max_context, CONFIG.kv_block)
 
 
+@pytest.mark.parametrize("kv", ["k8v8", "k4v4"])
+def test_a_choice_before_the_attention_of_every_layer(weights: ModelWeights, kv: str) -> None:
+    """In builds that choose blocks; other operators stay what they are, and without it so does the whole program."""
+    config = replace(CONFIG, int4_kv=True, max_context=512)
+    weights = replace(weights, kv=kv)
+    plain, image = compile_model(config, weights), compile_model(replace(config, kv_budget=4), weights)
+    numbered = {n: d for n, d in enumerate(image.descriptors) if Flag.CHOOSE in d.flags}
+    layout = KvBlockLayout(config, SHAPE.head_dim, next(iter(numbered.values())).format)
+    assert [d.layer for d in numbered.values()] == list(range(SHAPE.layers))
+    for n, choice in numbered.items():
+        attention = image.descriptors[n + 1]
+        assert attention.opcode is Opcode.ATTENTION and attention.fetch is Fetch.CACHE
+        same = replace(
+            choice, flags=attention.flags, fetch=Fetch.CACHE, stream_beats=attention.stream_beats, dst=attention.dst,
+            dst_stride=attention.dst_stride, tag=attention.tag,
+        )
+        assert same == attention and choice.fetch is Fetch.SUMMARY and choice.dst == choice.dst_stride == 0
+        assert choice.stream_beats == align(layout.first_beats[1], config.groups) < attention.stream_beats
+    assert [d for d in image.descriptors if Flag.CHOOSE not in d.flags] == list(plain.descriptors)
+    assert not any(Flag.CHOOSE in d.flags for d in plain.descriptors)
+    assert plain.pages == ceil_div(SHAPE.max_context, CONFIG.kv_block) == image.pages - 1, "one page has summaries of all blocks"
+    first = image.first_layers(1)
+    assert not any(d.opcode is Opcode.ATTENTION for d in first) and first[-1].opcode is Opcode.KV_WRITE
+
+
 def test_fewer_tokens_a_pass_where_the_scratch_is_small(weights: ModelWeights) -> None:
     need = (
         vectors_of(CONFIG, SHAPE.hidden) + 2 * vectors_of(CONFIG, SHAPE.q_rows) + 2 * vectors_of(CONFIG, SHAPE.kv_rows)

@@ -13,9 +13,10 @@ from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.runtime.engine import Engine
-from hwgen.sw.runtime.generation import Generation, Phase
+from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.logprobs import token_logprobs
 from hwgen.sw.runtime.pages import Session
+from hwgen.sw.runtime.phase import Phase
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
 from hwgen.weights import random_weights

@@ -14,8 +14,9 @@ from hwgen.sw.runtime.jobs import DeviceFailed, NoRoom, QueueFull
 
 def test_reasons() -> None:
     engine: Any = SimpleNamespace(pages=SimpleNamespace(blocks=lambda positions: -(-positions // 16)))
-    for position, remaining, pages in ((30, 3, 3), (0, 16, 1), (31, 1, 2), (16, 17, 3)):
-        job: Any = SimpleNamespace(generation=SimpleNamespace(session=SimpleNamespace(position=position), remaining=remaining))
+    for position, remaining, summaries, pages in ((30, 3, 0, 3), (0, 16, 0, 1), (31, 1, 0, 2), (16, 17, 0, 3), (30, 1, 2, 4)):
+        session = SimpleNamespace(position=position)
+        job: Any = SimpleNamespace(generation=SimpleNamespace(session=session, remaining=remaining, summary_pages=summaries))
         error = NoRoom(engine, job)
         assert error.kind == "context" and error.message.startswith(f"the answer needs {pages} KV pages")
     assert (QueueFull(7).kind, QueueFull(7).message) == ("busy", "7 requests are waiting already")

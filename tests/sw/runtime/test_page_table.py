@@ -26,6 +26,8 @@ class Table:
         firsts = self.table.place(sessions, self.write)
         for session, first in zip(sessions, firsts, strict=True):
             assert self.pages[first : first + len(session.pages)] == session.pages
+            front = session.summaries.pages
+            assert front == [self.pages[first - 1 - i] for i in range(len(front))] and first >= len(front)
 
 
 def session(*pages: int) -> Session:
@@ -64,19 +66,53 @@ def test_sessions_of_other_passes_give_way() -> None:
         device.check([wide, old[0]])
 
 
+def test_pages_of_summaries_are_in_front() -> None:
+    """The first one next to the first page; a session that gets more of them moves."""
+    device = Table(16)
+    a, b = session(5, 6), session(7)
+    a.summaries.pages = [1]
+    device.check([a, b])
+    assert device.writes == 4 and device.pages[:4] == [1, 5, 6, 7]
+    a.summaries.pages += [2]
+    device.check([a, b])
+    assert device.writes == 8 and device.pages[4:8] == [2, 1, 5, 6]
+    a.summaries.pages[0] = 3
+    device.check([b, a])
+    assert device.writes == 9
+    a.summaries.pages += [4]  # there is room for four now
+    device.check([a])
+    a.summaries.pages += [8]
+    device.check([a, b])
+    assert device.writes == 9 + 5 + 1
+    a.summaries.pages = []  # parked, and back
+    device.check([a])
+    assert device.writes == 15
+    full = session(*range(20, 33))
+    full.summaries.pages = [40, 41, 42]  # no power of two is left
+    device.check([full])
+    with pytest.raises(HwgenError, match="more KV pages than the table of 16 entries"):
+        device.check([full, b])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_use(seed: int) -> None:
     random = np.random.default_rng(seed)
-    device = Table(32)
+    device = Table(48)
     sessions = [session(i) for i in range(9)]
     for _ in range(400):
         chosen = [sessions[i] for i in random.permutation(9)[: int(random.integers(1, 6))]]
         for one in chosen:
-            kind = random.integers(4)
+            kind = random.integers(5)
+            front = one.summaries.pages
             if kind == 0 and len(one.pages) < 6:
                 one.pages.append(int(random.integers(1000)))
             elif kind == 1:
                 one.pages[int(random.integers(len(one.pages)))] = int(random.integers(1000))
             elif kind == 2 and random.random() < 0.2:
                 one.pages = [int(random.integers(1000))]
+                front.clear()
+            elif kind == 3 and len(front) < 3:
+                front.append(int(random.integers(1000)))
+            elif kind == 4 and front:
+                front[int(random.integers(len(front)))] = int(random.integers(1000))
         device.check(chosen)

@@ -17,7 +17,7 @@ def test_what_the_table_is_asked() -> None:
     )
 
     def job(position: int) -> Any:
-        return SimpleNamespace(generation=SimpleNamespace(session=SimpleNamespace(position=position)))
+        return SimpleNamespace(generation=SimpleNamespace(attended=position))
 
     parts: Any = [
         (job(17), SimpleNamespace(run=SimpleNamespace(tokens=[1], wanted=1))),
@@ -35,7 +35,7 @@ def test_room_for_a_prompt(most: float, tokens: int) -> None:
         costs=SimpleNamespace(cycles=lambda tokens, wanted, blocks: 100 + 10 * tokens + 1000 * blocks),
         pages=SimpleNamespace(blocks=lambda position: 0), image=SimpleNamespace(chunk=8), config=SimpleNamespace(lanes=4),
     )
-    job: Any = SimpleNamespace(generation=SimpleNamespace(session=SimpleNamespace(position=0)))
+    job: Any = SimpleNamespace(generation=SimpleNamespace(attended=0))
     parts: Any = [(job, SimpleNamespace(run=SimpleNamespace(tokens=[1], wanted=1)))]
     # a pass takes 100 cycles and 10 a token, one of a single answer 110; the chunk is 8 tokens, of which one is there
     assert prompt_room(engine, most, parts, 1, job) == tokens

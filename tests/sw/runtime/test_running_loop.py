@@ -192,7 +192,7 @@ def test_how_many_passes_a_loop_may_have() -> None:
     runs = [Run(Session(), (1,))]
 
     def most(count: int, passes: int, free: int = 100, stops: int = 1) -> int:
-        pages = SimpleNamespace(free=free, missing=lambda session, tokens: -(-tokens // 8))
+        pages = SimpleNamespace(free=free, missing=lambda session, tokens, first, summaries: -(-tokens // 8))
         answers = [Looped(passes, range(i * stops, (i + 1) * stops)) for i in range(count)]
         return loop_passes(SimpleNamespace(can_loop=lambda: True, pages=pages), runs * count, answers, 40)  # type: ignore[arg-type]  # a stand-in
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="serving needs starlette")
 
-from hwgen.sw.runtime.generation import Phase
+from hwgen.sw.runtime.phase import Phase
 from hwgen.sw.serve.replies import timings
 
 
