@@ -34,7 +34,7 @@ def seen_position(config: BuildConfig, runs: Any, choosing: Value) -> Value:
         return position
     block_bits = config.kv_block.bit_length() - 1
     whole = runs.position >> block_bits
-    last_page = ((whole - 2) >> block_bits)[: len(whole)]
+    last_page = (((whole - 1) * config.summary_rows - 1) >> block_bits)[: len(whole)]
     among = Cat(runs.position[:block_bits], (runs.budget + 2))
     looked = Cat(Const(-1, block_bits), last_page)
     chooses = runs.budget != 0

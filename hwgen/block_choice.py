@@ -5,10 +5,11 @@ key/value head it attends to the first block, to the N of the blocks 1 to n - 2 
 to the newest whole block, and to what follows it: in this order (docs/numerics.md). It is exact where all blocks are within the
 budget, for then it has none: a budget is for runs with ``n >= N + 3`` alone.
 
-A summary is as a key: int8 elements, or four bits where keys have them, and a bf16 scale. Those of blocks ``j * kv_block`` to
-``(j + 1) * kv_block - 1`` are the key slots of a page of the cache of their own, page of summaries ``j``, whose values mean
-nothing; its entry in the page table is the first one of the run less ``1 + j``. The host makes them (Quest, Tang et al. 2024,
-section 3; the mean of a block's keys as in MoBA, Lu et al. 2025, section 2.2).
+A block has ``summary_rows`` R summaries, each as a key: int8 elements, or four bits where keys have them, and a bf16 scale. A
+block scores what the best of them does. Summary r of block b is row ``b * R + r``. Rows ``j * kv_block`` to ``(j + 1) * kv_block
+- 1`` are the key slots of a page of the cache of their own, page of summaries ``j``, whose values mean nothing; its entry in the
+page table is the first one of the run less ``1 + j``. The host makes them: the mean of kv_block / R keys (the choice of blocks by
+summaries of their keys as in Quest, Tang et al. 2024, section 3; means as in MoBA, Lu et al. 2025, section 2.2).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def first_position(config: BuildConfig, budget: int) -> int:
 
 def summary_pages(config: BuildConfig, position: int) -> int:
     """Pages of summaries that a token at ``position`` looks at: those with a block that it may choose."""
-    return ceil_div(candidates(config, position).stop, config.kv_block)
+    return ceil_div(candidates(config, position).stop * config.summary_rows, config.kv_block)
 
 
 def summary_beats(config: BuildConfig, layout: KvBlockLayout) -> int:

@@ -95,6 +95,8 @@ class BuildConfig:
     int4_kv: bool = False
     #: Blocks of cached keys and values that a decode step may choose for each key/value head, at most; 0: it attends to all.
     kv_budget: int = 0
+    #: Summaries of a block of cached keys, by which it is chosen: so many means of as many keys each (a power of two).
+    summary_rows: int = 4
     #: Query lanes of the attention unit; all share one beat of keys or values.
     query_lanes: int = 2
     #: Keys in one block of the KV cache.
@@ -306,7 +308,7 @@ class BuildConfig:
     @property
     def summary_pages(self) -> int:
         """Entries of the KV page table that hold the summaries of the blocks of one sequence at most (hwgen/block_choice.py)."""
-        return ceil_div(self.max_pages, self.kv_block) if self.kv_budget else 0
+        return ceil_div(self.max_pages * self.summary_rows, self.kv_block) if self.kv_budget else 0
 
     @property
     def max_group(self) -> int:
@@ -327,7 +329,7 @@ class BuildConfig:
             power_of_two(self.beat_vectors) and self.beat_vectors <= self.beat_bytes // 8, "beat_vectors",
             f"a power of two up to {self.beat_bytes // 8}", 1,
         )
-        for name in ("kv_block", "query_lanes", "burst", "bank_bytes"):
+        for name in ("kv_block", "summary_rows", "query_lanes", "burst", "bank_bytes"):
             value = getattr(self, name)
             self._require(power_of_two(value), name, "a power of two", nearest_power_of_two(value))
         legal_rows = [r for r in range(1, self.width + 1) if self.width % r == 0 and power_of_two(r)]
@@ -370,10 +372,7 @@ class BuildConfig:
             f"at least {self.beat_bytes // self.width}, so that a beat carries at most one vector ({self.width} elements) of a key",
             self.beat_bytes // self.width,
         )
-        self._require(
-            self.kv_budget != 1 and self.kv_budget <= MAX_BUDGET, "kv_budget", f"0 (none), or 2 to {MAX_BUDGET} blocks",
-            min(MAX_BUDGET, max(2, self.kv_budget)),
-        )
+        self._require(self.summary_rows <= self.kv_block, "summary_rows", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
@@ -394,11 +393,19 @@ class BuildConfig:
             self._require(value % step == 0, name, f"a multiple of {step}", align(value, step))
         self._require(self.max_context % self.kv_block == 0, "max_context", f"a multiple of kv_block ({self.kv_block})",
                       align(self.max_context, self.kv_block))
+        self._check_budget()
+        self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
+
+    def _check_budget(self) -> None:
+        """Blocks that may be chosen, and entries of the page table for all blocks and their summaries."""
+        self._require(
+            self.kv_budget != 1 and self.kv_budget <= MAX_BUDGET, "kv_budget", f"0 (none), or 2 to {MAX_BUDGET} blocks",
+            min(MAX_BUDGET, max(2, self.kv_budget)),
+        )
         entries = self.max_pages + self.summary_pages
         summed = " and pages of their summaries" if self.kv_budget else ""
         self._require(self.page_entries >= entries, "page_entries",
                       f"at least {entries}, the blocks of max_context{summed}", entries)
-        self._require(self.descriptor_queue >= 2, "descriptor_queue", "at least 2", 2)
 
     def _require(self, legal: bool, name: str, what: str, nearest: object) -> None:
         if not legal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,7 +16,7 @@ from .item import AttentionSizes, ItemLayout, delayed
 __all__ = ["BlockChoice"]
 
 #: Cycles from the last score of an item to its place in the queue of the list, and from there to where the list is seen busy.
-_SETTLE = 3
+_SETTLE = 4
 
 
 class BlockChoice(wiring.Component):
@@ -24,9 +24,9 @@ class BlockChoice(wiring.Component):
 
     ::
 
-        scores of the lanes of the run -> maximum -> over the rounds of the block -> those that may be chosen -> list
+        scores of the lanes of the run -> maximum -> over the rounds -> over the rows of a block, if it may be chosen -> list
 
-    An item is a page of summaries: its key ``k`` is the summary of block ``page * kv_block + k``. One item is worked on at a time:
+    An item is a page of summaries: its key ``k`` is summary ``page * kv_block + k``. One item is worked on at a time:
     from its first score ``kv_block`` cycles, one for each level of lanes, and those that its candidates take to find their places
     (`CandidateList`).
 
@@ -74,11 +74,13 @@ class BlockChoice(wiring.Component):
         config = self.config
         block_bits = config.kv_block.bit_length() - 1
         m.submodules.best = best = CandidateList(
-            config.kv_budget, choice_lists(config), depth=config.kv_block, bits=index_bits(config.max_pages), key_bits=SCORE_BITS
+            config.kv_budget, choice_lists(config), depth=config.kv_block // config.summary_rows,
+            bits=index_bits(config.max_pages), key_bits=SCORE_BITS,
         )
         #: The item at work; whether it is the first of its block, and the next one will be.
         item, working, first, next_first = Signal(ItemLayout(config)), Signal(), Signal(), Signal(init=1)
-        run, head, page = Signal(index_bits(config.chunk)), Signal(index_bits(config.max_kv_heads)), Signal(range(config.max_pages))
+        sizes = {"run": config.chunk, "head": config.max_kv_heads, "page": config.summary_pages}
+        run, head, page = (Signal(index_bits(size), name=name) for name, size in sizes.items())
         m.d.comb += [
             self.runs.index.eq(run), self.output_round.eq(item.round), self.output_run.eq(run),
             best.entry.eq(self.chosen.index), self.chosen.number.eq(best.index_of_entry),
@@ -95,13 +97,22 @@ class BlockChoice(wiring.Component):
             total.eq(Mux(first | (best_lane > get.data), best_lane, get.data)),
             get.addr.eq(key), put.addr.eq(key), put.data.eq(total), put.en.eq(arrived),
         ]
+        # The best row of a block.
+        row_bits = config.summary_rows.bit_length() - 1
+        row, row_key, there = Signal(SCORE_BITS, reset_less=True), Signal(block_bits), Signal()
+        running, of_block = Signal(SCORE_BITS, reset_less=True), Signal(SCORE_BITS)
+        m.d.sync += [row.eq(total), row_key.eq(key), there.eq(arrived & item.release)]
+        begins, ends = (row_key[:row_bits] == 0, row_key[:row_bits].all()) if row_bits else (Const(1), Const(1))
+        m.d.comb += of_block.eq(Mux(begins | (row > running), row, running))
+        with m.If(there):
+            m.d.sync += running.eq(of_block)
         # Blocks that may be chosen are 1 to ``last``.
-        last, chooses, block = Signal(range(config.max_pages)), Signal(), Signal(block_bits + len(page))
-        m.d.comb += block.eq(Cat(key, page))
+        last, chooses, block = Signal(range(config.max_pages)), Signal(), Signal(block_bits - row_bits + len(page))
+        m.d.comb += block.eq(Cat(row_key[row_bits:], page))
         m.d.sync += [
             last.eq((self.runs.position >> block_bits) - 2), chooses.eq(self.runs.budget != 0),
-            best.valid.eq(arrived & item.release & chooses & (block != 0) & (block <= last)),
-            best.index.eq(block), best.key.eq(total),
+            best.valid.eq(there & ends & chooses & (block != 0) & (block <= last)),
+            best.index.eq(block), best.key.eq(of_block),
         ]
 
         #: Cycles that the last score is on its way to the list.

@@ -61,20 +61,22 @@ def loop_limit(config: BuildConfig, run: Run, passes: int) -> int:
 
 
 def summary_of(image: Image, page: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-    """The mean of the keys of a whole block, given its page ``[1, page_bytes]``, as a key: elements ``[layers, kv_heads,
-    head_dim]`` and bits of the scales ``[layers, kv_heads]``. Keys of 4 bits are mixed in the cache, and so is their mean.
+    """Means of the keys of a whole block, given its page ``[1, page_bytes]``, as keys: elements ``[layers, kv_heads, summary_rows,
+    head_dim]`` and bits of the scales ``[layers, kv_heads, summary_rows]``. Keys of 4 bits are mixed in the cache, and so are
+    their means.
     """
     arrays = unpack_pages(image, page, image.config.kv_block)
     keys = arrays.elements[0].astype(np.float32) * widen_bf16(arrays.scales[0])[..., None]
-    total = keys[:, :, 0].copy()
-    for slot in range(1, image.config.kv_block):  # in this order on every computer
-        total += keys[:, :, slot]
-    return quantised_keys(total * np.float32(1 / image.config.kv_block), Format.INT4_KEYS in KV_FORMATS[image.kv])
+    rows = keys.reshape(*keys.shape[:2], image.config.summary_rows, -1, keys.shape[-1])
+    total = rows[..., 0, :].copy()
+    for slot in range(1, rows.shape[-2]):  # in this order on every computer
+        total += rows[..., slot, :]
+    return quantised_keys(total * np.float32(1 / rows.shape[-2]), Format.INT4_KEYS in KV_FORMATS[image.kv])
 
 
 def _page_of(image: Image, blocks: list[tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]]) -> npt.NDArray[np.uint8]:
     """A page whose first key slots are the summaries of ``blocks``; its values are zeros, which nobody reads."""
-    keys, scales = (np.stack(parts, axis=2) for parts in zip(*blocks, strict=True))
+    keys, scales = (np.concatenate(parts, axis=2) for parts in zip(*blocks, strict=True))
     return pack_pages(image, KvArrays(np.stack((keys, np.zeros_like(keys))), np.stack((scales, np.zeros_like(scales)))))
 
 
@@ -82,7 +84,7 @@ def update_summaries(image: Image, pool: PagePool, session: Session, stop: int) 
     """Have summaries of the first ``stop`` blocks of a session in its pages of summaries, which are reserved: those that were not
     made yet are, block by block, and pages with new ones are written.
     """
-    known, each = session.summaries, image.config.kv_block
+    known, each = session.summaries, image.config.kv_block // image.config.summary_rows
     for block in range(len(known.blocks), stop):
         known.blocks.append(summary_of(image, pool.read([session.pages[block]])))
     if known.written < stop:

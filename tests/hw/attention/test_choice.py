@@ -47,9 +47,9 @@ class ChoosingCase(Case):
         super().__init__(config, seed, heads, kv_heads, head_dim, places, kind, formats)
         self.budgets = [budget for _, _, budget in runs]
         rng = np.random.default_rng(seed + 1000)
-        blocks = [summary_pages(config, position) * config.kv_block for position, _, _ in runs]
-        #: Keys that are summaries, ``[kv_head, block, dim]``, and their scales.
-        self.summaries = [(kv[0], scale[0]) for kv, scale in (self._keys(rng, n, kind) for n in blocks)]
+        rows = [summary_pages(config, position) * config.kv_block for position, _, _ in runs]
+        #: Keys that are summaries, ``[kv_head, row, dim]``, and their scales.
+        self.summaries = [(kv[0], scale[0]) for kv, scale in (self._keys(rng, n, kind) for n in rows)]
         #: Of every run, by head, what it chooses.
         self.chosen = [self._choose(number) for number in range(len(runs))]
         self.sequences = [self._attended(number) for number in range(len(runs))]
@@ -69,7 +69,8 @@ class ChoosingCase(Case):
             scale = self.query_scale[token, head * group : (head + 1) * group, None]
             f = arithmetic(widened[head], scale)
             scaled = f.mul(f.mul(dot, widened[head][None]), scale)
-            score = round_int(torch.from_numpy(scaled), SCORE_BITS, SCORE_FRACTION).numpy().max(axis=0)
+            rows = round_int(torch.from_numpy(scaled), SCORE_BITS, SCORE_FRACTION).numpy().max(axis=0)
+            score = rows.reshape(-1, self.config.summary_rows).max(axis=1)
             out.append(sorted(candidates(self.config, of.position), key=lambda block: (-int(score[block]), block))[:budget])
         return out
 
@@ -192,7 +193,7 @@ async def chooses(dut: Any) -> None:
 
 CASES: dict[str, tuple[BuildConfig, list[tuple[Any, ...]]]] = {
     # Blocks of 8 keys; runs are position, tokens, budget.
-    "small": (tiny_config(kv_budget=5, max_context=256), [
+    "small": (tiny_config(kv_budget=5, max_context=256, summary_rows=1), [
         (0.0, 0, 4, 2, 16, [(40, 1, 2)], "plain"),  # the fewest blocks that it chooses from, at the beginning of a block
         (0.3, 0, 4, 2, 16, [(47, 1, 2)], "plain"),
         (0.0, 0, 4, 4, 32, [(201, 1, 5)], "plain"),  # several pages of summaries
@@ -205,6 +206,12 @@ CASES: dict[str, tuple[BuildConfig, list[tuple[Any, ...]]]] = {
         (0.0, 0, 2, 2, 16, [(135, 1, 5)], "lowest"),
         (0.0, 0, 2, 2, 16, [(3, 4, 0)], "plain"),  # nobody chooses
     ]),
+    "rows": (tiny_config(kv_budget=5, max_context=256, summary_rows=8), [
+        (0.0, 0, 4, 2, 16, [(40, 1, 2)], "plain"),
+        (0.2, 0, 8, 2, 16, [(80, 1, 2), (9, 2, 0), (255, 1, 5)], "plain"),
+        (0.0, 0, 2, 2, 16, [(200, 1, 5)], "equal"),
+    ]),
+    # Four rows a block.
     "formats": (tiny_config(**{**FORMATS, "kv_budget": 4, "max_context": 256}), [
         (0.0, 0, 4, 2, 64, [(101, 1, 4), (88, 1, 3)], "plain", "k4v4"),
         (0.3, 0, 4, 2, 32, [(101, 1, 2)], "plain", "k4v4 e4m3"),
