@@ -24,6 +24,9 @@ PAGE, DATA = ROOT / "docs" / "results.md", ROOT / "docs" / "data"
 #: The pessimistic end of the band of the board's memory; without it the default, 320 ns and nothing beside.
 SLOW = "--latency-ns 480 --cpu-bytes-per-s 1e9"
 DECODE = "--prompt 0 --cached 128 --decode 1"
+LONG = "--prompt 0 --cached 4000 --decode 1"
+#: A build that chooses 32 blocks of the cache, and steps that do.
+BUDGET = "--set kv_budget=32 --kv-budget 32"
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,14 @@ BITNET, LARGE, LLAMA = "--shape bitnet-0.73b", "--shape bitnet-2b4t --head short
 DECODES = (
     _run("bitnet-0.73b", "0.73B, exact head, context 128", f"{BITNET} {DECODE}"),
     _run("bitnet-0.73b-context-1024", "0.73B, exact head, context 1024", f"{BITNET} --prompt 0 --cached 1024 --decode 1"),
-    _run("bitnet-0.73b-context-4000", "0.73B, exact head, context 4000", f"{BITNET} --prompt 0 --cached 4000 --decode 1"),
+    _run("bitnet-0.73b-context-4000", "0.73B, exact head, context 4000", f"{BITNET} {LONG}"),
     _run("bitnet-0.73b-context-4000-k4v4", "0.73B, exact head, context 4000, 4-bit keys and values, build with them",
-         f"{BITNET} --set int4_kv=true --kv k4v4 --prompt 0 --cached 4000 --decode 1"),
+         f"{BITNET} --set int4_kv=true --kv k4v4 {LONG}"),
+    _run("bitnet-0.73b-context-4000-budget-32", "0.73B, exact head, context 4000, 32 cached blocks chosen, build with a budget",
+         f"{BITNET} {BUDGET} {LONG}"),
+    _run("bitnet-0.73b-context-4000-budget-32-k4v4",
+         "0.73B, exact head, context 4000, 32 cached blocks chosen, 4-bit keys and values, build with both",
+         f"{BITNET} --set int4_kv=true --kv k4v4 {BUDGET} {LONG}"),
     _run("bitnet-2b4t", "2B4T, short-list head, context 128", f"{LARGE} {DECODE}"),
     _run("llama-1b", "Llama-3.2-1B shape, INT4 engine, context 128", f"{LLAMA} {DECODE}"),
     _run("bonsai-1.7b", "Bonsai-1.7B shape, ternary with scales of groups, context 128", f"--shape bonsai-1.7b {DECODE}"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ...attention_memory import AttentionMemory, last_column
 from ...config import BuildConfig
+from ...numerics import SCORE_BITS
 from ...rounding import ceil_div
 
 __all__ = ["CEILINGS", "ResourceEstimate", "block_rams", "estimate_resources", "predicted_uram", "ultra_rams"]
@@ -182,7 +183,23 @@ def attention(c: BuildConfig) -> Amount:
     softmax = Amount(lut=677, ff=849, dsp=2) + Amount(lut=439 + 6.5 * c.kv_block, ff=557 + 17.4 * c.kv_block, dsp=2) * lanes
     # Work list, control.
     rest = Amount(lut=250, ff=180 + 2 * size)
-    return blocks + scores + queries + values + scaler + softmax + rest
+    return blocks + scores + queries + values + scaler + softmax + rest + choice(c)
+
+
+def choice(c: BuildConfig) -> Amount:
+    """Of a budget of blocks: a sorted list of scores and blocks for every run and key/value head in block RAM, and how far each of
+    them is in look-up tables. No report is accepted of a build that has one.
+    """
+    if not c.kv_budget:
+        return Amount()
+    words, bits = choice_memory(c)
+    states = 8 * ceil_div(words // c.kv_budget, 64) * ceil_div(SCORE_BITS + c.kv_budget.bit_length(), 7)
+    return Amount(lut=400 + states, ff=400, bram36=block_rams(words, bits))
+
+
+def choice_memory(c: BuildConfig) -> tuple[int, int]:
+    """Entries of the lists of all runs and key/value heads, and their bits: a score and a block."""
+    return (c.chunk << power_bits(c.max_kv_heads)) * c.kv_budget, SCORE_BITS + power_bits(c.max_pages)
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------
@@ -264,8 +281,9 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
             lut=400 + 2.5 * c.beat_bytes + 32 * c.width, ff=340 + 9.8 * c.beat_bytes + 32 * c.width,
             bram36=block_rams(c.chunk * c.topk, 56),
         ),
-        # Pages are read by two; the loop's tokens are the rest.
-        "registers": Amount(lut=1300 + 115 * c.ports, ff=1050, bram36=2 * block_rams(c.page_entries, 32) + 0.5, dsp=1),
+        # Pages are read by two; the loop's tokens are the rest. With a budget one more reads the runs, and all have its byte.
+        "registers": Amount(lut=1300 + 115 * c.ports, ff=1050, bram36=2 * block_rams(c.page_entries, 32) + 0.5, dsp=1)
+        + Amount(lut=64 if c.kv_budget else 0, ff=80 if c.kv_budget else 0),
         "scratch": vector_memory(c.scratch_memory, c.scratch_vectors, bits),
         "sequencer": Amount(lut=225, ff=3260),
         "shortlist": Amount(

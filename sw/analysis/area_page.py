@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...boards import RESOURCES, Board, board_names, load_board
 from .area_accepted import TOLERANCE, accepted_path, load_accepted
-from .area_model import CEILINGS
+from .area_model import CEILINGS, estimate_resources
 from .main_units import MAIN_UNITS
 from .outside_cores import describe_outside, outside_resources
 
@@ -84,6 +85,25 @@ def verdict(board: Board, accepted: dict[str, Any]) -> str:
     return f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."
 
 
+#: Budgets of cached blocks in the table of what they add.
+_BUDGETS = (16, 32)
+
+
+def budget_table(board: Board, accepted: dict[str, Any]) -> list[str]:
+    """Totals with a budget of cached blocks: the accepted ones, and what the closed form adds."""
+    total, plain = with_outside(board, accepted["units"]["total"]), estimate_resources(board.config).total
+    lines = _table("build", *(_HEADINGS[kind] for kind in CEILINGS))
+    for budget in (0, *_BUDGETS):
+        more = estimate_resources(replace(board.config, kv_budget=budget)).total
+        cells = []
+        for kind in CEILINGS:
+            used = total[kind] + more[kind] - plain[kind]
+            text = f"{used:,.1f}".removesuffix(".0")
+            cells.append(f"{text} ({used / board.available[kind]:.1%})" if board.available[kind] else "–")
+        lines.append(f"| {f'`--set kv_budget={budget}`' if budget else 'default'} | {' | '.join(cells)} |")
+    return lines
+
+
 def main_table(accepted: dict[str, Any]) -> list[str]:
     """Every main unit by itself."""
     described = {unit.name: unit.description for unit in MAIN_UNITS}
@@ -105,6 +125,7 @@ def clock_table(routed: dict[str, Any] | None) -> list[str]:
 def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
     """Markdown. Without ``routed`` the page says how to route the units."""
     by_board, by_unit = "\n".join(board_table()), "\n".join(unit_table(board, accepted))
+    by_budget = "\n".join(budget_table(board, accepted))
     by_main, clocks = "\n".join(main_table(accepted)), "\n".join(clock_table(routed))
     outside = "\n".join(f"* {text}" for text in describe_outside(board))
     tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
@@ -141,6 +162,13 @@ itself. Of `linear`, the parts are shown, copies together.
 
 **{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders,
 builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.
+
+## With a budget of cached blocks
+
+A build with `kv_budget` has a sorted list of blocks for every run of a pass and key/value head, in block RAM. What it adds is in
+closed form (`sw/analysis/area_model.py`): no report of such a build is accepted.
+
+{by_budget}
 
 ## Main units
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from ...boards import Board
 from ...config import BuildConfig
-from ...descriptors import Opcode
+from ...descriptors import Fetch
 from ...errors import HwgenError
 from ...published import published_model
 from ...registers import ENGINE_COUNTERS
-from ...rounding import align, ceil_div
+from ...rounding import ceil_div
 from ...sim.board_timing import USUAL, MemoryConditions, board_timing, describe_memory, memory_json
 from ..compiler.compile import compile_model
 from ..compiler.image import Image
@@ -31,6 +31,7 @@ from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.pages import Session
 from ..runtime.pass_trace import PassTrace, TracedRun, read_trace
 from ..verification.lock_step import LockStep
+from .estimate import attended, cache_tokens, context_text
 from .timeline import draw_timeline, write_perfetto
 
 __all__ = ["BenchPlan", "describe_bench", "run_bench"]
@@ -62,6 +63,8 @@ class BenchPlan:
     head: str = "exact"
     #: Format of cached keys and values.
     kv: str = "k8v8"
+    #: Blocks of its cache that a new token chooses, where that has more; 0: it attends to all.
+    kv_budget: int = 0
     seed: int = 0
     #: How the simulated memory answers.
     memory: MemoryConditions = USUAL
@@ -114,7 +117,7 @@ class Bench:
             fix = f"give --sequences {self.image.chunk}"
             raise HwgenError("usage", f"a pass has at most {self.image.chunk} tokens, not {plan.sequences}", fix)
         if plan.sequences > 1:
-            held = plan.sequences * align(needed, config.kv_block)
+            held = cache_tokens(config, plan.sequences, needed)
             self.image = with_cache_tokens(self.image, max(self.image.context, held))
         memory = self.image.memory_bytes()
         probe = replace(config, probe=True) if plan.check != "none" else config
@@ -128,6 +131,7 @@ class Bench:
         else:
             self.lock_step = LockStep(config, self.image, self.device, self.golden, every_operator=plan.check == "full")
             self.lock_step.sessions, self.engine = pairs, self.lock_step.rtl_engine
+            self.lock_step.budget = plan.kv_budget
         #: Of every answer, on the simulated device.
         self.sessions = [on_device for _, on_device in pairs]
         for number, (on_golden, on_device) in enumerate(pairs):
@@ -135,7 +139,9 @@ class Bench:
                 self._fill_cache(plan.cached, number, on_golden, on_device)
 
     def _fill_cache(self, tokens: int, number: int, on_golden: Session, on_device: Session) -> None:
-        """Random keys, values and scales for the first ``tokens`` positions of an answer, the same on both machines."""
+        """Random keys, values and scales for the first ``tokens`` positions of an answer, the same on both machines. Before a
+        pass that chooses the engine makes summaries of them.
+        """
         pages = ceil_div(tokens, self.board.config.kv_block)
         rng = np.random.default_rng((self.plan.seed, 1, number))
         data = rng.integers(0, 256, pages * self.image.page_bytes, dtype=np.uint8)
@@ -152,7 +158,7 @@ class Bench:
         """bf16 scales of order 1/127 in the header of every block."""
         pages = data.reshape(-1, self.image.page_bytes)
         header = self.board.config.header_beats * self.board.config.beat_bytes
-        for d in (d for d in self.image.descriptors if d.opcode is Opcode.ATTENTION):
+        for d in (d for d in self.image.descriptors if d.fetch is Fetch.CACHE):
             for head in range(d.kv_heads):
                 first = d.stream_address + head * d.head_stride
                 scales = rng.integers(0x3C00, 0x3C80, (len(pages), header // 2), dtype=np.uint16)
@@ -161,7 +167,8 @@ class Bench:
     def forward(self, parts: Sequence[tuple[int, Sequence[int], int]]) -> PassResult:
         """One pass of answers (by their number), their next tokens and how many are wanted, compared as the plan says."""
         if self.golden is None:
-            runs = [Run(self.sessions[number], tokens, wanted) for number, tokens, wanted in parts]
+            budget = self.plan.kv_budget
+            runs = [Run(self.sessions[number], tokens, wanted, budget=budget) for number, tokens, wanted in parts]
             return self.engine.run_pass(runs, write_logits=True)
         self.lock_step.run_pass([(number, list(tokens), wanted) for number, tokens, wanted in parts])
         if self.lock_step.outcome.mismatches or self.lock_step.rtl_result is None:
@@ -266,6 +273,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
         "layers": shape.layers,
         "layers_full": bench.layers_full,
         "head": plan.head,
+        "kv_budget": plan.kv_budget,
         "cached": plan.cached,
         "sequences": plan.sequences,
         "seed": plan.seed,
@@ -286,6 +294,7 @@ def run_bench(board: Board, plan: BenchPlan, progress: Callable[[str], None] = l
         "decode": {
             "tokens": decode.tokens,
             "context": plan.cached + plan.prompt,
+            "attended": attended(config, plan.cached + plan.prompt, plan.kv_budget),
             "cycles_per_token": decode.cycles / decode.tokens if decode.tokens else None,
             "tok_s": decode.tokens * hertz / decode.cycles if decode.cycles else None,
             "tok_s_each": len(decode.results) * hertz / decode.cycles if decode.cycles else None,
@@ -323,7 +332,7 @@ def describe_bench(result: dict[str, Any]) -> list[str]:
         number = result["sequences"]
         shared = "" if number == 1 else f"of {number} sequences, {decode['tok_s_each']:.2f} tokens/s each, "
         lines.append(
-            f"decode   {decode['tokens']} tokens {shared}at context {decode['context']}: "
+            f"decode   {decode['tokens']} tokens {shared}at {context_text(decode)}: "
             f"{decode['cycles_per_token']:,.0f} cycles a token, "
             f"{decode['tok_s']:.2f} tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, "
             f"port limit (one in every cycle) {decode['port_limit_tok_s']:.2f} tokens/s"

@@ -120,6 +120,7 @@ def check_same(board: Board, plan: BenchPlan, image: Image, simulated: dict[str,
         ("configuration", board.config.to_dict(), simulated["config"]),
         ("head", plan.head, simulated["head"]),
         ("tokens cached", plan.cached, simulated["cached"]),
+        ("blocks chosen", plan.kv_budget, simulated.get("kv_budget", 0)),
         ("prompt tokens", plan.prompt, simulated["prefill"]["tokens"]),
         ("new tokens", plan.decode, simulated["decode"]["tokens"]),
     ):
@@ -149,8 +150,8 @@ def _measured(bench: BoardBench, name: str, phase: Phase) -> dict[str, Any]:
 def _estimated(bench: BoardBench) -> dict[str, dict[str, float | None]]:
     plan, config, image = bench.plan, bench.board.config, bench.image
     estimate = estimate_model(
-        config, image.shape, plan.prompt, plan.decode, cached=plan.cached, head=plan.head, engine=image.engine,
-        calibration=calibration_of(bench.board, plan.memory),
+        config, image.shape, plan.prompt, plan.decode, cached=plan.cached, head=plan.head, kv=image.kv, kv_budget=plan.kv_budget,
+        engine=image.engine, calibration=calibration_of(bench.board, plan.memory),
     )
 
     def column(tokens: int, passes: Sequence[Any]) -> dict[str, float | None]:
@@ -188,7 +189,8 @@ def run_board_bench(
     result = {
         "shape": bench.image.name, "board": board.name, "config": config.to_dict(), "clock_mhz": config.clock_mhz,
         "contract_hash": f"{contract_hash(config):016x}", "device": device.name, "simulated": device.simulated,
-        "layers": bench.image.shape.layers, "layers_full": bench.layers_full, "head": plan.head, "cached": plan.cached,
+        "layers": bench.image.shape.layers, "layers_full": bench.layers_full, "head": plan.head, "kv_budget": plan.kv_budget,
+        "cached": plan.cached,
         "seed": plan.seed, "weights": "random" if compiled is None else str(compiled.path), "context": plan.cached + plan.prompt,
         "measured_mhz": getattr(device, "measured_mhz", None),
         "prefill": _measured(bench, "prefill", prefill), "decode": _measured(bench, "decode", decode),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...block_choice import attended_position, may_choose
 from ...boards import Board
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
@@ -23,7 +24,10 @@ from ..compiler.pass_model import Calibration, PassEstimate, PassModel
 from ..models.random_model import sized_model
 from ..runtime.kv_arrays import with_cache_tokens
 
-__all__ = ["Estimate", "calibration_of", "describe_estimate", "estimate_json", "estimate_model", "planned_image"]
+__all__ = [
+    "Estimate", "attended", "cache_tokens", "calibration_of", "context_text", "describe_estimate", "estimate_json",
+    "estimate_model", "planned_image",
+]
 
 
 @dataclass
@@ -57,12 +61,13 @@ def estimate_model(
     sequences: int = 1,
     head: str = "exact",
     kv: str = "k8v8",
+    kv_budget: int = 0,
     engine: str = "ternary",
     layer: DecoderLayer | None = None,
     calibration: Calibration | None = None,
 ) -> Estimate:
     """Every pass of a prompt of ``prompt`` tokens behind ``cached`` ones, and ``decode`` passes with a new token of each of
-    ``sequences`` answers.
+    ``sequences`` answers, which choose ``kv_budget`` blocks of their cache where that has more.
     """
     model = PassModel(config, shape, head=head, kv=kv, engine=engine, layer=layer, calibration=calibration)
     result = Estimate()
@@ -72,7 +77,8 @@ def estimate_model(
     if sequences > model.chunk:
         raise HwgenError("usage", f"a pass has at most {model.chunk} tokens, not {sequences}", f"give --sequences {model.chunk}")
     for i in range(decode):
-        result.decode.append(model.run_runs([(cached + prompt + i, 1)] * sequences, sequences))
+        runs = [(cached + prompt + i, 1)] * sequences
+        result.decode.append(model.run_runs(runs, sequences, [kv_budget] * sequences))
     return result
 
 
@@ -98,6 +104,17 @@ def _cycles(passes: Sequence[PassEstimate]) -> float:
     return sum(p.cycles for p in passes)
 
 
+def cache_tokens(config: BuildConfig, sequences: int, tokens: int) -> int:
+    """Tokens of a cache that holds so many answers of so many: whole pages each, of summaries too."""
+    blocks = config.kv_block // config.summary_rows if config.kv_budget else 1
+    return sequences * align(tokens, blocks * config.kv_block)
+
+
+def attended(config: BuildConfig, position: int, kv_budget: int) -> int:
+    """Cached tokens that a decode step at ``position`` attends to: all of them where it has no more blocks than it may choose."""
+    return attended_position(config, position, kv_budget if may_choose(config, position, kv_budget) else 0)
+
+
 def _by_operator(passes: Sequence[PassEstimate]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for traced in passes:
@@ -115,6 +132,7 @@ def estimate_json(
     sequences: int = 1,
     head: str = "exact",
     kv: str = "k8v8",
+    kv_budget: int = 0,
     layers: int | None = None,
     memory: MemoryConditions = USUAL,
     context: int | None = None,
@@ -131,13 +149,12 @@ def estimate_json(
         shape = replace(shape, layers=layers)
     engine, layer = published_model(shape_name).engine, published_model(shape_name).layer
     estimate = estimate_model(
-        config, shape, prompt, decode, cached=cached, sequences=sequences, head=head, kv=kv, engine=engine, layer=layer,
-        calibration=calibration_of(board, memory),
+        config, shape, prompt, decode, cached=cached, sequences=sequences, head=head, kv=kv, kv_budget=kv_budget, engine=engine,
+        layer=layer, calibration=calibration_of(board, memory),
     )
     placed = planned_image(config, shape, engine, head, context, layer, kv)
     if sequences > 1:
-        held = sequences * align(cached + prompt + decode, config.kv_block)
-        placed = with_cache_tokens(placed, max(placed.context, held))
+        placed = with_cache_tokens(placed, max(placed.context, cache_tokens(config, sequences, needed)))
     hertz = config.clock_mhz * 1e6
     first, later, tokens = _cycles(estimate.prefill), _cycles(estimate.decode), decode * sequences
     beats = sum(p.stream_beats for p in estimate.decode)
@@ -148,6 +165,7 @@ def estimate_json(
         "clock_mhz": config.clock_mhz,
         "head": head,
         "kv": kv,
+        "kv_budget": kv_budget,
         "sequences": sequences,
         "memory": memory_json(board, memory),
         "estimated": True,
@@ -162,6 +180,8 @@ def estimate_json(
         "decode": {
             "tokens": tokens,
             "context": cached + prompt,
+            "attended": attended(config, cached + prompt, kv_budget),
+            "choosing_per_token": sum(p.choosing for p in estimate.decode) / tokens if tokens else None,
             "cycles_per_token": later / tokens if tokens else None,
             "tok_s": tokens * hertz / later if later else None,
             "tok_s_each": decode * hertz / later if later else None,
@@ -178,11 +198,18 @@ def estimate_json(
     }
 
 
+def context_text(decode: dict[str, Any]) -> str:
+    """Where a token is decoded, and what it attends to, in words."""
+    part = "" if decode["attended"] == decode["context"] else f", attending to {decode['attended']} tokens of it"
+    return f"context {decode['context']}{part}"
+
+
 def describe_estimate(result: dict[str, Any]) -> list[str]:
     """The estimate for people."""
     prefill, decode = result["prefill"], result["decode"]
     at = f"estimated, {result['clock_mhz']:g} MHz"
-    lines = [f"{result['shape']} on {result['board']}, {result['head']} head, {result['kv']} cache"]
+    budget = f", {result['kv_budget']} blocks of it chosen" if result["kv_budget"] else ""
+    lines = [f"{result['shape']} on {result['board']}, {result['head']} head, {result['kv']} cache{budget}"]
     if prefill["cycles"]:
         lines.append(
             f"prefill  {prefill['tokens']} tokens: {prefill['cycles']:,} cycles, time to first token {prefill['ttft_s']:.4f} s, "
@@ -192,7 +219,7 @@ def describe_estimate(result: dict[str, Any]) -> list[str]:
         number = result["sequences"]
         shared = "" if number == 1 else f"{number} sequences, {decode['tok_s_each']:.2f} tokens/s each, "
         lines.append(
-            f"decode   {shared}at context {decode['context']}: {decode['cycles_per_token']:,.0f} cycles a token, "
+            f"decode   {shared}at {context_text(decode)}: {decode['cycles_per_token']:,.0f} cycles a token, "
             f"{decode['tok_s']:.2f} "
             f"tokens/s ({at}); a beat in {decode['port_utilisation']:.1%} of the cycles, port limit (one in every cycle) "
             f"{decode['port_limit_tok_s']:.2f} tokens/s"

@@ -143,15 +143,18 @@ def time_passes(config: BuildConfig, work: Workload, calibration: Calibration) -
     def model(layers: int, vocab: int) -> PassModel:
         return PassModel(config, replace(shape, layers=layers, vocab=vocab), head=work.head, calibration=calibration)
 
+    def decoded(of: PassModel) -> float:
+        return of.run(1, work.prompt, budget=work.kv_budget).cycles
+
     least = model(depths[0], rows[0])
-    decode, prompt = least.run(1, work.prompt).cycles, time_prompt(least, work.prompt)
+    decode, prompt = decoded(least), time_prompt(least, work.prompt)
     more_decode = more_prompt = 0.0
     if len(depths) > 1:
         deeper, share = model(depths[1], rows[0]), (shape.layers - depths[0]) / (depths[1] - depths[0])
-        more_decode += share * (deeper.run(1, work.prompt).cycles - decode)
+        more_decode += share * (decoded(deeper) - decode)
         more_prompt += share * (time_prompt(deeper, work.prompt) - prompt)
     if len(rows) > 1:
-        head = (shape.vocab - rows[0]) / (rows[1] - rows[0]) * (model(depths[0], rows[1]).run(1, work.prompt).cycles - decode)
+        head = (shape.vocab - rows[0]) / (rows[1] - rows[0]) * (decoded(model(depths[0], rows[1])) - decode)
         more_decode, more_prompt = more_decode + head, more_prompt + head
     return decode + more_decode, prompt + more_prompt
 
@@ -289,6 +292,7 @@ def explore_json(
         "prompt": work.prompt,
         "new_tokens": work.new_tokens,
         "head": work.head,
+        "kv_budget": work.kv_budget,
         "also": list(also),
         "keep_maxima": work.keep_maxima,
         "estimated": True,

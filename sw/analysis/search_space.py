@@ -28,6 +28,8 @@ class Workload:
     prompt: int = 128
     new_tokens: int = 128
     head: str = "exact"
+    #: Blocks that the build may choose, and the new tokens do where their cache has more; 0: builds without a budget.
+    kv_budget: int = 0
     #: Models that the configuration must hold beside the one that is timed.
     also: tuple[ModelShape, ...] = ()
     #: Maxima of the board that are larger than the models need are kept.
@@ -108,7 +110,10 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
         tables = ceil_div(TRITS_PER_BYTE * base.beat_bytes // changes["rows"], 3)
         if tables % point.turns:
             return None
-        plain = replace(base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, **changes)
+        kv_budget = max(2, work.kv_budget) if work.kv_budget else 0  # no build chooses one block
+        plain = replace(
+            base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, kv_budget=kv_budget, **changes
+        )
     except ConfigError:
         return None
     scratch, param = (max(sizes) for sizes in zip(*(memories_of(plain, shape) for shape in work.shapes), strict=True))

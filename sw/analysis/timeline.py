@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...descriptors import Descriptor, Opcode
+from ...descriptors import Descriptor, Flag, Opcode
 from ...files import replacing, write_whole
 from ...operators import OPERATORS
 from ...packages import needs
@@ -38,8 +38,8 @@ def perfetto_events(
             descriptor = program[entry.tag]
             of_runs = {"runs": [run._asdict() for run in traced.runs]} if entry.opcode in _BY_RUN and traced.runs else {}
             events.append({
-                "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit) + 1,
-                "name": entry.opcode.name, "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
+                "ph": "X", "pid": process, "tid": int(OPERATORS[entry.opcode].unit) + 1, "name": _name(entry.opcode, descriptor),
+                "ts": (begin + entry.start) / clock_mhz, "dur": (entry.end - entry.start) / clock_mhz,
                 "args": {"layer": descriptor.layer, "tag": entry.tag, "tokens": entry.tokens,
                          "first token": descriptor.token_start, "cycles": entry.end - entry.start, **of_runs},
             })
@@ -53,6 +53,11 @@ def perfetto_events(
         ]
         begin += traced.cycles
     return events
+
+
+def _name(opcode: Opcode, descriptor: Descriptor) -> str:
+    """Of a slice: that of the operator; choosing blocks is no attention."""
+    return "CHOOSE" if Flag.CHOOSE in descriptor.flags else opcode.name
 
 
 def _run_events(process: int, traced: PassTrace, begin: float, clock_mhz: float) -> list[dict[str, Any]]:

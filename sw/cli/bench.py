@@ -12,6 +12,7 @@ from ...published import published_model
 from ..compiler.image_file import CompiledModel, is_image_file
 from ..devices.device import Device
 from ..devices.open import open_device
+from .kv_budget import add_kv_budget, kv_budget_of
 from .kv_cache import add_kv
 from .memory import add_memory, memory_conditions
 from .options import (
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
     add_head(parser, None)
     add_kv(parser)
+    add_kv_budget(parser)
     add_memory(parser)
     parser.add_argument(
         "--timeline", type=Path, metavar="DIR", help="write a Perfetto trace and pictures of the first passes there"
@@ -101,6 +103,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         check=options.check or ("none" if on_board else "outputs"),
         head=options.head or (compiled.head if compiled else "exact"),
         kv=options.kv or (compiled.image.kv if compiled else "k8v8"),
+        kv_budget=kv_budget_of(options, board.config),
         timeline=options.timeline,
         waves=waves_of(options),
         seed=options.seed,

@@ -7,6 +7,7 @@ import argparse
 from ...errors import HwgenError
 from ...published import published_model
 from ..analysis.host_share import HOSTS, describe_host, host_json
+from .kv_budget import add_kv_budget, kv_budget_of
 from .kv_cache import add_kv
 from .memory import add_memory, memory_conditions
 from .options import add_board, add_context, add_head, add_workload, at_least, configured_board, sequences_of
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload(parser)
     add_head(parser)
     add_kv(parser, "k8v8")
+    add_kv_budget(parser)
     add_context(parser)
     add_memory(parser)
     parser.add_argument("--host", choices=tuple(HOSTS), help="add what the host does between passes, and say what remains")
@@ -38,8 +40,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     memory = memory_conditions(options, board.name)
     context = None if options.context is None else at_least(options, "context", 1)
     result = estimate_json(
-        board, options.shape, prompt, decode, cached=cached, sequences=sequences, head=options.head, kv=options.kv, memory=memory,
-        context=context,
+        board, options.shape, prompt, decode, cached=cached, sequences=sequences, head=options.head, kv=options.kv,
+        kv_budget=kv_budget_of(options, board.config), memory=memory, context=context,
     )
     for line in describe_estimate(result):
         output.show(line)

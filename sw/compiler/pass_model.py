@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
 from typing import Any
 
+from ...block_choice import attended_position, candidates, may_choose, summary_pages
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
-from ...descriptors import Descriptor, Flag, Format, Opcode
+from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from ...grouped_layout import GroupedLayout
 from ...layout import Int4Layout, KvBlockLayout
 from ...numerics import SUM_COLUMNS
@@ -79,6 +80,11 @@ class Calibration:
     attention_own: int = 14
     attention_output: int = 43
     attention_end: int = 300
+    #: ATTENTION with CHOOSE, estimates until RTL is measured: a round of queries and a page of summaries, from its last summary to
+    #: the next page; a summary that enters a list of the best, beside the places that it climbs; once.
+    choice_item: int = 25
+    choice_entry: int = 3
+    choice_end: int = 100
     #: DRAIN with CANDIDATES: a token, till the last logit has found its place.
     ranking_token: int = 100
     #: HEAD: a block beside its beats; once.
@@ -167,6 +173,11 @@ class PassEstimate:
             total[span.descriptor.opcode.name.lower()] += span.end - span.start  # type: ignore[assignment]  # cycles are fractions
         return dict(total)
 
+    @property
+    def choosing(self) -> float:
+        """Cycles in which blocks are chosen: those of attention have them too."""
+        return sum(span.end - span.start for span in self.spans if Flag.CHOOSE in span.descriptor.flags)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -181,6 +192,14 @@ class Work:
     start: float
     #: Beats that are fetched for it.
     beats: int
+    #: Blocks that each run chooses, 0 where it attends to all; without them no run chooses.
+    budgets: Sequence[int] = ()
+
+    @property
+    def budgeted(self) -> Iterator[tuple[int, int, int]]:
+        """Of every run position, tokens and budget."""
+        for (position, tokens), budget in zip(self.runs, self.budgets or [0] * len(self.runs), strict=True):
+            yield position, tokens, budget
 
 
 class PassModel:
@@ -212,14 +231,21 @@ class PassModel:
         model.step = max(256, config.ring_beats // 2)  # coarse, so that a board has the figure in time
         return model
 
-    def run(self, tokens: int, position: int, *, wanted: int = 1) -> PassEstimate:
-        """One pass of ``tokens`` tokens behind ``position`` cached ones, with logits of ``wanted``."""
-        return self.run_runs([(position, tokens)], wanted)
+    def run(self, tokens: int, position: int, *, wanted: int = 1, budget: int = 0) -> PassEstimate:
+        """One pass of ``tokens`` tokens behind ``position`` cached ones, with logits of ``wanted``; ``budget`` as of `run_runs`."""
+        return self.run_runs([(position, tokens)], wanted, [budget])
 
-    def run_runs(self, runs: Sequence[tuple[int, int]], wanted: int) -> PassEstimate:
-        """One pass of runs ``(position, tokens)``, with logits of ``wanted`` of all their tokens."""
-        c, tokens = self.calibration, sum(count for _, count in runs)
-        past = sum(ceil(position / self.config.kv_block) for position, _ in runs)
+    def run_runs(self, runs: Sequence[tuple[int, int]], wanted: int, budgets: Sequence[int] = ()) -> PassEstimate:
+        """One pass of runs ``(position, tokens)``, with logits of ``wanted`` of all their tokens. ``budgets``: blocks of the cache
+        that each of them may choose, 0 is all; a run has one where it has one token, and more blocks than that.
+        """
+        c, config, tokens = self.calibration, self.config, sum(count for _, count in runs)
+        chosen = self._chosen(runs, budgets)
+        positions = [position for position, _ in runs]
+        seen = {
+            Fetch.CACHE: sum(ceil(attended_position(config, *of) / config.kv_block) for of in zip(positions, chosen, strict=True)),
+            Fetch.SUMMARY: sum(summary_pages(config, p) if n else 1 for p, n in zip(positions, chosen, strict=True)),
+        }
         ring = Ring(self.config, c, self.step)
         running: dict[Unit, Span] = {}
         spans: list[Span] = []
@@ -227,7 +253,7 @@ class PassModel:
         beats = 0
         busy = 0.0
         for d in self.program:
-            if skipped(d, tokens, wanted):
+            if skipped(d, tokens, wanted, any(chosen)):
                 continue
             unit, count = OPERATORS[d.opcode].unit, len(active_tokens(d, tokens, wanted))
             ready = max(
@@ -235,14 +261,24 @@ class PassModel:
             )
             start = max(issued + c.issue, ready + c.start)
             issued = start
-            fetched = d.stream_beats * segments(d, count, past)
-            end = COSTS[d.opcode](self, Work(d, count, all_tokens(d, tokens, wanted), runs, start, fetched), ring)
+            fetched = d.stream_beats * segments(d, count, seen.get(d.fetch, 0))
+            end = COSTS[d.opcode](self, Work(d, count, all_tokens(d, tokens, wanted), runs, start, fetched, chosen), ring)
             if d.opcode is Opcode.LINEAR:
                 busy += panel_beats(self.config, d) / (self.config.groups if count <= self.config.lanes else 1)
             beats += fetched
             running[unit] = Span(d, count, start, end)
             spans.append(running[unit])
         return PassEstimate(max(span.end for span in running.values()) + c.finish, spans, beats, busy)
+
+    def _chosen(self, runs: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
+        """Blocks that each run chooses; 0 where it attends to all."""
+        budgets = budgets or [0] * len(runs)
+        if max(budgets, default=0) > self.config.kv_budget:
+            raise ValueError(f"a budget must be at most {self.config.kv_budget}, the kv_budget of the build, not {max(budgets)}")
+        return [
+            budget if tokens == 1 and may_choose(self.config, position, budget) else 0
+            for (position, tokens), budget in zip(runs, budgets, strict=True)
+        ]
 
     # ---- costs: when an operator ends ----------------------------------------------------------------------------
     def _linear(self, w: Work, ring: Ring) -> float:
@@ -301,11 +337,16 @@ class PassModel:
 
     def _attention(self, w: Work, ring: Ring) -> float:
         c, config, d = self.calibration, self.config, w.descriptor
+        if Flag.CHOOSE in d.flags:
+            return self._choose(w, ring)
         layout = KvBlockLayout(config, d.head_vectors * config.width, d.format)
         dims = d.head_vectors * config.width // config.key_bytes
         item = max(dims, config.kv_block + 3)
         now = w.start
-        for position, tokens in w.runs:
+        if any(w.budgets):
+            ring.arrived = max(ring.arrived, w.start + c.refill)  # fetched when the choice is complete
+        for position, tokens, budget in w.budgeted:
+            position = attended_position(config, position, budget)
             rounds = ceil(tokens * d.heads // d.kv_heads / config.query_lanes)
             past, blocks = ceil(position / config.kv_block), ceil((position + tokens) / config.kv_block)
             items = rounds * (blocks * item + c.attention_output)
@@ -317,6 +358,33 @@ class PassModel:
                 else:
                     now += cycles
         return now + c.attention_end
+
+    def _choose(self, w: Work, ring: Ring) -> float:
+        """A page of summaries at a time: its scores leave one a cycle for a sorted list, while the next page arrives. A run that
+        chooses nothing has one page, of which no score enters.
+        """
+        c, config, d = self.calibration, self.config, w.descriptor
+        rounds = ceil(d.heads // d.kv_heads / config.query_lanes)
+        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block + c.choice_item)
+        now = w.start
+        for position, _, budget in w.budgeted:
+            pages, listed = 1, 0.0
+            if budget:
+                pages, listed = summary_pages(config, position), self._list_cycles(len(candidates(config, position)))
+            # The list takes the best scores of blocks while those of the last round of a page come.
+            cycles = max(pages * d.stream_beats, pages * rounds * item + max(0.0, listed - pages * config.kv_block))
+            for _ in range(d.kv_heads):
+                now = ring.read(now, pages * d.stream_beats, pages * d.stream_beats / cycles, fetch=True, free=True)
+        return now + c.choice_end
+
+    def _list_cycles(self, count: int) -> float:
+        """Cycles in which a sorted list takes ``count`` scores in random order: its places fill, half of them climbed by each; of
+        later ones few enter. A score that does not takes a cycle.
+        """
+        size, entry = self.config.kv_budget, self.calibration.choice_entry
+        filling = min(size, count)
+        later = size * log(count / size) if count > size else 0.0
+        return filling * (filling / 4 + entry) + later * (size / 2 + entry) + max(0.0, count - size - later)
 
     def _head(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor

@@ -92,6 +92,8 @@ class LockStep:
         self.rtl_engine, self.golden_engine = Engine(device, image), Engine(golden, image)
         #: Of every sequence, on the golden device and on the one under test.
         self.sessions = [(Session(), Session())]
+        #: Blocks of the cache that every run of one token chooses, 0 is all; builds with a budget.
+        self.budget = 0
         self.outcome = Outcome()
         self._outputs = OperatorOutputs(config, device, golden.machine)
 
@@ -106,7 +108,8 @@ class LockStep:
         while len(self.sessions) <= max(number for number, _, _ in parts):
             self.sessions.append((Session(), Session()))
         of_golden, of_rtl = (
-            [Run(self.sessions[number][side], tokens, wanted) for number, tokens, wanted in parts] for side in range(2)
+            [Run(self.sessions[number][side], tokens, wanted, budget=self.budget) for number, tokens, wanted in parts]
+            for side in range(2)
         )
         steps = self.golden.hold_next_pass()
         last: Descriptor | None = None

@@ -9,8 +9,11 @@ import pytest
 
 from hwgen.boards import board_names, load_board
 from hwgen.config import BuildConfig
+from hwgen.hw.choice import choice_entries
+from hwgen.hw.interfaces import index_bits
 from hwgen.hw.linear.lane import SHARED_ROWS
 from hwgen.hw.linear.tables import ENTRY_BITS
+from hwgen.numerics import SCORE_BITS
 from hwgen.sw.analysis import area_model
 from hwgen.sw.analysis.area_accepted import accepted_path
 from hwgen.sw.analysis.area_model import KINDS, block_rams, estimate_resources, mux_luts, predicted_uram, tree_bits, ultra_rams
@@ -118,3 +121,22 @@ def test_ultra_rams(depth: int, bits: int, count: int) -> None:
 def test_every_ultra_memory_is_predicted() -> None:
     """Ring 14, scratch 28, running sums of attention 2, activations 6: what `hwgen report --board kv260` counts."""
     assert predicted_uram(load_board("kv260").config) == 14 + 28 + 2 + 6
+
+
+def test_a_budget_of_blocks_adds_its_lists() -> None:
+    """On the kv260 384 lists of 32 entries, 24 bits of a score and 9 of a block, in twelve block RAMs, and states of 30 bits."""
+    config = load_board("kv260").config
+    plain, budget = (estimate_resources(replace(config, kv_budget=n)) for n in (0, 32))
+    assert plain == estimate_resources(config)
+    assert budget.total["bram36"] - plain.total["bram36"] == block_rams(384 * 32, 33) == 12
+    assert budget.total["lut"] - plain.total["lut"] == 400 + 8 * 6 * 5 + 64
+    assert (budget.total["uram"], budget.total["dsp"]) == (plain.total["uram"], plain.total["dsp"])
+    assert set(budget.units) == set(plain.units), "the attention unit has it"
+    half = estimate_resources(replace(config, kv_budget=16)).total["bram36"]
+    assert half - plain.total["bram36"] == 6
+
+
+@pytest.mark.parametrize("changes", [{}, {"chunk": 6, "max_kv_heads": 5}, {"kv_budget": 7}], ids=str)
+def test_lists_are_those_of_the_unit(changes: dict[str, Any]) -> None:
+    config = replace(load_board("kv260").config, **{"kv_budget": 32, **changes})
+    assert area_model.choice_memory(config) == (choice_entries(config), SCORE_BITS + index_bits(config.max_pages))

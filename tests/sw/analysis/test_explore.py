@@ -74,6 +74,17 @@ def test_a_few_layers_and_rows_tell_the_rest(changes: dict[str, int]) -> None:
     assert prompt == pytest.approx(sum(p.cycles for p in whole.prefill), rel=0.01)
 
 
+def test_new_tokens_choose_their_blocks() -> None:
+    """As `estimate` times them: two and three layers tell the rest."""
+    shape = replace(PUBLISHED["bitnet-0.73b"].shape, max_context=2048)
+    work = Workload(shape=shape, prompt=1537, kv_budget=16)
+    config = replace(KV260.config, kv_budget=16)
+    decode, prompt = search.time_passes(config, work, Calibration())
+    whole = [estimate_model(config, shape, 0, 1, cached=1537, kv_budget=budget).decode[0].cycles for budget in (0, 16)]
+    assert decode == pytest.approx(whole[1], rel=0.01) and decode < 0.8 * whole[0]
+    assert prompt == pytest.approx(search.time_passes(KV260.config, replace(work, kv_budget=0), Calibration())[1])
+
+
 def candidate(decode: float, ttft: float, lut: float) -> search.Candidate:
     resources = {"lut": lut, "ff": 0.0, "bram36": 0.0, "uram": 0.0, "dsp": 0.0}
     return search.Candidate(config=KV260.config, decode_tok_s=decode, ttft_s=ttft, resources=resources)
@@ -150,9 +161,10 @@ def test_unknown_model() -> None:
 
 def test_command_writes_what_other_commands_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "chosen.json"
-    arguments = ["--board", "kv260", "--model", "stories", "--prompt", "20", "--limit", "8", "--workers", "1"]
+    arguments = ["--board", "kv260", "--model", "stories", "--prompt", "20", "--limit", "8", "--workers", "1", "--kv-budget", "4"]
     assert main(["explore", *arguments, "--out", str(out), "--json", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert result["kv_budget"] == 4 == result["chosen"]["config"]["kv_budget"]
     assert {"evaluated", "front", "chosen"} <= set(result) and result["evaluated"] <= 8
     assert all({"config", "decode_tok_s", "ttft_s", "lut"} <= set(row) for row in result["front"])
     assert result["chosen"] in result["front"]

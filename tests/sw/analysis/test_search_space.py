@@ -37,6 +37,18 @@ def test_maxima_are_those_of_the_models_or_of_the_board() -> None:
     assert maxima(built(replace(WORK, keep_maxima=True))) == maxima(KV260.config)
 
 
+def test_builds_have_the_budget_of_the_workload() -> None:
+    """Its lists take block RAM, which is what is short."""
+    point = point_of(replace(KV260.config, lanes=1, chunk=8))
+    plain, *budgets = (build_of(KV260, replace(WORK, kv_budget=budget), point) for budget in (0, 1, 32))
+    assert plain is not None and plain.kv_budget == 0
+    assert [config and config.kv_budget for config in budgets] == [2, 32], "no build chooses one block"
+    # The lists of 24 tokens and 16 heads beside all that the board's own build has are too large.
+    own = Workload(shape=PUBLISHED["bitnet-0.73b"].shape, keep_maxima=True)
+    assert build_of(KV260, own, point_of(KV260.config)) is not None
+    assert build_of(KV260, replace(own, kv_budget=64), point_of(KV260.config)) is None
+
+
 def test_chunk_follows_the_lanes() -> None:
     point = point_of(replace(KV260.config, chunk=12, lanes=6))
     more = [p for p in neighbours(point) if p.lanes == 8 and p.groups == 2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hwgen.descriptors import Descriptor, Opcode
+from hwgen.descriptors import Descriptor, Flag, Opcode
 from hwgen.sw.analysis.timeline import draw_timeline, perfetto_events, timeline_figure
 from hwgen.sw.runtime.pass_trace import PassTrace, TracedRun, TraceEntry
 
@@ -30,6 +30,13 @@ def test_time_is_in_milliseconds_of_the_clock(cycles: int | None, last_ms: float
 def test_the_file_has_the_format_of_its_name(tmp_path: Path) -> None:
     draw_timeline(tmp_path / "a.png", TRACED, title="a", capacity=512, clock_mhz=CLOCK_MHZ)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_choice_of_blocks_has_its_name() -> None:
+    entries = (TraceEntry(0, 1_000, 0, Opcode.ATTENTION, 1, 0, 10), TraceEntry(1_000, 2_000, 1, Opcode.ATTENTION, 1, 10, 0))
+    program = [Descriptor(opcode=Opcode.ATTENTION, flags=Flag.CHOOSE), Descriptor(opcode=Opcode.ATTENTION)]
+    events = perfetto_events([PassTrace("decode", 2_000, entries)], program, CLOCK_MHZ)
+    assert [e["name"] for e in events if e["ph"] == "X"] == ["CHOOSE", "ATTENTION"]
 
 
 def test_runs_of_a_pass() -> None:

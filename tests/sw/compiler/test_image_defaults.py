@@ -17,7 +17,7 @@ DEFAULTS: list[Default] = [
     (compile_model, {"name": "model", "head": "exact"}), (plan_image, {"name": "model", "head": "exact"}),
     (plan_model, {"head": "exact"}), (Image.memory_bytes, {"spare": 2**20}), (sector_checksum, {"before": 0}),
     (PassCosts.cycles, {"blocks": 0}), (PassModel, {"head": "exact", "kv": "k8v8", "engine": "ternary"}),
-    (PassModel.run, {"wanted": 1}), (Ring, {"step": 256}),
+    (PassModel.run, {"wanted": 1, "budget": 0}), (PassModel.run_runs, {"budgets": ()}), (Ring, {"step": 256}),
 ]
 
 
