@@ -11,7 +11,9 @@ from typing import Any
 from ...errors import HwgenError
 from ..runtime.conversation import Conversation
 from ..runtime.llm import LLM
+from .answer_budget import answer_budget_of
 from .chat_input import line_reader
+from .kv_budget import add_kv_budget
 from .options import MODEL_HELP, add_board, add_device, add_draft, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
 from .run import drafts_json
@@ -34,17 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer")
     add_sampling(parser)
     add_draft(parser)
+    add_kv_budget(parser)
     add_board(parser, None)
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
     new_tokens, sampling = at_least(options, "max-new-tokens", 1), sampling_of(options)
     model, board = opened_model(options, output)
+    budget = answer_budget_of(options, board.config)
     llm = LLM(
         model, options.device, board.config, output.progress, draft=options.draft,
         draft_model=options.draft_model, device_options=device_options(options, board),
     )
-    talk = Conversation(llm, sampling, max_new_tokens=new_tokens)
+    talk = Conversation(llm, sampling, max_new_tokens=new_tokens, kv_budget=budget)
     turns: list[dict[str, Any]] = []
     result = {"model": model.name, "device": options.device, "board": board.name, "turns": turns}
     if options.prompt is not None:

@@ -15,6 +15,8 @@ from ..runtime.llm import LLM
 from ..runtime.pages import Session
 from ..runtime.sampling import Sampling
 from ..runtime.session_file import check_place
+from .answer_budget import answer_budget_of
+from .kv_budget import add_kv_budget
 from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_draft(parser)
     add_head(parser, None)
     add_kv(parser)
+    add_kv_budget(parser)
     parser.add_argument(
         "--session", type=Path, metavar="FILE", help="continue the session in FILE if it exists, and save it there"
     )
@@ -98,7 +101,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if options.session is not None:
         check_place(options.session)
     model, board = opened_model(options, output)
-    places, waves = device_options(options, board), waves_of(options)
+    budget, places, waves = answer_budget_of(options, board.config), device_options(options, board), waves_of(options)
     if waves is not None:
         if options.device != "verilator":
             raise HwgenError("usage", "waves are of the simulator", "add --device verilator, or leave --waves out")
@@ -119,7 +122,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
 
     answer = llm.generate(
         prompt, max_new_tokens=new_tokens, **asdict(sampling), chat=options.chat, session=session,
-        logprobs=options.logprobs,
+        logprobs=options.logprobs, kv_budget=budget,
     )
     output.show("" if options.chat else prompt, end="")
     sensor = sensor_of(llm.device)
@@ -154,7 +157,7 @@ def run_several(options: argparse.Namespace, output: Output, llm: LLM, sampling:
     prompt = prompt_of(options)
     answers = llm.answers(
         prompt, sampling, n=options.n, best_of=options.best_of, first_finish=options.first_finish,
-        max_new_tokens=options.max_new_tokens, chat=options.chat,
+        max_new_tokens=options.max_new_tokens, chat=options.chat, kv_budget=options.kv_budget,
     )
     first = answers[0]
     result = {

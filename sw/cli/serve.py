@@ -24,7 +24,9 @@ from ..runtime.generation import CONTEXT_FULL
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.llm import LLM
 from ..serve.dashboard import dashboard
+from .answer_budget import answer_budget_of
 from .documents import add_documents, check_documents, read_documents
+from .kv_budget import add_kv_budget
 from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
@@ -102,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_documents(parser)
     add_kv(parser)
+    add_kv_budget(parser)
     add_board(parser, None)
 
 
@@ -175,6 +178,7 @@ def open_models(options: argparse.Namespace, output: Output) -> list[LLM]:
     if len(options.model) < 2:
         (options.model,) = options.model or ["stories"]
         model, board = opened_model(options, output)
+        answer_budget_of(options, board.config)
         cache = cache_of(options, min(board.config.max_context, model.shape.max_context))
         where = device_options(options, board)
         return [LLM(
@@ -187,7 +191,7 @@ def open_models(options: argparse.Namespace, output: Output) -> list[LLM]:
     images = [with_cache_tokens(model.image, cache_of(options, model.image.context)) for model in compiled]
     needed = max(image.contiguous_bytes if options.device == "pynq" else image.memory_bytes() for image in images)
     where = {**device_options(options, board), "memory_bytes": needed}
-    caches = [image.pages * image.config.kv_block for image in images]
+    caches = [cache_of(options, model.image.context) for model in compiled]
     # every one is put there once: what does not fit is said now, and the first one named is there at the end
     models = [LLM(
         compiled[-1], options.device, board.config, output.progress, cache_tokens=caches[-1], reuse=reuse, draft=options.draft,
@@ -217,6 +221,7 @@ def images_of_one_build(options: argparse.Namespace, output: Output) -> tuple[li
         check_same_build(model, board.config)
         compiled.append(model)
     assert board is not None
+    answer_budget_of(options, board.config)
     return compiled, board
 
 
@@ -234,7 +239,10 @@ def open_services(options: argparse.Namespace, output: Output) -> Services:
     turns = DeviceTurns(models) if len(models) > 1 else None
     limits = limits_of(options)
     return Services([
-        Service(llm, limits=limits, temperature=options.temperature, context_full=options.context_full, turns=turns)
+        Service(
+            llm, limits=limits, temperature=options.temperature, context_full=options.context_full, turns=turns,
+            kv_budget=options.kv_budget,
+        )
         for llm in reversed(models)
     ], turns)
 
@@ -254,6 +262,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Refuse wrong options before a model is read."""
     at_least(options, "drain-seconds", 0)
     check_documents(options)
+    answer_budget_of(options)
     for name in ("max-new-tokens", "max-request-bytes", "cache-tokens"):
         if getattr(options, name.replace("-", "_")) is not None:
             at_least(options, name, 1)

@@ -54,7 +54,7 @@ def contiguous_bytes(size: int) -> int:
 def cache_pages(config: BuildConfig, tokens: int) -> int:
     """KV pages of so many tokens, with those of summaries in builds that choose among blocks."""
     blocks = ceil_div(tokens, config.kv_block)
-    return blocks + (ceil_div(blocks, config.kv_block) if config.kv_budget else 0)
+    return blocks + (ceil_div(blocks * config.summary_rows, config.kv_block) if config.kv_budget else 0)
 
 
 def pages_together(page_bytes: int) -> int:

@@ -22,7 +22,7 @@ __all__ = ["PagePool", "Session", "Summaries"]
 class Summaries:
     """Summaries of the blocks of a session, from the first block on (`hwgen.sw.runtime.block_summaries`)."""
 
-    #: Elements ``[layers, kv_heads, head_dim]`` and bits of the scales ``[layers, kv_heads]`` of every block.
+    #: Elements ``[layers, kv_heads, summary_rows, head_dim]`` and bits of the scales of every block.
     blocks: list[tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]] = field(default_factory=list)
     #: Page number of every page of summaries.
     pages: list[int] = field(default_factory=list)

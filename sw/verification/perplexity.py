@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...block_choice import first_position
 from ...config import BuildConfig
 from ...errors import HwgenError
 from ...packages import needs
@@ -72,16 +73,21 @@ def row_json(nats: float, tokens: int, size: int) -> dict[str, float]:
     }
 
 
-def score_text(engine: Engine, ids: Sequence[int], length: int, report: Callable[[int, int], None]) -> tuple[float, int]:
+def score_text(
+    engine: Engine, ids: Sequence[int], length: int, report: Callable[[int, int], None], kv_budget: int = 0
+) -> tuple[float, int]:
     """Summed negative logarithms of the probabilities of a text's tokens but the first, by the logits of the device, in windows of
-    ``length`` tokens from position 0 on; and the cycles of all passes.
+    ``length`` tokens from position 0 on; and the cycles of all passes. With a budget of blocks, tokens that have more to choose
+    from have passes of their own, as those of an answer.
     """
     nats, cycles, chunk, total = 0.0, 0, engine.image.chunk, len(ids) - 1
+    whole = min(length, first_position(engine.config, kv_budget)) if kv_budget else length
     for begin in range(0, total, length):
         session, end = Session(), min(begin + length, total)
-        for first in range(begin, end, chunk):
-            tokens = ids[first : min(first + chunk, end)]
-            cycles += engine.run_pass([Run(session, tokens, len(tokens))], write_logits=True).cycles
+        exact = min(begin + whole, end)
+        for first in (*range(begin, exact, chunk), *range(exact, end)):
+            tokens = ids[first : min(first + chunk, exact)] or ids[first : first + 1]
+            cycles += engine.run_pass([Run(session, tokens, len(tokens), budget=kv_budget)], write_logits=True).cycles
             for number in range(len(tokens)):
                 nats -= token_logprobs(engine.logits(number), ids[first + number + 1], 0).logprob
             report(first + len(tokens), total)
@@ -90,12 +96,15 @@ def score_text(engine: Engine, ids: Sequence[int], length: int, report: Callable
 
 
 def device_perplexity(
-    llm: LLM, path: Path, limit: int | None, window: int | None, progress: Callable[[str], None] = lambda text: None
+    llm: LLM, path: Path, limit: int | None, window: int | None, progress: Callable[[str], None] = lambda text: None,
+    kv_budget: int = 0,
 ) -> dict[str, Any]:
-    """What ``hwgen perplexity --device --json`` prints: a text scored on the machine. ``window``: of the model's family."""
+    """What ``hwgen perplexity --device --json`` prints: a text scored on the machine. ``window``: of the model's family;
+    ``kv_budget``: as of :func:`score_text`.
+    """
     ids, size = encode_file(llm.model.tokenizer, path, limit)
     length = min(llm.image.context, window or llm.image.context)
-    nats, cycles = score_text(llm.engine, ids, length, progress_of(progress))
+    nats, cycles = score_text(llm.engine, ids, length, progress_of(progress), kv_budget)
     return {
         "model": llm.model.name,
         "file": str(path),
@@ -106,6 +115,7 @@ def device_perplexity(
         "cycles": cycles,
         "machine": row_json(nats, len(ids) - 1, size),
         "window": length,
+        "kv_budget": kv_budget,
     }
 
 

@@ -19,11 +19,13 @@ from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.runs import Run
 from hwgen.weights import random_weights
 
-__all__ = ["BLOCK", "BUDGET", "CONFIG", "SHAPE", "Counted", "budget_image", "oracle", "prompt"]
+__all__ = ["BLOCK", "BUDGET", "CONFIG", "ROWS", "SHAPE", "Counted", "budget_image", "oracle", "prompt"]
 
-BLOCK, BUDGET = 8, 4
+#: Blocks whose summaries share a page are half as many as a block has keys.
+BLOCK, BUDGET, ROWS = 8, 4, 2
 CONFIG = BuildConfig(
-    name="budget", max_context=192, kv_block=BLOCK, kv_budget=BUDGET, int4_kv=True, page_entries=128, max_head_dim=32
+    name="budget", max_context=192, kv_block=BLOCK, kv_budget=BUDGET, summary_rows=ROWS, int4_kv=True, page_entries=128,
+    max_head_dim=32,
 )
 #: Two key/value heads, which choose for themselves; heads of two vectors and more, so that keys of 4 bits are mixed.
 SHAPE = ModelShape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=48, vocab=67, max_context=192, tied=False)

@@ -113,7 +113,7 @@ def test_what_the_machine_is_told(engine: Engine, device: Counted) -> None:
     assert device.rung[-1] == (0, True)
     for session, word in zip(sessions, words, strict=True):
         first, pages = RUN_PAGES.extract(word), session.summaries.pages
-        assert len(pages) == (0 if session is sessions[1] else 2)
+        assert len(pages) == (0 if session is sessions[1] else 3)
         assert [device.entries[first - 1 - j] for j in range(len(pages))] == [engine.pages.frame(page) for page in pages]
         assert [device.entries[first + b] for b in range(len(session.pages))] == [engine.pages.frame(p) for p in session.pages]
     assert [session.exact for session in sessions] == [False, True, False]
@@ -296,4 +296,4 @@ def test_the_first_choice_is_behind_enough_blocks(engine: Engine, device: Counte
         engine.run_pass([Run(session, (1,), 1, budget=2)])
         assert device.rung[-1] == (0, position >= first)
         assert len(session.summaries.blocks) == (candidates(CONFIG, position).stop if position >= first else 0)
-    assert np.array(session.summaries.blocks[0][0]).shape == (2, 2, 32)
+    assert np.array(session.summaries.blocks[0][0]).shape == (2, 2, 2, 32)

@@ -17,10 +17,13 @@ from hwgen.sw.runtime.kv_arrays import KvArrays, pack_pages, unpack_pages
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.runs import Run
 
-from .budget_model import BLOCK, BUDGET, CONFIG, SHAPE, Counted, budget_image
+from .budget_model import BLOCK, BUDGET, CONFIG, ROWS, SHAPE, Counted, budget_image
 
-#: Tokens of 20 blocks: summaries of two pages, and a third that is begun.
-TOKENS = 20 * BLOCK + 3
+#: Tokens of 12 blocks, of which 10 may be chosen: summaries of two pages, and a third that is begun.
+TOKENS, BLOCKS = 12 * BLOCK + 3, 10
+
+#: Blocks whose summaries share a page.
+TOGETHER = BLOCK // ROWS
 
 
 @pytest.fixture(scope="module", params=["k8v8", "k8v4", "k4v4"])
@@ -47,27 +50,31 @@ def filled(engine: Engine, tokens: int, seed: int = 0) -> tuple[Session, KvArray
 
 
 def summaries_of(engine: Engine, session: Session, blocks: int) -> KvArrays:
-    """As the pages of summaries have them."""
-    found = unpack_pages(engine.image, engine.pages.read(session.summaries.pages), blocks)
+    """As the pages of summaries have them, one behind the other."""
+    found = unpack_pages(engine.image, engine.pages.read(session.summaries.pages), blocks * engine.config.summary_rows)
     return KvArrays(found.elements[:1], found.scales[:1])
 
 
 def update(engine: Engine, session: Session, blocks: int) -> None:
-    assert engine.pages.reserve(session, session.position, None, -(-blocks // BLOCK))
+    pages = -(-blocks * engine.config.summary_rows // BLOCK)
+    assert engine.pages.reserve(session, session.position, None, pages)
     update_summaries(engine.image, engine.pages, session, blocks)
 
 
-def test_a_summary_is_the_mean_of_a_block_as_a_key(image: Image) -> None:
+@pytest.mark.parametrize("rows", [1, ROWS, BLOCK])
+def test_a_summary_is_the_mean_of_neighbouring_keys_as_a_key(image: Image, rows: int) -> None:
+    image = budget_image(image.kv, replace(CONFIG, summary_rows=rows))
     engine = Engine(Counted(image), image)
     session, arrays = filled(engine, TOKENS)
-    update(engine, session, 18)
-    found = summaries_of(engine, session, 18)
+    update(engine, session, BLOCKS)
+    found = summaries_of(engine, session, BLOCKS)
     keys = arrays.elements[0].astype(np.float64) * widen_bf16(arrays.scales[0]).astype(np.float64)[..., None]
-    means = keys[..., : 18 * BLOCK, :].reshape(SHAPE.layers, SHAPE.kv_heads, 18, BLOCK, SHAPE.head_dim).mean(axis=3)
+    of_rows = (SHAPE.layers, SHAPE.kv_heads, BLOCKS * rows, BLOCK // rows, SHAPE.head_dim)
+    means = keys[..., : BLOCKS * BLOCK, :].reshape(of_rows).mean(axis=3)
     scales = widen_bf16(found.scales[0])[..., None].astype(np.float64)
     largest = np.abs(means).max(axis=-1, keepdims=True)
     np.testing.assert_allclose(scales, largest / 127, rtol=2**-8)
-    assert np.array_equal(scales == 0, largest == 0) and (scales == 0).sum() == 1
+    assert np.array_equal(scales == 0, largest == 0) and (scales == 0).sum() == rows
     codes = np.divide(means, scales, out=np.zeros_like(means), where=scales != 0)
     if image.kv == "k4v4":
         expected = to_four_bits(np.clip(np.rint(codes), -127, 127).astype(np.int8))
@@ -81,33 +88,36 @@ def test_blocks_are_read_once_and_only_pages_with_new_ones_written(image: Image)
     engine = Engine(device, image)
     session, _ = filled(engine, TOKENS)
     at = [engine.pages.address(page) for page in session.pages]
-    for known, blocks, pages in ((0, 3, [0]), (3, 3, []), (3, 2, []), (3, 8, [0]), (8, 10, [1]), (10, 18, [1, 2])):
+    for known, blocks, pages in ((0, 3, [0]), (3, 3, []), (3, 2, []), (3, 4, [0]), (4, 6, [1]), (6, BLOCKS, [1, 2])):
         device.reads, device.writes = [], []
         update(engine, session, blocks)
         assert device.reads == at[known:blocks]
         assert device.writes == [engine.pages.address(session.summaries.pages[number]) for number in pages]
     assert len(session.summaries.pages) == 3
     whole, _ = filled(engine, TOKENS)
-    update(engine, whole, 18)
+    update(engine, whole, BLOCKS)
     for kind in ("elements", "scales"):
-        assert np.array_equal(*(getattr(summaries_of(engine, s, 18), kind) for s in (session, whole))), "made at once or by and by"
+        mine, theirs = (getattr(summaries_of(engine, s, BLOCKS), kind) for s in (session, whole))
+        assert np.array_equal(mine, theirs), "made at once or by and by"
 
 
 def test_summaries_of_what_changes_are_dropped(image: Image) -> None:
     device = Counted(image)
     engine = Engine(device, image)
     session, _ = filled(engine, TOKENS)
-    update(engine, session, 18)
-    engine.pages.reserve(session, 12 * BLOCK, 11 * BLOCK + 5)  # a run of some tokens in the middle
-    assert len(session.summaries.blocks) == session.summaries.written == 11
+    update(engine, session, BLOCKS)
+    engine.pages.reserve(session, 7 * BLOCK, 6 * BLOCK + 5)  # a run of some tokens in the middle
+    assert len(session.summaries.blocks) == session.summaries.written == 6
     other, arrays = filled(engine, TOKENS, seed=1)
-    engine.pages.write(session.pages[11:], engine.pages.read(other.pages[11:]))
+    engine.pages.write(session.pages[6:], engine.pages.read(other.pages[6:]))
     device.reads = []
-    update(engine, session, 18)
-    assert len(device.reads) == 7
-    update(engine, other, 18)
-    mine, theirs = (summaries_of(engine, s, 18).elements for s in (session, other))
-    assert np.array_equal(mine[..., 11:, :], theirs[..., 11:, :]) and not np.array_equal(mine[..., 10, :], theirs[..., 10, :])
+    update(engine, session, BLOCKS)
+    assert len(device.reads) == 4
+    update(engine, other, BLOCKS)
+    mine, theirs = (summaries_of(engine, s, BLOCKS).elements for s in (session, other))
+    first = 6 * ROWS
+    assert np.array_equal(mine[..., first:, :], theirs[..., first:, :])
+    assert not np.array_equal(mine[..., first - 1, :], theirs[..., first - 1, :])
     del session.tokens[5 * BLOCK + 1 :]  # what follows is computed anew
     engine.pages.reserve(session, session.position + 1)
     assert len(session.summaries.blocks) == 5 and arrays.scales.shape[-1] == TOKENS
@@ -118,24 +128,24 @@ def test_pages_of_summaries_come_and_go() -> None:
     engine = Engine(Counted(image), image)
     pages = engine.pages
     blocks = image.context // BLOCK
-    assert pages.free == image.pages == blocks + -(-blocks // BLOCK), "a whole context and its summaries"
+    assert pages.free == image.pages == blocks + -(-blocks // TOGETHER), "a whole context and its summaries"
     session, _ = filled(engine, TOKENS)
-    update(engine, session, 18)
-    assert pages.free == image.pages - 21 - 3
+    update(engine, session, BLOCKS)
+    assert pages.free == image.pages - 13 - 3
     fork = pages.share(session, TOKENS)
-    assert not fork.summaries.blocks and not fork.summaries.pages and pages.free == image.pages - 24
+    assert not fork.summaries.blocks and not fork.summaries.pages and pages.free == image.pages - 16
     pages.close(fork)
-    before = summaries_of(engine, session, 18)
+    before = summaries_of(engine, session, BLOCKS)
     pages.park(session)
     assert pages.free == image.pages and not session.summaries.pages
-    lent = [pages._take() for _ in range(3)]
-    pages.write(lent, np.full((3, image.page_bytes), 0xAA, np.uint8))
-    assert not pages.unpark(session, TOKENS, 3 + 2) and session.parked is not None
+    lent = [pages._take() for _ in range(image.pages - 15)]
+    pages.write(lent, np.full((len(lent), image.page_bytes), 0xAA, np.uint8))
+    assert not pages.unpark(session, TOKENS, 3) and session.parked is not None and pages.free == 15
     for page in lent:
         pages._release(page)
-    assert pages.unpark(session, TOKENS, 3) and pages.free == image.pages - 24
-    update(engine, session, 18)
-    after = summaries_of(engine, session, 18)
+    assert pages.unpark(session, TOKENS, 3) and pages.free == image.pages - 16
+    update(engine, session, BLOCKS)
+    after = summaries_of(engine, session, BLOCKS)
     assert np.array_equal(before.elements, after.elements) and np.array_equal(before.scales, after.scales)
     assert pages.missing(session, TOKENS, None, 5) == 2
     pages.close(session)
@@ -153,8 +163,9 @@ def test_which_runs_choose() -> None:
     assert [run_at(p).choice(CONFIG) for p in (0, first - 1, first, 150)] == [0, 0, BUDGET, BUDGET]
     assert run_at(150, budget=0).choice(CONFIG) == run_at(150, tokens=2).choice(CONFIG) == run_at(150, at=3).choice(CONFIG) == 0
     assert run_at(first - BLOCK, budget=3).choice(CONFIG) == 3
-    assert [pages_looked_at(CONFIG, run_at(p)) for p in (first - 1, first, 9 * BLOCK, 10 * BLOCK, 20 * BLOCK)] == [0, 1, 1, 2, 3]
-    assert pages_looked_at(CONFIG, run_at(9 * BLOCK), BLOCK + 1) == 2 and pages_looked_at(CONFIG, run_at(99, 0), 9) == 0
+    pages = [pages_looked_at(CONFIG, run_at(p)) for p in (first - 1, first, 9 * BLOCK, 10 * BLOCK, 14 * BLOCK)]
+    assert pages == [0, 2, 2, 3, 4]
+    assert pages_looked_at(CONFIG, run_at(9 * BLOCK), BLOCK + 1) == 3 and pages_looked_at(CONFIG, run_at(99, 0), 9) == 0
 
 
 def test_loops_end_where_a_choice_begins_or_a_summary_is_missing() -> None:
