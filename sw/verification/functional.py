@@ -151,6 +151,8 @@ def _kind(d: Descriptor) -> str:
         case Opcode.DRAIN:
             what = [name for flag, name in _DRAINS.items() if flag in d.flags and (flag != Flag.STORE or not _is_of_head(d))]
             return (what[-1] if what else "none") + (" of digits" if Flag.DIGITS in d.flags else of_int4)
+        case Opcode.ATTENTION:
+            return "choice" if Flag.CHOOSE in d.flags else ""
         case Opcode.ROPE:
             if Flag.STORE not in d.flags:
                 return " and ".join(name for flag, name in _ROPES.items() if flag in d.flags)
