@@ -56,7 +56,7 @@ KINDS: dict[Opcode, tuple[str, ...]] = {
         "queries", "keys", "values", "queries and keys", "keys and values", "queries and keys and values",
         "rotate alone", "mix alone", "mix back alone",
     ),
-    Opcode.ATTENTION: ("",),
+    Opcode.ATTENTION: ("", "choice"),
     Opcode.KV_WRITE: ("",),
     Opcode.HEAD: ("",),
 }
