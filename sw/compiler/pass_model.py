@@ -80,9 +80,9 @@ class Calibration:
     attention_own: int = 14
     attention_output: int = 43
     attention_end: int = 300
-    #: ATTENTION with CHOOSE, estimates until RTL is measured: a round of queries and a page of summaries, from its last summary to
-    #: the next page; a summary that enters a list of the best, beside the places that it climbs; once.
-    choice_item: int = 25
+    #: ATTENTION with CHOOSE: a page of summaries and a round of queries, beside a cycle a summary; a block that enters a list of
+    #: the best, beside the places that it climbs; once.
+    choice_item: int = 32
     choice_entry: int = 3
     choice_end: int = 100
     #: DRAIN with CANDIDATES: a token, till the last logit has found its place.

@@ -81,7 +81,7 @@ def test_new_tokens_choose_their_blocks() -> None:
     config = replace(KV260.config, kv_budget=16)
     decode, prompt = search.time_passes(config, work, Calibration())
     whole = [estimate_model(config, shape, 0, 1, cached=1537, kv_budget=budget).decode[0].cycles for budget in (0, 16)]
-    assert decode == pytest.approx(whole[1], rel=0.01) and decode < 0.8 * whole[0]
+    assert decode == pytest.approx(whole[1], rel=0.01) and decode < 0.85 * whole[0]
     assert prompt == pytest.approx(search.time_passes(KV260.config, replace(work, kv_budget=0), Calibration())[1])
 
 
