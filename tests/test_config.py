@@ -62,8 +62,21 @@ def test_a_beat_holds_at_most_a_vector_of_a_key(beat_vectors: int) -> None:
     assert BuildConfig(**sizes, kv_block=fix).key_bytes <= narrow
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(BuildConfig) if f.type == "int"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, True, "2"])
+def test_a_budget_of_blocks() -> None:
+    """None, or two at least; and entries for the pages of summaries."""
+    assert BuildConfig(kv_budget=0).summary_pages == 0 and BuildConfig(kv_budget=2).summary_pages == 16
+    for value, nearest in ((1, 2), (254, 253)):
+        with pytest.raises(ConfigError, match=rf"^kv_budget must be 0 \(none\), or 2 to 253 blocks, not .*is {nearest}$"):
+            BuildConfig(kv_budget=value)
+    with pytest.raises(ConfigError, match="^page_entries must be at least 80, .*summaries, not 79; the nearest legal value is 80$"):
+        BuildConfig(kv_budget=2, page_entries=79)
+    assert BuildConfig(page_entries=64) and BuildConfig(kv_budget=2, page_entries=80)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    (f.name, value) for f in fields(BuildConfig) if f.type == "int" for value in (0, -1, 2.5, True, "2")
+    if (f.name, value) != ("kv_budget", 0)
+])
 def test_sizes_are_positive_integers(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be a positive integer"):
         BuildConfig(**{name: value})  # type: ignore[arg-type]
