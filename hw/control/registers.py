@@ -145,9 +145,8 @@ class RegisterFile(wiring.Component):
             self.logits.eq(Cat(stored["LOGITS_LOW"], stored["LOGITS_HIGH"])),
             self.write_logits.eq(stored["PASS"][0]),
             self.port_enable.eq(stored["PORT_ENABLE"]),
+            *([self.current.chooses.eq(stored["PASS"][1])] if config.kv_budget else []),
         ]
-        if config.kv_budget:
-            m.d.comb += self.current.chooses.eq(stored["PASS"][1])
         # A doorbell comes two cycles after them at the earliest.
         for number, name in ((self.current.tokens, "COUNT"), (self.current.runs, "RUNS"), (self.current.wanted, "WANTED")):
             m.d.sync += number.eq(Mux(stored[name] > config.chunk, config.chunk, stored[name]))

@@ -130,6 +130,7 @@ class _CaseRun:
         image = case.image()
         golden = GoldenDevice(case.config, memory_bytes=MEMORY_BYTES)
         self.lock_step = LockStep(case.config, image, device, golden, retired=self._retired)
+        self.lock_step.budget = case.config.kv_budget
         self.records = PassRecords(self.lock_step.rtl_engine, device)
         self.coverage = FunctionalCoverage(self.lock_step.rtl_engine, device)
         self.rng = np.random.default_rng([case.seed, 3])
@@ -216,7 +217,8 @@ class _CaseRun:
         """The pass on the RTL alone, where something happens to it; it ends, and leaves the sequences as they were."""
         engine = self.lock_step.rtl_engine
         if step.interruption is not None:
-            runs = [Run(self.lock_step.sessions[number][1], tokens, wanted) for number, tokens, wanted in parts]
+            budget = self.lock_step.budget
+            runs = [Run(self.lock_step.sessions[number][1], tokens, wanted, budget=budget) for number, tokens, wanted in parts]
             self.coverage.begin(self._places(parts))
             ended, self.result.wrong = interrupt(engine, self.device, runs, step.interruption)
             if ended != "done":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...block_choice import first_position
 from ...config import BuildConfig, ConfigError
 from ...decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
 from ...errors import HwgenError
@@ -92,8 +93,19 @@ def random_config(seed: int, engine: str = "ternary") -> BuildConfig:
             )
         except (ConfigError, ValueError):  # slices that the INT4 engine does not have; an empty range of sizes is a ValueError
             continue
+        config = with_choice(config, seed)
         if holds_a_head(config) and all(fits(config, *kind) for kind in kinds_of_models(config)):
             return config
+
+
+def with_choice(config: BuildConfig, seed: int) -> BuildConfig:
+    """The build, and now and then one whose decode steps choose blocks of the cache, with a context in which they do."""
+    rng = np.random.default_rng([seed, 2])
+    if rng.random() < 0.7:
+        return config
+    budget, rows = int(rng.choice([2, 2, 3, 5])), 1 << int(rng.integers(config.kv_block.bit_length()))
+    context = (budget + int(rng.choice([4, 5, 9]))) * config.kv_block
+    return replace(config, kv_budget=budget, summary_rows=rows, max_context=context)
 
 
 def holds_a_head(config: BuildConfig) -> bool:
@@ -198,12 +210,14 @@ def random_memory(ports: int, seed: int, rng: np.random.Generator) -> DramTiming
 
 def random_passes(config: BuildConfig, chunk: int, rng: np.random.Generator) -> tuple[tuple[Part, ...], ...]:
     """Passes of up to three runs, of any length up to the chunk, until the first sequence has filled its context to the last token.
-    The others end now and then; new ones take their place, and the pages that they leave.
+    The others end now and then; new ones take their place, and the pages that they leave. Nobody hurries where single tokens choose
+    their blocks of the cache.
     """
     passes: list[tuple[Part, ...]] = []
     lengths, running, limit = {0: 0}, [0], config.max_context
+    chooses_from = first_position(config, config.kv_budget) if config.kv_budget else limit
     while lengths[0] < limit:
-        hurry = len(passes) > 8
+        hurry = len(passes) > 8 and lengths[0] < chooses_from
         room, parts = chunk, []
         for number in [0] if hurry else [running[i] for i in rng.permutation(len(running))]:
             most = min(room, limit - lengths[number])

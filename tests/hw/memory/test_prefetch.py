@@ -372,11 +372,9 @@ async def a_choice_is_awaited(dut: Any) -> None:
     AxiMemory(bench, "axi", bytearray(pack_program(program)), config.port_bytes, max_words=64, write=False)
     Sink(bench, "descriptors")
     segments = Sink(bench, "segments")
-    pages = [10 * entry for entry in range(config.page_entries)]
-    for name, values in (("tokens", [0] * config.chunk), ("pages", pages)):
-        Table(bench, name, values)
-    choice = [0] * choice_entries(config)
-    choices = Choices(bench, choice)
+    Table(bench, "tokens", [0] * config.chunk)
+    Table(bench, "pages", [10 * entry for entry in range(config.page_entries)])
+    choices = Choices(bench, choice := [0] * choice_entries(config))
     choices.drive = lambda: setattr(dut.choice__number, "value", choices.next)  # type: ignore[method-assign]  # done by hand
     RunsOf(bench, [(9 * config.kv_block + 1, 1, 20, 2)])
     dut.choice_done.value, dut.current__chooses.value = 0, 1
