@@ -49,7 +49,7 @@ class CandidateList(wiring.Component):
         the next cycle on.
     free : Out, reserve : In
         Places that are not reserved, and how many are reserved in this cycle, for candidates to come.
-    valid : In(1), index : In(bits), key : In(key_bits)
+    valid : In(1), index : In(bits), key : In(32)
         A candidate.
     busy : Out(1)
         A candidate waits or is on its way through the list.
@@ -58,14 +58,13 @@ class CandidateList(wiring.Component):
         candidate reached have no meaning.
     """
 
-    def __init__(self, size: int, lists: int, *, depth: int, bits: int = INDEX_BITS, key_bits: int = 32) -> None:
+    def __init__(self, size: int, lists: int, *, depth: int, bits: int = INDEX_BITS) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
         self.size = size
         self.lists = lists
         self.depth = depth
         self.bits = bits
-        self.key_bits = key_bits
         super().__init__({
             "clear": In(1),
             "resume": In(1),
@@ -74,23 +73,23 @@ class CandidateList(wiring.Component):
             "reserve": In(bits_for(depth)),
             "valid": In(1),
             "index": In(bits),
-            "key": In(key_bits),
+            "key": In(32),
             "busy": Out(1),
             "entry": In(index_bits(lists * size)),
             "index_of_entry": Out(bits),
-            "key_of_entry": Out(key_bits),
+            "key_of_entry": Out(32),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        size, depth, key_bits = self.size, self.depth, self.key_bits
-        m.submodules.queue = queue = fifo.SyncFIFO(width=key_bits + self.bits, depth=depth)
-        m.submodules.entries = entries = memory.Memory(shape=key_bits + self.bits, depth=self.lists * size, init=[])
+        size, depth = self.size, self.depth
+        m.submodules.queue = queue = fifo.SyncFIFO(width=32 + self.bits, depth=depth)
+        m.submodules.entries = entries = memory.Memory(shape=32 + self.bits, depth=self.lists * size, init=[])
         put, get = entries.write_port(), entries.read_port()
         #: Where the list begins; the key of its last entry.
-        base, worst = Signal(len(self.entry)), Signal(key_bits)
+        base, worst = Signal(len(self.entry)), Signal(32)
         #: The candidate at work, key first, where one is ``held``, and its place; the entry before that, once it is ``known``.
-        candidate, above = (Signal(key_bits + self.bits, reset_less=True, name=name) for name in ("candidate", "above"))
+        candidate, above = (Signal(32 + self.bits, reset_less=True, name=name) for name in ("candidate", "above"))
         filled, place = Signal(range(size + 1)), Signal(bits_for(size))
         held, climbing, known, better = Signal(), Signal(), Signal(), Signal()
         #: The entry before the place that the next candidate comes to; the one to be read for this one.
@@ -101,16 +100,16 @@ class CandidateList(wiring.Component):
             queue.w_en.eq(self.valid),
             queue.w_data.eq(Cat(self.key, self.index)),
             deciding.eq(held & ~climbing),
-            enters.eq(~full | (candidate[:key_bits] > worst)),
+            enters.eq(~full | (candidate[:32] > worst)),
             pop.eq(queue.r_rdy & (~held | (~climbing & ~enters))),
             queue.r_en.eq(pop),
             self.free.eq(depth - reserved),
             self.busy.eq(queue.r_rdy | held),
             full.eq(filled == size),
             get.addr.eq(Mux(climbing, reader, Mux(held, last, self.entry))),
-            self.key_of_entry.eq(get.data[:key_bits]),
-            self.index_of_entry.eq(get.data[key_bits:]),
-            better.eq((place != 0) & (candidate[:key_bits] > above[:key_bits])),
+            self.key_of_entry.eq(get.data[:32]),
+            self.index_of_entry.eq(get.data[32:]),
+            better.eq((place != 0) & (candidate[:32] > above[:32])),
             put.en.eq(climbing & known),
             put.addr.eq(base + place),
             put.data.eq(Mux(better, above, candidate)),
@@ -126,7 +125,7 @@ class CandidateList(wiring.Component):
         with m.If(climbing & known):
             m.d.sync += [place.eq(place - 1), climbing.eq(better), held.eq(better)]
             with m.If(place == size - 1):
-                m.d.sync += worst.eq(put.data[:key_bits])
+                m.d.sync += worst.eq(put.data[:32])
         with m.If(deciding):
             m.d.sync += [place.eq(Mux(full, size - 1, filled)), climbing.eq(enters), held.eq(enters)]
             with m.If(~full):
@@ -140,7 +139,7 @@ class CandidateList(wiring.Component):
 
     def _remember(self, m: Module, filled: Signal, worst: Signal) -> None:
         """How far every list is."""
-        m.submodules.states = states = memory.Memory(shape=len(filled) + len(worst), depth=self.lists, init=[])
+        m.submodules.states = states = memory.Memory(shape=len(filled) + 32, depth=self.lists, init=[])
         keep, recall = states.write_port(), states.read_port(domain="comb")
         opening, current = self.clear | self.resume, Signal(len(self.list))
         m.d.comb += [

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...config import BuildConfig
 from ...numerics import SCORE_BITS
-from ..choice import choice_entries, choice_lists
+from ..choice import choice_entries
 from ..interfaces import RunRead, TableRead, index_bits
-from .candidates import CandidateList
 from .item import AttentionSizes, ItemLayout, delayed
 
 __all__ = ["BlockChoice"]
 
-#: Cycles from the last score of an item to its place in the queue of the list, and from there to where the list is seen busy.
-_SETTLE = 4
+#: Cycles from the best lane of the last key of an item until its block has its place in the list.
+_SETTLE = 3
 
 
 class BlockChoice(wiring.Component):
@@ -24,11 +23,12 @@ class BlockChoice(wiring.Component):
 
     ::
 
-        scores of the lanes of the run -> maximum -> over the rounds -> over the rows of a block, if it may be chosen -> list
+        scores of the lanes of the run -> maximum -> over the rounds -> over the rows of a block, if it may be chosen -> sorted
+        list in registers -> memory of the lists of all runs and heads
 
     An item is a page of summaries: its key ``k`` is summary ``page * kv_block + k``. One item is worked on at a time:
-    from its first score ``kv_block`` cycles, one for each level of lanes, and those that its candidates take to find their places
-    (`CandidateList`).
+    from its first score ``kv_block`` cycles, one for each level of lanes, and `_SETTLE`; behind the last one of a head
+    ``kv_budget`` cycles, until its list is in the memory. A comparator an entry: a candidate takes its place in one cycle.
 
     Members
     -------
@@ -73,19 +73,11 @@ class BlockChoice(wiring.Component):
         m = Module()
         config = self.config
         block_bits = config.kv_block.bit_length() - 1
-        m.submodules.best = best = CandidateList(
-            config.kv_budget, choice_lists(config), depth=config.kv_block // config.summary_rows,
-            bits=index_bits(config.max_pages), key_bits=SCORE_BITS,
-        )
         #: The item at work; whether it is the first of its block, and the next one will be.
         item, working, first, next_first = Signal(ItemLayout(config)), Signal(), Signal(), Signal(init=1)
         sizes = {"run": config.chunk, "head": config.max_kv_heads, "page": config.summary_pages}
         run, head, page = (Signal(index_bits(size), name=name) for name, size in sizes.items())
-        m.d.comb += [
-            self.runs.index.eq(run), self.output_round.eq(item.round), self.output_run.eq(run),
-            best.entry.eq(self.chosen.index), self.chosen.number.eq(best.index_of_entry),
-            best.list.eq(Cat(head, run)), best.reserve.eq(best.valid),
-        ]
+        m.d.comb += [self.runs.index.eq(run), self.output_round.eq(item.round), self.output_run.eq(run)]
         m.d.sync += self.output_read.eq(self.begin)
 
         best_lane, arrived = self._best_lane(m)
@@ -108,30 +100,34 @@ class BlockChoice(wiring.Component):
             m.d.sync += running.eq(of_block)
         # Blocks that may be chosen are 1 to ``last``.
         last, chooses, block = Signal(range(config.max_pages)), Signal(), Signal(block_bits - row_bits + len(page))
+        candidate, candidate_block, enters = Signal(SCORE_BITS, reset_less=True), Signal(range(config.max_pages)), Signal()
         m.d.comb += block.eq(Cat(row_key[row_bits:], page))
         m.d.sync += [
             last.eq((self.runs.position >> block_bits) - 2), chooses.eq(self.runs.budget != 0),
-            best.valid.eq(there & ends & chooses & (block != 0) & (block <= last)),
-            best.index.eq(block), best.key.eq(of_block),
+            enters.eq(there & ends & chooses & (block != 0) & (block <= last)),
+            candidate_block.eq(block), candidate.eq(of_block),
         ]
 
-        #: Cycles that the last score is on its way to the list.
-        settling = Signal(range(_SETTLE + 1))
-        ended = Signal()
-        m.d.comb += [ended.eq(working & (settling == 1) & ~best.busy), self.room.eq(~working)]
-        m.d.sync += self.done.eq(ended & item.final)
+        # What follows the last score of an item: its way to the list, and of a head's last item the list's way to the memory.
+        settling, ended, copying = Signal(range(_SETTLE + 1)), Signal(), Signal()
+        opening, over = Signal(), Signal()
+        blocks = self._sorted(m, opening, enters, candidate, candidate_block)
+        copied = self._copy(m, blocks, copying, Cat(head, run))
+        m.d.comb += [
+            ended.eq(settling == 1), self.room.eq(~working),
+            opening.eq(self.begin & next_first & self.item.first), over.eq((ended & ~(item.last & item.release)) | copied),
+        ]
+        m.d.sync += self.done.eq(over & item.final)
         with m.If(arrived):
             m.d.sync += key.eq(key + 1)
             with m.If(key == config.kv_block - 1):
                 m.d.sync += settling.eq(_SETTLE)
-        with m.Elif((settling > 1) | ended):
+        with m.Elif(settling != 0):
             m.d.sync += settling.eq(settling - 1)
+        m.d.sync += copying.eq((copying | (ended & item.last & item.release)) & ~copied)
         with m.If(self.begin):
             m.d.sync += [item.eq(self.item), working.eq(1), first.eq(next_first), next_first.eq(self.item.release)]
-        opening = Signal()
-        m.d.sync += opening.eq(self.begin & next_first & self.item.first)
-        m.d.comb += best.clear.eq(opening)
-        with m.If(ended):
+        with m.If(over):
             m.d.sync += working.eq(0)
             with m.If(item.release):
                 m.d.sync += page.eq(Mux(item.last, 0, page + 1))
@@ -142,6 +138,45 @@ class BlockChoice(wiring.Component):
         with m.If(self.start):
             m.d.sync += [run.eq(0), head.eq(0), page.eq(0), key.eq(0), next_first.eq(1)]
         return m
+
+    def _sorted(self, m: Module, clear: Value, enters: Value, candidate: Value, block: Value) -> list[Signal]:
+        """Blocks of the ``kv_budget`` largest candidates since ``clear``, the largest first, of equal ones the earlier. A candidate
+        takes its place in a cycle: those that are smaller make room, an entry each.
+        """
+        size = self.config.kv_budget
+        keys = [Signal(SCORE_BITS, name=f"sorted_{i}", reset_less=True) for i in range(size)]
+        blocks = [Signal(len(block), name=f"block_{i}") for i in range(size)]
+        filled, smaller = Signal(size), Signal(size)
+        m.d.comb += smaller.eq(Cat(~filled[i] | (candidate > keys[i]) for i in range(size)))
+        for i in range(size):
+            with m.If(enters & smaller[i]):
+                m.d.sync += [keys[i].eq(candidate), blocks[i].eq(block), filled[i].eq(1)]
+                if i:
+                    with m.If(smaller[i - 1]):
+                        m.d.sync += [keys[i].eq(keys[i - 1]), blocks[i].eq(blocks[i - 1]), filled[i].eq(filled[i - 1])]
+        with m.If(clear):
+            m.d.sync += filled.eq(0)
+        return blocks
+
+    def _copy(self, m: Module, blocks: list[Signal], copying: Signal, number: Value) -> Value:
+        """Writes a list to the memory of all lists while ``copying``, an entry a cycle; returns a strobe with the last."""
+        size = self.config.kv_budget
+        m.submodules.lists = lists = memory.Memory(
+            shape=len(blocks[0]), depth=choice_entries(self.config), init=[], attrs={"ram_style": "block"}
+        )
+        put, get = lists.write_port(), lists.read_port()
+        #: The entry that is looked at; a cycle later it is written.
+        entry, base, looked = Signal(range(size)), Signal(len(put.addr)), Signal(len(put.addr))
+        value, write, copied = Signal(len(blocks[0])), Signal(), Signal()
+        m.d.comb += [
+            put.en.eq(write), put.addr.eq(looked), put.data.eq(value), get.addr.eq(self.chosen.index),
+            self.chosen.number.eq(get.data), copied.eq(copying & (entry == size - 1)),
+        ]
+        m.d.sync += [
+            base.eq(number * size), looked.eq(base + entry), value.eq(Array(blocks)[entry]), write.eq(copying),
+            entry.eq(Mux(copying & ~copied, entry + 1, 0)),
+        ]
+        return copied
 
     def _best_lane(self, m: Module) -> tuple[Value, Value]:
         """The largest score of the lanes of the run, as an unsigned number, and whether one is there: a level of lanes a cycle."""
