@@ -11,6 +11,7 @@ from ...numerics import SCORE_BITS
 from ..choice import choice_entries
 from ..interfaces import RunRead, TableRead, index_bits
 from .item import AttentionSizes, ItemLayout, delayed
+from .scaling import ScoreScaler
 
 __all__ = ["BlockChoice"]
 
@@ -26,9 +27,9 @@ class BlockChoice(wiring.Component):
         scores of the lanes of the run -> maximum -> over the rounds -> over the rows of a block, if it may be chosen -> sorted
         list in registers -> memory of the lists of all runs and heads
 
-    An item is a page of summaries: its key ``k`` is summary ``page * kv_block + k``. One item is worked on at a time:
-    from its first score ``kv_block`` cycles, one for each level of lanes, and `_SETTLE`; behind the last one of a head
-    ``kv_budget`` cycles, until its list is in the memory. A comparator an entry: a candidate takes its place in one cycle.
+    An item is a page of summaries: its key ``k`` is summary ``page * kv_block + k``. The scores of one item are
+    taken at a time, ``kv_block`` cycles and the latency of the scaler; behind the last one of a head its list goes to the memory,
+    in ``kv_budget`` cycles. A comparator an entry: a candidate takes its place in one cycle.
 
     Members
     -------
@@ -73,12 +74,16 @@ class BlockChoice(wiring.Component):
         m = Module()
         config = self.config
         block_bits = config.kv_block.bit_length() - 1
-        #: The item at work; whether it is the first of its block, and the next one will be.
-        item, working, first, next_first = Signal(ItemLayout(config)), Signal(), Signal(), Signal(init=1)
+        #: The item at work; whether it is the first of its block, and the next one will be; the one that comes next, which takes
+        #: its place when what was under way is over, and before its first score.
+        item, first, next_first = Signal(ItemLayout(config)), Signal(), Signal(init=1)
+        coming, begins_now = Signal(ItemLayout(config)), delayed(m, self.begin, ScoreScaler.latency - 3, "begins")[-1]
+        #: Scores are on their way, or a list to its memory.
+        working, valid_key = Signal(), Signal(block_bits)
         sizes = {"run": config.chunk, "head": config.max_kv_heads, "page": config.summary_pages}
         run, head, page = (Signal(index_bits(size), name=name) for name, size in sizes.items())
         m.d.comb += [self.runs.index.eq(run), self.output_round.eq(item.round), self.output_run.eq(run)]
-        m.d.sync += self.output_read.eq(self.begin)
+        m.d.sync += self.output_read.eq(begins_now)
 
         best_lane, arrived = self._best_lane(m)
         # Over the rounds of a block.
@@ -115,9 +120,17 @@ class BlockChoice(wiring.Component):
         copied = self._copy(m, blocks, copying, Cat(head, run))
         m.d.comb += [
             ended.eq(settling == 1), self.room.eq(~working),
-            opening.eq(self.begin & next_first & self.item.first), over.eq((ended & ~(item.last & item.release)) | copied),
+            opening.eq(begins_now & next_first & coming.first), over.eq((ended & ~(item.last & item.release)) | copied),
         ]
         m.d.sync += self.done.eq(over & item.final)
+        with m.If(self.valid):
+            m.d.sync += valid_key.eq(valid_key + 1)
+        with m.If(self.begin):
+            m.d.sync += [coming.eq(self.item), working.eq(1)]
+        # A head's last item is over when its list is in the memory. What is behind the last score of another takes fewer cycles
+        # than the next one's way to its first.
+        with m.Elif(copied | (self.valid & (valid_key == config.kv_block - 1) & ~(item.last & item.release))):
+            m.d.sync += working.eq(0)
         with m.If(arrived):
             m.d.sync += key.eq(key + 1)
             with m.If(key == config.kv_block - 1):
@@ -125,18 +138,16 @@ class BlockChoice(wiring.Component):
         with m.Elif(settling != 0):
             m.d.sync += settling.eq(settling - 1)
         m.d.sync += copying.eq((copying | (ended & item.last & item.release)) & ~copied)
-        with m.If(self.begin):
-            m.d.sync += [item.eq(self.item), working.eq(1), first.eq(next_first), next_first.eq(self.item.release)]
-        with m.If(over):
-            m.d.sync += working.eq(0)
-            with m.If(item.release):
-                m.d.sync += page.eq(Mux(item.last, 0, page + 1))
-                with m.If(item.last):
-                    m.d.sync += head.eq(head + 1)
-                with m.If(item.ends):
-                    m.d.sync += [head.eq(0), run.eq(run + 1)]
+        with m.If(begins_now):
+            m.d.sync += [item.eq(coming), first.eq(next_first), next_first.eq(coming.release)]
+        with m.If(over & item.release):
+            m.d.sync += page.eq(Mux(item.last, 0, page + 1))
+            with m.If(item.last):
+                m.d.sync += head.eq(head + 1)
+            with m.If(item.ends):
+                m.d.sync += [head.eq(0), run.eq(run + 1)]
         with m.If(self.start):
-            m.d.sync += [run.eq(0), head.eq(0), page.eq(0), key.eq(0), next_first.eq(1)]
+            m.d.sync += [run.eq(0), head.eq(0), page.eq(0), key.eq(0), valid_key.eq(0), next_first.eq(1)]
         return m
 
     def _sorted(self, m: Module, clear: Value, enters: Value, candidate: Value, block: Value) -> list[Signal]:

@@ -31,7 +31,7 @@ from hwgen.weights import random_weights
 
 from . import small
 
-#: Blocks of 8 keys: a page of summaries has 8 of them, and 16 blocks of a context two pages.
+#: Blocks of 8 keys and four summaries: a page has those of two.
 CONFIG = replace(
     small.CONFIG, name="budget", kv_budget=3, int4_kv=True, fp8_query=True, max_context=136, page_entries=64, max_head_dim=16,
     max_query=64,
@@ -74,7 +74,7 @@ def test_every_operator(kv: str, timing: DramTiming) -> None:
         step.run_pass(runs)
     assert step.outcome.first is None, step.outcome.first
     chooses = [session.summaries.pages for session, _ in step.sessions]
-    assert [len(pages) for pages in chooses] == [1, 2, 0, 0], "two pages of summaries, one, and sequences that have no choice"
+    assert [len(pages) for pages in chooses] == [3, 7, 0, 0], "pages of two summaries of a block each, and sequences without a choice"
     assert not device.accelerator.violation_count
 
 
