@@ -32,6 +32,9 @@ MAX_READ_STREAMS = 4
 #: Blocks that a step may choose at most: what a run says of them is a byte.
 MAX_BUDGET = 253
 
+#: Tokens of a pass at most: what a run says of them is a byte too, and a pass has an even number.
+MAX_CHUNK = 254
+
 #: Fields that may be 0: what they count is not there then.
 _OPTIONAL = ("kv_budget",)
 
@@ -374,6 +377,7 @@ class BuildConfig:
         )
         self._require(self.summary_rows <= self.kv_block, "summary_rows", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
+        self._require(self.chunk <= MAX_CHUNK, "chunk", f"at most {MAX_CHUNK}", MAX_CHUNK)
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
         self._require(self.burst * self.port_bytes <= 4096 and self.burst <= 256, "burst",
                       "at most 256 words and 4096 bytes", min(256, 4096 // self.port_bytes))

@@ -77,8 +77,8 @@ class Fetch(enum.IntEnum):
     #: head_stride``. Read when the operator has started: the list must be complete.
     SHORTLIST = 5
     #: For each run, for each of ``kv_heads`` heads, for each page of summaries ``j`` of a run that chooses: ``stream_beats`` beats
-    #: at ``stream_address + page_table[first entry of the run - 1 - j] * stride + head * head_stride``; of another run the same of
-    #: its first page, which nobody looks at. ATTENTION with CHOOSE.
+    #: at ``stream_address + page_table[first entry of the run - 1 - j] * stride + head * head_stride``; of a run that does not
+    #: choose one segment a head, by its first entry, which nobody looks at. ATTENTION with CHOOSE.
     SUMMARY = 6
 
 

@@ -187,19 +187,19 @@ def attention(c: BuildConfig) -> Amount:
 
 
 def choice(c: BuildConfig) -> Amount:
-    """Of a budget of blocks: a sorted list of scores and blocks for every run and key/value head in block RAM, and how far each of
-    them is in look-up tables. No report is accepted of a build that has one.
+    """Of a budget of blocks: the list of a head in registers, a comparator an entry, and the lists of every run and key/value head
+    in block RAM. Constants are of the unit alone and of what is told apart elsewhere: no report is accepted of a build that has it.
     """
     if not c.kv_budget:
         return Amount()
-    words, bits = choice_memory(c)
-    states = 8 * ceil_div(words // c.kv_budget, 64) * ceil_div(SCORE_BITS + c.kv_budget.bit_length(), 7)
-    return Amount(lut=400 + states, ff=400, bram36=block_rams(words, bits))
+    # A score, a block, and whether they are there.
+    entry = SCORE_BITS + power_bits(c.max_pages) + 1
+    return Amount(lut=250, ff=335, bram36=block_rams(*choice_memory(c))) + Amount(lut=entry + 21, ff=entry) * c.kv_budget
 
 
 def choice_memory(c: BuildConfig) -> tuple[int, int]:
-    """Entries of the lists of all runs and key/value heads, and their bits: a score and a block."""
-    return (c.chunk << power_bits(c.max_kv_heads)) * c.kv_budget, SCORE_BITS + power_bits(c.max_pages)
+    """Entries of the lists of all runs and key/value heads, and their bits: a block."""
+    return (c.chunk << power_bits(c.max_kv_heads)) * c.kv_budget, power_bits(c.max_pages)
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------

@@ -165,8 +165,9 @@ builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.
 
 ## With a budget of cached blocks
 
-A build with `kv_budget` has a sorted list of blocks for every run of a pass and key/value head, in block RAM. What it adds is in
-closed form (`sw/analysis/area_model.py`): no report of such a build is accepted.
+A build with `kv_budget` has a sorted list of that many blocks in registers, with a comparator an entry, and in block RAM the blocks
+that every run of a pass chose for every key/value head. What it adds is in closed form (`sw/analysis/area_model.py`): no report of
+such a build is accepted.
 
 {by_budget}
 

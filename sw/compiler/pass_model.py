@@ -11,10 +11,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log
+from math import ceil
 from typing import Any
 
-from ...block_choice import attended_position, candidates, may_choose, summary_pages
+from ...block_choice import attended_position, may_choose, summary_pages
 from ...config import BuildConfig
 from ...decoder import DecoderLayer
 from ...descriptors import Descriptor, Fetch, Flag, Format, Opcode
@@ -80,10 +80,10 @@ class Calibration:
     attention_own: int = 14
     attention_output: int = 43
     attention_end: int = 300
-    #: ATTENTION with CHOOSE: a page of summaries and a round of queries, beside a cycle a summary; a block that enters a list of
-    #: the best, beside the places that it climbs; once.
-    choice_item: int = 32
-    choice_entry: int = 3
+    #: ATTENTION with CHOOSE: a page of summaries and a round of queries, beside a cycle a summary; the list of a head, beside a
+    #: cycle an entry; once.
+    choice_item: int = 17
+    choice_list: int = 5
     choice_end: int = 100
     #: DRAIN with CANDIDATES: a token, till the last logit has found its place.
     ranking_token: int = 100
@@ -360,31 +360,20 @@ class PassModel:
         return now + c.attention_end
 
     def _choose(self, w: Work, ring: Ring) -> float:
-        """A page of summaries at a time: its scores leave one a cycle for a sorted list, while the next page arrives. A run that
-        chooses nothing has one page, of which no score enters.
+        """A page of summaries at a time: its scores leave one a cycle, while keys of the next one are multiplied and more arrive.
+        Behind a head's last page its list is copied, all entries of it. A run that chooses nothing has one page, and a list too.
         """
         c, config, d = self.calibration, self.config, w.descriptor
         rounds = ceil(d.heads // d.kv_heads / config.query_lanes)
-        item = max(d.head_vectors * config.width // config.key_bytes, config.kv_block + c.choice_item)
+        dims = d.head_vectors * config.width // config.key_bytes
         now = w.start
         for position, _, budget in w.budgeted:
-            pages, listed = 1, 0.0
-            if budget:
-                pages, listed = summary_pages(config, position), self._list_cycles(len(candidates(config, position)))
-            # The list takes the best scores of blocks while those of the last round of a page come.
-            cycles = max(pages * d.stream_beats, pages * rounds * item + max(0.0, listed - pages * config.kv_block))
+            pages = summary_pages(config, position) if budget else 1
+            scores = pages * rounds * (config.kv_block + c.choice_item) + config.kv_budget + c.choice_list
+            cycles = max(scores, pages * rounds * dims, pages * (d.stream_beats + c.attention_block))
             for _ in range(d.kv_heads):
                 now = ring.read(now, pages * d.stream_beats, pages * d.stream_beats / cycles, fetch=True, free=True)
         return now + c.choice_end
-
-    def _list_cycles(self, count: int) -> float:
-        """Cycles in which a sorted list takes ``count`` scores in random order: its places fill, half of them climbed by each; of
-        later ones few enter. A score that does not takes a cycle.
-        """
-        size, entry = self.config.kv_budget, self.calibration.choice_entry
-        filling = min(size, count)
-        later = size * log(count / size) if count > size else 0.0
-        return filling * (filling / 4 + entry) + later * (size / 2 + entry) + max(0.0, count - size - later)
 
     def _head(self, w: Work, ring: Ring) -> float:
         c, d = self.calibration, w.descriptor

@@ -74,7 +74,7 @@ def test_every_operator(kv: str, timing: DramTiming) -> None:
         step.run_pass(runs)
     assert step.outcome.first is None, step.outcome.first
     chooses = [session.summaries.pages for session, _ in step.sessions]
-    assert [len(pages) for pages in chooses] == [3, 7, 0, 0], "pages of two summaries of a block each, and sequences without a choice"
+    assert [len(pages) for pages in chooses] == [3, 7, 0, 0], "pages of two blocks each"
     assert not device.accelerator.violation_count
 
 

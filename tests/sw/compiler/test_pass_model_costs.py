@@ -36,7 +36,7 @@ def test_the_machine_behind_the_numbers() -> None:
     assert (c.width, c.groups, c.lanes, c.rows, c.builders, c.kv_block, c.query_lanes) == (8, 2, 6, 8, 2, 32, 2)
     assert (c.slice_inputs, c.tables, c.key_bytes, c.header_beats, c.ring_beats, c.ports * c.port_bytes) == (40, 14, 2, 2, 8192, 80)
     assert astuple(Calibration()) == (
-        0.995, 130, 90, 5, 2, 152, 15, 22, 36, 23, 99, 5, 6, 30, 15, 54, 1, 14, 43, 300, 32, 3, 100, 100, 1, 100, 2, 6, 20, 4, 5,
+        0.995, 130, 90, 5, 2, 152, 15, 22, 36, 23, 99, 5, 6, 30, 15, 54, 1, 14, 43, 300, 17, 5, 100, 100, 1, 100, 2, 6, 20, 4, 5,
         7, 20, 40,
     )
 
