@@ -36,7 +36,7 @@ def test_registers_are_those_of_the_page() -> None:
 def test_fields_are_those_of_the_page() -> None:
     found = [(r.name, f.name, f.first, f.first + f.width - 1, f.description) for r in register_map(CONFIG) for f in r.fields]
     expected = [(name, field, int(first), int(last or first), text) for name, field, last, first, text in FIELDS]
-    assert len(expected) == 18 and sorted(found) == sorted(expected)
+    assert len(expected) == 20 and sorted(found) == sorted(expected)
     # what the page says of an answer of the memory: the code of AXI, the direction, the port, the operator
     fields = (registers.ERROR_RESPONSE, registers.ERROR_WRITE, registers.ERROR_PORT, registers.ERROR_OPERATOR)
     assert [f.extract(0x1234_5607) for f in fields] == [3, 1, 0x56, 0x1234] and [f.put(1) for f in fields] == [1, 4, 256, 65536]
