@@ -69,7 +69,7 @@ def likely_of(scores: Logits, least: np.float32) -> Ids:
     eights = above.view(np.int64)
     places = (eights != 0).nonzero()[0]
     found = eights.take(places).view(np.bool_).nonzero()[0]
-    indices = places.take(found >> 3)
+    indices: Ids = places.take(found >> 3)
     indices <<= 3
     found &= 7
     indices += found
