@@ -181,19 +181,21 @@ class CandidateDraw:
     def _look(self, count: int) -> int | None:
         """Look at ``count`` tokens, each one of all with equal chances; the first that is drawn, if one is."""
         logits, bits, last, temperature = self._prediction.logits, self._bits, self._last, self._sampling.temperature
-        least = less_likely(last, CLOSE, temperature)
+        least, exp, parts = less_likely(last, CLOSE, temperature), math.exp, 1 << WORD - bits
         for first in range(0, count, BLOCK):
             size = min(BLOCK, count - first)
             words, tokens, small = self._random.halves(size, bits)
             scores = logits.take(tokens, mode="wrap")
             # weighed are those that are near the last candidate, and those that are looked at with a small fraction
-            for i in ((scores >= least) | small).nonzero()[0].tolist():
+            near = scores >= least
+            near |= small
+            for i in near.nonzero()[0].tolist():
                 word, score = words.item(i), scores.item(i)
-                token, fraction = word & (1 << bits) - 1, word >> bits
                 # penalties do not make it likelier: most fail without them
-                if score < last and fraction >= math.exp((score - last) / temperature) * (1 << WORD - bits):
+                if score < last and word >> bits >= exp((score - last) / temperature) * parts:
                     continue
-                if self._draws(token, score, fraction):
+                token = word & (1 << bits) - 1
+                if self._draws(token, score, word >> bits):
                     return int(token)
         return None
 

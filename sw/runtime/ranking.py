@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from .sampling import Sampling
 
-__all__ = ["COLDEST", "LARGEST", "NEAR", "RankedDraw", "best_of", "less_likely"]
+__all__ = ["COLDEST", "LARGEST", "NEAR", "RankedDraw", "best_of", "less_likely", "likely_of"]
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.intp]
@@ -61,6 +61,21 @@ def less_likely(logit: float, power: float, temperature: float) -> np.float32:
     return np.float32(max(exact - abs(exact) * 2.0**-23 - SMALLEST, -LARGEST))
 
 
+def likely_of(scores: Logits, least: np.float32) -> Ids:
+    """Indices of the scores that are at least that large, ascending: few of many, so eight of them at a time are looked at."""
+    above = np.empty(-(-scores.size // 8) * 8, np.bool_)
+    above[-8:] = False
+    np.greater_equal(scores, least, out=above[: scores.size])
+    eights = above.view(np.int64)
+    places = (eights != 0).nonzero()[0]
+    found = eights.take(places).view(np.bool_).nonzero()[0]
+    indices: Ids = places.take(found >> 3)
+    indices <<= 3
+    found &= 7
+    indices += found
+    return indices
+
+
 class _Random(Protocol):
     def random(self) -> float: ...
 
@@ -81,7 +96,7 @@ class RankedDraw:
         if near > FAR or 0 < s.min_p < math.exp(-near):
             return None
         self._least = less_likely(self._best, near, self._temperature)
-        ids = (self._scores >= self._least).nonzero()[0]
+        ids = likely_of(self._scores, self._least)
         return None if ids.size < min(s.top_k, self._scores.size) else ids
 
     def _rank(self, near: float) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.sw.runtime import ranking
-from hwgen.sw.runtime.ranking import RankedDraw
+from hwgen.sw.runtime.ranking import RankedDraw, likely_of
 from hwgen.sw.runtime.sampling import Sampling
 
 from .plain_draw import by_sorting, kept
@@ -14,6 +14,14 @@ from .plain_draw import by_sorting, kept
 
 def drawn(logits: np.ndarray, options: Sampling, random: np.random.Generator) -> int:
     return RankedDraw(logits, options, random, float(logits.max())).token()
+
+
+@pytest.mark.parametrize("size", [*range(1, 26), 3000])
+def test_likely_ones_are_found_eight_at_a_time(size: int) -> None:
+    """None, some and all of them, the first and the last among them."""
+    scores = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    for least in (-np.inf, -1.0, 1.0, 2.5, np.inf, scores[0], scores[-1], scores.max()):
+        assert likely_of(scores, np.float32(least)).tolist() == np.flatnonzero(scores >= np.float32(least)).tolist()
 
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 259, 3000])
