@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from cocotb_tools.runner import get_runner
 from hwgen.files import write_whole
 from hwgen.hw.verilog import collector_paused
 from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, read_fault
+from tests.kept_verilog import verilog_of
 
 __all__ = ["cocotb_parameters", "reader", "run_cocotb", "start_clock", "to_verilog"]
 
@@ -109,7 +111,7 @@ def to_verilog(design: Elaboratable | Fragment, *, top: str = "top", ports: Sequ
 
 
 def run_cocotb(
-    component: Elaboratable | Fragment,
+    component: Elaboratable | Fragment | partial[Any],
     *,
     test_module: str | Sequence[str],
     build_dir: Path,
@@ -129,12 +131,16 @@ def run_cocotb(
     simulation. ``ports``: needed only for a design that is no ``wiring.Component``. ``testcase``: run only these
     cocotb functions. ``build_args``: further arguments of Verilator. ``rewrite``: what is simulated in place of the Verilog.
 
+    A component that is given as a ``partial`` of its class and arguments is elaborated once (`tests/kept_verilog.py`).
     The simulator is compiled once for each text of the Verilog and kept in ``build/cocotb``. Where ``HWGEN_RTL_COVERAGE`` of the
     environment names a folder, it counts lines and toggles, and leaves what it counted there (`tools/rtl_coverage.py` adds it up).
     Where ``HWGEN_PLANTED_FAULT`` names a file, the fault in it is planted; a design without a place for it is not simulated. Where
     ``HWGEN_KEEP_VERILOG`` names a folder, the Verilog is left there and nothing is simulated (`tools/unit_mutants.py`).
     """
-    text = rewrite(to_verilog(component, top=top, ports=ports))
+    if isinstance(component, partial) and ports is None:
+        text = rewrite(verilog_of(component, top, CACHE / "units", partial(to_verilog, top=top)))
+    else:
+        text = rewrite(to_verilog(_made(component), top=top, ports=ports))
     if kept := os.environ.get(KEEP_VERILOG):
         test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
         (Path(kept) / f"{_digest([test, text])}.json").write_text(json.dumps({"test": test, "verilog": text}))
@@ -180,10 +186,14 @@ def run_cocotb(
         build = Path(counted) / f"{_digest([text])}.json"
         if not build.exists():
             build.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(build, json.dumps(dict(_generators(Fragment.get(component, None), top))))
+            write_whole(build, json.dumps(dict(_generators(Fragment.get(_made(component), None), top))))
         run = _digest([str(test_module), str(testcase), json.dumps(dict(parameters or {}))])
         shutil.copy(build_dir / "coverage.dat", build.with_name(f"{build.stem}-{run}.dat"))
     _check(results, log)
+
+
+def _made(component: Elaboratable | Fragment | partial[Any]) -> Elaboratable | Fragment:
+    return component() if isinstance(component, partial) else component
 
 
 def _generators(design: Fragment, module: str, around: str = "") -> Iterator[tuple[str, str]]:

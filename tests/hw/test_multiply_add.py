@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ async def chain(dut: Any) -> None:
 
 
 def test_chain(tmp_path: Path) -> None:
-    run_cocotb(Chain(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(Chain), test_module=__name__, build_dir=tmp_path)
 
 
 def test_counts_as_one_slice() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import DESCRIPTOR_BYTES, Descriptor, Opcode
@@ -31,6 +31,7 @@ from hwgen.hw.interfaces import (
     RunRead,
     TableRead,
 )
+from tests.cocotb_runner import reader
 
 __all__ = [
     "FORMATS",
@@ -124,12 +125,11 @@ async def begin_operator(dut: Any) -> None:
 async def start_and_wait(dut: Any, limit: int = 20000) -> int:
     """Start the operator on the bus; the cycles until ``done``."""
     await begin_operator(dut)
+    done, edge = reader(dut.done), RisingEdge(dut.clk)
     for cycle in range(limit):
-        await ReadOnly()
-        if int(dut.done.value):
-            await RisingEdge(dut.clk)
+        await edge
+        if done():  # before the edge
             return cycle
-        await RisingEdge(dut.clk)
     raise AssertionError(f"not done after {limit} cycles")
 
 
@@ -245,7 +245,7 @@ class Source:
         self.clock = dut.clk
         self.valid, self.ready, self.payload = (getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
         self.items: list[int] = []
-        self.taken = 0
+        self.taken, self.cleared = 0, False
         self.stall, self.random = stall, random.Random(seed)
         self.valid.value = 0
         self.payload.value = 0
@@ -253,21 +253,23 @@ class Source:
 
     def clear(self) -> None:
         self.items.clear()
-        self.valid.value = 0
+        self.valid.value, self.cleared = 0, True
 
     async def _run(self) -> None:
-        offered = False
+        offered, was, shown, ready, edge = False, None, None, reader(self.ready), RisingEdge(self.clock)
         while True:
             if not offered:
                 offered = bool(self.items) and self.random.random() >= self.stall
             offered = offered and bool(self.items)
-            self.valid.value = int(offered)
-            if offered:
-                self.payload.value = self.items[0]
-            await ReadOnly()
-            accepted = offered and int(self.ready.value) == 1
-            await RisingEdge(self.clock)
-            if accepted and self.items:
+            if offered is not was:
+                self.valid.value = int(offered)
+                was = offered
+            if offered and self.items[0] != shown:
+                self.payload.value = shown = self.items[0]
+            await edge
+            if self.cleared:
+                self.cleared, was = False, None
+            if offered and ready() and self.items:
                 self.items.pop(0)
                 self.taken += 1
                 offered = False
@@ -286,15 +288,18 @@ class Sink:
 
     async def _run(self) -> None:
         waiting: int | None = None
+        offered, contents, resets, edge = reader(self.valid), reader(self.payload), reader(self.reset), RisingEdge(self.clock)
+        was: bool | None = None
         while True:
             ready = self.random.random() >= self.stall
-            self.ready.value = int(ready)
-            await ReadOnly()
-            valid, in_reset = int(self.valid.value) == 1, int(self.reset.value) == 1
-            payload = int(self.payload.value) if valid else None
+            if ready is not was:
+                self.ready.value = int(ready)
+                was = ready
+            await edge
+            valid, in_reset = offered() == 1, resets() == 1
+            payload = contents() if valid else None
             assert in_reset or waiting is None or payload == waiting, "a payload changed before it was taken"
             if valid and ready and not in_reset:
                 assert payload is not None
                 self.items.append(payload)
             waiting = payload if valid and not ready and not in_reset else None
-            await RisingEdge(self.clock)

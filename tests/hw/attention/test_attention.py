@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import cocotb
 import numpy as np
 import pytest
 import torch
-from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Format, Opcode
@@ -21,7 +22,7 @@ from hwgen.golden.int4 import e4m3_values
 from hwgen.hw.attention.reciprocal import Reciprocal
 from hwgen.layout import KV_FORMATS, KvBlockLayout
 from hwgen.rounding import ceil_div
-from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tests.cocotb_runner import cocotb_parameters, reader, run_cocotb, start_clock
 from tests.hw.attention.bench import (
     FORMATS,
     AttentionBench,
@@ -193,13 +194,14 @@ async def attends(dut: Any) -> None:
     activity = [0] * 8
 
     async def watch() -> None:
+        valid, address, data = (reader(getattr(dut, f"scratch_write__{name}")) for name in ("valid", "addr", "data"))
+        stages, edge = reader(dut.activity) if config.probe else None, RisingEdge(dut.clk)
         while True:
-            await ReadOnly()
-            if int(dut.scratch_write__valid.value):
-                written.append((int(dut.scratch_write__addr.value), int(dut.scratch_write__data.value)))
-            if config.probe:
-                activity[int(dut.activity.value)] += 1
-            await RisingEdge(dut.clk)
+            await edge
+            if valid():
+                written.append((address(), data()))
+            if stages is not None:
+                activity[stages()] += 1
 
     await start_clock(dut)
     cocotb.start_soon(watch())
@@ -345,7 +347,7 @@ def cases(config: BuildConfig) -> list[tuple[Any, ...]]:
 def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
     run_cocotb(
-        AttentionBench(config), test_module=__name__, build_dir=tmp_path,
+        partial(AttentionBench, config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases(config)},
     )
 
@@ -361,7 +363,7 @@ def test_attends(tmp_path: Path, changes: dict[str, Any]) -> None:
 def test_formats(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
     run_cocotb(
-        AttentionBench(config), test_module=__name__, build_dir=tmp_path,
+        partial(AttentionBench, config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": format_cases(config)},
     )
 
@@ -369,6 +371,6 @@ def test_formats(tmp_path: Path, changes: dict[str, Any]) -> None:
 def test_a_small_machine(tmp_path: Path) -> None:
     """Heads, pages and context as one has them in which faults are planted, and every format."""
     run_cocotb(
-        AttentionBench(MUTATED), test_module=__name__, build_dir=tmp_path,
+        partial(AttentionBench, MUTATED), test_module=__name__, build_dir=tmp_path,
         parameters={"config": MUTATED.to_dict(), "cases": fitted(MUTATED, format_cases(MUTATED)[:22])},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -96,4 +97,4 @@ async def as_many_ahead_as_there_are(dut: Any) -> None:
 
 
 def test_blocks(tmp_path: Path) -> None:
-    run_cocotb(BlockBuffer(CONFIG), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(BlockBuffer, CONFIG), test_module=__name__, build_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ async def sorts(dut: Any) -> None:
 @pytest.mark.parametrize(("size", "lists", "depth"), [(1, 3, 64), (5, 3, 64), (MUTATED.topk, MUTATED.chunk, 2 * MUTATED.kv_block)])
 def test_candidates(tmp_path: Path, size: int, lists: int, depth: int) -> None:
     parameters = {"size": size, "lists": lists, "depth": depth}
-    run_cocotb(CandidateList(size, lists, depth=depth), test_module=__name__, build_dir=tmp_path, parameters=parameters)
+    run_cocotb(partial(CandidateList, size, lists, depth=depth), test_module=__name__, build_dir=tmp_path, parameters=parameters)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,4 +37,4 @@ async def is_exact(dut: Any) -> None:
 
 
 def test_exp2(tmp_path: Path) -> None:
-    run_cocotb(Exp2(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(Exp2), test_module=__name__, build_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import cocotb
 import numpy as np
 import pytest
 import torch
-from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Format, Opcode
 from hwgen.golden.int4 import dequantize_rows
 from hwgen.layout import head_block_beats, pack_head, vectors_of
 from hwgen.rounding import ceil_div
-from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tests.cocotb_runner import cocotb_parameters, reader, run_cocotb, start_clock
 from tests.hw.attention.bench import (
     AttentionBench,
     Source,
@@ -70,23 +71,23 @@ class Listed:
         cocotb.start_soon(self._run())
 
     async def _run(self) -> None:
-        dut, room = self.dut, 1
+        dut, room, edge = self.dut, 1, RisingEdge(self.dut.clk)
+        opens, begins, comes = (reader(getattr(dut, f"listed__{name}")) for name in ("open", "begin", "valid"))
         while True:
             granted, room = room, int(self.random.random() >= self.stall)
             dut.listed__room.value = room
             dut.listed__busy.value = int(self.random.random() < self.stall)
-            await ReadOnly()
-            if int(dut.listed__open.value):
+            await edge
+            if opens():
                 self.opened.append(int(dut.listed__token.value))
                 self.left = 0
-            if int(dut.listed__begin.value):
+            if begins():
                 assert granted, "a block begins without room"
                 self.left += self.block
-            if int(dut.listed__valid.value):
+            if comes():
                 assert self.left > 0, "a logit without a place"
                 self.left -= 1
                 self.found.append((int(dut.listed__row.value), int(dut.listed__logit.value)))
-            await RisingEdge(dut.clk)
 
 
 @cocotb.test()
@@ -159,6 +160,6 @@ def test_lists(tmp_path: Path, config: BuildConfig) -> None:
         (0.0, 0.98, 0, 7 * block + 3, 5, ""),
     ]
     run_cocotb(
-        AttentionBench(config), test_module=__name__, build_dir=tmp_path,
+        partial(AttentionBench, config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "cases": cases},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,5 +143,5 @@ async def ranks(dut: Any) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_ranks(tmp_path: Path, name: str) -> None:
     run_cocotb(
-        Ranking(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, parameters={"config": CONFIGS[name].to_dict()},
+        partial(Ranking, CONFIGS[name]), test_module=__name__, build_dir=tmp_path, parameters={"config": CONFIGS[name].to_dict()},
     )

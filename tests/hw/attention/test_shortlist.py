@@ -4,6 +4,7 @@ straddle two panels."""
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,4 +110,4 @@ async def lists_the_best_blocks(dut: Any) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_short_list(tmp_path: Path, config: str) -> None:
-    run_cocotb(ShortList(CONFIGS[config]), test_module=__name__, build_dir=tmp_path, parameters={"config": config})
+    run_cocotb(partial(ShortList, CONFIGS[config]), test_module=__name__, build_dir=tmp_path, parameters={"config": config})

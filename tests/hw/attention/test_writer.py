@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,6 @@ def test_writes_blocks(tmp_path: Path, changes: dict[str, Any], head_dim: int, s
     if chunk > 1:
         passes[-1] += [(0, chunk // 2, 4)]
     run_cocotb(
-        WriterBench(config), test_module=__name__, build_dir=tmp_path,
+        partial(WriterBench, config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "head_dim": head_dim, "stall": stall, "passes": passes, "seed": 5, "interrupt": 2},
     )

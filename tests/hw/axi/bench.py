@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
+from tests.cocotb_runner import reader
+
 BOUNDARY = 4096
 
 
@@ -73,7 +75,7 @@ class Source:
         self.offered = False
         get = lambda name: getattr(bench.dut, f"{prefix}__{name}")  # noqa: E731
         self.valid, self.ready = get("valid"), get("ready")
-        self.payload = get("payload")
+        self.payload, self.takes = get("payload"), reader(self.ready)
         self.valid.value = 0
         bench.agents.append(self)
 
@@ -84,7 +86,7 @@ class Source:
         self.valid.value = int(self.offered)
 
     def sample(self) -> None:
-        if self.offered and self.ready.value:
+        if self.offered and self.takes():
             self.items.popleft()
             self.offered = False
 
@@ -98,7 +100,7 @@ class Sink:
         self.enable = True
         self.standing: int | None = None
         get = lambda name: getattr(bench.dut, f"{prefix}__{name}")  # noqa: E731
-        self.valid, self.ready, self.payload = get("valid"), get("ready"), get("payload")
+        self.ready, self.offers, self.contents = get("ready"), reader(get("valid")), reader(get("payload"))
         self.ready.value = 0
         bench.agents.append(self)
 
@@ -107,8 +109,8 @@ class Sink:
         self.ready.value = int(self.taking)
 
     def sample(self) -> None:
-        if self.valid.value:
-            value = int(self.payload.value)
+        if self.offers():
+            value = self.contents()
             assert self.standing in (None, value), "payload changed while it waited"
             self.standing = None if self.taking else value
             if self.taking:
@@ -127,9 +129,9 @@ class Channel:
     def __init__(self, bench: Bench, prefix: str, fields: Sequence[str], rate: float) -> None:
         self.bench, self.rate = bench, rate
         self.open = True
-        self.signals = {name: getattr(bench.dut, f"{prefix}__{name}") for name in fields}
+        self.signals = {name: reader(getattr(bench.dut, f"{prefix}__{name}")) for name in fields}
         self.valid, self.ready = getattr(bench.dut, f"{prefix}__valid"), getattr(bench.dut, f"{prefix}__ready")
-        self.ready.value = 0
+        self.ready.value, self.offers = 0, reader(self.valid)
         self.standing: dict[str, int] | None = None
 
     def drive(self) -> None:
@@ -137,10 +139,10 @@ class Channel:
         self.ready.value = int(self.taking)
 
     def sample(self) -> dict[str, int] | None:
-        if not self.valid.value:
+        if not self.offers():
             assert self.standing is None, "valid fell before ready"
             return None
-        values = {name: int(signal.value) for name, signal in self.signals.items()}
+        values = {name: read() for name, read in self.signals.items()}
         assert self.standing in (None, values), "payload changed before ready"
         self.standing = None if self.taking else values
         return values if self.taking else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,4 +67,4 @@ async def keeps_masters_apart(dut: Any) -> None:
 
 
 def test_merge(tmp_path: Path) -> None:
-    run_cocotb(ReadMerge(8 * WORD), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(ReadMerge, 8 * WORD), test_module=__name__, build_dir=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,4 +189,5 @@ async def draws(dut: Any) -> None:
 @pytest.mark.parametrize("topk", [8, 4, 3])
 def test_draws(topk: int, tmp_path: Path) -> None:
     config = BuildConfig(topk=topk)
-    run_cocotb(Listed(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict(), "cases": 60})
+    parameters = {"config": config.to_dict(), "cases": 60}
+    run_cocotb(partial(Listed, config), test_module=__name__, build_dir=tmp_path, parameters=parameters)

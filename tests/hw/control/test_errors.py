@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ async def keeps_the_first(dut: Any) -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    run_cocotb(ErrorLatch(SOURCES), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(ErrorLatch, SOURCES), test_module=__name__, build_dir=tmp_path)
 
 
 @pytest.mark.parametrize("sources", [0, -1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,4 +184,4 @@ async def the_host_makes_a_pass_the_last(dut: Any) -> None:
 
 
 def test_loop_control(tmp_path: Path) -> None:
-    run_cocotb(LoopControl(CONFIG), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(LoopControl, CONFIG), test_module=__name__, build_dir=tmp_path)

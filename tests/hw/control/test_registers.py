@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -426,5 +427,5 @@ def test_windows_may_not_meet() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_registers(name: str, tmp_path: Path) -> None:
-    run_cocotb(Registers(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
+    run_cocotb(partial(Registers, CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
                parameters={"config": asdict(CONFIGS[name])})

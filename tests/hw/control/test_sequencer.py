@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -388,5 +389,5 @@ async def reset_forgets(dut: Any) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sequencer(name: str, tmp_path: Path) -> None:
-    run_cocotb(Sequencer(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
+    run_cocotb(partial(Sequencer, CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
                parameters={"config": asdict(CONFIGS[name])})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,4 +153,4 @@ async def whatever_comes_in(dut: Any) -> None:
 
 
 def test_stop_control(tmp_path: Path) -> None:
-    run_cocotb(StopControl(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(StopControl), test_module=__name__, build_dir=tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +88,4 @@ async def entries_of_passes(dut: Any) -> None:
     replace(CONFIG, trace_entries=37), replace(CONFIG, trace_entries=1), BuildConfig(trace_entries=16, ring_beats=1 << 18),
 ])
 def test_entries(config: BuildConfig, tmp_path: Path) -> None:
-    run_cocotb(TraceMemory(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
+    run_cocotb(partial(TraceMemory, config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})

@@ -11,6 +11,7 @@ from cocotb.triggers import RisingEdge
 from torch import Tensor
 
 from hwgen.numerics import F32_MAX_BITS, F32_MIN_EXPONENT
+from tests.cocotb_runner import reader
 
 LARGEST = F32_MAX_BITS
 SMALLEST = F32_MIN_EXPONENT << 23
@@ -97,16 +98,17 @@ async def stream(
     Call it just after a rising edge. A value read at an edge is the one from before the edge."""
     count = len(next(iter(inputs.values())))
     drivers = [(getattr(dut, name), values) for name, values in inputs.items()]
-    ports = [getattr(dut, name) for name in outputs]
+    ports = [reader(getattr(dut, name)) for name in outputs]
+    edge = RisingEdge(dut.clk)
     results: list[list[int]] = [[] for _ in outputs]
     for cycle in range(count + latency):
         if cycle < count:
             for handle, values in drivers:
                 handle.value = values[cycle]
-        await RisingEdge(dut.clk)
+        await edge
         if cycle >= latency:
             for values, port in zip(results, ports, strict=True):
-                values.append(int(port.value))
+                values.append(port())
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,4 +29,4 @@ async def adds_and_subtracts(dut: Any) -> None:
 
 
 def test_add(tmp_path: Path) -> None:
-    run_cocotb(FloatAdd(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(FloatAdd), test_module=__name__, build_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ async def converts_floats(dut: Any) -> None:
 
 
 def test_convert(tmp_path: Path) -> None:
-    run_cocotb(Converters(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(Converters), test_module=__name__, build_dir=tmp_path)
 
 
 @pytest.mark.parametrize("width", [1, 65, 8.0])

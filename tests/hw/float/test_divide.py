@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,4 +26,4 @@ async def divides(dut: Any) -> None:
 
 
 def test_divide(tmp_path: Path) -> None:
-    run_cocotb(FloatDiv(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(FloatDiv), test_module=__name__, build_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ async def rounds_to_the_nearest(dut: Any) -> None:
 
 
 def test_e4m3(tmp_path: Path) -> None:
-    run_cocotb(FloatToE4m3(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(FloatToE4m3), test_module=__name__, build_dir=tmp_path)
 
 
 def test_stands_beside_the_integers() -> None:

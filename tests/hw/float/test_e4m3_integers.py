@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ async def converts(dut: Any) -> None:
 
 
 def test_converter(tmp_path: Path) -> None:
-    run_cocotb(E4m3Integers(COUNT), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(E4m3Integers, COUNT), test_module=__name__, build_dir=tmp_path)
 
 
 def test_converter_refuses_no_codes() -> None:

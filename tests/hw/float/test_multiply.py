@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,4 +26,4 @@ async def multiplies(dut: Any) -> None:
 
 
 def test_multiply(tmp_path: Path) -> None:
-    run_cocotb(FloatMul(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(FloatMul), test_module=__name__, build_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,4 +75,4 @@ async def reset_drops_the_operation(dut: Any) -> None:
 
 
 def test_sqrt(tmp_path: Path) -> None:
-    run_cocotb(FloatSqrt(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(FloatSqrt), test_module=__name__, build_dir=tmp_path)

@@ -16,7 +16,7 @@ from hwgen.config import BuildConfig
 from hwgen.descriptors import Buffers, Descriptor
 from hwgen.hw.interfaces import ACCUMULATOR_LATENCY
 from hwgen.layout import vectors_of
-from tests.cocotb_runner import cocotb_parameters, start_clock
+from tests.cocotb_runner import cocotb_parameters, reader, start_clock
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -177,25 +177,29 @@ class Bench:
         sent, cycle, first = 0, 0, None
         self.waited = 0
         offering = offered = False
+        ready, ended, busy, waits_for_tables, waits_for_a_row = (
+            reader(getattr(dut, name)) for name in ("rows__ready", "done", "busy", "waiting_tables", "waiting_row")
+        )
+        edge, valid, shown = RisingEdge(dut.clk), None, None
         while True:
             if not offering and sent < len(rows) and cycle >= job.late:
                 offering = self.rng.random() >= job.stall
-            dut.rows__valid.value = int(offering)
-            if offering:
-                dut.rows__payload.value = rows[sent]
-            await ReadOnly()
-            accepted = offering and dut.rows__ready.value == 1
-            done = dut.done.value == 1
-            assert dut.busy.value == 1
-            waits = dut.waiting_tables.value == 1
+            if offering is not valid:
+                dut.rows__valid.value, valid = int(offering), offering
+            if offering and sent != shown:
+                dut.rows__payload.value, shown = rows[sent], sent
+            await edge  # what is read now was there before it
+            accepted = offering and ready() == 1
+            done = ended() == 1
+            assert busy() == 1
+            waits = waits_for_tables() == 1
             assert not waits or (offering and not accepted)
             self.waited += waits
-            hungry = dut.waiting_row.value == 1
+            hungry = waits_for_a_row() == 1
             assert not hungry or not offered
             # With time for its operands it waits for nothing else.
             assert hungry or cycle != job.late or job.late < 2 * self.jobs.prepare_cycles(job.tokens)
             offered = offering
-            await RisingEdge(dut.clk)
             if accepted:
                 sent, offering = sent + 1, False
                 first = cycle if first is None else first
@@ -223,6 +227,7 @@ class Bench:
         if self.jobs.name == "pair":
             dut.fp8_read.value = int(job.fp8)
         result = np.zeros((job.tokens, vectors * config.width), np.int64)
+        data, edge = reader(dut.accumulator__data), RisingEdge(dut.clk)
         for cycle in range(len(requests) + ACCUMULATOR_LATENCY):
             if cycle < len(requests):
                 token, v = requests[cycle]
@@ -230,15 +235,14 @@ class Bench:
                 dut.accumulator__gang.value = int(job.gang(config))
                 dut.accumulator__token.value = token
                 dut.accumulator__vector.value = v
-            await ReadOnly()
+            await edge
             if cycle >= ACCUMULATOR_LATENCY:
                 token, v = requests[cycle - ACCUMULATOR_LATENCY]
-                word = dut.accumulator__data.value.to_unsigned()
+                word = data()
                 for i in range(config.width):
                     value = word >> i * config.acc_bits & ((1 << config.acc_bits) - 1)
                     value -= (value >> config.acc_bits - 1) << config.acc_bits
                     result[token, v * config.width + i] = value
-            await RisingEdge(dut.clk)
         return result
 
     async def compare(self, job: PanelJob) -> None:

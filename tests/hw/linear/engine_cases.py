@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def check_geometry(
     """Run ``cases``, of here or of ``module``, on what ``make`` makes of ``fields``; ``engine`` names its jobs."""
     config = BuildConfig.from_dict(fields)
     run_cocotb(
-        make(config), test_module=(__name__, module), build_dir=build_dir, testcase=cases,
+        partial(make, config), test_module=(__name__, module), build_dir=build_dir, testcase=cases,
         parameters={"config": config.to_dict(), "engine": engine},
     )
 

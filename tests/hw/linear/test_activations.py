@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,6 @@ GEOMETRIES: dict[str, dict[str, int]] = {
 def test_activations(tmp_path: Path, name: str) -> None:
     config = BuildConfig.from_dict({"name": name, **GEOMETRIES[name]})
     run_cocotb(
-        ActivationMemory(config, config.slice_inputs), test_module=__name__, build_dir=tmp_path,
+        partial(ActivationMemory, config, config.slice_inputs), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict()},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,4 +75,4 @@ GEOMETRIES: dict[str, dict[str, int]] = {
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_scales(tmp_path: Path, name: str) -> None:
     config = BuildConfig.from_dict({"name": name, "engine": "int4", "lanes": 1, "max_inputs": 256, **GEOMETRIES[name]})
-    run_cocotb(ScaleMemory(config, 2), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
+    run_cocotb(partial(ScaleMemory, config, 2), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from cocotb.triggers import ReadOnly, RisingEdge
+from cocotb.triggers import RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.golden.int4 import e4m3_values
@@ -23,7 +24,7 @@ from hwgen.hw.linear.int4_loader import Int4Loader, Int4Shape
 from hwgen.hw.linear.int4_weights import Int4Decoder
 from hwgen.hw.linear.panel import connect_inputs
 from hwgen.int4 import pack_nibbles
-from tests.cocotb_runner import cocotb_parameters, run_cocotb, start_clock
+from tests.cocotb_runner import cocotb_parameters, reader, run_cocotb, start_clock
 
 #: Every finite code; 0x7e and 0xfe are the extremes.
 CODES = np.array([c for c in range(256) if c & 0x7F != 0x7F], np.uint8)
@@ -128,6 +129,8 @@ async def products(dut: Any) -> None:
     taken = position = checked = 0
     loaded = False
     mask = (1 << shape.dot_bits) - 1
+    sums = {form: [reader(getattr(dut, f"{form}__{r}")) for r in range(config.rows)] for form in ("packed", "plain")}
+    slice_loaded, edge = reader(dut.loaded), RisingEdge(dut.clk)
     for cycle in range(200 * len(codes)):
         if issued is not None:
             dut.beat.value = int.from_bytes(beats[issued].tobytes(), "little")
@@ -137,15 +140,14 @@ async def products(dut: Any) -> None:
         take = loaded and position == taken * BEATS  # with the last beat of the slice before, or later
         dut.taken.value = int(take)
         taken += take
-        await ReadOnly()
-        loaded = dut.loaded.value == 1 and not take
+        await edge
+        loaded = slice_loaded() == 1 and not take
         due = sent.pop(cycle - (shape.dot_cycle - 1), None)
         if due is not None:
             for form in ("packed", "plain"):
-                got = [int(getattr(dut, f"{form}__{r}").value) for r in range(config.rows)]
+                got = [read() for read in sums[form]]
                 assert got == [int(x) & mask for x in due], (form, divmod(checked, BEATS))
             checked += 1
-        await RisingEdge(dut.clk)
         if checked == len(codes) * BEATS:
             return
     raise AssertionError("beats are missing")
@@ -168,7 +170,7 @@ def test_products(tmp_path: Path, name: str) -> None:
         {"name": name, "engine": "int4", "groups": 1, "lanes": 1, "max_inputs": 32768, "panel_rows": 256, **fields}
     )
     run_cocotb(
-        BothForms(config, longest_chain), test_module=__name__, build_dir=tmp_path,
+        partial(BothForms, config, longest_chain), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict(), "longest_chain": longest_chain},
     )
 

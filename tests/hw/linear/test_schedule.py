@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +77,4 @@ async def builds(dut: Any) -> None:
 @pytest.mark.parametrize("builders", [2, 7, 14])
 def test_schedule(tmp_path: Path, builders: int) -> None:
     config = BuildConfig(beat_bytes=16, rows=2, groups=1, builders=builders)
-    run_cocotb(TableSchedule(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})
+    run_cocotb(partial(TableSchedule, config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict()})

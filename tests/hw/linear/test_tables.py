@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ async def fills_tables(dut: Any) -> None:
 @pytest.mark.parametrize("tables", [1, 3])
 def test_builder(tmp_path: Path, tables: int) -> None:
     run_cocotb(
-        TableBuilder(tables), test_module=__name__, build_dir=tmp_path, parameters={"tables": tables}
+        partial(TableBuilder, tables), test_module=__name__, build_dir=tmp_path, parameters={"tables": tables}
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ async def decodes(dut: Any) -> None:
 def test_decoder(tmp_path: Path, ports: int, rows: int) -> None:
     config = BuildConfig(ports=ports, rows=rows, groups=1, builders=1)
     run_cocotb(
-        TritDecoder(config), test_module=__name__, build_dir=tmp_path,
+        partial(TritDecoder, config), test_module=__name__, build_dir=tmp_path,
         parameters={"config": config.to_dict()},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -446,5 +447,5 @@ async def a_word_that_failed_is_not_believed(dut: Any) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefetch(name: str, tmp_path: Path) -> None:
-    run_cocotb(FetchPath(CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
+    run_cocotb(partial(FetchPath, CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
                parameters={"config": asdict(CONFIGS[name])})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -304,10 +305,10 @@ ROWS = ["streams", "stops_where_the_ring_is_full", "sustains_a_beat_a_cycle", "r
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rows(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
-    run_cocotb(StreamReader(config), test_module=__name__, build_dir=tmp_path, testcase=ROWS,
+    run_cocotb(partial(StreamReader, config), test_module=__name__, build_dir=tmp_path, testcase=ROWS,
                parameters={"config": asdict(config), "beats": False})
 
 
 def test_beats(tmp_path: Path) -> None:
-    run_cocotb(BeatPath(SMALL), test_module=__name__, build_dir=tmp_path, testcase="streams",
+    run_cocotb(partial(BeatPath, SMALL), test_module=__name__, build_dir=tmp_path, testcase="streams",
                parameters={"config": asdict(SMALL), "beats": True})

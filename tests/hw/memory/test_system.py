@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,4 +225,4 @@ async def is_not_quiet_before_the_last_answer(dut: Any) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_system(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
-    run_cocotb(MemorySystem(config), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(config)})
+    run_cocotb(partial(MemorySystem, config), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(config)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,4 +152,5 @@ async def sustains_a_word_a_cycle(dut: Any) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_writer(name: str, tmp_path: Path) -> None:
-    run_cocotb(StreamWriter(CONFIGS[name]), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(CONFIGS[name])})
+    config = CONFIGS[name]
+    run_cocotb(partial(StreamWriter, config), test_module=__name__, build_dir=tmp_path, parameters={"config": asdict(config)})

@@ -4,6 +4,7 @@ values, in every combination and beside the formats of ternary models."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ async def scales_load_as_fast(dut: Any) -> None:
 
 def simulate(config: BuildConfig, module: str, build_dir: Path, testcase: list[str] | None = None) -> None:
     run_cocotb(
-        VectorUnit(config),
+        partial(VectorUnit, config),
         test_module=f"tests.hw.vector.{module}",
         build_dir=build_dir,
         parameters={"config": config.to_dict()},

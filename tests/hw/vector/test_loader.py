@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ async def returns_to_idle_on_reset(dut: Any) -> None:
 def test_loader(width: int, tmp_path: Path) -> None:
     config = config_of_width(width)
     run_cocotb(
-        RingLoader(config),
+        partial(RingLoader, config),
         test_module=__name__,
         build_dir=tmp_path,
         parameters={"config": config.to_dict()},

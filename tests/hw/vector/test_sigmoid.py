@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,4 +46,4 @@ async def follows_the_table(dut: Any) -> None:
 
 
 def test_sigmoid(tmp_path: Path) -> None:
-    run_cocotb(Sigmoid(), test_module=__name__, build_dir=tmp_path)
+    run_cocotb(partial(Sigmoid), test_module=__name__, build_dir=tmp_path)

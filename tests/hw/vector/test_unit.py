@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,7 @@ async def tokens_follow_each_other(dut: Any) -> None:
 
 def simulate(config: BuildConfig, build_dir: Path, testcase: list[str] | None = None) -> None:
     run_cocotb(
-        VectorUnit(config),
+        partial(VectorUnit, config),
         test_module=__name__,
         build_dir=build_dir,
         parameters={"config": config.to_dict()},
