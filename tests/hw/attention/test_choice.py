@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,5 +226,5 @@ CASES: dict[str, tuple[BuildConfig, list[tuple[Any, ...]]]] = {
 def test_choice(name: str, tmp_path: Path) -> None:
     config, cases = CASES[name]
     run_cocotb(
-        AttentionBench(config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict(), "cases": cases},
+        partial(AttentionBench, config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict(), "cases": cases},
     )
