@@ -47,6 +47,14 @@ def test_choosing() -> None:
         assert cost(CHOOSE, [(4000, 1)], [16], replace(CONFIG, **changes)) == pytest.approx(16 * cycles + 100)
 
 
+@pytest.mark.parametrize(("position", "cycles"), [(1200, 4_586), (2400, 8_587), (4000, 13_232)])
+def test_choices_take_what_the_rtl_took(position: int, cycles: int) -> None:
+    """Of the two layers of `hwgen bench --board kv260 --shape bitnet-0.73b --set kv_budget=32 --kv-budget 32 --prompt 0 --cached P
+    --decode 1 --layers 2 --timeline DIR`, random keys, the mean.
+    """
+    assert cost(CHOOSE, [(position, 1)], [32]) == pytest.approx(cycles, rel=0.01)
+
+
 def test_choosing_among_long_keys() -> None:
     """Keys of 128 elements are multiplied in 64 cycles: the list is copied meanwhile. 66 beats arrive in the cycles of 67."""
     long = replace(CHOOSE, head_vectors=16, stream_beats=66)
