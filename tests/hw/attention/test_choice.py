@@ -226,5 +226,6 @@ CASES: dict[str, tuple[BuildConfig, list[tuple[Any, ...]]]] = {
 def test_choice(name: str, tmp_path: Path) -> None:
     config, cases = CASES[name]
     run_cocotb(
-        partial(AttentionBench, config), test_module=__name__, build_dir=tmp_path, parameters={"config": config.to_dict(), "cases": cases},
+        partial(AttentionBench, config), test_module=__name__, build_dir=tmp_path,
+        parameters={"config": config.to_dict(), "cases": cases},
     )
