@@ -375,7 +375,6 @@ class BuildConfig:
             f"at least {self.beat_bytes // self.width}, so that a beat carries at most one vector ({self.width} elements) of a key",
             self.beat_bytes // self.width,
         )
-        self._require(self.summary_rows <= self.kv_block, "summary_rows", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk <= self.kv_block, "chunk", f"at most kv_block ({self.kv_block})", self.kv_block)
         self._require(self.chunk <= MAX_CHUNK, "chunk", f"at most {MAX_CHUNK}", MAX_CHUNK)
         self._require(self.chunk == 1 or self.chunk % 2 == 0, "chunk", "1 or an even number", self.chunk - 1)
@@ -406,6 +405,7 @@ class BuildConfig:
             self.kv_budget != 1 and self.kv_budget <= MAX_BUDGET, "kv_budget", f"0 (none), or 2 to {MAX_BUDGET} blocks",
             min(MAX_BUDGET, max(2, self.kv_budget)),
         )
+        self._require(self.summary_rows <= self.kv_block, "summary_rows", f"at most kv_block ({self.kv_block})", self.kv_block)
         entries = self.max_pages + self.summary_pages
         summed = " and pages of their summaries" if self.kv_budget else ""
         self._require(self.page_entries >= entries, "page_entries",

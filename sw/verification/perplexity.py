@@ -104,6 +104,13 @@ def device_perplexity(
     """
     ids, size = encode_file(llm.model.tokenizer, path, limit)
     length = min(llm.image.context, window or llm.image.context)
+    config = llm.engine.config
+    if kv_budget and first_position(config, kv_budget) >= length:
+        most = (length - 1) // config.kv_block - 3
+        raise HwgenError(
+            "usage", f"a budget of {kv_budget} blocks chooses nothing in windows of {length} tokens, which this model is scored in",
+            f"give {most} blocks or fewer" if most > 0 else "leave the budget out",
+        )
     nats, cycles = score_text(llm.engine, ids, length, progress_of(progress), kv_budget)
     return {
         "model": llm.model.name,

@@ -378,8 +378,8 @@ async def a_choice_is_awaited(dut: Any) -> None:
     choices = Choices(bench, choice := [0] * choice_entries(config))
     choices.drive = lambda: setattr(dut.choice__number, "value", choices.next)  # type: ignore[method-assign]  # done by hand
     RunsOf(bench, [(9 * config.kv_block + 1, 1, 20, 2)])
-    dut.choice_done.value, dut.current__chooses.value = 0, 1
-    dut.current__tokens.value = dut.current__runs.value = 1
+    dut.choice_done.value = 0
+    dut.current__chooses.value = dut.current__tokens.value = dut.current__runs.value = 1
     dut.address.value, dut.start.value = 0, 1
     await bench.start()
     await bench.step()
@@ -387,8 +387,7 @@ async def a_choice_is_awaited(dut: Any) -> None:
     for layer, blocks in enumerate(([5, 2], [1, 7])):
         await bench.step(80)
         assert len(segments.items) == 1 + 6 * layer
-        choice[:2] = blocks
-        dut.choice_done.value = 1
+        choice[:2], dut.choice_done.value = blocks, 1
         await bench.step()
         dut.choice_done.value = 0
         await bench.until(lambda n=6 * layer + 6: len(segments.items) >= n)
@@ -447,5 +446,5 @@ async def a_word_that_failed_is_not_believed(dut: Any) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefetch(name: str, tmp_path: Path) -> None:
-    run_cocotb(partial(FetchPath, CONFIGS[name]), test_module=__name__, build_dir=tmp_path,
-               parameters={"config": asdict(CONFIGS[name])})
+    parameters = {"config": asdict(CONFIGS[name])}
+    run_cocotb(partial(FetchPath, CONFIGS[name]), test_module=__name__, build_dir=tmp_path, parameters=parameters)

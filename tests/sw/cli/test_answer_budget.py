@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from hwgen.boards import load_board
+from hwgen.errors import HwgenError
 from hwgen.sw.cli.main import main
+from hwgen.sw.models.open import open_model
+from hwgen.sw.verification.perplexity import device_perplexity
 
 from .calls import SMALL, call
 
@@ -42,6 +48,19 @@ def test_budgets_that_a_build_has_not(
     if command != "perplexity":
         assert main([*start, *SHORT_BLOCKS, "--kv-budget", "2", "--draft-model", str(model_directory)]) == 2
         assert "answers with a budget of blocks have no drafts" in capsys.readouterr().err
+
+
+def test_windows_in_which_nothing_is_chosen(model_directory: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(LONG)
+    model = open_model(str(model_directory))
+    llm: Any = SimpleNamespace(
+        model=model, image=SimpleNamespace(context=4096), engine=SimpleNamespace(config=load_board("kv260").config)
+    )
+    for window, budget, fix in ((512, 13, "give 12 blocks or fewer"), (96, 2, "leave the budget out")):
+        with pytest.raises(HwgenError, match=f"chooses nothing in windows of {window} tokens") as error:
+            device_perplexity(llm, text, None, window, kv_budget=budget)
+        assert error.value.fix == fix
 
 
 def test_a_text_that_is_scored(capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path) -> None:
