@@ -386,15 +386,15 @@ async def a_choice_is_awaited(dut: Any) -> None:
     dut.start.value = 0
     for layer, blocks in enumerate(([5, 2], [1, 7])):
         await bench.step(80)
-        assert len(segments.items) == 1 + 6 * layer
+        assert len(segments.items) == 4 + 9 * layer  # pages of two blocks each
         choice[:2], dut.choice_done.value = blocks, 1
         await bench.step()
         dut.choice_done.value = 0
-        await bench.until(lambda n=6 * layer + 6: len(segments.items) >= n)
-        found = [value & (1 << 40) - 1 for value in segments.items[6 * layer : 6 * layer + 6]]
-        assert found == [10 * entry for entry in (19, 20, *(20 + block for block in blocks), 28, 29)]
+        await bench.until(lambda n=9 * layer + 9: len(segments.items) >= n)
+        found = [value & (1 << 40) - 1 for value in segments.items[9 * layer : 9 * layer + 9]]
+        assert found == [10 * entry for entry in (19, 18, 17, 16, 20, *(20 + block for block in blocks), 28, 29)]
     await bench.until(lambda: int(dut.idle.value) == 3)
-    assert len(segments.items) == 12
+    assert len(segments.items) == 18
 
 
 async def begin_program(dut: Any, bench: Bench) -> Sink:
