@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -61,14 +61,16 @@ class ActiveRange(wiring.Component):
             return d.flags[flag.value.bit_length() - 1]
 
         tokens = Signal.like(self.current.tokens)
-        idle = has(Flag.CHOOSE) & ~self.current.chooses if self.config.kv_budget else Const(0)
         m.d.comb += tokens.eq(Mux(has(Flag.LOGITS), self.current.wanted, self.current.tokens))
+        skip = (d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count))
+        if self.config.kv_budget:
+            skip |= has(Flag.CHOOSE) & ~self.current.chooses
         left, round_size = Signal(len(tokens)), Signal(len(tokens))
         m.d.sync += [
             left.eq(tokens - d.token_start),
             self.first.eq(d.token_start),
             round_size.eq(d.token_count),
-            self.skip.eq((d.token_start >= tokens) | (has(Flag.MULTI) & (tokens <= 2 * d.token_count)) | idle),
+            self.skip.eq(skip),
             self.more.eq(d.token_start + d.token_count < tokens),
         ]
         m.d.comb += self.count.eq(Mux(self.more, round_size, left))

@@ -174,11 +174,11 @@ class Prefetcher(wiring.Component):
                 m.next = "EMIT"
             with m.Case(Fetch.TOKEN):
                 m.next = "LOOK_UP"
-            with m.Case(Fetch.POSITION):
+            with m.Case(Fetch.POSITION, *(() if self.config.kv_budget else (Fetch.CACHE,))):
                 m.next = "RUN"
-            with m.Case(Fetch.CACHE):
-                m.next = "CHOICE" if self.config.kv_budget else "RUN"
             if self.config.kv_budget:
+                with m.Case(Fetch.CACHE):
+                    m.next = "CHOICE"
                 with m.Case(Fetch.SUMMARY):
                     m.d.sync += walk.pending.eq(1)
                     m.next = "RUN"
