@@ -118,7 +118,7 @@ class AttentionUnit(wiring.Component):
             m.d.sync += direct.eq(self.op.descriptor.opcode == Opcode.HEAD)
         for unit in (slots, blocks, scores, values):
             wiring.connect(m, wiring.flipped(self.op), unit.op)
-        for runs, reader in zip(self.runs, (blocks.runs, slots.runs), strict=False):
+        for runs, reader in zip(self.runs[:2], (blocks.runs, slots.runs), strict=True):
             wiring.connect(m, wiring.flipped(runs), reader)
         wiring.connect(m, wiring.flipped(self.beats), blocks.beats)
         wiring.connect(m, wiring.flipped(self.store), blocks.store)

@@ -3,7 +3,7 @@
 Made-up facts ("The secret code of the lighthouse is 48213.") stand between the sentences of a text, at depths drawn by a fixed
 seed. ``smollm2`` reads the text once, exactly; then for every fact and budget a fork of that session reads the beginning of its
 sentence, exactly, and the digits are forced, a token a pass, with the budget. How likely the digits were is what the bench tells.
-``--text FILE`` measures on the golden device, in some ten minutes; without it the figures are those kept in docs/data.
+``--text FILE`` measures on the golden device; without it the figures are those kept in docs/data.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ...block_choice import attended_position
 from ...boards import load_board
 from ...errors import HwgenError
 from ...formats import pack_bf16
@@ -191,7 +192,7 @@ def figures(image: Image, position: int, scored: int, found: Sequence[Sequence[t
     for number, budget in enumerate(BUDGETS):
         column = [row[number] for row in found]
         rows.append({
-            "budget": budget, "blocks": budget + 2 if budget else whole, "of": whole,
+            "budget": budget, "blocks": attended_position(image.config, position, budget) // image.config.kv_block, "of": whole,
             "logprob": sum(nats for nats, _ in column) / scored / len(column),
             "exact": sum(right == scored for _, right in column), "digits": sum(right for _, right in column),
         })

@@ -11,9 +11,8 @@ from typing import Any
 from ...errors import HwgenError
 from ..runtime.conversation import Conversation
 from ..runtime.llm import LLM
-from .answer_budget import answer_budget_of
 from .chat_input import line_reader
-from .kv_budget import add_kv_budget
+from .kv_budget import add_kv_budget, answer_budget_of
 from .options import MODEL_HELP, add_board, add_device, add_draft, add_sampling, at_least, device_options, opened_model, sampling_of
 from .output import Output, Result
 from .run import drafts_json

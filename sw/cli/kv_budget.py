@@ -8,7 +8,7 @@ from ...config import MAX_BUDGET, BuildConfig
 from ...errors import HwgenError
 from .options import at_least
 
-__all__ = ["add_kv_budget", "kv_budget_of"]
+__all__ = ["add_kv_budget", "answer_budget_of", "kv_budget_of"]
 
 
 def add_kv_budget(parser: argparse.ArgumentParser, build: str = "takes a build with --set kv_budget=N") -> None:
@@ -29,5 +29,16 @@ def kv_budget_of(options: argparse.Namespace, config: BuildConfig | None = None)
         raise HwgenError(
             "configuration", f"--kv-budget {budget} is more than build {config.name!r} chooses, kv_budget={config.kv_budget}",
             f"build with --set kv_budget={max(2, budget)}",
+        )
+    return budget
+
+
+def answer_budget_of(options: argparse.Namespace, config: BuildConfig | None = None) -> int:
+    """The value of the option, which a build of ``config`` must have room for. Answers with a budget have no drafts."""
+    budget = kv_budget_of(options, config)
+    if budget and options.draft_model is not None:
+        raise HwgenError(
+            "usage", "answers with a budget of blocks have no drafts: these are runs of several tokens",
+            "leave --draft-model or --kv-budget out",
         )
     return budget

@@ -15,8 +15,7 @@ from ..runtime.llm import LLM
 from ..runtime.pages import Session
 from ..runtime.sampling import Sampling
 from ..runtime.session_file import check_place
-from .answer_budget import answer_budget_of
-from .kv_budget import add_kv_budget
+from .kv_budget import add_kv_budget, answer_budget_of
 from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,

@@ -24,9 +24,8 @@ from ..runtime.generation import CONTEXT_FULL
 from ..runtime.kv_arrays import with_cache_tokens
 from ..runtime.llm import LLM
 from ..serve.dashboard import dashboard
-from .answer_budget import answer_budget_of
 from .documents import add_documents, check_documents, read_documents
-from .kv_budget import add_kv_budget
+from .kv_budget import add_kv_budget, answer_budget_of
 from .kv_cache import add_kv
 from .options import (
     MODEL_HELP,
