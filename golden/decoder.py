@@ -15,9 +15,11 @@ from ..descriptors import Format
 from ..formats import flush, identity_row, rotary_rows, round_bf16, score_constant, widen_bf16
 from ..grouped import GroupedMatrix
 from ..int4 import Int4Matrix
+from ..key_centers import key_rows
 from ..layout import KV_FORMATS, key_mixing_strides, mixing_strides
 from ..ternary import TernaryMatrix
 from ..weights import LayerWeights, Matrix, ModelWeights
+from .float32 import fadd
 from .head import digit_logits, nibble_logits
 from .int4 import dequantize_rows, int4_matmul, norm_e4m3, quantize_e4m3, quantize_query_e4m3
 from .linear import dequantize, drain, grouped_matmul, integer_matmul
@@ -124,6 +126,9 @@ class GoldenModel:
         self._norm, self._quantize = (norm_e4m3, quantize_e4m3) if w.engine == "int4" else (norm_quantize, quantize_int8)
         self._biases = [self._biases_of(layer) for layer in w.layers]
         self._head_gains = [[torch.from_numpy(flush(layer.norms[name])) for name in w.layer.head_norms] for layer in w.layers]
+        rows = key_rows(config, w)
+        #: What is added to rotated keys ``[layer, head, element]``, if anything is.
+        self._key_rows = None if rows is None else torch.from_numpy(widen_bf16(rows)).unflatten(1, (-1, w.shape.head_dim))
         self._bias_of = w.layer.bias_of
         self._embedding = torch.from_numpy(round_bf16(w.embedding))
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
@@ -174,6 +179,7 @@ class GoldenModel:
                     if stage.writes is Values.HEADS:
                         q, k, v = (y.reshape(*tokens.shape, -1, self.shape.head_dim) for y in results)
                         q, k = (rotate(x, still if i in self.shape.unrotated else rows) for x in self._normed_heads(i, (q, k)))
+                        k = k if self._key_rows is None else fadd(k, self._key_rows[i])
                         attended = attend(i, self._quantize_query(q), self._quantize_kv(0, k), self._quantize_kv(1, v))
                         attended = unmix(attended.reshape(*tokens.shape, -1, self.shape.head_dim), self._strides[1])
                         state[Values.ATTENDED] = attended.flatten(-2)

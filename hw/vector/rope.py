@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -53,6 +53,9 @@ class Walk:
         self.vector = Signal.like(op.descriptor.head_vectors, name="vector")
         self.address = Signal(16)
         self.last_vector, self.last_head, self.last_token = Signal(), Signal(), Signal(name="last_token")
+        if config.int4_kv:
+            #: With ADD pairs are a vector of the row and one of a head; where the head's part of the row is.
+            self.adds, self.row = Signal(), Signal(16, reset_less=True)
 
 
 class RopeSteps(wiring.Component):
@@ -66,10 +69,11 @@ class RopeSteps(wiring.Component):
                                                                            \\ TOKEN                 \\ FLUSH (drained)
                                                                            \\ FLUSH (STORE)         - done
 
-    Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row.
+    Rotation takes the vectors of a head in the order 0, h/2, 1, h/2 + 1, ...: both halves of a pair in a row. With ADD the first of
+    a pair is a vector of the row, and the second the one of the head, which takes its result, their sum.
 
     A token of n vectors, h to a head, begins n + max(n + 16, h + 41 + log2(``config.width``)) cycles after the one before, with
-    STORE n + 1: a cycle for each step, the way of the first maximum to its factor, and `CHAIN_GAP`.
+    STORE n + 1, with ADD 2 n + 1: a cycle for each step, the way of the first maximum to its factor, and `CHAIN_GAP`.
 
     Members
     -------
@@ -121,8 +125,10 @@ class RopeSteps(wiring.Component):
             walk.first_kind.eq(Mux(has(Flag.QUERIES), Kind.QUERY, Mux(has(Flag.KEYS), Kind.KEY, Kind.VALUE))),
             walk.last_kind.eq(Mux(has(Flag.VALUES), Kind.VALUE, Mux(has(Flag.KEYS), Kind.KEY, Kind.QUERY))),
         ]
+        if self.config.int4_kv:
+            m.d.comb += walk.adds.eq(has(Flag.ADD))
         m.d.sync += [
-            walk.last_rotated.eq(descriptor.head_vectors[1:] - 1), walk.last_quantized.eq(descriptor.head_vectors - 1),
+            walk.last_rotated.eq(self._pairs(walk) - 1), walk.last_quantized.eq(descriptor.head_vectors - 1),
             walk.last_token.eq(walk.position + 1 == op.count),  # right from the first step of a token on
         ]
         m.d.comb += [
@@ -135,7 +141,7 @@ class RopeSteps(wiring.Component):
                 Mux(walk.do_rotate, walk.second & (walk.pair == walk.last_rotated), walk.pair == walk.last_quantized)
             ),
             walk.address.eq(walk.head + walk.vector),
-            tag.source.eq(walk.address),
+            tag.source.eq(self._source(walk)),
             tag.target.eq(Mux(walk.do_rotate, walk.address, walk.vector)),
             tag.param.eq(walk.param + walk.vector),
             tag.first.eq((walk.pair == 0) & ~walk.second),
@@ -148,6 +154,22 @@ class RopeSteps(wiring.Component):
             tag.index.eq(walk.index),
         ]
 
+    def _source(self, walk: Walk) -> Value:
+        """Scratch address of the vector."""
+        if not self.config.int4_kv:
+            return walk.address
+        return Mux(walk.adds & ~walk.second, walk.row, walk.head) + walk.vector
+
+    def _pairs(self, walk: Walk) -> Value:
+        """Pairs of a head."""
+        vectors = self.op.descriptor.head_vectors
+        return Mux(walk.adds, vectors, vectors[1:]) if self.config.int4_kv else vectors[1:]
+
+    def _partner(self, walk: Walk) -> Value:
+        """The other vector of the first pair of a head."""
+        half = self.op.descriptor.head_vectors[1:]
+        return Mux(walk.adds, 0, half) if self.config.int4_kv else half
+
     def _next_vector(self, m: Module, walk: Walk) -> None:
         """What the next step works on."""
         descriptor = self.op.descriptor
@@ -156,13 +178,15 @@ class RopeSteps(wiring.Component):
         with m.If(walk.do_quantize | (walk.do_rotate & walk.second)):
             m.d.sync += [
                 walk.pair.eq(Mux(walk.last_vector, 0, walk.pair + 1)),
-                walk.partner.eq(Mux(walk.last_vector, descriptor.head_vectors[1:], walk.partner + 1)),
+                walk.partner.eq(Mux(walk.last_vector, self._partner(walk), walk.partner + 1)),
             ]
         with m.If((walk.do_rotate | walk.do_quantize) & walk.last_vector):
             self._next_head(m, walk)
             with m.If(walk.last_head):
                 m.d.sync += walk.kind.eq(walk.first_kind)
             m.d.sync += [walk.head.eq(walk.head + descriptor.head_vectors), walk.index.eq(walk.index + 1)]
+            if self.config.int4_kv:
+                m.d.sync += walk.row.eq(Mux(walk.last_head, descriptor.dst, walk.row + descriptor.head_vectors))
             with m.If(walk.last_head):
                 m.d.sync += [walk.head.eq(walk.source), walk.index.eq(0)]
         with m.If(self.dividing):
@@ -179,7 +203,7 @@ class RopeSteps(wiring.Component):
                     walk.heads_left.eq(descriptor.heads),
                     walk.position.eq(0),
                     walk.pair.eq(0),
-                    walk.partner.eq(descriptor.head_vectors[1:]),
+                    walk.partner.eq(self._partner(walk)),
                     walk.second.eq(0),
                     walk.kind.eq(walk.first_kind),
                     walk.kv_head.eq(0),
@@ -215,6 +239,8 @@ class RopeSteps(wiring.Component):
             with m.State("TOKEN"):
                 m.d.comb += self.rewind.eq(1)
                 m.d.sync += [walk.head.eq(walk.source), walk.may_quantize.eq(0)]
+                if self.config.int4_kv:
+                    m.d.sync += walk.row.eq(descriptor.dst)
                 m.next = "ROTATE"
             with m.State("ROTATE"):
                 m.d.comb += walk.do_rotate.eq(1)

@@ -363,8 +363,11 @@ class VectorUnit(wiring.Component):
         """Results of DRAIN, heads that were normed, and heads that were rotated."""
         rotated, rotated_tag = steps.strobes[SHORT_SUM], steps.tags[SHORT_SUM]
         chain_write = steps.strobes[CHAIN_SUM].drain | steps.strobes[CHAIN_SUM].store
+        stored = rotated.rotate & (rotated_tag.kind != Kind.VALUE)
+        if self.config.int4_kv:  # the row stays as it is
+            stored &= rotated_tag.second | ~steps.flags[Flag.ADD]
         m.d.comb += [
-            self.scratch_write.valid.eq(chain_write | (rotated.rotate & (rotated_tag.kind != Kind.VALUE))),
+            self.scratch_write.valid.eq(chain_write | stored),
             self.scratch_write.addr.eq(Mux(chain_write, steps.tags[CHAIN_SUM].target, rotated_tag.target)),
             self.scratch_write.data.eq(Cat(totals)),
         ]

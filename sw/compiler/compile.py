@@ -66,6 +66,7 @@ def plan_image(
         context=compiler.context,
         page_bytes=compiler.page_bytes,
         pages=cache_pages(config, compiler.context),
+        key_rows=compiler.key_rows,
     )
 
 

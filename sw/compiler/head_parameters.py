@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from ...config import BuildConfig
 from ...decoder import DecoderLayer, Values
@@ -18,6 +19,9 @@ from ...weights import LayerWeights
 from .placement import ScratchPlan, SegmentPlan
 
 __all__ = ["HeadParameters", "check_biases", "load_parameters"]
+
+KeyRows = npt.NDArray[np.uint16] | None
+
 
 def check_biases(layer: DecoderLayer) -> None:
     """Refuse biases where the machine adds none."""
@@ -45,16 +49,21 @@ def load_parameters(
 
 class HeadParameters:
     """Parameter memory behind that of norms and matrices: a rotary row that rotates nothing, for layers that are not rotated;
-    gains of the norms of queries and of keys. Biases lie in the scratch, one row for all tokens.
+    gains of the norms of queries and of keys. Biases lie in the scratch, one row for all tokens, and behind them what is added to
+    rotated keys (`hwgen.key_centers.key_rows`), in models that have it.
     """
 
-    def __init__(self, config: BuildConfig, shape: ModelShape, layer: DecoderLayer) -> None:
+    def __init__(self, config: BuildConfig, shape: ModelShape, layer: DecoderLayer, keys: KeyRows = None) -> None:
         self.config, self.shape, self.names, self.bias_of = config, shape, layer.head_norms, layer.bias_of
+        self._keys = keys
         self.head_vectors = shape.head_dim // config.width
         self._identity = self.head_vectors if shape.unrotated else 0
         #: Vectors of the parameter memory, and of the scratch.
         self.vectors = self._identity + self.head_vectors * len(self.names)
-        self.bias_vectors = sum(vectors_of(config, rows) for rows in layer.biases(shape).values())
+        biases = sum(vectors_of(config, rows) for rows in layer.biases(shape).values())
+        #: Where the row of keys lies behind the first bias; None where there is none.
+        self.key_row = None if keys is None else biases
+        self.bias_vectors = biases + (0 if keys is None else vectors_of(config, shape.kv_rows))
         #: First address in the parameter memory.
         self.first = 0
 
@@ -76,7 +85,8 @@ class HeadParameters:
                 c, memory, f"layers.{layer}.head_norms", gains, dst=self.first + self._identity, layer=layer
             )
         if self.bias_vectors:
-            bits = pack_bf16(np.concatenate([weights.biases[name] for name in self.bias_of.values()]))
+            rows = [pack_bf16(weights.biases[name]) for name in self.bias_of.values()]
+            bits = np.concatenate(rows if self._keys is None else [*rows, self._keys[layer]])
             beats = pad_beats(c, ceil_div(bits.nbytes, c.beat_bytes))
             address = memory.add(
                 f"layers.{layer}.biases", beats * c.beat_bytes, lambda: blob_beats(c, bits.view(np.uint8))[:beats].reshape(-1)

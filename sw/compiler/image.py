@@ -81,6 +81,8 @@ class Image:
     page_bytes: int
     #: KV pages, of all sessions together.
     pages: int
+    #: What is added to rotated keys, bf16 bits ``[layers, kv_heads * head_dim]``; None where nothing is.
+    key_rows: npt.NDArray[np.uint16] | None = None
     #: :attr:`model_hash` where it is known already.
     stored_hash: str | None = None
     #: What passes cost, as `pass_costs.PassCosts` has it, where it is known already.

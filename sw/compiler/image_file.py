@@ -1,10 +1,10 @@
 """A compiled model in one file: what a board needs to run it, so that a board never sees a checkpoint.
 
 A file is a preamble (magic, bytes and CRC-32 of the header), a header of JSON, and sections that begin at multiples of 4096
-bytes: checksums, program, tokenizer, constants, embedding. Every block of a section has a CRC-32 in the checksums (of the
-constants one of its sectors' sums: `sector_checksum`), which have theirs in the header. The constants go through a window straight
-into the buffers of a device; embedding rows stay in the file and are read one by one, each with its checksum. A file appears under
-its name complete or not at all.
+bytes: checksums, program, tokenizer, rows of keys, constants, embedding. Every block of a section has a CRC-32 in the checksums
+(of the constants one of its sectors' sums: `sector_checksum`), which have theirs in the header. The constants go through a window
+straight into the buffers of a device; embedding rows stay in the file and are read one by one, each with its checksum. A file
+appears under its name complete or not at all.
 """
 
 from __future__ import annotations
@@ -119,12 +119,11 @@ class _Writer:
                 number += 1
 
 
-def _sections(image: Image, program: bytes, tokenizer: bytes) -> tuple[dict[str, tuple[int, int]], int]:
+def _sections(image: Image, small: dict[str, bytes]) -> tuple[dict[str, tuple[int, int]], int]:
     """``(bytes, block)`` of the sections by name, and blocks of all together."""
     row = 2 * image.shape.hidden
     sizes = {
-        "program": (len(program), max(1, len(program))),
-        "tokenizer": (len(tokenizer), max(1, len(tokenizer))),
+        **{name: (len(data), max(1, len(data))) for name, data in small.items()},
         "constants": (image.constants.bytes, BLOCK),
         "embedding": (image.shape.vocab * row, row),
     }
@@ -158,8 +157,11 @@ def save_image(
     written as they are packed, so no second copy of them is held.
     """
     text, tokenizer = _text(model)
-    program = pack_program(image.descriptors)
-    sizes, blocks = _sections(image, program, tokenizer)
+    small = {
+        "program": pack_program(image.descriptors), "tokenizer": tokenizer,
+        "key_rows": b"" if image.key_rows is None else image.key_rows.tobytes(),
+    }
+    sizes, blocks = _sections(image, small)
     header: dict[str, Any] = {
         "contract_version": CONTRACT_VERSION,
         "contract_hash": f"{contract_hash(image.config):016x}",
@@ -188,7 +190,7 @@ def save_image(
     try:
         with replacing(path) as part, part.open("wb") as file:
             writer = _Writer(file, sections, blocks)
-            for name, data in (("program", program), ("tokenizer", tokenizer)):
+            for name, data in small.items():
                 if data:
                     writer.section(name, iter([data]))
             model_hash = _write_model(writer, image, Ticker(progress))
@@ -261,7 +263,7 @@ def load_image(path: Path) -> CompiledModel:
                 raise HwgenError("model", f"{path} is damaged: the checksum of its checksums is wrong", MISSING)
             checksums = np.frombuffer(table, "<u4")
             sections = {name: Section(*values) for name, values in header["sections"].items()}
-            small = {name: read_section(path, file, sections[name], checksums) for name in ("program", "tokenizer")}
+            small = {name: read_section(path, file, sections[name], checksums) for name in ("program", "tokenizer", "key_rows")}
     except OSError as error:
         raise HwgenError("model", f"{path} cannot be read: {error.strerror}", "check the path") from error
     try:
@@ -270,6 +272,7 @@ def load_image(path: Path) -> CompiledModel:
         raise HwgenError("contract", f"{path} has a configuration that this hwgen refuses: {error}", FIX) from error
     check_contract(config, header["contract_version"], int(header["contract_hash"], 16), str(path))
     text = header["text"]
+    key_rows = np.frombuffer(small["key_rows"], np.uint16).reshape(header["shape"]["layers"], -1) if small["key_rows"] else None
     image = Image(
         config=config,
         shape=ModelShape(**header["shape"]),
@@ -278,6 +281,7 @@ def load_image(path: Path) -> CompiledModel:
         constants=FileConstants(path, sections["constants"], checksums),
         embedding=FileRows(path, sections["embedding"], checksums),
         symbols={name: Region(*values) for name, values in header["symbols"].items()},
+        key_rows=key_rows,
         stored_hash=header["model_hash"],
         stored_costs=header["pass_costs"],
         **{name: header[name] for name in ("row_bytes", "chunk", "context", "page_bytes", "pages")},

@@ -17,6 +17,7 @@ from ...decoder import Combine, Stage, Values
 from ...descriptors import Buffers, Descriptor, Fetch, Flag, Format, Opcode
 from ...errors import HwgenError
 from ...formats import rotary_rows, score_constant
+from ...key_centers import key_rows
 from ...layout import KV_FORMATS, KvBlockLayout, pad_beats, vectors_of
 from ...rounding import align, ceil_div
 from ...weights import LayerWeights
@@ -96,7 +97,9 @@ class ModelCompiler:
         check_formats(config, weights.kv, weights.query)
         self.head_kind, self.config, self.shape, self.weights = head, config, s, weights
         self.inputs = weights.layer.inputs
-        self.of_heads = HeadParameters(config, s, weights.layer)
+        #: What is added to rotated keys, by layer; None where nothing is.
+        self.key_rows = key_rows(config, weights)
+        self.of_heads = HeadParameters(config, s, weights.layer, self.key_rows)
         gains = self._gain_vectors() if gain_vectors is None else gain_vectors
         #: Vectors of parameters besides rotary rows, and of the scratch besides those of tokens.
         self.gain_vectors, self.bias_vectors = gains + self.of_heads.vectors, self.of_heads.bias_vectors
@@ -365,6 +368,7 @@ class ModelCompiler:
                 format=self.attention_format,
                 **tokens,  # type: ignore[arg-type]
             ),
+            None if self.of_heads.key_row is None else p.bias + self.of_heads.key_row,
         )
         return last
 

@@ -36,9 +36,9 @@ class Mixing:
             for strides, bits in ((key_mixing_strides, Format.INT4_KEYS), (mixing_strides, Format.INT4_VALUES))
         )
 
-    def mixed(self, rope: Descriptor) -> Iterator[Descriptor]:
+    def mixed(self, rope: Descriptor, key_row: int | None = None) -> Iterator[Descriptor]:
         """``rope``, and what mixes its heads before they are quantised: the last time that queries and keys are mixed is the pass
-        that measures them.
+        that measures them. ``key_row``: scratch address of what is added to keys before.
         """
         heads = rope_heads(rope)
         turned = sum(count for kind, count in heads.items() if kind is not Flag.VALUES)
@@ -47,6 +47,10 @@ class Mixing:
             yield from self._operators(rope, Format.MIX, self.of_values, heads[Flag.VALUES], values)
         if turned and self.of_keys:
             yield replace(rope, flags=rope.flags & ~Flag.VALUES | Flag.STORE)
+            if key_row is not None and Flag.KEYS in heads:
+                keys = rope.src + heads.get(Flag.QUERIES, 0) * self.head_vectors
+                added = next(self._operators(rope, Format.MIX, [self.shape.head_dim // 2], heads[Flag.KEYS], keys))
+                yield replace(added, flags=added.flags | Flag.ADD, dst=key_row, dst_stride=0)
             yield from self._operators(rope, Format.MIX, self.of_keys[:-1], turned, rope.src)
             rope = replace(rope, format=rope.format | Format.MIX, param=0, param_stride=0)
         yield rope

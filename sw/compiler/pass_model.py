@@ -326,7 +326,7 @@ class PassModel:
         c, d = self.calibration, w.descriptor
         vectors = sum(rope_heads(d).values()) * d.head_vectors
         if Flag.STORE in d.flags:  # no second walk
-            return w.start + w.count * (vectors + 1) + c.rope_end
+            return w.start + w.count * (vectors * (2 if Flag.ADD in d.flags else 1) + 1) + c.rope_end
         return w.start + w.count * (2 * vectors + c.rope_token) + c.rope_end
 
     def _load(self, w: Work, ring: Ring) -> float:

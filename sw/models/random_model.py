@@ -14,13 +14,14 @@ from ...config import TRITS_PER_BYTE
 from ...decoder import DecoderLayer
 from ...formats import Float, flush, round_bf16
 from ...int4 import Int4Matrix
+from ...key_centers import KeyCenters
 from ...layout import ZERO_BYTE
 from ...numerics import GROUP
 from ...published import published_model
 from ...rounding import ceil_div
 from ...shape import ModelShape
 from ...vocabulary import HEAD_LARGEST
-from ...weights import LayerWeights
+from ...weights import LayerWeights, random_centers
 from .families import FAMILIES
 
 __all__ = ["RandomGrouped", "RandomInt4", "RandomModel", "RandomTernary", "random_model", "sized_model"]
@@ -138,6 +139,10 @@ class RandomModel:
     @property
     def layers(self) -> RandomLayers:
         return RandomLayers(self)
+
+    @cached_property
+    def key_centers(self) -> KeyCenters:
+        return random_centers(self.shape, self._rng(6))
 
     @property
     def norm(self) -> Float:

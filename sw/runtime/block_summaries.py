@@ -15,10 +15,10 @@ from ...config import BuildConfig
 from ...descriptors import Format
 from ...errors import HwgenError
 from ...formats import widen_bf16
+from ...key_centers import quantised_keys
 from ...layout import KV_FORMATS
 from ...rounding import ceil_div
 from ..compiler.image import Image
-from .key_rotation import quantised_keys
 from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import PagePool, Session
 from .runs import Run

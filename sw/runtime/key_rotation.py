@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...descriptors import Format
-from ...formats import pack_bf16, to_four_bits, widen_bf16
+from ...formats import widen_bf16
+from ...key_centers import quantised_keys
 from ...layout import KV_FORMATS, key_mixing_strides
 from ..compiler.image import Image
 from .kv_arrays import KvArrays
 
-__all__ = ["moved", "quantised_keys"]
+__all__ = ["moved"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,15 +25,6 @@ def _turned(x: Floats, stride: int, cos: Floats | np.float32, sin: Floats | np.f
     out[..., 0, :] = first * cos - second * sin
     out[..., 1, :] = second * cos + first * sin
     return out.reshape(x.shape)
-
-
-def quantised_keys(keys: Floats, four_bits: bool) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-    """Keys ``[..., d]`` as the cache has them (docs/numerics.md, ROPE): their elements, and bits of their scales."""
-    bits = pack_bf16(np.abs(keys).max(axis=-1) * np.float32(1 / 127))
-    scale = widen_bf16(bits)[..., None]
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    codes = np.clip(np.rint(keys * inverse), -127, 127).astype(np.int8)
-    return to_four_bits(codes) if four_bits else codes, bits
 
 
 def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
@@ -52,7 +44,8 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
         keys = elements[0, layer].astype(np.float32) * widen_bf16(scales[0, layer])[..., None]
         for stride in strides:
             keys = _turned(keys, stride, np.float32(0.5), np.float32(-0.5))
-        keys = _turned(keys, angle.size, cos, sin)
+        added = 0 if image.key_rows is None else widen_bf16(image.key_rows[layer]).reshape(image.shape.kv_heads, 1, -1)
+        keys = _turned(keys - added, angle.size, cos, sin) + added
         for stride in strides:
             keys = _turned(keys, stride, np.float32(1), np.float32(1))
         elements[0, layer], scales[0, layer] = quantised_keys(keys, four_bits)

@@ -171,16 +171,16 @@ def unpack_session(engine: Engine, content: bytes, path: Path | str) -> Session:
     """The same from the bytes of a file; ``path`` says in errors where they are from."""
     metadata, tensors = _checked(content, path)
     check_contract(engine.config, int(metadata["contract_version"]), int(metadata["contract_hash"], 16), f"session {path}")
+    if metadata["kv"] != engine.image.kv:
+        raise HwgenError(
+            "session", f"{path} has a {metadata['kv']} cache, {engine.image.name!r} a {engine.image.kv} one",
+            f"load the model with --kv {metadata['kv']}",
+        )
     if metadata["model_hash"] != engine.image.model_hash:
         raise HwgenError(
             "session",
             f"{path} belongs to other weights (of model {metadata['model']!r}) than {engine.image.name!r} has",
             "load the model that the session was saved with",
-        )
-    if metadata["kv"] != engine.image.kv:
-        raise HwgenError(
-            "session", f"{path} has a {metadata['kv']} cache, {engine.image.name!r} a {engine.image.kv} one",
-            f"load the model with --kv {metadata['kv']}",
         )
     elements = tensors["kv"] if metadata["kv_bits"] == "8" else _from_nibbles(tensors["kv"], engine.image)
     session = Session()

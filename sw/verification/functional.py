@@ -54,7 +54,7 @@ KINDS: dict[Opcode, tuple[str, ...]] = {
     ),
     Opcode.ROPE: (
         "queries", "keys", "values", "queries and keys", "keys and values", "queries and keys and values",
-        "rotate alone", "mix alone", "mix back alone",
+        "rotate alone", "add a row", "mix alone", "mix back alone",
     ),
     Opcode.ATTENTION: ("", "choice"),
     Opcode.KV_WRITE: ("",),
@@ -156,6 +156,8 @@ def _kind(d: Descriptor) -> str:
         case Opcode.ROPE:
             if Flag.STORE not in d.flags:
                 return " and ".join(name for flag, name in _ROPES.items() if flag in d.flags)
+            if Flag.ADD in d.flags:
+                return "add a row"
             return "mix back alone" if Format.UNMIX in d.format else "mix alone" if Format.MIX in d.format else "rotate alone"
     return ""
 

@@ -45,7 +45,7 @@ def level_of(k8: int) -> int:
     """What an element becomes with 4 bits, by the table of docs/numerics.md."""
     if k8 < 0:
         return -level_of(-1 - k8)
-    rows = (0, 5), (12, 17), (24, 28), (36, 42), (48, 55), (64, 70), (80, 91), (104, 120)
+    rows = (0, 5), (12, 18), (24, 30), (36, 44), (52, 59), (68, 73), (84, 96), (112, 127)
     return max(level for threshold, level in rows if threshold <= k8)
 
 

@@ -326,7 +326,8 @@ class VectorBench:
                 base = d.src + t * d.src_stride + place * h
                 y = self._rows(self.scratch, base, h)
                 if head < d.heads + d.kv_heads:
-                    y = self._turn(d, y, row)
+                    adds = Flag.ADD in d.flags
+                    y = fadd(y, self._rows(self.scratch, d.dst + place * h, h)) if adds else self._turn(d, y, row)
                     self.scratch[base : base + h] = y.view(h, -1)
                     scratch |= {(base + v,): word for v, word in enumerate(words(y, c.width))}
                 if Flag.STORE in d.flags:

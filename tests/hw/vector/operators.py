@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -167,7 +168,11 @@ def rope(
     for t in range(tokens):
         fill(bench, bench.scratch, d.src + t * d.src_stride, vectors, style)
         fill(bench, bench.param, d.param + t * d.param_stride, head_vectors, rng.choice((style, "one")))
-    return d
+    if Flag.ADD not in kinds:
+        return d
+    row = d.src + tokens * d.src_stride + rng.randrange(30)
+    fill(bench, bench.scratch, row, vectors, rng.choice((style, "one")))
+    return replace(d, dst=row, param=0)
 
 
 async def check_scales(bench: VectorBench, first: int, count: int) -> None:

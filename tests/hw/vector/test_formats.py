@@ -114,11 +114,14 @@ async def heads_are_mixed(dut: Any) -> None:
     bench = await started(dut, 8)
     formats = [Format.NONE, Format.MIX, Format.UNMIX] if bench.config.int4_kv else [Format.NONE]
     kinds = Flag.QUERIES | Flag.STORE
+    added = kinds | Flag.ADD
     for style in STYLES:
         for format in formats:
             await bench.run(rope(bench, 4, 2, 2, 2, style, kinds, format), count=2)
         for format in formats[1:] * 4:
             await bench.run(rope(bench, 4, 2, 2, 2, style, format=format | Format.INT4_KEYS), count=2)
+        if bench.config.int4_kv:
+            await bench.run(rope(bench, 4, 2, 2, 2, style, added, Format.MIX), count=2)
     chunk, pairs = bench.config.chunk, bench.config.max_head_dim // bench.config.width // 2
     for format in formats * 2:
         shape = (6, 1, 4) if pairs > 1 else (4, 1, 2)
@@ -127,6 +130,10 @@ async def heads_are_mixed(dut: Any) -> None:
         await bench.run(rope(bench, 3, 1, min(4, 2 * pairs), 2, "one", format=Format.NONE), count=2)
         await bench.run(norm(bench, 3, 1, "spread"))
         await bench.run(rope(bench, 1, 1, 2, 1, "one", kinds, format))
+        if bench.config.int4_kv:
+            await bench.run(rope(bench, *shape, chunk, "spread", added, Format.MIX), first=1, count=chunk - 1)
+            await bench.run(rope(bench, 1, 1, min(8, 2 * pairs), 1, "one", added, Format.MIX))
+            await bench.run(rope(bench, 3, 1, 2, chunk, "wide", Flag.KEYS | Flag.STORE | Flag.ADD, Format.MIX), count=chunk)
 
 
 @cocotb.test()

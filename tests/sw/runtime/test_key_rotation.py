@@ -10,6 +10,7 @@ import torch
 
 from hwgen.descriptors import Format
 from hwgen.formats import pack_bf16, rotary_rows, widen_bf16
+from hwgen.golden.float32 import fadd
 from hwgen.golden.rotary import mix, quantize_kv, rotate
 from hwgen.layout import KV_FORMATS, key_mixing_strides, mixing_strides
 from hwgen.sw.compiler.compile import compile_model
@@ -25,9 +26,11 @@ SHAPE_OF_HEADS = replace(SHAPE, heads=2, kv_heads=2, head_dim=32, unrotated=(1,)
 TOKENS = 12
 
 
-def image_of(kv: str) -> Image:
+def image_of(kv: str, centered: bool = True) -> Image:
     config = replace(CONFIG, int4_kv=True, max_head_dim=32)
-    return compile_model(config, replace(random_weights(SHAPE_OF_HEADS, seed=2), kv=kv))
+    image = compile_model(config, replace(random_weights(SHAPE_OF_HEADS, seed=2, centered=centered), kv=kv))
+    assert (image.key_rows is not None) is (centered and kv == "k4v4")
+    return image
 
 
 def arrays_at(image: Image, heads: torch.Tensor, first: int) -> KvArrays:
@@ -41,6 +44,8 @@ def arrays_at(image: Image, heads: torch.Tensor, first: int) -> KvArrays:
         for layer in range(shape.layers):
             y = heads[kind, layer]
             y = rotate(y, rows) if kind == 0 and layer not in shape.unrotated else y
+            if kind == 0 and image.key_rows is not None:
+                y = fadd(y, torch.from_numpy(widen_bf16(image.key_rows[layer])).reshape(shape.kv_heads, 1, -1))
             layers.append(quantize_kv(mix(y, strides), four_bits=four_bits))
         parts.append([torch.stack(x).numpy() for x in zip(*layers, strict=True)])
     elements, scales = (np.stack([part[i] for part in parts]) for i in range(2))
@@ -71,7 +76,7 @@ def test_moved_keys_are_those_of_the_other_position(kv: str, distance: int) -> N
 
 
 def test_nothing_moves_by_nothing() -> None:
-    image = image_of("k4v4")
+    image = image_of("k4v4", centered=False)
     heads = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (2, 3, 2, TOKENS, 32)).astype(np.float32))
     arrays = arrays_at(image, heads, 3)
     assert moved(image, arrays, 0) is arrays
