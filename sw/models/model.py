@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ...shape import ModelShape
 from ...weights import ModelWeights
 from .families import Family
 from .four_bits import Keep, as_stored
+from .key_centers import centers_path, read_centers
 from .tokenizer import Tokenizer
 
 __all__ = ["Decision", "Model", "ModelFiles", "check_tokens"]
@@ -67,10 +68,19 @@ class ModelFiles:
 
     def load(self, progress: Callable[[str], None] = lambda text: None, keep: Keep = as_stored) -> Model:
         """The model with its weights."""
+        weights = self.read(progress, keep)
+        if self.centers is not None:
+            weights = replace(weights, key_centers=read_centers(self.centers, self.shape))
         return Model(
-            name=self.name, path=self.path, family=self.family, weights=self.read(progress, keep), tokenizer=self.tokenizer,
+            name=self.name, path=self.path, family=self.family, weights=weights, tokenizer=self.tokenizer,
             stop_tokens=self.stop_tokens,
         )
+
+    @property
+    def centers(self) -> Path | None:
+        """File with the centers of its keys, where there is one."""
+        path = centers_path(self.path)
+        return path if path.is_file() else None
 
 
 def check_tokens(tokenizer: Tokenizer, stop: Sequence[int], vocab: int, where: str) -> None:

@@ -12,8 +12,9 @@ from .decisions import decisions_of_directory, describe_kinds, method_of
 from .families import family_of_config, grouped_family
 from .four_bits import OnTheFly, as_stored
 from .grouped_llama import is_grouped
+from .key_centers import read_centers
 from .library import added_path, find_model
-from .model import Model, ModelFiles, check_tokens
+from .model import Decision, Model, ModelFiles, check_tokens
 from .tensors import TensorSet
 from .tokenizer_files import load_tokenizer
 
@@ -57,6 +58,14 @@ def open_files(name: str | Path) -> ModelFiles:
     """A model by name or path, looked at but not read. A path goes before a shipped name, a shipped name before an added one.
     What can be known without reading weights is refused here, for every command alike.
     """
+    files = _open_files(name)
+    if files.centers is None:
+        return files
+    read_centers(files.centers, files.shape)
+    return replace(files, decisions=(*files.decisions, Decision("key_centers", files.centers.name, "a file beside the weights")))
+
+
+def _open_files(name: str | Path) -> ModelFiles:
     path = Path(name)
     try:
         file, known = path if path.is_file() else None, path.exists()

@@ -122,3 +122,35 @@ def test_the_same_refusal_from_every_command(
         said.append(result["error"])
     assert words in said[0]["message"] and said[0]["fix"] and all(error == said[0] for error in said)
     assert not (tmp_path / "m.hwimage").exists() and not (tmp_path / "data").exists()
+
+
+def test_centers_of_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured on texts, kept beside the weights, taken in with them, and refused where they are another model's."""
+    copy, text, center = tmp_path / "mine", tmp_path / "text", ["model", "center", str(tmp_path / "mine"), "--text"]
+    shutil.copytree(find_model("stories"), copy)
+    text.write_text("Once upon a time there was a dog.")
+    assert open_model(str(copy)).weights.key_centers is None
+    code, row = call(capsys, *center, str(text), str(text), "--tokens", "6")
+    assert code == 0 and row["path"] == str(copy / "keys.centers") and row["tokens"] == 12
+    weights = open_model(str(copy)).weights
+    assert weights.key_centers is not None and row["layers"] == weights.shape.layers
+    assert call(capsys, "model", "show", str(copy), "--no-boards")[1]["fields"]["key_centers"]["value"] == "keys.centers"
+    assert call(capsys, "model", "add", str(copy), "--name", "centered")[0] == 0
+    assert open_model("centered").weights.key_centers is not None
+    write_gguf(tmp_path / "m.gguf", random_weights(SHAPE, 2, LLAMA, "int4"), "Q4_0")
+    shutil.copyfile(copy / "keys.centers", tmp_path / "m.gguf.centers")
+    code, result = call(capsys, "model", "show", str(tmp_path / "m.gguf"))
+    assert code == 2 and "m.gguf.centers is not of this model" in result["error"]["message"]
+    (tmp_path / "m.gguf.centers").unlink()
+    assert call(capsys, "model", "center", str(tmp_path / "m.gguf"), "--text", str(text), "--tokens", "4")[0] == 0
+    assert call(capsys, "model", "add", str(tmp_path / "m.gguf"))[0] == 0 and open_model("m").weights.key_centers is not None
+    for arguments, words in (
+        (["stories", "--text", str(text)], "is part of hwgen, and stays as it is"), ([str(copy)], "measures on texts"),
+        ([str(copy), "--text", str(tmp_path / "none")], "is not a file"),
+    ):
+        code, result = call(capsys, "model", "center", *arguments)
+        assert code == 2 and words in result["error"]["message"]
+    values = (copy / "keys.centers").read_bytes()
+    (copy / "keys.centers").write_bytes(values[:-4] + b"\0\0\xc0\x7f")
+    code, result = call(capsys, "model", "show", str(copy))
+    assert code == 2 and "not finite" in result["error"]["message"]
