@@ -33,6 +33,10 @@ class KeyCenters:
     #: The key of the first position.
     first: Float
 
+    def of_layers(self, layers: int) -> KeyCenters:
+        """Those of the first ``layers`` layers."""
+        return KeyCenters(self.mean[:layers], self.first[:layers])
+
     def check(self, layers: int, rows: int) -> None:
         """Raises ValueError where these are not for ``layers`` layers with ``rows`` elements of keys."""
         for name, values in (("mean", self.mean), ("first", self.first)):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoder import BITNET, DecoderLayer
+from .descriptors import Format
 from .formats import Float, flush, has_bf16_values, is_finite, pack_bf16, quantize_head, round_bf16, ternary_head
 from .grouped import GroupedMatrix
 from .int4 import BlockMatrix, Int4Matrix, to_machine
@@ -222,10 +223,10 @@ def random_centers(shape: ModelShape, rng: np.random.Generator) -> KeyCenters:
 
 def random_weights(
     shape: ModelShape, seed: int = 0, layer: DecoderLayer = BITNET, engine: str = "ternary", *,
-    group: int = 32, symmetric: bool = False, kv: str = "k8v8", query: str = "int8", centered: bool = True,
+    group: int = 32, symmetric: bool = False, kv: str = "k8v8", query: str = "int8",
 ) -> ModelWeights:
     """A random model as the machine stores it: every trit or 4-bit code alike often, signals of order one everywhere. Equal for
-    equal seeds. ``group`` and ``symmetric`` are those of INT4 matrices; ``centered``: with centers of keys.
+    equal seeds. ``group`` and ``symmetric`` are those of INT4 matrices. With centers of keys where these have 4 bits.
     """
     rng = np.random.default_rng(seed)
 
@@ -269,5 +270,6 @@ def random_weights(
         shape=shape, layer=layer, layers=layers, norm=norm,
         embedding=flush(embedding) if engine == "int4" else round_bf16(embedding),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)), kv=kv, query=query,
-        grouped_head=grouped_head if shape.tied else None, key_centers=random_centers(shape, rng) if centered else None,
+        grouped_head=grouped_head if shape.tied else None,
+        key_centers=random_centers(shape, rng) if Format.INT4_KEYS in KV_FORMATS[kv] else None,
     )

@@ -19,6 +19,7 @@ from hwgen.golden.rotary import mix, quantize_kv, unmix
 from hwgen.key_centers import KeyCenters, key_rows
 from hwgen.layout import key_mixing_strides
 from hwgen.shape import ModelShape
+from hwgen.sw.verification.lock_step import truncate_layers
 from hwgen.weights import random_weights
 
 SHAPE = ModelShape(hidden=64, layers=3, heads=4, kv_heads=2, head_dim=32, ffn=96, vocab=50, activation="silu", max_context=64)
@@ -49,13 +50,14 @@ def test_the_first_key_is_exact(config: BuildConfig) -> None:
 
 
 def test_keys_of_eight_bits_have_none() -> None:
-    weights = random_weights(SHAPE, 1, LLAMA, "int4")
+    four = random_weights(SHAPE, 1, LLAMA, "int4", kv="k4v4")
     tokens = torch.arange(20)[None]
-    assert key_rows(CONFIG, weights) is None and key_rows(CONFIG, replace(weights, kv="k8v4")) is None
-    assert key_rows(CONFIG, replace(weights, kv="k4v4", key_centers=None)) is None
-    plain = GoldenModel(replace(weights, key_centers=None), CONFIG).logits(tokens)
-    assert torch.equal(GoldenModel(weights, CONFIG).logits(tokens), plain)
-    four = replace(weights, kv="k4v4")
+    for kv in ("k8v8", "k8v4"):
+        eight = replace(four, kv=kv)
+        assert key_rows(CONFIG, eight) is None
+        plain = GoldenModel(replace(eight, key_centers=None), CONFIG).logits(tokens)
+        assert torch.equal(GoldenModel(eight, CONFIG).logits(tokens), plain)
+    assert key_rows(CONFIG, replace(four, key_centers=None)) is None
     centered, without = (GoldenModel(w, CONFIG).logits(tokens) for w in (four, replace(four, key_centers=None)))
     assert not torch.equal(centered, without)
 
@@ -66,11 +68,13 @@ def test_measured(layer: DecoderLayer, engine: str) -> None:
     shape = SHAPE if engine == "int4" else replace(SHAPE, activation="relu2")
     weights = random_weights(shape, 5, layer, engine, kv="k4v4")
     windows = [[3, 1, 4, 1, 5], [9, 2, 6], [5]]
-    centers = measure_key_centers(weights, CONFIG, windows)
+    centers, share = measure_key_centers(weights, CONFIG, windows)
     model = GoldenModel(replace(weights, kv="k8v8"), CONFIG)
     keys = [torch.stack(model.rotated_keys(torch.tensor([w])))[:, 0].flatten(2).double() for w in windows]
     assert torch.equal(torch.from_numpy(centers.mean), torch.cat(keys, 1).mean(1).float())
     assert torch.allclose(torch.from_numpy(centers.first), torch.stack([k[:, 0] for k in keys]).mean(0).float(), rtol=1e-6)
+    whole = torch.cat(keys, 1)
+    assert share == pytest.approx(float(whole.mean(1).pow(2).sum() / whole.pow(2).mean(1).sum()), rel=1e-9) and 0 < share < 1
     for wrong in ([], [[1], []]):
         with pytest.raises(ValueError, match="windows must be one at least"):
             measure_key_centers(weights, CONFIG, wrong)
@@ -103,3 +107,11 @@ def test_wrong_centers_are_refused() -> None:
     for mean, words in ((good[1:], "mean must be float32"), (good.astype(np.float64), "mean must be float32"), (bad, "finite")):
         with pytest.raises(ValueError, match=words):
             replace(weights, key_centers=KeyCenters(mean, good))
+
+
+def test_of_the_first_layers() -> None:
+    """A model that is cut down keeps the rows of its layers."""
+    weights = random_weights(SHAPE, 1, LLAMA, "int4", kv="k4v4")
+    rows, fewer = key_rows(CONFIG, weights), key_rows(CONFIG, truncate_layers(weights, 2))
+    assert rows is not None and fewer is not None and np.array_equal(fewer, rows[:2])
+    assert truncate_layers(replace(weights, key_centers=None), 2).key_centers is None

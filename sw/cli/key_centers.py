@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ...boards import load_board
 from ...config import BuildConfig
 from ...errors import HwgenError
+from ...key_centers import KeyCenters
 from ...packages import needs
 from ...weights import ModelWeights
 from ..models.key_centers import centers_path, write_centers
@@ -21,15 +21,17 @@ from .output import Output, Result
 __all__ = ["center", "measured"]
 
 
-def measured(weights: ModelWeights, config: BuildConfig, windows: Sequence[Sequence[int]], output: Output) -> ModelWeights:
-    """The model with the centers of its keys in ``windows`` of token ids."""
+def measured(
+    weights: ModelWeights, config: BuildConfig, windows: Sequence[Sequence[int]], output: Output
+) -> tuple[KeyCenters, float]:
+    """Centers of the keys in ``windows`` of token ids, and the share of the keys that they are."""
     with needs("measuring keys", "hwgen[sim]"):
         from ...golden.key_centers import measure_key_centers
 
     def progress(done: int, total: int) -> None:
         output.progress(f"keys of {done} of {total} windows")
 
-    return replace(weights, key_centers=measure_key_centers(weights, config, windows, progress))
+    return measure_key_centers(weights, config, windows, progress)
 
 
 def center(options: argparse.Namespace, output: Output) -> Result:
@@ -51,9 +53,9 @@ def center(options: argparse.Namespace, output: Output) -> Result:
         parts = [ids[first : first + length] for first in range(0, len(ids), length)]
         windows += [part if begin == part[:1] else begin + part for part in parts]
     config = load_board(DEFAULT_BOARD).for_engine(model.weights.engine).config
-    centers = measured(model.weights, config, windows, output).key_centers
-    assert centers is not None
+    centers, share = measured(model.weights, config, windows, output)
     write_centers(place, centers)
     tokens = sum(map(len, windows))
-    output.show(f"{place}: centers of {centers.mean.shape[0]} layers, of {tokens:,} tokens")
-    return 0, {"model": model.name, "path": str(place), "layers": centers.mean.shape[0], "tokens": tokens}
+    of = f"centers of {centers.mean.shape[0]} layers, of {tokens:,} tokens"
+    output.show(f"{place}: {of}; of the squared length of keys {share:.0%} is their mean")
+    return 0, {"model": model.name, "path": str(place), "layers": centers.mean.shape[0], "tokens": tokens, "share": share}

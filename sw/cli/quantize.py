@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         if windows is None:
             output.show("centers of keys are not measured: give --calibration, or measure them with hwgen model center")
         else:
-            weights = measured(weights, config, windows.tolist(), output)
+            weights = replace(weights, key_centers=measured(weights, config, windows.tolist(), output)[0])
     options.group = next(iter(weights.layers[0].matrices.values())).group
     if options.out is not None:
         save_llama(weights, options.out, recipe=options.recipe, tokenizer=model.tokenizer, stop_tokens=model.stop_tokens)

@@ -64,7 +64,7 @@ class _Calibration:
     def _run(self, index: int, layer: LayerWeights, observe: Callable[[int, str, Tensor], None] | None = None) -> Tensor:
         shape = self.weights.shape
         alone = replace(shape, layers=1, unrotated=(0,) if index in shape.unrotated else ())
-        return FloatLlama(replace(self.weights, shape=alone, layers=(layer,))).run(self.stream, observe)
+        return FloatLlama(replace(self.weights, shape=alone, layers=(layer,), key_centers=None)).run(self.stream, observe)
 
     def observe(self, index: int, layer: LayerWeights) -> tuple[dict[str, InputStatistics], Tensor]:
         """Inputs of the matrices (of the first of those that share theirs), and rotated keys."""

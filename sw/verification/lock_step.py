@@ -266,7 +266,11 @@ def truncate_layers(weights: Weights, layers: int) -> Weights:
     """The model cut down to its first layers."""
     if layers > weights.shape.layers:
         raise HwgenError("usage", f"--layers must be at most {weights.shape.layers}, not {layers}", "give fewer layers")
-    return replace(weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers])
+    centers = weights.key_centers
+    return replace(
+        weights, shape=replace(weights.shape, layers=layers), layers=weights.layers[:layers],
+        key_centers=None if centers is None else centers.of_layers(layers),
+    )
 
 
 def verify_model(

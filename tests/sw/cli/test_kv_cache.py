@@ -44,4 +44,5 @@ def test_the_estimate_reads_less(capsys: pytest.CaptureFixture[str]) -> None:
     rate = [row["decode"]["tok_s"] for row in by_kv.values()]
     assert read == sorted(read, reverse=True) and rate == sorted(rate)
     # 24 layers of 16 heads, 63 blocks of 2 + 48 + 48 beats; a quarter of these falls away each time, as they are padded to even
-    assert read[0] - read[1] == read[1] - read[2] == 24 * 16 * 63 * 24 * 64
+    # of keys of 4 bits there is a row in bfloat16 a layer
+    assert read[0] - read[1] == read[1] - read[2] + 24 * 1536 * 2 == 24 * 16 * 63 * 24 * 64

@@ -180,7 +180,7 @@ def test_models_by_place_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return ModelFiles(**values | {"name": path.name, "path": path})
 
     monkeypatch.setattr(opening, "open_directory", files)
-    monkeypatch.setattr("hwgen.sw.models.gguf.open_gguf", lambda path, name: (path, name))
+    monkeypatch.setattr("hwgen.sw.models.gguf.open_gguf", lambda path, name: SimpleNamespace(path=path, name=name, centers=None))
     monkeypatch.setattr(opening, "find_model", lambda name: Path("/shipped") / str(name))
     added = {"mine": tmp_path / "folder", "one": tmp_path / "one.gguf"}
     monkeypatch.setattr(opening, "added_path", lambda name: added.get(name))
@@ -191,8 +191,9 @@ def test_models_by_place_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     assert open_files("folder").path == Path("/shipped/folder"), "what a directory is, find_model says"
     found: Any = open_files("one")
-    assert found == (tmp_path / "one.gguf", "one")
-    assert open_files("one.gguf") == (Path("one.gguf"), None)
+    assert (found.path, found.name) == (tmp_path / "one.gguf", "one")
+    found = open_files("one.gguf")
+    assert (found.path, found.name) == (Path("one.gguf"), None)
     for name, message in (("a.hwimage", "is a compiled model"), ("a.bin", "is a file, but no .gguf file")):
         (tmp_path / name).touch()
         with pytest.raises(HwgenError, match=message):
