@@ -272,7 +272,7 @@ def load_image(path: Path) -> CompiledModel:
         raise HwgenError("contract", f"{path} has a configuration that this hwgen refuses: {error}", FIX) from error
     check_contract(config, header["contract_version"], int(header["contract_hash"], 16), str(path))
     text = header["text"]
-    key_rows = np.frombuffer(small["key_rows"], np.uint16).reshape(header["shape"]["layers"], -1) if small["key_rows"] else None
+    key_rows = np.frombuffer(small["key_rows"], "<u2").reshape(header["shape"]["layers"], -1) if small["key_rows"] else None
     image = Image(
         config=config,
         shape=ModelShape(**header["shape"]),

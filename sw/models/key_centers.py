@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import HwgenError
 from ...files import replacing
 from ...formats import is_finite
@@ -18,6 +20,9 @@ __all__ = ["CENTERS", "centers_path", "read_centers", "write_centers"]
 CENTERS = "keys.centers"
 
 _NAMES = ("mean", "first")
+
+#: Sums of as many elements as a head has are far from overflowing.
+_LARGEST = 1e30
 
 
 def centers_path(model: Path) -> Path:
@@ -42,6 +47,6 @@ def read_centers(path: Path, shape: ModelShape) -> KeyCenters:
     if found != dict.fromkeys(_NAMES, ("F32", size)):
         raise HwgenError("checkpoint", f"{path} is not of this model, whose keys are two tensors of F32 {size}", fix)
     values = [file.stored(name) for name in _NAMES]
-    if not all(is_finite(array) for array in values):
-        raise HwgenError("checkpoint", f"{path} holds values that are not finite", fix)
+    if not all(is_finite(array) and np.abs(array).max() < _LARGEST for array in values):
+        raise HwgenError("checkpoint", f"{path} holds values that are no keys: not finite, or {_LARGEST:g} and more", fix)
     return KeyCenters(*values)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hwgen.boards import board_names, load_board
@@ -151,6 +152,7 @@ def test_centers_of_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         code, result = call(capsys, "model", "center", *arguments)
         assert code == 2 and words in result["error"]["message"]
     values = (copy / "keys.centers").read_bytes()
-    (copy / "keys.centers").write_bytes(values[:-4] + b"\0\0\xc0\x7f")
-    code, result = call(capsys, "model", "show", str(copy))
-    assert code == 2 and "not finite" in result["error"]["message"]
+    for bad in (np.nan, 3e38):
+        (copy / "keys.centers").write_bytes(values[:-4] + np.float32(bad).tobytes())
+        code, result = call(capsys, "model", "show", str(copy))
+        assert code == 2 and "values that are no keys" in result["error"]["message"]
