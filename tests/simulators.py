@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -67,6 +68,7 @@ def simulate(command: Sequence[str], environment: Mapping[str, str], folder: Pat
 def _serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # children look for no garbage among what was imported
     answers = os.dup(sys.stdout.fileno())
     for line in sys.stdin:
         child = os.fork()
