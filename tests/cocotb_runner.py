@@ -40,12 +40,14 @@ from amaranth.back import rtlil, verilog
 from amaranth.hdl import Elaboratable, Fragment
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
-from cocotb_tools.runner import get_runner
+from cocotb_tools.config import pygpi_entry_point
+from cocotb_tools.runner import Verilator, get_runner
 
 from hwgen.files import write_whole
 from hwgen.hw.verilog import collector_paused
 from hwgen.sim.unit_fault import KEEP_VERILOG, PLANTED_FAULT, read_fault
 from tests.kept_verilog import verilog_of
+from tests.simulators import SETTINGS, simulate
 
 __all__ = ["cocotb_parameters", "reader", "run_cocotb", "start_clock", "to_verilog"]
 
@@ -53,6 +55,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 CACHE = PROJECT / "build" / "cocotb"
 PARAMETERS = "HWGEN_COCOTB_PARAMETERS"
 COVERAGE = "HWGEN_RTL_COVERAGE"
+#: A simulator that is a library. Its functions are its own: they need not be looked up.
+SHARED_ARGS = ("-CFLAGS", "-fPIC -fno-semantic-interposition", "-LDFLAGS", "-shared -Wl,-Bsymbolic")
 COVERAGE_ARGS = ("--coverage-line", "--coverage-toggle")
 TIMESCALE = ("1ns", "1ps")
 HEADERS = "units.h"
@@ -158,19 +162,13 @@ def run_cocotb(
         **(extra_env or {}),
         PARAMETERS: json.dumps(dict(parameters or {})),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
-        "COCOTB_ANSI_OUTPUT": "0",
-        # cocotb rewrites assertions for better messages: by default in every imported file, torch included, for 10 s.
-        "COCOTB_REWRITE_ASSERTION_FILES": "test_*.py",
-        # For that it configures pytest, which would load the plugins of all that is installed, for as long.
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "OMP_NUM_THREADS": "1",
-        # Verilator itself holds what is written back until the clock edge is over: cocotb need not, which takes a phase of its own.
-        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        **SETTINGS,
     }
     counted = os.environ.get(COVERAGE)
-    runner = get_runner("verilator")
+    # What it counted, and its waves, a simulator writes when Python has ended.
+    runner = get_runner("verilator") if counted or _waves() else _SharedSimulator()
     with _environment(environment), _import_path(PROJECT):
-        executable = _build(text, top, (*BUILD_ARGS, *(COVERAGE_ARGS if counted else ()), *build_args))
+        executable = _build(text, top, (*BUILD_ARGS, *(COVERAGE_ARGS if counted else () if _waves() else SHARED_ARGS), *build_args))
         with suppress(SystemExit, RuntimeError):  # the results file, or its absence, tells more
             runner.test(
                 test_module=test_module,
@@ -192,6 +190,18 @@ def run_cocotb(
     _check(results, log)
 
 
+class _SharedSimulator(Verilator):
+    """Simulates with `simulate`, where cocotb would start a process."""
+
+    def _execute(self, cmds: Sequence[Sequence[str]], cwd: Any) -> None:
+        (command,) = cmds
+        simulate(command, {**self.env, "GPI_USERS": pygpi_entry_point()}, cwd, self.log_file)
+
+
+def _waves() -> bool:
+    return os.environ.get("WAVES", "0") not in ("", "0")
+
+
 def _made(component: Elaboratable | Fragment | partial[Any]) -> Elaboratable | Fragment:
     return component() if isinstance(component, partial) else component
 
@@ -207,7 +217,7 @@ def _generators(design: Fragment, module: str, around: str = "") -> Iterator[tup
 
 def _build(text: str, top: str, build_args: Sequence[str]) -> Path:
     """Path of the simulator of this Verilog text; compiled if the cache does not hold it."""
-    waves = os.environ.get("WAVES", "0") not in ("", "0")
+    waves = _waves()
     flags = [*build_args, waves, metadata.version("verilator"), metadata.version("cocotb")]
     home = CACHE / _digest([text, top, *flags])
     executable = home / top

@@ -50,9 +50,31 @@ def test_codes_of_nothing_are_refused() -> None:
             panel.products(codes([[0, 1, code, 3, 4, 5, 6, 7]]))
 
 
-def test_a_panel_of_one_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="a panel must have two inputs at least, not 1"):
-        TernaryPanel(np.ones((4, 1), np.int8))
+@pytest.mark.parametrize("tokens", [1, 2, 4, 8, 16, 24])
+@pytest.mark.parametrize(("panel", "magnitude"), [(TernaryPanel, 1), (IntegerPanel, 1 << 12), (E4m3Panel, WEIGHT_MAX)])
+def test_largest_products_of_any_number_of_tokens(panel: Callable[[np.ndarray], Panel], magnitude: int, tokens: int) -> None:
+    """More weights than are made floats at a time, and most of either the largest: sums that grow in one direction."""
+    rng = np.random.default_rng(tokens)
+    w = (rng.choice([-1, 1, 1], (300, 1)) * rng.choice([0, magnitude, magnitude, magnitude - 1], (300, 1600))).astype(np.int16)
+    largest = codes([[0x7E, 1], [0xFE, 0x81]]) if panel is E4m3Panel else np.array([[127, 1], [-128, -1]], np.int8)
+    q = largest[rng.integers(2, size=(tokens, 1)), rng.choice([0, 0, 0, 1], (tokens, 1600))]
+    expected = (values_of(q) if panel is E4m3Panel else q.astype(np.int64)) @ w.astype(np.int64).T
+    assert panel(w).products(q).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("activation", [-128, 127])
+def test_trits_of_more_inputs_than_float32_adds_up(activation: int) -> None:
+    n = 3 * (1 << 17) + 7
+    w = np.ones((3, n), np.int8)
+    w[1], w[2, ::2] = -1, 0
+    products = TernaryPanel(w).products(np.full((2, n), activation, np.int8))
+    assert products.tolist() == [[activation * n, -activation * n, activation * (n // 2)]] * 2
+
+
+@pytest.mark.parametrize("panel", [TernaryPanel, IntegerPanel])
+def test_a_panel_of_one_input(panel: Callable[[np.ndarray], Panel]) -> None:
+    q = np.arange(-128, 128).astype(np.int8)[:, None]
+    assert panel(np.array([[-1], [0], [1]], np.int8)).products(q).tolist() == [[-value, 0, value] for value in q[:, 0].tolist()]
 
 
 @pytest.mark.parametrize(("panel", "magnitude"), [(TernaryPanel, 1), (IntegerPanel, 127), (IntegerPanel, GROUP_SCALE_MAX)])

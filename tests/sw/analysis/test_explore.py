@@ -30,6 +30,8 @@ KV260 = load_board("kv260")
 # Two layers are more than the ring holds, so that the next ones take as long as the third.
 SMALL = ModelShape(hidden=1024, layers=6, heads=8, kv_heads=4, head_dim=128, ffn=2816, vocab=2048, max_context=512)
 WORK = Workload(shape=SMALL, prompt=40)
+#: Configurations of a search: where it begins, and neighbours of what it found there.
+LIMIT = 32
 
 
 class InPlace(Executor):
@@ -43,11 +45,11 @@ class InPlace(Executor):
 
 @pytest.fixture(scope="module")
 def found() -> search.Exploration:
-    return search.explore(KV260, WORK, executor=InPlace(), limit=60)
+    return search.explore(KV260, WORK, executor=InPlace(), limit=LIMIT)
 
 
 def test_every_configuration_is_legal_and_below_the_ceilings(found: search.Exploration) -> None:
-    assert 1 < found.evaluated <= 60
+    assert 1 < found.evaluated <= LIMIT
     for candidate in found.front:
         assert BuildConfig.from_dict(candidate.config.to_dict()) == candidate.config
         for kind, share in CEILINGS.items():
@@ -117,7 +119,7 @@ def test_a_prompt_alone_decides_where_nothing_follows() -> None:
 
 def test_result_does_not_depend_on_the_workers(found: search.Exploration) -> None:
     with ThreadPoolExecutor(3) as pool:
-        again = search.explore(KV260, WORK, executor=pool, limit=60)
+        again = search.explore(KV260, WORK, executor=pool, limit=LIMIT)
     assert again == found
 
 
@@ -211,7 +213,7 @@ def scheduler() -> Iterator[str]:
 
 def test_dask_gives_the_same(found: search.Exploration, scheduler: str) -> None:
     with search.open_executor(dask=scheduler) as executor:
-        assert search.explore(KV260, WORK, executor=executor, limit=60) == found
+        assert search.explore(KV260, WORK, executor=executor, limit=LIMIT) == found
 
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
