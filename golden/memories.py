@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,12 @@ Bytes = npt.NDArray[np.uint8]
 
 #: Bytes of external memory whose last write is known.
 _PAGE = 4096
+
+
+@lru_cache(maxsize=4096)
+def _indices(base: int, stride: int, count: int, tokens: Sequence[int]) -> Tensor:
+    """``[tokens, vectors]``, not to be written to: operators use the same ones layer by layer and pass by pass."""
+    return base + torch.tensor(tokens)[:, None] * stride + torch.arange(count)
 
 
 class ProgramError(RuntimeError):
@@ -143,8 +150,8 @@ class Memories:
     # ---- vectors of the active tokens ----------------------------------------------------------------------------
     def _addresses(self, at: Vectors, tokens: Sequence[int] | None = None) -> Tensor:
         """Vector indices ``[tokens, vectors]`` of the active tokens, or of others."""
-        index = torch.tensor(range(self.first, self.first + self.count) if tokens is None else tokens)
-        return at.base + index[:, None] * at.stride + torch.arange(at.count)
+        active = range(self.first, self.first + self.count) if tokens is None else tuple(tokens)
+        return _indices(at.base, at.stride, at.count, active)
 
     @staticmethod
     def _check_vectors(memory: npt.NDArray[np.float32], first: int, count: int) -> None:

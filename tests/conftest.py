@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# Before torch and numpy: every worker has a core, and what it starts too. More threads would wait for each other, which takes time.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 #: What `make test` left.
 LAST_RUN = PROJECT / "build" / "verify" / "test.xml"

@@ -29,6 +29,8 @@ from .budget_model import BLOCK, BUDGET, CONFIG, Counted, budget_image, oracle, 
 
 #: A prompt that ends before its answer begins to choose, and one of which summaries need two pages.
 SHORT, LONG, COUNT = first_position(CONFIG, BUDGET) - 12, 10 * BLOCK + 5, 40
+#: Budgets of answers that share passes.
+TOGETHER = [BUDGET, 0, 2]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,12 @@ def engine(device: Counted, image: Image) -> Engine:
 def expected(image: Image) -> dict[tuple[int, int], list[int]]:
     """Answers by the length of the prompt and the budget."""
     return {(length, n): oracle(image, prompt(length), COUNT, n) for length in (SHORT, LONG) for n in (0, 2, BUDGET)}
+
+
+@pytest.fixture(scope="module")
+def expected_together(image: Image) -> list[list[int]]:
+    """Answers to three prompts with the budgets `TOGETHER`, each for itself."""
+    return [oracle(image, prompt(LONG - 9 * i, i), COUNT, budget) for i, budget in enumerate(TOGETHER)]
 
 
 def answer(engine: Engine, length: int, budget: int, passes: int = 1, **options: object) -> Generation:
@@ -93,11 +101,11 @@ def test_beyond_it_tokens_are_those_of_single_passes(
 
 @pytest.mark.parametrize("kv", ["k8v4", "k4v4"])
 def test_keys_and_values_of_four_bits(kv: str) -> None:
-    image = budget_image(kv)
+    image, count = budget_image(kv), 2 * BLOCK + 2  # two blocks are filled while the answer goes on
     for budget in (BUDGET, 0):
         device = Counted(image)
-        found = tokens_of(answer(Engine(device, image), LONG, budget, 64))
-        assert found == oracle(image, prompt(LONG), COUNT, budget) and device.rung[-1][1] is bool(budget)
+        found = tokens_of(Generation(Engine(device, image), prompt(LONG), count, doorbell_passes=64, kv_budget=budget))
+        assert found == oracle(image, prompt(LONG), count, budget) and device.rung[-1][1] is bool(budget)
 
 
 def test_what_the_machine_is_told(engine: Engine, device: Counted) -> None:
@@ -184,12 +192,12 @@ def served(engine: Engine, budgets: list[int], loop_passes: int, **options: obje
 
 
 @pytest.mark.parametrize(("contexts", "loop_passes"), [(1, 1), (4, 64)])
-def test_answers_that_share_passes_and_park_each_other(image: Image, contexts: int, loop_passes: int) -> None:
-    budgets = [BUDGET, 0, 2]
+def test_answers_that_share_passes_and_park_each_other(
+    image: Image, expected_together: list[list[int]], contexts: int, loop_passes: int
+) -> None:
     small = with_cache_tokens(image, contexts * image.context)
     engine = Engine(Counted(image), small)
-    found = served(engine, budgets, loop_passes, prefixes=None)
-    assert found == [oracle(image, prompt(LONG - 9 * i, i), COUNT, budget) for i, budget in enumerate(budgets)]
+    assert served(engine, TOGETHER, loop_passes, prefixes=None) == expected_together
     assert engine.pages.free == small.pages
 
 
