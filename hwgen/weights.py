@@ -271,5 +271,5 @@ def random_weights(
         embedding=flush(embedding) if engine == "int4" else round_bf16(embedding),
         head=None if shape.tied else flush(rng.normal(0, shape.hidden**-0.5, table)), kv=kv, query=query,
         grouped_head=grouped_head if shape.tied else None,
-        key_centers=random_centers(shape, rng) if Format.INT4_KEYS in KV_FORMATS[kv] else None,
+        key_centers=random_centers(shape, rng) if Format.INT4_KEYS in KV_FORMATS.get(kv, Format.NONE) else None,
     )

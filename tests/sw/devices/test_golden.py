@@ -114,7 +114,7 @@ def test_a_memory_front_to_back() -> None:
 
 
 @pytest.mark.parametrize(("name", "change", "message"), [
-    ("MAGIC", 1, "register 0 reads 0x6e677769, 0x6e677768 expected"), ("VERSION", 1, "'golden' has contract version 9"),
+    ("MAGIC", 1, "register 0 reads 0x6e677769, 0x6e677768 expected"), ("VERSION", 1, "'golden' has contract version 10"),
     ("HASH_LOW", 1, "contract hash"), ("HASH_HIGH", 1, "contract hash"), ("RUNS", 1, ""),
 ])
 def test_another_accelerator(name: str, change: int, message: str) -> None:

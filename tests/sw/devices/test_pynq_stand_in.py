@@ -54,7 +54,7 @@ class Board:
     """What the device sees through PYNQ."""
 
     def __init__(self, name: str = "KV260", remote: bool = False, arch: str = "aarch64") -> None:
-        self.words = {register(CONFIG, "MAGIC").offset: MAGIC, register(CONFIG, "VERSION").offset: 8}
+        self.words = {register(CONFIG, "MAGIC").offset: MAGIC, register(CONFIG, "VERSION").offset: 9}
         code = contract_hash(CONFIG)
         self.words |= {register(CONFIG, "HASH_LOW").offset: code & 0xFFFFFFFF, register(CONFIG, "HASH_HIGH").offset: code >> 32}
         self.events: list[object] = []

@@ -63,7 +63,7 @@ def test_metadata(image: Image, bits: int, exact: bool) -> None:
     said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = said["__metadata__"]
     assert (metadata["format"], metadata["kv_bits"], metadata["kv"]) == ("hwgen-session-5", str(bits), "k8v8")
-    assert metadata["exact"] == str(int(exact and bits == 8)) and metadata["contract_version"] == "8"
+    assert metadata["exact"] == str(int(exact and bits == 8)) and metadata["contract_version"] == "9"
     assert said["tokens"]["shape"] == [5] and said["pending"]["shape"] == [1]
     assert said["kv"]["shape"] == [2, 1, 1, 5, 16 if bits == 8 else 8]
     other = toy_engine(image, 512)
