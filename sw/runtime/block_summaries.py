@@ -14,8 +14,7 @@ from ...block_choice import first_position, summary_pages
 from ...config import BuildConfig
 from ...descriptors import Format
 from ...errors import HwgenError
-from ...formats import widen_bf16
-from ...key_centers import quantised_keys
+from ...formats import quantised_keys, widen_bf16
 from ...layout import KV_FORMATS
 from ...rounding import ceil_div
 from ..compiler.image import Image

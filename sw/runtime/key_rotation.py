@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...descriptors import Format
-from ...formats import widen_bf16
-from ...key_centers import quantised_keys
+from ...formats import quantised_keys, turned_pairs, widen_bf16
 from ...layout import KV_FORMATS, key_mixing_strides
 from ..compiler.image import Image
 from .kv_arrays import KvArrays
 
 __all__ = ["moved"]
-
-Floats = npt.NDArray[np.float32]
-
-
-def _turned(x: Floats, stride: int, cos: Floats | np.float32, sin: Floats | np.float32) -> Floats:
-    """The pairs (j, j + stride) of every 2 * stride elements of ``x [..., d]`` turned by ``cos`` and ``sin [stride]``."""
-    pairs = x.reshape(*x.shape[:-1], -1, 2, stride)
-    first, second = pairs[..., 0, :], pairs[..., 1, :]
-    out = np.empty_like(pairs)
-    out[..., 0, :] = first * cos - second * sin
-    out[..., 1, :] = second * cos + first * sin
-    return out.reshape(x.shape)
-
 
 def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
     """Keys and values as they are ``distance`` positions later (earlier where it is negative): keys are dequantised, rotated by
@@ -43,10 +28,10 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
     for layer in layers:  # one at a time stays in the processor's cache
         keys = elements[0, layer].astype(np.float32) * widen_bf16(scales[0, layer])[..., None]
         for stride in strides:
-            keys = _turned(keys, stride, np.float32(0.5), np.float32(-0.5))
+            keys = turned_pairs(keys, stride, np.float32(0.5), np.float32(-0.5))
         added = 0 if image.key_rows is None else widen_bf16(image.key_rows[layer]).reshape(image.shape.kv_heads, 1, -1)
-        keys = _turned(keys - added, angle.size, cos, sin) + added
+        keys = turned_pairs(keys - added, angle.size, cos, sin) + added
         for stride in strides:
-            keys = _turned(keys, stride, np.float32(1), np.float32(1))
+            keys = turned_pairs(keys, stride, np.float32(1), np.float32(1))
         elements[0, layer], scales[0, layer] = quantised_keys(keys, four_bits)
     return KvArrays(elements, scales)

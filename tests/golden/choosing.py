@@ -120,7 +120,7 @@ class Rig:
         beats[self.layout.beats_of(0), slot * size : (slot + 1) * size] = self.layout.join(0, elements[None])[:, 0].view(np.uint8)
 
     def operator(self, **fields: object) -> Descriptor:
-        return Descriptor(**{  # type: ignore[arg-type]  # by name
+        return Descriptor(**{  # type: ignore[arg-type]  # fields by name, of several types
             "opcode": Opcode.ATTENTION, "fetch": Fetch.CACHE, "token_count": self.config.chunk, "heads": HEADS,
             "kv_heads": KV_HEADS, "head_vectors": DIM // self.config.width, "dst": DST, "dst_stride": STRIDE,
             "stream_address": DATA + LAYER, "stream_beats": self.layout.beats, "stride": self.page_bytes,

@@ -147,10 +147,14 @@ def test_centers_of_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert call(capsys, "model", "add", str(tmp_path / "m.gguf"))[0] == 0 and open_model("m").weights.key_centers is not None
     for arguments, words in (
         (["stories", "--text", str(text)], "is part of hwgen, and stays as it is"), ([str(copy)], "measures on texts"),
+        ([str(copy), "--text", str(text), "--tokens", "1"], "tokens must be at least 2"),
         ([str(copy), "--text", str(tmp_path / "none")], "is not a file"),
     ):
         code, result = call(capsys, "model", "center", *arguments)
         assert code == 2 and words in result["error"]["message"]
+    for option in (["--text", str(text)], ["--tokens", "9"]):
+        code, result = call(capsys, "model", "show", "stories", *option)
+        assert code == 2 and f"{option[0]} is of hwgen model center" in result["error"]["message"]
     values = (copy / "keys.centers").read_bytes()
     for bad in (np.nan, 3e38):
         (copy / "keys.centers").write_bytes(values[:-4] + np.float32(bad).tobytes())
