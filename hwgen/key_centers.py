@@ -2,9 +2,9 @@
 
 Softmax does not see a vector that is taken from all keys of a head: it moves all scores of a query alike. Behind their rotation
 keys have much in common, and of what is left a scale of 4 bits loses less (the mean of keys, as in SageAttention, Zhang et al.
-2025, section 4.2; there of the keys at hand, here measured once, because keys that are cached stay as they are). One key is far
-from the others, that of the first position, which most heads attend to for want of anything better (Xiao et al. 2024, section 3),
-and the same in every text: the center is moved by less than a step of the levels, to where this key is one that 4 bits have.
+2025, section 4.2; there of the keys at hand, here measured once, because keys that are cached stay as they are). To the key of the
+first position most heads attend, whatever stands there (StreamingLLM, Xiao et al. 2024, section 3): the center is moved by less
+than a step of the levels, to where this key is one that 4 bits have.
 """
 
 from __future__ import annotations
