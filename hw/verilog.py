@@ -20,8 +20,7 @@ __all__ = ["cached_verilog", "collector_paused", "generate_verilog"]
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage is collected meanwhile. A conversion makes millions of objects that live until its end: to look for garbage
-    among them again and again takes a good part of its time."""
+    """No garbage is collected meanwhile: a conversion makes millions of objects, and nearly all of them live until its end."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .numerics import E4M3_LARGEST, F32_MIN_EXPONENT, four_bit_table, four_bit_values
+from .rotary import cos_and_sin
 from .shape import ModelShape
 
 __all__ = [
@@ -148,10 +149,11 @@ def ternary_head(rows: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint
 
 def rotary_rows(shape: ModelShape, positions: npt.ArrayLike) -> Float:
     """``[positions, head_dim]``: cos(p f_j) for j < d/2, then the sines, both times ``shape.rope_scale``, in float64 and rounded
-    once. ``f_j`` is `ModelShape.rotary_frequencies`, theta^(-2j/d) where positions are not scaled.
+    once (`hwgen.rotary`: the same bits by every processor). ``f_j`` is `ModelShape.rotary_frequencies`, theta^(-2j/d) where
+    positions are not scaled.
     """
     angle = np.asarray(positions, np.float64)[:, None] * shape.rotary_frequencies()
-    return flush(np.concatenate((np.cos(angle), np.sin(angle)), axis=1) * shape.rope_scale)
+    return flush(np.concatenate(cos_and_sin(angle), axis=1) * shape.rope_scale)
 
 
 def identity_row(head_dim: int) -> Float:

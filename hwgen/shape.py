@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .rotary import plain_frequencies
+
 __all__ = ["ModelShape", "ACTIVATIONS"]
 
 ACTIVATIONS = ("relu2", "silu")
@@ -73,7 +75,7 @@ class ModelShape:
 
     def rotary_frequencies(self) -> npt.NDArray[np.float64]:
         """Radians a position of every rotary pair ``[head_dim / 2]``, scaling included."""
-        frequency = self.rope_theta ** (-np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
+        frequency = plain_frequencies(self.rope_theta, self.head_dim)
         return frequency / self.rope_factors if self.rope_factors else frequency
 
     @property

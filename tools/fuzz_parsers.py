@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of everything that reads a file of somebody else, with atheris (`pip install atheris`).
 
-    python tools/fuzz_parsers.py --seconds 600 --out build/verify/parsers.json [gguf checkpoint image session template board]
+    python tools/fuzz_parsers.py --seconds 600 --out build/verify/parsers.json [gguf checkpoint centers image ...]
 
 A file is read, or refused with a `HwgenError`; any other exception, more than two gigabytes, or ten seconds for one input is a
 finding, whose input is kept in --keep. Inputs grow from small valid files.
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-TARGETS = ("gguf", "checkpoint", "image", "session", "template", "board")
+TARGETS = ("gguf", "checkpoint", "centers", "image", "session", "template", "board")
 MEGABYTES, INPUT_SECONDS = 2048, 10
 
 
@@ -51,6 +51,14 @@ def corpus(target: str, folder: Path) -> None:
         (folder / "seed").write_bytes(len(config).to_bytes(2, "little") + config + (place / "model.safetensors").read_bytes())
         shutil.rmtree(place)
         tokenizer.unlink()
+    elif target == "centers":
+        import numpy as np
+
+        from hwgen.key_centers import KeyCenters
+        from hwgen.sw.models.key_centers import write_centers
+
+        rows = np.random.default_rng(1).standard_normal((2, SHAPE.layers, SHAPE.kv_rows), dtype=np.float32)
+        write_centers(folder / "seed", KeyCenters(*rows))
     elif target == "image":
         save_image(folder / "small.hwimage", compile_model(CONFIG, weights), None)
     elif target == "session":
@@ -87,6 +95,11 @@ def reader(target: str, place: Path) -> Callable[[bytes], object]:
         return of_file(lambda path: open_gguf(path).load())
     if target == "checkpoint":
         return checkpoint_reader(place)
+    if target == "centers":
+        from hwgen.sw.models.key_centers import read_centers
+        from tests.sw.conftest import SHAPE
+
+        return of_file(lambda path: read_centers(path, SHAPE))
     if target == "image":
         from hwgen.sw.compiler.image_file import load_image
 
@@ -139,6 +152,7 @@ def fuzz(target: str, seconds: int, keep: Path) -> None:
         import hwgen.sw.models.chat_template
         import hwgen.sw.models.config_json
         import hwgen.sw.models.gguf
+        import hwgen.sw.models.key_centers
         import hwgen.sw.models.open
         import hwgen.sw.models.tensors
         import hwgen.sw.runtime.session_file  # noqa: F401  # imported to be instrumented

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     if not out.parent.is_dir():
         raise HwgenError("usage", f"{out.parent} is not a directory", "give --out in a directory that is there")
     begin = time.monotonic()
-    model = with_kv(open_model(options.model, output.progress, quantized=True), options.kv)
+    model = with_kv(open_model(options.model, output.progress, quantized=True), options.kv, output.progress)
     board = configured_board(options, model.weights.engine)
     weights = replace(model.weights, shape=shortened(options, model.weights.shape))
     image = plan_image(board.config, weights, name=model.name, head=options.head, progress=output.progress)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 
+from ...descriptors import Format
 from ...errors import HwgenError
+from ...layout import KV_FORMATS
 from ...weights import KV_KINDS
 from ..compiler.image_file import CompiledModel
 from ..models.model import Model
@@ -23,9 +26,15 @@ def add_kv(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     )
 
 
-def with_kv(model: Model, kv: str | None) -> Model:
-    """A model with another format of cached keys and values, if one is given."""
-    return model if kv is None else replace(model, weights=replace(model.weights, kv=kv))
+def with_kv(model: Model, kv: str | None, say: Callable[[str], None]) -> Model:
+    """A model with another format of cached keys and values, if one is given. Where its keys lose more than they need to, ``say``
+    is told.
+    """
+    model = model if kv is None else replace(model, weights=replace(model.weights, kv=kv))
+    if Format.INT4_KEYS in KV_FORMATS[model.weights.kv] and model.weights.key_centers is None:
+        say(f"{model.name} has no centers of keys, without which keys of 4 bits lose more: "
+            f"hwgen model center {model.path} --text FILE measures them")
+    return model
 
 
 def check_kv(model: CompiledModel, kv: str | None) -> None:

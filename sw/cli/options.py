@@ -269,7 +269,7 @@ def configured_board(options: argparse.Namespace, engine: str | None = None) -> 
 def opened_model(options: argparse.Namespace, output: Output) -> tuple[Model | CompiledModel, Board]:
     """The model of ``options.model``, and the board to run it on: of an image file, the one it was compiled for."""
     if not is_image_file(options.model):
-        model = with_kv(open_model(options.model, output.progress, quantized=True), getattr(options, "kv", None))
+        model = with_kv(open_model(options.model, output.progress, quantized=True), getattr(options, "kv", None), output.progress)
         return model, configured_board(options, model.weights.engine)
     compiled = load_image(Path(options.model))
     check_kv(compiled, getattr(options, "kv", None))

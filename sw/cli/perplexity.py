@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         return on_device(options, output)
     if kv_budget_of(options):
         raise HwgenError("usage", "--kv-budget is of a machine", "add --device golden, or leave --kv-budget out")
-    model = with_kv(open_model(options.model, output.progress), options.kv)
+    model = with_kv(open_model(options.model, output.progress), options.kv, output.progress)
     board = configured_board(options, model.weights.engine)
     exact = model.weights
     if not exact.is_quantized:

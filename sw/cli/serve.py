@@ -141,10 +141,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM mean nothing but the end of the server: uvicorn raises them again after it has shut down."""
+def ended_by_signals(server: Server) -> Iterator[None]:
+    """SIGINT and SIGTERM mean nothing but the end of the server: also before uvicorn has handlers of its own, which raises them
+    again after it has shut down.
+    """
+    def end(number: int, frame: object) -> None:
+        server.should_exit = True
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, frame: None) for number in numbers]
+    before = [signal.signal(number, end) for number in numbers]
     try:
         yield
     finally:
@@ -300,8 +305,8 @@ def run(options: argparse.Namespace, output: Output) -> Result:
         where = "boards" if options.boards is not None else "a page for the browser"
         look = f"{url.removesuffix('/v1')}{'/boards' if options.boards is not None else ''}"
         listener.listen()  # who reads where the server is may connect at once
-        output.progress(f"{', '.join(names)} at {url} (Ctrl-C ends the server); {where} at {look}")
-        with ended_by_signals():
+        with ended_by_signals(server):
+            output.progress(f"{', '.join(names)} at {url} (Ctrl-C ends the server); {where} at {look}")
             server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure

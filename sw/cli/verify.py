@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> Result:
     prompt, new = at_least(options, "prompt-tokens", 1), at_least(options, "new-tokens", 0)
     layers = at_least(options, "layers", 0)
-    model = with_kv(open_model(options.model, output.progress, quantized=True), options.kv)
+    model = with_kv(open_model(options.model, output.progress, quantized=True), options.kv, output.progress)
     board = configured_board(options, model.weights.engine)
     outcome = verify_model(
         board.config,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import HwgenError
+from ...rotary import logarithm, plain_frequencies
 from .fields import Fields
 
 __all__ = [
@@ -47,8 +48,7 @@ def llama3_factors(
     """Divisors of Llama 3.1: 1 for waves shorter than ``original / high`` positions, ``factor`` for those longer than
     ``original / low``, between them the frequency that is interpolated linearly in ``original / wave``.
     """
-    frequency = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    wave = 2 * math.pi / frequency
+    wave = 2 * math.pi / plain_frequencies(theta, head_dim)
     smooth = np.clip((original / wave - low) / (high - low), 0, 1)
     return tuple((1 / ((1 - smooth) / factor + smooth)).tolist())
 
@@ -60,7 +60,7 @@ def yarn_factors(
     for those that turn less than ``slow`` times, between them the frequency interpolated linearly in the number of the pair.
     """
     def pair(turns: float) -> float:
-        return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return head_dim * logarithm(original / (turns * 2 * math.pi)) / (2 * logarithm(theta))
 
     low, high = pair(fast), pair(slow)
     if truncate:
@@ -72,7 +72,7 @@ def yarn_factors(
 
 def yarn_attention(factor: float, mscale: float = 1.0) -> float:
     """Factor of queries and of keys that YaRN's authors found best."""
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+    return 0.1 * mscale * logarithm(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _number(options: Fields, name: str, default: float | None = None) -> float:
@@ -157,7 +157,7 @@ def _longrope(options: Fields, theta: float, head_dim: int, max_context: int) ->
     factor = _number(options, "factor", max_context / original)
     if original <= 1:
         raise HwgenError("architecture", f"{options.where}: original_max_position_embeddings is {original}", FACTORS_FIX)
-    default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    default = math.sqrt(1 + logarithm(factor) / logarithm(original)) if factor > 1 else 1.0
     return Rotary(theta, factors, _number(options, "attention_factor", default), int(original))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from ...descriptors import Format
 from ...formats import quantised_keys, turned_pairs, widen_bf16
 from ...layout import KV_FORMATS, key_mixing_strides
+from ...rotary import cos_and_sin
 from ..compiler.image import Image
 from .kv_arrays import KvArrays
 
@@ -23,7 +24,7 @@ def moved(image: Image, arrays: KvArrays, distance: int) -> KvArrays:
     four_bits = Format.INT4_KEYS in KV_FORMATS[image.kv]
     strides = key_mixing_strides(image.config, image.shape.head_dim) if four_bits else ()
     angle = distance * image.shape.rotary_frequencies()
-    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    cos, sin = (values.astype(np.float32) for values in cos_and_sin(angle))
     elements, scales = arrays.elements.copy(), arrays.scales.copy()
     for layer in layers:  # one at a time stays in the processor's cache
         keys = elements[0, layer].astype(np.float32) * widen_bf16(scales[0, layer])[..., None]
