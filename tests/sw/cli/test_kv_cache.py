@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,24 @@ def test_models_are_run_with_it(capsys: pytest.CaptureFixture[str], model_direct
     assert main([*run, "--session", str(session), *FOUR]) == 2
     assert "has a k8v4 cache, 'small' a k8v8 one" in capsys.readouterr().err
     assert call(capsys, *run, "--kv", "k8v4", "--session", str(session), *FOUR)[0] == 0
+
+
+@pytest.mark.parametrize("kv", ["k8v8", "k8v4", "k4v4"])
+def test_keys_without_centers_are_told(
+    capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path, kv: str
+) -> None:
+    """Whoever asks for keys of 4 bits hears, once, that they lose more than they need to; in every command that takes --kv."""
+    words, copy = "has no centers of keys", tmp_path / "copy"
+    shutil.copytree(model_directory, copy)
+    (tmp_path / "text").write_text("the cat sat")
+    run = ["run", str(copy), "--prompt", "Once", "--device", "golden", "--max-new-tokens", "1", "--kv", kv, *FOUR]
+    for arguments in (run, ["compile", str(copy), "--out", str(tmp_path / "m.hwimage"), "--kv", kv, *FOUR],
+                      ["perplexity", str(copy), str(tmp_path / "text"), "--tokens", "4", "--kv", kv, *FOUR]):
+        assert main([*arguments]) == 0
+        said = capsys.readouterr().err
+        assert said.count(words) == (kv == "k4v4") and said.count(f"hwgen model center {copy} --text FILE") == (kv == "k4v4")
+    assert main(["model", "center", str(copy), "--text", str(tmp_path / "text"), "--tokens", "4"]) == 0
+    assert main(run) == 0 and words not in capsys.readouterr().err
 
 
 def test_an_image_has_one(capsys: pytest.CaptureFixture[str], model_directory: Path, tmp_path: Path) -> None:

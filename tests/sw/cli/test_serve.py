@@ -44,6 +44,24 @@ def test_running_answers_end_before_the_server(chat_directory: Path, number: sig
             process.kill()
 
 
+def test_a_signal_before_the_server_runs(
+    capsys: pytest.CaptureFixture[str], chat_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads where the server is may end it at once: it ends as ever, before it has served anything."""
+    from hwgen.sw.serve.server import Server
+
+    serve = Server.run
+
+    def run(self: Server, sockets: list[socket.socket]) -> None:
+        assert " at http" in capsys.readouterr().err
+        signal.raise_signal(signal.SIGTERM)
+        serve(self, sockets=sockets)
+
+    monkeypatch.setattr(Server, "run", run)
+    assert main(["serve", str(chat_directory), "--port", "0", *SMALL]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_device_that_is_lost_for_good(
     capsys: pytest.CaptureFixture[str], chat_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

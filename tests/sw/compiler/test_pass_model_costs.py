@@ -201,7 +201,7 @@ def test_a_table_is_a_straight_line_between_its_sizes() -> None:
     assert costs.cycles(4, 2, 3) == 171 and costs.to_list() == [(1, 2, 6), (100, 110, 150), (100, 130, 250), 7]
 
 
-def test_layers_that_are_not_walked_cost_what_the_last_one_does() -> None:
+def test_layers_that_are_not_walked_cost_what_the_last_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Norms of one layer after the other: every layer costs the same, so that the table is exact."""
     def image(layers: int) -> Any:
         program = [op(Opcode.NORM, vectors=10 * (1 + (i == layers)), token_count=8, layer=i) for i in range(layers + 1)]
@@ -210,8 +210,19 @@ def test_layers_that_are_not_walked_cost_what_the_last_one_does() -> None:
         )
 
     assert WALKED == 4
+    walked = list[list[int]]()
+    of_program = PassModel.of_program
+
+    def watched(config: BuildConfig, program: list[Descriptor], chunk: int) -> PassModel:
+        walked.append([d.layer for d in program])
+        return of_program(config, program, chunk)
+
+    monkeypatch.setattr(PassModel, "of_program", watched)
     for layers in (1, 3, 4, 5, 9):
+        walked.clear()
         costs = pass_costs(image(layers))
+        first = [list(range(min(layers, 4))), [0, 1, 2]]
+        assert walked == [[*kept, layers] for kept in (first if layers > 4 else first[:1])], "the last one stands behind all layers"
         assert costs.sizes == table_sizes(6, 8) == (1, 2, 6, 7, 8) and costs.block == 0
         for n in costs.sizes:
             each = n * 56 + 23 + 5

@@ -54,6 +54,13 @@ def test_pages_of_the_prompt_are_shared(image: Image, length: int, cache_tokens:
     assert engine.pages.free == engine.image.pages
 
 
+def test_whose_pages_are_taken_over(image: Image) -> None:
+    """The first answer's, by all others: it is the first to read the prompt."""
+    generations = [Generation(toy_engine(image, 64), [1, 2], 5, SAMPLING) for _ in range(4)]
+    AnswerSet(None, generations)  # type: ignore[arg-type]  # nothing is written
+    assert [g.sibling for g in generations] == [None, *[generations[0]] * 3]
+
+
 def test_a_sibling_that_begins_late(image: Image) -> None:
     """The first answer has ended and given its pages back: the prompt is read again."""
     engine = toy_engine(image, 256)

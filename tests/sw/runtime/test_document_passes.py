@@ -92,6 +92,30 @@ def test_what_is_taken_over(
     engine.pages.close(session)
 
 
+@pytest.mark.parametrize(("has", "tokens"), [(3, 10), (3, 8), (12, 10), (9, 8), (0, 9)])
+def test_what_stands_beside_it_stays(engine: Engine, has: int, tokens: int) -> None:
+    """A page has sixteen slots: those in front of a document, and those behind its end, are what they were."""
+    text = [20 + i for i in range(tokens)]
+    store = DocumentStore()
+    store.add(compute_document(engine, "", text, [1, 2]))
+    session = Session()
+    assert engine.pages.reserve(session, has + tokens)
+    noise = np.random.default_rng(has).integers(0, 120, (len(session.pages), engine.image.page_bytes)).astype(np.uint8)
+    engine.pages.write(session.pages, noise)
+    if has:
+        engine.prefill(session, list(range(1, 1 + has)))
+    before = unpack_pages(engine.image, engine.pages.read(session.pages), 16 * len(session.pages))
+    place_documents(engine, session, [*text, 9], store, 0.0)
+    after = unpack_pages(engine.image, engine.pages.read(session.pages), 16 * len(session.pages))
+    inside = slice(has, has + tokens)
+    assert session.position == has + tokens
+    for name in ("elements", "scales"):
+        was, found = (np.moveaxis(getattr(kv, name), 3, 0) for kv in (before, after))
+        assert not np.array_equal(was[inside], found[inside])
+        assert np.array_equal(np.delete(was, inside, 0), np.delete(found, inside, 0))
+    engine.pages.close(session)
+
+
 def test_pages_that_are_not_free(engine: Engine, store: DocumentStore) -> None:
     others = [Session() for _ in range(7)]
     assert all(engine.pages.reserve(other, 64) for other in others)

@@ -54,3 +54,23 @@ def test_programs_are_placed_once() -> None:
     )
     memory._places, memory._programs = None, {None: 7}
     assert [memory.program(layers) for layers in (None, 2, 1, 2, 1)] == [7, 4096, 8192, 4096, 8192] and placed == [3, 3]
+
+
+def test_the_table_is_filled_and_the_program_written() -> None:
+    """Each in its own buffer, whole: sizes as different as these two cannot be taken for each other."""
+    memory: Any = ImageMemory.__new__(ImageMemory)
+    log = list[tuple[Any, ...]]()
+    places = iter((4096, 8192))
+    memory._device = SimpleNamespace(
+        allocate=lambda size: (log.append(("allocate", size)), next(places))[1],
+        fill=lambda at, size, fill: log.append(("fill", at, size)), write=lambda at, data: log.append(("write", at, bytes(data))),
+    )
+    memory._places = SimpleNamespace(constants=(1, 2))
+    memory._image = SimpleNamespace(
+        loop_buffers=[230, 6], row_bytes=10, program=lambda places: bytes((*places.constants, places.rows >> 8, 7, 8, 9)),
+    )
+    assert memory.loop_program == 8192
+    assert log == [("allocate", 230), ("allocate", 6), ("fill", 4096, 230), ("write", 8192, bytes((1, 2, 16, 7, 8, 9)))]
+    none: Any = ImageMemory.__new__(ImageMemory)
+    none._image, none._device = SimpleNamespace(loop_buffers=[]), None
+    assert none.loop_program is None

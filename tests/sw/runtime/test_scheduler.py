@@ -161,6 +161,21 @@ def test_prompts_travel_beside_answers(image: Image, bound: float, expected: int
     ]
 
 
+def test_no_bound_is_kept_without_prompts(image: Image) -> None:
+    """Answers alone wait for nobody: a pass of three, which costs more than one of one, is no bound that could not be kept."""
+    engine = new_engine(image)
+    scheduler = Scheduler(engine)
+    prompts = [Client(generation(engine, 2, 6, seed)) for seed in range(3)]
+    for client in prompts:
+        scheduler.submit(client.job)
+    while any(not c.tokens for c in prompts):
+        scheduler.step()
+    scheduler.kept_bound = 0.0
+    while scheduler.step():
+        assert scheduler.kept_bound == 0.0
+    assert all(len(c.tokens) == 6 for c in prompts)
+
+
 def test_more_answers_than_a_pass_has_tokens_take_turns(image: Image) -> None:
     engine = new_engine(image, 1024)
     log = watch(engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -217,6 +218,32 @@ def test_who_interrupts(engine: Engine) -> None:
     loop.settle(0, result, 1.5)
     assert (generations[0].decode.tokens, generations[0].decode.wall_s) == (result.passes, 1.5)
     assert stops_of([Generation(engine, [1], 1, stop_tokens=(4, 5)), Generation(engine, [1], 1, stop_tokens=(5, 6))]) == {4, 5, 6}
+
+
+def test_drafts_are_asked_for_beside_the_others(engine: Engine) -> None:
+    """What a draft costs depends on how many tokens travel beside it: one of each other answer."""
+    asked = list[tuple[int, int]]()
+
+    class Writes:
+        stop_tokens: Sequence[int] = ()
+        ended = False
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def take(self, token: int) -> int:
+            return token
+
+        def has_draft(self, others: int) -> bool:
+            asked.append((self.number, others))
+            return self.number == 2
+
+    jobs: Any = [SimpleNamespace(generation=Writes(i), on_token=lambda item: None) for i in range(3)]
+    loop = Loop(engine, jobs, [], lambda: False)
+    assert loop._on_pass([1, 1, 1]) is False and asked == [(0, 2), (1, 2), (2, 2)]
+    asked.clear()
+    two = Loop(engine, jobs[:2], [], lambda: False)
+    assert two._on_pass([1, 1]) is True and asked == [(0, 1), (1, 1)]
 
 
 def test_a_draft_ends_a_loop(engine: Engine) -> None:
