@@ -66,6 +66,14 @@ def test_the_command_is_for_how_this_copy_was_installed(
     assert sorted(command[4:]) == sorted(expected)
 
 
+def test_a_copy_that_was_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its folder is on the path alone: the folder that holds pyproject.toml, as this test lies in it."""
+    monkeypatch.setattr(packages, "distributions", lambda name: [])
+    monkeypatch.setattr(packages, "__file__", str(Path(__file__).resolve().parent.parent / "hwgen" / "packages.py"))
+    command = shlex.split(install_command("hwgen[sim,fmax]"))
+    assert command[4:] == ["--editable", f"{Path(__file__).resolve().parent.parent}[sim,fmax]"]
+
+
 @pytest.mark.parametrize("code", ["from hwgen.config import toaster", "import hwgen.toaster", "raise ImportError"])
 def test_a_defect_of_our_own_is_not_hidden(code: str) -> None:
     with pytest.raises(ImportError), needs("the golden model", "hwgen[sim]"):

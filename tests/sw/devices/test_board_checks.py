@@ -13,6 +13,7 @@ import pytest
 from hwgen.boards import load_board
 from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.registers import MAGIC, Status, register
+from hwgen.sw.devices import board_checks
 from hwgen.sw.devices.board_checks import BoardSystem, Check, check_board, named_board
 from hwgen.sw.devices.virtual_board import hwh_text
 
@@ -188,7 +189,7 @@ def test_the_clock_as_the_kernel_knows_it(made: Made) -> None:
 
     made.remove(f"{PYNQ}/pl_server/global_pl_state.json")
     made.change(word=no_way)
-    assert made.checks()["clock"].found.startswith("neither")
+    assert made.checks()["clock"].found.startswith("neither") and not made.checks()["clock"].ok
     made.write("/sys/kernel/debug/clk/clk_summary", (
         "   clock                enable_cnt  prepare_cnt  protect_cnt        rate   accuracy phase\n"
         "             pl0_ref                  1        1        0    99999001          0     0  50000\n"
@@ -242,6 +243,16 @@ def test_a_pynq_z2_as_it_boots(made: Made) -> None:
     assert "cannot give that much (cma=298M at most)" in memory(276).fix
 
 
+def test_numbers_are_compared_by_value(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they come from registers: equal numbers, and other objects."""
+    monkeypatch.setattr(board_checks, "CONTRACT_VERSION", 1000)
+    made.set_register("VERSION", int("1000"))
+    made.set_register("MAGIC", int(str(MAGIC)))
+    assert made.checks()["overlay"].ok
+    made.set_register("VERSION", 1001)
+    assert made.checks()["overlay"].found == "contract version 1001, this hwgen has 1000"
+
+
 def test_registers_that_cannot_be_read(made: Made) -> None:
     first = register(BOARD.config, "MAGIC").offset + BASE
 
@@ -253,3 +264,49 @@ def test_registers_that_cannot_be_read(made: Made) -> None:
     made.change(word=word)
     check = made.checks()["overlay"]
     assert not check.ok and "registers cannot be read: [Errno 5]" in check.found and check.fix
+
+
+@pytest.mark.parametrize(("name", "check"), [("STATUS", "leftover pass"), (None, "memory ports")])
+def test_a_check_that_cannot_look_has_failed(made: Made, name: str | None, check: str) -> None:
+    """A register of the accelerator, or that of a port."""
+    broken = BASE + register(BOARD.config, name).offset if name else 0xFD39_0000
+
+    def word(address: int) -> int:
+        if address == broken:
+            raise OSError(5, "Input/output error")
+        return made.words[address]
+
+    made.change(word=word)
+    checks = made.checks()
+    assert [name for name, found in checks.items() if not found.ok] == [check]
+    assert (checks[check].found, checks[check].optional) == ("[Errno 5] Input/output error", False)
+
+
+def test_what_pynq_says_that_it_has_loaded(made: Made) -> None:
+    """A torn file is passed over; an accelerator of another version is not ours; the address is that of the accelerator."""
+    made.write(f"{PYNQ}/pl_server/global_pl_state_0.json", "{")
+    made.remove(f"{PYNQ}/pl_server/global_pl_state.json")
+    made.write(f"{PYNQ}/pl_server/global_pl_state_1.json", json.dumps({"bitfile_name": BITSTREAM}))
+    path = BITSTREAM.replace(".bit", ".hwh")
+    text = (made.root / path.lstrip("/")).read_text()
+    made.write(path, text.replace("<MEMRANGE ", '<MEMRANGE INSTANCE="another" BASEVALUE="0x1000" /><MEMRANGE ', 1))
+    assert all(check.ok for check in made.checks().values())
+    made.write(path, text.replace("hwgen:accelerator:1.0", "hwgen:accelerator:2.0"))
+    checks = made.checks()
+    assert checks["overlay"].found == f"{BITSTREAM} has hwgen:hwgen:accelerator:2.0"
+    assert checks["clock"].optional and not {"memory ports", "leftover pass"} & set(checks)
+
+
+def test_nothing_is_read_of_an_overlay_that_does_not_answer(made: Made) -> None:
+    """Its clock is told only, its ports and passes are not looked for."""
+    made.set_register("MAGIC", 7)
+    checks = made.checks()
+    assert not checks["overlay"].ok and checks["clock"].optional and not {"memory ports", "leftover pass"} & set(checks)
+
+
+def test_builds_of_ones_own(made: Made) -> None:
+    """Another name for the same board, and a build for no board at all."""
+    own = {check.name: check for check in check_board(replace(BOARD, name="mine"), made.system)}
+    assert own["board"].ok and own["overlay"].ok
+    plain = {check.name: check for check in check_board(replace(BOARD, name="mine", platform=None), made.system)}
+    assert not plain["board"].ok and plain["clock"].ok and "memory ports" not in plain and plain["leftover pass"].ok

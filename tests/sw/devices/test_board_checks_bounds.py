@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hwgen.boards import load_board
@@ -125,7 +129,8 @@ def test_clocks(tmp_path: Path, found: float, ok: bool, monkeypatch: pytest.Monk
     for ours in (True, False):
         check = board_checks._check_clock(system(tmp_path), KV260, ours)
         assert (check.ok, check.optional) == (ok, not ours) and check.found.startswith(f"{found:.3f} MHz by registers")
-    assert not board_checks._check_clock(system(tmp_path), Z2, True).ok, "another family has another clock"
+    check = board_checks._check_clock(system(tmp_path), Z2, True)
+    assert not check.ok and check.found.startswith("0.000 MHz"), "another family has another clock"
 
 
 def test_ports_and_what_runs(tmp_path: Path) -> None:
@@ -159,3 +164,24 @@ def test_words_of_the_text(tmp_path: Path) -> None:
     memory = system(tmp_path, word=None)
     for address in (0, 4, 4096, 4100, 8188):
         assert memory.read_word(address) == int.from_bytes(data[address : address + 4], "little")
+
+
+def test_this_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is looked at where nothing else is given."""
+    here = BoardSystem()
+    assert (here.root, here.python, here.user) == (Path("/"), (sys.version_info.major, sys.version_info.minor), os.geteuid())
+    assert here.environment is os.environ and here.word is None
+    assert here.installed("numpy") == np.__version__ and here.installed("no-such-package") is None
+    assert here.module_directory("numpy") == Path(np.__file__).parent and here.module_directory("no_such_module") is None
+    (tmp_path / "a_folder_alone").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert here.module_directory("a_folder_alone") is None, "a name space has no place"
+
+
+def test_registers_are_read_past_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O_SYNC is what makes the kernel map /dev/mem so; nothing can be written through the window."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "mem").write_bytes(bytes(mmap.PAGESIZE))
+    flags, opened = list[int](), os.open
+    monkeypatch.setattr(os, "open", lambda path, how: (flags.append(how), opened(path, how))[1])
+    assert system(tmp_path, word=None).read_word(0) == 0 and flags == [os.O_RDONLY | os.O_SYNC]

@@ -82,9 +82,9 @@ def test_nobody_looks_and_a_stop() -> None:
 
 def test_memory() -> None:
     """Buffers at multiples of 4096, none at 0; bytes as they were written."""
-    device = open_device("golden", CONFIG, memory_bytes=5 * 4096)
-    assert (device.name, device.simulated, device.config) == ("golden", True, CONFIG)
-    assert [device.allocate(size) for size in (1, 4096, 4097)] == [4096, 8192, 12288]
+    device = open_device("golden", CONFIG, memory_bytes=6 * 4096)
+    assert (device.name, device.simulated, device.config, device.build_seconds) == ("golden", True, CONFIG, 0)
+    assert [device.allocate(size) for size in (1, 4096, 4097, 4096)] == [4096, 8192, 12288, 20480]
     with pytest.raises(HwgenError, match="has 0 bytes left, 1 are needed"):
         device.allocate(1)
     device.clear()

@@ -76,3 +76,50 @@ def test_pauses_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     driver.device.has_capability = lambda what: what == "REMOTE"
     driver.pause(1.0)
     assert waited == [1] and len(slept) == 5 and driver.interrupt is None
+
+
+def test_pauses_where_no_interrupt_can_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread that runs an event loop, and in one that has none: polls go on with pauses."""
+    driver: Any = AcceleratorDriver.__new__(AcceleratorDriver)
+    slept: list[float] = []
+    monkeypatch.setattr("hwgen.sw.devices.pynq_driver.time.sleep", slept.append)
+    driver.device = SimpleNamespace(has_capability=lambda what: False)
+
+    async def wait() -> None:
+        raise AssertionError("nobody waits")
+
+    driver.irq = SimpleNamespace(wait=wait)
+
+    async def poll() -> None:
+        driver.pause(0.01)
+
+    asyncio.run(poll())
+    assert slept == [0.0005]
+
+    def none() -> asyncio.AbstractEventLoop:
+        raise RuntimeError("There is no current event loop in thread 'Thread-1'.")
+
+    monkeypatch.setattr(asyncio.get_event_loop_policy(), "get_event_loop", none)
+    driver.pause(0.02)
+    assert slept == [0.0005, 0.001]
+
+
+def test_an_interrupt_that_is_lost_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sleeps besides."""
+    driver: Any = AcceleratorDriver.__new__(AcceleratorDriver)
+    slept, waits = list[float](), list[float]()
+    monkeypatch.setattr("hwgen.sw.devices.pynq_driver.time.sleep", slept.append)
+    driver.device = SimpleNamespace(has_capability=lambda what: False)
+    driver.irq = SimpleNamespace(wait=lambda: "never")
+
+    async def wait_for(what: Any, seconds: float) -> None:
+        assert what == "never"
+        waits.append(seconds)
+        raise asyncio.TimeoutError
+
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+    loop = asyncio.new_event_loop()
+    monkeypatch.setattr(asyncio.get_event_loop_policy(), "get_event_loop", lambda: loop)
+    driver.pause(1.0)
+    loop.close()
+    assert (waits, slept) == ([0.03], [])

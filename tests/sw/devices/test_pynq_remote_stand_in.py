@@ -21,7 +21,7 @@ require_pynq()  # before what imports pynq, so that its absence skips this file
 import grpc
 from pynq.pl_server import global_state
 
-from hwgen.sw.devices import loading, pynq_remote
+from hwgen.sw.devices import loading, pynq_memory, pynq_remote
 from hwgen.sw.devices.loading import loaded_accelerator, reset_ports, set_ports, stop_left_over, unasked_answers
 from hwgen.sw.devices.pynq_remote import BoardConnection, add_deadlines, connect, read_buffer, write_buffer
 
@@ -148,6 +148,31 @@ def test_a_board_that_sends_too_little_or_refuses() -> None:
                 read_buffer(buffer_of(service), 0, 1)
             else:
                 write_buffer(buffer_of(service), [np.zeros(1, np.uint8)], 1)
+
+
+def test_bytes_that_went_across_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from the start of the buffer, where the service begins in any case; a buffer is filled window by window."""
+    asked: list[object] = []
+
+    def read(buffer: Any, start: int, size: int) -> np.ndarray:
+        asked.append((start, size))
+        return np.arange(size, dtype=np.uint8)
+
+    def write(buffer: Any, parts: Any, size: int) -> None:
+        asked.append([part.tolist() for part in parts])
+
+    monkeypatch.setattr(pynq_remote, "read_buffer", read)
+    monkeypatch.setattr(pynq_remote, "write_buffer", write)
+    monkeypatch.setattr(pynq_memory, "WINDOW", 4)
+    names = dict.fromkeys(pynq_memory.PynqMemory.__abstractmethods__, lambda self: contextlib.nullcontext())
+    device: Any = type("Device", (pynq_memory.PynqMemory,), names)()
+    device._remote, device._starts = True, [4096]
+    device._holdings = SimpleNamespace(buffers={4096: SimpleNamespace(nbytes=4096)})
+    assert device.read(4096 + 30, 12).tolist() == list(range(12)) and device.synchronised_bytes == 42
+    device.write(4096, np.array([[5, 6], [7, 8]], np.uint8))
+    assert device.synchronised_bytes == 46
+    device.fill(4096, 9, lambda window: window.fill(window.size))
+    assert asked == [(30, 12), [[5, 6, 7, 8]], [[4] * 4, [4] * 4, [1]]] and device.synchronised_bytes == 55
 
 
 def test_messages_of_two_mebibytes() -> None:

@@ -90,7 +90,8 @@ class Board:
         """A register of the processing system, as PYNQ's MMIO."""
         assert (size, device) == (4, self.target)
         return SimpleNamespace(
-            read=lambda offset: self.system.get(address, 0), write=lambda offset, value: self.system.__setitem__(address, value)
+            read=lambda offset: self.system.get(address + offset, 0),
+            write=lambda offset, value: self.system.__setitem__(address + offset, value),
         )
 
     def allocate(self, shape: tuple[int], kind: str, target: Any, cacheable: int) -> Buffer:
@@ -155,6 +156,16 @@ def test_a_board_across_the_network(opened: Callable[..., PynqDevice]) -> None:
     assert not any(isinstance(event, tuple) and event[0] == "file" for event in opened_events(opened, download=False))
 
 
+def test_a_board_by_its_address(opened: Callable[..., PynqDevice], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for there, with limits of its own; not where a device is given."""
+    board, asked = Board(remote=True), list[object]()
+    monkeypatch.setattr("hwgen.sw.devices.pynq_remote.connect", lambda *given: asked.append(given) or board.target)
+    board.pynq.Device.active_device = None
+    assert opened(board, address="h:1", call_seconds=7.0)._where == "the board at h:1" and asked == [("h:1", 7.0)]
+    opened(board, address="h:2", target=board.target)
+    assert len(asked) == 1 and not board.target.calls
+
+
 def opened_events(opened: Callable[..., PynqDevice], **options: Any) -> list[object]:
     board = Board(remote=True)
     opened(board, **options)
@@ -172,6 +183,15 @@ def test_a_virtual_board(opened: Callable[..., PynqDevice]) -> None:
     assert real.measured_mhz == 7.0
 
 
+def test_what_is_loaded_is_stopped_before_a_download(opened: Callable[..., PynqDevice], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine, whose records say what that is."""
+    monkeypatch.setattr(on_pynq, "stop_left_over", lambda pynq, target: "a pass was running")
+    for board, left_over in ((Board(), "a pass was running"), (Board(remote=True), ""), (Board("KV260-simulated"), "")):
+        said: list[str] = []
+        assert opened(board, progress=said.append).left_over == left_over
+        assert said == ["loading a.bit", *([left_over] if left_over else [])]
+
+
 @pytest.mark.parametrize(("board", "name", "refused"), [
     (Board("KV260", remote=True), "kv260", False), (Board("KV260-simulated"), "kv260", False),
     (Board("KV260", remote=True), None, False),
@@ -185,10 +205,18 @@ def test_boards_by_name(opened: Callable[..., PynqDevice], board: Board, name: s
         opened(board, board=name)
 
 
+@pytest.mark.parametrize(("name", "file"), [(None, "KV260.bit"), ("kv260", "kv260.bit")])
+def test_the_overlay_of_a_virtual_board_has_its_name(opened: Callable[..., PynqDevice], name: str | None, file: str) -> None:
+    """That of the build where one is asked for, else the board's own."""
+    board = Board("KV260-simulated")
+    opened(board, board=name, overlay=None)
+    assert [Path(event[1]).name for event in board.events if isinstance(event, tuple)] == [file]
+
+
 def test_names() -> None:
     assert same_board("Pynq-Z2", "pynq_z2") and same_board("Ultra96", "ultra96v2") and same_board("ultra96v2", "Ultra96")
     assert not same_board("kv260", "zcu104") and not same_board("", "kv260") and not same_board("kv260", "-")
-    assert board_name(Board("X", remote=True).target) == "X" and board_name(Board("Unknown", remote=True).target) == ""
+    assert board_name(Board("X", remote=True).target) == "X" and board_name(Board("".join("Unknown"), remote=True).target) == ""
     assert board_name(Board("y-simulated").target) == "y-simulated"
 
 
@@ -317,6 +345,11 @@ def test_bytes_in_no_buffer(opened: Callable[..., PynqDevice]) -> None:
     device = opened(Board())
     first, second = device.allocate(1), device.allocate(4097)
     assert second == first + 0x10_0000 and device.read(first, 4096).size == 4096 and device.read(second, 8192).size == 8192
+    low = Board()
+    low.next = 4096
+    other = opened(low)
+    other.write(other.allocate(3 * 4096) + 2 * 4096, np.ones(5, np.uint8))
+    assert np.flatnonzero(low.buffers[0]).tolist() == list(range(8192, 8197)), "beyond twice its address"
     for address, size in ((first - 1, 1), (first, 4097), (first + 4096, 1), (second + 8191, 2)):
         with pytest.raises(HwgenError, match="lie in no buffer of this device"):
             device.read(address, size)
@@ -348,6 +381,14 @@ def test_memory_that_a_remote_board_does_not_give(opened: Callable[..., PynqDevi
     with pytest.raises(HwgenError, match="cannot give 3 MiB of contiguous memory, 100 MiB are free") as caught:
         device.allocate(3 << 20)
     assert "end other programs" in caught.value.fix
+    with pytest.raises(HwgenError, match="cannot give 1200 MiB") as caught:
+        device.allocate(1200 << 20)
+    assert caught.value.fix.startswith("boot with cma=1232M: on Kria")
+    seven = Board(remote=True, arch="armv7l")
+    seven.files["/proc/meminfo"] = b"MemTotal:  512000 kB\nCmaTotal:  131072 kB\nCmaFree:   102400 kB\n"
+    with pytest.raises(HwgenError, match="cannot give 200 MiB") as caught:
+        opened(seven, memory_bytes=200 << 20)
+    assert caught.value.fix.startswith("boot with cma=232M: echo")
     with pytest.raises(HwgenError, match="more than PYNQ's remote protocol can allocate"):
         device.allocate((1 << 31) - 4095)
     local = opened(Board())
@@ -384,3 +425,16 @@ def test_errors_of_a_remote_board(
     with pytest.raises(kind, match=message):
         device.read_register(0)
     assert is_lost(error, True) == isinstance(error, Failure) and not is_lost(error, False)
+
+
+@pytest.mark.parametrize(("remote", "message"), [(False, "PYNQ needs root"), (True, "the board at 1.2.3.4 reports: .*Permission")])
+def test_what_this_machine_lacks(
+    opened: Callable[..., PynqDevice], monkeypatch: pytest.MonkeyPatch, remote: bool, message: str
+) -> None:
+    """An error of a board across the network says nothing of this one."""
+    board = Board(remote=remote)
+    device = opened(board)
+    error = PermissionError(13, "Permission denied", "/dev/mem")
+    monkeypatch.setattr(board, "read", lambda offset: (_ for _ in ()).throw(error))
+    with pytest.raises(HwgenError, match=message):
+        device.read_register(0)

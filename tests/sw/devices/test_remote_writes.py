@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwgen.sw.devices.pynq import PynqDevice
-from hwgen.sw.devices.pynq_memory import REMOTE_BLOCK, PynqMemory
+from hwgen.sw.devices.pynq_memory import PynqMemory
 
 
 class Words:
@@ -25,17 +25,18 @@ class Words:
         return int(self._words[offset // 4])
 
     def write(self, offset: int, value: int) -> None:
+        assert 0 <= value < 1 << 32
         self._words[offset // 4] = np.uint32(value).astype(np.int32)
 
 
 @pytest.mark.parametrize(("start", "size", "way"), [
-    (0, 1, "whole"), (0, REMOTE_BLOCK, "whole"), (4, REMOTE_BLOCK, "behind"), (3, REMOTE_BLOCK + 5, "behind"),
-    (4, 4, "words"), (5, 7, "words"), (3, 2, "words"), (5, 2, "words"), (7, REMOTE_BLOCK - 1, "words"), (8, 9, "words"),
+    (0, 1, "whole"), (0, 4096, "whole"), (4, 4096, "behind"), (3, 4101, "behind"),
+    (4, 4, "words"), (5, 7, "words"), (3, 2, "words"), (5, 2, "words"), (7, 4095, "words"), (8, 9, "words"),
 ])
 def test_only_these_bytes_change(start: int, size: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(start + size)
     base, ways = 0x40, []
-    memory = rng.integers(0, 256, base + 2 * REMOTE_BLOCK + 64).astype(np.uint8)
+    memory = rng.integers(0, 256, base + 2 * 4096 + 64).astype(np.uint8)
     expected, data = memory.copy(), rng.integers(0, 256, size).astype(np.uint8)
     expected[base + start : base + start + size] = data
 
@@ -54,10 +55,17 @@ def test_only_these_bytes_change(start: int, size: int, way: str, monkeypatch: p
     names = dict.fromkeys(PynqMemory.__abstractmethods__, lambda self: nullcontext())
     device: Any = type("Device", (PynqMemory,), names)()
     device._target = None
-    device._pynq = SimpleNamespace(MMIO=lambda address, size, device: Words(memory, address, size))
+    windows: list[tuple[int, int]] = []
+
+    def mmio(address: int, size: int, device: Any) -> Words:
+        windows.append((address - base, size))
+        return Words(memory, address, size)
+
+    device._pynq = SimpleNamespace(MMIO=mmio)
     device._write_remote(SimpleNamespace(device_address=base), start, data)
     assert np.array_equal(memory, expected) and (ways or ["words"])[-1] == way
-    assert way != "words" or device.synchronised_bytes == (start + size + 3) // 4 * 4 - start // 4 * 4
+    words = (start + size + 3) // 4 * 4 - start // 4 * 4
+    assert way != "words" or (windows, device.synchronised_bytes) == ([(start // 4 * 4, words)], words)
 
 
 @pytest.mark.parametrize(("remote", "simulated"), [(True, False), (False, True), (False, False)])

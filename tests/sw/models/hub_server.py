@@ -48,12 +48,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(True)
 
     def _answer(self, content: bool) -> None:
-        hub, path = self.server, self.path.partition("?")[0].lstrip("/")
+        hub, (path, _, query) = self.server, self.path.lstrip("/").partition("?")
         if path.startswith(f"api/models/{hub.repository}"):
             siblings = []
             for name, data in hub.files.items():
                 stored = {"size": len(data), "sha256": hub.sha256(name), "pointerSize": 1}
-                siblings.append({"rfilename": name, "size": len(data), "blobId": "0" * 40, "lfs": stored})
+                more = {"size": len(data), "blobId": "0" * 40, "lfs": stored} if "blobs=" in query else {}  # only if asked for
+                siblings.append({"rfilename": name, **more})
             card = {"license": "apache-2.0"}
             about = {"id": hub.repository, "sha": COMMIT, "siblings": siblings, "cardData": card, "private": False, "tags": []}
             self._send(200, json.dumps(about).encode(), {"Content-Type": "application/json"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwgen.sw.models import gguf_i2s
 from hwgen.sw.models.gguf_i2s import LAYOUTS, find_layout, read
 
 
@@ -86,3 +87,25 @@ def test_few_layouts_fit() -> None:
     assert find_layout([(matrix, 1, 32, gains)]) is None
     assert find_layout([(matrix, 4, 8, gains[:8]), (matrix, 1, 64, np.ones(64, np.float32))]) is None
     assert find_layout([]) is None
+
+
+def zeros_of_columns(counts: np.ndarray, rows: int) -> np.ndarray:
+    """Digits with so many zero trits (digit 1) in the columns."""
+    return np.where(np.arange(rows)[:, None] < counts, 1, 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("inputs", "turned", "matrices", "found"), [
+    (30, 8, 1, None), (31, 8, 1, "arm"), (16, 4, 2, "arm"), (15, 4, 2, None), (64, 6, 1, "arm"), (64, 5, 1, None),
+])
+def test_how_clear_a_layout_must_be(
+    inputs: int, turned: int, matrices: int, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than 30 in all, and more than four times the next, n r^2 each: of ranks of which two neighbours are exchanged r is
+    1 - 12 / (n^3 - n), of ranks that are turned by k it is 1 - 6 k (n - k) / (n^2 - 1).
+    """
+    near, far = np.arange(inputs), np.roll(np.arange(inputs), turned)
+    near[[3, 4]] = 4, 3
+    layouts = {"x86": lambda *sizes: zeros_of_columns(far, 128), "arm": lambda *sizes: zeros_of_columns(near, 128)}
+    monkeypatch.setattr(gguf_i2s, "LAYOUTS", layouts)
+    matrix = np.zeros(32 * inputs, np.uint8), 128, inputs, np.linspace(1.0, 2.0, inputs, dtype=np.float32)
+    assert find_layout([matrix] * matrices) == found

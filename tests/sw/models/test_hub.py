@@ -91,10 +91,11 @@ def test_no_hub(weights: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_a_file_in_a_folder(weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repositories keep each quantisation in a folder of its own: the model opens as it was fetched."""
-    with served(Hub(REPOSITORY, {"Q4_1/tiny-Q4_1.gguf": weights, "Q8_0/tiny-Q8_0.gguf": b"other"})) as hub:
+    """Repositories keep each quantisation in a folder of its own, or in one within it: the model opens as it was fetched."""
+    with served(Hub(REPOSITORY, {"all/Q4_1/tiny-Q4_1.gguf": weights, "Q8_0/tiny-Q8_0.gguf": b"other"})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        add_from_hub(f"{REPOSITORY}/Q4_1/tiny-Q4_1.gguf", "tiny")
+        add_from_hub(f"{REPOSITORY}/all/Q4_1/tiny-Q4_1.gguf", "tiny")
+    assert (data_directory() / "models" / "tiny" / "all" / "Q4_1" / "tiny-Q4_1.gguf").read_bytes() == weights
     assert open_model("tiny").weights.shape == SHAPE and open_model("tiny").name == "tiny"
 
 
@@ -126,7 +127,9 @@ def test_which_files_a_model_is() -> None:
     assert names_chosen([*parts, "n.gguf"], "n.gguf") == ["n.gguf"]
     for names, wanted, words in (
         ([], None, "has neither safetensors nor GGUF"), (["config.json"], None, "has neither safetensors nor GGUF"),
-        (["m.gguf"], "n.gguf", "has no file n.gguf: m.gguf"), ([f"{i}.gguf" for i in range(9)], None, "has 9 GGUF files: 0.gguf"),
+        (["m.gguf"], "n.gguf", "has no file n.gguf: m.gguf"),
+        ([f"{i}.gguf" for i in range(8)], None, "has 8 GGUF files: 0.gguf, .* 6.gguf, 7.gguf [(]name one"),
+        ([f"{i}.gguf" for i in range(9)], None, "has 9 GGUF files: 0.gguf, .* 6.gguf, 7.gguf, [.]{3} [(]name one"),
     ):
         with pytest.raises(HwgenError, match=words) as error:
             names_chosen(names, wanted)
@@ -149,3 +152,4 @@ def test_a_content_without_a_hash(weights: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"{}")
     assert hub_module._checked(tmp_path / "config.json", Sibling()) == hashlib.sha256(b"{}").hexdigest()
     assert hub_module._one_line(ValueError("")) == "ValueError: no reason given"
+    assert hub_module._one_line(ValueError("\n one \ntwo")) == "ValueError: one"

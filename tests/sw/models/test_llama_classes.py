@@ -106,7 +106,8 @@ def test_long_texts_have_other_factors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fields", "unrotated"), [
-    ({}, (3, 7)), ({"no_rope_layer_interval": 3}, (2, 5, 8)), ({"no_rope_layers": [1, 0, *[True] * 6, False]}, (1, 8)),
+    ({}, (3, 7)), ({"no_rope_layer_interval": 3}, (2, 5, 8)), ({"no_rope_layer_interval": 1}, tuple(range(9))),
+    ({"no_rope_layers": [1, 0, *[True] * 6, False]}, (1, 8)),
 ])
 def test_layers_that_are_not_rotated(fields: dict[str, Any], unrotated: tuple[int, ...]) -> None:
     config = {
@@ -115,3 +116,31 @@ def test_layers_that_are_not_rotated(fields: dict[str, Any], unrotated: tuple[in
     }
     shape = read_class_shape(config, Fields(config, "config.json"))
     assert shape.unrotated == unrotated and shape.rope_theta == 2e6 and shape.tied
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "smollm3", "mistral", "llama"])
+def test_windows_that_nobody_asked_for(model_type: str) -> None:
+    """Of classes with ``use_sliding_window`` they count only where that says so, of others always."""
+    config = {"model_type": model_type, **SIZES, "sliding_window": 64}
+
+    def read(**more: bool) -> int:
+        return read_class_shape(config | more, Fields(config | more, "config.json")).max_context
+
+    assert read(use_sliding_window=False) == 128
+    for counts in ({"use_sliding_window": True}, {} if model_type in ("mistral", "llama") else None):
+        if counts is None:
+            assert read() == 128
+            continue
+        with pytest.raises(HwgenError, match="sliding_window is 64; supported: none, or the whole context of 128 tokens"):
+            read(**counts)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "SmolLM3", "Phi3", "Granite", "Qwen2", "Qwen3"])
+def test_fields_that_are_left_out(kind: str) -> None:
+    """They mean what the class of ``transformers`` says."""
+    theirs = getattr(transformers, f"{kind}Config")()
+    wanted = {"sliding_window": None, "original_max_position_embeddings": 128}
+    config = {"model_type": theirs.model_type, **SIZES, **{n: v for n, v in wanted.items() if n in theirs.to_dict()}}
+    shape = read_class_shape(config, Fields(config, "config.json"))
+    assert (shape.rms_eps, shape.rope_theta) == (theirs.rms_norm_eps, theirs.rope_parameters["rope_theta"])
+    assert (shape.tied, shape.activation) == (theirs.tie_word_embeddings, theirs.hidden_act)

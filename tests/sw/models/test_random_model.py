@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from hwgen.decoder import LLAMA, QWEN2, QWEN3, DecoderLayer
-from hwgen.formats import widen_bf16
+from hwgen.formats import round_bf16, widen_bf16
 from hwgen.layout import pack_trits, unpack_trits
 from hwgen.numerics import GROUP
 from hwgen.published import PUBLISHED
+from hwgen.rounding import ceil_div
 from hwgen.sw.models.random_model import RandomModel, RandomTernary, random_model, sized_model
 from hwgen.vocabulary import HEAD_LARGEST
 from hwgen.weights import random_weights
@@ -31,6 +32,10 @@ def test_packed_trits_are_those_of_a_matrix(inputs: int) -> None:
     trits = unpack_trits(packed)[:, :inputs]
     np.testing.assert_array_equal(pack_trits(trits), packed)
     assert abs(trits.mean()) < 0.1 and abs((trits == 0).mean() - 1 / 3) < 0.1
+    rng, (whole, rest) = np.random.default_rng((1, 2)), divmod(inputs, 5)
+    np.testing.assert_array_equal(packed[:, :whole], rng.integers(0, 243, (300, whole), dtype=np.uint8))
+    if rest:
+        assert np.unique(packed[:, -1] - rng.integers(0, 3**rest, 300, dtype=np.uint8)).size == 1, "the padding of all rows"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -55,8 +60,9 @@ def test_what_a_model_has(engine: str, layer: DecoderLayer) -> None:
             else:
                 assert matrix.codes.shape == other.codes.shape and matrix.group == 128
     assert model.norm.shape == (WIDE.hidden,) and model.on_machine() is model
-    with pytest.raises(IndexError):
-        model.layers[WIDE.layers]
+    for number in (-1, WIDE.layers, WIDE.layers + 1):
+        with pytest.raises(IndexError):
+            model.layers[number]
     assert not hasattr(model.layers[0].matrices["q"], "_nothing")
 
 
@@ -93,6 +99,55 @@ def test_the_seed_decides() -> None:
         np.testing.assert_array_equal(matrices[0].packed(), matrices[1].packed())
         assert (matrices[0].packed() != matrices[2].packed()).any()
     assert (one.norm == two.norm).all() and (one.norm != other.norm).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_part_has_a_stream_of_its_own(engine: str) -> None:
+    """Numbers of numpy's generator: of parts of the model behind 2^20, where no layer is, of a layer by its number."""
+    model: Any = RandomModel(WIDE, QWEN2, engine, 7)
+
+    def stream(*numbers: int) -> np.random.Generator:
+        return np.random.default_rng((7, *numbers))
+
+    head, most, (vocab, hidden) = 1 << 20, HEAD_LARGEST[engine], (WIDE.vocab, WIDE.hidden)
+    np.testing.assert_array_equal(model.norm, stream(head, 0).uniform(0.5, 1.5, hidden).astype(np.float32))
+    bits = stream(head, 1).integers(0, 1 << 16, (vocab, hidden), dtype=np.uint16)
+    np.testing.assert_array_equal(model.embedding_bits() & 0x807F, bits & 0x807F)
+    for rows, low, high in ((slice(None), 0, vocab), (slice(10, 30), 10, 30), (slice(vocab - 9, None), vocab - 9, vocab)):
+        integers, scales = model.quantized_head(rows)
+        rng = stream(head, 2, low)
+        np.testing.assert_array_equal(integers, rng.integers(-most, most + 1, (high - low, hidden), dtype=np.int8))
+        np.testing.assert_array_equal(scales, rng.integers(0x3900, 0x3A00, high - low, dtype=np.uint16))
+    ternary, row_scales = model.short_head()
+    np.testing.assert_array_equal(row_scales, stream(head, 3).integers(0x3900, 0x3A00, vocab, dtype=np.uint16))
+    whole = stream(head, 4).integers(0, 243, (vocab, hidden // 5), dtype=np.uint8)
+    np.testing.assert_array_equal(ternary.packed()[:, : hidden // 5], whole)
+    if engine == "grouped":
+        groups = model.grouped_head.packed().reshape(-1, ceil_div(GROUP, 5))
+        whole = stream(head, 5).integers(0, 243, (len(groups), GROUP // 5), dtype=np.uint8)
+        np.testing.assert_array_equal(groups[:, : GROUP // 5], whole)
+        codes = stream(head, 5, 1).integers(64, 256, (vocab, hidden // GROUP), dtype=np.uint8)
+        np.testing.assert_array_equal(model.grouped_head.codes, codes)
+    rng = stream(head, 6)
+    np.testing.assert_array_equal(model.key_centers.mean, rng.normal(0, 0.5, (WIDE.layers, 32)).astype(np.float32))
+    np.testing.assert_array_equal(model.key_centers.first, rng.normal(0, 1, (WIDE.layers, 32)).astype(np.float32))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_layer_is_drawn_by_its_number(engine: str) -> None:
+    """First the scales of its matrices, where they have one, then gains, then biases."""
+    rng, layer = np.random.default_rng((7, 1)), RandomModel(WIDE, QWEN2, engine, 7).layers[1]
+    matrices: dict[str, Any] = dict(layer.matrices)
+    assert {name: m.seed for name, m in matrices.items()} == {n: (7, 1, i) for i, n in enumerate(QWEN2.matrices(WIDE))}
+    for matrix in matrices.values():
+        if engine != "int4":
+            scale = rng.uniform(0.7, 1.3) * (1.5 / matrix.inputs) ** 0.5 / (150 if engine == "grouped" else 1)
+            assert matrix.scale == float(np.float32(scale))
+    for name, size in QWEN2.norms(WIDE).items():
+        np.testing.assert_array_equal(layer.norms[name], rng.uniform(0.5, 1.5, size).astype(np.float32))
+    for name, size in QWEN2.biases(WIDE).items():
+        np.testing.assert_array_equal(layer.biases[name], round_bf16(rng.normal(0, 0.5, size)))
+    assert len(layer.biases) == 3
 
 
 @pytest.mark.parametrize("engine", ENGINES)

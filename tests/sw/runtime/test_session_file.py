@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,6 +32,7 @@ from hwgen.sw.runtime.kv_arrays import KvArrays, pack_pages, unpack_pages, with_
 from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.session_file import load_session, save_session
+from hwgen.sw.runtime.vector_tokens import VectorToken
 from hwgen.weights import ModelWeights, random_weights
 
 from ..conftest import CONFIG, SHAPE
@@ -133,6 +135,27 @@ def test_answer_goes_on_after_a_restart(engine: Engine, image: Image, tmp_path: 
     restored = load_session(other, tmp_path / "s")
     assert turn(other, restored, prompt(4, 1)) == expected
     assert restored.tokens == session.tokens == prompt(11) + first + prompt(4, 1) + expected[:-1]
+
+
+def test_what_was_said_is_for_its_owner(engine: Engine, tmp_path: Path) -> None:
+    """Whatever new files of this process are otherwise for, and whoever could read the file that was there."""
+    path, before = tmp_path / "s", os.umask(0)
+    try:
+        path.touch(0o666)
+        save_session(engine, Session(), path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_vector_anywhere_is_refused(engine: Engine, tmp_path: Path, place: int) -> None:
+    session = Session()
+    session.pending = [5, 6]
+    session.pending.insert(place, VectorToken(np.zeros(SHAPE.hidden, np.uint16)))
+    with pytest.raises(HwgenError, match="vectors in place of tokens cannot be saved"):
+        save_session(engine, session, tmp_path / "s")
+    assert not list(tmp_path.iterdir())
 
 
 def test_four_bits(engine: Engine, tmp_path: Path) -> None:
