@@ -87,10 +87,6 @@ def _nowhere(d: Descriptor) -> Vectors:
     return Vectors()
 
 
-def _always(d: Descriptor) -> bool:
-    return True
-
-
 def _nothing(d: Descriptor) -> State:
     return State.NONE
 

@@ -21,6 +21,14 @@ def test_last_column(bits: int, depth: int, rest: tuple[int, str]) -> None:
     assert last_column(bits, depth) == rest
 
 
+@pytest.mark.parametrize(("depth", "rest"), [
+    (512, 0), (513, 10), (1024, 10), (1025, 10), (2048, 10), (2049, 1), (4096, 1), (4097, 0),
+])
+def test_every_depth_has_its_column(depth: int, rest: int) -> None:
+    """Of 36, 18, 18 and 9 bits; deeper ones have none."""
+    assert last_column(28, depth) == (rest, "block" if rest else "distributed")
+
+
 def test_lanes_that_do_not_divide_the_chunk_waste_a_row_of_every_head() -> None:
     shape = {"max_heads": 16, "max_kv_heads": 8, "max_shared": 2, "query_lanes": 4}
     whole, ragged = (AttentionMemory(BuildConfig.from_dict(shape | {"chunk": chunk})) for chunk in (8, 6))

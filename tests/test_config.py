@@ -41,11 +41,35 @@ KV260 = load_board("kv260").config
     (KV260, "panel_rows", 2056, 2064),
     (BuildConfig(), "max_context", 1000, 1008),
     (BuildConfig(), "descriptor_queue", 1, 2),
+    (BuildConfig(), "max_head_dim", 8, 16), (BuildConfig(), "summary_rows", 32, 16), (BuildConfig(), "summary_rows", 3, 2),
+    (BuildConfig(), "bank_bytes", 12000, 8192), (BuildConfig(), "bank_bytes", 128, 256), (BuildConfig(), "query_lanes", 6, 4),
+    (BuildConfig(), "kv_block", 24, 16), (BuildConfig(port_bits=32), "burst", 1024, 256), (BuildConfig(), "beat_vectors", 3, 1),
+    (BuildConfig(engine="int4", rows=2, builders=1), "max_inputs", 1040, 1056),
+    (BuildConfig(engine="int4", rows=2, builders=1), "rows", 1, 2), (BuildConfig(), "topk", 114, 113),
+    (BuildConfig(engine="grouped", rows=2, builders=1), "rows", 1, 2), (BuildConfig(), "scratch_memory", "lut", "ultra"),
 ])
 def test_the_nearest_legal_value_is_named_and_legal(config: BuildConfig, name: str, value: object, nearest: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be .*, not {value!r}; the nearest legal value is {nearest!r}$"):
         replace(config, **{name: value})  # type: ignore[arg-type]
     replace(config, **{name: nearest})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"kv_block": 64}, "kv_block must be 8, 16 or 32 for beats of 32 bytes, not 64"),
+    ({"engine": "int4", "rows": 1, "builders": 1}, "rows must be 2 to 16 with an INT4 engine (slices of 4 to 32 inputs), not 1"),
+    ({"rows": 16}, "rows must be one of [1, 2, 4, 8] (it divides the vector width 8), not 16"),
+    ({"rows": 8, "beat_vectors": 2}, "rows must be one of [1, 2, 4] (it divides the vector width 4), not 8"),
+    ({"beat_vectors": 8}, "beat_vectors must be a power of two up to 4, not 8"),
+    ({"topk": 20, "shortlist": 2}, "topk must be at most 17, the rows that a short list of 2 blocks has at least, not 20"),
+    ({"burst": 1}, "burst must be at least a beat (2 words), not 1"),
+    ({"max_head_dim": 40}, "max_head_dim must be a multiple of 16"),
+    ({"groups": 4, "ring_beats": 3}, "ring_beats must be a multiple of groups (4), not 3; the nearest legal value is 4"),
+    ({"builders": 3}, "builders must be a divisor of the 14 tables of a lane, not 3; the nearest legal value is 2"),
+])
+def test_what_would_be_legal_is_said(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BuildConfig(**changes)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("beat_vectors", [4, 8])

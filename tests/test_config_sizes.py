@@ -12,7 +12,7 @@ from hwgen.boards import Board, MemoryRange, Platform, load_board
 from hwgen.config import BuildConfig, ConfigError, nearest_power_of_two, power_of_two
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3, Combine, DecoderLayer, Stage, Values
 from hwgen.errors import HwgenError, did_you_mean
-from hwgen.fabric_clocks import clock_parameters
+from hwgen.fabric_clocks import PLL_MHZ, clock_parameters
 from hwgen.shape import ModelShape
 
 KV260 = load_board("kv260")
@@ -66,6 +66,11 @@ def test_banks(changes: dict[str, int], streams: int) -> None:
     assert config.block_beats == streams * config.bank_bursts * 8
 
 
+def test_what_is_no_part_of_the_contract() -> None:
+    config = BuildConfig()
+    assert (config.name, config.clock_mhz, config.probe) == ("custom", 250, False)
+
+
 def test_powers_of_two() -> None:
     assert [n for n in range(-2, 20) if power_of_two(n)] == [1, 2, 4, 8, 16]
     assert [nearest_power_of_two(n) for n in (-3, 0, 1, 2, 3, 4, 7, 8, 9)] == [1, 1, 1, 2, 2, 4, 4, 8, 8]
@@ -101,6 +106,30 @@ def test_what_goes_together(changes: dict[str, Any], refused: str) -> None:
         return
     with pytest.raises(ConfigError, match=f"^{refused} must be"):
         BuildConfig(**changes)
+
+
+def test_sums_are_as_wide_as_the_largest() -> None:
+    """No bit less holds it, and no bit more is there, whatever the largest matrix: signed, of magnitudes up to these."""
+    for inputs in range(32, 4096, 32):
+        grouped, both = (BuildConfig(engine=engine, max_inputs=inputs, max_head_dim=16) for engine in ("grouped", "both"))
+        pairs = [
+            (both.ternary_acc_bits, 127), (grouped.ternary_acc_bits, 127 * 508), (both.int4_acc_bits, 3056 * 229376),
+            (both.digit_bits, 127), (grouped.result_bits, 127 * 508), (both.result_bits, 3056 * 229376),
+            (both.score_bits, 127 * 127), (BuildConfig(max_inputs=inputs).result_bits, 121 * 127),
+            (BuildConfig(max_head_dim=inputs).score_bits, 127 * 127),
+            (BuildConfig(max_head_dim=inputs, max_inputs=8, fp8_query=True).score_bits, 229376 * 127),
+        ]
+        for number, (bits, largest) in enumerate(pairs):
+            most = largest * (max(1024, inputs) if number == 8 else inputs)
+            assert -(2 ** (bits - 1)) <= -most < most < 2 ** (bits - 1) and most >= 2 ** (bits - 2), (inputs, number)
+
+
+def test_tokens_of_a_pass_are_a_byte_and_even() -> None:
+    """With the widest beats and blocks of as many keys there would be room for 256."""
+    wide: dict[str, Any] = {"beat_bytes": 256, "kv_block": 256, "max_head_dim": 128, "rows": 8, "builders": 1}
+    assert BuildConfig(**wide, chunk=254).chunk == 254
+    with pytest.raises(ConfigError, match="^chunk must be at most 254, not 256; the nearest legal value is 254$"):
+        BuildConfig(**wide, chunk=256)
 
 
 def test_memories_of_attention() -> None:
@@ -190,7 +219,8 @@ def test_stages(changes: dict[str, Any], message: str) -> None:
 def test_shapes(changes: dict[str, Any], fine: bool) -> None:
     usual: dict[str, Any] = {"hidden": 20, "layers": 2, "heads": 6, "kv_heads": 2, "head_dim": 4, "ffn": 30, "vocab": 9}
     if fine:
-        ModelShape(**usual | changes)
+        shape = ModelShape(**usual | changes)
+        assert hash(shape) == hash(replace(shape)), "lists, which JSON has, become tuples"
         return
     with pytest.raises(ValueError, match=f"{next(iter(changes))}|heads"):
         ModelShape(**usual | changes)
@@ -207,3 +237,4 @@ def test_frequencies_and_words() -> None:
     values = clock_parameters("zynq_ultra_ps_e", [(6, 1), (2, 3)])
     assert values["PSU__FPGA_PL0_ENABLE"] == "1" and values["PSU__FPGA_PL1_ENABLE"] == "0"
     assert [values[f"PSU__CRL_APB__PL1_REF_CTRL__{name}"] for name in ("DIVISOR0", "DIVISOR1", "SRCSEL")] == ["2", "3", "IOPLL"]
+    assert PLL_MHZ == {"zynq_ultra_ps_e": 1500, "processing_system7": 1000}, "board presets of either family"

@@ -38,7 +38,16 @@ def test_biases_stand_beside_their_matrices() -> None:
 def test_the_first_stage_norms_the_residual_stream() -> None:
     with pytest.raises(ValueError, match="must begin with a norm of the residual stream"):
         DecoderLayer("headless", LLAMA.stages[1:])
+    with pytest.raises(ValueError, match="stages of empty must begin"):
+        DecoderLayer("empty", ())
 
 
 def test_sizes_of_vectors() -> None:
     assert {values.name: values.size(SHAPE) for values in Values} == {"RESIDUAL": 32, "HEADS": 64, "ATTENDED": 32, "PRODUCT": 48}
+
+
+def test_a_stage_that_reads_what_one_before_has_written_is_normed_anew() -> None:
+    """The last of the stages with the same inputs writes the residual stream, the first one does not."""
+    *others, gate, up, _ = LLAMA.stages
+    changed = DecoderLayer("changed", (*others, gate, replace(up, writes=Values.RESIDUAL), replace(up, name="again")))
+    assert [[stage.name for stage in stages] for stages in changed.inputs] == [["qkv"], ["o"], ["gate", "up"], ["again"]]

@@ -79,6 +79,9 @@ def test_weights(temperature: float) -> None:
 def test_scales() -> None:
     assert draw_scale(1.0) == round(2**16 / math.log(2)) and draw_scale(100.0) == round(2**16 / math.log(2) / 100)
     assert draw_scale(0.00141) is not None and draw_scale(0.00140) is None and draw_scale(5e-324) is None
+    largest = 2**SCALE_BITS - 2
+    for least, scale in ((largest + 0.4, largest), (largest + 1.1, None)):
+        assert draw_scale(2**16 / math.log(2) / least) == scale
     for draw in (GREEDY, Draw(63, (1 << SCALE_BITS) - 1, 2**32 - 1), Draw(8, 5, 7)):
         assert draw_from(*draw_words(draw)) == draw
 

@@ -12,7 +12,7 @@ from hwgen.files import cache_directory, data_directory, locked, replacing, writ
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "a.json"
+    path = tmp_path / "very" / "deep" / "a.json"
     write_whole(path, "ä")
     assert path.read_bytes() == b"\xc3\xa4"
     with replacing(path) as part:

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from hwgen import formats
 from hwgen.formats import (
     SMALLEST,
     flush,
@@ -64,6 +65,19 @@ def test_large_arrays_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_finite(rows) and has_bf16_values(whole[2]) and not has_bf16_values(rows)
     rows[36, 23] = np.inf
     assert not is_finite(rows)
+
+
+def test_no_piece_is_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large array is worked on in rows that have so many elements together, at most, or one by one."""
+    assert formats._PIECE == 4 << 20, "a choice"
+    monkeypatch.setattr(formats, "_PIECE", 100)
+    for shape, pieces in (
+        ((37, 24), [4] * 9 + [1]), ((5, 24), [4, 1]), ((4, 24), [4]), ((3, 300), [1, 1, 1]), ((250,), [100, 100, 50]),
+        ((3, 5, 10), [2, 1]),
+    ):
+        values, seen = np.arange(np.prod(shape), dtype=np.float32).reshape(shape), list[np.ndarray]()
+        done = formats._by_pieces(lambda part, seen=seen: (seen.append(part), -part)[1], values, np.float32)  # type: ignore[misc]
+        assert [len(part) for part in seen] == pieces and np.array_equal(done, -values)
 
 
 def test_four_bits() -> None:

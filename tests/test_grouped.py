@@ -31,12 +31,27 @@ def test_codes() -> None:
     assert group_codes(np.zeros((2, 3), np.float32)) == (pytest.approx(np.zeros((2, 3))), 0.0)
 
 
+def test_weights() -> None:
+    """The scale of the matrix times that of the group times the trit."""
+    trits = np.tile(np.array([1, -1, 0, 1], np.int8), (2, 64))
+    matrix = GroupedMatrix(trits, np.array([[1, 255], [64, 0]], np.uint8), 0.25)
+    for row, scales in enumerate(((1, 508), (64, 0))):
+        for group, scale in enumerate(scales):
+            part = slice(GROUP * group, GROUP * group + GROUP)
+            assert matrix.dense()[row, part].tolist() == [scale / 4, -scale / 4, 0, scale / 4] * 32
+            assert matrix.integers()[row, part].tolist() == [scale, -scale, 0, scale] * 32
+    assert matrix.dense().dtype == np.float32 and (matrix.shape, matrix.rows, matrix.inputs) == ((2, 256), 2, 256)
+
+
 def test_refuses() -> None:
     trits = np.zeros((2, GROUP), np.int8)
     with pytest.raises(ValueError, match="inputs must be a multiple of 128, not 64"):
         GroupedMatrix(trits[:, :64], np.zeros((2, 1), np.uint8), 1.0)
-    with pytest.raises(ValueError, match=r"codes must be uint8 \(2, 1\), not uint8 \(2, 2\)"):
-        GroupedMatrix(trits, np.zeros((2, 2), np.uint8), 1.0)
+    for shape in ((2, 2), (1, 1), (2, 0), (3, 1)):
+        with pytest.raises(ValueError, match=rf"codes must be uint8 \(2, 1\), not uint8 \({shape[0]}, {shape[1]}\)"):
+            GroupedMatrix(trits, np.zeros(shape, np.uint8), 1.0)
+    with pytest.raises(ValueError, match=r"codes must be uint8 \(2, 1\), not int8 \(2, 1\)"):
+        GroupedMatrix(trits, np.zeros((2, 1), np.int8), 1.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="trits must be -1, 0 or 1, not 2"):
         GroupedMatrix(trits + np.int8(2), np.zeros((2, 1), np.uint8), 1.0)
     with pytest.raises(ConfigError, match="rows must be 2 or more with scales of groups of 128 inputs, not 1"):

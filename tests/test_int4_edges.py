@@ -25,7 +25,7 @@ from hwgen.formats import (
     to_four_bits,
     widen_bf16,
 )
-from hwgen.grouped import GroupedMatrix
+from hwgen.grouped import SCALES, GroupedMatrix
 from hwgen.int4 import (
     BlockMatrix,
     Int4Matrix,
@@ -105,7 +105,7 @@ def test_nearest_codes() -> None:
     assert np.array_equal(plain.scales, scales.astype(np.uint8))
     assert symmetric_scales(w, 16, 2.0)[1].tolist() == (2 * unit).tolist()
     middle = round_to_nearest(w, 16, midpoints=True)
-    assert middle.midpoints is not None and middle.scales.min() >= 1 and not middle.dense()[2].any()
+    assert middle.midpoints is not None and middle.scales.min() == 1 and not middle.dense()[2].any()
     assert np.abs(middle.dense() - w)[0].max() < np.abs(plain.dense() - w)[0].max() * 1.2
 
 
@@ -202,7 +202,7 @@ def test_random_models() -> None:
         assert model.engine == engine and model.head is not None and model.grouped_head is None and model.is_quantized
         if engine == "int4":
             assert (down.codes.min(), down.codes.max(), down.group) == (-8, 7, 32)
-            assert 60 <= down.scales.min() < 65 and 250 < down.scales.max() <= 255
+            assert (down.scales.min(), down.scales.max()) == (60, 255) and not has_bf16_values(model.embedding)
             assert -80 <= down.midpoints.min() < -75 and 75 < down.midpoints.max() <= 80
             unit = down.row_scale * 160 * 4.6 * 256**0.5
             assert 0.7 <= unit.min() < 0.72 and 1.28 < unit.max() <= 1.3
@@ -214,7 +214,15 @@ def test_random_models() -> None:
         assert 0.5 <= model.norm.min() < 0.55 and 1.45 < model.norm.max() <= 1.5
         assert 0.9 < model.embedding.std() < 1.1 or engine == "grouped"
         assert model.head.std() == pytest.approx(128**-0.5, rel=0.02) and 0.4 < model.layers[0].biases["q_bias"].std() < 0.6
-    assert random_weights(SHAPE, 2, LLAMA, "grouped").grouped_head is not None
+        assert abs(model.layers[0].biases["q_bias"].mean()) < 0.1 and abs(model.head.mean()) < 0.01 and model.key_centers is None
+    grouped = random_weights(SHAPE, 2, LLAMA, "grouped").grouped_head
+    assert grouped is not None and set(np.unique(grouped.trits)) == {-1, 0, 1}
+    scales = SCALES[grouped.codes] * np.float32(grouped.scale)
+    assert 0.49 < scales.min() < 0.51 and 1.49 < scales.max() < 1.5001 and 0.95 < scales.mean() < 1.05
+    centers = random_weights(replace(SHAPE, layers=20), 2, LLAMA, "int4", kv="k4v4").key_centers
+    assert centers is not None and centers.mean.shape == centers.first.shape == (20, 64)
+    for rows, size in ((centers.mean, 0.5), (centers.first, 1)):
+        assert abs(rows.mean()) < 0.1 * size and rows.std() == pytest.approx(size, rel=0.1)
     assert random_weights(SHAPE, 2, LLAMA, "int4", symmetric=True).layers[0].matrices["q"].symmetric
 
 

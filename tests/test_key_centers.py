@@ -99,6 +99,13 @@ def test_a_common_part_costs_keys_of_four_bits_less() -> None:
     assert float(change.std()) < 1e-5 * float(change.abs().mean())
 
 
+def test_centers_are_themselves() -> None:
+    """Arrays are not compared one by one: other centers are others, and any may be a key."""
+    rows = np.zeros((1, 2), np.float32)
+    one, other = KeyCenters(rows, rows), KeyCenters(rows, rows)
+    assert one != other and len({one, other, one}) == 2
+
+
 def test_wrong_centers_are_refused() -> None:
     weights = random_weights(SHAPE, 1, LLAMA, "int4", kv="k4v4")
     assert weights.key_centers is not None

@@ -110,15 +110,20 @@ def test_slices_that_groups_cannot_be_cut_into() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 8, 16, 24, 33, 64, 65])
-@pytest.mark.parametrize("board", [False, True])
-def test_scales_of_groups(rows: int, board: bool) -> None:
-    """There and back, in as many beats as are counted: scales of a group, whole slices, and short ones, several a beat."""
-    config = load_board("kv260").for_engine("grouped").config if board else BuildConfig(
+@pytest.mark.parametrize(("config", "parts"), [
+    (BuildConfig(
         engine="grouped", beat_bytes=16, rows=2, groups=2, builders=7, kv_block=16, max_inputs=256, panel_rows=96, lanes=1,
-    )
+    ), 4),
+    (load_board("kv260").for_engine("grouped").config, 4),
+    # slices of 80 inputs: what is left of a group are 48, ten of the 16 bytes of a row
+    (BuildConfig(engine="grouped", rows=2, builders=1), 1),
+], ids=["small", "kv260", "long slices"])
+def test_scales_of_groups(rows: int, config: BuildConfig, parts: int) -> None:
+    """There and back, in as many beats as are counted: scales of a group, whole slices, and short ones, several a beat."""
     rng = np.random.default_rng(rows)
     trits, codes = rng.integers(-1, 2, (rows, 256)).astype(np.int8), rng.integers(0, 256, (rows, 2)).astype(np.uint8)
     layout, cut = GroupedLayout(config, rows, 256), GroupSlices(config)
+    assert cut.parts == parts
     assert (cut.whole, cut.rest_inputs, cut.count) == (128 // config.slice_inputs, 128 % config.slice_inputs, cut.whole + 1)
     used = cut.parts * cut.rest_bytes
     assert cut.rest_bytes == -(-cut.rest_inputs // 5) and used <= cut.row_bytes < 2 * used
@@ -169,15 +174,16 @@ def test_keys_and_values(config: BuildConfig, format: Format) -> None:
     assert [kv_format_name(f | Format.FP8) for f in (Format.NONE, Format.INT4_VALUES, KV)] == ["k8v8", "k8v4", "k4v4"]
 
 
+@pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize(("vocab", "inputs"), [(5, 20), (16, 32), (40, 33)])
-def test_rows_of_a_short_list(vocab: int, inputs: int) -> None:
+def test_rows_of_a_short_list(vocab: int, inputs: int, groups: int) -> None:
     """Blocks of 16 rows: two beats of scales, of which the second has none, then two bytes of every row a beat."""
     rng = np.random.default_rng(vocab)
     rows = rng.integers(-121, 122, (vocab, inputs)).astype(np.int8)
     scales = rng.integers(1, 1 << 16, vocab).astype(np.uint16)
     blocks, padded = -(-vocab // 16), -(-inputs // 8) * 8
-    each = -(-(2 + padded // 2) // 2) * 2
-    beats = pack_head(CONFIG, rows, scales).reshape(blocks, each, 32)
+    each = -(-(2 + padded // 2) // groups) * groups
+    beats = pack_head(replace(CONFIG, groups=groups), rows, scales).reshape(blocks, each, 32)
     full, all_scales = np.zeros((blocks * 16, padded), np.int8), np.zeros(blocks * 16, np.uint16)
     full[:vocab, :inputs], all_scales[:vocab] = rows, scales
     for block in range(blocks):

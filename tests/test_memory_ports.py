@@ -6,7 +6,7 @@ import pytest
 
 from hwgen.boards import board_names, load_board
 from hwgen.errors import HwgenError
-from hwgen.memory_ports import MEMORY_PORTS, AxiWidths, afi_settings, memory_port
+from hwgen.memory_ports import MEMORY_PORTS, AxiWidths, afi_settings, design_settings, memory_port
 
 
 def test_pins() -> None:
@@ -44,11 +44,26 @@ def test_settings_of_the_fifo() -> None:
         (0xFD390014, 0x100F, 0), (0xFD390018, 0xF, 7), (0xFD39001C, 0xF, 0),
     ]
     assert [f.value for f in afi_settings("zynq_ultra_ps_e", ["S_AXI_HPC0_FPD"], 32)][::3] == [2, 2]
+    assert [f.value for f in afi_settings("zynq_ultra_ps_e", ["S_AXI_HPC0_FPD"], 64)][::3] == [1, 1]
+    assert [f.value for f in afi_settings("processing_system7", ["S_AXI_HP1"], 32)][::3] == [1, 1]
     fields = afi_settings("processing_system7", ["S_AXI_HP0", "S_AXI_HP2"], 64)
     assert [(f.address, f.mask, f.value) for f in fields[6:]] == [
         (0xF800A000, 0x3, 0), (0xF800A004, 0x7, 7), (0xF800A008, 0xF, 0),
         (0xF800A014, 0x3, 0), (0xF800A018, 0x7, 7), (0xF800A01C, 0xF, 0),
     ]
+
+
+@pytest.mark.parametrize("one", [1, "1"])
+def test_settings_of_a_design(one: object) -> None:
+    """Of the ports that its parameters say are used, each with its own width; others may be there, and off, or not be named."""
+    parameters = {
+        "PSU__USE__S_AXI_GP2": one, "PSU__SAXIGP2__DATA_WIDTH": 128, "PSU__USE__S_AXI_GP5": one, "PSU__SAXIGP5__DATA_WIDTH": "32",
+        "PSU__USE__S_AXI_GP3": "0", "PSU__SAXIGP3__DATA_WIDTH": "64", "PSU__USE__S_AXI_GP4": 11,
+    }
+    expected = afi_settings("zynq_ultra_ps_e", ["S_AXI_HP0_FPD"], 128) + afi_settings("zynq_ultra_ps_e", ["S_AXI_HP3_FPD"], 32)
+    assert design_settings("zynq_ultra_ps_e", parameters) == expected and len(expected) == 12
+    assert [f.text.partition(",")[0] for f in expected[::6]] == ["S_AXI_HP0_FPD", "S_AXI_HP3_FPD"]
+    assert design_settings("processing_system7", {"PCW_USE_S_AXI_HP0": "0"}) == ()
 
 
 @pytest.mark.parametrize("board", [b for b in board_names() if load_board(b).platform])

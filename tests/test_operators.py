@@ -18,6 +18,7 @@ from hwgen.golden.machine import GoldenMachine
 from hwgen.operators import (
     OPERATORS,
     State,
+    Unit,
     Vectors,
     active_tokens,
     check_complete,
@@ -234,5 +235,35 @@ def test_heads_and_segments() -> None:
     }
 
 
+def test_places_of_parameters_and_ranks() -> None:
+    """What is one row for all tokens has no stride; the first row of the vocabulary begins anew, others go on from those before."""
+    load = Descriptor(opcode=Opcode.PARAM, dst=40, dst_stride=3, vectors=6, token_count=1)
+    assert OPERATORS[Opcode.PARAM].param_writes(load) == Vectors(40, 0, 6)
+    assert OPERATORS[Opcode.ROTARY].param_writes(load) == Vectors(40, 3, 6)
+    norm = Descriptor(opcode=Opcode.NORM, param=9, src=5, src_stride=7, vectors=4, heads=3)
+    assert OPERATORS[Opcode.NORM].param_reads(norm) == Vectors(9, 0, 4)
+    assert OPERATORS[Opcode.NORM].scratch_reads(norm) == Vectors(5, 7, 4) and not OPERATORS[Opcode.NORM].scratch_writes(norm).count
+    of_heads = replace(norm, flags=Flag.STORE)
+    assert OPERATORS[Opcode.NORM].scratch_reads(of_heads) == OPERATORS[Opcode.NORM].scratch_writes(of_heads) == Vectors(5, 7, 12)
+    drain = Descriptor(opcode=Opcode.DRAIN, param=9, vectors=4)
+    assert not OPERATORS[Opcode.DRAIN].param_reads(drain).count
+    assert OPERATORS[Opcode.DRAIN].param_reads(replace(drain, format=Format.FP8)) == Vectors(9, 0, 4)
+    always = State.ACCUMULATORS | State.SCALES
+    for flag, state in ((Flag.STORE, State.NONE), (Flag.SHORTLIST, State.SCORES), (Flag.CANDIDATES, State.CANDIDATES)):
+        ranked = replace(drain, flags=flag)
+        assert OPERATORS[Opcode.DRAIN].writes(ranked) == state and OPERATORS[Opcode.DRAIN].reads(ranked) == always
+        assert OPERATORS[Opcode.DRAIN].reads(replace(ranked, stride=1)) == always | state
+    attention = Descriptor(opcode=Opcode.ATTENTION, dst=50, dst_stride=20, heads=4, head_vectors=3)
+    row = OPERATORS[Opcode.ATTENTION]
+    assert row.scratch_writes(attention) == Vectors(50, 20, 12) and row.writes(attention) == State.NONE
+    assert row.reads(attention) == State.QUERIES | State.KEYS | State.VALUES | State.CHOICE
+    choice = replace(attention, flags=Flag.CHOOSE)
+    assert (row.scratch_writes(choice), row.reads(choice), row.writes(choice)) == (Vectors(), State.QUERIES, State.CHOICE)
+
+
 def test_nothing_is_nothing() -> None:
+    assert [(unit.name, int(unit)) for unit in Unit] == [
+        ("LOADER", 0), ("VECTOR", 1), ("LINEAR", 2), ("ATTENTION", 3), ("KV_WRITER", 4),
+    ], "numbers of their bits"
+    assert list((State.CHOICE | State.QUERIES).each()) == [State.QUERIES, State.CHOICE] and not list(State.NONE.each())
     assert not State.NONE and len({state.value for state in State}) == len(State)

@@ -29,3 +29,4 @@ def test_depths_are_those_of_the_addresses(config: BuildConfig) -> None:
     words = {"scratch": (32, w, "f32"), "param": (32, w, "f32"), "act": (8, w, "int"), "acc": (c.acc_bits, w, "int"),
              "query": (8, w, "int"), "query_scale": (32, 1, "f32"), "kv": (8, w, "int"), "kv_scale": (16, 1, "bf16")}
     assert probes(config) == [Probe(name, address + 1, *words[name]) for name, address in last.items()]
+    assert {type(number) for p in probes(config) for number in (p.depth, p.word_bits, p.lanes)} == {int}

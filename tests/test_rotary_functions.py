@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -89,3 +90,42 @@ def test_nothing_else_makes_rotary_rows(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(math, name, None)
     hwgen.rotary._frequencies.cache_clear()
     assert np.array_equal(rotary_rows(shape, np.arange(50)), rows)
+
+
+#: Three parts of half of pi, and two divided by pi.
+PARTS = [float.fromhex(text) for text in ("0x1.921fb544p0", "0x0.42d18469p-32", "0x0.898cc51701b839p-64")]
+TURNS = float.fromhex("0x0.a2f9836e4e4415p0")
+
+
+def series(r: float, first: int, last: int) -> float:
+    """Taylor's of a cosine (``first`` 0) or of a sine divided by ``r`` (1), up to the power ``last`` of ``r``."""
+    total = (-1.0) ** (last // 2) / float(math.factorial(last))
+    for power in range(last - 2, first - 1, -2):
+        total = total * (r * r) + (-1.0) ** (power // 2) / float(math.factorial(power))
+    return total
+
+
+def plain(angle: float) -> tuple[float, float]:
+    turns = float(round(angle * TURNS))
+    rest = angle
+    for part in PARTS:
+        rest = rest - turns * part
+    cos, sin = series(rest, 0, 18), rest * series(rest, 1, 17)
+    return {0: (cos, sin), 1: (-sin, cos), 2: (-cos, -sin), 3: (sin, -cos)}[int(turns) % 4]
+
+
+def test_every_bit() -> None:
+    """Those that Python's own floats make, in the order that the contract gives sums and products."""
+    rng = np.random.default_rng(1)
+    angles = np.concatenate((rng.uniform(-1, 1, 3000), rng.uniform(-20000, 20000, 3000), rng.uniform(-1.6e6, 1.6e6, 3000)))
+    cos, sin = cos_and_sin(angles)
+    expected = np.array([plain(float(angle)) for angle in angles])
+    assert np.array_equal(cos, expected[:, 0]) and np.array_equal(sin, expected[:, 1])
+
+
+def test_parts_of_half_of_pi() -> None:
+    """Of the first two products with numbers up to 2^20 nothing is lost; together the parts are pi / 2 to 2^-116."""
+    assert all(Fraction(part) * 2**64 % 1 == 0 and float(Fraction(part) * (2**20 - 1)) == Fraction(part) * (2**20 - 1)
+               for part in PARTS[:2])
+    pi = Fraction(PI)
+    assert abs(sum(map(Fraction, PARTS)) - pi / 2) < Fraction(1, 2**116) and abs(Fraction(TURNS) * pi / 2 - 1) < Fraction(1, 2**52)

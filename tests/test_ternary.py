@@ -13,6 +13,9 @@ def test_ternary_matrix_refuses() -> None:
         TernaryMatrix(np.array([[0, -2]], np.int8), 1.0)
     with pytest.raises(ValueError, match="trits must be an int8 matrix"):
         TernaryMatrix(np.zeros((2, 2), np.int32), 1.0)  # type: ignore[arg-type]
+    for shape in ((), (4,), (1, 2, 2)):
+        with pytest.raises(ValueError, match="trits must be an int8 matrix"):
+            TernaryMatrix(np.zeros(shape, np.int8), 1.0)
     with pytest.raises(ValueError, match="scale must be a finite float32 value, not 0.1"):
         TernaryMatrix(np.zeros((2, 2), np.int8), 0.1)
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hwgen.decoder import LLAMA
+from hwgen.formats import quantize_head, ternary_head
+from hwgen.grouped import GroupedMatrix
 from hwgen.shape import ModelShape
 from hwgen.ternary import TernaryMatrix
 from hwgen.weights import ModelWeights, random_weights
@@ -49,3 +51,26 @@ def test_refuses_wrong_parts() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ModelWeights(**(parts | change))
+
+
+def test_rows_of_the_short_list() -> None:
+    """Trits of the rows, each with its scale; that of the matrix is 1. A head that is not shared has rows of its own."""
+    model = random_weights(dataclasses.replace(SHAPE, tied=False), 1)
+    matrix, scales = model.short_head()
+    trits, expected = ternary_head(model.head_rows)
+    assert matrix.scale == 1 and np.array_equal(matrix.trits, trits) and np.array_equal(scales, expected)
+    assert model.head is not None and not np.array_equal(trits, ternary_head(model.embedding)[0])
+    for rows in (slice(None), slice(3, 9)):
+        assert np.array_equal(model.quantized_head(rows)[0], quantize_head(model.head[rows], 121)[0])
+
+
+def test_a_head_with_scales_of_groups_is_for_models_of_such_matrices() -> None:
+    shape = ModelShape(hidden=128, layers=1, heads=8, kv_heads=2, head_dim=16, ffn=128, vocab=50)
+    good, ternary = random_weights(shape, 1, LLAMA, "grouped"), random_weights(shape, 1, LLAMA)
+    head = good.grouped_head
+    assert head is not None
+    short = GroupedMatrix(head.trits[:49], head.codes[:49], head.scale)
+    for model, wrong in ((ternary, head), (good, short), (ternary, short)):
+        with pytest.raises(ValueError, match=r"grouped_head must be \(50, 128\) in a model of such matrices, not"):
+            dataclasses.replace(model, grouped_head=wrong)
+    assert dataclasses.replace(good, grouped_head=None).engine == "grouped"

@@ -280,16 +280,18 @@ def commit(root: Path) -> str:
     return done.stdout.strip() or "unknown"
 
 
-def still_open(record: Path, mutants: Sequence[HostMutant]) -> set[HostMutant]:
-    """Those that an earlier record does not say to be found."""
-    before = json.loads(record.read_text())
-    rows = {(row["file"], row["line"], row["after"]) for row in before["survivors"] + before["known_harmless"]}
-    return {mutant for mutant in mutants if (mutant.file, mutant.line, mutant.after) in rows}
+def still_open(record: dict[str, Any], mutants: Sequence[HostMutant]) -> set[HostMutant]:
+    """Those that an earlier record does not say to be found. Raises ValueError where it is not of these faults."""
+    rows = {(row["file"], row["line"], row["after"]) for row in record["survivors"] + record["known_harmless"]}
+    found = {mutant for mutant in mutants if (mutant.file, mutant.line, mutant.after) in rows}
+    if len(found) < len(rows) or len(mutants) != record["mutants"]:
+        raise ValueError("the record is of other sources, modules or another seed")
+    return found
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutants", type=int, default=200)
+    parser.add_argument("--mutants", type=int, default=200, help="default: %(default)s; with --again as many as the record has")
     parser.add_argument("--seed", type=int, default=1, help="which are drawn, and in what order they run")
     parser.add_argument("--modules", nargs="+", metavar="GLOB", default=MODULES, help="where; default: %(default)s")
     parser.add_argument("--tests", nargs="+", metavar="GLOB", default=TESTS, help="what shall find them; default: %(default)s")
@@ -311,14 +313,19 @@ def main() -> int:
             copy_tree(options.root, tree)
         modules = files_of(trees[0], options.modules, NO_MODULES)
         texts = {module: (trees[0] / module).read_text(encoding="utf-8") for module in modules}
-        mutants = draw(texts, options.mutants, options.seed)
+        record = json.loads(options.again.read_text()) if options.again else None
+        mutants = draw(texts, record["mutants"] if record else options.mutants, options.seed)
         say(f"{len(mutants)} faults in {len(modules)} modules")
         if not mutants:
             say("error: no module in which a fault could be planted")
             return 2
-        chosen = still_open(options.again, mutants) if options.again else set(mutants)
+        try:
+            chosen = still_open(record, mutants) if record else set(mutants)
+        except ValueError as error:
+            say(f"error: {error}; run it without --again")
+            return 2
         before = {mutant: Fate(None if mutant in chosen else "an earlier run", ()) for mutant in mutants}
-        fates = before if options.again else {}
+        fates = before if record else {}
         tests = files_of(trees[0], options.tests, NO_TESTS)
         reaches = learn(trees[0], Path(folder), modules, tests, options.root / "build" / "verify" / "host-reach.json")
         todo = [mutant for mutant in mutants if mutant in chosen]

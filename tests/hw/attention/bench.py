@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "answer_runs",
     "begin_operator",
+    "cut_by_reset",
     "drive_operator",
     "idle_inputs",
     "pack_bytes",
@@ -120,6 +121,18 @@ async def begin_operator(dut: Any) -> None:
         await ClockCycles(dut.clk, 2)
     dut.op__descriptor.value = descriptor
     await pulse(dut, dut.start)
+
+
+async def cut_by_reset(dut: Any, beats: Source, items: Sequence[int], cycles: int) -> None:
+    """Start the operator on the bus, with its beats at hand, and reset the unit so many cycles later."""
+    beats.items += items
+    await begin_operator(dut)
+    await ClockCycles(dut.clk, cycles)
+    dut.rst.value = 1
+    beats.clear()
+    await RisingEdge(dut.clk)
+    dut.rst.value = 0
+    await RisingEdge(dut.clk)
 
 
 async def start_and_wait(dut: Any, limit: int = 20000) -> int:

@@ -12,7 +12,7 @@ import cocotb
 import numpy as np
 import pytest
 import torch
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Format, Opcode
@@ -27,7 +27,7 @@ from tests.hw.attention.bench import (
     FORMATS,
     AttentionBench,
     Source,
-    begin_operator,
+    cut_by_reset,
     drive_operator,
     idle_inputs,
     pack_bytes,
@@ -213,14 +213,7 @@ async def attends(dut: Any) -> None:
         drive_operator(dut, case.descriptor(dst), runs=[(*run, 0) for run in case.runs])
         beats.stall = stall
         if interrupt:
-            beats.items += case.beats(rng)
-            await begin_operator(dut)
-            await ClockCycles(dut.clk, interrupt)
-            dut.rst.value = 1
-            beats.clear()
-            await RisingEdge(dut.clk)
-            dut.rst.value = 0
-            await RisingEdge(dut.clk)
+            await cut_by_reset(dut, beats, case.beats(rng), interrupt)
         written.clear()
         items = case.beats(rng)
         beats.taken = 0

@@ -27,7 +27,7 @@ from tests.hw.attention.bench import (
     FORMATS,
     AttentionBench,
     Source,
-    begin_operator,
+    cut_by_reset,
     drive_operator,
     idle_inputs,
     pack_bytes,
@@ -163,14 +163,7 @@ async def chooses(dut: Any) -> None:
         beats.stall = stall
         drive_operator(dut, case.choosing(dst), runs=case.table())
         if interrupt:
-            beats.items += case.summary_beats(rng)
-            await begin_operator(dut)
-            await ClockCycles(dut.clk, interrupt)
-            dut.rst.value = 1
-            beats.clear()
-            await RisingEdge(dut.clk)
-            dut.rst.value = 0
-            await RisingEdge(dut.clk)
+            await cut_by_reset(dut, beats, case.summary_beats(rng), interrupt)
         written.clear()
         dones, beats.taken, items = 0, 0, case.summary_beats(rng)
         beats.items += items

@@ -11,7 +11,7 @@ import cocotb
 import numpy as np
 import pytest
 import torch
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import RisingEdge
 
 from hwgen.config import BuildConfig
 from hwgen.descriptors import Descriptor, Fetch, Format, Opcode
@@ -22,7 +22,7 @@ from tests.cocotb_runner import cocotb_parameters, reader, run_cocotb, start_clo
 from tests.hw.attention.bench import (
     AttentionBench,
     Source,
-    begin_operator,
+    cut_by_reset,
     drive_operator,
     idle_inputs,
     pack_bytes,
@@ -119,14 +119,7 @@ async def lists(dut: Any) -> None:
         items = [pack_bytes(beat) for block in blocks for beat in packed[block]]
         beats.stall, listed.stall = stall, full
         if interrupt:
-            beats.items += items
-            await begin_operator(dut)
-            await ClockCycles(dut.clk, interrupt)
-            dut.rst.value = 1
-            beats.clear()
-            await RisingEdge(dut.clk)
-            dut.rst.value = 0
-            await RisingEdge(dut.clk)
+            await cut_by_reset(dut, beats, items, interrupt)
         listed.found, listed.opened = [], []
         beats.items, beats.taken = list(items), 0
         cycles = await start_and_wait(dut)

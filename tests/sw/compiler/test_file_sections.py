@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.sw.compiler.file_sections import SECTOR, FileConstants, Section, sector_checksum
+from hwgen.sw.compiler import file_sections
+from hwgen.sw.compiler.file_sections import SECTOR, FileConstants, FileRows, Section, read_section, sector_checksum
 
 DATA = np.random.default_rng(5).integers(0, 256, 5 * SECTOR + 37, dtype=np.uint8)
 
@@ -86,3 +88,50 @@ def test_the_block_with_a_wrong_byte_is_named(tmp_path: Path, offset: int) -> No
     block = 4096 + offset // 2048 * 2048
     with pytest.raises(HwgenError, match=f"is damaged: wrong checksum at byte {block:,}\\b"):
         read_in(constants, (SECTOR, 6 * SECTOR))
+
+
+def test_the_system_is_told_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block once, in order, when it is at most so many bytes ahead; and that it should not guess."""
+    told = list[tuple[int, int, int]]()
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *what: told.append(what))
+    monkeypatch.setattr(file_sections, "AHEAD", 4096)
+    blocks = [(4096 + 2048 * n, 2048, os.POSIX_FADV_WILLNEED) for n in range(7)]
+    with constants_of(tmp_path / "file", CONSTANTS).reading() as read:
+        assert told == [(4096, CONSTANTS.size, os.POSIX_FADV_RANDOM)]
+        for size, ahead in ((2047 + 1 - SECTOR, 3), (SECTOR, 3), (SECTOR, 4), (CONSTANTS.size - 2048 - SECTOR, 7)):
+            read(np.empty(size, np.uint8))
+            assert told[1:] == blocks[:ahead]
+
+
+def test_reads_that_end_early_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: read(file, [views[0][:100]], offset))
+    np.testing.assert_array_equal(read_in(constants_of(tmp_path / "file", CONSTANTS), (SECTOR, 7 * SECTOR)), CONSTANTS)
+
+
+@pytest.mark.parametrize("change", [-1, 0, 1])
+def test_a_checksum_is_wrong_whichever_is_larger(tmp_path: Path, change: int) -> None:
+    """Of a small section, of constants and of a row: the one of the file is 1 less or 1 more than that of the bytes."""
+    path, data = tmp_path / "file", CONSTANTS[:4096]
+    path.write_bytes(bytes(512) + data.tobytes())
+
+    def small() -> None:
+        with path.open("rb") as file:
+            sums = np.array([5, zlib.crc32(data) + change], "<u4")
+            assert read_section(path, file, Section(512, data.size, data.size, 1), sums) == data.tobytes()
+
+    def constants() -> None:
+        sums = np.array([5, *(naive(part.tobytes()) + change for part in (data[:2048], data[2048:]))], "<u4")
+        np.testing.assert_array_equal(read_in(FileConstants(path, Section(512, data.size, 2048, 1), sums), ()), data)
+
+    def row() -> None:
+        sums = np.array([5, *(zlib.crc32(data[first : first + 64]) + change for first in range(0, 4096, 64))], "<u4")
+        rows = FileRows(path, Section(512, data.size, 64, 1), sums).gather([63, 0, 9])
+        np.testing.assert_array_equal(rows, data.view("<u2").reshape(64, 32)[[63, 0, 9]])
+
+    for read in (small, constants, row):
+        if not change:
+            read()
+            continue
+        with pytest.raises(HwgenError, match="is damaged: wrong checksum at byte"):
+            read()

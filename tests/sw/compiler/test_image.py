@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from hwgen.boards import load_board
-from hwgen.descriptors import Fetch, Opcode, unpack_program
+from hwgen.descriptors import Fetch, Format, Opcode, unpack_program
 from hwgen.published import published_model
 from hwgen.sw.compiler.compile import compile_model, plan_image
 from hwgen.sw.compiler.image import Image, Places
@@ -74,6 +75,7 @@ def check_parts(image: Image, most: int) -> None:
         assert part.bytes <= most or len(large) == 1
         at += part.bytes
     assert at == image.constants.bytes
+    assert all(a.bytes + b.bytes > most for a, b in pairwise(image.constant_parts)), "no more of them than needed"
     for d in image.descriptors:
         if d.fetch in (Fetch.STREAM, Fetch.POSITION, Fetch.SHORTLIST):
             (region,) = [r for r in regions if r.offset <= d.stream_address < r.offset + r.bytes]
@@ -148,3 +150,58 @@ def test_a_plan_packs_what_compiling_does(weights: ModelWeights) -> None:
     tokens = [3, SHAPE.vocab - 1, 3]
     np.testing.assert_array_equal(lazy.rows(tokens), packed.rows(tokens))
     assert lazy.model_hash == packed.model_hash
+
+
+def whole_frames(sizes: list[int]) -> int:
+    return sum(-(-size // 4096) for size in sizes) * 4096
+
+
+@pytest.mark.parametrize("head", ["exact", "shortlist"])
+def test_buffers_in_bytes(weights: ModelWeights, head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 45 bf16 numbers take four beats of 32 bytes, at multiples of 256; 259 logits 33 beats. A loop has all rows."""
+    image = compile_model(CONFIG, weights, head=head)
+    program = whole_frames([64 * (len(image.descriptors) + 8)])
+    buffers = {"program": [program], "rows": [image.chunk * 256], "logits": [1056 * (1 if head == "shortlist" else image.chunk)]}
+    assert image.row_bytes == 256 and buffers.items() <= image.buffers().items()
+    assert sum(image.buffers()["constants"]) == image.constants.bytes and sum(image.page_buffers) == image.pages * image.page_bytes
+    assert image.loop_buffers == [259 * 256, program]
+    needed = whole_frames([259 * 256, program, *(size for sizes in image.buffers().values() for size in sizes)])
+    assert image.memory_bytes() == needed + MIB and image.memory_bytes(1) == needed + 4096 and image.memory_bytes(0) == needed
+    monkeypatch.setattr("hwgen.sw.compiler.image.LOOP_TABLE", 259 * 256)
+    assert image.loop_buffers
+    monkeypatch.setattr("hwgen.sw.compiler.image.LOOP_TABLE", 259 * 256 - 1)
+    assert image.loop_buffers == [] and image.memory_bytes(0) == needed - whole_frames([259 * 256]) - program
+
+
+def test_a_program_of_the_first_layers(weights: ModelWeights) -> None:
+    """It ends with the keys and values of the last of them, without its attention and what would turn that back."""
+    image = compile_model(replace(CONFIG, int4_kv=True), replace(weights, kv="k4v4"))
+    places = Places((1 << 20,) * len(image.constant_parts), 1 << 24)
+    moved = {(d.layer, d.tag): d for d in unpack_program(image.program(places))}
+    for layers in (1, 2):
+        writes = [i for i, d in enumerate(image.descriptors) if d.opcode is Opcode.KV_WRITE]
+        kept = [
+            i for i, d in enumerate(image.descriptors[: writes[layers - 1] + 1])
+            if not (d.layer == layers - 1 and (d.opcode is Opcode.ATTENTION or Format.UNMIX in d.format))
+        ]
+        assert len(kept) < writes[layers - 1], "attention is left out, and a turn back"
+        found = list(unpack_program(image.program(places, layers)))
+        assert found == [replace(moved[image.descriptors[i].layer, i], tag=n) for n, i in enumerate(kept)]
+    for wrong in (0, 3):
+        with pytest.raises(ValueError, match=f"layers must be 1 to 2, not {wrong}"):
+            image.first_layers(wrong)
+
+
+def test_images_are_themselves(weights: ModelWeights) -> None:
+    """Arrays are not compared one by one: a copy is another image, and any may be a key."""
+    image = compile_model(CONFIG, weights)
+    copy = replace(image)
+    assert image != copy and len({image, copy, image}) == 2
+
+
+@pytest.mark.parametrize(("name", "engine", "board"), [
+    ("bitnet-0.73b", "ternary", "kv260"), ("bonsai-1.7b", "grouped", "kv260"), ("llama-1b", "int4", "kv260"),
+])
+def test_the_engine_that_an_image_needs(name: str, engine: str, board: str) -> None:
+    image = planned(name, board, "exact", 256)
+    assert (image.engine, image.kv, image.head) == (engine, "k8v8", "exact")

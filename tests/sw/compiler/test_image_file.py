@@ -17,11 +17,14 @@ import pytest
 from hwgen.boards import Board, load_board
 from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.errors import HwgenError
+from hwgen.key_centers import KeyCenters
 from hwgen.sw.compiler.compile import compile_model, plan_image
+from hwgen.sw.compiler.constants import ArrayConstants
 from hwgen.sw.compiler.image import Image, Places
-from hwgen.sw.compiler.image_file import PREAMBLE, CompiledModel, load_image, save_image
+from hwgen.sw.compiler.image_file import PREAMBLE, CompiledModel, check_same_build, load_image, save_image
 from hwgen.sw.models.open import open_model
 from hwgen.sw.models.random_model import sized_model
+from hwgen.sw.progress import Ticker
 from hwgen.sw.runtime.llm import LLM
 from hwgen.weights import ModelWeights
 
@@ -126,6 +129,18 @@ def rewrite(path: Path, **changes: object) -> None:
     path.write_bytes(data)
 
 
+def add_to_checksum(path: Path, number: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[16:20] = (int.from_bytes(data[16:20], "little") + number).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+def other_checksum(path: Path, number: int) -> list[object]:
+    """What the header says of the checksums, with another one for them."""
+    start, blocks, checksum = header_of(path)[0]["checksums"]  # type: ignore[misc]
+    return [start, blocks, f"{int(checksum, 16) + number:08x}"]
+
+
 def flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 4
@@ -142,6 +157,14 @@ def load_all(path: Path) -> None:
     ("change", "kind", "message"),
     [
         (lambda path: path.write_bytes(b"something else"), "model", "is not an image that hwgen compile wrote"),
+        (lambda path: path.write_bytes(b"GARBAGE!" + path.read_bytes()[8:]), "model", "is not an image that hwgen compile wrote"),
+        (lambda path: path.write_bytes(b"HWIMAGE1" + path.read_bytes()[8:]), "model", "is not an image that hwgen compile wrote"),
+        (lambda path: add_to_checksum(path, 1), "model", "damaged: the checksum of its header"),
+        (lambda path: add_to_checksum(path, -1), "model", "damaged: the checksum of its header"),
+        (lambda path: rewrite(path, checksums=other_checksum(path, 1)), "model", "damaged: the checksum of its checksums"),
+        (lambda path: rewrite(path, checksums=other_checksum(path, -1)), "model", "damaged: the checksum of its checksums"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"0"), "model", r"is cut short: [\d,]+ bytes of [\d,]+"),
+        (lambda path: rewrite(path, contract_version=CONTRACT_VERSION - 1), "contract", f"contract version {CONTRACT_VERSION - 1}"),
         (lambda path: path.unlink(), "model", "cannot be read: No such file"),
         (lambda path: flip(path, 100), "model", "damaged: the checksum of its header"),
         (lambda path: path.write_bytes(path.read_bytes()[:-10]), "model", r"is cut short: [\d,]+ bytes of [\d,]+"),
@@ -191,6 +214,53 @@ def test_a_file_that_shrinks_while_it_is_read(copy: Path) -> None:
         content(compiled.image.constants)
     with pytest.raises(HwgenError, match="is damaged"):
         compiled.image.rows([2])
+
+
+def test_what_is_added_to_keys_comes_back(weights: ModelWeights, tmp_path: Path) -> None:
+    config = replace(CONFIG, int4_kv=True)
+    rng = np.random.default_rng(1)
+    size = SHAPE.layers, SHAPE.kv_rows
+    centers = KeyCenters(*(rng.normal(0, 1, size).astype(np.float32) for _ in range(2)))
+    image = compile_model(config, replace(weights, kv="k4v4", key_centers=centers))
+    save_image(tmp_path / "a.hwimage", image, None, replace(BOARD, config=config), "exact")
+    loaded = load_image(tmp_path / "a.hwimage").image
+    assert loaded.kv == "k4v4" and image.key_rows is not None and image.key_rows.shape == size and image.key_rows.any()
+    np.testing.assert_array_equal(loaded.key_rows, image.key_rows)
+    np.testing.assert_array_equal(content(loaded.constants), content(image.constants))
+
+
+def test_a_table_of_many_checksums(tmp_path: Path) -> None:
+    """One a row of the embedding, more than four KiB of them in all: the sections begin behind their end."""
+    shape = replace(SHAPE, vocab=8000)
+    image = plan_image(CONFIG, sized_model(shape, "ternary"))  # type: ignore[arg-type]  # a random model has what compilers use
+    save_image(tmp_path / "a.hwimage", image, None, BOARD, "exact")
+    start, blocks, _ = header_of(tmp_path / "a.hwimage")[0]["checksums"]  # type: ignore[misc]
+    first = min(section[0] for section in header_of(tmp_path / "a.hwimage")[0]["sections"].values())  # type: ignore[attr-defined]
+    assert start + 4 * blocks <= first < start + 4 * blocks + 4096 and blocks >= 8000
+    loaded = load_image(tmp_path / "a.hwimage").image
+    tokens = [0, 1, 4095, 4096, 7999]
+    np.testing.assert_array_equal(loaded.rows(tokens), image.rows(tokens))
+
+
+def test_another_build_is_refused_whichever_hash_is_larger(saved: Path) -> None:
+    compiled, other = load_image(saved), replace(CONFIG, topk=4)
+    check_same_build(compiled, replace(CONFIG, name="other", clock_mhz=1.0))
+    swapped = replace(compiled, image=replace(compiled.image, config=other))
+    for image, config in ((compiled, other), (swapped, CONFIG)):
+        with pytest.raises(HwgenError, match=r"was compiled for small \(build 'small'\), not for build 'small'"):
+            check_same_build(image, config)
+
+
+def test_constants_of_many_windows(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine MiB and three bytes: every byte comes back, and progress is told in MiB."""
+    said = list[str]()
+    monkeypatch.setattr(Ticker, "tick", lambda self, text: said.append(text))
+    data = np.random.default_rng(1).integers(0, 256, (9 << 20) + 3, dtype=np.uint8)
+    large = replace(image, constants=ArrayConstants(data))
+    save_image(tmp_path / "a.hwimage", large, None, BOARD, "exact")
+    assert said == [f"{done} of 9 MiB written" for done in (0, 4, 8)]
+    loaded = load_image(tmp_path / "a.hwimage").image
+    assert np.array_equal(content(loaded.constants), data) and loaded.model_hash == large.model_hash
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def test_row_scales_are_never_overwritten_before_their_last_drain() -> None:
             if d.token_start >= tokens or (Flag.MULTI in d.flags and tokens <= 2 * d.token_count):
                 continue
             if d.opcode is Opcode.PARAM:
+                assert d.token_count == 1
                 for vector in range(d.vectors):
                     places[d.dst + vector] = d.stream_address
             elif d.opcode is Opcode.DRAIN:
@@ -127,8 +128,9 @@ def test_a_ternary_model_needs_a_ternary_engine_and_the_other_way_round() -> Non
     ],
 )
 def test_a_format_that_the_build_lacks_is_named(changes: dict[str, Any], formats: dict[str, Any], message: str) -> None:
-    with pytest.raises(HwgenError, match=message):
+    with pytest.raises(HwgenError, match=message) as caught:
         compile_model(replace(CONFIG, **changes), random_weights(SHAPE, 1, LLAMA, "int4", **formats))
+    assert "group" not in formats or caught.value.fix == "build with rows=4 or more, or quantise with --group 32"
 
 
 def test_inputs_that_end_in_the_middle_of_a_slice_are_refused() -> None:

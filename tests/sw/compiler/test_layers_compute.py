@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hwgen.decoder import BITNET, LLAMA, QWEN2, QWEN3, DecoderLayer
-from hwgen.descriptors import Descriptor, Fetch, Flag, Opcode
+from hwgen.descriptors import Descriptor, Fetch, Flag, Format, Opcode
 from hwgen.errors import HwgenError
+from hwgen.golden.decoder import GoldenModel, GoldenSession
 from hwgen.layout import pad_beats
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model, compiler_of
@@ -20,6 +21,9 @@ from hwgen.sw.compiler.int4 import Int4Compiler, check_groups
 from hwgen.sw.compiler.mixing import Mixing
 from hwgen.sw.compiler.ternary import PackedRows, TernaryCompiler
 from hwgen.sw.compiler.vocabulary import head_cuts
+from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.pages import Session
 from hwgen.weights import random_weights
 
 from .test_int4 import CONFIG, check
@@ -88,6 +92,8 @@ def test_parameters_of_heads() -> None:
     start = compiler.plan.qkv
     assert [(d.heads, d.src, d.dst, d.param) for d in norms] == [(2, start, start, 52), (1, start + 4, start + 4, 54)]
     assert all((d.scalar0, d.scalar1) == (1 / 16, float(np.float32(1e-5))) and d.flags == Flag.STORE for d in norms)
+    wide = HeadParameters(BOTH, replace(shape, head_dim=64), QWEN3)
+    assert (wide.head_vectors, wide.vectors) == (8, 8 + 16)
     assert [d.heads for d in heads.norms(compiler.plan, 1, 1, 2, {})] == [1] and not list(heads.norms(compiler.plan, 1, 2, 3, {}))
 
 
@@ -108,7 +114,18 @@ def test_compilers_and_what_they_refuse() -> None:
     with pytest.raises(HwgenError, match="the head takes the 64 inputs twice, .* max_inputs=64") as caught:
         compiler_of(narrow, random_weights(replace(ONE, hidden=64, ffn=32), 1, LLAMA, "int4"))
     assert caught.value.fix == "build with max_inputs=128 or more"
+    with pytest.raises(HwgenError, match="the head takes the 64 inputs twice, .* max_inputs=96"):
+        compiler_of(replace(BOTH, max_inputs=96), random_weights(replace(ONE, hidden=64, ffn=32), 1, LLAMA, "int4"))
     check_groups(BOTH, random_weights(ONE, 1, LLAMA, "int4", group=32))
+
+
+def test_names_of_heads_are_compared_letter_by_letter() -> None:
+    """A word of a command line is another object than one of the program."""
+    exact, listed = ("".join(parts) for parts in (("ex", "act"), ("short", "list")))
+    grouped = random_weights(replace(ONE, hidden=128, heads=8, ffn=128), 1, LLAMA, "grouped")
+    for config, weights in ((BOTH, random_weights(ONE, 1, LLAMA, "int4")), (GROUPED, grouped), (BOTH, random_weights(ONE, 1))):
+        assert compile_model(config, weights, head=exact).head == "exact"
+    assert compile_model(BOTH, random_weights(ONE, 1), head=listed).head == "shortlist"
 
 
 def test_cuts_of_a_head() -> None:
@@ -150,3 +167,52 @@ def test_parameter_memory_is_full_and_no_more(engine: str) -> None:
     assert max(ends) == need
     fewer = compiler_of(replace(BOTH, param_vectors=need - 1), random_weights(shape, 1, QWEN3, engine))
     assert fewer.plan.chunk < compiler.plan.chunk
+
+
+@pytest.mark.parametrize(("layer", "changes"), [
+    (BITNET, {}), (BITNET, {"chunk": 1}), (LLAMA, {"panel_rows": 16}), (QWEN3, {"chunk": 12, "lanes": 1}),
+], ids=["one panel", "one token", "panels", "rounds"])
+def test_candidates_of_a_short_list_of_all_blocks(layer: DecoderLayer, changes: dict[str, Any]) -> None:
+    """Three blocks of 16 rows, all on the list: candidates are the best of the golden model's logits."""
+    config, weights = replace(BOTH, **changes), random_weights(ONE, 3, layer)
+    engine, session = Engine(GoldenDevice(config), compile_model(config, weights, head="shortlist")), Session()
+    model, reference = GoldenModel(weights, config), GoldenSession()
+    for tokens in ([3, 1, 4, 1, 5], [9]):
+        (found,) = engine.prefill(session, tokens)[-1].runs[0].words
+        logits = model.forward(reference, tokens).numpy()
+        best = np.argsort(-logits, kind="stable")[: config.topk]
+        assert found[:, 0].tolist() == best.tolist()
+
+
+def test_as_many_panels_as_needed_or_one_more() -> None:
+    """One more where the first seam between matrices is then one between panels, so that the first matrix is complete early."""
+    compiler = compiler_of(replace(BOTH, panel_rows=64), random_weights(ONE, 1))
+    for seams, height in (([], 48), ([32], 32), ([48], 48), ([40], 48), ([64], 32), ([40, 64], 48), ([96], 48)):
+        assert compiler.panel_height(96, 8, seams) == height, seams
+    assert compiler.panel_height(64, 8, [32]) == 32 and compiler.panel_height(64, 8, []) == 64
+    assert compiler.panel_height(72, 8, []) == 40 and compiler.panel_height(72, 16, []) == 48
+    assert [compiler.cuts(vectors) for vectors in ([12], [4, 8], [9])] == [
+        [(0, 48), (48, 48)], [(0, 32), (32, 32), (64, 32)], [(0, 40), (40, 32)],
+    ]
+
+
+def test_norms_of_other_sizes_take_the_second_place() -> None:
+    """Three norms a layer do not take turns: that of the attention's output has the place of the residual stream in layer 1, where
+    it must not be larger.
+    """
+    qkv, out, *others, down = BITNET.stages
+    three = DecoderLayer("three", (qkv, out, *others, replace(down, norm=None)))
+    check(BOTH, random_weights(replace(ONE, layers=2), 3, three), [5, 1])
+    check(BOTH, random_weights(replace(ONE, layers=2, hidden=64), 3, three), [5, 1])
+    with pytest.raises(HwgenError, match="norms of the residual stream and others do not take turns"):
+        compiler_of(BOTH, random_weights(replace(ONE, layers=2, hidden=24), 3, three))
+
+
+def test_keys_are_written_as_they_are_read() -> None:
+    """Formats of keys and values, whatever queries have; and rows that are loaded for all tokens are loaded once."""
+    program = compiler_of(BOTH, random_weights(ONE, 1, QWEN2, "int4", kv="k4v4", query="e4m3"))
+    program.plan_program()
+    formats = {d.opcode: d.format for d in program.program if d.opcode in (Opcode.ATTENTION, Opcode.KV_WRITE)}
+    four_bits = Format.INT4_KEYS | Format.INT4_VALUES
+    assert formats == {Opcode.ATTENTION: four_bits | Format.FP8_QUERY, Opcode.KV_WRITE: four_bits}
+    assert {d.token_count for d in program.program if d.fetch is Fetch.STREAM and d.opcode is not Opcode.LINEAR} == {1}

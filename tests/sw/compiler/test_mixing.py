@@ -66,6 +66,22 @@ def test_kinds_of_heads(kv: str, flags: tuple[Flag, ...], values: list[object], 
         assert found[count:] == [rope]
 
 
+@pytest.mark.parametrize(("flags", "keys"), [(Q | K, 116), (K, 100), (K | V, 100), (Q, None)])
+def test_what_is_added_to_keys(flags: Flag, keys: int | None) -> None:
+    """A row, to all key heads, behind their rotation: an operator that mixes halves of heads adds it in place of that."""
+    mixing = Mixing(CONFIG, SHAPE, "k4v4")
+    rope = replace(ROPE, flags=flags)
+    plain, added = list(mixing.mixed(rope)), list(mixing.mixed(rope, 700))
+    if keys is None:
+        assert added == plain
+        return
+    at = next(i for i, (a, b) in enumerate(zip(plain, added, strict=False)) if a != b)
+    assert added[:at] + added[at + 1 :] == plain and added[at - 1].flags == flags & ~V | STORE
+    row = added[at]
+    assert rows([row]) == [(2, 4, 0, keys)] and (row.dst, row.dst_stride, row.src_stride) == (700, 0, 50)
+    assert row.flags == Q | STORE | Flag.ADD and row.format == Format.MIX and (row.token_start, row.token_count) == (2, 5)
+
+
 def test_outputs_are_turned_back() -> None:
     """Of all query heads and tokens, by the strides of values; nothing where values have 8 bits."""
     for kv in ("k8v4", "k4v4"):

@@ -56,6 +56,15 @@ def test_what_the_table_has_is_exact_where_all_layers_are_walked() -> None:
     assert costs.cycles(size, size) == model.run(size, 0, wanted=size).cycles
 
 
+def test_every_size_is_that_of_a_new_sequence() -> None:
+    """Queries that share keys take longer than the keys: a cached position more is another figure."""
+    shape = replace(published_model("bitnet-2b4t").shape, layers=1, vocab=512)
+    image = plan_image(CONFIG, sized_model(shape, "ternary"))  # type: ignore[arg-type]  # likewise
+    model, costs = PassModel.of_program(CONFIG, image.descriptors, image.chunk), pass_costs(image)
+    assert list(costs.plain) == [model.run(n, 0, wanted=1).cycles for n in costs.sizes]
+    assert list(costs.wanting) == [model.run(n, 0, wanted=n).cycles for n in costs.sizes]
+
+
 def test_table_has_both_sides_of_every_round() -> None:
     assert table_sizes(6, 24) == (1, 2, 6, 7, 12, 13, 18, 19, 24) and table_sizes(1, 2) == (1, 2) and table_sizes(8, 1) == (1,)
 

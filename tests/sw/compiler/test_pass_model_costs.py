@@ -132,6 +132,18 @@ def test_the_short_list_is_fetched_when_it_is_known() -> None:
     assert cost(CONFIG, op(Opcode.HEAD, row_blocks=8), 1, beats=100) == pytest.approx(90 + 100 / 0.995 + 108 + 100)
 
 
+@pytest.mark.parametrize(("d", "runs", "budgets", "beats"), [
+    (op(Opcode.PARAM, vectors=48, stream_beats=24), [(0, 1)], [], 24), (op(Opcode.HEAD, row_blocks=8), [(0, 1)], [], 100),
+    (op(Opcode.ATTENTION, heads=4, kv_heads=2, head_vectors=12), [(64, 1), (33, 2)], [], 2 * 4 * 98),
+    (op(Opcode.ATTENTION, Flag.CHOOSE, heads=4, kv_heads=2, head_vectors=12, stream_beats=50), [(4000, 1)], [32], 2 * 16 * 50),
+])
+def test_what_is_read_makes_room(d: Descriptor, runs: list[tuple[int, int]], budgets: list[int], beats: int) -> None:
+    config = replace(CONFIG, kv_budget=32, summary_rows=4)
+    ring = Ring(config, Calibration())
+    COSTS[d.opcode](PassModel.of_program(config, [], 1), Work(d, 1, 1, runs, LATE, beats, budgets), ring)
+    assert ring.fetched == ring.freed_beats[-1] == beats
+
+
 @pytest.mark.parametrize(("format", "runs", "blocks", "segment"), [
     # header of 2 beats: 32 scales or 1, 4, and 5 for a beat; 48 beats of keys and of values in pairs of 10 cycles
     (Format.NONE, [(128, 1)], 1, 20 + 2 * (1 + 4 + 5) + 24 * 20), (Format.NONE, [(0, 2)], 1, 20 + 2 * (32 + 9) + 24 * 20),

@@ -56,7 +56,8 @@ def test_tokens_of_a_pass(scratch: int, params: int, gains: int | None, biases: 
 
 @pytest.mark.parametrize(("scratch", "params", "biases", "message"), [
     (55, 256, 0, "one token needs 56 vectors, .* scratch_vectors=55"), (87, 256, 32, "one token needs 88 vectors"),
-    (1024, 31, 0, "one token needs 32 vectors, .* param_vectors=31"), (8, 8, 0, "has scratch_vectors=8"),
+    (1024, 31, 0, "one token needs 32 vectors, .* param_vectors=31"), (56, 31, 0, "needs 32 vectors, .* param_vectors=31"),
+    (88, 31, 32, "needs 32 vectors, .* param_vectors=31"), (8, 8, 0, "has scratch_vectors=8"),
 ])
 def test_a_token_that_does_not_fit(scratch: int, params: int, biases: int, message: str) -> None:
     with pytest.raises(HwgenError, match=message) as caught:
@@ -128,6 +129,13 @@ def test_segments_and_gaps() -> None:
                 for part in parts:
                     read(part)
             assert np.array_equal(np.concatenate(parts), expected)
+
+
+def test_a_short_segment_is_followed_by_zeros() -> None:
+    plan = SegmentPlan()
+    plan.add("a", 3, lambda: np.full(3, 7, np.uint8))
+    plan.align(4096)
+    assert content(PackedConstants(plan, print)).tolist() == [7] * 3 + [0] * 4093
 
 
 def test_a_segment_of_another_size_is_refused() -> None:
