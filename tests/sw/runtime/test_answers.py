@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def test_whose_pages_are_taken_over(image: Image) -> None:
     generations = [Generation(toy_engine(image, 64), [1, 2], 5, SAMPLING) for _ in range(4)]
     AnswerSet(None, generations)  # type: ignore[arg-type]  # nothing is written
     assert [g.sibling for g in generations] == [None, *[generations[0]] * 3]
+
+
+def test_the_first_error_of_several(image: Image) -> None:
+    """Is raised, when all have come to their end."""
+    engine = toy_engine(image, 256)
+    generations = [Generation(engine, [1, 2], 5, replace(SAMPLING, seed=seed)) for seed in range(3)]
+
+    def failing(text: str) -> Callable[..., int]:
+        def fail(*arguments: object) -> int:
+            raise HwgenError("usage", text, "")
+
+        return fail
+
+    for number, text in ((1, "the second"), (2, "the third")):
+        generations[number]._sampler.choose = failing(text)  # type: ignore[method-assign]
+    answers = AnswerSet(None, generations)  # type: ignore[arg-type]  # nothing is written
+    with pytest.raises(HwgenError, match="the second"):
+        answers.write()
+    assert answers.ended == [1, 2, 0] and len(generations[0].tokens) == 5 and engine.pages.free == engine.image.pages
 
 
 def test_a_sibling_that_begins_late(image: Image) -> None:

@@ -300,7 +300,7 @@ def test_the_first_choice_is_behind_enough_blocks(engine: Engine, device: Counte
     first = first_position(CONFIG, 2)
     session = Session()
     engine.prefill(session, prompt(first - 1))
-    for position in range(first - 1, first + 2):
+    for position in range(first - 1, first + BLOCK + 2):
         engine.run_pass([Run(session, (1,), 1, budget=2)])
         assert device.rung[-1] == (0, position >= first)
         assert len(session.summaries.blocks) == (candidates(CONFIG, position).stop if position >= first else 0)

@@ -152,6 +152,22 @@ def test_pages_of_summaries_come_and_go() -> None:
     assert pages.free == image.pages and not session.summaries.blocks and not session.summaries.pages
 
 
+@pytest.mark.parametrize("rows", [1, ROWS, BLOCK])
+def test_the_first_summary_comes_back_too(rows: int) -> None:
+    """A session that made way while it had one, in pages that others wrote meanwhile."""
+    image = budget_image(config=replace(CONFIG, summary_rows=rows), contexts=1)
+    engine = Engine(Counted(image), image)
+    session, _ = filled(engine, TOKENS)
+    update(engine, session, 1)
+    before = summaries_of(engine, session, 1)
+    engine.pages.park(session)
+    engine.pages.write(range(image.pages), np.full((image.pages, image.page_bytes), 0xAA, np.uint8))
+    assert engine.pages.unpark(session, TOKENS)
+    update(engine, session, 1)
+    after = summaries_of(engine, session, 1)
+    assert np.array_equal(before.elements, after.elements) and np.array_equal(before.scales, after.scales)
+
+
 def run_at(position: int, budget: int = BUDGET, tokens: int = 1, at: int | None = None) -> Run:
     session = Session()
     session.tokens = [0] * position
@@ -165,6 +181,8 @@ def test_which_runs_choose() -> None:
     assert run_at(first - BLOCK, budget=3).choice(CONFIG) == 3
     pages = [pages_looked_at(CONFIG, run_at(p)) for p in (first - 1, first, 9 * BLOCK, 10 * BLOCK, 14 * BLOCK)]
     assert pages == [0, 2, 2, 3, 4]
+    for position in range(first, first + 4 * BLOCK):
+        assert pages_looked_at(CONFIG, run_at(position)) == summary_pages(CONFIG, position)
     assert pages_looked_at(CONFIG, run_at(9 * BLOCK), BLOCK + 1) == 3 and pages_looked_at(CONFIG, run_at(99, 0), 9) == 0
 
 

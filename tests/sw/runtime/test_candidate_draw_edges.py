@@ -49,6 +49,14 @@ def test_min_p_to_the_last(masked: bool) -> None:
     assert drawn(half, masked, temperature=temperature, min_p=weight / 2.0001) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("more", [{}, {11: 1.0}], ids=["lowered", "raised"])
+def test_all_candidates_are_lowered(more: dict[int, float]) -> None:
+    """The best is then one of the others: min-p is measured by it."""
+    bias = {1: -9.0, 2: -9.0, 4: -9.0} | more
+    sampler = Sampler(Sampling(temperature=1.0, min_p=0.5, logit_bias=bias, seed=3))
+    assert {sampler.choose(predicted(LOGITS, 3), position) for position in range(60)} == {3}
+
+
 def test_what_is_allowed() -> None:
     """Only that; the best of it where nothing is drawn, also where no candidate is among it."""
     sampler = Sampler(Sampling())

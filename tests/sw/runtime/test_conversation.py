@@ -142,3 +142,38 @@ def test_a_model_without_a_template_continues_text(model_directory: Path) -> Non
     llm = LLM(model_directory, "golden", CONFIG)
     talk = Conversation(llm, max_new_tokens=3)
     assert "".join(talk.say("the cat")) == llm.generate("the cat", max_new_tokens=3).text
+
+
+def test_a_prompt_to_the_last_token_of_the_context(llama: LLM) -> None:
+    """One token must have room behind it."""
+    talk, context = Conversation(llama, max_new_tokens=9), llama.image.context
+    talk._encode = lambda: [5] * context  # type: ignore[method-assign]
+    with pytest.raises(HwgenError, match=f"longer than the context of {context}"):
+        "".join(talk.say("cat"))
+    assert talk.messages == [] and talk.generation is None
+    talk._encode = lambda: [5] * (context - 1)  # type: ignore[method-assign]
+    "".join(talk.say("cat"))
+    assert talk.generation is not None and 1 <= len(talk.generation.tokens) <= 2 and len(talk.messages) == 2
+
+
+def test_what_is_left_to_read(llama: LLM) -> None:
+    """The tokens behind those that were read; all of them where nothing would be left, or others were read."""
+    talk, session = Conversation(llama), Session()
+    for read, tokens, left in (
+        ([1, 2], [1, 2, 3], [3]), ([1, 2], [1, 2], [1, 2]), ([1, 2], [1], [1]), ([1, 2], [1, 3, 4], [1, 3, 4]), ([], [7], [7]),
+    ):
+        session.tokens, session.pending, talk.session = list(read), [9], session
+        part = talk._sampler._part
+        assert talk._unread(tokens) == left and session.pending == []
+        anew = len(left) == len(tokens) and read != []
+        assert talk._sampler._part - part == anew and session.tokens == ([] if anew else read)
+
+
+def test_an_answer_that_nobody_hears_to_its_end(llama: LLM) -> None:
+    """It is what was said of it, and its session goes on."""
+    talk = Conversation(llama, max_new_tokens=40)
+    pieces = talk.say("cat")
+    first = next(pieces)
+    pieces.close()
+    assert talk.messages[1:] == [{"role": "assistant", "content": first}] and talk.session.position > 0
+    assert talk.generation is not None and talk.generation.stop_reason == "interrupted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,3 +88,23 @@ def test_who_wants_it_first_gets_it(clock: list[float], monkeypatch: pytest.Monk
     assert not turns.begin(first, 0) and turns.begin(second, 0)  # type: ignore[arg-type]  # likewise
     turns.rest(second, 0)  # type: ignore[arg-type]  # likewise
     assert turns.begin(first, 0) and turns.changes == 2  # type: ignore[arg-type]  # likewise
+
+
+def test_the_first_turn_took_nothing(turns: DeviceTurns, models: list[Any]) -> None:
+    """It is over as soon as another waits; a model that waits twice waits once."""
+    first, second = models
+    assert turns.begin(second, 0) and not turns.begin(first, 0) and not turns.begin(first, 0)
+    assert not turns.begin(second, 1)
+    turns.rest(second, 0)
+    assert turns.begin(first, 0) and turns.begin(first, 1), "nobody waits any more"
+
+
+def test_it_waits_until_the_device_is_free(models: list[Any], clock: list[float]) -> None:
+    """For a tenth of a second, in which the other may come to its end."""
+    turns = DeviceTurns(models, lambda: clock[0])
+    first, second = models
+    assert turns.begin(second, 0)
+    later = threading.Timer(0.01, turns.rest, (second, 0))
+    later.start()
+    assert turns.begin(first, 0) and turns.holder is first
+    later.join()

@@ -12,7 +12,7 @@ from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.document_passes import Placement, place_documents
 from hwgen.sw.runtime.documents import Document, DocumentStore, compute_document
-from hwgen.sw.runtime.engine import Engine
+from hwgen.sw.runtime.engine import Engine, PassResult, Run
 from hwgen.sw.runtime.kv_arrays import unpack_pages, with_cache_tokens
 from hwgen.sw.runtime.pages import Session
 from hwgen.weights import random_weights
@@ -127,6 +127,24 @@ def test_pages_that_are_not_free(engine: Engine, store: DocumentStore) -> None:
     assert result.tokens == 11
     for used in (*others, last, session):
         engine.pages.close(used)
+
+
+def test_what_passes_are_asked_for(engine: Engine, store: DocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No logits; two layers where it is looked for what deviates, and all of them else."""
+    asked: list[tuple[int | None, int]] = []
+    run_pass = engine.run_pass
+
+    def watched(runs: list[Run], *, write_logits: bool = False, layers: int | None = None) -> PassResult:
+        asked.extend((layers, run.wanted) for run in runs)
+        return run_pass(runs, write_logits=write_logits, layers=layers)
+
+    monkeypatch.setattr(engine, "run_pass", watched)
+    result, session = place(engine, store, [3, *TEXT, 7], 0.5)
+    assert asked == [(None, 0), (2, 0), (2, 0), (None, 0)] and (result.placed, result.recomputed) == (10, 8)
+    engine.pages.close(session)
+    asked.clear()
+    compute_document(engine, "", TEXT, [1, 2])
+    assert asked == [(None, 0)] * 2
 
 
 def test_documents_in_a_text(store: DocumentStore) -> None:

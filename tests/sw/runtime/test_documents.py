@@ -11,6 +11,7 @@ from hwgen.errors import HwgenError
 from hwgen.sw.runtime.document_passes import chosen_spans, place_documents
 from hwgen.sw.runtime.documents import Document, DocumentStore, compute_document
 from hwgen.sw.runtime.engine import Run
+from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.kv_arrays import unpack_pages
 from hwgen.sw.runtime.llm import LLM
 from hwgen.sw.runtime.pages import Session
@@ -168,6 +169,16 @@ def test_answers_with_documents(model_directory: Path) -> None:
     assert moved.generation.reused + moved.generation.prefill.tokens == len(moved.generation.prompt)
     exact = fresh.generate(f"So: {text}{question}", recompute=1.0, max_new_tokens=4)
     assert exact.text == plain.text, "nothing of what was taken over is kept for others"
+
+
+@pytest.mark.parametrize(("share", "reused"), [(0.0, 37), (0.2, 27), (0.999, 0)])
+def test_an_answer_counts_what_was_computed(llm: LLM, share: float, reused: int) -> None:
+    """Once, though its first layers were computed twice; what was computed again is not taken over."""
+    documents_of(llm, [9, 9])
+    generation = Generation(llm.engine, PROMPT, 1, documents=llm.documents, recompute=share)
+    assert len(list(generation)) == 1 and generation.reused == reused
+    assert generation.prefill.tokens == len(PROMPT) - reused + (2 if share == 0.999 else 0), "the two between are computed twice"
+    assert generation.prefill.wall_s > 0 and generation.session.tokens == PROMPT
 
 
 def test_what_is_refused(llm: LLM, model_directory: Path) -> None:

@@ -15,7 +15,7 @@ from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.pass_costs import PassCosts
 from hwgen.sw.devices.device import Allocator
 from hwgen.sw.devices.golden import GoldenDevice
-from hwgen.sw.runtime.draft_model import LONGEST, DraftModel
+from hwgen.sw.runtime.draft_model import DraftModel
 from hwgen.sw.runtime.drafts import Drafter
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
@@ -86,7 +86,7 @@ def test_one_that_is_wrong_is_asked_no_more(image: Image, other: Image) -> None:
 def test_the_longest_guess(image: Image) -> None:
     _, guessing = engines(image, image)
     model = DraftModel(guessing)
-    assert model.most(PROMPT, 100) == LONGEST and model.most(PROMPT, 2) == 2
+    assert model.most(PROMPT, 100) == model.most(PROMPT, 8) == 8 and model.most(PROMPT, 2) == 2
     most = model.most([1] * (image.context - 2), 100)
     assert most == 3 and len(model.guess(most)) == 3 and guessing.pages.free < image.pages
     assert model.most([1] * (image.context + 1), 100) == 0
@@ -95,7 +95,7 @@ def test_the_longest_guess(image: Image) -> None:
 def test_what_a_guess_costs(image: Image) -> None:
     """A pass a token; the first reads what is new, but for a prompt."""
     _, guessing = engines(image, image)
-    guessing.__dict__["costs"] = PassCosts(sizes=(1, 8), plain=(1.0, 8.0), wanting=(1.0, 8.0), block=100.0)
+    guessing.__dict__["costs"] = PassCosts(sizes=(1, 8), plain=(1.0, 8.0), wanting=(1.0, 78.0), block=100.0)
     model = DraftModel(guessing)
     blocks = 100.0 * guessing.pages.blocks(len(PROMPT))
     model.most(PROMPT, 3)
@@ -106,6 +106,31 @@ def test_what_a_guess_costs(image: Image) -> None:
     behind = len(longer) - model._session.position
     blocks = 100.0 * guessing.pages.blocks(len(longer))
     assert behind == 2 and model.cycles(3) == behind + blocks + 2 * (1 + blocks)
+    longer += [8] * 12
+    model.most(longer, 3)
+    assert model.cycles(1) == 8 + 100.0 * guessing.pages.blocks(len(longer)), "a pass has no more tokens than eight"
+
+
+def test_what_was_read_of_a_text(image: Image) -> None:
+    """As far as it is the same, and not its last token, which a guess is behind."""
+    model = DraftModel(engines(image, image)[1])
+    for read, text, left in (
+        ([1, 2, 3], [1, 2, 3], [1, 2]), ([1, 2, 3], [1, 9, 3], [1]), ([1, 2, 3], [1, 2, 3, 4], [1, 2, 3]), ([1, 2], [5, 6], []),
+        ([1, 2, 3, 4], [1, 2], [1]), ([], [1], []),
+    ):
+        model._session.tokens = list(read)
+        assert model.most(text, 3) == 3 and model._session.tokens == left
+
+
+@pytest.mark.parametrize(("free", "length", "guessed"), [(1, 2, 2), (1, 3, 0), (2, 3, 3), (0, 1, 0)])
+def test_pages_for_all_of_a_guess(image: Image, free: int, length: int, guessed: int) -> None:
+    """Its last token is not computed: fifteen tokens and a guess of two are a page."""
+    _, guessing = engines(image, image)
+    model, other = DraftModel(guessing), Session()
+    assert model.most([1] * 15, length) == length
+    while guessing.pages.free > free:
+        other.pages.append(guessing.pages._take())
+    assert len(model.guess(length)) == guessed and model._session.position == (15 + length - 1 if guessed else 0)
 
 
 def test_no_pages_no_guess(image: Image) -> None:

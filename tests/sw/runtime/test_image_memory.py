@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hwgen.errors import HwgenError
 from hwgen.sw.runtime.image_memory import ImageMemory
 from hwgen.sw.runtime.vector_tokens import VectorToken
 
@@ -74,3 +77,54 @@ def test_the_table_is_filled_and_the_program_written() -> None:
     none: Any = ImageMemory.__new__(ImageMemory)
     none._image, none._device = SimpleNamespace(loop_buffers=[]), None
     assert none.loop_program is None
+
+
+def test_what_an_image_puts_where() -> None:
+    """Every buffer of its own; constants in the order in which they are read; pages one behind the other in theirs."""
+    constants, asked = np.arange(1, 9, dtype=np.uint8), list[int]()
+
+    @contextmanager
+    def reading() -> Iterator[Callable[[np.ndarray], None]]:
+        parts = iter(constants.tolist())
+
+        def read(window: np.ndarray) -> None:
+            window[:] = [next(parts) for _ in range(window.size)]
+
+        yield read
+
+    content = np.zeros(1000, np.uint8)
+
+    def write(at: int, data: np.ndarray) -> None:
+        content[at : at + data.size] = data
+
+    device: Any = SimpleNamespace(
+        allocate=lambda size: (asked.append(size), 100 * len(asked))[1], write=write,
+        fill=lambda at, size, read: read(content[at : at + size]),
+    )
+    sizes = {"constants": [5, 3], "rows": [7], "program": [4], "logits": [9], "pages": [8, 4]}
+    image: Any = SimpleNamespace(
+        buffers=lambda: sizes, page_bytes=4, constants=SimpleNamespace(reading=reading),
+        program=lambda places: bytes((*(at // 100 for at in places.constants), places.rows // 100, 77)),
+    )
+    memory = ImageMemory(device, image)
+    assert asked == [5, 3, 7, 4, 9, 8, 4]
+    assert content[100:106].tolist() == [1, 2, 3, 4, 5, 0] and content[200:204].tolist() == [6, 7, 8, 0]
+    assert content[400:405].tolist() == [1, 2, 3, 77, 0] and (memory.program(), memory.logits) == (400, 500)
+    assert memory.pages == [600, 604, 700] and not content[600:].any()
+    memory._image.rows = lambda tokens: np.full((len(tokens), 3), 9, np.uint8)
+    device.write = lambda at, data: write(at, data.reshape(-1))
+    memory.write_rows([0, 1])
+    assert content[300:307].tolist() == [9] * 6 + [0]
+
+
+def test_no_room_for_the_table() -> None:
+    """There are no loops then; nothing is asked for again."""
+    asked: list[int] = []
+
+    def allocate(size: int) -> int:
+        asked.append(size)
+        raise HwgenError("memory", "full", "")
+
+    memory: Any = ImageMemory.__new__(ImageMemory)
+    memory._image, memory._device = SimpleNamespace(loop_buffers=[230, 6], row_bytes=10), SimpleNamespace(allocate=allocate)
+    assert memory.loop_program is None and memory.loop_program is None and asked == [230]

@@ -102,3 +102,36 @@ def test_pages_are_reclaimed_until_there_are_enough(pool: PagePool) -> None:
     session = Session()
     assert pool.reserve(session, 16) and len(kept) == 2
     assert not pool.reserve(session, 40) and not kept
+
+
+def test_pages_are_taken_in_their_order(pool: PagePool) -> None:
+    """Those that come back are taken again in the order that they had, so that they lie side by side."""
+    one = filled(pool, 17, 1)
+    assert one.pages == [0, 1, 2]
+    pool.close(one)
+    two = filled(pool, 25, 2)
+    assert two.pages == [0, 1, 2, 3] and pool.free == 0
+    two.summaries.pages, two.pages = two.pages[2:], two.pages[:2]
+    pool.close(two)
+    assert filled(pool, 9, 3).pages == [0, 1] and pool.free == 2
+
+
+def test_what_a_closed_session_is(pool: PagePool) -> None:
+    """As a new one."""
+    one = filled(pool, 9, 1)
+    one.pending, one.exact = [4], False
+    one.summaries.written = 1
+    shared = pool.share(one, 8)
+    assert not shared.exact and len(shared.pages) == 1 and pool.free == 2
+    pool.close(one)
+    assert vars(one) | {"summaries": None} == vars(Session()) | {"summaries": None} and one.summaries == Session().summaries
+    assert pool.free == 3 and pool.unpark(shared, 8)
+
+
+def test_summaries_that_are_dropped() -> None:
+    """From a block on; those that were not there before stay away."""
+    for written, block, left, then in ((3, 1, 1, 1), (1, 2, 2, 1), (3, 3, 3, 3), (2, 0, 0, 0)):
+        summaries = Session().summaries
+        summaries.blocks, summaries.written = [None, None, None], written  # type: ignore[list-item]  # nobody looks at them
+        summaries.drop(block)
+        assert (len(summaries.blocks), summaries.written) == (left, then)

@@ -54,6 +54,27 @@ def test_logits_are_those_of_the_formula(sampling: Sampling) -> None:
     del other[:]
     penalties.count(again[:1], other)
     assert penalties.of(2, 1.5) == expected(sampling, 2, 1.5, [1], [])
+    penalties.count(seen, answer)
+    gone, grew = answer[-1], seen[0]
+    seen.append(4)
+    del answer[2:]  # the same lists: one grew, the other did not
+    penalties.count(seen, answer)
+    assert penalties.of(gone, 1.5) == expected(sampling, gone, 1.5, seen, answer)
+    del seen[:1], seen[2:]
+    answer += [7] * 3
+    penalties.count(seen, answer)
+    assert penalties.of(grew, 1.5) == expected(sampling, grew, 1.5, seen, answer)
+    assert penalties.of(7, 1.5) == expected(sampling, 7, 1.5, seen, answer)
+    seen += [1, 2, 3]
+    penalties.count(seen, answer)
+    penalties.count([*seen, 6], answer)  # other tokens before the same answer
+    penalties.count([6, *seen[1:], 8, 8], answer)
+    assert penalties.of(3, 1.5) == expected(sampling, 3, 1.5, [6, *seen[1:], 8, 8], answer)
+    assert penalties.of(6, 1.5) == expected(sampling, 6, 1.5, [6, *seen[1:], 8, 8], answer)
+    penalties.count(seen, [4, 4])
+    penalties.count(seen, [9, 4, 9])  # another answer, longer than the last one
+    assert penalties.of(4, 1.5) == expected(sampling, 4, 1.5, seen, [9, 4, 9])
+    assert penalties.of(9, 1.5) == expected(sampling, 9, 1.5, seen, [9, 4, 9])
 
 
 @pytest.mark.parametrize(("sampling", "lowers"), [
@@ -63,6 +84,12 @@ def test_logits_are_those_of_the_formula(sampling: Sampling) -> None:
 ])
 def test_whether_no_logit_becomes_larger(sampling: Sampling, lowers: bool) -> None:
     assert Penalties(sampling).lowers is lowers
+
+
+def test_more_tokens_than_small_numbers() -> None:
+    penalties, seen = Penalties(Sampling(repetition_penalty=2.0)), list(range(1100))
+    penalties.count(seen, [])
+    assert penalties.changed(np.arange(1, 1101, dtype=np.float32))[1].tolist() == [x / 2 for x in range(1, 1101)]
 
 
 @pytest.mark.parametrize("logit", [LARGEST, -LARGEST])

@@ -231,6 +231,60 @@ def test_random_use(weights: ModelWeights, seed: int) -> None:
     assert engine.pages.free == image.pages
 
 
+def kept(engine: Engine, prefixes: PrefixCache, tokens: list[int], **options: bool) -> None:
+    """Tokens of a session that comes to its end."""
+    session = Session()
+    engine.prefill(session, tokens)
+    prefixes.add(session, **options)
+    engine.pages.close(session)
+
+
+def test_how_many_are_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used goes first; what is the beginning of another is not kept beside it."""
+    monkeypatch.setattr(PrefixCache, "LIMIT", 3)
+    prefixes = PrefixCache(engine)
+    for first in (1, 2, 3):
+        kept(engine, prefixes, [first, 5, 6])
+    assert len(prefixes) == 3
+    kept(engine, prefixes, [1, 5])  # is there: as if it were new
+    kept(engine, prefixes, [4, 5])
+    assert [entry.tokens for entry in prefixes._entries] == [[3, 5, 6], [1, 5, 6], [4, 5]]
+    kept(engine, prefixes, [3, 5, 6, 7])
+    assert [entry.tokens for entry in prefixes._entries] == [[1, 5, 6], [4, 5], [3, 5, 6, 7]]
+    session = Session()
+    assert prefixes.start(session, [1, 5, 9]) == 2 and session.tokens == [1, 5]
+    assert [entry.tokens[0] for entry in prefixes._entries] == [4, 3, 1]
+    assert prefixes.start(Session(), [9, 1]) == 0 and prefixes.evict() is True and len(prefixes) == 2
+    engine.pages.close(session)
+    prefixes.clear()
+    assert prefixes.evict() is False and engine.pages.free == engine.image.pages
+
+
+def test_of_equal_ones_the_older_is_taken_over(engine: Engine) -> None:
+    """It is then the newest: what nobody asks for is dropped first."""
+    prefixes = PrefixCache(engine)
+    for last in (5, 6, 7):
+        kept(engine, prefixes, [1, last])
+    session = Session()
+    assert prefixes.start(session, [1, 9]) == 1 and [entry.tokens[1] for entry in prefixes._entries] == [6, 7, 5]
+    engine.pages.close(session)
+    prefixes.clear()
+
+
+def test_whole_pages(engine: Engine) -> None:
+    prefixes, page = PrefixCache(engine), CONFIG.kv_block
+    for tokens, there in ((prompt(page - 1), 0), (prompt(2 * page + 3), 2 * page), (prompt(page, 1), page)):
+        kept(engine, prefixes, tokens, whole_pages=True)
+        assert [entry.position for entry in prefixes._entries] == ([there] if there else [])
+        prefixes.clear()
+    parked = Session()
+    engine.prefill(parked, prompt(5))
+    engine.pages.park(parked)
+    prefixes.add(parked)
+    prefixes.add(Session())
+    assert len(prefixes) == 0
+
+
 # ---- context full ------------------------------------------------------------------------------------------------
 def test_context_full_error(engine: Engine) -> None:
     with pytest.raises(HwgenError, match="60 tokens and an answer of 6 are longer than the context of 64") as caught:

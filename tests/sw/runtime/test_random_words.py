@@ -44,5 +44,12 @@ def test_no_half_that_may_be_drawn_is_passed_over(bits: int) -> None:
         assert small or half >> bits >= weight
 
 
+def test_a_half_is_of_so_many_bits() -> None:
+    words, halves = RandomWords(3), RandomWords(3).halves(4, 0)[0]
+    assert halves.itemsize * 8 == WORD and [int(half) for half in halves] == [
+        word >> shift & 0xFFFFFFFF for word in words.take(2).tolist() for shift in (0, 32)
+    ]
+
+
 def test_a_long_seed() -> None:
     assert RandomWords(2**200 + 1).random() == np.random.default_rng(2**200 + 1).random()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hwgen.block_choice import first_position, summary_pages
 from hwgen.errors import HwgenError
 from hwgen.registers import CHOSEN_TOKENS, STOP_TOKENS, Control, register
 from hwgen.sw.compiler.compile import compile_model
@@ -180,6 +182,31 @@ def test_a_device_that_fails(engine: Engine, machine: Machine, expected: list[in
     assert [item.token for item in looped(engine)] == expected
 
 
+def test_a_loop_that_failed(engine: Engine, machine: Machine) -> None:
+    """It has ended: nothing more comes of it, and closing it gives no result and waits for nothing."""
+    session = Session()
+    engine.prefill(session, PROMPT)
+    loop = RunningLoop(engine, [Run(session, (3,), 1)], 9, ())
+    next(loop)
+
+    def fail() -> None:
+        raise HwgenError("device", "it failed", "try again")
+
+    machine.on_wait = fail
+    with pytest.raises(HwgenError, match="it failed"):
+        list(loop)
+    assert loop.closed and loop.close() is None and loop.passes >= 1 and engine._state.loop is None
+    with pytest.raises(StopIteration):
+        next(loop)
+
+
+@pytest.mark.parametrize(("taken", "closed"), [(300, False), (299, True)])
+def test_a_long_loop_of_which_all_was_taken(taken: int, closed: bool) -> None:
+    loop: Any = RunningLoop.__new__(RunningLoop)
+    loop.closed, loop.result, loop._taken, loop._chosen = False, object(), taken, [7] * (200 + 100)
+    assert loop.close() is loop.result and loop.closed is closed and len(loop._chosen) == taken
+
+
 class Looped:
     """What `loop_passes` asks of an answer."""
 
@@ -200,6 +227,21 @@ def test_how_many_passes_a_loop_may_have() -> None:
     assert most(CHOSEN_TOKENS // 5, 50, free=10**6, stops=0) == 5 and most(CHOSEN_TOKENS // 2 + 1, 50, free=10**6, stops=0) == 0
     assert [most(1, 30, free=1), most(2, 40, free=4), most(2, 17, free=4)] == [7, 10, 8]
     assert [most(2, 9, stops=STOP_TOKENS // 2), most(3, 9, stops=STOP_TOKENS // 2)] == [9, 0]
+
+
+def test_pages_of_summaries_are_counted_too() -> None:
+    """A run that chooses among blocks looks at their summaries, and no loop goes beyond those that are whole before it."""
+    config = replace(CONFIG, kv_block=8, kv_budget=4, summary_rows=2)
+    first, asked = first_position(config, 4), list[tuple[Any, ...]]()
+    pages = SimpleNamespace(free=1, missing=lambda session, *needed: (asked.append(needed), 2 if needed[0] > first + 4 else 1)[1])
+    engine: Any = SimpleNamespace(config=config, can_loop=lambda: True, pages=pages)
+    session = Session()
+    session.tokens = [0] * first
+    assert loop_passes(engine, [Run(session, (1,), 1, budget=4)], [Looped(50, ())], 40) == 4
+    assert asked == [(first + passes, None, summary_pages(config, first + passes - 1)) for passes in (16, 8, 4)]
+    asked.clear()
+    assert loop_passes(engine, [Run(session, (1,), 1)], [Looped(50, ())], 40) == 2
+    assert asked == [(first + passes, None, 0) for passes in (40, 20, 10, 5, 2)]
 
 
 def test_few_pages_and_the_end_of_the_context(image: Image) -> None:

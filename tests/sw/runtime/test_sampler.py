@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hwgen.draw import GREEDY
+from hwgen.draw import GREEDY, draw_key
 from hwgen.registers import DRAW_COUNT
 from hwgen.sw.runtime.penalties import Penalties
 from hwgen.sw.runtime.sampler import Sampler
@@ -48,7 +49,8 @@ def test_draws_that_the_machine_could_make() -> None:
     assert [sampler.choose(prediction, int(position)) for position in order] == [expected[i] for i in order]
     assert prediction._logits is None and set(expected) == set(prediction.tokens[:5])
     sampler.begin_anew()
-    assert sampler.machine_draw(8) != draw and [sampler.choose(prediction, i) for i in range(100)] != expected
+    assert sampler.machine_draw(8) == replace(draw, key=draw_key(9, 1)) != draw and draw.key == draw_key(9, 0)
+    assert [sampler.choose(prediction, i) for i in range(100)] != expected
     other = Sampler(Sampling(temperature=0.7, top_k=5, seed=10))
     assert [other.choose(prediction, i) for i in range(100)] != expected
 

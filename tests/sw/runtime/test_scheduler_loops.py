@@ -15,6 +15,7 @@ from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.pass_costs import PassCosts
+from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.drafts import Drafter
 from hwgen.sw.runtime.engine import Engine, Run
@@ -244,6 +245,57 @@ def test_drafts_are_asked_for_beside_the_others(engine: Engine) -> None:
     asked.clear()
     two = Loop(engine, jobs[:2], [], lambda: False)
     assert two._on_pass([1, 1]) is True and asked == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("way", ["ends", "fails", "is interrupted", "times out"])
+def test_what_ends_a_loop(engine: Engine, way: str) -> None:
+    """An answer that ends or fails, once, or something else to do; what comes for it behind that is not its own."""
+    added: list[tuple[str, int, float]] = []
+
+    class Writes:
+        def __init__(self, name: str) -> None:
+            self.name, self.ended, self.taken = name, False, list[int]()
+            self.decode = SimpleNamespace(add=lambda result, tokens, seconds: added.append((name, tokens, seconds)))
+
+        def take(self, token: int) -> int:
+            self.taken.append(token)
+            self.ended = way == "ends" and (self.name, len(self.taken)) == ("second", 2)
+            return token
+
+        def has_draft(self, others: int) -> bool:
+            assert others == 2 and not self.ended
+            return False
+
+    def told(token: Any) -> None:
+        if token == 22 and way == "fails":
+            raise OSError("gone")
+        if token == 22 and way == "times out":
+            raise DeviceTimeout("it hangs")
+
+    answers: list[Any] = [Writes(name) for name in ("first", "second", "third")]
+    jobs = [Job(answer, told, lambda error: None) for answer in answers]
+    interrupts: list[int] = []
+    loop = Loop(engine, jobs, [], lambda: bool(interrupts))
+    assert loop._on_pass([11, 21, 31]) is True
+    interrupts += [1] * (way == "is interrupted")
+    if way == "times out":
+        with pytest.raises(DeviceTimeout):
+            loop._on_pass([12, 22, 32])
+        return
+    assert loop._on_pass([12, 22, 32]) is False
+    interrupts.clear()
+    assert loop._on_pass([13, 23, 33]) is True
+    alone = way == "is interrupted"
+    assert [answer.taken for answer in answers] == [[11, 12, 13], [21, 22, *([23] if alone else [])], [31, 32, 33]]
+    result: Any = None
+    loop.settle(0, result, 0.5)
+    if way == "fails":
+        with pytest.raises(OSError, match="gone"):
+            loop.settle(1, result, 0.25)
+    else:
+        loop.settle(1, result, 0.25)
+    loop.settle(2, result, 0.75)
+    assert added == [("first", 3, 0.5), ("second", 3 if alone else 2, 0.25), ("third", 3, 0.75)]
 
 
 def test_a_draft_ends_a_loop(engine: Engine) -> None:

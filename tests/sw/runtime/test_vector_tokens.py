@@ -72,6 +72,20 @@ def test_prefixes_know_vectors(model_directory: Path) -> None:
     assert alone.text == later.text
 
 
+def test_numbers_of_vectors() -> None:
+    """Below those of tokens and places, in 64 bits; equal where all bits are."""
+    rows = np.random.default_rng(2).normal(0, 1, (200, 4)).astype(np.float32)
+    numbers = with_vectors([], rows, 4)
+    assert len(set(numbers)) == 200 and all(-(2**63) <= number < -1 for number in numbers) and min(numbers) < -(2**61)
+    assert with_vectors([5], rows[::-1], 4, 1) == [5, *numbers[::-1]]
+    assert with_vectors([numbers[3], -1, 4], rows[:1], 4) == [numbers[3], numbers[0], 4], "a vector that stands there stays"
+    for wrong in (rows[:0], rows[0], rows[None], rows[:, :3]):
+        with pytest.raises(HwgenError, match="embeddings must be"):
+            with_vectors([], wrong, 4)
+    with pytest.raises(HwgenError, match="must be finite"):
+        with_vectors([], np.where(rows > 2, np.nan, rows), 4)
+
+
 def test_drafts_have_no_vectors(llm: LLM) -> None:
     """Not where one stood behind the last tokens before: it would be verified in vain."""
     vector = with_vectors([], np.ones((1, SHAPE.hidden), np.float32), SHAPE.hidden)
