@@ -45,7 +45,7 @@ def missing_library(error: Exception) -> HwgenError | None:
         return HwgenError(
             "device", f"this kernel shows no registers: {text}", "use the kernel of a PYNQ or Kria image, and no container"
         )
-    if isinstance(error, OSError) and re.search(r"\blibxrt|\bxbutil\b|\bxclbinutil\b", text):
+    if isinstance(error, (OSError, ImportError)) and re.search(r"\blibxrt|\bxbutil\b|\bxclbinutil\b", text):
         return HwgenError("device", f"a library of the board is missing: {text}", f"{_INSTALL}; then {ENTER}")
     return None
 
@@ -64,7 +64,7 @@ def import_pynq() -> Any:
         warnings.simplefilter("ignore")  # about the order of its own imports, and that there is no device
         try:
             import pynq
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             if error.name == "pyxrt":
                 raise _explain(error) from error
             raise

@@ -178,12 +178,15 @@ def _read_matrix(tensors: TensorSet, quantization: Quantization, place: str, sha
                 "use the float master checkpoint, or the packed one",
             )
     stored = tensors.floats(f"{place}.weight_scale").reshape(-1)
-    if stored.size != 1 or stored[0] < np.finfo(np.float32).tiny:  # 1 / x of a smaller one is infinite
+    smallest = np.finfo(np.float32).tiny  # 1 / x of a smaller one is infinite
+    scale = 0.0
+    if stored.size == 1 and stored[0] >= smallest:
+        scale = float(flush(np.float32(1) / stored[0] if quantization.divides else stored[0]))
+    if not scale:  # for the machine
         raise HwgenError(
             "checkpoint", f"tensor {place}.weight_scale must be one positive number", "download the checkpoint again"
         )
-    scale = np.float32(1) / stored[0] if quantization.divides else stored[0]
-    return TernaryMatrix(trits, float(flush(scale)))
+    return TernaryMatrix(trits, scale)
 
 
 def load_weights(

@@ -15,7 +15,7 @@ ULTRASCALE = {0xFF5E_0020: 90 << 8 | 1 << 16, 0xFF5E_0030: 45 << 8, 0xFD1A_002C:
         (1 << 24 | 2 << 16 | 5 << 8 | 2, 149.9985),  # RPLL: 33.333 * 45 / 10
         (1 << 24 | 1 << 16 | 4 << 8 | 3, 266.664),  # DPLL: 33.333 * 64 / 2 / 4
         (1 << 16 | 6 << 8, 0.0),  # switched off
-        (1 << 24 | 1 << 16 | 6 << 8 | 5, None),  # a source that there is not
+        *((1 << 24 | 1 << 16 | 6 << 8 | source, None) for source in (1, 4, 5, 6, 7)),  # sources that there are not
         (1 << 24, None),  # divided by 0
     ],
 )

@@ -79,3 +79,11 @@ def test_names_that_pynq_has() -> None:
         shipped_name("Odd")
     with pytest.raises(HwgenError, match="this board does not say what it is"):
         shipped_name("")
+
+
+def test_memory_of_a_virtual_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 MiB, in this process."""
+    monkeypatch.setattr("hwgen.sw.devices.virtual_board.virtual_board", lambda *given: given)
+    monkeypatch.setattr("hwgen.sim.board.local.SimulatedDevice", lambda board: ("device", board))
+    board = load_board("demo")
+    assert finder._virtual_device(board, print) == ("device", (board, 256 * 1024 * 1024, print))

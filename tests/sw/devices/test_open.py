@@ -20,7 +20,8 @@ def test_devices_by_name(name: str, module: str, kind: str, monkeypatch: pytest.
     config, made = BuildConfig(), list[object]()
     for other in ("golden.GoldenDevice", "verilator.VerilatorDevice", "pynq.PynqDevice"):
         monkeypatch.setattr(f"hwgen.sw.devices.{other}", lambda c, o=other, **options: made.append((o, c, options)))
-    assert open_device(name, config, memory_bytes=7) is None and made == [(f"{module}.{kind}", config, {"memory_bytes": 7})]
+    spelt = "".join(list(name))  # equal to the name that is known, and another object
+    assert open_device(spelt, config, memory_bytes=7) is None and made == [(f"{module}.{kind}", config, {"memory_bytes": 7})]
     for unknown in ("gold", "z", "a", "", "pynqs", "verilato"):
         with pytest.raises(HwgenError, match=f"'{unknown}' is unknown") as caught:
             open_device(unknown, config)

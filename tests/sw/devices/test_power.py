@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.sw.devices.power import INTERVAL, EnergyMeter, find_sensor, sensor_of, why_no_energy
+from hwgen.sw.devices.power import INTERVAL, EnergyMeter, PowerSensor, find_sensor, sensor_of, why_no_energy
 
 
 def sensor_at(root: Path, number: int, name: str, microwatts: str | None) -> Path:
@@ -93,7 +93,22 @@ def test_an_integral_of_trapezia() -> None:
     meter._samples = [(1.0, 4.0), (3.0, 6.0), (4.0, 0.0)]
     assert (meter.joules, meter.seconds) == (2 * 5.0 + 3.0, 3.0)
     meter._samples = [(1.0, 4.0)]
-    assert meter.joules is None
+    assert meter.joules is None and EnergyMeter(None).seconds == 0 and meter._thread.daemon, "it keeps no process alive"
+    meter.sensor = PowerSensor("n", "m", Path("/nowhere"))
+    assert meter.to_dict(1) is None, "one look is no energy"
+    meter._samples = [(1.0, 4.0), (3.0, 6.0)]
+    assert meter.to_dict(5) == {"sensor": "n", "measures": "m", "joules": 10.0, "seconds": 2.0, "joules_per_token": 2.0}
+    nothing = meter.to_dict(0)
+    assert nothing is not None and nothing["joules_per_token"] is None
+
+
+def test_what_says_nothing_of_itself_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it simulated."""
+    sensor_at(tmp_path, 0, "ina260", "1000000")
+    monkeypatch.setattr("hwgen.sw.devices.power.HWMON", tmp_path)
+    assert sensor_of(object()) is None and "not across the network" in why_no_energy(object())
+    here = sensor_of(SimpleNamespace(is_here=True))
+    assert here is not None and here.watts() == 1.0
 
 
 def test_a_directory_without_a_name_is_passed_over(tmp_path: Path) -> None:

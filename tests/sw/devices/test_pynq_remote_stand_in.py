@@ -74,6 +74,15 @@ def test_connect(address: str, host: str, port: int, monkeypatch: pytest.MonkeyP
     assert os.environ[NO_PROXY] == host
 
 
+def test_a_board_of_ours_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYNQ counts remote boards, and gets a limit before the first call."""
+    made: list[object] = []
+    monkeypatch.setattr(pynq_remote.RemoteDevice, "__init__", lambda self, *given: made.append((*given, self._seconds)))
+    BoardConnection(host="h", port=5, seconds=3.0)
+    BoardConnection("h")
+    assert made == [(0, "h", 5, 3.0), (0, "h", 7967, 60.0)]
+
+
 @pytest.mark.parametrize("error", [RuntimeError(), grpc.RpcError()])
 def test_nobody_there(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynq_remote, "BoardConnection", lambda host, port, *, seconds: (_ for _ in ()).throw(error))
@@ -247,6 +256,11 @@ def test_what_is_loaded(record: Callable[..., None], tmp_path: Path) -> None:
     assert loaded_accelerator() == 0xA000_0000
     os.utime(tmp_path / "overlays" / "k", (1001, 1001))
     assert loaded_accelerator() is None
+    (tmp_path / "overlays" / "k").rmdir()
+    more = HANDOFF.replace("</R>", '<MEMRANGE INSTANCE="a" BASEVALUE="0xC0000000"/></R>')
+    (tmp_path / "a.hwh").write_text(more.format(kind="hwgen:hwgen:accelerator:1.0"))
+    os.utime(tmp_path / "a.hwh", (1000, 1000))
+    assert loaded_accelerator() == 0xA000_0000, "the first of several"
 
 
 class Words(dict[int, int]):
@@ -254,8 +268,11 @@ class Words(dict[int, int]):
 
     busy = 0
     writes: list[tuple[int, int]]
+    windows: set[tuple[int, int]]
 
     def window(self, base: int, size: int, device: object) -> Any:
+        self.windows.add((base, size))
+
         def read(offset: int) -> int:
             if base + offset == 0xA000_0014:
                 self.busy -= 1
@@ -272,15 +289,15 @@ class Words(dict[int, int]):
 def fabric(words: dict[int, int], busy: int = 0) -> tuple[Any, Words]:
     """PYNQ with these words, and they."""
     memory = Words(words)
-    memory.busy, memory.writes = busy, []
+    memory.busy, memory.writes, memory.windows = busy, [], set()
     return SimpleNamespace(MMIO=memory.window, Device=SimpleNamespace(active_device="device")), memory
 
 
 def test_answers_that_nobody_asked_for(record: Callable[..., None]) -> None:
-    pynq, _ = fabric({0xA000_0000: 0x6E677768, 0xA000_0048: 17})
-    assert unasked_answers(pynq) is None, "no record"
+    pynq, words = fabric({0xA000_0000: 0x6E677768, 0xA000_0048: 17})
+    assert unasked_answers(pynq) is None and not words.windows, "no record"
     record()
-    assert unasked_answers(pynq) == 17
+    assert unasked_answers(pynq) == 17 and words.windows == {(0xA000_0000, 0x2_0000)}
     assert unasked_answers(fabric({0xA000_0000: 1, 0xA000_0048: 17})[0]) is None, "another design"
 
     def refused(base: int, size: int, device: object) -> None:
@@ -301,11 +318,16 @@ def test_what_a_host_before_left(record: Callable[..., None], monkeypatch: pytes
     assert stop_left_over(fabric(ours, 10**9)[0], "device").startswith("the pass of an earlier host goes on until")
 
 
-def test_resets_of_ports_and_their_settings() -> None:
-    """Six bits go up and down; a Zynq-7000 has none. Of registers of ports only the bits that are set change."""
+def test_resets_of_ports_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six bits go up and down, a millisecond after the load; a Zynq-7000 has none. Of registers of ports only bits that are set
+    change.
+    """
     pynq, words = fabric({0xFD1A_0100: 0xFFFF_E07F})
-    widths: list[object] = []
-    reset_ports(pynq, SimpleNamespace(arch="aarch64", set_axi_port_width=widths.append), "parser")
+    widths, slept = list[object](), list[float]()
+    monkeypatch.setattr(loading.time, "sleep", slept.append)
+    arch = "".join(("aarch", "64"))  # as it comes from a board: equal, and another object
+    reset_ports(pynq, SimpleNamespace(arch=arch, set_axi_port_width=widths.append), "parser")
+    assert slept == [0.001] and words.windows == {(0xFD1A_0100, 4)}
     assert words.writes == [(0xFD1A_0100, 0xFFFF_FFFF), (0xFD1A_0100, 0xFFFF_E07F)] and widths == ["parser"]
     reset_ports(pynq, SimpleNamespace(arch="aarch64"), "parser")
     assert len(words.writes) == 4
@@ -317,3 +339,4 @@ def test_resets_of_ports_and_their_settings() -> None:
     for _ in range(2):
         set_ports(pynq, "device", parser)
     assert words.writes == [(0xFD38_0000, 0xFF1), (0xFD38_0018, 7)], "others are right already"
+    assert {size for _, size in words.windows} == {4}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hwgen.boards import load_board
 from hwgen.config import BuildConfig
 from hwgen.fabric_clocks import PLL_MHZ
 from hwgen.registers import WINDOW_BYTES, register_map
-from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
+from hwgen.sw.devices.virtual_board import hwh_text, virtual_board, write_overlay
 from hwgen.vlnv import VLNV
 from tests.virtual_board import BOARD, require_pynq
 
@@ -91,8 +92,30 @@ def test_ports_of_a_hand_off() -> None:
 def test_clocks_and_addresses_of_a_hand_off() -> None:
     text = hwh_text(load_board("kv260"), base_address=0xA000_0000, leds_address=0xA100_0000)
     for name, base, high in (("accelerator", 0xA000_0000, 0xA001_FFFF), ("axi_gpio_leds", 0xA100_0000, 0xA100_FFFF)):
-        assert re.search(rf'INSTANCE="{name}" MEMTYPE="REGISTER" BASEVALUE="0x{base:X}" HIGHVALUE="0x{high:X}"', text)
+        block = "registers" if name == "accelerator" else "Reg"
+        place = f'ADDRESSBLOCK="{block}" INSTANCE="{name}" MEMTYPE="REGISTER" BASEVALUE="0x{base:X}" HIGHVALUE="0x{high:X}"'
+        assert f"<MEMRANGE {place} " in text
     assert 'NAME="PSU__CRL_APB__PL0_REF_CTRL__DIVISOR0" VALUE="6"' in text and 'VALUE="250.0"' in text
     assert 'ARCH="zynquplus" NAME="kv260_simulated"' in text and f'RANGE="{WINDOW_BYTES}"' in text
+    for name, kind in (("accelerator", "accelerator"), ("axi_gpio_leds", "axi_gpio"), ("zynq_ultra_ps_e_0", "zynq_ultra_ps_e")):
+        assert re.search(rf'FULLNAME="/{name}" INSTANCE="{name}" MODTYPE="{kind}" ', text)
+    assert set(re.findall(r"PL(\d)_REF_CTRL__DIVISOR0", text)) == {"0", "1", "2", "3"}, "there are four"
     fast = replace(BOARD, config=replace(BOARD.config, clock_mhz=4000.0))
     assert 'PL0_REF_CTRL__DIVISOR0" VALUE="1"' in hwh_text(fast, base_address=0, leds_address=0), "no divisor is 0"
+
+
+@pytest.mark.parametrize(("name", "arch"), [("pynq-z2", "armv7l"), ("kv260", "aarch64"), ("demo", "aarch64")])
+def test_a_virtual_board_has_the_processor_of_the_real_one(name: str, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around an accelerator of that build, which gets what is asked for."""
+    asked: list[object] = []
+
+    def device(config: BuildConfig, **options: Any) -> Any:
+        asked.append((config, options))
+        return SimpleNamespace(accelerator="simulated")
+
+    monkeypatch.setattr("hwgen.sw.devices.verilator.VerilatorDevice", device)
+    monkeypatch.setattr("hwgen.sim.board.board.VirtualBoard", lambda *given, **options: (given, options))
+    board = load_board(name)
+    made: Any = virtual_board(board, 4096, None, seed=3)
+    assert made == (("simulated", board.config), {"board": name, "arch": arch})
+    assert asked == [(board.config, {"memory_bytes": 4096, "progress": None, "seed": 3})]

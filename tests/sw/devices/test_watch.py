@@ -59,7 +59,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
-    monkeypatch.setattr(watch_module.time, "monotonic", lambda: made.now)
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: made.now - 99.9921875)  # soon after zero, where quotients are large
     return made
 
 
@@ -127,6 +127,22 @@ def test_state_names_operator_error_and_counters(machine: Machine) -> None:
     assert text.splitlines()[0] in caught.value.message
 
 
+def test_a_program_above_four_gibibytes(machine: Machine) -> None:
+    """Its descriptors are where both halves of its address say."""
+    asked: list[tuple[int, int]] = []
+    machine.names[register(CONFIG, "PROGRAM_HIGH").offset] = "PROGRAM_HIGH"
+    machine.values |= {name: lambda cycles, value=value: value for name, value in (  # type: ignore[misc]  # a default binds it
+        ("CURRENT", 2), ("PROGRAM_LOW", 0x8000_0040), ("PROGRAM_HIGH", 5),
+    )}
+
+    def read_memory(address: int, size: int) -> Bytes:
+        asked.append((address, size))
+        return np.frombuffer(Descriptor(opcode=Opcode.LINEAR, layer=1).pack(), np.uint8)
+
+    machine.read_memory = read_memory  # type: ignore[method-assign]  # another memory
+    assert "operator 2 (LINEAR, layer 1)" in machine.watch().describe_state() and asked == [(0x5_8000_0040 + 2 * 64, 64)]
+
+
 def test_a_program_outside_our_memory_is_no_second_error(machine: Machine) -> None:
     machine.values["CURRENT"] = lambda cycles: 12
     assert "operator 12, no AXI error" in machine.watch().describe_state()
@@ -145,6 +161,30 @@ def test_clock_is_measured(machine: Machine, mhz: float, refused: bool) -> None:
     else:
         watch.wait(1.0)
     assert watch.measured_mhz == pytest.approx(mhz, rel=0.01)
+
+
+@pytest.mark.parametrize(("uncertain", "interval", "mhz"), [
+    ((0.0, 0.0), 2.0, 100.0), ((0.0, 0.0), 0.5, 400.0), ((0.0099, 0.0), 1.0, 200.0), ((0.0, 0.0099), 1.0, 200.0),
+    ((0.005, 0.005), 1.0, None), ((0.0101, 0.0), 1.0, None), ((0.0, 0.0), 0.0, None), ((0.0, 0.0), -1.0, None),
+])
+def test_a_measurement_of_the_clock(
+    uncertain: tuple[float, float], interval: float, mhz: float | None, machine: Machine
+) -> None:
+    """Cycles by seconds, where reading took less than a hundredth of them."""
+    watch = machine.watch()
+    first = watch_module._Sample(5.0, 1000, uncertain[0])
+    watch._measure(first, watch_module._Sample(5.0 + interval, 200_001_000, uncertain[1]))
+    assert watch.measured_mhz == mhz
+
+
+def test_a_look_at_the_cycle_counter(machine: Machine) -> None:
+    """Its time is the middle of reading it, its uncertainty how long that took; the counter goes on where its 32 bits wrap."""
+    machine.read_seconds, machine.values["COUNT_CYCLES"] = 0.25, lambda cycles: 0x7000_0000
+    watch, begin = machine.watch(), machine.now - 99.9921875
+    first = watch._sample(None, 5)
+    assert first == watch_module._Sample(begin + 0.125, 0x7000_0000, 0.25)
+    assert watch._sample(first, 0x1_6FFF_FFFF).cycles == 0x1_7000_0000
+    assert watch._sample(first, 0x1_7000_0001).cycles == 0x2_7000_0000
 
 
 def test_a_simulated_clock_is_not_judged(machine: Machine) -> None:
@@ -175,8 +215,12 @@ def test_limits_are_held_to_the_last_unit(machine: Machine) -> None:
     """A pass that ends when its time does is no error; silence, idleness and the grace behind a doorbell likewise."""
     machine.values["STATUS"] = lambda cycles: DONE if cycles > 100_000_000 else BUSY
     machine.step = 0.125
-    assert machine.watch().wait(0.5) is True, "0.5 s are not more than 0.5 s"
-    machine.now = 100.0
+    for simulated in (False, True):
+        assert machine.watch(simulated=simulated).wait(0.5) is True, "0.5 s are not more than 0.5 s"
+        machine.now = 100.0
+        with pytest.raises(DeviceTimeout, match=r"did not end within 0\.5 s"):
+            machine.watch(simulated=simulated).wait(0.4999998)
+        machine.now = 100.0
     with pytest.raises(DeviceTimeout, match=r"did not end within 0\.375 s"):
         machine.watch().wait(0.375)
     machine.now, machine.values["COUNT_CYCLES"] = 100.0, lambda cycles: 17
@@ -207,8 +251,18 @@ def test_idle_cycles_to_the_last(machine: Machine, limit: int, fine: bool) -> No
         machine.watch(idle_cycles=limit).wait(60.0)
 
 
-@pytest.mark.parametrize(("mhz", "refused"), [(194.1, False), (193.9, True), (205.9, False), (206.1, True)])
-def test_a_clock_is_wrong_from_three_percent_on(machine: Machine, mhz: float, refused: bool) -> None:
+@pytest.mark.parametrize(("limit", "seen", "ends"), [(80_000_000, 25, 125), (100_000_000, 25, 125), (110_000_000, 50, 175)])
+def test_movement_is_looked_for_every_quarter_of_the_limit(machine: Machine, limit: int, seen: int, ends: int) -> None:
+    """By polls 25 million cycles apart: what moved soon after the first of them is seen by the second or the third."""
+    machine.step = 0.125
+    machine.values["COUNT_OPERATORS"] = lambda cycles: min(cycles, 10_000_000)
+    with pytest.raises(DeviceTimeout, match=f"nothing moved for {ends - seen},000,000 cycles"):
+        machine.watch(idle_cycles=limit).wait(60.0)
+    assert machine.cycles() == ends * 1_000_000
+
+
+@pytest.mark.parametrize(("mhz", "refused"), [(194.0, False), (193.9, True), (206.0, False), (206.1, True)])
+def test_a_clock_is_wrong_beyond_three_percent(machine: Machine, mhz: float, refused: bool) -> None:
     watch = machine.watch()
     watch.measured_mhz = mhz
     if refused:

@@ -260,8 +260,15 @@ def test_a_field_that_is_missing_is_the_default_of_the_class() -> None:
 
 def test_untied_head_survives(tmp_path: Path) -> None:
     untied = random_weights(ModelShape(**{**SHAPE.to_dict(), "tied": False}), seed=4)  # type: ignore[arg-type]
-    save_model(untied, tmp_path / "new" / "m")
+    save_model(untied, tmp_path / "new" / "m", end_token=7)
     assert_same(load_weights(tmp_path / "new" / "m"), untied)
+    save_model(untied, tmp_path / "new" / "m")  # over itself
+    save_model(untied, tmp_path / "new" / "n", end_token=7)
+    texts = [(tmp_path / "new" / name).read_text() for name in ("n/config.json", "n/generation_config.json", "m/config.json")]
+    assert all(text == json.dumps(json.loads(text), indent=2) + "\n" for text in texts), "as transformers writes them"
+    ends = [[json.loads(text)[f"{name}_token_id"] for name in ("bos", "eos")] for text in texts]
+    assert ends == [[7, 7], [7, 7], [None, None]] and json.loads(texts[1])["do_sample"] is False
+    assert json.loads(texts[0])["attention_bias"] is False
 
 
 def test_transformers_reads_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +302,7 @@ def test_ternary_floats_with_a_scale(edit: Callable[..., Path], weights: ModelWe
     path, matrix = edit(), weights.layers[0].matrices["q"]
     retensor(path, weight=("F32", matrix.trits.astype(np.float32)))
     assert_same(load_weights(path), weights)
-    for spoilt in (0.5, 2.0, -3.0):
+    for spoilt in (0.5, 2.0, -2.0, -3.0):
         values = matrix.trits.astype(np.float32)
         values[1, 2] = spoilt
         retensor(path, weight=("F32", values))
@@ -322,6 +329,21 @@ def test_a_scale_is_one_positive_number(linear: str, scale: list[float], edit: C
     retensor(path, weight_scale=("F32", np.array(scale, np.float32)))
     with pytest.raises(HwgenError, match="q_proj.weight_scale must be one positive number"):
         load_weights(path)
+
+
+def test_the_smallest_scale(edit: Callable[..., Path]) -> None:
+    """2^-126, whose inverse is finite; what is 0 for the machine, which has no numbers below 2^-125, is refused."""
+    for linear, stored, expected in (
+        ("bitlinear", 2.0**-126, 2.0**126), ("autobitlinear", 2.0**-126, 0.0), ("autobitlinear", 2.0**-125, 2.0**-125),
+        ("bitlinear", 2.0**125, 2.0**-125), ("bitlinear", 2.0**126, 0.0), ("bitlinear", 2.0**-127, 0.0),
+    ):
+        path = edit(quantization_config={"quant_method": "bitnet", "linear_class": linear})
+        retensor(path, weight_scale=("F32", np.array([stored], np.float32)))
+        if expected:
+            assert load_weights(path).layers[0].matrices["q"].scale == expected
+            continue
+        with pytest.raises(HwgenError, match="weight_scale must be one positive number"):
+            load_weights(path)
 
 
 def test_an_embedding_beyond_bfloat16(edit: Callable[..., Path], weights: ModelWeights) -> None:

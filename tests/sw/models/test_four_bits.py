@@ -55,9 +55,28 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     file.write_bytes(whole[:-3])
     again = OnTheFly()
     assert same(again("m", "F32", w), made) and again.found == 0 and file.read_bytes() == whole  # type: ignore[arg-type]  # 4-bit
+
+    def removed(path: Path) -> None:
+        path.unlink()
+        raise HwgenError("checkpoint", "damaged")
+
+    with monkeypatch.context() as patch:  # another process came first
+        patch.setattr("hwgen.sw.models.four_bits.TensorFile", removed)
+        assert same(OnTheFly()("m", "F32", w), made) and file.read_bytes() == whole  # type: ignore[arg-type]  # 4-bit
     monkeypatch.setenv("HWGEN_CACHE", str(file))  # no directory
     said: list[str] = []
     assert same(OnTheFly(progress=said.append)("m", "F32", w), made) and "cannot be written" in said[0]  # type: ignore[arg-type]  # 4-bit
+
+
+def test_a_matrix_of_zeros_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path))
+    said: list[str] = []
+    made = OnTheFly(progress=said.append)
+    made("m", "F32", np.zeros((2, 32), np.float32))
+    made.report()
+    assert said == [
+        "1 matrices (1 of F32) made 4-bit to nearest in groups of 32 with scale and midpoint: relative error of the weights 0.00%"
+    ]
 
 
 def test_what_is_left_as_it_is() -> None:

@@ -90,6 +90,17 @@ def test_floats_of_the_library(name: str) -> None:
     np.testing.assert_array_equal(matrix, gguf.dequantize(data, kind))
 
 
+@pytest.mark.parametrize("shape", [(128,), (3, 64), (2, 3, 32)])
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "F16"])
+def test_tensors_of_any_dimensions(name: str, shape: tuple[int, ...]) -> None:
+    """Blocks lie along the last."""
+    kind, w = gguf.GGMLQuantizationType[name], np.random.default_rng(3).normal(0, 1, shape).astype(np.float32)
+    data = gguf.quantize(w.reshape(-1, shape[-1]), kind)
+    found = kind_of(name).floats(data.reshape(-1).view(np.uint8), shape)
+    assert found.shape == shape and found.dtype == np.float32
+    np.testing.assert_array_equal(found.reshape(-1, shape[-1]), gguf.dequantize(data, kind))
+
+
 def two_bits(codes: np.ndarray, d: np.ndarray, block: int) -> np.ndarray:
     """Q2_0, weight by weight: d, then weight j plus 1 in bits 2 (j % 4) of byte j / 4."""
     rows, inputs = codes.shape

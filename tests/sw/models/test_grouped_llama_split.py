@@ -100,6 +100,15 @@ def test_how_a_model_is_told(kind: str, values: Any, grouped: bool) -> None:
     assert is_grouped_gguf(made) is (grouped or kind == "Q2_0")
 
 
+@pytest.mark.parametrize(("spoilt", "grouped"), [(0, False), (7, False), (8, True), (9, True)])
+def test_a_model_is_told_by_eight_rows(spoilt: int, grouped: bool) -> None:
+    """The loader refuses it where another is of another kind."""
+    values = np.ones((10, 256), np.float32)
+    values[spoilt, 3] = 0.5
+    made: Any = Tensors(dict.fromkeys(("model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight"), values))
+    assert is_grouped(made) is is_grouped_gguf(made) is grouped
+
+
 def test_heads_of_tied_models() -> None:
     """A tied model with a head of its own is not tied, unless it is the same."""
     table = np.ones((2, 3), np.float32)

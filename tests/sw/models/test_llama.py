@@ -142,6 +142,9 @@ def test_where_a_checkpoint_is_written(tmp_path: Path) -> None:
     save_llama(weights, tmp_path / "m", recipe="rtn", tokenizer=tokenizer, stop_tokens=(0,))
     model = open_model(tmp_path / "m")
     assert model.stop_tokens == (0,) and model.tokenizer.chat_template == tokenizer.chat_template
+    for name in ("config.json", "tokenizer_config.json"):
+        text = (tmp_path / "m" / name).read_text(encoding="utf-8")
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n", "as transformers writes them"
     assert model.tokenizer.names == {"eos_token": "<|endoftext|>"}
     assert model.tokenizer.encode_chat("The cat") == tokenizer.encode_text("The caté")
     (tmp_path / "file").write_text("x")

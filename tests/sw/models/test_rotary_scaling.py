@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ def test_yarn(truncate: bool) -> None:
     assert yarn_factors(factor=4.0, fast=32.0, slow=1.0, original=4.0, theta=10000.0, head_dim=8)[0] >= 1
     narrow = yarn_factors(factor=2.0, fast=1.0, slow=1.0, original=2 * math.pi, theta=10000.0, head_dim=8, truncate=False)
     assert narrow == pytest.approx((1, 2, 2, 2)), "no pair lies between the same bounds"
+    short = yarn_factors(factor=4.0, fast=32.0, slow=1.0, original=40 * math.pi, theta=10000.0, head_dim=8)
+    assert short == pytest.approx((1, 1.6, 4, 4)), "from pair 0 on where the bound lies before it"
+    long = yarn_factors(factor=4.0, fast=1e5, slow=1.0, original=2 * math.pi * 10**7.5, theta=10000.0, head_dim=8)
+    assert long == pytest.approx((1, 1, 1, 1 / 0.85)), "up to 7, the number of the last element"
 
 
 def test_attention_factors() -> None:
@@ -72,7 +77,8 @@ def test_rows_of_scaled_positions() -> None:
 
 
 def read(**said: Any) -> Rotary:
-    return read_rotary(Fields(said, "config.json"), 8, 4096, 10000.0)
+    """With texts as they come out of a file: equal to those of the program, and other objects."""
+    return read_rotary(Fields(json.loads(json.dumps(said)), "config.json"), 8, 4096, 10000.0)
 
 
 L3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -101,7 +107,10 @@ def yarn(**changes: Any) -> tuple[float, ...]:
     ({"rope_scaling": YARN, "original_max_position_embeddings": 64}, Rotary(1e4, yarn(original=64), yarn_attention(4.0))),
     ({"rope_scaling": LONG | {"original_max_position_embeddings": 1024}},
      Rotary(1e4, (1, 1.5, 2, 3), math.sqrt(1 + math.log(4) / math.log(1024)), 1024)),
+    *[({"rope_scaling": YARN, "original_max_position_embeddings": length}, Rotary(1e4, yarn(original=length), yarn_attention(4.0)))
+      for length in (2010, 2011, 7910)],  # a pair turns just less than 32 times, just more often, and somewhat more than once
     ({"rope_scaling": LONG}, Rotary(1e4, (1, 1.5, 2, 3), 1.0, 4096)),
+    ({"rope_scaling": LONG | {"factor": 0.5}}, Rotary(1e4, (1, 1.5, 2, 3), 1.0, 4096)),
     ({"rope_scaling": LONG | {"factor": 2, "attention_factor": 1.5}}, Rotary(1e4, (1, 1.5, 2, 3), 1.5, 4096)),
     ({"rope_scaling": {"rope_type": "hwgen_factors", "factors": [1, 2, 3, 4], "scale": 2}}, Rotary(1e4, (1, 2, 3, 4), 2.0)),
     ({"rope_scaling": {"rope_type": "hwgen_factors", "factors": []}}, Rotary(1e4)),
@@ -118,7 +127,10 @@ def test_what_a_config_says(said: dict[str, Any], expected: Rotary) -> None:
     ({"rope_scaling": 3}, "an object"),
     ({"rope_scaling": {"factor": 2.0}}, "factor is 2.0 without a rope_type"),
     ({"rope_scaling": L3 | {"low_freq_factor": 4.0}}, "low_freq_factor 4.0 is not below"),
+    ({"rope_theta": -1}, "rope_theta must be"),
+    ({"rope_scaling": L3 | {"low_freq_factor": 5.0}}, "low_freq_factor 5.0 is not below"),
     ({"rope_scaling": YARN, "rope_theta": 1.0}, "must be above 1 for yarn"),
+    ({"rope_scaling": YARN, "rope_theta": 0.5}, "must be above 1 for yarn"),
     ({"rope_scaling": YARN | {"truncate": 1}}, "truncate is 1"),
     ({"rope_scaling": LONG | {"original_max_position_embeddings": 1}}, "original_max_position_embeddings is 1"),
     ({"rope_scaling": LONG | {"short_factor": [1, 1, 1]}}, "short_factor must be 4 positive numbers"),

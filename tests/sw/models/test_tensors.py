@@ -161,3 +161,67 @@ def test_a_file_that_changes_while_it_is_open(tmp_path: Path) -> None:
         file.stored("a")
     with pytest.raises(HwgenError, match="cannot be read: No such file"):
         TensorFile(path)
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_elements_begin_at_multiples_of_eight(length: int, tmp_path: Path) -> None:
+    """The header is filled up with spaces, as few as that needs."""
+    values = np.arange(3, dtype=np.float32)
+    write_tensors(tmp_path / "model.safetensors", {"a" * length: ("F32", values)})
+    data = (tmp_path / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + size].decode()
+    assert size % 8 == 0 and text.startswith('{"__metadata__":') and len(text) - len(text.rstrip(" ")) < 8
+    assert data[8 + size :] == values.tobytes()
+    np.testing.assert_array_equal(TensorSet(tmp_path).floats("a" * length), values)
+
+
+def test_files_without_tensors(tmp_path: Path) -> None:
+    """A header that ends the file is whole; one that would end behind it is not, nor one that is longer than any."""
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, {})
+    data = path.read_bytes()
+    assert TensorFile(path).names() == [] and TensorSet(tmp_path).bytes == 0
+    size = int.from_bytes(data[:8], "little")
+    for spoilt in (data[:-1], (size + 1).to_bytes(8, "little") + data[8:], data[:7]):
+        path.write_bytes(spoilt)
+        with pytest.raises(HwgenError, match=rf"is truncated or no safetensors file \({len(spoilt)} bytes\)"):
+            TensorFile(path)
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert TensorFile(path).names() == []
+
+
+def test_headers_that_are_longer_than_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tensors(tmp_path / "x", {"a": ("U8", np.zeros(500, np.uint8))})
+    length = int.from_bytes((tmp_path / "x").read_bytes()[:8], "little")
+    monkeypatch.setattr("hwgen.sw.models.tensors._LONGEST_HEADER", length)
+    assert TensorFile(tmp_path / "x").names() == ["a"]
+    monkeypatch.setattr("hwgen.sw.models.tensors._LONGEST_HEADER", length - 1)
+    with pytest.raises(HwgenError, match="is truncated or no safetensors file"):
+        TensorFile(tmp_path / "x")
+
+
+def test_tensors_of_several_files(tmp_path: Path) -> None:
+    """Sizes are those of the files; what is looked at does not count as read."""
+    first, second = np.arange(6, dtype=np.float32).reshape(3, 2), np.arange(4, dtype=np.float16).reshape(2, 2)
+    write_tensors(tmp_path / "1.safetensors", {"a": ("F32", first), "b": ("F32", first)})
+    write_tensors(tmp_path / "2.safetensors", {"c": ("F16", second)})
+    index = {"weight_map": {"a": "1.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    tensors = TensorSet(tmp_path)
+    assert tensors.bytes == sum((tmp_path / f"{n}.safetensors").stat().st_size for n in (1, 2))
+    for rows, expected in ((1, first[:1]), (3, first), (9, first), (0, first[:0])):
+        np.testing.assert_array_equal(tensors.first_rows("a", rows), expected)
+    np.testing.assert_array_equal(tensors.first_rows("c", 1), [[0, 1]])
+    np.testing.assert_array_equal(tensors.peek("a"), first)
+    assert tensors.unread() == ["a", "b", "c"] and not tensors.is_read("a") and tensors.shape("c") == (2, 2)
+    np.testing.assert_array_equal(tensors.floats("a", (3, 2)), first)
+    assert tensors.unread() == ["b", "c"] and tensors.is_read("a") and tensors.find("x", "c", "a") == "c"
+
+
+def test_tensors_of_no_size(tmp_path: Path) -> None:
+    """No rows, no dimensions; a file that ends with its last tensor is whole."""
+    values = {"none": np.zeros((0, 4), np.float32), "one": np.array(7, np.float32)}
+    write_tensors(tmp_path / "model.safetensors", {name: ("F32", value) for name, value in values.items()})
+    tensors = TensorSet(tmp_path)
+    assert tensors.floats("none").shape == (0, 4) and tensors.floats("one").shape == () and tensors.floats("one") == 7

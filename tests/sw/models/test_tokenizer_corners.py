@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,6 +246,77 @@ def test_characters_of_several_tokens() -> None:
     assert [stream.add(i) for i in ids[:4]] == ["", "é", "", ""] and stream.finish() == "\N{REPLACEMENT CHARACTER}"
     stream = TextStream(tokenizer, ids[:4])
     assert "".join(stream.add(i) for i in ids[4:]).endswith("x")
+
+
+def test_eight_tokens_before_an_answer_are_looked_at() -> None:
+    decoded: list[list[int]] = []
+    stand_in: Any = SimpleNamespace(decode=lambda ids: (decoded.append(list(ids)), "x" * len(ids))[1])
+    stream = TextStream(stand_in, range(20))
+    assert decoded == [[12, 13, 14, 15, 16, 17, 18, 19]] and stream.add(20) == "x" and decoded[1] == list(range(12, 21))
+
+
+@pytest.mark.parametrize(("length", "batch"), [(1, False), (4095, False), (4096, True), (9999, True)])
+def test_long_texts_are_encoded_as_a_batch(length: int, batch: bool) -> None:
+    calls: list[object] = []
+
+    def encoded(*ids: int) -> Any:
+        return SimpleNamespace(ids=ids)
+
+    made: Any = Tokenizer(inner())
+    made._inner = SimpleNamespace(
+        encode=lambda text, **options: (calls.append((text, options)), encoded(1, 2))[1],
+        encode_batch=lambda texts, **options: (calls.append((*texts, options)), [encoded(1, 2), encoded(3)])[1],
+    )
+    assert made.encode_text("a" * length) == [1, 2] and calls == [("a" * length, {"add_special_tokens": False})]
+    assert made.encode("a" * length) == [1, 2] and calls[1:] == [("a" * length, {"add_special_tokens": True})]
+    made._inner.encode = made._inner.encode_batch if batch else None
+    if not batch:
+        with pytest.raises(HwgenError, match="a text cannot be made tokens: 'NoneType'"):
+            made.encode("a" * length)
+
+
+def test_control_tokens_that_begin_alike() -> None:
+    """The longer one is marked whole; what stands between them is text; a tokenizer without tokens has no largest."""
+    made = inner()
+    made.add_special_tokens(["<|end|>x", "<|end|>xy"])
+    tokenizer = Tokenizer(made, chat_template="{{ messages[0].content }}")
+    for typed in ("<|end|>xy", "<|end|>x", "a<|end|>xyb<|end|>"):
+        ids = tokenizer.encode_chat(typed)
+        assert tokenizer.decode(ids) == typed and max(ids) < SIZE and not {0, 1, 2} & set(ids)
+    assert tokenizer.largest == SIZE + 1 and tokenizer.size == SIZE + 2
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import models
+
+    empty = Tokenizer(Inner(models.BPE()))
+    assert (empty.largest, empty.size, empty.begin, empty.encode("a")) == (-1, 0, None, [])
+
+
+def test_tokens_before_and_behind_every_text() -> None:
+    """The first is the begin token, however many there are; one behind a text is none."""
+    from tokenizers.processors import TemplateProcessing
+
+    for single, begin in (("<s> </s> $A", 0), ("</s> $A <s>", 1), ("$A <s>", None), ("$A", None)):
+        made = inner()
+        made.post_processor = TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 1)])
+        assert Tokenizer(made).begin == begin
+
+
+def test_what_stands_before_every_prompt() -> None:
+    """In a chat template: all that does not depend on the message."""
+    tokenizer = Tokenizer(inner(), chat_template="<s>the cat <|end|>{{ messages[0].content }}</s>")
+    start = tokenizer.usual_beginning
+    assert start == [0, *tokenizer.encode_text("the cat "), 2] and tokenizer.encode_chat("mats")[: len(start)] == start
+    assert Tokenizer(inner(), chat_template="{{ messages[0].content }}").usual_beginning == []
+
+
+def test_control_tokens_in_a_vocabulary_of_pieces(tmp_path: Path) -> None:
+    """Typed into a message they are the letters that they are made of; what costs more than a piece is still taken."""
+    more = piece("<", -9.0, 1) + piece("s", -9.0, 1) + piece(":", -9.0, 1) + piece("1", -9.0, 1) + piece(">", -9.0, 1)
+    content = PIECES + more + field(2, field(3, 1)) + field(3, field(4, 0))
+    template = "{{ messages[0].content }}"
+    tokenizer = sentence_piece(tmp_path, content, chat_template=template, add_prefix_space=False)
+    assert tokenizer.encode_chat("<s:1>") == [8, 9, 10, 11, 12] and tokenizer.encode_text("<s:1>") == [1]
+    assert tokenizer.encode_chat("ab<s:1>a") == [5, 8, 9, 10, 11, 12, 3]
 
 
 def test_tokens_and_rows() -> None:

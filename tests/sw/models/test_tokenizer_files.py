@@ -211,7 +211,8 @@ def test_refused_files(tmp_path: Path) -> None:
     with pytest.raises(HwgenError, match="not valid JSON"):
         load_tokenizer(directory)
     (directory / "tokenizer.json").unlink()
-    (directory / "vocab.json").write_bytes(b"{}")
+    for name in ("vocab.json", "tekken.json"):
+        (directory / name).write_bytes(b"{}")
     (directory / "tokenizer_config.json").write_text("{}")
     with pytest.raises(HwgenError, match=r"tokenizer.json is missing \(vocab.json alone is not read"):
         load_tokenizer(directory)

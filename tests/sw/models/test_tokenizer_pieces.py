@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.sw.models import sentence_piece
 from hwgen.sw.models.gguf_tokenizer import stop_tokens, tokenizer_from_gguf
 from hwgen.sw.models.sentence_piece import (
     CONTROL,
@@ -71,6 +72,20 @@ def test_better_pieces_win() -> None:
     assert sentence(pieces=pieces, unigram=False, prefix=False).encode("aba", add_special_tokens=False).tokens == ["a", "ba"]
     pieces[6], pieces[7] = Piece("ba", -2.0), Piece("ab", -1.0)
     assert sentence(pieces=pieces, unigram=False, prefix=False).encode("aba", add_special_tokens=False).tokens == ["ab", "a"]
+
+
+@pytest.mark.parametrize("least", [-1.0, 1.0])
+def test_pieces_that_no_text_is_cut_into(least: float) -> None:
+    """Whatever the scores of others, and however good their own."""
+    pieces = [Piece("<unk>", least, 2), Piece("a", least), Piece("b", least), Piece("ab", 5.0, 5), Piece("ba", 5.0, 6)]
+    inner = sentence(pieces=pieces, prefix=False)
+    assert inner.encode("abab", add_special_tokens=False).ids == [1, 2, 1, 2]
+    assert inner.encode("ab" * 9, add_special_tokens=False).ids == [1, 2] * 9
+
+
+def test_kinds_of_pieces_are_those_of_gguf() -> None:
+    theirs = pytest.importorskip("gguf").TokenType
+    assert {kind.name: int(kind) for kind in theirs} == {kind.name: getattr(sentence_piece, kind.name) for kind in theirs}
 
 
 # ---- messages of Protocol Buffers ------------------------------------------------------------------------------------
@@ -179,6 +194,8 @@ def test_tokens_of_a_gguf_file() -> None:
     assert of_gguf(bos_token_id=6, add_bos_token=True).encode("a") == [6, 0] and of_gguf(bos_token_id=6).encode("a") == [0]
     both = of_gguf(bos_token_id=6, eos_token_id=7, add_bos_token=True, add_eos_token=True)
     assert both.encode("a") == [6, 0, 7] and both.names == {"bos_token": "<end>", "eos_token": "<|im_end|>"}
+    end = of_gguf(eos_token_id=7, add_eos_token=True)
+    assert end.encode("a") == [0, 7] and end.names == {"eos_token": "<|im_end|>"}
     assert of_gguf(pre="llama-bpe", bos_token_id=6).encode("a") == [6, 0], "Llama 3 begins where the file does not say"
     assert of_gguf(pre="llama-bpe", bos_token_id=6, add_bos_token=False).encode("a") == [0]
 
@@ -187,6 +204,7 @@ def test_tokens_of_a_gguf_file() -> None:
     ({"pre": "odd"}, "the word splitting 'odd' is not supported"), ({"pre": None}, "does not say how text is cut"),
     ({"model": "bert"}, "tokenizer model 'bert'"), ({"add_space_prefix": True}, "a space before every text"),
     ({"merges": ["ab"]}, "has 'ab', no two tokens"), ({"bos_token_id": 9}, "bos_token_id is 9, there are 9 tokens"),
+    ({"eos_token_id": 12}, "eos_token_id is 12, there are 9 tokens"),
     ({"add_sep_token": True}, "a separator behind every text"), ({"token_type": [1]}, "1 token types for 9 tokens"),
 ])
 def test_files_that_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -257,3 +275,45 @@ def test_words(pre: str, digits: list[str], whole: bool) -> None:
     made = of_gguf(pre=pre, tokens=tokens, merges=["a b", "1 2"], token_type=[1] * 10)
     assert [made.token(token) for token in made.encode("12")] == digits and made.encode("ab") == [9]
     assert made.encode("cd") == ([8] if whole else [2, 3])
+
+
+def test_sentence_pieces_of_a_gguf_file() -> None:
+    """Merged by scores; spaces stay as they are, with one more before a text unless the file says no; bytes stand for the rest."""
+    tokens = ["<unk>", "<s>", "▁", "a", "b", "ab", "▁a", "<0x63>"]
+    fields = {"model": "llama", "tokens": tokens, "scores": [0.0, 0.0, -9.0, -9.0, -9.0, -2.0, -1.0, 0.0],
+              "token_type": [2, 3, 1, 1, 1, 1, 1, 6], "bos_token_id": 1}
+    made = of_gguf(**fields)
+    assert made.encode("ab") == [1, 6, 4] and made.encode("b  a ") == [1, 2, 4, 2, 6, 2] and made.encode("c") == [1, 2, 7]
+    assert made.decode([1, 6, 4, 2, 6]) == "ab  a" and made.names == {"bos_token": "<s>"}
+    bare = of_gguf(**fields, add_space_prefix=False)
+    assert bare.encode("ab") == [1, 5] and bare.encode("d") == [1, 0]
+    assert of_gguf(**fields, unknown_token_id=3, add_space_prefix=False).encode("d") == [1, 3]
+    for wrong, what in (
+        ({"scores": [0.0] * 7}, "7 scores and the unknown token 0"), ({"unknown_token_id": 8}, "the unknown token 8"),
+        ({"unknown_token_id": 9}, "8 scores and the unknown token 9 for 8 tokens"),
+    ):
+        with pytest.raises(HwgenError, match=what):
+            of_gguf(**fields | wrong)
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("flag", ["single_word", "lstrip", "rstrip", "normalized", "special"])
+def test_flags_of_a_token_that_two_files_have(flag: str, said: bool, tmp_path: Path) -> None:
+    """Those of ``tokenizer_config.json`` count."""
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    inner = lib.Tokenizer(lib.models.WordLevel({"a": 0}, unk_token="a"))
+    token = lib.AddedToken("<t>", **off | {flag: not said})
+    (inner.add_special_tokens if token.special else inner.add_tokens)([token])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    options = {"added_tokens_decoder": {"1": {"content": "<t>", **off, flag: said}}, "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    found = load_tokenizer(tmp_path)._inner.get_added_tokens_decoder()
+    assert {number: found[number].content for number in found} == {1: "<t>", 2: "<pad>"}
+    assert {name: getattr(found[1], name) for name in off} == off | {flag: said}
+    assert {name: getattr(found[2], name) for name in off} == off | {"special": True}, "one that has a name alone"
+
+
+def test_bytes_are_no_digits() -> None:
+    """The library writes some bytes of letters as superscript digits, which a cut at digits must not see."""
+    made = of_gguf(pre="smollm", tokens=["a", "1", "Ã", "²", "Ã²"], merges=["Ã ²"], token_type=[1] * 5)
+    assert made.encode("ò") == [4] and made.encode("1ò1") == [1, 4, 1]
