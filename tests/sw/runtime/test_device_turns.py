@@ -99,8 +99,9 @@ def test_the_first_turn_took_nothing(turns: DeviceTurns, models: list[Any]) -> N
     assert turns.begin(first, 0) and turns.begin(first, 1), "nobody waits any more"
 
 
-def test_it_waits_until_the_device_is_free(models: list[Any], clock: list[float]) -> None:
-    """For a tenth of a second, in which the other may come to its end."""
+def test_it_waits_until_the_device_is_free(models: list[Any], clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a while, in which the other may come to its end."""
+    monkeypatch.setattr("hwgen.sw.runtime.device_turns.WAIT_SECONDS", 60.0)
     turns = DeviceTurns(models, lambda: clock[0])
     first, second = models
     assert turns.begin(second, 0)
