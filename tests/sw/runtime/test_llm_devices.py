@@ -140,7 +140,8 @@ def test_who_guesses(model: Model, llm: LLM) -> None:
         LLM(model, "golden", CONFIG, draft="odd")
     drafter = llm._drafter()
     assert drafter is not None and not drafter.guesser.takes_passes and llm._draft_engine is None
-    assert LLM(model, "golden", CONFIG, draft="none")._drafter() is None
+    for none in ("none", str(b"none", "ascii")):  # the second is an object of its own, as the word of a command line
+        assert LLM(model, "golden", CONFIG, draft=none)._drafter() is None
     two = LLM(model, "golden", CONFIG, draft_model=model, cache_tokens=192)
     drafter = two._drafter()
     assert drafter is not None and isinstance(drafter.guesser, DraftModel) and drafter.guesser.engine is two._draft_engine
