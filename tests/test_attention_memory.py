@@ -35,3 +35,6 @@ def test_lanes_that_do_not_divide_the_chunk_waste_a_row_of_every_head() -> None:
     assert (whole.rounds, whole.query_rows) == (4, 32)
     assert (ragged.rounds, ragged.query_rows) == (3, 24 + 8)
     assert whole.output_words == 4 * whole.dims
+    elements = {"max_query": 1024, "max_head_dim": 64, "max_inputs": 256}
+    whole, ragged = (AttentionMemory(BuildConfig.from_dict(shape | elements | {"chunk": chunk})) for chunk in (8, 6))
+    assert whole.query_words == 8 * 1024 // 4 // 8 and ragged.query_words == (6 * 1024 // 4 + 8 * 64) // 8

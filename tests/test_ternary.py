@@ -16,8 +16,9 @@ def test_ternary_matrix_refuses() -> None:
     for shape in ((), (4,), (1, 2, 2)):
         with pytest.raises(ValueError, match="trits must be an int8 matrix"):
             TernaryMatrix(np.zeros(shape, np.int8), 1.0)
-    with pytest.raises(ValueError, match="scale must be a finite float32 value, not 0.1"):
-        TernaryMatrix(np.zeros((2, 2), np.int8), 0.1)
+    for scale in (0.1, 0.3, 0.7, 0.9):  # float32 is above the first two and below the others
+        with pytest.raises(ValueError, match=f"scale must be a finite float32 value, not {scale}"):
+            TernaryMatrix(np.zeros((2, 2), np.int8), scale)
 
 
 def test_quantize_ternary() -> None:

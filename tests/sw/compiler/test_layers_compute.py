@@ -93,7 +93,8 @@ def test_parameters_of_heads() -> None:
     assert [(d.heads, d.src, d.dst, d.param) for d in norms] == [(2, start, start, 52), (1, start + 4, start + 4, 54)]
     assert all((d.scalar0, d.scalar1) == (1 / 16, float(np.float32(1e-5))) and d.flags == Flag.STORE for d in norms)
     wide = HeadParameters(BOTH, replace(shape, head_dim=64), QWEN3)
-    assert (wide.head_vectors, wide.vectors) == (8, 8 + 16)
+    odd = HeadParameters(BOTH, replace(shape, head_dim=48), QWEN3)
+    assert (wide.head_vectors, wide.vectors, odd.head_vectors, odd.vectors) == (8, 8 + 16, 6, 6 + 12)
     assert [d.heads for d in heads.norms(compiler.plan, 1, 1, 2, {})] == [1] and not list(heads.norms(compiler.plan, 1, 2, 3, {}))
 
 
