@@ -12,7 +12,7 @@ import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.hw.control.loop import LoopControl
-from hwgen.registers import STOP_TOKENS
+from hwgen.registers import CHOSEN_TOKENS, STOP_TOKENS
 from tests.cocotb_runner import run_cocotb, start_clock
 from tools.mutant_config import CONFIG
 
@@ -181,6 +181,14 @@ async def the_host_makes_a_pass_the_last(dut: Any) -> None:
     """In every cycle up to the decision, which takes the limit of the cycle before."""
     loop = Loop(4, [[1, 2]] * 4, [3] * 4)
     await check(dut, [replace(loop, last=cycle) for cycle in range(1, 2 * (3 + 2 * cycles_of(loop) + 1) + 3)])
+
+
+@cocotb.test()
+async def as_many_passes_as_there_is_room_for(dut: Any) -> None:
+    """Every token is kept, up to the last place."""
+    random_ = random.Random(2)
+    tokens = [[random_.randrange(1 << 20)] for _ in range(CHOSEN_TOKENS)]
+    await check(dut, [Loop(CHOSEN_TOKENS, tokens, [1] * CHOSEN_TOKENS)])
 
 
 def test_loop_control(tmp_path: Path) -> None:
