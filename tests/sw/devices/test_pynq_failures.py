@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.registers import Status, register
+from hwgen.registers import Control, Status, register
 from hwgen.sim.board.board import ACCELERATOR_BASE, FPGA_MANAGER, LEDS_BASE, VirtualBoard
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.devices.virtual_board import hwh_text, write_overlay
@@ -299,14 +299,25 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_host_is_killed(
-    server: BoardServer, board: VirtualBoard, expected: tuple[list[int], list[int]], tmp_path: Path
+    server: BoardServer, board: VirtualBoard, expected: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In the middle of a pass. The next host attaches, stops it and goes on; one that loads the bitstream gets back the memory
     too."""
     address = f"127.0.0.1:{server.port}"
+    write, advance, control = board.write_word, board._advance, ACCELERATOR_BASE + register(CONFIG, "CONTROL").offset
+    status = ACCELERATOR_BASE + register(CONFIG, "STATUS").offset
+
+    def write_word(at: int, value: int) -> None:
+        runs = board.accelerator.read_register(status - ACCELERATOR_BASE) & Status.BUSY
+        write(at, value)
+        if at == control and value & Control.STOP and runs:
+            monkeypatch.setattr(board, "_advance", advance)
+
+    # Time stands until the pass is stopped: a quick computer would have ended it before.
+    monkeypatch.setattr(board, "_advance", lambda: None)
+    monkeypatch.setattr(board, "write_word", write_word)
     result = subprocess.run([sys.executable, "-c", CLIENT, address], cwd=ROOT)
     assert result.returncode == -signal.SIGKILL
-    status = ACCELERATOR_BASE + register(CONFIG, "STATUS").offset
     assert board.accelerator.read_register(status - ACCELERATOR_BASE) == 1
     device = PynqDevice(CONFIG, address=address, overlay=write_overlay(BOARD, tmp_path), download=False)
     assert Status.STOPPED in Status(board.accelerator.read_register(status - ACCELERATOR_BASE))
