@@ -1,7 +1,8 @@
 """Sines, cosines, powers and logarithms of which every processor makes the same bits.
 
-Those of numpy and of C libraries differ in their last bit from processor to processor, by the instructions that each has; and what
-they make is part of a model's image. Here are only sums, products and roundings, which IEEE 754 fixes, and decimal numbers.
+Those of numpy and of C libraries differ in their last bit from processor to processor: numpy chooses its loops by the instructions
+that it finds (NEP 38), and glibc rounds few functions correctly (its manual, "Errors in Math Functions"). What they make would be
+part of a model's image. Here are only sums, products and roundings, which IEEE 754 fixes, and decimal numbers.
 """
 
 from __future__ import annotations

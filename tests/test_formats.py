@@ -76,7 +76,7 @@ def test_no_piece_is_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> N
         ((3, 5, 10), [2, 1]),
     ):
         values, seen = np.arange(np.prod(shape), dtype=np.float32).reshape(shape), list[np.ndarray]()
-        done = formats._by_pieces(lambda part, seen=seen: (seen.append(part), -part)[1], values, np.float32)  # type: ignore[misc]
+        done = formats._by_pieces(lambda part, seen=seen: (seen.append(part), -part)[1], values, np.float32)  # type: ignore[misc]  # a list beside the result
         assert [len(part) for part in seen] == pieces and np.array_equal(done, -values)
 
 

@@ -51,7 +51,7 @@ def test_refuses() -> None:
         with pytest.raises(ValueError, match=rf"codes must be uint8 \(2, 1\), not uint8 \({shape[0]}, {shape[1]}\)"):
             GroupedMatrix(trits, np.zeros(shape, np.uint8), 1.0)
     with pytest.raises(ValueError, match=r"codes must be uint8 \(2, 1\), not int8 \(2, 1\)"):
-        GroupedMatrix(trits, np.zeros((2, 1), np.int8), 1.0)  # type: ignore[arg-type]
+        GroupedMatrix(trits, np.zeros((2, 1), np.int8), 1.0)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="trits must be -1, 0 or 1, not 2"):
         GroupedMatrix(trits + np.int8(2), np.zeros((2, 1), np.uint8), 1.0)
     with pytest.raises(ConfigError, match="rows must be 2 or more with scales of groups of 128 inputs, not 1"):

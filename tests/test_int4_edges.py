@@ -222,7 +222,7 @@ def test_random_models() -> None:
     centers = random_weights(replace(SHAPE, layers=20), 2, LLAMA, "int4", kv="k4v4").key_centers
     assert centers is not None and centers.mean.shape == centers.first.shape == (20, 64)
     for rows, size in ((centers.mean, 0.5), (centers.first, 1)):
-        assert abs(rows.mean()) < 0.1 * size and rows.std() == pytest.approx(size, rel=0.1)
+        assert abs(rows.mean()) < 0.1 * size and rows.std() == pytest.approx(size, rel=0.1)  # of 1,280 draws
     assert random_weights(SHAPE, 2, LLAMA, "int4", symmetric=True).layers[0].matrices["q"].symmetric
 
 

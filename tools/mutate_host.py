@@ -53,6 +53,8 @@ NO_TESTS = ("tests/test_mutate_host.py", "tests/test_layers.py", "tests/test_pac
 #: Drives simulators: no test that takes part can reach it.
 NO_MODULES = ("sw/devices/verilator.py",)
 HARMLESS = ROOT / "tools" / "harmless_host_faults.toml"
+#: Drawn, if nothing is said.
+MUTANTS = 200
 #: Of the clock, for a file of tests without a fault.
 SOUND_SECONDS = 400
 
@@ -291,7 +293,7 @@ def still_open(record: dict[str, Any], mutants: Sequence[HostMutant]) -> set[Hos
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutants", type=int, default=200, help="default: %(default)s; with --again as many as the record has")
+    parser.add_argument("--mutants", type=int, help=f"default: {MUTANTS}; with --again those of the record, and it is not given")
     parser.add_argument("--seed", type=int, default=1, help="which are drawn, and in what order they run")
     parser.add_argument("--modules", nargs="+", metavar="GLOB", default=MODULES, help="where; default: %(default)s")
     parser.add_argument("--tests", nargs="+", metavar="GLOB", default=TESTS, help="what shall find them; default: %(default)s")
@@ -301,7 +303,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--again", type=Path, metavar="RECORD", help="only what survived there; the rest of it is kept")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree; default: this one")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the record")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.again and options.mutants is not None:
+        parser.error("--again has the faults of its record: leave --mutants out")
+    return options
 
 
 def main() -> int:
@@ -314,7 +319,7 @@ def main() -> int:
         modules = files_of(trees[0], options.modules, NO_MODULES)
         texts = {module: (trees[0] / module).read_text(encoding="utf-8") for module in modules}
         record = json.loads(options.again.read_text()) if options.again else None
-        mutants = draw(texts, record["mutants"] if record else options.mutants, options.seed)
+        mutants = draw(texts, record["mutants"] if record else options.mutants or MUTANTS, options.seed)
         say(f"{len(mutants)} faults in {len(modules)} modules")
         if not mutants:
             say("error: no module in which a fault could be planted")

@@ -184,7 +184,8 @@ def _read_matrix(tensors: TensorSet, quantization: Quantization, place: str, sha
         scale = float(flush(np.float32(1) / stored[0] if quantization.divides else stored[0]))
     if not scale:  # for the machine
         raise HwgenError(
-            "checkpoint", f"tensor {place}.weight_scale must be one positive number", "download the checkpoint again"
+            "checkpoint", f"tensor {place}.weight_scale must be one positive number, and none that is 0 in the machine's float32",
+            "download the checkpoint again",
         )
     return TernaryMatrix(trits, scale)
 

@@ -235,7 +235,7 @@ def test_a_table_of_many_checksums(tmp_path: Path) -> None:
     image = plan_image(CONFIG, sized_model(shape, "ternary"))  # type: ignore[arg-type]  # a random model has what compilers use
     save_image(tmp_path / "a.hwimage", image, None, BOARD, "exact")
     start, blocks, _ = header_of(tmp_path / "a.hwimage")[0]["checksums"]  # type: ignore[misc]
-    first = min(section[0] for section in header_of(tmp_path / "a.hwimage")[0]["sections"].values())  # type: ignore[attr-defined]
+    first = min(section[0] for section in header_of(tmp_path / "a.hwimage")[0]["sections"].values())  # type: ignore[attr-defined]  # a dictionary of JSON
     assert start + 4 * blocks <= first < start + 4 * blocks + 4096 and blocks >= 8000
     loaded = load_image(tmp_path / "a.hwimage").image
     tokens = [0, 1, 4095, 4096, 7999]

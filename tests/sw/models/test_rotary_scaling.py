@@ -51,7 +51,8 @@ def test_yarn(truncate: bool) -> None:
     narrow = yarn_factors(factor=2.0, fast=1.0, slow=1.0, original=2 * math.pi, theta=10000.0, head_dim=8, truncate=False)
     assert narrow == pytest.approx((1, 2, 2, 2)), "no pair lies between the same bounds"
     short = yarn_factors(factor=4.0, fast=32.0, slow=1.0, original=40 * math.pi, theta=10000.0, head_dim=8)
-    assert short == pytest.approx((1, 1.6, 4, 4)), "from pair 0 on where the bound lies before it"
+    assert short == (1, 1.6, 4, 4), "from pair 0 on where the bound lies before it"
+    # the context itself is rounded, and so is where the bound lies
     long = yarn_factors(factor=4.0, fast=1e5, slow=1.0, original=2 * math.pi * 10**7.5, theta=10000.0, head_dim=8)
     assert long == pytest.approx((1, 1, 1, 1 / 0.85)), "up to 7, the number of the last element"
 

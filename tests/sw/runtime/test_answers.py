@@ -74,7 +74,7 @@ def test_the_first_error_of_several(image: Image) -> None:
         return fail
 
     for number, text in ((1, "the second"), (2, "the third")):
-        generations[number]._sampler.choose = failing(text)  # type: ignore[method-assign]
+        generations[number]._sampler.choose = failing(text)  # type: ignore[method-assign]  # it fails
     answers = AnswerSet(None, generations)  # type: ignore[arg-type]  # nothing is written
     with pytest.raises(HwgenError, match="the second"):
         answers.write()

@@ -147,11 +147,11 @@ def test_a_model_without_a_template_continues_text(model_directory: Path) -> Non
 def test_a_prompt_to_the_last_token_of_the_context(llama: LLM) -> None:
     """One token must have room behind it."""
     talk, context = Conversation(llama, max_new_tokens=9), llama.image.context
-    talk._encode = lambda: [5] * context  # type: ignore[method-assign]
+    talk._encode = lambda: [5] * context  # type: ignore[method-assign]  # as many tokens as are wanted
     with pytest.raises(HwgenError, match=f"longer than the context of {context}"):
         "".join(talk.say("cat"))
     assert talk.messages == [] and talk.generation is None
-    talk._encode = lambda: [5] * (context - 1)  # type: ignore[method-assign]
+    talk._encode = lambda: [5] * (context - 1)  # type: ignore[method-assign]  # as many tokens as are wanted
     "".join(talk.say("cat"))
     assert talk.generation is not None and 1 <= len(talk.generation.tokens) <= 2 and len(talk.messages) == 2
 

@@ -101,7 +101,7 @@ def test_the_first_turn_took_nothing(turns: DeviceTurns, models: list[Any]) -> N
 
 def test_it_waits_until_the_device_is_free(models: list[Any], clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """For a while, in which the other may come to its end."""
-    monkeypatch.setattr("hwgen.sw.runtime.device_turns.WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(device_turns, "WAIT_SECONDS", 60.0)
     turns = DeviceTurns(models, lambda: clock[0])
     first, second = models
     assert turns.begin(second, 0)

@@ -10,25 +10,20 @@ import pytest
 from hwgen.draw import Draw
 from hwgen.errors import HwgenError
 from hwgen.registers import register
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import COUNTED, Candidate, Engine, PassResult, Run, RunResult
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.page_table import PageTable
 from hwgen.sw.runtime.pages import PagePool, Session
-from hwgen.weights import random_weights
 
 from ..conftest import CONFIG
-from .toy_device import toy_engine
-
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=64)
+from .toy_device import tiny_image, toy_engine
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return compile_model(CONFIG, random_weights(SHAPE, 5))
+    return tiny_image()
 
 
 @pytest.fixture

@@ -9,26 +9,22 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.registers import register, register_map
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.runtime.engine import Engine, Run
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.running_loop import RunningLoop
-from hwgen.weights import random_weights
 
 from ..conftest import CONFIG
-from .toy_device import ToyDevice, toy_engine
+from .toy_device import ToyDevice, tiny_image, toy_engine
 
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=64)
 NAMES = {r.offset + i * r.step: (r.name, i) for r in register_map(CONFIG) for i in range(r.count)}
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return with_cache_tokens(compile_model(CONFIG, random_weights(SHAPE, 5)), 512)
+    return with_cache_tokens(tiny_image(), 512)
 
 
 @pytest.fixture
@@ -84,11 +80,11 @@ def test_a_pass_that_fails_adds_nothing(engine: Engine) -> None:
     def fail(timeout: float, look: object = None) -> bool:
         raise HwgenError("device", "gone", "")
 
-    wait, engine.device.wait = engine.device.wait, fail  # type: ignore[method-assign]
+    wait, engine.device.wait = engine.device.wait, fail  # type: ignore[method-assign]  # it fails
     with pytest.raises(HwgenError, match="gone"):
         engine.run_pass([Run(sessions[0], [4], 1), Run(sessions[1], [5, 6], 0)])
     assert sessions[0].tokens == [1, 2, 3] and sessions[1].tokens == [] and engine._state.busy
-    engine.device.wait = wait  # type: ignore[method-assign]
+    engine.device.wait = wait  # type: ignore[method-assign]  # as it was
     written = watched(engine)
     engine.settle()
     assert written == [("CONTROL", 0, 2)] and not engine._state.busy
@@ -122,7 +118,7 @@ def test_ctrl_c_stops_the_passes(engine: Engine) -> None:
         assert timeout >= 1
         raise KeyboardInterrupt
 
-    engine.device.wait, engine.device.stop = interrupt, lambda: stopped.append(1)  # type: ignore[method-assign]
+    engine.device.wait, engine.device.stop = interrupt, lambda: stopped.append(1)  # type: ignore[method-assign]  # watched
     with pytest.raises(KeyboardInterrupt):
         engine.wait()
     assert stopped == [1]

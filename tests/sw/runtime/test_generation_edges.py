@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.pass_costs import PassCosts
 from hwgen.sw.runtime.drafts import Drafter
@@ -20,19 +18,16 @@ from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampler import Sampler
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.weights import random_weights
 
-from ..conftest import CONFIG
-from .toy_device import toy_engine
+from .toy_device import tiny_image, toy_engine
 
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=32)
 PROMPT = [3, 9, 4, 4, 7]
 FLAT = PassCosts(sizes=(1, 8), plain=(100.0, 100.0), wanting=(100.0, 100.0), block=0.0)
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return compile_model(CONFIG, random_weights(SHAPE, 5))
+    return tiny_image(32)
 
 
 @pytest.fixture
@@ -240,7 +235,7 @@ def test_what_is_refused_before_it_begins(engine: Engine) -> None:
             continue
         with pytest.raises(HwgenError, match=f"{read + waiting + length} tokens are longer than the context of 32"):
             generation.check()
-    engine.image = compile_model(CONFIG, random_weights(SHAPE, 5), head="shortlist")
+    engine.image = tiny_image(32, "shortlist")
     Generation(engine, PROMPT, 3).check()
     for options in ({"prompt_logprobs": 0}, {"logprobs": 0}, {"sampling": Sampling(temperature=1.0)}):
         with pytest.raises(HwgenError, match="the short-list head gives the best candidates"):

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.logprobs import token_logprobs
@@ -19,18 +17,15 @@ from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.phase import Phase
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.sampling import Sampling
-from hwgen.weights import random_weights
 
-from ..conftest import CONFIG
-from .toy_device import toy_engine
+from .toy_device import tiny_image, toy_engine
 
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=32)
 PROMPT = [3, 9, 4, 4, 7]
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return toy_engine(compile_model(CONFIG, random_weights(SHAPE, 5)), 1024)
+    return toy_engine(tiny_image(32), 1024)
 
 
 def greedy(engine: Engine, tokens: Sequence[int], count: int) -> list[int]:

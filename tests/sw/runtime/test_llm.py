@@ -11,7 +11,6 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.sw.models.model import Model
-from hwgen.sw.models.open import open_model
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
 from hwgen.sw.runtime.llm import LLM, Answer
 from hwgen.sw.runtime.pages import Session
@@ -21,16 +20,6 @@ from hwgen.sw.runtime.vector_tokens import PLACE, VectorToken
 from ..conftest import CONFIG, SHAPE
 
 TEXT = "The cat sat on a hat"
-
-
-@pytest.fixture(scope="module")
-def model(chat_directory: Path) -> Model:
-    return open_model(chat_directory, quantized=True)
-
-
-@pytest.fixture(scope="module")
-def llm(model: Model) -> LLM:
-    return LLM(model, "golden", CONFIG, cache_tokens=4 * SHAPE.max_context)
 
 
 def test_llm(model_directory: Path) -> None:

@@ -13,23 +13,12 @@ from hwgen.errors import HwgenError
 from hwgen.sw.compiler.image_file import CompiledModel
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.models.model import Model
-from hwgen.sw.models.open import open_model
 from hwgen.sw.runtime import llm as llm_module
 from hwgen.sw.runtime.draft_model import DraftModel
 from hwgen.sw.runtime.llm import LLM, config_of
 from hwgen.sw.runtime.sampling import Sampling
 
-from ..conftest import CONFIG, SHAPE
-
-
-@pytest.fixture(scope="module")
-def model(chat_directory: Path) -> Model:
-    return open_model(chat_directory, quantized=True)
-
-
-@pytest.fixture(scope="module")
-def llm(model: Model) -> LLM:
-    return LLM(model, "golden", CONFIG, cache_tokens=4 * SHAPE.max_context)
+from ..conftest import CONFIG
 
 
 class Closed(GoldenDevice):

@@ -11,8 +11,6 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.registers import register
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.pass_costs import PassCosts
 from hwgen.sw.devices.device import DeviceTimeout
@@ -27,11 +25,10 @@ from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.running_loop import RunningLoop, loop_passes, stops_of
 from hwgen.sw.runtime.sampling import Sampling
 from hwgen.sw.runtime.scheduler import Scheduler
-from hwgen.weights import random_weights
 
 from ..conftest import CONFIG
+from .toy_device import tiny_image
 
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=64)
 FLAT = PassCosts(sizes=(1, 8), plain=(100.0, 100.0), wanting=(100.0, 100.0), block=0.0)
 
 
@@ -51,7 +48,7 @@ class Counted(GoldenDevice):
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return with_cache_tokens(compile_model(CONFIG, random_weights(SHAPE, 5)), 2048)
+    return with_cache_tokens(tiny_image(), 2048)
 
 
 @pytest.fixture

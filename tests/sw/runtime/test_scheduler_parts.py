@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.devices.device import DeviceTimeout
 from hwgen.sw.runtime.engine import Engine
@@ -19,18 +17,14 @@ from hwgen.sw.runtime.generation import Generation
 from hwgen.sw.runtime.jobs import DeviceFailed, QueueFull
 from hwgen.sw.runtime.prefix_cache import PrefixCache
 from hwgen.sw.runtime.scheduler import Scheduler
-from hwgen.weights import random_weights
 
-from ..conftest import CONFIG
 from .test_scheduler import Client
-from .toy_device import toy_engine
-
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=64)
+from .toy_device import tiny_image, toy_engine
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return compile_model(CONFIG, random_weights(SHAPE, 5))
+    return tiny_image()
 
 
 @pytest.fixture
@@ -175,7 +169,7 @@ def test_passes_that_fail_one_behind_the_other(engine: Engine) -> None:
 
     def answer(error: Exception | None) -> Client:
         one = client(engine, count=1)
-        engine.run_pass = sound if error is None else fail_with(error)  # type: ignore[method-assign]
+        engine.run_pass = sound if error is None else fail_with(error)  # type: ignore[method-assign]  # it fails
         submitted(scheduler, one)
         run(scheduler)
         return one
@@ -186,7 +180,7 @@ def test_passes_that_fail_one_behind_the_other(engine: Engine) -> None:
         answer(port)
     for error in (DeviceTimeout("it hangs"), ZeroDivisionError("a bug")):
         other = Scheduler(toy_engine(engine.image, 64))
-        other.engine.run_pass = fail_with(error)  # type: ignore[method-assign]
+        other.engine.run_pass = fail_with(error)  # type: ignore[method-assign]  # it fails
         submitted(other, client(other.engine))
         with pytest.raises(DeviceTimeout if isinstance(error, DeviceTimeout) else DeviceFailed):
             other.step()
@@ -210,7 +204,7 @@ def test_opened_anew_as_often_as_it_helps(image: Image, engine: Engine) -> None:
         assert waits.ends == [None] and waits.generation.engine is opened[-1] and waits.generation.prefixes is scheduler._prefixes
     scheduler._failed_passes = 2
     scheduler._recover(DeviceFailed("x"))
-    opened[-1].run_pass = fail_with(HwgenError("device", "a port", ""))  # type: ignore[method-assign]
+    opened[-1].run_pass = fail_with(HwgenError("device", "a port", ""))  # type: ignore[method-assign]  # it fails
     for _ in range(2):
         submitted(scheduler, client(engine))
         run(scheduler)
@@ -254,7 +248,7 @@ def test_an_answer_that_failed_in_a_draft(engine: Engine, capsys: pytest.Capture
     clients = [client(engine, number, 5) for number in (1, 2, 3)]
     submitted(scheduler, *clients)
     scheduler.step()
-    clients[0].generation.with_draft = clients[2].generation.with_draft = fail_with(  # type: ignore[method-assign]
+    clients[0].generation.with_draft = clients[2].generation.with_draft = fail_with(  # type: ignore[method-assign]  # it fails
         ZeroDivisionError("a bug")
     )
     scheduler.step()
@@ -284,7 +278,7 @@ def test_drafts_share_the_room_that_is_left(engine: Engine) -> None:
                 return request
             return request._replace(run=run._replace(tokens=[*run.tokens, *draft], wanted=run.wanted + length))
 
-        generation.with_draft = with_draft  # type: ignore[method-assign,assignment]
+        generation.with_draft = with_draft  # type: ignore[method-assign,assignment]  # watched
 
     for one, length in zip(clients, (2, 0, 3), strict=True):
         watch(one.generation, length)
@@ -312,7 +306,7 @@ def test_what_is_lost_is_not_waited_for(engine: Engine) -> None:
     clients = [client(engine, number, 9) for number in (1, 2, 3)]
     submitted(scheduler, *clients)
     scheduler.step()
-    clients[0].generation.release = fail_with(OSError("gone"))  # type: ignore[method-assign]
+    clients[0].generation.release = fail_with(OSError("gone"))  # type: ignore[method-assign]  # it fails
     scheduler._recover(error := DeviceFailed("x"))
     assert [one.ends for one in clients] == [[error], [error], []] and (scheduler.running, scheduler.waiting) == (0, 1)
     run(scheduler)
@@ -336,7 +330,7 @@ def test_a_prompt_waits_where_a_pass_is_full(engine: Engine) -> None:
 def test_loops_are_made_ready_where_they_are_wanted(engine: Engine) -> None:
     """The table of a loop takes memory."""
     asked: list[int] = []
-    engine.can_loop = lambda: asked.append(1) is None  # type: ignore[method-assign,func-returns-value]
+    engine.can_loop = lambda: asked.append(1) is None  # type: ignore[method-assign,func-returns-value]  # watched
     assert Scheduler(engine).loop_passes == Scheduler(engine, loop_passes=1).loop_passes == 1 and not asked
     assert Scheduler(engine, loop_passes=2).loop_passes == 2 and asked == [1]
 

@@ -12,23 +12,17 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.numerics import FOUR_BIT_LEVELS
-from hwgen.shape import ModelShape
-from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.runtime.pages import Session
 from hwgen.sw.runtime.session_file import _from_nibbles, _to_nibbles, check_place, pack_session, unpack_session
 from hwgen.sw.runtime.vector_tokens import VectorToken, as_words, with_vectors
-from hwgen.weights import random_weights
 
-from ..conftest import CONFIG
-from .toy_device import toy_engine
-
-SHAPE = ModelShape(hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=64)
+from .toy_device import tiny_image, toy_engine
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    return compile_model(CONFIG, random_weights(SHAPE, 5))
+    return tiny_image()
 
 
 @pytest.mark.parametrize("kv", ["k8v8", "k8v4", "k4v4"])

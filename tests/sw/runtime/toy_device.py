@@ -14,13 +14,18 @@ import numpy.typing as npt
 
 from hwgen.contract import CONTRACT_VERSION, contract_hash
 from hwgen.registers import MAGIC, RUN_PAGES, RUN_TOKENS, PassFlag, Status, register_map
+from hwgen.shape import ModelShape
+from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
 from hwgen.sw.compiler.placement import FRAME_BYTES
 from hwgen.sw.devices.device import Allocator, DeviceTimeout
 from hwgen.sw.runtime.engine import Engine
 from hwgen.sw.runtime.kv_arrays import with_cache_tokens
+from hwgen.weights import random_weights
 
-__all__ = ["ToyDevice", "toy_engine"]
+from ..conftest import CONFIG
+
+__all__ = ["ToyDevice", "tiny_image", "toy_engine"]
 
 RECORD = 8
 
@@ -146,6 +151,14 @@ class ToyDevice:
             beats = np.zeros(self.image.logits_bytes, np.uint8)
             beats[: logits.nbytes] = logits.view(np.uint8)
             self.write(self.values["LOGITS_LOW", 0] + j * self.image.logits_bytes, beats)
+
+
+def tiny_image(max_context: int = 64, head: str = "exact") -> Image:
+    """Of a model of which nothing is asked but to have tokens and a context."""
+    shape = ModelShape(
+        hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=40, max_context=max_context,
+    )
+    return compile_model(CONFIG, random_weights(shape, 5), head=head)
 
 
 def toy_engine(image: Image, cache_tokens: int) -> Engine:
