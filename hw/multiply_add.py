@@ -1,4 +1,4 @@
-"""A multiplier with an adder behind it: what one DSP48E2 slice computes.
+"""A multiplier with an adder behind it, and one in front: what one DSP48E2 slice computes (AMD UG579, chapter 2).
 
 `hwgen report` takes a module for one slice by the ``multiply_add`` in its name.
 """
@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["A_BITS", "MultiplyAccumulate", "MultiplyAdd"]
+__all__ = ["A_BITS", "MultiplyAccumulate", "MultiplyAdd", "PreAddMultiplyAdd"]
 
 A_BITS = 27
 B_BITS = 18
@@ -64,6 +64,52 @@ class MultiplyAdd(wiring.Component):
                 m.d.sync += b.eq(first)
         product = Signal(signed(A_BITS + B_BITS), reset_less=True)
         m.d.sync += [product.eq(a * b), self.result.eq(product + self.addend)]
+        with m.If(self.clear):
+            m.d.sync += product.eq(0)
+        return m
+
+
+class PreAddMultiplyAdd(wiring.Component):
+    """``result = (d + a) * b + addend``, or ``(d - a) * b + addend``; all registers have their place in the DSP slice. No reset.
+
+    ::
+
+        cycle   0           1           2           3
+                d +- a      multiply    add         result
+
+    Members
+    -------
+    d, a : In
+        Signed, in cycle 0; their sum, or difference, has the bits of one of them.
+    subtract : In(1)
+        In cycle 0: ``a`` is subtracted.
+    enable : In(1)
+        In cycle 0: the register of the sum takes a new one.
+    b, clear, addend, result
+        As of `MultiplyAdd`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "d": In(signed(A_BITS)),
+            "a": In(signed(A_BITS)),
+            "subtract": In(1),
+            "enable": In(1),
+            "b": In(signed(B_BITS)),
+            "clear": In(1),
+            "addend": In(signed(RESULT_BITS)),
+            "result": Out(signed(RESULT_BITS)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total, product = Signal(signed(A_BITS), reset_less=True), Signal(signed(A_BITS + B_BITS), reset_less=True)
+        with m.If(self.enable):
+            with m.If(self.subtract):
+                m.d.sync += total.eq(self.d - self.a)
+            with m.Else():
+                m.d.sync += total.eq(self.d + self.a)
+        m.d.sync += [product.eq(total * self.b), self.result.eq(product + self.addend)]
         with m.If(self.clear):
             m.d.sync += product.eq(0)
         return m

@@ -64,13 +64,13 @@ DECODES = (
     _run("bitnet-0.73b", "0.73B, exact head, context 128", f"{BITNET} {DECODE}"),
     _run("bitnet-0.73b-context-1024", "0.73B, exact head, context 1024", f"{BITNET} --prompt 0 --cached 1024 --decode 1"),
     _run("bitnet-0.73b-context-4000", "0.73B, exact head, context 4000", f"{BITNET} {LONG}"),
-    _run("bitnet-0.73b-context-4000-k4v4", "0.73B, exact head, context 4000, 4-bit keys and values, build with them",
-         f"{BITNET} --set int4_kv=true --kv k4v4 {LONG}"),
+    _run("bitnet-0.73b-context-4000-k4v4", "0.73B, exact head, context 4000, 4-bit keys and values",
+         f"{BITNET} --kv k4v4 {LONG}"),
     _run("bitnet-0.73b-context-4000-budget-32", "0.73B, exact head, context 4000, 32 cached blocks chosen, build with a budget",
          f"{BITNET} {BUDGET} {LONG}"),
     _run("bitnet-0.73b-context-4000-budget-32-k4v4",
-         "0.73B, exact head, context 4000, 32 cached blocks chosen, 4-bit keys and values, build with both",
-         f"{BITNET} --set int4_kv=true --kv k4v4 {BUDGET} {LONG}"),
+         "0.73B, exact head, context 4000, 32 cached blocks chosen, 4-bit keys and values, build with a budget",
+         f"{BITNET} --kv k4v4 {BUDGET} {LONG}"),
     _run("bitnet-2b4t", "2B4T, short-list head, context 128", f"{LARGE} {DECODE}"),
     _run("llama-1b", "Llama-3.2-1B shape, INT4 engine, context 128", f"{LLAMA} {DECODE}"),
     _run("bonsai-1.7b", "Bonsai-1.7B shape, ternary with scales of groups, context 128", f"--shape bonsai-1.7b {DECODE}"),
@@ -84,7 +84,7 @@ SLOW_DECODES = tuple(Run(f"{run.name}-slow", run.what, f"{run.options} {SLOW}") 
 
 PROMPTS = (
     _run("bitnet-0.73b-prompt-128", "0.73B, 128 tokens", f"{BITNET} --prompt 128 --decode 0"),
-    _run("bitnet-2b4t-prompt-24", "2B4T, 24 tokens", f"{LARGE} --prompt 24 --decode 0"),
+    _run("bitnet-2b4t-prompt-128", "2B4T, 128 tokens", f"{LARGE} --prompt 128 --decode 0"),
     _run("llama-1b-prompt-16", "Llama-3.2-1B shape, INT4 engine, 16 tokens", f"{LLAMA} --prompt 16 --decode 0"),
 )
 

@@ -24,6 +24,8 @@ class BlockWalk:
         #: The next block begins another head, another run.
         self.next_head, self.next_run = Signal(), Signal()
         self.run = Signal(index_bits(config.chunk))
+        #: Number of the last head; a cycle later: the run is the last one.
+        self.last_head, self.last_run = Signal(bits_for(config.max_kv_heads)), Signal()
         #: Of the run: bank of its first token and its position; where that lies in its block, and less the bank; blocks of a head
         #: behind the first one, and blocks with tokens of the run behind the first of those (one, or none); blocks in the ring.
         self.bank, self.position = Signal(bits_for(config.chunk)), Signal(bits_for(config.max_context))

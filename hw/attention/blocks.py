@@ -139,7 +139,6 @@ class BlockBuffer(wiring.Component):
 
     def _end_block(self, m: Module, walk: BlockWalk) -> None:
         """The next block follows, of the next head or run after the last, until nothing is left."""
-        last_head = walk.head == self.op.descriptor.kv_heads - 1
         m.d.sync += [walk.buffer.eq(walk.buffer + 1), walk.blocks_left.eq(walk.blocks_left - 1)]
         with m.If(walk.past_left != 0):
             m.d.sync += walk.past_left.eq(walk.past_left - 1)
@@ -148,15 +147,16 @@ class BlockBuffer(wiring.Component):
             m.d.sync += [walk.next_head.eq(1), walk.blocks_left.eq(walk.later), walk.past_left.eq(walk.past)]
             with m.If(self.direct):
                 m.next = "IDLE"
-            with m.Elif(last_head):
+            with m.Elif(walk.head == walk.last_head):
                 m.d.sync += [walk.next_run.eq(1), walk.run.eq(walk.run + 1)]
                 m.next = "RUN"
-                with m.If(walk.run + 1 == self.op.runs):
+                with m.If(walk.last_run):
                     m.next = "IDLE"
 
     def _sequence(self, m: Module, walk: BlockWalk, own: OwnPart) -> None:
         """Block after block: header, keys, values and padding of the ring; the part of the store is left to :class:`OwnPart`."""
         command, scales, config = self.op.descriptor, m.submodules.scales, self.config
+        m.d.sync += [walk.last_head.eq(command.kv_heads - 1), walk.last_run.eq(walk.run + 1 == self.op.runs)]
         m.d.comb += scales.pour.eq(walk.pouring & ~scales.busy)
         with m.If(scales.pour):
             m.d.sync += walk.pouring.eq(0)

@@ -119,8 +119,8 @@ class LinearEngine(PanelEngine):
         m.submodules.scales = scales = ScaleMemory(config, row_bytes=1)
         parts = ShortSlices(short, slicing.parts, partial(self._short_beat, slicing))
         beats = self._issue(m, ready, {"buffer": buffer}, gang, scaling, parts)
-        left = take_scales(m, self, beats, scales, scaling, gang, Const(slicing.count), grouped)
-        m.d.comb += short.eq(grouped & (left == 1))
+        last = take_scales(m, self, beats, scales, scaling, gang, Const(slicing.count), grouped)
+        m.d.comb += short.eq(grouped & last)
         # From the cycle of the scale memory to two cycles in front of the products of a row.
         wait = self.LOOK_UP + self.levels - 2 - ScaleMemory.LATENCY
         return beats, [

@@ -100,16 +100,18 @@ def take_scales(
 ) -> Value:
     """Take scale beats before every group of ``slices`` slices of ``engine``, if the operator is ``scaled``; they go to their
     memory in the cycle in which weight beats read it. ``scaling``: scale beats come; ``gang``: weight beats come, and ganged.
-    Returns the slices of the group that are not used up.
+    Returns whether the slice is the last of its group, from a register: ready of the ring goes through what is made of it.
     """
     config, op = engine.config, engine.op
-    slices_left = Signal(16)
+    slices_left, last_slice = Signal(16), Signal()
     word = Signal.like(scales.word)
     last_word = Signal.like(word)
     with m.If(beats.end_of_slice):
-        m.d.sync += slices_left.eq(slices_left - 1)
-        with m.If(slices_left == 1):
-            m.d.sync += [scaling.eq(scaled), gang.eq(op.gang & ~scaled), slices_left.eq(slices)]
+        m.d.sync += [slices_left.eq(slices_left - 1), last_slice.eq(slices_left == 2)]
+        with m.If(last_slice):
+            m.d.sync += [
+                scaling.eq(scaled), gang.eq(op.gang & ~scaled), slices_left.eq(slices), last_slice.eq(slices == 1),
+            ]
     with m.If(beats.issue_scales):
         m.d.sync += word.eq(word + 1)
         with m.If(word == last_word):
@@ -118,7 +120,7 @@ def take_scales(
         words = ceil_shift(op.descriptor.row_blocks, log2(scales.beat_blocks))
         rows = ceil_shift(words, log2(config.groups))
         m.d.sync += [
-            scaling.eq(scaled), gang.eq(op.gang & ~scaled), word.eq(0), slices_left.eq(slices),
+            scaling.eq(scaled), gang.eq(op.gang & ~scaled), word.eq(0), slices_left.eq(slices), last_slice.eq(slices == 1),
             last_word.eq((rows << log2(config.groups)) - 1),
         ]
     m.d.comb += [
@@ -128,7 +130,7 @@ def take_scales(
         scales.block.eq(beats.track[1]["block"]),
         scales.gang.eq(op.gang),
     ]
-    return slices_left
+    return last_slice
 
 
 def ceil_shift(value: Value, shift: int) -> Value:

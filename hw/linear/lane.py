@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In
 
 from ...config import BuildConfig
 from ...numerics import GROUP_SCALE_MAX
-from ..multiply_add import MultiplyAdd
+from ..multiply_add import MultiplyAdd, PreAddMultiplyAdd
 from .accumulators import AccumulatingLane
 from .activations import LoadBus, load_parts
 from .schedule import BUFFERS, BuildBus, rounds_of
@@ -37,6 +37,8 @@ class TernaryLane(AccumulatingLane):
                 look up    adder tree      row * factor    product + sum      write
                 entries    (a level each)                  (own, syndrome)
 
+    A DSP slice a row is the last level of the tree, multiplies, and adds to the accumulator.
+
     Members
     -------
     (those of `AccumulatingLane`, whose cycle 3 is cycle ``levels`` + 2 here)
@@ -51,7 +53,7 @@ class TernaryLane(AccumulatingLane):
     index, negate : In
         From `TritDecoder`; ``negate`` bits of tables above 0 arrive in the cycle of their adders.
     factor : In
-        Of every row, in cycle ``levels`` + 1. A DSP slice a row multiplies and adds.
+        Of every row, in cycle ``levels`` + 1.
     """
 
     #: Cycles from the last level of the adder tree to the cycle in which a beat is added.
@@ -91,10 +93,21 @@ class TernaryLane(AccumulatingLane):
             values = [Signal(signed(ENTRY_BITS), name=name, reset_less=True) for name in names]
             with m.If(valid[0]):
                 m.d.sync += [value.eq(entry) for value, entry in zip(values, entries[row], strict=True)]
-            m.submodules[f"multiply_add_{row}"] = add = MultiplyAdd(operand_registers=False)
+            last = self._tree(m, valid, values, row)
+            add: MultiplyAdd | PreAddMultiplyAdd
+            if self.levels:
+                add = PreAddMultiplyAdd()
+                m.d.comb += [
+                    add.d.eq(last[0]), add.a.eq(last[1]), add.subtract.eq(self.negate[row][1 << self.levels - 1]),
+                    add.enable.eq(valid[self.levels]),
+                ]
+            else:
+                add = MultiplyAdd(operand_registers=False)
+                m.d.comb += add.a.eq(last[0])
+            m.submodules[f"multiply_add_{row}"] = add
             m.d.comb += [
-                add.a.eq(self._tree(m, valid, values, row)), add.b.eq(self.factor[row]), add.clear.eq(~self.active),
-                add.addend.eq(kept[row]), self.sum.word_select(row, self.acc_bits).eq(add.result),
+                add.b.eq(self.factor[row]), add.clear.eq(~self.active), add.addend.eq(kept[row]),
+                self.sum.word_select(row, self.acc_bits).eq(add.result),
             ]
         return m
 
@@ -154,9 +167,9 @@ class TernaryLane(AccumulatingLane):
                     entries[row].append(read.data)
         return entries
 
-    def _tree(self, m: Module, valid: list[Value], values: list[Value], row: int) -> Value:
-        """Signed sum of a row; each level adds neighbours and takes one cycle."""
-        for level in range(self.levels):
+    def _tree(self, m: Module, valid: list[Value], values: list[Value], row: int) -> list[Value]:
+        """Signed sums of a row, two, or one of one table; each level adds neighbours and takes one cycle."""
+        for level in range(self.levels - 1):
             following: list[Value] = []
             with m.If(valid[1 + level]):
                 for left in range(0, len(values), 2):
@@ -170,4 +183,4 @@ class TernaryLane(AccumulatingLane):
                     m.d.sync += node.eq(total)
                     following.append(node)
             values = following
-        return values[0]
+        return values

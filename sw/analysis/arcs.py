@@ -101,8 +101,9 @@ class ModuleReader:
             self._name = name if not name.startswith("$") else self._output_name(pins) or name
             if _MULTIPLY_ADD.fullmatch(kind):
                 own = not pins.keys().isdisjoint({"arrive", "first"})
-                ports = {"a": "A", "b": "B", "addend": "C", "result": "P", "arrive": "CEB1", "take": "CEB2", "first": "OPMODE"}
-                self._dsp({"AREG": own, "BREG": own, "MREG": True, "PREG": True, "OPMODEREG": True},
+                ports = {"a": "A", "b": "B", "addend": "C", "result": "P", "arrive": "CEB1", "take": "CEB2", "first": "OPMODE",
+                         "d": "D", "subtract": "INMODE", "enable": "CEAD"}
+                self._dsp({"AREG": own, "BREG": own, "ADREG": "d" in pins, "MREG": True, "PREG": True, "OPMODEREG": True},
                           {ports[port]: bits for port, bits in pins.items() if port in ports})
             elif kind in modules:
                 self.found.children.append((name, kind, pins))
@@ -263,15 +264,20 @@ class ModuleReader:
                 self._ends(bits, delays.NET + delays.DSP_SETUP)
                 continue
             first = port != "PCIN" and of.get(f"{port.removesuffix('CIN')}REG", False)
-            operand = port in ("A", "B", "D", "ACIN", "BCIN")
+            operand = port in ("A", "B", "D", "ACIN", "BCIN", "INMODE")
             for bit in bits:
                 cascaded = port in ("PCIN", "ACIN", "BCIN") or bit in self._cascade
                 net = delays.DSP_CASCADE if cascaded else delays.NET + (0 if first else delays.DSP_INPUT)
-                self._dsp_stages(bit, net, first, operand, of, pins.get("P", []) + pins.get("PCOUT", []))
+                self._dsp_stages(bit, net, first, port if operand else "", of, pins.get("P", []) + pins.get("PCOUT", []))
 
-    def _dsp_stages(self, bit: int, net: float, first: bool, operand: bool, of: dict[str, bool], outputs: list[int]) -> None:
-        """From one input through multiplier and adder, as far as the registers on the way let it."""
-        stages = [(delays.DSP_PREADD + delays.DSP_MULTIPLY, of.get("MREG", False))] if operand else []
+    def _dsp_stages(self, bit: int, net: float, first: bool, operand: str, of: dict[str, bool], outputs: list[int]) -> None:
+        """From one input through adder in front, multiplier and adder, as far as the registers on the way let it. ``operand``: the
+        port, if it is one of what is multiplied.
+        """
+        stages = []
+        if operand:
+            added = of.get("ADREG", False) and not operand.startswith("B")
+            stages = [(delays.DSP_PREADD, added), (delays.DSP_MULTIPLY, of.get("MREG", False))]
         stages.append((delays.DSP_ADD + (delays.DSP_M if operand and not of.get("MREG", False) else 0), of.get("PREG", False)))
         ns, inside = net, False
         if first:

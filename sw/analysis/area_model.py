@@ -105,11 +105,11 @@ def memory(kind: str, depth: int, bits: int) -> Amount:
 
 # ---- linear engine ---------------------------------------------------------------------------------------------------
 def tree_bits(tables: int) -> tuple[int, int]:
-    """Bits of the adders and of the registers of the tree over the tables of a row."""
+    """Bits of the adders and of the registers of the tree over the tables of a row, but for the last level, which is in a slice."""
     adders = registers = 0
     values = [_ENTRY_BITS] * tables
     level = 0
-    while len(values) > 1:
+    while len(values) > 2:
         pairs, odd = divmod(len(values), 2)
         bits = _ENTRY_BITS + level + 1
         adders += pairs * bits
@@ -165,7 +165,8 @@ def attention(c: BuildConfig) -> Amount:
     lanes, size, words = c.query_lanes, c.beat_bytes, AttentionMemory(c)
     # Buffers written by slots leave the ninth bit of every byte.
     kept = block_rams(words.buffers << power_bits(words.dims), 9 * size)
-    blocks = Amount(lut=248 + 24 * size, ff=284 + 32 * size, bram36=2 * kept)
+    # A beat of 4-bit elements is two of int8.
+    blocks = Amount(lut=248 + (41 if c.int4_kv else 24) * size, ff=284 + 32 * size, bram36=2 * kept)
     scores = Amount(lut=516, ff=972) + Amount(
         lut=17.5 * size + 9 * c.kv_block - 217, ff=26.9 * size + 38.3 * c.kv_block - 598, dsp=size + 2
     ) * lanes
@@ -206,7 +207,8 @@ def choice_memory(c: BuildConfig) -> tuple[int, int]:
 def vector(c: BuildConfig) -> Amount:
     # Digits of the head's rows become one integer, in a DSP slice.
     digits = Amount(lut=40) + Amount(dsp=1) * c.width if c.has_ternary else Amount()
-    return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width) + digits
+    mixing = Amount(lut=250 + 12 * c.width, ff=25) if c.int4_kv else Amount()
+    return Amount(lut=2244 + 1480 * c.width, ff=1901 + 1335 * c.width, dsp=7 + 5 * c.width) + digits + mixing
 
 
 def ring_bits(c: BuildConfig) -> tuple[int, int]:
@@ -272,7 +274,7 @@ def estimate_resources(config: BuildConfig) -> ResourceEstimate:
         "beats": Amount(lut=8 * c.beat_bytes * mux_luts(c.groups) + 2, ff=1),
         "counters": Amount(lut=16, ff=792 + 66 * c.ports),
         "errors": Amount(lut=24, ff=7),
-        "kv_writer": Amount(lut=450 + 8 * c.beat_bytes, ff=330 + 16 * c.beat_bytes, dsp=4),
+        "kv_writer": Amount(lut=450 + (15 if c.int4_kv else 8) * c.beat_bytes, ff=330 + 16 * c.beat_bytes, dsp=4),
         "linear": linear(c),
         "loader": Amount(lut=316 + bits, ff=90 + 50 * c.width, dsp=1),
         "memory": memory_system(c),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,22 +86,27 @@ def verdict(board: Board, accepted: dict[str, Any]) -> str:
     return f"Above the planning ceilings: {'; '.join(above)}." if above else "Every kind is below its planning ceiling."
 
 
-#: Budgets of cached blocks in the table of what they add.
-_BUDGETS = (16, 32)
+#: Fields of the configuration that a table of other builds changes: budgets of cached blocks, and lanes with tokens of a chunk.
+_BUDGETS: tuple[dict[str, Any], ...] = ({"kv_budget": 16}, {"kv_budget": 32})
+_LANES: tuple[dict[str, Any], ...] = (
+    {"lanes": 8, "chunk": 32, "scratch_vectors": 40960}, {"lanes": 12},
+    {"lanes": 12, "chunk": 48, "kv_block": 64, "scratch_vectors": 57344},
+)
 
 
-def budget_table(board: Board, accepted: dict[str, Any]) -> list[str]:
-    """Totals with a budget of cached blocks: the accepted ones, and what the closed form adds."""
+def build_table(board: Board, accepted: dict[str, Any], builds: Sequence[dict[str, Any]]) -> list[str]:
+    """Totals of other builds: the accepted ones of the default, and what the closed form adds."""
     total, plain = with_outside(board, accepted["units"]["total"]), estimate_resources(board.config).total
     lines = _table("build", *(_HEADINGS[kind] for kind in CEILINGS))
-    for budget in (0, *_BUDGETS):
-        more = estimate_resources(replace(board.config, kv_budget=budget)).total
+    for build in ({}, *builds):
+        more = estimate_resources(replace(board.config, **build)).total
+        options = " ".join(f"--set {name}={value}" for name, value in build.items())
         cells = []
         for kind in CEILINGS:
             used = total[kind] + more[kind] - plain[kind]
-            text = f"{used:,.1f}".removesuffix(".0")
+            text = f"{used:,.{int(kind == 'bram36')}f}".removesuffix(".0")
             cells.append(f"{text} ({used / board.available[kind]:.1%})" if board.available[kind] else "–")
-        lines.append(f"| {f'`--set kv_budget={budget}`' if budget else 'default'} | {' | '.join(cells)} |")
+        lines.append(f"| {f'`{options}`' if options else 'default'} | {' | '.join(cells)} |")
     return lines
 
 
@@ -122,10 +128,31 @@ def clock_table(routed: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def other_builds(board: Board, accepted: dict[str, Any]) -> str:
+    """Sections on builds of which no report is accepted."""
+    by_budget, by_lanes = ("\n".join(build_table(board, accepted, builds)) for builds in (_BUDGETS, _LANES))
+    return f"""\
+## With a budget of cached blocks
+
+A build with `kv_budget` has a sorted list of that many blocks in registers, with a comparator an entry, and in block RAM the blocks
+that every run of a pass chose for every key/value head. What it adds is in closed form (`sw/analysis/area_model.py`): no report of
+such a build is accepted.
+
+{by_budget}
+
+## With more token lanes
+
+A lane has its tables, its adders and its accumulators; a token of a chunk its part of the scratch memory. In closed form as well,
+so with adders of look-up tables in every lane:
+
+{by_lanes}
+
+What a prompt would gain is in [results.md](results.md#kv260-whole-models-at-the-memory-of-the-board)."""
+
+
 def resource_page(board: Board, accepted: dict[str, Any], routed: dict[str, Any] | None) -> str:
     """Markdown. Without ``routed`` the page says how to route the units."""
     by_board, by_unit = "\n".join(board_table()), "\n".join(unit_table(board, accepted))
-    by_budget = "\n".join(budget_table(board, accepted))
     by_main, clocks = "\n".join(main_table(accepted)), "\n".join(clock_table(routed))
     outside = "\n".join(f"* {text}" for text in describe_outside(board))
     tools = f"{routed['device']}, {routed['tools']}, seed {routed['seed']}" if routed else "a Lattice ECP5, open flow"
@@ -163,13 +190,7 @@ itself. Of `linear`, the parts are shown, copies together.
 **{accepted["lut_per_mac"]:.2f} LUT** for each ternary multiply-accumulate a cycle: everything in `linear` (decoders,
 builders, tables, lanes, accumulators) over tokens x 5 x bytes of a beat.
 
-## With a budget of cached blocks
-
-A build with `kv_budget` has a sorted list of that many blocks in registers, with a comparator an entry, and in block RAM the blocks
-that every run of a pass chose for every key/value head. What it adds is in closed form (`sw/analysis/area_model.py`): no report of
-such a build is accepted.
-
-{by_budget}
+{other_builds(board, accepted)}
 
 ## Main units
 

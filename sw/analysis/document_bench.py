@@ -1,9 +1,10 @@
 """What documents that were computed once save, and what they cost: ``python -m hwgen.sw.analysis.document_bench``.
 
 Quality: `QUESTIONS` has twenty questions over three made-up documents, and what ``smollm2`` makes of the answers on the golden
-device, with the documents in front of the question in two orders: the logarithm of the probability of each answer, with the whole
-prompt computed, with the documents taken over as they are, and with a share of their tokens computed again. ``--record`` computes
-all of it anew, in some ten minutes.
+device, with the documents in front of the question in three orders, and with their paragraphs, each a document by itself, in two:
+the logarithm of the probability of each answer, with the whole prompt computed, with the documents taken over as they are, and with
+a share of their tokens computed again; the last two also with all documents as they are at the beginning of a prompt, *plain*.
+``--record`` computes all of it anew, in three quarters of an hour.
 
 Time: cycles to the first token of `CACHED` tokens of documents and `NEW` others, estimated by the model of a pass. What the host
 does for a document (keys turned, pages packed and written) is not in them; it is timed on this computer.
@@ -12,6 +13,7 @@ does for a document (keys turned, pages packed and written) is not in them; it i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +28,7 @@ from ...published import published_model
 from ..compiler.image import Image
 from ..compiler.pass_model import PassModel
 from ..runtime.document_passes import LOOKED_AT, SPAN, place_documents
-from ..runtime.documents import Document
+from ..runtime.documents import Computed, Document, DocumentStore
 from ..runtime.engine import Engine, Run
 from ..runtime.kv_arrays import KvArrays
 from ..runtime.llm import LLM
@@ -41,11 +43,12 @@ QUESTIONS = Path(__file__).with_name("document_questions.json")
 
 MODEL, SHAPE, BOARD = "smollm2", "smollm2-135m", "kv260"
 
-#: Orders of the documents.
-ORDERS = ((0, 1, 2), (1, 2, 0))
+#: Orders of the documents, and of their paragraphs.
+ORDERS = {"documents": ((0, 1, 2), (1, 2, 0), (2, 0, 1)), "paragraphs": (tuple(range(14)), tuple(reversed(range(14))))}
 
-#: Shares of the documents' tokens that are computed again; with 1 the whole prompt is computed.
-SHARES = (1.0, 0.0, 0.15)
+#: Shares of the documents' tokens that are computed again, with 1 the whole prompt; and whether documents are as they were computed
+#: at the beginning of a prompt, wherever they stand.
+WAYS = ((1.0, False), (0.0, True), (0.15, True), (0.0, False), (0.15, False))
 
 #: Tokens of documents, and of the rest of the prompt, whose time is estimated.
 CACHED, NEW = 1024, 64
@@ -92,53 +95,64 @@ def answer_nats(engine: Engine, session: Session, question: Sequence[int], answe
     return nats
 
 
+def texts_of(documents: Sequence[str]) -> dict[str, list[str]]:
+    """The documents, and their paragraphs."""
+    return {
+        "documents": list(documents),
+        "paragraphs": [f"{part}\n\n" for document in documents for part in document.strip().split("\n\n")],
+    }
+
+
 def record(progress: Callable[[str], None]) -> None:
-    """Score every answer on the golden device, and write what came of it after every order."""
+    """Score every answer on the golden device, and write what came of it."""
     content: dict[str, Any] = json.loads(QUESTIONS.read_text(encoding="utf-8"))
     llm = LLM(MODEL, "golden", BOARD, progress, reuse=False, draft="none")
     tokenizer, engine = llm.model.tokenizer, llm.engine
-    documents = [llm.document(text) for text in content["documents"]]
     beginning = tokenizer.usual_beginning
     behind = tokenizer.encode_chat("a")[len(beginning) + len(tokenizer.encode_text("a")) :]
+    questions = [([*tokenizer.encode_text(f"Question: {row['question']}"), *behind], tokenizer.encode_text(row["answer"]))
+                 for row in content["questions"]]
     recorded: list[dict[str, Any]] = []
-    for order in ORDERS:
-        tokens = [*beginning, *(token for i in order for token in documents[i].tokens)]
-        for share in SHARES:
+    for kind, texts in texts_of(content["documents"]).items():
+        documents = [llm.document(text) for text in texts]
+        for order, (share, plain) in itertools.product(ORDERS[kind], WAYS):
+            store = DocumentStore()
+            for d in documents:
+                store.add(Document(d.text, d.tokens, d.computed[:1]) if plain else d)
+            tokens = [*beginning, *(token for i in order for token in documents[i].tokens)]
             session = Session()
             # one token more, so that the last document is taken over whole
-            placement = place_documents(engine, session, [*tokens, *behind[:1]], llm.documents, share)
+            placement = place_documents(engine, session, [*tokens, *behind[:1]], store, share)
             if session.position < len(tokens):
                 engine.prefill(session, tokens[session.position :])
-            nats = []
-            for row in content["questions"]:
-                question = [*tokenizer.encode_text(f"Question: {row['question']}"), *behind]
-                nats.append(round(answer_nats(engine, session, question, tokenizer.encode_text(row["answer"])), 4))
+            nats = [round(answer_nats(engine, session, *question), 4) for question in questions]
             engine.pages.close(session)
             recorded.append({
-                "order": order, "share": share, "tokens": len(tokens), "placed": placement.placed,
+                "texts": kind, "order": order, "share": share, "plain": plain, "tokens": len(tokens), "placed": placement.placed,
                 "recomputed": placement.recomputed, "nats": nats,
             })
-            progress(f"documents in order {order}, share {share:g}: {sum(nats):.2f} nats")
-        content["recorded"] = recorded
-        rows = {name: ",\n".join(json.dumps(row, ensure_ascii=False) for row in content[name]) for name in content}
-        QUESTIONS.write_text(
-            "{" + ",\n".join(f'"{name}": [\n{text}\n]' for name, text in rows.items()) + "}\n", encoding="utf-8"
-        )
+            progress(f"{kind} in order {order}, share {share:g}{', plain' * plain}: {sum(nats):.2f} nats")
+    content["recorded"] = recorded
+    rows = {name: ",\n".join(json.dumps(row, ensure_ascii=False) for row in content[name]) for name in content}
+    QUESTIONS.write_text(
+        "{" + ",\n".join(f'"{name}": [\n{text}\n]' for name, text in rows.items()) + "}\n", encoding="utf-8"
+    )
 
 
-def quality(recorded: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """By share: nats of all answers in all orders, how far that is from the whole prompt's, and the same of the orders in which it
-    is least and most.
+def quality(recorded: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By texts and way: nats of all answers in all orders, how far that is from the whole prompt's, and the same of the orders in
+    which it is least and most.
     """
-    whole = {tuple(row["order"]): sum(row["nats"]) for row in recorded if row["share"] == 1}
+    whole = {(row["texts"], *row["order"]): sum(row["nats"]) for row in recorded if row["share"] == 1}
     result = []
-    for share in dict.fromkeys(row["share"] for row in recorded):
-        sums = {tuple(row["order"]): sum(row["nats"]) for row in recorded if row["share"] == share}
+    for key in dict.fromkeys((row["texts"], row["share"], row["plain"]) for row in recorded):
+        rows = [row for row in recorded if (row["texts"], row["share"], row["plain"]) == key]
+        sums = {(row["texts"], *row["order"]): sum(row["nats"]) for row in rows}
         apart = [sums[order] / whole[order] - 1 for order in sums]
         total = sum(sums.values())
         result.append({
-            "share": share, "nats": total, "apart": total / sum(whole[order] for order in sums) - 1,
-            "least": min(apart), "most": max(apart),
+            "texts": key[0], "share": key[1], "plain": key[2], "nats": total,
+            "apart": total / sum(whole[order] for order in sums) - 1, "least": min(apart), "most": max(apart),
         })
     return result
 
@@ -152,7 +166,7 @@ def host_seconds(image: Image, tokens: int) -> list[float]:
     arrays = KvArrays(
         random.integers(-127, 128, (*shape, image.shape.head_dim), np.int8), random.integers(0x3C00, 0x3D00, shape, np.uint16)
     )
-    document = Document("", (), 0, arrays)
+    document = Document("", (), (Computed(0, arrays),))
     seconds: list[float] = []
     for _ in range(2):
         begin = time.process_time()
@@ -176,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{MODEL}, {len(content['questions'])} questions over {len(content['documents'])} documents, golden device")
     for row in quality(content["recorded"]):
         print(
-            f"share {row['share']:4.2f}: {row['nats']:8.2f} nats of all answers, {row['apart']:+.2%} of the whole prompt's "
-            f"(an order {row['least']:+.2%} to {row['most']:+.2%})"
+            f"{row['texts']:10} share {row['share']:4.2f}{', plain' if row['plain'] else '':7}: {row['nats']:8.2f} nats of all "
+            f"answers, {row['apart']:+.2%} of the whole prompt's (an order {row['least']:+.2%} to {row['most']:+.2%})"
         )
     published = published_model(SHAPE)
     config = load_board(BOARD).for_engine(published.engine).config

@@ -141,7 +141,8 @@ def time_passes(config: BuildConfig, work: Workload, calibration: Calibration) -
     depths = _LAYERS if shape.layers > _LAYERS[-1] else (shape.layers,)
 
     def model(layers: int, vocab: int) -> PassModel:
-        return PassModel(config, replace(shape, layers=layers, vocab=vocab), head=work.head, calibration=calibration)
+        sized = replace(shape, layers=layers, vocab=vocab)
+        return PassModel(config, sized, head=work.head, kv=work.kv, calibration=calibration)
 
     def decoded(of: PassModel) -> float:
         return of.run(1, work.prompt, budget=work.kv_budget).cycles
@@ -292,6 +293,7 @@ def explore_json(
         "prompt": work.prompt,
         "new_tokens": work.new_tokens,
         "head": work.head,
+        "kv": work.kv,
         "kv_budget": work.kv_budget,
         "also": list(also),
         "keep_maxima": work.keep_maxima,
@@ -308,7 +310,7 @@ def describe_exploration(result: dict[str, Any]) -> list[str]:
     """The front as a table, and the choice."""
     names = ("groups", "lanes", "rows", "beat_vectors", "builders", "query_lanes", "chunk", "ring_beats", "panel_rows")
     head = f"  {'tokens/s':>9}{'first token':>13}{'LUT':>9}  " + "".join(f"{name:>13}" for name in names)
-    lines = [f"{result['model']} on {result['board']}, {result['prompt']} prompt tokens (estimated)", head]
+    lines = [f"{result['model']} on {result['board']}, {result['prompt']} prompt tokens, {result['kv']} cache (estimated)", head]
     for row in result["front"]:
         mark = "*" if row == result["chosen"] else " "
         lines.append(f"{mark} {row['decode_tok_s']:>9.2f}{row['ttft_s']:>11.4f} s{row['lut']:>9,}  "

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...boards import Board
 from ...config import TRITS_PER_BYTE, BuildConfig, ConfigError
-from ...layout import vectors_of
+from ...layout import KV_FORMATS, vectors_of
 from ...rounding import align, ceil_div
 from ...shape import ModelShape
 from ..compiler.placement import maxima_of, token_vectors
@@ -28,6 +28,8 @@ class Workload:
     prompt: int = 128
     new_tokens: int = 128
     head: str = "exact"
+    #: Keys and values of the cache; 4 bits are timed in builds that have them.
+    kv: str = "k8v8"
     #: Blocks that the build may choose, and the new tokens do where their cache has more; 0: builds without a budget.
     kv_budget: int = 0
     #: Models that the configuration must hold beside the one that is timed.
@@ -112,7 +114,8 @@ def build_of(board: Board, work: Workload, point: Point) -> BuildConfig | None:
             return None
         kv_budget = max(2, work.kv_budget) if work.kv_budget else 0  # no build chooses one block
         plain = replace(
-            base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, kv_budget=kv_budget, **changes
+            base, builders=tables // point.turns, scratch_vectors=1 << 20, param_vectors=1 << 20, kv_budget=kv_budget,
+            int4_kv=base.int4_kv or bool(KV_FORMATS[work.kv]), **changes,
         )
     except ConfigError:
         return None

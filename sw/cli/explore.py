@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...published import PUBLISHED
 from .kv_budget import add_kv_budget, kv_budget_of
+from .kv_cache import add_kv
 from .options import add_board, add_head, at_least, configured_board
 from .output import Output, Result
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, default=128, metavar="P", help="prompt tokens to the first new token")
     parser.add_argument("--new", type=int, default=128, metavar="N", help="tokens of the answer whose whole time decides")
     add_head(parser)
+    add_kv(parser, "k8v8")
     add_kv_budget(parser, "builds are made for it; 0: for that of the board")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="configurations to time at most")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="local processes; 0 is one a core")
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace, output: Output) -> Result:
     board = configured_board(options)
     kv_budget = kv_budget_of(options) or board.config.kv_budget
     work = Workload(
-        shape=search.model_shape(options.model), head=options.head, kv_budget=kv_budget,
+        shape=search.model_shape(options.model), head=options.head, kv=options.kv, kv_budget=kv_budget,
         prompt=at_least(options, "prompt", 1), new_tokens=at_least(options, "new", 0),
         also=tuple(search.model_shape(name) for name in options.also), keep_maxima=options.keep_maxima,
     )

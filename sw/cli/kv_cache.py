@@ -21,8 +21,8 @@ def add_kv(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     other = "" if default else " (that of the model or image if not given)"
     parser.add_argument(
         "--kv", choices=KV_KINDS, default=default,
-        help="keys and values in the cache: bits of each; 4 bits take a build with int4_kv, and keys of 4 bits lose less where "
-        f"`hwgen model center` has measured what they have in common{other}",
+        help="keys and values in the cache: bits of each; 4 bits take a build with int4_kv, as all boards but demo have, and keys "
+        f"of 4 bits lose less where `hwgen model center` has measured what they have in common{other}",
     )
 
 

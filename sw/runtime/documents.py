@@ -1,13 +1,18 @@
 """Documents: texts whose keys and values are computed once, and taken over wherever a prompt has the text.
 
-Keys and values of a document are those behind a usual beginning of a prompt, so they know nothing of what stands in front of it in
-another prompt. `hwgen.sw.runtime.document_passes` computes some of its tokens again for that.
+They are computed twice, behind a usual beginning of a prompt, and behind that and a text of this package, `lead`: keys and values
+of what begins a prompt draw attention as first tokens do (Xiao et al., *Efficient Streaming Language Models with Attention Sinks*,
+ICLR 2024, section 3.1), and where several texts of a prompt do so, answers suffer. APE (Yang et al., ICLR 2025) gives all texts one
+prefix to that end. Neither knows what stands in front of it in another prompt: `hwgen.sw.runtime.document_passes` computes some of
+the tokens again for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -20,10 +25,18 @@ from .kv_arrays import KvArrays, pack_pages, unpack_pages
 from .pages import Session
 from .prefix_cache import PrefixCache
 
-__all__ = ["Document", "DocumentStore", "checked_share", "compute_document", "slice_of"]
+__all__ = ["Computed", "Document", "DocumentStore", "checked_share", "compute_document", "lead", "slice_of"]
 
 #: Tokens of a document at least: shorter ones are computed as fast as they are looked for. A document is found by so many.
 SHORTEST = 8
+
+#: Tokens of the text in front of a document that does not begin a prompt, at most.
+LEAD = 512
+
+
+def lead() -> str:
+    """Prose that says nothing that a document would: what stands in front of a document while it is computed as a later one."""
+    return Path(__file__).with_name("lead.txt").read_text(encoding="utf-8")
 
 
 def slice_of(arrays: KvArrays, first: int, end: int) -> KvArrays:
@@ -32,22 +45,40 @@ def slice_of(arrays: KvArrays, first: int, end: int) -> KvArrays:
 
 
 @dataclass(eq=False)
+class Computed:
+    """Keys and values of a text as the machine computed them, from position ``position`` on."""
+
+    position: int
+    arrays: KvArrays
+
+
+@dataclass(eq=False)
 class Document:
-    """A text, its tokens, and their keys and values as the machine computed them from position ``position`` on."""
+    """A text, its tokens, and their keys and values as they were computed at one position or more."""
 
     text: str
     tokens: tuple[int, ...]
-    position: int
-    arrays: KvArrays
+    computed: tuple[Computed, ...]
     #: The same at the position that was asked for last, as pages of the cache, and of one layer: prompts of a kind have a document
     #: at the same position time and again, and the host's work is then to write the pages.
     _placed: tuple[int, int, Bytes, KvArrays] | None = field(default=None, init=False)
+
+    def nearest(self, position: int) -> Computed:
+        """The keys and values that take over at a position: those with the least factor between the numbers of tokens up to there,
+        as attention is divided among what stands in front.
+        """
+        def factor(computed: Computed) -> Fraction:
+            here, there = position + 1, computed.position + 1
+            return Fraction(max(here, there), min(here, there))
+
+        return min(self.computed, key=factor)
 
     def at(self, image: Image, position: int, layer: int) -> tuple[Bytes, KvArrays]:
         """Pages with keys and values from ``position`` on, in their slots of the first page's block; and those of a layer."""
         if self._placed is None or self._placed[:2] != (position, layer):
             # Every move begins at what the machine computed, so that rounding does not add up.
-            arrays = moved(image, self.arrays, position - self.position)
+            computed = self.nearest(position)
+            arrays = moved(image, computed.arrays, position - computed.position)
             pages = pack_pages(image, _behind(position % image.config.kv_block, arrays))
             own = KvArrays(arrays.elements[:, layer : layer + 1].copy(), arrays.scales[:, layer : layer + 1].copy())
             self._placed = position, layer, pages, own
@@ -61,13 +92,28 @@ def _behind(positions: int, arrays: KvArrays) -> KvArrays:
 
 
 def compute_document(
-    engine: Engine, text: str, tokens: Sequence[int], before: Sequence[int], prefixes: PrefixCache | None = None
+    engine: Engine, text: str, tokens: Sequence[int], before: Sequence[int], prefixes: PrefixCache | None = None,
+    front: Sequence[int] = (),
 ) -> Document:
-    """Compute a document behind the tokens ``before``. ``prefixes`` keep that beginning."""
+    """Compute a document behind the tokens ``before``, and behind these and ``front``, of which the first `LEAD` are taken, and no
+    more than the context has room for, or none where pages for them are not free. ``prefixes`` keep what stands in front.
+    """
     if len(tokens) < SHORTEST:
         raise HwgenError("usage", f"a document must have {SHORTEST} tokens or more, not {len(tokens)}", "give a longer text")
+    engine.check_context(len(before) + len(tokens) + 1)
+    computed = [_compute(engine, before, tokens, prefixes)]
+    if front := front[: min(LEAD, engine.image.context - len(before) - len(tokens) - 1)]:
+        try:
+            computed.append(_compute(engine, [*before, *front], tokens, prefixes))
+        except HwgenError as error:
+            if error.kind != "context":
+                raise
+    return Document(text, tuple(tokens), tuple(computed))
+
+
+def _compute(engine: Engine, before: Sequence[int], tokens: Sequence[int], prefixes: PrefixCache | None) -> Computed:
+    """Keys and values behind other tokens."""
     session, whole = Session(), [*before, *tokens]
-    engine.check_context(len(whole) + 1)
     reused = 0 if prefixes is None else prefixes.start(session, whole)
     try:
         for first in range(reused, len(whole), engine.image.chunk):
@@ -78,7 +124,7 @@ def compute_document(
     finally:
         engine.pages.close(session)
     own = slice_of(arrays, len(before), len(whole))
-    return Document(text, tuple(tokens), len(before), KvArrays(np.ascontiguousarray(own.elements), own.scales.copy()))
+    return Computed(len(before), KvArrays(np.ascontiguousarray(own.elements), own.scales.copy()))
 
 
 class DocumentStore:

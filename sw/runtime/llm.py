@@ -22,7 +22,7 @@ from ..models.model import Model
 from ..models.open import open_model
 from ..models.tokenizer import TextStream
 from .answers import AnswerSet, Written, best_answers
-from .documents import Document, DocumentStore, checked_share, compute_document
+from .documents import Document, DocumentStore, checked_share, compute_document, lead
 from .draft_model import DraftModel
 from .drafts import DRAFTS, Drafter
 from .engine import Engine
@@ -207,15 +207,17 @@ class LLM:
         self._fill(self._open())
 
     def document(self, text: str) -> Document:
-        """Compute keys and values of a text once, behind what usually stands in front of a prompt. From now on prompts that have
-        the text anywhere take them over, and compute a share of its tokens again (``documents.recompute``): answers come sooner
-        and are not quite those to the whole prompt. Nothing else may run meanwhile.
+        """Compute keys and values of a text once for all prompts: behind what usually stands in front of one, and behind that and
+        another text (:meth:`Document.nearest` says which serve a prompt). From now on prompts that have the text anywhere take
+        them over, and compute a share of its tokens again (``documents.recompute``): answers come sooner and are not quite those
+        to the whole prompt. Nothing else may run meanwhile.
         """
-        tokens = self.model.tokenizer.encode_text(text)
+        tokenizer = self.model.tokenizer
+        tokens = tokenizer.encode_text(text)
         known = self.documents.get(tokens)
         if known is None:
-            before = self.model.tokenizer.usual_beginning
-            known = compute_document(self.engine, text, tokens, before, self.prefixes)
+            before, front = tokenizer.usual_beginning, tokenizer.encode_text(lead())
+            known = compute_document(self.engine, text, tokens, before, self.prefixes, front)
             self.documents.add(known)
         return known
 

@@ -74,6 +74,8 @@ def dsp_paths(**registers: bool) -> list[tuple[float, str, str]]:
         ({"AREG": True, "PREG": True}, d.DSP_REGISTER_OUT + PRODUCT + d.DSP_M + d.DSP_ADD, ("dsp", "dsp")),
         ({"MREG": True, "PREG": True}, d.REGISTER_OUT + d.NET + d.DSP_INPUT + PRODUCT, ("a", "dsp")),
         ({"AREG": True, "MREG": True, "PREG": True}, d.DSP_REGISTER_OUT + PRODUCT, ("dsp", "dsp")),
+        ({"ADREG": True, "MREG": True, "PREG": True}, d.DSP_REGISTER_OUT + d.DSP_MULTIPLY, ("dsp", "dsp")),
+        ({"AREG": True, "ADREG": True, "MREG": True, "PREG": True}, d.DSP_REGISTER_OUT + d.DSP_MULTIPLY, ("dsp", "dsp")),
         ({"AREG": True, "MREG": True}, d.DSP_REGISTER_OUT + d.DSP_ADD + d.DSP_OUTPUT + d.NET, ("dsp", "p")),
     ],
 )

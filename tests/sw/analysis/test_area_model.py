@@ -69,9 +69,11 @@ def test_multiplexer() -> None:
 
 
 def test_adder_tree() -> None:
-    # 3 entries of 10 bits: one sum of 11 bits and one entry that waits, then one sum of 12.
-    assert tree_bits(3) == (11 + 12, 11 + 10 + 12)
-    assert tree_bits(1) == (0, 0)
+    # 3 entries of 10 bits: one sum of 11 bits and one entry that waits; their sum is in the slice.
+    assert tree_bits(3) == (11, 11 + 10)
+    # 5 entries: two sums of 11 bits and one entry, then one of 12 bits and the entry.
+    assert tree_bits(5) == (2 * 11 + 12, 2 * 11 + 10 + 12 + 10)
+    assert tree_bits(1) == tree_bits(2) == (0, 0)
 
 
 BASE = BuildConfig(scratch_memory="ultra", activation_memory="ultra")

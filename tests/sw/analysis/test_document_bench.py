@@ -9,7 +9,7 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.published import published_model
-from hwgen.sw.analysis.document_bench import BOARD, ORDERS, QUESTIONS, SHAPE, SHARES, first_token_cycles, quality
+from hwgen.sw.analysis.document_bench import BOARD, ORDERS, QUESTIONS, SHAPE, WAYS, first_token_cycles, quality, texts_of
 from hwgen.sw.analysis.estimate import planned_image
 
 
@@ -31,13 +31,21 @@ def test_the_first_token_comes_three_times_as_soon() -> None:
 def test_recorded_answers(content: dict[str, Any]) -> None:
     questions = content["questions"]
     assert len({row["question"] for row in questions}) == 20 and len(content["documents"]) == 3
+    assert [(kind, len(texts)) for kind, texts in texts_of(content["documents"]).items()] == [("documents", 3), ("paragraphs", 14)]
     rows = content["recorded"]
-    assert [(tuple(row["order"]), row["share"]) for row in rows] == [(order, share) for order in ORDERS for share in SHARES]
+    assert [(row["texts"], tuple(row["order"]), row["share"], row["plain"]) for row in rows] == [
+        (kind, order, *way) for kind in ORDERS for order in ORDERS[kind] for way in WAYS
+    ]
     assert all(len(row["nats"]) == 20 for row in rows)
     for row in rows:
         assert row["recomputed"] == 0 if row["share"] in (0, 1) else 0.15 * row["placed"] <= row["recomputed"]
 
 
-def test_computing_a_share_again_is_better_than_taking_over(content: dict[str, Any]) -> None:
-    by_share = {row["share"]: row for row in quality(content["recorded"])}
-    assert by_share[1.0]["apart"] == 0 < by_share[0.15]["apart"] < by_share[0.0]["apart"]
+def test_documents_are_within_three_per_cent_of_the_whole_prompt(content: dict[str, Any]) -> None:
+    """In every order, with a share computed again; plain they are not, and a share is better than none."""
+    found = {(row["texts"], row["share"], row["plain"]): row for row in quality(content["recorded"])}
+    whole, again = found["documents", 1.0, False], found["documents", 0.15, False]
+    assert whole["apart"] == 0 and -0.03 < again["least"] <= again["most"] < 0.03
+    for texts in ORDERS:
+        shared, plain = found[texts, 0.15, True], found[texts, 0.0, True]
+        assert max(abs(found[texts, 0.15, False]["apart"]), 0.03) < shared["apart"] < plain["apart"]

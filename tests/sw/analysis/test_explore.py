@@ -21,7 +21,7 @@ from hwgen.sim.port_rate import tabled_port_rate
 from hwgen.sw.analysis import explore as search
 from hwgen.sw.analysis.area_model import CEILINGS, estimate_resources
 from hwgen.sw.analysis.estimate import calibration_of, estimate_model
-from hwgen.sw.analysis.search_space import Workload
+from hwgen.sw.analysis.search_space import Workload, build_of, point_of
 from hwgen.sw.cli.main import main
 from hwgen.sw.cli.options import configured_board
 from hwgen.sw.compiler.pass_model import Calibration
@@ -123,6 +123,20 @@ def test_result_does_not_depend_on_the_workers(found: search.Exploration) -> Non
     assert again == found
 
 
+def test_a_cache_of_four_bits_takes_a_build_that_has_it() -> None:
+    """It is timed as such, also where the board's own build has none; two and three layers tell the rest."""
+    plain = replace(KV260, config=replace(KV260.config, int4_kv=False))
+    for board, kv, has in ((plain, "k8v8", False), (plain, "k4v4", True), (plain, "k8v4", True), (KV260, "k8v8", True)):
+        config = build_of(board, replace(WORK, kv=kv), point_of(board.config))
+        assert config is not None and config.int4_kv == has
+    work = Workload(shape=PUBLISHED["bitnet-0.73b"].shape, prompt=4000)
+    cycles = {kv: search.time_passes(KV260.config, replace(work, kv=kv), Calibration())[0] for kv in ("k8v8", "k8v4", "k4v4")}
+    assert cycles["k4v4"] < 0.9 * cycles["k8v4"] < 0.81 * cycles["k8v8"]
+    assert cycles["k4v4"] == pytest.approx(
+        estimate_model(KV260.config, work.shape, 0, 1, cached=4000, kv="k4v4").decode[0].cycles, rel=0.01
+    )
+
+
 def test_too_small_a_device_is_refused() -> None:
     board = replace(KV260, available=dict.fromkeys(KV260.available, 100))
     with pytest.raises(HwgenError, match="no configuration"):
@@ -163,10 +177,12 @@ def test_unknown_model() -> None:
 
 def test_command_writes_what_other_commands_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "chosen.json"
-    arguments = ["--board", "kv260", "--model", "stories", "--prompt", "20", "--limit", "8", "--workers", "1", "--kv-budget", "4"]
+    arguments = ["--board", "kv260", "--model", "stories", "--prompt", "20", "--limit", "8", "--workers", "1"]
+    arguments += ["--kv-budget", "4", "--kv", "k4v4"]
     assert main(["explore", *arguments, "--out", str(out), "--json", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["kv_budget"] == 4 == result["chosen"]["config"]["kv_budget"]
+    assert result["kv"] == "k4v4" and result["chosen"]["config"]["int4_kv"]
     assert {"evaluated", "front", "chosen"} <= set(result) and result["evaluated"] <= 8
     assert all({"config", "decode_tok_s", "ttft_s", "lut"} <= set(row) for row in result["front"])
     assert result["chosen"] in result["front"]

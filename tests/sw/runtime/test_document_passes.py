@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.devices.golden import GoldenDevice
+from hwgen.sw.runtime import documents
 from hwgen.sw.runtime.document_passes import Placement, place_documents
 from hwgen.sw.runtime.documents import Document, DocumentStore, compute_document
 from hwgen.sw.runtime.engine import Engine, PassResult, Run
@@ -147,9 +149,52 @@ def test_what_passes_are_asked_for(engine: Engine, store: DocumentStore, monkeyp
     assert asked == [(None, 0)] * 2
 
 
+def test_a_document_behind_a_text(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second keys and values are those of a prompt with that text, or as much of it as may be and the context has room for."""
+    front = [int(t) for t in np.random.default_rng(9).integers(1, 60, 600)]
+
+    def computed(front: Sequence[int]) -> list[int]:
+        """Where the machine computed a document; keys and values are those of a prompt up to its end."""
+        document, before = compute_document(engine, "", TEXT, [1, 2], None, front), [1, 2]
+        for found in document.computed:
+            session = Session()
+            engine.prefill(session, [*before, *TEXT])
+            whole = unpack_pages(engine.image, engine.pages.read(session.pages), session.position)
+            assert found.position == len(before)
+            assert np.array_equal(found.arrays.elements, whole.elements[..., found.position :, :])
+            assert np.array_equal(found.arrays.scales, whole.scales[..., found.position :])
+            engine.pages.close(session)
+            before += front[: min(documents.LEAD, 64 - 2 - 10 - 1)]
+        return [found.position for found in document.computed]
+
+    assert computed([]) == [2] and computed(front[:1]) == [2, 3] and computed(front) == [2, 53]
+    monkeypatch.setattr(documents, "LEAD", 7)
+    assert computed(front) == [2, 9]
+    held = Session()
+    assert engine.pages.reserve(held, 16 * (engine.image.pages - 1))
+    assert computed(front[:3]) == [2, 5] and computed(front[:5]) == [2], "one page has room for sixteen tokens"
+    engine.pages.close(held)
+    assert engine.pages.free == engine.image.pages
+
+
+def test_a_device_that_fails_behind_a_text(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is told, and pages are given back."""
+    forward = engine.forward
+
+    def failing(session: Session, tokens: Sequence[int], *, logits: bool = True) -> PassResult:
+        if session.position >= 16:
+            raise HwgenError("device", "no answer")
+        return forward(session, tokens, logits=logits)
+
+    monkeypatch.setattr(engine, "forward", failing)
+    with pytest.raises(HwgenError, match="no answer"):
+        compute_document(engine, "", TEXT, [1, 2], None, list(range(1, 20)))
+    assert engine.pages.free == engine.image.pages
+
+
 def test_documents_in_a_text(store: DocumentStore) -> None:
     """Longer ones first, none over another; the beginning alone is none."""
-    long = Document("longer", (*TEXT, 6), 0, store.get(TEXT).arrays)  # type: ignore[union-attr]  # it is there
+    long = Document("longer", (*TEXT, 6), store.get(TEXT).computed)  # type: ignore[union-attr]  # it is there
     both = DocumentStore(0.3)
     for document in (store.get(TEXT), long, store.get(OTHER)):
         both.add(document)  # type: ignore[arg-type]  # likewise

@@ -13,7 +13,7 @@ from hwgen.errors import HwgenError
 from hwgen.shape import ModelShape
 from hwgen.sw.compiler.compile import compile_model
 from hwgen.sw.compiler.image import Image
-from hwgen.sw.runtime.documents import Document, compute_document
+from hwgen.sw.runtime.documents import Computed, Document, compute_document
 from hwgen.sw.runtime.kv_arrays import KvArrays, unpack_pages
 from hwgen.weights import random_weights
 
@@ -34,7 +34,7 @@ def document() -> Document:
     rng = np.random.default_rng(1)
     elements = rng.integers(-127, 128, (2, SHAPE.layers, 1, LENGTH, 16)).astype(np.int8)
     scales = rng.integers(0x3C00, 0x3F00, elements.shape[:-1]).astype(np.uint16)
-    return Document("", tuple(range(LENGTH)), 2, KvArrays(elements, scales))
+    return Document("", tuple(range(LENGTH)), (Computed(2, KvArrays(elements, scales)),))
 
 
 @pytest.mark.parametrize("length", [8, 9])
@@ -56,8 +56,8 @@ def test_a_document_leaves_room_for_a_token(length: int) -> None:
 
 def test_a_document_is_itself_alone(image: Image, document: Document) -> None:
     """Not what is equal to it; what was placed last is placed once."""
-    assert list(inspect.signature(Document).parameters) == ["text", "tokens", "position", "arrays"]
-    same = Document(document.text, document.tokens, document.position, document.arrays)
+    assert list(inspect.signature(Document).parameters) == ["text", "tokens", "computed"]
+    same = Document(document.text, document.tokens, document.computed)
     assert len({document, same, document}) == 2
     first, other = same.at(image, 5, 1), same.at(image, 6, 1)
     again = same.at(image, 6, 1)
@@ -73,5 +73,15 @@ def test_a_document_somewhere_else(image: Image, document: Document, position: i
     placed = unpack_pages(image, pages, slot + LENGTH, layer)
     assert np.array_equal(placed.elements[..., slot:, :], own.elements) and not placed.elements[..., :slot, :].any()
     assert np.array_equal(placed.scales[..., slot:], own.scales) and own.scales.shape == (2, 1, 1, LENGTH)
-    if position == document.position:
-        assert np.array_equal(own.elements[:, 0], document.arrays.elements[:, layer])
+    computed = document.computed[0]
+    if position == computed.position:
+        assert np.array_equal(own.elements[:, 0], computed.arrays.elements[:, layer])
+
+
+@pytest.mark.parametrize(("position", "taken"), [(0, 2), (2, 2), (11, 2), (12, 50), (50, 50), (500, 50)])
+def test_what_is_nearest_takes_over(document: Document, position: int, taken: int) -> None:
+    """Twelve tokens are 4 times three, and 51 are 4.25 times twelve; thirteen are 4.33 times three, and 51 are 3.92 times that."""
+    early, late = document.computed[0], Computed(50, document.computed[0].arrays)
+    for computed in ((early, late), (late, early)):
+        assert Document("", document.tokens, computed).nearest(position).position == taken
+    assert document.nearest(position) is early

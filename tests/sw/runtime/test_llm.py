@@ -11,6 +11,7 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.sw.models.model import Model
+from hwgen.sw.runtime.documents import LEAD, lead
 from hwgen.sw.runtime.generation import GeneratedToken, Generation
 from hwgen.sw.runtime.llm import LLM, Answer
 from hwgen.sw.runtime.pages import Session
@@ -135,7 +136,10 @@ def test_documents_in_front(llm: LLM, model: Model) -> None:
     """In front of ids, of text behind the begin token, of a message; they are computed behind the usual beginning."""
     own, tokenizer = LLM(model, "golden", CONFIG, cache_tokens=256), model.tokenizer
     document, other = own.document(TEXT), own.document("Once upon a time there was")
-    assert own.document(TEXT) is document and len(own.documents) == 2 and document.position == len(tokenizer.usual_beginning)
+    assert own.document(TEXT) is document and len(own.documents) == 2
+    begin, front = len(tokenizer.usual_beginning), len(tokenizer.encode_text(lead()))
+    room = own.image.context - begin - len(document.tokens) - 1
+    assert [computed.position for computed in document.computed] == [begin, begin + min(front, LEAD, room)]
     assert own.generation([1], 1, Sampling()).documents is own.documents
     assert asked(own, [5, 6], documents=[document, other]) == [*document.tokens, *other.tokens, 5, 6]
     assert asked(own, "Who?", documents=[document]) == [0, *document.tokens, *tokenizer.encode_text("Who?")]
