@@ -64,8 +64,8 @@ class Document:
     _placed: tuple[int, int, Bytes, KvArrays] | None = field(default=None, init=False)
 
     def nearest(self, position: int) -> Computed:
-        """The keys and values that take over at a position: those with the least factor between the numbers of tokens up to there,
-        as attention is divided among what stands in front.
+        """The keys and values that are taken over at a position: those with the least factor between the tokens up to there and up
+        to where they were computed, as attention is divided among what stands in front.
         """
         def factor(computed: Computed) -> Fraction:
             here, there = position + 1, computed.position + 1

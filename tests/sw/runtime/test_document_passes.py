@@ -164,7 +164,7 @@ def test_a_document_behind_a_text(engine: Engine, monkeypatch: pytest.MonkeyPatc
             assert np.array_equal(found.arrays.elements, whole.elements[..., found.position :, :])
             assert np.array_equal(found.arrays.scales, whole.scales[..., found.position :])
             engine.pages.close(session)
-            before += front[: min(documents.LEAD, 64 - 2 - 10 - 1)]
+            before += front[: min(documents.LEAD, SHAPE.max_context - 2 - len(TEXT) - 1)]
         return [found.position for found in document.computed]
 
     assert computed([]) == [2] and computed(front[:1]) == [2, 3] and computed(front) == [2, 53]

@@ -79,9 +79,13 @@ def test_a_document_somewhere_else(image: Image, document: Document, position: i
 
 
 @pytest.mark.parametrize(("position", "taken"), [(0, 2), (2, 2), (11, 2), (12, 50), (50, 50), (500, 50)])
-def test_what_is_nearest_takes_over(document: Document, position: int, taken: int) -> None:
+def test_what_is_nearest_is_taken_over(image: Image, document: Document, position: int, taken: int) -> None:
     """Twelve tokens are 4 times three, and 51 are 4.25 times twelve; thirteen are 4.33 times three, and 51 are 3.92 times that."""
-    early, late = document.computed[0], Computed(50, document.computed[0].arrays)
+    early = document.computed[0]
+    late = Computed(50, KvArrays(-early.arrays.elements, early.arrays.scales))
     for computed in ((early, late), (late, early)):
-        assert Document("", document.tokens, computed).nearest(position).position == taken
+        both = Document("", document.tokens, computed)
+        assert both.nearest(position).position == taken
+        _, own = both.at(image, position, 1)
+        assert np.array_equal(own.elements[1], both.nearest(position).arrays.elements[1, 1:2]), "values have no position"
     assert document.nearest(position) is early
