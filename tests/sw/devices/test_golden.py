@@ -16,6 +16,8 @@ from hwgen.sw.devices.device import WINDOW, Allocator, DeviceTimeout, attach, wi
 from hwgen.sw.devices.golden import GoldenDevice
 from hwgen.sw.devices.open import open_device
 
+pytest.importorskip("torch", reason="the golden model needs torch")
+
 CONFIG = BuildConfig()
 
 

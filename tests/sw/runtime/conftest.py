@@ -20,4 +20,5 @@ def model(chat_directory: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def llm(model: Model) -> LLM:
+    pytest.importorskip("torch", reason="the golden model needs torch")
     return LLM(model, "golden", CONFIG, cache_tokens=4 * SHAPE.max_context)
