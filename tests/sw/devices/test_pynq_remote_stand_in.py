@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from tests.virtual_board import require_pynq
+from tests.virtual_board import require_remote
 
-require_pynq()  # before what imports pynq, so that its absence skips this file
-pytest.importorskip("grpc", reason="PYNQ has a remote protocol since 3.1")
+require_remote()  # before what imports gRPC, so that its absence skips this file
 
 import grpc
 from pynq.pl_server import global_state
