@@ -10,7 +10,7 @@ import pytest
 
 from hwgen.boards import load_board
 from hwgen.errors import HwgenError
-from tests.virtual_board import require_pynq
+from tests.virtual_board import require_pynq, require_remote
 
 require_pynq()  # before what imports pynq, so that its absence skips this file
 
@@ -29,6 +29,7 @@ def target(name: str, remote: bool) -> Any:
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bitstream that is there; what PYNQ makes of it is as long."""
+    require_remote()
     (tmp_path / "a.bit").write_bytes(b"bits")
     (tmp_path / "a.hwh").touch()
     monkeypatch.setattr("pynq.pl_server.embedded_device.bit2bin", lambda data: data[::-1])
