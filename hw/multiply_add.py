@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,6 +14,14 @@ __all__ = ["A_BITS", "MultiplyAccumulate", "MultiplyAdd", "PreAddMultiplyAdd"]
 A_BITS = 27
 B_BITS = 18
 RESULT_BITS = 48
+
+
+def _multiply_and_add(m: Module, unit: MultiplyAdd | PreAddMultiplyAdd, a: Value, b: Value) -> None:
+    """Cycles 1 and 2: the product of ``a`` and ``b``, or 0, in its register, and its sum with the addend in that of the result."""
+    product = Signal(signed(A_BITS + B_BITS), reset_less=True)
+    m.d.sync += [product.eq(a * b), unit.result.eq(product + unit.addend)]
+    with m.If(unit.clear):
+        m.d.sync += product.eq(0)
 
 
 class MultiplyAdd(wiring.Component):
@@ -62,10 +70,7 @@ class MultiplyAdd(wiring.Component):
                 m.d.sync += first.eq(self.b)
             with m.If(self.take):
                 m.d.sync += b.eq(first)
-        product = Signal(signed(A_BITS + B_BITS), reset_less=True)
-        m.d.sync += [product.eq(a * b), self.result.eq(product + self.addend)]
-        with m.If(self.clear):
-            m.d.sync += product.eq(0)
+        _multiply_and_add(m, self, a, b)
         return m
 
 
@@ -103,15 +108,13 @@ class PreAddMultiplyAdd(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        total, product = Signal(signed(A_BITS), reset_less=True), Signal(signed(A_BITS + B_BITS), reset_less=True)
+        total = Signal(signed(A_BITS), reset_less=True)
         with m.If(self.enable):
             with m.If(self.subtract):
                 m.d.sync += total.eq(self.d - self.a)
             with m.Else():
                 m.d.sync += total.eq(self.d + self.a)
-        m.d.sync += [product.eq(total * self.b), self.result.eq(product + self.addend)]
-        with m.If(self.clear):
-            m.d.sync += product.eq(0)
+        _multiply_and_add(m, self, total, self.b)
         return m
 
 

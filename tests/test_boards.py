@@ -10,6 +10,11 @@ from hwgen.config import BuildConfig
 from hwgen.errors import HwgenError
 
 
+def test_builds_of_all_boards_but_one_have_caches_of_four_bits() -> None:
+    """As documents and the help of ``--kv`` say."""
+    assert [name for name in board_names() if not load_board(name).config.int4_kv] == ["demo"]
+
+
 @pytest.mark.parametrize("name", board_names())
 def test_shipped_boards(name: str) -> None:
     board = load_board(name)

@@ -132,9 +132,9 @@ def test_a_cache_of_four_bits_takes_a_build_that_has_it() -> None:
     work = Workload(shape=PUBLISHED["bitnet-0.73b"].shape, prompt=4000)
     cycles = {kv: search.time_passes(KV260.config, replace(work, kv=kv), Calibration())[0] for kv in ("k8v8", "k8v4", "k4v4")}
     assert cycles["k4v4"] < 0.9 * cycles["k8v4"] < 0.81 * cycles["k8v8"]
-    assert cycles["k4v4"] == pytest.approx(
-        estimate_model(KV260.config, work.shape, 0, 1, cached=4000, kv="k4v4").decode[0].cycles, rel=0.01
-    )
+    # Layers and rows of the head are told by a few of them, as in `test_a_few_layers_and_rows_tell_the_rest`.
+    whole = estimate_model(KV260.config, work.shape, 0, 1, cached=4000, kv="k4v4").decode[0].cycles
+    assert cycles["k4v4"] == pytest.approx(whole, rel=0.01)
 
 
 def test_too_small_a_device_is_refused() -> None:
